@@ -1,0 +1,63 @@
+# Every target builds what it needs in .venv, from the exact versions of constraints.txt; a second call builds nothing.
+# PYTHON chooses the interpreter (3.11 or newer); JOBS the number of test processes; TESTS what to hand to pytest.
+
+PYTHON ?= python3
+JOBS ?= 2
+TESTS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check bench clean
+
+help:
+	@echo "make run     train on the sample and print the report"
+	@echo "make test    run the tests"
+	@echo "make check   lint, layers and types"
+	@echo "make app     open the application (once app/streamlit_app.py is there)"
+	@echo "make bench   run every benchmark, one by one"
+	@echo "make clean   remove builds and caches; .venv and runs stay"
+
+run: $(VENV)/.base
+	$(BIN)/balancer train --dataset data_samples/transactions.parquet
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -n $(JOBS) $(TESTS)
+
+# Types and layers are checked on a built tree, where every folder lies where its import name says. `build` goes first:
+# setuptools would copy modules that are long gone from build/lib.
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	rm -rf build
+	$(PIP) --no-deps --no-build-isolation --target build/check .
+	cd build/check && ../../$(BIN)/lint-imports --config ../../pyproject.toml --cache-dir ../../.import_linter_cache
+	cd build/check && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p balancer
+
+ifneq ($(wildcard app/streamlit_app.py),)
+.PHONY: app
+app: $(VENV)/.app
+	$(BIN)/streamlit run app/streamlit_app.py
+endif
+
+bench: $(VENV)/.bench
+	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+clean:
+	rm -rf build dist balancer.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "balancer needs Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.base: pyproject.toml constraints.txt | $(VENV)/.python
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.dev $(VENV)/.app $(VENV)/.bench: $(VENV)/.%: pyproject.toml constraints.txt | $(VENV)/.python
+	$(PIP) -e '.[$*]'
+	@touch $@ $(VENV)/.base

@@ -1,0 +1,1 @@
+"""The command line: arguments parsed from dataclasses, one module per command."""

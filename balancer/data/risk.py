@@ -1,0 +1,54 @@
+"""Delayed context risk: the fraud rate of a terminal or merchant, from labels old enough to be known.
+
+What is special: at time t only labels of rows at or before t - delay exist, so the window of W days is (t - delay - W, t - delay]; rows without a
+label count in neither numerator nor denominator. Some frauds can be seen in no other way: a compromised terminal changes nothing in a transaction.
+Source of the feature: Le Borgne et al., Fraud Detection Handbook, chapter 3 (terminal risk with a delay period).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from balancer.data.roles import DAY
+from balancer.data.timeline import Index, Timeline
+
+WINDOW_DAYS = (1, 7, 30)
+PSEUDO_COUNT = 1.0
+"""Legitimate rows added to every window: a rate over few rows shrinks to 0, by a fixed amount so that no row's value hangs on the rest of the table."""
+
+Field = tuple[str, NDArray[np.float32]]
+
+
+def risk_fields(name: str, key: Index, time: NDArray[np.float64], label: NDArray[np.int16], delay: float) -> Iterator[Field]:
+    """Smoothed fraud rate and log count of known rows, per window, of the context `name`.
+
+    Args:
+        name: prefix of the fields.
+        key: (N,) code of the context value, -1 = null (rate and count 0).
+        time: (N,) seconds.
+        label: (N,) class, 0 = negative, -1 = unknown.
+        delay: seconds after which a label is known; with 0, labels of strictly earlier moments are.
+    """
+    size = len(key)
+    order = np.lexsort((time, key))
+    order = order[np.searchsorted(key[order], 0) :]
+    key, time, label = key[order], time[order], label[order]
+    known = label >= 0
+    timeline = Timeline(key[known], time[known])
+    frauds = np.concatenate((np.zeros(1, np.int64), np.cumsum(label[known] > 0)))
+    bound = time - delay
+    last = timeline.position(key, bound, inclusive=delay > 0)
+    for days in WINDOW_DAYS:
+        first = timeline.position(key, bound - days * DAY)
+        count = last - first
+        yield f"{name}_fraud_rate_{days}d", _in_input_order(size, order, (frauds[last] - frauds[first]) / (count + PSEUDO_COUNT))
+        yield f"{name}_count_{days}d", _in_input_order(size, order, np.log1p(count))
+
+
+def _in_input_order(size: int, order: Index, values: NDArray[np.float64]) -> NDArray[np.float32]:
+    out = np.zeros(size, dtype=np.float32)
+    out[order] = values
+    return out

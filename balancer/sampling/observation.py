@@ -1,0 +1,236 @@
+"""What a policy sees: a scale-free description of a classifier in training, the same for every data set and number of classes.
+
+Built here alone, for environments and embedded sampler alike: what a policy learned on a population of small nets is what it meets in a real run. Per class it
+holds the distribution of the error ``1 - p(true class)`` on a training pool and on validation, how both moved in the last epoch, and how often the rows of
+that class have been repeated; weak learners show the first two apart from strong ones, memorising learners the gap and the repeats. The bins of the error are even in
+log-odds, and their masses enter as square roots, so that one false alarm in a thousand is seen.
+
+Before the first epoch nothing was scored: histograms, metrics and changes are 0, and the policy chooses from priors and budget alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from balancer.errors import InputError
+from balancer.sampling.scores import RankingMetrics, macro_metrics
+from balancer.sampling.weights import Floats
+
+ERROR_EDGES = np.array([0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98])
+NUM_BINS = len(ERROR_EDGES) + 1
+PER_CLASS_FEATURES: tuple[str, ...] = (
+    *(f"{kind}_{i}" for kind in ("train_error", "reward_error", "train_change", "reward_change") for i in range(NUM_BINS)),
+    *("is_first", "log_prior", "log_share_over_prior", "repeats", "gap", "f1_argmax"),
+)
+SHARED_FEATURES: tuple[str, ...] = (
+    *("progress", "budget_left", "hardness", "floor", "reward_positives"),
+    *("f1", "average_precision", "f1_change", "average_precision_change"),
+)
+_LIMIT = 5.0
+_TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class Observation:
+    """Features of one classifier, or with a leading axis of many."""
+
+    per_class: NDArray[np.float32]
+    """(..., K, D), columns :data:`PER_CLASS_FEATURES`."""
+    shared: NDArray[np.float32]
+    """(..., G), columns :data:`SHARED_FEATURES`."""
+
+    def flat(self) -> NDArray[np.float32]:
+        """(..., K * D + G): class after class, then the shared features."""
+        lead = self.shared.shape[:-1]
+        return np.concatenate([self.per_class.reshape(*lead, -1), self.shared], axis=-1)
+
+    def class_feature(self, name: str) -> NDArray[np.float32]:
+        """(..., K) column ``name`` of :data:`PER_CLASS_FEATURES`."""
+        return self.per_class[..., PER_CLASS_FEATURES.index(name)]
+
+    @property
+    def prior(self) -> Floats:
+        """(..., K) prior of each class, recovered from its logarithm."""
+        prior = np.exp(self.class_feature("log_prior").astype(np.float64) * 5.0)
+        return np.asarray(prior / prior.sum(axis=-1, keepdims=True), dtype=np.float64)
+
+    @property
+    def started(self) -> bool:
+        """Whether an epoch was scored already."""
+        return bool(self.shared[..., SHARED_FEATURES.index("progress")].max() > 0)
+
+
+def observation_size(num_classes: int) -> int:
+    """Length of :meth:`Observation.flat`."""
+    return num_classes * len(PER_CLASS_FEATURES) + len(SHARED_FEATURES)
+
+
+@dataclass(frozen=True)
+class ScoredRows:
+    """Labelled rows and what the classifier says of them."""
+
+    label: NDArray[np.integer[Any]]
+    """(n,) class index."""
+    score: NDArray[np.floating[Any]]
+    """(n, K) class probabilities."""
+    weight: NDArray[np.floating[Any]] | None = None
+    """(n,) how many rows each stands for (a sub-sampled pool); none: 1 each."""
+
+    def __post_init__(self) -> None:
+        label, score = np.asarray(self.label), np.asarray(self.score)
+        if score.ndim != 2 or label.shape != score.shape[:1] or (self.weight is not None and np.shape(self.weight) != label.shape):
+            raise InputError(
+                f"scores must be (rows, classes) with one label and one weight a row, not scores {score.shape} with labels {label.shape}"
+            )
+        if len(label) == 0:
+            raise InputError("no scored rows: give the scores of at least one labelled row")
+        if label.min() < 0 or label.max() >= score.shape[1]:
+            raise InputError(f"labels must be class indices from 0 to {score.shape[1] - 1}, found {label.min()} to {label.max()}")
+        if not np.isfinite(score).all():
+            row = int(np.flatnonzero(~np.isfinite(score).all(axis=1))[0])
+            raise InputError(f"score of row {row} is not finite; check the model's output for NaN before handing it over")
+        object.__setattr__(self, "label", label)
+        object.__setattr__(self, "score", score)
+        object.__setattr__(self, "weight", np.ones(len(label)) if self.weight is None else np.asarray(self.weight, dtype=np.float64))
+
+
+@dataclass(frozen=True)
+class ErrorSummary:
+    """Distribution of the error of M classifiers on the same rows."""
+
+    histogram: Floats
+    """(M, K, bins) square root of the share of the class's rows in each bin; 0 for a class without rows."""
+    mean: Floats
+    """(M, K) mean error."""
+    f1_argmax: Floats
+    """(M, K) F1 of each class when the most probable class is the decision."""
+
+
+def summarise_errors(label: NDArray[np.integer[Any]], score: NDArray[np.floating[Any]], weight: NDArray[np.floating[Any]]) -> ErrorSummary:
+    """Summary of ``score`` (M, n, K) on rows with ``label`` (n,) that each stand for ``weight`` (n,)."""
+    num, rows, num_classes = score.shape
+    error = 1.0 - score[:, np.arange(rows), label]
+    cell = (np.arange(num)[:, None] * num_classes + label) * NUM_BINS + np.searchsorted(ERROR_EDGES, error)
+    flat_weight = np.broadcast_to(np.asarray(weight, np.float64), error.shape).ravel()
+    mass = np.bincount(cell.ravel(), flat_weight, num * num_classes * NUM_BINS).reshape(num, num_classes, NUM_BINS)
+    total = np.maximum(mass.sum(axis=2), _TINY)
+    line = (cell // NUM_BINS).ravel()
+    mean = np.bincount(line, flat_weight * error.ravel(), num * num_classes).reshape(num, num_classes) / total
+    decided = score.argmax(axis=2)
+    hit = np.bincount(line, flat_weight * (decided == label).ravel(), num * num_classes).reshape(num, num_classes)
+    said = np.bincount((np.arange(num)[:, None] * num_classes + decided).ravel(), flat_weight, num * num_classes).reshape(num, num_classes)
+    return ErrorSummary(np.sqrt(mass / total[:, :, None]), mean, 2.0 * hit / np.maximum(said + total, _TINY))
+
+
+class ObservationBuilder:
+    """Turns the scores after each epoch into observations for M classifiers that train side by side; remembers only the last epoch.
+
+    Args:
+        prior: (K,) class prior of the training rows.
+        epochs: how many epochs the run has.
+        batch_budget: rows drawn in the whole run (steps times batch size).
+        train_counts, reward_counts: (K,) rows of each class in training and in the reward half of validation.
+        num: M, how many classifiers.
+    """
+
+    def __init__(
+        self, prior: Floats, *, epochs: int, batch_budget: int, train_counts: NDArray[Any], reward_counts: NDArray[Any], num: int = 1
+    ) -> None:
+        self.prior = np.asarray(prior, dtype=np.float64)
+        self.epochs, self.batch_budget = epochs, batch_budget
+        self.train_counts = np.asarray(train_counts, dtype=np.float64)
+        self.reward_positives = float(np.asarray(reward_counts)[1:].sum())
+        shape = (num, len(self.prior))
+        self.epoch = 0
+        self.repeats = np.zeros(shape)
+        self.train = ErrorSummary(np.zeros((*shape, NUM_BINS)), np.zeros(shape), np.zeros(shape))
+        self.reward = self.train
+        self.f1 = np.zeros(num)
+        self.average_precision = np.zeros(num)
+
+    def first(self, share: Floats, hardness: Floats, floor: Floats) -> Observation:
+        """Observation before the first epoch, for weights ``share`` (M, K), ``hardness`` (M,) and ``floor`` (M,)."""
+        zero = np.zeros_like(self.train.histogram)
+        return self._build(share, hardness, floor, zero, zero, np.zeros_like(self.f1), np.zeros_like(self.f1))
+
+    def after_epoch(
+        self,
+        train: tuple[NDArray[np.integer[Any]], NDArray[np.floating[Any]], NDArray[np.floating[Any]]],
+        reward: tuple[NDArray[np.integer[Any]], NDArray[np.floating[Any]], NDArray[np.floating[Any]]],
+        share: Floats,
+        hardness: Floats,
+        floor: Floats,
+    ) -> tuple[Observation, RankingMetrics]:
+        """Observation after an epoch drawn by ``share``, ``hardness``, ``floor``, and the validation metrics in it.
+
+        Args:
+            train, reward: labels (n,), scores (M, n, K) and weights (n,) of the training pool and of the reward half of validation.
+        """
+        last_train, last_reward, last_f1, last_ap = self.train, self.reward, self.f1, self.average_precision
+        self.train, self.reward = summarise_errors(*train), summarise_errors(*reward)
+        metrics = macro_metrics(*reward)
+        self.f1, self.average_precision = metrics.f1, metrics.average_precision
+        self.epoch += 1
+        self.repeats = self.repeats + share * (self.batch_budget / self.epochs) / np.maximum(self.train_counts, 1.0)
+        train_change = self.train.histogram - last_train.histogram
+        reward_change = self.reward.histogram - last_reward.histogram
+        if self.epoch == 1:  # nothing to compare with: a change from "never scored" is no change
+            train_change, reward_change, last_f1, last_ap = 0 * train_change, 0 * reward_change, self.f1, self.average_precision
+        change = (self.f1 - last_f1, self.average_precision - last_ap)
+        return self._build(share, hardness, floor, train_change, reward_change, *change), metrics
+
+    def _build(
+        self, share: Floats, hardness: Floats, floor: Floats, train_change: Floats, reward_change: Floats, df1: Floats, dap: Floats
+    ) -> Observation:
+        num, num_classes = self.repeats.shape
+        log_prior = np.log(np.maximum(self.prior, 1e-9))
+        is_first = np.zeros(num_classes)
+        is_first[0] = 1.0
+        columns = (
+            np.broadcast_to(is_first, share.shape),
+            np.broadcast_to(log_prior / 5.0, share.shape),
+            (np.log(np.maximum(share, 1e-9)) - log_prior) / 3.0,
+            np.log1p(self.repeats) / 3.0,
+            self.reward.mean - self.train.mean,
+            self.reward.f1_argmax,
+        )
+        histograms = (self.train.histogram, self.reward.histogram, 4.0 * train_change, 4.0 * reward_change)
+        per_class = np.concatenate([*histograms, np.stack(columns, axis=-1)], axis=-1)
+        progress = min(self.epoch / self.epochs, 1.0)
+        minority_rows = max(float(self.train_counts[1:].sum()), 1.0)
+        left = np.log1p((1.0 - progress) * self.batch_budget / minority_rows) / 5.0
+        positives = np.log1p(self.reward_positives) / 10.0
+        fixed = [np.full(num, value) for value in (progress, left)]
+        shared = np.stack(
+            [*fixed, hardness / 3.0, floor, np.full(num, positives), self.f1, self.average_precision, 10.0 * df1, 10.0 * dap], axis=-1
+        )
+        return Observation(
+            np.clip(per_class, -_LIMIT, _LIMIT).astype(np.float32),
+            np.clip(shared, -_LIMIT, _LIMIT).astype(np.float32),
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-able memory of the last epoch."""
+        state: dict[str, Any] = {"epoch": self.epoch, "repeats": self.repeats.tolist()}
+        for name, part in (("train", self.train), ("reward", self.reward)):
+            state[name] = {key: getattr(part, key).tolist() for key in ("histogram", "mean", "f1_argmax")}
+        return state | {"f1": self.f1.tolist(), "average_precision": self.average_precision.tolist()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Inverse of :meth:`state_dict`; InputError where the number of classes differs."""
+        repeats = np.array(state["repeats"], dtype=np.float64)
+        if repeats.shape != self.repeats.shape:
+            raise InputError(
+                f"saved sampling state is for {repeats.shape[-1]} classes, this run has {self.repeats.shape[-1]}; start a new run"
+            )
+        self.epoch, self.repeats = int(state["epoch"]), repeats
+        self.train, self.reward = (
+            ErrorSummary(*(np.array(state[name][key], dtype=np.float64) for key in ("histogram", "mean", "f1_argmax")))
+            for name in ("train", "reward")
+        )
+        self.f1, self.average_precision = np.array(state["f1"], dtype=np.float64), np.array(state["average_precision"], dtype=np.float64)

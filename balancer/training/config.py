@@ -1,0 +1,132 @@
+"""What ``balancer train`` can be told: one frozen dataclass that is the flags, their help and the saved configuration of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from balancer.errors import InputError
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long to train; the same for the run and for each of its baselines."""
+
+    epochs: int
+    """Times that the sampling weights are recomputed."""
+    steps_per_epoch: int
+    """Mini-batches between two recomputations, on a table large enough to deserve them."""
+
+
+BUDGETS: dict[str, Budget] = {
+    "quick": Budget(epochs=8, steps_per_epoch=60),
+    "standard": Budget(epochs=12, steps_per_epoch=200),
+    "thorough": Budget(epochs=16, steps_per_epoch=400),
+}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Learn class-sampling weights by PPO, train a fraud classifier under them, and report it beside its baselines."""
+
+    dataset: Path
+    """Table of transactions: a Parquet or CSV file, or a folder of Parquet files."""
+    spec: Path | None = None
+    """TOML file with the roles of the columns and the split; flags below override it."""
+    entity: str | None = None
+    """Column whose rows form one history: card, account, customer."""
+    time: str | None = None
+    """Column of the time: a datetime, or a number of seconds."""
+    label: str | None = None
+    """Column of the class: yes/no or named classes; null means unlabelled."""
+    negative: str | None = None
+    """The legitimate class among the label's values."""
+    unlabelled: str | None = None
+    """The label's value that means: not known."""
+    amount: str | None = None
+    """Column of the amount; negative ones are refunds."""
+    id: str | None = None
+    """Column that names each transaction."""
+    numeric: tuple[str, ...] | None = None
+    """Further numeric columns to use."""
+    categorical: tuple[str, ...] | None = None
+    """Categorical columns to use."""
+    context: tuple[str, ...] | None = None
+    """Keys whose past, delayed labels are a feature: terminal, merchant."""
+    label_delay: str | None = None
+    """How long it takes until a label is known, as 7d, 12h or seconds (default: 7d, or the spec's)."""
+    gap: str | None = None
+    """Time left out between training and validation rows (default: the label delay)."""
+    bad_rows: Literal["error", "drop"] = "error"
+    """What to do with rows that can't be used, as an amount that is no number: stop, or drop and count them."""
+    policy: str = "ppo"
+    """Who sets the sampling weights: ppo (learned here), constant[:share=.2,hardness=1], rule, or the folder of a policy bundle."""
+    reward: Literal["f1", "average_precision", "partial_auc"] = "f1"
+    """What PPO maximises on the validation rows."""
+    budget: Literal["quick", "standard", "thorough"] = "quick"
+    """How long to train policy, classifier and baselines; what each costs here is printed first."""
+    epochs: int | None = None
+    """Epochs of the classifiers, instead of the budget's."""
+    steps_per_epoch: int | None = None
+    """Mini-batches an epoch, instead of the budget's."""
+    policy_rollouts: int | None = None
+    """PPO rollouts, instead of the budget's."""
+    history: int = 16
+    """Transactions of an entity that the classifier sees, the one to judge included."""
+    attention: str = "dense"
+    """Attention of the classifier: dense or window."""
+    d_model: int = 64
+    """Width of the classifier."""
+    layers: int = 2
+    """Blocks of the classifier."""
+    dropout: float = 0.1
+    """Dropout inside the blocks."""
+    field_dropout: float = 0.1
+    """Probability that a field is hidden over the whole window of a row while training."""
+    batch_size: int = 256
+    """Rows of a mini-batch."""
+    learning_rate: float = 2e-3
+    """Peak learning rate of AdamW."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto takes CUDA where it is."""
+    threads: int | None = None
+    """CPU threads (default: all); the same number gives the same bits."""
+    seed: int = 0
+    """One seed, one result."""
+    out: Path | None = None
+    """Run folder to write (default: runs/NAME-DATE-TIME)."""
+    resume: bool = False
+    """Continue the run in --out to the result it would have had; other flags may be repeated, not changed."""
+    json: bool = False
+    """Print the report as JSON instead of tables."""
+
+    def __post_init__(self) -> None:
+        positive = ("epochs", "steps_per_epoch", "policy_rollouts", "history", "d_model", "layers", "batch_size", "threads")
+        for name in positive:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"--{name.replace('_', '-')} is {value}: give a whole number from 1 up")
+        for name in ("dropout", "field_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"--{name.replace('_', '-')} is {getattr(self, name)}: give a share from 0 to below 1")
+        if not 0 < self.learning_rate < 1:
+            raise InputError(f"--learning-rate is {self.learning_rate}: give a number between 0 and 1, as 0.002")
+        if not 0 <= self.seed < 2**31:
+            raise InputError(f"--seed is {self.seed}: give a whole number from 0 to 2147483647")
+        if self.resume and self.out is None:
+            raise InputError("--resume needs --out: name the run folder to continue")
+
+    def schedule(self) -> Budget:
+        """The budget with ``epochs`` and ``steps_per_epoch`` put in."""
+        base = BUDGETS[self.budget]
+        return Budget(self.epochs or base.epochs, self.steps_per_epoch or base.steps_per_epoch)
+
+    def role_overrides(self) -> dict[str, object]:
+        """The role flags that were given, by spec key."""
+        names = ("entity", "time", "label", "negative", "unlabelled", "amount", "id", "numeric", "categorical", "context", "label_delay", "gap")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+
+NOT_PART_OF_THE_RESULT = frozenset({"out", "resume", "json"})
+"""Fields that may differ between a run and its resumption."""

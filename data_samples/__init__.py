@@ -1,0 +1,1 @@
+"""A small sample of transactions made by the simulator of this package."""

@@ -1,0 +1,1 @@
+"""Gymnasium environments in which a policy learns to sample: one classifier, or a population of students."""

@@ -1,0 +1,1 @@
+"""The modular sequence classifier: batch, embeddings, attention, blocks, heads, save and load."""
