@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import time
 import tomllib
@@ -134,6 +135,9 @@ def test_editable_install_imports(checkout: Path, tmp_path: Path) -> None:
     shutil.copytree(checkout, source)
     pip("--no-build-isolation", "--editable", source, "--prefix", tmp_path / "venv", "--ignore-installed", cwd=tmp_path)
     assert any(site.glob("*balancer*")), "the editable install went elsewhere"
+    # The dependencies come from this environment: a folder named by a .pth file is searched, but its own .pth files (an editable
+    # install of this tree, say) are not read.
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     found = places(tmp_path, python=python)
     assert found["balancer"] == source / "balancer" / "__init__.py"
     assert found["balancer.models"] == source / "models" / "__init__.py"

@@ -1,1 +1,58 @@
-"""The command line: arguments parsed from dataclasses, one module per command."""
+"""The command line: `balancer COMMAND --flags`.
+
+Each command's flags are a dataclass (balancer.configuration); its module is imported only when it is called, so `balancer --help` answers at once.
+A person's mistake ends in one line and exit code 2, Ctrl-C in how to go on and 130.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+COMMANDS = {
+    "train": "learn the sampling weights, train a classifier under them, report it beside its baselines",
+    "score": "score rows with a trained run",
+    "evaluate": "figures of a trained run on labelled rows",
+    "simulate": "make a table of card transactions with fraud in it",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of the console script; returns the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] in ("-h", "--help"):
+        print(_help())
+        return 0 if given else 2
+    if given[0] == "--version":
+        from balancer import __version__
+
+        print(f"balancer {__version__}")
+        return 0
+    if given[0] not in COMMANDS:
+        print(f"error: unknown command {given[0]!r}: one of {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    return _run(given[0], given[1:])
+
+
+def _run(name: str, arguments: list[str]) -> int:
+    from balancer.errors import InputError
+
+    try:
+        code = import_module(f"balancer.cli.{name}").main(arguments)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    assert isinstance(code, int)
+    return code
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = ["usage: balancer COMMAND [--flags]", "", "Learns how to sample imbalanced data while a model trains on it.", "", "commands:"]
+    lines += [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
+    lines += ["", "balancer COMMAND --help lists the flags of a command; balancer --version prints the version."]
+    return "\n".join(lines)

@@ -1,8 +1,8 @@
 """Causal fields of a transaction: its own, and against the history of its entity.
 
-What is special: a row sees strictly earlier rows of its entity only (rows of one moment: the one earlier in the table), *bit for bit*. Running sums are
-exclusive prefix sums in 64-bit fixed point, whose differences are exact, so neither a later row nor another entity's rows can move even a rounding
-error; running sums of raw amounts, which don't fit fixed point, restart at each entity. Every field grows like a logarithm at most.
+What is special: a row sees strictly earlier rows of its entity only (rows of one moment: the one earlier in the table), *bit for bit*. Running
+sums are exclusive prefix sums in 64-bit fixed point, whose differences are exact, so neither a later row nor another entity's rows can move
+even a rounding error; running sums of raw amounts, which don't fit fixed point, restart at each entity. Fields grow like a logarithm at most.
 Sources: velocity and customer windows after Le Borgne et al., Fraud Detection Handbook, chapter 3; hour habit after Correa Bahnsen et al. 2016
 (periodic behaviour of time), here as a mean cosine.
 """
@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from balancer.data.roles import DAY
+from balancer.data.spec import DAY
 from balancer.data.timeline import Index, Timeline
 
 VELOCITY = {"1h": 3600.0, "1d": DAY, "7d": 7 * DAY, "30d": 30 * DAY}
@@ -107,7 +107,10 @@ def _hour_habit(events: Events, index: Index, firsts: dict[str, Index]) -> Itera
     cos, sin = np.cos(angle), np.sin(angle)
     for name, first in (("all", events.start), ("1d", firsts["1d"])):
         count = np.maximum(index - first, 1)
-        yield f"hour_habit_{name}", ((cos * earlier_sum(cos, index, first) + sin * earlier_sum(sin, index, first)) / count).astype(np.float32)
+        yield (
+            f"hour_habit_{name}",
+            ((cos * earlier_sum(cos, index, first) + sin * earlier_sum(sin, index, first)) / count).astype(np.float32),
+        )
 
 
 def _amount_fields(events: Events, amount: Float, index: Index, firsts: dict[str, Index]) -> Iterator[Field]:

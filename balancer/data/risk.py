@@ -1,7 +1,7 @@
 """Delayed context risk: the fraud rate of a terminal or merchant, from labels old enough to be known.
 
-What is special: at time t only labels of rows at or before t - delay exist, so the window of W days is (t - delay - W, t - delay]; rows without a
-label count in neither numerator nor denominator. Some frauds can be seen in no other way: a compromised terminal changes nothing in a transaction.
+What is special: at time t only labels of rows at or before t - delay exist, so the window of W days is (t - delay - W, t - delay]; rows without
+a label count in neither numerator nor denominator. Some frauds can be seen in no other way: a compromised terminal changes nothing in a row.
 Source of the feature: Le Borgne et al., Fraud Detection Handbook, chapter 3 (terminal risk with a delay period).
 """
 
@@ -12,12 +12,12 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from balancer.data.roles import DAY
+from balancer.data.spec import DAY
 from balancer.data.timeline import Index, Timeline
 
 WINDOW_DAYS = (1, 7, 30)
 PSEUDO_COUNT = 1.0
-"""Legitimate rows added to every window: a rate over few rows shrinks to 0, by a fixed amount so that no row's value hangs on the rest of the table."""
+"""Legitimate rows added to every window: a rate over few rows shrinks to 0, by the same for all, so no value hangs on the rest of the table."""
 
 Field = tuple[str, NDArray[np.float32]]
 

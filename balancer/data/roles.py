@@ -1,234 +1,152 @@
-"""Roles of the columns of a table: what is the entity, the time, the label.
+"""Roles found from names and dtypes, for the columns that nobody named.
 
-What is special: a role is never guessed where there is doubt. Here are the roles themselves and their text form (`spec.toml`); finding the roles
-nobody named from names and dtypes is in `balancer.data.inference`. Every complaint names the key or flag and the nearest known one.
+What is special: where two columns would do, none is taken and the error names the flag. Columns constant within each entity are left out even
+if they look useful: they memorise accounts (which card already had its fraud), not behaviour.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
-import tomllib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
-from datetime import UTC, date, datetime
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
+from balancer.data.reading import Source, collect, column_types, scan
+from balancer.data.spec import COLUMN_ROLES, LIST_ROLES, Spec, SplitSpec, nearest, normalise, read_spec_file
 from balancer.errors import InputError
 
-DAY = 86_400.0
-COLUMN_ROLES = ("entity", "time", "label", "amount", "id")
-LIST_ROLES = ("numeric", "categorical", "context")
-VALUE_KEYS = ("negative", "unlabelled", "label_delay")
-SPLIT_KEYS = ("train", "validation", "test", "gap")
-SPEC_KEYS = (*COLUMN_ROLES, *LIST_ROLES, *VALUE_KEYS, "split")
+__all__ = ["Spec", "SplitSpec", "resolve_spec"]
 
-_UNITS = {"s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": DAY, "day": DAY, "days": DAY, "w": 7 * DAY}
+MAX_CATEGORIES = 100
+"""A text column of more distinct values isn't taken for a category unless it is named."""
+
+# The first group of names that matches decides; within a group two matches are a doubt.
+_NAMES: dict[str, tuple[str, ...]] = {
+    "entity": (r"(card|customer|cust|account|acct|client|user|entity|cardholder)(_?(id|no|num|number|key))?|cc_num|pan",),
+    "label": (r"is_?fraud|(tx_)?fraud(_?(label|flag|type|class))?|label|class|target|isfraud|fraud_bool",),
+    "amount": (r"(tx_?|trans(action)?_?)?(amount|amt)|value",),
+    "id": (r"(transaction|trans|tx|txn|event)_?(id|no|num|number)|id|row_?id",),
+    "time": (
+        r"(tx_?|trans(action)?_?|event_?)?(time|datetime|date_?time|timestamp|ts|unix_time|date|at)|time_?stamp|trans_date_trans_time",
+    ),
+}
+_CONTEXT = re.compile(r"(terminal|merchant|shop|store|device|pos|atm|beneficiary|payee)(_?(id|no|num|number|name))?", re.IGNORECASE)
+_LABEL_LIKE = re.compile(r"fraud|chargeback|label|target", re.IGNORECASE)
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A tail for an error message: the known name nearest to `name`, and the list of the known ones (shortened)."""
-    names = list(known)
-    lower = {item.lower(): item for item in names}
-    close = difflib.get_close_matches(name.lower(), list(lower), n=1, cutoff=0.5)
-    hint = f"did you mean {lower[close[0]]!r}? " if close else ""
-    listed = ", ".join(names[:30]) + (", ..." if len(names) > 30 else "")
-    return f"{hint}known: {listed}"
+def resolve_spec(
+    source: Source, *, spec_file: str | Path | None = None, overrides: Mapping[str, Any] | None = None, need_label: bool = True
+) -> Spec:
+    """The roles of a table's columns: from a spec file, over it the flags, and the rest by name and dtype where there is no doubt.
 
+    Args:
+        source: the table.
+        spec_file: TOML with the keys of `Spec`.
+        overrides: the same keys, from flags; None counts as not given, `"none"` as "this role is not filled". `train`, `validation`, `test`
+            and `gap` may stand here instead of in `split`.
+        need_label: whether a label must be found.
 
-def parse_duration(value: object, key: str) -> float:
-    """Seconds from a number of seconds or a text such as `"7d"`, `"12h"`, `"30min"`.
-
-    >>> parse_duration("7d", "label_delay")
-    604800.0
+    Raises:
+        InputError: unknown key, column that isn't there, or doubt; names the flag.
     """
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        seconds = float(value)
-    else:
-        match = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([a-z]*)\s*", str(value).lower())
-        if match is None or (match[2] and match[2] not in _UNITS):
-            raise InputError(f'{key} is {value!r}: give a number of seconds, or a number and a unit such as "7d", "12h" or "30min"')
-        seconds = float(match[1]) * _UNITS[match[2] or "s"]
-    if not 0 <= seconds < 1e10:
-        raise InputError(f"{key} is {value!r}: it must be at least 0 seconds and finite")
-    return seconds
+    types = column_types(source)
+    given = read_spec_file(spec_file) if spec_file is not None else {}
+    flags = {key: value for key, value in (overrides or {}).items() if value is not None}
+    border = {key: flags.pop(key) for key in ("train", "validation", "test", "gap") if key in flags}
+    flags = normalise(flags)
+    split = {**given.get("split", {}), **flags.get("split", {}), **border}
+    given = {**given, **flags, "split": split}
+    _check_columns(given, types)
+    given["time"] = given["time"] if given.get("time") else _infer_time(given, types)
+    for role in ("label", "entity", "amount", "id"):
+        if role not in given:
+            given[role] = _infer_by_name(role, given, types)
+    if need_label and given["label"] is None:
+        raise InputError(f"no column is surely the label: name it by --label; columns: {', '.join(types)}")
+    _infer_lists(source, given, types)
+    return Spec.from_dict(given)
 
 
-def parse_moment(text: str, key: str) -> float:
-    """Seconds since 1970-01-01 (UTC where no zone is given) of an ISO date or datetime."""
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise InputError(f"[split] {key} is {text!r}: give a share such as 0.6 or an ISO date such as 2024-05-31") from error
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+def _check_columns(given: Mapping[str, Any], types: Mapping[str, pl.DataType]) -> None:
+    for role in (*COLUMN_ROLES, *LIST_ROLES):
+        columns = given.get(role) or ()
+        for column in (columns,) if isinstance(columns, str) else columns:
+            if column not in types:
+                raise InputError(f"the table has no column {column!r} for the role {role} (--{role}): {nearest(column, types)}")
 
 
-@dataclass(frozen=True)
-class SplitSpec:
-    """Where training ends and testing begins, in time order."""
-
-    train: float | str = 0.6
-    """Share of the labelled rows, or the date at which the part ends (exclusive)."""
-    validation: float | str = 0.2
-    """Share, or date at which validation ends and the test begins; its start loses `gap`, the rest is halved by time."""
-    test: float | str = 0.2
-    """Share, or date at which the test ends (exclusive; with dates, "" is the end of the table)."""
-    gap: float | None = None
-    """Seconds at the start of validation that serve as history only; None is the label delay."""
-
-    def __post_init__(self) -> None:
-        parts = {"train": self.train, "validation": self.validation, "test": self.test}
-        shares = {key: value for key, value in parts.items() if not isinstance(value, str)}
-        if len(shares) == 3:
-            if min(shares.values()) <= 0 or abs(sum(shares.values()) - 1) > 1e-6:
-                raise InputError(f"[split] train, validation and test are {list(shares.values())}: shares must be positive and sum to 1")
-        elif shares and (set(shares) != {"test"} or self.test != SplitSpec.test):
-            raise InputError("[split] mixes shares and dates: give train, validation and test all as shares or all as dates")
-        else:
-            ends = [parse_moment(str(value), key) for key, value in parts.items() if isinstance(value, str) and (value or key != "test")]
-            if ends != sorted(set(ends)):
-                raise InputError("[split] train, validation and test as dates must be in rising order (the exclusive end of each part)")
-
-    @property
-    def by_dates(self) -> bool:
-        """Whether the borders are dates, not shares."""
-        return isinstance(self.train, str)
-
-    @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> SplitSpec:
-        """Check and convert a `[split]` table; raises `InputError` naming the key."""
-        values: dict[str, Any] = {}
-        for key, value in raw.items():
-            if key not in SPLIT_KEYS:
-                raise InputError(f"unknown key {key!r} in [split]: {nearest(key, SPLIT_KEYS)}")
-            if key == "gap":
-                values[key] = None if value is None else parse_duration(value, "[split] gap")
-            elif isinstance(value, date):
-                values[key] = value.isoformat()
-            elif isinstance(value, str):
-                values[key] = float(value) if re.fullmatch(r"0?\.\d+", value) else value
-            elif isinstance(value, int | float) and not isinstance(value, bool):
-                values[key] = float(value)
-            else:
-                raise InputError(f"[split] {key} is {value!r}: give a share such as 0.6 or an ISO date such as 2024-05-31")
-        return cls(**values)
+def _taken(given: Mapping[str, Any]) -> set[str]:
+    taken = {given[role] for role in COLUMN_ROLES if given.get(role)}
+    return taken.union(*(given.get(role, ()) for role in LIST_ROLES))
 
 
-@dataclass(frozen=True)
-class Spec:
-    """The role of every column that is used; a column named by no role is left out."""
-
-    time: str
-    """Column of the moment: datetime, date, number of seconds, or text in one format."""
-    entity: str | None = None
-    """Column of the card, customer or account whose history a row belongs to; None: each row is a history of its own."""
-    label: str | None = None
-    """Column of the class; None only where nothing is learned (scoring)."""
-    negative: str | None = None
-    """The label value, as text, of the legitimate class; None: found among the usual names (0, false, legit, ...)."""
-    unlabelled: str | None = None
-    """The label value, as text, that means "not known" (null always does)."""
-    amount: str | None = None
-    """Column of the amount; negative amounts are refunds."""
-    id: str | None = None
-    """Column that names the row in what is written out; checked to be without duplicates."""
-    numeric: tuple[str, ...] = ()
-    """Further numeric columns, used as they are."""
-    categorical: tuple[str, ...] = ()
-    """Columns of few named values."""
-    context: tuple[str, ...] = ()
-    """Keys (terminal, merchant) whose past delayed labels are a feature."""
-    label_delay: float = 7 * DAY
-    """Seconds after which a row's label is known."""
-    split: SplitSpec = field(default_factory=SplitSpec)
-    """The time split."""
-
-    def columns(self) -> list[str]:
-        """Every column used, each once, in a fixed order."""
-        single = [self.entity, self.time, self.label, self.amount, self.id]
-        return list(dict.fromkeys([c for c in single if c is not None] + [*self.numeric, *self.categorical, *self.context]))
-
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-able dict with the keys of a spec file."""
-        out: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "split"}
-        for key in LIST_ROLES:
-            out[key] = list(out[key])
-        out["split"] = {item.name: getattr(self.split, item.name) for item in fields(self.split)}
-        return out
-
-    @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> Spec:
-        """The inverse of `to_dict`; raises `InputError` for an unknown key, a wrong type, or a column in two roles that exclude each other."""
-        values = normalise(raw)
-        if not values.get("time"):
-            raise InputError("no time column is named: name it by --time (or `time` in the spec file)")
-        values["split"] = SplitSpec.from_dict(values.get("split", {}))
-        spec = cls(**values)
-        taken: dict[str, str] = {}
-        for role in COLUMN_ROLES:
-            column = getattr(spec, role)
-            if column is not None and taken.setdefault(column, role) != role:
-                raise InputError(f"column {column!r} has two roles, {taken[column]} and {role}: name another by --{role}")
-        for role in LIST_ROLES:
-            for column in getattr(spec, role):
-                if column == spec.label:
-                    raise InputError(f"column {column!r} is the label and cannot be {role} too: take it out of --{role}")
-        return spec
+def _matches(role: str, names: list[str]) -> list[str]:
+    for pattern in _NAMES[role]:
+        found = [name for name in names if re.fullmatch(pattern, name, re.IGNORECASE)]
+        if found:
+            return found
+    return []
 
 
-def normalise(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Check the keys and types of a spec given as a dict: texts and lists tidied, durations in seconds, `split` left as a dict.
-
-    The text `"none"` (or an empty one) says that a role is not filled, which differs from a key that is absent (then it is inferred).
-    """
-    out: dict[str, Any] = {}
-    for key, value in raw.items():
-        if key not in SPEC_KEYS:
-            raise InputError(f"unknown role {key!r}: {nearest(key, SPEC_KEYS)}")
-        if key == "split":
-            if not isinstance(value, Mapping):
-                raise InputError("split must be a table: [split] with train, validation, test, gap")
-            out[key] = dict(value)
-        elif key == "label_delay":
-            out[key] = parse_duration(value, key)
-        elif key in LIST_ROLES:
-            items = [item.strip() for item in value.split(",")] if isinstance(value, str) else value
-            if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
-                raise InputError(f"{key} is {value!r}: give a list of column names")
-            out[key] = tuple(dict.fromkeys(item for item in items if item not in ("", "none")))
-        elif key in ("negative", "unlabelled"):
-            out[key] = None if value is None else label_text(value)
-        elif value is None or (isinstance(value, str) and value in ("", "none")):
-            out[key] = None
-        elif isinstance(value, str):
-            out[key] = value
-        else:
-            raise InputError(f"{key} is {value!r}: give the name of one column")
-    return out
+def _infer_time(given: Mapping[str, Any], types: Mapping[str, pl.DataType]) -> str:
+    free = [name for name in types if name not in _taken(given)]
+    moments = [name for name in free if isinstance(types[name], pl.Datetime)]
+    named = _matches("time", free)
+    for found in (moments, [name for name in moments if name in named], named, [name for name in free if types[name] == pl.Date]):
+        if len(found) == 1:
+            return found[0]
+    doubt = moments or named
+    if doubt:
+        raise InputError(f"several columns may be the time ({', '.join(doubt)}): name it by --time")
+    raise InputError(f"no column is surely the time: name it by --time; columns: {', '.join(types)}")
 
 
-def label_text(value: object) -> str:
-    """A label value as text, the way labels are compared: 1, 1.0 and "1" are one class, and so are true and "true"."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value)
+def _infer_by_name(role: str, given: Mapping[str, Any], types: Mapping[str, pl.DataType]) -> str | None:
+    free = [name for name in types if name not in _taken(given)]
+    found = _matches(role, free)
+    if role == "amount":
+        found = [name for name in found if types[name].is_numeric() or types[name] == pl.String]
+    if len(found) > 1:
+        raise InputError(f"several columns may be the {role} ({', '.join(found)}): name it by --{role} (or --{role} none)")
+    return found[0] if found else None
 
 
-def read_spec_file(path: str | Path) -> dict[str, Any]:
-    """The normalised content of a spec TOML; raises `InputError` naming the file, and the key where one is wrong."""
-    file = Path(path)
-    try:
-        raw = tomllib.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"spec file {file} does not exist: check --spec") from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"spec file {file} can't be read as TOML ({error}): mend it or check --spec") from error
-    try:
-        values = normalise(raw)
-        SplitSpec.from_dict(values.get("split", {}))
-    except InputError as error:
-        raise InputError(f"spec file {file}: {error}") from error
-    return values
+def _infer_lists(source: Source, given: dict[str, Any], types: Mapping[str, pl.DataType]) -> None:
+    """Fill in `numeric`, `categorical` and `context` where they aren't given; looks at the values once, lazily."""
+    # A second label (fraud type beside a fraud flag) must never become a field.
+    free = [name for name in types if name not in _taken(given) and not _LABEL_LIKE.search(name) and name not in _matches("label", [name])]
+    if "context" not in given:
+        given["context"] = tuple(name for name in free if _CONTEXT.fullmatch(name) and not types[name].is_float())
+    free = [name for name in free if name not in given["context"]]
+    wanted: dict[str, list[str]] = {"numeric": [], "categorical": []}
+    for name in free:
+        if types[name].is_float():
+            wanted["numeric"].append(name)
+        elif types[name] in (pl.String, pl.Categorical, pl.Enum, pl.Boolean):
+            wanted["categorical"].append(name)
+    wanted = {role: names for role, names in wanted.items() if role not in given}
+    candidates = [name for names in wanted.values() for name in names]
+    kept = _varied(source, candidates, wanted.get("categorical", []), given.get("entity"))
+    for role, names in wanted.items():
+        given[role] = tuple(name for name in names if name in kept)
+
+
+def _varied(source: Source, names: list[str], texts: list[str], entity: str | None) -> set[str]:
+    """Those of `names` that aren't constant within every entity, texts of few distinct values only."""
+    if not names:
+        return set()
+    query = scan(source, typed=True)
+    counts = collect(query.select(pl.col(name).n_unique() for name in names), source).row(0, named=True)
+    names = [name for name in names if counts[name] > 1 and (name not in texts or counts[name] <= MAX_CATEGORIES)]
+    if entity is None or not names:
+        return set(names)
+    changes = [(_comparable(name, texts).min() != _comparable(name, texts).max()).alias(name) for name in names]
+    spread = query.group_by(entity).agg(changes).select(pl.col(name).any() for name in names)
+    varied = collect(spread, source).row(0, named=True)
+    return {name for name in names if varied[name]}
+
+
+def _comparable(name: str, texts: list[str]) -> pl.Expr:
+    return pl.col(name).cast(pl.String) if name in texts else pl.col(name)

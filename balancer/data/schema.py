@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from balancer.data.roles import Spec
+from balancer.data.spec import Spec
 from balancer.data.timeline import Index
 from balancer.errors import InputError
 

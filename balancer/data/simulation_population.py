@@ -22,18 +22,18 @@ ONLINE = REGIONS
 
 # name: (share of payments, median amount, spread of log amount, share of it that is paid online)
 CATEGORIES: dict[str, tuple[float, float, float, float]] = {
-    "grocery": (0.24, 30.0, 0.55, 0.06),
+    "grocery": (0.24, 30.0, 0.50, 0.06),
     "fuel": (0.08, 44.0, 0.35, 0.00),
-    "restaurant": (0.16, 22.0, 0.50, 0.10),
-    "transport": (0.10, 11.0, 0.60, 0.40),
-    "fashion": (0.07, 46.0, 0.60, 0.45),
-    "electronics": (0.03, 110.0, 0.80, 0.55),
-    "household": (0.06, 48.0, 0.70, 0.35),
-    "health": (0.05, 26.0, 0.60, 0.15),
-    "entertainment": (0.06, 20.0, 0.60, 0.50),
-    "digital": (0.07, 8.0, 0.60, 1.00),
-    "travel": (0.03, 150.0, 0.80, 0.65),
-    "cash": (0.05, 75.0, 0.50, 0.00),
+    "restaurant": (0.16, 22.0, 0.45, 0.10),
+    "transport": (0.10, 11.0, 0.50, 0.40),
+    "fashion": (0.07, 46.0, 0.50, 0.45),
+    "electronics": (0.03, 110.0, 0.60, 0.55),
+    "household": (0.06, 48.0, 0.55, 0.35),
+    "health": (0.05, 26.0, 0.50, 0.15),
+    "entertainment": (0.06, 20.0, 0.50, 0.50),
+    "digital": (0.07, 8.0, 0.50, 1.00),
+    "travel": (0.03, 150.0, 0.60, 0.65),
+    "cash": (0.05, 75.0, 0.45, 0.00),
 }
 CATEGORY_NAMES = tuple(CATEGORIES)
 SHARE, MEDIAN, SPREAD, ONLINE_SHARE = (np.array(column) for column in zip(*CATEGORIES.values(), strict=True))
@@ -116,15 +116,20 @@ class World:
         return np.asarray((self.cards.peak[card, which] + rng.normal(0.0, 2.0, len(card))) % 24.0)
 
     def day(self, rng: np.random.Generator, count: int, *, before: int = 0) -> Ints:
-        """(count,) days from ``-before`` to the last, busier towards the weekend."""
+        """(count,) days from ``-before`` to the last, busier towards the weekend; in no order but evenly spread (stratified)."""
         day = np.arange(-before, self.days)
-        weight = WEEKDAY_WEIGHT[(day + 2) % 7]  # the calendar begins on a Wednesday
-        return np.asarray(rng.choice(day, count, p=weight / weight.sum()))
+        weight = np.cumsum(WEEKDAY_WEIGHT[(day + 2) % 7])  # the calendar begins on a Wednesday
+        return np.asarray(day[np.searchsorted(weight, strata(rng, count) * weight[-1], side="right").clip(0, len(day) - 1)])
 
     def elsewhere(self, rng: np.random.Generator, home: Ints) -> Ints:
         """(n,) regions other than ``home`` (n,), by population."""
-        drawn = pick(rng, np.tile(np.cumsum(self.weight), (1, 1)), np.zeros(len(home), np.int64))
+        drawn = pick(rng, np.cumsum(self.weight)[None, :], np.zeros(len(home), np.int64))
         return np.where(drawn == home, (drawn + rng.integers(1, REGIONS, len(home))) % REGIONS, drawn)
+
+
+def strata(rng: np.random.Generator, count: int) -> Floats:
+    """(count,) numbers in [0, 1), one in each of ``count`` equal parts, in random order: as even over time as a few episodes can be."""
+    return np.asarray((rng.permutation(count) + rng.random(count)) / count)
 
 
 def pick(rng: np.random.Generator, cumulative: Floats, row: Ints) -> Ints:
@@ -150,11 +155,11 @@ def _make_merchants(rng: np.random.Generator, centre: Floats, weight: Floats, co
     there = np.where(region == ONLINE, ONLINE_SHARE[category], 1.0 - ONLINE_SHARE[category])
     share = SHARE[category] * there * np.append(weight, 1.0)[region]
     open_group = there > 0.0
-    # At least one merchant wherever anyone may pay; beyond that as many as the business of the group feeds.
-    size = np.where(open_group, 1 + rng.poisson(np.maximum(count - open_group.sum(), 0) * share / share.sum()), 0)
+    # At least one merchant wherever anyone may pay, beyond that as many as the business of the group feeds: no giants.
+    size = np.where(open_group, 1 + np.round(max(count - int(open_group.sum()), 0) * share / share.sum()), 0).astype(np.int64)
     group = np.repeat(np.arange(len(size)), size)
     total = len(group)
-    popularity = rng.lognormal(0.0, 0.5, total)
+    popularity = rng.lognormal(0.0, 0.35, total)
     place = np.vstack([centre, [[0.0, 0.0]]])[region[group]] + rng.normal(0.0, 12.0, (total, 2))
     return Merchants(
         category=category[group],
@@ -173,10 +178,10 @@ def _make_cards(rng: np.random.Generator, centre: Floats, weight: Floats, market
     wealth = rng.lognormal(0.0, 0.35, count) * np.array([1.0, 1.35, 1.7])[product]
     taste = SHARE * rng.gamma(2.5, 1.0, (count, kinds))
     taste = np.cumsum(taste / taste.sum(1, keepdims=True), axis=1)
-    # A journey in about a third of the slots of two months; those that begin before the first day cover it.
+    # A journey in a quarter of the slots of two months; those that begin before the first day cover it.
     slots = max(1, round(days / 60))
     begin = rng.uniform(-10.0, days, (count, slots)) * DAY
-    length = np.where(rng.random((count, slots)) < 0.35, rng.uniform(2.0, 11.0, (count, slots)), 0.0) * DAY
+    length = np.where(rng.random((count, slots)) < 0.25, rng.uniform(2.0, 11.0, (count, slots)), 0.0) * DAY
     trip_region = (home[:, None] + rng.integers(1, REGIONS, (count, slots))) % REGIONS
 
     favourites = np.zeros((count, kinds, 2, FAVOURITES), np.int64)

@@ -1,7 +1,7 @@
 """The time split: train, gap, two halves of validation, test.
 
-What is special: a timestamp never straddles a border, and the first `gap` seconds of validation (the label delay, unless said otherwise) belong to
-no part: their labels would not have been known when training ended. Rows of the gap still serve as history.
+What is special: a timestamp never straddles a border, and the first `gap` seconds of validation (the label delay, unless said otherwise)
+belong to no part: their labels would not have been known when training ended. Rows of the gap still serve as history.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from balancer.data.roles import DAY, SplitSpec, parse_moment
+from balancer.data.spec import DAY, SplitSpec, parse_moment
 from balancer.errors import InputError
 
 PART_TRAIN, PART_GAP, PART_REWARD, PART_THRESHOLD, PART_TEST = 0, 1, 2, 3, 4
@@ -30,11 +30,13 @@ def split_by_time(time: NDArray[np.float64], labelled: NDArray[np.bool_], split:
     """
     known = np.sort(time[labelled])
     if split.by_dates:
-        train_end, validation_end = (parse_moment(str(value), key) for key, value in (("train", split.train), ("validation", split.validation)))
+        train_end, validation_end = (
+            parse_moment(str(value), key) for key, value in (("train", split.train), ("validation", split.validation))
+        )
         test_end = parse_moment(split.test, "test") if isinstance(split.test, str) and split.test else np.inf
     else:
-        at_train = int(round(float(split.train) * len(known)))
-        at_test = int(round((float(split.train) + float(split.validation)) * len(known)))
+        at_train = round(float(split.train) * len(known))
+        at_test = round((float(split.train) + float(split.validation)) * len(known))
         if not 0 < at_train < at_test < len(known):
             raise InputError(f"{len(known)} labelled rows are too few to split by time: give more rows or other shares in [split]")
         train_end, validation_end, test_end = float(known[at_train]), float(known[at_test]), np.inf

@@ -1,7 +1,7 @@
 """The transaction store: every column once, sorted by entity and time, and windows of history by one gather.
 
-What is special: overlapping windows are never materialised. A window is two integers (the entity's first row, the target row), so memory grows
-with rows, not with rows x length; a batch is one `take` over contiguous rows of `values`.
+What is special: overlapping windows are never materialised. A window is two integers (the entity's first row, the target row), so memory
+grows with rows, not with rows x length; a batch is one `take` over contiguous rows of `values`.
 """
 
 from __future__ import annotations

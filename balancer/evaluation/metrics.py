@@ -1,10 +1,10 @@
 """How good a fraud score is, in the figures a fraud team decides by.
 
-Special: rows with equal scores are one step. A threshold can't tell them apart, so no figure here depends on the order of the rows, and
-a score that is the same for all rows earns nothing by luck. Average precision, Brier score and log loss are scikit-learn's; false alarms
-at a recall, recall at a false-positive rate and card precision come from one sorted pass (:class:`Ranking`), as scikit-learn has none of them.
-Why average precision and false alarms at matched recall, and not F1 at .5 or the area under ROC: class sampling alone moves the first
-hardly and the second greatly, so only the former say that a model got better.
+Special: rows with equal scores are one step. A threshold can't tell them apart, so no figure here depends on the order of the rows, and a
+score that is the same for all rows earns nothing by luck. Average precision, Brier score and log loss are scikit-learn's; false alarms at
+a recall, recall at a false-positive rate and card precision come from one sorted pass (:class:`Ranking`), as scikit-learn has none of
+them. Why average precision and false alarms at matched recall, and not F1 at .5 or the area under ROC: class sampling alone moves the
+first hardly and the second greatly, so only the former say that a model got better.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import ArrayLike, NDArray
-from sklearn.metrics import average_precision_score, log_loss  # type: ignore[import-untyped]
+from sklearn.metrics import average_precision_score, log_loss
 
 from balancer.errors import InputError
 
@@ -65,7 +65,8 @@ class Ranking:
         return int(self.alarms[-1]) if len(self.alarms) else 0
 
     def false_alarms_at_recall(self, recall: float) -> float | None:
-        """False alarms per 10,000 legitimate rows at the highest threshold that reaches ``recall``; None without frauds or legitimate rows."""
+        """False alarms per 10,000 legitimate rows at the highest threshold that reaches ``recall``; None without frauds or legitimate
+        rows."""
         if not self.frauds or not self.legitimate:
             return None
         # A hair below: .6 * 5 frauds is 3.0000000000000004 in binary in some orders of the sum, and three of five do reach .6.
@@ -115,11 +116,11 @@ def evaluate_scores(
     Returns
     -------
     dict
-        JSON-able. ``average_precision, f1, precision, recall, fpr`` (at ``threshold``), ``f1_at_half`` and ``at_half`` (precision, recall, fpr
-        of the raw score at .5), ``false_alarms_per_10k_at_recall``, ``recall_at_fpr``, ``card_precision_at_100``, ``brier``, ``ece``,
-        ``log_loss``, ``threshold``, ``rows``, ``positives``, and under ``per_class`` the same for each fraud class on its rows and the
-        legitimate ones; there ``average_precision_one_vs_rest``, ``brier``, ``ece`` and ``log_loss`` judge the class's own probability on all
-        rows and are null without ``class_scores``. A figure that does not exist (recall without a fraud) is null.
+        JSON-able. ``average_precision, f1, precision, recall, fpr`` (at ``threshold``), ``f1_at_half`` and ``at_half`` (precision,
+        recall, fpr of the raw score at .5), ``false_alarms_per_10k_at_recall``, ``recall_at_fpr``, ``card_precision_at_100``, ``brier``,
+        ``ece``, ``log_loss``, ``threshold``, ``rows``, ``positives``, and under ``per_class`` the same for each fraud class on its rows
+        and the legitimate ones; there ``average_precision_one_vs_rest``, ``brier``, ``ece`` and ``log_loss`` judge the class's own
+        probability on all rows and are null without ``class_scores``. A figure that does not exist (recall without a fraud) is null.
 
     Raises
     ------
@@ -145,7 +146,9 @@ def evaluate_scores(
         by_class = None if by_class is None else by_class[known]
     for name, column in (("score", scores), ("raw_score", raw)):
         if not np.isfinite(column).all():
-            raise InputError(f"{name} is not a finite number in {int((~np.isfinite(column)).sum())} rows: the model did not train; lower its learning rate")
+            raise InputError(
+                f"{name} is not a finite number in {int((~np.isfinite(column)).sum())} rows: the model did not train; lower its learning rate"
+            )
     result = _figures(labels > 0, scores, raw, times, entities, threshold) | _probability_figures(labels > 0, scores)
     per_class: dict[str, Any] = {}
     for index, name in enumerate(classes[1:], start=1):
@@ -161,7 +164,9 @@ def evaluate_scores(
     return result | {"threshold": float(threshold), "per_class": per_class}
 
 
-def _figures(fraud: NDArray[np.bool_], score: Floats, raw: Floats, time: Floats, entity: NDArray[Any] | None, threshold: float) -> dict[str, Any]:
+def _figures(
+    fraud: NDArray[np.bool_], score: Floats, raw: Floats, time: Floats, entity: NDArray[Any] | None, threshold: float
+) -> dict[str, Any]:
     """What depends on the order of the scores and on a threshold."""
     ranking = Ranking.of(fraud, score)
     tuned, half = alarm_figures(fraud, score >= threshold), alarm_figures(fraud, raw >= 0.5)
@@ -192,7 +197,8 @@ def _probability_figures(fraud: NDArray[np.bool_], probability: Floats) -> dict[
 
 
 def alarm_figures(fraud: ArrayLike, alarm: ArrayLike) -> dict[str, float | None]:
-    """``f1, precision, recall, fpr`` of alarms (n,) bool; precision without an alarm is 0, as is F1; recall and fpr without rows to count are null."""
+    """``f1, precision, recall, fpr`` of alarms (n,) bool; precision without an alarm is 0, as is F1; recall and fpr without rows to count
+    are null."""
     frauds, alarms = np.asarray(fraud, dtype=bool), np.asarray(alarm, dtype=bool)
     positives, raised, hits = int(frauds.sum()), int(alarms.sum()), int((frauds & alarms).sum())
     negatives = len(frauds) - positives
@@ -205,7 +211,8 @@ def alarm_figures(fraud: ArrayLike, alarm: ArrayLike) -> dict[str, float | None]
 
 
 def card_precision(fraud: ArrayLike, score: ArrayLike, time: ArrayLike, entity: ArrayLike, *, cards: int = CARDS_PER_DAY) -> float | None:
-    """Card precision@k: each day the ``cards`` entities with the highest score of that day are looked at; the share that has a fraud that day.
+    """Card precision@k: each day the ``cards`` entities with the highest score of that day are looked at; the share that has a fraud that
+    day.
 
     After the Fraud Detection Handbook (Le Borgne et al., ch. 4), without its memory of cards found on earlier days. The mean over the days
     (UTC, by ``time`` in seconds) that have rows; a day with fewer entities counts them all, so a quiet day caps what any model can reach.
@@ -221,7 +228,9 @@ def card_precision(fraud: ArrayLike, score: ArrayLike, time: ArrayLike, entity: 
     )
     daily = frame.group_by("day", "entity").agg(pl.col("score").max(), pl.col("fraud").any())
     levels = daily.group_by("day", "score").agg(pl.len().cast(pl.Float64).alias("size"), pl.col("fraud").sum().alias("frauds"))
-    levels = levels.sort("day", "score", descending=[False, True]).with_columns(before=pl.col("size").cum_sum().over("day") - pl.col("size"))
+    levels = levels.sort("day", "score", descending=[False, True]).with_columns(
+        before=pl.col("size").cum_sum().over("day") - pl.col("size")
+    )
     taken = (pl.lit(float(cards)) - pl.col("before")).clip(0.0, pl.col("size"))
     days = levels.with_columns(taken=taken).group_by("day", maintain_order=True)
     share = days.agg(((pl.col("taken") / pl.col("size") * pl.col("frauds")).sum() / pl.col("taken").sum()).alias("share"))["share"]
@@ -231,8 +240,8 @@ def card_precision(fraud: ArrayLike, score: ArrayLike, time: ArrayLike, entity: 
 def expected_calibration_error(fraud: ArrayLike, probability: ArrayLike, *, bins: int = CALIBRATION_BINS) -> float:
     """Mean gap between probability and fraud rate over ``bins`` bins of equal numbers of rows by rising probability.
 
-    Rows with one probability count with their common fraud rate, so that a tie across a bin's edge is no matter of row order. Equal-mass bins
-    because at 1 % fraud nearly every row lies in the first of fifteen equal-width ones (Nixon et al., 2019).
+    Rows with one probability count with their common fraud rate, so that a tie across a bin's edge is no matter of row order. Equal-mass
+    bins because at 1 % fraud nearly every row lies in the first of fifteen equal-width ones (Nixon et al., 2019).
     """
     values, rows, counts = np.unique(np.asarray(probability, dtype=np.float64), return_inverse=True, return_counts=True)
     rate = np.bincount(rows, weights=np.asarray(fraud, dtype=np.float64)) / counts
@@ -245,9 +254,9 @@ def expected_calibration_error(fraud: ArrayLike, probability: ArrayLike, *, bins
 def curve_points(label: ArrayLike, score: ArrayLike, *, max_points: int = 500) -> dict[str, list[float]]:
     """Points of the precision-recall and ROC curves, thinned.
 
-    Returns lists ``threshold, recall, precision, fpr`` of at most ``max_points``, thresholds falling. Half of the points are spread evenly over
-    recall and half over the logarithm of false alarms, so both curves keep their shape where few alarms are raised. Empty where rows of one
-    kind are missing. ``label`` (n,) class index, -1 left out; ``score`` (n,) probability of fraud.
+    Returns lists ``threshold, recall, precision, fpr`` of at most ``max_points``, thresholds falling. Half of the points are spread
+    evenly over recall and half over the logarithm of false alarms, so both curves keep their shape where few alarms are raised. Empty
+    where rows of one kind are missing. ``label`` (n,) class index, -1 left out; ``score`` (n,) probability of fraud.
     """
     labels = np.asarray(label)
     ranking = Ranking.of(labels[labels >= 0] > 0, np.asarray(score)[labels >= 0])

@@ -1,14 +1,14 @@
 """The alarm threshold: the best F1 on rows that neither trained the model nor chose its weights.
 
-Special: it lies in the middle between the lowest score that raises an alarm and the next lower one, not on a score. A threshold on a score hangs
-on the last bit of one row, and another machine's rounding would move that row across it.
+Special: it lies in the middle between the lowest score that raises an alarm and the next lower one, not on a score. A threshold on a
+score hangs on the last bit of one row, and another machine's rounding would move that row across it.
 """
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.metrics import precision_recall_curve  # type: ignore[import-untyped]
+from sklearn.metrics import precision_recall_curve
 
 from balancer.errors import InputError
 
@@ -32,16 +32,15 @@ def tune_threshold(score: ArrayLike, label: ArrayLike) -> float:
     scores = np.asarray(score, dtype=np.float64)[labels >= 0]
     fraud = labels[labels >= 0] > 0
     if not fraud.any():
-        raise InputError("the validation rows that tune the threshold have no fraud: widen the validation part, or give more data, so that they hold some")
+        raise InputError(
+            "the validation rows that tune the threshold have no fraud: widen the validation part, or give more data, so that they hold some"
+        )
     precision, recall, thresholds = precision_recall_curve(fraud, scores)
     precision, recall = precision[:-1], recall[:-1]  # the last point stands for no alarm at all and has no threshold
-    hits = np.round(recall * fraud.sum())
-    alarms = np.where(hits > 0, hits / np.where(precision > 0, precision, 1.0), np.inf)
-    # F1 from whole numbers, rounded: equal ones compare equal whatever their order of arithmetic.
-    f1 = np.round(2 * hits / (np.round(alarms) + fraud.sum()), 12)
+    # Rounded, so that equal F1 compare equal whatever their order of arithmetic.
+    f1 = np.round(2 * precision * recall / np.maximum(precision + recall, np.finfo(np.float64).tiny), 12)
     best = len(f1) - 1 - int(np.argmax(f1[::-1]))
     lowest = float(thresholds[best])
-    # Not thresholds[best - 1]: scikit-learn leaves out scores that catch no further fraud in some versions.
     below = scores[scores < lowest]
     if not len(below):
         return lowest

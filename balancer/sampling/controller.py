@@ -1,6 +1,7 @@
 """The loop around a policy: holds the weights, shows the policy what happened in the last epoch, applies its answer.
 
-It walks exactly as an episode of ``balancer/ClassWeights-v0`` does: the policy acts once before the first epoch, on priors and budget, then after each epoch.
+It walks exactly as an episode of ``balancer/ClassWeights-v0`` does: the policy acts once before the first epoch, on priors and budget,
+then after each epoch.
 """
 
 from __future__ import annotations
@@ -67,7 +68,10 @@ class SamplingController:
         return {"f1": float(self._builder.f1[0]), "average_precision": float(self._builder.average_precision[0])}
 
     def update(self, train: ScoredRows, reward: ScoredRows) -> SamplingWeights:
-        """Weights for the next epoch, from scores on a training pool and on the reward half of validation; InputError leaves everything as it was."""
+        """Weights for the next epoch, from scores on a training pool and on the reward half of validation.
+
+        InputError where the scores don't fit the classes; everything is then as it was.
+        """
         for rows in (train, reward):
             if rows.score.shape[1] != len(self.prior):
                 raise InputError(f"scores have {rows.score.shape[1]} columns for {len(self.prior)} classes")

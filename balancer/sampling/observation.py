@@ -1,9 +1,10 @@
 """What a policy sees: a scale-free description of a classifier in training, the same for every data set and number of classes.
 
-Built here alone, for environments and embedded sampler alike: what a policy learned on a population of small nets is what it meets in a real run. Per class it
-holds the distribution of the error ``1 - p(true class)`` on a training pool and on validation, how both moved in the last epoch, and how often the rows of
-that class have been repeated; weak learners show the first two apart from strong ones, memorising learners the gap and the repeats. The bins of the error are even in
-log-odds, and their masses enter as square roots, so that one false alarm in a thousand is seen.
+Built here alone, for environments and embedded sampler alike: what a policy learned on a population of small nets is what it meets in a
+real run. Per class it holds the distribution of the error ``1 - p(true class)`` on a training pool and on validation, how both moved in
+the last epoch, and how often the rows of that class have been repeated; weak learners show the first two apart from strong ones,
+memorising learners the gap and the repeats. The bins of the error are even in log-odds, and their masses enter as square roots, so that
+one false alarm in a thousand is seen.
 
 Before the first epoch nothing was scored: histograms, metrics and changes are 0, and the policy chooses from priors and budget alone.
 """
@@ -169,7 +170,11 @@ class ObservationBuilder:
         """Observation after an epoch drawn by ``share``, ``hardness``, ``floor``, and the validation metrics in it.
 
         Args:
-            train, reward: labels (n,), scores (M, n, K) and weights (n,) of the training pool and of the reward half of validation.
+            train: labels (n,), scores (M, n, K) and weights (n,) of the training pool.
+            reward: the same of the reward half of validation.
+            share: (M, K).
+            hardness: (M,).
+            floor: (M,).
         """
         last_train, last_reward, last_f1, last_ap = self.train, self.reward, self.f1, self.average_precision
         self.train, self.reward = summarise_errors(*train), summarise_errors(*reward)

@@ -1,8 +1,8 @@
 """Policies: what chooses the sampling weights of the next epoch.
 
-A policy sees an :class:`Observation` and answers with a residual action in ``[-1, 1] ** (K + 2)``, or, where it aims at a state rather than a direction (constants and
-hand-written rules), with the :class:`SamplingWeights` it wants at once. Learned policies are bundles: a folder of ``policy.safetensors`` and ``policy.json`` that runs
-here in NumPy, without Stable-Baselines3 or torch.
+A policy sees an :class:`Observation` and answers with a residual action in ``[-1, 1] ** (K + 2)``, or, where it aims at a state rather
+than a direction (constants and hand-written rules), with the :class:`SamplingWeights` it wants at once. Learned policies are bundles: a
+folder of ``policy.safetensors`` and ``policy.json`` that runs here in NumPy, without Stable-Baselines3 or torch.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ class ConstantPolicy:
 
 @dataclass(frozen=True)
 class RulePolicy:
-    """ART: each class by ``1 - F1`` of that class on validation, without hardness; overshoots where a class is rare, and stands here as a baseline.
+    """ART: each class by ``1 - F1`` of that class on validation, without hardness.
+
+    It overshoots where a class is rare, and stands here as a baseline.
 
     Source: Adaptive Resampling-based Training, 2025 (class distribution from class-wise performance at fixed intervals).
     """
@@ -75,7 +77,8 @@ class RulePolicy:
 class BundlePolicy:
     """A learned policy in NumPy: a per-class encoder shared by all classes, pooled, so that one trained on two classes runs on any number.
 
-    The arrays are those of ``balancer.envs.policy_network.ActorNetwork``; their names and the layout of the observation are checked on loading.
+    The arrays are those of ``balancer.envs.policy_network.ActorNetwork``; their names and the layout of the observation are checked on
+    loading.
     """
 
     def __init__(self, arrays: dict[str, NDArray[Any]], summary: dict[str, Any], name: str = "ppo") -> None:
@@ -95,7 +98,8 @@ class BundlePolicy:
         context = np.tanh(self._linear("context", np.concatenate([code.mean(axis=0), code.max(axis=0), shared])))
         joined = np.concatenate([code, np.broadcast_to(context, (len(code), len(context)))], axis=1)
         share = self._linear("share_2", np.tanh(self._linear("share_1", joined)))[:, 0]
-        return np.tanh(np.concatenate([share - share.mean(), self._linear("overall", context)]))
+        mean: NDArray[np.float64] = np.tanh(np.concatenate([share - share.mean(), self._linear("overall", context)]))
+        return mean
 
     def _linear(self, name: str, x: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.asarray(x @ self._arrays[f"{name}.weight"].T + self._arrays[f"{name}.bias"], dtype=np.float64)
@@ -108,7 +112,8 @@ def load_policy(text: str | Path, *, num_classes: int) -> Policy:
     """Policy from its name or its folder.
 
     Args:
-        text: ``constant``, ``constant:share=.2,hardness=1`` (keys ``share``, a number or ``prior``; ``hardness``; ``floor``), ``rule``, or a bundle folder.
+        text: ``constant``, ``constant:share=.2,hardness=1`` (keys ``share``, a number or ``prior``; ``hardness``; ``floor``), ``rule``,
+            or a bundle folder.
         num_classes: K of the run.
 
     Raises:

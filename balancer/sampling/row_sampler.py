@@ -1,9 +1,10 @@
 """Class first, then row: the sampler that turns :class:`SamplingWeights` into rows.
 
-A class is drawn by its share, then one of its rows: uniformly, or with weight ``(error + 1e-3) ** hardness`` where ``error`` is the last known ``1 - p(true class)``.
-Hardness acts on the first class, the negative one, alone: for it the error is the fraud score, and hard negatives are the false alarms to come, whereas the hard
-rows of a rare class are mostly its mislabelled and unlearnable ones. Scores arrive piecemeal from sub-sampled pools; a row that was never scored carries the mean weight
-of those that were. Cumulative sums are rebuilt once when weights or scores change, after that a draw costs a binary search.
+A class is drawn by its share, then one of its rows: uniformly, or with weight ``(error + 1e-3) ** hardness`` where ``error`` is the last
+known ``1 - p(true class)``. Hardness acts on the first class, the negative one, alone: for it the error is the fraud score, and hard
+negatives are the false alarms to come, whereas the hard rows of a rare class are mostly its mislabelled and unlearnable ones. Scores
+arrive piecemeal from sub-sampled pools; a row that was never scored carries the mean weight of those that were. Cumulative sums are
+rebuilt once when weights or scores change, after that a draw costs a binary search.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class RowSampler:
         self._cumulative = None
 
     def draw(self, n: int, weights: SamplingWeights, rng: np.random.Generator) -> NDArray[np.int64]:
-        """(n,) rows, drawn by ``weights``; a function of its arguments and of the scores remembered, so that a resumed run draws the same."""
+        """(n,) rows, drawn by ``weights``; a function of its arguments and the scores remembered, so a resumed run draws the same."""
         if len(weights.share) != self.num_classes:
             raise InputError(f"weights are for {len(weights.share)} classes, the labels have {self.num_classes}")
         share = np.where(self.counts > 0, weights.share, 0.0)

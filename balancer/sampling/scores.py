@@ -1,7 +1,7 @@
 """Ranking metrics of many score vectors at once, by one sort each; equal to scikit-learn's, ties and sample weights included.
 
-A student population is scored on the same rows every epoch, so the metrics are batched: ``label`` and ``weight`` are shared, ``score`` has one line per student.
-NumPy alone, for the embedded sampler needs them too.
+A student population is scored on the same rows every epoch, so the metrics are batched: ``label`` and ``weight`` are shared, ``score``
+has one line per student. NumPy alone, for the embedded sampler needs them too.
 """
 
 from __future__ import annotations
@@ -81,10 +81,12 @@ def _partial_auc(
 
 
 def macro_metrics(label: NDArray[np.integer[Any]], score: NDArray[Any], weight: NDArray[Any]) -> RankingMetrics:
-    """Mean over the classes other than the first, each against the rest, of :func:`ranking_metrics`; with two classes simply those of the second.
+    """Mean over the classes but the first, each against the rest, of :func:`ranking_metrics`; of two classes simply the second's.
 
     Args:
-        label: (n,) class index. score: (M, n, K) class probabilities. weight: (n,).
+        label: (n,) class index.
+        score: (M, n, K) class probabilities.
+        weight: (n,) how many rows each stands for.
 
     A class without a row among ``label`` can't be measured and is left out of the mean.
     """

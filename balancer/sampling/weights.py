@@ -1,10 +1,12 @@
 """What a policy steers: the share of each class, the hardness exponent, the floor of uniform draws; and how an action moves them.
 
-The same few lines serve the environments (many students at once), the trainer and the embedded sampler: every function takes any leading shape.
+The same few lines serve the environments (many students at once), the trainer and the embedded sampler: every function takes any leading
+shape.
 
-An action is a *residual* in ``[-1, 1] ** (K + 2)``: a scaled change of the log share of each class, of the hardness and of the floor; zero keeps the weights.
-One softmax turns log shares into shares. The total share of the classes other than the first (the *minority*) stays between its prior and one half, or its
-starting share where the classes are balanced already: beyond that the few minority rows are only memorised.
+An action is a *residual* in ``[-1, 1] ** (K + 2)``: a scaled change of the log share of each class, of the hardness and of the floor;
+zero keeps the weights. One softmax turns log shares into shares. The total share of the classes other than the first (the *minority*)
+stays between its prior and one half, or its starting share where the classes are balanced already: beyond that the few minority rows are
+only memorised.
 """
 
 from __future__ import annotations
@@ -99,7 +101,11 @@ def move(share: Floats, hardness: Any, floor: Any, action: Floats, prior: Floats
     """Apply residual actions.
 
     Args:
-        share: (..., K). hardness, floor: (...). action: (..., K + 2), clipped to [-1, 1]. prior: (K,).
+        share: (..., K).
+        hardness: (...).
+        floor: (...).
+        action: (..., K + 2), clipped to [-1, 1].
+        prior: (K,).
 
     Returns:
         The new share (..., K), hardness (...), floor (...). A class without training rows keeps share 0.

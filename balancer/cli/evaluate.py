@@ -1,0 +1,44 @@
+"""`balancer evaluate`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from balancer.configuration import parse
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Figures of a trained run on labelled rows: of its own table the test part, of any other table all rows."""
+
+    run: Path = field(metadata={"positional": True, "metavar": "RUN"})
+    """Run folder that balancer train wrote."""
+    dataset: Path
+    """Labelled table: Parquet, CSV or a folder of Parquet files."""
+    history: Path | None = None
+    """Earlier rows of the same entities: they give context and are not evaluated."""
+    bad_rows: Literal["error", "drop"] = "error"
+    """What to do with rows that can't be used: stop, or drop and count them."""
+    json: bool = False
+    """Print the figures as JSON, with the keys of report.json."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Parse, evaluate, print."""
+    config = EvaluateConfig(**parse(EvaluateConfig, "balancer evaluate", EvaluateConfig.__doc__ or "", arguments))
+    from balancer.training.scoring import TrainedRun, evaluate_file
+
+    result = evaluate_file(TrainedRun.load(config.run), config.dataset, history=config.history, bad_rows=config.bad_rows)
+    if config.json:
+        print(json.dumps(result, indent=2))
+        return 0
+    from rich.console import Console
+
+    from balancer.evaluation.terminal import print_figures
+
+    print_figures(result, Console())
+    return 0

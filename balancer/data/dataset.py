@@ -1,0 +1,286 @@
+"""From a table and its roles to a `Dataset`: checked, split, with causal fields, sorted for windows.
+
+What is special: the table is held twice at most. Used columns are read once, turned into arrays one at a time, and every field is written
+straight into its column of the store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from balancer.data.checks import (
+    BadRows,
+    RowCheck,
+    check_label,
+    check_number,
+    check_present,
+    check_time,
+    check_unique,
+    find_classes,
+    label_names,
+)
+from balancer.data.features import Events, Field, entity_fields, row_fields
+from balancer.data.reading import Source, column_types, read_columns, read_input, source_name
+from balancer.data.risk import risk_fields
+from balancer.data.schema import Schema, distinct, encode, learn_vocabulary
+from balancer.data.spec import Spec, nearest
+from balancer.data.split import PART_GAP, PART_NAMES, PART_TEST, PART_TRAIN, split_by_time
+from balancer.data.store import TransactionStore
+from balancer.errors import InputError
+
+
+@dataclass(eq=False)
+class Dataset:
+    """A table ready for training or scoring; arrays of N rows are in the order of the store."""
+
+    store: TransactionStore
+    schema: Schema
+    part: NDArray[np.int8]
+    """(N,) part of each row (`balancer.data.split`): when scoring, PART_TEST for the input and PART_GAP for `history`."""
+    ids: pl.Series
+    """(N,) the id column, or row numbers from 0 in the input."""
+    entities: pl.Series
+    """Entity names by entity code (empty where the table has no entity)."""
+    fingerprint: str
+    """Hex digest of the used columns' content and the spec."""
+    dropped: dict[str, int]
+    """Rows left out by `bad_rows="drop"`, by reason."""
+    notes: list[str]
+    """What a person should know: columns left out, values filled."""
+    source: Source
+    """Where the rows came from."""
+
+    def rows(self, part: int) -> NDArray[np.int64]:
+        """(n,) store rows of a part that are labelled, in time order."""
+        rows = np.flatnonzero((self.part == part) & (self.store.label >= 0))
+        return rows[np.lexsort((self.store.row[rows], self.store.time[rows]))]
+
+    def scored_rows(self) -> NDArray[np.int64]:
+        """(n,) store rows of the input (not of `history`), labelled or not, in input order."""
+        rows = np.flatnonzero(self.store.row >= 0)
+        return rows[np.argsort(self.store.row[rows], kind="stable")]
+
+    def input_frame(self) -> pl.DataFrame:
+        """The input rows with all their columns, dropped rows left out: row i belongs to `scored_rows()[i]`."""
+        return read_input(self.source)[self.store.row[self.scored_rows()]]
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Checked columns of one input in input order, bad rows left out."""
+
+    frame: pl.DataFrame
+    row: NDArray[np.int64]
+    time: NDArray[np.float64]
+    amount: NDArray[np.float64] | None
+    label: NDArray[np.int16]
+    numeric: dict[str, NDArray[np.float32]]
+    dropped: dict[str, int]
+
+
+def load_dataset(
+    path: Source, spec: Spec, *, schema: Schema | None = None, history: Source | None = None, bad_rows: BadRows = "error"
+) -> Dataset:
+    """Read, check, split and featurise a table.
+
+    Args:
+        path: Parquet, CSV, folder of Parquet, Delta table, or a polars frame.
+        spec: roles of the columns (`resolve_spec`); with `schema`, use `schema.spec`.
+        schema: given when scoring: classes, vocabularies and fill values of training; no label is needed then.
+        history: earlier rows, which serve as context and history only.
+        bad_rows: `"error"` raises on the first bad row, `"drop"` leaves bad rows out and counts them.
+
+    Raises:
+        InputError: naming the column, row, flag or file and the remedy.
+    """
+    table, classes = _read(path, spec, schema.classes if schema else None, bad_rows, "row")
+    tables = [table]
+    if history is not None:
+        past, _ = _read(history, spec, classes, bad_rows, "history row")
+        tables = [_as_history(past, table), table]
+    data = _concatenate(tables)
+    entity, entities = _entities(data, spec)
+    order = np.lexsort((data.time, entity))
+    entity = entity[order].astype(np.int32)
+    time, label, row = data.time[order], data.label[order], data.row[order]
+    start = np.searchsorted(entity, entity).astype(np.int64)
+    frame = data.frame[order]
+    if schema is None:
+        gap = spec.label_delay if spec.split.gap is None else spec.split.gap
+        part = split_by_time(time, label >= 0, spec.split, gap)
+        _check_parts(label, part, classes, spec)
+    else:
+        part = np.where(row < 0, PART_GAP, PART_TEST).astype(np.int8)
+    keys = {name: encode(frame[name], distinct(frame[name])) for name in dict.fromkeys((*spec.categorical, *spec.context))}
+    events = Events(time=time, start=start, amount=None if data.amount is None else data.amount[order], keys=keys)
+    numeric = {name: values[order] for name, values in data.numeric.items()}
+    if schema is None:
+        schema = _learn(spec, classes, events, frame, numeric, part == PART_TRAIN)
+    values = _values(schema, events, label, frame, numeric)
+    store = TransactionStore(
+        values=values,
+        num_numeric=len(schema.numeric_fields),
+        time=time,
+        entity=entity,
+        start=start,
+        label=label,
+        amount=np.zeros(len(time)) if events.amount is None else events.amount,
+        row=row,
+    )
+    ids = frame[spec.id] if spec.id in frame.columns else pl.Series("row", row)
+    return Dataset(store, schema, part, ids, entities, _fingerprint(data, spec), table.dropped, _notes(path, spec, data), path)
+
+
+def _read(source: Source, spec: Spec, classes: tuple[str, ...] | None, bad_rows: BadRows, where: str) -> tuple[_Table, tuple[str, ...]]:
+    """Read and check the used columns. With `classes` (scoring) the label and id columns may be absent."""
+    scoring = classes is not None
+    if not scoring and spec.label is None:
+        raise InputError("no label column is named: name it by --label (or `label` in the spec file)")
+    columns, types = spec.columns(), column_types(source)
+    if scoring:
+        columns = [name for name in columns if name in types or name not in (spec.label, spec.id)]
+    missing = next((name for name in columns if name not in types), None)
+    if missing is not None:
+        raise InputError(f"{source_name(source)} has no column {missing!r} (role {spec.role(missing)}): {nearest(missing, types)}")
+    frame = read_columns(source, columns)
+    check = RowCheck(frame.height, bad_rows, where)
+    time = check_time(frame[spec.time], check)
+    if spec.entity is not None:
+        check_present(frame[spec.entity], check)
+    if spec.id in columns:
+        check_unique(frame[spec.id], check)
+    amount = None if spec.amount is None else check_number(frame[spec.amount], check)
+    numeric = {name: check_number(frame[name], check, optional=True).astype(np.float32) for name in spec.numeric}
+    label = np.full(frame.height, -1, dtype=np.int16)
+    if spec.label in columns:
+        text = label_names(frame[spec.label], spec.unlabelled)
+        classes = find_classes(text, spec.negative) if classes is None else classes
+        label = check_label(text, classes, check)
+    keep = check.keep
+    if not keep.any():
+        raise InputError(f"every row is bad and was dropped ({check.dropped}): check the roles of the columns")
+    if keep.all():
+        row = np.arange(frame.height, dtype=np.int64)
+        return _Table(frame, row, time, amount, label, numeric, check.dropped), classes or ()
+    numeric = {name: values[keep] for name, values in numeric.items()}
+    kept = None if amount is None else amount[keep]
+    table = _Table(frame.filter(pl.Series(keep)), np.flatnonzero(keep), time[keep], kept, label[keep], numeric, check.dropped)
+    return table, classes or ()
+
+
+def _as_history(past: _Table, table: _Table) -> _Table:
+    """`past` with the columns and dtypes of `table`, its rows marked -1."""
+    types = dict(table.frame.schema)
+    frame = past.frame.select(
+        pl.col(name).cast(dtype) if name in past.frame.columns else pl.lit(None, dtype).alias(name) for name, dtype in types.items()
+    )
+    return _Table(frame, np.full(len(past.row), -1, np.int64), past.time, past.amount, past.label, past.numeric, {})
+
+
+def _concatenate(tables: list[_Table]) -> _Table:
+    if len(tables) == 1:
+        return tables[0]
+    first, second = tables
+    amount = None if first.amount is None or second.amount is None else np.concatenate((first.amount, second.amount))
+    return _Table(
+        pl.concat([first.frame, second.frame]),
+        np.concatenate((first.row, second.row)),
+        np.concatenate((first.time, second.time)),
+        amount,
+        np.concatenate((first.label, second.label)),
+        {name: np.concatenate((first.numeric[name], second.numeric[name])) for name in first.numeric},
+        second.dropped,
+    )
+
+
+def _entities(data: _Table, spec: Spec) -> tuple[NDArray[np.int64], pl.Series]:
+    """Entity code of each row and the names by code; without an entity, rows are numbered in time order and have no names."""
+    if spec.entity is None:
+        code = np.empty(len(data.time), dtype=np.int64)
+        code[np.argsort(data.time, kind="stable")] = np.arange(len(data.time))
+        return code, pl.Series("entity", [], dtype=pl.String)
+    names = distinct(data.frame[spec.entity])
+    return encode(data.frame[spec.entity], names), pl.Series("entity", names, dtype=pl.String)
+
+
+def _check_parts(label: NDArray[np.int16], part: NDArray[np.int8], classes: tuple[str, ...], spec: Spec) -> None:
+    for code, name in enumerate(PART_NAMES):
+        inside = label[part == code]
+        if code != PART_GAP and not (inside > 0).any():
+            raise InputError(f"column {spec.label!r}: {name} has no positive row, only {classes[0]!r}: change [split], or give more rows")
+        if code != PART_GAP and not (inside == 0).any():
+            raise InputError(
+                f"column {spec.label!r}: {name} has no row of the negative class {classes[0]!r}: check --negative, or change [split]"
+            )
+    learned = np.bincount(label[(part == PART_TRAIN) & (label >= 0)], minlength=len(classes))
+    if (learned == 0).any():
+        name = classes[int(np.argmin(learned))]
+        raise InputError(f"column {spec.label!r}: the class {name!r} has no row in train: change [split], or rename or drop its rows")
+
+
+def _fields(spec: Spec, events: Events, label: NDArray[np.int16], numeric: dict[str, NDArray[np.float32]]) -> Iterator[Field]:
+    """Every numeric field by name, one at a time."""
+    yield from row_fields(events)
+    if spec.entity is not None:
+        yield from entity_fields(events)
+    for name in spec.context:
+        yield from risk_fields(name, events.keys[name], events.time, label, spec.label_delay)
+    yield from numeric.items()
+
+
+def _learn(
+    spec: Spec,
+    classes: tuple[str, ...],
+    events: Events,
+    frame: pl.DataFrame,
+    numeric: dict[str, NDArray[np.float32]],
+    train: NDArray[np.bool_],
+) -> Schema:
+    # The names of the fields are those that a table of no rows yields: they are written down in one place only.
+    none = np.zeros(0, dtype=np.int64)
+    no_amount = None if events.amount is None else np.zeros(0)
+    empty = Events(np.zeros(0), none, no_amount, dict.fromkeys(events.keys, none))
+    names = tuple(name for name, _ in _fields(spec, empty, np.zeros(0, np.int16), {name: np.zeros(0, np.float32) for name in numeric}))
+    fill: dict[str, float] = {}
+    for name, values in numeric.items():
+        known = values[train & ~np.isnan(values)]
+        fill[name] = float(np.median(known)) if len(known) else 0.0
+    vocabularies = {name: learn_vocabulary(frame[name], train) for name in spec.categorical}
+    return Schema(spec, classes, names, spec.categorical, vocabularies, fill)
+
+
+def _values(
+    schema: Schema, events: Events, label: NDArray[np.int16], frame: pl.DataFrame, numeric: dict[str, NDArray[np.float32]]
+) -> NDArray[np.float32]:
+    place = {name: column for column, name in enumerate(schema.numeric_fields)}
+    values = np.empty((len(events.time), len(place) + len(schema.categorical_fields)), dtype=np.float32)
+    filled = {name: np.where(np.isnan(column), np.float32(schema.fill[name]), column) for name, column in numeric.items()}
+    for name, column in _fields(schema.spec, events, label, filled):
+        values[:, place[name]] = column
+    for number, name in enumerate(schema.categorical_fields):
+        values[:, len(place) + number] = encode(frame[name], schema.vocabularies[name]) + 1
+    return values
+
+
+def _fingerprint(data: _Table, spec: Spec) -> str:
+    digest = hashlib.sha256(json.dumps(spec.to_dict(), sort_keys=True).encode())
+    digest.update(data.frame.hash_rows(seed=0).to_numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _notes(source: Source, spec: Spec, data: _Table) -> list[str]:
+    notes = []
+    unused = [name for name in column_types(source) if name not in spec.columns()]
+    if unused:
+        notes.append(f"columns without a role are left out: {', '.join(unused)}")
+    for name, values in data.numeric.items():
+        if missing := int(np.isnan(values).sum()):
+            notes.append(f"{name}: {missing} missing values are filled with the training median")
+    return notes

@@ -1,0 +1,63 @@
+"""What each budget costs here, printed before it starts: a few real training steps are timed and multiplied out."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from balancer.data.dataset import Dataset
+from balancer.data.split import PART_TEST, PART_THRESHOLD
+from balancer.envs.classifier_student import ClassifierStudent
+from balancer.models import ModelConfig
+from balancer.training.config import BUDGETS, Budget, TrainConfig
+from balancer.training.fitting import BASELINES, POOL_SHARE, REWARD_NEGATIVES, Pools
+
+PROBE_STEPS = 4
+PPO_SECONDS = {"quick": 40.0, "standard": 200.0, "thorough": 700.0}
+"""Seconds that PPO on the population takes on two cores; it depends little on the table."""
+
+
+def estimate(dataset: Dataset, model: ModelConfig, config: TrainConfig, schedules: dict[str, Budget], device: str) -> dict[str, float]:
+    """Seconds of each schedule, by name: PPO, then the classifier and its baselines."""
+    pools = Pools.of(dataset)
+    student = ClassifierStudent(dataset, model, seed=0, total_steps=PROBE_STEPS, batch_size=config.batch_size, device=device)
+    rows = pools.train[np.linspace(0, len(pools.train) - 1, PROBE_STEPS * config.batch_size).astype(np.int64)]
+    student.fit(rows[: config.batch_size])  # the first step pays for set-up
+    started = time.perf_counter()
+    student.fit(rows)
+    step = (time.perf_counter() - started) / PROBE_STEPS
+    student.score(rows[: config.batch_size])
+    started = time.perf_counter()
+    student.score(rows)
+    row = (time.perf_counter() - started) / len(rows)
+    models = 1 + len(BASELINES)
+    reward = min(len(pools.reward), 2 * REWARD_NEGATIVES)
+    final = len(dataset.rows(PART_THRESHOLD)) + len(dataset.rows(PART_TEST))
+    seconds = {}
+    for name, schedule in schedules.items():
+        steps = schedule.epochs * schedule.steps_per_epoch
+        scored = schedule.epochs * (reward * models + POOL_SHARE * schedule.steps_per_epoch * config.batch_size) + final * models
+        policy = PPO_SECONDS[name] if config.policy == "ppo" else 0.0
+        seconds[name] = policy + steps * step * models + scored * row
+    return seconds
+
+
+def print_costs(dataset: Dataset, model: ModelConfig, config: TrainConfig, schedule: Budget, device: str, console: Console) -> None:
+    """Print a line per budget with what it takes here; the chosen one is marked."""
+    from balancer.training.pipeline import schedule_for
+
+    rows = len(Pools.of(dataset).train)
+    schedules = {name: schedule_for(replace(config, budget=name), rows) for name in BUDGETS}  # type: ignore[arg-type]
+    seconds = estimate(dataset, model, config, schedules, device)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title_justify="left")
+    for column in ("budget", "epochs", "steps an epoch", "about"):
+        table.add_column(column, justify="left" if column == "budget" else "right")
+    for name, own in schedules.items():
+        chosen = name == config.budget
+        cost = f"{seconds[name] / 60:.1f} min on {device}"
+        table.add_row(("> " if chosen else "  ") + name, str(own.epochs), str(own.steps_per_epoch), cost, style="bold" if chosen else "dim")
+    console.print(table)

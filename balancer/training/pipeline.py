@@ -1,0 +1,245 @@
+"""`balancer train`: policy, classifier, baselines, boosted trees, report, each stage finished once and for good.
+
+What is special: everything before the run folder exists is checking, so bad input leaves nothing behind; everything after is a stage that writes
+its result atomically under ``work/``, so a kill at any moment costs at most an epoch, and the resumed run ends in the same bits.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from balancer.configuration import to_dict
+from balancer.data.dataset import Dataset, load_dataset
+from balancer.data.roles import resolve_spec
+from balancer.data.split import PART_TEST, PART_THRESHOLD, PART_TRAIN
+from balancer.errors import InputError
+from balancer.evaluation.lightgbm_baseline import fit_lightgbm
+from balancer.files import read_arrays, read_json, write_arrays, write_json
+from balancer.models import ModelConfig, fit_edges, save_classifier
+from balancer.sampling.policies import Policy, load_policy
+from balancer.sampling.seeding import integer_seed
+from balancer.training.config import Budget, TrainConfig
+from balancer.training.costs import print_costs
+from balancer.training.fitting import BASELINES, Pools, Scheme, baseline_scheme, fit_classifier
+from balancer.training.policy_stage import learn_policy
+from balancer.training.progress import TrainingProgress, describe
+from balancer.training.results import Scores, write_results
+from balancer.training.run_folder import RunFolder
+
+SMALL_TABLE_PASSES = 24
+"""A table so small that the budget would draw each training row more often than this on average gets fewer steps."""
+MIN_STEPS_PER_EPOCH = 20
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What every stage needs, made before the run folder is."""
+
+    config: TrainConfig
+    dataset: Dataset
+    model: ModelConfig
+    schedule: Budget
+    device: str
+    threads: int
+
+
+def train_run(config: TrainConfig, given: dict[str, Any], console: Console) -> Path:
+    """Train as ``config`` says, or resume; return the run folder.
+
+    Parameters
+    ----------
+    given
+        The fields of ``config`` that were typed; on ``resume`` they are compared with the run's own.
+    console
+        Where progress and the report go.
+
+    Raises
+    ------
+    InputError
+        On anything a person can mend; nothing was written then, or what was written can be resumed.
+    """
+    if config.resume:
+        assert config.out is not None
+        folder = RunFolder.open(config.out)
+        folder.refuse_other_flags(given)
+        if folder.complete:
+            console.print(f"{folder.path} is complete already")
+            return folder.path
+        prepared = prepare(folder.config(), console, device=folder.content["device"], threads=folder.content["threads"])
+        if prepared.dataset.fingerprint != folder.content["fingerprint"]:
+            raise InputError(f"--dataset {prepared.config.dataset} has changed since the run in {folder.path} was started: start a new run")
+    else:
+        path = config.out or RunFolder.default_path(config.dataset)
+        RunFolder.refuse_existing(path)
+        prepared = prepare(config, console)
+        folder = RunFolder.create(
+            path,
+            config,
+            fingerprint=prepared.dataset.fingerprint,
+            device=prepared.device,
+            threads=prepared.threads,
+            data=_describe_data(prepared.dataset),
+        )
+    with folder.locked():
+        _run_stages(prepared, folder, console)
+    return folder.path
+
+
+def prepare(config: TrainConfig, console: Console, *, device: str | None = None, threads: int | None = None) -> Prepared:
+    """Check flags and policy, read the data, fit the encodings: all that can go wrong without writing a file."""
+    device = device or _choose_device(config.device)
+    threads = threads or config.threads or os.cpu_count() or 1
+    torch.set_num_threads(threads)
+    if config.policy != "ppo":
+        load_policy(config.policy, num_classes=2)  # a policy that is not there is said before the data are read
+    spec = resolve_spec(config.dataset, spec_file=config.spec, overrides=config.role_overrides())
+    started = time.monotonic()
+    with console.status(f"reading {config.dataset}"):
+        dataset = load_dataset(config.dataset, spec, bad_rows=config.bad_rows)
+    _print_data(dataset, console, time.monotonic() - started)
+    store, train = dataset.store, dataset.rows(PART_TRAIN)
+    edges = fit_edges(
+        store.values[train, : store.num_numeric], store.label[train].astype(np.int64), seed=integer_seed(config.seed, "edges")
+    )
+    classes = dataset.schema.classes
+    model = ModelConfig(
+        numeric_fields=dataset.schema.numeric_fields,
+        categorical_fields=dataset.schema.categorical_fields,
+        cardinalities=dataset.schema.cardinalities,
+        edges=edges,
+        classes=classes,
+        history=config.history if spec.entity is not None else 1,
+        d_model=config.d_model,
+        num_layers=config.layers,
+        dropout=config.dropout,
+        field_dropout=config.field_dropout,
+        attention=config.attention,
+        head="binary" if len(classes) == 2 else "multiclass",
+    )
+    return Prepared(config, dataset, model, schedule_for(config, len(train)), device, threads)
+
+
+def schedule_for(config: TrainConfig, train_rows: int) -> Budget:
+    """The budget, with fewer steps on a small table; ``--steps-per-epoch`` is taken as it is."""
+    schedule = config.schedule()
+    if config.steps_per_epoch is not None:
+        return schedule
+    limit = SMALL_TABLE_PASSES * train_rows // (schedule.epochs * config.batch_size)
+    return Budget(schedule.epochs, max(MIN_STEPS_PER_EPOCH, min(schedule.steps_per_epoch, limit)))
+
+
+def _run_stages(prepared: Prepared, folder: RunFolder, console: Console) -> None:
+    config, dataset = prepared.config, prepared.dataset
+    print_costs(prepared.dataset, prepared.model, config, prepared.schedule, prepared.device, console)
+    seconds: dict[str, float] = {}
+    with TrainingProgress(console) as progress:
+        started = time.monotonic()
+        policy = _policy(prepared, folder, progress)
+        seconds["policy"] = time.monotonic() - started
+        counts = Pools.of(dataset).train_counts
+        scores: dict[str, Scores] = {}
+        for scheme in (Scheme("run", policy), *(baseline_scheme(name, counts) for name in BASELINES)):
+            started = time.monotonic()
+            scores[scheme.name] = _classifier_stage(prepared, folder, scheme, progress)
+            seconds[scheme.name] = time.monotonic() - started
+        started = time.monotonic()
+        scores["lightgbm"] = _lightgbm_stage(prepared, folder, progress)
+        seconds["lightgbm"] = time.monotonic() - started
+    write_results(folder, dataset, scores, policy=policy, schedule=prepared.schedule, config=config, seconds=seconds)
+    folder.finish()
+
+
+def _policy(prepared: Prepared, folder: RunFolder, progress: TrainingProgress) -> Policy:
+    config, classes = prepared.config, len(prepared.dataset.schema.classes)
+    if config.policy == "ppo":
+        learn_policy(prepared.dataset, config, folder=folder.path / "policy", work=folder.work / "policy", device=prepared.device, progress=progress)
+        return load_policy(folder.path / "policy", num_classes=classes)
+    policy = load_policy(config.policy, num_classes=classes)
+    (folder.path / "policy").mkdir(exist_ok=True)
+    write_json(folder.path / "policy" / "choice.json", {"policy": config.policy, "name": policy.name})
+    return policy
+
+
+def _classifier_stage(prepared: Prepared, folder: RunFolder, scheme: Scheme, progress: TrainingProgress) -> Scores:
+    """Fit, score the threshold half and the test rows, keep the scores; the run's own model goes into the run folder."""
+    result = folder.work / f"{scheme.name}.scores.safetensors"
+    if result.exists():
+        return Scores.load(result)
+    checkpoint = folder.work / f"{scheme.name}.checkpoint.safetensors"
+    done = read_arrays(checkpoint, what="it is a checkpoint")[1]["figures"] if checkpoint.exists() else []
+    title = "classifier" if scheme.name == "run" else f"baseline {scheme.name}"
+    with progress.stage(title, prepared.schedule.epochs, len(done)) as advance:
+        student, figures = fit_classifier(
+            prepared.dataset,
+            prepared.model,
+            scheme,
+            prepared.schedule,
+            prepared.config,
+            device=prepared.device,
+            checkpoint=checkpoint,
+            after_epoch=lambda epoch, line: advance(epoch, describe(line)),
+        )
+    if scheme.name == "run":
+        save_classifier(student.model, folder.path)
+    dataset = prepared.dataset
+    scores = Scores(student.score(dataset.rows(PART_THRESHOLD)), student.score(dataset.rows(PART_TEST)), figures)
+    scores.save(result)
+    checkpoint.unlink()
+    return scores
+
+
+def _lightgbm_stage(prepared: Prepared, folder: RunFolder, progress: TrainingProgress) -> Scores:
+    result = folder.work / "lightgbm.scores.safetensors"
+    if result.exists():
+        return Scores.load(result)
+    with progress.stage("LightGBM, same features", 1) as advance:
+        fitted = fit_lightgbm(prepared.dataset, seed=integer_seed(prepared.config.seed, "lightgbm"), threads=prepared.threads)
+        advance(1)
+    scores = Scores(fitted.threshold_score, fitted.test_score, [])
+    scores.save(result)
+    return scores
+
+
+def _choose_device(name: str) -> str:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: torch finds no CUDA device here; use --device auto or cpu")
+    return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def _describe_data(dataset: Dataset) -> dict[str, Any]:
+    """Rows and classes per part, for run.json and the report."""
+    names = {0: "train", 1: "gap", 2: "reward", 3: "threshold", 4: "test"}
+    parts = {}
+    for code, name in names.items():
+        label = dataset.store.label[dataset.part == code]
+        counts = {title: int((label == index).sum()) for index, title in enumerate(dataset.schema.classes)}
+        parts[name] = {"rows": len(label), "unlabelled": int((label < 0).sum()), "classes": counts}
+    return {"rows": len(dataset.store.label), "parts": parts, "dropped": dict(dataset.dropped), "notes": list(dataset.notes)}
+
+
+def _print_data(dataset: Dataset, console: Console, seconds: float) -> None:
+    spec = dataset.schema.spec
+    parts = _describe_data(dataset)["parts"]
+    console.print(
+        f"{len(dataset.store.label):,} rows read in {seconds:.1f} s: "
+        f"entity {spec.entity or 'none'}, time {spec.time}, label {spec.label} ({', '.join(dataset.schema.classes)}), "
+        f"{len(dataset.schema.numeric_fields)} numeric and {len(dataset.schema.categorical_fields)} categorical fields",
+        highlight=False,
+    )
+    for name in ("train", "reward", "threshold", "test"):
+        counts = list(parts[name]["classes"].values())
+        positives = sum(counts[1:])
+        rate = 100 * positives / max(1, sum(counts))
+        console.print(f"  {name:<10}{parts[name]['rows']:>10,} rows  {positives:>7,} positive ({rate:.2f} %)", highlight=False)
+    for note in dataset.notes:
+        console.print(f"  note: {note}", style="dim", highlight=False)
+    for reason, count in dataset.dropped.items():
+        console.print(f"  dropped {count:,} rows: {reason}", style="yellow", highlight=False)

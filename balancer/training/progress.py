@@ -1,0 +1,79 @@
+"""What a person sees while it trains: stage, how far, how long to go, the figures now; on a terminal live, in a log a line an epoch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+LOG_SECONDS = 10.0
+"""In a log, a stage with many steps says at most one line in this time."""
+
+Advance = Callable[..., None]
+
+
+class TrainingProgress:
+    """Progress of a run on ``console``; ``stage`` gives a function to call after each step: ``advance(done, detail)``."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.live: Progress | None = None
+
+    def __enter__(self) -> TrainingProgress:
+        if self.console.is_terminal:
+            self.live = Progress(
+                TextColumn("{task.description}", style="bold"),
+                BarColumn(bar_width=18),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[detail]}", style="dim"),
+                console=self.console,
+                expand=False,
+            )
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.live is not None:
+            self.live.stop()
+
+    def say(self, text: str) -> None:
+        """Print a line, above the bars where there are bars."""
+        (self.live.console if self.live is not None else self.console).print(text, highlight=False)
+
+    @contextmanager
+    def stage(self, name: str, total: int, done: int = 0) -> Iterator[Advance]:
+        """Show a stage of ``total`` steps of which ``done`` were finished before."""
+        started, last = time.monotonic(), 0.0
+        task: TaskID | None = None
+        if self.live is not None:
+            task = self.live.add_task(name, total=total, completed=done, detail="")
+        elif done:
+            self.say(f"{name}: continuing at {done}/{total}")
+
+        def advance(step: int, detail: str = "") -> None:
+            nonlocal last
+            if self.live is not None and task is not None:
+                self.live.update(task, completed=step, detail=detail)
+                return
+            now = time.monotonic()
+            if step >= total or now - last >= LOG_SECONDS:
+                last = now
+                left = (now - started) / max(1, step - done) * (total - step)
+                self.say(f"{name} {step}/{total}  {detail}" + (f"  ({left:.0f} s to go)" if step < total else f"  ({now - started:.0f} s)"))
+
+        yield advance
+
+
+def describe(figures: dict[str, Any]) -> str:
+    """The figures of an epoch in one line: validation AP, F1 and false-alarm rate, then the sampling weights."""
+    share = " ".join(f"{100 * value:.3g}" for value in figures["share"][1:])
+    return (
+        f"AP {figures['average_precision']:.3f}  F1 {figures['f1']:.3f}  FPR {100 * figures['fpr']:.2f} %"
+        f"  share {share} %  hardness {figures['hardness']:.2f}"
+    )

@@ -1,0 +1,102 @@
+"""Use a finished run: score new rows, or evaluate it on labelled ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from balancer.data.dataset import Dataset, load_dataset
+from balancer.data.schema import Schema
+from balancer.data.split import PART_TEST
+from balancer.envs.classifier_student import score_rows
+from balancer.errors import InputError
+from balancer.files import atomic_path, read_json
+from balancer.models import Classifier, load_classifier
+from balancer.training.results import SCHEMA_FILE, Decision, decision_columns, judge
+from balancer.training.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """Model, schema and decision of a complete run."""
+
+    folder: RunFolder
+    model: Classifier
+    schema: Schema
+    decision: Decision
+    device: torch.device
+
+    @classmethod
+    def load(cls, path: Path) -> TrainedRun:
+        """Read a run folder; InputError naming the file that is missing, truncated or foreign."""
+        folder = RunFolder.open(path)
+        if not folder.complete:
+            raise InputError(f"the run in {path} is not complete: continue it with balancer train --resume --out {path}")
+        schema = Schema.from_dict(read_json(path / SCHEMA_FILE, what="it holds the fields the model was trained on"))
+        model = load_classifier(path)
+        own = (schema.numeric_fields, schema.categorical_fields, schema.classes)
+        if own != (model.config.numeric_fields, model.config.categorical_fields, model.config.classes):
+            raise InputError(f"{path / SCHEMA_FILE} and {path / 'model.json'} name different fields or classes: they are of two runs")
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        torch.set_num_threads(int(folder.content["threads"]))
+        return cls(folder, model.to(device), schema, Decision.load(path), device)
+
+    def scores(self, dataset: Dataset, rows: np.ndarray) -> np.ndarray:
+        """Raw class probabilities (n, K) of store ``rows`` (n,)."""
+        return score_rows(self.model, dataset, rows, device=self.device)
+
+
+def score_file(run: TrainedRun, source: Path, output: Path, *, history: Path | None, bad_rows: Any) -> dict[str, Any]:
+    """Score the rows of ``source`` and write them with score, decision and class to ``output`` (.parquet or .csv), in the order they came.
+
+    ``history`` holds earlier rows of the same entities, with labels where they are known: context, not scored. Returns what to tell: rows, alarms, dropped.
+    """
+    if output.suffix not in (".parquet", ".csv"):
+        raise InputError(f"--output {output} must end in .parquet or .csv")
+    if not output.parent.is_dir():
+        raise InputError(f"--output {output}: the folder {output.parent} does not exist; make it first")
+    dataset = load_dataset(source, run.schema.spec, schema=run.schema, history=history, bad_rows=bad_rows)
+    rows = dataset.scored_rows()
+    columns = decision_columns(run.scores(dataset, rows), run.decision, run.schema.classes)
+    frame = dataset.input_frame()
+    taken = [name for name in columns if name in frame.columns]
+    if taken:
+        raise InputError(f"column {taken[0]!r} of {source} has the name of a result: rename it")
+    frame = frame.with_columns(**columns)
+    with atomic_path(output) as temporary:
+        if output.suffix == ".csv":
+            frame.write_csv(temporary)
+        else:
+            frame.write_parquet(temporary)
+    alarms = int(columns["decision"].sum())
+    return {"rows": frame.height, "alarms": alarms, "threshold": run.decision.threshold, "dropped": dataset.dropped, "output": str(output)}
+
+
+def evaluate_file(run: TrainedRun, source: Path, *, history: Path | None, bad_rows: Any) -> dict[str, Any]:
+    """Figures of the run on labelled rows: on the table it was trained on only its test part, on any other all rows.
+
+    Returns a dict with ``part``, ``rows_of`` and ``test``, the last with the keys of report.json.
+    """
+    spec = run.schema.spec
+    dataset = load_dataset(source, spec, schema=run.schema, history=history, bad_rows=bad_rows)
+    trained_on = dataset.fingerprint == run.folder.content["fingerprint"]
+    if trained_on:
+        dataset = load_dataset(source, spec, bad_rows=bad_rows)
+    if spec.label is None or not (dataset.store.label[dataset.part == PART_TEST] >= 0).any():
+        raise InputError(f"{source} has no labelled row: evaluate needs the column {spec.label!r}; without labels use balancer score")
+    rows = dataset.rows(PART_TEST)
+    if not (dataset.store.label[rows] > 0).any():
+        raise InputError(f"column {spec.label!r} of {source} has no positive row: there is nothing to evaluate by; give rows that hold some")
+    return {
+        "part": "test" if trained_on else "all",
+        "dataset": str(source),
+        "rows": len(rows),
+        "dropped": dataset.dropped,
+        "test": judge(dataset, rows, run.scores(dataset, rows), run.decision),
+    }
+
+

@@ -1,0 +1,77 @@
+"""From the fields of transactions to channels: numbers encoded, categories looked up, positions counted back from the target.
+
+Counting back makes the transaction before the target the same thing in a history of 3 as in one of 300. Field dropout hides a field over the
+whole window of a row: without it the few frauds, shown over and over, are recognised by one odd value.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from balancer.errors import InputError
+from balancer.models.batch import SequenceBatch
+from balancer.models.config import ModelConfig
+from balancer.models.dropout import Dropout
+from balancer.models.encoding import PiecewiseLinearEncoder
+
+UNSEEN_RATE = 0.01
+"""Probability, in training, of replacing a category by code 0, so that what an unseen one looks like is learned."""
+INITIAL_STD = 0.1
+
+
+class TransactionEmbedding(nn.Module):
+    """Sum of the encoded numbers, one vector per category and one per position, then dropout.
+
+    Takes a batch of fields (B, n, C), C = numeric fields, then categorical codes as numbers; gives (B, n, d_model). A NaN in a numeric field counts
+    as missing and contributes nothing; a code outside the known ones counts as code 0, unseen.
+
+    Args:
+        config: its fields, cardinalities, edges, history, d_model, dropout and field_dropout are used.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.num_numeric = len(config.numeric_fields)
+        self.num_fields = self.num_numeric + len(config.categorical_fields)
+        self.field_dropout = config.field_dropout
+        self.numeric = PiecewiseLinearEncoder(config.edges, config.d_model) if config.numeric_fields else None
+        self.categorical = nn.ModuleList(nn.Embedding(size, config.d_model) for size in config.cardinalities)
+        self.position = nn.Embedding(config.history, config.d_model)
+        self.dropout = Dropout(config.dropout)
+        for table in (*self.categorical, self.position):
+            assert isinstance(table, nn.Embedding)
+            nn.init.normal_(table.weight, std=INITIAL_STD)
+
+    def forward(self, batch: SequenceBatch) -> SequenceBatch:
+        """Embed (B, n, C) as (B, n, d_model).
+
+        Raises:
+            InputError: The batch has another number of fields, or longer windows, than the model was built for.
+        """
+        rows, length, num_fields = batch.values.shape
+        if num_fields != self.num_fields:
+            raise InputError(f"the batch has {num_fields} fields, the model was built for {self.num_fields}; give the columns of its configuration")
+        if length > self.position.num_embeddings:
+            raise InputError(
+                f"the batch's windows are {length} transactions long, the model's history is {self.position.num_embeddings}; cut shorter windows"
+            )
+        keep = batch.mask[..., None].expand(-1, -1, num_fields)
+        if self.training and self.field_dropout > 0:
+            keep = keep & (torch.rand(rows, 1, num_fields, device=keep.device) >= self.field_dropout)
+        back = (batch.lengths[:, None] - 1 - torch.arange(length, device=keep.device)).clamp(min=0)
+        total: Tensor = self.position(back)
+        if self.numeric is not None:
+            numbers = batch.values[..., : self.num_numeric].flatten(0, 1)
+            total = total + self.numeric(numbers, keep[..., : self.num_numeric].flatten(0, 1)).view_as(total)
+        for column, table in enumerate(self.categorical, start=self.num_numeric):
+            total = total + table(self._codes(batch.values[..., column], keep[..., column], column))
+        return batch.with_values(self.dropout(total))
+
+    def _codes(self, values: Tensor, keep: Tensor, column: int) -> Tensor:
+        table = self.categorical[column - self.num_numeric]
+        assert isinstance(table, nn.Embedding)
+        known = keep & (values >= 0) & (values < table.num_embeddings)
+        if self.training:
+            known = known & (torch.rand(values.shape, device=values.device) >= UNSEEN_RATE)
+        return values.masked_fill(~known, 0).to(torch.int64)

@@ -1,0 +1,257 @@
+"""Target-aware piecewise-linear encoding of numbers, with steps: in trials the part of the recipe that mattered most.
+
+Per field the bin edges are the thresholds of a decision tree fitted on train (Gorishniy et al. 2022, "On Embeddings for Numerical Features in
+Tabular Deep Learning", section 3.2.2); beside the piecewise-linear values of that paper stand step indicators, so that a rare tail (an
+amount above 220) can be cut off at its edge instead of being approached along a slope.
+
+What is special is how it is computed. Written out, the encoding of a row is F fields x E bins x 2 numbers, and a linear map of it to d channels is
+a product with a matrix that is nearly all ones and zeros. But for a value in bin b of its field that product is
+
+    sum of slope[j] over j < b  +  sum of step[j] over j <= b  +  fraction * slope[b]
+
+so with running sums of the weights it is two look-ups per field. The weights, and thus what an optimizer does, are those of the linear map; the
+look-ups and their gradient take a fifth of its time on a CPU and a fiftieth of its memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+ROW_LIMIT = 300_000
+"""Above this many rows the trees are fitted on a weighted sub-sample."""
+CELL_LIMIT = 2_000
+"""Quantiles per class between which a tree may cut a field that has more values than this."""
+LARGEST = 1e37
+"""Edges stay within this, so that differences of float32 stay finite."""
+
+
+def fit_edges(
+    values: NDArray[np.float32], label: NDArray[np.integer[Any]], *, max_leaves: int = 24, seed: int
+) -> list[NDArray[np.float32]]:
+    """Bin edges per numeric field: the smallest value, a decision tree's thresholds, the largest value.
+
+    A field by which no class can be told apart gets its quantiles, a constant one a single bin of its own size.
+
+    Args:
+        values: (R, F), the rows of train; NaN and infinite values are left out.
+        label: (R,) class index, 0 = negative; rows below 0 are unlabelled and left out.
+        max_leaves: most bins per field.
+        seed: draws the sub-sample of the commonest class above `ROW_LIMIT` rows.
+
+    Returns:
+        F arrays of float32, strictly increasing, 2 to max_leaves + 1 long.
+
+    Raises:
+        ValueError: The shapes do not fit.
+    """
+    if values.ndim != 2 or label.shape != values.shape[:1]:
+        raise ValueError(f"values are (R, F) with label (R,), given {values.shape} and {label.shape}")
+    rows, weight = _sample_rows(label, seed)
+    target = label[rows]
+    return [_field_edges(values[rows, field].astype(np.float32), target, weight, max_leaves) for field in range(values.shape[1])]
+
+
+def _sample_rows(label: NDArray[np.integer[Any]], seed: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Labelled rows, and how many each stands for: all of every class, but for those above an equal share of the limit, which are thinned."""
+    rng = np.random.default_rng(seed)
+    groups = [np.flatnonzero(label == value) for value in np.unique(label[label >= 0])]
+    groups.sort(key=len)  # what the small classes do not need of the limit goes to the larger ones
+    rows: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
+    weight: list[NDArray[np.float64]] = [np.empty(0)]
+    left = ROW_LIMIT
+    for position, group in enumerate(groups):
+        count = min(len(group), left // (len(groups) - position))
+        rows.append(group if count == len(group) else np.sort(rng.choice(group, count, replace=False)))
+        weight.append(np.full(count, len(group) / count))
+        left -= count
+    return np.concatenate(rows), np.concatenate(weight)
+
+
+def _field_edges(
+    value: NDArray[np.float32], label: NDArray[np.integer[Any]], weight: NDArray[np.float64], max_leaves: int
+) -> NDArray[np.float32]:
+    finite = np.isfinite(value)
+    value, label, weight = np.clip(value[finite], -LARGEST, LARGEST), label[finite], weight[finite]
+    if not len(value):
+        return np.array([0, 1], np.float32)
+    low, high = value.min(), value.max()
+    if low == high:
+        return np.array([low, low + max(np.float32(1), abs(low))], np.float32)
+    thresholds = _tree_thresholds(value, label, weight, max_leaves)
+    if not len(thresholds):
+        thresholds = np.quantile(value, np.linspace(0, 1, min(max_leaves, 8) + 1)[1:-1])
+    # Rounded down, x > edge holds for exactly the float32 x for which x > threshold does.
+    inner = thresholds.astype(np.float32)
+    inner = np.unique(np.where(inner > thresholds, np.nextafter(inner, np.float32(-np.inf)), inner))
+    inner = inner[inner < high]
+    if len(inner) and inner[0] <= low:
+        low = np.nextafter(inner[0], np.float32(-np.inf))
+    return np.concatenate([[low], inner, [high]]).astype(np.float32)
+
+
+def _tree_thresholds(
+    value: NDArray[np.float32], label: NDArray[np.integer[Any]], weight: NDArray[np.float64], max_leaves: int
+) -> NDArray[np.float64]:
+    from sklearn.tree import DecisionTreeClassifier  # a second to import, and needed only where a model is made
+
+    if max_leaves < 2:
+        return np.empty(0)
+    cells = _count_cells(value, label, weight)
+    # A leaf of a few rows is noise; on a large table a leaf of 50 rows can still be a rare fraud pattern.
+    total = weight.sum()
+    smallest = min(np.clip(total // 2_000, 5, 50) / total, 0.5)
+    tree = DecisionTreeClassifier(criterion="entropy", max_leaf_nodes=max_leaves, min_weight_fraction_leaf=smallest, random_state=0)
+    cell, which = np.nonzero(cells.weight)
+    nodes = tree.fit(cell[:, None], which, sample_weight=cells.weight[cell, which]).tree_
+    left = np.sort(nodes.threshold[nodes.children_left >= 0]).astype(np.int64)  # the tree splits between two cell numbers
+    return (cells.largest[left].astype(np.float64) + cells.smallest[left + 1]) / 2
+
+
+class _Cells(NamedTuple):
+    smallest: NDArray[np.float32]
+    """(M,) smallest value of each cell, increasing."""
+    largest: NDArray[np.float32]
+    """(M,) largest value of each cell."""
+    weight: NDArray[np.float64]
+    """(M, K) rows of each class."""
+
+
+def _count_cells(value: NDArray[np.float32], label: NDArray[np.integer[Any]], weight: NDArray[np.float64]) -> _Cells:
+    """Neighbouring values merged into cells, so that a tree grows on thousands of counts instead of hundreds of thousands of rows.
+
+    A field of few values keeps them all. Otherwise cells begin and end at quantiles of each class by itself: where a rare class lies they are
+    as fine as its rows.
+    """
+    order = np.argsort(value, kind="stable")
+    value, weight = value[order], weight[order]
+    which = np.unique(label[order], return_inverse=True)[1]
+    starts = np.flatnonzero(np.concatenate([[True], value[1:] != value[:-1]]))
+    if len(starts) > CELL_LIMIT:
+        kept = [np.array([0])]
+        for members in (np.flatnonzero(which == index) for index in range(which.max() + 1)):
+            picked = members[np.linspace(0, len(members) - 1, min(len(members), CELL_LIMIT)).astype(np.int64)]
+            run = np.searchsorted(starts, picked, side="right")
+            kept += [run - 1, np.minimum(run, len(starts) - 1)]  # one cut before the picked value and one after it
+        starts = starts[np.unique(np.concatenate(kept))]
+    cell = np.zeros(len(value), np.int64)
+    cell[starts[1:]] = 1
+    classes = int(which.max()) + 1
+    counts = np.bincount(cell.cumsum() * classes + which, weight, minlength=len(starts) * classes)
+    return _Cells(value[starts], value[np.append(starts[1:], len(value)) - 1], counts.reshape(-1, classes))
+
+
+class PiecewiseLinearEncoder(nn.Module):
+    """Numeric fields to d channels: a linear map of piecewise-linear values and step indicators, summed over the fields.
+
+    The value of bin j is `clamp((x - edge[j]) / (edge[j + 1] - edge[j]), 0, 1)`, its step is `x > edge[j]`, and the step of bin 0 is 1 for every value
+    that is there. So a missing value (NaN) contributes nothing and is told apart from a small one, and 1e12 is no more than the largest
+    value of train.
+
+    Args:
+        edges: per field at least two strictly increasing numbers.
+        d_model: channels of the output.
+    """
+
+    lower: Tensor
+    width: Tensor
+    search: Tensor
+    first_cell: Tensor
+
+    def __init__(self, edges: Sequence[Sequence[float] | NDArray[np.float32]], d_model: int) -> None:
+        super().__init__()
+        bins = max(len(field) for field in edges) - 1
+        lower = torch.full((len(edges), bins), torch.inf)
+        upper = torch.full((len(edges), bins), torch.inf)
+        for field, values in enumerate(edges):
+            edge = torch.as_tensor(values, dtype=torch.float32)
+            lower[field, : len(edge) - 1], upper[field, : len(edge) - 1] = edge[:-1], edge[1:]
+        self.levels = (bins - 1).bit_length()
+        # Bin b holds lower[b] < x <= lower[b + 1]; the search counts the inner edges below x, padded by infinity to a power of two.
+        search = torch.full((len(edges), 1 << self.levels), torch.inf)
+        search[:, : bins - 1] = lower[:, 1:]
+        self.register_buffer("search", search.flatten(), persistent=False)
+        self.register_buffer("lower", lower.flatten(), persistent=False)
+        # Where edges are padding the width is NaN and never read; the floor keeps 0 / width finite where float32 runs out.
+        self.register_buffer("width", (upper - lower).clamp(min=torch.finfo(torch.float32).tiny).flatten(), persistent=False)
+        self.register_buffer("first_cell", torch.arange(len(edges), dtype=torch.int32), persistent=False)
+        self.bins = bins
+        bound = (2 * lower.numel()) ** -0.5
+        self.slope = nn.Parameter(torch.empty(len(edges), bins, d_model).uniform_(-bound, bound))
+        self.step = nn.Parameter(torch.empty(len(edges), bins, d_model).uniform_(-bound, bound))
+
+    def forward(self, values: Tensor, present: Tensor) -> Tensor:
+        """Encode and project.
+
+        Args:
+            values: (R, F) numbers; NaN counts as missing.
+            present: (R, F) bool, False where a field is to count as missing.
+
+        Returns:
+            (R, d_model).
+        """
+        with torch.no_grad():
+            present = present & ~values.isnan()
+            cell = self._find_cell(values)
+            flat = cell.flatten()
+            fraction = (values.flatten() - self.lower.index_select(0, flat)).div_(self.width.index_select(0, flat)).clamp_(0, 1).view_as(values)
+            fraction = fraction.masked_fill_(~present, 0)
+        below = self.slope.cumsum(1) - self.slope + self.step.cumsum(1)
+        table = torch.cat([below.flatten(0, 1), self.slope.flatten(0, 1)])
+        if torch.is_grad_enabled() and table.device.type == "cpu":
+            looked_up: Tensor = _TableLookup.apply(table, cell, present.to(table.dtype), fraction)
+            return looked_up
+        return _look_up(table, cell, present.to(table.dtype), fraction)
+
+    def _find_cell(self, values: Tensor) -> Tensor:
+        """(R, F) int32: the field's first cell plus the bin. A binary search without branches: all values take the same few vectorised steps."""
+        size = 1 << self.levels
+        found = (self.first_cell * size).expand(values.shape).flatten()
+        flat = values.flatten()
+        for level in reversed(range(self.levels)):
+            half = 1 << level
+            found = found + (self.search.index_select(0, found + (half - 1)) < flat).to(torch.int32) * half
+        return found.view_as(values) + self.first_cell * (self.bins - size)
+
+
+def _look_up(table: Tensor, cell: Tensor, present: Tensor, fraction: Tensor) -> Tensor:
+    """(R, d): per row the sum over fields of `present * table[cell] + fraction * table[T + cell]`, table (2 T, d)."""
+    index = torch.cat([cell, cell + len(table) // 2], 1)
+    return F.embedding_bag(index, table, mode="sum", per_sample_weights=torch.cat([present, fraction], 1))
+
+
+class _TableLookup(torch.autograd.Function):
+    """`_look_up` with a gradient that suits a CPU: rows sorted by cell, so that each cell's gradient is one bag of rows summed.
+
+    torch's own backward of embedding_bag scatters and takes ten times as long; it is kept for CUDA, where it is the fast one.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, cell: Tensor, present: Tensor, fraction: Tensor) -> Tensor:
+        ctx.save_for_backward(cell, present, fraction)
+        ctx.cells = len(table) // 2
+        return _look_up(table, cell, present, fraction)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        cell, present, fraction = ctx.saved_tensors
+        key = cell.flatten()
+        # Half the bytes are half the passes of the radix sort.
+        narrow = key.to(torch.int16) if ctx.cells <= torch.iinfo(torch.int16).max else key
+        order = narrow.sort(stable=True).indices
+        counts = torch.bincount(key, minlength=ctx.cells)
+        offsets = counts.cumsum(0) - counts
+        row = order // cell.shape[1]
+        gradient = gradient.contiguous()
+        sums = [
+            F.embedding_bag(row, gradient, offsets, mode="sum", per_sample_weights=share.flatten().index_select(0, order)) for share in (present, fraction)
+        ]
+        return torch.cat(sums), None, None, None
