@@ -77,7 +77,7 @@ def difficulty(rows: int, seed: int) -> dict[str, Any]:
     label = (kind != "legitimate").astype(int)
     cut = int(0.6 * rows)
     parameters = {"objective": "binary", "num_leaves": 15, "learning_rate": 0.05, "min_data_in_leaf": 30, "feature_fraction": 0.7}
-    parameters |= {"max_bin": 1023, "num_threads": 1, "verbose": -1, "seed": 0}
+    parameters |= {"max_bin": 1023, "num_threads": 1, "verbose": -1, "seed": 0, "bagging_fraction": 0.8, "bagging_freq": 1, "lambda_l2": 5.0}
     categorical = [names.index("category"), names.index("way")]
     model = lightgbm.train(parameters, lightgbm.Dataset(values[:cut], label[:cut], categorical_feature=categorical), 200)
     score = np.asarray(model.predict(values[cut:]))

@@ -1,1 +1,8 @@
-"""Gymnasium environments in which a policy learns to sample: one classifier, or a population of students."""
+"""Gymnasium environments in which a policy learns to sample: one classifier, or a population of students.
+
+Importing this package registers ``balancer/ClassWeights-v0``, and loads nothing more; ``gymnasium.make("balancer.envs:balancer/ClassWeights-v0")`` does both.
+"""
+
+import gymnasium
+
+gymnasium.register(id="balancer/ClassWeights-v0", entry_point="balancer.envs.class_weights:ClassWeightsEnv")

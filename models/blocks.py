@@ -1,6 +1,7 @@
 """A pre-norm transformer block that owns its linears.
 
-torch's own encoder layer reads the weights of its linears directly, so a quantized or otherwise swapped linear breaks it; here each one is called.
+torch's own encoder layer reads the weights of its linears directly, so a quantized or otherwise swapped linear breaks it; here each one is
+called.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -64,11 +65,12 @@ class ModelConfig:
             raise InputError(f"a model needs at least one field and each name once, given {', '.join(names) or 'none'}")
         if len(self.edges) != len(self.numeric_fields):
             raise InputError(
-                f"edges are given for {len(self.edges)} of {len(self.numeric_fields)} numeric fields; fit_edges on the same columns makes them"
+                f"edges are given for {len(self.edges)} of {len(self.numeric_fields)} numeric fields; "
+                "fit_edges on the same columns makes them"
             )
         for name, edges in zip(self.numeric_fields, self.edges, strict=True):
-            steps = [later - earlier for earlier, later in zip(edges[:-1], edges[1:], strict=True)]
-            if len(edges) < 2 or not all(math.isfinite(edge) for edge in edges) or not all(step > 0 for step in steps):
+            increasing = all(earlier < later for earlier, later in pairwise(edges))
+            if len(edges) < 2 or not increasing or not all(math.isfinite(edge) for edge in edges):
                 raise InputError(f"edges of field '{name}' must be at least two finite numbers in strictly increasing order")
         if len(self.cardinalities) != len(self.categorical_fields) or any(size < 1 for size in self.cardinalities):
             raise InputError("cardinalities must give the number of codes, at least 1, for each categorical field")

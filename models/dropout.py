@@ -1,7 +1,7 @@
 """Dropout at the price of 16 random bits per channel.
 
-On a CPU torch's dropout draws a 64-bit number per channel, one after the other, and was a sixth of a training step; four draws fit in one. The
-probability is thereby rounded to a multiple of 1 / 65,536.
+On a CPU torch's dropout draws a 64-bit number per channel, one after the other, and was a sixth of a training step; four draws fit in one.
+The probability is thereby rounded to a multiple of 1 / 65,536.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """From the fields of transactions to channels: numbers encoded, categories looked up, positions counted back from the target.
 
-Counting back makes the transaction before the target the same thing in a history of 3 as in one of 300. Field dropout hides a field over the
-whole window of a row: without it the few frauds, shown over and over, are recognised by one odd value.
+Counting back makes the transaction before the target the same thing in a history of 3 as in one of 300. Field dropout hides a field over
+the whole window of a row: without it the few frauds, shown over and over, are recognised by one odd value.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ INITIAL_STD = 0.1
 class TransactionEmbedding(nn.Module):
     """Sum of the encoded numbers, one vector per category and one per position, then dropout.
 
-    Takes a batch of fields (B, n, C), C = numeric fields, then categorical codes as numbers; gives (B, n, d_model). A NaN in a numeric field counts
-    as missing and contributes nothing; a code outside the known ones counts as code 0, unseen.
+    Takes a batch of fields (B, n, C), C = numeric fields, then categorical codes as numbers; gives (B, n, d_model). A NaN in a numeric
+    field counts as missing and contributes nothing; a code outside the known ones counts as code 0, unseen.
 
     Args:
         config: its fields, cardinalities, edges, history, d_model, dropout and field_dropout are used.
@@ -51,10 +51,13 @@ class TransactionEmbedding(nn.Module):
         """
         rows, length, num_fields = batch.values.shape
         if num_fields != self.num_fields:
-            raise InputError(f"the batch has {num_fields} fields, the model was built for {self.num_fields}; give the columns of its configuration")
+            raise InputError(
+                f"the batch has {num_fields} fields, the model was built for {self.num_fields}; give the columns of its configuration"
+            )
         if length > self.position.num_embeddings:
             raise InputError(
-                f"the batch's windows are {length} transactions long, the model's history is {self.position.num_embeddings}; cut shorter windows"
+                f"the batch's windows are {length} transactions long, the model's history is {self.position.num_embeddings}; "
+                "cut shorter windows"
             )
         keep = batch.mask[..., None].expand(-1, -1, num_fields)
         if self.training and self.field_dropout > 0:

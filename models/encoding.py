@@ -1,16 +1,16 @@
 """Target-aware piecewise-linear encoding of numbers, with steps: in trials the part of the recipe that mattered most.
 
-Per field the bin edges are the thresholds of a decision tree fitted on train (Gorishniy et al. 2022, "On Embeddings for Numerical Features in
-Tabular Deep Learning", section 3.2.2); beside the piecewise-linear values of that paper stand step indicators, so that a rare tail (an
+Per field the bin edges are the thresholds of a decision tree fitted on train (Gorishniy et al. 2022, "On Embeddings for Numerical Features
+in Tabular Deep Learning", section 3.2.2); beside the piecewise-linear values of that paper stand step indicators, so that a rare tail (an
 amount above 220) can be cut off at its edge instead of being approached along a slope.
 
-What is special is how it is computed. Written out, the encoding of a row is F fields x E bins x 2 numbers, and a linear map of it to d channels is
-a product with a matrix that is nearly all ones and zeros. But for a value in bin b of its field that product is
+What is special is how it is computed. Written out, the encoding of a row is F fields x E bins x 2 numbers, and a linear map of it to d
+channels is a product with a matrix that is nearly all ones and zeros. But for a value in bin b of its field that product is
 
     sum of slope[j] over j < b  +  sum of step[j] over j <= b  +  fraction * slope[b]
 
-so with running sums of the weights it is two look-ups per field. The weights, and thus what an optimizer does, are those of the linear map; the
-look-ups and their gradient take a fifth of its time on a CPU and a fiftieth of its memory.
+so with running sums of the weights it is two look-ups per field. The weights, and thus what an optimizer does, are those of the linear
+map; the look-ups and their gradient take a fifth of its time on a CPU and a fiftieth of its memory.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def fit_edges(
 
 
 def _sample_rows(label: NDArray[np.integer[Any]], seed: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Labelled rows, and how many each stands for: all of every class, but for those above an equal share of the limit, which are thinned."""
+    """Labelled rows, and how many each stands for: every class whole, but for those above their share of the limit, which are thinned."""
     rng = np.random.default_rng(seed)
     groups = [np.flatnonzero(label == value) for value in np.unique(label[label >= 0])]
     groups.sort(key=len)  # what the small classes do not need of the limit goes to the larger ones
@@ -105,9 +105,9 @@ def _tree_thresholds(
     if max_leaves < 2:
         return np.empty(0)
     cells = _count_cells(value, label, weight)
-    # A leaf of a few rows is noise; on a large table a leaf of 50 rows can still be a rare fraud pattern.
+    # A leaf of a few rows is noise; on a large table a leaf of 20 can still be a rare fraud pattern.
     total = weight.sum()
-    smallest = min(np.clip(total // 2_000, 5, 50) / total, 0.5)
+    smallest = min(np.clip(total // 2_000, 5, 20) / total, 0.5)
     tree = DecisionTreeClassifier(criterion="entropy", max_leaf_nodes=max_leaves, min_weight_fraction_leaf=smallest, random_state=0)
     cell, which = np.nonzero(cells.weight)
     nodes = tree.fit(cell[:, None], which, sample_weight=cells.weight[cell, which]).tree_
@@ -127,8 +127,8 @@ class _Cells(NamedTuple):
 def _count_cells(value: NDArray[np.float32], label: NDArray[np.integer[Any]], weight: NDArray[np.float64]) -> _Cells:
     """Neighbouring values merged into cells, so that a tree grows on thousands of counts instead of hundreds of thousands of rows.
 
-    A field of few values keeps them all. Otherwise cells begin and end at quantiles of each class by itself: where a rare class lies they are
-    as fine as its rows.
+    A field of few values keeps them all. Otherwise cells begin and end at quantiles of each class by itself: where a rare class lies they
+    are as fine as its rows.
     """
     order = np.argsort(value, kind="stable")
     value, weight = value[order], weight[order]
@@ -151,9 +151,9 @@ def _count_cells(value: NDArray[np.float32], label: NDArray[np.integer[Any]], we
 class PiecewiseLinearEncoder(nn.Module):
     """Numeric fields to d channels: a linear map of piecewise-linear values and step indicators, summed over the fields.
 
-    The value of bin j is `clamp((x - edge[j]) / (edge[j + 1] - edge[j]), 0, 1)`, its step is `x > edge[j]`, and the step of bin 0 is 1 for every value
-    that is there. So a missing value (NaN) contributes nothing and is told apart from a small one, and 1e12 is no more than the largest
-    value of train.
+    The value of bin j is `clamp((x - edge[j]) / (edge[j + 1] - edge[j]), 0, 1)`, its step is `x > edge[j]`, and the step of bin 0 is 1 for
+    every value that is there. So a missing value (NaN) contributes nothing and is told apart from a small one, and 1e12 is no more than
+    the largest value of train.
 
     Args:
         edges: per field at least two strictly increasing numbers.
@@ -201,7 +201,9 @@ class PiecewiseLinearEncoder(nn.Module):
             present = present & ~values.isnan()
             cell = self._find_cell(values)
             flat = cell.flatten()
-            fraction = (values.flatten() - self.lower.index_select(0, flat)).div_(self.width.index_select(0, flat)).clamp_(0, 1).view_as(values)
+            fraction = (
+                (values.flatten() - self.lower.index_select(0, flat)).div_(self.width.index_select(0, flat)).clamp_(0, 1).view_as(values)
+            )
             fraction = fraction.masked_fill_(~present, 0)
         below = self.slope.cumsum(1) - self.slope + self.step.cumsum(1)
         table = torch.cat([below.flatten(0, 1), self.slope.flatten(0, 1)])
@@ -211,7 +213,7 @@ class PiecewiseLinearEncoder(nn.Module):
         return _look_up(table, cell, present.to(table.dtype), fraction)
 
     def _find_cell(self, values: Tensor) -> Tensor:
-        """(R, F) int32: the field's first cell plus the bin. A binary search without branches: all values take the same few vectorised steps."""
+        """(R, F) int32: the field's first cell plus the bin, by a binary search without branches, all values in the same vectorised steps."""
         size = 1 << self.levels
         found = (self.first_cell * size).expand(values.shape).flatten()
         flat = values.flatten()
@@ -252,6 +254,7 @@ class _TableLookup(torch.autograd.Function):
         row = order // cell.shape[1]
         gradient = gradient.contiguous()
         sums = [
-            F.embedding_bag(row, gradient, offsets, mode="sum", per_sample_weights=share.flatten().index_select(0, order)) for share in (present, fraction)
+            F.embedding_bag(row, gradient, offsets, mode="sum", per_sample_weights=share.flatten().index_select(0, order))
+            for share in (present, fraction)
         ]
         return torch.cat(sums), None, None, None

@@ -1,8 +1,8 @@
 """What is decided at the target: fraud or not, or which of K classes.
 
-The multi-class head factors its decision: first fraud or not, with the very logit and loss of the binary head, then which kind, given fraud.
-The two losses add up to the cross-entropy over all classes, exactly. So naming the kinds never blurs the decision that matters most, and
-1 - p[:, 0] is the sigmoid of one logit rather than a sum over classes that were traded against one another.
+The multi-class head factors its decision: first fraud or not, with the very logit and loss of the binary head, then which kind, given
+fraud. The two losses add up to the cross-entropy over all classes, exactly. So naming the kinds never blurs the decision that matters
+most, and 1 - p[:, 0] is the sigmoid of one logit rather than a sum over classes that were traded against one another.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A classifier in a folder: `model.safetensors` (weights) and `model.json` (configuration). No pickle.
 
-Each file is replaced atomically, the weights first; the JSON carries their digest, so a kill between the two, a truncated file or one from another
-run is noticed on loading instead of giving wrong scores.
+Each file is replaced atomically, the weights first; the JSON carries their digest, so a kill between the two, a truncated file or one from
+another run is noticed on loading instead of giving wrong scores.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ def load_classifier(folder: Path | str, device: torch.device | str = "cpu") -> C
     try:
         weights = weights_path.read_bytes()
     except OSError as error:
-        raise InputError(f"{weights_path} can't be read ({error.strerror}): the classifier's weights; give a complete run folder") from error
+        raise InputError(
+            f"{weights_path} can't be read ({error.strerror}): the classifier's weights; give a complete run folder"
+        ) from error
     if hashlib.sha256(weights).hexdigest() != content.get("weights_sha256"):
         raise InputError(f"{weights_path} is damaged or belongs to another {CONFIG_FILE}; restore both files from one run, or train again")
     try:

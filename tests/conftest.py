@@ -3,12 +3,37 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 # Before NumPy, torch and polars are first imported: workers of pytest-xdist share the cores, and sums in a fixed order repeat exactly.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("POLARS_MAX_THREADS", "1")
 
+import pytest
 from hypothesis import settings
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=50)
 settings.load_profile("repeatable")
+
+TINY = ("--epochs", "2", "--steps-per-epoch", "8", "--policy-rollouts", "1", "--history", "6", "--d-model", "16", "--layers", "1", "--threads", "1")
+"""Flags that make a run of a few seconds: everything real, everything short."""
+
+
+@pytest.fixture(scope="session")
+def tiny_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Simulated transactions: 6,000 rows of 120 days, 3 % fraud."""
+    from balancer.data.simulator import simulate, write_simulation
+
+    path = tmp_path_factory.mktemp("tiny") / "transactions.parquet"
+    write_simulation(simulate(6_000, seed=3, fraud_rate=0.03), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_table: Path) -> Path:
+    """A finished run on the tiny table; read it, don't write it."""
+    from balancer.cli import main
+
+    out = tiny_table.parent / "run"
+    assert main(["train", "--dataset", str(tiny_table), "--out", str(out), *TINY]) == 0
+    return out

@@ -24,9 +24,8 @@ _DATES = ("%Y-%m-%d", "%Y/%m/%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y"
 _TIMES = ("", " %H:%M", " %H:%M:%S%.f", "T%H:%M", "T%H:%M:%S%.f")
 _ZONES = ("T%H:%M:%S%.f%#z", " %H:%M:%S%.f%#z", "T%H:%M:%S%.fZ")
 TIME_FORMATS = tuple([day + time for time in _TIMES for day in _DATES] + [_DATES[0] + zone for zone in _ZONES])
-NEGATIVE_NAMES = frozenset(
-    ["0", "false", "legit", "legitimate", "genuine", "normal", "negative", "no", "n", "nonfraud", "non-fraud", "non_fraud", "not_fraud", "benign", "ok", "good"]
-)
+_NOT_FRAUD = ("legit", "legitimate", "genuine", "normal", "benign", "ok", "good", "nonfraud", "non-fraud", "non_fraud", "not_fraud")
+NEGATIVE_NAMES = frozenset({"0", "false", "no", "n", "negative", *_NOT_FRAUD})
 MAX_CLASSES = 50
 
 
@@ -66,7 +65,7 @@ def _mask(values: pl.Series) -> NDArray[np.bool_]:
 
 
 def check_number(values: pl.Series, check: RowCheck, *, optional: bool = False) -> NDArray[np.float64]:
-    """(N,) float64 of a numeric column, or of text that spells numbers; text, infinite, and (unless `optional`) null and NaN rows are rejected.
+    """(N,) float64 of a numeric column, or of text that spells numbers; text, infinite, and (unless `optional`) null and NaN are rejected.
 
     With `optional`, null becomes NaN. Rejected rows hold 0.
     """

@@ -108,9 +108,9 @@ def load_dataset(
     data = _concatenate(tables)
     entity, entities = _entities(data, spec)
     order = np.lexsort((data.time, entity))
-    entity = entity[order].astype(np.int32)
+    code = entity[order].astype(np.int32)
     time, label, row = data.time[order], data.label[order], data.row[order]
-    start = np.searchsorted(entity, entity).astype(np.int64)
+    start = np.searchsorted(code, code).astype(np.int64)
     frame = data.frame[order]
     if schema is None:
         gap = spec.label_delay if spec.split.gap is None else spec.split.gap
@@ -128,7 +128,7 @@ def load_dataset(
         values=values,
         num_numeric=len(schema.numeric_fields),
         time=time,
-        entity=entity,
+        entity=code,
         start=start,
         label=label,
         amount=np.zeros(len(time)) if events.amount is None else events.amount,

@@ -1,10 +1,11 @@
 """Causal fields of a transaction: its own, and against the history of its entity.
 
-What is special: a row sees strictly earlier rows of its entity only (rows of one moment: the one earlier in the table), *bit for bit*. Running
-sums are exclusive prefix sums in 64-bit fixed point, whose differences are exact, so neither a later row nor another entity's rows can move
-even a rounding error; running sums of raw amounts, which don't fit fixed point, restart at each entity. Fields grow like a logarithm at most.
-Sources: velocity and customer windows after Le Borgne et al., Fraud Detection Handbook, chapter 3; hour habit after Correa Bahnsen et al. 2016
-(periodic behaviour of time), here as a mean cosine.
+What is special: a row sees strictly earlier rows of its entity only (rows of one moment: the one earlier in the table), *bit for bit*.
+Running sums are exclusive prefix sums in 64-bit fixed point, whose differences are exact, so neither a later row nor another entity's
+rows can move even a rounding error; running sums of raw amounts, which don't fit fixed point, restart at each entity. Fields grow like a
+logarithm at most.
+Sources: velocity and customer windows after Le Borgne et al., Fraud Detection Handbook, chapter 3; hour habit after Correa Bahnsen et al.
+2016 (periodic behaviour of time), here as a mean cosine.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Reading a table: Parquet, CSV, a folder of Parquet, a Delta table.
 
-What is special: scans are lazy and fetch only the columns that have a role. CSV is read as text and cast by `balancer.data.checks`, so that a
-bad cell is reported by column and row, and its shape is checked on the bytes first: polars fills a row with too few fields silently.
+What is special: scans are lazy and fetch only the columns that have a role. CSV is read as text and cast by `balancer.data.checks`, so
+that a bad cell is reported by column and row, and its shape is checked on the bytes first: polars fills a row with too few fields
+silently.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ def read_columns(source: Source, columns: list[str] | None = None) -> pl.DataFra
 
 
 def read_input(source: Source) -> pl.DataFrame:
-    """Every column of every row, in input order: what `Dataset.store.row` points into. CSV columns stay text, to be written back unchanged."""
+    """Every column of every row, in input order: what `Dataset.store.row` points into. CSV columns stay text, as they were written."""
     return read_columns(source)
 
 
@@ -129,9 +130,7 @@ def check_csv_shape(path: Path, separator: str) -> None:
 
 
 def _torn(path: Path, row: int, found: int, wanted: int) -> InputError:
-    return InputError(
-        f"{path}: row {row} (line {row + 1}) has {found} fields where the header has {wanted}, the row is torn: mend it or write the file again"
-    )
+    return InputError(f"{path}: row {row} (line {row + 1}) has {found} fields where the header has {wanted}, the row is torn: mend it")
 
 
 def _csv_separator(path: Path) -> str:

@@ -1,8 +1,8 @@
 """Delayed context risk: the fraud rate of a terminal or merchant, from labels old enough to be known.
 
-What is special: at time t only labels of rows at or before t - delay exist, so the window of W days is (t - delay - W, t - delay]; rows without
-a label count in neither numerator nor denominator. Some frauds can be seen in no other way: a compromised terminal changes nothing in a row.
-Source of the feature: Le Borgne et al., Fraud Detection Handbook, chapter 3 (terminal risk with a delay period).
+What is special: at time t only labels of rows at or before t - delay exist, so the window of W days is (t - delay - W, t - delay]; rows
+without a label count in neither numerator nor denominator. Some frauds can be seen in no other way: a compromised terminal changes
+nothing in a row. Source of the feature: Le Borgne et al., Fraud Detection Handbook, chapter 3 (terminal risk with a delay period).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from balancer.data.timeline import Index, Timeline
 
 WINDOW_DAYS = (1, 7, 30)
 PSEUDO_COUNT = 1.0
-"""Legitimate rows added to every window: a rate over few rows shrinks to 0, by the same for all, so no value hangs on the rest of the table."""
+"""Legitimate rows added to every window: a rate over few rows shrinks to 0, and no value hangs on the rest of the table."""
 
 Field = tuple[str, NDArray[np.float32]]
 
@@ -38,7 +38,7 @@ def risk_fields(name: str, key: Index, time: NDArray[np.float64], label: NDArray
     key, time, label = key[order], time[order], label[order]
     known = label >= 0
     timeline = Timeline(key[known], time[known])
-    frauds = np.concatenate((np.zeros(1, np.int64), np.cumsum(label[known] > 0)))
+    frauds: Index = np.concatenate((np.zeros(1, np.int64), np.cumsum(label[known] > 0, dtype=np.int64)))
     bound = time - delay
     last = timeline.position(key, bound, inclusive=delay > 0)
     for days in WINDOW_DAYS:

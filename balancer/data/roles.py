@@ -1,7 +1,7 @@
 """Roles found from names and dtypes, for the columns that nobody named.
 
-What is special: where two columns would do, none is taken and the error names the flag. Columns constant within each entity are left out even
-if they look useful: they memorise accounts (which card already had its fraud), not behaviour.
+What is special: where two columns would do, none is taken and the error names the flag. Columns constant within each entity are left out
+even if they look useful: they memorise accounts (which card already had its fraud), not behaviour.
 """
 
 from __future__ import annotations

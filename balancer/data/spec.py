@@ -1,6 +1,7 @@
 """The spec: what role each column of a table has, as a frozen dataclass and as text (`spec.toml`).
 
-What is special: every complaint names the key or flag and the nearest known one. Roles that nobody named are found in `balancer.data.roles`.
+What is special: every complaint names the key or flag and the nearest known one. Roles that nobody named are found in
+`balancer.data.roles`.
 """
 
 from __future__ import annotations

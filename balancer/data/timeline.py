@@ -1,7 +1,8 @@
 """Counting the rows of a key up to a moment, for all rows at once.
 
 What is special: one sorted array of integers answers "how many rows of key k lie at or before moment t" for millions of (k, t) by binary
-search. Moments are replaced by their rank among the distinct moments, so key and moment pack into one int64 whatever the unit or span of time.
+search. Moments are replaced by their rank among the distinct moments, so key and moment pack into one int64 whatever the unit or span of
+time.
 """
 
 from __future__ import annotations

@@ -97,7 +97,8 @@ IDENTITY = Calibration("identity", 1.0, 1.0, 0.0)
 
 def pooled_score(class_scores: ArrayLike) -> Floats:
     """Score of fraud of any kind (n,) from ``class_scores`` (n, K): the sum of the fraud classes, exact where 1 - legitimate would round
-    to 0."""
+    to 0.
+    """
     scores = np.asarray(class_scores, dtype=np.float64)
     pooled: Floats = scores[:, 1:].sum(axis=1)
     return np.minimum(pooled, 1.0)
@@ -124,7 +125,9 @@ def fit_calibration(score: ArrayLike, label: ArrayLike) -> Calibration:
     if not ((scores >= 0) & (scores <= 1)).all():
         raise InputError("a score to calibrate is outside 0..1 or no number: the model did not train; lower its learning rate")
     if not fraud.any() or fraud.all():
-        raise InputError("the validation rows that fit the calibration are all of one class: widen the validation part, or give more data")
+        raise InputError(
+            "the validation rows that fit the calibration are all of one class: widen the validation part in [split], or give more data"
+        )
     if fraud.sum() < MIN_POSITIVES:
         return IDENTITY
     u, v = _features(scores)

@@ -1,10 +1,11 @@
 """How good a fraud score is, in the figures a fraud team decides by.
 
 Special: rows with equal scores are one step. A threshold can't tell them apart, so no figure here depends on the order of the rows, and a
-score that is the same for all rows earns nothing by luck. Average precision, Brier score and log loss are scikit-learn's; false alarms at
-a recall, recall at a false-positive rate and card precision come from one sorted pass (:class:`Ranking`), as scikit-learn has none of
-them. Why average precision and false alarms at matched recall, and not F1 at .5 or the area under ROC: class sampling alone moves the
-first hardly and the second greatly, so only the former say that a model got better.
+score that is the same for all rows earns nothing by luck. Average precision and log loss are scikit-learn's; false alarms at a recall,
+recall at a false-positive rate and card precision come from one sorted pass (:class:`Ranking`), as scikit-learn has none of them.
+
+Average precision and false alarms at matched recall come before F1 at .5: sampling shifts all scores at once, which moves F1 at .5 a lot
+and the ranking hardly. Only a better ranking is a better model.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import polars as pl
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import average_precision_score, log_loss
 
+from balancer.data.spec import DAY
 from balancer.errors import InputError
 
 RECALLS = (0.60, 0.65, 0.70, 0.80)
@@ -28,7 +30,6 @@ CARDS_PER_DAY = 100
 """Entities that investigators look at in a day."""
 CALIBRATION_BINS = 15
 """Bins, of equal numbers of rows, of the expected calibration error."""
-DAY = 86_400.0
 
 Floats = NDArray[np.float64]
 
@@ -65,8 +66,9 @@ class Ranking:
         return int(self.alarms[-1]) if len(self.alarms) else 0
 
     def false_alarms_at_recall(self, recall: float) -> float | None:
-        """False alarms per 10,000 legitimate rows at the highest threshold that reaches ``recall``; None without frauds or legitimate
-        rows."""
+        """False alarms per 10,000 legitimate rows at the highest threshold that reaches ``recall``; None where rows of one kind are
+        missing.
+        """
         if not self.frauds or not self.legitimate:
             return None
         # A hair below: .6 * 5 frauds is 3.0000000000000004 in binary in some orders of the sum, and three of five do reach .6.
@@ -147,7 +149,7 @@ def evaluate_scores(
     for name, column in (("score", scores), ("raw_score", raw)):
         if not np.isfinite(column).all():
             raise InputError(
-                f"{name} is not a finite number in {int((~np.isfinite(column)).sum())} rows: the model did not train; lower its learning rate"
+                f"{name} is not a finite number in {int((~np.isfinite(column)).sum())} rows: lower the learning rate of the model"
             )
     result = _figures(labels > 0, scores, raw, times, entities, threshold) | _probability_figures(labels > 0, scores)
     per_class: dict[str, Any] = {}
@@ -198,7 +200,8 @@ def _probability_figures(fraud: NDArray[np.bool_], probability: Floats) -> dict[
 
 def alarm_figures(fraud: ArrayLike, alarm: ArrayLike) -> dict[str, float | None]:
     """``f1, precision, recall, fpr`` of alarms (n,) bool; precision without an alarm is 0, as is F1; recall and fpr without rows to count
-    are null."""
+    are null.
+    """
     frauds, alarms = np.asarray(fraud, dtype=bool), np.asarray(alarm, dtype=bool)
     positives, raised, hits = int(frauds.sum()), int(alarms.sum()), int((frauds & alarms).sum())
     negatives = len(frauds) - positives

@@ -33,7 +33,7 @@ def tune_threshold(score: ArrayLike, label: ArrayLike) -> float:
     fraud = labels[labels >= 0] > 0
     if not fraud.any():
         raise InputError(
-            "the validation rows that tune the threshold have no fraud: widen the validation part, or give more data, so that they hold some"
+            "the validation rows that tune the threshold have no fraud: widen the validation part in [split], or give more data"
         )
     precision, recall, thresholds = precision_recall_curve(fraud, scores)
     precision, recall = precision[:-1], recall[:-1]  # the last point stands for no alarm at all and has no threshold

@@ -15,8 +15,8 @@ from balancer.models.batch import SequenceBatch
 class Attention(nn.Module, ABC):
     """Mixes positions, each with what came before it.
 
-    The common tests in `tests/test_models_attention.py` hold for every registered one: no position depends on a later one, padding changes nothing,
-    a row of padding gives zeros, and `last_only` gives what the whole computation gives at the last real position.
+    The common tests in `tests/test_models_attention.py` hold for every registered one: no position depends on a later one, padding changes
+    nothing, a row of padding gives zeros, and `last_only` gives what the whole computation gives at the last real position.
     """
 
     @abstractmethod

@@ -12,8 +12,8 @@ from balancer.models.batch import SequenceBatch
 class DenseAttention(Attention):
     """Multi-head scaled dot-product attention over all earlier positions and the own one (Vaswani et al. 2017).
 
-    Padding stands after the last real position, so the causal mask alone keeps it out and the kernel's fast causal path is used. Only where the last
-    position is asked for alone, the keys are masked by length.
+    Padding stands after the last real position, so the causal mask alone keeps it out and the kernel's fast causal path is used. Only
+    where the last position is asked for alone, the keys are masked by length.
 
     Args:
         d_model: channels in and out.

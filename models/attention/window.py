@@ -1,7 +1,7 @@
 """Attention to the last `window` positions: cost grows with n x window instead of n x n.
 
-Queries are cut into chunks of `window`; a chunk sees itself and the chunk before it under one band mask, so a whole batch is one call of the fused
-kernel (the sliding chunks of Longformer, Beltagy et al. 2020, in their causal form).
+Queries are cut into chunks of `window`; a chunk sees itself and the chunk before it under one band mask, so a whole batch is one call of
+the fused kernel (the sliding chunks of Longformer, Beltagy et al. 2020, in their causal form).
 """
 
 from __future__ import annotations

@@ -1,0 +1,163 @@
+"""The report on a terminal: one table, one sentence, where the files are.
+
+Special: the table gives up columns, least telling first, until it fits the terminal, instead of wrapping figures. The best of a column has a star as
+well as bold, so that it survives a log file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from balancer.evaluation.comparison import (
+    AVERAGE_PRECISION,
+    CARD_PRECISION,
+    ECE,
+    F1,
+    F1_AT_HALF,
+    FALSE_ALARMS,
+    PRECISION,
+    RECALL,
+    RECALL_AT_FPR,
+    THIS_RUN,
+    Column,
+    Figures,
+    models_of,
+    verdict,
+)
+
+SHOWN = [
+    AVERAGE_PRECISION,
+    F1,
+    F1_AT_HALF,
+    PRECISION,
+    RECALL,
+    FALSE_ALARMS["0.60"],
+    FALSE_ALARMS["0.70"],
+    FALSE_ALARMS["0.80"],
+    RECALL_AT_FPR,
+    CARD_PRECISION,
+    ECE,
+]
+"""Columns from left to right."""
+GIVEN_UP = [FALSE_ALARMS["0.80"], PRECISION, RECALL, RECALL_AT_FPR, ECE, CARD_PRECISION]
+"""Columns left out on a narrow terminal, in this order."""
+FILES = {
+    "report.md": "this table and more, in words",
+    "report.json": "every figure",
+    "curves.parquet": "precision-recall and ROC curves",
+    "predictions.parquet": "every test row with score and decision",
+    "history.parquet": "sampling weights and validation figures by epoch",
+}
+
+
+def print_report(report: Mapping[str, Any], console: Console, *, folder: Path | None = None) -> None:
+    """Print this run beside its baselines, each class, one sentence, and the files in ``folder``."""
+    models = models_of(report)
+    frauds, rows = report["test"]["positives"], report["test"]["rows"]
+    console.print()
+    console.print(_comparison(models, console, f"Test: {rows:,} later rows, {frauds:,} frauds, none of them seen before"))
+    if len(report["test"]["per_class"]) > 1:
+        console.print(_classes(models))
+    console.print(Text(verdict(report), style="bold"))
+    console.print(Text("One run, one split, ± one standard error of these test rows: smaller differences prove nothing.", style="dim"))
+    if folder is not None:
+        _print_files(folder, console)
+
+
+def print_figures(result: Mapping[str, Any], console: Console) -> None:
+    """Print what ``balancer evaluate`` found: ``result`` has ``dataset``, ``part`` (test or all), ``dropped`` and the figures under ``test``."""
+    test = result["test"]
+    part = "its test part" if result["part"] == "test" else "all labelled rows"
+    console.print()
+    console.print(_comparison({THIS_RUN: test}, console, f"{part}: {test['rows']:,} rows, {test['positives']:,} frauds"))
+    if len(test["per_class"]) > 1:
+        console.print(_classes({THIS_RUN: test}))
+    console.print(Text(f"Rows of {result['dataset']}; an alarm is a score of at least {test['threshold']:.4g}.", style="dim"))
+    for reason, count in result["dropped"].items():
+        console.print(Text(f"dropped {count:,} rows: {reason}", style="yellow"))
+
+
+def _table(title: str, caption: str) -> Table:
+    return Table(
+        title=title,
+        caption=caption,
+        title_justify="left",
+        caption_justify="left",
+        title_style="bold",
+        caption_style="dim",
+        box=box.SIMPLE_HEAD,
+        header_style="dim",
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+
+
+def _comparison(models: Mapping[str, Figures], console: Console, title: str) -> Table:
+    """Models as rows, as many columns as the terminal has room for."""
+    columns = [column for column in SHOWN if any(column.value(figures) is not None for figures in models.values())]
+    for spare in [None, *GIVEN_UP]:
+        columns = [column for column in columns if column != spare]
+        table = _table(title, _caption(columns, several=len(models) > 1))
+        table.add_column("", no_wrap=True)
+        for column in columns:
+            table.add_column(column.head, justify="right", no_wrap=True)
+        for name, figures in models.items():
+            own = name == THIS_RUN
+            cells = [_cell(column, figures, list(models.values())) for column in columns]
+            table.add_row(Text(name, style="bold cyan" if own else ""), *cells, style="on grey15" if own and len(models) > 1 else "")
+        if console.measure(table).minimum <= console.width:
+            break
+    return table
+
+
+def _cell(column: Column, figures: Figures, models: Sequence[Figures]) -> Text:
+    best = column.best(models)
+    if best is not None and column.value(figures) == best:
+        return Text(column.text(figures) + "*", style="bold green")
+    return Text(column.text(figures) + " ")
+
+
+def _caption(columns: Sequence[Column], *, several: bool) -> str:
+    parts = ["* best of its column"] if several else []
+    parts.append("tuned: at the threshold with the best F1 on validation")
+    if any(column in FALSE_ALARMS.values() for column in columns):
+        parts.append("FA/10k: false alarms per 10,000 legitimate rows where that recall is reached")
+    if CARD_PRECISION in columns:
+        parts.append("card P@100: of a day's 100 highest scored entities, the share with fraud")
+    return "; ".join(parts)
+
+
+def _classes(models: Mapping[str, Figures]) -> Table:
+    """Each class of fraud: this run's figures, and the best average precision among the others."""
+    others = {name: figures for name, figures in models.items() if name != THIS_RUN}
+    table = _table("Each class of fraud against the legitimate rows", "")
+    table.add_column("class", no_wrap=True, overflow="ellipsis", max_width=24)
+    columns = [AVERAGE_PRECISION, RECALL, FALSE_ALARMS["0.60"], FALSE_ALARMS["0.70"]]
+    table.add_column("rows", justify="right", no_wrap=True)
+    for column in columns:
+        table.add_column(column.head, justify="right", no_wrap=True)
+    if others:
+        table.add_column("best other AP", no_wrap=True)
+    for name, own in models[THIS_RUN]["per_class"].items():
+        row = [Text(name), Text(f"{own['rows']:,}"), *(Text(column.text(own)) for column in columns)]
+        rivals = [(AVERAGE_PRECISION.value(figures["per_class"][name]), title) for title, figures in others.items()]
+        known = [(value, title) for value, title in rivals if value is not None]
+        if others:
+            value, title = max(known, key=lambda pair: pair[0], default=(None, ""))
+            row.append(Text("–" if value is None else f"{value:.{AVERAGE_PRECISION.decimals}f}  {title}", style="dim"))
+        table.add_row(*row)
+    return table
+
+
+def _print_files(folder: Path, console: Console) -> None:
+    console.print(Text.assemble("\nFiles in ", (str(folder), "bold")), soft_wrap=True)
+    there = {name: meaning for name, meaning in FILES.items() if (folder / name).is_file()}
+    for name, meaning in there.items():
+        console.print(Text.assemble("  ", (f"{name:<21}", "cyan"), (meaning, "dim")))

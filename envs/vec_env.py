@@ -1,0 +1,211 @@
+"""``PopulationVecEnv``: the population of students as a native Stable-Baselines3 ``VecEnv``, one student a line.
+
+All students begin and end their episodes together. At an episode's boundary the environment has no state but the number of the next episode: students, draws, pools
+and dropout are functions of (seed, episode, group, epoch), so training resumes there by setting :attr:`PopulationVecEnv.next_episode`.
+
+The reward is a potential's change, so an episode's return is the final validation figure. For training, ``relative`` takes from each reward the mean over the student's
+siblings, who share its net, its initial weights and its random numbers: what remains is what its policy did, at no cost beyond the students that train anyhow (a twin
+that keeps a constant would double it). Students of an easy and a hard kind then weigh alike, and ``reward_scale`` brings the rest to unit size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+from stable_baselines3.common.vec_env import VecEnv
+
+from balancer.envs.population import PopulationStack
+from balancer.envs.problem import PopulationProblem
+from balancer.errors import InputError
+from balancer.sampling.observation import Observation, ObservationBuilder, observation_size
+from balancer.sampling.scores import REWARDS, RankingMetrics, Reward
+from balancer.sampling.seeding import generator
+from balancer.sampling.weights import Floats, class_prior, move, start_weights
+
+POOL_SHARE = 0.5
+"""Negatives of the training pool that are scored after an epoch, per row trained on, as in a real run."""
+POOL_OTHERS = 1_000
+"""Rows of the other classes in the training pool, at most."""
+
+
+class PopulationEpisode:
+    """Walks all students of a stack through an episode, epoch by epoch, under weights given from outside.
+
+    Args:
+        stack: the students.
+        epochs: epochs of an episode.
+        steps_per_epoch: mini-batches of an epoch, before ``budgets``.
+        budgets: factors on ``steps_per_epoch``, one after another from episode to episode, so that a policy meets short and long trainings.
+    """
+
+    def __init__(self, stack: PopulationStack, *, epochs: int, steps_per_epoch: int, budgets: Sequence[float] = (1.0,)) -> None:
+        self.stack, self.epochs, self.steps_per_epoch, self.budgets = stack, epochs, steps_per_epoch, tuple(budgets)
+        problem = stack.problem
+        self.prior = class_prior(problem.train_counts)
+        self._common, self._others = np.flatnonzero(problem.y_train == 0), np.flatnonzero(problem.y_train > 0)
+        self.begin(0)
+
+    def begin(self, number: int) -> None:
+        """Fresh students for episode ``number``."""
+        self.number, self.epoch = number, 0
+        self.steps = max(1, round(self.steps_per_epoch * self.budgets[number % len(self.budgets)]))
+        self.stack.begin(number, total_steps=self.steps * self.epochs)
+        problem = self.stack.problem
+        self._builder = ObservationBuilder(
+            self.prior,
+            epochs=self.epochs,
+            batch_budget=self.epochs * self.steps * self.stack.batch_size,
+            train_counts=problem.train_counts,
+            reward_counts=problem.reward_counts,
+            num=self.stack.num,
+        )
+
+    def first(self, share: Floats, hardness: Floats, floor: Floats) -> Observation:
+        """What policies see before the first epoch."""
+        return self._builder.first(share, hardness, floor)
+
+    def train_epoch(self, share: Floats, hardness: Floats, floor: Floats) -> tuple[Observation, RankingMetrics]:
+        """One epoch under the weights ``share`` (M, K), ``hardness`` (M,), ``floor`` (M,): what policies see after it, and validation metrics (M,)."""
+        stack, problem = self.stack, self.stack.problem
+        n = self.steps * stack.batch_size
+        stack.fit(stack.draw(n, self.epoch, share, hardness, floor))
+        pool, weight = self._pool(n)
+        train_score, reward_score = stack.score(problem.x_train[pool]), stack.score(problem.x_val)
+        stack.refresh(pool, train_score)
+        self.epoch += 1
+        return self._builder.after_epoch(
+            (problem.y_train[pool], train_score, weight), (problem.y_val, reward_score, problem.val_weight), share, hardness, floor
+        )
+
+    def _pool(self, drawn: int) -> tuple[NDArray[np.int64], Floats]:
+        """Training rows to score after this epoch, and what each stands for."""
+        rng = generator(self.stack.seed, "population pool", self.number, self.epoch)
+        rows, weights = [], []
+        for own, limit in ((self._common, max(200, int(POOL_SHARE * drawn))), (self._others, POOL_OTHERS)):
+            kept = own if len(own) <= limit else rng.choice(own, limit, replace=False, shuffle=False)
+            rows.append(kept)
+            weights.append(self.stack.problem.train_weight[kept] * len(own) / len(kept))
+        return np.concatenate(rows), np.concatenate(weights)
+
+
+class PopulationVecEnv(VecEnv):
+    """``balancer/ClassWeights-v0`` for a population of students at once; spaces, reward and episode end are specified there.
+
+    Args:
+        problem: what the students learn.
+        num_students: how many; a multiple of ``siblings``.
+        siblings: students that differ in nothing but what their policies do.
+        epochs: steps of an episode.
+        steps_per_epoch: mini-batches of an epoch.
+        batch_size: rows of a mini-batch.
+        reward: validation figure whose change is paid: ``f1`` at its best threshold, ``average_precision`` or ``partial_auc``.
+        relative: pay only what goes beyond the mean of the siblings, divided by :attr:`reward_scale`.
+        budgets: factors on ``steps_per_epoch``, from episode to episode.
+        seed: everything random is a function of it.
+        device: where the students train.
+    """
+
+    def __init__(
+        self,
+        problem: PopulationProblem,
+        num_students: int = 32,
+        *,
+        siblings: int = 1,
+        epochs: int = 8,
+        steps_per_epoch: int = 30,
+        batch_size: int = 128,
+        reward: Reward = "f1",
+        relative: bool = False,
+        budgets: Sequence[float] = (1.0,),
+        seed: int = 0,
+        device: str = "cpu",
+    ) -> None:
+        if siblings < 1 or num_students < 1 or num_students % siblings or (relative and siblings < 2):
+            raise InputError(f"num_students ({num_students}) must be a multiple of siblings ({siblings}), and a relative reward needs at least two")
+        if reward not in REWARDS:
+            raise InputError(f"reward {reward!r} is not known; choose one of {', '.join(REWARDS)}")
+        stack = PopulationStack(problem, groups=num_students // siblings, siblings=siblings, batch_size=batch_size, seed=seed, device=device)
+        self.episode = PopulationEpisode(stack, epochs=epochs, steps_per_epoch=steps_per_epoch, budgets=budgets)
+        self.reward, self.relative, self.siblings = reward, relative, siblings
+        self.reward_scale = 1.0
+        self.next_episode = 0
+        """Number of the episode that begins next; set it before ``reset`` to continue from there."""
+        self.final: dict[str, Floats] = {}
+        """Validation metrics (M,) by name at the end of the last episode."""
+        k = problem.num_classes
+        super().__init__(
+            num_students,
+            gymnasium.spaces.Box(-5.0, 5.0, (observation_size(k),), np.float32),
+            gymnasium.spaces.Box(-1.0, 1.0, (k + 2,), np.float32),
+        )
+        self._start = start_weights(self.episode.prior)
+        self._actions = np.zeros((num_students, k + 2), np.float32)
+
+    def reset(self) -> NDArray[np.float32]:
+        """Begin episode :attr:`next_episode` for all students; (M, observation)."""
+        self.episode.begin(self.next_episode)
+        self.next_episode += 1
+        self._share = np.tile(self._start.share, (self.num_envs, 1))
+        self._hardness = np.full(self.num_envs, self._start.hardness)
+        self._floor = np.full(self.num_envs, self._start.floor)
+        self._potential = np.zeros(self.num_envs)
+        return self.episode.first(self._share, self._hardness, self._floor).flat()
+
+    def step_async(self, actions: NDArray[Any]) -> None:
+        """Take note of the residual actions (M, K + 2)."""
+        self._actions = actions
+
+    def step_wait(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
+        """Move the weights, train an epoch, score."""
+        moved = move(self._share, self._hardness, self._floor, np.asarray(self._actions, np.float64), self.episode.prior)
+        self._share, self._hardness, self._floor = moved
+        observation, metrics = self.episode.train_epoch(*moved)
+        value = metrics.named(self.reward)
+        paid = value - self._potential
+        self._potential = value
+        if self.relative:
+            groups = paid.reshape(-1, self.siblings)
+            paid = ((groups - groups.mean(axis=1, keepdims=True)) / self.reward_scale).ravel()
+        done = self.episode.epoch >= self.episode.epochs
+        infos: list[dict[str, Any]] = [
+            {"f1": float(f1), "average_precision": float(ap)} for f1, ap in zip(metrics.f1, metrics.average_precision, strict=True)
+        ]
+        flat = observation.flat()
+        if done:
+            self.final = {name: metrics.named(name) for name in REWARDS}
+            for info, last in zip(infos, flat, strict=True):
+                info["terminal_observation"] = last
+                info["TimeLimit.truncated"] = False
+            flat = self.reset()
+        return flat, paid.astype(np.float32), np.full(self.num_envs, done), infos
+
+    def spread(self) -> float:
+        """Standard deviation of the final reward figure among siblings, over all groups: what ``reward_scale`` is set to."""
+        groups = self.final[self.reward].reshape(-1, self.siblings)
+        return float(np.sqrt(np.mean((groups - groups.mean(axis=1, keepdims=True)) ** 2)))
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        """The same attribute for each student asked for."""
+        return [getattr(self, attr_name) for _ in self._get_indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        """Set for all; students can't differ in attributes."""
+        if len(list(self._get_indices(indices))) != self.num_envs:
+            raise InputError("attributes of PopulationVecEnv are common to all students; set them without indices")
+        setattr(self, attr_name, value)
+
+    def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
+        """Call a method once, and answer for each student asked for."""
+        result = getattr(self, method_name)(*method_args, **method_kwargs)
+        return [result for _ in self._get_indices(indices)]
+
+    def env_is_wrapped(self, wrapper_class: type[gymnasium.Wrapper[Any, Any, Any, Any]], indices: Any = None) -> list[bool]:
+        """No student is wrapped."""
+        return [False for _ in self._get_indices(indices)]

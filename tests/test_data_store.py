@@ -1,0 +1,41 @@
+"""Windows by gather against slicing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from balancer.data.store import TransactionStore
+
+
+def make_store(sizes: list[int]) -> TransactionStore:
+    rows = sum(sizes)
+    entity = np.repeat(np.arange(len(sizes)), sizes).astype(np.int32)
+    start = np.repeat(np.cumsum([0, *sizes[:-1]]), sizes).astype(np.int64)
+    values = np.random.default_rng(0).normal(size=(rows, 5)).astype(np.float32)
+    zeros = np.zeros(rows)
+    return TransactionStore(values, 3, zeros, entity, start, np.zeros(rows, np.int16), zeros, np.arange(rows))
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 30])
+def test_windows_agree_with_slices(length: int) -> None:
+    store = make_store([1, 4, 20, 1])
+    target = np.array([25, 0, 1, 4, 24, 10, 10])
+    values, lengths = store.windows(target, length)
+    assert values.shape == (7, length, 5)
+    assert values.dtype == np.float32
+    assert lengths.dtype == np.int64
+    for row, window, n in zip(target, values, lengths, strict=True):
+        first = max(int(store.start[row]), row - length + 1)
+        np.testing.assert_array_equal(window[:n], store.values[first : row + 1])
+        assert n == row + 1 - first
+        assert not window[n:].any()
+
+
+def test_no_targets_and_no_length() -> None:
+    store = make_store([3])
+    values, lengths = store.windows(np.zeros(0, np.int64), 4)
+    assert values.shape == (0, 4, 5)
+    assert len(lengths) == 0
+    with pytest.raises(ValueError, match="at least the row itself"):
+        store.windows(np.array([0]), 0)

@@ -1,0 +1,70 @@
+"""Files are the old one or the whole new one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from balancer.errors import InputError
+from balancer.files import atomic_path, read_arrays, read_json, write_arrays, write_json, write_text
+
+
+def test_arrays_and_meta_come_back(tmp_path: Path) -> None:
+    arrays = {"a": np.arange(6).reshape(2, 3)[:, ::-1], "b": np.array(2.5, np.float32), "empty": np.zeros((0, 4))}
+    write_arrays(tmp_path / "x.safetensors", arrays, {"n": [1, 0.1]})
+    back, meta = read_arrays(tmp_path / "x.safetensors", what="a test")
+    assert meta == {"n": [1, 0.1]}
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(back[name], array)
+        assert back[name].dtype == array.dtype
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00" * 7, b"{}", b"not safetensors at all, but longer than a header"])
+def test_foreign_or_torn_arrays_are_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.safetensors").write_bytes(content)
+    with pytest.raises(InputError, match=r"x\.safetensors"):
+        read_arrays(tmp_path / "x.safetensors", what="a test")
+
+
+def test_missing_files_are_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"y\.safetensors is missing: a test"):
+        read_arrays(tmp_path / "y.safetensors", what="a test")
+    with pytest.raises(InputError, match=r"y\.json is missing: a test"):
+        read_json(tmp_path / "y.json", what="a test")
+
+
+def test_an_error_while_writing_keeps_the_old_file_and_leaves_no_other(tmp_path: Path) -> None:
+    target = tmp_path / "x.txt"
+    write_text(target, "old")
+    with pytest.raises(RuntimeError), atomic_path(target) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert target.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["x.txt"]
+
+
+def test_json_is_strict(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "x.json", {"x": float("nan")})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="file size limits are a POSIX matter")
+def test_a_full_disk_is_one_clear_error_and_the_old_file(tmp_path: Path) -> None:
+    target = tmp_path / "x.bin"
+    target.write_bytes(b"old")
+    script = (
+        "import resource, signal, sys; from pathlib import Path; from balancer.files import write_bytes; from balancer.errors import InputError\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "try: write_bytes(Path(sys.argv[1]), b'x' * 100_000)\n"
+        "except InputError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(target)], capture_output=True, text=True, check=True)
+    assert "cannot write" in done.stdout and "x.bin" in done.stdout and "free some space" in done.stdout
+    assert target.read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["x.bin"]
