@@ -136,6 +136,8 @@ class PopulationVecEnv(VecEnv):
         """Number of the episode that begins next; set it before ``reset`` to continue from there."""
         self.final: dict[str, Floats] = {}
         """Validation metrics (M,) by name at the end of the last episode."""
+        self.final_weights = (0.0, 0.0)
+        """Means of the minority share and of the hardness there."""
         k = problem.num_classes
         super().__init__(
             num_students,
@@ -177,6 +179,7 @@ class PopulationVecEnv(VecEnv):
         flat = observation.flat()
         if done:
             self.final = {name: metrics.named(name) for name in REWARDS}
+            self.final_weights = (float(1.0 - self._share[:, 0].mean()), float(self._hardness.mean()))
             for info, last in zip(infos, flat, strict=True):
                 info["terminal_observation"] = last
                 info["TimeLimit.truncated"] = False

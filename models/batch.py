@@ -50,8 +50,8 @@ class SequenceBatch:
         if length.numel() and (int(length.min()) < 0 or int(length.max()) > value.shape[1]):
             raise ValueError(f"lengths must lie within 0 to {value.shape[1]}, given {int(length.min())} to {int(length.max())}")
         target = torch.device(device)
-        if target.type == "cuda":  # pinned memory lets the copies run beside the kernels
-            value, length = value.pin_memory(), length.pin_memory()
+        if target.type == "cuda" and value.device.type == length.device.type == "cpu":
+            value, length = value.pin_memory(), length.pin_memory()  # lets the copies run beside the kernels
         value = value.to(target, torch.float32, non_blocking=True)
         length = length.to(target, non_blocking=True)
         return cls(value, length, torch.arange(value.shape[1], device=target) < length[:, None])

@@ -10,7 +10,7 @@ channels is a product with a matrix that is nearly all ones and zeros. But for a
     sum of slope[j] over j < b  +  sum of step[j] over j <= b  +  fraction * slope[b]
 
 so with running sums of the weights it is two look-ups per field. The weights, and thus what an optimizer does, are those of the linear
-map; the look-ups and their gradient take a fifth of its time on a CPU and a fiftieth of its memory.
+map; the look-ups and their gradient take a quarter of its time on a CPU and a tenth of its memory.
 """
 
 from __future__ import annotations
@@ -105,9 +105,9 @@ def _tree_thresholds(
     if max_leaves < 2:
         return np.empty(0)
     cells = _count_cells(value, label, weight)
-    # A leaf of a few rows is noise; on a large table a leaf of 20 can still be a rare fraud pattern.
+    # A leaf of a few rows isolates noise; on a large table a leaf of 50 can still be a rare fraud pattern.
     total = weight.sum()
-    smallest = min(np.clip(total // 2_000, 5, 20) / total, 0.5)
+    smallest = min(np.clip(total // 2_000, 5, 50) / total, 0.5)
     tree = DecisionTreeClassifier(criterion="entropy", max_leaf_nodes=max_leaves, min_weight_fraction_leaf=smallest, random_state=0)
     cell, which = np.nonzero(cells.weight)
     nodes = tree.fit(cell[:, None], which, sample_weight=cells.weight[cell, which]).tree_
@@ -144,7 +144,7 @@ def _count_cells(value: NDArray[np.float32], label: NDArray[np.integer[Any]], we
     cell = np.zeros(len(value), np.int64)
     cell[starts[1:]] = 1
     classes = int(which.max()) + 1
-    counts = np.bincount(cell.cumsum() * classes + which, weight, minlength=len(starts) * classes)
+    counts = np.bincount(cell.cumsum() * classes + which, weight, minlength=len(starts) * classes).astype(np.float64)
     return _Cells(value[starts], value[np.append(starts[1:], len(value)) - 1], counts.reshape(-1, classes))
 
 
@@ -201,19 +201,17 @@ class PiecewiseLinearEncoder(nn.Module):
             present = present & ~values.isnan()
             cell = self._find_cell(values)
             flat = cell.flatten()
-            fraction = (
-                (values.flatten() - self.lower.index_select(0, flat)).div_(self.width.index_select(0, flat)).clamp_(0, 1).view_as(values)
-            )
-            fraction = fraction.masked_fill_(~present, 0)
+            lower, width = (bounds.index_select(0, flat).view_as(values) for bounds in (self.lower, self.width))
+            fraction = ((values - lower) / width).clamp_(0, 1).masked_fill_(~present, 0)
         below = self.slope.cumsum(1) - self.slope + self.step.cumsum(1)
         table = torch.cat([below.flatten(0, 1), self.slope.flatten(0, 1)])
         if torch.is_grad_enabled() and table.device.type == "cpu":
-            looked_up: Tensor = _TableLookup.apply(table, cell, present.to(table.dtype), fraction)
+            looked_up: Tensor = _TableLookup.apply(table, cell, present.to(table.dtype), fraction)  # type: ignore[no-untyped-call]
             return looked_up
         return _look_up(table, cell, present.to(table.dtype), fraction)
 
     def _find_cell(self, values: Tensor) -> Tensor:
-        """(R, F) int32: the field's first cell plus the bin, by a binary search without branches, all values in the same vectorised steps."""
+        """(R, F) int32: the field's first cell plus the bin, by a binary search without branches, all values in the same steps."""
         size = 1 << self.levels
         found = (self.first_cell * size).expand(values.shape).flatten()
         flat = values.flatten()
@@ -242,7 +240,7 @@ class _TableLookup(torch.autograd.Function):
         return _look_up(table, cell, present, fraction)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         cell, present, fraction = ctx.saved_tensors
         key = cell.flatten()

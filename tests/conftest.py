@@ -15,7 +15,10 @@ from hypothesis import settings
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=50)
 settings.load_profile("repeatable")
 
-TINY = ("--epochs", "2", "--steps-per-epoch", "8", "--policy-rollouts", "1", "--history", "6", "--d-model", "16", "--layers", "1", "--threads", "1")
+TINY = (
+    *("--epochs", "2", "--steps-per-epoch", "8", "--policy-rollouts", "1", "--history", "6"),
+    *("--d-model", "16", "--layers", "1", "--threads", "1"),
+)
 """Flags that make a run of a few seconds: everything real, everything short."""
 
 

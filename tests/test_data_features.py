@@ -143,7 +143,7 @@ def test_hour_and_weekday() -> None:
 
 def test_huge_amounts_stay_finite() -> None:
     amount = np.array([1e12, -1e12, 1e300, 0.0, 1e-300, 1e12])
-    events = Events(np.arange(6) * 60.0, np.zeros(6, np.int64), amount, {"kind": np.array([0, 1, -1, 0, 0, 1])})
+    events = Events(np.arange(6, dtype=np.float64) * 60.0, np.zeros(6, np.int64), amount, {"kind": np.array([0, 1, -1, 0, 0, 1])})
     for name, column in [*row_fields(events), *entity_fields(events)]:
         assert column.dtype == np.float32
         assert np.isfinite(column).all(), name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import polars as pl
@@ -28,7 +29,7 @@ def test_parquet_csv_and_folder_agree(tmp_path: Path) -> None:
     TABLE[1:].write_parquet(folder / "1.parquet")
     assert read_input(tmp_path / "t.parquet").equals(TABLE)
     assert read_input(tmp_path / "parts").equals(TABLE)
-    assert read_input(tmp_path / "t.csv").cast(dict(TABLE.schema)).equals(TABLE)
+    assert read_input(tmp_path / "t.csv").cast(TABLE.schema).equals(TABLE)
     assert read_columns(tmp_path / "t.parquet", ["c", "a"]).columns == ["c", "a"]
 
 
@@ -91,7 +92,7 @@ def test_absent_things(tmp_path: Path) -> None:
         read_input(tmp_path / "no.parquet")
     with pytest.raises(InputError, match=r"holds no \.parquet file"):
         read_input(tmp_path)
-    with pytest.raises(InputError, match="no column 'd': .*known: a, b, c"):
+    with pytest.raises(InputError, match=r"no column 'd': .*known: a, b, c"):
         read_columns(TABLE, ["a", "d"])
     with pytest.raises(InputError, match="no rows"):
         read_input(TABLE.clear())
@@ -99,6 +100,6 @@ def test_absent_things(tmp_path: Path) -> None:
 
 def test_delta_folder_needs_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "_delta_log").mkdir()
-    monkeypatch.setattr(reading.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(InputError, match=r"pip install 'balancer\[cluster\]'"):
         read_input(tmp_path)

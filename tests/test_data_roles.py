@@ -41,7 +41,9 @@ def test_inference_leaves_out_static_columns_and_second_labels() -> None:
 def test_flags_over_file_over_inference(tmp_path: Path) -> None:
     path = tmp_path / "spec.toml"
     path.write_text('entity = "segment"\namount = "distance"\nlabel_delay = "3d"\ncontext = []\n[split]\ngap = "1d"')
-    spec = resolve_spec(TABLE, spec_file=path, overrides={"entity": "card_id", "id": "none", "label": None, "gap": "2h", "numeric": "home_lat"})
+    spec = resolve_spec(
+        TABLE, spec_file=path, overrides={"entity": "card_id", "id": "none", "label": None, "gap": "2h", "numeric": "home_lat"}
+    )
     assert (spec.entity, spec.amount, spec.id, spec.label) == ("card_id", "distance", None, "is_fraud")
     assert (spec.context, spec.numeric) == ((), ("home_lat",))
     assert (spec.label_delay, spec.split.gap) == (3 * DAY, 7200.0)

@@ -19,7 +19,9 @@ def test_shipped_specs_round_trip(path: Path) -> None:
     assert spec.label_delay == 7 * DAY
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("7d", 7 * DAY), ("12h", 43_200.0), ("1.5 min", 90.0), (30, 30.0), ("30", 30.0), (0, 0.0), ("2w", 14 * DAY)])
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("7d", 7 * DAY), ("12h", 43_200.0), ("1.5 min", 90.0), (30, 30.0), ("30", 30.0), (0, 0.0), ("2w", 14 * DAY)]
+)
 def test_durations(text: object, seconds: float) -> None:
     assert parse_duration(text, "label_delay") == seconds
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,7 +15,7 @@ from balancer.errors import InputError
 
 
 def test_shares_and_gap() -> None:
-    time = np.arange(1000) * 0.1 * DAY
+    time = np.arange(1000, dtype=np.float64) * 0.1 * DAY
     part = split_by_time(time, np.ones(1000, np.bool_), SplitSpec(), 4 * DAY)
     assert np.bincount(part).tolist() == [600, 40, 80, 80, 200]
     assert (np.diff(part) >= 0).all()
@@ -28,7 +30,7 @@ def test_parts_are_disjoint_in_time_and_no_moment_straddles(seed: int, shuffled:
     for moment in np.unique(time):
         assert len(np.unique(part[time == moment])) == 1
     spans = [time[part == code] for code in (PART_TRAIN, PART_GAP, PART_REWARD, PART_THRESHOLD, PART_TEST)]
-    assert all(a.max() < b.min() for a, b in zip(spans, spans[1:], strict=False))
+    assert all(a.max() < b.min() for a, b in pairwise(spans))
     gap = time[part == PART_GAP]
     assert time[part == PART_REWARD].min() >= gap.min() + 2.0
 
@@ -41,7 +43,7 @@ def test_shares_are_of_labelled_rows() -> None:
 
 
 def test_dates_are_exclusive_ends() -> None:
-    time = np.arange(40) * DAY
+    time = np.arange(40, dtype=np.float64) * DAY
     split = SplitSpec(train="1970-01-11", validation="1970-01-21", test="1970-01-31")
     part = split_by_time(time, np.ones(40, np.bool_), split, 2 * DAY)
     assert np.bincount(part[:30]).tolist() == [10, 2, 4, 4, 10]

@@ -12,7 +12,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from balancer.models import HEADS, BinaryHead, Classifier, ModelConfig, SequenceBatch, autocast, fit_edges
 
 N = 8
-EDGES = (np.linspace(-3, 3, 13), np.linspace(-2, 2, 5))
+EDGES = (np.linspace(-3, 3, 13).tolist(), np.linspace(-2, 2, 5).tolist())
 
 
 def make(**changes: Any) -> Classifier:
@@ -60,7 +60,8 @@ def test_each_position_of_the_sequence_is_what_a_cut_window_gives(attention: str
     monkeypatch.setitem(HEADS, "all", lambda config: AllPositions(config.d_model))
     model = make(attention=attention, head="all").eval()
     with torch.no_grad():
-        model.embedding.position.weight[:] = model.embedding.position.weight[0]
+        position = model.get_parameter("embedding.position.weight")
+        position[:] = position[0]
     values, _ = windows(4)
     everything = model.encode(SequenceBatch.from_windows(values, np.full(4, N)))
     assert everything.values.shape == (4, N, 32)
@@ -162,7 +163,9 @@ def test_cuda_in_bfloat16_agrees_with_a_cpu(attention: str) -> None:
     batch, label = SequenceBatch.from_windows(values, lengths), torch.arange(64) % 2
     expected = model.probabilities(batch)
     model.loss(model(batch), label).backward()
-    expected_gradient = model.embedding.numeric.slope.grad.clone()
+    gradient = model.get_parameter("embedding.numeric.slope").grad
+    assert gradient is not None
+    expected_gradient = gradient.clone()
     model.zero_grad()
     model.cuda()
     batch = SequenceBatch.from_windows(values, lengths, "cuda")
@@ -172,4 +175,6 @@ def test_cuda_in_bfloat16_agrees_with_a_cpu(attention: str) -> None:
         loss = model.loss(model(batch), label.cuda())
     loss.backward()
     assert loss.dtype == torch.float32
-    torch.testing.assert_close(model.embedding.numeric.slope.grad.cpu(), expected_gradient, atol=5e-3, rtol=5e-2)
+    gradient = model.get_parameter("embedding.numeric.slope").grad
+    assert gradient is not None
+    torch.testing.assert_close(gradient.cpu(), expected_gradient, atol=5e-3, rtol=5e-2)

@@ -71,8 +71,8 @@ def test_field_dropout_hides_a_field_over_the_whole_window() -> None:
     values = np.repeat(windows(300, 1), 6, axis=1)  # six equal transactions: rows differ along the window only by position
     out = embedding(SequenceBatch.from_windows(values, np.full(300, 6))).values
     content = out - embedding.position.weight.flip(0)
-    category = embedding.categorical[0].weight  # a category may also be dropped alone, so look at what is left without it
-    numbers = torch.stack([content - vector for vector in category])  # (4, B, n, d)
+    category = embedding.get_parameter("categorical.0.weight")  # a category may also be dropped alone, so look at what is left without it
+    numbers = torch.stack([content - vector for vector in category.unbind()])  # (4, B, n, d)
     steady = (numbers - numbers[:, :, :1]).abs().amax((0, 2, 3)) < 1e-6
     assert steady.float().mean() > 0.9  # but for the rare single categories, every position lacks the same fields
     distinct = {tuple(row) for row in (content[:, 0] * 1e3).round().int().tolist()}

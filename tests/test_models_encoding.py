@@ -104,7 +104,7 @@ def test_beyond_the_train_range_is_clamped() -> None:
 
 def test_edges_are_the_trees_thresholds() -> None:
     rng = np.random.default_rng(1)
-    value = rng.integers(0, 400, 20_000).astype(np.float32) / 7
+    value = (rng.integers(0, 400, 20_000) / 7).astype(np.float32)
     label = (rng.random(20_000) < np.where(value > 50, 0.4, 0.02) + 0.1 * (np.abs(value - 20) < 1)).astype(np.int64)
     tree = (
         DecisionTreeClassifier(criterion="entropy", max_leaf_nodes=24, min_samples_leaf=10, random_state=0).fit(value[:, None], label).tree_
@@ -124,10 +124,7 @@ def test_many_values_and_many_rows_still_find_a_rare_tail(monkeypatch: pytest.Mo
     label = ((value > 270) | (rng.random(100_000) < 0.001)).astype(np.int16)  # the tail is 120 rows of 100,000
     label[:1_000] = -1
     (edges,) = fit_edges(value[:, None], label, seed=0)
-    known = value[label >= 0]
-    between = (known[known <= 270].max(), known[known > 270].min())
-    nearest = edges[np.abs(edges - 270).argmin()]
-    assert between[0] <= nearest < between[1]
+    assert np.abs(edges - 270).min() < 0.5  # legitimate rows are thinned to a fifth: they are .1 apart here
     assert np.array_equal(edges, fit_edges(value[:, None], label, seed=0)[0])
 
 
@@ -136,7 +133,7 @@ def test_many_values_and_many_rows_still_find_a_rare_tail(monkeypatch: pytest.Mo
     [np.zeros(500), np.full(500, np.nan), np.full(500, 1e12), np.r_[np.zeros(499), np.inf], np.arange(500) % 2, np.full(500, -3e38)],
     ids=["zeros", "missing", "huge", "infinite", "two values", "lowest"],
 )
-def test_poor_fields_stay_usable(column: NDArray[np.float64]) -> None:
+def test_poor_fields_stay_usable(column: NDArray[Any]) -> None:
     label = np.random.default_rng(0).integers(0, 2, 500)
     (edges,) = fit_edges(column.astype(np.float32)[:, None], label, seed=0)
     assert len(edges) >= 2
@@ -147,7 +144,7 @@ def test_poor_fields_stay_usable(column: NDArray[np.float64]) -> None:
 
 
 def test_a_field_without_a_split_gets_quantiles() -> None:
-    value = np.linspace(0, 1, 1_000, dtype=np.float32)
+    value = np.linspace(0, 1, 1_000).astype(np.float32)
     (edges,) = fit_edges(value[:, None], np.zeros(1_000, np.int64), seed=0)
     np.testing.assert_allclose(edges, np.linspace(0, 1, 9), atol=1e-6)
 

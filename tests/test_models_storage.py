@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from balancer import files
 from balancer.errors import InputError
 from balancer.models import Classifier, ModelConfig, SequenceBatch, load_classifier, save_classifier
 
@@ -90,7 +89,7 @@ def test_full_disk_leaves_the_earlier_model(tmp_path: Path, monkeypatch: pytest.
     save_classifier(make(), tmp_path)
 
     no_space = Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
-    monkeypatch.setattr(files.os, "fsync", no_space)
+    monkeypatch.setattr("balancer.files.os.fsync", no_space)
     with pytest.raises(InputError, match="No space left"):
         save_classifier(make(seed=1), tmp_path)
     assert torch.equal(load_classifier(tmp_path).probabilities(batch()), make().probabilities(batch()))

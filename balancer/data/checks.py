@@ -82,7 +82,7 @@ def check_number(values: pl.Series, check: RowCheck, *, optional: bool = False) 
         check.reject(_mask(numbers.is_nan()), values, "is NaN", "give a value")
     check.reject(_mask(numbers.is_infinite()), values, "is infinite", "give a finite value")
     if optional:
-        too_large = _mask(numbers.abs() > float(np.finfo(np.float32).max))
+        too_large = _mask(numbers.fill_nan(None).abs() > float(np.finfo(np.float32).max))
         check.reject(too_large, values, "is beyond the range of 32-bit floats", "scale the column")
     out: NDArray[np.float64] = numbers.fill_null(float("nan") if optional else 0.0).to_numpy(writable=True)
     out[~check.keep] = 0.0
@@ -129,12 +129,9 @@ def _parse_times(values: pl.Series, check: RowCheck) -> pl.Series:
             f"column {values.name!r}: {head[0]!r} can't be read as a time: write times as 2024-05-31 13:45:00, or as a number of seconds"
         )
     parsed = {form: _parse(text, form) for form, count in reads.items() if count == best}
-    form = min(parsed, key=lambda name: parsed[name].null_count())
-    unread_rows = parsed[form].null_count()
-    rival = next(
-        (name for name in parsed if name != form and parsed[name].null_count() == unread_rows and not parsed[name].equals(parsed[form])),
-        None,
-    )
+    form = min(parsed, key=lambda name: (parsed[name].null_count(), parsed[name][0] is None))
+    # Both read a row, to different moments: day and month can't be told apart.
+    rival = next((name for name, other in parsed.items() if bool((other != parsed[form]).any())), None)
     if rival is not None:
         raise InputError(f"column {values.name!r}: {head[0]!r} may be {form!r} or {rival!r}: write times as 2024-05-31 13:45:00")
     unread = _mask(parsed[form].is_null() & values.is_not_null())
@@ -182,9 +179,7 @@ def find_classes(text: pl.Series, negative: str | None) -> tuple[str, ...]:
             raise InputError(f"column {text.name!r} has the classes {names[:10]}: name the legitimate one by --negative")
         negative = usual[0]
     elif negative not in names:
-        raise InputError(
-            f"column {text.name!r} has no row of the negative class {negative!r}: {nearest(negative, names)}, name it by --negative"
-        )
+        raise InputError(f"column {text.name!r} has no row of the class given by --negative, {negative!r}: {nearest(negative, names)}")
     rest = [name for name in names if name != negative]
     numeric = all(name.lstrip("-").isdigit() for name in rest)
     return (negative, *sorted(rest, key=(lambda name: (int(name), name)) if numeric else (lambda name: (0, name))))

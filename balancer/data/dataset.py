@@ -46,7 +46,7 @@ class Dataset:
     """(N,) part of each row (`balancer.data.split`): when scoring, PART_TEST for the input and PART_GAP for `history`."""
     ids: pl.Series
     """(N,) the id column, or row numbers from 0 in the input."""
-    entities: pl.Series
+    entities: list[str]
     """Entity names by entity code (empty where the table has no entity)."""
     fingerprint: str
     """Hex digest of the used columns' content and the spec."""
@@ -200,14 +200,14 @@ def _concatenate(tables: list[_Table]) -> _Table:
     )
 
 
-def _entities(data: _Table, spec: Spec) -> tuple[NDArray[np.int64], pl.Series]:
+def _entities(data: _Table, spec: Spec) -> tuple[NDArray[np.int64], list[str]]:
     """Entity code of each row and the names by code; without an entity, rows are numbered in time order and have no names."""
     if spec.entity is None:
         code = np.empty(len(data.time), dtype=np.int64)
         code[np.argsort(data.time, kind="stable")] = np.arange(len(data.time))
-        return code, pl.Series("entity", [], dtype=pl.String)
+        return code, []
     names = distinct(data.frame[spec.entity])
-    return encode(data.frame[spec.entity], names), pl.Series("entity", names, dtype=pl.String)
+    return encode(data.frame[spec.entity], names), names
 
 
 def _check_parts(label: NDArray[np.int16], part: NDArray[np.int8], classes: tuple[str, ...], spec: Spec) -> None:

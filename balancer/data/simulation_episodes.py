@@ -69,9 +69,9 @@ FRAUD_SHARE = {"card_testing": 0.22, "stolen_card": 0.24, "account_takeover": 0.
 """Share of all fraud rows; what is left is the compromised merchants'."""
 LOOKALIKE_SHARE = {"top_ups": 0.010, "spree": 0.006, "house_move": 0.006}
 """Share of all legitimate rows."""
-COMPROMISED_PAYMENTS = (20, 36)
+COMPROMISED_PAYMENTS = (22, 36)
 """Fewest and most payments at a merchant until it is found out."""
-COMPROMISED_DAYS = 28.0
+COMPROMISED_DAYS = 35.0
 """Longest time between any payment of such an episode and the one it was drawn by: idle merchants are found out too."""
 
 
@@ -153,7 +153,7 @@ def compromise(rng: np.random.Generator, legitimate: Payments, count: int) -> No
         size = rng.integers(COMPROMISED_PAYMENTS[0], COMPROMISED_PAYMENTS[1] + 1, number)
         offset = np.arange(size.sum()) - np.repeat(np.cumsum(size) - size, size)
         row = np.repeat(witness - rng.integers(0, size), size) + offset
-        every, phase = 1 + (rng.random(number) < 0.3), rng.integers(0, 2, number)
+        every, phase = 1 + (rng.random(number) < 0.25), rng.integers(0, 2, number)
         hit = (row >= 0) & (row < len(order)) & ((offset + np.repeat(phase, size)) % np.repeat(every, size) == 0)
         row, seen = row[hit], np.repeat(witness, size)[hit]
         hit = (merchant[row] == merchant[seen]) & (np.abs(time[row] - time[seen]) < COMPROMISED_DAYS * DAY)

@@ -31,7 +31,7 @@ from balancer.files import write_bytes
 
 START = datetime(2025, 1, 1)
 ROWS_PER_CARD = 80
-ROWS_PER_MERCHANT = 110
+ROWS_PER_MERCHANT = 80
 FEWEST_FRAUDS = 40
 FEWEST_DAYS = 30
 

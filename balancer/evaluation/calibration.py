@@ -10,8 +10,8 @@ regression would make ties of them. One family holds the three candidates: ``sig
 and the simplest one wins whose log loss on held-out folds is within one standard error of the best. A model that is calibrated already,
 or a validation part with a handful of frauds, is therefore left alone.
 
-Beyond odds of e^12 both u and v grow like a logarithm: a score of exactly 0 or 1 stays finite, and a float32 network's last bits are not
-taken for evidence.
+Beyond e^12 evidence counts like its logarithm, going in and coming out: a score of exactly 0 or 1 stays finite, no probability rounds to 0 or 1
+(which would tie rows), and a float32 network's last bits are not taken for certainty.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ KNEE = 12.0
 MIN_SLOPE = 0.05
 """Smallest a and b: a flat side would tie scores in floating point."""
 MAX_SLOPE = 4.0
-"""Largest a and b: a steeper map would round high probabilities to 1."""
+"""Largest a and b: steeper means that the scores say next to nothing about odds."""
 FOLDS = 5
 MIN_POSITIVES = 10
 """With fewer frauds there is nothing to choose by: only the line's intercept could be told, and it too hardly."""
@@ -55,7 +55,8 @@ class Calibration:
     def transform(self, score: ArrayLike) -> Floats:
         """Probability of fraud (n,) float64 for scores (n,)."""
         u, v = _features(np.asarray(score, dtype=np.float64))
-        return _sigmoid(self.a * u + self.b * v + self.c)
+        logit = self.a * u + self.b * v + self.c
+        return _sigmoid(np.copysign(_tame(np.abs(logit)), logit))
 
     def apply(self, class_scores: ArrayLike) -> Floats:
         """Calibrated class probabilities (n, K) for ``class_scores`` (n, K), legitimate first.

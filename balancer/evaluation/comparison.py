@@ -1,7 +1,7 @@
 """This run beside its baselines: which figures are shown, how they read, and who won.
 
-Special: a loss is said in the same words as a win. Figures are compared as shown, rounded, so that what reads alike ranks alike, and the standard
-error of one test set goes with every verdict, so that noise is not sold as gain.
+Special: a loss is said in the same words as a win. Figures are compared as shown, rounded, so that what reads alike ranks alike, and the
+standard error of one test set goes with every verdict, so that noise is not sold as gain.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ PRECISION = Column(("precision",), "precision\ntuned", 3, judged=False)
 RECALL = Column(("recall",), "recall\ntuned", 3, judged=False)
 RECALL_AT_FPR = Column(("recall_at_fpr", "0.001"), "recall at\nFPR .001", 3)
 CARD_PRECISION = Column(("card_precision_at_100",), "card\nP@100", 3)
-BRIER = Column(("brier",), "Brier", 4, higher_is_better=False)
-ECE = Column(("ece",), "ECE", 4, higher_is_better=False)
+BRIER = Column(("brier",), "Brier", 5, higher_is_better=False)
+ECE = Column(("ece",), "ECE", 5, higher_is_better=False)
 
 
 def models_of(report: Mapping[str, Any], run_title: str = THIS_RUN) -> dict[str, Figures]:
@@ -75,8 +75,8 @@ def models_of(report: Mapping[str, Any], run_title: str = THIS_RUN) -> dict[str,
 def standard_error(figures: Figures) -> float | None:
     """Standard error of the average precision by the number of frauds in the test rows, sqrt(AP (1 - AP) / frauds).
 
-    The binomial estimate of Boyd, Eng and Page (2013). Two models on the same rows differ by less chance than this says, two training seeds by
-    more than it knows: a measure to read differences by, not a test.
+    The binomial estimate of Boyd, Eng and Page (2013). Two models on the same rows differ by less chance than this says, two training
+    seeds by more than it knows: a measure to read differences by, not a test.
     """
     precision, frauds = figures["average_precision"], figures["positives"]
     return None if precision is None or not frauds else math.sqrt(precision * (1 - precision) / frauds)

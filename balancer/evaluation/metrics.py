@@ -1,8 +1,8 @@
 """How good a fraud score is, in the figures a fraud team decides by.
 
 Special: rows with equal scores are one step. A threshold can't tell them apart, so no figure here depends on the order of the rows, and a
-score that is the same for all rows earns nothing by luck. Average precision and log loss are scikit-learn's; false alarms at a recall,
-recall at a false-positive rate and card precision come from one sorted pass (:class:`Ranking`), as scikit-learn has none of them.
+score that is the same for all rows earns nothing by luck. One sorted pass (:class:`Ranking`) gives average precision, equal to scikit-learn's, and
+what scikit-learn has not: false alarms at a recall, recall at a false-positive rate, calibration error in bins of equal mass.
 
 Average precision and false alarms at matched recall come before F1 at .5: sampling shifts all scores at once, which moves F1 at .5 a lot
 and the ranking hardly. Only a better ranking is a better model.
@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import ArrayLike, NDArray
-from sklearn.metrics import average_precision_score, log_loss
 
 from balancer.data.spec import DAY
 from balancer.errors import InputError
@@ -64,6 +63,23 @@ class Ranking:
     def legitimate(self) -> int:
         """Legitimate rows in all."""
         return int(self.alarms[-1]) if len(self.alarms) else 0
+
+    def average_precision(self) -> float | None:
+        """Sum over the steps of precision times gain in recall (no interpolation); None without frauds."""
+        if not self.frauds:
+            return None
+        gained = np.diff(self.hits, prepend=0)
+        return float(np.sum(self.hits / (self.hits + self.alarms) * gained) / self.frauds)
+
+    def calibration_error(self, bins: int) -> float:
+        """Mean gap between probability and fraud rate over ``bins`` bins of equal numbers of rows."""
+        hits = np.diff(self.hits, prepend=0)
+        counts = hits + np.diff(self.alarms, prepend=0)
+        # A row counts with the fraud rate of its step, so that a step across the edge of two bins is no matter of row order.
+        gap = np.repeat(self.score - hits / counts, counts)
+        edges = np.linspace(0, len(gap), bins + 1).round().astype(np.int64)
+        total = np.concatenate([[0.0], np.cumsum(gap)])[edges]
+        return float(np.abs(np.diff(total)).sum() / max(len(gap), 1))
 
     def false_alarms_at_recall(self, recall: float) -> float | None:
         """False alarms per 10,000 legitimate rows at the highest threshold that reaches ``recall``; None where rows of one kind are
@@ -241,17 +257,11 @@ def card_precision(fraud: ArrayLike, score: ArrayLike, time: ArrayLike, entity: 
 
 
 def expected_calibration_error(fraud: ArrayLike, probability: ArrayLike, *, bins: int = CALIBRATION_BINS) -> float:
-    """Mean gap between probability and fraud rate over ``bins`` bins of equal numbers of rows by rising probability.
+    """Mean gap between probability and fraud rate over ``bins`` bins of equal numbers of rows by probability.
 
-    Rows with one probability count with their common fraud rate, so that a tie across a bin's edge is no matter of row order. Equal-mass
-    bins because at 1 % fraud nearly every row lies in the first of fifteen equal-width ones (Nixon et al., 2019).
+    Equal-mass bins because at 1 % fraud nearly every row lies in the first of fifteen equal-width ones (Nixon et al., 2019).
     """
-    values, rows, counts = np.unique(np.asarray(probability, dtype=np.float64), return_inverse=True, return_counts=True)
-    rate = np.bincount(rows, weights=np.asarray(fraud, dtype=np.float64)) / counts
-    gap = np.repeat(values - rate, counts)
-    edges = np.linspace(0, len(gap), bins + 1).round().astype(np.int64)
-    total = np.concatenate([[0.0], np.cumsum(gap)])[edges]
-    return float(np.abs(np.diff(total)).sum() / max(len(gap), 1))
+    return Ranking.of(fraud, probability).calibration_error(bins)
 
 
 def curve_points(label: ArrayLike, score: ArrayLike, *, max_points: int = 500) -> dict[str, list[float]]:

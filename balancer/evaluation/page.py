@@ -56,10 +56,11 @@ def render_page(report: Mapping[str, Any]) -> str:
     lines += _table(["model", *columns], [[title, *_marked(columns.values(), figures, models)] for title, figures in models.items()])
     lines += [
         "",
-        "Bold: best of its column. AP: average precision. Tuned: at the threshold with the best F1 on validation rows, of calibrated scores; at .5: "
-        "the default threshold, of the model's own scores. False alarms are per 10,000 legitimate rows, at the highest threshold that reaches the "
-        "recall; – where none does. Card precision@100: of the 100 entities with the highest scores of a day, the share with fraud that day (all "
-        "entities on a day that has fewer). ECE: expected calibration error over 15 bins of equal numbers of rows.",
+        "Bold: best of its column. AP: average precision. Tuned: at the threshold with the best F1 on validation rows, of "
+        "calibrated scores; at .5: the default threshold, of the model's own scores. False alarms are per 10,000 legitimate rows, "
+        "at the highest threshold that reaches the recall; – where none does. Card precision@100: of the 100 entities with the "
+        "highest scores of a day, the share with fraud that day (all entities on a day that has fewer). ECE: expected calibration "
+        "error over 15 bins of equal numbers of rows.",
         "",
         "## Won and lost",
         "",
@@ -69,8 +70,8 @@ def render_page(report: Mapping[str, Any]) -> str:
     if error is not None:
         lines += [
             "",
-            f"With {report['test']['positives']:,} frauds in the test rows, chance alone moves an average precision by about ± {error:.3f} (one "
-            "standard error), and another seed moves it again. One run on one split is evidence, not proof: differences of that size prove nothing.",
+            f"With {report['test']['positives']:,} frauds in the test rows, chance alone moves an average precision by about ± {error:.3f} "
+            "(one standard error), and another seed moves it again: differences of that size prove nothing.",
         ]
     return "\n".join([*lines, "", *_classes(models), *_split(report["run"]), *_training(report["run"])]).rstrip() + "\n"
 
@@ -125,8 +126,9 @@ def _classes(models: Mapping[str, Figures]) -> list[str]:
     return [
         *lines,
         "",
-        "AP of a class: its rows against the legitimate ones, by the score of fraud of any kind; one-vs-rest: by this run's score of the class itself "
-        "against all other rows. Recall, precision and false alarms are this run's, at its tuned threshold or at recall 0.60 of the class.",
+        "AP of a class: its rows against the legitimate ones, by the score of fraud of any kind; one-vs-rest: by this run's score "
+        "of the class itself against all other rows. Recall, precision and false alarms are this run's, at its tuned threshold or "
+        "at recall 0.60 of the class.",
         "",
     ]
 

@@ -1,7 +1,7 @@
 """The report of a run on disk: one dict for machines, one page for people, the curves behind both.
 
-Special: the same figures give the same bytes. Times are kept under the one key ``timing``, which the page leaves out, so two runs with one seed
-can be compared file by file.
+Special: the same figures give the same bytes. Times are kept under the one key ``timing``, which the page leaves out, so two runs with
+one seed can be compared file by file.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ def build_report(test: Figures, baselines: Mapping[str, Figures], *, run: Mappin
 def write_report(report: Mapping[str, Any], folder: Path, *, label: ArrayLike, scores: Mapping[str, ArrayLike]) -> None:
     """Write ``report.json``, ``report.md`` and ``curves.parquet`` into ``folder``, each atomically.
 
-    ``label`` (n,) class indices of the test rows and ``scores``, fraud scores (n,) by model, draw the curves: columns ``model, threshold, recall,
-    precision, fpr``, at most 500 points a model, precision against recall and recall against fpr (ROC). Raises InputError where the folder can't
-    be written.
+    ``label`` (n,) class indices of the test rows and ``scores``, fraud scores (n,) by model, draw the curves: columns ``model, threshold,
+    recall, precision, fpr``, at most 500 points a model, precision against recall and recall against fpr (ROC). Raises InputError where
+    the folder can't be written.
     """
     frames = [pl.DataFrame({"model": name} | curve_points(label, score), schema=_CURVE_SCHEMA) for name, score in scores.items()]
     with atomic_path(folder / CURVES_FILE) as temporary:

@@ -1,7 +1,7 @@
 """The report on a terminal: one table, one sentence, where the files are.
 
-Special: the table gives up columns, least telling first, until it fits the terminal, instead of wrapping figures. The best of a column has a star as
-well as bold, so that it survives a log file.
+Special: the table gives up columns, least telling first, until it fits the terminal, instead of wrapping figures. The best of a column
+has a star as well as bold, so that it survives a log file.
 """
 
 from __future__ import annotations
@@ -72,7 +72,9 @@ def print_report(report: Mapping[str, Any], console: Console, *, folder: Path | 
 
 
 def print_figures(result: Mapping[str, Any], console: Console) -> None:
-    """Print what ``balancer evaluate`` found: ``result`` has ``dataset``, ``part`` (test or all), ``dropped`` and the figures under ``test``."""
+    """Print what ``balancer evaluate`` found: ``result`` has ``dataset``, ``part`` (test or all), ``dropped`` and the figures under
+    ``test``.
+    """
     test = result["test"]
     part = "its test part" if result["part"] == "test" else "all labelled rows"
     console.print()

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from balancer.errors import InputError
 from balancer.sampling.observation import PER_CLASS_FEATURES, SHARED_FEATURES, Observation
-from balancer.sampling.weights import MAX_HARDNESS, START_FLOOR, SamplingWeights, minority_share
+from balancer.sampling.weights import FLOOR_STEP, HARDNESS_STEP, MAX_HARDNESS, SHARE_STEP, START_FLOOR, SamplingWeights, minority_share
 
 BUNDLE_VERSION = 1
 WEIGHTS_FILE = "policy.safetensors"
@@ -179,7 +179,15 @@ def load_bundle(folder: Path) -> BundlePolicy:
         arrays = load_file(weights_file)
     except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
         raise InputError(f"policy at {str(folder)!r} can't be read ({error}); it may be torn, train it again or copy it anew") from error
-    layout = {"per_class": list(PER_CLASS_FEATURES), "shared": list(SHARED_FEATURES)}
-    if not isinstance(config, dict) or config.get("format_version") != BUNDLE_VERSION or config.get("observation") != layout:
-        raise InputError(f"policy at {str(folder)!r} was made for another version of the observation; train it again with this version")
+    if not isinstance(config, dict) or any(config.get(key) != value for key, value in bundle_layout().items()):
+        raise InputError(f"policy at {str(folder)!r} was made for another version of observation or action; train it again with this version")
     return BundlePolicy(arrays, config.get("training", {}))
+
+
+def bundle_layout() -> dict[str, Any]:
+    """What a bundle and the code that runs it must agree on: version, features (already scaled, they need no normalisation), steps of the action."""
+    return {
+        "format_version": BUNDLE_VERSION,
+        "observation": {"per_class": list(PER_CLASS_FEATURES), "shared": list(SHARED_FEATURES)},
+        "action": {"share_step": SHARE_STEP, "hardness_step": HARDNESS_STEP, "floor_step": FLOOR_STEP, "max_hardness": MAX_HARDNESS},
+    }

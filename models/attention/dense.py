@@ -41,7 +41,8 @@ class DenseAttention(Attention):
 
     def _split(self, x: Tensor) -> Tensor:
         """(B, n, d) to (B, H, n, d / H)."""
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        heads: Tensor = x.unflatten(-1, (self.num_heads, -1))
+        return heads.transpose(1, 2)
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """All three (B, H, n, d / H); each position against itself and earlier ones."""

@@ -41,7 +41,8 @@ class WindowAttention(DenseAttention):
             _with_previous(own_value).flatten(1, 2),
             attn_mask=self._band(chunks, query.device).repeat(self.num_heads, 1, 1)[None],
         )
-        return mixed.unflatten(1, (self.num_heads, chunks)).flatten(2, 3)[:, :, :length]
+        apart: Tensor = mixed.unflatten(1, (self.num_heads, chunks))
+        return apart.flatten(2, 3)[:, :, :length]
 
     def _band(self, chunks: int, device: torch.device) -> Tensor:
         """(chunks, window, 2 window) bool: which keys of the previous and the own chunk a query sees."""
