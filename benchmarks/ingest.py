@@ -1,6 +1,7 @@
 """Loading a public stream: wall time and peak memory of `load_dataset` (read, check, features, split, store).
 
-What is special: each stream is loaded in a fresh process limited to two threads, so that its peak memory is its own. Run from the root of a checkout:
+What is special: each stream is loaded in a fresh process limited to two threads, so that its peak memory is its own. Run from the root of
+a checkout:
 
     python benchmarks/ingest.py --data ../shared/data --out benchmarks/results/ingest.json
 """
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import time
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +70,8 @@ def cpu_model() -> str:
 
 
 def versions() -> dict[str, str]:
-    import numpy
-    import polars
-
-    return {"python": platform.python_version(), "numpy": numpy.__version__, "polars": polars.__version__}
+    """Versions of what the figures depend on."""
+    return {"python": platform.python_version(), **{name: version(name) for name in ("numpy", "polars")}}
 
 
 def main() -> int:

@@ -19,7 +19,9 @@ LIBRARIES = ("torch", "stable-baselines3", "gymnasium", "polars", "scikit-learn"
 def processor() -> str:
     """The model name of the CPU, where Linux tells it."""
     info = Path("/proc/cpuinfo")
-    names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+    names = (
+        [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+    )
     return names[0] if names else platform.processor() or platform.machine()
 
 

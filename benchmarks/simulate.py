@@ -15,18 +15,16 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["POLARS_MAX_THREADS"] = "1"
 
 import argparse
-import json
-import platform
 import resource
 import time
-from datetime import UTC, datetime, timedelta
-from importlib.metadata import version
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import lightgbm
 import numpy as np
 import polars as pl
+from recording import RESULTS, record
 from sklearn.metrics import average_precision_score
 
 from balancer.data.simulator import simulate
@@ -41,11 +39,11 @@ def simple_features(frame: pl.DataFrame) -> tuple[np.ndarray, list[str]]:
     log_amount = pl.col("amount").log()
     kind = ("card_id", "merchant_category")
     earlier = frame.with_columns(
+        *[pl.col("time").diff(n).over("card_id").dt.total_seconds().alias(f"gap_{n}") for n in (1, 2, 3, 6)],
+        *[log_amount.shift(n).over("card_id").alias(f"log_amount_{n}") for n in (1, 2, 3)],
         log_amount=log_amount,
         hour=pl.col("time").dt.hour(),
         weekday=pl.col("time").dt.weekday(),
-        *[pl.col("time").diff(n).over("card_id").dt.total_seconds().alias(f"gap_{n}") for n in (1, 2, 3, 6)],
-        *[log_amount.shift(n).over("card_id").alias(f"log_amount_{n}") for n in (1, 2, 3)],
         habit=log_amount - (log_amount.cum_sum() - log_amount).over("card_id") / pl.int_range(pl.len()).over("card_id"),
         category_habit=log_amount - (log_amount.cum_sum() - log_amount).over(kind) / pl.int_range(pl.len()).over(kind),
         category=pl.col("merchant_category").cast(pl.Categorical).to_physical(),
@@ -77,7 +75,15 @@ def difficulty(rows: int, seed: int) -> dict[str, Any]:
     label = (kind != "legitimate").astype(int)
     cut = int(0.6 * rows)
     parameters = {"objective": "binary", "num_leaves": 15, "learning_rate": 0.05, "min_data_in_leaf": 30, "feature_fraction": 0.7}
-    parameters |= {"max_bin": 1023, "num_threads": 1, "verbose": -1, "seed": 0, "bagging_fraction": 0.8, "bagging_freq": 1, "lambda_l2": 5.0}
+    parameters |= {
+        "max_bin": 1023,
+        "num_threads": 1,
+        "verbose": -1,
+        "seed": 0,
+        "bagging_fraction": 0.8,
+        "bagging_freq": 1,
+        "lambda_l2": 5.0,
+    }
     categorical = [names.index("category"), names.index("way")]
     model = lightgbm.train(parameters, lightgbm.Dataset(values[:cut], label[:cut], categorical_feature=categorical), 200)
     score = np.asarray(model.predict(values[cut:]))
@@ -95,7 +101,7 @@ def difficulty(rows: int, seed: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000, help="rows of the timed simulation")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "simulate.json")
+    parser.add_argument("--out", type=Path, default=RESULTS / "simulate.json")
     arguments = parser.parse_args()
     begin = time.perf_counter()
     simulate(arguments.rows, seed=0)
@@ -104,13 +110,8 @@ def main() -> None:
     result = {
         "speed": {"rows": arguments.rows, "seed": 0, "seconds": round(seconds, 2), "peak_mib": round(peak), "threads": 1},
         "difficulty": [difficulty(60_000, 7), difficulty(60_000, 8), difficulty(300_000, 7)],
-        "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count(), "system": platform.system()},
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in ("numpy", "polars", "lightgbm", "scikit-learn")},
-        "date": datetime.now(UTC).date().isoformat(),
     }
-    print(json.dumps(result, indent=2))
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+    record(result, arguments.out)
 
 
 if __name__ == "__main__":

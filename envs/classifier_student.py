@@ -17,7 +17,7 @@ from balancer.models import Classifier, ModelConfig, SequenceBatch, autocast
 from balancer.sampling.seeding import integer_seed
 
 WARMUP_SHARE = 0.05
-SCORE_BATCH = 4096
+SCORE_BATCH = 1024
 
 
 class ClassifierStudent:
@@ -121,7 +121,7 @@ class ClassifierStudent:
 
 @torch.no_grad()
 def score_rows(model: Classifier, dataset: Dataset, rows: np.ndarray, *, device: torch.device) -> np.ndarray:
-    """Class probabilities (n, K) float32 of the store ``rows`` (n,) under ``model``, in batches of 4,096."""
+    """Class probabilities (n, K) float32 of the store ``rows`` (n,) under ``model``, a batch at a time."""
     model.eval()
     scores = np.empty((len(rows), len(model.config.classes)), dtype=np.float32)
     for first in range(0, len(rows), SCORE_BATCH):

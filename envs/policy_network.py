@@ -1,8 +1,9 @@
 """The policy that PPO trains: one encoder shared by all classes, pooled, so that the number of classes is free.
 
-Each class's features pass the same two layers; their mean and maximum with the shared features make the context. From a class's code and the context comes the change of its
-log share, from the context alone those of hardness and floor. The exploration has three scales, one per kind, whatever K. Actor and critic share nothing, for a policy's
-gradient is small beside a value's. :class:`balancer.sampling.policies.BundlePolicy` is this actor in NumPy; a test holds them together.
+Each class's features pass the same two layers; their mean and maximum with the shared features make the context. From a class's code and
+the context comes the change of its log share, from the context alone those of hardness and floor. The exploration has three scales, one
+per kind, whatever K. Actor and critic share nothing, for a policy's gradient is small beside a value's.
+:class:`balancer.sampling.policies.BundlePolicy` is this actor in NumPy; a test holds them together.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """A population of small students, trained as one stack of matrix products: many episodes for the price of a few.
 
-M nets of two hidden layers share every kernel launch (``baddbmm``); forward, backward and AdamW are written out, on one flat parameter tensor, which spares
-autograd's bookkeeping on products this small. Students differ, so that a policy meets weak and strong learners: learning rate, weight decay, dropout and width are drawn
-per group. The students of a group are *siblings*: same net, same initial weights, same random numbers in every draw, so that their rewards differ by what their policies did.
+M nets of two hidden layers share every kernel launch (``baddbmm``); forward, backward and AdamW are written out, on one flat parameter
+tensor, which spares autograd's bookkeeping on products this small. Students differ, so that a policy meets weak and strong learners:
+learning rate, weight decay, dropout and width are drawn per group. The students of a group are *siblings*: same net, same initial
+weights, same random numbers in every draw, so that their rewards differ by what their policies did.
 
 Row draws follow :class:`balancer.sampling.row_sampler.RowSampler`, for all students at once; a test compares the two.
 """
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from balancer.envs.problem import PopulationProblem
+from balancer.sampling.row_sampler import scored_part
 from balancer.sampling.seeding import generator
 from balancer.sampling.weights import ERROR_OFFSET, Floats
 
@@ -137,11 +139,7 @@ class PopulationStack:
         self._adamw()
 
     def _adamw(self) -> None:
-        warmup = max(1, int(WARMUP_SHARE * self.total_steps))
-        if self.step < warmup:
-            factor = (self.step + 1) / warmup
-        else:
-            factor = 0.5 * (1.0 + math.cos(math.pi * min(1.0, (self.step - warmup) / max(1, self.total_steps - warmup))))
+        factor = self._schedule()
         self.step += 1
         self._first.lerp_(self._grad, 1.0 - _BETA_1)
         self._second.mul_(_BETA_2).addcmul_(self._grad, self._grad, value=1.0 - _BETA_2)
@@ -149,6 +147,13 @@ class PopulationStack:
         rate = self._rate * factor
         self._flat.mul_(1.0 - rate * self._decay)
         self._flat.sub_(self._first / spread * (rate / (1.0 - _BETA_1**self.step)))
+
+    def _schedule(self) -> float:
+        """Factor on the learning rates: linear warm-up, then cosine to zero, as the real classifier's."""
+        warmup = max(1, int(WARMUP_SHARE * self.total_steps))
+        if self.step < warmup:
+            return (self.step + 1) / warmup
+        return 0.5 * (1.0 + math.cos(math.pi * min(1.0, (self.step - warmup) / max(1, self.total_steps - warmup))))
 
     @torch.no_grad()
     def score(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -182,18 +187,24 @@ class PopulationStack:
             if not len(own):
                 continue
             place = (within * len(own)).long().clamp_(max=len(own) - 1)
-            if c == 0 and bool(self._scored.any()) and hardness.max() > 0:
+            if c == 0 and hardness.max() > 0:
                 level = torch.as_tensor(floor[:, None], dtype=torch.float32, device=self.device)
-                place = torch.where(mixed >= level, self._hard_place(within, hardness), place)
+                stage = (mixed - level) / (1.0 - level).clamp_min(1e-12)
+                steered = (stage >= 0) & torch.as_tensor(hardness[:, None] > 0, device=self.device)
+                place = torch.where(steered, self._hard_place(within, stage, (drawn == 0).sum(dim=1), hardness), place)
             result = torch.where(drawn == c, own[place], result)
         return result
 
-    def _hard_place(self, within: Tensor, hardness: Floats) -> Tensor:
-        """Places among the rows of the first class, drawn by hardness."""
+    def _hard_place(self, within: Tensor, stage: Tensor, draws: Tensor, hardness: Floats) -> Tensor:
+        """Places among the rows of the first class: of a scored row by hardness, or of one never scored."""
+        scored, unscored = self._scored.nonzero()[:, 0], (~self._scored).nonzero()[:, 0]
+        place = torch.zeros_like(within, dtype=torch.int64)
+        if len(unscored):
+            place = unscored[(within * len(unscored)).long().clamp_(max=len(unscored) - 1)]
+        if not len(scored):
+            return place
         power = torch.as_tensor(hardness[:, None], dtype=torch.float32, device=self.device)
-        weight = (self._error + ERROR_OFFSET).pow_(power)
-        mean = weight[:, self._scored].mean(dim=1, keepdim=True)
-        weight = torch.where(self._scored, weight, mean)
-        cumulative = weight.double().cumsum(dim=1)
+        cumulative = (self._error[:, scored] + ERROR_OFFSET).pow_(power).double().cumsum(dim=1)
         found = torch.searchsorted(cumulative, within.double() * cumulative[:, -1:], right=True)
-        return found.clamp_(max=weight.shape[1] - 1)
+        part = torch.as_tensor(scored_part(len(scored), len(self._scored), draws.cpu().numpy()), dtype=torch.float32, device=self.device)
+        return torch.where(stage < part[:, None], scored[found.clamp_(max=len(scored) - 1)], place)

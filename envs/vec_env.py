@@ -1,11 +1,14 @@
 """``PopulationVecEnv``: the population of students as a native Stable-Baselines3 ``VecEnv``, one student a line.
 
-All students begin and end their episodes together. At an episode's boundary the environment has no state but the number of the next episode: students, draws, pools
-and dropout are functions of (seed, episode, group, epoch), so training resumes there by setting :attr:`PopulationVecEnv.next_episode`.
+All students begin and end their episodes together. At an episode's boundary the environment has no state but the number of the next
+episode: students, draws, pools and dropout are functions of (seed, episode, group, epoch), so training resumes there by setting
+:attr:`PopulationVecEnv.next_episode`.
 
-The reward is a potential's change, so an episode's return is the final validation figure. For training, ``relative`` takes from each reward the mean over the student's
-siblings, who share its net, its initial weights and its random numbers: what remains is what its policy did, at no cost beyond the students that train anyhow (a twin
-that keeps a constant would double it). Students of an easy and a hard kind then weigh alike, and ``reward_scale`` brings the rest to unit size.
+The reward is a potential's change, so an episode's return is the final validation figure. For training, ``relative`` pays once, at the end: the final
+figure less the mean of the student's siblings, who share its net, its initial weights and its random numbers. What remains is what its policy did, at no
+cost beyond the students that train anyhow (a twin that keeps a constant would double it); easy and hard kinds weigh alike, and ``reward_scale``
+brings the rest to unit size. It is paid at the end because a student's place among its siblings halfway is not in its observation: paid
+step by step it would be noise that the critic can't explain.
 """
 
 from __future__ import annotations
@@ -36,10 +39,8 @@ class PopulationEpisode:
     """Walks all students of a stack through an episode, epoch by epoch, under weights given from outside.
 
     Args:
-        stack: the students.
-        epochs: epochs of an episode.
-        steps_per_epoch: mini-batches of an epoch, before ``budgets``.
-        budgets: factors on ``steps_per_epoch``, one after another from episode to episode, so that a policy meets short and long trainings.
+        stack: the students. epochs: epochs of an episode. steps_per_epoch: mini-batches of an epoch, before ``budgets``. budgets: factors
+        on ``steps_per_epoch``, one after another from episode to episode, so that a policy meets short and long trainings.
     """
 
     def __init__(self, stack: PopulationStack, *, epochs: int, steps_per_epoch: int, budgets: Sequence[float] = (1.0,)) -> None:
@@ -103,7 +104,7 @@ class PopulationVecEnv(VecEnv):
         steps_per_epoch: mini-batches of an epoch.
         batch_size: rows of a mini-batch.
         reward: validation figure whose change is paid: ``f1`` at its best threshold, ``average_precision`` or ``partial_auc``.
-        relative: pay only what goes beyond the mean of the siblings, divided by :attr:`reward_scale`.
+        relative: pay, at the end, what goes beyond the mean of the siblings, divided by :attr:`reward_scale`.
         budgets: factors on ``steps_per_epoch``, from episode to episode.
         seed: everything random is a function of it.
         device: where the students train.
@@ -125,11 +126,16 @@ class PopulationVecEnv(VecEnv):
         device: str = "cpu",
     ) -> None:
         if siblings < 1 or num_students < 1 or num_students % siblings or (relative and siblings < 2):
-            raise InputError(f"num_students ({num_students}) must be a multiple of siblings ({siblings}), and a relative reward needs at least two")
+            raise InputError(
+                f"num_students ({num_students}) must be a multiple of siblings ({siblings}), and a relative reward needs at least two"
+            )
         if reward not in REWARDS:
             raise InputError(f"reward {reward!r} is not known; choose one of {', '.join(REWARDS)}")
-        stack = PopulationStack(problem, groups=num_students // siblings, siblings=siblings, batch_size=batch_size, seed=seed, device=device)
+        stack = PopulationStack(
+            problem, groups=num_students // siblings, siblings=siblings, batch_size=batch_size, seed=seed, device=device
+        )
         self.episode = PopulationEpisode(stack, epochs=epochs, steps_per_epoch=steps_per_epoch, budgets=budgets)
+        self.render_mode = None
         self.reward, self.relative, self.siblings = reward, relative, siblings
         self.reward_scale = 1.0
         self.next_episode = 0
@@ -169,10 +175,10 @@ class PopulationVecEnv(VecEnv):
         value = metrics.named(self.reward)
         paid = value - self._potential
         self._potential = value
-        if self.relative:
-            groups = paid.reshape(-1, self.siblings)
-            paid = ((groups - groups.mean(axis=1, keepdims=True)) / self.reward_scale).ravel()
         done = self.episode.epoch >= self.episode.epochs
+        if self.relative:
+            groups = value.reshape(-1, self.siblings) * done
+            paid = ((groups - groups.mean(axis=1, keepdims=True)) / self.reward_scale).ravel()
         infos: list[dict[str, Any]] = [
             {"f1": float(f1), "average_precision": float(ap)} for f1, ap in zip(metrics.f1, metrics.average_precision, strict=True)
         ]

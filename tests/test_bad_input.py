@@ -85,9 +85,7 @@ def test_bad_files(tiny_table: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     lines[20] = lines[20].rsplit(",", 4)[0]
     (tmp_path / "torn.csv").write_text("\n".join(lines))
     times = frame.with_columns(pl.col("time").dt.strftime("%Y-%m-%d %H:%M:%S"))
-    two = times.with_columns(
-        pl.when(pl.int_range(pl.len()) == 99).then(pl.lit("31/12/2025 10:00")).otherwise(pl.col("time")).alias("time")
-    )
+    two = times.with_columns(pl.when(pl.int_range(pl.len()) == 99).then(pl.lit("31/12/2025 10:00")).otherwise(pl.col("time")).alias("time"))
     two.write_csv(tmp_path / "two_formats.csv")
     (tmp_path / "folder").mkdir()
     for name in ("empty.parquet", "empty.csv", "torn.parquet", "torn.csv", "absent.parquet", "folder"):
@@ -156,7 +154,10 @@ def test_odd_but_good_rows_are_scored(tiny_table: Path, tiny_run: Path, tmp_path
     amounts[0], amounts[1], amounts[2] = 1e12, -35.0, 0.0
     frame = frame.with_columns(
         pl.Series("amount", amounts),
-        pl.when(pl.int_range(pl.len()) == 3).then(pl.lit("a category never seen")).otherwise(pl.col("merchant_category")).alias("merchant_category"),
+        pl.when(pl.int_range(pl.len()) == 3)
+        .then(pl.lit("a category never seen"))
+        .otherwise(pl.col("merchant_category"))
+        .alias("merchant_category"),
         pl.when(pl.int_range(pl.len()) == 4).then(pl.lit("a card never seen")).otherwise(pl.col("card_id")).alias("card_id"),
     )
     source, output = tmp_path / "odd.parquet", tmp_path / "scored.parquet"
@@ -166,7 +167,9 @@ def test_odd_but_good_rows_are_scored(tiny_table: Path, tiny_run: Path, tmp_path
     assert scored["score"].is_finite().all() and scored.height == 200
 
 
-def test_score_and_evaluate_refuse_what_they_cannot_use(tiny_table: Path, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_score_and_evaluate_refuse_what_they_cannot_use(
+    tiny_table: Path, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     frame = pl.read_parquet(tiny_table)
     unlabelled, strange = tmp_path / "unlabelled.parquet", tmp_path / "strange.parquet"
     frame.drop("is_fraud").write_parquet(unlabelled)

@@ -47,7 +47,12 @@ def test_round_trip_through_json_values() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "named"),
-    [(["in.csv"], "--size"), (["in.csv", "--size", "x"], "--size"), (["in.csv", "--size", "1", "--mode", "odd"], "--mode"), (["in.csv", "--siz", "1"], "--size")],
+    [
+        (["in.csv"], "--size"),
+        (["in.csv", "--size", "x"], "--size"),
+        (["in.csv", "--size", "1", "--mode", "odd"], "--mode"),
+        (["in.csv", "--siz", "1"], "--size"),
+    ],
 )
 def test_wrong_flags_exit_with_2_and_name_the_flag(arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:

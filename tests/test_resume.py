@@ -48,7 +48,9 @@ def test_killed_at_three_random_moments(tiny_run: Path, tiny_table: Path, tmp_pa
 
 
 @pytest.mark.slow
-def test_ctrl_c_says_how_to_go_on_and_a_second_process_is_refused(tiny_table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ctrl_c_says_how_to_go_on_and_a_second_process_is_refused(
+    tiny_table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "run"
     process = start(out, "--dataset", str(tiny_table), *TINY)
     while process.poll() is None and not list(out.glob("work/*")):
@@ -62,7 +64,7 @@ def test_ctrl_c_says_how_to_go_on_and_a_second_process_is_refused(tiny_table: Pa
     assert "Traceback" not in output
 
 
-def test_a_changed_table_is_refused_on_resume(tiny_run: Path, tiny_table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_changed_table_is_refused_on_resume(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
     out.mkdir()
     content = json.loads((tiny_run / "run.json").read_text())

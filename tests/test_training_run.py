@@ -51,9 +51,7 @@ def report_of(run: Path) -> dict[str, Any]:
 
 def without_times(report: dict[str, Any]) -> dict[str, Any]:
     """The report but for its times, wherever they stand."""
-    return {
-        key: without_times(value) if isinstance(value, dict) else value for key, value in report.items() if key != "timing"
-    }
+    return {key: without_times(value) if isinstance(value, dict) else value for key, value in report.items() if key != "timing"}
 
 
 def test_folder_holds_what_is_documented_and_nothing_intermediate(tiny_run: Path) -> None:

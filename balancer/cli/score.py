@@ -39,7 +39,9 @@ def main(arguments: Sequence[str]) -> int:
         print(json.dumps(told, indent=2))
     else:
         share = 100 * told["alarms"] / max(1, told["rows"])
-        print(f"{told['rows']:,} rows scored, {told['alarms']:,} alarms ({share:.2f} %) at threshold {told['threshold']:.4g}: {told['output']}")
+        print(
+            f"{told['rows']:,} rows scored, {told['alarms']:,} alarms ({share:.2f} %) at threshold {told['threshold']:.4g}: {told['output']}"
+        )
         for reason, count in told["dropped"].items():
             print(f"dropped {count:,} rows: {reason}")
     return 0

@@ -83,7 +83,7 @@ def episodes(rng: np.random.Generator, world: World, recipe: Recipe, count: int)
     """
     parts: list[Payments] = []
     found = 0
-    while found < count:
+    while found < count or not parts:
         part = _draw(rng, world, recipe, 1 + int(1.1 * (count - found) / np.mean(recipe.size)))
         part = part.take((part.time >= 0.0) & (part.time < world.days * DAY))
         parts.append(part)

@@ -95,7 +95,7 @@ class Merchants:
         edge = np.concatenate([[0.0], self.cumulative])
         low, high = edge[self.bounds[group]], edge[self.bounds[group + 1]]
         found = np.searchsorted(self.cumulative, low + rng.random(len(group)) * (high - low), side="right")
-        return np.clip(found, self.bounds[group], self.bounds[group + 1] - 1)
+        return np.asarray(np.clip(found, self.bounds[group], self.bounds[group + 1] - 1))
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,11 @@ from __future__ import annotations
 import io
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from balancer.data.simulation_episodes import FRAUD_SHARE, FRAUD_TYPES, LOOKALIKE_SHARE, RECIPES, compromise, episodes
 from balancer.data.simulation_payments import CHANNELS, Payments, channel_codes, concatenate, distances, everyday, with_cents
@@ -141,9 +142,9 @@ def _frame(rng: np.random.Generator, world: World, payments: Payments, labels: s
     merchant_number = rng.permutation(len(merchants.category)) + 1
     card_number = rng.permutation(len(world.cards.home)) + 1
     kind = payments.kind
-    columns = {
+    columns: dict[str, pl.Series] = {
         "transaction_id": pl.Series(np.arange(1, rows + 1)),
-        "time": pl.lit(START).dt.cast_time_unit("us") + pl.duration(seconds=pl.Series(np.floor(payments.time).astype(np.int64))),
+        "time": pl.Series(np.datetime64(START, "us") + np.floor(payments.time).astype("timedelta64[s]")),
         "card_id": _names([f"C{number:06d}" for number in card_number], payments.card),
         "merchant_id": _names([f"M{number:05d}" for number in merchant_number], payments.merchant),
         "merchant_category": _names(CATEGORY_NAMES, merchants.category[payments.merchant]),
@@ -157,8 +158,8 @@ def _frame(rng: np.random.Generator, world: World, payments: Payments, labels: s
         columns["is_fraud"] = pl.Series((kind > 0).astype(np.int8))
     else:
         columns["fraud_type"] = _names(FRAUD_TYPES, kind)
-    return pl.select(**columns)
+    return pl.DataFrame(columns)
 
 
-def _names(names: list[str] | tuple[str, ...], code: np.ndarray) -> pl.Series:
+def _names(names: list[str] | tuple[str, ...], code: NDArray[np.integer[Any]]) -> pl.Series:
     return pl.Series(list(names), dtype=pl.String).gather(code.astype(np.uint32))

@@ -10,8 +10,8 @@ regression would make ties of them. One family holds the three candidates: ``sig
 and the simplest one wins whose log loss on held-out folds is within one standard error of the best. A model that is calibrated already,
 or a validation part with a handful of frauds, is therefore left alone.
 
-Beyond e^12 evidence counts like its logarithm, going in and coming out: a score of exactly 0 or 1 stays finite, no probability rounds to 0 or 1
-(which would tie rows), and a float32 network's last bits are not taken for certainty.
+Beyond e^12 evidence counts like its logarithm, going in and coming out: a score of exactly 0 or 1 stays finite, no probability rounds to
+0 or 1 (which would tie rows), and a float32 network's last bits are not taken for certainty.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """How good a fraud score is, in the figures a fraud team decides by.
 
 Special: rows with equal scores are one step. A threshold can't tell them apart, so no figure here depends on the order of the rows, and a
-score that is the same for all rows earns nothing by luck. One sorted pass (:class:`Ranking`) gives average precision, equal to scikit-learn's, and
-what scikit-learn has not: false alarms at a recall, recall at a false-positive rate, calibration error in bins of equal mass.
+score that is the same for all rows earns nothing by luck. One sorted pass (:class:`Ranking`) gives average precision, equal to
+scikit-learn's, and what scikit-learn has not: false alarms at a recall, recall at a false-positive rate, calibration error in bins of
+equal mass.
 
 Average precision and false alarms at matched recall come before F1 at .5: sampling shifts all scores at once, which moves F1 at .5 a lot
 and the ranking hardly. Only a better ranking is a better model.
@@ -155,62 +156,72 @@ def evaluate_scores(
             raise InputError(f"{name} has {len(column)} rows and label {len(labels)}: give one {name} per label")
     if by_class is not None and by_class.shape != (len(labels), len(classes)):
         raise InputError(f"class_scores has shape {by_class.shape}: give one column for each of the {len(classes)} classes")
-    known = labels >= 0
-    if not known.any():
-        raise InputError("none of the rows to evaluate has a label: give rows with known labels")
-    if not known.all():
-        labels, scores, raw, times = labels[known], scores[known], raw[known], times[known]
-        entities = None if entities is None else entities[known]
-        by_class = None if by_class is None else by_class[known]
     for name, column in (("score", scores), ("raw_score", raw)):
         if not np.isfinite(column).all():
-            raise InputError(
-                f"{name} is not a finite number in {int((~np.isfinite(column)).sum())} rows: lower the learning rate of the model"
-            )
-    result = _figures(labels > 0, scores, raw, times, entities, threshold) | _probability_figures(labels > 0, scores)
+            bad = int((~np.isfinite(column)).sum())
+            raise InputError(f"{name} is not a finite number in {bad} rows: lower the learning rate of the model")
+    # Sorted once, so that the ranking of each class's rows below finds them in order already.
+    order = np.argsort(-scores, kind="stable")
+    order = order[labels[order] >= 0]
+    if not len(order):
+        raise InputError("none of the rows to evaluate has a label: give rows with known labels")
+    rows = _Rows(labels[order], scores[order], raw[order], times[order], None if entities is None else entities[order])
+    result = _figures(rows, threshold) | _probability_figures(rows.label > 0, rows.score, Ranking.of(rows.label > 0, rows.score))
     per_class: dict[str, Any] = {}
     for index, name in enumerate(classes[1:], start=1):
-        rows = (labels == index) | (labels == 0)
-        own = rows if not rows.all() else slice(None)
-        figures = _figures(labels[own] > 0, scores[own], raw[own], times[own], None if entities is None else entities[own], threshold)
-        one_vs_rest: dict[str, Any] = {"average_precision_one_vs_rest": None, "brier": None, "ece": None, "log_loss": None}
+        own: dict[str, Any] = {"average_precision_one_vs_rest": None, "brier": None, "ece": None, "log_loss": None}
         if by_class is not None:
-            target = labels == index
-            one_vs_rest |= {"average_precision_one_vs_rest": _average_precision(target, by_class[:, index])}
-            one_vs_rest |= _probability_figures(target, by_class[:, index])
-        per_class[name] = figures | one_vs_rest | {"rows": int((labels == index).sum())}
+            target, probability = rows.label == index, by_class[order, index]
+            ranking = Ranking.of(target, probability)
+            own = {"average_precision_one_vs_rest": ranking.average_precision()} | _probability_figures(target, probability, ranking)
+        count = int((rows.label == index).sum())
+        per_class[name] = _figures(rows.where((rows.label == index) | (rows.label == 0)), threshold) | own | {"rows": count}
     return result | {"threshold": float(threshold), "per_class": per_class}
 
 
-def _figures(
-    fraud: NDArray[np.bool_], score: Floats, raw: Floats, time: Floats, entity: NDArray[Any] | None, threshold: float
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Rows:
+    """Labelled rows, each array (n,)."""
+
+    label: NDArray[Any]
+    score: Floats
+    raw: Floats
+    time: Floats
+    entity: NDArray[Any] | None
+
+    def where(self, keep: NDArray[np.bool_]) -> _Rows:
+        """The rows of a mask (n,); these very rows where it keeps all."""
+        if keep.all():
+            return self
+        entity = None if self.entity is None else self.entity[keep]
+        return _Rows(self.label[keep], self.score[keep], self.raw[keep], self.time[keep], entity)
+
+
+def _figures(rows: _Rows, threshold: float) -> dict[str, Any]:
     """What depends on the order of the scores and on a threshold."""
-    ranking = Ranking.of(fraud, score)
-    tuned, half = alarm_figures(fraud, score >= threshold), alarm_figures(fraud, raw >= 0.5)
+    fraud = rows.label > 0
+    ranking = Ranking.of(fraud, rows.score)
+    half = alarm_figures(fraud, rows.raw >= 0.5)
     return {
-        "average_precision": _average_precision(fraud, score),
-        **tuned,
+        "average_precision": ranking.average_precision(),
+        **alarm_figures(fraud, rows.score >= threshold),
         "f1_at_half": half.pop("f1"),
         "at_half": half,
         "false_alarms_per_10k_at_recall": {f"{recall:.2f}": ranking.false_alarms_at_recall(recall) for recall in RECALLS},
         "recall_at_fpr": {f"{rate:g}": ranking.recall_at_fpr(rate) for rate in FALSE_POSITIVE_RATES},
-        "card_precision_at_100": None if entity is None else card_precision(fraud, score, time, entity),
+        "card_precision_at_100": None if rows.entity is None else card_precision(fraud, rows.score, rows.time, rows.entity),
         "rows": len(fraud),
         "positives": int(fraud.sum()),
     }
 
 
-def _average_precision(fraud: NDArray[np.bool_], score: Floats) -> float | None:
-    return float(average_precision_score(fraud, score)) if fraud.any() else None
-
-
-def _probability_figures(fraud: NDArray[np.bool_], probability: Floats) -> dict[str, Any]:
+def _probability_figures(fraud: NDArray[np.bool_], probability: Floats, ranking: Ranking) -> dict[str, Any]:
     """What depends on the scores as probabilities."""
+    right = np.where(fraud, probability, 1 - probability)
     return {
         "brier": float(np.mean((probability - fraud) ** 2)),
-        "ece": expected_calibration_error(fraud, probability),
-        "log_loss": float(log_loss(fraud, np.clip(probability, 1e-12, 1 - 1e-12), labels=[False, True])),
+        "ece": ranking.calibration_error(CALIBRATION_BINS),
+        "log_loss": float(-np.mean(np.log(np.maximum(right, 1e-15)))),
     }
 
 

@@ -92,43 +92,31 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _won_and_lost(title: str, test: Figures, baseline: Figures) -> list[str]:
     found = differences(test, baseline)
-    parts = [f"{item.name} {item.this} against {item.other} ({item.change}, {item.outcome})" for item in found]
-    return [f"- Against {title}: {'; '.join(parts)}."] if parts else []
+    parts = [
+        f"{item.name}: {item.this} against {item.other} ({item.outcome if item.outcome == 'level' else f'{item.change}, {item.outcome}'})"
+        for item in found
+    ]
+    return [f"- **{title}**. {'; '.join(parts)}."] if parts else []
 
 
 def _classes(models: Mapping[str, Figures]) -> list[str]:
-    first, *_ = models.values()
-    lines = ["## Each class of fraud", ""]
-    lines += _table(
-        [
-            "class",
-            "test rows",
-            *(f"AP, {title}" for title in models),
-            "AP one-vs-rest",
-            "recall",
-            "precision",
-            "false alarms at recall 0.60",
-        ],
-        [
-            [
-                name,
-                f"{figures['rows']:,}",
-                *_marked([AVERAGE_PRECISION], figures, {title: model["per_class"][name] for title, model in models.items()}),
-                *[AVERAGE_PRECISION.text(model["per_class"][name]) for model in list(models.values())[1:]],
-                Column(("average_precision_one_vs_rest",), "", 3).text(figures),
-                RECALL.text(figures),
-                PRECISION.text(figures),
-                FALSE_ALARMS["0.60"].text(figures),
-            ]
-            for name, figures in first["per_class"].items()
-        ],
-    )
+    """Average precision of each class by every model, and this run's own figures of the class."""
+    run, *_ = models.values()
+    head = ["class", "rows", *(f"AP, {title}" for title in models), "AP one-vs-rest", "recall", "precision", "false alarms at recall 0.60"]
+    rows = []
+    for name, own in run["per_class"].items():
+        of_class = {title: figures["per_class"][name] for title, figures in models.items()}
+        by_model = [text for figures in of_class.values() for text in _marked([AVERAGE_PRECISION], figures, of_class)]
+        columns = [Column(("average_precision_one_vs_rest",), "", 3), RECALL, PRECISION, FALSE_ALARMS["0.60"]]
+        rows.append([name, f"{own['rows']:,}", *by_model, *(column.text(own) for column in columns)])
     return [
-        *lines,
+        "## Each class of fraud",
         "",
-        "AP of a class: its rows against the legitimate ones, by the score of fraud of any kind; one-vs-rest: by this run's score "
-        "of the class itself against all other rows. Recall, precision and false alarms are this run's, at its tuned threshold or "
-        "at recall 0.60 of the class.",
+        *_table(head, rows),
+        "",
+        "AP of a class: its rows against the legitimate ones, by the score of fraud of any kind; one-vs-rest: by this run's score of "
+        "the class itself against all other rows. Recall, precision and false alarms are this run's, at its tuned threshold or at "
+        "recall 0.60 of the class.",
         "",
     ]
 
@@ -152,6 +140,7 @@ def _split(run: Mapping[str, Any]) -> list[str]:
     split = data.get("split")
     if split:
         lines += ["", f"Asked for: {_pairs(split)}."]
+    lines += [""] if data.get("notes") else []
     lines += [f"- {note}" for note in data.get("notes", [])]
     return [*lines, ""]
 

@@ -46,7 +46,7 @@ SHOWN = [
     ECE,
 ]
 """Columns from left to right."""
-GIVEN_UP = [FALSE_ALARMS["0.80"], PRECISION, RECALL, RECALL_AT_FPR, ECE, CARD_PRECISION]
+GIVEN_UP = [[RECALL_AT_FPR], [PRECISION, RECALL], [FALSE_ALARMS["0.80"]], [ECE], [CARD_PRECISION], [F1_AT_HALF]]
 """Columns left out on a narrow terminal, in this order."""
 FILES = {
     "report.md": "this table and more, in words",
@@ -62,8 +62,9 @@ def print_report(report: Mapping[str, Any], console: Console, *, folder: Path | 
     models = models_of(report)
     frauds, rows = report["test"]["positives"], report["test"]["rows"]
     console.print()
-    console.print(_comparison(models, console, f"Test: {rows:,} later rows, {frauds:,} frauds, none of them seen before"))
+    console.print(_comparison(models, console, f"Test: {rows:,} later rows, {frauds:,} frauds"))
     if len(report["test"]["per_class"]) > 1:
+        console.print()
         console.print(_classes(models))
     console.print(Text(verdict(report), style="bold"))
     console.print(Text("One run, one split, ± one standard error of these test rows: smaller differences prove nothing.", style="dim"))
@@ -80,6 +81,7 @@ def print_figures(result: Mapping[str, Any], console: Console) -> None:
     console.print()
     console.print(_comparison({THIS_RUN: test}, console, f"{part}: {test['rows']:,} rows, {test['positives']:,} frauds"))
     if len(test["per_class"]) > 1:
+        console.print()
         console.print(_classes({THIS_RUN: test}))
     console.print(Text(f"Rows of {result['dataset']}; an alarm is a score of at least {test['threshold']:.4g}.", style="dim"))
     for reason, count in result["dropped"].items():
@@ -103,20 +105,26 @@ def _table(title: str, caption: str) -> Table:
 
 def _comparison(models: Mapping[str, Figures], console: Console, title: str) -> Table:
     """Models as rows, as many columns as the terminal has room for."""
+    unbounded = console.options.update(max_width=1000)
     columns = [column for column in SHOWN if any(column.value(figures) is not None for figures in models.values())]
-    for spare in [None, *GIVEN_UP]:
-        columns = [column for column in columns if column != spare]
+    for spare in [[], *GIVEN_UP]:
+        columns = [column for column in columns if column not in spare]
         table = _table(title, _caption(columns, several=len(models) > 1))
         table.add_column("", no_wrap=True)
         for column in columns:
-            table.add_column(column.head, justify="right", no_wrap=True)
+            table.add_column(_head(column), justify="right", no_wrap=True)
         for name, figures in models.items():
             own = name == THIS_RUN
             cells = [_cell(column, figures, list(models.values())) for column in columns]
             table.add_row(Text(name, style="bold cyan" if own else ""), *cells, style="on grey15" if own and len(models) > 1 else "")
-        if console.measure(table).minimum <= console.width:
+        if console.measure(table, options=unbounded).maximum <= console.width:
             break
     return table
+
+
+def _head(column: Column) -> Text:
+    """Heading with room for the star on its right."""
+    return Text(column.head.replace("\n", " \n") + " ")
 
 
 def _cell(column: Column, figures: Figures, models: Sequence[Figures]) -> Text:

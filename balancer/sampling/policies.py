@@ -180,7 +180,9 @@ def load_bundle(folder: Path) -> BundlePolicy:
     except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
         raise InputError(f"policy at {str(folder)!r} can't be read ({error}); it may be torn, train it again or copy it anew") from error
     if not isinstance(config, dict) or any(config.get(key) != value for key, value in bundle_layout().items()):
-        raise InputError(f"policy at {str(folder)!r} was made for another version of observation or action; train it again with this version")
+        raise InputError(
+            f"policy at {str(folder)!r} was made for another version of observation or action; train it again with this version"
+        )
     return BundlePolicy(arrays, config.get("training", {}))
 
 

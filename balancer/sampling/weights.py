@@ -30,7 +30,7 @@ MAX_MINORITY_SHARE = 0.5
 START_FLOOR = 0.05
 SHARE_STEP = 0.75
 """Largest change of one log share in one epoch; in the two-class case the log-odds move by at most twice that."""
-HARDNESS_STEP = 0.75
+HARDNESS_STEP = 1.0
 FLOOR_STEP = 0.1
 _TINY = 1e-12
 

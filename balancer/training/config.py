@@ -124,7 +124,20 @@ class TrainConfig:
 
     def role_overrides(self) -> dict[str, object]:
         """The role flags that were given, by spec key."""
-        names = ("entity", "time", "label", "negative", "unlabelled", "amount", "id", "numeric", "categorical", "context", "label_delay", "gap")
+        names = (
+            "entity",
+            "time",
+            "label",
+            "negative",
+            "unlabelled",
+            "amount",
+            "id",
+            "numeric",
+            "categorical",
+            "context",
+            "label_delay",
+            "gap",
+        )
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 

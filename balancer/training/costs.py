@@ -46,7 +46,7 @@ def estimate(dataset: Dataset, model: ModelConfig, config: TrainConfig, schedule
     return seconds
 
 
-def print_costs(dataset: Dataset, model: ModelConfig, config: TrainConfig, schedule: Budget, device: str, console: Console) -> None:
+def print_costs(dataset: Dataset, model: ModelConfig, config: TrainConfig, device: str, console: Console) -> None:
     """Print a line per budget with what it takes here; the chosen one is marked."""
     from balancer.training.pipeline import schedule_for
 

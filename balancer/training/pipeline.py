@@ -16,15 +16,14 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from balancer.configuration import to_dict
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.roles import resolve_spec
 from balancer.data.split import PART_TEST, PART_THRESHOLD, PART_TRAIN
 from balancer.errors import InputError
 from balancer.evaluation.lightgbm_baseline import fit_lightgbm
-from balancer.files import read_arrays, read_json, write_arrays, write_json
+from balancer.files import read_arrays
 from balancer.models import ModelConfig, fit_edges, save_classifier
-from balancer.sampling.policies import Policy, load_policy
+from balancer.sampling.policies import BundlePolicy, Policy, load_policy
 from balancer.sampling.seeding import integer_seed
 from balancer.training.config import Budget, TrainConfig
 from balancer.training.costs import print_costs
@@ -138,7 +137,7 @@ def schedule_for(config: TrainConfig, train_rows: int) -> Budget:
 
 def _run_stages(prepared: Prepared, folder: RunFolder, console: Console) -> None:
     config, dataset = prepared.config, prepared.dataset
-    print_costs(prepared.dataset, prepared.model, config, prepared.schedule, prepared.device, console)
+    print_costs(prepared.dataset, prepared.model, config, prepared.device, console)
     seconds: dict[str, float] = {}
     with TrainingProgress(console) as progress:
         started = time.monotonic()
@@ -153,19 +152,26 @@ def _run_stages(prepared: Prepared, folder: RunFolder, console: Console) -> None
         started = time.monotonic()
         scores["lightgbm"] = _lightgbm_stage(prepared, folder, progress)
         seconds["lightgbm"] = time.monotonic() - started
-    write_results(folder, dataset, scores, policy=policy, schedule=prepared.schedule, config=config, seconds=seconds)
+    write_results(
+        folder, dataset, scores, policy=_describe_policy(config, policy), schedule=prepared.schedule, config=config, seconds=seconds
+    )
     folder.finish()
 
 
 def _policy(prepared: Prepared, folder: RunFolder, progress: TrainingProgress) -> Policy:
     config, classes = prepared.config, len(prepared.dataset.schema.classes)
     if config.policy == "ppo":
-        learn_policy(prepared.dataset, config, folder=folder.path / "policy", work=folder.work / "policy", device=prepared.device, progress=progress)
+        learn_policy(prepared.dataset, config, folder=folder.path / "policy", device=prepared.device, progress=progress)
         return load_policy(folder.path / "policy", num_classes=classes)
-    policy = load_policy(config.policy, num_classes=classes)
-    (folder.path / "policy").mkdir(exist_ok=True)
-    write_json(folder.path / "policy" / "choice.json", {"policy": config.policy, "name": policy.name})
-    return policy
+    return load_policy(config.policy, num_classes=classes)
+
+
+def _describe_policy(config: TrainConfig, policy: Policy) -> dict[str, Any]:
+    """For the report: which policy, and of a learned one what its training says."""
+    summary = policy.summary if isinstance(policy, BundlePolicy) else {}
+    return {"asked": config.policy, "name": policy.name} | {
+        key: summary[key] for key in ("env_steps", "beats_constant", "evaluation") if key in summary
+    }
 
 
 def _classifier_stage(prepared: Prepared, folder: RunFolder, scheme: Scheme, progress: TrainingProgress) -> Scores:

@@ -1,10 +1,11 @@
 """Training a sampling policy: Stable-Baselines3's PPO on a population of students, resumable to the same bits.
 
-Every rollout is whole episodes, so between two rollouts the environment is a counter. All randomness is seeded anew from (seed, rollout) where a rollout starts, and one
-checkpoint file, written there, holds the weights, Adam's moments and the counters: a run killed anywhere goes back to the last rollout's start and walks the same road.
+Every rollout is whole episodes, so between two rollouts the environment is a counter. All randomness is seeded anew from (seed, rollout)
+where a rollout starts, and one checkpoint file, written there, holds the weights, Adam's moments and the counters: a run killed anywhere
+goes back to the last rollout's start and walks the same road.
 
-Afterwards the policy and its rivals (the good constant, 1:1, no sampling, the starting weights, random actions) meet students of seeds never trained on, as siblings; the
-figures go into ``policy.json``, where ``beats_constant`` says whether PPO earned its keep.
+Afterwards the policy and its rivals (the good constant, 1:1, no sampling, the starting weights, random actions) meet students of seeds
+never trained on, as siblings; the figures go into ``policy.json``, where ``beats_constant`` says whether PPO earned its keep.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from balancer.sampling.weights import Floats, SamplingWeights, start_weights
 CHECKPOINT_FILE = "checkpoint.safetensors"
 FIRST_SCALE = 0.02
 """Spread of the final F1 among siblings that the first rollout assumes; later ones use what they saw."""
-LEARNING_RATE = 1e-3
+LEARNING_RATE = 2e-3
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,9 @@ class PolicyBudget:
 POLICY_BUDGETS: dict[str, PolicyBudget] = {
     "quick": PolicyBudget(rollouts=10),
     "standard": PolicyBudget(rollouts=32, num_students=48, factors=(1.0, 4.0), epochs=10),
-    "thorough": PolicyBudget(rollouts=64, num_students=64, factors=(1.0, 2.0, 4.0, 8.0), epochs=12, episodes_per_rollout=4, test_episodes=4),
+    "thorough": PolicyBudget(
+        rollouts=64, num_students=64, factors=(1.0, 2.0, 4.0, 8.0), epochs=12, episodes_per_rollout=4, test_episodes=4
+    ),
 }
 
 Progress = Callable[[dict[str, Any]], None]
@@ -98,15 +101,12 @@ def train_policy(
     """Train a policy and write its bundle.
 
     Args:
-        problem: what the students learn.
-        budget: ``quick``, ``standard``, ``thorough``, or one of one's own.
-        seed: one seed, one bundle.
-        folder: where ``policy.safetensors``, ``policy.json``, the checkpoint and TensorBoard's events go.
-        reward: validation figure that PPO maximises.
-        rollouts: instead of the budget's.
-        device: where the students train; the policy itself is too small for anything but a CPU.
-        resume: continue from the checkpoint in ``folder``, or return at once where the bundle is there; else start anew.
-        progress: called after every rollout with ``rollout`` (from 1), ``rollouts``, ``env_steps``, ``return`` (mean final reward figure), ``f1``,
+        problem: what the students learn. budget: ``quick``, ``standard``, ``thorough``, or one of one's own. seed: one seed, one bundle.
+        folder: where ``policy.safetensors``, ``policy.json``, the checkpoint and TensorBoard's events go. reward: validation figure that
+        PPO maximises. rollouts: instead of the budget's. device: where the students train; the policy itself is too small for anything
+        but a CPU. resume: continue from the checkpoint in ``folder``, or return at once where the bundle is there; else start anew.
+        progress: called after every rollout with ``rollout`` (from 1), ``rollouts``, ``env_steps``, ``return`` (mean final reward
+        figure), ``f1``,
             ``average_precision``, ``minority_share``, ``hardness`` (means of the final weights).
 
     Returns:
@@ -145,10 +145,10 @@ def train_policy(
         learning_rate=lambda left: LEARNING_RATE * max(left, 0.1),
         n_steps=rollout_steps,
         batch_size=rollout_steps * plan.num_students // 4,
-        n_epochs=8,
+        n_epochs=10,
         gamma=1.0,
-        gae_lambda=0.95,
-        target_kl=0.03,
+        gae_lambda=1.0,
+        target_kl=0.05,
         device="cpu",
     )
     model.set_logger(configure(str(folder / "tensorboard"), ["tensorboard"]))

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from balancer.data.dataset import Dataset
 from balancer.data.split import PART_REWARD, PART_TRAIN
 from balancer.envs.problem import PopulationProblem, problem_from_arrays
+from balancer.sampling.policies import CONFIG_FILE
 from balancer.sampling.seeding import integer_seed
 from balancer.training.config import TrainConfig
-from balancer.training.policy import train_policy
+from balancer.training.policy import POLICY_BUDGETS, train_policy
 from balancer.training.progress import TrainingProgress
 
 
@@ -27,4 +29,31 @@ def problem_of(dataset: Dataset, seed: int) -> PopulationProblem:
         num_numeric=store.num_numeric,
         num_classes=len(dataset.schema.classes),
         seed=integer_seed(seed, "problem"),
+    )
+
+
+def learn_policy(dataset: Dataset, config: TrainConfig, *, folder: Path, device: str, progress: TrainingProgress) -> None:
+    """Leave a policy bundle in ``folder``: at once where it is there, from the last rollout where there is a checkpoint."""
+    rollouts = config.policy_rollouts or POLICY_BUDGETS[config.budget].rollouts
+    if (folder / CONFIG_FILE).is_file():
+        return
+    with progress.stage("policy (PPO)", rollouts) as advance:
+        train_policy(
+            problem_of(dataset, config.seed),
+            config.budget,
+            seed=config.seed,
+            folder=folder,
+            reward=config.reward,
+            rollouts=rollouts,
+            device=device,
+            resume=True,
+            progress=lambda figures: advance(int(figures["rollout"]), _describe(figures)),
+        )
+
+
+def _describe(figures: dict[str, Any]) -> str:
+    """The students' mean figures after a rollout, in one line."""
+    return (
+        f"students: AP {figures['average_precision']:.3f}  F1 {figures['f1']:.3f}"
+        f"  share {100 * figures['minority_share']:.3g} %  hardness {figures['hardness']:.2f}"
     )

@@ -119,7 +119,8 @@ def write_results(
         figures,
         run={
             "configuration": saved,
-            "data": folder.content["data"] | {"fingerprint": folder.content["fingerprint"], "split": dataset.schema.spec.to_dict()["split"]},
+            "data": folder.content["data"]
+            | {"fingerprint": folder.content["fingerprint"], "split": dataset.schema.spec.to_dict()["split"]},
             "schedule": {"epochs": schedule.epochs, "steps_per_epoch": schedule.steps_per_epoch, "batch_size": config.batch_size},
             "policy": policy,
             "versions": folder.content["versions"],
@@ -138,10 +139,10 @@ def decided(dataset: Dataset, rows: np.ndarray, scores: np.ndarray, decision: De
     store, classes = dataset.store, dataset.schema.classes
     columns: dict[str, Any] = {"id": dataset.ids[rows], "time": pl.Series(store.time[rows] * 1e6).cast(pl.Int64).cast(pl.Datetime("us"))}
     if dataset.schema.spec.entity is not None:
-        columns["entity"] = dataset.entities[store.entity[rows]]
+        columns["entity"] = pl.Series(dataset.entities, dtype=pl.String).gather(store.entity[rows])
     names = pl.Series(classes, dtype=pl.String)
     label = store.label[rows].astype(np.int64)
-    columns |= {"amount": store.amount[rows], "label": pl.Series(names[np.maximum(label, 0)]).set(pl.Series(label < 0), None)}
+    columns |= {"amount": store.amount[rows], "label": names.gather(np.maximum(label, 0)).set(pl.Series(label < 0), None)}
     return pl.DataFrame(columns | decision_columns(scores, decision, classes))
 
 
@@ -154,7 +155,7 @@ def decision_columns(scores: np.ndarray, decision: Decision, classes: tuple[str,
     return {
         "score": pl.Series(score),
         "decision": pl.Series(alarm),
-        "class": pl.Series(classes, dtype=pl.String)[winner],
+        "class": pl.Series(classes, dtype=pl.String).gather(winner),
     }
 
 

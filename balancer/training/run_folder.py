@@ -124,7 +124,9 @@ class RunFolder:
             same = Path(value).resolve() == Path(before).resolve() if isinstance(value, Path) and before is not None else value == before
             if not same:
                 flag = "--" + name.replace("_", "-")
-                raise InputError(f"{flag} {value} differs from the run in {self.path}, started with {before}: leave {flag} out to resume it")
+                raise InputError(
+                    f"{flag} {value} differs from the run in {self.path}, started with {before}: leave {flag} out to resume it"
+                )
 
     def finish(self) -> None:
         """Mark the run complete and remove the intermediate files."""

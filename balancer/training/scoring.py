@@ -90,7 +90,9 @@ def evaluate_file(run: TrainedRun, source: Path, *, history: Path | None, bad_ro
         raise InputError(f"{source} has no labelled row: evaluate needs the column {spec.label!r}; without labels use balancer score")
     rows = dataset.rows(PART_TEST)
     if not (dataset.store.label[rows] > 0).any():
-        raise InputError(f"column {spec.label!r} of {source} has no positive row: there is nothing to evaluate by; give rows that hold some")
+        raise InputError(
+            f"column {spec.label!r} of {source} has no positive row: there is nothing to evaluate by; give rows that hold some"
+        )
     return {
         "part": "test" if trained_on else "all",
         "dataset": str(source),
@@ -98,5 +100,3 @@ def evaluate_file(run: TrainedRun, source: Path, *, history: Path | None, bad_ro
         "dropped": dataset.dropped,
         "test": judge(dataset, rows, run.scores(dataset, rows), run.decision),
     }
-
-

@@ -1,0 +1,182 @@
+"""The report: what is written, that it repeats byte for byte, and that it says losses."""
+
+from __future__ import annotations
+
+import copy
+import json
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from rich.console import Console
+
+from balancer.errors import InputError
+from balancer.evaluation.comparison import AVERAGE_PRECISION, FALSE_ALARMS, Column, differences, models_of, standard_error, verdict
+from balancer.evaluation.metrics import evaluate_scores
+from balancer.evaluation.page import render_page
+from balancer.evaluation.report import build_report, compare_reports, write_report
+from balancer.evaluation.terminal import print_figures, print_report
+
+BASELINES = {"none": 2.0, "one_to_one": 1.6, "class_weight": 1.8, "lightgbm": 3.2}
+CLASSES = ["legitimate", "burst", "takeover"]
+N = 3_000
+
+
+def rows() -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Labels of the test rows, and a fraud score of each model."""
+    rng = np.random.default_rng(0)
+    label = np.where(rng.random(N) < 0.03, rng.integers(1, 3, N), 0)
+    noise = rng.normal(size=N)
+    scores = {name: 1 / (1 + np.exp(3 - noise - skill * (label > 0))) for name, skill in {"run": 2.6, **BASELINES}.items()}
+    return label, scores
+
+
+def figures(label: np.ndarray, score: np.ndarray, *, entities: bool = True) -> dict[str, Any]:
+    time, entity = np.linspace(0, 6 * 86_400, N), np.arange(N) % 40 if entities else None
+    return evaluate_scores(label, score, threshold=0.3, raw_score=score, classes=CLASSES, time=time, entity=entity)
+
+
+@pytest.fixture(scope="module")
+def report() -> dict[str, Any]:
+    label, scores = rows()
+    by_name = {name: figures(label, score) for name, score in scores.items()}
+    counts = {"rows": 600, "unlabelled": 3, "classes": {"legitimate": 590, "burst": 4, "takeover": 3}}
+    run = {
+        "configuration": {"budget": "quick", "seed": 0, "history": None},
+        "data": {"parts": dict.fromkeys(("train", "gap", "reward", "threshold", "test"), counts), "split": {"train": 0.6, "gap": None}},
+        "policy": {"name": "ppo"},
+        "timing": {"seconds": {"policy": 12.5}},
+    }
+    return build_report(by_name.pop("run"), by_name, run=run)
+
+
+def printed(report: dict[str, Any], width: int, folder: Path | None = None) -> str:
+    console = Console(file=StringIO(), width=width, force_terminal=False)
+    print_report(report, console, folder=folder)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_top_level_and_timing(report: dict[str, Any]) -> None:
+    assert list(report) == ["test", "baselines", "run", "timing"]
+    assert list(report["baselines"]) == list(BASELINES)
+    assert report["timing"] == {"seconds": {"policy": 12.5}}
+    assert "timing" not in report["run"]
+
+
+def test_files_are_complete_and_repeat_byte_for_byte(report: dict[str, Any], tmp_path: Path) -> None:
+    label, scores = rows()
+    content = []
+    for name, seconds in (("a", 1.0), ("b", 2.0)):
+        (tmp_path / name).mkdir()
+        write_report(report | {"timing": {"seconds": seconds}}, tmp_path / name, label=label, scores=scores)
+        content.append({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()})
+    assert sorted(content[0]) == ["curves.parquet", "report.json", "report.md"]
+    assert content[0]["report.md"] == content[1]["report.md"]
+    assert content[0]["curves.parquet"] == content[1]["curves.parquet"]
+    first, second = (json.loads(files["report.json"]) for files in content)
+    assert compare_reports(first, second) == []
+    assert first["test"] == report["test"]
+    curves = pl.read_parquet(tmp_path / "a" / "curves.parquet")
+    assert curves.columns == ["model", "threshold", "recall", "precision", "fpr"]
+    assert set(curves["model"]) == set(scores)
+    assert curves.group_by("model").len()["len"].max() <= 500
+
+
+def test_a_folder_that_is_not_there_is_named(report: dict[str, Any], tmp_path: Path) -> None:
+    label, scores = rows()
+    with pytest.raises(InputError, match=r"curves\.parquet"):
+        write_report(report, tmp_path / "gone", label=label, scores=scores)
+
+
+def test_compare_reports_names_every_difference(report: dict[str, Any]) -> None:
+    other = copy.deepcopy(report)
+    other["test"]["recall_at_fpr"]["0.001"] = 2.0
+    other["run"]["device"] = "cuda"
+    other["timing"] = {}
+    del other["baselines"]["none"]
+    assert compare_reports(report, other) == ["baselines.none", "run.device", "test.recall_at_fpr.0.001"]
+
+
+def test_differences_say_losses_as_plainly_as_wins(report: dict[str, Any]) -> None:
+    outcomes = {name: {item.name: item for item in differences(report["test"], report["baselines"][name])} for name in BASELINES}
+    assert {item.outcome for item in outcomes["lightgbm"].values()} == {"worse"}
+    assert {item.outcome for item in outcomes["one_to_one"].values()} == {"better"}
+    assert {item.outcome for item in differences(report["test"], report["test"])} == {"level"}
+    alarms = outcomes["one_to_one"]["false alarms at recall 0.60"]
+    this, other = FALSE_ALARMS["0.60"].value(report["test"]), FALSE_ALARMS["0.60"].value(report["baselines"]["one_to_one"])
+    assert this is not None
+    assert other
+    assert alarms.change == f"{100 * (this / other - 1):+.0f} %"
+    sentence = verdict(report)
+    assert sentence.index("below LightGBM (-") < sentence.index("above no sampling (+")
+    assert "LightGBM with" in sentence
+
+
+def test_best_value_and_missing_values() -> None:
+    models: list[dict[str, Any]] = [{"average_precision": 0.70004}, {"average_precision": 0.7}, {"average_precision": None}]
+    assert AVERAGE_PRECISION.best(models) is None  # level as shown
+    assert AVERAGE_PRECISION.best([*models, {"average_precision": 0.8}]) == 0.8
+    assert AVERAGE_PRECISION.text(models[2]) == "–"
+    assert Column(("a", "b"), "", 2).value({"a": None}) is None
+    assert standard_error({"average_precision": None, "positives": 0}) is None
+
+
+def test_page_has_every_model_class_and_part(report: dict[str, Any]) -> None:
+    page = render_page(report)
+    for text in (
+        "| this run (ppo) |",
+        "| 1:1 over-sampling |",
+        "| LightGBM |",
+        "| burst |",
+        "| validation, threshold half |",
+        "budget quick, seed 0",
+    ):
+        assert text in page
+    heads = [line for line in page.splitlines() if line.startswith("| model")]
+    assert "F1, tuned" in heads[0]
+    assert "F1 at .5" in heads[0]
+    assert "12.5" not in page
+    tables = [line for line in page.splitlines() if line.startswith("|")]
+    assert {line.count("|") for line in tables[:7]} == {heads[0].count("|")}
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 140])
+def test_terminal_fits_its_width_and_cuts_no_figure(report: dict[str, Any], width: int, tmp_path: Path) -> None:
+    (tmp_path / "report.md").touch()
+    text = printed(report, width, tmp_path)
+    assert "…" not in text
+    assert max(len(line.rstrip()) for line in text.splitlines() if str(tmp_path) not in line) <= width
+    for name, model in models_of(report).items():
+        line = next(line for line in text.splitlines() if line.strip().startswith(name))
+        assert AVERAGE_PRECISION.text(model) in line
+    best = next(line for line in text.splitlines() if line.strip().startswith("LightGBM"))
+    assert AVERAGE_PRECISION.text(report["baselines"]["lightgbm"]) + "*" in best
+    assert "report.md" in text
+    assert "report.json" not in text  # named only where it is
+
+
+def test_terminal_without_entities_has_no_card_column(report: dict[str, Any]) -> None:
+    label, scores = rows()
+    alone = {name: figures(label, score, entities=False) for name, score in scores.items()}
+    assert "P@100" in printed(report, 100)
+    assert "P@100" not in printed(build_report(alone.pop("run"), alone, run={}), 100)
+
+
+def test_report_without_frauds_says_so() -> None:
+    label, scores = rows()
+    empty = figures(np.zeros_like(label), scores["run"])
+    report = build_report(empty, {"none": empty}, run={})
+    assert "no fraud" in printed(report, 100)
+    assert "no fraud" in render_page(report)
+
+
+def test_figures_of_evaluate(report: dict[str, Any]) -> None:
+    console = Console(file=StringIO(), width=100)
+    print_figures({"part": "all", "dataset": "july.parquet", "dropped": {"amount is no number": 3}, "test": report["test"]}, console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "july.parquet" in text
+    assert "dropped 3 rows: amount is no number" in text
+    assert AVERAGE_PRECISION.text(report["test"]) in text
