@@ -45,7 +45,7 @@ class StudentKinds:
     def drawn(cls, seed: int, episode: int, groups: int, siblings: int) -> StudentKinds:
         """Kinds of ``groups`` groups of ``siblings`` equal students, for one episode."""
         u = generator(seed, "population kinds", episode).random((groups, 4))
-        rate = 1e-3 * 10.0 ** u[:, 0]
+        rate = 3e-3 * 10.0 ** (0.8 * u[:, 0])
         decay = np.where(u[:, 1] < 0.3, 0.0, 10.0 ** (-3.0 + 2.0 * u[:, 1]))
         dropout = np.where(u[:, 2] < 0.3, 0.0, 0.4 * (u[:, 2] - 0.3))
         width = np.round(HIDDEN * 2.0 ** (-2.0 * u[:, 3]))

@@ -119,7 +119,9 @@ def load_dataset(
     else:
         part = np.where(row < 0, PART_GAP, PART_TEST).astype(np.int8)
     keys = {name: encode(frame[name], distinct(frame[name])) for name in dict.fromkeys((*spec.categorical, *spec.context))}
-    events = Events(time=time, start=start, amount=None if data.amount is None else data.amount[order], keys=keys)
+    events = Events(
+        time=time, start=start, amount=None if data.amount is None else data.amount[order], keys=keys, categorical=spec.categorical
+    )
     numeric = {name: values[order] for name, values in data.numeric.items()}
     if schema is None:
         schema = _learn(spec, classes, events, frame, numeric, part == PART_TRAIN)
@@ -246,7 +248,7 @@ def _learn(
     # The names of the fields are those that a table of no rows yields: they are written down in one place only.
     none = np.zeros(0, dtype=np.int64)
     no_amount = None if events.amount is None else np.zeros(0)
-    empty = Events(np.zeros(0), none, no_amount, dict.fromkeys(events.keys, none))
+    empty = Events(np.zeros(0), none, no_amount, dict.fromkeys(events.keys, none), events.categorical)
     names = tuple(name for name, _ in _fields(spec, empty, np.zeros(0, np.int16), {name: np.zeros(0, np.float32) for name in numeric}))
     fill: dict[str, float] = {}
     for name, values in numeric.items():

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from balancer.data.spec import DAY
 from balancer.data.timeline import Index, Timeline
 
-VELOCITY = {"1h": 3600.0, "1d": DAY, "7d": 7 * DAY, "30d": 30 * DAY}
+VELOCITY = {"1h": 3600.0, "6h": 6 * 3600.0, "1d": DAY, "2d": 2 * DAY, "7d": 7 * DAY, "30d": 30 * DAY}
 NEVER_DAYS = 3650.0
 """Stands for "never before" where a field says how long ago."""
 AMOUNT_LIMIT = 1e15
@@ -44,6 +44,8 @@ class Events:
     """(N,) finite amounts, or None where the table has none."""
     keys: dict[str, Index]
     """(N,) codes of each categorical and context column, -1 = null."""
+    categorical: tuple[str, ...] = ()
+    """Which of the keys are categorical: few values, so that the entity's amounts at each have a spread worth measuring."""
 
 
 def signed_log(values: Float) -> Float:
@@ -67,13 +69,16 @@ def entity_fields(events: Events) -> Iterator[Field]:
     """Fields of the row against the earlier rows of its entity."""
     index = np.arange(len(events.time), dtype=np.int64)
     seen = index - events.start
-    gap = _since(events.time, index - 1, seen > 0)
+    before = np.maximum(index - 1, 0)
+    gap = _since(events.time, before, seen > 0)
     yield "is_first", (seen == 0).astype(np.float32)
     yield "gap_log", np.log1p(gap).astype(np.float32)
     yield "history_count", np.log1p(seen).astype(np.float32)
     age = events.time - events.time[events.start]
     yield "history_days", np.log1p(age / DAY).astype(np.float32)
     mean_gap = age / np.maximum(seen, 1)
+    yield "previous_gap_log", np.where(seen > 1, np.log1p(gap[before]), 0.0).astype(np.float32)
+    yield "previous_hour", np.where(seen > 0, np.mod(events.time[before], DAY) / 3600.0, 0.0).astype(np.float32)
     yield "gap_ratio", np.where(seen > 1, np.log1p(gap) - np.log1p(mean_gap), 0.0).astype(np.float32)
     firsts = window_firsts(events)
     for name, first in firsts.items():
@@ -103,15 +108,16 @@ def _since(time: Float, previous: Index, valid: NDArray[np.bool_]) -> Float:
 
 
 def _hour_habit(events: Events, index: Index, firsts: dict[str, Index]) -> Iterator[Field]:
-    """Mean over the earlier rows of cos(hour - this hour): 1 where they all fell at this hour, -1 at the opposite one."""
+    """Mean over the earlier rows of cos(hour - this hour): 1 where they all fell at this hour, -1 at the opposite one; and the day's mean hour."""
     angle = np.mod(events.time, DAY) * (2 * np.pi / DAY)
     cos, sin = np.cos(angle), np.sin(angle)
     for name, first in (("all", events.start), ("1d", firsts["1d"])):
         count = np.maximum(index - first, 1)
-        yield (
-            f"hour_habit_{name}",
-            ((cos * earlier_sum(cos, index, first) + sin * earlier_sum(sin, index, first)) / count).astype(np.float32),
-        )
+        mean_cos, mean_sin = earlier_sum(cos, index, first) / count, earlier_sum(sin, index, first) / count
+        yield f"hour_habit_{name}", (cos * mean_cos + sin * mean_sin).astype(np.float32)
+    # Of the last day only: where a run of fraud began the night before, the row itself may stand at any hour.
+    yield "hour_cos_mean_1d", mean_cos.astype(np.float32)
+    yield "hour_sin_mean_1d", mean_sin.astype(np.float32)
 
 
 def _amount_fields(events: Events, amount: Float, index: Index, firsts: dict[str, Index]) -> Iterator[Field]:
@@ -127,20 +133,27 @@ def _amount_fields(events: Events, amount: Float, index: Index, firsts: dict[str
     running = pl.DataFrame({"start": events.start, "level": level, "amount": np.clip(amount, -AMOUNT_LIMIT, AMOUNT_LIMIT)}).select(
         pl.col("level").cum_max().over("start"), pl.col("amount").cum_sum().over("start")
     )
-    top = np.where(seen > 0, running["level"].to_numpy()[np.maximum(index - 1, 0)], level)
+    before = np.maximum(index - 1, 0)
+    yield "previous_amount_log", np.where(seen > 0, level[before], 0.0).astype(np.float32)
+    top = np.where(seen > 0, running["level"].to_numpy()[before], level)
     yield "amount_to_max", (level - top).astype(np.float32)
-    total = np.where(seen > 0, running["amount"].to_numpy()[np.maximum(index - 1, 0)], 0.0)
+    total = np.where(seen > 0, running["amount"].to_numpy()[before], 0.0)
     for name, first in firsts.items():
         within = np.where(index > first, total - total[first], 0.0)
         yield f"sum_{name}", signed_log(within).astype(np.float32)
     for name in ("1d", "7d"):
         first = firsts[name]
-        inside = earlier_sum(level, index, first) / np.maximum(index - first, 1)
+        within_count = np.maximum(index - first, 1)
+        inside = earlier_sum(level, index, first) / within_count
         yield f"mean_shift_{name}", np.where(index > first, inside - mean, 0.0).astype(np.float32)
+        if name == "1d":
+            yield "amount_mean_1d", inside.astype(np.float32)
+            spread = earlier_sum(level * level, index, first) / within_count - inside * inside
+            yield "amount_spread_1d", np.sqrt(np.maximum(spread, 0.0)).astype(np.float32)
 
 
 def _key_fields(name: str, key: Index, events: Events) -> Iterator[Field]:
-    """How often and how lately the entity used this value, and the amount against what it spends there."""
+    """How often and how lately the entity used this value; the amount, and that of the row before, against what it spends there."""
     pair = events.start * (int(key.max(initial=0)) + 2) + key + 1
     order = np.argsort(pair, kind="stable")
     group = pair[order]
@@ -153,10 +166,21 @@ def _key_fields(name: str, key: Index, events: Events) -> Iterator[Field]:
     history = (np.arange(len(order), dtype=np.int64) - events.start)[order]
     yield f"{name}_share", _back(order, used / np.maximum(history, 1))
     yield f"{name}_days_since", _back(order, np.log1p(since / DAY))
-    if events.amount is not None:
-        level = signed_log(events.amount)[order]
-        mean = earlier_sum(level, place, begin) / np.maximum(used, 1)
-        yield f"{name}_amount_ratio", _back(order, np.where(used > 0, level - mean, 0.0))
+    if events.amount is None:
+        return
+    level = signed_log(events.amount)[order]
+    count = np.maximum(used, 1)
+    mean = earlier_sum(level, place, begin) / count
+    ratio = _back(order, np.where(used > 0, level - mean, 0.0))
+    yield f"{name}_amount_ratio", ratio
+    if name not in events.categorical:
+        return
+    variance = earlier_sum(level * level, place, begin) / count - mean * mean
+    deviation = np.sqrt(np.maximum(variance, 0.0) + _DEVIATION_FLOOR**2)
+    score = _back(order, np.where(used > 1, signed_log((level - mean) / deviation), 0.0))
+    yield f"{name}_amount_z", score
+    for field, values in ((f"previous_{name}_amount_ratio", ratio), (f"previous_{name}_amount_z", score)):
+        yield field, np.where(place > events.start, values[np.maximum(place - 1, 0)], np.float32(0.0))
 
 
 def _back(order: Index, values: Float) -> NDArray[np.float32]:

@@ -59,7 +59,7 @@ def simulate(
     days
         Length of the stream, from 2025-01-01 on.
     fraud_rate
-        Exact share of fraud rows, up to rounding: a quarter each for card testing, stolen cards, account takeover and compromised merchants.
+        Exact share of fraud rows, up to rounding: 22, 24, 24 and 30 % of them card testing, stolen cards, account takeover and compromised merchants.
     labels
         ``"binary"`` labels by a column ``is_fraud`` (0 or 1), ``"types"`` by ``fraud_type`` (one of FRAUD_TYPES) in its place.
 

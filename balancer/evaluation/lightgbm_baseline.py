@@ -31,9 +31,10 @@ PATIENCE = 60
 PARAMETERS: dict[str, Any] = {
     "objective": "binary",
     "metric": "average_precision",
-    "learning_rate": 0.06,
+    "learning_rate": 0.08,
     "num_leaves": 31,
     "min_data_in_leaf": 100,
+    "lambda_l2": 10.0,
     "feature_fraction": 0.5,
     "max_bin": 4095,
     "min_data_in_bin": 1,

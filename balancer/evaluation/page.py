@@ -87,7 +87,8 @@ def _marked(columns: Iterable[Column], figures: Figures, models: Mapping[str, Fi
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(row)} |" for row in (head, ["---", *["---:"] * (len(head) - 1)], *rows)]
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return [f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |" for line in lines]
 
 
 def _won_and_lost(title: str, test: Figures, baseline: Figures) -> list[str]:

@@ -6,7 +6,7 @@ has a star as well as bold, so that it survives a log file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +62,10 @@ def print_report(report: Mapping[str, Any], console: Console, *, folder: Path | 
     models = models_of(report)
     frauds, rows = report["test"]["positives"], report["test"]["rows"]
     console.print()
-    console.print(_comparison(models, console, f"Test: {rows:,} later rows, {frauds:,} frauds"))
+    console.print(_fitting(_comparison(models, f"Test: {rows:,} later rows, {frauds:,} frauds"), console))
     if len(report["test"]["per_class"]) > 1:
         console.print()
-        console.print(_classes(models))
+        console.print(_fitting(_classes(models), console))
     console.print(Text(verdict(report), style="bold"))
     console.print(Text("One run, one split, ± one standard error of these test rows: smaller differences prove nothing.", style="dim"))
     if folder is not None:
@@ -73,16 +73,14 @@ def print_report(report: Mapping[str, Any], console: Console, *, folder: Path | 
 
 
 def print_figures(result: Mapping[str, Any], console: Console) -> None:
-    """Print what ``balancer evaluate`` found: ``result`` has ``dataset``, ``part`` (test or all), ``dropped`` and the figures under
-    ``test``.
-    """
+    """Print what ``balancer evaluate`` found: ``dataset``, ``part`` (test or all), ``dropped``, and the figures under ``test``."""
     test = result["test"]
-    part = "its test part" if result["part"] == "test" else "all labelled rows"
+    part = "Test" if result["part"] == "test" else "All labelled rows"
     console.print()
-    console.print(_comparison({THIS_RUN: test}, console, f"{part}: {test['rows']:,} rows, {test['positives']:,} frauds"))
+    console.print(_fitting(_comparison({THIS_RUN: test}, f"{part}: {test['rows']:,} rows, {test['positives']:,} frauds"), console))
     if len(test["per_class"]) > 1:
         console.print()
-        console.print(_classes({THIS_RUN: test}))
+        console.print(_fitting(_classes({THIS_RUN: test}), console))
     console.print(Text(f"Rows of {result['dataset']}; an alarm is a score of at least {test['threshold']:.4g}.", style="dim"))
     for reason, count in result["dropped"].items():
         console.print(Text(f"dropped {count:,} rows: {reason}", style="yellow"))
@@ -103,9 +101,17 @@ def _table(title: str, caption: str) -> Table:
     )
 
 
-def _comparison(models: Mapping[str, Figures], console: Console, title: str) -> Table:
-    """Models as rows, as many columns as the terminal has room for."""
+def _fitting(tables: Iterable[Table], console: Console) -> Table:
+    """The first of ever narrower tables that the terminal has room for; the last where none fits."""
     unbounded = console.options.update(max_width=1000)
+    for table in tables:
+        if console.measure(table, options=unbounded).maximum <= console.width:
+            break
+    return table
+
+
+def _comparison(models: Mapping[str, Figures], title: str) -> Iterator[Table]:
+    """Models as rows; ever fewer columns."""
     columns = [column for column in SHOWN if any(column.value(figures) is not None for figures in models.values())]
     for spare in [[], *GIVEN_UP]:
         columns = [column for column in columns if column not in spare]
@@ -117,9 +123,7 @@ def _comparison(models: Mapping[str, Figures], console: Console, title: str) -> 
             own = name == THIS_RUN
             cells = [_cell(column, figures, list(models.values())) for column in columns]
             table.add_row(Text(name, style="bold cyan" if own else ""), *cells, style="on grey15" if own and len(models) > 1 else "")
-        if console.measure(table, options=unbounded).maximum <= console.width:
-            break
-    return table
+        yield table
 
 
 def _head(column: Column) -> Text:
@@ -144,26 +148,31 @@ def _caption(columns: Sequence[Column], *, several: bool) -> str:
     return "; ".join(parts)
 
 
-def _classes(models: Mapping[str, Figures]) -> Table:
-    """Each class of fraud: this run's figures, and the best average precision among the others."""
+def _classes(models: Mapping[str, Figures]) -> Iterator[Table]:
+    """Each class of fraud: this run's figures, and the best average precision among the others; ever fewer columns."""
     others = {name: figures for name, figures in models.items() if name != THIS_RUN}
-    table = _table("Each class of fraud against the legitimate rows", "")
-    table.add_column("class", no_wrap=True, overflow="ellipsis", max_width=24)
-    columns = [AVERAGE_PRECISION, RECALL, FALSE_ALARMS["0.60"], FALSE_ALARMS["0.70"]]
-    table.add_column("rows", justify="right", no_wrap=True)
-    for column in columns:
-        table.add_column(column.head, justify="right", no_wrap=True)
-    if others:
-        table.add_column("best other AP", no_wrap=True)
-    for name, own in models[THIS_RUN]["per_class"].items():
-        row = [Text(name), Text(f"{own['rows']:,}"), *(Text(column.text(own)) for column in columns)]
-        rivals = [(AVERAGE_PRECISION.value(figures["per_class"][name]), title) for title, figures in others.items()]
-        known = [(value, title) for value, title in rivals if value is not None]
+    shown = [AVERAGE_PRECISION, RECALL, FALSE_ALARMS["0.60"], FALSE_ALARMS["0.70"]]
+    for columns in (shown, shown[:3], shown[:2]):
+        table = _table("Each class of fraud against the legitimate rows", "")
+        table.add_column("class", no_wrap=True, overflow="ellipsis", max_width=24)
+        table.add_column("rows", justify="right", no_wrap=True)
+        for column in columns:
+            table.add_column(column.head, justify="right", no_wrap=True)
         if others:
-            value, title = max(known, key=lambda pair: pair[0], default=(None, ""))
-            row.append(Text("–" if value is None else f"{value:.{AVERAGE_PRECISION.decimals}f}  {title}", style="dim"))
-        table.add_row(*row)
-    return table
+            table.add_column("best other AP", no_wrap=True)
+        for name, own in models[THIS_RUN]["per_class"].items():
+            row = [Text(name), Text(f"{own['rows']:,}"), *(Text(column.text(own)) for column in columns)]
+            if others:
+                row.append(_best_of_class(others, name))
+            table.add_row(*row)
+        yield table
+
+
+def _best_of_class(others: Mapping[str, Figures], name: str) -> Text:
+    """Average precision and name of the best other model on a class."""
+    of_class = {title: figures["per_class"][name] for title, figures in others.items()}
+    title = max(of_class, key=lambda title: AVERAGE_PRECISION.value(of_class[title]) or -1.0)
+    return Text(f"{AVERAGE_PRECISION.text(of_class[title])}  {title}", style="dim")
 
 
 def _print_files(folder: Path, console: Console) -> None:

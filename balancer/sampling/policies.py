@@ -41,7 +41,7 @@ class Policy(Protocol):
 class ConstantPolicy:
     """The same weights in every epoch; the default is the best of the constants of the published grid over share and hardness."""
 
-    share: float | None = 0.15
+    share: float | None = 0.2
     """Total share of the classes other than the first, divided among them by the root of their prior; None: every class at its prior."""
     hardness: float = 1.0
     floor: float = START_FLOOR

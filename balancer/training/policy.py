@@ -56,9 +56,9 @@ class PolicyBudget:
     """Students of a group, that differ only in what the policy did."""
     epochs: int = 8
     """Steps of an episode."""
-    episodes_per_rollout: int = 2
+    episodes_per_rollout: int = 1
     """Episodes between two updates."""
-    steps_per_epoch: int = 20
+    steps_per_epoch: int = 16
     """Mini-batches of an epoch, before ``factors``."""
     factors: tuple[float, ...] = (1.0, 3.0)
     """On ``steps_per_epoch``, from episode to episode: the policy meets short and long trainings."""
@@ -76,11 +76,9 @@ class PolicyBudget:
 
 
 POLICY_BUDGETS: dict[str, PolicyBudget] = {
-    "quick": PolicyBudget(rollouts=10),
-    "standard": PolicyBudget(rollouts=32, num_students=48, factors=(1.0, 4.0), epochs=10),
-    "thorough": PolicyBudget(
-        rollouts=64, num_students=64, factors=(1.0, 2.0, 4.0, 8.0), epochs=12, episodes_per_rollout=4, test_episodes=4
-    ),
+    "quick": PolicyBudget(rollouts=20),
+    "standard": PolicyBudget(rollouts=60, num_students=48, epochs=10, factors=(1.0, 4.0)),
+    "thorough": PolicyBudget(rollouts=80, num_students=64, epochs=12, episodes_per_rollout=2, factors=(1.0, 4.0), test_episodes=4),
 }
 
 Progress = Callable[[dict[str, Any]], None]

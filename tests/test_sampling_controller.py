@@ -1,0 +1,64 @@
+"""SamplingController: acts before the first epoch, resumes exactly, and leaves its state alone when refused."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from balancer.errors import InputError
+from balancer.sampling import SamplingController, SamplingWeights, ScoredRows, load_policy
+from balancer.sampling.observation import Observation
+
+COUNTS = np.array([980, 15, 5])
+
+
+class _Hardening:
+    """A residual policy for tests."""
+
+    name = "hardening"
+
+    def act(self, observation: Observation) -> np.ndarray:
+        return np.tanh([*observation.per_class.sum(axis=1).tolist(), 0.4, -0.1])
+
+
+def _controller(policy: str = "rule") -> SamplingController:
+    chosen = _Hardening() if policy == "hardening" else load_policy(policy, num_classes=3)
+    return SamplingController(COUNTS / 1000, chosen, epochs=5, batch_budget=5000, train_counts=COUNTS, reward_counts=COUNTS)
+
+
+def _rows(seed: int) -> ScoredRows:
+    rng = np.random.default_rng(seed)
+    return ScoredRows(np.arange(120) % 3, rng.dirichlet(np.ones(3), 120), rng.choice([1.0, 5.0], 120))
+
+
+def test_constant_holds_from_the_first_epoch() -> None:
+    controller = _controller("constant:share=.2,hardness=1")
+    before = controller.weights
+    assert before.share[1:].sum() == pytest.approx(0.2)
+    after = controller.update(_rows(0), _rows(1))
+    np.testing.assert_allclose(after.share, before.share, rtol=1e-6)
+
+
+@pytest.mark.parametrize("policy", ["rule", "hardening", "constant"])
+def test_resume_is_exact(policy: str) -> None:
+    one, two = _controller(policy), _controller(policy)
+    one.update(_rows(0), _rows(1))
+    two.load_state_dict(json.loads(json.dumps(one.state_dict())))
+    assert (two.epoch, two.metrics) == (one.epoch, one.metrics)
+    for seed in (2, 4):
+        a, b = (c.update(_rows(seed), _rows(seed + 1)) for c in (one, two))
+        assert isinstance(a, SamplingWeights)
+        assert a.share.tobytes() == b.share.tobytes()
+        assert (a.hardness, a.floor) == (b.hardness, b.floor)
+
+
+def test_refusal_changes_nothing() -> None:
+    controller = _controller("rule")
+    before = json.dumps(controller.state_dict())
+    with pytest.raises(InputError, match="2 columns for 3 classes"):
+        controller.update(_rows(0), ScoredRows(np.array([0, 1]), np.full((2, 2), 0.5)))
+    assert json.dumps(controller.state_dict()) == before
+    with pytest.raises(InputError, match="this run has 3"):
+        controller.load_state_dict({"weights": {"share": [0.5, 0.5], "hardness": 0, "floor": 0}, "history": {}})
