@@ -24,17 +24,17 @@ from balancer.sampling.seeding import integer_seed
 if TYPE_CHECKING:
     from balancer.data.dataset import Dataset
 
-MAX_ROUNDS = 600
+MAX_ROUNDS = 700
 """Trees at most."""
 PATIENCE = 60
 """Trees without a better average precision on the reward rows before it stops."""
 PARAMETERS: dict[str, Any] = {
     "objective": "binary",
     "metric": "average_precision",
-    "learning_rate": 0.08,
+    "learning_rate": 0.06,
     "num_leaves": 31,
     "min_data_in_leaf": 100,
-    "lambda_l2": 10.0,
+    "lambda_l2": 20.0,
     "feature_fraction": 0.5,
     "max_bin": 4095,
     "min_data_in_bin": 1,

@@ -1,0 +1,86 @@
+"""Problems of the population: encodings fitted on train alone, thinning that keeps the sums."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score
+
+from balancer.envs.problem import PopulationProblem, problem_from_arrays, synthetic_problem
+from balancer.errors import InputError
+
+
+def _arrays(n: int = 4000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    label = (rng.random(n) < 0.03).astype(np.int64)
+    amount = rng.lognormal(3, 1, n) * np.where(label == 1, 4, 1)
+    shop = np.where((label == 1) & (rng.random(n) < 0.5), 3, rng.integers(0, 6, n))
+    return np.stack([amount, np.zeros(n), shop], axis=1).astype(np.float32), label
+
+
+def _problem(**changed: object) -> PopulationProblem:
+    (x, y), (v, w) = _arrays(), _arrays(seed=1)
+    return problem_from_arrays(x, y, v, w, **({"num_numeric": 2, "num_classes": 2, "seed": 0} | changed))  # type: ignore[arg-type]
+
+
+def test_features_are_standardised_and_tell() -> None:
+    problem = _problem()
+    assert problem.x_train.shape == (4000, 5)  # log-odds of three fields, ranks of two
+    assert problem.x_train.dtype == np.float32
+    assert np.isfinite(problem.x_train).all()
+    useful = problem.x_train.std(axis=0) > 0
+    assert useful.sum() == 3  # the constant field says nothing
+    np.testing.assert_allclose(problem.x_train[:, useful].mean(axis=0), 0, atol=1e-4)
+    np.testing.assert_allclose(problem.x_train[:, useful].std(axis=0), 1, atol=0.02)
+    assert average_precision_score(problem.y_val, problem.x_val.sum(axis=1)) > 0.2
+
+
+def test_encodings_never_see_reward_labels() -> None:
+    (x, y), (v, w) = _arrays(), _arrays(seed=1)
+    shuffled = np.random.default_rng(3).permutation(w)
+    one, two = (problem_from_arrays(x, y, v, label, num_numeric=2, num_classes=2, seed=0) for label in (w, shuffled))
+    assert one.x_train.tobytes() == two.x_train.tobytes()
+    assert one.x_val.tobytes() == two.x_val.tobytes()
+
+
+def test_thinning_keeps_the_sums_and_the_rare() -> None:
+    whole, thin = _problem(), _problem(max_train=1000, max_reward=800)
+    assert len(thin.y_train) == 1000
+    assert (thin.y_train == 1).sum() == (whole.y_train == 1).sum()
+    assert (thin.y_val == 1).sum() == (whole.y_val == 1).sum()
+    np.testing.assert_allclose(thin.train_counts, whole.train_counts)
+    np.testing.assert_allclose(thin.reward_counts, whole.reward_counts)
+
+
+def test_thinned_reward_half_judges_as_the_whole() -> None:
+    """Weighted average precision on what was kept is that of the whole, and nearer than what an even sample gives."""
+    whole = _problem()
+
+    def judged(problem: PopulationProblem) -> float:
+        return float(
+            average_precision_score(problem.y_val, problem.x_val @ np.array([1.0, 0, 1, 0.5, 0]), sample_weight=problem.val_weight)
+        )
+
+    values = [judged(_problem(max_reward=600, seed=s)) for s in range(6)]
+    assert np.mean(values) == pytest.approx(judged(whole), abs=0.05)
+
+
+def test_unseen_category_and_missing_number() -> None:
+    (x, y), (v, w) = _arrays(), _arrays(seed=1)
+    v[0, 2], v[1, 0] = 40, np.nan
+    problem = problem_from_arrays(x, y, v, w, num_numeric=2, num_classes=2, seed=0)
+    assert np.isfinite(problem.x_val).all()
+
+
+@pytest.mark.parametrize("k", [2, 4])
+def test_synthetic(k: int) -> None:
+    problem = synthetic_problem(k)
+    assert problem.num_classes == k
+    assert (np.bincount(problem.y_train, minlength=k) > 0).all()
+    assert synthetic_problem(k).x_train.tobytes() == problem.x_train.tobytes()
+
+
+def test_refuses_a_part_without_positives() -> None:
+    (x, y), (v, w) = _arrays(), _arrays(seed=1)
+    with pytest.raises(InputError, match="reward rows hold no row"):
+        problem_from_arrays(x, y, v, np.zeros_like(w), num_numeric=2, num_classes=2, seed=0)

@@ -1,0 +1,52 @@
+"""Every command and every example of the README is run, in the order in which they stand there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import TINY
+
+from balancer.cli import COMMANDS, main
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+@pytest.mark.slow
+def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (spec,) = blocks("toml")
+    (tmp_path / "spec.toml").write_text(spec, encoding="utf-8")
+    (script,) = blocks("sh")
+    commands = [shlex.split(line) for line in script.splitlines()]
+    assert {command[1] for command in commands} == set(COMMANDS)
+    for command in commands:
+        assert command[0] == "balancer"
+        # Real commands at a length that a test can afford; a resumed run takes its length from the run folder.
+        short = TINY if command[1] == "train" and "--resume" not in command else ()
+        assert main([*command[1:], *short]) == 0, command
+    assert (tmp_path / "scored.parquet").is_file()
+    assert (tmp_path / "scored.csv").is_file()
+
+
+@pytest.mark.parametrize("number", range(len(blocks("python"))))
+def test_python_examples(number: int) -> None:
+    exec(compile(blocks("python")[number], f"README.md, python block {number}", "exec"), {})
+
+
+def test_make_targets_and_links() -> None:
+    for target in re.findall(r"^    make (\w+)", README, flags=re.MULTILINE):
+        done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    printed = subprocess.run(["make", "-n", "run"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "balancer train --dataset data_samples/transactions.parquet" in printed
+    for link in re.findall(r"\]\(([^)#]+)\)", README):
+        assert link.startswith("http") or (ROOT / link).exists(), link
