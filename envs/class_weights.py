@@ -230,7 +230,7 @@ class _OneOfPopulation:
         self._stack.fit(self._tensor(rows[None], device=self._stack.device))
 
     def score(self, rows: NDArray[np.int64]) -> NDArray[np.floating[Any]]:
-        return self._stack.score(self._x[rows])[0]
+        return np.asarray(self._stack.score(self._x[rows])[0])
 
 
 def population_task(problem: PopulationProblem, batch_size: int, device: str) -> StudentTask:

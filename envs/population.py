@@ -96,12 +96,15 @@ class PopulationStack:
         self._grad = torch.zeros_like(self._flat)
         self._first, self._second = torch.zeros_like(self._flat), torch.zeros_like(self._flat)
         self._parameters, self._gradients = self._views(self._flat), self._views(self._grad)
-        column = {"dtype": torch.float32, "device": self.device}
-        self._rate = torch.as_tensor(self.kinds.learning_rate[:, None], **column)  # type: ignore[call-overload]
-        self._decay = torch.as_tensor(self.kinds.weight_decay[:, None], **column)  # type: ignore[call-overload]
-        self._keep = torch.as_tensor(1.0 - self.kinds.dropout[:, None, None], **column)  # type: ignore[call-overload]
+        self._rate = self._column(self.kinds.learning_rate)
+        self._decay = self._column(self.kinds.weight_decay)
+        self._keep = self._column(1.0 - self.kinds.dropout)[:, :, None]
         self._error = torch.full((self.num, len(self._rows[0])), math.nan, device=self.device)
         self._scored = torch.zeros(len(self._rows[0]), dtype=torch.bool, device=self.device)
+
+    def _column(self, values: Floats) -> Tensor:
+        """(M, 1)."""
+        return torch.as_tensor(values[:, None], dtype=torch.float32, device=self.device)
 
     def _views(self, flat: Tensor) -> list[Tensor]:
         views, start = [], 0
@@ -188,7 +191,7 @@ class PopulationStack:
                 continue
             place = (within * len(own)).long().clamp_(max=len(own) - 1)
             if c == 0 and hardness.max() > 0:
-                level = torch.as_tensor(floor[:, None], dtype=torch.float32, device=self.device)
+                level = self._column(floor)
                 stage = (mixed - level) / (1.0 - level).clamp_min(1e-12)
                 steered = (stage >= 0) & torch.as_tensor(hardness[:, None] > 0, device=self.device)
                 place = torch.where(steered, self._hard_place(within, stage, (drawn == 0).sum(dim=1), hardness), place)
@@ -203,7 +206,7 @@ class PopulationStack:
             place = unscored[(within * len(unscored)).long().clamp_(max=len(unscored) - 1)]
         if not len(scored):
             return place
-        power = torch.as_tensor(hardness[:, None], dtype=torch.float32, device=self.device)
+        power = self._column(hardness)
         cumulative = (self._error[:, scored] + ERROR_OFFSET).pow_(power).double().cumsum(dim=1)
         found = torch.searchsorted(cumulative, within.double() * cumulative[:, -1:], right=True)
         part = torch.as_tensor(scored_part(len(scored), len(self._scored), draws.cpu().numpy()), dtype=torch.float32, device=self.device)

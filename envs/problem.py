@@ -58,12 +58,12 @@ class PopulationProblem:
     @property
     def train_counts(self) -> NDArray[np.float64]:
         """(K,) rows of each class in the data set that the training rows stand for."""
-        return np.bincount(self.y_train, self.train_weight, self.num_classes)
+        return np.bincount(self.y_train, self.train_weight, self.num_classes).astype(np.float64)
 
     @property
     def reward_counts(self) -> NDArray[np.float64]:
         """(K,) the same for the reward half."""
-        return np.bincount(self.y_val, self.val_weight, self.num_classes)
+        return np.bincount(self.y_val, self.val_weight, self.num_classes).astype(np.float64)
 
 
 def problem_from_arrays(

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,59 +27,23 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.utils import set_random_seed
 
 from balancer.envs.policy_network import ClassWeightsPolicy
-from balancer.envs.population import PopulationStack
 from balancer.envs.problem import PopulationProblem
-from balancer.envs.vec_env import PopulationEpisode, PopulationVecEnv
+from balancer.envs.vec_env import PopulationVecEnv
 from balancer.errors import InputError
 from balancer.files import write_bytes, write_text
-from balancer.sampling.observation import Observation
-from balancer.sampling.policies import CONFIG_FILE, WEIGHTS_FILE, BundlePolicy, ConstantPolicy, Policy, bundle_layout, load_bundle
+from balancer.sampling.policies import CONFIG_FILE, WEIGHTS_FILE, BundlePolicy, bundle_layout, load_bundle
 from balancer.sampling.scores import Reward
-from balancer.sampling.seeding import generator, integer_seed
-from balancer.sampling.weights import Floats, SamplingWeights, start_weights
+from balancer.sampling.seeding import integer_seed
+from balancer.sampling.weights import Floats
+from balancer.training.policy_budget import POLICY_BUDGETS as POLICY_BUDGETS
+from balancer.training.policy_budget import PolicyBudget as PolicyBudget
+from balancer.training.policy_comparison import compare_policies
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 FIRST_SCALE = 0.02
 """Spread of the final F1 among siblings that the first rollout assumes; later ones use what they saw."""
 LEARNING_RATE = 2e-3
 
-
-@dataclass(frozen=True)
-class PolicyBudget:
-    """How long a policy trains."""
-
-    rollouts: int
-    """Updates of PPO."""
-    num_students: int = 32
-    """Students that train side by side."""
-    siblings: int = 8
-    """Students of a group, that differ only in what the policy did."""
-    epochs: int = 8
-    """Steps of an episode."""
-    episodes_per_rollout: int = 1
-    """Episodes between two updates."""
-    steps_per_epoch: int = 16
-    """Mini-batches of an epoch, before ``factors``."""
-    factors: tuple[float, ...] = (1.0, 3.0)
-    """On ``steps_per_epoch``, from episode to episode: the policy meets short and long trainings."""
-    batch_size: int = 128
-    """Rows of a student's mini-batch."""
-    test_groups: int = 8
-    """Groups of students of the comparison afterwards."""
-    test_episodes: int = 2
-    """Episodes of that comparison."""
-
-    @property
-    def env_steps(self) -> int:
-        """Steps of all students together."""
-        return self.rollouts * self.num_students * self.epochs * self.episodes_per_rollout
-
-
-POLICY_BUDGETS: dict[str, PolicyBudget] = {
-    "quick": PolicyBudget(rollouts=20),
-    "standard": PolicyBudget(rollouts=60, num_students=48, epochs=10, factors=(1.0, 4.0)),
-    "thorough": PolicyBudget(rollouts=64, num_students=64, epochs=12, episodes_per_rollout=2, factors=(1.0, 4.0), test_episodes=4),
-}
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -157,7 +121,7 @@ def train_policy(
     if remaining > 0:
         model.learn(remaining, _Rollouts(env, plan, seed, checkpoint, told, history, progress), reset_num_timesteps=False)
     model.logger.close()
-    actor = {name: value.detach().numpy().copy() for name, value in model.policy.actor.state_dict().items()}  # type: ignore[operator, union-attr]
+    actor = {name: value.detach().numpy().copy() for name, value in model.policy.actor.state_dict().items()}  # type: ignore[union-attr]
     figures = compare_policies(problem, BundlePolicy(actor, {}), plan, seed=seed, device=device)
     margin = figures["ppo"][reward] - figures["constant"][reward]
     summary = {
@@ -267,85 +231,3 @@ def _restore(file: Path, model: PPO, env: PopulationVecEnv, told: dict[str, Any]
     history: list[float] = counters["history"]
     env.next_episode = len(history) * plan.episodes_per_rollout
     return history
-
-
-@dataclass(frozen=True)
-class _Random:
-    """Uniform actions."""
-
-    seed: int
-    name: str = "random"
-
-    def act(self, observation: Observation) -> Floats:
-        """Drawn from the seed and what is seen, so it needs no state."""
-        counter = int(np.frombuffer(hashlib.sha256(observation.flat().tobytes()).digest()[:4], np.uint32)[0])
-        return generator(self.seed, "random policy", counter).uniform(-1.0, 1.0, len(observation.per_class) + 2)
-
-
-@dataclass(frozen=True)
-class _Start:
-    """Keeps the starting weights."""
-
-    name: str = "start"
-
-    def act(self, observation: Observation) -> Floats:
-        """Zero."""
-        return np.zeros(len(observation.per_class) + 2)
-
-
-def compare_policies(
-    problem: PopulationProblem, ppo: Policy, plan: PolicyBudget, *, seed: int, device: str = "cpu"
-) -> dict[str, dict[str, float]]:
-    """Mean final validation figures of ``ppo`` and its rivals on students of seeds not trained on; in each group every policy has one sibling.
-
-    Returns:
-        Policy name to ``f1``, ``average_precision``, ``partial_auc``, and the means of the final ``minority_share`` and ``hardness``.
-    """
-    policies: list[Policy] = [
-        ppo,
-        ConstantPolicy(),
-        ConstantPolicy(0.5, 0.0, name="one_to_one"),
-        ConstantPolicy(None, 0.0, name="none"),
-        _Start(),
-        _Random(integer_seed(seed, "policy test actions")),
-    ]
-    stack = PopulationStack(
-        problem,
-        groups=plan.test_groups,
-        siblings=len(policies),
-        batch_size=plan.batch_size,
-        seed=integer_seed(seed, "policy test"),
-        device=device,
-    )
-    walk = PopulationEpisode(stack, epochs=plan.epochs, steps_per_epoch=plan.steps_per_epoch, budgets=plan.factors)
-    collected: dict[str, list[Floats]] = {}
-    for episode in range(plan.test_episodes):
-        walk.begin(episode)
-        weights = [start_weights(walk.prior)] * stack.num
-        observation = walk.first(*_stacked(weights))
-        for _ in range(plan.epochs):
-            for student in range(stack.num):
-                seen = Observation(observation.per_class[student], observation.shared[student])
-                answer = policies[student % len(policies)].act(seen)
-                weights[student] = answer if isinstance(answer, SamplingWeights) else weights[student].moved(answer, walk.prior)
-            observation, metrics = walk.train_epoch(*_stacked(weights))
-        share, hardness, _ = _stacked(weights)
-        final = {
-            "f1": metrics.f1,
-            "average_precision": metrics.average_precision,
-            "partial_auc": metrics.partial_auc,
-            "minority_share": 1.0 - share[:, 0],
-            "hardness": hardness,
-        }
-        for name, values in final.items():
-            collected.setdefault(name, []).append(values.reshape(-1, len(policies)))
-    means = {name: np.concatenate(values).mean(axis=0) for name, values in collected.items()}
-    return {policy.name: {name: float(mean[i]) for name, mean in means.items()} for i, policy in enumerate(policies)}
-
-
-def _stacked(weights: list[SamplingWeights]) -> tuple[Floats, Floats, Floats]:
-    return (
-        np.stack([w.share for w in weights]),
-        np.array([w.hardness for w in weights]),
-        np.array([w.floor for w in weights]),
-    )

@@ -15,6 +15,7 @@ import polars as pl
 from balancer.configuration import to_dict
 from balancer.data.dataset import Dataset
 from balancer.data.split import PART_TEST, PART_THRESHOLD
+from balancer.errors import InputError
 from balancer.evaluation.calibration import Calibration, fit_calibration, pooled_score
 from balancer.evaluation.metrics import evaluate_scores
 from balancer.evaluation.report import build_report, write_report
@@ -69,7 +70,10 @@ class Decision:
     def load(cls, folder: Path) -> Decision:
         """Read ``decision.json``; InputError where it is missing or damaged."""
         content = read_json(folder / DECISION_FILE, what="it holds threshold and calibration")
-        return cls(Calibration.from_dict(content.get("calibration", {})), float(content.get("threshold", np.nan)))
+        threshold, calibration = content.get("threshold"), content.get("calibration")
+        if not isinstance(threshold, float | int) or not isinstance(calibration, dict):
+            raise InputError(f"{folder / DECISION_FILE} lacks threshold or calibration: it is damaged or not written by balancer")
+        return cls(Calibration.from_dict(calibration), float(threshold))
 
 
 def fraud_score(scores: np.ndarray) -> np.ndarray:

@@ -1,0 +1,43 @@
+"""How long a policy trains, by name; light to import, for the command line prints it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PolicyBudget:
+    """How long a policy trains."""
+
+    rollouts: int
+    """Updates of PPO."""
+    num_students: int = 32
+    """Students that train side by side."""
+    siblings: int = 8
+    """Students of a group, that differ only in what the policy did."""
+    epochs: int = 8
+    """Steps of an episode."""
+    episodes_per_rollout: int = 1
+    """Episodes between two updates."""
+    steps_per_epoch: int = 16
+    """Mini-batches of an epoch, before ``factors``."""
+    factors: tuple[float, ...] = (1.0, 3.0)
+    """On ``steps_per_epoch``, from episode to episode: the policy meets short and long trainings."""
+    batch_size: int = 128
+    """Rows of a student's mini-batch."""
+    test_groups: int = 8
+    """Groups of students of the comparison afterwards."""
+    test_episodes: int = 2
+    """Episodes of that comparison."""
+
+    @property
+    def env_steps(self) -> int:
+        """Steps of all students together."""
+        return self.rollouts * self.num_students * self.epochs * self.episodes_per_rollout
+
+
+POLICY_BUDGETS: dict[str, PolicyBudget] = {
+    "quick": PolicyBudget(rollouts=20),
+    "standard": PolicyBudget(rollouts=60, num_students=48, epochs=10, factors=(1.0, 4.0)),
+    "thorough": PolicyBudget(rollouts=64, num_students=64, epochs=12, episodes_per_rollout=2, factors=(1.0, 4.0), test_episodes=4),
+}
