@@ -170,14 +170,14 @@ class ClassWeightsEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
             train_counts=self._counts,
             reward_counts=np.bincount(task.label[task.reward_rows], task.reward_weight, task.num_classes),
         )
-        self.weights = start_weights(self._prior)
+        self.weights = start_weights(self._prior, self._builder.share_limit)
         self._potential = 0.0
         return self._builder.first(*self._batched()).flat()[0], self._info(0.0, 0.0)
 
     def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Move the weights, train an epoch, score."""
         task, epoch = self.task, self._builder.epoch
-        self.weights = self.weights.moved(action, self._prior)
+        self.weights = self.weights.moved(action, self._prior, self._builder.share_limit)
         rng = generator(self.seed, "environment draw", self.episode, epoch)
         drawn = self.steps_per_epoch * self.batch_size
         self._student.fit(self._sampler.draw(drawn, self.weights, rng))

@@ -65,6 +65,11 @@ class PopulationEpisode:
             num=self.stack.num,
         )
 
+    @property
+    def share_limit(self) -> float:
+        """Largest total share of the classes other than the first in this episode."""
+        return self._builder.share_limit
+
     def first(self, share: Floats, hardness: Floats, floor: Floats) -> Observation:
         """What policies see before the first epoch."""
         return self._builder.first(share, hardness, floor)
@@ -150,16 +155,16 @@ class PopulationVecEnv(VecEnv):
             gymnasium.spaces.Box(-5.0, 5.0, (observation_size(k),), np.float32),
             gymnasium.spaces.Box(-1.0, 1.0, (k + 2,), np.float32),
         )
-        self._start = start_weights(self.episode.prior)
         self._actions = np.zeros((num_students, k + 2), np.float32)
 
     def reset(self) -> NDArray[np.float32]:
         """Begin episode :attr:`next_episode` for all students; (M, observation)."""
         self.episode.begin(self.next_episode)
         self.next_episode += 1
-        self._share = np.tile(self._start.share, (self.num_envs, 1))
-        self._hardness = np.full(self.num_envs, self._start.hardness)
-        self._floor = np.full(self.num_envs, self._start.floor)
+        start = start_weights(self.episode.prior, self.episode.share_limit)
+        self._share = np.tile(start.share, (self.num_envs, 1))
+        self._hardness = np.full(self.num_envs, start.hardness)
+        self._floor = np.full(self.num_envs, start.floor)
         self._potential = np.zeros(self.num_envs)
         return self.episode.first(self._share, self._hardness, self._floor).flat()
 
@@ -169,7 +174,8 @@ class PopulationVecEnv(VecEnv):
 
     def step_wait(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
         """Move the weights, train an epoch, score."""
-        moved = move(self._share, self._hardness, self._floor, np.asarray(self._actions, np.float64), self.episode.prior)
+        action, episode = np.asarray(self._actions, np.float64), self.episode
+        moved = move(self._share, self._hardness, self._floor, action, episode.prior, episode.share_limit)
         self._share, self._hardness, self._floor = moved
         observation, metrics = self.episode.train_epoch(*moved)
         value = metrics.named(self.reward)

@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balancer.errors import InputError
-from balancer.sampling.weights import MAX_HARDNESS, SamplingWeights, class_prior, minority_share, move, start_weights
+from balancer.sampling.weights import (
+    MAX_HARDNESS,
+    MAX_REPEATS,
+    SamplingWeights,
+    class_prior,
+    minority_share,
+    move,
+    share_limit,
+    start_weights,
+)
 
 PRIORS = [np.array([0.99, 0.01]), class_prior(np.array([10_000, 5, 50, 30])), np.full(10, 0.1), np.array([0.9, 0.1, 0.0])]
 
@@ -23,13 +32,15 @@ def test_zero_keeps(prior: np.ndarray) -> None:
     assert (kept.hardness, kept.floor) == (start.hardness, start.floor)
 
 
-@given(st.integers(0, 3), st.integers(0, 2**31))
-def test_any_walk_stays_in_bounds(case: int, seed: int) -> None:
+@given(st.integers(0, 3), st.integers(0, 2**31), st.integers(1, 10**6))
+def test_any_walk_stays_in_bounds(case: int, seed: int, budget: int) -> None:
     prior, rng = PRIORS[case], np.random.default_rng(seed)
-    weights = start_weights(prior)
-    high = max(0.5, 1 - weights.share[0])
+    limit = share_limit(10_000 * prior, budget)
+    weights = start_weights(prior, limit)
+    high = max(limit, 1 - prior[0])
+    assert 1 - weights.share[0] <= high + 1e-9
     for _ in range(12):
-        weights = weights.moved(rng.uniform(-1.5, 1.5, len(prior) + 2), prior)
+        weights = weights.moved(rng.uniform(-1.5, 1.5, len(prior) + 2), prior, limit)
         assert abs(weights.share.sum() - 1) < 1e-9
         assert 1 - prior[0] - 1e-9 <= 1 - weights.share[0] <= high + 1e-9
         assert 0 <= weights.hardness <= MAX_HARDNESS
@@ -53,6 +64,12 @@ def test_up_means_more() -> None:
     assert start.share[1] == pytest.approx(np.sqrt(0.01) / (np.sqrt(0.01) + np.sqrt(0.99)))
     assert start.moved(np.array([0, 1, 0, 0]), prior).share[1] > start.share[1]
     assert start.moved(np.array([0, 0, 1, 0]), prior).hardness > 0
+
+
+def test_share_limit_bounds_the_repeats_of_a_minority_row() -> None:
+    counts = np.array([9_900, 60, 40])
+    assert share_limit(counts, 100) == 0.5
+    assert share_limit(counts, 100_000) * 100_000 / 100 == pytest.approx(MAX_REPEATS)
 
 
 def test_json_is_exact() -> None:

@@ -51,7 +51,7 @@ class SamplingController:
         self._builder = ObservationBuilder(
             self.prior, epochs=epochs, batch_budget=batch_budget, train_counts=train_counts, reward_counts=reward_counts
         )
-        self.weights = start_weights(self.prior)
+        self.weights = start_weights(self.prior, self._builder.share_limit)
         """Weights to draw the coming epoch with."""
         self.observation: Observation = _single(self._builder.first(*_batched(self.weights)))
         """What the policy saw last."""
@@ -82,7 +82,7 @@ class SamplingController:
 
     def _answer(self) -> SamplingWeights:
         answer = self.policy.act(self.observation)
-        return answer if isinstance(answer, SamplingWeights) else self.weights.moved(answer, self.prior)
+        return answer if isinstance(answer, SamplingWeights) else self.weights.moved(answer, self.prior, self._builder.share_limit)
 
     def state_dict(self) -> dict[str, Any]:
         """JSON-able state; floats survive JSON exactly."""

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from balancer.errors import InputError
 from balancer.sampling.scores import RankingMetrics, macro_metrics
-from balancer.sampling.weights import Floats
+from balancer.sampling.weights import Floats, share_limit
 
 ERROR_EDGES = np.array([0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98])
 NUM_BINS = len(ERROR_EDGES) + 1
@@ -145,6 +145,8 @@ class ObservationBuilder:
         self.prior = np.asarray(prior, dtype=np.float64)
         self.epochs, self.batch_budget = epochs, batch_budget
         self.train_counts = np.asarray(train_counts, dtype=np.float64)
+        self.share_limit = share_limit(self.train_counts, batch_budget)
+        """Largest total share of the classes other than the first in this run."""
         self.reward_positives = float(np.asarray(reward_counts)[1:].sum())
         shape = (num, len(self.prior))
         self.epoch = 0

@@ -5,8 +5,7 @@ shape.
 
 An action is a *residual* in ``[-1, 1] ** (K + 2)``: a scaled change of the log share of each class, of the hardness and of the floor;
 zero keeps the weights. One softmax turns log shares into shares. The total share of the classes other than the first (the *minority*)
-stays between its prior and one half, or its starting share where the classes are balanced already: beyond that the few minority rows are
-only memorised.
+stays between its prior and :func:`share_limit`: beyond that the few minority rows are only memorised.
 """
 
 from __future__ import annotations
@@ -27,6 +26,9 @@ ERROR_OFFSET = 1e-3
 """Added to a row's error before it is raised to the hardness, so that a perfectly learned row keeps a small chance."""
 
 MAX_MINORITY_SHARE = 0.5
+MAX_REPEATS = 8.0
+"""Most times that a residual may let the average minority row be drawn in a whole run. Measured with the sequence classifier: 3 to 7 repeats are best
+whatever the budget, and from 10 on the few rows are memorised (docs/experiments.md)."""
 START_FLOOR = 0.05
 SHARE_STEP = 0.75
 """Largest change of one log share in one epoch; in the two-class case the log-odds move by at most twice that."""
@@ -59,9 +61,10 @@ class SamplingWeights:
             raise InputError(f"floor must lie in [0, 1], not {self.floor}")
         object.__setattr__(self, "share", share)
 
-    def moved(self, action: NDArray[Any], prior: Floats) -> SamplingWeights:
-        """The weights after one residual ``action`` (K + 2,)."""
-        share, hardness, floor = move(self.share, np.float64(self.hardness), np.float64(self.floor), np.asarray(action, np.float64), prior)
+    def moved(self, action: NDArray[Any], prior: Floats, limit: float = MAX_MINORITY_SHARE) -> SamplingWeights:
+        """The weights after one residual ``action`` (K + 2,); ``limit`` as in :func:`move`."""
+        moved = move(self.share, np.float64(self.hardness), np.float64(self.floor), np.asarray(action, np.float64), prior, limit)
+        share, hardness, floor = moved
         return SamplingWeights(share, float(hardness), float(floor))
 
     def to_dict(self) -> dict[str, Any]:
@@ -86,9 +89,18 @@ def start_share(prior: Floats) -> Floats:
     return np.asarray(root / root.sum(), dtype=np.float64)
 
 
-def start_weights(prior: Floats) -> SamplingWeights:
-    """Starting share, no hardness, a small floor."""
-    return SamplingWeights(start_share(prior))
+def share_limit(train_counts: NDArray[Any], batch_budget: int) -> float:
+    """Largest total share of the classes other than the first that residuals may reach: one half, and no more than :data:`MAX_REPEATS` draws of
+    their average row over a run of ``batch_budget`` draws. A run so short that the limit binds nowhere keeps one half.
+    """
+    rows = float(np.asarray(train_counts, dtype=np.float64)[1:].sum())
+    return min(MAX_MINORITY_SHARE, MAX_REPEATS * rows / max(batch_budget, 1))
+
+
+def start_weights(prior: Floats, limit: float = MAX_MINORITY_SHARE) -> SamplingWeights:
+    """Starting share, or less where ``limit`` is lower; no hardness, a small floor."""
+    low, start = 1.0 - float(prior[0]), 1.0 - float(start_share(prior)[0])
+    return SamplingWeights(minority_share(prior, max(low, min(start, limit))) if start > limit else start_share(prior))
 
 
 def minority_share(prior: Floats, total: float) -> Floats:
@@ -97,7 +109,9 @@ def minority_share(prior: Floats, total: float) -> Floats:
     return np.concatenate([[1.0 - total], total * root / max(root.sum(), _TINY)])
 
 
-def move(share: Floats, hardness: Any, floor: Any, action: Floats, prior: Floats) -> tuple[Floats, Any, Any]:
+def move(
+    share: Floats, hardness: Any, floor: Any, action: Floats, prior: Floats, limit: float = MAX_MINORITY_SHARE
+) -> tuple[Floats, Any, Any]:
     """Apply residual actions.
 
     Args:
@@ -106,6 +120,7 @@ def move(share: Floats, hardness: Any, floor: Any, action: Floats, prior: Floats
         floor: (...).
         action: (..., K + 2), clipped to [-1, 1].
         prior: (K,).
+        limit: largest total share of the classes other than the first (:func:`share_limit`); their prior where that is larger.
 
     Returns:
         The new share (..., K), hardness (...), floor (...). A class without training rows keeps share 0.
@@ -118,7 +133,7 @@ def move(share: Floats, hardness: Any, floor: Any, action: Floats, prior: Floats
     raw /= raw.sum(axis=-1, keepdims=True)
     total = 1.0 - raw[..., :1]
     low = 1.0 - prior[0]
-    high = max(MAX_MINORITY_SHARE, 1.0 - float(start_share(prior)[0]), low)
+    high = max(limit, low)
     bounded = np.clip(total, low, high)
     minority = raw[..., 1:] * (bounded / np.maximum(total, _TINY))
     new_share = np.concatenate([1.0 - minority.sum(axis=-1, keepdims=True), minority], axis=-1)

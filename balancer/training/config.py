@@ -80,9 +80,9 @@ class TrainConfig:
     """Width of the classifier."""
     layers: int = 2
     """Blocks of the classifier."""
-    dropout: float = 0.1
+    dropout: float = 0.2
     """Dropout inside the blocks."""
-    field_dropout: float = 0.1
+    field_dropout: float = 0.15
     """Probability that a field is hidden over the whole window of a row while training."""
     batch_size: int = 256
     """Rows of a mini-batch."""

@@ -69,13 +69,15 @@ def compare_policies(
     collected: dict[str, list[Floats]] = {}
     for episode in range(plan.test_episodes):
         walk.begin(episode)
-        weights = [start_weights(walk.prior)] * stack.num
+        weights = [start_weights(walk.prior, walk.share_limit)] * stack.num
         observation = walk.first(*_stacked(weights))
         for _ in range(plan.epochs):
             for student in range(stack.num):
                 seen = Observation(observation.per_class[student], observation.shared[student])
                 answer = policies[student % len(policies)].act(seen)
-                weights[student] = answer if isinstance(answer, SamplingWeights) else weights[student].moved(answer, walk.prior)
+                weights[student] = (
+                    answer if isinstance(answer, SamplingWeights) else weights[student].moved(answer, walk.prior, walk.share_limit)
+                )
             observation, metrics = walk.train_epoch(*_stacked(weights))
         share, hardness, _ = _stacked(weights)
         final = {
