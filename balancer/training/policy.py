@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,18 @@ LEARNING_RATE = 2e-3
 Progress = Callable[[dict[str, Any]], None]
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """torch on a single thread: the products are small, and on a busy machine two threads that wait for one another took 20 times as long as one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@_one_thread()
 def train_policy(
     problem: PopulationProblem,
     budget: str | PolicyBudget = "quick",
@@ -63,7 +76,7 @@ def train_policy(
     """Train a policy and write its bundle.
 
     Args:
-        problem: what the students learn. budget: ``quick``, ``standard``, ``thorough``, or one of one's own. seed: one seed, one bundle.
+        problem: what the students learn. budget: ``quick``, ``standard``, ``thorough``, or one of one's own. seed: one seed, one bundle, whatever the number of threads.
         folder: where ``policy.safetensors``, ``policy.json``, the checkpoint and TensorBoard's events go. reward: validation figure that
         PPO maximises. rollouts: instead of the budget's. device: where the students train; the policy itself is too small for anything
         but a CPU. resume: continue from the checkpoint in ``folder``, or return at once where the bundle is there; else start anew.
