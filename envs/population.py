@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from balancer.envs.problem import PopulationProblem
-from balancer.sampling.row_sampler import scored_part
+from balancer.sampling.row_sampler import NEWTON_STEPS, largest_probability, scored_part
 from balancer.sampling.seeding import generator
 from balancer.sampling.weights import ERROR_OFFSET, Floats
 
@@ -207,7 +207,15 @@ class PopulationStack:
         if not len(scored):
             return place
         power = self._column(hardness)
-        cumulative = (self._error[:, scored] + ERROR_OFFSET).pow_(power).double().cumsum(dim=1)
+        drawn = draws.cpu().numpy()
+        shares = scored_part(len(scored), len(self._scored), drawn)
+        most = torch.as_tensor(largest_probability(len(scored), shares * drawn), device=self.device)[:, None]
+        weight = (self._error[:, scored] + ERROR_OFFSET).pow_(power).double()
+        limit = most * weight.sum(dim=1, keepdim=True)
+        for _ in range(NEWTON_STEPS):
+            over = weight > limit
+            limit = most * weight.masked_fill(over, 0.0).sum(dim=1, keepdim=True) / (1.0 - most * over.sum(dim=1, keepdim=True))
+        cumulative = torch.minimum(weight, limit).cumsum(dim=1)
         found = torch.searchsorted(cumulative, within.double() * cumulative[:, -1:], right=True)
-        part = torch.as_tensor(scored_part(len(scored), len(self._scored), draws.cpu().numpy()), dtype=torch.float32, device=self.device)
+        part = torch.as_tensor(shares, dtype=torch.float32, device=self.device)
         return torch.where(stage < part[:, None], scored[found.clamp_(max=len(scored) - 1)], place)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from balancer.errors import InputError
-from balancer.sampling.row_sampler import RowSampler, scored_part
+from balancer.sampling.row_sampler import MAX_HARD_DRAWS, RowSampler, scored_part
 from balancer.sampling.weights import ERROR_OFFSET, SamplingWeights
 
 
@@ -25,7 +25,7 @@ def test_class_then_uniform_row() -> None:
     np.testing.assert_allclose(counts[:90] / 40_000, 0.7 / 90, rtol=0.3)
 
 
-@pytest.mark.parametrize("hardness", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("hardness", [0.5, 0.8, 1.0])
 def test_hardness_follows_the_error(hardness: float) -> None:
     label = np.array([0] * 20 + [1] * 5)
     error = np.linspace(0.05, 0.95, 20)
@@ -35,6 +35,20 @@ def test_hardness_follows_the_error(hardness: float) -> None:
     counts = np.bincount(rows[rows < 20], minlength=20)
     weight = (error + ERROR_OFFSET) ** hardness
     np.testing.assert_allclose(counts / counts.sum(), 0.75 * weight / weight.sum() + 0.25 / 20, atol=0.003)
+
+
+@pytest.mark.parametrize("draws", [400, 5_000])
+def test_no_row_is_drawn_over_and_over_for_being_hard(draws: int) -> None:
+    label = np.array([0] * 1_000 + [1] * 5)
+    error = np.full(1_000, 1e-4)
+    error[:20] = 0.9
+    sampler = RowSampler(label, 2)
+    sampler.refresh(np.arange(1_000), _scores(error))
+    weights = SamplingWeights(np.array([0.999, 0.001]), 3.0, 0.0)
+    counts = sum(np.bincount(sampler.draw(draws, weights, np.random.default_rng(i)), minlength=1_005)[:1_000] for i in range(100))
+    most = MAX_HARD_DRAWS * max(1.0, draws / 1_000)
+    np.testing.assert_allclose(counts[:20] / 100, most, rtol=0.2)
+    assert counts[:20].mean() / 100 == pytest.approx(most, rel=0.05)
 
 
 def test_unscored_rows_share_what_is_left() -> None:
