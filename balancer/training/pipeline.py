@@ -240,6 +240,7 @@ def _print_data(dataset: Dataset, console: Console, seconds: float) -> None:
         f"entity {spec.entity or 'none'}, time {spec.time}, label {spec.label} ({', '.join(dataset.schema.classes)}), "
         f"{len(dataset.schema.numeric_fields)} numeric and {len(dataset.schema.categorical_fields)} categorical fields",
         highlight=False,
+        soft_wrap=True,
     )
     for name in ("train", "reward", "threshold", "test"):
         counts = list(parts[name]["classes"].values())
@@ -247,6 +248,6 @@ def _print_data(dataset: Dataset, console: Console, seconds: float) -> None:
         rate = 100 * positives / max(1, sum(counts))
         console.print(f"  {name:<10}{parts[name]['rows']:>10,} rows  {positives:>7,} positive ({rate:.2f} %)", highlight=False)
     for note in dataset.notes:
-        console.print(f"  note: {note}", style="dim", highlight=False)
+        console.print(f"  note: {note}", style="dim", highlight=False, soft_wrap=True)
     for reason, count in dataset.dropped.items():
-        console.print(f"  dropped {count:,} rows: {reason}", style="yellow", highlight=False)
+        console.print(f"  dropped {count:,} rows: {reason}", style="yellow", highlight=False, soft_wrap=True)

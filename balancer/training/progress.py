@@ -44,7 +44,7 @@ class TrainingProgress:
 
     def say(self, text: str) -> None:
         """Print a line, above the bars where there are bars."""
-        (self.live.console if self.live is not None else self.console).print(text, highlight=False)
+        (self.live.console if self.live is not None else self.console).print(text, highlight=False, soft_wrap=True)
 
     @contextmanager
     def stage(self, name: str, total: int, done: int = 0) -> Iterator[Advance]:
