@@ -42,10 +42,10 @@ def no_positive_between(low: float, high: float) -> Change:
 BAD_TABLES: dict[str, tuple[Change, tuple[str, ...], tuple[str, ...]]] = {
     "missing column": (lambda frame: frame, ("--amount", "amuont"), ("amuont", "amount")),
     "no label": (lambda frame: frame.drop("is_fraud"), (), ("--label",)),
-    "NaN amount": (value_at(17, "amount", float("nan")), (), ("amount", "17")),
-    "infinite amount": (value_at(17, "amount", float("inf")), (), ("amount", "17")),
-    "text amount": (value_at(17, "amount", "twelve"), ("--amount", "amount"), ("amount", "17", "twelve")),
-    "null time": (value_at(17, "time", None), (), ("time", "17")),
+    "NaN amount": (value_at(17, "amount", float("nan")), (), ("amount", "row 18")),
+    "infinite amount": (value_at(17, "amount", float("inf")), (), ("amount", "row 18")),
+    "text amount": (value_at(17, "amount", "twelve"), ("--amount", "amount"), ("amount", "row 18", "twelve")),
+    "null time": (value_at(17, "time", None), (), ("time", "row 18")),
     "one class only": (all_classes(0), (), ("is_fraud",)),
     "no positive in validation": (no_positive_between(0.55, 0.85), (), ("is_fraud",)),
     "duplicate id": (value_at(18, "transaction_id", 18), (), ("transaction_id", "18")),
@@ -140,7 +140,7 @@ def test_dropping_bad_rows_counts_them(tiny_table: Path, tiny_run: Path, tmp_pat
     table, output = tmp_path / "table.parquet", tmp_path / "scored.parquet"
     value_at(17, "amount", float("nan"))(pl.read_parquet(tiny_table)).write_parquet(table)
     score = ["score", str(tiny_run), "--input", str(table), "--output", str(output)]
-    error = refused(score, ("amount", "17"), tmp_path, capsys)
+    error = refused(score, ("amount", "row 18"), tmp_path, capsys)
     assert "--bad-rows drop" in error
     assert not output.exists()
     assert main([*score, "--bad-rows", "drop"]) == 0

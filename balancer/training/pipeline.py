@@ -22,7 +22,7 @@ from balancer.data.split import PART_TEST, PART_THRESHOLD, PART_TRAIN
 from balancer.errors import InputError
 from balancer.evaluation.lightgbm_baseline import fit_lightgbm
 from balancer.files import read_arrays
-from balancer.models import ModelConfig, fit_edges, save_classifier
+from balancer.models import Classifier, ModelConfig, fit_edges, save_classifier
 from balancer.sampling.policies import BundlePolicy, Policy, load_policy
 from balancer.sampling.seeding import integer_seed
 from balancer.training.config import Budget, TrainConfig
@@ -124,6 +124,7 @@ def prepare(config: TrainConfig, console: Console, *, device: str | None = None,
         attention=config.attention,
         head="binary" if len(classes) == 2 else "multiclass",
     )
+    Classifier(model)  # a part that is not there is said before anything is written
     return Prepared(config, dataset, model, schedule_for(config, len(train)), device, threads)
 
 

@@ -36,7 +36,11 @@ class TrainedRun:
         folder = RunFolder.open(path)
         if not folder.complete:
             raise InputError(f"the run in {path} is not complete: continue it with balancer train --resume --out {path}")
-        schema = Schema.from_dict(read_json(path / SCHEMA_FILE, what="it holds the fields the model was trained on"))
+        content = read_json(path / SCHEMA_FILE, what="it holds the fields the model was trained on")
+        try:
+            schema = Schema.from_dict(content)
+        except (InputError, TypeError, AttributeError) as error:
+            raise InputError(f"{path / SCHEMA_FILE} can't be used ({error}): give a run folder as balancer train wrote it") from error
         model = load_classifier(path)
         own = (schema.numeric_fields, schema.categorical_fields, schema.classes)
         if own != (model.config.numeric_fields, model.config.categorical_fields, model.config.classes):
