@@ -30,7 +30,7 @@ DATASETS = {
 FIGURES = ("average_precision", "f1", "f1_at_half", "precision", "recall", "fpr", "card_precision_at_100", "brier", "ece")
 
 
-def measure(name: str, device: str, seed: int) -> dict[str, Any] | None:
+def measure(name: str, device: str, seed: int, threads: int | None) -> dict[str, Any] | None:
     """Train on one data set in a process of its own; None where its table is absent."""
     table, spec, budget = DATASETS[name]
     if not table.exists():
@@ -40,6 +40,7 @@ def measure(name: str, device: str, seed: int) -> dict[str, Any] | None:
         out = Path(folder) / "run"
         command = [sys.executable, "-m", "balancer", "train", "--dataset", str(table), "--budget", budget, "--device", device]
         command += ["--seed", str(seed), "--out", str(out), *(["--spec", str(spec)] if spec else [])]
+        command += ["--threads", str(threads)] if threads else []
         started = time.monotonic()
         process = subprocess.Popen(command, cwd=ROOT)
         _, status, usage = os.wait4(process.pid, 0)
@@ -52,6 +53,7 @@ def measure(name: str, device: str, seed: int) -> dict[str, Any] | None:
         "budget": budget,
         "seed": seed,
         "device": device,
+        "threads": report["run"]["threads"],
         "minutes": round(seconds / 60, 2),
         "peak_gib": round(usage.ru_maxrss / 2**20, 2),
         "models": {
@@ -68,12 +70,13 @@ def main() -> None:
     parser.add_argument("--only", choices=DATASETS, help="one data set")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, help="as balancer train's; with 1, two data sets can be run side by side on two cores")
     arguments = parser.parse_args()
     path = RESULTS / ("main_job.json" if arguments.device == "cpu" else "main_job_cuda.json")
-    results = json.loads(path.read_text())["datasets"] if path.exists() else {}
     for name in [arguments.only] if arguments.only else DATASETS:
-        result = measure(name, arguments.device, arguments.seed)
+        result = measure(name, arguments.device, arguments.seed, arguments.threads)
         if result is not None:
+            results = json.loads(path.read_text())["datasets"] if path.exists() else {}
             results[name] = result
             record({"datasets": results}, path)
 

@@ -21,7 +21,7 @@ class Budget:
 
 BUDGETS: dict[str, Budget] = {
     "quick": Budget(epochs=8, steps_per_epoch=60),
-    "standard": Budget(epochs=12, steps_per_epoch=200),
+    "standard": Budget(epochs=10, steps_per_epoch=160),
     "thorough": Budget(epochs=16, steps_per_epoch=400),
 }
 

@@ -17,7 +17,7 @@ from balancer.training.config import BUDGETS, Budget, TrainConfig
 from balancer.training.fitting import BASELINES, POOL_SHARE, REWARD_NEGATIVES, Pools
 
 PROBE_STEPS = 4
-PPO_SECONDS = {"quick": 45.0, "standard": 240.0, "thorough": 1200.0}
+PPO_SECONDS = {"quick": 45.0, "standard": 160.0, "thorough": 1200.0}
 """Seconds that PPO on the population takes on two cores; it depends little on the table."""
 
 

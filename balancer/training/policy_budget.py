@@ -38,6 +38,6 @@ class PolicyBudget:
 
 POLICY_BUDGETS: dict[str, PolicyBudget] = {
     "quick": PolicyBudget(rollouts=15, test_groups=6),
-    "standard": PolicyBudget(rollouts=60, num_students=48, epochs=10, factors=(1.0, 4.0)),
+    "standard": PolicyBudget(rollouts=32, num_students=48, epochs=10, factors=(1.0, 4.0)),
     "thorough": PolicyBudget(rollouts=64, num_students=64, epochs=12, episodes_per_rollout=2, factors=(1.0, 4.0), test_episodes=4),
 }
