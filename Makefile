@@ -10,13 +10,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench clean
+.PHONY: help run test check app bench clean
 
 help:
 	@echo "make run     train on the sample and print the report"
 	@echo "make test    run the tests"
 	@echo "make check   lint, layers and types"
-	@echo "make app     open the application (once app/streamlit_app.py is there)"
+	@echo "make app     look at the runs in a browser"
 	@echo "make bench   run every benchmark, one by one"
 	@echo "make clean   remove builds and caches; .venv and runs stay"
 
@@ -36,11 +36,8 @@ check: $(VENV)/.dev
 	cd build/check && ../../$(BIN)/lint-imports --config ../../pyproject.toml --cache-dir ../../.import_linter_cache
 	cd build/check && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p balancer
 
-ifneq ($(wildcard app/streamlit_app.py),)
-.PHONY: app
 app: $(VENV)/.app
-	$(BIN)/streamlit run app/streamlit_app.py
-endif
+	$(BIN)/streamlit run app
 
 bench: $(VENV)/.bench
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
