@@ -32,14 +32,16 @@ def weights_chart(history: pl.DataFrame) -> alt.VConcatChart:
         alt.Color("figure:N", scale=colour),
     )
     charts = [chart.properties(height=160, width=700) for chart in (share, hardness, validation)]
-    return alt.vconcat(*charts).resolve_scale(color="independent")
+    stacked: alt.VConcatChart = alt.vconcat(*charts).resolve_scale(color="independent")
+    return stacked
 
 
 def curves_chart(curves: pl.DataFrame) -> alt.Chart:
     """Precision against recall of every model; ``curves`` has columns ``model, recall, precision``."""
     chart = alt.Chart(curves.select("model", "recall", "precision").sort("model", "recall")).mark_line()
-    return chart.encode(
+    curves_of_all: alt.Chart = chart.encode(
         alt.X("recall:Q", title="recall (share of frauds caught)", axis=alt.Axis(format="%")),
         alt.Y("precision:Q", title="precision (share of alarms that are fraud)", axis=alt.Axis(format="%")),
         alt.Color("model:N", scale=alt.Scale(range=COLOURS)),
     ).properties(height=360, width=700)
+    return curves_of_all

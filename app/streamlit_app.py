@@ -1,7 +1,6 @@
 """The application: runs of a folder, each beside its baselines, and how its sampling weights moved.
 
-    streamlit run app                 # the runs in ./runs
-    streamlit run app -- --runs DIR
+``streamlit run app`` shows the runs in ``runs``, ``streamlit run app -- --runs DIR`` those of another folder.
 """
 
 from __future__ import annotations
@@ -36,7 +35,8 @@ def runs_folder() -> Path:
     """The folder given behind ``--``, or ``runs``."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--runs", type=Path, default=Path("runs"))
-    return parser.parse_known_args()[0].runs
+    folder: Path = parser.parse_known_args()[0].runs
+    return folder
 
 
 def comparison(report: dict[str, Any]) -> pl.DataFrame:

@@ -74,7 +74,7 @@ class ClassifierStudent:
             with autocast(self.device):
                 loss = self.model.loss(self.model(self._batch(chosen)), label, self.class_weight)
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             self.optimizer.step()
             losses.append(loss.detach())
