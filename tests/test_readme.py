@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import shlex
 import subprocess
@@ -50,3 +51,10 @@ def test_make_targets_and_links() -> None:
     assert "balancer train --dataset data_samples/transactions.parquet" in printed
     for link in re.findall(r"\]\(([^)#]+)\)", README):
         assert link.startswith("http") or (ROOT / link).exists(), link
+
+
+def test_tables_are_those_of_the_result_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    tables = importlib.import_module("readme_tables")
+    assert README.count("<!-- table ") == len(tables.TABLES)
+    assert tables.filled(README) == README

@@ -140,6 +140,7 @@ def schedule_for(config: TrainConfig, train_rows: int) -> Budget:
 def _run_stages(prepared: Prepared, folder: RunFolder, console: Console) -> None:
     config, dataset = prepared.config, prepared.dataset
     print_costs(prepared.dataset, prepared.model, config, prepared.device, console)
+    folder.work.mkdir(exist_ok=True)
     seconds: dict[str, float] = {}
     with TrainingProgress(console) as progress:
         started = time.monotonic()

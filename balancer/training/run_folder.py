@@ -52,7 +52,8 @@ class RunFolder:
     @staticmethod
     def refuse_existing(path: Path) -> None:
         """Raise InputError where ``path`` is anything but missing or an empty folder."""
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        # A hidden file is no output: a run killed in its first moment may have left a temporary one.
+        if path.exists() and (not path.is_dir() or any(not entry.name.startswith(".") for entry in path.iterdir())):
             hint = "add --resume to continue that run, or " if (path / "run.json").is_file() else ""
             raise InputError(f"--out {path} exists and is not empty: {hint}name another folder")
 
@@ -78,7 +79,6 @@ class RunFolder:
         }
         folder = cls(path, content)
         write_json(path / "run.json", content)
-        folder.work.mkdir(exist_ok=True)
         return folder
 
     @classmethod
