@@ -20,7 +20,7 @@ from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.roles import resolve_spec
 from balancer.data.split import PART_TEST, PART_THRESHOLD, PART_TRAIN
 from balancer.errors import InputError
-from balancer.evaluation.lightgbm_baseline import fit_lightgbm
+from balancer.evaluation.lightgbm_baseline import MAX_ROUNDS, fit_lightgbm
 from balancer.files import read_arrays
 from balancer.models import Classifier, ModelConfig, fit_edges, save_classifier
 from balancer.sampling.policies import BundlePolicy, Policy, load_policy
@@ -96,7 +96,7 @@ def train_run(config: TrainConfig, given: dict[str, Any], console: Console) -> P
 def prepare(config: TrainConfig, console: Console, *, device: str | None = None, threads: int | None = None) -> Prepared:
     """Check flags and policy, read the data, fit the encodings: all that can go wrong without writing a file."""
     device = device or _choose_device(config.device)
-    threads = threads or config.threads or os.cpu_count() or 1
+    threads = threads or config.threads
     torch.set_num_threads(threads)
     if config.policy != "ppo":
         load_policy(config.policy, num_classes=2)  # a policy that is not there is said before the data are read
@@ -209,9 +209,14 @@ def _lightgbm_stage(prepared: Prepared, folder: RunFolder, progress: TrainingPro
     result = folder.work / "lightgbm.scores.safetensors"
     if result.exists():
         return Scores.load(result)
-    with progress.stage("LightGBM, same features", 1) as advance:
-        fitted = fit_lightgbm(prepared.dataset, seed=integer_seed(prepared.config.seed, "lightgbm"), threads=prepared.threads)
-        advance(1)
+    with progress.stage("LightGBM, same features", MAX_ROUNDS) as advance:
+        fitted = fit_lightgbm(
+            prepared.dataset,
+            seed=integer_seed(prepared.config.seed, "lightgbm"),
+            threads=os.cpu_count() or 1,
+            progress=lambda trees, _: advance(min(trees, MAX_ROUNDS - 1)),  # it may stop early; the last step is the end
+        )
+        advance(MAX_ROUNDS, f"kept {fitted.trees} trees")
     scores = Scores(fitted.threshold_score, fitted.test_score, [])
     scores.save(result)
     return scores
