@@ -86,7 +86,7 @@ def write_arrays(target: Path, arrays: Mapping[str, np.ndarray], meta: Mapping[s
     """Write named arrays and a JSON-able ``meta`` as one safetensors file, atomically."""
     from safetensors.numpy import save
 
-    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}  # ascontiguousarray would make scalars vectors
     write_bytes(target, save(contiguous, metadata={"balancer": json.dumps(dict(meta or {}), allow_nan=False)}))
 
 

@@ -22,6 +22,11 @@ def start(out: Path, *flags: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
+def written(out: Path) -> set[str]:
+    """What is finished so far: files of the policy and of the stages after it."""
+    return {str(path) for folder in ("policy", "work") for path in out.glob(f"{folder}/*")}
+
+
 @pytest.mark.slow
 def test_killed_at_three_random_moments(tiny_run: Path, tiny_table: Path, tmp_path: Path) -> None:
     moments, out = random.Random(20), tmp_path / "run"
@@ -29,9 +34,9 @@ def test_killed_at_three_random_moments(tiny_run: Path, tiny_table: Path, tmp_pa
     kills = 0
     while kills < 3:
         process = start(out, *flags)
-        stage_files = len(list(out.glob("work/*"))) if out.exists() else 0
+        before = written(out)
         # Wait until this process has written something, so that three kills hit three different places of the work.
-        while process.poll() is None and not (out.exists() and len(list(out.glob("work/*"))) > stage_files):
+        while process.poll() is None and written(out) <= before:
             time.sleep(0.02)
         time.sleep(moments.uniform(0.0, 0.8))
         process.send_signal(signal.SIGKILL)
