@@ -187,3 +187,30 @@ def test_a_policy_bundle_of_one_run_trains_another(tiny_run: Path, tiny_table: P
     assert main(["train", "--dataset", str(tiny_table), "--out", str(out), "--policy", str(tiny_run / "policy"), *TINY]) == 0
     # The same policy, the same seed: only who learned the policy differs.
     assert report_of(out)["test"] == report_of(tiny_run)["test"]
+
+
+@pytest.mark.parametrize("policy", ["rule", "constant:share=.2,hardness=1"])
+def test_hand_written_policies_train(policy: str, tiny_table: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert main(["train", "--dataset", str(tiny_table), "--out", str(out), "--policy", policy, *TINY]) == 0
+    report = report_of(out)
+    assert report["run"]["policy"]["asked"] == policy
+    history = pl.read_parquet(out / "history.parquet").filter(pl.col("model") == "run")
+    if policy != "rule":
+        assert history["share_1"].to_list() == pytest.approx([0.2, 0.2])
+
+
+def test_named_classes_in_a_table_without_an_entity_and_with_seconds_as_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from balancer.data.simulator import simulate
+
+    table, out = tmp_path / "types.csv", tmp_path / "run"
+    frame = simulate(8_000, seed=5, fraud_rate=0.06, labels="types")
+    frame.with_columns(pl.col("time").dt.epoch("s")).write_csv(table)
+    roles = ["--time", "time", "--entity", "none", "--label", "fraud_type", "--negative", "legitimate"]
+    assert main(["train", "--dataset", str(table), "--out", str(out), *roles, *TINY]) == 0
+    report = report_of(out)
+    assert set(report["test"]["per_class"]) == {"card_testing", "stolen_card", "account_takeover", "compromised_merchant"}
+    assert report["test"]["card_precision_at_100"] is None
+    capsys.readouterr()
+    assert main(["evaluate", str(out), "--dataset", str(table), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["test"] == report["test"]
