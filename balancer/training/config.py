@@ -91,7 +91,7 @@ class TrainConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes CUDA where it is."""
     threads: int = 1
-    """CPU threads of the classifiers; models this small gain little by more, and another number gives other last bits."""
+    """CPU threads of classifiers and boosted trees. Small models gain little by more, lose much where cores are busy, and end in other last bits."""
     seed: int = 0
     """One seed, one result."""
     out: Path | None = None

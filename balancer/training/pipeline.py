@@ -6,7 +6,6 @@ its result atomically under ``work/``, so a kill at any moment costs at most an 
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +87,7 @@ def train_run(config: TrainConfig, given: dict[str, Any], console: Console) -> P
             threads=prepared.threads,
             data=_describe_data(prepared.dataset),
         )
+    console.print(f"run folder {folder.path}", highlight=False, soft_wrap=True)
     with folder.locked():
         _run_stages(prepared, folder, console)
     return folder.path
@@ -213,7 +213,7 @@ def _lightgbm_stage(prepared: Prepared, folder: RunFolder, progress: TrainingPro
         fitted = fit_lightgbm(
             prepared.dataset,
             seed=integer_seed(prepared.config.seed, "lightgbm"),
-            threads=os.cpu_count() or 1,
+            threads=prepared.threads,
             progress=lambda trees, _: advance(min(trees, MAX_ROUNDS - 1)),  # it may stop early; the last step is the end
         )
         advance(MAX_ROUNDS, f"kept {fitted.trees} trees")
