@@ -33,8 +33,8 @@ from balancer.training.results import Scores, write_results
 from balancer.training.run_folder import RunFolder
 
 MOST_PASSES = 1.25
-"""Draws of a run per training row; a smaller table gets fewer steps than the budget's. Measured: beyond this the classifier memorises, whatever the
-sampling, and balanced sampling in one pass beats natural sampling in three (docs/experiments.md)."""
+"""Draws of a run per training row; a smaller table gets fewer steps than the budget's. Measured: beyond this the classifier memorises repeated frauds, and
+balanced sampling in one pass comes close to natural sampling in three (docs/experiments.md)."""
 MIN_STEPS_PER_EPOCH = 10
 
 
