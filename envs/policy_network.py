@@ -2,7 +2,10 @@
 
 Each class's features pass the same two layers; their mean and maximum with the shared features make the context. From a class's code and
 the context comes the change of its log share, from the context alone those of hardness and floor. The exploration has three scales, one
-per kind, whatever K. Actor and critic share nothing, for a policy's gradient is small beside a value's.
+per kind, whatever K. Observations of tasks with different numbers of classes are padded with zeros to one length; a class whose log prior is 0 is not there
+(a real one's never is), takes no part in pooling, and neither its action nor its log-probability counts.
+
+Actor and critic share nothing, for a policy's gradient is small beside a value's.
 :class:`balancer.sampling.policies.BundlePolicy` is this actor in NumPy; a test holds them together.
 """
 
@@ -21,6 +24,32 @@ from balancer.sampling.observation import PER_CLASS_FEATURES, SHARED_FEATURES
 
 WIDTH = 32
 INITIAL_STD = 0.5
+_LOG_PRIOR = PER_CLASS_FEATURES.index("log_prior")
+
+
+def split_flat(flat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Per-class features (B, K, D), shared ones (B, G), and which classes are there (B, K), 1 or 0."""
+    num_shared = len(SHARED_FEATURES)
+    per_class = flat[:, :-num_shared].reshape(len(flat), -1, len(PER_CLASS_FEATURES))
+    return per_class, flat[:, -num_shared:], (per_class[:, :, _LOG_PRIOR] != 0).to(flat.dtype)
+
+
+class PresentGaussian(DiagGaussianDistribution):
+    """Diagonal Gaussian of which only the dimensions of a mask count: ``present`` (B, K + 2), 1 or 0."""
+
+    def __init__(self, present: Tensor) -> None:
+        super().__init__(present.shape[1])
+        self.present = present
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """(B,)."""
+        log_prob: Tensor = (self.distribution.log_prob(actions) * self.present).sum(dim=1)
+        return log_prob
+
+    def entropy(self) -> Tensor:
+        """(B,)."""
+        entropy: Tensor = (self.distribution.entropy() * self.present).sum(dim=1)
+        return entropy
 
 
 class ClassEncoder(nn.Module):
@@ -35,13 +64,13 @@ class ClassEncoder(nn.Module):
 
     def encode(self, flat: Tensor) -> tuple[Tensor, Tensor]:
         """Codes and context."""
-        num_shared = len(SHARED_FEATURES)
-        shared = flat[:, -num_shared:]
-        per_class = flat[:, :-num_shared].reshape(len(flat), -1, len(PER_CLASS_FEATURES))
+        per_class, shared, present = split_flat(flat)
         spread = shared[:, None].expand(-1, per_class.shape[1], -1)
         code = torch.tanh(self.encode_2(torch.tanh(self.encode_1(torch.cat([per_class, spread], dim=2)))))
-        context = torch.tanh(self.context(torch.cat([code.mean(dim=1), code.amax(dim=1), shared], dim=1)))
-        return code, context
+        here = present[:, :, None]
+        mean = (code * here).sum(dim=1) / here.sum(dim=1).clamp_min(1.0)
+        largest = code.masked_fill(here == 0, -1.0).amax(dim=1)  # of tanh, so nothing is smaller
+        return code, torch.tanh(self.context(torch.cat([mean, largest, shared], dim=1)))
 
 
 class ActorNetwork(ClassEncoder):
@@ -61,8 +90,10 @@ class ActorNetwork(ClassEncoder):
         code, context = self.encode(flat)
         joined = torch.cat([code, context[:, None].expand(-1, code.shape[1], -1)], dim=2)
         share = self.share_2(torch.tanh(self.share_1(joined)))[:, :, 0]
+        _, _, present = split_flat(flat)
         # Adding the same to every log share changes nothing, so that direction is taken out.
-        return torch.tanh(torch.cat([share - share.mean(dim=1, keepdim=True), self.overall(context)], dim=1))
+        mean = (share * present).sum(dim=1, keepdim=True) / present.sum(dim=1, keepdim=True).clamp_min(1.0)
+        return torch.tanh(torch.cat([(share - mean) * present, self.overall(context)], dim=1))
 
 
 class CriticNetwork(ClassEncoder):
@@ -93,7 +124,8 @@ class ClassWeightsPolicy(ActorCriticPolicy):
         """Gaussian around the actor's mean; one scale for all log shares, one for hardness, one for floor."""
         mean = self.actor(obs)
         log_std = torch.cat([self.log_std[:1].expand(mean.shape[1] - 2), self.log_std[1:]])
-        distribution = DiagGaussianDistribution(mean.shape[1])
+        _, _, present = split_flat(obs)
+        distribution = PresentGaussian(torch.cat([present, present.new_ones(len(present), 2)], dim=1))
         return distribution.proba_distribution(mean, log_std)
 
     def predict_values(self, obs: Any) -> Tensor:

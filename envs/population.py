@@ -1,18 +1,20 @@
 """A population of small students, trained as one stack of matrix products: many episodes for the price of a few.
 
-M nets of two hidden layers share every kernel launch (``baddbmm``); forward, backward and AdamW are written out, on one flat parameter
-tensor, which spares autograd's bookkeeping on products this small. Students differ, so that a policy meets weak and strong learners:
-learning rate, weight decay, dropout and width are drawn per group. The students of a group are *siblings*: same net, same initial
-weights, same random numbers in every draw, so that their rewards differ by what their policies did.
+M nets share every kernel launch (``baddbmm``); AdamW is written out, on one flat parameter tensor. Students differ, so that a policy meets weak and
+strong learners: learning rate, weight decay, dropout and width are drawn per group. The students of a group are *siblings*: same net, same initial
+weights, same random numbers in every draw, so that their rewards differ by what their policies did. The nets are in
+:mod:`balancer.envs.student_nets`, their losses in :mod:`balancer.envs.student_losses`; here are the rows, the random numbers and the steps.
 
-Row draws follow :class:`balancer.sampling.row_sampler.RowSampler`, for all students at once; a test compares the two.
+Row draws follow :class:`balancer.sampling.row_sampler.RowSampler`, for all students at once; a test compares the two. Initial weights, dropout and draws come
+from NumPy whatever the device, so the same seed gives the same students on a GPU, up to rounding; there they are sent once for many steps, and no step
+waits for the host.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,14 +22,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from balancer.envs.problem import PopulationProblem
+from balancer.envs.student_losses import Losses, StudentLoss
+from balancer.envs.student_nets import NETS, Net
+from balancer.errors import InputError
 from balancer.sampling.row_sampler import NEWTON_STEPS, largest_probability, scored_part
 from balancer.sampling.seeding import generator
 from balancer.sampling.weights import ERROR_OFFSET, Floats
 
-HIDDEN = 32
+HIDDEN, WIDE_HIDDEN = 32, 64
+"""Units of a hidden layer, and of one of ``spread="wide"``."""
 WARMUP_SHARE = 0.05
-SCORE_CHUNK = 1024
-"""Rows scored at once: what stays in cache is twice as fast."""
+SCORE_FLOATS = {"cpu": 1 << 18, "cuda": 1 << 26}
+"""Activations held at once when scoring: what stays in a CPU's cache is three times as fast, a GPU wants large products."""
+DRAW_FLOATS = {"cpu": 1 << 16, "cuda": 1 << 26}
+"""Draws, or weights of rows, worked on at once when drawing; the same reason."""
+NOISE_FLOATS = 1 << 22
+"""Random numbers for dropout made at once, for as many steps as they last."""
 _BETA_1, _BETA_2, _EPS = 0.9, 0.999, 1e-8
 
 
@@ -39,17 +49,48 @@ class StudentKinds:
     weight_decay: Floats
     dropout: Floats
     width: Floats
-    """Hidden units in use, of 32."""
+    """Hidden units in use, of ``hidden``."""
+    hidden: int = HIDDEN
+    """Hidden units of the net that holds them all."""
+
+    def __post_init__(self) -> None:
+        values = [np.asarray(getattr(self, each.name), dtype=np.float64) for each in fields(self) if each.name != "hidden"]
+        rate, decay, dropout, width = values
+        if any(value.ndim != 1 or value.shape != rate.shape or not np.isfinite(value).all() for value in values):
+            raise InputError("learning_rate, weight_decay, dropout and width of students must be finite vectors of one length")
+        if len(rate) and (rate.min() <= 0 or decay.min() < 0 or dropout.min() < 0 or dropout.max() >= 1):
+            raise InputError("students need a learning_rate above 0, a weight_decay of 0 or more and a dropout in [0, 1)")
+        if len(width) and (width.min() < 1 or width.max() > self.hidden):
+            raise InputError(f"width of students must lie in 1 to {self.hidden}, the hidden units of their net")
 
     @classmethod
-    def drawn(cls, seed: int, episode: int, groups: int, siblings: int) -> StudentKinds:
-        """Kinds of ``groups`` groups of ``siblings`` equal students, for one episode."""
+    def drawn(cls, seed: int, episode: int, groups: int, siblings: int, *, spread: Literal["default", "wide"] = "default") -> StudentKinds:
+        """Kinds of ``groups`` groups of ``siblings`` equal students, for one episode.
+
+        ``wide``: learning rate 1e-3 to 2e-2, weight decay 0 or 1e-4 to 3e-2, dropout 0 to .4, width 4 to 64.
+        """
         u = generator(seed, "population kinds", episode).random((groups, 4))
-        rate = 3e-3 * 10.0 ** (0.8 * u[:, 0])
-        decay = np.where(u[:, 1] < 0.3, 0.0, 10.0 ** (-3.0 + 2.0 * u[:, 1]))
-        dropout = np.where(u[:, 2] < 0.3, 0.0, 0.4 * (u[:, 2] - 0.3))
-        width = np.round(HIDDEN * 2.0 ** (-2.0 * u[:, 3]))
-        return cls(*(np.repeat(each, siblings) for each in (rate, decay, dropout, width)))
+        hidden = HIDDEN
+        if spread == "default":
+            rate = 3e-3 * 10.0 ** (0.8 * u[:, 0])
+            decay = np.where(u[:, 1] < 0.3, 0.0, 10.0 ** (-3.0 + 2.0 * u[:, 1]))
+            dropout = np.where(u[:, 2] < 0.3, 0.0, 0.4 * (u[:, 2] - 0.3))
+            width = np.round(HIDDEN * 2.0 ** (-2.0 * u[:, 3]))
+        else:
+            hidden = WIDE_HIDDEN
+            above = np.maximum(u - 0.3, 0.0) / 0.7  # 0 for three in ten
+            rate = 1e-3 * 20.0 ** u[:, 0]
+            decay = np.where(above[:, 1] == 0, 0.0, 1e-4 * 300.0 ** above[:, 1])
+            dropout = 0.4 * above[:, 2]
+            width = np.round(4.0 * 16.0 ** u[:, 3])
+        return cls(*(np.repeat(each, siblings) for each in (rate, decay, dropout, width)), hidden)
+
+    @classmethod
+    def fixed(
+        cls, num: int, learning_rate: float = 6e-3, weight_decay: float = 1e-3, dropout: float = 0.1, width: float = HIDDEN
+    ) -> StudentKinds:
+        """``num`` students of one kind."""
+        return cls(*(np.full(num, float(each)) for each in (learning_rate, weight_decay, dropout, width)), max(HIDDEN, math.ceil(width)))
 
 
 class PopulationStack:
@@ -58,98 +99,121 @@ class PopulationStack:
     Args:
         problem: their data.
         groups: groups of siblings; M = groups * siblings.
-        siblings: students of a group.
+        siblings: students of a group, next to one another.
         batch_size: rows of a mini-batch.
         seed: everything random is a function of it, the episode and the group.
         device: where the stack lives.
+        net: ``mlp`` or ``transformer``.
+        losses: what sets the students' losses apart; None: cross-entropy for all.
+        kinds: of all students, in every episode; None: drawn for each.
+
+    Raises:
+        InputError: an unknown net, numbers below 1, or kinds or losses for another number of students.
     """
 
     def __init__(
-        self, problem: PopulationProblem, *, groups: int, siblings: int = 1, batch_size: int = 128, seed: int = 0, device: str = "cpu"
+        self,
+        problem: PopulationProblem,
+        *,
+        groups: int,
+        siblings: int = 1,
+        batch_size: int = 128,
+        seed: int = 0,
+        device: str = "cpu",
+        net: Net = "mlp",
+        losses: Losses | None = None,
+        kinds: StudentKinds | None = None,
     ) -> None:
+        if net not in NETS:
+            raise InputError(f"net {net!r} is not known; choose one of {', '.join(NETS)}")
+        if min(groups, siblings, batch_size) < 1:
+            raise InputError(f"groups ({groups}), siblings ({siblings}) and batch_size ({batch_size}) must be at least 1")
         self.problem, self.groups, self.siblings, self.batch_size, self.seed = problem, groups, siblings, batch_size, seed
         self.device = torch.device(device)
         self.num = groups * siblings
+        self._net, self._fixed = net, kinds
+        self._loss = StudentLoss(losses, self.num, problem.num_classes, device=self.device)
         self._x = torch.as_tensor(problem.x_train, device=self.device)
         self._y = torch.as_tensor(problem.y_train, device=self.device)
-        self._rows = [torch.as_tensor(np.flatnonzero(problem.y_train == c), device=self.device) for c in range(problem.num_classes)]
+        order = np.argsort(problem.y_train, kind="stable")
+        counts = np.bincount(problem.y_train, minlength=problem.num_classes)
+        self._common = int(counts[0])
+        self._order = torch.as_tensor(order, device=self.device)  # rows class by class
+        self._count = torch.as_tensor(counts, device=self.device)
+        self._start = torch.as_tensor(np.cumsum(counts) - counts, device=self.device)
         self._place = np.full(len(problem.y_train), -1)
-        self._place[problem.y_train == 0] = np.arange(len(self._rows[0]))
-        features, classes = problem.x_train.shape[1], problem.num_classes
-        self._shapes = ((features, HIDDEN), (1, HIDDEN), (HIDDEN, HIDDEN), (1, HIDDEN), (HIDDEN, classes), (1, classes))
+        self._place[order[: self._common]] = np.arange(self._common)
+        self._batch = self._x.new_empty((self.num * batch_size, self._x.shape[1]))
         self.begin(0, total_steps=1)
 
-    def begin(self, episode: int, *, total_steps: int) -> None:
-        """Fresh students for ``episode``, with a learning rate that warms up and falls to zero over ``total_steps``."""
-        self.episode, self.total_steps, self.step = episode, total_steps, 0
-        self.kinds = StudentKinds.drawn(self.seed, episode, self.groups, self.siblings)
-        rng = generator(self.seed, "population weights", episode)
-        used = np.arange(HIDDEN) < self.kinds.width[:: self.siblings, None]
-        parts = []
-        for index, shape in enumerate(self._shapes):
-            drawn = rng.normal(size=(self.groups, *shape)) * math.sqrt(2.0 / shape[0]) * (index % 2 == 0) * (0.5 if index == 4 else 1.0)
-            if shape[1] == HIDDEN:  # a unit that is 0 at the start gets no gradient and stays out
-                drawn = drawn * used[:, None, :]
-            parts.append(drawn.reshape(self.groups, -1))
-        flat = np.repeat(np.concatenate(parts, axis=1), self.siblings, axis=0)
+    def begin(self, episode: int, *, total_steps: int, kinds: StudentKinds | None = None) -> None:
+        """Fresh students for ``episode``, with a learning rate that warms up and falls to zero over ``total_steps``.
+
+        Args:
+            episode: number that the random numbers are a function of.
+            total_steps: mini-batches to come.
+            kinds: of the students in this episode; None: those given to the stack, or drawn.
+        """
+        kinds = kinds or self._fixed or StudentKinds.drawn(self.seed, episode, self.groups, self.siblings)
+        if len(kinds.width) != self.num:
+            raise InputError(f"kinds are of {len(kinds.width)} students, but the stack has {self.num}")
+        self.episode, self.total_steps, self.step, self.kinds = episode, total_steps, 0, kinds
+        self.net = NETS[self._net](self.problem.x_train.shape[1], self.problem.num_classes, kinds.hidden)
+        used = np.arange(kinds.hidden) < kinds.width[:: self.siblings, None]
+        values = self.net.initial(generator(self.seed, "population weights", episode), used)
+        flat = np.concatenate([np.repeat(value, self.siblings, axis=0).ravel() for value in values])
         self._flat = torch.as_tensor(flat, dtype=torch.float32, device=self.device)
-        self._grad = torch.zeros_like(self._flat)
+        self._grad, self._buffer = torch.zeros_like(self._flat), torch.zeros_like(self._flat)
         self._first, self._second = torch.zeros_like(self._flat), torch.zeros_like(self._flat)
-        self._parameters, self._gradients = self._views(self._flat), self._views(self._grad)
-        self._rate = self._column(self.kinds.learning_rate)
-        self._decay = self._column(self.kinds.weight_decay)
-        self._keep = self._column(1.0 - self.kinds.dropout)[:, :, None]
-        self._error = torch.full((self.num, len(self._rows[0])), math.nan, device=self.device)
-        self._scored = torch.zeros(len(self._rows[0]), dtype=torch.bool, device=self.device)
+        self._parameters, self._gradients = self.net.views(self._flat, self.num), self.net.views(self._grad, self.num)
+        self._rate = self._of_parameters(kinds.learning_rate)
+        self._decay = self._of_parameters(kinds.learning_rate * kinds.weight_decay)
+        self._keep = self._column(1.0 - kinds.dropout)[:, :, None]
+        self._drops = bool(kinds.dropout.any())
+        self._error = torch.full((self.num, self._common), math.nan, device=self.device)
+        self._scored = torch.zeros(self._common, dtype=torch.bool, device=self.device)
 
     def _column(self, values: Floats) -> Tensor:
         """(M, 1)."""
         return torch.as_tensor(values[:, None], dtype=torch.float32, device=self.device)
 
-    def _views(self, flat: Tensor) -> list[Tensor]:
-        views, start = [], 0
-        for shape in self._shapes:
-            size = shape[0] * shape[1]
-            views.append(flat[:, start : start + size].view(self.num, *shape))
-            start += size
-        return views
+    def _of_parameters(self, values: Floats) -> Tensor:
+        """Each student's value at each of its parameters, laid out as they are."""
+        parts = [np.repeat(values, math.prod(shape)) for shape in self.net.shapes]
+        return torch.as_tensor(np.concatenate(parts), dtype=torch.float32, device=self.device)
 
     def fit(self, rows: Tensor) -> None:
         """Train on ``rows`` (M, n), each student on its own, a mini-batch of columns at a time."""
-        for first in range(0, rows.shape[1], self.batch_size):
-            self._train_step(rows[:, first : first + self.batch_size])
+        batches = rows.split(self.batch_size, dim=1)
+        at_once = max(1, NOISE_FLOATS // self.net.noise_size(self.batch_size))
+        for first in range(0, len(batches), at_once):
+            chosen = batches[first : first + at_once]
+            for batch, noise in zip(chosen, self._noise(chosen), strict=True):
+                flat, features = batch.reshape(-1), self._x.shape[1]
+                x = torch.index_select(self._x, 0, flat, out=self._batch[: len(flat)]).view(*batch.shape, features)
+                y = self._y.index_select(0, flat).view(batch.shape)
+                self.net.gradient(self._parameters, self._gradients, x, y, self._loss, noise, self._keep)
+                self._adamw()
 
-    @torch.no_grad()
-    def _train_step(self, rows: Tensor) -> None:
-        w1, b1, w2, b2, w3, b3 = self._parameters
-        g1, c1, g2, c2, g3, c3 = self._gradients
-        noise = generator(self.seed, "population dropout", self.episode, self.step).random((2, rows.shape[1], HIDDEN), dtype=np.float32)
-        keep = torch.as_tensor(noise, device=self.device)[:, None] < self._keep
-        x = self._x[rows]
-        h1 = torch.baddbmm(b1, x, w1).relu_().mul_(keep[0]).div_(self._keep)
-        h2 = torch.baddbmm(b2, h1, w2).relu_().mul_(keep[1]).div_(self._keep)
-        delta = torch.softmax(torch.baddbmm(b3, h2, w3), dim=2)
-        delta.scatter_add_(2, self._y[rows][:, :, None], delta.new_full((), -1.0).expand(*rows.shape, 1))
-        delta /= rows.shape[1]
-        torch.bmm(h2.transpose(1, 2), delta, out=g3)
-        torch.sum(delta, 1, keepdim=True, out=c3)
-        back = torch.bmm(delta, w3.transpose(1, 2)).mul_(h2 > 0).div_(self._keep)  # a dropped unit's output is 0, and so is its gradient
-        torch.bmm(h1.transpose(1, 2), back, out=g2)
-        torch.sum(back, 1, keepdim=True, out=c2)
-        back = torch.bmm(back, w2.transpose(1, 2)).mul_(h1 > 0).div_(self._keep)
-        torch.bmm(x.transpose(1, 2), back, out=g1)
-        torch.sum(back, 1, keepdim=True, out=c1)
-        self._adamw()
+    def _noise(self, batches: tuple[Tensor, ...]) -> list[Tensor | None]:
+        """Dropout's uniform numbers for the steps of ``batches``, sent to the device together."""
+        if not self._drops:
+            return [None] * len(batches)
+        sizes = [self.net.noise_size(batch.shape[1]) for batch in batches]
+        drawn = [
+            generator(self.seed, "population dropout", self.episode, self.step + i).random(size, dtype=np.float32)
+            for i, size in enumerate(sizes)
+        ]
+        return list(torch.as_tensor(np.concatenate(drawn), device=self.device).split(sizes))
 
     def _adamw(self) -> None:
         factor = self._schedule()
         self.step += 1
         self._first.lerp_(self._grad, 1.0 - _BETA_1)
         self._second.mul_(_BETA_2).addcmul_(self._grad, self._grad, value=1.0 - _BETA_2)
-        spread = (self._second / (1.0 - _BETA_2**self.step)).sqrt_().add_(_EPS)
-        rate = self._rate * factor
-        self._flat.mul_(1.0 - rate * self._decay)
-        self._flat.sub_(self._first / spread * (rate / (1.0 - _BETA_1**self.step)))
+        spread = torch.sqrt(self._second, out=self._buffer).div_(math.sqrt(1.0 - _BETA_2**self.step)).add_(_EPS)
+        self._flat.addcmul_(self._flat, self._decay, value=-factor)
+        self._flat.addcmul_(torch.div(self._first, spread, out=spread), self._rate, value=-factor / (1.0 - _BETA_1**self.step))
 
     def _schedule(self) -> float:
         """Factor on the learning rates: linear warm-up, then cosine to zero, as the real classifier's."""
@@ -161,13 +225,12 @@ class PopulationStack:
     @torch.no_grad()
     def score(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """(M, n, K) class probabilities of rows ``x`` (n, F), the same for every student."""
-        w1, b1, w2, b2, w3, b3 = self._parameters
-        parts = []
-        for rows in torch.as_tensor(x, device=self.device).split(SCORE_CHUNK):
-            h1 = torch.baddbmm(b1, rows.expand(self.num, -1, -1), w1).relu_()
-            h2 = torch.baddbmm(b2, h1, w2).relu_()
-            parts.append(torch.softmax(torch.baddbmm(b3, h2, w3), dim=2))
-        return np.asarray(torch.cat(parts, dim=1).cpu().numpy())
+        at_once = max(1, SCORE_FLOATS.get(self.device.type, SCORE_FLOATS["cpu"]) // (self.num * self.net.row_floats))
+        score = torch.empty((self.num, self.problem.num_classes, len(x)), device=self.device)
+        for first, rows in enumerate(torch.as_tensor(x, device=self.device).split(at_once)):
+            place = slice(first * at_once, first * at_once + len(rows))
+            score[:, :, place] = torch.softmax(self.net.logits(self._parameters, rows), dim=1)
+        return np.asarray(score.transpose(1, 2).cpu().numpy())
 
     def refresh(self, rows: NDArray[np.integer[Any]], score: NDArray[np.floating[Any]]) -> None:
         """Remember the scores (M, n, K) of training ``rows`` (n,); those of other classes than the first are ignored."""
@@ -180,42 +243,49 @@ class PopulationStack:
     def draw(self, n: int, epoch: int, share: Floats, hardness: Floats, floor: Floats) -> Tensor:
         """(M, n) training rows by the weights ``share`` (M, K), ``hardness`` (M,), ``floor`` (M,); siblings use the same random numbers."""
         rng = generator(self.seed, "population draw", self.episode, epoch)
-        numbers = rng.random((self.groups, n, 3), dtype=np.float32).repeat(self.siblings, axis=0)
-        u = torch.as_tensor(numbers, device=self.device)
-        pick, within, mixed = u[..., 0].contiguous(), u[..., 1].contiguous(), u[..., 2]
-        edges = torch.as_tensor(np.cumsum(share, axis=1)[:, :-1], dtype=torch.float32, device=self.device).contiguous()
-        drawn = torch.searchsorted(edges, pick, right=True)
-        result = torch.empty((self.num, n), dtype=torch.int64, device=self.device)
-        for c, own in enumerate(self._rows):
-            if not len(own):
-                continue
-            place = (within * len(own)).long().clamp_(max=len(own) - 1)
-            if c == 0 and hardness.max() > 0:
-                level = self._column(floor)
-                stage = (mixed - level) / (1.0 - level).clamp_min(1e-12)
-                steered = (stage >= 0) & torch.as_tensor(hardness[:, None] > 0, device=self.device)
-                place = torch.where(steered, self._hard_place(within, stage, (drawn == 0).sum(dim=1), hardness), place)
-            result = torch.where(drawn == c, own[place], result)
-        return result
-
-    def _hard_place(self, within: Tensor, stage: Tensor, draws: Tensor, hardness: Floats) -> Tensor:
-        """Places among the rows of the first class: of a scored row by hardness, or of one never scored."""
         scored, unscored = self._scored.nonzero()[:, 0], (~self._scored).nonzero()[:, 0]
+        rows = torch.empty((self.num, n), dtype=torch.int64, device=self.device)
+        groups = max(1, DRAW_FLOATS.get(self.device.type, DRAW_FLOATS["cpu"]) // (self.siblings * max(n, len(scored))))
+        for first in range(0, self.groups, groups):
+            numbers = rng.random((min(groups, self.groups - first), n, 3), dtype=np.float32)
+            u = torch.as_tensor(numbers, device=self.device).permute(2, 0, 1).contiguous().repeat_interleave(self.siblings, dim=1)
+            part = slice(first * self.siblings, first * self.siblings + u.shape[1])
+            edges = torch.as_tensor(np.cumsum(share[part], axis=1)[:, :-1], dtype=torch.float32, device=self.device).contiguous()
+            drawn = torch.searchsorted(edges, u[0], right=True)
+            count = self._count[drawn]
+            place = (u[1] * count).long()
+            place = torch.minimum(place, count.sub_(1), out=place).clamp_(min=0)
+            if hardness[part].max() > 0:
+                level, power = self._column(floor[part]), self._column(hardness[part])
+                stage = (u[2] - level) / (1.0 - level).clamp_min(1e-12)
+                common = drawn == 0
+                found = self._hard_place(self._error[part], scored, unscored, u[1], stage, common.sum(dim=1), power)
+                place = torch.where((stage >= 0) & common & (power > 0), found, place)
+            torch.index_select(self._order, 0, place.add_(self._start[drawn]).view(-1), out=rows[part].view(-1))
+        return rows
+
+    @staticmethod
+    def _hard_place(error: Tensor, scored: Tensor, unscored: Tensor, within: Tensor, stage: Tensor, draws: Tensor, power: Tensor) -> Tensor:
+        """Places among the rows of the first class: of a scored row by hardness, or of one never scored."""
         place = torch.zeros_like(within, dtype=torch.int64)
         if len(unscored):
             place = unscored[(within * len(unscored)).long().clamp_(max=len(unscored) - 1)]
         if not len(scored):
             return place
-        power = self._column(hardness)
         drawn = draws.cpu().numpy()
-        shares = scored_part(len(scored), len(self._scored), drawn)
-        most = torch.as_tensor(largest_probability(len(scored), shares * drawn), device=self.device)[:, None]
-        weight = (self._error[:, scored] + ERROR_OFFSET).pow_(power).double()
+        shares = scored_part(len(scored), len(scored) + len(unscored), drawn)
+        most = torch.as_tensor(largest_probability(len(scored), shares * drawn), device=error.device)[:, None]
+        weight = error.index_select(1, scored).add_(ERROR_OFFSET).pow_(power).double()
         limit = most * weight.sum(dim=1, keepdim=True)
         for _ in range(NEWTON_STEPS):
             over = weight > limit
-            limit = most * weight.masked_fill(over, 0.0).sum(dim=1, keepdim=True) / (1.0 - most * over.sum(dim=1, keepdim=True))
-        cumulative = torch.minimum(weight, limit).cumsum(dim=1)
+            last, limit = (
+                limit,
+                most * weight.masked_fill(over, 0.0).sum(dim=1, keepdim=True) / (1.0 - most * over.sum(dim=1, keepdim=True)),
+            )
+            if torch.equal(last, limit):
+                break
+        cumulative = torch.minimum(weight, limit, out=weight).cumsum_(dim=1)
         found = torch.searchsorted(cumulative, within.double() * cumulative[:, -1:], right=True)
-        part = torch.as_tensor(shares, dtype=torch.float32, device=self.device)
+        part = torch.as_tensor(shares, dtype=torch.float32, device=error.device)
         return torch.where(stage < part[:, None], scored[found.clamp_(max=len(scored) - 1)], place)

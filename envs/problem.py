@@ -10,6 +10,7 @@ a dozen rows.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +67,50 @@ class PopulationProblem:
         return np.bincount(self.y_val, self.val_weight, self.num_classes).astype(np.float64)
 
 
+@dataclass(frozen=True)
+class RowEncoder:
+    """Encodings of row fields, fitted on train alone; :func:`encoded_problem` fits one, and :meth:`transform` applies it to any further rows.
+
+    The fields come as numeric columns, then categorical codes; a value that train never held tells as much as the prior does.
+    """
+
+    trees: tuple[DecisionTreeClassifier | None, ...]
+    """Of each field the tree whose leaves are its groups; None for a categorical field, whose codes are."""
+    odds: tuple[NDArray[np.float64], ...]
+    """Of each field the log-odds of each group, relative to the prior's."""
+    knots: tuple[NDArray[np.float64] | None, ...]
+    """Of each numeric field its quantiles in train."""
+    mean: NDArray[np.float64]
+    """(F,) of the encoded columns in train."""
+    spread: NDArray[np.float64]
+    """(F,)."""
+
+    def transform(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Student features (n, F) of the fields ``values`` (n, C)."""
+        columns: list[NDArray[np.float64]] = []
+        for field, (tree, knots) in enumerate(zip(self.trees, self.knots, strict=True)):
+            x = _column(values, field)
+            columns.append(self._told(field, _groups(tree, x)))
+            if knots is not None:
+                columns.append(_normal_rank(knots, x))
+        return self._standardised(np.stack(columns, axis=1))
+
+    def likely(self, values: NDArray[np.float32]) -> NDArray[np.float64]:
+        """(n,) sum of the log-odds of a row's fields: how likely it is positive, as a naive Bayes rule has it."""
+        total = np.zeros(len(values))
+        for field, tree in enumerate(self.trees):
+            total += self._told(field, _groups(tree, _column(values, field)))
+        return total
+
+    def _told(self, field: int, group: NDArray[np.int64]) -> NDArray[np.float64]:
+        odds = self.odds[field]
+        return np.where(group < len(odds), odds[np.minimum(group, len(odds) - 1)], 0.0)
+
+    def _standardised(self, columns: NDArray[np.float64]) -> NDArray[np.float32]:
+        told = self.spread > 1e-5  # a field that tells nothing of any row stays at 0 instead of being blown up
+        return (np.clip((columns - self.mean) / self.spread, -8, 8) * told).astype(np.float32)
+
+
 def problem_from_arrays(
     train_values: NDArray[np.float32],
     train_label: NDArray[np.integer[Any]],
@@ -94,49 +139,73 @@ def problem_from_arrays(
     Raises:
         InputError: a part without rows of the first class, or without any of the others.
     """
+    problem, _ = encoded_problem(
+        train_values,
+        train_label,
+        reward_values,
+        reward_label,
+        num_numeric=num_numeric,
+        num_classes=num_classes,
+        seed=seed,
+        max_train=max_train,
+        max_reward=max_reward,
+    )
+    return problem
+
+
+def encoded_problem(
+    train_values: NDArray[np.float32],
+    train_label: NDArray[np.integer[Any]],
+    reward_values: NDArray[np.float32],
+    reward_label: NDArray[np.integer[Any]],
+    *,
+    num_numeric: int,
+    num_classes: int,
+    seed: int,
+    max_train: int = MAX_TRAIN,
+    max_reward: int = MAX_REWARD,
+) -> tuple[PopulationProblem, RowEncoder]:
+    """The problem of :func:`problem_from_arrays`, same arguments and errors, and the encoder that further rows of its students need."""
     reward_label = np.asarray(reward_label)
     chosen, train_weight = _thinned(np.asarray(train_label), max_train, generator(seed, "thin train"))
     values, label = train_values[chosen], np.asarray(train_label)[chosen].astype(np.int64)
+    encoder, x_train = _fit_encoder(values, label, train_weight, num_numeric, seed)
+    held, val_weight = _likely(reward_label, lambda rows: encoder.likely(reward_values[rows]), max_reward, generator(seed, "thin reward"))
+    x_val = encoder.transform(reward_values[held])
+    problem = PopulationProblem(x_train, label, x_val, reward_label[held].astype(np.int64), train_weight, val_weight, num_classes)
+    return problem, encoder
+
+
+def _fit_encoder(
+    values: NDArray[np.float32], label: NDArray[np.int64], weight: NDArray[np.float64], num_numeric: int, seed: int
+) -> tuple[RowEncoder, NDArray[np.float32]]:
+    """Encoder of training rows (n, C) that stand for ``weight`` (n,) rows each, and their features (n, F)."""
     positive = (label > 0).astype(np.int64)
     fitted, fitted_weight = _thinned(label, TREE_ROWS, generator(seed, "thin trees"))
-    fitted_weight = fitted_weight * train_weight[fitted]
-    odds_reward = np.zeros(len(reward_label))
-    encoders: list[tuple[DecisionTreeClassifier | None, NDArray[np.float64]]] = []
+    fitted_weight = fitted_weight * weight[fitted]
+    trees: list[DecisionTreeClassifier | None] = []
+    odds: list[NDArray[np.float64]] = []
+    knots: list[NDArray[np.float64] | None] = []
+    columns: list[NDArray[np.float64]] = []
     for field in range(values.shape[1]):
-        tree = None
+        x, tree = _column(values, field), None
         if field < num_numeric:
             tree = DecisionTreeClassifier(
                 max_leaf_nodes=TREE_LEAVES, min_samples_leaf=20, criterion="entropy", random_state=integer_seed(seed, "tree", field)
             )
-            tree.fit(_column(values, field)[fitted, None], positive[fitted], sample_weight=fitted_weight)
-        group, group_reward = _groups(tree, _column(values, field)), _groups(tree, _column(reward_values, field))
-        odds = _log_odds(group, positive, train_weight, int(max(group.max(), group_reward.max())) + 1)
-        encoders.append((tree, odds))
-        odds_reward += odds[group_reward]
-    held, val_weight = _likely(reward_label, odds_reward, max_reward, generator(seed, "thin reward"))
-    reward = reward_values[held]
-    columns: list[NDArray[np.float64]] = []
-    columns_reward: list[NDArray[np.float64]] = []
-    for field, (tree, odds) in enumerate(encoders):
-        x, v = _column(values, field), _column(reward, field)
-        columns.append(odds[_groups(tree, x)])
-        columns_reward.append(odds[_groups(tree, v)])
-        if tree is not None:
-            columns.append(_normal_rank(x, x))
-            columns_reward.append(_normal_rank(x, v))
-    x_train, x_val = np.stack(columns, axis=1), np.stack(columns_reward, axis=1)
-    mean = np.average(x_train, axis=0, weights=train_weight)
-    spread = np.sqrt(np.average((x_train - mean) ** 2, axis=0, weights=train_weight)) + 1e-6
-    told = spread > 1e-5  # a field that tells nothing of any row stays at 0 instead of being blown up
-    return PopulationProblem(
-        (np.clip((x_train - mean) / spread, -8, 8) * told).astype(np.float32),
-        label,
-        (np.clip((x_val - mean) / spread, -8, 8) * told).astype(np.float32),
-        reward_label[held].astype(np.int64),
-        train_weight,
-        val_weight,
-        num_classes,
-    )
+            tree.fit(x[fitted, None], positive[fitted], sample_weight=fitted_weight)
+        group = _groups(tree, x)
+        trees.append(tree)
+        odds.append(_log_odds(group, positive, weight, int(group.max()) + 1))
+        columns.append(odds[-1][group])
+        knots.append(None if tree is None else np.quantile(x, np.linspace(0, 1, _RANK_KNOTS)))
+        if (quantiles := knots[-1]) is not None:
+            columns.append(_normal_rank(quantiles, x))
+    raw = np.stack(columns, axis=1)
+    mean = np.average(raw, axis=0, weights=weight)
+    spread = np.sqrt(np.average((raw - mean) ** 2, axis=0, weights=weight)) + 1e-6
+    encoder = RowEncoder(tuple(trees), tuple(odds), tuple(knots), mean, spread)
+    return encoder, encoder._standardised(raw)
 
 
 def _thinned(label: NDArray[np.integer[Any]], limit: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -155,16 +224,23 @@ def _thinned(label: NDArray[np.integer[Any]], limit: int, rng: np.random.Generat
 
 
 def _likely(
-    label: NDArray[np.integer[Any]], odds: NDArray[np.float64], limit: int, rng: np.random.Generator
+    label: NDArray[np.integer[Any]],
+    odds_of: Callable[[NDArray[np.int64]], NDArray[np.float64]],
+    limit: int,
+    rng: np.random.Generator,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Rows kept and how many each stands for: the other classes as in :func:`_thinned`, of the first class half evenly, half by ``odds`` (n,)."""
+    """Rows kept and how many each stands for: the others as in :func:`_thinned`, of the first class half evenly, half by their odds.
+
+    ``odds_of`` gives the log-odds of rows (m,), and is not called where all rows are kept.
+    """
     rows, weight = _thinned(label, limit, rng)
     common = np.flatnonzero(label == 0)
     others = label[rows] > 0
     room = limit - int(others.sum())
     if len(common) <= room:
         return rows, weight
-    likely = np.exp(0.5 * np.clip(odds[common] - odds[common].max(), -40.0, 0.0)) + 1e-9
+    odds = odds_of(common)
+    likely = np.exp(0.5 * np.clip(odds - odds.max(), -40.0, 0.0)) + 1e-9
     chance = np.minimum(1.0, 0.5 * room * (1.0 / len(common) + likely / likely.sum()))
     # Systematic sampling: one random number, as many rows as the chances sum to, each with its own chance.
     total = np.concatenate([[0.0], np.cumsum(chance)])
@@ -187,9 +263,8 @@ def _groups(tree: DecisionTreeClassifier | None, x: NDArray[np.float64]) -> NDAr
     return np.asarray(x if tree is None else tree.apply(x[:, None]), dtype=np.int64)
 
 
-def _normal_rank(train: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mid-rank of ``x`` among ``train``, as a logistic approximation of the normal score."""
-    knots = np.quantile(train, np.linspace(0, 1, _RANK_KNOTS))
+def _normal_rank(knots: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mid-rank of ``x`` among the quantiles ``knots`` of train, as a logistic approximation of the normal score."""
     rank = (np.searchsorted(knots, x, side="left") + np.searchsorted(knots, x, side="right")) / (2 * _RANK_KNOTS)
     rank = np.clip(rank, 1 / (4 * _RANK_KNOTS), 1 - 1 / (4 * _RANK_KNOTS))
     return np.asarray(np.log(rank / (1 - rank)) / 1.702, dtype=np.float64)

@@ -98,7 +98,51 @@ class PopulationEpisode:
         return np.concatenate(rows), np.concatenate(weights)
 
 
-class PopulationVecEnv(VecEnv):
+class OneVecEnv(VecEnv):
+    """What Stable-Baselines3 asks of a ``VecEnv`` and students that live in one object answer alike."""
+
+    render_mode = None
+    reward_scale: float = 1.0
+    """What a relative reward is divided by."""
+    finals: list[dict[str, float]]
+    """Means over the students of each episode that ended since the list was emptied: metrics, ``minority_share``, ``hardness``; and the ``spread``
+    of the paid figure among siblings."""
+
+    def spread(self) -> float:
+        """Standard deviation of the paid figure among siblings, over the episodes of :attr:`finals`: what ``reward_scale`` is set to."""
+        return float(np.sqrt(np.mean([final["spread"] ** 2 for final in self.finals])))
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """What it has gathered beyond counters, for a checkpoint."""
+        return {}
+
+    def load_state(self, arrays: dict[str, NDArray[Any]]) -> None:
+        """Inverse of :meth:`state`."""
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        """The same attribute for each student asked for."""
+        return [getattr(self, attr_name) for _ in self._get_indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        """Set for all; students can't differ in attributes."""
+        if len(list(self._get_indices(indices))) != self.num_envs:
+            raise InputError(f"attributes of {type(self).__name__} are common to all students; set them without indices")
+        setattr(self, attr_name, value)
+
+    def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
+        """Call a method once, and answer for each student asked for."""
+        result = getattr(self, method_name)(*method_args, **method_kwargs)
+        return [result for _ in self._get_indices(indices)]
+
+    def env_is_wrapped(self, wrapper_class: type[gymnasium.Wrapper[Any, Any, Any, Any]], indices: Any = None) -> list[bool]:
+        """No student is wrapped."""
+        return [False for _ in self._get_indices(indices)]
+
+
+class PopulationVecEnv(OneVecEnv):
     """``balancer/ClassWeights-v0`` for a population of students at once; spaces, reward and episode end are specified there.
 
     Args:
@@ -140,15 +184,12 @@ class PopulationVecEnv(VecEnv):
             problem, groups=num_students // siblings, siblings=siblings, batch_size=batch_size, seed=seed, device=device
         )
         self.episode = PopulationEpisode(stack, epochs=epochs, steps_per_epoch=steps_per_epoch, budgets=budgets)
-        self.render_mode = None
         self.reward, self.relative, self.siblings = reward, relative, siblings
-        self.reward_scale = 1.0
         self.next_episode = 0
         """Number of the episode that begins next; set it before ``reset`` to continue from there."""
         self.final: dict[str, Floats] = {}
         """Validation metrics (M,) by name at the end of the last episode."""
-        self.final_weights = (0.0, 0.0)
-        """Means of the minority share and of the hardness there."""
+        self.finals = []
         k = problem.num_classes
         super().__init__(
             num_students,
@@ -191,36 +232,14 @@ class PopulationVecEnv(VecEnv):
         flat = observation.flat()
         if done:
             self.final = {name: metrics.named(name) for name in REWARDS}
-            self.final_weights = (float(1.0 - self._share[:, 0].mean()), float(self._hardness.mean()))
+            groups = value.reshape(-1, self.siblings)
+            self.finals.append(
+                {name: float(metrics.named(name).mean()) for name in REWARDS}
+                | {"minority_share": float(1.0 - self._share[:, 0].mean()), "hardness": float(self._hardness.mean())}
+                | {"spread": float(np.sqrt(np.mean((groups - groups.mean(axis=1, keepdims=True)) ** 2)))}
+            )
             for info, last in zip(infos, flat, strict=True):
                 info["terminal_observation"] = last
                 info["TimeLimit.truncated"] = False
             flat = self.reset()
         return flat, paid.astype(np.float32), np.full(self.num_envs, done), infos
-
-    def spread(self) -> float:
-        """Standard deviation of the final reward figure among siblings, over all groups: what ``reward_scale`` is set to."""
-        groups = self.final[self.reward].reshape(-1, self.siblings)
-        return float(np.sqrt(np.mean((groups - groups.mean(axis=1, keepdims=True)) ** 2)))
-
-    def close(self) -> None:
-        """Nothing to release."""
-
-    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """The same attribute for each student asked for."""
-        return [getattr(self, attr_name) for _ in self._get_indices(indices)]
-
-    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        """Set for all; students can't differ in attributes."""
-        if len(list(self._get_indices(indices))) != self.num_envs:
-            raise InputError("attributes of PopulationVecEnv are common to all students; set them without indices")
-        setattr(self, attr_name, value)
-
-    def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
-        """Call a method once, and answer for each student asked for."""
-        result = getattr(self, method_name)(*method_args, **method_kwargs)
-        return [result for _ in self._get_indices(indices)]
-
-    def env_is_wrapped(self, wrapper_class: type[gymnasium.Wrapper[Any, Any, Any, Any]], indices: Any = None) -> list[bool]:
-        """No student is wrapped."""
-        return [False for _ in self._get_indices(indices)]

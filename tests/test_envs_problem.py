@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from balancer.envs.problem import PopulationProblem, problem_from_arrays, synthetic_problem
+from balancer.envs.problem import PopulationProblem, encoded_problem, problem_from_arrays, synthetic_problem
 from balancer.errors import InputError
 
 
@@ -84,3 +84,34 @@ def test_refuses_a_part_without_positives() -> None:
     (x, y), (v, w) = _arrays(), _arrays(seed=1)
     with pytest.raises(InputError, match="reward rows hold no row"):
         problem_from_arrays(x, y, v, np.zeros_like(w), num_numeric=2, num_classes=2, seed=0)
+
+
+def test_encoder_gives_the_problem_its_features_and_any_other_row() -> None:
+    (x, y), (v, w) = _arrays(), _arrays(seed=1)
+    problem, encoder = encoded_problem(x, y, v, w, num_numeric=2, num_classes=2, seed=0)
+    whole = problem_from_arrays(x, y, v, w, num_numeric=2, num_classes=2, seed=0)
+    assert problem.x_train.tobytes() == whole.x_train.tobytes()
+    np.testing.assert_array_equal(encoder.transform(x), problem.x_train)
+    np.testing.assert_array_equal(encoder.transform(v), problem.x_val)
+    rows = np.array([5, 17, 5])
+    np.testing.assert_array_equal(encoder.transform(v[rows]), problem.x_val[rows])  # a row's features don't depend on its company
+
+
+def test_encoder_of_a_thinned_problem_serves_all_rows() -> None:
+    (x, y), (v, w) = _arrays(), _arrays(seed=1)
+    problem, encoder = encoded_problem(x, y, v, w, num_numeric=2, num_classes=2, seed=0, max_train=1000, max_reward=800)
+    features = encoder.transform(v)
+    assert features.shape == (len(v), problem.x_train.shape[1])
+    kept = {row.tobytes() for row in features}
+    assert all(row.tobytes() in kept for row in problem.x_val)
+
+
+def test_encoder_on_values_that_train_never_held() -> None:
+    (x, y), (v, w) = _arrays(), _arrays(seed=1)
+    _, encoder = encoded_problem(x, y, v, w, num_numeric=2, num_classes=2, seed=0)
+    odd = np.array([[np.nan, 0, 99], [1e30, -1e30, 3]], dtype=np.float32)
+    features = encoder.transform(odd)
+    assert np.isfinite(features).all()
+    prior = (0.0 - encoder.mean[-1]) / encoder.spread[-1]
+    assert features[0, -1] == pytest.approx(prior, abs=1e-6)  # an unknown category tells as much as the prior
+    assert encoder.likely(odd).shape == (2,)

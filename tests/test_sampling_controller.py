@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,3 +64,50 @@ def test_refusal_changes_nothing() -> None:
     assert json.dumps(controller.state_dict()) == before
     with pytest.raises(InputError, match="this run has 3"):
         controller.load_state_dict({"weights": {"share": [0.5, 0.5], "hardness": 0, "floor": 0}, "history": {}})
+
+
+class _Says:
+    """A policy that answers a good constant at first and then what it is told."""
+
+    name = "own"
+
+    def __init__(self, then: Callable[[], object]) -> None:
+        self.then = then
+        self.asked = 0
+
+    def act(self, observation: Observation) -> Any:
+        self.asked += 1
+        return SamplingWeights(np.array([0.5, 0.3, 0.2])) if self.asked == 1 else self.then()
+
+
+@pytest.mark.parametrize(
+    ("then", "said"),
+    [
+        (lambda: np.array([0.1, np.nan, 0, 0, 0]), "'own' answered .* not finite"),
+        (lambda: np.zeros(4), "'own' must answer with SamplingWeights or 5 numbers"),
+        (lambda: None, "'own' must answer"),
+        (lambda: SamplingWeights(np.array([0.5, 0.5])), "'own' answered shares for 2 classes"),
+        (lambda: SamplingWeights(np.array([0.5, 0.4, 0.0])), "'own': class shares must"),
+        (lambda: SamplingWeights(np.zeros(3)), "'own': class shares must"),
+        (lambda: SamplingWeights(np.array([0.0, 0.0, 1.0])), "'own' gives all draws to classes without training rows"),
+    ],
+)
+def test_a_policys_nonsense_is_refused_by_name(then: Callable[[], object], said: str) -> None:
+    counts = np.array([980, 20, 0])
+    controller = SamplingController(counts / 1000, _Says(then), epochs=5, batch_budget=5000, train_counts=counts, reward_counts=counts)
+    before, seen = json.dumps(controller.state_dict()), controller.observation
+    with pytest.raises(InputError, match=said):
+        controller.update(_rows(0), _rows(1))
+    assert json.dumps(controller.state_dict()) == before
+    assert controller.observation is seen
+
+
+def test_a_torn_state_changes_nothing() -> None:
+    controller = _controller("rule")
+    controller.update(_rows(0), _rows(1))
+    before = json.dumps(controller.state_dict())
+    state = json.loads(json.dumps(_controller("rule").state_dict()))
+    del state["history"]["reward"]
+    with pytest.raises(KeyError):
+        controller.load_state_dict(state)
+    assert json.dumps(controller.state_dict()) == before

@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 
 from balancer.errors import InputError
 from balancer.sampling.observation import PER_CLASS_FEATURES, SHARED_FEATURES, Observation, ObservationBuilder
-from balancer.sampling.policies import LAYERS, Policy, bundle_layout, load_policy
+from balancer.sampling.policies import LAYERS, GoodConstant, Policy, answered, bundle_layout, load_policy, policy_notes
 from balancer.sampling.weights import SamplingWeights, start_weights
 
 
@@ -49,18 +49,26 @@ def _seen(k: int, started: bool = True) -> Observation:
     return Observation(seen.per_class[0], seen.shared[0])
 
 
-@pytest.mark.parametrize("text", ["constant", "constant:share=prior,hardness=0", "rule", "bundle"])
+TEXTS = ["constant", "constant:share=prior,hardness=0", "schedule", "rule", "random", "random:seed=3", "start", "auto", "bandit", "bundle"]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.filterwarnings("ignore::balancer.sampling.bundle.OutsideTraining")  # a made-up run need not be like the training of auto
 @pytest.mark.parametrize("k", [2, 4])
 @pytest.mark.parametrize("started", [False, True])
 def test_every_policy_answers_in_range(text: str, k: int, started: bool, tmp_path: Path) -> None:
     policy: Policy = load_policy(_bundle(tmp_path / "b") if text == "bundle" else text, num_classes=k)
-    answer = policy.act(_seen(k, started))
-    assert policy.name
-    if isinstance(answer, SamplingWeights):
-        assert len(answer.share) == k
-    else:
+    seen = _seen(k, started)
+    answer = policy.act(seen)
+    assert policy.name == ("ppo" if text == "bundle" else text.partition(":")[0])
+    if isinstance(answer, np.ndarray):
         assert answer.shape == (k + 2,)
         assert np.abs(answer).max() <= 1
+    start = start_weights(seen.prior, 0.3)
+    weights = answered(start, answer, seen.prior, 0.3)
+    assert weights.share.shape == (k,)
+    again = answered(start, policy.act(seen), seen.prior, 0.3)
+    assert weights.to_dict() == again.to_dict()  # the answer is a function of the observation
 
 
 def test_constant_means_what_it_says() -> None:
@@ -71,6 +79,44 @@ def test_constant_means_what_it_says() -> None:
     natural = load_policy("constant:share=prior,hardness=0", num_classes=2).act(_seen(2))
     assert isinstance(natural, SamplingWeights)
     assert natural.share[1] == pytest.approx(20 / 5020, rel=1e-5)
+
+
+def test_answers_become_weights() -> None:
+    prior, limit = np.array([0.99, 0.01]), 0.05
+    start = start_weights(prior, limit)
+    wanted = SamplingWeights(np.array([0.5, 0.5]), 1.0)
+    assert answered(start, wanted, prior, limit) is wanted  # what a person wrote is not bounded
+    assert answered(start, GoodConstant(0.0, 2.0, 0.1), prior, limit).to_dict() == {"share": [0.95, 0.05], "hardness": 2.0, "floor": 0.1}
+    up = np.array([-1.0, 1.0, 1.0, 0.0])
+    assert answered(start, up, prior, limit).share[1] == pytest.approx(0.05)
+    assert answered(start, up, prior, limit).hardness == 1.0
+    kept = answered(start, load_policy("start", num_classes=2).act(_seen(2)), prior, limit)
+    np.testing.assert_allclose(kept.share, start.share)
+
+
+def test_schedule_goes_in_a_straight_line() -> None:
+    policy = load_policy("schedule:start_share=.4,end_share=.2,start_hardness=0,end_hardness=2", num_classes=2)
+    first, later = policy.act(_seen(2, started=False)), policy.act(_seen(2))  # after one epoch of four
+    assert isinstance(first, SamplingWeights) and isinstance(later, SamplingWeights)
+    assert (first.share[1], first.hardness) == (pytest.approx(0.4), 0.0)
+    assert (later.share[1], later.hardness) == (pytest.approx(0.35), pytest.approx(0.5))
+    published = load_policy("schedule", num_classes=3).act(_seen(3, started=False))
+    assert isinstance(published, SamplingWeights)
+    assert published.share[1:].sum() == pytest.approx(0.5) and published.hardness == 0.5
+
+
+def test_random_depends_on_seed_and_observation() -> None:
+    seen, other = _seen(2), _seen(2, started=False)
+    one, same, differs = (load_policy(text, num_classes=2).act(seen) for text in ("random:seed=1", "random:seed=1", "random:seed=2"))
+    elsewhere = load_policy("random:seed=1", num_classes=2).act(other)
+    assert isinstance(one, np.ndarray) and isinstance(differs, np.ndarray) and isinstance(elsewhere, np.ndarray)
+    np.testing.assert_array_equal(one, same)
+    assert not np.array_equal(one, differs)
+    assert not np.array_equal(one, elsewhere)
+
+
+def test_only_learned_policies_leave_notes() -> None:
+    assert all(policy_notes(load_policy(text, num_classes=2)) == [] for text in ("constant", "rule", "schedule", "random", "start"))
 
 
 def test_rule_is_one_minus_f1() -> None:
@@ -85,37 +131,39 @@ def test_bundle_treats_equal_classes_equally(tmp_path: Path) -> None:
     policy = load_policy(_bundle(tmp_path / "b"), num_classes=4)
     seen = _seen(4, started=False)
     answer = policy.act(seen)
-    assert not isinstance(answer, SamplingWeights)
+    assert isinstance(answer, np.ndarray)
     np.testing.assert_allclose(answer[1:4], answer[1])  # the three rare classes look the same
     assert answer[0] != pytest.approx(answer[1])
 
 
 @pytest.mark.parametrize(
     "text",
-    ["constant:share=2", "constant:share=0", "constant:share=x", "constant:depth=1", "constant:hardness=9", "nowhere", "constant:share="],
+    [
+        *(
+            "constant:share=2",
+            "constant:share=0",
+            "constant:share=x",
+            "constant:depth=1",
+            "constant:hardness=9",
+            "nowhere",
+            "constant:share=",
+        ),
+        *(
+            "constant:share=nan",
+            "schedule:share=.2",
+            "schedule:start_share=1",
+            "schedule:end_hardness=x",
+            "random:seed=x",
+            "random:seed=.5",
+        ),
+        *("random:seed=-1", "auto:share=.2", "rule:", "start:x", "ppo", ""),
+    ],
 )
 def test_refuses(text: str) -> None:
     with pytest.raises(InputError, match="polic"):
         load_policy(text, num_classes=2)
 
 
-def test_refuses_torn_or_foreign_bundles(tmp_path: Path) -> None:
-    torn = _bundle(tmp_path / "torn")
-    content = (torn / "policy.safetensors").read_bytes()
-    (torn / "policy.safetensors").write_bytes(content[: len(content) // 2])
-    with pytest.raises(InputError, match="can't be read"):
-        load_policy(torn, num_classes=2)
-    foreign = _bundle(tmp_path / "foreign")
-    (foreign / "policy.json").write_text(json.dumps(bundle_layout() | {"format_version": 99}))
-    with pytest.raises(InputError, match="another version"):
-        load_policy(foreign, num_classes=2)
-    text = _bundle(tmp_path / "text")
-    (text / "policy.json").write_text("{")
-    with pytest.raises(InputError, match="can't be read"):
-        load_policy(text, num_classes=2)
-    part = _bundle(tmp_path / "part")
-    arrays = _arrays()
-    del arrays["context.bias"]
-    save_file(arrays, part / "policy.safetensors")
-    with pytest.raises(InputError, match=r"context\.bias"):
-        load_policy(part, num_classes=2)
+def test_refuses_one_class() -> None:
+    with pytest.raises(InputError, match="two classes"):
+        load_policy("auto", num_classes=1)

@@ -14,6 +14,8 @@ COMMANDS = {
     "train": "learn the sampling weights, train a classifier under them, report it beside its baselines",
     "score": "score rows with a trained run",
     "evaluate": "figures of a trained run on labelled rows",
+    "compare": "sampling policies and baselines on a table of yours, over time windows and seeds, with intervals",
+    "policy": "train a sampling policy on a distribution of tasks, or evaluate one",
     "simulate": "make a table of card transactions with fraud in it",
 }
 

@@ -2,10 +2,14 @@
 
 It walks exactly as an episode of ``balancer/ClassWeights-v0`` does: the policy acts once before the first epoch, on priors and budget,
 then after each epoch.
+
+A policy may be anybody's object, so its answer is checked before it is taken on, and an update that is refused leaves everything as it was: the history is
+moved on in a copy.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +18,7 @@ from numpy.typing import NDArray
 
 from balancer.errors import InputError
 from balancer.sampling.observation import Observation, ObservationBuilder, ScoredRows
-from balancer.sampling.policies import Policy
+from balancer.sampling.policies import GoodConstant, Policy, answered
 from balancer.sampling.weights import Floats, SamplingWeights, start_weights
 
 
@@ -55,7 +59,7 @@ class SamplingController:
         """Weights to draw the coming epoch with."""
         self.observation: Observation = _single(self._builder.first(*_batched(self.weights)))
         """What the policy saw last."""
-        self.weights = self._answer()
+        self.weights = self._answer(self.observation)
 
     @property
     def epoch(self) -> int:
@@ -70,33 +74,55 @@ class SamplingController:
     def update(self, train: ScoredRows, reward: ScoredRows) -> SamplingWeights:
         """Weights for the next epoch, from scores on a training pool and on the reward half of validation.
 
-        InputError where the scores don't fit the classes; everything is then as it was.
+        InputError where the scores don't fit the classes, or the policy answers what can't be drawn by; everything is then as it was.
         """
         for rows in (train, reward):
             if rows.score.shape[1] != len(self.prior):
                 raise InputError(f"scores have {rows.score.shape[1]} columns for {len(self.prior)} classes")
-        observation, _ = self._builder.after_epoch(_lifted(train), _lifted(reward), *_batched(self.weights))
-        self.observation = _single(observation)
-        self.weights = self._answer()
-        return self.weights
+        builder = copy.copy(self._builder)  # shallow will do: it replaces its arrays, it never writes into them
+        seen, _ = builder.after_epoch(_lifted(train), _lifted(reward), *_batched(self.weights))
+        observation = _single(seen)
+        weights = self._answer(observation)
+        self._builder, self.observation, self.weights = builder, observation, weights
+        return weights
 
-    def _answer(self) -> SamplingWeights:
-        answer = self.policy.act(self.observation)
-        return answer if isinstance(answer, SamplingWeights) else self.weights.moved(answer, self.prior, self._builder.share_limit)
+    def _answer(self, observation: Observation) -> SamplingWeights:
+        """The policy's answer as weights; InputError that names the policy where it is no answer."""
+        name, num_classes = getattr(self.policy, "name", type(self.policy).__name__), len(self.prior)
+        try:
+            answer = self.policy.act(observation)
+        except InputError as error:
+            raise InputError(f"policy {name!r}: {error}") from error
+        if not isinstance(answer, (SamplingWeights, GoodConstant)):
+            action = np.asarray(answer)
+            if action.shape != (num_classes + 2,) or action.dtype.kind not in "iuf":
+                raise InputError(
+                    f"policy {name!r} must answer with SamplingWeights or {num_classes + 2} numbers for {num_classes} classes, "
+                    f"not {action.dtype} of shape {action.shape}"
+                )
+            if not np.isfinite(action).all():
+                raise InputError(f"policy {name!r} answered {action.tolist()}, which is not finite; check what it was trained on")
+        weights = answered(self.weights, answer, self.prior, self._builder.share_limit)
+        if len(weights.share) != num_classes:
+            raise InputError(f"policy {name!r} answered shares for {len(weights.share)} classes, the training rows have {num_classes}")
+        if not weights.share[self.prior > 0].sum() > 0:
+            raise InputError(f"policy {name!r} gives all draws to classes without training rows, the weights of the others sum to zero")
+        return weights
 
     def state_dict(self) -> dict[str, Any]:
         """JSON-able state; floats survive JSON exactly."""
         return {"weights": self.weights.to_dict(), "history": self._builder.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Inverse of :meth:`state_dict`; InputError where it was saved for another number of classes."""
+        """Inverse of :meth:`state_dict`; InputError where it was saved for another number of classes, and nothing is changed."""
         weights = SamplingWeights.from_dict(state["weights"])
         if len(weights.share) != len(self.prior):
             raise InputError(
                 f"saved sampling weights are for {len(weights.share)} classes, this run has {len(self.prior)}; start a new run"
             )
-        self._builder.load_state_dict(state["history"])
-        self.weights = weights
+        builder = copy.copy(self._builder)
+        builder.load_state_dict(state["history"])
+        self._builder, self.weights = builder, weights
 
 
 def _batched(weights: SamplingWeights) -> tuple[Floats, Floats, Floats]:

@@ -41,3 +41,23 @@ POLICY_BUDGETS: dict[str, PolicyBudget] = {
     "standard": PolicyBudget(rollouts=32, num_students=48, epochs=10, factors=(1.0, 4.0)),
     "thorough": PolicyBudget(rollouts=64, num_students=64, epochs=12, episodes_per_rollout=2, factors=(1.0, 4.0), test_episodes=4),
 }
+
+
+@dataclass(frozen=True)
+class TaskBudget:
+    """How long a policy trains on the task distribution."""
+
+    rollouts: int
+    """Updates of PPO, after 24 epochs of every student each."""
+    slots: int = 8
+    """Tasks side by side."""
+    siblings: int = 8
+    """Students of a task."""
+    learning_rate: float = 1e-3
+
+
+TASK_BUDGETS: dict[str, TaskBudget] = {
+    "quick": TaskBudget(rollouts=10),
+    "standard": TaskBudget(rollouts=150),
+    "thorough": TaskBudget(rollouts=500),
+}

@@ -1,50 +1,60 @@
-"""A policy beside its rivals on students of seeds never trained on, as siblings: same net, same initial weights, same random numbers."""
+"""Policies beside one another on students that none was trained on, as siblings: same net, same initial weights, same random numbers."""
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from balancer.envs.population import PopulationStack
 from balancer.envs.problem import PopulationProblem
+from balancer.envs.task_env import TaskEpisode
+from balancer.envs.tasks import Split, draw_task
 from balancer.envs.vec_env import PopulationEpisode
 from balancer.sampling.observation import Observation
-from balancer.sampling.policies import ConstantPolicy, Policy
-from balancer.sampling.seeding import generator, integer_seed
+from balancer.sampling.policies import ConstantPolicy, Policy, RandomPolicy, StartPolicy, answered
+from balancer.sampling.scores import REWARDS, RankingMetrics
+from balancer.sampling.seeding import integer_seed
 from balancer.sampling.weights import Floats, SamplingWeights, start_weights
 from balancer.training.policy_budget import PolicyBudget
 
 
-@dataclass(frozen=True)
-class _Random:
-    """Uniform actions."""
+def walk_policies(walk: PopulationEpisode, policies: Sequence[Policy]) -> tuple[list[SamplingWeights], RankingMetrics]:
+    """Train all students of an episode that has just begun, student i under ``policies[i % len(policies)]``; the last weights and validation metrics (M,)."""
+    num = walk.stack.num
+    weights = [start_weights(walk.prior, walk.share_limit)] * num
+    observation = walk.first(*stacked(weights))
+    metrics = RankingMetrics(*(np.zeros(num) for _ in REWARDS))
+    for _ in range(walk.epochs):
+        for student in range(num):
+            seen = Observation(observation.per_class[student], observation.shared[student])
+            answer = policies[student % len(policies)].act(seen)
+            weights[student] = answered(weights[student], answer, walk.prior, walk.share_limit)
+        observation, metrics = walk.train_epoch(*stacked(weights))
+    return weights, metrics
 
-    seed: int
-    name: str = "random"
 
-    def act(self, observation: Observation) -> Floats:
-        """Drawn from the seed and what is seen, so it needs no state."""
-        counter = int(np.frombuffer(hashlib.sha256(observation.flat().tobytes()).digest()[:4], np.uint32)[0])
-        return generator(self.seed, "random policy", counter).uniform(-1.0, 1.0, len(observation.per_class) + 2)
+def stacked(weights: Sequence[SamplingWeights]) -> tuple[Floats, Floats, Floats]:
+    """Shares (M, K), hardness (M,) and floor (M,) of M students."""
+    return (
+        np.stack([w.share for w in weights]),
+        np.array([w.hardness for w in weights]),
+        np.array([w.floor for w in weights]),
+    )
 
 
-@dataclass(frozen=True)
-class _Start:
-    """Keeps the starting weights."""
-
-    name: str = "start"
-
-    def act(self, observation: Observation) -> Floats:
-        """Zero."""
-        return np.zeros(len(observation.per_class) + 2)
+def _figures(metrics: RankingMetrics, weights: Sequence[SamplingWeights], policies: int) -> dict[str, Floats]:
+    """Each figure as (groups, policies)."""
+    share, hardness, _ = stacked(weights)
+    figures = {name: metrics.named(name) for name in REWARDS} | {"minority_share": 1.0 - share[:, 0], "hardness": hardness}
+    return {name: values.reshape(-1, policies) for name, values in figures.items()}
 
 
 def compare_policies(
     problem: PopulationProblem, ppo: Policy, plan: PolicyBudget, *, seed: int, device: str = "cpu"
 ) -> dict[str, dict[str, float]]:
-    """Mean final validation figures of ``ppo`` and its rivals on students of seeds not trained on; in each group every policy has one sibling.
+    """Mean final validation figures of ``ppo`` and its rivals on one problem; in each group every policy has one sibling.
 
     Returns:
         Policy name to ``f1``, ``average_precision``, ``partial_auc``, and the means of the final ``minority_share`` and ``hardness``.
@@ -54,8 +64,8 @@ def compare_policies(
         ConstantPolicy(),
         ConstantPolicy(0.5, 0.0, name="one_to_one"),
         ConstantPolicy(None, 0.0, name="none"),
-        _Start(),
-        _Random(integer_seed(seed, "policy test actions")),
+        StartPolicy(),
+        RandomPolicy(integer_seed(seed, "policy test actions")),
     ]
     stack = PopulationStack(
         problem,
@@ -69,33 +79,54 @@ def compare_policies(
     collected: dict[str, list[Floats]] = {}
     for episode in range(plan.test_episodes):
         walk.begin(episode)
-        weights = [start_weights(walk.prior, walk.share_limit)] * stack.num
-        observation = walk.first(*_stacked(weights))
-        for _ in range(plan.epochs):
-            for student in range(stack.num):
-                seen = Observation(observation.per_class[student], observation.shared[student])
-                answer = policies[student % len(policies)].act(seen)
-                weights[student] = (
-                    answer if isinstance(answer, SamplingWeights) else weights[student].moved(answer, walk.prior, walk.share_limit)
-                )
-            observation, metrics = walk.train_epoch(*_stacked(weights))
-        share, hardness, _ = _stacked(weights)
-        final = {
-            "f1": metrics.f1,
-            "average_precision": metrics.average_precision,
-            "partial_auc": metrics.partial_auc,
-            "minority_share": 1.0 - share[:, 0],
-            "hardness": hardness,
-        }
-        for name, values in final.items():
-            collected.setdefault(name, []).append(values.reshape(-1, len(policies)))
+        weights, metrics = walk_policies(walk, policies)
+        for name, values in _figures(metrics, weights, len(policies)).items():
+            collected.setdefault(name, []).append(values)
     means = {name: np.concatenate(values).mean(axis=0) for name, values in collected.items()}
     return {policy.name: {name: float(mean[i]) for name, mean in means.items()} for i, policy in enumerate(policies)}
 
 
-def _stacked(weights: list[SamplingWeights]) -> tuple[Floats, Floats, Floats]:
-    return (
-        np.stack([w.share for w in weights]),
-        np.array([w.hardness for w in weights]),
-        np.array([w.floor for w in weights]),
-    )
+@dataclass(frozen=True)
+class TaskComparison:
+    """Figures of policies on tasks; arrays are (tasks, policies), each the mean of some students."""
+
+    policies: tuple[str, ...]
+    figures: dict[str, Floats]
+    """``average_precision``, ``f1``, ``partial_auc`` on the goal; final ``minority_share`` and ``hardness``."""
+    traits: list[dict[str, object]]
+    """What each task was like."""
+
+    def against(self, reference: str, figure: str, seed: int = 0, draws: int = 2000) -> dict[str, tuple[float, float, float]]:
+        """Policy to mean difference to ``reference`` over the tasks, with the ends of its 95 % bootstrap interval."""
+        values = self.figures[figure]
+        differences = values - values[:, [self.policies.index(reference)]]
+        rng = np.random.default_rng(seed)
+        drawn = differences[rng.integers(len(values), size=(draws, len(values)))].mean(axis=1)
+        low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+        mean = differences.mean(axis=0)
+        return {name: (float(mean[i]), float(low[i]), float(high[i])) for i, name in enumerate(self.policies)}
+
+
+def compare_on_tasks(
+    policies: Sequence[Policy],
+    tasks: int,
+    *,
+    seed: int,
+    split: Split = "heldout",
+    groups: int = 2,
+    device: str = "cpu",
+    progress: Callable[[int], None] | None = None,
+) -> TaskComparison:
+    """All ``policies`` on the first ``tasks`` tasks of a split, measured on each task's goal."""
+    rows: dict[str, list[Floats]] = {}
+    traits: list[dict[str, object]] = []
+    for index in range(tasks):
+        task = draw_task(seed, index, split)
+        played = TaskEpisode(task, siblings=len(policies), groups=groups, device=device)
+        weights, _ = walk_policies(played.episode, policies)
+        for name, values in _figures(played.goal(), weights, len(policies)).items():
+            rows.setdefault(name, []).append(values.mean(axis=0))
+        traits.append(dict(task.traits))
+        if progress is not None:
+            progress(index + 1)
+    return TaskComparison(tuple(policy.name for policy in policies), {name: np.stack(values) for name, values in rows.items()}, traits)

@@ -1,0 +1,78 @@
+"""The chart of a comparison: per metric a dot and its 95 % interval for every policy, zero being the reference."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from balancer.comparison.statistics import FALSE_ALARMS, METRICS
+from balancer.files import atomic_path
+
+if TYPE_CHECKING:
+    import altair as alt
+
+PANELS = ("average_precision", "f1", f"{FALSE_ALARMS}_0.60", f"{FALSE_ALARMS}_0.70", "ece")
+BETTER, WORSE, NOISE = "#0072B2", "#D55E00", "#777777"
+"""Okabe and Ito's colours: told apart with any colour vision."""
+
+
+def chart_rows(content: Mapping[str, Any], metric: str) -> list[dict[str, Any]]:
+    """One row a policy: ``policy, difference, low, high, verdict``; of a metric of false alarms, the change in percent."""
+    rows = []
+    ratio = METRICS[metric].recall is not None
+    for policy, own in content["paired"].items():
+        if metric not in own:
+            continue
+        found = own[metric]
+        names = ("ratio", "ratio_low", "ratio_high") if ratio else ("difference", "low", "high")
+        value, low, high = (None if found[name] is None else (100 * (found[name] - 1) if ratio else found[name]) for name in names)
+        low, high = (value if end is None else end for end in (low, high))
+        above, below = low > 0, high < 0
+        good = above if METRICS[metric].higher_is_better else below
+        verdict = "better" if good else "worse" if above or below else "within noise"
+        rows.append({"policy": policy, "difference": value, "low": low, "high": high, "verdict": verdict})
+    return rows
+
+
+def comparison_chart(content: Mapping[str, Any]) -> alt.ConcatChart:
+    """The chart of what :func:`balancer.comparison.summary.document` made; policies by average precision."""
+    import altair as alt
+
+    averages = content["means"]
+    order = sorted(content["paired"], key=lambda name: -averages[name].get("average_precision", -1.0))
+    panels = []
+    for metric in PANELS:
+        rows = chart_rows(content, metric)
+        if not rows:
+            continue
+        about = METRICS[metric]
+        unit = "change in %" if about.recall is not None else "difference"
+        direction = "right is better" if about.higher_is_better else "left is better"
+        axis = alt.X("low:Q", title=f"{unit} to {content['reference']} ({direction})", scale=alt.Scale(zero=False))
+        base = alt.Chart(alt.Data(values=rows)).encode(
+            y=alt.Y("policy:N", sort=order, title="policy"),
+            color=alt.Color(
+                "verdict:N",
+                title="95 % interval",
+                scale=alt.Scale(domain=["better", "worse", "within noise"], range=[BETTER, WORSE, NOISE]),
+            ),
+        )
+        lines = base.mark_rule(strokeWidth=2).encode(x=axis, x2="high:Q")
+        dots = base.mark_point(filled=True, size=60, opacity=1).encode(x="difference:Q")
+        zero = alt.Chart(alt.Data(values=[{"zero": 0.0}])).mark_rule(strokeDash=[4, 4], color="#999999").encode(x="zero:Q")
+        panels.append((zero + lines + dots).properties(title=about.title, width=230, height=22 * len(order)))
+    title = alt.TitleParams(textwrap.wrap(content["sentence"], 120), anchor="start", fontWeight="normal")
+    joined: alt.ConcatChart = alt.concat(*panels, columns=3).properties(title=title)
+    return joined
+
+
+def write_chart(content: Mapping[str, Any], file: Path) -> None:
+    """Write the chart as .svg, or as .html that needs no network."""
+    chart = comparison_chart(content)
+    with atomic_path(file) as temporary:
+        if file.suffix == ".svg":
+            chart.save(str(temporary), format="svg")
+        else:
+            chart.save(str(temporary), format="html", inline=True)

@@ -1,0 +1,164 @@
+"""Keras 3, any backend: batches drawn by an :class:`~balancer.sampling.embedded.EmbeddedSampler`, steered at the end of each epoch.
+
+    sampler = EmbeddedSampler(labels, epochs=10)
+    batches = AdaptiveSequence(x, y, sampler, batch_size=256)
+    model.fit(batches, epochs=10, callbacks=[AdaptiveCallback(batches, (x_valid, y_valid))])
+
+The callback draws an epoch's rows before Keras starts its workers, so batches may be made by several of them.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from balancer.errors import InputError
+from balancer.integrations.steering import (
+    POOL,
+    both_columns,
+    check_pool,
+    load_state,
+    logits_to_scores,
+    pool_rows,
+    sampling_figures,
+    save_state,
+)
+from balancer.sampling.embedded import EmbeddedSampler
+from balancer.sampling.seeding import integer_seed
+
+try:
+    import keras  # type: ignore[import-untyped]  # ships no types
+except ImportError as error:
+    raise InputError(
+        f"AdaptiveCallback needs Keras and a backend ({error}); pip install 'balancer[keras]', and set KERAS_BACKEND=torch without TensorFlow"
+    ) from error
+
+
+class AdaptiveSequence(keras.utils.PyDataset):  # type: ignore[misc]
+    """Batches of ``x`` and ``y`` for ``model.fit``, one epoch of ``sampler.num_samples`` rows at a time.
+
+    Args:
+        x: (N, ...) inputs, or a dict, list or tuple of them: arrays that NumPy can index.
+        y: (N, ...) targets as the model's loss wants them.
+        sampler: made of the class of each of the N rows.
+        batch_size: rows a batch; the last one may be smaller.
+        options: ``workers``, ``use_multiprocessing``, ``max_queue_size`` of ``keras.utils.PyDataset``.
+
+    Raises:
+        InputError: lengths that differ, or a batch size below 1.
+    """
+
+    def __init__(self, x: Any, y: Any, sampler: EmbeddedSampler, *, batch_size: int = 32, **options: Any) -> None:
+        super().__init__(**options)
+        lengths = {len(part) for part in (*_parts(x), y)}
+        if lengths != {sampler.num_rows}:
+            raise InputError(f"x and y must have one row for each of the sampler's {sampler.num_rows} labels, not {sorted(lengths)}")
+        if batch_size < 1:
+            raise InputError(f"batch_size must be at least 1, not {batch_size}")
+        self.x, self.y, self.sampler, self.batch_size = x, y, sampler, batch_size
+        self.rows = self.draw(sampler.epoch)
+        """Rows of the epoch."""
+
+    def draw(self, epoch: int) -> NDArray[np.int64]:
+        """Draw the rows of ``epoch`` (from 0) by the weights of now."""
+        self.rows = self.sampler.draw(epoch)
+        return self.rows
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.rows) / self.batch_size)
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        rows = self.rows[index * self.batch_size : (index + 1) * self.batch_size]
+        return take(self.x, rows), self.y[rows]
+
+
+class AdaptiveCallback(keras.callbacks.Callback):  # type: ignore[misc]
+    """Draws each epoch and, at its end, tells the sampler how the model does; ``sampling_share_<class>`` and ``sampling_hardness`` join the logs.
+
+    Args:
+        batches: what ``model.fit`` trains on.
+        validation_data: ``(x, y)``; ``y`` (n,) or (n, 1) names classes as the sampler's labels do, or is one-hot in the order of
+            ``sampler.classes_``.
+        pool: how many training rows to predict after each epoch; 0: none, hardness then has nothing to act on.
+        from_logits: whether the model ends without sigmoid or softmax.
+        predict_batch_size: rows at once in predictions.
+        state_file: where the sampler's state is kept after each epoch. As with ``keras.callbacks.BackupAndRestore``, beside which it belongs,
+            a file that is there when training begins is taken back, and it is deleted when training ends.
+
+    Raises:
+        InputError: Keras or its backend is missing, or ``pool`` is no such number; while training, whatever ``sampler.update`` refuses.
+    """
+
+    def __init__(
+        self,
+        batches: AdaptiveSequence,
+        validation_data: tuple[Any, Any],
+        *,
+        pool: int = POOL,
+        from_logits: bool = False,
+        predict_batch_size: int = 1024,
+        state_file: str | Path | None = None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(validation_data, (tuple, list)) or len(validation_data) != 2:
+            raise InputError("validation_data must be a pair (x, y) of held-out rows")
+        self.batches, self.sampler = batches, batches.sampler
+        self.x_valid = validation_data[0]
+        self.y_valid = _classes(validation_data[1], self.sampler)
+        self.pool, self.from_logits, self.predict_batch_size = check_pool(pool), from_logits, predict_batch_size
+        self.state_file = None if state_file is None else Path(state_file)
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Take back the state of an interrupted training."""
+        if self.state_file is not None and self.state_file.is_file():
+            load_state(self.state_file, self.sampler)
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Draw the epoch."""
+        self.batches.draw(epoch)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Predict, and let the policy choose the weights of the next epoch."""
+        rows = pool_rows(self.sampler.num_rows, self.pool, integer_seed(self.sampler.seed, "keras pool"), epoch) if self.pool else None
+        row_score = None if rows is None else self._predict(take(self.batches.x, rows))
+        self.sampler.update(self.y_valid, self._predict(self.x_valid), rows=rows, row_score=row_score)
+        self.sampler.epoch = epoch + 1
+        if logs is not None:
+            logs.update(sampling_figures(self.sampler, "sampling_"))
+        if self.state_file is not None:
+            save_state(self.state_file, self.sampler.state_dict())
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Nothing is left to resume."""
+        if self.state_file is not None:
+            self.state_file.unlink(missing_ok=True)
+
+    def _predict(self, x: Any) -> NDArray[np.float64]:
+        output = np.asarray(self.model.predict(x, batch_size=self.predict_batch_size, verbose=0))
+        return logits_to_scores(output) if self.from_logits else both_columns(output)
+
+
+def take(x: Any, rows: NDArray[np.int64]) -> Any:
+    """Rows of an array, or of each array of a dict, list or tuple."""
+    if isinstance(x, dict):
+        return {name: part[rows] for name, part in x.items()}
+    return type(x)(part[rows] for part in x) if isinstance(x, (list, tuple)) else x[rows]
+
+
+def _parts(x: Any) -> list[Any]:
+    return list(x.values()) if isinstance(x, dict) else list(x) if isinstance(x, (list, tuple)) else [x]
+
+
+def _classes(y: Any, sampler: EmbeddedSampler) -> NDArray[Any]:
+    given = np.asarray(y)
+    if given.ndim == 2 and given.shape[1] == len(sampler.classes_):
+        return np.asarray(sampler.classes_)[given.argmax(axis=1)]
+    if given.ndim == 2 and given.shape[1] == 1:
+        given = given[:, 0]
+    if given.ndim != 1:
+        raise InputError(f"y of validation_data must be (n,), (n, 1) or one-hot (n, {len(sampler.classes_)}), not of shape {given.shape}")
+    return given

@@ -1,0 +1,249 @@
+"""What stacking the students buys: student-batches per second of the population beside one student a process, and what scoring for hardness costs.
+
+Claims: 64 students of `PopulationVecEnv` train at least 6 times as many student-batches per CPU-second as Stable-Baselines3's `SubprocVecEnv` over the same
+student as an ordinary torch module in a Python loop, all else equal (on CUDA, per second: 50 times); scoring the pool of training rows for hardness takes
+less than 20 % of an epoch, in the population and in `balancer train`.
+
+CPU-seconds are those of this process and its children; on CUDA the population's are seconds of the clock. The two take turns, and a figure is the median of
+the rounds.
+
+    python benchmarks/population.py                     # -> benchmarks/results/population.json
+    python benchmarks/population.py --device cuda       # -> benchmarks/results/population_cuda.json
+"""
+
+from __future__ import annotations
+
+import os
+
+# One thread, before NumPy, polars and torch are loaded.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["POLARS_MAX_THREADS"] = "1"
+
+import argparse
+import dataclasses
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import psutil
+import torch
+from recording import RESULTS, record
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
+from torch import nn
+
+from balancer.data.dataset import load_dataset
+from balancer.data.roles import resolve_spec
+from balancer.data.simulator import simulate
+from balancer.data.split import PART_TRAIN
+from balancer.envs.class_weights import ClassWeightsEnv
+from balancer.envs.classifier_student import ClassifierStudent
+from balancer.envs.population import HIDDEN, WARMUP_SHARE, PopulationStack, StudentKinds
+from balancer.envs.problem import PopulationProblem, synthetic_problem
+from balancer.envs.vec_env import PopulationVecEnv
+from balancer.models import ModelConfig, fit_edges
+from balancer.sampling.policies import ConstantPolicy
+from balancer.sampling.row_sampler import RowSampler
+from balancer.training.config import Budget, TrainConfig
+from balancer.training.fitting import Scheme, fit_classifier
+
+ROWS, SEED, EPOCHS, STEPS, BATCH = 20_000, 0, 8, 30, 128
+SCORE_BATCH = 4096
+
+
+class LoopStudent:
+    """The population's student as one usually writes it: a module, autograd, AdamW and a learning-rate scheduler."""
+
+    def __init__(self, problem: PopulationProblem, seed: int, total_steps: int) -> None:
+        torch.manual_seed(seed)
+        kinds = StudentKinds.drawn(seed, 0, 1, 1)
+        features, dropout = problem.x_train.shape[1], float(kinds.dropout[0])
+        self.x = torch.as_tensor(np.concatenate([problem.x_train, problem.x_val]))
+        self.y = torch.as_tensor(np.concatenate([problem.y_train, problem.y_val]))
+        hidden = [nn.Linear(features, HIDDEN), nn.ReLU(), nn.Dropout(dropout), nn.Linear(HIDDEN, HIDDEN), nn.ReLU(), nn.Dropout(dropout)]
+        self.net = nn.Sequential(*hidden, nn.Linear(HIDDEN, problem.num_classes))
+        self.optimizer = torch.optim.AdamW(
+            self.net.parameters(), lr=float(kinds.learning_rate[0]), weight_decay=float(kinds.weight_decay[0])
+        )
+        warmup = max(1, int(WARMUP_SHARE * total_steps))
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer,
+            lambda step: (
+                (step + 1) / warmup
+                if step < warmup
+                else 0.5 * (1 + np.cos(np.pi * min(1.0, (step - warmup) / max(1, total_steps - warmup))))
+            ),
+        )
+
+    def fit(self, rows: np.ndarray) -> None:
+        self.net.train()
+        for batch in torch.as_tensor(rows).split(BATCH):
+            loss = nn.functional.cross_entropy(self.net(self.x[batch]), self.y[batch])
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            self.scheduler.step()
+
+    @torch.no_grad()
+    def score(self, rows: np.ndarray) -> np.ndarray:
+        self.net.eval()
+        x = self.x[torch.as_tensor(rows)]
+        return torch.cat([torch.softmax(self.net(part), dim=1) for part in x.split(SCORE_BATCH)]).numpy()
+
+
+def loop_environment(problem: PopulationProblem, number: int) -> Callable[[], ClassWeightsEnv]:
+    """Maker of `balancer/ClassWeights-v0` with that student; rows drawn, rows scored, observation and reward are the environment's own."""
+
+    def make() -> ClassWeightsEnv:
+        torch.set_num_threads(1)
+        environment = ClassWeightsEnv(problem=problem, epochs=EPOCHS, steps_per_epoch=STEPS, batch_size=BATCH, seed=SEED + number)
+        environment.task = dataclasses.replace(environment.task, make=lambda seed, steps: LoopStudent(problem, seed, steps))
+        return environment
+
+    return make
+
+
+def cpu_seconds() -> float:
+    """User and system time of this process and its children so far."""
+    process = psutil.Process()
+    times = [each.cpu_times() for each in (process, *process.children(recursive=True))]
+    return float(sum(t.user + t.system for t in times))
+
+
+def speed(environment: VecEnv, steps: int, rng: np.random.Generator, clock: Callable[[], float]) -> float:
+    """Student-batches per second of ``clock`` over ``steps`` steps of random actions."""
+    shape = (environment.num_envs, *(environment.action_space.shape or ()))
+    begin = clock()
+    for _ in range(steps):
+        environment.step(rng.uniform(-1, 1, shape).astype(np.float32))
+    return environment.num_envs * steps * STEPS / (clock() - begin)
+
+
+def throughput(problem: PopulationProblem, students: int, device: str, rounds: int) -> dict[str, Any]:
+    """Both kinds of environment in turn, after a warm-up of an episode each."""
+    cores = os.cpu_count() or 1
+    loop = SubprocVecEnv([loop_environment(problem, number) for number in range(cores)], start_method="forkserver")
+    stacked = PopulationVecEnv(problem, students, epochs=EPOCHS, steps_per_epoch=STEPS, batch_size=BATCH, seed=SEED, device=device)
+    rng, figures = np.random.default_rng(SEED), []
+    clock = cpu_seconds if device == "cpu" else time.perf_counter
+    try:
+        for environment in (loop, stacked):
+            environment.reset()
+            speed(environment, EPOCHS, rng, cpu_seconds)
+        for _ in range(rounds):
+            figures.append((speed(loop, 4 * EPOCHS, rng, cpu_seconds), speed(stacked, EPOCHS, rng, clock)))
+    finally:
+        loop.close()
+    one, many = np.median(figures, axis=0)
+    ratios = [b / a for a, b in figures]
+    return {
+        "students": students,
+        "processes_of_the_loop": cores,
+        "problem": {"rows": len(problem.y_train), "reward_rows": len(problem.y_val), "features": problem.x_train.shape[1]},
+        "epochs": EPOCHS,
+        "steps_per_epoch": STEPS,
+        "batch_size": BATCH,
+        "rounds": rounds,
+        "student_batches_per_second": {"subproc_vec_env": round(float(one)), "population_vec_env": round(float(many))},
+        "ratio": round(float(np.median(ratios)), 2),
+        "ratio_by_round": [round(ratio, 2) for ratio in ratios],
+    }
+
+
+class Clock:
+    """CPU-seconds of the scores that were then used to refresh the hardness, and of the refreshing."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._last: dict[int, float] = {}
+
+    @contextmanager
+    def around(self, student: type[Any], table: type[Any]) -> Iterator[None]:
+        """Time ``student.score`` and ``table.refresh``; a score counts once it is handed to ``refresh``."""
+        score, refresh = student.score, table.refresh
+
+        def timed_score(*arguments: Any) -> Any:
+            begin = time.process_time()
+            result = score(*arguments)
+            self._last[id(result)] = time.process_time() - begin
+            return result
+
+        def timed_refresh(this: Any, rows: Any, scores: Any) -> None:
+            begin = time.process_time()
+            refresh(this, rows, scores)
+            self.seconds += time.process_time() - begin + self._last.pop(id(scores))
+            self._last.clear()
+
+        with mock.patch.object(student, "score", timed_score), mock.patch.object(table, "refresh", timed_refresh):
+            yield
+
+
+def population_share(problem: PopulationProblem, students: int) -> float:
+    """Part of an epoch of the population that goes into scoring for hardness."""
+    environment, rng, clock = (
+        PopulationVecEnv(problem, students, epochs=EPOCHS, steps_per_epoch=STEPS, batch_size=BATCH, seed=SEED),
+        np.random.default_rng(SEED),
+        Clock(),
+    )
+    environment.reset()
+    speed(environment, EPOCHS, rng, cpu_seconds)
+    with clock.around(PopulationStack, PopulationStack):
+        begin = time.process_time()
+        speed(environment, 2 * EPOCHS, rng, cpu_seconds)
+        return clock.seconds / (time.process_time() - begin)
+
+
+def classifier_share(steps: int) -> float:
+    """The same of the classifier under a constant policy, on a simulated table."""
+    table = simulate(ROWS, seed=SEED, fraud_rate=0.02)
+    dataset = load_dataset(table, resolve_spec(table))
+    store, schema, config, clock = dataset.store, dataset.schema, TrainConfig(dataset=Path("simulated")), Clock()
+    train = dataset.rows(PART_TRAIN)
+    model = ModelConfig(
+        schema.numeric_fields,
+        schema.categorical_fields,
+        schema.cardinalities,
+        fit_edges(store.values[train, : store.num_numeric], store.label[train].astype(np.int64), seed=SEED),
+        classes=schema.classes,
+        dropout=config.dropout,
+        field_dropout=config.field_dropout,
+    )
+    with tempfile.TemporaryDirectory() as folder, clock.around(ClassifierStudent, RowSampler):
+        scheme, checkpoint = Scheme("constant", ConstantPolicy()), Path(folder) / "checkpoint.safetensors"
+        begin = time.process_time()
+        fit_classifier(
+            dataset, model, scheme, Budget(3, steps), config, device="cpu", checkpoint=checkpoint, after_epoch=lambda epoch, line: None
+        )
+        return clock.seconds / (time.process_time() - begin)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="where the population trains; the loop always runs on the CPU"
+    )
+    parser.add_argument("--students", type=int, help="of the population; 64, on cuda 1024")
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    cuda = arguments.device == "cuda"
+    problem = synthetic_problem(2, rows=ROWS, seed=SEED)
+    result: dict[str, Any] = {
+        "device": torch.cuda.get_device_name() if cuda else "cpu",
+        "seed": SEED,
+        "throughput": throughput(problem, arguments.students or (1024 if cuda else 64), arguments.device, arguments.rounds),
+    }
+    if not cuda:
+        result["share_of_an_epoch_scoring_for_hardness"] = {
+            "population": round(population_share(problem, arguments.students or 64), 3),
+            "classifier": round(classifier_share(STEPS), 3),
+        }
+    record(result, RESULTS / ("population_cuda.json" if cuda else "population.json"))
+
+
+if __name__ == "__main__":
+    main()

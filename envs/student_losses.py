@@ -1,0 +1,120 @@
+"""The loss of each student of a stack: class weights, logit adjustment and focal loss, alone or together, with the gradient written out.
+
+Every student minimises, over a mini-batch of rows i with labels y_i and logits z_i,
+
+    sum_i w[y_i] * (1 - q_i) ** gamma * -log q_i  /  sum_i w[y_i],      q_i = softmax(z_i + offset)[y_i],
+
+with ``w`` the class weights, so the mean is over the weights, as in torch's cross-entropy and in ``balancer.models.heads``; ``offset`` what logit
+adjustment adds while training and leaves out when scoring (Menon et al. 2021, "Long-tail learning via logit adjustment"; tau times the log prior);
+``gamma`` the exponent of the focal loss (Lin et al. 2017, "Focal loss for dense object detection"; here over a softmax). The derivative by a logit is
+
+    dz_j = w / sum(w) * ((1 - q) ** gamma + gamma * q * (1 - q) ** (gamma - 1) * -log q) * (p_j - [j = y]).
+
+Logits are laid out class before row, (M, K, B): a softmax over a last axis of two elements takes twenty times as long on a CPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from balancer.errors import InputError
+from balancer.sampling.weights import Floats
+
+_TINY = 1e-30
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What sets the losses of M students apart; a field left out is the plain cross-entropy in that respect, and costs nothing.
+
+    Raises:
+        InputError: a field of another shape, or a value that is not finite, a negative weight or exponent, or a student whose weights are all 0.
+    """
+
+    class_weight: Floats | None = None
+    """(M, K) weight of each class, not negative."""
+    logit_offset: Floats | None = None
+    """(M, K) added to the logits in training only, e.g. ``tau * log(prior)``."""
+    focal_gamma: Floats | None = None
+    """(M,) exponent of the focal loss, not negative; 0 is the cross-entropy."""
+
+    def __post_init__(self) -> None:
+        for name, axes in (("class_weight", 2), ("logit_offset", 2), ("focal_gamma", 1)):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            value = np.asarray(value, dtype=np.float64)
+            if value.ndim != axes or not np.isfinite(value).all() or (name != "logit_offset" and value.size and value.min() < 0):
+                wanted = ("(students, classes)" if axes == 2 else "(students,)") + ("" if name == "logit_offset" else " and not negative")
+                raise InputError(f"{name} must be finite numbers of shape {wanted}, one line a student")
+            if name == "class_weight" and not value.any(axis=1).all():
+                raise InputError("class_weight must be above 0 for at least one class of every student")
+            object.__setattr__(self, name, value)
+
+
+class StudentLoss:
+    """The losses of M students on a device.
+
+    Args:
+        losses: what sets them apart; None for the cross-entropy alone.
+        num: M. classes: K.
+        device, dtype: of the logits to come.
+
+    Raises:
+        InputError: ``losses`` for other students or classes.
+    """
+
+    def __init__(
+        self, losses: Losses | None, num: int, classes: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> None:
+        losses = losses or Losses()
+
+        def part(name: str, shape: tuple[int, ...], view: tuple[int, ...]) -> Tensor | None:
+            value = getattr(losses, name)
+            if value is None:
+                return None
+            if value.shape != shape:
+                raise InputError(f"{name} is {value.shape}, but the stack has {num} students and {classes} classes: give {shape}")
+            return torch.as_tensor(value, dtype=dtype, device=device).view(view)
+
+        self._weight = part("class_weight", (num, classes), (num, classes))
+        self._offset = part("logit_offset", (num, classes), (num, classes, 1))
+        self._gamma = part("focal_gamma", (num,), (num, 1))
+
+    def value(self, logits: Tensor, label: Tensor) -> Tensor:
+        """(M,) loss of each student: ``logits`` (M, K, B), ``label`` (M, B). Differentiable."""
+        if self._offset is not None:
+            logits = logits + self._offset
+        own = torch.log_softmax(logits, dim=1).gather(1, label[:, None])[:, 0]
+        each = -own
+        if self._gamma is not None:
+            each = each * (-torch.expm1(own)).clamp_min(_TINY) ** self._gamma
+        if self._weight is None:
+            return each.mean(dim=1)
+        weight = self._weight.gather(1, label)
+        return (each * weight).sum(dim=1) / weight.sum(dim=1).clamp_min(_TINY)
+
+    def derivative(self, logits: Tensor, label: Tensor) -> Tensor:
+        """(M, K, B) derivative of each student's loss by its logits; ``logits`` is overwritten where there is an offset."""
+        if self._offset is not None:
+            logits = logits.add_(self._offset)
+        delta = torch.softmax(logits, dim=1)
+        at = label[:, None]
+        own = None if self._gamma is None else delta.gather(1, at)[:, 0].clamp_min_(_TINY)
+        delta.scatter_add_(1, at, delta.new_full((), -1.0).expand(at.shape))
+        scale = None
+        if own is not None:
+            assert self._gamma is not None
+            rest = delta.gather(1, at)[:, 0].neg_().clamp_min_(_TINY)  # 1 - q
+            scale = rest**self._gamma * (1.0 - self._gamma * own * own.log() / rest)
+        if self._weight is not None:
+            weight = self._weight.gather(1, label)
+            weight /= weight.sum(dim=1, keepdim=True).clamp_min_(_TINY)
+            scale = weight if scale is None else scale.mul_(weight)
+        elif scale is not None:
+            scale /= label.shape[1]
+        return delta.div_(label.shape[1]) if scale is None else delta.mul_(scale[:, None])

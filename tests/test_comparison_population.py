@@ -1,0 +1,124 @@
+"""The population as student: siblings are comparable, baselines train as they should, all rows are scored."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score
+
+from balancer.comparison.arms import Arm, FixedShares, fixed_arm
+from balancer.comparison.population import PopulationStudent, PopulationTask, resampled
+from balancer.comparison.windows import WindowedTable
+from balancer.data.simulator import simulate
+from balancer.data.split import PART_TEST, PART_THRESHOLD
+from balancer.envs.problem import PopulationProblem, synthetic_problem
+from balancer.errors import InputError
+
+SEED = 4
+
+
+def _quiet(text: str) -> None:
+    assert text
+
+
+@pytest.fixture(scope="module")
+def student() -> PopulationStudent:
+    table = WindowedTable(simulate(6_000, seed=3, fraud_rate=0.05, labels="types"), windows=1)
+    dataset = table.load(table.windows[0])
+    task = PopulationTask.of(dataset, 0)
+    assert len(task.x_threshold) == len(dataset.rows(PART_THRESHOLD))
+    assert len(task.x_test) == len(dataset.rows(PART_TEST))  # nothing is left out of what is judged
+    return PopulationStudent(task, epochs=3, steps_per_epoch=10, batch_size=64)
+
+
+def test_arms_do_not_depend_on_their_company(student: PopulationStudent) -> None:
+    names = ("none", "one_to_one", "under", "smote", "class_weight", "focal", "logit_adjustment", "rule")
+    arms = [fixed_arm(name, student.counts, SEED) for name in names]
+    together = student.train(arms, SEED, _quiet)
+    scores = together.scores(range(len(arms)))
+    for index in (1, 3, 6):
+        alone = student.train([arms[index]], SEED, _quiet)
+        np.testing.assert_allclose(alone.reward[0], together.reward[index], atol=1e-5)
+        for one, other in zip(alone.scores([0])[0], scores[index], strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-4)
+    told = [score[1] for score in scores]
+    assert all(np.abs(told[i] - told[0]).max() > 1e-3 for i in range(1, len(arms)))  # and each does something of its own
+
+
+def test_scores_and_reward_are_what_they_say(student: PopulationStudent) -> None:
+    arms = [fixed_arm(name, student.counts, SEED) for name in ("none", "one_to_one")]
+    trained = student.train(arms, SEED, _quiet)
+    threshold, test = trained.scores([1])[0]
+    task = student.task
+    assert threshold.shape == (len(task.x_threshold), task.problem.num_classes)
+    np.testing.assert_allclose(test.sum(axis=1), 1, atol=1e-5)
+    problem = task.problem
+    by_hand = PopulationTask(problem, problem.x_val, problem.x_val, task.judged)
+    again = PopulationStudent(by_hand, epochs=3, steps_per_epoch=10, batch_size=64).train(arms, SEED, _quiet)
+    fraud = 1 - again.scores([1])[0][0][:, 0].astype(np.float64)
+    expected = average_precision_score(problem.y_val > 0, fraud, sample_weight=problem.val_weight)
+    assert trained.reward[1] == pytest.approx(expected, abs=1e-3)
+    assert trained.minority_share[1] == pytest.approx(0.5)
+    assert trained.hardness.tolist() == [0, 0]
+
+
+def test_same_seed_same_bits_other_seed_other_students(student: PopulationStudent) -> None:
+    arms = [fixed_arm("random", student.counts, SEED), fixed_arm("start", student.counts, SEED)]
+    one, two, other = (student.train(arms, seed, _quiet) for seed in (SEED, SEED, SEED + 1))
+    assert one.scores([0])[0][1].tobytes() == two.scores([0])[0][1].tobytes()
+    assert np.abs(one.scores([1])[0][1] - other.scores([1])[0][1]).max() > 1e-3
+    assert fixed_arm("random", student.counts, 1).policy != fixed_arm("random", student.counts, 2).policy
+
+
+def test_under_and_smote_are_balanced_and_leave_validation_alone() -> None:
+    problem = synthetic_problem(4, rows=1_500)
+    before = np.bincount(problem.y_train)
+    under, smote = (resampled(problem, rows, SEED) for rows in ("under", "smote"))  # type: ignore[arg-type]
+    assert np.bincount(under.y_train).tolist() == [before[1:].sum(), *before[1:]]
+    made = np.bincount(smote.y_train)
+    assert made[0] == before[0]
+    assert abs(int(made[1:].sum()) - made[0]) <= 4
+    np.testing.assert_allclose(made[1:] / made[1:].sum(), before[1:] / before[1:].sum(), atol=0.01)
+    for changed in (under, smote):
+        assert changed.x_val is problem.x_val
+        assert changed.val_weight is problem.val_weight
+    held = {row.tobytes() for row in problem.x_train}
+    assert all(row.tobytes() in held for row in under.x_train)
+    assert (resampled(problem, "under", SEED).x_train == under.x_train).all()
+    assert resampled(problem, "all", SEED) is problem
+
+
+def test_smote_with_a_class_of_one_row() -> None:
+    problem = synthetic_problem(2, rows=600)
+    y = problem.y_train.copy()
+    places = np.flatnonzero(y == 1)
+    y[places[0]] = 2
+    y[places[1:]] = np.where(np.arange(len(places) - 1) < 3, 1, 0)
+    three: dict[str, Any] = {name: getattr(problem, name) for name in ("x_train", "x_val", "y_val", "train_weight", "val_weight")}
+    made = np.bincount(resampled(PopulationProblem(y_train=y, num_classes=3, **three), "smote", SEED).y_train)
+    assert made[2] == 1
+    assert made[1] > 3
+
+
+def test_losses_do_what_resampling_does(student: PopulationStudent) -> None:
+    """Class weights and logit adjustment raise the scores of the rare classes as 1:1 does; focal loss draws scores to the middle."""
+    names = ("none", "one_to_one", "class_weight", "logit_adjustment", "focal")
+    trained = student.train([fixed_arm(name, student.counts, SEED) for name in names], SEED, _quiet)
+    mean = {name: 1 - test[:, 0].mean() for name, (_, test) in zip(names, trained.scores(range(5)), strict=True)}
+    assert all(mean[name] > 1.3 * mean["none"] for name in names[1:])
+
+
+def test_unknown_policy() -> None:
+    with pytest.raises(InputError, match="no policy at"):
+        fixed_arm("nobody", np.array([90.0, 10.0]), 0)
+
+
+def test_a_policys_notes_come_along(student: PopulationStudent) -> None:
+    class Talkative(FixedShares):
+        notes = ("fell back",)
+
+    share = tuple((student.counts / student.counts.sum()).tolist())
+    trained = student.train([Arm("t", Talkative(share, "t")), fixed_arm("none", student.counts, 0)], SEED, _quiet)
+    assert trained.notes == (("fell back",), ())

@@ -1,0 +1,158 @@
+"""The Hugging Face trainer, by real trainings of a small network on an imbalanced set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import average_precision_score
+from torch.utils.data import Dataset
+from transformers import TrainingArguments
+
+from balancer.errors import InputError
+from balancer.integrations.hugging_face import STATE_FILE, AdaptiveTrainer
+from balancer.sampling.torch_sampler import AdaptiveSampler
+
+EPOCHS, PRIOR = 4, 0.06
+
+pytestmark = [
+    # Trainer pins memory by default, which without an accelerator torch answers with a warning in each loader.
+    pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true"),
+]
+
+
+class _Table(Dataset[dict[str, torch.Tensor]]):
+    def __init__(self, n: int, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        self.label = (rng.random(n) < PRIOR).astype(np.int64)
+        self.x = (rng.normal(size=(n, 4)) + 1.5 * self.label[:, None]).astype(np.float32)
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def __getitem__(self, row: int) -> dict[str, torch.Tensor]:
+        return {"x": torch.as_tensor(self.x[row]), "labels": torch.as_tensor(self.label[row])}
+
+
+class _Net(torch.nn.Module):
+    def __init__(self, columns: int = 2) -> None:
+        super().__init__()
+        self.net = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.Tanh(), torch.nn.Linear(16, columns))
+        self.seen: list[int] = []
+
+    def forward(self, x: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        logits = self.net(x)
+        if self.training:
+            self.seen += labels.tolist()
+        if logits.shape[1] == 1:
+            return {"loss": torch.nn.functional.binary_cross_entropy_with_logits(logits[:, 0], labels.float()), "logits": logits}
+        return {"loss": torch.nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+
+class _Counting(AdaptiveSampler):
+    """Keeps what it was told."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.told: list[tuple[int, int]] = []
+        self.shares = [self.weights.share]
+
+    def update(self, y_true: Any, y_score: Any, **kwargs: Any) -> Any:
+        weights = super().update(y_true, y_score, **kwargs)
+        self.told.append((len(y_true), len(kwargs["rows"]) if kwargs["rows"] is not None else 0))
+        self.shares.append(weights.share)
+        return weights
+
+
+def _trainer(folder: Path, *, policy: str = "rule", columns: int = 2, own: dict[str, Any] | None = None, **options: Any) -> Any:
+    torch.manual_seed(0)
+    train = _Table(600, 0)
+    arguments = TrainingArguments(
+        **{"eval_strategy": "epoch", "save_strategy": "no", "num_train_epochs": EPOCHS} | options,
+        output_dir=str(folder),
+        per_device_train_batch_size=100,
+        per_device_eval_batch_size=128,
+        learning_rate=0.02,
+        lr_scheduler_type="constant",
+        use_cpu=True,
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        logging_steps=1,
+    )
+    sampler = _Counting(train.label, policy=policy, epochs=EPOCHS, seed=5)
+    extra = {"eval_dataset": _Table(300, 1), "sampler": sampler} | (own or {})
+    return AdaptiveTrainer(_Net(columns), arguments, train_dataset=train, **extra), sampler
+
+
+def test_the_sampler_moves_after_each_epoch_and_its_draws_follow(tmp_path: Path) -> None:
+    trainer, sampler = _trainer(tmp_path)
+    trainer.train()
+    assert sampler.told == [(300, 600)] * EPOCHS
+    moved = [abs(float(now[1] - before[1])) for before, now in zip(sampler.shares, sampler.shares[1:], strict=False)]
+    assert min(moved[:-1]) > 1e-3  # in the last two epochs the network decides alike
+    drawn = np.array(trainer.model.seen).reshape(EPOCHS, 600)
+    for labels, share in zip(drawn, sampler.shares, strict=False):
+        assert labels.mean() == pytest.approx(share[1], abs=0.08)  # 600 draws: four standard deviations
+    assert not np.array_equal(drawn[0], drawn[1])
+    logged = [line["eval_sampling_share_1"] for line in trainer.state.log_history if "eval_sampling_share_1" in line]
+    np.testing.assert_allclose(logged, [share[1] for share in sampler.shares[1:]])
+    test = _Table(2000, 2)
+    logits = trainer.predict(test).predictions
+    assert len(sampler.told) == EPOCHS  # predictions outside the training tell nothing
+    assert average_precision_score(test.label, logits[:, 1] - logits[:, 0]) > PRIOR + 0.4
+
+
+def test_one_logit_metrics_and_a_dict_of_evaluations(tmp_path: Path) -> None:
+    def accuracy(predictions: Any) -> dict[str, float]:
+        return {"accuracy": float(((predictions.predictions[:, 0] > 0) == predictions.label_ids).mean())}
+
+    own = {"compute_metrics": accuracy, "eval_dataset": {"near": _Table(300, 1), "far": _Table(200, 4)}, "steer_by": "eval_far", "pool": 50}
+    trainer, sampler = _trainer(tmp_path, columns=1, num_train_epochs=2, own=own)
+    trainer.train()
+    assert sampler.told == [(200, 50)] * 2
+    assert any("eval_near_accuracy" in line for line in trainer.state.log_history)
+
+
+def test_evaluations_within_an_epoch_are_one_update(tmp_path: Path) -> None:
+    trainer, sampler = _trainer(tmp_path, eval_strategy="steps", eval_steps=2, num_train_epochs=3)  # six steps an epoch
+    trainer.train()
+    assert len(sampler.told) == 3
+    trainer, sampler = _trainer(tmp_path, eval_strategy="steps", eval_steps=4, num_train_epochs=2)  # at 4, 8 and 12
+    trainer.train()
+    assert len(sampler.told) == 2
+
+
+@pytest.mark.parametrize("steps", [12, 15])  # at the end of an epoch, and amid one
+def test_a_resumed_training_draws_as_if_never_stopped(tmp_path: Path, steps: int) -> None:
+    straight, told = _trainer(tmp_path / "a")
+    straight.train()
+    saving = {"save_strategy": "steps", "save_steps": steps}
+    stopped, _ = _trainer(tmp_path / "b", max_steps=steps, **saving)
+    stopped.train()
+    folder = tmp_path / "b" / f"checkpoint-{steps}"
+    assert (folder / STATE_FILE).is_file()
+    resumed, sampler = _trainer(tmp_path / "b", **saving)
+    resumed.train(resume_from_checkpoint=str(folder) if steps == 12 else True)
+    assert resumed.model.seen == straight.model.seen[steps * 100 :]
+    np.testing.assert_array_equal(sampler.shares[-1], told.shares[-1])
+    (folder / STATE_FILE).unlink()
+    broken, _ = _trainer(tmp_path / "b")
+    with pytest.raises(InputError, match="adaptive sampler"):
+        broken.train(resume_from_checkpoint=str(folder))
+
+
+def test_it_says_what_it_needs(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="eval_strategy"):
+        _trainer(tmp_path, eval_strategy="no")
+    with pytest.raises(InputError, match="steer_by"):
+        _trainer(tmp_path, own={"eval_dataset": {"near": _Table(30, 1)}})
+    with pytest.raises(InputError, match="AdaptiveSampler"):
+        _trainer(tmp_path, own={"sampler": "auto"})
+    with pytest.raises(InputError, match="num_replicas=1"):
+        _trainer(tmp_path, own={"sampler": AdaptiveSampler([0, 0, 1, 1], epochs=2, policy="rule", rank=0, num_replicas=2)})
+    with pytest.raises(InputError, match="batch_eval_metrics"):
+        _trainer(tmp_path, batch_eval_metrics=True, own={"compute_metrics": lambda predictions, compute_result: {}})
