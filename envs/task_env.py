@@ -101,13 +101,13 @@ class TaskVecEnv(OneVecEnv):
     """Slots of tasks as one ``VecEnv``; line ``slot * siblings + i`` is student i of a slot.
 
     Args:
-        draw: task of a number. slots: tasks side by side. siblings: students of each. reward: figure of the goal that is paid.
+        draw: task of a number and of a length in epochs. slots: tasks side by side. siblings: students of each. reward: figure of the goal that is paid.
         pay: at the end of a training, or each epoch. device: where the students train.
     """
 
     def __init__(
         self,
-        draw: Callable[[int], Task],
+        draw: Callable[[int, int], Task],
         *,
         slots: int,
         siblings: int,
@@ -148,9 +148,11 @@ class TaskVecEnv(OneVecEnv):
         return np.concatenate([self._seen(episode.first()) for episode in self._episodes])
 
     def _next(self, slot: int) -> TaskEpisode:
-        number = (self._rollouts[slot] * self.slots + slot) * MOST_EPISODES + self._taken[slot]
+        rollout = self._rollouts[slot]
+        number = (rollout * self.slots + slot) * MOST_EPISODES + self._taken[slot]
+        epochs = EPOCHS[(rollout + slot) % len(EPOCHS)]  # one length a slot and rollout, or episodes would not fill it
         self._taken[slot] += 1
-        return TaskEpisode(self._draw(number), siblings=self.siblings, device=self.device)
+        return TaskEpisode(self._draw(number, epochs), siblings=self.siblings, device=self.device)
 
     def step_async(self, actions: NDArray[Any]) -> None:
         """Take note of the actions (M, MAX_CLASSES + 2)."""

@@ -33,20 +33,22 @@ from balancer.sampling.weights import Floats
 
 Split = Literal["train", "heldout"]
 MAX_CLASSES = 10
-ROWS = (1_000, 100_000)
+ROWS = (1_000, 200_000)
 """Training rows, log-uniform."""
 MINORITY = (1.0 / 3.0, 1e-3)
 """Prior of the classes other than the first together."""
 FEWEST_OF_CLASS = 16
 """Training rows of a class, at the least: with fewer nothing can be learned."""
-PASSES = (0.4, 12.0)
+PASSES = (0.3, 20.0)
 """Rows drawn in a training per row of the table, log-uniform; then bounded by STEPS."""
-STEPS = (24, 800)
+STEPS = (100, 800)
 """Mini-batches of a training."""
 BATCH_SIZE = 128
+SLOWEST = 3e-3
+"""Lowest learning rate of a student."""
 TRANSFORMERS = 1 / 10
 EPOCHS = (6, 8, 12, 24)
-"""Epochs of a training: the divisors of a rollout."""
+"""Epochs of a training, where the caller leaves them open: the divisors of a rollout."""
 VALIDATION_SHARE = 1.0 / 3.0
 """Rows of the reward half per training row."""
 VALIDATION_COMMON = 4_000
@@ -88,12 +90,13 @@ class Task:
     """What was drawn, for tables and for telling where a policy gains: kind, classes, prior, rows, repeats and the like."""
 
     def kinds(self, groups: int, siblings: int) -> StudentKinds:
-        """Students of wide variety: learning rate, weight decay, dropout and width."""
-        return StudentKinds.drawn(self.seed, 0, groups, siblings, spread="wide")
+        """Students of wide variety in weight decay, dropout, width and learning rate; none so slow that it has learned nothing by the end."""
+        wide = StudentKinds.drawn(self.seed, 0, groups, siblings, spread="wide")
+        return replace(wide, learning_rate=SLOWEST * (wide.learning_rate / 1e-3) ** 0.63)
 
 
-def draw_task(seed: int, index: int, split: Split = "train") -> Task:
-    """Task ``index`` of the distribution."""
+def draw_task(seed: int, index: int, split: Split = "train", *, epochs: int | None = None) -> Task:
+    """Task ``index`` of the distribution; ``epochs`` of its training, or as drawn."""
     rng = generator(seed, f"task {split}", index)
     simulated = rng.random() < SIMULATED_PART
     transformer = bool(not simulated and rng.random() < TRANSFORMERS / (1 - SIMULATED_PART))
@@ -106,7 +109,7 @@ def draw_task(seed: int, index: int, split: Split = "train") -> Task:
     steps = int(np.clip(passes * rows / BATCH_SIZE, *STEPS))
     if transformer:
         steps = min(steps, STEPS[1] // 4)
-    epochs = int(rng.choice(EPOCHS))
+    epochs = int(rng.choice(EPOCHS)) if epochs is None else epochs
     steps_per_epoch = max(1, round(steps / epochs))
     drawn = epochs * steps_per_epoch * BATCH_SIZE
     traits |= {"net": "transformer" if transformer else "mlp", "passes": drawn / rows, "epochs": epochs, "steps": epochs * steps_per_epoch}
@@ -135,6 +138,8 @@ class _World:
 
     centres: list[Floats]
     """Per class (clusters, L) at time 0."""
+    weight: list[Floats]
+    """Per class (clusters,) part of its rows; a small cluster of the common class near a rare one is its look-alikes."""
     drift: list[Floats]
     """Per class (clusters, L) how far a centre moves until time 1."""
     spread: list[Floats]
@@ -155,7 +160,7 @@ class _World:
         latent = np.empty((len(label), self.bend.shape[0]))
         for c, centres in enumerate(self.centres):
             own = np.flatnonzero(source == c)
-            cluster = rng.integers(len(centres), size=len(own))
+            cluster = rng.choice(len(centres), size=len(own), p=self.weight[c])
             middle = centres[cluster] + time[own, None] * self.drift[c][cluster]
             latent[own] = middle + rng.normal(size=middle.shape) * self.spread[c][cluster, None]
         mixed = latent @ self.bend
@@ -169,17 +174,22 @@ def _world(rng: np.random.Generator, classes: int, features: int, idle: int) -> 
     common = rng.normal(size=(int(rng.integers(2, 9)), latent)) * 1.5
     apart = _log_uniform(rng, 1.2, 6.0)
     centres, drift, spread = [common], [0.15 * rng.normal(size=common.shape)], [rng.uniform(0.6, 1.2, len(common))]
-    moves = rng.uniform(0, 1.0)
+    weight = [rng.dirichlet(np.full(len(common), 0.5))]
+    lookalikes, moves = rng.random() < 0.5, rng.uniform(0, 1.0)
     for _ in range(classes - 1):
         clusters = int(rng.integers(1, 5))
         direction = rng.normal(size=(clusters, latent))
         direction /= np.linalg.norm(direction, axis=1, keepdims=True)
-        centres.append(common[rng.integers(len(common), size=clusters)] + apart * direction)
+        # Often near the rarest kinds of the common class: most of that is far away and easy, a few of its rows are look-alikes.
+        near = np.argsort(weight[0])[: max(1, len(common) // 2)] if lookalikes else np.arange(len(common))
+        centres.append(common[rng.choice(near, size=clusters)] + (0.5 if lookalikes else 1.0) * apart * direction)
+        weight.append(rng.dirichlet(np.full(clusters, 2.0)))
         drift.append(moves * rng.normal(size=(clusters, latent)))
         spread.append(rng.uniform(0.15, 0.8, clusters))
     hidden = np.concatenate([[0.0], np.full(classes - 1, rng.choice([0.0, rng.uniform(0, 0.4)]))])
     return _World(
         centres,
+        weight,
         drift,
         spread,
         hidden,
@@ -191,7 +201,7 @@ def _world(rng: np.random.Generator, classes: int, features: int, idle: int) -> 
 
 
 def _mixture(rng: np.random.Generator, transformer: bool) -> tuple[PopulationProblem, Goal, dict[str, Any]]:
-    classes = 2 if rng.random() < 0.6 else int(rng.integers(3, MAX_CLASSES + 1))
+    classes = 2 if rng.random() < 0.7 else int(rng.integers(3, MAX_CLASSES + 1))
     features = int(rng.integers(4, 11 if transformer else 21))
     rows = int(_log_uniform(rng, ROWS[0], ROWS[1] / (4 if transformer else 1)))
     minority = max(_log_uniform(rng, MINORITY[1], MINORITY[0]), 2.0 * FEWEST_OF_CLASS * (classes - 1) / rows)

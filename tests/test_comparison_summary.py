@@ -89,6 +89,15 @@ def test_chart_rows_say_which_intervals_leave_zero_out() -> None:
     assert alarms["auto"]["difference"] == pytest.approx(100 * (7.25 / 10.25 - 1), abs=1)
 
 
+def test_what_has_no_interval_is_not_called_better() -> None:
+    content = document(_results({"one_to_one": 0.0, "auto": 0.06}, windows=1, seeds=1), "one_to_one")
+    for metric in ("average_precision", "false_alarms_per_10k_at_recall_0.60"):
+        (row,) = chart_rows(content, metric)
+        assert row["verdict"] == "within noise"
+        assert row["low"] == row["high"] == row["difference"]
+
+
+@pytest.mark.slow
 def test_chart_files(tmp_path: Path) -> None:
     content = document(_results({"one_to_one": 0.0, "auto": 0.06, "none": -0.06}), "one_to_one")
     told = comparison_chart(content).to_dict()

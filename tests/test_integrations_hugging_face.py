@@ -52,17 +52,17 @@ class _Net(torch.nn.Module):
         return {"loss": torch.nn.functional.cross_entropy(logits, labels), "logits": logits}
 
 
-class _Counting(AdaptiveSampler):
-    """Keeps what it was told."""
+class _Told:
+    """Stands in for a sampler's ``update`` and keeps what it was told."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, sampler: AdaptiveSampler) -> None:
         self.told: list[tuple[int, int]] = []
-        self.shares = [self.weights.share]
+        self.shares = [sampler.weights.share]
+        self._update = sampler.update
 
-    def update(self, y_true: Any, y_score: Any, **kwargs: Any) -> Any:
-        weights = super().update(y_true, y_score, **kwargs)
-        self.told.append((len(y_true), len(kwargs["rows"]) if kwargs["rows"] is not None else 0))
+    def __call__(self, y_true: Any, y_score: Any, *, rows: Any = None, row_score: Any = None) -> Any:
+        weights = self._update(y_true, y_score, rows=rows, row_score=row_score)
+        self.told.append((len(y_true), 0 if rows is None else len(rows)))
         self.shares.append(weights.share)
         return weights
 
@@ -83,26 +83,28 @@ def _trainer(folder: Path, *, policy: str = "rule", columns: int = 2, own: dict[
         dataloader_pin_memory=False,
         logging_steps=1,
     )
-    sampler = _Counting(train.label, policy=policy, epochs=EPOCHS, seed=5)
+    sampler = AdaptiveSampler(train.label, policy=policy, epochs=EPOCHS, seed=5)
+    told = _Told(sampler)
+    sampler.update = told  # type: ignore[method-assign, assignment]
     extra = {"eval_dataset": _Table(300, 1), "sampler": sampler} | (own or {})
-    return AdaptiveTrainer(_Net(columns), arguments, train_dataset=train, **extra), sampler
+    return AdaptiveTrainer(_Net(columns), arguments, train_dataset=train, **extra), told
 
 
 def test_the_sampler_moves_after_each_epoch_and_its_draws_follow(tmp_path: Path) -> None:
-    trainer, sampler = _trainer(tmp_path)
+    trainer, told = _trainer(tmp_path)
     trainer.train()
-    assert sampler.told == [(300, 600)] * EPOCHS
-    moved = [abs(float(now[1] - before[1])) for before, now in zip(sampler.shares, sampler.shares[1:], strict=False)]
+    assert told.told == [(300, 600)] * EPOCHS
+    moved = [abs(float(now[1] - before[1])) for before, now in zip(told.shares, told.shares[1:], strict=False)]
     assert min(moved[:-1]) > 1e-3  # in the last two epochs the network decides alike
     drawn = np.array(trainer.model.seen).reshape(EPOCHS, 600)
-    for labels, share in zip(drawn, sampler.shares, strict=False):
+    for labels, share in zip(drawn, told.shares, strict=False):
         assert labels.mean() == pytest.approx(share[1], abs=0.08)  # 600 draws: four standard deviations
     assert not np.array_equal(drawn[0], drawn[1])
     logged = [line["eval_sampling_share_1"] for line in trainer.state.log_history if "eval_sampling_share_1" in line]
-    np.testing.assert_allclose(logged, [share[1] for share in sampler.shares[1:]])
+    np.testing.assert_allclose(logged, [share[1] for share in told.shares[1:]])
     test = _Table(2000, 2)
     logits = trainer.predict(test).predictions
-    assert len(sampler.told) == EPOCHS  # predictions outside the training tell nothing
+    assert len(told.told) == EPOCHS  # predictions outside the training tell nothing
     assert average_precision_score(test.label, logits[:, 1] - logits[:, 0]) > PRIOR + 0.4
 
 
@@ -111,34 +113,34 @@ def test_one_logit_metrics_and_a_dict_of_evaluations(tmp_path: Path) -> None:
         return {"accuracy": float(((predictions.predictions[:, 0] > 0) == predictions.label_ids).mean())}
 
     own = {"compute_metrics": accuracy, "eval_dataset": {"near": _Table(300, 1), "far": _Table(200, 4)}, "steer_by": "eval_far", "pool": 50}
-    trainer, sampler = _trainer(tmp_path, columns=1, num_train_epochs=2, own=own)
+    trainer, told = _trainer(tmp_path, columns=1, num_train_epochs=2, own=own)
     trainer.train()
-    assert sampler.told == [(200, 50)] * 2
+    assert told.told == [(200, 50)] * 2
     assert any("eval_near_accuracy" in line for line in trainer.state.log_history)
 
 
 def test_evaluations_within_an_epoch_are_one_update(tmp_path: Path) -> None:
-    trainer, sampler = _trainer(tmp_path, eval_strategy="steps", eval_steps=2, num_train_epochs=3)  # six steps an epoch
+    trainer, told = _trainer(tmp_path, eval_strategy="steps", eval_steps=2, num_train_epochs=3)  # six steps an epoch
     trainer.train()
-    assert len(sampler.told) == 3
-    trainer, sampler = _trainer(tmp_path, eval_strategy="steps", eval_steps=4, num_train_epochs=2)  # at 4, 8 and 12
+    assert len(told.told) == 3
+    trainer, told = _trainer(tmp_path, eval_strategy="steps", eval_steps=4, num_train_epochs=2)  # at 4, 8 and 12
     trainer.train()
-    assert len(sampler.told) == 2
+    assert len(told.told) == 2
 
 
 @pytest.mark.parametrize("steps", [12, 15])  # at the end of an epoch, and amid one
 def test_a_resumed_training_draws_as_if_never_stopped(tmp_path: Path, steps: int) -> None:
-    straight, told = _trainer(tmp_path / "a")
+    straight, whole = _trainer(tmp_path / "a")
     straight.train()
     saving = {"save_strategy": "steps", "save_steps": steps}
     stopped, _ = _trainer(tmp_path / "b", max_steps=steps, **saving)
     stopped.train()
     folder = tmp_path / "b" / f"checkpoint-{steps}"
     assert (folder / STATE_FILE).is_file()
-    resumed, sampler = _trainer(tmp_path / "b", **saving)
+    resumed, told = _trainer(tmp_path / "b", **saving)
     resumed.train(resume_from_checkpoint=str(folder) if steps == 12 else True)
     assert resumed.model.seen == straight.model.seen[steps * 100 :]
-    np.testing.assert_array_equal(sampler.shares[-1], told.shares[-1])
+    np.testing.assert_array_equal(told.shares[-1], whole.shares[-1])
     (folder / STATE_FILE).unlink()
     broken, _ = _trainer(tmp_path / "b")
     with pytest.raises(InputError, match="adaptive sampler"):

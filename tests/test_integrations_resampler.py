@@ -33,7 +33,9 @@ def resampler(policy="constant:share=.3", **options):
 
 @pytest.fixture(scope="module")
 def table():
-    return make_classification(600, n_features=5, n_informative=3, weights=[0.92], class_sep=0.8, flip_y=0.01, random_state=0)
+    return make_classification(
+        600, n_features=5, n_informative=3, weights=[0.92], class_sep=1.2, n_clusters_per_class=1, flip_y=0.01, random_state=0
+    )
 
 
 def listed(decorator: pytest.MarkDecorator) -> pytest.MarkDecorator:
@@ -42,7 +44,7 @@ def listed(decorator: pytest.MarkDecorator) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(names, list(values), **decorator.mark.kwargs)
 
 
-@listed(parametrize_with_checks([AdaptiveResampler(epochs=2)]))
+@listed(parametrize_with_checks([AdaptiveResampler(epochs=2, random_state=0)]))
 def test_imbalanced_learn_checks(estimator, check):
     check(estimator)
 
@@ -119,7 +121,8 @@ def test_frames_keep_their_dtypes_and_names(table):
 def test_missing_values_of_a_frame_are_no_obstacle(table):
     X, y = table
     frame = pl.DataFrame({"a": X[:, 0], "b": np.where(X[:, 1] > 0, "x", "y")}).with_columns(
-        pl.when(pl.col("a") > 1).then(None).otherwise(pl.col("a")).alias("a"), pl.when(pl.col("a") < -1).then(None).otherwise(pl.col("b")).alias("b")
+        pl.when(pl.col("a") > 1).then(None).otherwise(pl.col("a")).alias("a"),
+        pl.when(pl.col("a") < -1).then(None).otherwise(pl.col("b")).alias("b"),
     )
     X_new, _ = AdaptiveResampler("constant", epochs=2, random_state=0).fit_resample(frame, y)
     assert X_new.null_count().sum_horizontal()[0] > 0
@@ -219,6 +222,7 @@ def test_whole_rows_sum_to_the_total(share, total):
     [
         ({"policy": "no-such-policy"}, "policy"),
         ({"estimator": StandardScaler()}, "estimator must be a scikit-learn classifier"),
+        ({"estimator": LogisticRegression}, "estimator must be a scikit-learn classifier"),
         ({"epochs": 0}, "stages must be a whole number"),
         ({"n_samples": 1}, "at least one row for each"),
         ({"n_samples": -0.5}, "n_samples must be"),

@@ -1,17 +1,25 @@
-"""AdaptiveSampler in a loop of one's own: DataLoader, names of classes, refusals, resume."""
+"""The torch samplers in a loop of one's own: DataLoader, exact resume anywhere in an epoch, ranks, exact quotas, refusals."""
 
 from __future__ import annotations
 
+import copy
+import io
+import json
+import socket
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from torch.utils.data import DataLoader, TensorDataset
 
 from balancer.errors import InputError
-from balancer.sampling.torch_sampler import AdaptiveSampler
+from balancer.sampling.torch_sampler import AdaptiveBatchSampler, AdaptiveSampler
+from balancer.sampling.weights import SamplingWeights
 
 LABELS = ["ok"] * 950 + ["fraud"] * 50
 
@@ -45,7 +53,7 @@ def test_classes_keep_their_names() -> None:
 
 
 def test_epochs_differ_and_repeat() -> None:
-    a, b = (AdaptiveSampler(LABELS, epochs=3, seed=5) for _ in range(2))
+    a, b = (AdaptiveSampler(LABELS, policy="constant", epochs=3, seed=5) for _ in range(2))
     first, second = list(a), list(a)
     assert first != second
     b.set_epoch(1)
@@ -70,14 +78,292 @@ def test_refusal_changes_nothing(y_true: list[str], y_score: list[float], said: 
     assert sampler.state_dict()["controller"] == before["controller"]
 
 
-def test_state_resumes() -> None:
-    one, two = (AdaptiveSampler(LABELS, policy="constant:hardness=2", epochs=4, num_samples=200, seed=3) for _ in range(2))
+def _plain(state: Any) -> str:
+    return json.dumps(state, default=lambda array: array.tolist(), sort_keys=True)
+
+
+def _make(kind: str, **options: Any) -> Any:
+    if kind == "rows":
+        return AdaptiveSampler(LABELS, **({"policy": "constant:share=.2,hardness=2", "epochs": 4, "num_samples": 96} | options))
+    return AdaptiveBatchSampler(
+        LABELS, batch_size=8, **({"policy": "constant:share=.2,hardness=2", "epochs": 4, "num_batches": 12} | options)
+    )
+
+
+def _tell(sampler: Any, seed: int = 0) -> SamplingWeights:
+    rng = np.random.default_rng(seed)
+    weights: SamplingWeights = sampler.update(["ok", "fraud", "ok"], rng.random(3), rows=np.arange(900), row_score=rng.random(900))
+    return weights
+
+
+KINDS = pytest.mark.parametrize("kind", ["rows", "batches"])
+
+
+@KINDS
+def test_state_resumes_between_epochs(kind: str) -> None:
+    one, two = _make(kind, seed=3), _make(kind)
     list(one)
-    one.update(["ok", "fraud"], [0.2, 0.7], rows=np.arange(900), row_score=np.linspace(0, 1, 900))
-    two.load_state_dict(one.state_dict())
+    _tell(one)
+    buffer = io.BytesIO()
+    torch.save(one.state_dict(), buffer)
+    buffer.seek(0)
+    two.load_state_dict(torch.load(buffer, weights_only=True))
+    assert (two.epoch, two.seed) == (1, 3)
+    for _ in range(2):
+        assert list(one) == list(two)
+        assert _tell(one, 1).to_dict() == _tell(two, 1).to_dict()
+
+
+@KINDS
+@pytest.mark.parametrize("after", [1, 5, 11, 12])
+def test_state_resumes_within_an_epoch(kind: str, after: int) -> None:
+    one, two = _make(kind, seed=3), _make(kind)
+    list(one)
+    _tell(one)
+    whole = list(copy.deepcopy(one))
+    walk = iter(one)
+    head = [next(walk) for _ in range(after)]
+    state = one.state_dict()
+    two.load_state_dict(state)
+    assert _plain(two.state_dict()) == _plain(state)
+    two.set_epoch(two.epoch)  # as trainers do before each epoch
+    tail = list(two)
+    if after == len(one):  # over already: the next epoch
+        assert head == whole and len(tail) == len(one) and tail != whole
+    else:
+        assert head + tail == whole
+        assert list(walk) == tail
+    _tell(one, 1), _tell(two, 1)
     assert list(one) == list(two)
-    with pytest.raises(InputError, match="other training rows"):
-        AdaptiveSampler(LABELS[100:], epochs=4).load_state_dict(one.state_dict())
+
+
+@KINDS
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resumes_after_what_a_data_loader_trained_on(kind: str, workers: int) -> None:
+    data = TensorDataset(torch.arange(1000))
+
+    def loader(sampler: Any) -> DataLoader[Any]:
+        chosen = {"batch_sampler": sampler} if kind == "batches" else {"sampler": sampler, "batch_size": 8}
+        return DataLoader(data, num_workers=workers, multiprocessing_context="fork" if workers else None, **chosen)
+
+    one, two = _make(kind), _make(kind)
+    whole = [batch.tolist() for (batch,) in loader(_make(kind))]
+    walk = iter(loader(one))
+    head = [next(walk)[0].tolist() for _ in range(9)]
+    if workers:  # the loader has asked for the rest already
+        assert one.state_dict()["epoch"] == 1
+    state = one.state_dict(consumed=9 if kind == "batches" else 72)
+    assert (state["epoch"], state["handed"]) == (0, 9 if kind == "batches" else 72)
+    two.load_state_dict(state)
+    assert head + [batch.tolist() for (batch,) in loader(two)] == whole
+    assert [b.tolist() for (b,) in loader(two)] != whole
+    full = one.state_dict(consumed=len(one))
+    assert (full["epoch"], full["handed"]) == (1, 0)
+    list(walk)  # lets the workers end
+
+
+@KINDS
+def test_leaving_early_and_updating_end_the_epoch(kind: str) -> None:
+    sampler, other = _make(kind), _make(kind)
+    next(iter(sampler))
+    assert sampler.epoch == 0
+    other.set_epoch(1)
+    assert list(sampler) == list(other)  # a second iteration is the next epoch
+    assert sampler.epoch == 2
+    next(iter(sampler))
+    _tell(sampler)
+    assert (sampler.epoch, sampler.state_dict()["handed"]) == (3, 0)
+    first, second = iter(sampler), iter(sampler)
+    next(second)
+    list(first)  # an iterator left behind counts no more
+    assert (sampler.epoch, sampler.state_dict()["handed"]) == (3, 1)
+    sampler.set_epoch(0)
+    assert list(sampler) == list(_again(kind, sampler))
+
+
+def _again(kind: str, sampler: Any) -> Any:
+    other = _make(kind)
+    other.load_state_dict(sampler.state_dict())
+    other.set_epoch(0)
+    return other
+
+
+@KINDS
+def test_ranks_split_one_epoch(kind: str) -> None:
+    alone, ranks = _make(kind), [_make(kind, rank=r, num_replicas=4) for r in range(4)]
+    for _ in range(2):
+        whole, parts = list(alone), [list(rank) for rank in ranks]
+        assert [len(part) for part in parts] == [len(rank) for rank in ranks] == [len(whole) // 4] * 4
+        assert [item for group in zip(*parts, strict=True) for item in group] == whole
+        for each in (alone, *ranks):
+            _tell(each)
+    uneven = [_make(kind, rank=r, num_replicas=5) for r in range(5)]
+    parts = [list(rank) for rank in uneven]
+    assert {len(part) for part in parts} == {-(-len(alone) // 5)}
+    walk = iter(ranks[2])
+    [next(walk) for _ in range(2)]
+    fresh = _make(kind, rank=1, num_replicas=4)
+    fresh.load_state_dict(ranks[2].state_dict())  # the state of any rank serves all
+    assert list(fresh) == list(ranks[1])[2:]
+    before = _plain(alone.state_dict())
+    with pytest.raises(InputError, match="num_replicas 4, this sampler has 1"):
+        alone.load_state_dict(ranks[2].state_dict())
+    assert _plain(alone.state_dict()) == before
+    _tell(ranks[2])
+    alone.load_state_dict(ranks[2].state_dict())  # between two epochs the number of ranks may change
+
+
+_RANK = """
+import sys, json, torch.distributed as dist
+from balancer.sampling.torch_sampler import AdaptiveBatchSampler, AdaptiveSampler
+rank, port = int(sys.argv[1]), sys.argv[2]
+dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+labels = ["ok"] * 95 + ["fraud"] * 5
+rows = AdaptiveSampler(labels, policy="constant:share=.2", epochs=2, num_samples=40)
+batches = AdaptiveBatchSampler(labels, batch_size=5, policy="constant:share=.2", epochs=2, num_batches=6)
+found = [None, None]
+dist.all_gather_object(found, (list(rows), list(batches)))
+if rank == 0:
+    print(json.dumps(found))
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_take_different_items() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    started = [
+        subprocess.Popen([sys.executable, "-c", _RANK, str(rank), str(port)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        for rank in range(2)
+    ]
+    out = [process.communicate(timeout=60)[0] for process in started]
+    (rows_0, batches_0), (rows_1, batches_1) = json.loads(out[0].strip().splitlines()[-1])
+    labels = ["ok"] * 95 + ["fraud"] * 5
+    rows = AdaptiveSampler(labels, policy="constant:share=.2", epochs=2, num_samples=40)
+    batches = AdaptiveBatchSampler(labels, batch_size=5, policy="constant:share=.2", epochs=2, num_batches=6)
+    assert [item for pair in zip(rows_0, rows_1, strict=True) for item in pair] == list(rows)
+    assert [item for pair in zip(batches_0, batches_1, strict=True) for item in pair] == list(batches)
+
+
+def test_a_generator_seeds_the_draws() -> None:
+    def drawn(seed: int, own: int | None) -> list[int]:
+        return list(_make("rows", seed=seed, generator=None if own is None else torch.Generator().manual_seed(own)))
+
+    assert drawn(0, 7) == drawn(0, 7)
+    assert len({tuple(drawn(*pair)) for pair in ((0, None), (0, 7), (0, 8), (1, 7))}) == 4
+    generator = torch.Generator().manual_seed(2**63)
+    before = generator.get_state()
+    list(_make("rows", generator=generator))
+    assert torch.equal(generator.get_state(), before)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    counts=st.lists(st.integers(1, 30), min_size=2, max_size=5),
+    batch_size=st.integers(1, 20),
+    num_batches=st.integers(1, 12),
+    share=st.floats(0.05, 0.95),
+    ranks=st.integers(1, 3),
+)
+def test_batches_hold_exact_quotas(counts: list[int], batch_size: int, num_batches: int, share: float, ranks: int) -> None:
+    labels = np.repeat(np.arange(len(counts)) - 1, counts)
+    assume(batch_size * num_batches >= len(counts))
+    samplers = [
+        AdaptiveBatchSampler(
+            labels, batch_size=batch_size, num_batches=num_batches, policy=f"constant:share={share}", epochs=2, rank=r, num_replicas=ranks
+        )
+        for r in range(ranks)
+    ]
+    batches = np.array([batch for sampler in samplers for batch in sampler])
+    ideal = samplers[0].batch_share * batch_size
+    held = np.stack([(labels[batches] == c).sum(axis=1) for c in samplers[0].classes_], axis=1)
+    assert (held.sum(axis=1) == batch_size).all()
+    assert (held >= np.floor(ideal + 1e-6)).all() and (held <= np.ceil(ideal - 1e-6)).all()
+    assert np.abs(held.sum(axis=0) - ideal * len(batches)).max() < 1 + 1e-6
+    if batch_size >= len(counts):
+        assert (held >= 1).all()
+
+
+def test_batches_default_to_one_pass_and_are_shuffled() -> None:
+    sampler = AdaptiveBatchSampler(LABELS, batch_size=64, policy="constant:share=.25", epochs=2)
+    batches = list(sampler)
+    assert (len(batches), sampler.num_batches, len(sampler)) == (16, 16, 16)
+    first = [LABELS[batch[0]] for batch in [*batches, *sampler, *sampler, *sampler]]
+    assert 4 < first.count("fraud") < 30
+
+
+def test_an_unlabelled_row_is_never_drawn() -> None:
+    labels = np.array([0] * 80 + [1] * 10 + [-9] * 10)
+    rows = AdaptiveSampler(labels, policy="constant", epochs=2, unlabelled=-9)
+    batches = AdaptiveBatchSampler(labels, batch_size=9, policy="constant", epochs=2, unlabelled=-9)
+    assert (len(rows), len(batches), rows.num_samples) == (90, 10, 90)
+    for _ in range(10):
+        assert max(rows) < 90
+        assert max(map(max, batches)) < 90
+
+
+@KINDS
+def test_a_state_of_another_run_changes_nothing(kind: str) -> None:
+    sampler = _make(kind)
+    next(walk := iter(sampler))
+    before = _plain(sampler.state_dict())
+    good = _make(kind).state_dict()
+    other = _make("batches" if kind == "rows" else "rows").state_dict()
+    for state, said in (
+        (other, "saved state is that of Adaptive"),
+        ({}, "no torch sampler"),
+        (good | {"handed": 10_000}, "torn"),
+        (good | {"handed": None}, "handed of the saved state"),
+        (good | {"labels": "0"}, "other training rows"),
+        (good | {"epochs": 9}, "epochs 9"),
+        (good | {"controller": {}}, "torn"),
+    ):
+        with pytest.raises(InputError, match=said):
+            sampler.load_state_dict(state)
+        assert _plain(sampler.state_dict()) == before
+    for consumed, said in ((-1, "consumed must be"), (1000, "an epoch has")):
+        with pytest.raises(InputError, match=said):
+            sampler.state_dict(consumed)
+    with pytest.raises(InputError, match="epoch must be"):
+        sampler.set_epoch(-1)
+    with pytest.raises(InputError, match="not finite"):
+        sampler.update(["ok", "fraud"], [0.1, np.nan])
+    assert _plain(sampler.state_dict()) == before
+    next(walk)
+    assert sampler.state_dict()["handed"] == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"rank": 2, "num_replicas": 2}, "rank 2 must be less"),
+        ({"rank": 0}, "rank and num_replicas together"),
+        ({"rank": 0, "num_replicas": 0}, "num_replicas must be"),
+        ({"num_samples": 1}, "num_samples, the rows of an epoch"),
+        ({"epochs": 0}, "epochs must be"),
+    ],
+)
+def test_refuses_to_be_made(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        _make("rows", **options)
+
+
+def test_refuses_batches_of_nothing() -> None:
+    with pytest.raises(InputError, match="batch_size must be"):
+        AdaptiveBatchSampler(LABELS, batch_size=0, epochs=2)
+    with pytest.raises(InputError, match="num_batches must be"):
+        _make("batches", num_batches=0)
+    with pytest.raises(InputError, match="rows of an epoch"):
+        AdaptiveBatchSampler(LABELS, batch_size=1, num_batches=1, epochs=2)
+
+
+@KINDS
+def test_the_default_policy_is_auto(kind: str) -> None:
+    sampler = AdaptiveSampler(LABELS, epochs=4) if kind == "rows" else AdaptiveBatchSampler(LABELS, batch_size=8, epochs=4)
+    assert sampler.policy_name == "auto"
+    assert sampler.weights.share.sum() == pytest.approx(1)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +377,7 @@ def test_refuses_labels(labels: list[object], said: str) -> None:
 def test_needs_numpy_and_torch_alone() -> None:
     heavy = "polars sklearn stable_baselines3 gymnasium lightgbm rich safetensors"
     code = (
-        "import sys; from balancer import AdaptiveSampler; s = AdaptiveSampler([0]*9+[1], epochs=2); list(s); s.update([0, 1], [.1, .9]);"
+        "import sys; from balancer import AdaptiveSampler; s = AdaptiveSampler([0]*9+[1], policy='constant', epochs=2); list(s); s.update([0, 1], [.1, .9]);"
         f"assert not set('{heavy}'.split()) & set(sys.modules), set('{heavy}'.split()) & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

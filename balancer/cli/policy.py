@@ -27,7 +27,7 @@ class PolicyTrainConfig:
     kind: Literal["ppo", "bandit"] = "ppo"
     """Paid by what the whole training reaches (ppo), or by what the next epoch brings (bandit, discount 0)."""
     budget: Literal["quick", "standard", "thorough"] = "standard"
-    """How long: 10, 150 or 500 rollouts."""
+    """How long: 10, 48 or 500 rollouts."""
     rollouts: int | None = None
     """PPO rollouts, instead of the budget's."""
     reward: Literal["f1", "average_precision", "partial_auc"] = "average_precision"

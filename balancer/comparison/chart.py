@@ -26,14 +26,22 @@ def chart_rows(content: Mapping[str, Any], metric: str) -> list[dict[str, Any]]:
         if metric not in own:
             continue
         found = own[metric]
-        names = ("ratio", "ratio_low", "ratio_high") if ratio else ("difference", "low", "high")
-        value, low, high = (None if found[name] is None else (100 * (found[name] - 1) if ratio else found[name]) for name in names)
-        low, high = (value if end is None else end for end in (low, high))
-        above, below = low > 0, high < 0
-        good = above if METRICS[metric].higher_is_better else below
-        verdict = "better" if good else "worse" if above or below else "within noise"
+        value, low, high = (
+            (_percent(found, end) for end in ("", "_low", "_high")) if ratio else (found["difference"], found["low"], found["high"])
+        )
+        verdict = "within noise"  # as is what has no interval
+        if low is None or high is None:
+            low = high = value
+        elif low > 0 or high < 0:
+            verdict = "better" if (low > 0) == METRICS[metric].higher_is_better else "worse"
         rows.append({"policy": policy, "difference": value, "low": low, "high": high, "verdict": verdict})
     return rows
+
+
+def _percent(found: Mapping[str, Any], end: str) -> float | None:
+    """A ratio as a change in percent."""
+    ratio = found[f"ratio{end}"]
+    return None if ratio is None else 100 * (float(ratio) - 1)
 
 
 def comparison_chart(content: Mapping[str, Any]) -> alt.ConcatChart:
@@ -51,7 +59,7 @@ def comparison_chart(content: Mapping[str, Any]) -> alt.ConcatChart:
         unit = "change in %" if about.recall is not None else "difference"
         direction = "right is better" if about.higher_is_better else "left is better"
         axis = alt.X("low:Q", title=f"{unit} to {content['reference']} ({direction})", scale=alt.Scale(zero=False))
-        base = alt.Chart(alt.Data(values=rows)).encode(
+        base = alt.Chart(alt.InlineData(values=rows)).encode(
             y=alt.Y("policy:N", sort=order, title="policy"),
             color=alt.Color(
                 "verdict:N",
@@ -61,7 +69,7 @@ def comparison_chart(content: Mapping[str, Any]) -> alt.ConcatChart:
         )
         lines = base.mark_rule(strokeWidth=2).encode(x=axis, x2="high:Q")
         dots = base.mark_point(filled=True, size=60, opacity=1).encode(x="difference:Q")
-        zero = alt.Chart(alt.Data(values=[{"zero": 0.0}])).mark_rule(strokeDash=[4, 4], color="#999999").encode(x="zero:Q")
+        zero = alt.Chart(alt.InlineData(values=[{"zero": 0.0}])).mark_rule(strokeDash=[4, 4], color="#999999").encode(x="zero:Q")
         panels.append((zero + lines + dots).properties(title=about.title, width=230, height=22 * len(order)))
     title = alt.TitleParams(textwrap.wrap(content["sentence"], 120), anchor="start", fontWeight="normal")
     joined: alt.ConcatChart = alt.concat(*panels, columns=3).properties(title=title)

@@ -169,7 +169,8 @@ def _compared(pairs: _Pairs, metric: Metric, seed: int) -> dict[str, Any]:
         interval = _interval(log_ratio, seed)
         result["ratio"] = float(np.exp(log_ratio.mean()))
         for end in ("low", "high"):
-            result[f"ratio_{end}"] = None if interval[end] is None else float(np.exp(interval[end]))
+            border = interval[end]
+            result[f"ratio_{end}"] = None if border is None else float(np.exp(border))
     return result
 
 

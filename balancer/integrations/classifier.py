@@ -264,7 +264,7 @@ class AdaptiveClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):  #
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         learner = self._learner()
-        if hasattr(learner, "__sklearn_tags__"):
+        if hasattr(learner, "__sklearn_tags__") and not isinstance(learner, type):
             inner = get_tags(learner)
             for name in ("sparse", "allow_nan", "string", "categorical", "positive_only"):
                 setattr(tags.input_tags, name, getattr(inner.input_tags, name))

@@ -22,7 +22,7 @@ import numpy as np
 from torch.utils.data import Subset
 
 from balancer.errors import InputError
-from balancer.integrations.steering import POOL, check_pool, load_state, logits_to_scores, pool_rows, sampling_figures, save_state
+from balancer.integrations.steering import POOL, check_pool, logits_to_scores, pool_rows, read_state, sampling_figures, save_state
 from balancer.sampling.seeding import integer_seed
 from balancer.sampling.torch_sampler import AdaptiveSampler
 
@@ -78,6 +78,7 @@ class AdaptiveTrainerMixin:
         self.adaptive_sampler = sampler
         self._score, self._pool, self._steer_by = score or output_scores, check_pool(pool), steer_by
         self._waiting: tuple[Any, Any] | None = None
+        self._told = 0  # epochs up to the last update
         super().__init__(*args, **kwargs)
         trainer: Any = self
         if str(getattr(trainer.args.eval_strategy, "value", trainer.args.eval_strategy)) == "no":
@@ -109,10 +110,15 @@ class AdaptiveTrainerMixin:
         )
         if steers:
             self._waiting = self._score(output)
-            if abs(trainer.state.epoch - round(trainer.state.epoch)) < _WHOLE and trainer.state.epoch > 0:
+            if self._epoch > 0 and abs(self._epoch - round(self._epoch)) < _WHOLE:
                 self._update()
             output.metrics.update(sampling_figures(self.adaptive_sampler, f"{metric_key_prefix}_sampling_"))  # type: ignore[union-attr]
         return output
+
+    @property
+    def _epoch(self) -> float:
+        trainer: Any = self
+        return float(trainer.state.epoch or 0.0)
 
     def _update(self) -> None:
         """Tell the sampler the last evaluation, if it was not told yet."""
@@ -122,12 +128,13 @@ class AdaptiveTrainerMixin:
         rows, row_score = self._scored_pool() if self._pool else (None, None)
         self.adaptive_sampler.update(label, score, rows=rows, row_score=row_score)
         self._waiting = None
+        self._told = round(self._epoch)
 
     def _scored_pool(self) -> tuple[Any, Any]:
         trainer: Any = self
         dataset = trainer.train_dataset
         seed = integer_seed(self.adaptive_sampler.seed, "hugging face pool")
-        rows = pool_rows(len(dataset), self._pool, seed, round(trainer.state.epoch))
+        rows = pool_rows(len(dataset), self._pool, seed, round(self._epoch))
         part = dataset.select(rows.tolist()) if hasattr(dataset, "select") else Subset(dataset, rows.tolist())
         parent: Any = super()
         output = parent.evaluation_loop(trainer.get_test_dataloader(part), "Sampling pool", False, None, "pool")
@@ -142,7 +149,9 @@ class AdaptiveTrainerMixin:
 
             folder = get_last_checkpoint(trainer.args.output_dir)
         if isinstance(folder, (str, Path)) and folder:
-            load_state(Path(folder) / STATE_FILE, self.adaptive_sampler)
+            state = read_state(Path(folder) / STATE_FILE)
+            self.adaptive_sampler.load_state_dict(state["sampler"])
+            self._told = int(state["told"])
         parent: Any = super()
         return parent.train(resume_from_checkpoint, *args, **kwargs)
 
@@ -152,7 +161,7 @@ class AdaptiveTrainerMixin:
             folder = Path(trainer._get_output_dir(trial=trial)) / f"checkpoint-{trainer.state.global_step}"
             folder.mkdir(parents=True, exist_ok=True)
             # Trainer draws a resumed epoch from its beginning and skips what it has seen.
-            save_state(folder / STATE_FILE, self.adaptive_sampler.state_dict(consumed=0))
+            save_state(folder / STATE_FILE, {"sampler": self.adaptive_sampler.state_dict(consumed=0), "told": self._told})
         parent: Any = super()
         parent._save_checkpoint(model, trial)
 
@@ -165,7 +174,13 @@ class _Epochs(TrainerCallback):
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         # Skipping the first batches of a resumed epoch puts a batch sampler around ours that does not pass set_epoch on.
-        self._trainer.adaptive_sampler.set_epoch(int((state.epoch or 0.0) + _WHOLE))
+        done = int((state.epoch or 0.0) + _WHOLE)
+        trainer: Any = self._trainer
+        if (
+            args.eval_strategy == "epoch" and self._trainer._told < done
+        ):  # resumed from a checkpoint that was saved before its epoch's evaluation
+            trainer.evaluate()
+        self._trainer.adaptive_sampler.set_epoch(done)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._trainer._update()

@@ -21,9 +21,9 @@ from balancer.integrations.steering import (
     POOL,
     both_columns,
     check_pool,
-    load_state,
     logits_to_scores,
     pool_rows,
+    read_state,
     sampling_figures,
     save_state,
 )
@@ -115,7 +115,7 @@ class AdaptiveCallback(keras.callbacks.Callback):  # type: ignore[misc]
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Take back the state of an interrupted training."""
         if self.state_file is not None and self.state_file.is_file():
-            load_state(self.state_file, self.sampler)
+            self.sampler.load_state_dict(read_state(self.state_file))
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Draw the epoch."""

@@ -24,7 +24,7 @@ import numpy as np
 from imblearn.base import BaseSampler
 from imblearn.utils import check_target_type
 from numpy.typing import NDArray
-from sklearn.utils import check_consistent_length, check_random_state
+from sklearn.utils import check_consistent_length, check_random_state, get_tags
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 
@@ -167,15 +167,19 @@ class AdaptiveResampler(BaseSampler):  # type: ignore[misc]  # imbalanced-learn 
         if is_frame(X) or table.dtype.kind in "OUSmM":
             validate_data(self, table, reset=True, skip_check_array=True)
         else:
-            table = validate_data(self, table, reset=True, accept_sparse=["csr", "csc"], ensure_all_finite="allow-nan")
+            tags = self.__sklearn_tags__().input_tags
+            finite = "allow-nan" if tags.allow_nan else True
+            table = validate_data(self, table, reset=True, accept_sparse=["csr", "csc"] if tags.sparse else False, ensure_all_finite=finite)
         return numeric_matrix(table) if self.estimator is None else table
 
     def _labels(self, X: Any, y: Any) -> tuple[NDArray[Any], NDArray[np.int64]]:
         if y is None:
             raise InputError("AdaptiveResampler requires y to be passed, but the target y is None")
         check_consistent_length(X, y)
-        if (hasattr(y, "isna") or hasattr(y, "is_null")) and len(y.shape) == 1:
-            return label_codes(y)
+        if len(np.shape(y)) == 1:
+            coded = label_codes(y)  # missing labels first: scikit-learn would stumble over them
+            check_classification_targets(np.asarray(y))
+            return coded
         check_classification_targets(np.asarray(y))
         return label_codes(check_target_type(np.asarray(y)))
 
@@ -228,13 +232,17 @@ class AdaptiveResampler(BaseSampler):  # type: ignore[misc]  # imbalanced-learn 
         return number
 
     def _more_tags(self) -> dict[str, Any]:
-        return {"X_types": ["2darray", "string", "sparse", "dataframe"], "sample_indices": True, "allow_nan": True}
+        return {"X_types": ["2darray", "sparse", "dataframe"], "sample_indices": True}
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.sampler_tags.sample_indices = True
-        tags.input_tags.allow_nan = True
-        tags.input_tags.string = self.estimator is None
+        learner = default_learner() if self.estimator is None else self.estimator
+        if hasattr(learner, "__sklearn_tags__") and not isinstance(learner, type):
+            # Drawing works on anything; what may be in a table is what the learner takes.
+            inner = get_tags(learner).input_tags
+            tags.input_tags.allow_nan, tags.input_tags.sparse = inner.allow_nan, inner.sparse
+            tags.input_tags.string = self.estimator is None or inner.string
         return tags
 
 

@@ -14,7 +14,9 @@ its bins follow the weights: trees of earlier stages would be read with other bi
 fit (1.9), so it is fitted anew on drawn rows.
 
 What a policy counts as its budget is one pass over the table in the whole run, however often a stage goes over its rows: limits on repeats
-were measured on networks that see a row a few times (``balancer.sampling.weights``), and boosted or refitted learners have no such count.
+were measured on networks that see a row a few times (``balancer.sampling.weights``), and boosted or refitted learners have no such count. On
+two synthetic tables that was as good as counting every pass, or better, for five of six learners under ``constant``: the limit on a hard
+row's draws is wider then.
 """
 
 from __future__ import annotations

@@ -128,17 +128,17 @@ def put_together(state: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
 
 
 def save_state(file: Path, state: dict[str, Any]) -> None:
-    """Write a sampler's ``state_dict`` as one safetensors file."""
+    """Write ``state``, JSON-able but for arrays and tensors, as one safetensors file."""
     arrays: dict[str, NDArray[Any]] = {}
     plain = take_apart(state, arrays)
-    write_arrays(file, arrays, {"sampler": plain})
+    write_arrays(file, arrays, {"state": plain})
 
 
-def load_state(file: Path, sampler: Steered) -> None:
-    """Give the sampler back what :func:`save_state` wrote; InputError where the file is missing, torn or of another sampler."""
+def read_state(file: Path) -> dict[str, Any]:
+    """What :func:`save_state` wrote, tensors as arrays; InputError where the file is missing, torn or something else."""
     arrays, meta = read_arrays(file, what="the state of the adaptive sampler")
     try:
-        state = put_together(meta["sampler"], arrays)
+        state: dict[str, Any] = put_together(meta["state"], arrays)
     except KeyError as error:
         raise InputError(f"{file} is no state of an adaptive sampler ({error} is missing); resume from another checkpoint") from error
-    sampler.load_state_dict(state)
+    return state

@@ -7,7 +7,6 @@ task distribution the bundle also says what its observations were like, so that 
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 from dataclasses import asdict, replace
@@ -132,8 +131,9 @@ def train_task_policy(
     told = {"tasks": "train", "kind": kind, "budget": asdict(plan), "reward": reward, "seed": seed}
     if resume and _finished(folder, told):
         return folder
+    tasks = integer_seed(seed, "tasks")
     env = TaskVecEnv(
-        functools.partial(draw_task, integer_seed(seed, "tasks")),
+        lambda number, epochs: draw_task(tasks, number, epochs=epochs),
         slots=plan.slots,
         siblings=plan.siblings,
         reward=reward,

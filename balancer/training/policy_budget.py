@@ -53,11 +53,11 @@ class TaskBudget:
     """Tasks side by side."""
     siblings: int = 8
     """Students of a task."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
 
 
 TASK_BUDGETS: dict[str, TaskBudget] = {
     "quick": TaskBudget(rollouts=10),
-    "standard": TaskBudget(rollouts=150),
+    "standard": TaskBudget(rollouts=48),
     "thorough": TaskBudget(rollouts=500),
 }

@@ -1,0 +1,359 @@
+"""Any learner trained under a policy: ranks no worse than on its own, says probabilities, and is one of scikit-learn's kind."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from lightgbm import LGBMClassifier
+from scipy import sparse
+from sklearn.base import clone
+from sklearn.cluster import KMeans
+from sklearn.datasets import make_classification
+from sklearn.ensemble import BaggingClassifier, HistGradientBoostingClassifier, RandomForestClassifier
+from sklearn.linear_model import LogisticRegression, SGDClassifier
+from sklearn.metrics import average_precision_score, f1_score
+from sklearn.model_selection import GridSearchCV
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.svm import SVC, LinearSVC
+from sklearn.utils.estimator_checks import parametrize_with_checks
+from xgboost import XGBClassifier
+
+from balancer.errors import InputError
+from balancer.evaluation.metrics import expected_calibration_error
+from balancer.integrations.classifier import AdaptiveClassifier
+from balancer.integrations.holdout import hold_out
+from balancer.integrations.probabilities import IncreasingCurve, ProbabilityCorrection, fit_correction, prior_correction, prior_is_exact
+from balancer.integrations.staged import StagedEstimator, choose_staging
+from balancer.sampling.weights import SamplingWeights
+
+LEARNERS: dict[str, tuple[Any, str]] = {
+    "pipeline": (make_pipeline(StandardScaler(), LogisticRegression()), "resample"),
+    "sgd": (SGDClassifier(loss="log_loss", alpha=1e-3, random_state=0), "partial_fit"),
+    "mlp": (MLPClassifier((16,), max_iter=30, random_state=0), "partial_fit"),
+    "forest": (RandomForestClassifier(40, random_state=0), "warm_start"),
+    "histogram boosting": (HistGradientBoostingClassifier(max_iter=30, random_state=0), "resample"),
+    "logistic regression": (LogisticRegression(), "sample_weight"),
+    "neighbours": (KNeighborsClassifier(15), "resample"),
+    "lightgbm": (LGBMClassifier(n_estimators=40, verbosity=-1, n_jobs=1), "boosting"),
+    "xgboost": (XGBClassifier(n_estimators=40, n_jobs=1), "boosting"),
+    "bagging": (BaggingClassifier(n_estimators=10, random_state=0), "warm_start"),
+    "no probabilities": (LinearSVC(), "sample_weight"),
+    "default": (None, "boosting"),
+}
+
+
+def adaptive(estimator: Any = None, **options: Any) -> AdaptiveClassifier:
+    return AdaptiveClassifier(estimator, **{"policy": "constant", "stages": 3, "random_state": 0, **options})
+
+
+@pytest.fixture(scope="module")
+def tables() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """5,000 rows to train on and 5,000 to test, 5 % positives."""
+    options = {"n_features": 8, "n_informative": 5, "weights": [0.95], "flip_y": 0.005, "class_sep": 1.2, "random_state": 2}
+    X, y = make_classification(10_000, **options)
+    return X[:5000], y[:5000], X[5000:], y[5000:]
+
+
+@parametrize_with_checks(
+    [
+        AdaptiveClassifier(),
+        AdaptiveClassifier(SGDClassifier(loss="log_loss"), stages=2),
+        adaptive(LogisticRegression(), stages=2, calibrate="prior"),
+    ]
+)
+def test_scikit_learn_checks(estimator: Any, check: Any) -> None:
+    check(estimator)
+
+
+# The network alone is stopped after as many passes as the one in stages gets, which it warns of.
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer. Maximum iterations:sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("name", LEARNERS)
+def test_ranks_as_well_as_the_learner_alone(tables: Any, name: str) -> None:
+    X, y, X_test, y_test = tables
+    learner, staging = LEARNERS[name]
+    # Copies of the few positives crowd the neighbourhoods of nearest neighbours: there the shares of the table are kept.
+    policy = "constant:share=prior,hardness=0" if name == "neighbours" else "constant"
+    # Learners that never go back over a row need the passes.
+    length = {"stages": 8, "passes": 4} if staging == "partial_fit" else {}
+    model = adaptive(learner, policy=policy, **length).fit(X, y)
+    alone = clone(learner if learner is not None else LEARNERS["lightgbm"][0]).fit(X, y)
+    plain = alone.predict_proba(X_test)[:, 1] if hasattr(alone, "predict_proba") else alone.decision_function(X_test)
+    assert model.staging_ == staging
+    probability = model.predict_proba(X_test)
+    assert average_precision_score(y_test, probability[:, 1]) > average_precision_score(y_test, plain) - 0.05
+    np.testing.assert_allclose(probability.sum(axis=1), 1)
+    assert f1_score(y_test, model.predict(X_test)) > f1_score(y_test, alone.predict(X_test)) - 0.05
+    assert len(model.history_) == length.get("stages", 3) and model.history_[-1]["average_precision"] > 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["lightgbm", "forest", "logistic regression"])
+def test_calibration_error_is_no_worse_than_without_sampling(name: str) -> None:
+    options = {"n_features": 12, "n_informative": 6, "n_clusters_per_class": 3, "weights": [0.98], "flip_y": 0.002, "random_state": 3}
+    X, y = make_classification(40_000, **options)
+    learner = LEARNERS[name][0]
+    plain = clone(learner).fit(X[:20_000], y[:20_000]).predict_proba(X[20_000:])[:, 1]
+    limit = expected_calibration_error(y[20_000:], plain) + 0.005
+    for policy in ("constant", "constant:share=.2,hardness=0"):
+        for calibrate in ("isotonic", "prior"):
+            model = adaptive(learner, policy=policy, calibrate=calibrate).fit(X[:20_000], y[:20_000])
+            assert expected_calibration_error(y[20_000:], model.predict_proba(X[20_000:])[:, 1]) <= limit
+    raw = adaptive(learner, calibrate=None).fit(X[:20_000], y[:20_000]).predict_proba(X[20_000:])[:, 1]
+    if name == "logistic regression":  # boosted trees under hard rows happen to come out right
+        assert expected_calibration_error(y[20_000:], raw) > limit
+
+
+def test_prior_correction_undoes_class_sampling_exactly() -> None:
+    rng = np.random.default_rng(0)
+    density = rng.dirichlet(np.ones(3), 200)  # p(x | class) of each row, up to a factor
+    prior, share = np.array([0.9, 0.07, 0.03]), np.array([0.5, 0.25, 0.25])
+    expected, sampled = density * prior, density * share
+    correction = prior_correction(prior, share)
+    np.testing.assert_allclose(
+        correction.apply(sampled / sampled.sum(axis=1, keepdims=True), 0), expected / expected.sum(axis=1, keepdims=True), rtol=1e-12
+    )
+
+
+def test_prior_correction_is_refused_where_it_is_not_exact(tables: Any) -> None:
+    X, y, X_test, y_test = tables
+    exact = adaptive(LogisticRegression(), policy="constant:share=.2,hardness=0", calibrate="prior").fit(X[:, :3], y)
+    hard = adaptive(LogisticRegression(), policy="constant:share=.2,hardness=1", calibrate="prior").fit(X, y)
+    margin = adaptive(LinearSVC(), policy="constant:share=.2,hardness=0", calibrate="prior").fit(X, y)
+    assert exact.calibration_.method in ("prior", "isotonic")
+    assert (exact.calibration_.method == "prior") == (not exact.notes_)
+    assert hard.calibration_.method == "isotonic" and "moved more than class shares" in hard.notes_[0]
+    assert margin.calibration_.method == "isotonic" and "no probabilities" in margin.notes_[0]
+    assert expected_calibration_error(y_test, hard.predict_proba(X_test)[:, 1]) < 0.02
+
+
+def test_which_stages_a_prior_correction_stands_for() -> None:
+    even = SamplingWeights(np.array([0.8, 0.2]), 0.0)
+    assert prior_is_exact([even, even])
+    assert not prior_is_exact([even, SamplingWeights(np.array([0.7, 0.3]), 0.0)])
+    assert not prior_is_exact([SamplingWeights(np.array([0.8, 0.2]), 0.5)])
+
+
+@given(st.integers(0, 10_000), st.integers(40, 400))
+def test_increasing_curve_keeps_every_ranking(seed: int, rows: int) -> None:
+    rng = np.random.default_rng(seed)
+    score = rng.beta(0.3, 2, rows).round(2)
+    positive = rng.random(rows) < 0.1 + 0.5 * score
+    positive[:20] = np.arange(20) < 10
+    curve = IncreasingCurve.fit(score, positive)
+    grid = np.linspace(0, 1, 500)
+    assert (np.diff(curve.transform(grid)) > 0).all()
+    assert 0 < curve.transform(grid).min() and curve.transform(grid).max() < 1
+    assert abs(curve.transform(score).mean() - positive.mean()) < 0.05
+
+
+def test_a_class_with_few_rows_is_shifted_to_its_prior() -> None:
+    rng = np.random.default_rng(0)
+    score = rng.beta(1, 3, 500)
+    labels = (np.arange(500) < 5).astype(np.int64)
+    correction = fit_correction(np.column_stack([1 - score, score]), labels, np.array([0.98, 0.02]), 1, held_out=True)
+    assert correction.apply(np.column_stack([1 - score, score]), 1)[:, 1].mean() == pytest.approx(0.02, abs=1e-6)
+
+
+def test_correction_of_nothing_is_nothing() -> None:
+    score = np.random.default_rng(0).dirichlet(np.ones(3), 10)
+    assert ProbabilityCorrection(None, np.ones(3)).apply(score, 0) is score
+
+
+def test_more_classes_than_two_with_names() -> None:
+    X, y = make_classification(3000, n_features=8, n_informative=5, n_classes=3, weights=[0.05, 0.85, 0.1], random_state=1)
+    names = np.array(["chargeback", "fine", "stolen"])[y]
+    for learner in (LogisticRegression(), XGBClassifier(n_estimators=12, n_jobs=1), LinearSVC()):
+        model = adaptive(learner).fit(X[:2000], names[:2000])
+        probability = model.predict_proba(X[2000:])
+        assert model.classes_.tolist() == ["chargeback", "fine", "stolen"]
+        assert model.threshold_ is None and model.positive_class_ is None
+        np.testing.assert_allclose(probability.sum(axis=1), 1)
+        np.testing.assert_array_equal(model.predict(X[2000:]), model.classes_[probability.argmax(axis=1)])
+        for c, name in enumerate(model.classes_):
+            assert abs(probability[:, c].mean() - (names[2000:] == name).mean()) < 0.04
+            prior = (names[2000:] == name).mean()
+            assert average_precision_score(names[2000:] == name, probability[:, c]) > min(1.5 * prior, 0.9)
+
+
+def test_threshold_belongs_to_the_rarer_class_whatever_its_name(tables: Any) -> None:
+    X, y, X_test, y_test = tables
+    named = adaptive(LogisticRegression()).fit(X, np.where(y == 1, "a fraud", "ok"))
+    coded = adaptive(LogisticRegression()).fit(X, y)
+    assert named.positive_class_ == "a fraud" and named.classes_.tolist() == ["a fraud", "ok"]
+    assert f1_score(y_test, named.predict(X_test) == "a fraud") == pytest.approx(f1_score(y_test, coded.predict(X_test)), abs=0.05)
+    alarm = coded.predict_proba(X_test)[:, 1] >= coded.threshold_
+    np.testing.assert_array_equal(coded.predict(X_test) == 1, alarm)
+
+
+def test_thresholds(tables: Any) -> None:
+    X, y, X_test, _ = tables
+    fixed = adaptive(LogisticRegression(), threshold=0.1).fit(X, y)
+    np.testing.assert_array_equal(fixed.predict(X_test) == 1, fixed.predict_proba(X_test)[:, 1] >= 0.1)
+    default = adaptive(LogisticRegression(), threshold="default").fit(X, y)
+    np.testing.assert_array_equal(default.predict(X_test), default.predict_proba(X_test).argmax(axis=1))
+
+
+def test_tables_of_every_kind_give_the_same_scores(tables: Any) -> None:
+    X, y, X_test, _ = tables
+    X, y, X_test = X[:1000], y[:1000], X_test[:50]
+    names = [f"f{i}" for i in range(X.shape[1])]
+    expected = adaptive().fit(X, y).predict_proba(X_test)
+    for kind in (sparse.csr_matrix, sparse.csc_array, lambda a: pd.DataFrame(a, columns=names), lambda a: pl.DataFrame(a, schema=names)):
+        model = adaptive().fit(kind(X), y)
+        np.testing.assert_allclose(model.predict_proba(kind(X_test)), expected, rtol=1e-6)
+    model = adaptive().fit(pl.DataFrame(X, schema=names), pl.Series(y))
+    assert model.feature_names_in_.tolist() == names and model.n_features_in_ == len(names)
+    with pytest.raises(ValueError, match="feature names"):
+        model.predict(pl.DataFrame(X_test, schema=[f"g{i}" for i in range(X.shape[1])]))
+
+
+@pytest.mark.parametrize("frame", [True, False])
+def test_a_pipeline_sees_text_as_it_is(frame: bool) -> None:
+    rng = np.random.default_rng(0)
+    place = rng.choice(["shop", "web", "atm"], 2000)
+    y = (rng.random(2000) < np.where(place == "web", 0.4, 0.02)).astype(int)
+    X = pd.DataFrame({"place": place}) if frame else place[:, None].astype(object)
+    model = adaptive(make_pipeline(OneHotEncoder(), LogisticRegression())).fit(X, y)
+    probability = model.predict_proba(X)[:, 1]
+    assert probability[place == "web"].mean() > 4 * probability[place == "shop"].mean()
+
+
+def test_one_seed_one_model(tables: Any) -> None:
+    X, y, X_test, _ = tables
+    for learner in (RandomForestClassifier(8), XGBClassifier(n_estimators=8, subsample=0.5, n_jobs=1), SGDClassifier(loss="log_loss")):
+        first, second = (adaptive(learner).fit(X, y).predict_proba(X_test) for _ in range(2))
+        np.testing.assert_array_equal(first, second)
+        assert not np.array_equal(adaptive(learner, random_state=1).fit(X, y).predict_proba(X_test), first)
+        np.testing.assert_array_equal(pickle.loads(pickle.dumps(adaptive(learner).fit(X, y))).predict_proba(X_test), first)
+
+
+def test_estimator_is_left_alone_and_ends_with_its_own_parameters(tables: Any) -> None:
+    X, y, *_ = tables
+    for learner, count in (
+        (RandomForestClassifier(10, random_state=7), lambda m: len(m.estimators_)),
+        (LGBMClassifier(n_estimators=10, random_state=7, verbosity=-1, n_jobs=1), lambda m: m.booster_.current_iteration()),
+        (XGBClassifier(n_estimators=10, random_state=7, n_jobs=1), lambda m: m.get_booster().num_boosted_rounds()),
+    ):
+        before = learner.get_params()
+        model = adaptive(learner, stages=3).fit(X, y)
+        assert learner.get_params() == before and not hasattr(learner, "classes_")
+        assert count(model.estimator_) == 10
+        after = model.estimator_.get_params()
+        assert {name: after[name] for name in ("n_estimators", "random_state")} == {"n_estimators": 10, "random_state": 7}
+    assert len(adaptive(RandomForestClassifier(2), stages=5).fit(X, y).history_) == 2
+
+
+def test_ways_of_training() -> None:
+    assert choose_staging(LGBMClassifier()) == choose_staging(XGBClassifier()) == "boosting"
+    assert choose_staging(LGBMClassifier(boosting_type="dart")) == choose_staging(XGBClassifier(booster="dart")) == "sample_weight"
+    assert choose_staging(SGDClassifier(class_weight="balanced")) == "sample_weight"
+    assert choose_staging(MLPClassifier(early_stopping=True)) == "sample_weight"
+    assert choose_staging(RandomForestClassifier(class_weight="balanced")) == "sample_weight"
+    assert choose_staging(SVC()) == "sample_weight"
+
+
+@pytest.mark.parametrize("staging", ["partial_fit", "sample_weight", "resample"])
+def test_a_way_may_be_asked_for(tables: Any, staging: str) -> None:
+    X, y, X_test, y_test = tables
+    model = adaptive(SGDClassifier(loss="log_loss", alpha=1e-3), staging=staging).fit(X, y)
+    assert model.staging_ == staging
+    assert average_precision_score(y_test, model.predict_proba(X_test)[:, 1]) > 0.2
+
+
+def test_weights_are_the_draws_expected(tables: Any) -> None:
+    X, y, *_ = tables
+    staged = StagedEstimator(LogisticRegression(), X, y, np.arange(2), staging="auto", stages=4, passes=1, seed=0)
+    sampler = staged.make_sampler("constant:share=.2,hardness=0")
+    staged.fit_stage(0, sampler)
+    reference = LogisticRegression().fit(X, y, sample_weight=np.where(y == 1, 0.2 / y.mean(), 0.8 / (1 - y.mean())))
+    np.testing.assert_allclose(staged.estimator.coef_, reference.coef_, rtol=1e-3)
+
+
+def test_grid_search_reaches_policy_and_estimator(tables: Any) -> None:
+    X, y, *_ = tables
+    grid = {"policy": ["constant:share=.1", "auto"], "estimator__C": [0.1, 1.0]}
+    search = GridSearchCV(adaptive(LogisticRegression()), grid, scoring="average_precision", cv=2).fit(X[:1500], y[:1500])
+    assert set(search.best_params_) == set(grid)
+    assert clone(search.best_estimator_).get_params()["estimator__C"] == search.best_params_["estimator__C"]
+
+
+def test_held_out_rows_by_time_come_last_and_in_order() -> None:
+    labels = (np.arange(200) % 10 == 0).astype(np.int64)
+    rows = hold_out(labels, 0.2, parts=2, shuffle=False, seed=0, names=["0", "1"])
+    assert rows.train.tolist() == list(range(160)) and rows.parts[0].tolist() == list(range(160, 180)) and rows.parts[1][-1] == 199
+    late = (np.arange(200) > 150).astype(np.int64)
+    fallback = hold_out(late, 0.4, parts=2, shuffle=False, seed=0, names=["0", "1"])
+    assert not fallback.separate and "validated on the training rows" in fallback.notes[0]
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 100), st.sampled_from([1, 2]))
+def test_held_out_rows_part_the_table(rare: int, middle: int, seed: int, parts: int) -> None:
+    labels = np.repeat([0, 1, 2], [100, middle, rare])
+    rows = hold_out(labels, 0.3, parts=parts, shuffle=True, seed=seed, names=["0", "1", "2"])
+    assert set(labels[rows.train]) == {0, 1, 2}
+    if rows.separate:
+        assert sorted(np.concatenate([rows.train, *rows.parts]).tolist()) == list(range(len(labels)))
+        assert all(len(set(labels[part])) >= 2 and 0 in labels[part] for part in rows.parts)
+
+
+def test_time_order_and_few_rows_are_told(tables: Any) -> None:
+    X, y, X_test, y_test = tables
+    ordered = adaptive(LogisticRegression(), shuffle=False).fit(X, y)
+    assert average_precision_score(y_test, ordered.predict_proba(X_test)[:, 1]) > 0.3 and not ordered.notes_
+    few = adaptive(LogisticRegression()).fit(np.arange(12.0)[:, None], [0] * 9 + [1] * 3)
+    assert "validated on the training rows" in few.notes_[0]
+    assert few.predict([[11.0]]).tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"policy": "no-such-policy"}, "policy"),
+        ({"calibrate": "foo"}, "calibrate must be"),
+        ({"threshold": "best"}, "threshold must be"),
+        ({"threshold": 1.5}, "threshold must be"),
+        ({"stages": 0}, "stages must be"),
+        ({"passes": 1.5}, "passes must be"),
+        ({"validation_fraction": 0.0}, "validation_fraction"),
+        ({"staging": "partial_fit"}, "not possible with LogisticRegression; choose auto or one of sample_weight, resample"),
+        ({"estimator": KMeans()}, "estimator must be a scikit-learn classifier"),
+        ({"estimator": LogisticRegression}, "estimator must be a scikit-learn classifier"),
+        ({"estimator": SVC(decision_function_shape="ovo"), "threshold": 0.3}, "needs two classes"),
+        ({"estimator": SVC(decision_function_shape="ovo"), "labels": 4}, "one score per class"),
+    ],
+)
+def test_bad_parameters(options: dict[str, Any], words: str) -> None:
+    options = {"estimator": LogisticRegression(), "labels": 3 if "two classes" in words else 2, **options}
+    classes = options.pop("labels")
+    X = np.random.default_rng(0).normal(size=(120, 3))
+    model = adaptive(**options)
+    with pytest.raises(InputError, match=words):
+        model.fit(X, np.arange(120) % classes)
+    assert not hasattr(model, "classes_")
+
+
+@pytest.mark.parametrize(
+    ("y", "words"),
+    [
+        ([1] * 20, "1 class only"),
+        ([0.0] * 10 + [1.0] * 9 + [np.nan], "row 19"),
+        (["a"] * 10 + ["b"] * 9 + [None], "row 19"),
+        (pd.Series([0, 1] * 9 + [0, None], dtype="Int64"), "row 19"),
+        (pl.Series(["a", "b"] * 9 + [None, "b"]), "row 18"),
+    ],
+)
+def test_bad_labels(y: Any, words: str) -> None:
+    X = np.random.default_rng(0).normal(size=(20, 2))
+    y = np.asarray(y, dtype=object) if isinstance(y, list) and None in y else y
+    with pytest.raises(InputError, match=words):
+        adaptive(LogisticRegression()).fit(X, y)
