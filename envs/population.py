@@ -83,14 +83,16 @@ class StudentKinds:
             decay = np.where(above[:, 1] == 0, 0.0, 1e-4 * 300.0 ** above[:, 1])
             dropout = 0.4 * above[:, 2]
             width = np.round(4.0 * 16.0 ** u[:, 3])
-        return cls(*(np.repeat(each, siblings) for each in (rate, decay, dropout, width)), hidden)
+        rate, decay, dropout, width = (np.repeat(each, siblings) for each in (rate, decay, dropout, width))
+        return cls(rate, decay, dropout, width, hidden)
 
     @classmethod
     def fixed(
         cls, num: int, learning_rate: float = 6e-3, weight_decay: float = 1e-3, dropout: float = 0.1, width: float = HIDDEN
     ) -> StudentKinds:
         """``num`` students of one kind."""
-        return cls(*(np.full(num, float(each)) for each in (learning_rate, weight_decay, dropout, width)), max(HIDDEN, math.ceil(width)))
+        one = np.ones(num)
+        return cls(learning_rate * one, weight_decay * one, dropout * one, width * one, max(HIDDEN, math.ceil(width)))
 
 
 class PopulationStack:

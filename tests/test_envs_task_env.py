@@ -21,7 +21,12 @@ def _small(number: int, epochs: int) -> Task:
     found = -1
     for index in range(10_000):
         task = draw_task(5, index, epochs=epochs)
-        found += task.net == "mlp" and task.traits["kind"] == "mixture" and task.traits["rows"] < 4000 and task.epochs * task.steps_per_epoch <= 108
+        found += (
+            task.net == "mlp"
+            and task.traits["kind"] == "mixture"
+            and task.traits["rows"] < 4000
+            and task.epochs * task.steps_per_epoch <= 108
+        )
         if found == number % 3:
             return task
     raise AssertionError

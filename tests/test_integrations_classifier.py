@@ -152,7 +152,7 @@ def test_increasing_curve_keeps_every_ranking(seed: int, rows: int) -> None:
     curve = IncreasingCurve.fit(score, positive)
     grid = np.linspace(0, 1, 500)
     assert (np.diff(curve.transform(grid)) > 0).all()
-    assert 0 < curve.transform(grid).min() and curve.transform(grid).max() < 1
+    assert curve.transform(grid).min() > 0 and curve.transform(grid).max() < 1
     assert abs(curve.transform(score).mean() - positive.mean()) < 0.05
 
 

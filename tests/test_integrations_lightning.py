@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -11,7 +16,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from sklearn.metrics import average_precision_score
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from balancer.errors import InputError
 from balancer.integrations.lightning import AdaptiveSamplingCallback
@@ -189,6 +194,68 @@ def test_a_training_resumed_amid_an_epoch_goes_on_with_the_next_row(tmp_path: Pa
     _, resumed, told, _ = _fit(tmp_path / "b", ckpt=str(tmp_path / "b" / "amid.ckpt"), more=more[1])
     assert [label for epoch in resumed.seen for label in epoch] == [label for epoch in straight.seen for label in epoch][100 * steps :]
     np.testing.assert_array_equal(told.shares[-1], whole.shares[-1])
+
+
+_TWO_PROCESSES = """
+import json, logging, sys, warnings
+import lightning.pytorch as pl, torch
+from pathlib import Path
+from torch.utils.data import DataLoader, TensorDataset
+sys.path.insert(0, "tests")
+import test_integrations_lightning as t
+from balancer.integrations.lightning import AdaptiveSamplingCallback
+from balancer.sampling.torch_sampler import AdaptiveSampler
+
+class Net(t._Net):
+    def on_train_end(self):
+        rows = [sum(self.seen, []), [w.tolist() for w in told.shares], told.told]
+        Path(sys.argv[1], f"{self.global_rank}.json").write_text(json.dumps(rows))
+
+if __name__ == "__main__":
+    pl.seed_everything(3)
+    x, y = t._table(600, 0)
+    sampler = AdaptiveSampler(y.numpy(), policy="rule", epochs=2, seed=5)
+    told = sampler.update = t._Told(sampler)
+    trainer = pl.Trainer(accelerator="cpu", devices=2, strategy="ddp_fork", max_epochs=2, logger=False, enable_checkpointing=False,
+                         enable_progress_bar=False, callbacks=[AdaptiveSamplingCallback(sampler)])
+    valid = DataLoader(TensorDataset(*t._table(301, 1)), 128)
+    trainer.fit(Net(), DataLoader(TensorDataset(x, y), 50, sampler=sampler), valid)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_take_the_same_step(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _TWO_PROCESSES, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[1],
+    )
+    assert done.returncode == 0, done.stderr
+    (seen, shares, told), (other_seen, other_shares, other_told) = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert shares == other_shares
+    assert told == other_told == [[302, 600]] * 2  # Lightning pads the 301 validation rows to two equal parts
+    assert len(seen) == len(other_seen) == 600  # half of each epoch
+    assert np.mean(seen[300:] + other_seen[300:]) == pytest.approx(shares[1][1], abs=0.08)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "own", "wrapped", "match"),
+    [
+        (2, 1, True, None),
+        (2, 2, False, None),
+        (1, 1, False, None),
+        (2, 1, False, "on the same rows"),
+        (2, 2, True, "use_distributed_sampler=False"),
+    ],
+)
+def test_rows_are_shared_out_among_ranks_once(ranks: int, own: int, wrapped: bool, match: str | None) -> None:
+    sampler = AdaptiveSampler([0, 0, 0, 1], policy="rule", epochs=2, rank=0, num_replicas=own)
+    given = DistributedSampler([0, 0, 0, 1], num_replicas=2, rank=0) if wrapped else sampler
+    trainer: Any = SimpleNamespace(world_size=ranks, train_dataloader=SimpleNamespace(sampler=given))
+    with pytest.raises(InputError, match=match) if match else nullcontext():
+        AdaptiveSamplingCallback(sampler).on_train_start(trainer, _Net())
 
 
 def test_it_says_what_it_needs(tmp_path: Path) -> None:

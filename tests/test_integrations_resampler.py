@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,12 +28,12 @@ from balancer.integrations.resampler import AdaptiveResampler, _whole_rows
 from balancer.integrations.staged import spread_rows
 
 
-def resampler(policy="constant:share=.3", **options):
+def resampler(policy: str = "constant:share=.3", **options: Any) -> AdaptiveResampler:
     return AdaptiveResampler(policy, **{"estimator": LogisticRegression(), "epochs": 2, "random_state": 0, **options})
 
 
 @pytest.fixture(scope="module")
-def table():
+def table() -> tuple[np.ndarray, np.ndarray]:
     return make_classification(
         600, n_features=5, n_informative=3, weights=[0.92], class_sep=1.2, n_clusters_per_class=1, flip_y=0.01, random_state=0
     )
@@ -45,16 +46,16 @@ def listed(decorator: pytest.MarkDecorator) -> pytest.MarkDecorator:
 
 
 @listed(parametrize_with_checks([AdaptiveResampler(epochs=2, random_state=0)]))
-def test_imbalanced_learn_checks(estimator, check):
+def test_imbalanced_learn_checks(estimator: Any, check: Any) -> None:
     check(estimator)
 
 
 @listed(parametrize_with_sklearn_checks([AdaptiveResampler("constant", epochs=2), resampler()]))
-def test_scikit_learn_checks(estimator, check):
+def test_scikit_learn_checks(estimator: Any, check: Any) -> None:
     check(estimator)
 
 
-def test_rows_of_the_result_are_the_drawn_rows_of_the_table(table):
+def test_rows_of_the_result_are_the_drawn_rows_of_the_table(table: Any) -> None:
     X, y = table
     sampler = resampler()
     X_new, y_new = sampler.fit_resample(X, y)
@@ -67,7 +68,7 @@ def test_rows_of_the_result_are_the_drawn_rows_of_the_table(table):
     assert (np.abs(drawn - sampler.row_weights_) < 1).all()
 
 
-def test_easy_rows_of_the_commonest_class_come_less_often(table):
+def test_easy_rows_of_the_commonest_class_come_less_often(table: Any) -> None:
     X, y = table
     hard = resampler("constant:share=.3,hardness=2").fit(X, y)
     score = LogisticRegression().fit(X, y).predict_proba(X)[:, 1]
@@ -79,7 +80,7 @@ def test_easy_rows_of_the_commonest_class_come_less_often(table):
 
 
 @pytest.mark.parametrize("kind", [sparse.csr_matrix, sparse.csc_matrix, sparse.csr_array, sparse.csc_array])
-def test_sparse_tables_keep_format_and_dtype(table, kind):
+def test_sparse_tables_keep_format_and_dtype(table: Any, kind: Any) -> None:
     X, y = table
     X = np.where(X > 0.3, X, 0).astype(np.float32)
     X_new, y_new = AdaptiveResampler("constant", epochs=2, random_state=0).fit_resample(kind(X), y)
@@ -89,7 +90,7 @@ def test_sparse_tables_keep_format_and_dtype(table, kind):
     np.testing.assert_array_equal(y_new, y_dense)
 
 
-def test_frames_keep_their_dtypes_and_names(table):
+def test_frames_keep_their_dtypes_and_names(table: Any) -> None:
     X, y = table
     columns = {
         "amount": X[:, 0].astype(np.float32),
@@ -118,7 +119,7 @@ def test_frames_keep_their_dtypes_and_names(table):
     np.testing.assert_array_equal(sampler.sample_indices_, pandas_rows)
 
 
-def test_missing_values_of_a_frame_are_no_obstacle(table):
+def test_missing_values_of_a_frame_are_no_obstacle(table: Any) -> None:
     X, y = table
     frame = pl.DataFrame({"a": X[:, 0], "b": np.where(X[:, 1] > 0, "x", "y")}).with_columns(
         pl.when(pl.col("a") > 1).then(None).otherwise(pl.col("a")).alias("a"),
@@ -128,7 +129,7 @@ def test_missing_values_of_a_frame_are_no_obstacle(table):
     assert X_new.null_count().sum_horizontal()[0] > 0
 
 
-def test_learner_of_your_own_sees_the_frame(table):
+def test_learner_of_your_own_sees_the_frame(table: Any) -> None:
     X, y = table
     frame = pd.DataFrame({"place": np.where(X[:, 2] > 0, "shop", "web"), "hour": np.where(X[:, 1] > 0, "day", "night")})
     learner = make_plain_pipeline(OneHotEncoder(), LogisticRegression())
@@ -136,7 +137,7 @@ def test_learner_of_your_own_sees_the_frame(table):
     assert X_new.dtypes.equals(frame.dtypes)
 
 
-def test_sampling_strategy_sets_rows_per_class(table):
+def test_sampling_strategy_sets_rows_per_class(table: Any) -> None:
     X, y = table
     counts = np.bincount(y)
     _, drawn = resampler(sampling_strategy={1: 100}).fit_resample(X, y)
@@ -148,12 +149,12 @@ def test_sampling_strategy_sets_rows_per_class(table):
 
 
 @pytest.mark.parametrize(("wanted", "rows"), [(None, 600), (250, 250), (0.5, 300), (2.0, 1200)])
-def test_size_of_the_result(table, wanted, rows):
+def test_size_of_the_result(table: Any, wanted: Any, rows: Any) -> None:
     X_new, y_new = resampler(n_samples=wanted).fit_resample(*table)
     assert len(X_new) == len(y_new) == rows
 
 
-def test_more_classes_than_two():
+def test_more_classes_than_two() -> None:
     X, y = make_classification(900, n_features=6, n_informative=4, n_classes=3, weights=[0.08, 0.8, 0.12], random_state=0)
     names = np.array(["a", "b", "c"])[y]
     sampler = resampler("constant:share=.4")
@@ -164,7 +165,7 @@ def test_more_classes_than_two():
     assert 1 < sampler.sampling_strategy_["c"] / sampler.sampling_strategy_["a"] < (y == 2).sum() / (y == 0).sum()
 
 
-def test_pipeline_in_a_grid_search(table):
+def test_pipeline_in_a_grid_search(table: Any) -> None:
     X, y = table
     pipeline = make_pipeline(StandardScaler(), resampler("auto"), LogisticRegression())
     grid = {"adaptiveresampler__policy": ["constant:share=.2", "constant:share=.4"], "logisticregression__C": [0.1, 1.0]}
@@ -175,7 +176,7 @@ def test_pipeline_in_a_grid_search(table):
     assert average_precision_score(y, search.predict_proba(X)[:, 1]) > 3 * y.mean()
 
 
-def test_clone_and_seed(table):
+def test_clone_and_seed(table: Any) -> None:
     X, y = table
     sampler = resampler("auto")
     first = sampler.fit(X, y).sample_indices_
@@ -184,7 +185,7 @@ def test_clone_and_seed(table):
     assert clone(sampler).get_params()["policy"] == "auto"
 
 
-def test_a_handful_of_rows_is_validated_on_itself_and_says_so():
+def test_a_handful_of_rows_is_validated_on_itself_and_says_so() -> None:
     X, y = np.arange(12.0).reshape(-1, 1), np.array([0] * 9 + [1] * 3)
     sampler = resampler()
     X_new, _ = sampler.fit_resample(X, y)
@@ -194,7 +195,7 @@ def test_a_handful_of_rows_is_validated_on_itself_and_says_so():
 
 @given(st.lists(st.floats(0, 5), min_size=1, max_size=60), st.integers(0, 1000))
 @settings(max_examples=100, deadline=None)
-def test_spread_rows_come_the_whole_part_of_their_number_or_once_more(expected, seed):
+def test_spread_rows_come_the_whole_part_of_their_number_or_once_more(expected: Any, seed: Any) -> None:
     expected = np.array(expected)
     rows = spread_rows(expected, np.random.default_rng(seed))
     count = np.bincount(rows, minlength=len(expected))
@@ -202,7 +203,7 @@ def test_spread_rows_come_the_whole_part_of_their_number_or_once_more(expected, 
     assert abs(len(rows) - expected.sum()) < 1 + 1e-5
 
 
-def test_spread_rows_have_the_expectation_asked_for():
+def test_spread_rows_have_the_expectation_asked_for() -> None:
     expected = np.array([0.1, 0.25, 1.4, 2.0, 0.0, 0.75])
     counts = [np.bincount(spread_rows(expected, np.random.default_rng(seed)), minlength=6) for seed in range(4000)]
     np.testing.assert_allclose(np.mean(counts, axis=0), expected, atol=0.03)
@@ -210,7 +211,7 @@ def test_spread_rows_have_the_expectation_asked_for():
 
 @given(st.lists(st.floats(0.01, 1), min_size=2, max_size=8), st.integers(8, 500))
 @settings(max_examples=100, deadline=None)
-def test_whole_rows_sum_to_the_total(share, total):
+def test_whole_rows_sum_to_the_total(share: Any, total: Any) -> None:
     share = np.array(share) / np.sum(share)
     rows = _whole_rows(share, total)
     assert rows.sum() == total and rows.min() >= 1
@@ -233,10 +234,10 @@ def test_whole_rows_sum_to_the_total(share, total):
         ({"sampling_strategy": {7: 10}}, "class 7"),
         ({"sampling_strategy": {1: 0}}, "at least 1"),
         ({"sampling_strategy": {1: 10}, "n_samples": 100}, "contradict"),
-        ({"sampling_strategy": lambda y: 3}, "function that gives one"),  # noqa: ARG005
+        ({"sampling_strategy": lambda y: 3}, "function that gives one"),
     ],
 )
-def test_bad_parameters(table, options, words):
+def test_bad_parameters(table: Any, options: Any, words: Any) -> None:
     sampler = resampler(**options)
     with pytest.raises(InputError, match=words):
         sampler.fit_resample(*table)
@@ -244,7 +245,7 @@ def test_bad_parameters(table, options, words):
 
 
 @pytest.mark.parametrize(("y", "words"), [([0] * 20, "1 class"), ([0.0] * 10 + [1.0] * 9 + [np.nan], "row 19"), (None, "y is None")])
-def test_bad_labels(y, words):
+def test_bad_labels(y: Any, words: Any) -> None:
     X = np.random.default_rng(0).normal(size=(20, 2))
     with pytest.raises(InputError, match=words):
         resampler().fit_resample(X, y)
@@ -253,6 +254,6 @@ def test_bad_labels(y, words):
             resampler().fit_resample(pl.DataFrame(X), pl.Series(y, strict=False, nan_to_null=True))
 
 
-def test_unknown_fit_parameter(table):
+def test_unknown_fit_parameter(table: Any) -> None:
     with pytest.raises(InputError, match="sample_weight"):
         resampler().fit_resample(*table, sample_weight=np.ones(600))

@@ -94,7 +94,8 @@ def _train(arguments: list[str]) -> int:
         raise InputError(f"--out {str(config.out)!r} is not empty; choose another folder, or add --resume to continue the training in it")
     from rich.console import Console
 
-    from balancer.training.policy import TASK_BUDGETS, train_task_policy
+    from balancer.training.policy import train_task_policy
+    from balancer.training.policy_budget import TASK_BUDGETS
     from balancer.training.progress import TrainingProgress
 
     console = Console()

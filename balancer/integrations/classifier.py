@@ -5,7 +5,7 @@
 
 Special: probabilities stay probabilities. Sampling moves every score, and training libraries leave it to the user to move them back; here
 what ``predict_proba`` returns is calibrated for the class shares of the table that was given, and ``predict`` decides by a threshold tuned
-on held-out rows, so that a plain classifier can be replaced without moving any downstream threshold. The validation part is split in two:
+on held-out rows. The validation part is split in two:
 one half pays the policy, the other tunes calibration and threshold.
 
 How the classifier is trained in stages is told in :mod:`balancer.integrations.staged`, how scores are corrected in
@@ -110,8 +110,8 @@ class AdaptiveClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):  #
     >>> from sklearn.linear_model import LogisticRegression
     >>> X, y = make_classification(1000, weights=[.9], random_state=0)
     >>> model = AdaptiveClassifier(LogisticRegression(), policy="constant", stages=2, random_state=0).fit(X, y)
-    >>> model.staging_, model.positive_class_, len(model.history_)
-    ('sample_weight', 1, 2)
+    >>> model.staging_, len(model.history_), model.calibration_.method
+    ('sample_weight', 2, 'isotonic')
     """
 
     def __init__(

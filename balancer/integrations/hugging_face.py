@@ -112,7 +112,8 @@ class AdaptiveTrainerMixin:
             self._waiting = self._score(output)
             if self._epoch > 0 and abs(self._epoch - round(self._epoch)) < _WHOLE:
                 self._update()
-            output.metrics.update(sampling_figures(self.adaptive_sampler, f"{metric_key_prefix}_sampling_"))  # type: ignore[union-attr]
+            figures = sampling_figures(self.adaptive_sampler.classes_, self.adaptive_sampler.weights, f"{metric_key_prefix}_sampling_")
+            output.metrics.update(figures)  # type: ignore[union-attr]  # None only in the type
         return output
 
     @property
@@ -147,7 +148,7 @@ class AdaptiveTrainerMixin:
         if folder is True:
             from transformers.trainer_utils import get_last_checkpoint
 
-            folder = get_last_checkpoint(trainer.args.output_dir)
+            folder = get_last_checkpoint(trainer.args.output_dir)  # type: ignore[no-untyped-call]
         if isinstance(folder, (str, Path)) and folder:
             state = read_state(Path(folder) / STATE_FILE)
             self.adaptive_sampler.load_state_dict(state["sampler"])

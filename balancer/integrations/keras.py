@@ -128,7 +128,7 @@ class AdaptiveCallback(keras.callbacks.Callback):  # type: ignore[misc]
         self.sampler.update(self.y_valid, self._predict(self.x_valid), rows=rows, row_score=row_score)
         self.sampler.epoch = epoch + 1
         if logs is not None:
-            logs.update(sampling_figures(self.sampler, "sampling_"))
+            logs.update(sampling_figures(self.sampler.classes_, self.sampler.weights, "sampling_"))
         if self.state_file is not None:
             save_state(self.state_file, self.sampler.state_dict())
 
@@ -156,7 +156,8 @@ def _parts(x: Any) -> list[Any]:
 def _classes(y: Any, sampler: EmbeddedSampler) -> NDArray[Any]:
     given = np.asarray(y)
     if given.ndim == 2 and given.shape[1] == len(sampler.classes_):
-        return np.asarray(sampler.classes_)[given.argmax(axis=1)]
+        names: NDArray[Any] = np.asarray(sampler.classes_)[given.argmax(axis=1)]
+        return names
     if given.ndim == 2 and given.shape[1] == 1:
         given = given[:, 0]
     if given.ndim != 1:

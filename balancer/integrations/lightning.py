@@ -8,8 +8,9 @@
 After the last validation of an epoch the sampler is told the scores of the validation rows and of a pool of training rows; the next epoch
 is drawn by the new weights. The sanity check before training tells nothing. The sampler's state is part of Lightning's checkpoints.
 
-Several processes: the scores are gathered, so every rank's sampler takes the same step. Give the sampler its ``rank`` and
-``num_replicas`` and set ``Trainer(use_distributed_sampler=False)``, for it draws for its own rank already.
+Several processes: the scores are gathered, so every rank's sampler takes the same step. A sampler made for one rank of one draws whole
+epochs, of which Lightning gives each rank its part. One made with ``rank`` and ``num_replicas`` draws for its rank alone; set
+``Trainer(use_distributed_sampler=False)`` for it, which also resumes exactly amid an epoch (the other way such an epoch begins anew).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, DistributedSampler, Subset
 
 from balancer.errors import InputError
 from balancer.integrations.steering import (
@@ -83,6 +84,16 @@ class AdaptiveSamplingCallback(Callback):
         self._waiting = False
         self._next, self._consumed = 0, 0  # the epoch in progress, and the sampler's items of it that were trained on
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """InputError where all ranks would train on the same rows, or each on a part of its part."""
+        whole, wrapped = self.sampler.num_replicas == 1, isinstance(getattr(trainer.train_dataloader, "sampler", None), DistributedSampler)
+        if trainer.world_size > 1 and whole and not wrapped:
+            raise InputError(
+                "every rank would train on the same rows; make the sampler with rank and num_replicas, or leave the rows to Lightning"
+            )
+        if wrapped and not whole:
+            raise InputError("the sampler draws for its own rank already; set use_distributed_sampler=False in Trainer")
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Number the coming draw, also where Lightning has wrapped the sampler in one of its own."""
         if trainer.current_epoch > 0:  # the first epoch is drawn already
@@ -91,7 +102,8 @@ class AdaptiveSamplingCallback(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Count what was trained on, for Lightning fetches a batch ahead."""
         each = 1 if isinstance(self.sampler, AdaptiveBatchSampler) else getattr(trainer.train_dataloader, "batch_size", None) or 1
-        self._next, self._consumed = trainer.current_epoch, min((batch_idx + 1) * each, len(self.sampler))
+        own = trainer.world_size == self.sampler.num_replicas
+        self._next, self._consumed = trainer.current_epoch, min((batch_idx + 1) * each, len(self.sampler)) if own else 0
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the scores of an earlier validation of the same epoch."""
@@ -145,7 +157,7 @@ class AdaptiveSamplingCallback(Callback):
         self._parts, self._waiting = [], False
         self.updates += 1
         self._next, self._consumed = trainer.current_epoch + 1, 0
-        module.log_dict(sampling_figures(self.sampler, "sampling/"), rank_zero_only=False)
+        module.log_dict(sampling_figures(self.sampler.classes_, self.sampler.weights, "sampling/"), rank_zero_only=False)
 
     def _pool(self, trainer: Trainer, module: LightningModule) -> tuple[NDArray[np.int64] | None, NDArray[np.float64] | None]:
         """Rows of the training data and their scores, each rank scoring its part."""

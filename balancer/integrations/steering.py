@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from balancer.errors import InputError
 from balancer.files import read_arrays, write_arrays
@@ -20,36 +20,6 @@ from balancer.sampling.weights import SamplingWeights
 POOL = 10_000
 """Training rows that a callback scores after each epoch unless told otherwise; a smaller table is scored as a whole."""
 _ARRAY = "__array__"
-
-
-class Steered(Protocol):
-    """What a callback needs of a sampler: :class:`~balancer.sampling.torch_sampler.AdaptiveSampler` or
-    :class:`~balancer.sampling.embedded.EmbeddedSampler`.
-    """
-
-    @property
-    def classes_(self) -> list[Any]:
-        """The K classes, in the order of the columns of scores."""
-        ...
-
-    @property
-    def weights(self) -> SamplingWeights:
-        """Weights of the next draw."""
-        ...
-
-    def update(
-        self, y_true: Any, y_score: ArrayLike, *, rows: ArrayLike | None = None, row_score: ArrayLike | None = None
-    ) -> SamplingWeights:
-        """Scores of an epoch in, weights of the next one out."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """State to go on from."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Inverse of ``state_dict``."""
-        ...
 
 
 def logits_to_scores(logits: Any) -> NDArray[np.float64]:
@@ -95,10 +65,9 @@ def check_pool(pool: int) -> int:
     return pool
 
 
-def sampling_figures(sampler: Steered, prefix: str) -> dict[str, float]:
+def sampling_figures(classes: list[Any], weights: SamplingWeights, prefix: str) -> dict[str, float]:
     """Numbers to log: ``<prefix>share_<class>`` for each class, ``<prefix>hardness``."""
-    weights = sampler.weights
-    shares = {f"{prefix}share_{name}": float(share) for name, share in zip(sampler.classes_, weights.share, strict=True)}
+    shares = {f"{prefix}share_{name}": float(share) for name, share in zip(classes, weights.share, strict=True)}
     return shares | {f"{prefix}hardness": float(weights.hardness)}
 
 

@@ -122,15 +122,16 @@ class _AdaptiveBase(Sampler[Item]):
         if not self._resume:
             self._core.epoch += self._handed > 0  # the loop left the last epoch early
             self._handed = 0
-        self._resume = False
+        # Nothing is drawn, and a place loaded holds, until an item is asked for: a DataLoader with workers makes two iterators and uses the second.
         self._begun, self._walk = self._core.epoch, object()
-        items = self._draw(self._core.epoch)[self.rank :: self.num_replicas]
-        return self._walked(items[self._handed :], self._walk)
+        return self._walked(self._core.epoch, self._handed, self._walk)
 
-    def _walked(self, items: NDArray[np.int64], token: object) -> Iterator[Item]:
-        for start in range(0, len(items), _PIECE):
-            for item in items[start : start + _PIECE].tolist():
+    def _walked(self, epoch: int, start: int, token: object) -> Iterator[Item]:
+        items = self._draw(epoch)[self.rank :: self.num_replicas]
+        for first in range(start, len(items), _PIECE):
+            for item in items[first : first + _PIECE].tolist():
                 if self._walk is token:
+                    self._resume = False
                     self._handed += 1
                     if self._handed == self._length:  # with the last item, for not every loop asks once more
                         self._finish()

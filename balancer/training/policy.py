@@ -71,7 +71,12 @@ def train_policy(
     plan = _chosen(POLICY_BUDGETS, budget)
     plan = plan if rollouts is None else replace(plan, rollouts=rollouts)
     first = None if start is None else load_bundle(BUNDLES / start if start in ("auto", "bandit") else Path(start))
-    told = {"budget": asdict(plan) | {"factors": list(plan.factors)}, "reward": reward, "seed": seed, "problem": _fingerprint(problem)}
+    told: dict[str, Any] = {
+        "budget": asdict(plan) | {"factors": list(plan.factors)},
+        "reward": reward,
+        "seed": seed,
+        "problem": _fingerprint(problem),
+    }
     told |= {"start": None if first is None else _digest(first.arrays)}
     if resume and _finished(folder, told):
         return folder

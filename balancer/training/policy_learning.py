@@ -103,12 +103,12 @@ def learn(env: OneVecEnv, plan: Learning, *, folder: Path, resume: bool, progres
         device="cpu",
     )
     model.set_logger(configure(str(folder / "tensorboard"), ["tensorboard"]))
+    policy = model.policy
+    assert isinstance(policy, ClassWeightsPolicy)
     if plan.start is not None:
-        model.policy.actor.load_state_dict(
-            {name: torch.as_tensor(np.array(value), dtype=torch.float32) for name, value in plan.start.items()}
-        )  # type: ignore[union-attr]
+        policy.actor.load_state_dict({name: torch.as_tensor(np.array(value), dtype=torch.float32) for name, value in plan.start.items()})
     if plan.initial_std is not None:
-        torch.nn.init.constant_(model.policy.log_std, math.log(plan.initial_std))  # type: ignore[arg-type]
+        torch.nn.init.constant_(policy.log_std, math.log(plan.initial_std))
     history: list[float] = []
     if resume and checkpoint.is_file():
         history = _restore(checkpoint, model, env, plan.told)
@@ -117,7 +117,7 @@ def learn(env: OneVecEnv, plan: Learning, *, folder: Path, resume: bool, progres
     if remaining > 0:
         model.learn(remaining, _Rollouts(env, plan, checkpoint, history, progress), reset_num_timesteps=False)
     model.logger.close()
-    actor = {name: value.detach().numpy().copy() for name, value in model.policy.actor.state_dict().items()}  # type: ignore[union-attr]
+    actor = {name: value.detach().numpy().copy() for name, value in policy.actor.state_dict().items()}
     return actor, history
 
 

@@ -1,0 +1,82 @@
+"""What the callbacks share: scores, pools, figures, state on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from balancer.errors import InputError
+from balancer.integrations.steering import both_columns, check_pool, logits_to_scores, pool_rows, read_state, sampling_figures, save_state
+from balancer.sampling.embedded import EmbeddedSampler
+from balancer.sampling.torch_sampler import AdaptiveSampler
+from balancer.sampling.weights import SamplingWeights
+
+
+def test_logits_become_what_torch_makes_of_them() -> None:
+    logits = np.random.default_rng(0).normal(scale=200, size=(50, 3))
+    np.testing.assert_allclose(logits_to_scores(logits), torch.softmax(torch.as_tensor(logits), dim=1).numpy(), atol=1e-15)
+    second = torch.sigmoid(torch.as_tensor(logits[:, 0])).numpy()
+    for one in (logits[:, 0], logits[:, :1]):
+        np.testing.assert_allclose(logits_to_scores(one), np.stack([1 - second, second], axis=1), atol=1e-15)
+    np.testing.assert_allclose(both_columns(second[:, None]), both_columns(second))
+    assert both_columns(logits) is logits
+    with pytest.raises(InputError, match="logits must be"):
+        logits_to_scores(np.zeros((2, 3, 4)))
+
+
+def test_nan_reaches_the_sampler_which_names_its_row() -> None:
+    sampler = EmbeddedSampler([0, 0, 0, 1], policy="rule", epochs=1)
+    with pytest.raises(InputError, match="row 1 is not finite"):
+        sampler.update([0, 1], logits_to_scores([[0.0, 1.0], [np.nan, 1.0]]))
+
+
+def test_pools_are_whole_small_tables_or_distinct_rows_of_large_ones() -> None:
+    np.testing.assert_array_equal(pool_rows(5, 5, 0, 0), np.arange(5))
+    rows = pool_rows(1000, 100, 3, 2)
+    assert len(np.unique(rows)) == 100 and (np.diff(rows) > 0).all() and rows.max() < 1000
+    np.testing.assert_array_equal(rows, pool_rows(1000, 100, 3, 2))
+    assert not np.array_equal(rows, pool_rows(1000, 100, 3, 3))
+    assert check_pool(0) == 0
+    for wrong in (-1, 0.5, True, None):
+        with pytest.raises(InputError, match="pool"):
+            check_pool(wrong)  # type: ignore[arg-type]
+
+
+def test_figures_go_by_the_names_of_classes() -> None:
+    figures = sampling_figures(["ok", "fraud"], SamplingWeights(np.array([0.8, 0.2]), 1.5), "sampling/")
+    assert figures == {"sampling/share_ok": 0.8, "sampling/share_fraud": 0.2, "sampling/hardness": 1.5}
+
+
+@pytest.mark.parametrize("kind", [EmbeddedSampler, AdaptiveSampler])
+def test_state_survives_the_disk(kind: Any, tmp_path: Path) -> None:
+    def make() -> Any:
+        return kind([0] * 40 + [1] * 4, policy="rule", epochs=3)
+
+    one, other = make(), make()
+    one.update([0, 0, 1], [0.1, 0.6, 0.7], rows=[1, 5, 41], row_score=[0.2, 0.9, 0.4])
+    save_state(tmp_path / "s", {"sampler": one.state_dict(), "told": 1})
+    state = read_state(tmp_path / "s")
+    assert state["told"] == 1
+    other.load_state_dict(state["sampler"])
+    assert other.weights.to_dict() == one.weights.to_dict()
+    save_state(tmp_path / "t", {"sampler": other.state_dict(), "told": 1})
+    assert (tmp_path / "s").read_bytes() == (tmp_path / "t").read_bytes()
+
+
+def test_torn_or_foreign_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="missing"):
+        read_state(tmp_path / "none")
+    save_state(tmp_path / "s", {"a": np.arange(100)})
+    content = (tmp_path / "s").read_bytes()
+    (tmp_path / "s").write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match="can't be read"):
+        read_state(tmp_path / "s")
+    from balancer.files import write_arrays
+
+    write_arrays(tmp_path / "f", {"a": np.arange(3)}, {"other": 1})
+    with pytest.raises(InputError, match="no state of an adaptive sampler"):
+        read_state(tmp_path / "f")
