@@ -13,17 +13,35 @@ from balancer import _checkout as _checkout  # first of ours: it makes balancer.
 
 if TYPE_CHECKING:
     from balancer.errors import InputError
+    from balancer.integrations.classifier import AdaptiveClassifier
+    from balancer.integrations.resampler import AdaptiveResampler
     from balancer.sampling.controller import SamplingController
+    from balancer.sampling.embedded import EmbeddedSampler
     from balancer.sampling.policies import load_policy
     from balancer.sampling.row_sampler import RowSampler
-    from balancer.sampling.torch_sampler import AdaptiveSampler
+    from balancer.sampling.torch_sampler import AdaptiveBatchSampler, AdaptiveSampler
 
 __version__ = "0.1.0"
 
-__all__ = ["AdaptiveSampler", "InputError", "RowSampler", "SamplingController", "__version__", "load_policy"]
+__all__ = [
+    "AdaptiveBatchSampler",
+    "AdaptiveClassifier",
+    "AdaptiveResampler",
+    "AdaptiveSampler",
+    "EmbeddedSampler",
+    "InputError",
+    "RowSampler",
+    "SamplingController",
+    "__version__",
+    "load_policy",
+]
 
 _HOME = {
+    "AdaptiveBatchSampler": "balancer.sampling.torch_sampler",
+    "AdaptiveClassifier": "balancer.integrations.classifier",
+    "AdaptiveResampler": "balancer.integrations.resampler",
     "AdaptiveSampler": "balancer.sampling.torch_sampler",
+    "EmbeddedSampler": "balancer.sampling.embedded",
     "InputError": "balancer.errors",
     "RowSampler": "balancer.sampling.row_sampler",
     "SamplingController": "balancer.sampling.controller",

@@ -63,7 +63,106 @@ def simulated_seeds() -> str:
     return "\n".join(lines)
 
 
-TABLES = {"main_job": main_job, "costs": costs, "simulated_seeds": simulated_seeds}
+def population() -> str:
+    """Throughput of the stack of students, and what scoring for hardness costs."""
+    content = load("population")
+    speed, shares = content["throughput"], content["share_of_an_epoch_scoring_for_hardness"]
+    each = speed["student_batches_per_second"]
+    rounds = speed["ratio_by_round"]
+    return "\n".join(
+        [
+            "| | |",
+            "|---|---|",
+            f"| student-batches per CPU-second, one student a process (`SubprocVecEnv`) | {each['subproc_vec_env']:,} |",
+            f"| the same of {speed['students']} stacked students (`PopulationVecEnv`) | {each['population_vec_env']:,} |",
+            f"| ratio, median of {speed['rounds']} alternating rounds (range) | {speed['ratio']:.1f} ({min(rounds):.1f} to {max(rounds):.1f}) |",
+            f"| part of an epoch that scoring training rows for hardness takes: population | {100 * shares['population']:.1f} % |",
+            f"| the same: sequence classifier | {100 * shares['classifier']:.1f} % |",
+        ]
+    )
+
+
+PARTS = {
+    "handbook-population": "handbook, MLP",
+    "sparkov-population": "sparkov, MLP",
+    "handbook-classifier": "handbook, sequence classifier",
+    "sparkov-classifier": "sparkov, sequence classifier",
+}
+
+
+def sampling() -> str:
+    """Every policy with every data set and learner, and its average precision less that of 1:1."""
+    lines = [
+        "| data, learner | sampling | AP | less that of 1:1 [95 %] | F1, tuned | F1 at .5 | false alarms per 10k at recall .60 / .70 | ECE | trainings |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for part, own in load("sampling")["parts"].items():
+        against = own["paired"]["one_to_one"]
+        for policy, figures in sorted(own["means"].items(), key=lambda item: -item[1]["average_precision"]):
+            alarms = " / ".join(f"{figures[f'false_alarms_per_10k_at_recall_{recall}']:.2f}" for recall in ("0.60", "0.70"))
+            difference = "" if policy == "one_to_one" else _interval(against[policy]["average_precision"])
+            name = f"**{policy}**" if policy == "auto" else policy
+            row = [f"{figures['average_precision']:.3f}", difference, f"{figures['f1']:.3f}", f"{figures['f1_at_half']:.3f}", alarms]
+            trainings = figures["trainings"]
+            lines.append(f"| {PARTS[part]} | {name} | {' | '.join(row)} | {figures['ece']:.4f} | {trainings:g} |")
+    return "\n".join(lines)
+
+
+def _interval(value: dict[str, float]) -> str:
+    return f"{value['difference']:+.3f} [{value['low']:+.3f}, {value['high']:+.3f}]"
+
+
+def claims() -> str:
+    """What was claimed, and whether it holds."""
+    parts = load("sampling")["parts"]
+    texts = list(dict.fromkeys(claim["claim"] for own in parts.values() for claim in own["claims"] if claim["holds"] != "not measured"))
+    lines = ["| claim | " + " | ".join(PARTS[part] for part in parts) + " |", "|---|" + "---|" * len(parts)]
+    for text in texts:
+        cells = []
+        for own in parts.values():
+            (claim,) = (each for each in own["claims"] if each["claim"] == text)
+            figure = claim.get("figure")
+            cells.append("-" if figure is None else f"{figure:+.3f} [{claim['low']:+.3f}, {claim['high']:+.3f}]: {claim['holds']}")
+        lines.append(f"| {text} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def per_class() -> str:
+    """The kinds of fraud of handbook, by policy."""
+    lines = ["| learner | sampling | kind of fraud | AP against legitimate | recall | precision |", "|---|---|---|---|---|---|"]
+    for part, own in load("sampling")["parts"].items():
+        if not part.startswith("handbook"):
+            continue
+        for policy in ("auto", "none", "one_to_one", "under"):
+            for kind, figures in own["per_class"].get(policy, {}).items():
+                values = " | ".join(f"{figures[key]:.3f}" if key in figures else "-" for key in ("average_precision", "recall", "precision"))
+                lines.append(f"| {PARTS[part].split(', ')[1]} | {policy} | {kind} | {values} |")
+    return "\n".join(lines)
+
+
+def sampling_tables() -> str:
+    """Ten tables that scikit-learn and imbalanced-learn make."""
+    content = load("sampling_tables")
+    lines = ["| table | rows | rare | best fixed baseline | its AP | AP of `auto` | difference [95 %] | |", "|---|---|---|---|---|---|---|---|"]
+    for name, own in content["tables"].items():
+        precision, best = own["average_precision"], own["best_fixed"]
+        rare = ", ".join(str(count) for count in own["rare"].values())
+        lines.append(
+            f"| {name} | {own['rows']:,} | {rare} | {best} | {precision[best]:.3f} | {precision['auto']:.3f} | {_interval(own['difference'])} | {own['auto_against_it']} |"
+        )
+    return "\n".join(lines)
+
+
+TABLES = {
+    "main_job": main_job,
+    "costs": costs,
+    "simulated_seeds": simulated_seeds,
+    "population": population,
+    "sampling": sampling,
+    "claims": claims,
+    "per_class": per_class,
+    "sampling_tables": sampling_tables,
+}
 
 
 def filled(text: str) -> str:

@@ -6,7 +6,7 @@ per kind, whatever K. Observations of tasks with different numbers of classes ar
 (a real one's never is), takes no part in pooling, and neither its action nor its log-probability counts.
 
 Actor and critic share nothing, for a policy's gradient is small beside a value's.
-:class:`balancer.sampling.policies.BundlePolicy` is this actor in NumPy; a test holds them together.
+:class:`balancer.sampling.bundle.BundlePolicy` is this actor in NumPy; a test holds them together.
 """
 
 from __future__ import annotations

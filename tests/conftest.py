@@ -8,6 +8,7 @@ from pathlib import Path
 # Before NumPy, torch and polars are first imported: workers of pytest-xdist share the cores, and sums in a fixed order repeat exactly.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("POLARS_MAX_THREADS", "1")
+os.environ.setdefault("KERAS_BACKEND", "torch")  # Keras takes TensorFlow unless told
 
 import pytest
 from hypothesis import settings

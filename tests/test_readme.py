@@ -16,6 +16,13 @@ from balancer.cli import COMMANDS, main
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
+SHORT: dict[str, tuple[str, ...]] = {
+    "train": TINY,
+    "compare": ("--windows", "1", "--seeds", "1", "--epochs", "2", "--steps-per-epoch", "4", "--policies", "none,one_to_one,constant:share=.2"),
+    "policy train": ("--rollouts", "1", "--budget", "quick"),
+    "policy evaluate": ("--number", "2", "--groups", "1"),
+}
+
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
@@ -32,7 +39,7 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for command in commands:
         assert command[0] == "balancer"
         # Real commands at a length that a test can afford; a resumed run takes its length from the run folder.
-        short = TINY if command[1] == "train" and "--resume" not in command else ()
+        short = () if "--resume" in command else SHORT.get(" ".join(command[1:3]), SHORT.get(command[1], ()))
         assert main([*command[1:], *short]) == 0, command
     assert (tmp_path / "scored.parquet").is_file()
     assert (tmp_path / "scored.csv").is_file()

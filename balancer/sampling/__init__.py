@@ -1,4 +1,10 @@
-"""Sampling: what a policy sees, what it chooses, and how rows are drawn by it. NumPy alone; torch only in ``torch_sampler``."""
+"""Sampling: what a policy sees, what it chooses, and how rows are drawn by it. NumPy alone; torch only in ``torch_sampler``.
+
+``AdaptiveSampler`` and ``AdaptiveBatchSampler`` (torch), ``AdaptiveResampler`` (imbalanced-learn) and ``AdaptiveClassifier`` (scikit-learn) can be imported
+from here too; what they need is loaded when they are first asked for.
+"""
+
+import importlib
 
 from balancer.sampling.controller import SamplingController
 from balancer.sampling.embedded import EmbeddedSampler
@@ -18,3 +24,11 @@ __all__ = [
     "class_prior",
     "load_policy",
 ]
+
+_LAZY = ("AdaptiveBatchSampler", "AdaptiveClassifier", "AdaptiveResampler", "AdaptiveSampler")
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module("balancer"), name)

@@ -74,7 +74,7 @@ class LabelCodes:
     def fingerprint(self) -> str:
         """Hexadecimal digest of classes and codes; equal for equal labels in the same order."""
         digest = hashlib.blake2b(repr(self.classes).encode(), digest_size=16)
-        digest.update(np.ascontiguousarray(self.codes).view(np.uint8))
+        digest.update(np.ascontiguousarray(self.codes).data)
         return digest.hexdigest()
 
     def encode(self, labels: ArrayLike | Sequence[str], name: str) -> NDArray[np.int64]:

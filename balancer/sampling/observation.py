@@ -116,7 +116,10 @@ def summarise_errors(label: NDArray[np.integer[Any]], score: NDArray[np.floating
     """Summary of ``score`` (M, n, K) on rows with ``label`` (n,) that each stand for ``weight`` (n,)."""
     num, rows, num_classes = score.shape
     error = 1.0 - score[:, np.arange(rows), label]
-    cell = (np.arange(num)[:, None] * num_classes + label) * NUM_BINS + np.searchsorted(ERROR_EDGES, error)
+    place = np.zeros(error.shape, dtype=np.int8)
+    for edge in ERROR_EDGES:  # seven comparisons are several times as fast as a search
+        place += error > edge
+    cell = (np.arange(num)[:, None] * num_classes + label) * NUM_BINS + place
     flat_weight = np.broadcast_to(np.asarray(weight, np.float64), error.shape).ravel()
     mass = np.bincount(cell.ravel(), flat_weight, num * num_classes * NUM_BINS).reshape(num, num_classes, NUM_BINS)
     total = np.maximum(mass.sum(axis=2), _TINY)

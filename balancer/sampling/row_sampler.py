@@ -215,7 +215,7 @@ class RowSampler:
         """(n,) rows of ``classes`` (n,), each drawn within its class, as a part of an epoch of ``epoch_draws`` rows; each class must have rows."""
         within, mixed = rng.random(len(classes)), rng.random(len(classes))
         rows = np.empty(len(classes), dtype=np.int64)
-        for c in np.flatnonzero(np.bincount(classes, minlength=self.num_classes)):
+        for c in np.flatnonzero(np.bincount(classes, minlength=self.num_classes)).tolist():
             chosen, own = np.flatnonzero(classes == c), self._own(c)
             place = np.minimum((within[chosen] * len(own)).astype(np.int64), len(own) - 1)
             if c == HARD_CLASS and weights.hardness > 0:
@@ -232,7 +232,7 @@ class RowSampler:
         if keep_minority:
             share = kept_share(share, draws)
         result = np.zeros(self.num_rows)
-        for c in np.flatnonzero(share):
+        for c in np.flatnonzero(share).tolist():
             own = self._own(c)
             if c == HARD_CLASS and weights.hardness > 0:
                 hard = self._hard_table(weights.hardness).probabilities(self._hard_draws(weights, draws))

@@ -61,7 +61,8 @@ class TrainConfig:
     bad_rows: Literal["error", "drop"] = "error"
     """What to do with rows that can't be used, as an amount that is no number: stop, or drop and count them."""
     policy: str = "ppo"
-    """Who sets the sampling weights: ppo (learned here), constant[:share=.2,hardness=1], rule, or the folder of a policy bundle."""
+    """Who sets the sampling weights: ppo (learned here), auto (learned beforehand, shipped), bandit, constant[:share=.2,hardness=1], schedule, rule, or the
+    folder of a policy."""
     reward: Literal["f1", "average_precision", "partial_auc"] = "f1"
     """What PPO maximises on the validation rows."""
     budget: Literal["quick", "standard", "thorough"] = "quick"

@@ -22,7 +22,7 @@ from balancer.errors import InputError
 from balancer.evaluation.lightgbm_baseline import MAX_ROUNDS, fit_lightgbm
 from balancer.files import read_arrays
 from balancer.models import Classifier, ModelConfig, fit_edges, save_classifier
-from balancer.sampling.policies import BundlePolicy, Policy, load_policy
+from balancer.sampling.policies import AutoPolicy, BundlePolicy, Policy, load_policy
 from balancer.sampling.seeding import integer_seed
 from balancer.training.config import Budget, TrainConfig
 from balancer.training.costs import print_costs
@@ -171,7 +171,7 @@ def _policy(prepared: Prepared, folder: RunFolder, progress: TrainingProgress) -
 
 def _describe_policy(config: TrainConfig, policy: Policy) -> dict[str, Any]:
     """For the report: which policy, and of a learned one what its training says."""
-    summary = policy.summary if isinstance(policy, BundlePolicy) else {}
+    summary = policy.summary if isinstance(policy, BundlePolicy | AutoPolicy) else {}
     return {"asked": config.policy, "name": policy.name} | {
         key: summary[key] for key in ("env_steps", "beats_constant", "evaluation") if key in summary
     }
