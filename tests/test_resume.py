@@ -57,7 +57,8 @@ def test_ctrl_c_says_how_to_go_on_and_a_second_process_is_refused(
     tiny_table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
-    process = start(out, "--dataset", str(tiny_table), *TINY)
+    # Long enough to be at work still when the signal comes, on a busy machine too.
+    process = start(out, "--dataset", str(tiny_table), *TINY, "--epochs", "400")
     while process.poll() is None and not list(out.glob("work/*")):
         time.sleep(0.02)
     assert main(["train", "--resume", "--out", str(out)]) == 2
