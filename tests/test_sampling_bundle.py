@@ -243,3 +243,18 @@ def test_refuses_torn_or_foreign_bundles(tmp_path: Path) -> None:
         load_bundle(part)
     with pytest.raises(InputError, match="is missing"):
         load_bundle(tmp_path / "nowhere")
+
+
+def test_classes_that_move_together_keep_their_proportions() -> None:
+    rng = np.random.default_rng(0)
+    apart = BundlePolicy(_arrays(), {})
+    together = BundlePolicy(_arrays(), {}, together=True)
+    seen = Observation(
+        rng.uniform(-1, 1, (4, len(PER_CLASS_FEATURES))).astype(np.float32), rng.uniform(-1, 1, len(SHARED_FEATURES)).astype(np.float32)
+    )
+    one, two = apart.act(seen), together.act(seen)
+    assert isinstance(one, np.ndarray)
+    assert isinstance(two, np.ndarray)
+    np.testing.assert_allclose(two[1:4], one[1:4].mean())
+    np.testing.assert_array_equal(two[[0, 4, 5]], one[[0, 4, 5]])
+    assert np.ptp(one[1:4]) > 0

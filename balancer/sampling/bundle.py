@@ -141,6 +141,7 @@ class BundlePolicy:
 
     Args:
         arrays: ``<layer>.weight`` and ``<layer>.bias`` of :data:`LAYERS`.
+        together: move the log shares of all classes but the first by their mean, so that what lies between them stays as it was at the start.
         summary: what ``policy.json`` says of the training.
         name: shown in reports.
         support: range of the training observations; None: every observation is taken for known.
@@ -158,8 +159,10 @@ class BundlePolicy:
         *,
         support: Support | None = None,
         fallback: GoodConstant | None = None,
+        together: bool = False,
     ) -> None:
         self.name = name
+        self.together = together
         self.summary = summary
         """What ``policy.json`` says of the training."""
         self.support, self.fallback = support, fallback or GoodConstant()
@@ -187,6 +190,9 @@ class BundlePolicy:
         joined = np.concatenate([code, np.broadcast_to(context[:, None], (*code.shape[:2], context.shape[1]))], axis=2)
         share = self._linear("share_2", np.tanh(self._linear("share_1", joined)))[:, :, 0]
         mean: Floats = np.tanh(np.concatenate([share - share.mean(axis=1, keepdims=True), self._linear("overall", context)], axis=1))
+        if self.together:
+            minority = slice(1, per_class.shape[1])
+            mean[:, minority] = mean[:, minority].mean(axis=1, keepdims=True)
         return mean
 
     def _linear(self, name: str, x: Floats) -> Floats:
@@ -262,7 +268,8 @@ def load_bundle(folder: Path, name: str = "ppo") -> BundlePolicy:
         fallback = GoodConstant(**{key: float(value) for key, value in config.get("fallback", {}).items()})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"policy at {str(folder)!r} can't be read ({error}); copy {CONFIG_FILE} anew or train it again") from error
-    return BundlePolicy(arrays, config.get("training", {}), name, support=support, fallback=fallback)
+    together = config.get("minority", "apart") == "together"
+    return BundlePolicy(arrays, config.get("training", {}), name, support=support, fallback=fallback, together=together)
 
 
 def bundle_layout() -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 On a data set the policy and its rivals (the good constant, 1:1, no sampling, the starting weights, random actions) afterwards meet students
 of seeds never trained on, as siblings; the figures go into ``policy.json``, where ``beats_constant`` says whether PPO earned its keep. On the
-task distribution the bundle also says what its observations were like, so that whoever runs it can tell where it is out of its depth.
+task distribution the bundle also says what its observations were like, so that whoever runs it can tell where it is out of its depth, and that the
+classes but the first move together: on held-out tasks with more than two, what it did between them cost more than it won (docs/experiments.md).
 """
 
 from __future__ import annotations
@@ -155,7 +156,7 @@ def train_task_policy(
     ranges = {name: {"low": low.tolist(), "high": high.tolist()} for name, (low, high) in env.support.items()}
     support = ranges | {"num_classes": [2, MAX_CLASSES]}
     summary = {"told": told, "env_steps": plan.rollouts * ROLLOUT_STEPS * env.num_envs, "returns": history}
-    return _write(folder, actor, {"support": support, "fallback": asdict(FALLBACK), "training": summary})
+    return _write(folder, actor, {"support": support, "fallback": asdict(FALLBACK), "minority": "together", "training": summary})
 
 
 def _chosen(budgets: dict[str, T], budget: str | T) -> T:
