@@ -135,7 +135,9 @@ def per_class() -> str:
             continue
         for policy in ("auto", "none", "one_to_one", "under"):
             for kind, figures in own["per_class"].get(policy, {}).items():
-                values = " | ".join(f"{figures[key]:.3f}" if key in figures else "-" for key in ("average_precision", "recall", "precision"))
+                values = " | ".join(
+                    f"{figures[key]:.3f}" if key in figures else "-" for key in ("average_precision", "recall", "precision")
+                )
                 lines.append(f"| {PARTS[part].split(', ')[1]} | {policy} | {kind} | {values} |")
     return "\n".join(lines)
 
@@ -143,7 +145,10 @@ def per_class() -> str:
 def sampling_tables() -> str:
     """Ten tables that scikit-learn and imbalanced-learn make."""
     content = load("sampling_tables")
-    lines = ["| table | rows | rare | best fixed baseline | its AP | AP of `auto` | difference [95 %] | |", "|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "| table | rows | rare | best fixed baseline | its AP | AP of `auto` | difference [95 %] | |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for name, own in content["tables"].items():
         precision, best = own["average_precision"], own["best_fixed"]
         rare = ", ".join(str(count) for count in own["rare"].values())

@@ -18,7 +18,18 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 SHORT: dict[str, tuple[str, ...]] = {
     "train": TINY,
-    "compare": ("--windows", "1", "--seeds", "1", "--epochs", "2", "--steps-per-epoch", "4", "--policies", "none,one_to_one,constant:share=.2"),
+    "compare": (
+        "--windows",
+        "1",
+        "--seeds",
+        "1",
+        "--epochs",
+        "2",
+        "--steps-per-epoch",
+        "4",
+        "--policies",
+        "none,one_to_one,constant:share=.2",
+    ),
     "policy train": ("--rollouts", "1", "--budget", "quick"),
     "policy evaluate": ("--number", "2", "--groups", "1"),
 }
