@@ -189,14 +189,17 @@ def test_a_policy_bundle_of_one_run_trains_another(tiny_run: Path, tiny_table: P
     assert report_of(out)["test"] == report_of(tiny_run)["test"]
 
 
-@pytest.mark.parametrize("policy", ["rule", "constant:share=.2,hardness=1"])
-def test_hand_written_policies_train(policy: str, tiny_table: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("policy", ["rule", "constant:share=.2,hardness=1", "auto"])
+def test_policies_that_are_not_learned_here_train(policy: str, tiny_table: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     assert main(["train", "--dataset", str(tiny_table), "--out", str(out), "--policy", policy, *TINY]) == 0
     report = report_of(out)
     assert report["run"]["policy"]["asked"] == policy
     history = pl.read_parquet(out / "history.parquet").filter(pl.col("model") == "run")
-    if policy != "rule":
+    if policy == "auto":
+        assert report["run"]["policy"]["name"] == "auto"
+        assert history["share_1"].min() > 0.03  # above the prior
+    elif policy != "rule":
         assert history["share_1"].to_list() == pytest.approx([0.2, 0.2])
 
 
