@@ -112,7 +112,9 @@ def train_policy(
         "beats_constant": bool(margin > 0),
         "margin_over_constant": margin,
     }
-    return _write(folder, actor, {"training": summary})
+    # What goes on from a policy that moves the minority as a whole does so too.
+    minority = {"minority": "together"} if first is not None and first.together else {}
+    return _write(folder, actor, minority | {"training": summary})
 
 
 @one_thread()
