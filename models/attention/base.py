@@ -6,10 +6,23 @@ Any module that keeps it can take the place of the ones here: state-space models
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
+from balancer.errors import InputError
 from balancer.models.batch import SequenceBatch
+
+
+class Attended(NamedTuple):
+    """What some queries looked at; S slots each, in no order."""
+
+    position: Tensor
+    """(T, S) int64: position of the key in its sequence, -1 for an empty slot."""
+    mass: Tensor
+    """(T, S) float32: attention, mean over the heads, summing to 1 over the slots; 0 in empty ones."""
+    is_global: Tensor
+    """(T, S) bool: whether the key was seen as a global node."""
 
 
 class Attention(nn.Module, ABC):
@@ -27,3 +40,23 @@ class Attention(nn.Module, ABC):
             batch: finite values, left-aligned.
             last_only: compute only what the target needs; the last block of a classifier asks for no more.
         """
+
+    def attended(self, batch: SequenceBatch, row: Tensor, position: Tensor) -> Attended:
+        """Where the queries at (row (T,), position (T,)) of `batch` look, without computing the others.
+
+        Raises:
+            InputError: This attention can't tell.
+        """
+        raise InputError(f"{type(self).__name__} has no attention weights to show; use attention 'dense', 'window' or 'sparse'")
+
+    def init_state(self, batch_size: int) -> Any:
+        """The state of `batch_size` sequences before their first token, for `step`; its size does not grow with what is read.
+
+        Raises:
+            InputError: This attention needs the whole past.
+        """
+        raise InputError(f"{type(self).__name__} has no state of constant size to stream with; use attention 'sparse' or 'window'")
+
+    def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Read one token (B, d) of each sequence; what `forward` gives at its position, (B, d), and the state after it."""
+        raise InputError(f"{type(self).__name__} has no state of constant size to stream with; use attention 'sparse' or 'window'")

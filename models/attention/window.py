@@ -23,8 +23,8 @@ class WindowAttention(DenseAttention):
         window: how many positions are seen, the own one included.
     """
 
-    def __init__(self, d_model: int, num_heads: int, window: int = 64) -> None:
-        super().__init__(d_model, num_heads)
+    def __init__(self, d_model: int, num_heads: int, window: int = 64, *, rotary: bool = False) -> None:
+        super().__init__(d_model, num_heads, rotary=rotary)
         self.window = window
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -51,6 +51,9 @@ class WindowAttention(DenseAttention):
         band = ((distance >= 0) & (distance < size)).repeat(chunks, 1, 1)
         band[0, :, :size] = False
         return band
+
+    def _reach(self, batch: SequenceBatch) -> int:
+        return self.window
 
     def _seen_by_last(self, batch: SequenceBatch) -> Tensor:
         position = torch.arange(batch.mask.shape[1], device=batch.mask.device)

@@ -1,0 +1,129 @@
+"""`sparse_attention`: local windows and a few global nodes, cost linear in length.
+
+Each query sees its window and the k tokens of highest score outside it (Longformer's pattern, Beltagy et al. 2020, with global nodes that are
+chosen by the data, not by place). Causal, the choice runs along: no output depends on a later token, its score included.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from balancer.errors import InputError
+from balancer.models.attention.backends import BACKENDS
+from balancer.models.attention.layout import Layout, Mode
+from balancer.models.attention.selection import select_globals
+
+
+def sparse_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    score: Tensor | None = None,
+    *,
+    window: int = 64,
+    num_global: int = 8,
+    causal: bool = True,
+    key_padding_mask: Tensor | None = None,
+    mode: Mode = "sliding",
+    chunk: int | None = None,
+    gate: Tensor | None = None,
+    global_queries: bool = False,
+    backend: str = "auto",
+) -> Tensor:
+    """Attend to a local window and to the `num_global` tokens of highest score; (B, n, H, d) as `query`.
+
+    Example:
+        >>> import torch
+        >>> q, k, v = torch.randn(3, 2, 300, 4, 16)
+        >>> sparse_attention(q, k, v, score=torch.randn(2, 300)).shape
+        torch.Size([2, 300, 4, 16])
+
+    Args:
+        query: (B, n, H, d), as a linear gives them; key and value alike. Logits are scaled by d ** -.5.
+        key: (B, n, H, d).
+        value: (B, n, H, d).
+        score: (B, n) of each token; may be left out where `num_global` is 0. The choice is not differentiable.
+        window: keys in a window, the query's own included.
+        num_global: global nodes, shared by the heads; causal, chosen anew for each chunk among the tokens before it.
+        causal: whether a query sees nothing after itself.
+        key_padding_mask: (B, n) bool, True where a token is padding (torch's convention): not seen, and zeros as a query.
+        mode: `sliding` windows, or fixed `block`s, which are cheaper and see less.
+        chunk: queries that share a choice of global nodes, at most `window` (default: `window`).
+        gate: (B, n), added to the logit of a key where it is a global node; by it the score can be trained.
+        global_queries: let global nodes attend to every token; not causal only.
+        backend: auto, or one of `BACKENDS`. `explain_choice` tells why auto takes the one it takes.
+
+    Raises:
+        InputError: Shapes, dtypes or knobs do not fit, or the backend can't work here; the message names the argument.
+    """
+    layout = Layout(window, window if chunk is None else chunk, causal, mode)
+    _check(query, key, value, score, gate, key_padding_mask, num_global, global_queries, layout)
+    batch, length = query.shape[:2]
+    if not length or not batch:
+        return torch.zeros_like(query)
+    if num_global and score is not None:
+        index = select_globals(score, num_global, causal=causal, chunk=layout.chunk, padding=key_padding_mask)
+    else:
+        index = torch.empty(batch, layout.num_chunks(length), 0, dtype=torch.int64, device=query.device)
+    chosen = BACKENDS[resolve(backend, query, layout, num_global)]
+    out = chosen.run(query, key, value, gate, index, key_padding_mask, layout)
+    return _with_global_queries(out, query, key, value, index[:, 0], key_padding_mask) if global_queries else out
+
+
+def resolve(backend: str, query: Tensor, layout: Layout, num_global: int) -> str:
+    """The name of the backend to use; InputError where the one asked for can't work here."""
+    if backend == "auto":
+        return "reference"
+    if backend not in BACKENDS:
+        raise InputError(f"unknown backend '{backend}'; known are auto, {', '.join(BACKENDS)}")
+    reason = BACKENDS[backend].refuses(query, layout)
+    if reason is not None:
+        raise InputError(f"backend '{backend}' can't be used: {reason}; use backend='auto'")
+    return backend
+
+
+def _check(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    score: Tensor | None,
+    gate: Tensor | None,
+    padding: Tensor | None,
+    num_global: int,
+    global_queries: bool,
+    layout: Layout,
+) -> None:
+    if query.ndim != 4 or key.shape != query.shape or value.shape != query.shape:
+        raise InputError(
+            f"query, key and value must have one shape (B, n, H, d), given {tuple(query.shape)}, {tuple(key.shape)}, {tuple(value.shape)}"
+        )
+    if not query.dtype.is_floating_point or key.dtype != query.dtype or value.dtype != query.dtype:
+        raise InputError(f"query, key and value must have one floating dtype, given {query.dtype}, {key.dtype}, {value.dtype}")
+    if num_global < 0:
+        raise InputError(f"num_global must be at least 0, given {num_global}")
+    if num_global and score is None:
+        raise InputError("score is needed to choose global nodes; give one, or num_global=0")
+    for name, given in (("score", score), ("gate", gate), ("key_padding_mask", padding)):
+        if given is not None and given.shape != query.shape[:2]:
+            raise InputError(f"{name} must be (B, n) = {tuple(query.shape[:2])}, given {tuple(given.shape)}")
+        if given is not None and given.device != query.device:
+            raise InputError(f"{name} is on {given.device}, query on {query.device}; move one of them")
+    if padding is not None and padding.dtype != torch.bool:
+        raise InputError(f"key_padding_mask must be bool, True where a token is padding, given {padding.dtype}")
+    if global_queries and layout.causal:
+        raise InputError("global_queries would let a causal output depend on later tokens; use causal=False")
+
+
+def _with_global_queries(out: Tensor, query: Tensor, key: Tensor, value: Tensor, index: Tensor, padding: Tensor | None) -> Tensor:
+    """`out` with the rows of the global nodes (B, k) replaced by their attention to every token that is not padding."""
+    if not index.shape[1]:
+        return out
+    at = index.clamp(min=0)[..., None, None].expand(-1, -1, *query.shape[2:])
+    seen = None if padding is None else ~padding[:, None, None]
+    heads_first = (x.transpose(1, 2) for x in (query.gather(1, at), key, value))
+    whole = F.scaled_dot_product_attention(*heads_first, attn_mask=seen).transpose(1, 2)
+    # An empty slot stands at position 0 and must leave that row alone: it is sent to a row past the end, which is cut off.
+    place = index.where(index >= 0, query.shape[1])[..., None, None].expand_as(at)
+    return torch.cat([out, torch.zeros_like(out[:, :1])], 1).scatter(1, place, whole)[:, :-1]
