@@ -4,7 +4,7 @@
 """
 
 from balancer.models.attention import Attention, DenseAttention, WindowAttention
-from balancer.models.batch import SequenceBatch
+from balancer.models.batch import SequenceBatch, Targets
 from balancer.models.blocks import Block
 from balancer.models.classifier import ATTENTIONS, EMBEDDINGS, HEADS, Classifier, autocast
 from balancer.models.config import ModelConfig
@@ -27,6 +27,7 @@ __all__ = [
     "MulticlassHead",
     "PiecewiseLinearEncoder",
     "SequenceBatch",
+    "Targets",
     "TransactionEmbedding",
     "WindowAttention",
     "autocast",

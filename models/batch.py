@@ -14,6 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+Targets = tuple[Tensor, Tensor]
+"""Positions to judge in a batch of sequences: rows (T,) and positions (T,), int64."""
+
 
 @dataclass(frozen=True, eq=False)
 class SequenceBatch:
@@ -70,3 +73,8 @@ class SequenceBatch:
         real = (self.lengths > 0)[:, None]
         values = self.values[rows, (self.lengths - 1).clamp(min=0)][:, None]
         return SequenceBatch(values.masked_fill(~real[..., None], 0), real[:, 0].to(torch.int64), real)
+
+    def at(self, row: Tensor, position: Tensor) -> SequenceBatch:
+        """The positions (row (T,), position (T,)), all real, as T rows of one position each: (T, 1, C)."""
+        one = torch.ones_like(row)
+        return SequenceBatch(self.values[row, position][:, None], one, one[:, None].bool())

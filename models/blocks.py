@@ -6,11 +6,13 @@ called.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from balancer.models.attention import Attention
-from balancer.models.batch import SequenceBatch
+from balancer.models.batch import SequenceBatch, Targets
 from balancer.models.dropout import Dropout
 
 EXPANSION = 2
@@ -35,11 +37,24 @@ class Block(nn.Module):
         self.ff2 = nn.Linear(EXPANSION * d_model, d_model)
         self.dropout = Dropout(dropout)
 
-    def forward(self, batch: SequenceBatch, *, last_only: bool = False) -> SequenceBatch:
-        """(B, n, d) to (B, n, d), or to (B, 1, d) for the last real position alone."""
-        normed = SequenceBatch(self.attention_norm(batch.values), batch.lengths, batch.mask)
-        mixed = self.attention(normed, last_only=last_only)
+    def forward(self, batch: SequenceBatch, *, last_only: bool = False, targets: Targets | None = None) -> SequenceBatch:
+        """(B, n, d) to (B, n, d), to (B, 1, d) for the last real position alone, or to (T, 1, d) for the `targets`."""
+        mixed = self.attention(self.normed(batch), last_only=last_only)
         kept = batch.last() if last_only else batch
-        hidden = kept.values + self.dropout(mixed.values)
-        hidden = hidden + self.dropout(self.ff2(F.gelu(self.ff1(self.ff_norm(hidden)))))
-        return kept.with_values(hidden)
+        if targets is not None:
+            mixed, kept = mixed.at(*targets), kept.at(*targets)
+        return kept.with_values(self._feed_forward(kept.values, mixed.values))
+
+    def normed(self, batch: SequenceBatch) -> SequenceBatch:
+        """What the attention sees of `batch`."""
+        return SequenceBatch(self.attention_norm(batch.values), batch.lengths, batch.mask)
+
+    def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Read one position (B, d) of each sequence: the block's output there, and the attention's state after it."""
+        mixed, state = self.attention.step(self.attention_norm(x), state)
+        return self._feed_forward(x, mixed), state
+
+    def _feed_forward(self, x: Tensor, mixed: Tensor) -> Tensor:
+        hidden = x + self.dropout(mixed)
+        added: Tensor = self.dropout(self.ff2(F.gelu(self.ff1(self.ff_norm(hidden)))))
+        return hidden + added

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from balancer.errors import InputError
 from balancer.models.attention import Attention, DenseAttention, WindowAttention
-from balancer.models.batch import SequenceBatch
+from balancer.models.batch import SequenceBatch, Targets
 from balancer.models.blocks import Block
 from balancer.models.config import ModelConfig
 from balancer.models.embedding import TransactionEmbedding
@@ -26,8 +26,8 @@ EMBEDDINGS: dict[str, Callable[[ModelConfig], nn.Module]] = {"transaction": Tran
 """By name: a module from a batch of fields (B, n, C) to a batch of channels (B, n, d_model)."""
 
 ATTENTIONS: dict[str, Callable[[ModelConfig], Attention]] = {
-    "dense": lambda config: DenseAttention(config.d_model, config.num_heads),
-    "window": lambda config: WindowAttention(config.d_model, config.num_heads, config.window),
+    "dense": lambda config: DenseAttention(config.d_model, config.num_heads, rotary=config.form == "sequence"),
+    "window": lambda config: WindowAttention(config.d_model, config.num_heads, config.window, rotary=config.form == "sequence"),
 }
 """By name: an `Attention` over d_model channels; made once per block."""
 
@@ -45,7 +45,7 @@ def autocast(device: torch.device | str) -> AbstractContextManager[object]:
 
 
 class Classifier(nn.Module):
-    """Judges the last transaction of each window by the ones before it.
+    """Judges the last transaction of each window, or chosen ones of whole histories, by the ones before it.
 
     Example:
         >>> import numpy as np, torch
@@ -76,21 +76,79 @@ class Classifier(nn.Module):
         self.norm = nn.LayerNorm(config.d_model)
         self.head = _registered(HEADS, "head", config.head)(config)
 
-    def encode(self, batch: SequenceBatch) -> SequenceBatch:
-        """What the head sees of a batch of fields: (B, 1, d_model) at the target, or (B, n, d_model) for a head that needs the sequence."""
+    def encode(self, batch: SequenceBatch, targets: Targets | None = None) -> SequenceBatch:
+        """What the head sees of a batch of fields: (B, 1, d_model) at the last positions, (T, 1, d_model) at the `targets`, or (B, n, d_model) for a head
+        that needs the sequence.
+
+        Raises:
+            InputError: Targets are given and the model is of the form `window`, or its head needs the sequence.
+        """
+        if targets is not None:
+            self._check_targets()
         batch = self.embedding(batch)
         for position, block in enumerate(self.blocks, start=1):
-            batch = block(batch, last_only=position == len(self.blocks) and not self.head.needs_sequence)
+            last = position == len(self.blocks)
+            last_only = last and targets is None and not self.head.needs_sequence
+            batch = block(batch, last_only=last_only, targets=targets if last else None)
         return batch.with_values(self.norm(batch.values))
 
-    def forward(self, batch: SequenceBatch) -> Tensor:
-        """Logits of a batch of fields (B, n, C): (B,) from a binary head, (B, K) from a multi-class one."""
-        logits: Tensor = self.head(self.encode(batch))
+    def forward(self, batch: SequenceBatch, targets: Targets | None = None) -> Tensor:
+        """Logits of a batch of fields (B, n, C): (B,) from a binary head, (B, K) from a multi-class one; T rows for T `targets`, each judged by
+        what came before it (form `sequence`).
+        """
+        logits: Tensor = self.head(self.encode(batch, targets))
         return logits
 
-    def probabilities(self, batch: SequenceBatch) -> Tensor:
-        """Class probabilities (B, K) float32 of a batch of fields; the fraud score is 1 minus column 0. Call `eval()` first."""
-        return self.head.probabilities(self(batch))
+    def init_state(self, batch_size: int) -> list[Any]:
+        """The state of `batch_size` histories before their first transaction, for `step`; its size does not grow with what is read.
+
+        Raises:
+            InputError: The form is `window`, or the attention or the head needs the whole past.
+        """
+        self._check_targets()
+        return [block.attention.init_state(batch_size) for block in self.blocks]
+
+    @torch.no_grad()
+    def step(self, fields: Tensor, state: list[Any]) -> tuple[Tensor, list[Any]]:
+        """Read the next transaction (B, C) of each history: its logits, as `forward` would give, and the state after it. Call `eval()` first."""
+        one = torch.ones(len(fields), dtype=torch.int64, device=fields.device)
+        x = self.embedding(SequenceBatch(fields[:, None], one, one[:, None].bool())).values[:, 0]
+        after = []
+        for block, own in zip(self.blocks, state, strict=True):
+            x, own = block.step(x, own)
+            after.append(own)
+        logits: Tensor = self.head(SequenceBatch(self.norm(x)[:, None], one, one[:, None].bool()))
+        return logits, after
+
+    @torch.no_grad()
+    def attended(self, batch: SequenceBatch, targets: Targets) -> tuple[Tensor, Tensor]:
+        """Which positions weighed on each target: attention (T, n) float32, mean over heads and blocks, and (T, n) bool, where a global node was used.
+
+        Raises:
+            InputError: The attention can't tell.
+        """
+        batch = self.embedding(batch)
+        length = batch.values.shape[1]
+        mass = torch.zeros(len(targets[0]), length + 1, device=batch.values.device)
+        is_global = torch.zeros_like(mass, dtype=torch.bool)
+        for block in self.blocks:
+            seen = block.attention.attended(block.normed(batch), *targets)
+            # Empty slots go to a column past the end; no position stands in two slots, but that column does.
+            place = seen.position.where(seen.position >= 0, length)
+            mass.scatter_add_(1, place, seen.mass / len(self.blocks))
+            is_global.scatter_(1, place.where(seen.is_global, length), True)
+            batch = block(batch)
+        return mass[:, :length], is_global[:, :length]
+
+    def _check_targets(self) -> None:
+        if self.config.form != "sequence":
+            raise InputError("form 'window' judges the last position of a window only; build the model with form='sequence'")
+        if self.head.needs_sequence:
+            raise InputError(f"head '{self.config.head}' needs the whole sequence and can't judge single positions of it")
+
+    def probabilities(self, batch: SequenceBatch, targets: Targets | None = None) -> Tensor:
+        """Class probabilities (B, K) or (T, K) float32 of a batch of fields; the fraud score is 1 minus column 0. Call `eval()` first."""
+        return self.head.probabilities(self(batch, targets))
 
     def loss(self, logits: Tensor, label: Tensor, class_weight: Tensor | None = None) -> Tensor:
         """Mean loss of logits for labels (B,) int64, -1 = unlabelled and left out; `class_weight` (K,) weighs rows by their class."""

@@ -46,9 +46,16 @@ class ModelConfig:
     embedding: str = "transaction"
     """How fields become channels."""
     attention: str = "dense"
-    """How positions look at earlier ones: dense, window, or a part of your own."""
+    """How positions look at earlier ones: dense, window, sparse, or a part of your own."""
     window: int = 64
-    """How many positions back, itself included, the windowed attention looks."""
+    """How many positions back, itself included, windowed and sparse attention look."""
+    global_nodes: int = 8
+    """Earlier positions of highest score that sparse attention sees beside its window."""
+    score: str = "landmark_entropy"
+    """What makes a position a global node: a key of `balancer.models.attention.SCORES`."""
+    form: str = "window"
+    """`window`: a window of history for each target, positions counted back from it. `sequence`: a whole history whose every position can be a
+    target, positions relative (rotary); what streaming needs."""
     head: str = "binary"
     """What is decided: binary or multiclass."""
 
@@ -83,6 +90,12 @@ class ModelConfig:
         for name in ("history", "d_model", "num_heads", "num_layers", "window"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, given {getattr(self, name)}")
+        if self.global_nodes < 0:
+            raise InputError(f"global_nodes must be at least 0, given {self.global_nodes}")
+        if self.form not in ("window", "sequence"):
+            raise InputError(f"form must be window or sequence, given {self.form!r}")
+        if self.form == "sequence" and self.history < 2:
+            raise InputError("form 'sequence' needs a history of at least 2")
         if self.d_model % self.num_heads:
             raise InputError(f"num_heads must divide d_model, given {self.num_heads} and {self.d_model}")
         for name in ("dropout", "field_dropout"):
@@ -101,7 +114,7 @@ class ModelConfig:
             InputError: A key is unknown or missing, or a value has the wrong type or range.
         """
         known = {field.name for field in fields(cls)}
-        unknown, missing = sorted(set(content) - known), sorted(known - set(content))
+        unknown, missing = sorted(set(content) - known), sorted(known - _ADDED - set(content))
         if unknown:
             raise InputError(f"unknown key '{unknown[0]}' in a model configuration; known are {', '.join(sorted(known))}")
         if missing:
@@ -114,7 +127,9 @@ class ModelConfig:
 
 _TEXTS = ("numeric_fields", "categorical_fields", "classes")
 _PROBABILITIES = ("dropout", "field_dropout")
-_NAMES = ("embedding", "attention", "head")
+_NAMES = ("embedding", "attention", "head", "score", "form")
+_ADDED = {"global_nodes", "score", "form"}
+"""Keys that models of earlier versions lack; their defaults are what those models were."""
 
 
 def _plain(value: Any) -> Any:

@@ -1,7 +1,8 @@
 """From the fields of transactions to channels: numbers encoded, categories looked up, positions counted back from the target.
 
-Counting back makes the transaction before the target the same thing in a history of 3 as in one of 300. Field dropout hides a field over
-the whole window of a row: without it the few frauds, shown over and over, are recognised by one odd value.
+Counting back makes the transaction before the target the same thing in a history of 3 as in one of 300. In the form `sequence`, where every
+position may be a target, nothing is counted here and the attention knows distances instead (rotary). Field dropout hides a field over the whole
+window of a row: without it the few frauds, shown over and over, are recognised by one odd value.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ INITIAL_STD = 0.1
 
 
 class TransactionEmbedding(nn.Module):
-    """Sum of the encoded numbers, one vector per category and one per position, then dropout.
+    """Sum of the encoded numbers, one vector per category and, in the form `window`, one per position, then dropout.
 
     Takes a batch of fields (B, n, C), C = numeric fields, then categorical codes as numbers; gives (B, n, d_model). A NaN in a numeric
     field counts as missing and contributes nothing; a code outside the known ones counts as code 0, unseen.
@@ -37,9 +38,10 @@ class TransactionEmbedding(nn.Module):
         self.field_dropout = config.field_dropout
         self.numeric = PiecewiseLinearEncoder(config.edges, config.d_model) if config.numeric_fields else None
         self.categorical = nn.ModuleList(nn.Embedding(size, config.d_model) for size in config.cardinalities)
-        self.position = nn.Embedding(config.history, config.d_model)
+        self.history = config.history
+        self.position = nn.Embedding(config.history, config.d_model) if config.form == "window" else None
         self.dropout = Dropout(config.dropout)
-        for table in (*self.categorical, self.position):
+        for table in (*self.categorical, *([self.position] if self.position is not None else [])):
             assert isinstance(table, nn.Embedding)
             nn.init.normal_(table.weight, std=INITIAL_STD)
 
@@ -54,19 +56,19 @@ class TransactionEmbedding(nn.Module):
             raise InputError(
                 f"the batch has {num_fields} fields, the model was built for {self.num_fields}; give the columns of its configuration"
             )
-        if length > self.position.num_embeddings:
+        if length > self.history:
             raise InputError(
-                f"the batch's windows are {length} transactions long, the model's history is {self.position.num_embeddings}; "
-                "cut shorter windows"
+                f"the batch's windows are {length} transactions long, the model's history is {self.history}; cut shorter windows"
             )
         keep = batch.mask[..., None].expand(-1, -1, num_fields)
         if self.training and self.field_dropout > 0:
             keep = keep & (torch.rand(rows, 1, num_fields, device=keep.device) >= self.field_dropout)
-        back = (batch.lengths[:, None] - 1 - torch.arange(length, device=keep.device)).clamp(min=0)
-        total: Tensor = self.position(back)
+        total = torch.zeros(rows, length, 1, device=keep.device)
+        if self.position is not None:
+            total = self.position((batch.lengths[:, None] - 1 - torch.arange(length, device=keep.device)).clamp(min=0))
         if self.numeric is not None:
             numbers = batch.values[..., : self.num_numeric].flatten(0, 1)
-            total = total + self.numeric(numbers, keep[..., : self.num_numeric].flatten(0, 1)).view_as(total)
+            total = total + self.numeric(numbers, keep[..., : self.num_numeric].flatten(0, 1)).unflatten(0, (rows, length))
         for column, table in enumerate(self.categorical, start=self.num_numeric):
             total = total + table(self._codes(batch.values[..., column], keep[..., column], column))
         return batch.with_values(self.dropout(total))

@@ -7,9 +7,23 @@ grows with rows, not with rows x length; a batch is one `take` over contiguous r
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+class Segments(NamedTuple):
+    """Stretches of history that hold some targets."""
+
+    first: NDArray[np.int64]
+    """(S,) first row of each stretch, increasing."""
+    last: NDArray[np.int64]
+    """(S,) its last target: later rows are not needed."""
+    segment: NDArray[np.int64]
+    """(B,) which stretch a target belongs to."""
+    position: NDArray[np.int64]
+    """(B,) the target's place in it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,11 +59,34 @@ class TransactionStore:
             raise ValueError(f"a window holds at least the row itself, not {length} rows")
         target = np.asarray(rows, dtype=np.int64)
         first = np.maximum(self.start[target], target - (length - 1))
-        lengths = target - first + 1
+        return self.stretches(first, target, length), target - first + 1
+
+    def stretches(self, first: NDArray[np.int64], last: NDArray[np.int64], length: int) -> NDArray[np.float32]:
+        """The rows `first` (B,) to `last` (B,), both included and at most `length` apart: (B, length, C) float32, zeros after."""
         index = first[:, None] + np.arange(length)
-        padding = index > target[:, None]
-        # A padded position reads the target (a row surely in cache) and is zeroed after: one gather without branches.
-        np.minimum(index, target[:, None], out=index)
-        window = self.values.take(index, axis=0)
-        window[padding] = 0.0
-        return window, lengths
+        padding = index > last[:, None]
+        # A padded position reads the last row (surely in cache) and is zeroed after: one gather without branches.
+        np.minimum(index, last[:, None], out=index)
+        stretch = self.values.take(index, axis=0)
+        stretch[padding] = 0.0
+        return stretch
+
+    def segments(self, rows: NDArray[np.integer], length: int) -> Segments:
+        """Where each target row is judged in whole histories: one stretch of history for many targets.
+
+        An entity's rows are cut into stretches of `length` that overlap by half, from its first row on; a target belongs to the one in whose later
+        half it stands (to the first, if it is early). So it sees all its past up to `length // 2` rows and, past that, between `length // 2` and
+        `length` rows, and what it sees is a function of the target alone.
+
+        Raises:
+            ValueError: `length` < 2.
+        """
+        if length < 2:
+            raise ValueError(f"a segment holds at least two rows, not {length}")
+        target, half = np.asarray(rows, dtype=np.int64), length // 2
+        passed = target - self.start[target]
+        begin = target - passed + np.maximum(passed // half - 1, 0) * half
+        first, segment = np.unique(begin, return_inverse=True)
+        last = np.zeros_like(first)
+        np.maximum.at(last, segment, target)
+        return Segments(first, last, segment, target - begin)
