@@ -14,12 +14,12 @@ from balancer.comparison.cells import slug
 from balancer.data.dataset import Dataset
 from balancer.data.split import PART_GAP, PART_TEST, PART_THRESHOLD, PART_TRAIN
 from balancer.envs.classifier_student import ClassifierStudent
-from balancer.models import ModelConfig, fit_edges
 from balancer.sampling.policies import OutsideTraining, policy_notes
-from balancer.sampling.seeding import generator, integer_seed
+from balancer.sampling.seeding import generator
 from balancer.sampling.weights import Floats
 from balancer.training.config import Budget, TrainConfig
 from balancer.training.fitting import Pools, Scheme, baseline_scheme, fit_classifier
+from balancer.training.pipeline import model_config
 
 
 class SequenceStudent:
@@ -36,24 +36,7 @@ class SequenceStudent:
 
     def __init__(self, dataset: Dataset, config: TrainConfig, *, folder: Path, device: str = "cpu") -> None:
         self.dataset, self.config, self.folder, self.device = dataset, config, folder, device
-        store, train = dataset.store, dataset.rows(PART_TRAIN)
-        edges = fit_edges(
-            store.values[train, : store.num_numeric], store.label[train].astype(np.int64), seed=integer_seed(config.seed, "edges")
-        )
-        classes = dataset.schema.classes
-        self.model = ModelConfig(
-            numeric_fields=dataset.schema.numeric_fields,
-            categorical_fields=dataset.schema.categorical_fields,
-            cardinalities=dataset.schema.cardinalities,
-            edges=edges,
-            classes=classes,
-            history=config.history if dataset.schema.spec.entity is not None else 1,
-            d_model=config.d_model,
-            num_layers=config.layers,
-            dropout=config.dropout,
-            field_dropout=config.field_dropout,
-            head="binary" if len(classes) == 2 else "multiclass",
-        )
+        self.model = model_config(dataset, config)
         self._held, self._test = dataset.rows(PART_THRESHOLD), dataset.rows(PART_TEST)
 
     @property

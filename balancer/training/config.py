@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from balancer.errors import InputError
 
@@ -18,6 +18,9 @@ class Budget:
     steps_per_epoch: int
     """Mini-batches between two recomputations, on a table large enough to deserve them."""
 
+
+LONG_HISTORY = 256
+"""From here on `auto` shows whole histories and attends sparsely."""
 
 BUDGETS: dict[str, Budget] = {
     "quick": Budget(epochs=8, steps_per_epoch=60),
@@ -75,8 +78,17 @@ class TrainConfig:
     """PPO rollouts, instead of the budget's."""
     history: int = 16
     """Transactions of an entity that the classifier sees, the one to judge included."""
-    attention: str = "dense"
-    """Attention of the classifier: dense or window."""
+    attention: str = "auto"
+    """Attention of the classifier: dense, window or sparse; auto is dense, and sparse for histories of 256 and more."""
+    form: Literal["auto", "window", "sequence"] = "auto"
+    """What the classifier is shown: a window of history for each row, or whole histories of which each row is judged by what came before it; auto is
+    sequence for histories of 256 and more."""
+    window: int = 64
+    """Transactions back, its own included, that windowed and sparse attention see."""
+    global_nodes: int = 8
+    """Earlier transactions beyond the window that sparse attention keeps in sight."""
+    warmup: float = 0.4
+    """Share of the steps in which sparse attention is dense and learns which transactions to keep in sight."""
     d_model: int = 64
     """Width of the classifier."""
     layers: int = 2
@@ -103,7 +115,7 @@ class TrainConfig:
     """Print the report as JSON instead of tables."""
 
     def __post_init__(self) -> None:
-        positive = ("epochs", "steps_per_epoch", "policy_rollouts", "history", "d_model", "layers", "batch_size", "threads")
+        positive = ("epochs", "steps_per_epoch", "policy_rollouts", "history", "window", "d_model", "layers", "batch_size", "threads")
         for name in positive:
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -111,6 +123,12 @@ class TrainConfig:
         for name in ("dropout", "field_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"--{name.replace('_', '-')} is {getattr(self, name)}: give a share from 0 to below 1")
+        if self.global_nodes < 0:
+            raise InputError(f"--global-nodes is {self.global_nodes}: give a whole number from 0 up")
+        if not 0 <= self.warmup <= 1:
+            raise InputError(f"--warmup is {self.warmup}: give a share of the steps from 0 to 1")
+        if self.form == "sequence" and self.history < 2:
+            raise InputError("--form sequence needs a --history of at least 2")
         if not 0 < self.learning_rate < 1:
             raise InputError(f"--learning-rate is {self.learning_rate}: give a number between 0 and 1, as 0.002")
         if not 0 <= self.seed < 2**31:
@@ -122,6 +140,19 @@ class TrainConfig:
         """The budget with ``epochs`` and ``steps_per_epoch`` put in."""
         base = BUDGETS[self.budget]
         return Budget(self.epochs or base.epochs, self.steps_per_epoch or base.steps_per_epoch)
+
+    def parts(self, history: int) -> dict[str, Any]:
+        """The fields of a `ModelConfig` that say how a history of at most ``history`` transactions is looked at, ``auto`` put in."""
+        long = history >= LONG_HISTORY
+        attention = ("sparse" if long else "dense") if self.attention == "auto" else self.attention
+        form = ("sequence" if long else "window") if self.form == "auto" else self.form
+        return {
+            "history": history,
+            "attention": attention,
+            "form": form if history > 1 else "window",  # a table without an entity has histories of one row
+            "window": self.window,
+            "global_nodes": self.global_nodes,
+        }
 
     def role_overrides(self) -> dict[str, object]:
         """The role flags that were given, by spec key."""

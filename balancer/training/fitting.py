@@ -100,6 +100,7 @@ def fit_classifier(
         batch_size=config.batch_size,
         learning_rate=config.learning_rate,
         class_weight=scheme.class_weight,
+        warmup=config.warmup,
         device=device,
     )
     labels = np.full(len(dataset.store.label), -1, dtype=np.int64)

@@ -105,27 +105,30 @@ def prepare(config: TrainConfig, console: Console, *, device: str | None = None,
     with console.status(f"reading {config.dataset}"):
         dataset = load_dataset(config.dataset, spec, bad_rows=config.bad_rows)
     _print_data(dataset, console, time.monotonic() - started)
-    store, train = dataset.store, dataset.rows(PART_TRAIN)
+    model = model_config(dataset, config)
+    Classifier(model)  # a part that is not there is said before anything is written
+    return Prepared(config, dataset, model, schedule_for(config, len(dataset.rows(PART_TRAIN))), device, threads)
+
+
+def model_config(dataset: Dataset, config: TrainConfig) -> ModelConfig:
+    """The classifier that ``config`` asks for on ``dataset``, its bin edges fitted on the training rows."""
+    store, train, classes = dataset.store, dataset.rows(PART_TRAIN), dataset.schema.classes
     edges = fit_edges(
         store.values[train, : store.num_numeric], store.label[train].astype(np.int64), seed=integer_seed(config.seed, "edges")
     )
-    classes = dataset.schema.classes
-    model = ModelConfig(
+    return ModelConfig(
         numeric_fields=dataset.schema.numeric_fields,
         categorical_fields=dataset.schema.categorical_fields,
         cardinalities=dataset.schema.cardinalities,
         edges=edges,
         classes=classes,
-        history=config.history if spec.entity is not None else 1,
         d_model=config.d_model,
         num_layers=config.layers,
         dropout=config.dropout,
         field_dropout=config.field_dropout,
-        attention=config.attention,
         head="binary" if len(classes) == 2 else "multiclass",
+        **config.parts(config.history if dataset.schema.spec.entity is not None else 1),
     )
-    Classifier(model)  # a part that is not there is said before anything is written
-    return Prepared(config, dataset, model, schedule_for(config, len(train)), device, threads)
 
 
 def schedule_for(config: TrainConfig, train_rows: int) -> Budget:

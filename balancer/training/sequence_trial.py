@@ -1,0 +1,75 @@
+"""One classifier on whole histories, for measurements of attention: no policy, no baselines, no run folder."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.metrics import average_precision_score
+
+from balancer.data.dataset import Dataset
+from balancer.data.split import PART_TEST
+from balancer.envs.classifier_student import ClassifierStudent
+from balancer.sampling.row_sampler import RowSampler
+from balancer.sampling.seeding import generator
+from balancer.sampling.weights import SamplingWeights
+from balancer.training.config import TrainConfig
+from balancer.training.fitting import Pools
+from balancer.training.pipeline import model_config
+
+SHARE = 0.12
+"""Share of frauds among the drawn rows, hardness 0: the same for all that is compared."""
+DRAWS = 8
+"""Times that rows are drawn: each serves an eighth of the steps."""
+
+
+def train_trial(
+    dataset: Dataset, *, attention: str, history: int, window: int, num_global: int, seed: int, steps: int, warmup: float, threads: int
+) -> dict[str, Any]:
+    """Train on the training rows of ``dataset`` in sequence form and judge its test rows.
+
+    Returns ``average_precision`` (test), ``seconds_train``, ``seconds_score``, ``rows_scored`` and the ``backend`` of sparse attention (None for others).
+    """
+    torch.set_num_threads(threads)
+    config = TrainConfig(
+        Path("the data set is given"),
+        attention=attention,
+        form="sequence",
+        history=history,
+        window=window,
+        global_nodes=num_global,
+        seed=seed,
+    )
+    pools = Pools.of(dataset)
+    student = ClassifierStudent(
+        dataset,
+        model_config(dataset, config),
+        seed=seed,
+        total_steps=steps,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        warmup=warmup,
+    )
+    labels = np.full(len(dataset.store.label), -1, dtype=np.int64)
+    labels[pools.train] = dataset.store.label[pools.train]
+    sampler = RowSampler(labels, len(dataset.schema.classes))
+    share = np.concatenate([[1 - SHARE], SHARE * sampler.prior[1:] / sampler.prior[1:].sum()])
+    started = time.perf_counter()
+    for draw in range(DRAWS):
+        done, until = (steps * part // DRAWS for part in (draw, draw + 1))
+        weights = SamplingWeights(share, 0.0, 0.0)
+        student.fit(sampler.draw((until - done) * config.batch_size, weights, generator(seed, "draw", draw)))
+    trained = time.perf_counter()
+    rows = dataset.rows(PART_TEST)
+    score = 1.0 - student.score(rows)[:, 0]
+    scored = time.perf_counter()
+    return {
+        "average_precision": float(average_precision_score(dataset.store.label[rows] > 0, score)),
+        "seconds_train": trained - started,
+        "seconds_score": scored - trained,
+        "rows_scored": len(rows),
+        "backend": next((block.attention.backend for block in student.model.blocks if hasattr(block.attention, "backend")), None),
+    }
