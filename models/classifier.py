@@ -5,7 +5,7 @@ To put in a part of your own, add it to the dictionary and name it in the config
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
@@ -121,24 +121,29 @@ class Classifier(nn.Module):
         return logits, after
 
     @torch.no_grad()
-    def attended(self, batch: SequenceBatch, targets: Targets) -> tuple[Tensor, Tensor]:
-        """Which positions weighed on each target: attention (T, n) float32, mean over heads and blocks, and (T, n) bool, where a global node was used.
+    def attended(self, batch: SequenceBatch, targets: Targets, *, at_once: int = 512) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Which positions weighed on each target, `at_once` targets at a time: which targets, their attention (t, n) float32, mean over heads and blocks,
+        and (t, n) bool, where a global node was used.
 
         Raises:
             InputError: The attention can't tell.
         """
         batch = self.embedding(batch)
-        length = batch.values.shape[1]
-        mass = torch.zeros(len(targets[0]), length + 1, device=batch.values.device)
-        is_global = torch.zeros_like(mass, dtype=torch.bool)
+        length, inputs = batch.values.shape[1], []
         for block in self.blocks:
-            seen = block.attention.attended(block.normed(batch), *targets)
-            # Empty slots go to a column past the end; no position stands in two slots, but that column does.
-            place = seen.position.where(seen.position >= 0, length)
-            mass.scatter_add_(1, place, seen.mass / len(self.blocks))
-            is_global.scatter_(1, place.where(seen.is_global, length), True)
+            inputs.append(block.normed(batch))
             batch = block(batch)
-        return mass[:, :length], is_global[:, :length]
+        for begin in range(0, len(targets[0]), at_once):
+            own = slice(begin, begin + at_once)
+            mass = torch.zeros(len(targets[0][own]), length + 1, device=batch.values.device)
+            is_global = torch.zeros_like(mass, dtype=torch.bool)
+            for block, given in zip(self.blocks, inputs, strict=True):
+                seen = block.attention.attended(given, targets[0][own], targets[1][own])
+                # Empty slots go to a column past the end; no position stands in two slots, but that column does.
+                place = seen.position.where(seen.position >= 0, length)
+                mass.scatter_add_(1, place, seen.mass / len(self.blocks))
+                is_global.scatter_(1, place.where(seen.is_global, length), True)
+            yield own, mass[:, :length], is_global[:, :length]
 
     def _check_targets(self) -> None:
         if self.config.form != "sequence":

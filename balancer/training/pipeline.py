@@ -21,11 +21,12 @@ from balancer.data.split import PART_TEST, PART_THRESHOLD, PART_TRAIN
 from balancer.errors import InputError
 from balancer.evaluation.lightgbm_baseline import MAX_ROUNDS, fit_lightgbm
 from balancer.files import read_arrays
-from balancer.models import Classifier, ModelConfig, fit_edges, save_classifier
+from balancer.models import Classifier, ModelConfig, fit_edges, load_classifier, save_classifier
 from balancer.sampling.policies import AutoPolicy, BundlePolicy, Policy, load_policy
 from balancer.sampling.seeding import integer_seed
 from balancer.training.config import Budget, TrainConfig
 from balancer.training.costs import print_costs
+from balancer.training.explanation import explain
 from balancer.training.fitting import BASELINES, Pools, Scheme, baseline_scheme, fit_classifier
 from balancer.training.policy_stage import learn_policy
 from balancer.training.progress import TrainingProgress, describe
@@ -158,8 +159,21 @@ def _run_stages(prepared: Prepared, folder: RunFolder, console: Console) -> None
         started = time.monotonic()
         scores["lightgbm"] = _lightgbm_stage(prepared, folder, progress)
         seconds["lightgbm"] = time.monotonic() - started
+    with console.status("which earlier transactions weighed on each test row"):
+        started = time.monotonic()
+        explanation = explain(
+            load_classifier(folder.path, prepared.device), dataset, dataset.rows(PART_TEST), device=torch.device(prepared.device)
+        )
+        seconds["explanation"] = time.monotonic() - started
     write_results(
-        folder, dataset, scores, policy=_describe_policy(config, policy), schedule=prepared.schedule, config=config, seconds=seconds
+        folder,
+        dataset,
+        scores,
+        policy=_describe_policy(config, policy),
+        schedule=prepared.schedule,
+        config=config,
+        seconds=seconds,
+        explanation=explanation,
     )
     folder.finish()
 

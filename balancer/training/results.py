@@ -106,8 +106,9 @@ def write_results(
     schedule: Budget,
     config: TrainConfig,
     seconds: dict[str, float],
+    explanation: dict[str, pl.Series],
 ) -> dict[str, Any]:
-    """Write everything of a run that comes after training; return the report."""
+    """Write everything of a run that comes after training; return the report. ``explanation`` are further columns for the test rows."""
     held, test = dataset.rows(PART_THRESHOLD), dataset.rows(PART_TEST)
     decisions = {name: Decision.fit(own.threshold, dataset.store.label[held]) for name, own in scores.items()}
     figures = {name: judge(dataset, test, own.test, decisions[name]) for name, own in scores.items()}
@@ -116,7 +117,8 @@ def write_results(
     with atomic_path(folder.path / "history.parquet") as temporary:
         _history(scores, dataset.schema.classes).write_parquet(temporary)
     with atomic_path(folder.path / "predictions.parquet") as temporary:
-        decided(dataset, test, scores["run"].test, decisions["run"]).write_parquet(temporary)
+        predictions = decided(dataset, test, scores["run"].test, decisions["run"]).with_columns(**explanation)
+        predictions.write_parquet(temporary)
     saved = {name: value for name, value in to_dict(config).items() if name not in NOT_PART_OF_THE_RESULT}
     report = build_report(
         figures.pop("run"),
