@@ -39,3 +39,34 @@ def test_no_targets_and_no_length() -> None:
     assert len(lengths) == 0
     with pytest.raises(ValueError, match="at least the row itself"):
         store.windows(np.array([0]), 0)
+
+
+@pytest.mark.parametrize("length", [2, 3, 8, 9, 64])
+def test_segments_are_a_function_of_the_target_and_show_enough(length: int) -> None:
+    store = make_store([1, 4, 50, 9])
+    every = np.arange(len(store))
+    segments = store.segments(every, length)
+    half = length // 2
+    begin = segments.first[segments.segment]
+    assert (begin + segments.position == every).all()
+    assert (store.entity[begin] == store.entity).all()
+    assert (segments.last[segments.segment] >= every).all()
+    assert (segments.last - segments.first < length).all()
+    passed = every - store.start
+    assert (segments.position[passed < 2 * half] == passed[passed < 2 * half]).all()  # all of a short past
+    assert (segments.position[passed >= half] >= half).all()
+    alone = store.segments(np.array([40]), length)
+    assert alone.first[0] + alone.position[0] == 40
+    assert alone.position[0] == segments.position[40]
+    assert alone.last[0] == 40
+    with pytest.raises(ValueError, match="at least two"):
+        store.segments(every, 1)
+
+
+def test_stretches_agree_with_slices() -> None:
+    store = make_store([3, 30])
+    first, last = np.array([0, 5, 20]), np.array([2, 5, 29])
+    values = store.stretches(first, last, 12)
+    for begin, end, own in zip(first, last, values, strict=True):
+        np.testing.assert_array_equal(own[: end - begin + 1], store.values[begin : end + 1])
+        assert not own[end - begin + 1 :].any()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from balancer.errors import InputError
 from balancer.models import HEADS, BinaryHead, Classifier, ModelConfig, SequenceBatch, autocast, fit_edges
 
 N = 8
@@ -178,3 +180,67 @@ def test_cuda_in_bfloat16_agrees_with_a_cpu(attention: str) -> None:
     gradient = model.get_parameter("embedding.numeric.slope").grad
     assert gradient is not None
     torch.testing.assert_close(gradient.cpu(), expected_gradient, atol=5e-3, rtol=5e-2)
+
+
+SEQUENCE = ModelConfig(
+    ("a",),
+    ("b",),
+    (5,),
+    ([-2.0, -1.0, 0.0, 1.0, 2.0],),
+    history=60,
+    d_model=16,
+    num_heads=2,
+    num_layers=3,
+    window=7,
+    global_nodes=3,
+    form="sequence",
+)
+
+
+def histories(rows: int = 3, length: int = 60) -> SequenceBatch:
+    rng = np.random.default_rng(0)
+    values = np.stack([rng.normal(size=(rows, length)), rng.integers(0, 5, (rows, length))], -1).astype(np.float32)
+    return SequenceBatch.from_windows(values, np.full(rows, length))
+
+
+@pytest.mark.parametrize("attention", ["dense", "window", "sparse"])
+def test_every_position_is_judged_as_if_it_were_the_last(attention: str) -> None:
+    torch.manual_seed(0)
+    model = Classifier(replace(SEQUENCE, attention=attention)).eval()
+    batch = histories()
+    row, position = torch.meshgrid(torch.arange(3), torch.arange(60), indexing="ij")
+    logits = model(batch, (row.flatten(), position.flatten())).view(3, 60)
+    for length in (1, 2, 7, 8, 15, 31, 60):
+        cut = SequenceBatch.from_windows(batch.values[:, :length], np.full(3, length))
+        torch.testing.assert_close(model(cut), logits[:, length - 1], atol=2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("attention", ["window", "sparse"])
+def test_steps_give_what_one_pass_gives(attention: str) -> None:
+    torch.manual_seed(0)
+    model = Classifier(replace(SEQUENCE, attention=attention)).eval()
+    batch = histories()
+    row, position = torch.meshgrid(torch.arange(3), torch.arange(60), indexing="ij")
+    logits = model(batch, (row.flatten(), position.flatten())).view(3, 60)
+    state = model.init_state(3)
+    for at in range(60):
+        stepped, state = model.step(batch.values[:, at], state)
+        torch.testing.assert_close(stepped, logits[:, at], atol=1e-5, rtol=1e-5)
+
+
+def test_what_cannot_judge_every_position_says_so() -> None:
+    batch = histories()
+    at = (torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
+    with pytest.raises(InputError, match="form='sequence'"):
+        Classifier(replace(SEQUENCE, form="window"))(batch, at)
+    with pytest.raises(InputError, match="form='sequence'"):
+        Classifier(replace(SEQUENCE, form="window", attention="window")).init_state(1)
+    with pytest.raises(InputError, match="sparse"):
+        Classifier(SEQUENCE).init_state(1)
+
+
+def test_models_of_earlier_versions_are_read() -> None:
+    content = SEQUENCE.to_dict()
+    for name in ("form", "global_nodes", "score"):
+        del content[name]
+    assert ModelConfig.from_dict(content) == replace(SEQUENCE, form="window", global_nodes=8)

@@ -1,0 +1,102 @@
+"""What predictions.parquet says of earlier transactions, against the model's own attention."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from balancer.cli import main
+from balancer.data.dataset import Dataset, load_dataset
+from balancer.data.roles import resolve_spec
+from balancer.data.split import PART_TEST
+from balancer.envs.classifier_student import ClassifierStudent
+from balancer.models import ATTENTIONS, Attention, ModelConfig, SequenceBatch
+from balancer.training.config import TrainConfig
+from balancer.training.explanation import LEAST, SHOWN, explain
+from balancer.training.pipeline import model_config
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def dataset(tiny_table: Path) -> Dataset:
+    return load_dataset(tiny_table, resolve_spec(tiny_table))
+
+
+def student(dataset: Dataset, tiny_table: Path, **given: object) -> ClassifierStudent:
+    flags = {"history": 24, "d_model": 16, "layers": 2, "window": 4, "global_nodes": 2} | given
+    return ClassifierStudent(dataset, model_config(dataset, TrainConfig(tiny_table, **flags)), seed=0, total_steps=1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("form", ["window", "sequence"])
+@pytest.mark.parametrize("attention", ["dense", "window", "sparse"])
+def test_names_earlier_transactions_of_the_same_entity_that_weighed_most(
+    dataset: Dataset, tiny_table: Path, attention: str, form: str
+) -> None:
+    made = student(dataset, tiny_table, attention=attention, form=form)
+    rows = dataset.rows(PART_TEST)[:60]
+    columns = explain(made.model, dataset, rows, device=CPU)
+    place = {name: row for row, name in enumerate(dataset.ids.to_list())}
+    for row, ids, mass, nodes in zip(rows, columns["attended"], columns["attended_mass"], columns["global_nodes"], strict=True):
+        assert len(ids) == len(mass) <= SHOWN
+        assert (np.diff(mass.to_numpy()) <= 1e-7).all()
+        assert mass.sum() <= 1 + 1e-5
+        assert (mass.to_numpy() >= LEAST).all()
+        for earlier in (*ids, *nodes):
+            assert place[earlier] < row
+            assert dataset.store.entity[place[earlier]] == dataset.store.entity[row]
+        assert attention == "sparse" or not len(nodes)
+    most = columns["attended"].list.len().max()
+    assert most == {"dense": SHOWN, "window": 3}.get(attention, most)
+    if attention == "sparse":
+        assert columns["global_nodes"].list.len().max() > 0
+
+
+def test_mass_is_that_of_the_blocks(dataset: Dataset, tiny_table: Path) -> None:
+    made = student(dataset, tiny_table, attention="dense", layers=1)
+    row = dataset.rows(PART_TEST)[-1:]
+    values, lengths = dataset.store.windows(row, 24)
+    batch = SequenceBatch.from_windows(values, lengths)
+    made.model.eval()
+    block = made.model.blocks[0]
+    with torch.no_grad():
+        x = block.normed(made.model.embedding(batch)).values[:, : int(lengths[0])]
+        query = block.attention.query(x[:, -1]).unflatten(-1, (4, -1))[0]
+        key = block.attention.key_value(x).chunk(2, -1)[0].unflatten(-1, (4, -1))[0]
+        mass = torch.einsum("hd,nhd->hn", query, key).mul(query.shape[-1] ** -0.5).softmax(-1).mean(0)[:-1]
+    given = explain(made.model, dataset, row, device=CPU)
+    wanted = mass.topk(SHOWN)
+    np.testing.assert_allclose(given["attended_mass"][0].to_numpy(), wanted.values.numpy(), rtol=1e-4)
+    expected = dataset.ids.gather(row[0] - lengths[0] + 1 + wanted.indices.numpy()).to_list()
+    assert given["attended"][0].to_list() == expected
+
+
+def test_an_attention_that_cannot_tell_gives_no_columns(dataset: Dataset, tiny_table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Still(Attention):
+        def __init__(self, config: ModelConfig) -> None:
+            super().__init__()
+
+        def forward(self, batch: SequenceBatch, *, last_only: bool = False) -> SequenceBatch:
+            return batch.last() if last_only else batch
+
+    monkeypatch.setitem(ATTENTIONS, "still", Still)
+    made = student(dataset, tiny_table, attention="still")
+    assert explain(made.model, dataset, dataset.rows(PART_TEST)[:5], device=CPU) == {}
+
+
+@pytest.mark.slow
+def test_a_run_on_whole_histories_is_made_and_used(tiny_table: Path, tmp_path: Path) -> None:
+    out, scored = tmp_path / "run", tmp_path / "scored.parquet"
+    flags = ["--policy", "constant", "--history", "256", "--window", "16", "--global-nodes", "4", "--d-model", "16"]
+    assert main(["train", "--dataset", str(tiny_table), "--out", str(out), "--epochs", "2", "--steps-per-epoch", "4", *flags]) == 0
+    predictions = pl.read_parquet(out / "predictions.parquet")
+    assert predictions["global_nodes"].list.len().max() > 0
+    assert predictions["attended_mass"].list.sum().max() <= 1 + 1e-5
+    assert main(["score", str(out), "--input", str(tiny_table), "--output", str(scored)]) == 0
+    again = pl.read_parquet(scored)
+    joined = predictions.join(again, left_on="id", right_on=again.columns[0], how="inner", suffix="_again")
+    assert joined.height == predictions.height
