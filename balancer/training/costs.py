@@ -25,25 +25,49 @@ def estimate(dataset: Dataset, model: ModelConfig, config: TrainConfig, schedule
     """Seconds of each schedule, by name: PPO, then the classifier and its baselines."""
     pools = Pools.of(dataset)
     student = ClassifierStudent(dataset, model, seed=0, total_steps=PROBE_STEPS, batch_size=config.batch_size, device=device)
-    rows = pools.train[np.linspace(0, len(pools.train) - 1, PROBE_STEPS * config.batch_size).astype(np.int64)]
+    rows = _probe(dataset, model, _spread(pools.train, PROBE_STEPS * config.batch_size))
     student.fit(rows[: config.batch_size])  # the first step pays for set-up
     started = time.perf_counter()
     student.fit(rows)
-    step = (time.perf_counter() - started) / PROBE_STEPS
+    fitting = (time.perf_counter() - started) / _work(dataset, model, rows)
     student.score(rows[: config.batch_size])
     started = time.perf_counter()
     student.score(rows)
-    row = (time.perf_counter() - started) / len(rows)
+    scoring = (time.perf_counter() - started) / _work(dataset, model, rows)
     models = 1 + len(BASELINES)
-    reward = min(len(pools.reward), 2 * REWARD_NEGATIVES)
-    final = len(dataset.rows(PART_THRESHOLD)) + len(dataset.rows(PART_TEST))
+    reward = _work(dataset, model, _spread(pools.reward, min(len(pools.reward), 2 * REWARD_NEGATIVES)))
+    final = sum(_work(dataset, model, dataset.rows(part)) for part in (PART_THRESHOLD, PART_TEST))
     seconds = {}
     for name, schedule in schedules.items():
-        steps = schedule.epochs * schedule.steps_per_epoch
-        scored = schedule.epochs * (reward * models + POOL_SHARE * schedule.steps_per_epoch * config.batch_size) + final * models
+        drawn = schedule.steps_per_epoch * config.batch_size
+        epoch, pool = (_work(dataset, model, _spread(pools.train, count)) for count in (drawn, int(POOL_SHARE * drawn)))
+        scored = schedule.epochs * (reward * models + pool) + final * models
         policy = PPO_SECONDS[name] if config.policy == "ppo" else 0.0
-        seconds[name] = policy + steps * step * models + scored * row
+        seconds[name] = policy + schedule.epochs * epoch * models * fitting + scored * scoring
     return seconds
+
+
+def _spread(rows: np.ndarray, count: int) -> np.ndarray:
+    """``count`` of ``rows`` (n,), evenly spread, some several times where there are fewer."""
+    return rows[np.linspace(0, len(rows) - 1, count).astype(np.int64)]
+
+
+def _work(dataset: Dataset, model: ModelConfig, rows: np.ndarray) -> int:
+    """What a pass over ``rows`` (n,) costs: windows, or in whole histories the positions read, which many rows share."""
+    if model.form == "window":
+        return max(1, len(rows))
+    segments = dataset.store.segments(rows, model.history)
+    return max(1, int((segments.last - segments.first + 1).sum()))
+
+
+def _probe(dataset: Dataset, model: ModelConfig, rows: np.ndarray) -> np.ndarray:
+    """``rows`` (n,) themselves, or in whole histories those of a dozen histories: all of them would take as long as an epoch."""
+    if model.form == "window":
+        return rows
+    segments = dataset.store.segments(rows, model.history)
+    every = max(1, len(segments.first) // 12)
+    probe: np.ndarray = rows[segments.segment % every == 0]
+    return probe
 
 
 def print_costs(dataset: Dataset, model: ModelConfig, config: TrainConfig, device: str, console: Console) -> None:
