@@ -3,7 +3,7 @@
 `SequenceBatch` is the one currency between the parts; `Classifier(ModelConfig(...))` puts them together; see models/README.md.
 """
 
-from balancer.models.attention import Attention, DenseAttention, WindowAttention
+from balancer.models.attention import Attention, DenseAttention, SparseAttention, WindowAttention
 from balancer.models.batch import SequenceBatch, Targets
 from balancer.models.blocks import Block
 from balancer.models.classifier import ATTENTIONS, EMBEDDINGS, HEADS, Classifier, autocast
@@ -27,6 +27,7 @@ __all__ = [
     "MulticlassHead",
     "PiecewiseLinearEncoder",
     "SequenceBatch",
+    "SparseAttention",
     "Targets",
     "TransactionEmbedding",
     "WindowAttention",

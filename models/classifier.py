@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from balancer.errors import InputError
-from balancer.models.attention import Attention, DenseAttention, WindowAttention
+from balancer.models.attention import Attention, DenseAttention, SparseAttention, WindowAttention
 from balancer.models.batch import SequenceBatch, Targets
 from balancer.models.blocks import Block
 from balancer.models.config import ModelConfig
@@ -28,6 +28,9 @@ EMBEDDINGS: dict[str, Callable[[ModelConfig], nn.Module]] = {"transaction": Tran
 ATTENTIONS: dict[str, Callable[[ModelConfig], Attention]] = {
     "dense": lambda config: DenseAttention(config.d_model, config.num_heads, rotary=config.form == "sequence"),
     "window": lambda config: WindowAttention(config.d_model, config.num_heads, config.window, rotary=config.form == "sequence"),
+    "sparse": lambda config: SparseAttention(
+        config.d_model, config.num_heads, config.window, config.global_nodes, rotary=config.form == "sequence", score=config.score
+    ),
 }
 """By name: an `Attention` over d_model channels; made once per block."""
 

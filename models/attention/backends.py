@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from balancer.models.attention import reference
+from balancer.models.attention import reference, windows
 from balancer.models.attention.layout import Layout
 
 
@@ -35,5 +35,6 @@ class Backend:
 
 BACKENDS: dict[str, Backend] = {
     "reference": Backend("reference", reference.run, lambda _query, _layout: None),
+    "torch": Backend("torch", windows.run, windows.refuses),
 }
 """By name; `auto` chooses among those that don't refuse, never `reference`."""

@@ -75,7 +75,7 @@ def sparse_attention(
 def resolve(backend: str, query: Tensor, layout: Layout, num_global: int) -> str:
     """The name of the backend to use; InputError where the one asked for can't work here."""
     if backend == "auto":
-        return "reference"
+        return "torch"
     if backend not in BACKENDS:
         raise InputError(f"unknown backend '{backend}'; known are auto, {', '.join(BACKENDS)}")
     reason = BACKENDS[backend].refuses(query, layout)

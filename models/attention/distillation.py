@@ -1,0 +1,71 @@
+"""What a token score learns from dense attention: which far tokens are looked at.
+
+While a model trains densely, some queries are sampled, and the attention that each key farther back than the window receives from them is the
+target of softmax(score). A score learns nothing from a choice among tokens that were never seen; this is how it sees them all.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+SAMPLED = 64
+"""Queries per pass."""
+TEMPERATURE = 8.0
+"""On the score: an entropy over 16 landmarks spans 2.8 nats only, too little for one token of a thousand to stand out."""
+WEIGHT = 0.1
+"""Of the distillation beside the loss."""
+
+
+def far_attention(query: Tensor, key: Tensor, window: int, lengths: Tensor | None) -> Tensor | None:
+    """(B, n) attention that keys at least `window` back receive from sampled queries, mean over heads; None where nothing is far.
+
+    Queries and keys are (B, n, H, d); `lengths` (B,) are real tokens, all where None. Sampled by torch's global generator.
+    """
+    length = query.shape[1]
+    if length <= window:
+        return None
+    at = torch.randint(window, length, (min(SAMPLED, length - window),), device=query.device)
+    logits = torch.einsum("bmhd,bnhd->bhmn", query[:, at], key) * query.shape[-1] ** -0.5
+    position = torch.arange(length, device=query.device)
+    mass = logits.masked_fill(position > at[:, None], -torch.inf).softmax(-1).mean(1)
+    mass = mass.masked_fill(position > at[:, None] - window, 0)
+    if lengths is not None:
+        mass = mass.masked_fill((at >= lengths[:, None])[..., None], 0)
+    return mass.sum(1)
+
+
+def divergence(received: Tensor, score: Tensor, lengths: Tensor | None) -> Tensor:
+    """KL(received || softmax(score)), mean over the sequences where far tokens receive any attention; both (B, n)."""
+    total = received.sum(1, keepdim=True)
+    any_far = total[:, 0] > 1e-6
+    target = received / total.clamp(min=1e-6)
+    if lengths is not None:
+        score = score.masked_fill(torch.arange(score.shape[1], device=score.device) >= lengths[:, None], -torch.inf)
+        score = score.masked_fill(~any_far[:, None], 0)  # a row of padding has no token to choose among
+    log_q = (TEMPERATURE * score).log_softmax(-1)
+    seen = target > 0
+    each = (target * (target.clamp(min=1e-12).log() - log_q.masked_fill(~seen, 0))).sum(1)
+    return (each * any_far).sum() / any_far.sum().clamp(min=1)
+
+
+class Warming(nn.Module):
+    """A sparse attention that can be dense for a while, and learns its score meanwhile."""
+
+    warming: bool = False
+    """Whether it attends densely now; set by `warm_up`."""
+    divergence: Tensor | None = None
+    """Of the last pass while warming; None where nothing was far."""
+
+
+def warm_up(model: nn.Module, on: bool) -> None:
+    """Let every sparse attention in `model` attend densely and learn its score by distillation, or end that."""
+    for module in model.modules():
+        if isinstance(module, Warming):
+            module.warming, module.divergence = on, None
+
+
+def distillation_loss(model: nn.Module) -> Tensor:
+    """What to add to the loss of the pass just made: zero where no sparse attention is warming, or nothing was far."""
+    found = [module.divergence for module in model.modules() if isinstance(module, Warming) and module.divergence is not None]
+    return WEIGHT * torch.stack(found).sum() if found else torch.zeros(())
