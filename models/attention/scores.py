@@ -105,10 +105,9 @@ class RandomScore(TokenScore):
     """The control: a number that looks random, and is a function of the token alone, so that the same token gets the same one."""
 
     def forward(self, x: Tensor, fields: Tensor | None = None) -> Tensor:
-        """Uniform in 0 to 1, near enough."""
+        """From -1 to 1. A fast wave and not a hash: rounding must not change it, or a stream would choose other tokens than a whole pass."""
         weight = torch.arange(1, x.shape[-1] + 1, device=x.device, dtype=torch.float32).sqrt()
-        wave = torch.sin(x.detach().float() @ weight * 12.9898) * 43758.5453
-        return wave - wave.floor()
+        return torch.sin(40 * (x.detach().float() @ (weight / weight.norm())))
 
 
 SCORES: dict[str, Callable[[int], TokenScore]] = {
