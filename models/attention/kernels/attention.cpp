@@ -1,0 +1,138 @@
+// Sparse attention on CPUs: float32, forward and backward, any window, chunk and number of global nodes (balancer/models/attention/native.py calls it).
+// A plain C interface; one library holds the kernel for several instruction sets, and the machine's best one is taken at run time.
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <exception>
+#include <thread>
+#include <vector>
+
+#if defined(_WIN32)
+#define EXPORT extern "C" __declspec(dllexport)
+#else
+#define EXPORT extern "C" __attribute__((visibility("default")))
+#endif
+
+namespace {
+
+constexpr int TQ = 16;  // queries of a tile
+constexpr int QB = 8;   // of which so many are accumulated in registers at a time
+
+// What native.py hands over; the order of the fields is that of its ctypes structure.
+struct Problem {
+    const float *query, *key, *value;
+    int64_t queryStride[3], keyStride[3], valueStride[3];  // of batch, token, head; channels lie side by side
+    int64_t B, n, H, d;
+    const int64_t* index;  // (B, chunks, k), -1 for none
+    int64_t chunks, k;
+    const float* gate;       // (B, n) or null
+    const uint8_t* padding;  // (B, n) or null
+    int64_t window, chunk, causal, block;
+    float* out;  // (B, n, H, d)
+    float* lse;  // (B, H, n): log of the sum of exponentials, +inf where a query sees nothing
+    const float* grad;      // (B, n, H, d) upstream; null for the forward pass
+    float *dq, *dk, *dv;    // (B, n, H, d)
+    float* dgate;           // (B, H, n) zeros, or null
+    float scale;
+    int32_t threads, isa;
+
+    int64_t first(int64_t t) const {
+        if (block) return t / window * window;
+        return std::max<int64_t>(0, t - (causal ? window - 1 : window / 2));
+    }
+    int64_t last(int64_t t) const {
+        if (causal) return t;
+        return std::min(n - 1, block ? t / window * window + window - 1 : t + (window - 1) / 2);
+    }
+};
+
+#define ISA baseline
+#define W 4
+#define KB 1
+#include "attention.inc"
+#undef ISA
+#undef W
+#undef KB
+
+#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+#define HAS_X86_SETS 1
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#endif
+#define ISA avx2
+#define W 8
+#define KB 1
+#include "attention.inc"
+#undef ISA
+#undef W
+#undef KB
+#if defined(__clang__)
+#pragma clang attribute pop
+#pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,fma"))), apply_to = function)
+#else
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,fma,prefer-vector-width=512")
+#endif
+#define ISA avx512
+#define W 16
+#define KB 3
+#include "attention.inc"
+#undef ISA
+#undef W
+#undef KB
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif
+
+}  // namespace
+
+// The best instruction set here: 0 the compiler's own baseline, 1 AVX2, 2 AVX-512.
+EXPORT int32_t balancer_attention_isa() {
+#if defined(HAS_X86_SETS)
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) return 2;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return 1;
+#endif
+    return 0;
+}
+
+// The size of Problem, so that a library of another version is noticed.
+EXPORT int64_t balancer_attention_layout() { return (int64_t)sizeof(Problem); }
+
+// 0, or 1 where memory ran out.
+EXPORT int32_t balancer_attention_run(const Problem* problem) {
+    const Problem& p = *problem;
+    void (*heads)(const Problem&, std::atomic<int64_t>&) = baseline::runHeads;
+#if defined(HAS_X86_SETS)
+    const int32_t isa = std::min(p.isa, balancer_attention_isa());
+    if (isa == 1) heads = avx2::runHeads;
+    if (isa == 2) heads = avx512::runHeads;
+#endif
+    std::atomic<int64_t> next{0};
+    std::atomic<int32_t> failed{0};
+    auto work = [&] {
+        try {
+            heads(p, next);
+        } catch (const std::exception&) {
+            failed = 1;
+        }
+    };
+    std::vector<std::thread> others;
+    const int64_t wanted = std::min<int64_t>(p.threads, p.B * p.H);
+    try {
+        for (int64_t extra = 1; extra < wanted; ++extra) others.emplace_back(work);
+    } catch (const std::exception&) {  // no more threads to be had: the ones there are do it all
+    }
+    work();
+    for (auto& other : others) other.join();
+    return failed;
+}
