@@ -16,6 +16,7 @@ COMMANDS = {
     "evaluate": "figures of a trained run on labelled rows",
     "compare": "sampling policies and baselines on a table of yours, over time windows and seeds, with intervals",
     "policy": "train a sampling policy on a distribution of tasks, or evaluate one",
+    "doctor": "what this machine has: versions, device, attention backends",
     "simulate": "make a table of card transactions with fraud in it",
 }
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from balancer.models.attention import reference, windows
+from balancer.models.attention import masked, native, reference, triton_backend, windows
 from balancer.models.attention.layout import Layout
 
 
@@ -35,6 +35,9 @@ class Backend:
 
 BACKENDS: dict[str, Backend] = {
     "reference": Backend("reference", reference.run, lambda _query, _layout: None),
+    "dense": Backend("dense", masked.run, masked.refuses),
+    "native": Backend("native", native.run, native.refuses),
     "torch": Backend("torch", windows.run, windows.refuses),
+    "triton": Backend("triton", triton_backend.run, triton_backend.refuses),
 }
 """By name; `auto` chooses among those that don't refuse, never `reference`."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from balancer.errors import InputError
 from balancer.models.attention.backends import BACKENDS
+from balancer.models.attention.choice import choose
 from balancer.models.attention.layout import Layout, Mode
 from balancer.models.attention.selection import select_globals
 
@@ -75,7 +76,7 @@ def sparse_attention(
 def resolve(backend: str, query: Tensor, layout: Layout, num_global: int) -> str:
     """The name of the backend to use; InputError where the one asked for can't work here."""
     if backend == "auto":
-        return "torch"
+        return choose(query, layout, num_global)
     if backend not in BACKENDS:
         raise InputError(f"unknown backend '{backend}'; known are auto, {', '.join(BACKENDS)}")
     reason = BACKENDS[backend].refuses(query, layout)

@@ -60,6 +60,7 @@ def _loaded() -> ctypes.CDLL | str:
     return library
 
 
+@torch.compiler.assume_constant_result
 def absence() -> str | None:
     """Why the kernel can't be used here, or None."""
     loaded = _loaded()
