@@ -22,7 +22,8 @@ class Layout:
     """The local windows and the chunks of a sparse attention.
 
     Queries t of chunk `t // chunk` share one set of global nodes. Causal, these are chosen among tokens before the chunk's first query;
-    with `chunk <= window` there is no blind spot: what has left a query's window is a candidate.
+    with `chunk <= window` there is no blind spot: what has left a query's window is a candidate. (In `block` mode let `chunk` divide `window`, else the few
+    tokens between a chunk's start and a block's are out of sight until the next chunk.)
     """
 
     window: int = 64

@@ -1,0 +1,113 @@
+"""What `auto` takes: measured once, kept on disk, decided in a fixed order where times are close, and told in words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from balancer.errors import InputError
+from balancer.models.attention import choice
+from balancer.models.attention.backends import BACKENDS
+from balancer.models.attention.choice import LENGTHS, VARIABLE, explain_choice
+from balancer.models.attention.functional import sparse_attention
+from balancer.models.attention.layout import Layout
+
+LAYOUT = Layout(32, 32)
+
+
+@pytest.fixture(autouse=True)
+def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "_TABLES", {})
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.setattr(choice, "LENGTHS", (64, 128))
+
+
+def timed(monkeypatch: pytest.MonkeyPatch, times: dict[str, float]) -> list[tuple[str, int]]:
+    """Let backends take these milliseconds a token; returns what is measured."""
+    asked: list[tuple[str, int]] = []
+
+    def milliseconds(name: str, length: int, *_: Any) -> float:
+        asked.append((name, length))
+        return times.get(name, 9.0) * length
+
+    monkeypatch.setattr(choice, "_milliseconds", milliseconds)
+    return asked
+
+
+def query(length: int) -> torch.Tensor:
+    return torch.zeros(1, length, 2, 16)
+
+
+def test_the_fastest_is_taken_and_close_ones_by_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed(monkeypatch, {"dense": 1.0, "torch": 1.5, "native": 1.4})
+    assert explain_choice(query(100), LAYOUT).name == "dense"
+    monkeypatch.setattr(choice, "_TABLES", {})
+    for path in choice.cache_folder().iterdir():
+        path.unlink()
+    timed(monkeypatch, {"dense": 1.0, "torch": 1.05, "native": 3.0})
+    told = explain_choice(query(100), LAYOUT)
+    assert told.name == "torch"
+    assert "dense 128.00 ms" in told.reason
+
+
+def test_it_is_measured_once_and_kept_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = timed(monkeypatch, {"torch": 1.0})
+    first = explain_choice(query(100), LAYOUT)
+    count = len(asked)
+    assert count
+    assert explain_choice(query(70), LAYOUT).name == first.name
+    monkeypatch.setattr(choice, "_TABLES", {})
+    assert explain_choice(query(100), LAYOUT) == first
+    assert len(asked) == count
+    (path,) = choice.cache_folder().iterdir()
+    for damaged in ("", "{}", '{"key": 1, "milliseconds": {}}', json.dumps({"key": None, "milliseconds": 3})):
+        path.write_text(damaged)
+        monkeypatch.setattr(choice, "_TABLES", {})
+        assert explain_choice(query(100), LAYOUT).name == first.name
+    assert len(asked) == 5 * count
+
+
+def test_a_folder_that_cannot_be_written_does_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    timed(monkeypatch, {"torch": 1.0})
+    assert explain_choice(query(100), LAYOUT).name == "torch"
+
+
+def test_a_short_sequence_is_dense_and_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = timed(monkeypatch, {})
+    assert explain_choice(query(32), LAYOUT).name == "dense"
+    assert not asked
+
+
+def test_the_environment_forces_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "torch")
+    assert explain_choice(query(32), LAYOUT).name == "torch"
+    monkeypatch.setenv(VARIABLE, "imaginary")
+    with pytest.raises(InputError, match="imaginary"):
+        explain_choice(query(32), LAYOUT)
+    monkeypatch.setenv(VARIABLE, "triton")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    if BACKENDS["triton"].refuses(query(32), LAYOUT) is not None:
+        with pytest.raises(InputError, match="unset it"):
+            explain_choice(query(32), LAYOUT)
+
+
+def test_really_measured() -> None:
+    before = torch.random.get_rng_state()
+    told = explain_choice(query(128), LAYOUT)
+    assert torch.equal(torch.random.get_rng_state(), before)  # measuring draws no number of the caller's
+    assert told.name in BACKENDS and told.name != "reference"
+    assert set(told.milliseconds) == {"64", "128"}
+    tracked = [torch.randn(1, 100, 2, 16, requires_grad=True) for _ in range(3)]
+    sparse_attention(*tracked, torch.randn(1, 100), window=32).sum().backward()
+    assert len(list(choice.cache_folder().iterdir())) == 2  # with gradients it is a table of its own
+
+
+def test_lengths_are_sorted() -> None:
+    assert list(LENGTHS) == sorted(LENGTHS)
