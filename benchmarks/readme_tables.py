@@ -158,6 +158,110 @@ def sampling_tables() -> str:
     return "\n".join(lines)
 
 
+def attention_speed() -> str:
+    """Times faster than dense attention by length, growth of the time, and what was claimed."""
+    part = load("attention")["parts"]["kernels"]
+    kinds = [(True, "forward", "causal, forward"), (True, "forward_backward", "causal, forward + backward")]
+    kinds += [(False, "forward", "bidirectional, forward"), (False, "forward_backward", "bidirectional, forward + backward")]
+    names = list(dict.fromkeys(name for cell in part["cells"] for name in cell["milliseconds"] if name != "dense"))
+    lines = ["| | tokens | dense, ms | " + " | ".join(names) + " |", "|---|---|---|" + "---|" * len(names)]
+    for causal, passes, title in kinds:
+        for cell in part["cells"]:
+            if (cell["causal"], cell["passes"]) == (causal, passes) and "times_faster" in cell:
+                times = [f"{cell['times_faster'][name]:.1f}" if name in cell["times_faster"] else "-" for name in names]
+                lines.append(f"| {title} | {cell['tokens']:,} | {cell['milliseconds']['dense']:.4g} | {' | '.join(times)} |")
+        slopes = {each["contender"]: each for each in part["growth"] if (each["causal"], each["passes"]) == (causal, passes)}
+        if slopes:
+            first, last = next(iter(slopes.values()))["tokens"]
+            growth = [f"{slopes[name]['exponent']:.2f}" if name in slopes else "-" for name in names]
+            lines.append(f"| {title}: exponent of the time | {first:,} to {last:,} | | {' | '.join(growth)} |")
+    return "\n".join([*lines, "", *_attention_claims(part["claims"])])
+
+
+def _attention_claims(found: list[dict[str, Any]]) -> list[str]:
+    lines = ["| claim | measured | |", "|---|---|---|"]
+    return lines + [f"| {claim['claim']} | {claim['figure']:.2f} | {claim['holds']} |" for claim in found if "figure" in claim]
+
+
+def attention_model() -> str:
+    """A whole classifier with sparse attention, and scores per second as transactions come in."""
+    part = load("attention")["parts"]["model"]
+    kinds = list(dict.fromkeys((cell["width"], cell["passes"]) for cell in part["cells"]))
+    heads = [f"d {width}, {passes.replace('_', ' + ')}" for width, passes in kinds]
+    lines = ["| tokens | " + " | ".join(heads) + " |", "|---|" + "---|" * len(kinds)]
+    for tokens in dict.fromkeys(cell["tokens"] for cell in part["cells"]):
+        own = {(cell["width"], cell["passes"]): cell["times_faster"]["sparse"] for cell in part["cells"] if cell["tokens"] == tokens}
+        lines.append(f"| {tokens:,} | " + " | ".join(f"{own[kind]:.1f}" for kind in kinds) + " |")
+    reached = ["-" if claim["from_tokens"] is None else f"{claim['from_tokens']:,} tokens" for claim in part["claims"]]
+    lines.append("| 3.2 times from | " + " | ".join(reached) + " |")
+    streaming = part["streaming"]
+    lines += [
+        "",
+        f"| judging one new transaction of each of {streaming['cards']} cards, one thread | transactions per second |",
+        "|---|---|",
+    ]
+    for name, rate in streaming["scores_per_second"].items():
+        if name == "step":
+            text = "sparse, `step`"
+        else:
+            attention, tokens, _ = name.replace(",", "").split(" ")
+            text = f"{attention}, reading the last {int(tokens):,} again"
+        lines.append(f"| {text} | {float(f'{rate:.3g}'):,.0f} |")
+    return "\n".join(lines)
+
+
+def attention_quality() -> str:
+    """Average precision of sparse and of dense attention on public streams."""
+    lines = [
+        "| data | history | AP, dense | AP, sparse | relative difference [95 %] | not more than .8 % below |",
+        "|---|---|---|---|---|---|",
+    ]
+    for data, own in load("attention")["parts"]["quality"]["streams"].items():
+        for history, figures in own.get("histories", {}).items():
+            mean, relative = figures["mean"], {key: None if end is None else 100 * end for key, end in figures["relative"].items()}
+            between = "" if relative["low"] is None else f" [{relative['low']:+.2f}, {relative['high']:+.2f}]"
+            row = [f"{mean['dense']:.4f}", f"{mean['sparse']:.4f}", f"{relative['difference']:+.2f} %{between}", figures["claim"]["holds"]]
+            lines.append(f"| {data} | {int(history):,} | {' | '.join(row)} |")
+    return "\n".join(lines)
+
+
+def attention_planted() -> str:
+    """What makes a good global node: mean over the seeds, and the range where there are several.
+
+    planted.json has, for each way in ``arms``, one figure a seed: AUC on ``far`` and on ``near`` triggers, and ``probe_kept``, the share of probes that
+    were among the global nodes (null where there are none).
+    """
+    lines = ["| what makes a global node | AUC, far | AUC, near | probe kept | seeds |", "|---|---|---|---|---|"]
+    for name, own in load("planted")["arms"].items():
+        figures = [_mean_and_range(own[key]) for key in ("far", "near", "probe_kept")]
+        lines.append(f"| {name.replace('_', ' ')} | {' | '.join(figures)} | {len(own['far'])} |")
+    return "\n".join(lines)
+
+
+def _mean_and_range(values: list[float] | None) -> str:
+    if not values:
+        return ""
+    mean = f"{sum(values) / len(values):.3f}"
+    return mean if len(values) == 1 else f"{mean} ({min(values):.3f} to {max(values):.3f})"
+
+
+def attention_sweep() -> str:
+    """Average precision and speed of judging by window and global nodes."""
+    streams = {data: own for data, own in load("attention")["parts"]["sweep"]["streams"].items() if "points" in own}
+    nodes = list(dict.fromkeys(point["global_nodes"] for own in streams.values() for point in own["points"]))
+    lines = ["| data | window | " + " | ".join(f"k = {count}" for count in nodes) + " |", "|---|---|" + "---|" * len(nodes)]
+    for data, own in streams.items():
+        for window in dict.fromkeys(point["window"] for point in own["points"]):
+            points = {point["global_nodes"]: point for point in own["points"] if point["window"] == window}
+            cells = [
+                f"{points[count]['average_precision']:.4f}, {points[count]['times_faster']:.2f}x" if count in points else "-"
+                for count in nodes
+            ]
+            lines.append(f"| {data} | {window} | {' | '.join(cells)} |")
+        lines.append(f"| {data} | dense | {own['dense']['average_precision']:.4f} |" + " |" * (len(nodes) - 1))
+    return "\n".join(lines)
+
+
 TABLES = {
     "main_job": main_job,
     "costs": costs,
@@ -167,6 +271,11 @@ TABLES = {
     "claims": claims,
     "per_class": per_class,
     "sampling_tables": sampling_tables,
+    "attention_speed": attention_speed,
+    "attention_model": attention_model,
+    "attention_quality": attention_quality,
+    "attention_planted": attention_planted,
+    "attention_sweep": attention_sweep,
 }
 
 

@@ -56,5 +56,5 @@ class Block(nn.Module):
 
     def _feed_forward(self, x: Tensor, mixed: Tensor) -> Tensor:
         hidden = x + self.dropout(mixed)
-        added: Tensor = self.dropout(self.ff2(F.gelu(self.ff1(self.ff_norm(hidden)))))
-        return hidden + added
+        added: Tensor = hidden + self.dropout(self.ff2(F.gelu(self.ff1(self.ff_norm(hidden)))))
+        return added

@@ -109,7 +109,7 @@ class Classifier(nn.Module):
             InputError: The form is `window`, or the attention or the head needs the whole past.
         """
         self._check_targets()
-        return [block.attention.init_state(batch_size) for block in self.blocks]
+        return [block.attention.init_state(batch_size) for block in self._each_block()]
 
     @torch.no_grad()
     def step(self, fields: Tensor, state: list[Any]) -> tuple[Tensor, list[Any]]:
@@ -117,7 +117,7 @@ class Classifier(nn.Module):
         one = torch.ones(len(fields), dtype=torch.int64, device=fields.device)
         x = self.embedding(SequenceBatch(fields[:, None], one, one[:, None].bool())).values[:, 0]
         after = []
-        for block, own in zip(self.blocks, state, strict=True):
+        for block, own in zip(self._each_block(), state, strict=True):
             x, own = block.step(x, own)
             after.append(own)
         logits: Tensor = self.head(SequenceBatch(self.norm(x)[:, None], one, one[:, None].bool()))
@@ -133,20 +133,25 @@ class Classifier(nn.Module):
         """
         batch = self.embedding(batch)
         length, inputs = batch.values.shape[1], []
-        for block in self.blocks:
+        for block in self._each_block():
             inputs.append(block.normed(batch))
             batch = block(batch)
         for begin in range(0, len(targets[0]), at_once):
             own = slice(begin, begin + at_once)
             mass = torch.zeros(len(targets[0][own]), length + 1, device=batch.values.device)
             is_global = torch.zeros_like(mass, dtype=torch.bool)
-            for block, given in zip(self.blocks, inputs, strict=True):
+            for block, given in zip(self._each_block(), inputs, strict=True):
                 seen = block.attention.attended(given, targets[0][own], targets[1][own])
                 # Empty slots go to a column past the end; no position stands in two slots, but that column does.
                 place = seen.position.where(seen.position >= 0, length)
                 mass.scatter_add_(1, place, seen.mass / len(self.blocks))
                 is_global.scatter_(1, place.where(seen.is_global, length), True)
             yield own, mass[:, :length], is_global[:, :length]
+
+    def _each_block(self) -> Iterator[Block]:
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            yield block
 
     def _check_targets(self) -> None:
         if self.config.form != "sequence":

@@ -13,6 +13,9 @@ from sklearn.metrics import average_precision_score
 from balancer.data.dataset import Dataset
 from balancer.data.split import PART_TEST
 from balancer.envs.classifier_student import ClassifierStudent
+from balancer.models import Classifier
+from balancer.models.attention.functional import resolve
+from balancer.models.attention.sparse import SparseCore
 from balancer.sampling.row_sampler import RowSampler
 from balancer.sampling.seeding import generator
 from balancer.sampling.weights import SamplingWeights
@@ -31,7 +34,8 @@ def train_trial(
 ) -> dict[str, Any]:
     """Train on the training rows of ``dataset`` in sequence form and judge its test rows.
 
-    Returns ``average_precision`` (test), ``seconds_train``, ``seconds_score``, ``rows_scored`` and the ``backend`` of sparse attention (None for others).
+    Returns ``average_precision`` (test), ``seconds_train``, ``seconds_score``, ``rows_scored`` and the ``backend`` that sparse attention scores with (None for
+    dense attention).
     """
     torch.set_num_threads(threads)
     config = TrainConfig(
@@ -71,5 +75,13 @@ def train_trial(
         "seconds_train": trained - started,
         "seconds_score": scored - trained,
         "rows_scored": len(rows),
-        "backend": next((block.attention.backend for block in student.model.blocks if hasattr(block.attention, "backend")), None),
+        "backend": _backend(student.model),
     }
+
+
+def _backend(model: Classifier) -> str | None:
+    config, core = model.config, next((module for module in model.modules() if isinstance(module, SparseCore)), None)
+    if core is None:
+        return None
+    query = torch.empty(1, config.history, config.num_heads, config.d_model // config.num_heads)
+    return resolve(core.backend, query, core.layout, core.num_global)

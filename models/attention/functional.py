@@ -123,8 +123,8 @@ def _with_global_queries(out: Tensor, query: Tensor, key: Tensor, value: Tensor,
         return out
     at = index.clamp(min=0)[..., None, None].expand(-1, -1, *query.shape[2:])
     seen = None if padding is None else ~padding[:, None, None]
-    heads_first = (x.transpose(1, 2) for x in (query.gather(1, at), key, value))
-    whole = F.scaled_dot_product_attention(*heads_first, attn_mask=seen).transpose(1, 2)
+    q, k, v = (x.transpose(1, 2) for x in (query.gather(1, at), key, value))
+    whole = F.scaled_dot_product_attention(q, k, v, attn_mask=seen).transpose(1, 2)
     # An empty slot stands at position 0 and must leave that row alone: it is sent to a row past the end, which is cut off.
     place = index.where(index >= 0, query.shape[1])[..., None, None].expand_as(at)
     return torch.cat([out, torch.zeros_like(out[:, :1])], 1).scatter(1, place, whole)[:, :-1]

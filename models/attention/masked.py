@@ -21,12 +21,12 @@ def refuses(query: Tensor, layout: Layout) -> str | None:  # noqa: ARG001 (a bac
 def run(query: Tensor, key: Tensor, value: Tensor, gate: Tensor | None, index: Tensor, padding: Tensor | None, layout: Layout) -> Tensor:
     """Arguments and result as `balancer.models.attention.backends` has them."""
     length = query.shape[1]
-    heads_first = [x.transpose(1, 2) for x in (query, key, value)]
+    q, k, v = (x.transpose(1, 2) for x in (query, key, value))
     if padding is None and length <= layout.window and layout.causal:
-        return F.scaled_dot_product_attention(*heads_first, is_causal=True).transpose(1, 2)
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
     bias = key_bias(gate, index, padding, layout, length).to(query.dtype)
     if padding is not None:
         # A padded query may see nothing; it gets a softmax over everything, which is thrown away.
         bias = bias.masked_fill(padding[..., None], 0)
-    out = F.scaled_dot_product_attention(*heads_first, attn_mask=bias[:, None]).transpose(1, 2)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[:, None]).transpose(1, 2)
     return out if padding is None else out.masked_fill(padding[..., None, None], 0)

@@ -60,7 +60,7 @@ def _loaded() -> ctypes.CDLL | str:
     return library
 
 
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def absence() -> str | None:
     """Why the kernel can't be used here, or None."""
     loaded = _loaded()
@@ -81,7 +81,8 @@ def refuses(query: Tensor, layout: Layout) -> str | None:  # noqa: ARG001 (a bac
         return f"it computes in float32, the tensors are {query.dtype}"
     if query.shape[-1] > MOST_CHANNELS:
         return f"it takes up to {MOST_CHANNELS} channels a head, given {query.shape[-1]}"
-    return absence()
+    reason: str | None = absence()
+    return reason
 
 
 def run(query: Tensor, key: Tensor, value: Tensor, gate: Tensor | None, index: Tensor, padding: Tensor | None, layout: Layout) -> Tensor:
