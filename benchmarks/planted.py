@@ -101,7 +101,6 @@ def draw(rows: int, rng: np.random.Generator) -> Sequences:
     pair = 100 + np.stack([rng.permutation(8)[:TRIGGERS] for _ in at]) * 48
     cue = pair + 2 + rng.integers(0, 2, pair.shape) * 4
     near = cue + 1 + 2 * rng.integers(0, 16, pair.shape)
-    cue += (kind[at[:, None], cue] < 0) * 0
     kind[at[:, None], far] = FAR_TRIGGER
     kind[at[:, None], cue] = CUE + labels[1][:, None]
     kind[at[:, None], near] = NEAR_TRIGGER
