@@ -65,7 +65,8 @@ def explain_choice(query: Tensor, layout: Layout, *, num_global: int = 8) -> Cho
     able = [name for name in ORDER if BACKENDS[name].refuses(query, layout) is None]
     able = [name for name in able if not (name == "triton" and query.device.type == "cpu")]  # there it is an interpreter
     if torch.compiler.is_compiling():
-        return Choice(able[0], "nothing is measured while torch traces; this is the usual order", {})
+        # What has been measured nowhere is not taken unmeasured.
+        return Choice(next(name for name in able if name != "triton"), "nothing is measured while torch traces; this is the usual order", {})
     table = _table(query, layout, num_global, able)
     at = min(LENGTHS, key=lambda known: abs(math.log(known / length)))
     times = {name: own for name, own in table[str(at)].items() if name in able}
