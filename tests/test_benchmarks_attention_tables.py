@@ -123,7 +123,8 @@ def test_planted(tables: ModuleType, results: Path) -> None:
     ]
 
 
-def test_the_readme_takes_them_between_its_markers(tables: ModuleType) -> None:
+def test_the_readme_takes_them_between_its_markers(tables: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(tables.TABLES, "attention_quality", tables.attention_quality)
     text = "before\n<!-- table attention_quality -->\nold\n<!-- end of table -->\nafter\n"
     assert tables.filled(text) == f"before\n<!-- table attention_quality -->\n{tables.attention_quality()}\n<!-- end of table -->\nafter\n"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -155,20 +154,24 @@ def test_refuses_in_words() -> None:
     assert native.refuses(torch.zeros(1, 1, 1, 8), layout) is None
 
 
-@pytest.fixture
-def without(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    native._loaded.cache_clear()
+def test_without_the_library_the_rest_works(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(native, "STEM", "_no_such_library")
-    yield
-    native._loaded.cache_clear()
-
-
-@pytest.mark.usefixtures("without")
-def test_without_the_library_the_rest_works() -> None:
-    assert "compiler" in str(native.absence())
+    library, absence = native._load()
+    assert library is None
+    assert "compiler" in str(absence)
+    monkeypatch.setattr(native, "_ABSENCE", absence)
     query = torch.randn(1, 40, 2, 8)
-    assert "compiler" in str(native.refuses(query, Layout()))
+    assert native.refuses(query, Layout()) == absence
     assert sparse_attention(query, query, query, torch.randn(1, 40), window=8).shape == query.shape
+
+
+def test_a_library_that_is_another_one_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(native, "__file__", str(tmp_path / "native.py"))
+    (tmp_path / f"{native.STEM}.so").write_bytes(b"not a library")
+    library, absence = native._load()
+    assert library is None
+    assert "install balancer again" in str(absence)
 
 
 @pytest.mark.slow

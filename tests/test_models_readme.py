@@ -48,3 +48,10 @@ def test_a_part_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_part_is_as_short_as_promised() -> None:
     body = BLOCKS[1].split("class ", 1)[1]
     assert len([line for line in body.splitlines() if line.strip()]) <= 10
+
+
+def test_sparse_attention_alone(tmp_path: Path) -> None:
+    (tmp_path / "example.py").write_text(BLOCKS[2], encoding="utf-8")
+    names = runpy.run_path(str(tmp_path / "example.py"))
+    assert names["mixed"].shape == (2, 300, 4, 16)
+    assert names["layer"](names["x"], is_causal=True, src_mask=torch.nn.Transformer.generate_square_subsequent_mask(100)).isfinite().all()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import math
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -43,34 +42,34 @@ class _Problem(ctypes.Structure):
     )
 
 
-@cache
-def _loaded() -> ctypes.CDLL | str:
+def _load() -> tuple[ctypes.CDLL | None, str | None]:
     """The library, or why there is none."""
     found = sorted(path for path in Path(__file__).parent.glob(f"{STEM}*") if path.suffix in (".so", ".pyd", ".dylib"))
     if not found:
-        return "it was not built: install balancer where a C++ compiler is (g++ or clang++)"
+        return None, "it was not built: install balancer where a C++ compiler is (g++ or clang++)"
     try:
         library = ctypes.CDLL(str(found[0]))
         library.balancer_attention_layout.restype = ctypes.c_int64
         size = library.balancer_attention_layout()
     except (OSError, AttributeError) as error:
-        return f"{found[0].name} can't be loaded ({error}): install balancer again"
+        return None, f"{found[0].name} can't be loaded ({error}): install balancer again"
     if size != ctypes.sizeof(_Problem):
-        return f"{found[0].name} is of another version: install balancer again"
-    return library
+        return None, f"{found[0].name} is of another version: install balancer again"
+    return library, None
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+# Loaded at once, which takes less than a millisecond: a function that torch traces must not find files first.
+_LIBRARY, _ABSENCE = _load()
+
+
 def absence() -> str | None:
     """Why the kernel can't be used here, or None."""
-    loaded = _loaded()
-    return loaded if isinstance(loaded, str) else None
+    return _ABSENCE
 
 
 def instruction_set() -> int | None:
     """Index in `INSTRUCTION_SETS` of the best one here; None without the library."""
-    loaded = _loaded()
-    return None if isinstance(loaded, str) else int(loaded.balancer_attention_isa())
+    return None if _LIBRARY is None else int(_LIBRARY.balancer_attention_isa())
 
 
 def refuses(query: Tensor, layout: Layout) -> str | None:  # noqa: ARG001 (a backend's interface)
@@ -81,8 +80,7 @@ def refuses(query: Tensor, layout: Layout) -> str | None:  # noqa: ARG001 (a bac
         return f"it computes in float32, the tensors are {query.dtype}"
     if query.shape[-1] > MOST_CHANNELS:
         return f"it takes up to {MOST_CHANNELS} channels a head, given {query.shape[-1]}"
-    reason: str | None = absence()
-    return reason
+    return absence()
 
 
 def run(query: Tensor, key: Tensor, value: Tensor, gate: Tensor | None, index: Tensor, padding: Tensor | None, layout: Layout) -> Tensor:
@@ -211,9 +209,9 @@ def _call(
     isa: int | None = None,
 ) -> None:
     """Fill the output tensors; a forward pass where `grad` is None."""
-    library = _loaded()
-    if isinstance(library, str):
-        raise RuntimeError(f"the native attention kernel is not there: {library}")
+    library = _LIBRARY
+    if library is None:
+        raise RuntimeError(f"the native attention kernel is not there: {_ABSENCE}")
     # Any strides will do but that of the channels.
     query, key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key, value))
     index = index.contiguous()
