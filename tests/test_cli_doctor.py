@@ -16,6 +16,7 @@ from balancer.models.attention.backends import BACKENDS
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("BALANCER_ATTENTION_BACKEND", raising=False)
 
 
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -26,6 +27,8 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert told["attention"]["backends"]["torch"] == "works"
     assert told["attention"]["backends"]["native"] == (native.absence() or "works")
     assert told["attention"]["auto"]["64"]["backend"] == "dense"
+    assert told["attention"]["auto"]["512"]["milliseconds"]
+    assert told["processor"]
     assert {own["backend"] for own in told["attention"]["auto"].values()} <= set(BACKENDS) - {"reference"}
 
 
@@ -37,3 +40,13 @@ def test_table_and_bad_flag(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     assert torch.__version__ in printed
     with pytest.raises(SystemExit):
         main(["doctor", "--imaginary"])
+
+
+def test_a_backend_that_cannot_be_taken_is_told_of(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BALANCER_ATTENTION_BACKEND", "imaginary")
+    assert main(["doctor", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["attention"]["auto"]["512"]["backend"] is None
+    assert "imaginary" in told["attention"]["auto"]["512"]["reason"]
+    assert main(["doctor"]) == 0
+    assert "imaginary" in capsys.readouterr().out

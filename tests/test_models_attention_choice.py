@@ -85,6 +85,69 @@ def test_a_short_sequence_is_dense_and_nothing_is_measured(monkeypatch: pytest.M
     assert not asked
 
 
+def test_beyond_the_last_length_dense_grows_by_the_square(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed(monkeypatch, {"dense": 1.0, "torch": 3.0, "native": 9.0})
+    monkeypatch.setattr(choice, "HOPELESS", 100.0)
+    assert explain_choice(query(128), LAYOUT).name == "dense"
+    assert explain_choice(query(2 * 128), LAYOUT).name == "dense"
+    told = explain_choice(query(4 * 128), LAYOUT)
+    assert told.name == "torch"
+    assert "carried on to 512" in told.reason and "dense 2048.00 ms" in told.reason
+
+
+def test_the_short_way_says_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed(monkeypatch, {"dense": 1.0, "torch": 1.5, "native": 2.5})
+    for length in (1, 32, 33, 64, 100, 400, 5000):
+        assert choice.choose(query(length), LAYOUT, 8) == explain_choice(query(length), LAYOUT).name
+    monkeypatch.setenv(VARIABLE, "reference")
+    assert choice.choose(query(100), LAYOUT, 8) == "reference"
+
+
+def test_every_setting_has_its_own_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = timed(monkeypatch, {"torch": 1.0})
+    settings: list[tuple[torch.Tensor, Layout, int]] = [
+        (query(100), LAYOUT, 8),
+        (query(100), LAYOUT, 3),
+        (query(100), Layout(32, 8), 8),
+        (query(100), Layout(32, 32, causal=False), 8),
+        (query(100), Layout(32, 32, mode="block"), 8),
+        (query(100).double(), LAYOUT, 8),
+        (query(100).requires_grad_(), LAYOUT, 8),
+        (torch.zeros(1, 100, 2, 17), LAYOUT, 8),
+    ]
+    for new, (given, layout, num_global) in enumerate(settings, 1):
+        explain_choice(given, layout, num_global=num_global)
+        assert len(list(choice.cache_folder().iterdir())) == new
+    count = len(asked)
+    with torch.no_grad():  # no gradients after all: the first table, and other batches and heads too
+        explain_choice(query(100).requires_grad_(), LAYOUT, num_global=8)
+    explain_choice(torch.zeros(7, 100, 3, 12), LAYOUT, num_global=8)
+    assert len(asked) == count
+
+
+def test_a_backend_far_behind_is_given_up_but_not_for_a_dense_lead(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = timed(monkeypatch, {"dense": 1.0, "torch": 5.0, "native": 5.0})
+    explain_choice(query(100), LAYOUT)
+    assert ("torch", 128) in asked
+    monkeypatch.setattr(choice, "_TABLES", {})
+    asked = timed(monkeypatch, {"dense": 5.0, "torch": 1.0, "native": 1.0})
+    explain_choice(query(100), LAYOUT, num_global=2)
+    assert ("dense", 64) in asked and ("dense", 128) not in asked
+
+
+def test_nothing_is_measured_while_torch_traces(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = timed(monkeypatch, {"dense": 1.0})
+    tensors = [torch.randn(1, 100, 2, 16) for _ in range(3)]
+
+    def attend() -> torch.Tensor:
+        return sparse_attention(*tensors, window=32, num_global=0)
+
+    traced = torch.compile(attend, backend="eager", fullgraph=True)()
+    assert not asked
+    torch.testing.assert_close(traced, attend(), atol=1e-6, rtol=1e-5)
+    assert asked
+
+
 def test_the_environment_forces_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "torch")
     assert explain_choice(query(32), LAYOUT).name == "torch"

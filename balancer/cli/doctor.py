@@ -51,8 +51,9 @@ def examine() -> dict[str, Any]:
     import torch
 
     from balancer import __version__
+    from balancer.errors import InputError
     from balancer.models.attention.backends import BACKENDS
-    from balancer.models.attention.choice import LENGTHS, explain_choice
+    from balancer.models.attention.choice import LENGTHS, explain_choice, processor
     from balancer.models.attention.layout import Layout
 
     versions: dict[str, str | None] = {}
@@ -63,17 +64,24 @@ def examine() -> dict[str, Any]:
             versions[name] = None
     device = "cuda" if torch.cuda.is_available() else "cpu"
     probe = torch.zeros(1, max(LENGTHS), 2, 32, device=device)
-    choices = {length: explain_choice(probe[:, :length], Layout()) for length in LENGTHS}
+    auto: dict[str, dict[str, Any]] = {}
+    for length in LENGTHS:
+        try:
+            own = explain_choice(probe[:, :length], Layout())
+            auto[str(length)] = {"backend": own.name, "reason": own.reason, "milliseconds": own.milliseconds.get(str(length), {})}
+        except InputError as error:  # the environment names a backend that can't be taken: to be told, not to be stopped by
+            auto[str(length)] = {"backend": None, "reason": str(error), "milliseconds": {}}
     return {
         "balancer": __version__,
         "python": platform.python_version(),
         "system": platform.platform(),
+        "processor": processor(),
         "device": torch.cuda.get_device_name() if device == "cuda" else "CPU, no CUDA device",
         "threads": torch.get_num_threads(),
         "versions": versions,
         "attention": {
-            "backends": {name: own.refuses(probe, Layout()) or "works" for name, own in BACKENDS.items()},
-            "auto": {str(length): {"backend": own.name, "reason": own.reason} for length, own in choices.items()},
+            "backends": {name: backend.refuses(probe, Layout()) or "works" for name, backend in BACKENDS.items()},
+            "auto": auto,
         },
     }
 
@@ -84,7 +92,7 @@ def _print(told: dict[str, Any]) -> None:
 
     console = Console()
     head = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
-    for name in ("balancer", "python", "system", "device", "threads"):
+    for name in ("balancer", "python", "system", "processor", "device", "threads"):
         head.add_row(name, str(told[name]))
     for name, own in told["versions"].items():
         head.add_row(name, own or "not installed")
@@ -93,7 +101,7 @@ def _print(told: dict[str, Any]) -> None:
         ("\nattention backend", told["attention"]["backends"].items()),
         (
             "\nauto at this many tokens",
-            ((length, f"{own['backend']}: {own['reason']}") for length, own in told["attention"]["auto"].items()),
+            ((length, f"{own['backend'] or 'none'}: {own['reason']}") for length, own in told["attention"]["auto"].items()),
         ),
     ):
         console.print(title, style="bold")

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import platform
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,14 +21,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from balancer import __version__
 from balancer.errors import InputError
 from balancer.files import write_json
 from balancer.models.attention.backends import BACKENDS
 from balancer.models.attention.layout import Layout
+from balancer.models.attention.masked import covers
 from balancer.models.attention.selection import select_globals
 
 LENGTHS = (64, 128, 256, 512, 1024, 2048)
-"""Tokens at which backends are measured; longer sequences take what the last one takes."""
+"""Tokens at which backends are measured; for longer sequences the last times are carried on."""
 ORDER = ("native", "triton", "torch", "dense")
 """Who is taken where times are close, and where nothing can be measured."""
 CLOSE = 1.1
@@ -56,29 +59,20 @@ def explain_choice(query: Tensor, layout: Layout, *, num_global: int = 8) -> Cho
     Raises:
         InputError: The environment names a backend that is unknown or can't work here.
     """
-    forced = os.environ.get(VARIABLE)
-    if forced:
-        return Choice(_forced(forced, query, layout), f"{VARIABLE} names it", {})
-    length = query.shape[1]
-    if layout.causal and length <= layout.window:
-        return Choice("dense", f"{length} tokens fit in a window of {layout.window}: dense attention is the same thing", {})
-    able = [name for name in ORDER if BACKENDS[name].refuses(query, layout) is None]
-    able = [name for name in able if not (name == "triton" and query.device.type == "cpu")]  # there it is an interpreter
-    if torch.compiler.is_compiling():
-        # What has been measured nowhere is not taken unmeasured.
-        return Choice(next(name for name in able if name != "triton"), "nothing is measured while torch traces; this is the usual order", {})
-    table = _table(query, layout, num_global, able)
-    at = min(LENGTHS, key=lambda known: abs(math.log(known / length)))
-    times = {name: own for name, own in table[str(at)].items() if name in able}
-    best = min(times.values())
-    name = next(name for name in ORDER if times.get(name, math.inf) <= CLOSE * best)
+    settled = _settled(query, layout)
+    if settled is not None:
+        return Choice(*settled, {})
+    table = _table(query, layout, num_global)
+    at, times = _times(table, query.shape[1])
     told = ", ".join(f"{other} {own:.2f} ms" for other, own in sorted(times.items(), key=lambda pair: pair[1]))
-    return Choice(name, f"measured here at {at} tokens: {told}", table)
+    further = f", carried on to {query.shape[1]}" if query.shape[1] > LENGTHS[-1] else ""
+    return Choice(_first(times), f"measured here at {at} tokens{further}: {told}", table)
 
 
 def choose(query: Tensor, layout: Layout, num_global: int) -> str:
-    """The name of the backend that `auto` takes."""
-    return explain_choice(query, layout, num_global=num_global).name
+    """The name of the backend that `auto` takes; `explain_choice` without the words, for it is asked at every call."""
+    settled = _settled(query, layout)
+    return settled[0] if settled is not None else _first(_times(_table(query, layout, num_global), query.shape[1])[1])
 
 
 def cache_folder() -> Path:
@@ -95,46 +89,84 @@ def _forced(name: str, query: Tensor, layout: Layout) -> str:
     return name
 
 
-_TABLES: dict[str, dict[str, dict[str, float]]] = {}
+Table = dict[str, dict[str, float]]
+_TABLES: dict[tuple[Any, ...], Table] = {}
+_LOCK = threading.Lock()
 
 
-def _table(query: Tensor, layout: Layout, num_global: int, able: list[str]) -> dict[str, dict[str, float]]:
+def _settled(query: Tensor, layout: Layout) -> tuple[str, str] | None:
+    """A choice that needs no measurement, and its reason."""
+    forced = os.environ.get(VARIABLE)
+    if forced:
+        return _forced(forced, query, layout), f"{VARIABLE} names it"
+    length = query.shape[1]
+    if covers(layout, length):
+        return "dense", f"{length} tokens fit in a window of {layout.window}: dense attention is the same thing"
+    if torch.compiler.is_compiling():
+        # What has been measured nowhere is not taken unmeasured.
+        name = next(name for name in _able(query, layout) if name != "triton")
+        return name, "nothing is measured while torch traces; this is the usual order"
+    return None
+
+
+def _able(query: Tensor, layout: Layout) -> list[str]:
+    """Who can be taken, in order."""
+    able = [name for name in ORDER if BACKENDS[name].refuses(query, layout) is None]
+    return [name for name in able if not (name == "triton" and query.device.type == "cpu")]  # there it is an interpreter
+
+
+def _times(table: Table, length: int) -> tuple[int, dict[str, float]]:
+    """The measured length that is nearest in proportion, and the times there; beyond the last one, dense attention grows by the square."""
+    at = min(LENGTHS, key=lambda known: abs(math.log(known / length)))
+    further = max(1.0, length / LENGTHS[-1])
+    return at, {name: own * (further**2 if name == "dense" else further) for name, own in table[str(at)].items()}
+
+
+def _first(times: dict[str, float]) -> str:
+    best = min(times.values())
+    return next(name for name in ORDER if times.get(name, math.inf) <= CLOSE * best)
+
+
+def _table(query: Tensor, layout: Layout, num_global: int) -> Table:
     """Milliseconds by length and backend, from memory, from the cache file, or measured now."""
+    able = _able(query, layout)
     channels = next((size for size in (16, 32, 64, 128) if query.shape[-1] <= size), query.shape[-1])
-    key: dict[str, Any] = {
-        "version": VERSION,
-        "processor": _processor(),
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name(query.device) if query.device.type == "cuda" else query.device.type,
-        "dtype": str(query.dtype),
-        "channels": channels,
-        "backends": able,
-        "layout": [layout.window, layout.chunk, layout.causal, layout.mode, num_global],
-        "gradients": torch.is_grad_enabled() and query.requires_grad,
-    }
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-    if digest not in _TABLES:
-        path = cache_folder() / f"attention-{digest}.json"
-        _TABLES[digest] = _read(path, key) or _measured(path, key, query, layout, num_global, able)
-    return _TABLES[digest]
+    gradients = torch.is_grad_enabled() and query.requires_grad
+    quick = (query.device, query.dtype, channels, gradients, layout, num_global, torch.get_num_threads(), *able)
+    with _LOCK:  # threads that measured at the same time would slow one another, and could settle on different ones
+        if quick not in _TABLES:
+            key: dict[str, Any] = {
+                "version": VERSION,
+                "balancer": __version__,
+                "processor": processor(),
+                "torch": torch.__version__,
+                "threads": torch.get_num_threads(),
+                "device": torch.cuda.get_device_name(query.device) if query.device.type == "cuda" else query.device.type,
+                "dtype": str(query.dtype),
+                "channels": channels,
+                "backends": able,
+                "layout": [layout.window, layout.chunk, layout.causal, layout.mode, num_global],
+                "gradients": gradients,
+            }
+            digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+            path = cache_folder() / f"attention-{digest}.json"
+            _TABLES[quick] = _read(path, key) or _measured(path, key, query, layout, num_global, able)
+        return _TABLES[quick]
 
 
-def _read(path: Path, key: dict[str, Any]) -> dict[str, dict[str, float]] | None:
+def _read(path: Path, key: dict[str, Any]) -> Table | None:
     """What the file holds for `key`; None where it is absent, damaged or another's: then it is measured anew."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        table: dict[str, dict[str, float]] = content["milliseconds"]
+        table: Table = content["milliseconds"]
         fine = content["key"] == key and all(table[str(length)] and min(table[str(length)].values()) > 0 for length in LENGTHS)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return table if fine else None
 
 
-def _measured(
-    path: Path, key: dict[str, Any], query: Tensor, layout: Layout, num_global: int, able: list[str]
-) -> dict[str, dict[str, float]]:
-    table: dict[str, dict[str, float]] = {}
+def _measured(path: Path, key: dict[str, Any], query: Tensor, layout: Layout, num_global: int, able: list[str]) -> Table:
+    table: Table = {}
     left = list(able)
     for length in LENGTHS:
         times = {name: _milliseconds(name, length, key, query, layout, num_global) for name in left}
@@ -172,7 +204,7 @@ def _milliseconds(name: str, length: int, key: dict[str, Any], like: Tensor, lay
     return 1000 * min(times[1:])
 
 
-def _processor() -> str:
+def processor() -> str:
     """The processor's model, where Linux tells it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

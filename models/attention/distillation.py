@@ -6,8 +6,12 @@ target of softmax(score). A score learns nothing from a choice among tokens that
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+
+from balancer.models.attention.layout import Layout
 
 SAMPLED = 64
 """Queries per pass."""
@@ -17,22 +21,26 @@ WEIGHT = 0.1
 """Of the distillation beside the loss."""
 
 
-def far_attention(query: Tensor, key: Tensor, window: int, lengths: Tensor | None) -> Tensor | None:
-    """(B, n) attention that keys at least `window` back receive from sampled queries, mean over heads; None where nothing is far.
+@torch.no_grad()
+def far_attention(query: Tensor, key: Tensor, layout: Layout, lengths: Tensor | None) -> Tensor | None:
+    """(B, n) attention that keys before their query's window receive from sampled queries, mean over heads; None where nothing is far.
 
-    Queries and keys are (B, n, H, d); `lengths` (B,) are real tokens, all where None. Sampled by torch's global generator.
+    Queries and keys are (B, n, H, d); `lengths` (B,) are real tokens, all where None. Each sequence's queries are drawn by torch's global generator among its
+    real ones beyond the first window; a sequence that has none receives nothing.
     """
-    length = query.shape[1]
+    batch, length, window = *query.shape[:2], layout.window
     if length <= window:
         return None
-    at = torch.randint(window, length, (min(SAMPLED, length - window),), device=query.device)
-    logits = torch.einsum("bmhd,bnhd->bhmn", query[:, at], key) * query.shape[-1] ** -0.5
+    real = torch.full((batch, 1), length, device=query.device) if lengths is None else lengths[:, None]
+    drawn = torch.rand(batch, min(SAMPLED, length - window), device=query.device)
+    at = (window + drawn * (real - window)).long().minimum(real - 1).clamp(min=0)
+    asking = torch.take_along_dim(query, at[..., None, None], 1)
+    logits = torch.einsum("bmhd,bnhd->bhmn", asking, key).float() * query.shape[-1] ** -0.5
     position = torch.arange(length, device=query.device)
-    mass = logits.masked_fill(position > at[:, None], -torch.inf).softmax(-1).mean(1)
-    mass = mass.masked_fill(position > at[:, None] - window, 0)
-    if lengths is not None:
-        mass = mass.masked_fill((at >= lengths[:, None])[..., None], 0)
-    return mass.sum(1)
+    mass = logits.masked_fill((position > at[..., None])[:, None], -torch.inf).softmax(-1).mean(1)
+    first, _ = layout.bounds(length, query.device)
+    unheard = (position >= first[at][..., None]) | (real <= window)[..., None]
+    return mass.masked_fill(unheard, 0).sum(1)
 
 
 def divergence(received: Tensor, score: Tensor, lengths: Tensor | None) -> Tensor:
@@ -56,6 +64,10 @@ class Warming(nn.Module):
     """Whether it attends densely now; set by `warm_up`."""
     divergence: Tensor | None = None
     """Of the last pass while warming; None where nothing was far."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the divergence: what belongs to a graph can't be copied, and a copy of a model has made no pass."""
+        return {name: value for name, value in self.__dict__.items() if name != "divergence"}
 
 
 def warm_up(model: nn.Module, on: bool) -> None:

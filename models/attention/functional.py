@@ -16,6 +16,8 @@ from balancer.models.attention.choice import choose
 from balancer.models.attention.layout import Layout, Mode
 from balancer.models.attention.selection import select_globals
 
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
 
 def sparse_attention(
     query: Tensor,
@@ -100,17 +102,26 @@ def _check(
         raise InputError(
             f"query, key and value must have one shape (B, n, H, d), given {tuple(query.shape)}, {tuple(key.shape)}, {tuple(value.shape)}"
         )
-    if not query.dtype.is_floating_point or key.dtype != query.dtype or value.dtype != query.dtype:
-        raise InputError(f"query, key and value must have one floating dtype, given {query.dtype}, {key.dtype}, {value.dtype}")
+    if query.dtype not in DTYPES or key.dtype != query.dtype or value.dtype != query.dtype:
+        raise InputError(
+            f"query, key and value must have one floating dtype of 16, 32 or 64 bits, given {query.dtype}, {key.dtype}, {value.dtype}"
+        )
+    if not query.shape[2] or not query.shape[3]:
+        raise InputError(f"query must have heads and channels, given (B, n, H, d) = {tuple(query.shape)}")
     if num_global < 0:
         raise InputError(f"num_global must be at least 0, given {num_global}")
     if num_global and score is None:
         raise InputError("score is needed to choose global nodes; give one, or num_global=0")
+    for name, given in (("key", key), ("value", value), ("score", score), ("gate", gate), ("key_padding_mask", padding)):
+        if given is not None and given.device != query.device:
+            raise InputError(f"{name} is on {given.device}, query on {query.device}; move one of them")
     for name, given in (("score", score), ("gate", gate), ("key_padding_mask", padding)):
         if given is not None and given.shape != query.shape[:2]:
             raise InputError(f"{name} must be (B, n) = {tuple(query.shape[:2])}, given {tuple(given.shape)}")
-        if given is not None and given.device != query.device:
-            raise InputError(f"{name} is on {given.device}, query on {query.device}; move one of them")
+    if score is not None and score.dtype.is_complex:
+        raise InputError(f"score must be real, given {score.dtype}")
+    if gate is not None and not gate.dtype.is_floating_point:
+        raise InputError(f"gate must be floating, it is added to logits, given {gate.dtype}")
     if padding is not None and padding.dtype != torch.bool:
         raise InputError(f"key_padding_mask must be bool, True where a token is padding, given {padding.dtype}")
     if global_queries and layout.causal:
@@ -122,7 +133,8 @@ def _with_global_queries(out: Tensor, query: Tensor, key: Tensor, value: Tensor,
     if not index.shape[1]:
         return out
     at = index.clamp(min=0)[..., None, None].expand(-1, -1, *query.shape[2:])
-    seen = None if padding is None else ~padding[:, None, None]
+    # A sequence of padding has no global node; what is computed in its place is thrown away, and must have a gradient that is no NaN.
+    seen = None if padding is None else (~padding | padding.all(1, keepdim=True))[:, None, None]
     q, k, v = (x.transpose(1, 2) for x in (query.gather(1, at), key, value))
     whole = F.scaled_dot_product_attention(q, k, v, attn_mask=seen).transpose(1, 2)
     # An empty slot stands at position 0 and must leave that row alone: it is sent to a row past the end, which is cut off.

@@ -6,6 +6,7 @@ entropy in the literal sense: of the token's distribution over learned landmarks
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -89,25 +90,51 @@ class Surprisal(TokenScore):
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("variance", torch.ones(width))
 
-    def forward(self, x: Tensor, fields: Tensor | None = None) -> Tensor:
-        """Surprisal in nats, up to a constant."""
+    def forward(self, x: Tensor, fields: Tensor | None = None, padding: Tensor | None = None) -> Tensor:
+        """Surprisal in nats, up to a constant; tokens of `padding` (B, n) stay out of the averages.
+
+        Raises:
+            InputError: What is scored has not `width` channels.
+        """
         given = (x if fields is None else fields).detach().float()
+        if given.shape[-1] != len(self.mean):
+            raise InputError(
+                f"score 'surprisal' was made for {len(self.mean)} channels, given {given.shape[-1]}; give score=Surprisal({given.shape[-1]})"
+            )
         score = 0.5 * ((given - self.mean) ** 2 / self.variance + self.variance.log()).sum(-1)
-        if self.training and given.numel():
-            flat = given.flatten(0, -2)
-            with torch.no_grad():
-                self.mean.lerp_(flat.mean(0), self.momentum)
-                self.variance.lerp_(flat.var(0, unbiased=False).clamp(min=1e-6), self.momentum)
+        if self.training:
+            self._observe(given.flatten(0, -2) if padding is None else given[~padding])
         return score
+
+    @torch.no_grad()
+    def _observe(self, tokens: Tensor) -> None:
+        """Move the averages towards `tokens` (N, width); none move nothing."""
+        if len(tokens):
+            tokens = tokens.to(self.mean.dtype)
+            self.mean.lerp_(tokens.mean(0), self.momentum)
+            self.variance.lerp_(tokens.var(0, unbiased=False).clamp(min=1e-6), self.momentum)
 
 
 class RandomScore(TokenScore):
-    """The control: a number that looks random, and is a function of the token alone, so that the same token gets the same one."""
+    """The control: a number that looks random, is a function of the token alone, and can't be trained.
+
+    The sine of a fixed random projection, many periods wide: it varies wildly over tokens, but not with the last bits of one, which are
+    others in a batch of another shape.
+
+    Args:
+        d_model: channels of a token.
+    """
+
+    weight: Tensor
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__()
+        drawn = torch.randn(d_model, generator=torch.Generator().manual_seed(0))
+        self.register_buffer("weight", 32 * drawn / math.sqrt(d_model))
 
     def forward(self, x: Tensor, fields: Tensor | None = None) -> Tensor:
-        """From -1 to 1. A fast wave and not a hash: rounding must not change it, or a stream would choose other tokens than a whole pass."""
-        weight = torch.arange(1, x.shape[-1] + 1, device=x.device, dtype=torch.float32).sqrt()
-        return torch.sin(40 * (x.detach().float() @ (weight / weight.norm())))
+        """-1 to 1."""
+        return (x.detach().float() @ self.weight.float()).sin()
 
 
 SCORES: dict[str, Callable[[int], TokenScore]] = {
@@ -115,7 +142,7 @@ SCORES: dict[str, Callable[[int], TokenScore]] = {
     "channel_entropy": lambda _: ChannelEntropy(),
     "surprisal": Surprisal,
     "learned": LearnedScore,
-    "random": lambda _: RandomScore(),
+    "random": RandomScore,
 }
 """By name: a score over d_model channels."""
 
@@ -134,6 +161,16 @@ class Gate(nn.Module):
     def forward(self, score: Tensor) -> Tensor:
         """(B, n) to (B, n)."""
         return F.logsigmoid(self.slope * score + self.offset)
+
+
+def ranked(score: Tensor) -> Tensor:
+    """Scores as the choice compares them: float32 with 13 fractional bits, NaN the lowest; not differentiable.
+
+    The last bits of a score depend on the shape of the batch it is computed in. Without them equal tokens tie and the earlier wins, one token at a time as in
+    one pass; with them any of the equals might.
+    """
+    clean = score.detach().float().nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    return ((clean.view(torch.int32) + 0x200) & -0x400).view(torch.float32)
 
 
 def make_score(

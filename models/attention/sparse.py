@@ -16,10 +16,10 @@ from balancer.errors import InputError
 from balancer.models.attention.base import Attended
 from balancer.models.attention.dense import DenseAttention
 from balancer.models.attention.distillation import Warming, divergence, far_attention
-from balancer.models.attention.functional import sparse_attention
+from balancer.models.attention.functional import resolve, sparse_attention
 from balancer.models.attention.layout import Layout, Mode
 from balancer.models.attention.rotary import rotate
-from balancer.models.attention.scores import Gate, make_score
+from balancer.models.attention.scores import Gate, Surprisal, make_score, ranked
 from balancer.models.attention.selection import select_globals
 from balancer.models.attention.streaming import StreamState, empty_state, stream
 from balancer.models.batch import SequenceBatch
@@ -37,31 +37,61 @@ class SparseCore(Warming):
         score: a name in `SCORES`, or a function of (x, fields).
         gate: whether the score is trained through the logits of global nodes.
         backend: as of `sparse_attention`.
+        history: length that `auto` chooses for, where batches are shorter.
     """
 
-    def __init__(self, d_model: int, layout: Layout, num_global: int, score: str | Score, gate: bool, backend: str) -> None:
+    def __init__(
+        self, d_model: int, layout: Layout, num_global: int, score: str | Score, gate: bool, backend: str, history: int | None = None
+    ) -> None:
         super().__init__()
         if num_global < 0:
             raise InputError(f"num_global must be at least 0, given {num_global}")
-        self.layout, self.num_global, self.backend = layout, num_global, backend
+        self.layout, self.num_global, self.backend, self.history = layout, num_global, backend, history
         self.score = make_score(score, d_model) if num_global else None
         self.gate = Gate() if num_global and gate else None
 
-    def scored(self, x: Tensor, fields: Tensor | None = None) -> tuple[Tensor | None, Tensor | None]:
-        """Score and gate of tokens (B, n, d), each (B, n), None where there are no global nodes, or no gate."""
+    def scored(self, x: Tensor, fields: Tensor | None = None, padding: Tensor | None = None) -> tuple[Tensor | None, Tensor | None]:
+        """Score as the choice ranks it and gate of tokens (B, n, d), each (B, n), None where there are no global nodes, or no gate."""
         if self.score is None:
             return None, None
-        score = self.score(x, fields)
-        return score, None if self.gate is None else self.gate(score)
+        score = self._score(x, fields, padding)
+        # Eight bits, all that autocast leaves, are too few to rank tokens, and what a gate hides should not depend on it.
+        with torch.autocast(x.device.type, enabled=False):
+            return ranked(score), None if self.gate is None else self.gate(score)
+
+    def is_dense(self, length: int) -> bool:
+        """Whether `auto` takes dense attention: no query of a history has a token beyond its window, so that it is the same, and the faster.
+
+        Like the choice of a backend this goes by the history, not by how far a batch happens to be padded: a sequence is computed in one way in all of them.
+        """
+        return self.backend == "auto" and self.layout.causal and max(length, self.history or 0) <= self.layout.window
+
+    @property
+    def learning(self) -> bool:
+        """Whether this is dense for now, so that its score may learn. Without global nodes, or where later tokens are seen, it never is."""
+        return self.warming and self.layout.causal and self.score is not None
 
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, x: Tensor, fields: Tensor | None, padding: Tensor | None, lengths: Tensor | None
     ) -> Tensor:
-        """Sparse attention of tokens `x` (B, n, d), or dense causal attention while warming; (B, n, H, d)."""
-        if self.warming and self.layout.causal:
-            self.divergence = self._distilled(query, key, x, fields, lengths)
-            return F.scaled_dot_product_attention(*(each.transpose(1, 2) for each in (query, key, value)), is_causal=True).transpose(1, 2)
-        score, gate = self.scored(x, fields)
+        """Sparse attention of tokens `x` (B, n, d), or dense causal attention while learning; (B, n, H, d).
+
+        `padding` (B, n) is for the backend, and may be left out where it stands after the `lengths` (B,) of a causal attention.
+        """
+        length = x.shape[1]
+        unreal = padding
+        if padding is None and lengths is not None:
+            unreal = torch.arange(length, device=x.device) >= lengths[:, None]
+        if self.learning:
+            self.divergence = self._distilled(query, key, x, fields, unreal, lengths) if self.training else None
+            return dense_causal(query, key, value)
+        if padding is None and self.is_dense(length):
+            return dense_causal(query, key, value)
+        score, gate = self.scored(x, fields, unreal)
+        backend = self.backend
+        if backend == "auto" and self.history is not None and length:
+            as_long = query[:, :1].expand(-1, max(length, self.history), -1, -1)
+            backend = resolve(backend, as_long, self.layout, self.num_global)
         return sparse_attention(
             query,
             key,
@@ -74,16 +104,30 @@ class SparseCore(Warming):
             mode=self.layout.mode,
             chunk=self.layout.chunk,
             gate=gate,
-            backend=self.backend,
+            backend=backend,
         )
 
-    def _distilled(self, query: Tensor, key: Tensor, x: Tensor, fields: Tensor | None, lengths: Tensor | None) -> Tensor | None:
-        if self.score is None:
-            return None
-        with torch.no_grad():
-            received = far_attention(query, key, self.layout.window, lengths)
+    def _distilled(
+        self, query: Tensor, key: Tensor, x: Tensor, fields: Tensor | None, padding: Tensor | None, lengths: Tensor | None
+    ) -> Tensor | None:
+        received = far_attention(query, key, self.layout, lengths)
         # The trunk learns from the task alone; the score follows it.
-        return None if received is None else divergence(received, self.score(x.detach(), fields), lengths)
+        return None if received is None else divergence(received, self._score(x.detach(), fields, padding), lengths)
+
+    def _score(self, x: Tensor, fields: Tensor | None, padding: Tensor | None) -> Tensor:
+        """(B, n) of tokens (B, n, d)."""
+        assert self.score is not None
+        with torch.autocast(x.device.type, enabled=False):
+            given = (x if x.dtype == torch.float64 else x.float(), fields)
+            score = self.score(*given, padding) if isinstance(self.score, Surprisal) else self.score(*given)
+        if score.shape != x.shape[:2]:
+            raise InputError(f"score must give one number per token, {tuple(x.shape[:2])}, given {tuple(score.shape)}")
+        return score
+
+
+def dense_causal(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attention of (B, n, H, d) to everything before, by torch's fused kernel."""
+    return F.scaled_dot_product_attention(*(each.transpose(1, 2) for each in (query, key, value)), is_causal=True).transpose(1, 2)
 
 
 class SparseSelfAttention(nn.Module):
@@ -169,6 +213,8 @@ class SparseSelfAttention(nn.Module):
         Raises:
             InputError: A mask or keys that this attention can't honour.
         """
+        if x.is_nested:
+            raise InputError("nested tensors can't be read; build nn.TransformerEncoder with enable_nested_tensor=False")
         for name, given in (("key", key), ("value", value)):
             if given is not None and given is not x:
                 raise InputError(f"{name} must be the query itself: this is self-attention")
@@ -181,6 +227,8 @@ class SparseSelfAttention(nn.Module):
         if key_padding_mask is not None and key_padding_mask.dtype != torch.bool:
             key_padding_mask = key_padding_mask == -torch.inf
         lengths = None if key_padding_mask is None else (~key_padding_mask).sum(1)
+        if self.core.learning and key_padding_mask is not None and bool((key_padding_mask[:, :-1] & ~key_padding_mask[:, 1:]).any()):
+            raise InputError("key_padding_mask must have its padding on the right while attention warms up densely; move it there")
         mixed = self.core.attend(*self._projected(x), x, fields, key_padding_mask, lengths)
         out: Tensor = self.out_proj(mixed.flatten(2))
         return out if key is None else (out, None)
@@ -220,6 +268,7 @@ class SparseAttention(DenseAttention):
         rotary: turn queries and keys by their position.
         score: a name in `SCORES`, or a function of tokens.
         backend: as of `sparse_attention`.
+        history: longest sequence to come; what `auto` chooses then goes by it in every batch (default: by each batch).
     """
 
     def __init__(
@@ -232,13 +281,16 @@ class SparseAttention(DenseAttention):
         rotary: bool = False,
         score: str | Score = "landmark_entropy",
         backend: str = "auto",
+        history: int | None = None,
     ) -> None:
         super().__init__(d_model, num_heads, rotary=rotary)
-        self.core = SparseCore(d_model, Layout(window, window), num_global, score, True, backend)
+        self.core = SparseCore(d_model, Layout(window, window), num_global, score, True, backend, history)
 
     def forward(self, batch: SequenceBatch, *, last_only: bool = False) -> SequenceBatch:
         """Mix (B, n, d) to (B, n, d), or to (B, 1, d) for the last real position alone."""
-        if last_only and not self.core.warming:
+        if not self.core.learning and self.core.is_dense(batch.values.shape[1]):
+            return super().forward(batch, last_only=last_only)
+        if last_only and not self.core.learning:
             row = torch.arange(len(batch.lengths), device=batch.lengths.device)
             mixed, _ = self._some(batch, row, (batch.lengths - 1).clamp(min=0))
             return batch.last().with_values(self.out(mixed[:, None].flatten(2)))
@@ -270,24 +322,29 @@ class SparseAttention(DenseAttention):
     def _some(self, batch: SequenceBatch, row: Tensor, position: Tensor) -> tuple[Tensor, Attended]:
         """Mixed values (T, H, d / H) of single queries, and where they look."""
         layout = self.core.layout
-        everywhere = torch.arange(batch.values.shape[1], device=batch.values.device)
-        key, value = self._keys(batch.values, everywhere)
         query = self._queries(batch.values[row, position][:, None], position[:, None])[:, 0]
         local = position[:, None] - torch.arange(layout.window, device=position.device)
         seen, at, bias = local >= 0, local, torch.zeros_like(local, dtype=query.dtype)
-        score, gate = self.core.scored(batch.values)
+        score, gate = self.core.scored(batch.values, None, ~batch.mask)
         if score is not None:
             node = select_globals(score, self.core.num_global, causal=True, chunk=layout.chunk)[row, position // layout.chunk]
             kept = (node >= 0) & (node <= position[:, None] - layout.window)
             seen, at = torch.cat([seen, kept], 1), torch.cat([local, node], 1)
             worth = torch.zeros_like(node, dtype=query.dtype) if gate is None else gate[row[:, None], node.clamp(min=0)]
             bias = torch.cat([bias, worth.to(query.dtype)], 1)
-        held = (row[:, None], at.clamp(min=0))
-        logits = torch.einsum("thd,tshd->ths", query, key[held]) * query.shape[-1] ** -0.5 + bias[:, None]
+        key, value = self._held(batch, row, at.clamp(min=0))
+        logits = torch.einsum("thd,tshd->ths", query, key) * query.shape[-1] ** -0.5 + bias[:, None]
         weight = logits.masked_fill(~seen[:, None], -torch.inf).softmax(-1)
         is_global = torch.arange(at.shape[1], device=at.device) >= layout.window
         mass = weight.detach().float().mean(1)
-        return torch.einsum("ths,tshd->thd", weight, value[held]), Attended(at.masked_fill(~seen, -1), mass, seen & is_global)
+        return torch.einsum("ths,tshd->thd", weight, value), Attended(at.masked_fill(~seen, -1), mass, seen & is_global)
+
+    def _held(self, batch: SequenceBatch, row: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (T, S, H, d / H) at (row (T,), at (T, S)), projected before or after they are gathered: where there are fewer."""
+        if at.numel() < batch.mask.numel():
+            return self._keys(batch.values[row[:, None], at], at)
+        key, value = self._keys(batch.values, torch.arange(batch.values.shape[1], device=at.device))
+        return key[row[:, None], at], value[row[:, None], at]
 
 
 class WindowAttention(SparseAttention):
@@ -298,7 +355,8 @@ class WindowAttention(SparseAttention):
         num_heads: heads; divides d_model.
         window: how many positions are seen, the own one included.
         rotary: turn queries and keys by their position.
+        history: as of `SparseAttention`.
     """
 
-    def __init__(self, d_model: int, num_heads: int, window: int = 64, *, rotary: bool = False) -> None:
-        super().__init__(d_model, num_heads, window, 0, rotary=rotary)
+    def __init__(self, d_model: int, num_heads: int, window: int = 64, *, rotary: bool = False, history: int | None = None) -> None:
+        super().__init__(d_model, num_heads, window, 0, rotary=rotary, history=history)

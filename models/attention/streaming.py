@@ -69,6 +69,8 @@ def stream(
     query: Tensor, key: Tensor, value: Tensor, score: Tensor | None, gate: Tensor | None, state: StreamState, layout: Layout
 ) -> tuple[Tensor, StreamState]:
     """Attend from one token of each sequence, all (B, H, d), score and gate (B,), to what was read and to itself: (B, H, d), and the state after it."""
+    # Under autocast these may be narrower than what is kept.
+    query, key, value = (each.to(state.key.dtype) for each in (query, key, value))
     at = state.position
     row = torch.arange(len(at), device=at.device)
     nodes, waiting = state.nodes, state.waiting
