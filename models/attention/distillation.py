@@ -40,7 +40,8 @@ def far_attention(query: Tensor, key: Tensor, layout: Layout, lengths: Tensor | 
     mass = logits.masked_fill((position > at[..., None])[:, None], -torch.inf).softmax(-1).mean(1)
     first, _ = layout.bounds(length, query.device)
     unheard = (position >= first[at][..., None]) | (real <= window)[..., None]
-    return mass.masked_fill(unheard, 0).sum(1)
+    received: Tensor = mass.masked_fill(unheard, 0).sum(1)
+    return received
 
 
 def divergence(received: Tensor, score: Tensor, lengths: Tensor | None) -> Tensor:

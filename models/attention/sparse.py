@@ -127,7 +127,8 @@ class SparseCore(Warming):
 
 def dense_causal(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Attention of (B, n, H, d) to everything before, by torch's fused kernel."""
-    return F.scaled_dot_product_attention(*(each.transpose(1, 2) for each in (query, key, value)), is_causal=True).transpose(1, 2)
+    q, k, v = (each.transpose(1, 2) for each in (query, key, value))
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
 
 
 class SparseSelfAttention(nn.Module):

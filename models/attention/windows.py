@@ -10,6 +10,7 @@ therefore no part of the mask but of the product: queries get a channel that is 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -44,12 +45,14 @@ def run(query: Tensor, key: Tensor, value: Tensor, gate: Tensor | None, index: T
     if wider or cut.fill:
         query = F.pad(query, (0, wider, 0, 0, 0, cut.fill), value=channels**0.5)
 
+    beside: Callable[..., Tensor] = _Beside.apply
+
     def attend(rows: slice) -> Tensor:
         """Blocks (b * blocks, block, H, d + wider) of some sequences."""
         mixed = F.scaled_dot_product_attention(
             query[rows].reshape(-1, cut.block, heads, channels + wider).transpose(1, 2),
-            _Beside.apply(key[rows], None if trained is None else trained[rows], nodes[rows], cut, wider),
-            _Beside.apply(value[rows], None, nodes[rows], cut, wider),
+            _Beside.apply(key[rows], None if trained is None else trained[rows], nodes[rows], cut, wider),  # type: ignore[no-untyped-call]
+            _Beside.apply(value[rows], None, nodes[rows], cut, wider),  # type: ignore[no-untyped-call]
             attn_mask=bias[rows].flatten(0, 1)[:, None],
             scale=channels**-0.5,
         )
