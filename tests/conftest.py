@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 # Before NumPy, torch and polars are first imported: workers of pytest-xdist share the cores, and sums in a fixed order repeat exactly.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("POLARS_MAX_THREADS", "1")
 os.environ.setdefault("KERAS_BACKEND", "torch")  # Keras takes TensorFlow unless told
+# What is measured while other tests keep the cores busy is not kept for the user.
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="balancer-tests-")
+atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 import pytest
 from hypothesis import settings

@@ -10,7 +10,6 @@ therefore no part of the mask but of the product: queries get a channel that is 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -44,8 +43,6 @@ def run(query: Tensor, key: Tensor, value: Tensor, gate: Tensor | None, index: T
     bias = _bias(None if trained is not None else worth, nodes, own, padding, layout, cut, query.dtype)
     if wider or cut.fill:
         query = F.pad(query, (0, wider, 0, 0, 0, cut.fill), value=channels**0.5)
-
-    beside: Callable[..., Tensor] = _Beside.apply
 
     def attend(rows: slice) -> Tensor:
         """Blocks (b * blocks, block, H, d + wider) of some sequences."""
