@@ -14,11 +14,11 @@ os.environ.setdefault("POLARS_MAX_THREADS", "1")
 os.environ.setdefault("KERAS_BACKEND", "torch")  # Keras takes TensorFlow unless told
 # What is measured while other tests keep the cores busy is not kept for the user.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="balancer-tests-")
-atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 import pytest
 from hypothesis import settings
 
+atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=50)
 settings.load_profile("repeatable")
 
