@@ -19,6 +19,7 @@ namespace {
 
 constexpr int TQ = 16;  // queries of a tile
 constexpr int QB = 8;   // of which so many are accumulated in registers at a time
+constexpr int SLACK = 16;  // panels that are packed before the buffers move along
 
 // What native.py hands over; the order of the fields is that of its ctypes structure.
 struct Problem {
