@@ -29,7 +29,7 @@ CARDS, TURNS = 32, 16
 SEED = 0
 
 
-def classifier(attention: str, width: int, history: int) -> Classifier:
+def classifier(attention: str, width: int, history: int, window: int = WINDOW, global_nodes: int = GLOBALS) -> Classifier:
     """A classifier over made-up fields, with seeded weights and no dropout; ``attention`` chooses its backend itself."""
     torch.manual_seed(SEED)
     edges = [list(np.linspace(-2, 2, 16))] * NUMERIC
@@ -45,8 +45,8 @@ def classifier(attention: str, width: int, history: int) -> Classifier:
         dropout=0.0,
         field_dropout=0.0,
         attention=attention,
-        window=WINDOW,
-        global_nodes=GLOBALS,
+        window=window,
+        global_nodes=global_nodes,
         form="sequence",
     )
     return Classifier(config).eval()
@@ -120,6 +120,17 @@ def model(lengths: Iterable[int], widths: Iterable[int], windows: Iterable[int],
         "streaming": streaming(min(widths), windows, budget=budget),
         "seconds": round(time.monotonic() - started),
     }
+
+
+def times_faster(shapes: Iterable[tuple[int, int]], history: int, *, budget: float) -> list[float]:
+    """A whole classifier's forward pass, all transactions judged, against dense attention, for each pair of window and global nodes; in turns."""
+    torch.set_num_threads(1)
+    width, rows = 64, max(1, min(MOST_ROWS, MOST_TOKENS // history))
+    names = {shape: f"{shape[0]} {shape[1]}" for shape in shapes}
+    calls = {"dense": judging(classifier("dense", width, history), rows, history, "forward")}
+    calls |= {name: judging(classifier("sparse", width, history, *shape), rows, history, "forward") for shape, name in names.items()}
+    found = compared(interleaved(calls, budget))["times_faster"]
+    return [found[name] for name in names.values()]
 
 
 def passed(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:

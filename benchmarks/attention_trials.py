@@ -33,6 +33,7 @@ SWEEP_HISTORY = 1024
 WITHIN = 0.008
 """Wanted: the relative loss of average precision is no larger."""
 Train = Callable[..., dict[str, Any]]
+Speed = Callable[[list[tuple[int, int]]], list[float]]
 
 
 @dataclass(frozen=True)
@@ -150,24 +151,24 @@ def interval(differences: np.ndarray) -> tuple[float, float | None, float | None
 
 
 def sweep(
-    data: str, windows: Iterable[int], global_nodes: Iterable[int], seed: int, effort: Effort, train: Train = train_trial
+    data: str, windows: Iterable[int], global_nodes: Iterable[int], seed: int, effort: Effort, speed: Speed, train: Train = train_trial
 ) -> dict[str, Any]:
-    """Average precision and speed of judging on one stream, by window and number of global nodes; one seed."""
+    """Average precision on one stream, and speed, by window and number of global nodes; one seed.
+
+    ``speed`` gives the times faster than dense of pairs of window and global nodes: all measured in turns, when the trainings are done.
+    """
     missing = absent(data)
     if missing is not None:
         return {"skipped": missing}
-    dense = _judged(trained(Cell(data, "dense", SWEEP_HISTORY, WINDOW, GLOBALS, seed), effort, train))
-    points = []
-    for window, num_global in product(windows, global_nodes):
-        own = _judged(trained(Cell(data, "sparse", SWEEP_HISTORY, window, num_global, seed), effort, train))
-        times_faster = own["rows_per_second"] / dense["rows_per_second"]
-        points.append({"window": window, "global_nodes": num_global} | own | {"times_faster": times_faster})
-    return {"seed": seed, "steps": effort.steps, "warmup": effort.warmup, "history": SWEEP_HISTORY, "dense": dense, "points": points}
-
-
-def _judged(result: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "average_precision": result["average_precision"],
-        "rows_per_second": result["rows_scored"] / result["seconds_score"],
-        "backend": result["backend"],
-    }
+    shapes = list(product(windows, global_nodes))
+    dense = trained(Cell(data, "dense", SWEEP_HISTORY, WINDOW, GLOBALS, seed), effort, train)["average_precision"]
+    precision = [
+        trained(Cell(data, "sparse", SWEEP_HISTORY, window, num_global, seed), effort, train)["average_precision"]
+        for window, num_global in shapes
+    ]
+    points = [
+        {"window": window, "global_nodes": num_global, "average_precision": own, "times_faster": times}
+        for (window, num_global), own, times in zip(shapes, precision, speed(shapes), strict=True)
+    ]
+    about = {"seed": seed, "steps": effort.steps, "warmup": effort.warmup, "history": SWEEP_HISTORY}
+    return about | {"dense": {"average_precision": dense}, "points": points}

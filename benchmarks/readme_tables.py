@@ -226,23 +226,16 @@ def attention_quality() -> str:
 
 
 def attention_planted() -> str:
-    """What makes a good global node: mean over the seeds, and the range where there are several.
-
-    planted.json has, for each way in ``arms``, one figure a seed: AUC on ``far`` and on ``near`` triggers, and ``probe_kept``, the share of probes that
-    were among the global nodes (null where there are none).
-    """
+    """What makes a good global node: mean over the seeds, and the range where there are several."""
     lines = ["| what makes a global node | AUC, far | AUC, near | probe kept | seeds |", "|---|---|---|---|---|"]
-    for name, own in load("planted")["arms"].items():
-        figures = [_mean_and_range(own[key]) for key in ("far", "near", "probe_kept")]
-        lines.append(f"| {name.replace('_', ' ')} | {' | '.join(figures)} | {len(own['far'])} |")
+    for name, own in load("planted")["variants"].items():
+        figures = [_mean_and_range(own[key]) for key in ("auc_far", "auc_near", "probe_kept")]
+        lines.append(f"| {name.replace('_', ' ')} | {' | '.join(figures)} | {len(own['seeds'])} |")
     return "\n".join(lines)
 
 
-def _mean_and_range(values: list[float] | None) -> str:
-    if not values:
-        return ""
-    mean = f"{sum(values) / len(values):.3f}"
-    return mean if len(values) == 1 else f"{mean} ({min(values):.3f} to {max(values):.3f})"
+def _mean_and_range(own: dict[str, float]) -> str:
+    return f"{own['mean']:.3f} ({own['least']:.3f} to {own['most']:.3f})"
 
 
 def attention_sweep() -> str:

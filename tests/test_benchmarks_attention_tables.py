@@ -112,15 +112,9 @@ def test_sweep(tables: ModuleType) -> None:
 
 
 def test_planted(tables: ModuleType, results: Path) -> None:
-    arms = {
-        "landmark_entropy": {"far": [1.0, 0.9], "near": [1.0, 1.0], "probe_kept": [1.0, 0.5]},
-        "dense": {"far": [1.0], "near": [1.0], "probe_kept": None},
-    }
-    (results.parent / "planted.json").write_text(json.dumps({"arms": arms}))
-    assert rows(tables.attention_planted())[2:] == [
-        ["landmark entropy", "0.950 (0.900 to 1.000)", "1.000 (1.000 to 1.000)", "0.750 (0.500 to 1.000)", "2"],
-        ["dense", "1.000", "1.000", "", "1"],
-    ]
+    figures = {key: {"mean": 0.95, "least": 0.9, "most": 1.0} for key in ("auc_far", "auc_near", "probe_kept")}
+    (results.parent / "planted.json").write_text(json.dumps({"variants": {"landmark_entropy": figures | {"seeds": [0, 1]}}}))
+    assert rows(tables.attention_planted())[2:] == [["landmark entropy", *["0.950 (0.900 to 1.000)"] * 3, "2"]]
 
 
 def test_the_readme_takes_them_between_its_markers(tables: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
