@@ -49,6 +49,7 @@ def main(given: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=5, help="of quality; the sweep has one")
     parser.add_argument("--steps", type=int, default=STEPS, help="optimizer steps of a training")
     parser.add_argument("--warmup", type=float, default=0.4, help="share of them in which sparse attention is dense")
+    parser.add_argument("--windows", type=int, nargs="+", default=[16, 32, 64, 128, 256], help="of the sweep")
     parser.add_argument("--threads", type=int, default=1, help="of a training; times are always of one")
     parser.add_argument("--budget", type=float, default=4.0, help="seconds to time one combination in; three rounds at least")
     parser.add_argument("--results", type=Path, default=RESULTS)
@@ -90,7 +91,7 @@ def measured_stream(part: str, data: str, arguments: argparse.Namespace) -> dict
     effort = attention_trials.Effort(arguments.work, arguments.steps, arguments.warmup, arguments.threads)
     if part == "quality":
         return attention_trials.quality(data, (32,) if arguments.quick else (256, 1024), range(arguments.seeds), effort)
-    windows, nodes = ((16, 32), (0, 2)) if arguments.quick else ((16, 32, 64, 128, 256), (0, 8, 32))
+    windows, nodes = ((16, 32), (0, 2)) if arguments.quick else (arguments.windows, (0, 8, 32))
     speed = partial(attention_model.times_faster, history=attention_trials.SWEEP_HISTORY, budget=5 * arguments.budget)
     return attention_trials.sweep(data, windows, nodes, 0, effort, speed)
 

@@ -264,15 +264,12 @@ TABLES = {
     "claims": claims,
     "per_class": per_class,
     "sampling_tables": sampling_tables,
-}
-ATTENTION_TABLES = {
     "attention_speed": attention_speed,
     "attention_model": attention_model,
     "attention_quality": attention_quality,
     "attention_planted": attention_planted,
     "attention_sweep": attention_sweep,
 }
-"""Of benchmarks/attention.py; they join TABLES when its result file is there, and the README's markers with them."""
 
 
 def filled(text: str) -> str:

@@ -19,7 +19,7 @@ namespace {
 
 constexpr int TQ = 16;  // queries of a tile
 constexpr int QB = 8;   // of which so many are accumulated in registers at a time
-constexpr int SLACK = 16;  // panels that are packed before the buffers move along
+constexpr int SLACK = 256;  // tokens that are packed before the buffers move along
 
 // What native.py hands over; the order of the fields is that of its ctypes structure.
 struct Problem {
@@ -51,7 +51,7 @@ struct Problem {
 
 #define ISA baseline
 #define W 4
-#define KB 1
+#define KB 2
 #include "attention.inc"
 #undef ISA
 #undef W
@@ -68,7 +68,7 @@ struct Problem {
 #endif
 #define ISA avx2
 #define W 8
-#define KB 1
+#define KB 4
 #include "attention.inc"
 #undef ISA
 #undef W
@@ -83,7 +83,7 @@ struct Problem {
 #endif
 #define ISA avx512
 #define W 16
-#define KB 3
+#define KB 8
 #include "attention.inc"
 #undef ISA
 #undef W
