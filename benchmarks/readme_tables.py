@@ -227,9 +227,12 @@ def attention_quality() -> str:
 
 def attention_planted() -> str:
     """What makes a good global node: mean over the seeds, and the range where there are several."""
-    lines = ["| what makes a global node | AUC, far | AUC, near | probe kept | seeds |", "|---|---|---|---|---|"]
+    lines = [
+        "| what makes a global node | AUC, far | AUC, near | probe kept | of the sign kept more often | seeds |",
+        "|---|---|---|---|---|---|",
+    ]
     for name, own in load("planted")["variants"].items():
-        figures = [_mean_and_range(own[key]) for key in ("auc_far", "auc_near", "probe_kept")]
+        figures = [_mean_and_range(own[key]) for key in ("auc_far", "auc_near", "probe_kept", "sign_kept")]
         lines.append(f"| {name.replace('_', ' ')} | {' | '.join(figures)} | {len(own['seeds'])} |")
     return "\n".join(lines)
 

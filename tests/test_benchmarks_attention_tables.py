@@ -112,9 +112,9 @@ def test_sweep(tables: ModuleType) -> None:
 
 
 def test_planted(tables: ModuleType, results: Path) -> None:
-    figures = {key: {"mean": 0.95, "least": 0.9, "most": 1.0} for key in ("auc_far", "auc_near", "probe_kept")}
+    figures = {key: {"mean": 0.95, "least": 0.9, "most": 1.0} for key in ("auc_far", "auc_near", "probe_kept", "sign_kept")}
     (results.parent / "planted.json").write_text(json.dumps({"variants": {"landmark_entropy": figures | {"seeds": [0, 1]}}}))
-    assert rows(tables.attention_planted())[2:] == [["landmark entropy", *["0.950 (0.900 to 1.000)"] * 3, "2"]]
+    assert rows(tables.attention_planted())[2:] == [["landmark entropy", *["0.950 (0.900 to 1.000)"] * 4, "2"]]
 
 
 def test_the_readme_takes_them_between_its_markers(tables: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
