@@ -172,7 +172,7 @@ def attention_speed() -> str:
                 lines.append(f"| {title} | {cell['tokens']:,} | {cell['milliseconds']['dense']:.4g} | {' | '.join(times)} |")
         slopes = {each["contender"]: each for each in part["growth"] if (each["causal"], each["passes"]) == (causal, passes)}
         if slopes:
-            first, last = next(iter(slopes.values()))["tokens"]
+            first, last = next(slopes[name] for name in names if name in slopes)["tokens"]
             growth = [f"{slopes[name]['exponent']:.2f}" if name in slopes else "-" for name in names]
             lines.append(f"| {title}: exponent of the time | {first:,} to {last:,} | | {' | '.join(growth)} |")
     return "\n".join([*lines, "", *_attention_claims(part["claims"])])
