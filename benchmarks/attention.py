@@ -37,7 +37,7 @@ from recording import RESULTS, ROOT, record
 PARTS = ("kernels", "model", "quality", "sweep")
 BY_STREAM = ("quality", "sweep")
 STEPS = 200
-"""Of a training: two to three minutes with one thread. With 64 steps, half as long, models stay far from done: AP .52 in place of .69 on handbook."""
+"""Of a training: two to five minutes with one thread. With 64 models stay far from done, and take more than a third of the time."""
 
 
 def main(given: list[str] | None = None) -> None:

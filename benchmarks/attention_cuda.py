@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from attention_timing import PASSES, Call, Setting, attention_call, claim, compared, dense, said
+from attention_timing import PASSES, Call, Setting, attention_call, claim, compared, dense, passing, said
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
@@ -124,14 +124,7 @@ def _flex(setting: Setting, length: int, causal: bool, passes: str) -> Call:
         mixed: Tensor = compiled(*(x.transpose(1, 2) for x in leaves), block_mask=mask)
         return mixed.transpose(1, 2)
 
-    def forward() -> None:
-        with torch.no_grad():
-            attend()
-
-    def forward_backward() -> None:
-        torch.autograd.grad(attend(), leaves, gradient)
-
-    return forward if passes == "forward" else forward_backward
+    return passing(attend, leaves, gradient, passes)
 
 
 def _usable(calls: Mapping[str, Call]) -> tuple[dict[str, Call], dict[str, str]]:

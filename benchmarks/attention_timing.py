@@ -96,6 +96,12 @@ def attention_call(
             backend=backend,
         )
 
+    return passing(attend, leaves, gradient, passes)
+
+
+def passing(attend: Callable[[], Tensor], leaves: list[Tensor], gradient: Tensor, passes: str) -> Call:
+    """``attend`` without gradients, or with those of ``leaves`` for the ``gradient`` of its output."""
+
     def forward() -> None:
         with torch.no_grad():
             attend()

@@ -234,6 +234,7 @@ def test_one_seed_one_model(tables: Any) -> None:
         first, second = (adaptive(learner).fit(X, y).predict_proba(X_test) for _ in range(2))
         np.testing.assert_array_equal(first, second)
         assert not np.array_equal(adaptive(learner, random_state=1).fit(X, y).predict_proba(X_test), first)
+        # scikit-learn's contract: estimators are sent to workers and copied by pickle. Nothing of ours is ever read from disk so.
         np.testing.assert_array_equal(pickle.loads(pickle.dumps(adaptive(learner).fit(X, y))).predict_proba(X_test), first)
 
 

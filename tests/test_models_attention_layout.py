@@ -48,3 +48,9 @@ def test_one_set_for_all_where_nothing_is_causal() -> None:
 def test_what_is_refused(given: dict[str, object], word: str) -> None:
     with pytest.raises(InputError, match=word):
         Layout(**given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("knobs", "named"), [({"window": 8.5}, "window"), ({"window": 8, "chunk": 4.0}, "chunk")])
+def test_parts_of_a_token_are_refused(knobs: dict[str, float], named: str) -> None:
+    with pytest.raises(InputError, match=f"{named} must be a whole number"):
+        Layout(**knobs)  # type: ignore[arg-type]

@@ -21,7 +21,7 @@ from balancer.data.split import PART_TEST, PART_THRESHOLD, PART_TRAIN
 from balancer.errors import InputError
 from balancer.evaluation.lightgbm_baseline import MAX_ROUNDS, fit_lightgbm
 from balancer.files import read_arrays
-from balancer.models import Classifier, ModelConfig, fit_edges, load_classifier, save_classifier
+from balancer.models import ATTENTIONS, Classifier, ModelConfig, fit_edges, load_classifier, save_classifier
 from balancer.sampling.policies import AutoPolicy, BundlePolicy, Policy, load_policy
 from balancer.sampling.seeding import integer_seed
 from balancer.training.config import Budget, TrainConfig
@@ -101,6 +101,8 @@ def prepare(config: TrainConfig, console: Console, *, device: str | None = None,
     torch.set_num_threads(threads)
     if config.policy != "ppo":
         load_policy(config.policy, num_classes=2)  # a policy that is not there is said before the data are read
+    if config.attention not in ("auto", *ATTENTIONS):
+        raise InputError(f"--attention is '{config.attention}': give auto, {', '.join(sorted(ATTENTIONS))}")
     spec = resolve_spec(config.dataset, spec_file=config.spec, overrides=config.role_overrides())
     started = time.monotonic()
     with console.status(f"reading {config.dataset}"):

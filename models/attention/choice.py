@@ -38,7 +38,7 @@ CLOSE = 1.1
 HOPELESS = 2.0
 """A backend this much slower than the best is not measured at greater lengths, if it grows no slower than the best."""
 VARIABLE = "BALANCER_ATTENTION_BACKEND"
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)

@@ -108,8 +108,8 @@ def _check(
         )
     if not query.shape[2] or not query.shape[3]:
         raise InputError(f"query must have heads and channels, given (B, n, H, d) = {tuple(query.shape)}")
-    if num_global < 0:
-        raise InputError(f"num_global must be at least 0, given {num_global}")
+    if not isinstance(num_global, int) or num_global < 0:
+        raise InputError(f"num_global must be a whole number from 0 up, given {num_global!r}")
     if num_global and score is None:
         raise InputError("score is needed to choose global nodes; give one, or num_global=0")
     for name, given in (("key", key), ("value", value), ("score", score), ("gate", gate), ("key_padding_mask", padding)):

@@ -36,6 +36,9 @@ class Layout:
     """`sliding`: the last `window` tokens, or as many around the query; `block`: the query's own block of `window` tokens."""
 
     def __post_init__(self) -> None:
+        for name, given in (("window", self.window), ("chunk", self.chunk)):
+            if not isinstance(given, int):
+                raise InputError(f"{name} must be a whole number of tokens, given {given!r}")
         if self.window < 1:
             raise InputError(f"window must be at least 1, given {self.window}")
         if not 1 <= self.chunk <= self.window:

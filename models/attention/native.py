@@ -112,18 +112,7 @@ def _forward(
 
 
 @_forward.register_fake
-def _(
-    query: Tensor,
-    key: Tensor,  # noqa: ARG001 (the operator's signature)
-    value: Tensor,  # noqa: ARG001
-    gate: Tensor | None,  # noqa: ARG001
-    index: Tensor,  # noqa: ARG001
-    padding: Tensor | None,  # noqa: ARG001
-    window: int,  # noqa: ARG001
-    chunk: int,  # noqa: ARG001
-    causal: bool,  # noqa: ARG001
-    block: bool,  # noqa: ARG001
-) -> tuple[Tensor, Tensor]:
+def _(query: Tensor, *_others: object) -> tuple[Tensor, Tensor]:
     batch, length, heads, _ = query.shape
     return query.new_empty(query.shape), query.new_empty(batch, heads, length)
 
@@ -154,19 +143,7 @@ def _backward(
 
 @_backward.register_fake
 def _(
-    grad: Tensor,  # noqa: ARG001 (the operator's signature)
-    query: Tensor,
-    key: Tensor,  # noqa: ARG001
-    value: Tensor,  # noqa: ARG001
-    gate: Tensor | None,
-    index: Tensor,  # noqa: ARG001
-    padding: Tensor | None,  # noqa: ARG001
-    out: Tensor,  # noqa: ARG001
-    lse: Tensor,  # noqa: ARG001
-    window: int,  # noqa: ARG001
-    chunk: int,  # noqa: ARG001
-    causal: bool,  # noqa: ARG001
-    block: bool,  # noqa: ARG001
+    _grad: Tensor, query: Tensor, _key: Tensor, _value: Tensor, gate: Tensor | None, *_others: object
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     dgate = query.new_empty(query.shape[:2] if gate is not None else (0, 0))
     return query.new_empty(query.shape), query.new_empty(query.shape), query.new_empty(query.shape), dgate

@@ -23,7 +23,7 @@ class TokenScore(nn.Module):
 
     def forward(self, x: Tensor, fields: Tensor | None = None) -> Tensor:
         """Scores (B, n)."""
-        raise NotImplementedError
+        raise NotImplementedError  # the protocol: each score below, or one of your own, says how
 
 
 class LandmarkEntropy(TokenScore):
