@@ -98,12 +98,23 @@ def read_arrays(path: Path, *, what: str) -> tuple[dict[str, np.ndarray], dict[s
     InputError
         When the file is missing, truncated or foreign.
     """
+    with _opened(path, what) as (stream, meta):
+        return {name: stream.get_tensor(name) for name in stream.keys()}, meta  # noqa: SIM118 - not a dict
+
+
+def read_meta(path: Path, *, what: str) -> dict[str, Any]:
+    """Only the meta of what :func:`write_arrays` wrote; raises as :func:`read_arrays` does."""
+    with _opened(path, what) as (_, meta):
+        return meta
+
+
+@contextmanager
+def _opened(path: Path, what: str) -> Iterator[tuple[Any, dict[str, Any]]]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="numpy") as stream:
-            meta = json.loads((stream.metadata() or {})["balancer"])
-            return {name: stream.get_tensor(name) for name in stream.keys()}, meta  # noqa: SIM118 - not a dict
+            yield stream, json.loads((stream.metadata() or {})["balancer"])
     except FileNotFoundError:
         raise InputError(f"{path} is missing: {what}; give a complete run folder") from None
     except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:

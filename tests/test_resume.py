@@ -19,7 +19,12 @@ from balancer.cli import main
 
 def start(out: Path, *flags: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "balancer", "train", "--out", str(out), *flags]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    # A shell that runs the tests in its background hands on an ignored Ctrl-C; a person's shell does not.
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    finally:
+        signal.signal(signal.SIGINT, heard)
 
 
 def written(out: Path) -> set[str]:

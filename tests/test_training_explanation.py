@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,10 @@ from balancer.cli import main
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.roles import resolve_spec
 from balancer.data.split import PART_TEST
-from balancer.envs.classifier_student import ClassifierStudent
+from balancer.envs.classifier_student import ClassifierStudent, score_rows
 from balancer.models import ATTENTIONS, Attention, ModelConfig, SequenceBatch
 from balancer.training.config import TrainConfig
-from balancer.training.explanation import LEAST, SHOWN, explain
+from balancer.training.explanation import LEAST, SHOWN, explain, field_contributions
 from balancer.training.pipeline import model_config
 
 CPU = torch.device("cpu")
@@ -100,3 +101,25 @@ def test_a_run_on_whole_histories_is_made_and_used(tiny_table: Path, tmp_path: P
     again = pl.read_parquet(scored)
     joined = predictions.join(again, left_on="id", right_on=again.columns[0], how="inner", suffix="_again")
     assert joined.height == predictions.height
+
+
+@pytest.mark.parametrize("form", ["window", "sequence"])
+def test_field_contributions_are_the_change_in_log_odds_when_the_field_is_hidden(dataset: Dataset, tiny_table: Path, form: str) -> None:
+    made = student(dataset, tiny_table, form=form, attention="dense")
+    row = int(dataset.rows(PART_TEST)[20])
+    told = field_contributions(made.model, dataset, row, device=CPU)
+    schema, store = dataset.schema, dataset.store
+    assert set(told["field"]) == {*schema.numeric_fields, *schema.categorical_fields}
+    assert (np.diff(np.abs(told["contribution"].to_numpy())) <= 0).all()
+
+    def log_odds(values: np.ndarray) -> float:
+        hidden = dataclasses.replace(dataset, store=dataclasses.replace(store, values=values))
+        score = score_rows(made.model, hidden, np.array([row]), device=CPU)[0, 1]
+        return float(np.log(score / (1 - score)))
+
+    for field, missing in ((0, np.nan), (store.num_numeric, 0.0)):
+        values = store.values.copy()
+        values[:, field] = missing
+        name = (*schema.numeric_fields, *schema.categorical_fields)[field]
+        expected = log_odds(store.values) - log_odds(values)
+        assert told.filter(pl.col("field") == name)["contribution"].item() == pytest.approx(expected, abs=1e-4)

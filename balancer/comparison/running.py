@@ -34,6 +34,9 @@ from balancer.training.policy_budget import PolicyBudget
 from balancer.training.progress import TrainingProgress
 from balancer.training.run_folder import RunFolder
 
+RESULT_FILE = "comparison.json"
+"""The document of a comparison in its folder; what --json names is a copy."""
+
 
 @dataclass(frozen=True)
 class Learned:
@@ -71,6 +74,7 @@ def run_comparison(config: CompareConfig, roles: Mapping[str, Any], progress: Tr
         "windows": [window.describe() for window in table.windows],
         "flags": said,
     }
+    write_json(folder.path / RESULT_FILE, content)
     if config.json is not None:
         write_json(config.json, content)
     return folder.path, content

@@ -11,6 +11,7 @@ and the ranking hardly. Only a better ranking is a better model.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -110,6 +111,7 @@ def evaluate_scores(
     time: ArrayLike,
     class_scores: ArrayLike | None = None,
     entity: ArrayLike | None = None,
+    amount: ArrayLike | None = None,
 ) -> dict[str, Any]:
     """Every figure of the report for one model on one part of the data.
 
@@ -131,12 +133,15 @@ def evaluate_scores(
         (n, K) calibrated class probabilities, or None for a model that only knows fraud from legitimate.
     entity
         (n,) integer code of card or account, or None.
+    amount
+        (n,) money of each row, or None.
 
     Returns
     -------
     dict
         JSON-able. ``average_precision, f1, precision, recall, fpr`` (at ``threshold``), ``f1_at_half`` and ``at_half`` (precision,
-        recall, fpr of the raw score at .5), ``false_alarms_per_10k_at_recall``, ``recall_at_fpr``, ``card_precision_at_100``, ``brier``,
+        recall, fpr of the raw score at .5),
+        ``alarms`` (:func:`alarm_counts` at ``threshold``), ``false_alarms_per_10k_at_recall``, ``recall_at_fpr``, ``card_precision_at_100``, ``brier``,
         ``ece``, ``log_loss``, ``threshold``, ``rows``, ``positives``, and under ``per_class`` the same for each fraud class on its rows
         and the legitimate ones; there ``average_precision_one_vs_rest``, ``brier``, ``ece`` and ``log_loss`` judge the class's own
         probability on all rows and are null without ``class_scores``. A figure that does not exist (recall without a fraud) is null.
@@ -150,7 +155,8 @@ def evaluate_scores(
     times = np.asarray(time, dtype=np.float64)
     entities = None if entity is None else np.asarray(entity)
     by_class = None if class_scores is None else np.asarray(class_scores, dtype=np.float64)
-    columns = {"score": scores, "raw_score": raw, "time": times, "entity": entities, "class_scores": by_class}
+    amounts = None if amount is None else np.asarray(amount, dtype=np.float64)
+    columns = {"score": scores, "raw_score": raw, "time": times, "entity": entities, "class_scores": by_class, "amount": amounts}
     for name, column in columns.items():
         if column is not None and len(column) != len(labels):
             raise InputError(f"{name} has {len(column)} rows and label {len(labels)}: give one {name} per label")
@@ -166,7 +172,12 @@ def evaluate_scores(
     if not len(order):
         raise InputError("none of the rows to evaluate has a label: give rows with known labels")
     rows = _Rows(labels[order], scores[order], raw[order], times[order], None if entities is None else entities[order])
-    result = _figures(rows, threshold) | _probability_figures(rows.label > 0, rows.score, Ranking.of(rows.label > 0, rows.score))
+    counts = alarm_counts(rows.label > 0, rows.score >= threshold, time=rows.time, amount=None if amounts is None else amounts[order])
+    result = (
+        _figures(rows, threshold)
+        | {"alarms": counts}
+        | _probability_figures(rows.label > 0, rows.score, Ranking.of(rows.label > 0, rows.score))
+    )
     per_class: dict[str, Any] = {}
     for index, name in enumerate(classes[1:], start=1):
         own: dict[str, Any] = {"average_precision_one_vs_rest": None, "brier": None, "ece": None, "log_loss": None}
@@ -237,6 +248,36 @@ def alarm_figures(fraud: ArrayLike, alarm: ArrayLike) -> dict[str, float | None]
         "precision": hits / raised if raised else 0.0,
         "recall": hits / positives if positives else None,
         "fpr": (raised - hits) / negatives if negatives else None,
+    }
+
+
+def observed_days(time: ArrayLike) -> float:
+    """Days from the first to the last of ``time`` (n,) seconds, at least one: what counts by the day are divided by."""
+    times = np.asarray(time, dtype=np.float64)
+    return max(1.0, float(times.max() - times.min()) / DAY) if len(times) else 1.0
+
+
+def alarm_counts(fraud: ArrayLike, alarm: ArrayLike, *, time: ArrayLike, amount: ArrayLike | None = None) -> dict[str, float | int | None]:
+    """What alarms come to for the people who answer them and the money at stake.
+
+    ``fraud`` and ``alarm`` (n,) bool, ``time`` (n,) seconds, ``amount`` (n,) money or None; a refund (a negative amount) is no loss and counts 0.
+
+    Returns ``caught, missed, false_alarms`` (rows), ``days``, ``alarms_per_day, false_alarms_per_day``, ``amount_caught, amount_missed`` (null without
+    amounts).
+    """
+    frauds, alarms = np.asarray(fraud, dtype=bool), np.asarray(alarm, dtype=bool)
+    money = None if amount is None else np.where(frauds, np.maximum(np.asarray(amount, dtype=np.float64), 0.0), 0.0)
+    days = observed_days(time)
+    false = int((alarms & ~frauds).sum())
+    return {
+        "caught": int((frauds & alarms).sum()),
+        "missed": int((frauds & ~alarms).sum()),
+        "false_alarms": false,
+        "days": days,
+        "alarms_per_day": int(alarms.sum()) / days,
+        "false_alarms_per_day": false / days,
+        "amount_caught": None if money is None else math.fsum(money[alarms]),
+        "amount_missed": None if money is None else math.fsum(money[~alarms]),
     }
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from balancer.data.dataset import Dataset
 from balancer.envs.sequence_batches import sequence_parts
 from balancer.errors import InputError
+from balancer.evaluation.calibration import pooled_score
 from balancer.models import Classifier, SequenceBatch, Targets
 
 SHOWN = 8
@@ -50,6 +51,36 @@ def explain(model: Classifier, dataset: Dataset, rows: np.ndarray, *, device: to
         "attended_mass": pl.Series(mass, dtype=pl.Array(pl.Float32, SHOWN)).arr.to_list().list.filter(pl.element() > 0),
         "global_nodes": _lists(dataset, nodes),
     }
+
+
+def field_contributions(model: Classifier, dataset: Dataset, row: int, *, device: torch.device) -> pl.DataFrame:
+    """What each field did to the score of one store row: columns ``field``, ``value`` (text, of the row itself) and ``contribution``, largest first.
+
+    ``contribution`` is the change in log-odds of fraud when the field is shown instead of hidden, over the whole history that the model sees.
+    Hidden is what field dropout does in training, so the model has learned to answer without it. Contributions of fields that tell the same
+    need not add up.
+    """
+    model.eval()
+    schema, store = dataset.schema, dataset.store
+    ((_, batch, (_, position), _),) = _batches(model, dataset, np.array([row]), device)
+    fields = batch.values.shape[2]
+    values = batch.values.repeat(fields + 1, 1, 1)
+    for field in range(fields):
+        values[1 + field, :, field] = torch.nan if field < store.num_numeric else 0.0
+    hidden = SequenceBatch(values, batch.lengths.repeat(fields + 1), batch.mask.repeat(fields + 1, 1))
+    every = (torch.arange(fields + 1, device=device), position.repeat(fields + 1))
+    with torch.inference_mode():
+        scores = model.probabilities(hidden, every if model.config.form == "sequence" else None)
+    fraud = pooled_score(scores.double().cpu().numpy()).clip(1e-12, 1 - 1e-12)
+    log_odds = np.log(fraud) - np.log1p(-fraud)
+    own = store.values[row]
+    texts = [f"{value:.6g}" for value in own[: store.num_numeric]]
+    for name, code in zip(schema.categorical_fields, own[store.num_numeric :], strict=True):
+        texts.append(schema.vocabularies[name][int(code) - 1] if code >= 1 else "not seen in training")
+    frame = pl.DataFrame(
+        {"field": [*schema.numeric_fields, *schema.categorical_fields], "value": texts, "contribution": log_odds[0] - log_odds[1:]}
+    )
+    return frame.sort(pl.col("contribution").abs(), descending=True, maintain_order=True)
 
 
 def _batches(

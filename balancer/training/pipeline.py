@@ -29,7 +29,7 @@ from balancer.training.costs import print_costs
 from balancer.training.explanation import explain
 from balancer.training.fitting import BASELINES, Pools, Scheme, baseline_scheme, fit_classifier
 from balancer.training.policy_stage import learn_policy
-from balancer.training.progress import TrainingProgress, describe
+from balancer.training.progress import PROGRESS_FILE, TrainingProgress, describe
 from balancer.training.results import Scores, write_results
 from balancer.training.run_folder import RunFolder
 
@@ -148,7 +148,7 @@ def _run_stages(prepared: Prepared, folder: RunFolder, console: Console) -> None
     print_costs(prepared.dataset, prepared.model, config, prepared.device, console)
     folder.work.mkdir(exist_ok=True)
     seconds: dict[str, float] = {}
-    with TrainingProgress(console) as progress:
+    with TrainingProgress(console, folder.work / PROGRESS_FILE) as progress:
         started = time.monotonic()
         policy = _policy(prepared, folder, progress)
         seconds["policy"] = time.monotonic() - started

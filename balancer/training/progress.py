@@ -1,26 +1,40 @@
-"""What a person sees while it trains: stage, how far, how long to go, the figures now; on a terminal live, in a log a line an epoch."""
+"""What a person sees while it trains: stage, how far, how long to go, the figures now; on a terminal live, in a log a line an epoch.
+
+With a file the same goes there as JSON, so that another process (the app) can watch a run that it did not start.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from balancer.files import write_json
+
 LOG_SECONDS = 10.0
 """In a log, a stage with many steps says at most one line in this time."""
+FILE_SECONDS = 0.5
+"""The file is written at most this often, and at the end of each stage."""
+PROGRESS_FILE = "progress.json"
 
 Advance = Callable[..., None]
 
 
 class TrainingProgress:
-    """Progress of a run on ``console``; ``stage`` gives a function to call after each step: ``advance(done, detail)``."""
+    """Progress of a run on ``console`` and, if given, in ``file``; ``stage`` gives a function to call after each step: ``advance(done, detail)``.
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    The file holds ``stage, done, total, detail, seconds`` (of the stage so far), ``seconds_left`` (null before the first step) and ``stages``, those
+    begun so far with ``stage, done, total``.
+    """
+
+    def __init__(self, console: Console, file: Path | None = None) -> None:
+        self.console, self.file = console, file
+        self.stages: list[dict[str, Any]] = []
         self.live: Progress | None = None
 
     def __enter__(self) -> TrainingProgress:
@@ -49,7 +63,10 @@ class TrainingProgress:
     @contextmanager
     def stage(self, name: str, total: int, done: int = 0) -> Iterator[Advance]:
         """Show a stage of ``total`` steps of which ``done`` were finished before."""
-        started, last = time.monotonic(), 0.0
+        started, last, written = time.monotonic(), 0.0, 0.0
+        own: dict[str, Any] = {"stage": name, "done": done, "total": total}
+        self.stages.append(own)
+        self._write(own, "", 0.0, None)
         task: TaskID | None = None
         if self.live is not None:
             task = self.live.add_task(name, total=total, completed=done, detail="")
@@ -57,17 +74,24 @@ class TrainingProgress:
             self.say(f"{name}: continuing at {done}/{total}")
 
         def advance(step: int, detail: str = "") -> None:
-            nonlocal last
+            nonlocal last, written
+            own["done"], now = step, time.monotonic()
+            left = (now - started) / max(1, step - done) * (total - step)
+            if step >= total or now - written >= FILE_SECONDS:
+                written = now
+                self._write(own, detail, now - started, left)
             if self.live is not None and task is not None:
                 self.live.update(task, completed=step, detail=detail)
                 return
-            now = time.monotonic()
             if step >= total or now - last >= LOG_SECONDS:
                 last = now
-                left = (now - started) / max(1, step - done) * (total - step)
                 self.say(f"{name} {step}/{total}  {detail}" + (f"  ({left:.0f} s to go)" if step < total else f"  ({now - started:.0f} s)"))
 
         yield advance
+
+    def _write(self, own: dict[str, Any], detail: str, seconds: float, left: float | None) -> None:
+        if self.file is not None:
+            write_json(self.file, own | {"detail": detail, "seconds": seconds, "seconds_left": left, "stages": self.stages})
 
 
 def describe(figures: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ from balancer.data.split import PART_TEST, PART_THRESHOLD
 from balancer.errors import InputError
 from balancer.evaluation.calibration import Calibration, fit_calibration, pooled_score
 from balancer.evaluation.metrics import evaluate_scores
+from balancer.evaluation.operating import NO_ALARM
 from balancer.evaluation.report import build_report, write_report
 from balancer.evaluation.threshold import tune_threshold
 from balancer.files import atomic_path, read_arrays, read_json, write_arrays, write_json
@@ -54,6 +55,10 @@ class Decision:
 
     calibration: Calibration
     threshold: float
+    tuned: float | None = None
+    """The threshold that training found, where a person has chosen another since."""
+    chosen: str | None = None
+    """How it was chosen then, in words."""
 
     @classmethod
     def fit(cls, scores: np.ndarray, label: np.ndarray) -> Decision:
@@ -64,7 +69,15 @@ class Decision:
 
     def save(self, folder: Path) -> None:
         """Write ``decision.json``."""
-        write_json(folder / DECISION_FILE, {"threshold": self.threshold, "calibration": self.calibration.to_dict()})
+        content: dict[str, Any] = {"threshold": self.threshold, "calibration": self.calibration.to_dict()}
+        write_json(folder / DECISION_FILE, content if self.tuned is None else content | {"tuned": self.tuned, "chosen": self.chosen})
+
+    def with_threshold(self, threshold: float, how: str) -> Decision:
+        """The same calibration with a threshold that a person chose; the tuned one goes back to being plain."""
+        if not 0 <= threshold <= NO_ALARM:
+            raise InputError(f"the threshold {threshold} is no calibrated score: give a number from 0 to 1")
+        tuned = self.threshold if self.tuned is None else self.tuned
+        return Decision(self.calibration, tuned) if threshold == tuned else Decision(self.calibration, threshold, tuned, how)
 
     @classmethod
     def load(cls, folder: Path) -> Decision:
@@ -73,7 +86,10 @@ class Decision:
         threshold, calibration = content.get("threshold"), content.get("calibration")
         if not isinstance(threshold, float | int) or not isinstance(calibration, dict):
             raise InputError(f"{folder / DECISION_FILE} lacks threshold or calibration: it is damaged or not written by balancer")
-        return cls(Calibration.from_dict(calibration), float(threshold))
+        tuned, chosen = content.get("tuned"), content.get("chosen")
+        if not isinstance(tuned, float | int | None) or not isinstance(chosen, str | None):
+            raise InputError(f"{folder / DECISION_FILE} has a tuned threshold that is no number: it is damaged or not written by balancer")
+        return cls(Calibration.from_dict(calibration), float(threshold), None if tuned is None else float(tuned), chosen)
 
 
 def fraud_score(scores: np.ndarray) -> np.ndarray:
@@ -94,6 +110,7 @@ def judge(dataset: Dataset, rows: np.ndarray, scores: np.ndarray, decision: Deci
         time=store.time[rows],
         class_scores=decision.calibration.apply(scores) if scores.ndim == 2 else None,
         entity=store.entity[rows] if dataset.schema.spec.entity is not None else None,
+        amount=store.amount[rows] if dataset.schema.spec.amount is not None else None,
     )
 
 

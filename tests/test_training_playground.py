@@ -1,0 +1,65 @@
+"""A person beside policies on the small students, and the map of constants."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from balancer.envs.problem import PopulationProblem
+from balancer.errors import InputError
+from balancer.sampling.policies import ConstantPolicy
+from balancer.sampling.weights import SamplingWeights
+from balancer.training.playground import YOU, Playground, minority_share, response_surface
+
+
+@pytest.fixture(scope="module")
+def problem() -> PopulationProblem:
+    rng = np.random.default_rng(0)
+    y = (rng.random(1500) < 0.05).astype(np.int64)
+    x = (rng.normal(size=(1500, 4)) + 1.2 * y[:, None]).astype(np.float32)
+    one = np.ones(750)
+    return PopulationProblem(x[:750], y[:750], x[750:], y[750:], one, one, 2)
+
+
+def game(problem: PopulationProblem, **given: int) -> Playground:
+    rivals = {"constant": ConstantPolicy(0.2, 1.0), "none": ConstantPolicy(None, 0.0)}
+    return Playground(problem, rivals, epochs=3, steps_per_epoch=5, groups=2, **given)
+
+
+def test_who_plays_as_a_policy_does_gets_what_it_gets(problem: PopulationProblem) -> None:
+    play = game(problem)
+    prior = play.prior
+    while not play.over:
+        told = play.play(SamplingWeights(prior, 0.0, 0.05))
+    by_player = {row["player"]: row for row in told}
+    assert by_player[YOU]["average_precision"] == by_player["none"]["average_precision"]  # siblings under the same weights are the same
+    assert by_player[YOU]["average_precision"] != by_player["constant"]["average_precision"]
+    assert [row["epoch"] for row in play.rows] == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+    assert by_player["constant"]["share"] == pytest.approx(0.2)
+    with pytest.raises(InputError, match="over"):
+        play.play(SamplingWeights(prior))
+
+
+def test_the_same_seed_plays_the_same(problem: PopulationProblem) -> None:
+    own = SamplingWeights(np.array([0.7, 0.3]), 1.0, 0.1)
+    first, again, other = (game(problem, seed=seed).play(own) for seed in (1, 1, 2))
+    assert first == again != other
+
+
+def test_the_map_agrees_with_a_player_on_one_of_its_points(problem: PopulationProblem) -> None:
+    seen: list[int] = []
+    surface = response_surface(
+        problem, shares=(0.1, 0.4), hardness=(0.0, 1.0), epochs=3, steps_per_epoch=5, groups=2, progress=lambda done, _: seen.append(done)
+    )
+    assert seen == [1, 2, 3]
+    assert surface.select("share", "hardness").rows() == [(0.1, 0.0), (0.1, 1.0), (0.4, 0.0), (0.4, 1.0)]
+    play = game(problem)
+    while not play.over:
+        told = play.play(SamplingWeights(minority_share(play.prior, 0.4), 1.0, 0.05))
+    assert surface["average_precision"][3] == pytest.approx(told[0]["average_precision"], abs=1e-6)
+    assert response_surface(problem, hardness=(0.0,), epochs=1, steps_per_epoch=2, groups=1)["share"].max() == pytest.approx(0.5)
+
+
+def test_a_policy_may_not_take_the_persons_name(problem: PopulationProblem) -> None:
+    with pytest.raises(InputError, match=YOU):
+        Playground(problem, {YOU: ConstantPolicy()})
