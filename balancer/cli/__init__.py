@@ -15,6 +15,7 @@ COMMANDS = {
     "score": "score rows with a trained run",
     "evaluate": "figures of a trained run on labelled rows",
     "compare": "sampling policies and baselines on a table of yours, over time windows and seeds, with intervals",
+    "app": "look at runs in a browser, choose thresholds, compare, train",
     "policy": "train a sampling policy on a distribution of tasks, or evaluate one",
     "doctor": "what this machine has: versions, device, attention backends",
     "simulate": "make a table of card transactions with fraud in it",

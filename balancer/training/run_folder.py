@@ -134,6 +134,14 @@ class RunFolder:
         write_json(self.path / "run.json", self.content)
         shutil.rmtree(self.work, ignore_errors=True)
 
+    def is_locked(self) -> bool:
+        """Whether another process is writing the run now."""
+        try:
+            with self.locked():
+                return False
+        except InputError:
+            return True
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run; another process that tries meanwhile gets an InputError. The lock ends with the process, however it ends."""

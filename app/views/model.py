@@ -1,0 +1,124 @@
+"""Model: its parts, what each weighs, and how long a score takes on this machine."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import polars as pl
+import streamlit as st
+
+from balancer.app.browsing import Run
+from balancer.app.charts import bars_chart
+from balancer.app.loading import chosen_run, read, show_chart, show_table, stamp, trained
+
+BATCHES = (1, 32, 256)
+REPEATS = 15
+
+
+def show() -> None:
+    """The page."""
+    run = chosen_run()
+    st.title("Model")
+    content = read(run, "model.json")
+    config = content["config"]
+    st.markdown(
+        f"**{config['embedding']}** embedding → {config['num_layers']} × **{config['attention']}** attention → **{config['head']}** head, "
+        f"width {config['d_model']}, over {config['history']} transactions of an entity (form *{config['form']}*)."
+    )
+    layers = _layers(str(run.path / "model.safetensors"), stamp(run.path / "model.safetensors"))
+    parts = layers.group_by("part", maintain_order=True).agg(pl.col("parameters").sum(), pl.col("bytes").sum())
+    tiles = {
+        "Parameters": f"{parts['parameters'].sum():,}",
+        "Weights, MB": f"{parts['bytes'].sum() / 1e6:.2f}",
+        "Fields": f"{_fields(config):,}",
+    }
+    for column, (title, value) in zip(st.columns(len(tiles)), tiles.items(), strict=True):
+        column.metric(title, value, border=True)
+    left, right = st.columns(2)
+    with left:
+        st.subheader("Parts")
+        show_table(
+            parts.with_columns(share=pl.col("bytes") / pl.col("bytes").sum()),
+            f"{run.name}-parts",
+            columns={"share": st.column_config.NumberColumn(format="percent")},
+        )
+    with right:
+        kilobytes = parts.select("part", size=pl.col("bytes") / 1000)
+        chart = bars_chart(kilobytes, x="size", y="part", x_title="weights (kB)", y_title="part")
+        show_chart(chart, f"{run.name}-parts", about="kilobytes by part")
+    with st.expander("Every layer"):
+        show_table(layers, f"{run.name}-layers")
+    st.subheader("Latency on this machine")
+    if st.button("Measure", icon=":material/timer:"):
+        st.session_state["latency"] = (run.name, _latency(run))
+    measured = st.session_state.get("latency")
+    if measured and measured[0] == run.name:
+        show_table(
+            measured[1],
+            f"{run.name}-latency",
+            columns={name: st.column_config.NumberColumn(format="%.2f") for name in ("median, ms", "per transaction, ms")},
+        )
+        st.caption(
+            f"Median of {REPEATS} passes over full histories on {read(run, 'run.json')['threads']} thread(s), data already read; other work on this machine slows it."
+        )
+
+
+def _fields(config: dict[str, list[str]]) -> int:
+    return len(config["numeric_fields"]) + len(config["categorical_fields"])
+
+
+@st.cache_data(max_entries=8, show_spinner=False)
+def _layers(path: str, key: tuple[str, int, int, str]) -> pl.DataFrame:
+    """A row per tensor, from the file's header: ``part, layer, shape, type, parameters, bytes``."""
+    from safetensors import safe_open
+
+    sizes = {"F32": 4, "F16": 2, "BF16": 2, "I8": 1, "U8": 1, "I64": 8, "I32": 4, "F64": 8, "BOOL": 1}
+    rows = []
+    with safe_open(path, framework="numpy") as stored:
+        for name in stored.keys():  # noqa: SIM118 - not a dict
+            piece = stored.get_slice(name)
+            shape, kind = piece.get_shape(), piece.get_dtype()
+            count = int(np.prod(shape))
+            pieces = name.split(".")
+            part = (
+                f"block {int(pieces[1]) + 1}, {'attention' if pieces[2].startswith('attention') else 'feed-forward'}"
+                if pieces[0] == "blocks"
+                else pieces[0]
+            )
+            size = " × ".join(map(str, shape))
+            rows.append(
+                {"part": part, "layer": name, "shape": size, "type": kind, "parameters": count, "bytes": count * sizes.get(kind, 4)}
+            )
+    order = {"embedding": 0, "norm": 8, "head": 9}
+    return pl.DataFrame(sorted(rows, key=lambda row: (order.get(str(row["part"]), 1), str(row["part"]))))
+
+
+def _latency(run: Run) -> pl.DataFrame:
+    """Median milliseconds of a forward pass by batch size."""
+    import torch
+
+    from balancer.models import SequenceBatch
+
+    own = trained(run)
+    config = own.model.config
+    fields = len(config.numeric_fields) + len(config.categorical_fields)
+    rows = []
+    for size in BATCHES:
+        values = np.zeros((size, config.history, fields), dtype=np.float32)
+        batch = SequenceBatch.from_windows(values, np.full(size, config.history), own.device)
+        rows_of = torch.arange(size, device=own.device)
+        targets = (rows_of, torch.full_like(rows_of, config.history - 1)) if config.form == "sequence" else None
+        taken = []
+        with torch.inference_mode():
+            for _ in range(REPEATS + 2):
+                started = time.perf_counter()
+                own.model.probabilities(batch, targets).cpu()
+                taken.append(1000 * (time.perf_counter() - started))
+        median = float(np.median(taken[2:]))
+        rows.append({"batch": size, "median, ms": median, "per transaction, ms": median / size})
+    return pl.DataFrame(rows)
+
+
+if __name__ == "__main__":
+    show()
