@@ -58,7 +58,11 @@ def read_run(path: Path) -> Run:
     try:
         folder = RunFolder.open(path)
         config = folder.config()
-        known = {"dataset": str(config.dataset), "policy": config.policy, "created": datetime.fromisoformat(str(folder.content["created"]))}
+        known: dict[str, Any] = {
+            "dataset": str(config.dataset),
+            "policy": config.policy,
+            "created": datetime.fromisoformat(str(folder.content["created"])),
+        }
     except (InputError, KeyError, ValueError) as error:
         return Run(path, "broken", str(error))
     if not folder.complete:

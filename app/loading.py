@@ -129,9 +129,7 @@ def chosen_run() -> Run:
     for run in shown:
         if run.name == picked:
             return run
-    if shown:
-        return shown[0]
-    no_run_yet()
+    return shown[0] if shown else no_run_yet()
 
 
 def no_run_yet() -> NoReturn:
@@ -190,7 +188,7 @@ def dataset(run: Run) -> Dataset:
     """The run's table, read as it was for training."""
     content, path = read(run, "run.json"), dataset_path(run)
     changed = path.stat().st_mtime_ns if path.is_file() else 0
-    return _dataset(str(path), str(run.path), content["fingerprint"], changed, content["config"]["bad_rows"])  # type: ignore[no-any-return]
+    return _dataset(str(path), str(run.path), content["fingerprint"], changed, content["config"]["bad_rows"])
 
 
 @st.cache_resource(max_entries=2, show_spinner="making the small students' table")
@@ -203,7 +201,7 @@ def _problem(_dataset: Dataset, fingerprint: str, seed: int) -> PopulationProble
 def problem(run: Run) -> PopulationProblem:
     """What the small students learn of the run's table."""
     content = read(run, "run.json")
-    return _problem(dataset(run), content["fingerprint"], int(content["seed"]))  # type: ignore[no-any-return]
+    return _problem(dataset(run), content["fingerprint"], int(content["seed"]))
 
 
 @st.cache_resource(max_entries=2, show_spinner="reading the model")
@@ -215,7 +213,7 @@ def _trained(path: str, model: Stamp, decision: Stamp) -> TrainedRun:
 
 def trained(run: Run) -> TrainedRun:
     """The run's model."""
-    return _trained(str(run.path), stamp(run.path / "model.safetensors"), stamp(run.path / "decision.json"))  # type: ignore[no-any-return]
+    return _trained(str(run.path), stamp(run.path / "model.safetensors"), stamp(run.path / "decision.json"))
 
 
 def show_chart(chart: Chart, name: str, *, about: str) -> None:

@@ -24,13 +24,13 @@ def show() -> None:
     config = content["config"]
     st.markdown(
         f"**{config['embedding']}** embedding → {config['num_layers']} × **{config['attention']}** attention → **{config['head']}** head, "
-        f"width {config['d_model']}, over {config['history']} transactions of an entity (form *{config['form']}*)."
+        f"width {config['d_model']}, over {config['history']} transactions of an entity (form *{config.get('form', 'window')}*)."
     )
     layers = _layers(str(run.path / "model.safetensors"), stamp(run.path / "model.safetensors"))
     parts = layers.group_by("part", maintain_order=True).agg(pl.col("parameters").sum(), pl.col("bytes").sum())
     tiles = {
         "Parameters": f"{parts['parameters'].sum():,}",
-        "Weights, MB": f"{parts['bytes'].sum() / 1e6:.2f}",
+        "Weights, MB": f"{int(parts['bytes'].sum()) / 1e6:.2f}",
         "Fields": f"{_fields(config):,}",
     }
     for column, (title, value) in zip(st.columns(len(tiles)), tiles.items(), strict=True):

@@ -169,7 +169,7 @@ def _prices(source: Path, flags: dict[str, Any]) -> dict[str, float]:
     from balancer.training.pipeline import prepare, schedule_for
 
     with st.spinner("reading the table and timing a few steps"):
-        given = {name: tuple() if value == "none" and name in LISTS else value for name, value in flags.items()}
+        given = {name: () if value == "none" and name in LISTS else value for name, value in flags.items()}
         configs = {name: TrainConfig(source, **given, budget=name) for name in BUDGETS}  # type: ignore[arg-type]
         ready = prepare(configs["quick"], Console(file=io.StringIO()))
         from balancer.data.split import PART_TRAIN

@@ -98,9 +98,9 @@ def _one(run: Run, rows: pl.DataFrame, chosen: dict[str, Any], threshold: float,
         st.subheader(f"Everything of {chosen['entity']} in the test rows")
         own = rows.lazy().filter(pl.col("entity") == chosen["entity"]).with_columns(outcome(threshold, negative)).collect()
         ids = own["id"].to_list()
-        marks = {"attention": [float(used.get(name, 0.0)) for name in ids], "global_node": [name in nodes for name in ids]}
+        attention, is_node = [float(used.get(name, 0.0)) for name in ids], [name in nodes for name in ids]
         line = own.select("id", "time", "score", "amount", "outcome").with_columns(
-            chosen=pl.col("id") == chosen["id"], **{name: pl.Series(value) for name, value in marks.items()}
+            chosen=pl.col("id") == chosen["id"], attention=pl.Series(attention), global_node=pl.Series(is_node)
         )
         show_chart(
             timeline_chart(line, threshold=threshold), f"{chosen['id']}-timeline", about="scores of the entity's transactions over time"

@@ -78,10 +78,14 @@ def _surface(run: Run, own: pl.DataFrame) -> None:
         from balancer.training.playground import response_surface
 
         bar = st.progress(0.0, "training small students under all combinations")
+
+        def tell(done: int, total: int) -> None:
+            bar.progress(done / total, f"epoch {done} of {total} of all small students")
+
         made = response_surface(
             problem(run),
             seed=int(read(run, "run.json")["seed"]),
-            progress=lambda done, total: bar.progress(done / total, f"epoch {done} of {total} of all small students"),
+            progress=tell,
         )
         with atomic_path(file) as temporary:
             made.write_parquet(temporary)
