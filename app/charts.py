@@ -22,17 +22,26 @@ WIDTH, HEIGHT = 640, 320
 FIRST = 1e-4
 """Where a logarithmic axis of rates begins."""
 
+_THRESHOLD = "threshold on the calibrated score (log scale)"
+
 Chart = alt.Chart | alt.LayerChart | alt.VConcatChart | alt.HConcatChart | alt.ConcatChart
 
 
+_OWN_WIDTH: Any = alt.condition("datum.model == 'this run'", alt.value(3), alt.value(1.5))
+
+
 def _axis(number_format: str) -> alt.Axis:
-    return alt.Axis(format=number_format)
+    axis: alt.Axis = alt.Axis(format=number_format)
+    return axis
 
 
 def _rule(value: float, title: str, channel: str = "x") -> alt.Chart:
     """A dashed line at ``value`` of an axis."""
     encoding: Any = alt.X("at:Q", title=title) if channel == "x" else alt.Y("at:Q", title=title)
-    return alt.Chart(alt.InlineData(values=[{"at": value}])).mark_rule(strokeDash=[5, 4], color=VERMILION, size=2).encode(encoding)
+    rule: alt.Chart = (
+        alt.Chart(alt.InlineData(values=[{"at": value}])).mark_rule(strokeDash=[5, 4], color=VERMILION, size=2).encode(encoding)
+    )
+    return rule
 
 
 def weights_chart(history: pl.DataFrame) -> alt.VConcatChart:
@@ -62,8 +71,8 @@ def weights_chart(history: pl.DataFrame) -> alt.VConcatChart:
             tooltip=["epoch:Q", f"{legend}:N", alt.Tooltip("value:Q", format=".4f", title=title)],
         )
         line = alt.Chart(history.select("epoch")).mark_rule(color=GREY).encode(alt.X("epoch:Q", title="epoch")).transform_filter(hover)
-        panels.append((base.mark_line() + points.add_params(hover) + line).properties(height=130, width=WIDTH))
-    chart: alt.VConcatChart = alt.vconcat(*panels).resolve_scale(color="independent")
+        panels.append((base.mark_line() + points + line).properties(height=120, width=700))
+    chart: alt.VConcatChart = alt.vconcat(*panels).resolve_scale(color="independent").add_params(hover)
     return chart
 
 
@@ -93,8 +102,8 @@ def curves_chart(curves: pl.DataFrame, *, at: Mapping[str, Any] | None = None) -
             alt.X("recall:Q", title="recall (share of frauds caught)", axis=_axis("%"), scale=alt.Scale(domain=[0, 1])),
             alt.Y("precision:Q", title="precision (share of alarms that are fraud)", axis=_axis("%"), scale=alt.Scale(domain=[0, 1])),
             alt.Color("model:N", sort=None, scale=alt.Scale(range=COLOURS)),
-            alt.StrokeDash("model:N", sort=None),
             alt.Order("recall:Q"),
+            strokeWidth=_OWN_WIDTH,
         )
     )
     return _marked(chart, at, "recall", "precision")
@@ -106,11 +115,11 @@ def roc_chart(curves: pl.DataFrame, *, at: Mapping[str, Any] | None = None) -> C
         alt.Chart(curves.select("model", "recall", pl.col("fpr").clip(FIRST)))
         .mark_line()
         .encode(
-            alt.X("fpr:Q", title="false-positive rate (log scale)", axis=_axis(".2%"), scale=alt.Scale(type="log", domain=[FIRST, 1])),
+            alt.X("fpr:Q", title="false-positive rate (log scale)", axis=_axis("~%"), scale=alt.Scale(type="log", domain=[FIRST, 1])),
             alt.Y("recall:Q", title="recall (share of frauds caught)", axis=_axis("%"), scale=alt.Scale(domain=[0, 1])),
             alt.Color("model:N", sort=None, scale=alt.Scale(range=COLOURS)),
-            alt.StrokeDash("model:N", sort=None),
             alt.Order("recall:Q"),
+            strokeWidth=_OWN_WIDTH,
         )
     )
     return _marked(chart, None if at is None or at["fpr"] is None else dict(at) | {"fpr": max(at["fpr"], FIRST)}, "fpr", "recall")
@@ -119,45 +128,54 @@ def roc_chart(curves: pl.DataFrame, *, at: Mapping[str, Any] | None = None) -> C
 def _marked(chart: alt.Chart, at: Mapping[str, Any] | None, x: str, y: str) -> Chart:
     """``chart`` with a ring at an operating point."""
     if at is None or at[x] is None or at[y] is None:
-        return chart.properties(width=WIDTH, height=HEIGHT)  # type: ignore[no-any-return]
+        plain: alt.Chart = chart.properties(width=WIDTH, height=HEIGHT)
+        return plain
     place = alt.Chart(alt.InlineData(values=[{x: at[x], y: at[y]}]))
     ring = place.mark_point(size=180, color=VERMILION, strokeWidth=3).encode(alt.X(f"{x}:Q"), alt.Y(f"{y}:Q"))
-    return (chart + ring).properties(width=WIDTH, height=HEIGHT)  # type: ignore[no-any-return]
+    ringed: alt.LayerChart = (chart + ring).properties(width=WIDTH, height=HEIGHT)
+    return ringed
 
 
-def threshold_chart(table: pl.DataFrame, threshold: float) -> alt.VConcatChart:
-    """F1, precision and recall, and below the false-positive rate, by threshold; columns ``threshold, f1, precision, recall, fpr``."""
-    title = "threshold on the calibrated score (log scale)"
-    table = table.with_columns(pl.col("threshold").clip(FIRST), pl.col("fpr").clip(FIRST))
-    x = alt.X("threshold:Q", title=title, scale=alt.Scale(type="log", domain=[FIRST, 1]), axis=_axis("~g"))
+def threshold_chart(table: pl.DataFrame, threshold: float) -> alt.LayerChart:
+    """F1, precision and recall by threshold; columns ``threshold, f1, precision, recall``."""
     named = {"f1": "F1", "precision": "precision", "recall": "recall"}
     long = table.select("threshold", *named).rename(named).unpivot(index="threshold", variable_name="figure", value_name="value")
-    upper = (
-        alt.Chart(long)
+    lines = (
+        alt.Chart(long.with_columns(pl.col("threshold").clip(FIRST)))
         .mark_line()
         .encode(
-            x,
+            _threshold_axis(),
             alt.Y("value:Q", title="score, 0 to 1", scale=alt.Scale(domain=[0, 1])),
             alt.Color("figure:N", sort=None, scale=alt.Scale(range=COLOURS)),
-            alt.StrokeDash("figure:N", sort=None),
         )
     )
-    lower = alt.Chart(table).mark_line(color=ORANGE)
-    rate = alt.Y("fpr:Q", title="false-positive rate (log)", scale=alt.Scale(type="log", domain=[FIRST, 1]), axis=_axis(".2%"))
-    rule = _rule(min(max(threshold, FIRST), 1.0), title)
-    panels = [(upper + rule).properties(width=WIDTH, height=220), (lower.encode(x, rate) + rule).properties(width=WIDTH, height=130)]
-    chart: alt.VConcatChart = alt.vconcat(*panels).resolve_scale(color="independent")
-    return chart
+    return _at_threshold(lines, threshold)
+
+
+def rate_chart(table: pl.DataFrame, threshold: float) -> alt.LayerChart:
+    """The false-positive rate by threshold; columns ``threshold, fpr``."""
+    line = alt.Chart(table.select(pl.col("threshold", "fpr").clip(FIRST))).mark_line(color=ORANGE)
+    rate = alt.Y("fpr:Q", title="false-positive rate (log scale)", scale=alt.Scale(type="log", domain=[FIRST, 1]), axis=_axis("~%"))
+    return _at_threshold(line.encode(_threshold_axis(), rate), threshold)
 
 
 def cost_chart(table: pl.DataFrame, threshold: float) -> alt.LayerChart:
     """Cost in the table's own money by threshold; columns ``threshold, cost``."""
-    title = "threshold on the calibrated score (log scale)"
     line = alt.Chart(table.select(pl.col("threshold").clip(FIRST), "cost")).mark_line(color=BLUE)
-    x = alt.X("threshold:Q", title=title, scale=alt.Scale(type="log", domain=[FIRST, 1]), axis=_axis("~g"))
-    curve = line.encode(x, alt.Y("cost:Q", title="cost on the test rows (money)", axis=_axis("~s")))
-    chart: alt.LayerChart = (curve + _rule(min(max(threshold, FIRST), 1.0), title)).properties(width=WIDTH, height=220)
-    return chart
+    return _at_threshold(
+        line.encode(_threshold_axis(), alt.Y("cost:Q", title="cost on the test rows (money)", axis=_axis("~s"))), threshold
+    )
+
+
+def _threshold_axis() -> alt.X:
+    x: alt.X = alt.X("threshold:Q", title=_THRESHOLD, scale=alt.Scale(type="log", domain=[FIRST, 1]), axis=_axis("~g"))
+    return x
+
+
+def _at_threshold(chart: alt.Chart, threshold: float) -> alt.LayerChart:
+    """``chart`` with a line at the threshold."""
+    marked: alt.LayerChart = alt.layer(chart, _rule(min(max(threshold, FIRST), 1.0), _THRESHOLD)).properties(width=WIDTH, height=220)
+    return marked
 
 
 def alarms_chart(days: pl.DataFrame) -> alt.Chart:
@@ -186,7 +204,7 @@ def confusion_chart(figures: Mapping[str, Any], legitimate: int) -> alt.LayerCha
         ("legitimate", "alarm", "false alarms", figures["false_alarms"], ORANGE),
         ("legitimate", "no alarm", "passed", legitimate - figures["false_alarms"], GREY),
     ]
-    values = [{"truth": t, "answer": a, "text": f"{n:,}", "name": name, "colour": c} for t, a, name, n, c in cells]
+    values: Any = [{"truth": t, "answer": a, "text": f"{n:,}", "name": name, "colour": c} for t, a, name, n, c in cells]
     base = alt.Chart(alt.InlineData(values=values)).encode(
         alt.X("answer:N", title="the detector says", sort=["alarm", "no alarm"], axis=alt.Axis(labelAngle=0, orient="top")),
         alt.Y("truth:N", title="it is", sort=["fraud", "legitimate"]),
@@ -209,7 +227,8 @@ def calibration_chart(bins: pl.DataFrame) -> alt.LayerChart:
     tips = [alt.Tooltip(f"{name}:Q", format=".5f") for name in ("score", "rate", "low", "high")]
     points = base.mark_point(filled=True, size=70, color=BLUE).encode(y, tooltip=[*tips, "rows:Q"])
     bars = base.mark_rule(color=BLUE).encode(alt.Y("low:Q", scale=scale), alt.Y2("high:Q"))
-    diagonal = alt.Chart(alt.InlineData(values=[{"score": least, "rate": least}, {"score": 1, "rate": 1}]))
+    corners: list[dict[str, float]] = [{"score": least, "rate": least}, {"score": 1.0, "rate": 1.0}]
+    diagonal = alt.Chart(alt.InlineData(values=corners))
     line = diagonal.mark_line(strokeDash=[5, 4], color=GREY).encode(alt.X("score:Q", scale=scale), alt.Y("rate:Q", scale=scale))
     chart: alt.LayerChart = (line + bars + points).properties(width=WIDTH, height=HEIGHT)
     return chart
@@ -249,7 +268,8 @@ def surface_chart(surface: pl.DataFrame, path: pl.DataFrame, *, figure: str = "a
         tooltip=["epoch:Q"],
     )
     walked = way.mark_line(color=VERMILION, point=alt.OverlayMarkDef(color=VERMILION, size=60))
-    ends = way.transform_filter((alt.datum.epoch == int(path["epoch"].min())) | (alt.datum.epoch == int(path["epoch"].max())))
+    epochs = path["epoch"].to_list()
+    ends = way.transform_filter(alt.FieldOneOfPredicate(field="epoch", oneOf=[min(epochs), max(epochs)]))
     numbers = ends.mark_text(dx=12, dy=-10, fontSize=13, fontWeight="bold", color=VERMILION).encode(text=alt.Text("epoch:Q"))
     chart: alt.LayerChart = (boxes + walked + numbers).properties(width=WIDTH, height=HEIGHT)
     return chart

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import altair as alt
 import polars as pl
 import streamlit as st
 
@@ -218,7 +219,9 @@ def trained(run: Run) -> TrainedRun:
 
 def show_chart(chart: Chart, name: str, *, about: str) -> None:
     """A chart as wide as the page, ``about`` for those who can't see it, and its SVG."""
-    st.altair_chart(chart, width="stretch", key=f"chart-{name}", alt=about)
+    # What is stacked of several charts has a width of its own: stretched, each of them would get the whole page's.
+    stacked = isinstance(chart, alt.VConcatChart | alt.HConcatChart | alt.ConcatChart)
+    st.altair_chart(chart, width="content" if stacked else "stretch", key=f"chart-{name}", alt=about)
     st.download_button(
         "SVG",
         partial(svg, chart),

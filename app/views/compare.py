@@ -28,9 +28,9 @@ WHAT_IF = {
 }
 QUICK = (
     "--windows",
-    "2",
+    "1",
     "--seeds",
-    "2",
+    "3",
     "--search-trials",
     "8",
     "--ppo-rollouts",
@@ -71,7 +71,7 @@ def _start(others: bool) -> None:
         chosen = st.selectbox("Table", tables, key="compare-table")
         name = st.text_input("Name", "comparison", key="compare-name")
         st.caption(
-            "A quick one: two windows, two seeds, six policies; some minutes on the sample. More of everything: `balancer compare --help`."
+            "A quick one: the whole table, three seeds, six policies; a few minutes on the sample. More of everything: `balancer compare --help`."
         )
         if st.button("Compare", type="primary", key="compare-start"):
             try:

@@ -89,9 +89,9 @@ def _one(run: Run, rows: pl.DataFrame, chosen: dict[str, Any], threshold: float,
     tiles = {"Score": f"{chosen['score']:.4f}", "It was": chosen["outcome"] or "not labelled", "Label": str(chosen["label"] or "not known")}
     if has_amounts(run):
         tiles["Amount"] = f"{chosen['amount']:,.2f}"
-    tiles["Time"] = f"{chosen['time']:%Y-%m-%d %H:%M}"
     for column, (title, value) in zip(st.columns(len(tiles)), tiles.items(), strict=True):
         column.metric(title, value)
+    st.caption(f"{chosen['time']:%Y-%m-%d %H:%M:%S}")
     used = attention_of(chosen)
     nodes = set(chosen.get("global_nodes") or [])
     if chosen.get("entity") is not None:
