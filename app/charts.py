@@ -6,6 +6,8 @@ shape, order or text as well.
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -50,15 +52,18 @@ def weights_chart(history: pl.DataFrame) -> alt.VConcatChart:
     ``history`` is the run's part of ``history.parquet``: columns ``epoch, hardness, floor, average_precision, f1, fpr, share_CLASS``.
     """
     shares = [name for name in history.columns if name.startswith("share_")][1:]
-    hover = alt.selection_point(name="epoch", fields=["epoch"], nearest=True, on="pointerover", empty=False, clear="pointerout")
     groups = [
         ("share of draws", "class", ".0%", {name: name.removeprefix("share_") for name in shares}),
         ("weight (no unit)", "weight", ".2f", {"hardness": "hardness exponent", "floor": "floor"}),
         ("validation score", "score", ".2f", {"average_precision": "average precision", "f1": "F1, best threshold"}),
         ("false-positive rate", "rate", ".2%", {"fpr": "at that threshold"}),
     ]
+    # One selection a panel, and every panel answers to all of them.
+    wanted: dict[str, Any] = {"fields": ["epoch"], "nearest": True, "on": "pointerover", "empty": False, "clear": "pointerout"}
+    hovers = [alt.selection_point(name=f"epoch{number}", **wanted) for number in range(len(groups))]
+    hovered: Any = functools.reduce(operator.or_, hovers)
     panels: list[Any] = []
-    for title, legend, number, columns in groups:
+    for hover, (title, legend, number, columns) in zip(hovers, groups, strict=True):
         known = {name: text for name, text in columns.items() if name in history.columns}
         long = history.select("epoch", *known).rename(known).unpivot(index="epoch", variable_name=legend, value_name="value")
         base = alt.Chart(long).encode(
@@ -67,12 +72,12 @@ def weights_chart(history: pl.DataFrame) -> alt.VConcatChart:
             alt.Color(f"{legend}:N", scale=alt.Scale(range=COLOURS), legend=alt.Legend(title=legend)),
         )
         points = base.mark_point(filled=True).encode(
-            size=alt.condition(hover, alt.value(110), alt.value(30)),
+            size=alt.condition(hovered, alt.value(110), alt.value(30)),
             tooltip=["epoch:Q", f"{legend}:N", alt.Tooltip("value:Q", format=".4f", title=title)],
         )
-        line = alt.Chart(history.select("epoch")).mark_rule(color=GREY).encode(alt.X("epoch:Q", title="epoch")).transform_filter(hover)
-        panels.append((base.mark_line() + points + line).properties(height=120, width=700))
-    chart: alt.VConcatChart = alt.vconcat(*panels).resolve_scale(color="independent").add_params(hover)
+        line = alt.Chart(history.select("epoch")).mark_rule(color=GREY).encode(alt.X("epoch:Q", title="epoch")).transform_filter(hovered)
+        panels.append((base.mark_line() + points.add_params(hover) + line).properties(height=120, width=700))
+    chart: alt.VConcatChart = alt.vconcat(*panels).resolve_scale(color="independent")
     return chart
 
 
@@ -162,9 +167,7 @@ def rate_chart(table: pl.DataFrame, threshold: float) -> alt.LayerChart:
 def cost_chart(table: pl.DataFrame, threshold: float) -> alt.LayerChart:
     """Cost in the table's own money by threshold; columns ``threshold, cost``."""
     line = alt.Chart(table.select(pl.col("threshold").clip(FIRST), "cost")).mark_line(color=BLUE)
-    return _at_threshold(
-        line.encode(_threshold_axis(), alt.Y("cost:Q", title="cost on the test rows (money)", axis=_axis("~s"))), threshold
-    )
+    return _at_threshold(line.encode(_threshold_axis(), alt.Y("cost:Q", title="cost (money)", axis=_axis("~s"))), threshold)
 
 
 def _threshold_axis() -> alt.X:
@@ -174,7 +177,8 @@ def _threshold_axis() -> alt.X:
 
 def _at_threshold(chart: alt.Chart, threshold: float) -> alt.LayerChart:
     """``chart`` with a line at the threshold."""
-    marked: alt.LayerChart = alt.layer(chart, _rule(min(max(threshold, FIRST), 1.0), _THRESHOLD)).properties(width=WIDTH, height=220)
+    layers = [chart, _rule(min(max(threshold, FIRST), 1.0), _THRESHOLD)]
+    marked: alt.LayerChart = alt.LayerChart(layer=layers).properties(width=WIDTH, height=220)
     return marked
 
 
@@ -316,7 +320,7 @@ def contributions_chart(fields: pl.DataFrame, *, most: int = 15) -> alt.Chart:
             tooltip=["field:N", "value:N", alt.Tooltip("contribution:Q", format="+.3f")],
         )
         .transform_calculate(direction="datum.contribution >= 0 ? 'towards fraud' : 'towards legitimate'")
-        .properties(width=WIDTH, height=22 * max(1, shown.height))
+        .properties(width=WIDTH, height=70 + 22 * shown.height)
     )
     return chart
 
@@ -326,8 +330,12 @@ def bars_chart(frame: pl.DataFrame, *, x: str, y: str, x_title: str, y_title: st
     chart: alt.Chart = (
         alt.Chart(frame)
         .mark_bar(color=BLUE)
-        .encode(alt.X(f"{x}:Q", title=x_title), alt.Y(f"{y}:N", title=y_title, sort=None), tooltip=[f"{y}:N", f"{x}:Q"])
-        .properties(width=WIDTH, height=24 * max(1, frame.height))
+        .encode(
+            alt.X(f"{x}:Q", title=x_title),
+            alt.Y(f"{y}:N", title=y_title, sort=None, axis=alt.Axis(labelLimit=260)),
+            tooltip=[f"{y}:N", f"{x}:Q"],
+        )
+        .properties(width=WIDTH, height=70 + 26 * frame.height)
     )
     return chart
 

@@ -41,7 +41,8 @@ def show() -> None:
         show_table(
             parts.with_columns(share=pl.col("bytes") / pl.col("bytes").sum()),
             f"{run.name}-parts",
-            columns={"share": st.column_config.NumberColumn(format="percent")},
+            columns={"share": st.column_config.NumberColumn(format="percent")}
+            | dict.fromkeys(("parameters", "bytes"), st.column_config.NumberColumn(format="localized")),
         )
     with right:
         kilobytes = parts.select("part", size=pl.col("bytes") / 1000)

@@ -109,7 +109,9 @@ def _summary(run: Run) -> None:
             ("Money lost", money(own["amount_missed"]), "amount_missed", "inverse", "{:+,.0f}"),
         ]
     for column, (title, value, key, colour, form) in zip(st.columns(len(tiles)), tiles, strict=True):
-        delta = None if not usual else form.format(own[key] - usual[key])
+        delta = form.format(own[key] - usual[key]) if usual else None
+        if delta is not None and not delta.strip("+-0.,"):
+            delta = None  # level
         column.metric(title, value, delta, delta_color=colour, border=True, help="on the test rows")  # type: ignore[arg-type]
     st.markdown(verdict(report))
     _figures({NAMES.get(name, name): figures for name, figures in ({"run": report["test"]} | report["baselines"]).items()}, "figures")

@@ -13,6 +13,7 @@ from balancer.app.charts import (
     cost_chart,
     curves_chart,
     labelled,
+    rate_chart,
     roc_chart,
     threshold_chart,
 )
@@ -118,9 +119,8 @@ def _charts(run: Run, every: OperatingPoints, threshold: float, figures: dict[st
         st.subheader("Precision and recall")
         show_chart(curves_chart(curves, at=figures), f"{run.name}-pr", about="precision against recall, the threshold ringed")
         st.subheader("By threshold")
-        show_chart(
-            threshold_chart(steps, threshold), f"{run.name}-thresholds", about="F1, precision, recall and false-positive rate by threshold"
-        )
+        show_chart(threshold_chart(steps, threshold), f"{run.name}-thresholds", about="F1, precision and recall by threshold")
+        show_chart(rate_chart(steps, threshold), f"{run.name}-rates", about="false-positive rate by threshold")
         st.subheader("Alarms a day")
         show_chart(
             alarms_chart(alarms_by_day(rows, threshold, negative)), f"{run.name}-alarms", about="alarms by day, frauds and false alarms"

@@ -1,0 +1,114 @@
+"""Charts: every axis has a title, every chart becomes an SVG, nothing is drawn that the frame does not hold."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from balancer.app import charts
+from balancer.app.aggregates import alarms_by_day, attention_of, by_class, calibration_bins, operating_points, outcome
+
+DAYS = [dt.datetime(2026, 1, 1) + dt.timedelta(hours=7 * hour) for hour in range(40)]
+ROWS = pl.DataFrame(
+    {
+        "id": range(40),
+        "time": DAYS,
+        "amount": [10.0 + row for row in range(40)],
+        "label": [None if row == 5 else "stolen" if row % 10 == 0 else "takeover" if row % 10 == 1 else "0" for row in range(40)],
+        "score": [0.9 if row % 10 < 2 and row < 25 else 0.02 * (row % 7) for row in range(40)],
+    }
+)
+HISTORY = pl.DataFrame(
+    {"epoch": [1, 2], "hardness": [0.0, 1.0], "floor": [0.1, 0.0], "average_precision": [0.3, 0.4], "f1": [0.2, 0.3], "fpr": [0.01, 0.02]}
+    | {"share_0": [0.9, 0.8], "share_1": [0.1, 0.2]}
+)
+CURVES = pl.DataFrame(
+    {"model": ["run"] * 3, "recall": [0.1, 0.5, 1.0], "precision": [1.0, 0.5, 0.1], "fpr": [0.0, 0.01, 1.0], "threshold": [0.9, 0.5, 0.0]}
+)
+POINTS = operating_points(ROWS, "0", amounts=True)
+FIGURES = POINTS.figures(0.5)
+SURFACE = pl.DataFrame(
+    {"share": [0.1, 0.1, 0.5, 0.5], "hardness": [0.0, 1.0] * 2, "average_precision": [0.3, 0.5, 0.4, 0.2], "f1": [0.1] * 4}
+)
+WAY = pl.DataFrame({"epoch": [1, 2, 3], "share": [0.1, 0.3, 0.6], "hardness": [0.0, 2.5, 1.0]})
+LINE = ROWS.with_columns(outcome(0.5, "0"), attention=pl.lit(0.2), chosen=pl.col("id") == 3, global_node=pl.col("id") == 2)
+ALL = {
+    "weights": charts.weights_chart(HISTORY),
+    "epochs": charts.epochs_chart(HISTORY.with_columns(model=pl.lit("run")), figure="f1", title="F1"),
+    "precision-recall": charts.curves_chart(CURVES, at=FIGURES),
+    "precision-recall alone": charts.curves_chart(CURVES),
+    "roc": charts.roc_chart(CURVES, at=FIGURES),
+    "threshold": charts.threshold_chart(POINTS.table(), 0.5),
+    "rate": charts.rate_chart(POINTS.table(), 0.0),
+    "cost": charts.cost_chart(POINTS.table(cost=POINTS.cost(5)), 2.0),
+    "alarms": charts.alarms_chart(alarms_by_day(ROWS, 0.5, "0")),
+    "confusion": charts.confusion_chart(FIGURES, POINTS.legitimate),
+    "calibration": charts.calibration_chart(calibration_bins(ROWS, "0", bins=3)),
+    "surface": charts.surface_chart(SURFACE, WAY),
+    "timeline": charts.timeline_chart(LINE, threshold=0.5),
+    "contributions": charts.contributions_chart(pl.DataFrame({"field": ["a", "b"], "value": ["1", "x"], "contribution": [1.0, -0.5]})),
+    "bars": charts.bars_chart(pl.DataFrame({"part": ["a"], "size": [3]}), x="size", y="part", x_title="kB", y_title="part"),
+}
+
+
+def axes(spec: Any) -> list[tuple[str, Any]]:
+    """Every x and y of a chart, however it is nested; a layer may leave its title to another layer of the same view."""
+    if "layer" in spec:
+        inner = [found for layer in spec["layer"] for found in axes(layer)]
+        titled = {channel for channel, title in inner if title}
+        return [(channel, title or channel in titled) for channel, title in inner]
+    found = [axis for key in ("vconcat", "hconcat", "concat") for part in spec.get(key, []) for axis in axes(part)]
+    own = spec.get("encoding", {})
+    return found + [(channel, own[channel].get("title")) for channel in ("x", "y") if channel in own]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_axis_has_a_title_and_the_chart_becomes_an_svg(name: str) -> None:
+    found = axes(ALL[name].to_dict())
+    assert {channel for channel, _ in found} == {"x", "y"}
+    assert all(title for _, title in found), found
+    assert charts.svg(ALL[name]).startswith(b"<svg")
+
+
+def test_outcomes_and_their_sums() -> None:
+    named = ROWS.with_columns(outcome(0.5, "0"))
+    assert named["outcome"].null_count() == 1
+    counts = dict(named["outcome"].drop_nulls().value_counts().rows())
+    assert counts == {"caught": 6, "missed": 2, "passed": 31}
+    assert (FIGURES["caught"], FIGURES["missed"], FIGURES["false_alarms"]) == (6, 2, 0)
+    days = alarms_by_day(ROWS, 0.5, "0")
+    assert days["alarms"].sum() == 6
+    assert days["day"].n_unique() == 12  # days without an alarm are there too
+    types = by_class(ROWS, 0.5, "0", amounts=True)
+    assert dict(types.select("fraud type", "caught").rows()) == {"stolen": 3, "takeover": 3}
+    frauds = ROWS.filter(pl.col("label").is_in(["stolen", "takeover"]))
+    assert types["money"].sum() == frauds["amount"].sum()
+
+
+def test_calibration_bins_hold_every_known_row_and_an_interval_around_the_rate() -> None:
+    rng = np.random.default_rng(0)
+    score = rng.random(5000) ** 4
+    rows = pl.DataFrame({"score": score, "label": np.where(rng.random(5000) < score, "1", "0")})
+    bins = calibration_bins(rows, "0")
+    assert bins["rows"].sum() == 5000
+    assert (bins["low"] <= bins["rate"]).all()
+    assert (bins["rate"] <= bins["high"]).all()
+    inside = ((bins["low"] <= bins["score"]) & (bins["score"] <= bins["high"])).mean()
+    assert inside is not None
+    assert inside > 0.8  # the scores are the probabilities
+    assert not calibration_bins(rows.with_columns(label=pl.lit("0")), "0").height
+
+
+def test_curves_are_put_in_order_and_named() -> None:
+    curves = pl.concat([CURVES, CURVES.with_columns(model=pl.lit("none"))])
+    named = charts.labelled(curves, {"run": "this run", "none": "no sampling"}, ["none", "run", "absent"])
+    assert named["model"].unique(maintain_order=True).to_list() == ["no sampling", "this run"]
+
+
+def test_attention_of_rows_with_and_without() -> None:
+    assert attention_of({"attended": [3, 1], "attended_mass": [0.5, 0.2]}) == {3: 0.5, 1: 0.2}
+    assert attention_of({"attended": None}) == attention_of({}) == {}
