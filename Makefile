@@ -10,13 +10,14 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check app bench clean
+.PHONY: help run test check app screenshots bench clean
 
 help:
 	@echo "make run     train on the sample and print the report"
 	@echo "make test    run the tests"
 	@echo "make check   lint, layers and types"
 	@echo "make app     look at the runs in a browser"
+	@echo "make screenshots  make the pictures in docs/images anew"
 	@echo "make bench   run every benchmark, one by one"
 	@echo "make clean   remove builds and caches; .venv and runs stay"
 
@@ -38,6 +39,9 @@ check: $(VENV)/.dev
 
 app: $(VENV)/.app
 	$(BIN)/streamlit run app
+
+screenshots: $(VENV)/.dev
+	$(BIN)/python tests/screenshots.py
 
 bench: $(VENV)/.bench
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done

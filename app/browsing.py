@@ -73,14 +73,21 @@ def read_run(path: Path) -> Run:
         report = read_json(path / "report.json", what="it is the report of the run")
         figures = checked_figures(report, path)
         read_json(path / "decision.json", what="it holds threshold and calibration")
-        history = pl.scan_parquet(path / "history.parquet").filter(pl.col("model") == "run").select("average_precision").collect()
-        curve = tuple(history["average_precision"].to_list())
+        curve = _validation_curve(path / "history.parquet")
         size = (path / "model.safetensors").stat().st_size
         if not (path / "predictions.parquet").is_file():
             raise InputError(f"{path / 'predictions.parquet'} is missing: it holds every test row; give a complete run folder")
-    except (InputError, OSError, pl.exceptions.PolarsError) as error:
+    except (InputError, OSError) as error:
         return Run(path, "broken", str(error), **known)
     return Run(path, "complete", figures=figures, size=size, curve=curve, **known)
+
+
+def _validation_curve(file: Path) -> tuple[float, ...]:
+    try:
+        history = pl.scan_parquet(file).filter(pl.col("model") == "run").select("average_precision").collect()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise InputError(f"{file} can't be read ({error}): it holds the weights by epoch; it is damaged or missing, train anew") from error
+    return tuple(history["average_precision"].to_list())
 
 
 def checked_figures(report: dict[str, Any], path: Path) -> dict[str, Any]:

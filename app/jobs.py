@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -109,6 +110,7 @@ def start(runs: Path, name: str, kind: Kind, arguments: list[str], *, resume: bo
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True, env=environment
         )
+    threading.Thread(target=process.wait, daemon=True).start()  # or it would stay a zombie after its end
     job = Job(name, kind, out, log, process.pid, datetime.now(UTC))
     write_json(folder / f"{name}.json", {"kind": kind, "pid": process.pid, "started": job.started.isoformat(), "command": command})
     return job

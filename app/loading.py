@@ -222,6 +222,11 @@ def show_chart(chart: Chart, name: str, *, about: str) -> None:
     # What is stacked of several charts has a width of its own: stretched, each of them would get the whole page's.
     stacked = isinstance(chart, alt.VConcatChart | alt.HConcatChart | alt.ConcatChart)
     st.altair_chart(chart, width="content" if stacked else "stretch", key=f"chart-{name}", alt=about)
+    download_svg(chart, name)
+
+
+def download_svg(chart: Chart, name: str) -> None:
+    """A chart as a file, made when it is asked for."""
     st.download_button(
         "SVG",
         partial(svg, chart),

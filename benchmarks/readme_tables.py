@@ -50,6 +50,16 @@ def costs() -> str:
     return "\n".join(lines)
 
 
+def app_pages() -> str:
+    """Seconds of every page of the app on a large run."""
+    content = load("app_pages")
+    lines = [f"| page, {content['rows']:,} test rows | first time | again | in a browser |", "|---|---|---|---|"]
+    for page, own in content["pages"].items():
+        clicked = f"{content['browser'][page]:.2f} s" if page in content["browser"] else "-"
+        lines.append(f"| {page.capitalize()} | {own['first']:.2f} s | {own['again']:.2f} s | {clicked} |")
+    return "\n".join(lines)
+
+
 def simulated_seeds() -> str:
     """Average precision table by table."""
     content = load("simulated_seeds")

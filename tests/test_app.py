@@ -52,7 +52,8 @@ def tile(app: AppTest, label: str) -> str:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_page_shows_a_real_run(runs: Path, page: str) -> None:
+@pytest.mark.usefixtures("runs")
+def test_every_page_shows_a_real_run(page: str) -> None:
     app = opened(page)
     assert not app.exception
     assert not app.error
@@ -289,7 +290,8 @@ def test_a_comparison_is_shown_with_its_sentence(runs: Path, tiny_table: Path) -
     assert "lacks reference" in opened("compare").error[0].value
 
 
-def test_roles_in_doubt_are_asked_for_and_a_mistake_is_one_line(runs: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("runs")
+def test_roles_in_doubt_are_asked_for_and_a_mistake_is_one_line(tmp_path: Path) -> None:
     odd = tmp_path / "odd.csv"
     odd.write_text("when_a,when_b,who,bad\n1,2,x,0\n2,3,y,1\n")
     app = opened("train")
@@ -305,7 +307,8 @@ def test_roles_in_doubt_are_asked_for_and_a_mistake_is_one_line(runs: Path, tmp_
     assert "can't be read" in app.error[0].value
 
 
-def test_budgets_are_priced_on_the_table(runs: Path, tiny_table: Path) -> None:
+@pytest.mark.usefixtures("runs")
+def test_budgets_are_priced_on_the_table(tiny_table: Path) -> None:
     app = opened("train")
     app.selectbox(key="known").set_value(tiny_table.resolve()).run()
     next(button for button in app.button if button.label.startswith("Check the table")).click().run()
@@ -324,7 +327,8 @@ def test_a_name_that_leaves_the_folder_or_is_taken_is_refused(runs: Path, name: 
     assert {path.name for path in runs.parent.iterdir()} == {"runs"}
 
 
-def test_latency_is_measured_on_demand(runs: Path) -> None:
+@pytest.mark.usefixtures("runs")
+def test_latency_is_measured_on_demand() -> None:
     app = opened("model")
     next(button for button in app.button if button.label == "Measure").click().run()
     assert app.dataframe[-1].value["batch"].tolist() == [1, 32, 256]

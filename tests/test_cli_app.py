@@ -13,7 +13,7 @@ from balancer.cli import main
 def test_streamlit_is_started_on_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
 
-    def run(command: list[str], *, check: bool) -> subprocess.CompletedProcess[str]:
+    def run(command: list[str], **_: bool) -> subprocess.CompletedProcess[str]:
         seen.extend(command)
         return subprocess.CompletedProcess(command, 0)
 

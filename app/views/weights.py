@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import altair as alt
 import polars as pl
 import streamlit as st
 
 from balancer.app.browsing import Run
 from balancer.app.charts import epochs_chart, surface_chart, weights_chart
-from balancer.app.loading import chosen_run, problem, read, show_chart, show_table, table
+from balancer.app.loading import chosen_run, download_svg, problem, read, show_chart, show_table, table
 from balancer.errors import InputError
 from balancer.files import atomic_path
 
@@ -117,15 +118,7 @@ def _game(run: Run) -> None:
         state["game-going"] = False
     game: Playground | None = state.get("game")
     left, middle, right = st.columns(3)
-    prior = float(1 - game.prior[0]) if game else 0.1
-    share = left.slider(
-        "Share of draws that are fraud, %",
-        0.1,
-        90.0,
-        round(100 * min(max(prior**0.5 if game else 0.1, 0.001), 0.5), 1),
-        0.1,
-        key="game-share",
-    )
+    share = left.slider("Share of draws that are fraud, %", 0.1, 90.0, 10.0, 0.1, key="game-share")
     hardness = middle.slider("Hardness exponent", 0.0, 3.0, 0.0, 0.1, key="game-hardness")
     floor = right.slider("Floor", 0.0, 1.0, 0.05, 0.05, key="game-floor")
     with st.container(horizontal=True):
@@ -138,8 +131,7 @@ def _game(run: Run) -> None:
             state["game-going"] = going = False
         if st.button("Start again", icon=":material/restart_alt:", disabled=game is None):
             state.pop("game", None)
-            state["game-going"] = False
-            st.rerun(scope="fragment")
+            state["game-going"], game = False, None
     if (one or going) and game is None:
         try:
             game = state["game"] = _new_game(run)
@@ -150,36 +142,46 @@ def _game(run: Run) -> None:
         state["game-run"] = run.name
     if game is None:
         return
-    if (one or going) and not game.over:
-        from balancer.sampling.weights import SamplingWeights
-        from balancer.training.playground import minority_share
+    from balancer.sampling.weights import SamplingWeights
+    from balancer.training.playground import minority_share
 
-        with st.spinner("training"):
-            game.play(SamplingWeights(minority_share(game.prior, share / 100), hardness, floor))
-    st.progress(game.epoch / game.epochs, f"epoch {game.epoch} of {game.epochs}")
-    if not game.rows:
+    place = st.empty()
+    # A click on Stop, or a moved slider, ends this pass between two epochs and begins another, which goes on or doesn't.
+    while (one or going) and not game.over:
+        game.play(SamplingWeights(minority_share(game.prior, share / 100), hardness, floor))
+        with place.container():
+            _standing(game)
+        one = False
+    with place.container():
+        chart = _standing(game)
+    if chart is None:
         return
     rows = pl.DataFrame(game.rows)
-    last = {row["player"]: row for row in rows.filter(pl.col("epoch") == game.epoch).to_dicts()}
-    own = last[game.players[0]]["average_precision"]
-    for column, name in zip(st.columns(len(game.players)), game.players, strict=True):
-        value = last[name]["average_precision"]
-        column.metric(f"{name}: AP", f"{value:.3f}", None if name == game.players[0] else f"you {own - value:+.3f}", border=True)
-    lines = rows.rename({"player": "model"})
-    show_chart(
-        epochs_chart(lines, figure="average_precision", title="students' validation AP"),
-        "game",
-        about="average precision by epoch of each player",
-    )
+    download_svg(chart, "game")
     with st.expander("Every player's weights and figures"):
         show_table(rows, "game-rows")
     if game.over:
-        ahead = [name for name in game.players[1:] if last[name]["average_precision"] < own]
+        last = rows.filter(pl.col("epoch") == game.epoch)
+        own = last.filter(pl.col("player") == game.players[0])["average_precision"].item()
+        ahead = last.filter((pl.col("player") != game.players[0]) & (pl.col("average_precision") < own))["player"].to_list()
         st.success(
             f"The game is over: you end above {', '.join(ahead)}." if ahead else "The game is over: every rival ends above you or level."
         )
-    elif state.get("game-going"):
-        st.rerun(scope="fragment")
+
+
+def _standing(game: Playground) -> alt.Chart | None:
+    """Who stands where after the last epoch, and the chart; None before the first."""
+    st.progress(game.epoch / game.epochs, f"epoch {game.epoch} of {game.epochs}")
+    if not game.rows:
+        return None
+    rows = pl.DataFrame(game.rows)
+    last = {row["player"]: row["average_precision"] for row in rows.filter(pl.col("epoch") == game.epoch).to_dicts()}
+    own = last[game.players[0]]
+    for column, name in zip(st.columns(len(game.players)), game.players, strict=True):
+        column.metric(f"{name}: AP", f"{last[name]:.3f}", None if name == game.players[0] else f"you {own - last[name]:+.3f}", border=True)
+    chart = epochs_chart(rows.rename({"player": "model"}), figure="average_precision", title="students' validation AP")
+    st.altair_chart(chart, width="stretch", alt="average precision by epoch of each player")
+    return chart
 
 
 def _new_game(run: Run) -> Playground:
