@@ -6,8 +6,6 @@ shape, order or text as well.
 
 from __future__ import annotations
 
-import functools
-import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -61,7 +59,7 @@ def weights_chart(history: pl.DataFrame) -> alt.VConcatChart:
     # One selection a panel, and every panel answers to all of them.
     wanted: dict[str, Any] = {"fields": ["epoch"], "nearest": True, "on": "pointerover", "empty": False, "clear": "pointerout"}
     hovers = [alt.selection_point(name=f"epoch{number}", **wanted) for number in range(len(groups))]
-    hovered: Any = functools.reduce(operator.or_, hovers)
+    hovered: Any = alt.LogicalOrPredicate(**{"or": [{"param": hover.name, "empty": False} for hover in hovers]})
     panels: list[Any] = []
     for hover, (title, legend, number, columns) in zip(hovers, groups, strict=True):
         known = {name: text for name, text in columns.items() if name in history.columns}
@@ -76,7 +74,7 @@ def weights_chart(history: pl.DataFrame) -> alt.VConcatChart:
             tooltip=["epoch:Q", f"{legend}:N", alt.Tooltip("value:Q", format=".4f", title=title)],
         )
         line = alt.Chart(history.select("epoch")).mark_rule(color=GREY).encode(alt.X("epoch:Q", title="epoch")).transform_filter(hovered)
-        panels.append((base.mark_line() + points.add_params(hover) + line).properties(height=120, width=700))
+        panels.append((base.mark_line() + points.add_params(hover) + line).properties(height=120, width=620))
     chart: alt.VConcatChart = alt.vconcat(*panels).resolve_scale(color="independent")
     return chart
 
@@ -213,9 +211,9 @@ def confusion_chart(figures: Mapping[str, Any], legitimate: int) -> alt.LayerCha
         alt.X("answer:N", title="the detector says", sort=["alarm", "no alarm"], axis=alt.Axis(labelAngle=0, orient="top")),
         alt.Y("truth:N", title="it is", sort=["fraud", "legitimate"]),
     )
-    boxes = base.mark_rect(opacity=0.25, stroke="white").encode(alt.Color("colour:N", scale=None))
-    number = base.mark_text(fontSize=22, dy=-6, color=GREY).encode(text="text:N")
-    name = base.mark_text(dy=18, color=GREY).encode(text="name:N")
+    boxes = base.mark_rect(stroke="white").encode(alt.Color("colour:N", scale=None))
+    number = base.mark_text(fontSize=22, dy=-6, color="black").encode(text="text:N")
+    name = base.mark_text(dy=18, color="black").encode(text="name:N")
     chart: alt.LayerChart = (boxes + number + name).properties(width=300, height=220)
     return chart
 
@@ -293,7 +291,10 @@ def timeline_chart(rows: pl.DataFrame, *, threshold: float) -> alt.LayerChart:
         alt.Color("outcome:N", scale=alt.Scale(domain=OUTCOMES, range=OUTCOME_COLOURS)),
         alt.Shape("outcome:N", scale=alt.Scale(domain=OUTCOMES, range=OUTCOME_SHAPES)),
         alt.Size(
-            "attention:Q", title="attention", scale=alt.Scale(range=[45, 500], domain=[0, 0.5], clamp=True), legend=alt.Legend(format=".0%")
+            "attention:Q",
+            title="attention",
+            scale=alt.Scale(range=[45, 500], domain=[0, 0.5], clamp=True),
+            legend=alt.Legend(format=".0%", symbolFillColor=GREY, symbolStrokeColor=GREY),
         ),
     )
     ring = base.transform_filter("datum.chosen").mark_point(size=520, strokeWidth=3, color=BLUE, shape="circle")
@@ -311,11 +312,12 @@ def contributions_chart(fields: pl.DataFrame, *, most: int = 15) -> alt.Chart:
         .mark_bar()
         .encode(
             alt.X("contribution:Q", title="change in log-odds of fraud (right: towards fraud)"),
-            alt.Y("name:N", title="field and its value", sort=None, axis=alt.Axis(labelLimit=260)),
+            alt.Y("name:N", title="field and its value", sort=None, axis=alt.Axis(labelLimit=220)),
             alt.Color(
                 "direction:N",
                 title=None,
                 scale=alt.Scale(domain=["towards fraud", "towards legitimate"], range=[VERMILION, BLUE]),
+                legend=alt.Legend(orient="top"),
             ),
             tooltip=["field:N", "value:N", alt.Tooltip("contribution:Q", format="+.3f")],
         )

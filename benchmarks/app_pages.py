@@ -25,6 +25,8 @@ from recording import RESULTS, ROOT, record
 from balancer.cli import main as balancer
 
 PAGES = ("runs", "weights", "threshold", "transactions", "compare", "train", "model")
+TITLES = {"weights": "Sampling weights", "compare": "Policies side by side"}
+"""Headings of the pages that are not called as their links are."""
 LIMIT = 1.0
 """Seconds that a page may take."""
 
@@ -84,6 +86,7 @@ def in_browser(runs: Path, repeats: int) -> dict[str, float]:
             for name in (*PAGES[1:], PAGES[0]):
                 started = time.perf_counter()
                 opened.get_by_test_id("stSidebarNav").get_by_role("link", name=name.capitalize(), exact=True).click()
+                opened.get_by_role("heading", level=1, name=TITLES.get(name, name.capitalize()), exact=True).wait_for()
                 opened.wait_for_selector("[data-testid='stApp'][data-test-script-state='notRunning']")
                 if visit:
                     taken[name].append(time.perf_counter() - started)

@@ -269,6 +269,7 @@ def attention_sweep() -> str:
 
 
 TABLES = {
+    "app_pages": app_pages,
     "main_job": main_job,
     "costs": costs,
     "simulated_seeds": simulated_seeds,

@@ -283,7 +283,7 @@ def test_a_comparison_is_shown_with_its_sentence(runs: Path, tiny_table: Path) -
     content = json.loads((runs / "c" / "comparison.json").read_text())
     app = opened("compare")
     assert not app.exception
-    assert app.success[0].value == content["sentence"]
+    assert app.info[0].value == content["sentence"]
     what_if = app.dataframe[0].value
     assert what_if["average precision"].tolist() == [content["means"][name]["average_precision"] for name in ("auto", "one_to_one", "none")]
     (runs / "c" / "comparison.json").write_text('{"results": []}')

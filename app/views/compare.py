@@ -19,7 +19,7 @@ from balancer.errors import InputError
 WHAT_IF = {
     "zero-shot: the shipped policy as it is": "auto",
     "fine-tuned: PPO goes on from it on your table": "ppo",
-    "constant: the best of twenty constants": "constant_share",
+    "constant: the best share that trials found": "constant_share",
     "constant: share and hardness on a grid": "constant",
     "constant: found by a TPE search": "tpe",
     "a bandit, no state": "bandit",
@@ -52,11 +52,11 @@ def show() -> None:
         return
     picked = st.selectbox("Comparison", found, format_func=lambda path: path.parent.name, key="comparison")
     content = read_comparison(picked)
-    st.success(content["sentence"], icon=":material/gavel:")
+    st.info(content["sentence"], icon=":material/gavel:")
     _what_if(content)
     st.subheader(f"Difference to {content['reference']}")
     show_chart(
-        comparison_chart(content),
+        comparison_chart(content, columns=2, titled=False),
         f"{picked.parent.name}-chart",
         about="difference of each policy to the reference with its interval, by metric",
     )

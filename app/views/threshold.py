@@ -64,8 +64,9 @@ def show() -> None:
     }
     if amounts:
         tiles |= {"Money caught": money(figures["amount_caught"]), "Money lost": money(figures["amount_missed"])}
-    for column, (title, value) in zip(st.columns(len(tiles)), tiles.items(), strict=True):
-        column.metric(title, value)
+    places = [*st.columns(4), *st.columns(4)]
+    for place, (title, value) in zip(places, tiles.items(), strict=False):
+        place.metric(title, value)
     st.caption(
         f"Counted on {every.frauds + every.legitimate:,} test transactions of {every.days:,.0f} days. A threshold that is chosen on the rows it is "
         "judged on looks a little better than it will be."

@@ -90,7 +90,7 @@ def _surface(run: Run, own: pl.DataFrame) -> None:
         )
         with atomic_path(file) as temporary:
             made.write_parquet(temporary)
-        bar.empty()
+        st.rerun()
     figure = st.segmented_control("Colour", ["average_precision", "f1"], default="average_precision", required=True, key="surface-figure",
                                   format_func={"average_precision": "average precision", "f1": "F1"}.__getitem__)  # fmt: skip
     shares = [name for name in own.columns if name.startswith("share_")][1:]
@@ -147,11 +147,15 @@ def _game(run: Run) -> None:
 
     place = st.empty()
     # A click on Stop, or a moved slider, ends this pass between two epochs and begins another, which goes on or doesn't.
+    trained = False
     while (one or going) and not game.over:
         game.play(SamplingWeights(minority_share(game.prior, share / 100), hardness, floor))
         with place.container():
             _standing(game)
-        one = False
+        one, trained = False, True
+    if trained:  # the buttons above were drawn before
+        state["game-going"] = False
+        st.rerun()
     with place.container():
         chart = _standing(game)
     if chart is None:

@@ -44,8 +44,8 @@ def _percent(found: Mapping[str, Any], end: str) -> float | None:
     return None if ratio is None else 100 * (float(ratio) - 1)
 
 
-def comparison_chart(content: Mapping[str, Any]) -> alt.ConcatChart:
-    """The chart of what :func:`balancer.comparison.summary.document` made; policies by average precision."""
+def comparison_chart(content: Mapping[str, Any], *, columns: int = 3, titled: bool = True) -> alt.ConcatChart:
+    """The chart of what :func:`balancer.comparison.summary.document` made; policies by average precision. ``titled`` puts the sentence above it."""
     import altair as alt
 
     averages = content["means"]
@@ -71,8 +71,9 @@ def comparison_chart(content: Mapping[str, Any]) -> alt.ConcatChart:
         dots = base.mark_point(filled=True, size=60, opacity=1).encode(x="difference:Q")
         zero = alt.Chart(alt.InlineData(values=[{"zero": 0.0}])).mark_rule(strokeDash=[4, 4], color="#999999").encode(x="zero:Q")
         panels.append((zero + lines + dots).properties(title=about.title, width=230, height=22 * len(order)))
-    title = alt.TitleParams(textwrap.wrap(content["sentence"], 120), anchor="start", fontWeight="normal")
-    joined: alt.ConcatChart = alt.concat(*panels, columns=3).properties(title=title)
+    joined: alt.ConcatChart = alt.concat(*panels, columns=columns)
+    if titled:
+        joined = joined.properties(title=alt.TitleParams(textwrap.wrap(content["sentence"], 120), anchor="start", fontWeight="normal"))
     return joined
 
 

@@ -112,9 +112,16 @@ class OperatingPoints:
         by_recall = np.searchsorted(self.caught, np.linspace(1, max(self.frauds, 1), half))
         by_alarms = np.searchsorted(total, np.geomspace(1, max(int(total[-1]), 1), max_points - half))
         keep = np.unique(np.concatenate([by_recall, by_alarms]).clip(1, len(total) - 1))
-        columns = {name: [row[name] for row in map(self._figures, keep)] for name in ("recall", "precision", "fpr", "f1", "alarms_per_day")}
-        extra = {} if cost is None else {"cost": cost[keep]}
-        return pl.DataFrame({"threshold": self.threshold[keep]} | columns | extra, strict=False)
+        caught, raised = self.caught[keep], total[keep]
+        columns = {
+            "threshold": self.threshold[keep],
+            "recall": caught / self.frauds if self.frauds else np.full(len(keep), np.nan),
+            "precision": caught / raised,
+            "fpr": self.false_alarms[keep] / self.legitimate if self.legitimate else np.full(len(keep), np.nan),
+            "f1": 2 * caught / (self.frauds + raised),
+            "alarms_per_day": raised / self.days,
+        }
+        return pl.DataFrame(columns if cost is None else columns | {"cost": cost[keep]})
 
     def _figures(self, place: int) -> dict[str, Any]:
         caught, false = int(self.caught[place]), int(self.false_alarms[place])
