@@ -59,7 +59,8 @@ def weights_chart(history: pl.DataFrame) -> alt.VConcatChart:
     # One selection a panel, and every panel answers to all of them.
     wanted: dict[str, Any] = {"fields": ["epoch"], "nearest": True, "on": "pointerover", "empty": False, "clear": "pointerout"}
     hovers = [alt.selection_point(name=f"epoch{number}", **wanted) for number in range(len(groups))]
-    hovered: Any = alt.LogicalOrPredicate(**{"or": [{"param": hover.name, "empty": False} for hover in hovers]})
+    either: Any = alt.LogicalOrPredicate
+    hovered = either(**{"or": [{"param": hover.name, "empty": False} for hover in hovers]})
     panels: list[Any] = []
     for hover, (title, legend, number, columns) in zip(hovers, groups, strict=True):
         known = {name: text for name, text in columns.items() if name in history.columns}
@@ -311,18 +312,18 @@ def contributions_chart(fields: pl.DataFrame, *, most: int = 15) -> alt.Chart:
         alt.Chart(shown)
         .mark_bar()
         .encode(
-            alt.X("contribution:Q", title="change in log-odds of fraud (right: towards fraud)"),
+            alt.X("contribution:Q", title="change in log-odds (right: fraud)"),
             alt.Y("name:N", title="field and its value", sort=None, axis=alt.Axis(labelLimit=220)),
             alt.Color(
                 "direction:N",
                 title=None,
                 scale=alt.Scale(domain=["towards fraud", "towards legitimate"], range=[VERMILION, BLUE]),
-                legend=alt.Legend(orient="top"),
+                legend=None,  # the axis says it too
             ),
             tooltip=["field:N", "value:N", alt.Tooltip("contribution:Q", format="+.3f")],
         )
         .transform_calculate(direction="datum.contribution >= 0 ? 'towards fraud' : 'towards legitimate'")
-        .properties(width=WIDTH, height=70 + 22 * shown.height)
+        .properties(width=WIDTH, height=90 + 24 * shown.height)
     )
     return chart
 

@@ -17,7 +17,7 @@ from balancer.cli import main as balancer
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = ROOT / "data_samples" / "transactions.parquet"
-PAGES = {"Runs": 1250, "Weights": 1250, "Threshold": 1180, "Transactions": 1180, "Compare": 1180, "Train": 900, "Model": 900}
+PAGES = {"Runs": 1250, "Weights": 1250, "Threshold": 1180, "Transactions": 1180, "Compare": 1180, "Train": 900, "Model": 1150}
 """Height of each picture."""
 COMPARED = ("--windows", "1", "--seeds", "3", "--search-trials", "8", "--ppo-rollouts", "4")
 POLICIES = ("--policies", "none,one_to_one,constant_share,auto,ppo,lightgbm")
