@@ -148,16 +148,11 @@ def _count_cells(value: NDArray[np.float32], label: NDArray[np.integer[Any]], we
     return _Cells(value[starts], value[np.append(starts[1:], len(value)) - 1], counts.reshape(-1, classes))
 
 
-class PiecewiseLinearEncoder(nn.Module):
-    """Numeric fields to d channels: a linear map of piecewise-linear values and step indicators, summed over the fields.
-
-    The value of bin j is `clamp((x - edge[j]) / (edge[j + 1] - edge[j]), 0, 1)`, its step is `x > edge[j]`, and the step of bin 0 is 1 for
-    every value that is there. So a missing value (NaN) contributes nothing and is told apart from a small one, and 1e12 is no more than
-    the largest value of train.
+class Bins(nn.Module):
+    """Where numbers fall among the edges of their fields.
 
     Args:
         edges: per field at least two strictly increasing numbers.
-        d_model: channels of the output.
     """
 
     lower: Tensor
@@ -165,7 +160,7 @@ class PiecewiseLinearEncoder(nn.Module):
     search: Tensor
     first_cell: Tensor
 
-    def __init__(self, edges: Sequence[Sequence[float] | NDArray[np.float32]], d_model: int) -> None:
+    def __init__(self, edges: Sequence[Sequence[float] | NDArray[np.float32]]) -> None:
         super().__init__()
         bins = max(len(field) for field in edges) - 1
         lower = torch.full((len(edges), bins), torch.inf)
@@ -182,10 +177,55 @@ class PiecewiseLinearEncoder(nn.Module):
         # Where edges are padding the width is NaN and never read; the floor keeps 0 / width finite where float32 runs out.
         self.register_buffer("width", (upper - lower).clamp(min=torch.finfo(torch.float32).tiny).flatten(), persistent=False)
         self.register_buffer("first_cell", torch.arange(len(edges), dtype=torch.int32), persistent=False)
-        self.bins = bins
-        bound = (2 * lower.numel()) ** -0.5
-        self.slope = nn.Parameter(torch.empty(len(edges), bins, d_model).uniform_(-bound, bound))
-        self.step = nn.Parameter(torch.empty(len(edges), bins, d_model).uniform_(-bound, bound))
+        self.fields, self.bins = len(edges), bins
+
+    @torch.no_grad()
+    def forward(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of numbers (R, F), NaN missing, and whether they are to count (R, F) bool: the cell (R, F) int32 of each, the field's first cell plus the bin;
+        1 or 0 for there or missing; and the way through the bin, 0 to 1, 0 for missing.
+        """
+        present = present & ~values.isnan()
+        cell = self._find_cell(values)
+        flat = cell.flatten()
+        lower, width = (bounds.index_select(0, flat).view_as(values) for bounds in (self.lower, self.width))
+        fraction = ((values - lower) / width).clamp_(0, 1).masked_fill_(~present, 0)
+        return cell, present.to(fraction.dtype), fraction
+
+    def _find_cell(self, values: Tensor) -> Tensor:
+        """(R, F) int32: the field's first cell plus the bin, by a binary search without branches, all values in the same steps."""
+        size = 1 << self.levels
+        found = (self.first_cell * size).expand(values.shape).flatten()
+        flat = values.flatten()
+        for level in reversed(range(self.levels)):
+            half = 1 << level
+            found = found + (self.search.index_select(0, found + (half - 1)) < flat).to(torch.int32) * half
+        return found.view_as(values) + self.first_cell * (self.bins - size)
+
+
+class PiecewiseLinearEncoder(nn.Module):
+    """Numeric fields to d channels: a linear map of piecewise-linear values and step indicators, summed over the fields.
+
+    The value of bin j is `clamp((x - edge[j]) / (edge[j + 1] - edge[j]), 0, 1)`, its step is `x > edge[j]`, and the step of bin 0 is 1 for
+    every value that is there. So a missing value (NaN) contributes nothing and is told apart from a small one, and 1e12 is no more than
+    the largest value of train.
+
+    Args:
+        edges: per field at least two strictly increasing numbers.
+        d_model: channels of the output.
+    """
+
+    def __init__(self, edges: Sequence[Sequence[float] | NDArray[np.float32]], d_model: int) -> None:
+        super().__init__()
+        self.places = Bins(edges)
+        fields, bins = self.places.fields, self.places.bins
+        bound = (2 * fields * bins) ** -0.5
+        self.slope = nn.Parameter(torch.empty(fields, bins, d_model).uniform_(-bound, bound))
+        self.step = nn.Parameter(torch.empty(fields, bins, d_model).uniform_(-bound, bound))
+
+    def table(self) -> Tensor:
+        """(2 T, d), T = F x bins: per cell what lies below it, then its slope; a row's encoding is a weighted sum of 2 F entries."""
+        below = self.slope.cumsum(1) - self.slope + self.step.cumsum(1)
+        return torch.cat([below.flatten(0, 1), self.slope.flatten(0, 1)])
 
     def forward(self, values: Tensor, present: Tensor) -> Tensor:
         """Encode and project.
@@ -197,28 +237,12 @@ class PiecewiseLinearEncoder(nn.Module):
         Returns:
             (R, d_model).
         """
-        with torch.no_grad():
-            present = present & ~values.isnan()
-            cell = self._find_cell(values)
-            flat = cell.flatten()
-            lower, width = (bounds.index_select(0, flat).view_as(values) for bounds in (self.lower, self.width))
-            fraction = ((values - lower) / width).clamp_(0, 1).masked_fill_(~present, 0)
-        below = self.slope.cumsum(1) - self.slope + self.step.cumsum(1)
-        table = torch.cat([below.flatten(0, 1), self.slope.flatten(0, 1)])
+        cell, there, fraction = self.places(values, present)
+        table = self.table()
         if torch.is_grad_enabled() and table.device.type == "cpu":
-            looked_up: Tensor = _TableLookup.apply(table, cell, present.to(table.dtype), fraction)  # type: ignore[no-untyped-call]
+            looked_up: Tensor = _TableLookup.apply(table, cell, there, fraction)  # type: ignore[no-untyped-call]
             return looked_up
-        return _look_up(table, cell, present.to(table.dtype), fraction)
-
-    def _find_cell(self, values: Tensor) -> Tensor:
-        """(R, F) int32: the field's first cell plus the bin, by a binary search without branches, all values in the same steps."""
-        size = 1 << self.levels
-        found = (self.first_cell * size).expand(values.shape).flatten()
-        flat = values.flatten()
-        for level in reversed(range(self.levels)):
-            half = 1 << level
-            found = found + (self.search.index_select(0, found + (half - 1)) < flat).to(torch.int32) * half
-        return found.view_as(values) + self.first_cell * (self.bins - size)
+        return _look_up(table, cell, there, fraction)
 
 
 def _look_up(table: Tensor, cell: Tensor, present: Tensor, fraction: Tensor) -> Tensor:

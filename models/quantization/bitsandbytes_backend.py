@@ -1,0 +1,59 @@
+"""bitsandbytes: its INT8 linear for CUDA, and its 8-bit AdamW for training there.
+
+Special: the threshold of outliers is 0. With another one columns of a whole batch are taken out by what a single row holds, and a row's score then depends on
+its neighbours. Inputs are cast to float16, so what is larger than 65,504 overflows: `apply_precision` takes this backend only when it is named.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import torch
+from torch import nn
+
+from balancer.errors import InputError
+from balancer.models.quantization.layers import Layer
+
+
+def library() -> Any:
+    """The package; InputError where it is not installed."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise InputError("the bitsandbytes backend needs the package bitsandbytes: pip install 'balancer[quantize]'")
+    import bitsandbytes
+
+    return bitsandbytes
+
+
+def int8_linear_of(layer: Layer) -> nn.Module:
+    """bitsandbytes' Linear8bitLt with the weights of a linear, on its device."""
+    bnb = library()
+    linear = layer.module
+    assert isinstance(linear, nn.Linear)
+    made = bnb.nn.Linear8bitLt(linear.in_features, linear.out_features, bias=linear.bias is not None, has_fp16_weights=False, threshold=0.0)
+    made.weight = bnb.nn.Int8Params(linear.weight.detach().clone().cpu(), requires_grad=False, has_fp16_weights=False)
+    if linear.bias is not None:
+        made.bias = nn.Parameter(linear.bias.detach().clone(), requires_grad=False)
+    moved: nn.Module = made.to(linear.weight.device)  # the move is what rounds the weight
+    return _InFloat32(moved)
+
+
+class _InFloat32(nn.Module):
+    """Results in the dtype of the input, whatever the library computes in."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(..., K) to (..., N)."""
+        out: torch.Tensor = self.inner(x.to(torch.float16)).to(x.dtype)
+        return out
+
+
+def adamw8bit(parameters: Any, **options: Any) -> torch.optim.Optimizer:
+    """AdamW with 8-bit moments, a quarter of their memory; CUDA only."""
+    if not torch.cuda.is_available():
+        raise InputError("the optimizer adamw8bit needs a CUDA device: use adamw")
+    optimizer: torch.optim.Optimizer = library().optim.AdamW8bit(parameters, **options)
+    return optimizer
