@@ -74,9 +74,9 @@ class TransactionEmbedding(nn.Module):
         return batch.with_values(self.dropout(total))
 
     def _codes(self, values: Tensor, keep: Tensor, column: int) -> Tensor:
-        table = self.categorical[column - self.num_numeric]
-        assert isinstance(table, nn.Embedding)
-        known = keep & (values >= 0) & (values < table.num_embeddings)
+        size = self.categorical[column - self.num_numeric].num_embeddings  # of an Embedding, or of what stands for it in another precision
+        assert isinstance(size, int)
+        known = keep & (values >= 0) & (values < size)
         if self.training:
             known = known & (torch.rand(values.shape, device=values.device) >= UNSEEN_RATE)
         return values.masked_fill(~known, 0).to(torch.int64)

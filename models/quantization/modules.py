@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from balancer.models.encoding import Bins, PiecewiseLinearEncoder
+from balancer.models.quantization import native
 
 LARGEST = 127
 """INT8 is used symmetrically, from -127 to 127."""
@@ -68,11 +69,22 @@ class Int8Linear(nn.Module):
         self.register_buffer("weight", weight)
         self.register_buffer("scale", scale)
         self.register_buffer("bias", None if bias is None else bias.detach().float())
+        self._packed: tuple[Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., K) to (..., N)."""
-        out: Tensor = int8_linear(x, self.weight, self.scale, self.bias)
-        return out
+        if torch.compiler.is_compiling() or not x.is_cpu or x.dtype != torch.float32 or native.absence() is not None:
+            out: Tensor = int8_linear(x, self.weight, self.scale, self.bias)
+            return out
+        if self._packed is None:
+            self._packed = native.pack(self.weight)
+        return native.linear(x, *self._packed, self.scale, self.bias)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Int8Linear:
+        """A copy; what was packed is packed anew when it is needed."""
+        copied = Int8Linear(self.weight.clone(), self.scale.clone(), None if self.bias is None else self.bias.clone())
+        memo[id(self)] = copied
+        return copied.train(self.training)
 
 
 class Int8Embedding(nn.Module):

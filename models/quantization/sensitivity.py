@@ -10,7 +10,7 @@ product of the weight's change with its gradient, squared (as in first-order pru
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -254,7 +254,7 @@ def _gradient(model: nn.Module, layers: Sequence[Layer], batches: list[Any], los
     return found
 
 
-def _along(layer: Layer, weight: Any, change: Tensor, grads: dict[int, Tensor | None]) -> float:
+def _along(layer: Layer, weight: Any, change: Tensor, grads: Mapping[int, Tensor | None]) -> float:
     """The loss' change along a change of the layer's rows, to first order."""
     if layer.kind != "table":
         gradient = grads.get(id(weight))

@@ -98,11 +98,11 @@ def load_quantized_classifier(folder: Path, device: torch.device | str = "cpu") 
     content = read_json(folder / CONFIG_FILE, what="it is the configuration of the model")
     config = ModelConfig.from_dict(content["config"])
     model, _ = load_quantized(lambda: Classifier(config), folder)
-    _fill_bins(model, Classifier, config)
+    _fill_bins(model, config)
     return model.to(device)
 
 
-def _fill_bins(model: nn.Module, make: Callable[[ModelConfig], nn.Module], config: ModelConfig) -> None:
+def _fill_bins(model: nn.Module, config: ModelConfig) -> None:
     """Buffers that no file holds, since the configuration tells them: the edges of the encoder's bins."""
     from balancer.models.encoding import Bins
 
