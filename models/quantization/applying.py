@@ -6,18 +6,16 @@ Special: nothing happens silently. What a machine can't do is done in the next h
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from balancer.errors import InputError
-from balancer.models.quantization.layers import Layer, Precision, find_layers
-from balancer.models.quantization.modules import quantize_rows
+from balancer.models.quantization.layers import Precision, find_layers
 from balancer.models.quantization.planning import PrecisionPlan
-from balancer.models.quantization.swapping import cpu_supports, float_module, int8_module, low_precision, put
+from balancer.models.quantization.swapping import cpu_supports, low_precision, put
 
 Backend = Literal["auto", "torch", "bitsandbytes"]
 BACKENDS = ("auto", "torch", "bitsandbytes")
@@ -87,14 +85,16 @@ def apply_precision(model: nn.Module, plan: PrecisionPlan, backend: Backend = "a
         got, reason = available(wanted, layer.rows.device)
         if reason and strict:
             raise InputError(f"{layer.name} wants {wanted}: {reason}; leave strict out to take {got}, or plan without it")
-        used = "torch"
+        used, modules = "torch", {}
         if chosen == "bitsandbytes" and got == "int8" and layer.kind == "linear":
             from balancer.models.quantization.bitsandbytes_backend import int8_linear_of
 
-            _replace(quantized, layer, int8_linear_of(layer))
-            used = "bitsandbytes"
+            made = int8_linear_of(layer)
+            modules, used = dict.fromkeys(layer.places, made), "bitsandbytes"
         else:
-            _swap(quantized, layer, got)
+            modules = low_precision(quantized, layer, got)
+        for place, module in modules.items():
+            put(quantized, place, module)
         rows.append(AppliedRow(layer.name, layer.kind, wanted, got, used, reason, layer.bytes("fp32"), layer.bytes(got), layer.tied))
     return quantized, Applied(rows, chosen)
 
@@ -110,36 +110,3 @@ def available(wanted: Precision, device: torch.device) -> tuple[Precision, str]:
         return "bf16", "this CPU has no INT8 instructions (VNNI): bf16"
     missing = "INT8 (VNNI)" if wanted == "int8" else "bfloat16 (AVX512-BF16)"
     return "fp32", f"this CPU has no {missing} instructions: fp32"
-
-
-def _swap(model: nn.Module, layer: Layer, precision: Precision) -> None:
-    if layer.kind == "table":
-        _replace(model, layer, low_precision(layer, precision))
-        return
-    shared = share(layer, precision)
-    for name in (layer.name, *layer.tied):
-        put(model, name, module_of(model.get_submodule(name), shared))
-
-
-def share(layer: Layer, precision: Precision) -> dict[str, Tensor]:
-    """The tensors that every module of a tied layer holds in common."""
-    if precision == "int8":
-        weight, scale = quantize_rows(layer.rows)
-        return {"weight": weight, "scale": scale}
-    kind = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
-    return {"weight": layer.rows.detach().to(kind)}
-
-
-def module_of(module: nn.Module, shared: dict[str, Tensor]) -> nn.Module:
-    """What stands for ``module`` with the tensors of :func:`share`."""
-    return int8_module(module, shared["weight"], shared["scale"]) if "scale" in shared else float_module(module, shared["weight"])
-
-
-def _replace(model: nn.Module, layer: Layer, module: nn.Module) -> None:
-    for name in (layer.name, *layer.tied):
-        put(model, name, module)
-
-
-def metric_rows(batches: Iterable[Any]) -> list[Any]:
-    """Batches kept, so that several models are judged on the same."""
-    return list(batches)

@@ -36,6 +36,11 @@ class Layer:
     """Names of further modules with the same weight."""
 
     @property
+    def places(self) -> tuple[str, ...]:
+        """All names."""
+        return (self.name, *self.tied)
+
+    @property
     def rows(self) -> Tensor:
         """The weight as rows of channels, (R, d): output channels of a linear, entries of a table; each row has a scale of its own."""
         if isinstance(self.module, PiecewiseLinearEncoder):

@@ -42,7 +42,9 @@ def int8_linear(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -
     step = (rows.abs().amax(1, keepdim=True) / LARGEST).clamp_(min=_TINY)
     whole = (rows / step).round_().to(torch.int8)
     step = step.where(step.isfinite(), torch.nan)
-    if x.is_cuda and len(whole) < _CUDA_ROWS:
+    if whole.shape[1] == 1:  # torch's kernel leaves the result unwritten there
+        product = whole.int() * weight.int().t()
+    elif x.is_cuda and len(whole) < _CUDA_ROWS:
         product = torch._int_mm(F.pad(whole, (0, 0, 0, _CUDA_ROWS - len(whole))), weight.t())[: len(whole)]
     else:
         product = torch._int_mm(whole, weight.t())

@@ -15,7 +15,7 @@ from torch import nn
 
 from balancer.errors import InputError
 from balancer.models.quantization.layers import PRECISIONS, Precision, find_layers, fingerprint
-from balancer.models.quantization.sensitivity import SensitivityReport, SensitivityRow
+from balancer.models.quantization.sensitivities import SensitivityReport, SensitivityRow
 
 Metric = Callable[[nn.Module], float]
 FRONT = 4096

@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from balancer.errors import InputError
 from balancer.files import read_json, write_bytes, write_json
 from balancer.models.config import ModelConfig
-from balancer.models.quantization.applying import Applied, module_of
+from balancer.models.encoding import Bins, PiecewiseLinearEncoder
+from balancer.models.quantization.applying import Applied
 from balancer.models.quantization.layers import find_layers, fingerprint
-from balancer.models.quantization.modules import DTYPES, TableEncoder
+from balancer.models.quantization.modules import DTYPES
 from balancer.models.quantization.planning import PrecisionPlan
-from balancer.models.quantization.swapping import put
+from balancer.models.quantization.swapping import module_of, put
 
 WEIGHTS_FILE = "model.quantized.safetensors"
 PLAN_FILE = "precision.json"
@@ -78,7 +79,7 @@ def load_quantized(make: Callable[[], nn.Module], folder: Path) -> tuple[nn.Modu
     tensors |= {alias: tensors[name] for alias, name in told["aliases"].items()}
     try:
         for layer in layers:
-            for name in (layer.name, *layer.tied):
+            for name in layer.places:
                 own = {key: tensors.pop(f"{name}.{key}") for key in ("weight", "scale") if f"{name}.{key}" in tensors}
                 put(model, name, _module(model.get_submodule(name), own, tensors.pop(f"{name}.bias", None), told["got"][layer.name]))
         rest = model.load_state_dict(tensors, strict=False, assign=True)
@@ -104,8 +105,6 @@ def load_quantized_classifier(folder: Path, device: torch.device | str = "cpu") 
 
 def _fill_bins(model: nn.Module, config: ModelConfig) -> None:
     """Buffers that no file holds, since the configuration tells them: the edges of the encoder's bins."""
-    from balancer.models.encoding import Bins
-
     for module in model.modules():
         if isinstance(module, Bins):
             fresh = Bins(config.edges)
@@ -118,16 +117,17 @@ def _module(module: nn.Module, own: dict[str, Tensor], bias: Tensor | None, got:
         raise KeyError("weight or scale of a layer is missing")
     if own["weight"].dtype != (torch.int8 if got == "int8" else DTYPES[got]):
         raise KeyError(f"a weight is {own['weight'].dtype}, not {got}")
-    places = getattr(module, "places", None)
-    if places is not None:
-        return TableEncoder(places, own["weight"], own.get("scale"))
-    made = module_of(module, own)
+    if isinstance(module, PiecewiseLinearEncoder):
+        wanted: tuple[int, ...] = (2 * module.places.fields * module.places.bins, module.slope.shape[-1])
+    else:
+        wanted = tuple(module.get_parameter("weight").shape)
+    if own["weight"].shape != wanted:
+        raise KeyError("a weight has another shape")
+    made = module_of(module, own["weight"], own.get("scale"))
     if getattr(made, "bias", None) is not None:
         if bias is None:
             raise KeyError("a bias is missing")
         made.bias = bias
-    if tuple(made.get_buffer("weight").shape) != tuple(module.get_parameter("weight").shape):
-        raise KeyError("a weight has another shape")
     return made
 
 

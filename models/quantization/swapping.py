@@ -31,32 +31,26 @@ def cpu_supports(precision: str, device: torch.device | str = "cpu") -> bool:
     return precision == "bf16" and bool(torch.cpu._is_avx512_bf16_supported())
 
 
-def low_precision(layer: Layer, precision: Precision, *, rows: Tensor | None = None) -> nn.Module:
-    """A module that does what ``layer`` does in ``precision``; ``rows`` (R, d) instead of the layer's own weight."""
-    weight = layer.rows.detach() if rows is None else rows
-    if layer.kind == "table":
-        assert isinstance(layer.module, PiecewiseLinearEncoder)
-        places = layer.module.places
-        return (
-            TableEncoder(places, *quantize_rows(weight))
-            if precision == "int8"
-            else TableEncoder(places, weight.to(DTYPES[precision]), None)
-        )
-    if precision == "int8":
-        return int8_module(layer.module, *quantize_rows(weight))
-    return float_module(layer.module, weight.to(DTYPES[precision]))
+def low_precision(model: nn.Module, layer: Layer, precision: Precision, *, rows: Tensor | None = None) -> dict[str, nn.Module]:
+    """By place what does there in ``precision`` what ``layer`` of ``model`` does, with one weight for all; ``rows`` (R, d) instead of the layer's own."""
+    weight, scale = rounded(layer.rows.detach() if rows is None else rows, precision)
+    return {place: module_of(model.get_submodule(place), weight, scale) for place in layer.places}
 
 
-def int8_module(module: nn.Module, weight: Tensor, scale: Tensor) -> nn.Module:
-    """What stands for a Linear or an Embedding, with an INT8 weight that may be shared."""
-    return Int8Embedding(weight, scale) if isinstance(module, nn.Embedding) else Int8Linear(weight, scale, _bias(module))
+def rounded(rows: Tensor, precision: Precision) -> tuple[Tensor, Tensor | None]:
+    """A weight in ``precision``, and the scales of its rows where it has them."""
+    return quantize_rows(rows) if precision == "int8" else (rows.to(DTYPES[precision]), None)
 
 
-def float_module(module: nn.Module, weight: Tensor) -> nn.Module:
-    """The same with a floating weight."""
+def module_of(module: nn.Module, weight: Tensor, scale: Tensor | None) -> nn.Module:
+    """What stands for a Linear, an Embedding or an encoder with a weight of :func:`rounded`, which may be shared; a bias is the module's own."""
+    if isinstance(module, PiecewiseLinearEncoder):
+        return TableEncoder(module.places, weight, scale)
     if isinstance(module, nn.Embedding):
-        return LowEmbedding(weight)
+        return LowEmbedding(weight) if scale is None else Int8Embedding(weight, scale)
     bias = _bias(module)
+    if scale is not None:
+        return Int8Linear(weight, scale, bias)
     return (
         RowwiseLinear(weight, bias) if weight.dtype == torch.float32 else LowLinear(weight, None if bias is None else bias.to(weight.dtype))
     )
@@ -68,17 +62,16 @@ def _bias(module: nn.Module) -> Tensor | None:
 
 
 @contextmanager
-def swapped(model: nn.Module, layer: Layer, module: nn.Module) -> Iterator[None]:
-    """``model`` with ``module`` in the place of ``layer``, under all its names of the same kind."""
-    places = [name for name in (layer.name, *layer.tied) if type(model.get_submodule(name)) is type(layer.module)]
-    before = [model.get_submodule(name) for name in places]
+def swapped(model: nn.Module, modules: dict[str, nn.Module]) -> Iterator[None]:
+    """``model`` with ``modules`` at their places."""
+    before = {place: model.get_submodule(place) for place in modules}
     try:
-        for name in places:
-            put(model, name, module)
+        for place, module in modules.items():
+            put(model, place, module)
         yield
     finally:
-        for name, own in zip(places, before, strict=True):
-            put(model, name, own)
+        for place, module in before.items():
+            put(model, place, module)
 
 
 def put(model: nn.Module, name: str, module: nn.Module) -> None:

@@ -77,11 +77,14 @@ template <int R>
 VNNI_INLINE void multiply(const uint8_t* rows, int64_t depth, const int8_t* panel, const int32_t* sums, const float* step, const float* scale,
                           const float* bias, float* y, int64_t n, int64_t width) {
     __m512i total[R][4];
+#pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
         for (int v = 0; v < 4; ++v) total[r][v] = _mm512_setzero_si512();
     for (int64_t g = 0; g < depth; ++g) {
         const int8_t* w = panel + g * PANEL * GROUP;
         const __m512i w0 = _mm512_loadu_si512(w), w1 = _mm512_loadu_si512(w + 64), w2 = _mm512_loadu_si512(w + 128), w3 = _mm512_loadu_si512(w + 192);
+#pragma GCC unroll 8
         for (int r = 0; r < R; ++r) {
             int32_t four;
             std::memcpy(&four, rows + r * depth * GROUP + g * GROUP, sizeof four);
@@ -92,12 +95,14 @@ VNNI_INLINE void multiply(const uint8_t* rows, int64_t depth, const int8_t* pane
             total[r][3] = _mm512_dpbusd_epi32(total[r][3], a, w3);
         }
     }
+#pragma GCC unroll 4
     for (int v = 0; v < 4; ++v) {
         const int64_t left = width - 16 * v;
         if (left <= 0) break;
         const __mmask16 there = left >= 16 ? static_cast<__mmask16>(0xffff) : static_cast<__mmask16>((1u << left) - 1);
         const __m512i over = _mm512_loadu_si512(sums + 16 * v);  // 128 times the weights of a channel, which the bytes hold too much
         const __m512 by = _mm512_maskz_loadu_ps(there, scale + 16 * v);
+#pragma GCC unroll 8
         for (int r = 0; r < R; ++r) {
             // Apart, not fused: torch rounds in between.
             __m512 out = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(total[r][v], over)), _mm512_set1_ps(step[r]));

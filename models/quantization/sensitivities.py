@@ -2,8 +2,9 @@
 
 The answer is a distribution, and what rounding does to it is a Kullback-Leibler divergence; the loss on labels barely moves at 8 bits and is noise. Brute
 force (`exact`) rounds one layer at a time and costs a forward pass each. `output_fisher` foresees the same from a few passes: the divergence is, to second
-order, the mean of squared products of the layer's change of output with the gradient of the log-likelihood there, labels drawn from the model itself
-(the Fisher information; compare Theis et al. 2018, "Faster gaze prediction with dense networks and Fisher pruning", for its use on units). `gradient` is the
+order, half the mean square of the product of a row's change of the layer's output with the gradient of the row's log-likelihood there, labels drawn from the
+model itself (the Fisher information; compare Theis et al. 2018, "Faster gaze prediction with dense networks and Fisher pruning", for its use on units).
+Summed before it is squared: squares of single elements, which leave out that errors of one row cancel, rank worse (docs/experiments.md). `gradient` is the
 product of the weight's change with its gradient, squared (as in first-order pruning): cheaper by the quantized passes, and worse.
 """
 
@@ -27,6 +28,7 @@ from balancer.models.quantization.swapping import cpu_supports, low_precision, s
 Score = Literal["output_fisher", "gradient", "exact"]
 SCORES: tuple[Score, ...] = ("output_fisher", "gradient", "exact")
 Loss = Callable[[nn.Module, Any], Tensor]
+_LOW: tuple[Precision, ...] = ("int8", "bf16")
 MOST_BATCHES = 8
 """Batches used of those given; the ranking settles before."""
 PROBES = 7
@@ -169,8 +171,8 @@ def _exact(model: nn.Module, layers: Sequence[Layer], batches: list[Any], loss: 
     with torch.inference_mode():
         plain = [_checked(model(batch)) for batch in batches]
         for layer in layers:
-            for precision in ("int8", "bf16"):
-                with swapped(model, layer, _rounded(layer, precision, bits)):
+            for precision in _LOW:
+                with swapped(model, _rounded(model, layer, precision, bits)):
                     apart = [divergence(reference, model(batch)) for reference, batch in zip(plain, batches, strict=True)]
                 found[layer.name][precision] = float(torch.stack(apart).mean())
     return found
@@ -180,23 +182,31 @@ def _output_fisher(
     model: nn.Module, layers: Sequence[Layer], batches: list[Any], loss: Loss | None, bits: int
 ) -> dict[str, dict[str, float]]:
     totals: dict[str, dict[str, float]] = {layer.name: {"int8": 0.0, "bf16": 0.0} for layer in layers}
-    rounded = {layer.name: {precision: _rounded(layer, precision, bits) for precision in ("int8", "bf16")} for layer in layers}
+    rounded = {precision: _rounded_everywhere(model, layers, precision, bits) for precision in _LOW}
+    owner = {place: layer.name for layer in layers for place in layer.places}
     rows = 0
     for batch in batches:
         seen, total = _gradients(model, layers, batch, loss)
         rows += total
         with torch.inference_mode():
-            for name, inputs, output, gradient in seen:
-                for precision, module in rounded[name].items():
-                    change = module(*inputs) - output
-                    totals[name][precision] += float((gradient * change).square().sum(dtype=torch.float64))
+            along: dict[tuple[str, str], Tensor] = {}
+            for place, inputs, output, gradient in seen:
+                for precision, modules in rounded.items():
+                    products = gradient * (modules[place](*inputs) - output)
+                    own = products.double().flatten(1).sum(1) if products.ndim > 1 else products.double()
+                    # Positions of one row of the answer lie side by side; calls of one layer add up before they are squared.
+                    own = own.view(total, -1).sum(1) if total and len(own) % total == 0 else own
+                    key = owner[place], precision
+                    along[key] = along[key] + own if key in along and along[key].shape == own.shape else own
+            for (name, precision), own in along.items():
+                totals[name][precision] += float(own.square().sum())
     return {name: {precision: 0.5 * value / max(rows, 1) for precision, value in own.items()} for name, own in totals.items()}
 
 
 def _gradients(
     model: nn.Module, layers: Sequence[Layer], batch: Any, loss: Loss | None
 ) -> tuple[list[tuple[str, tuple[Any, ...], Tensor, Tensor]], int]:
-    """Of every call of every layer its name, inputs, output, and the gradient of the summed loss there; and the rows of the output."""
+    """Of every call of every layer its place, inputs, output, and the gradient of the summed loss there; and the rows of the output."""
     calls: list[tuple[str, tuple[Any, ...], Tensor, Tensor]] = []
 
     def hook(name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
@@ -210,14 +220,14 @@ def _gradients(
         return note
 
     modules = dict(model.named_modules(remove_duplicate=False))
-    handles = [modules[name].register_forward_hook(hook(layer.name)) for layer in layers for name in (layer.name, *layer.tied)]
+    handles = [modules[place].register_forward_hook(hook(place)) for layer in layers for place in layer.places]
     try:
         with torch.enable_grad():
             if loss is None:
                 output = _checked(model(batch))
                 value, rows = own_loss(output), len(output)
             else:
-                value, rows = loss(model, batch), 1
+                value, rows = loss(model, batch), 0
             gradients = torch.autograd.grad(value, [zero for *_, zero in calls], allow_unused=True)
     finally:
         for handle in handles:
@@ -236,7 +246,7 @@ def _gradient(model: nn.Module, layers: Sequence[Layer], batches: list[Any], los
     try:
         for parameter in frozen:
             parameter.requires_grad_(True)
-        changes = {layer.name: {p: _rounded_rows(layer, p, bits) - layer.rows.detach() for p in ("int8", "bf16")} for layer in layers}
+        changes = {layer.name: {p: _rounded_rows(layer, p, bits) - layer.rows.detach() for p in _LOW} for layer in layers}
         for batch in batches:
             with torch.enable_grad():
                 value = own_loss(_checked(model(batch))) if loss is None else loss(model, batch)
@@ -286,11 +296,15 @@ def _checked(output: Any) -> Tensor:
     return output
 
 
-def _rounded(layer: Layer, precision: Precision, bits: int) -> nn.Module:
-    """The layer in low precision; with other bits than 8 the weight is rounded to them and kept as a float."""
+def _rounded(model: nn.Module, layer: Layer, precision: Precision, bits: int) -> dict[str, nn.Module]:
+    """What stands at the layer's places in low precision; with other bits than 8 the weight is rounded to them and kept as a float."""
     if precision == "int8" and bits != 8:
-        return low_precision(layer, "fp32", rows=_rounded_rows(layer, precision, bits))
-    return low_precision(layer, precision)
+        return low_precision(model, layer, "fp32", rows=_rounded_rows(layer, precision, bits))
+    return low_precision(model, layer, precision)
+
+
+def _rounded_everywhere(model: nn.Module, layers: Sequence[Layer], precision: Precision, bits: int) -> dict[str, nn.Module]:
+    return {place: module for layer in layers for place, module in _rounded(model, layer, precision, bits).items()}
 
 
 def _rounded_rows(layer: Layer, precision: Precision, bits: int) -> Tensor:
@@ -321,7 +335,8 @@ def _latencies(model: nn.Module, layers: Sequence[Layer], batch: Any) -> tuple[d
         for layer in layers:
             if layer.name not in inputs:
                 continue
-            forms = {"fp32": layer.module} | {p: low_precision(layer, p) for p in ("int8", "bf16") if cpu_supports(p, layer.rows.device)}
+            low: list[Precision] = [precision for precision in _LOW if cpu_supports(precision, layer.rows.device)]
+            forms = {"fp32": layer.module} | {precision: low_precision(model, layer, precision)[layer.name] for precision in low}
             found[layer.name] = timed({name: _call(module, inputs[layer.name]) for name, module in forms.items()})
         whole = timed({"model": lambda: model(batch)})["model"]
     return found, max(0.0, whole - sum(own["fp32"] for own in found.values()))
