@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Literal
 
 import numpy as np
 import torch
@@ -43,6 +44,8 @@ class ClassifierStudent:
         Loss weight per class, shape (K,), or None.
     warmup
         Share of the steps in which sparse attention is dense and its global nodes are learned by distillation; without effect on others.
+    optimizer
+        ``adamw``, or ``adamw8bit`` of bitsandbytes, on CUDA.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class ClassifierStudent:
         weight_decay: float = 0.01,
         class_weight: np.ndarray | None = None,
         warmup: float = 0.0,
+        optimizer: Literal["adamw", "adamw8bit"] = "adamw",
         device: str = "cpu",
     ) -> None:
         self.dataset, self.config, self.seed, self.device = dataset, config, seed, torch.device(device)
@@ -67,7 +71,13 @@ class ClassifierStudent:
         decayed = [p for p in self.model.parameters() if p.ndim >= 2]
         others = [p for p in self.model.parameters() if p.ndim < 2]
         groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=learning_rate, fused=True)
+        self.optimizer: torch.optim.Optimizer
+        if optimizer == "adamw8bit":
+            from balancer.models.quantization.bitsandbytes_backend import adamw8bit
+
+            self.optimizer = adamw8bit(groups, lr=learning_rate)
+        else:
+            self.optimizer = torch.optim.AdamW(groups, lr=learning_rate, fused=True)
         self.class_weight = None if class_weight is None else torch.as_tensor(class_weight, dtype=torch.float32, device=self.device)
         self.step = 0
 
@@ -140,7 +150,7 @@ class ClassifierStudent:
         arrays = {f"model.{name}": tensor.detach().cpu().numpy().copy() for name, tensor in self.model.state_dict().items()}
         for index, moments in self.optimizer.state_dict()["state"].items():
             for name, tensor in moments.items():
-                arrays[f"optimizer.{index}.{name}"] = tensor.detach().cpu().numpy().copy()
+                arrays[f"optimizer.{index}.{name}"] = torch.as_tensor(tensor).detach().cpu().numpy().copy()
         arrays["step"] = np.array(self.step)
         return arrays
 

@@ -335,6 +335,21 @@ def test_latency_is_measured_on_demand() -> None:
     assert (app.dataframe[-1].value["median, ms"] > 0).all()
 
 
+def test_the_precision_plan_is_shown_as_it_is_on_disk(runs: Path) -> None:
+    assert main(["quantize", str(runs / "first"), "--max-drop", "0.5"]) == 0
+    content = json.loads((runs / "first" / "precision.json").read_text())
+    app = opened("model")
+    assert not app.exception
+    before_after = app.dataframe[2].value if "full" in app.dataframe[2].value.columns else app.dataframe[1].value
+    rows = before_after.set_index("")
+    for side in ("before", "after"):
+        own = content["about"][side]
+        assert rows["full" if side == "before" else "quantized"]["average precision"] == own["test"]["average_precision"]
+        assert rows["full" if side == "before" else "quantized"]["weights, kB"] == own["bytes"] / 1000
+    (layers,) = (table.value for table in app.dataframe if "divergence if INT8" in table.value.columns)
+    assert dict(zip(layers["layer"], layers["precision"], strict=True)) == content["got"]
+
+
 def test_downloads_hold_what_the_table_shows() -> None:
     from balancer.app.loading import as_csv, as_parquet
 

@@ -51,6 +51,7 @@ ALL = {
     "surface": charts.surface_chart(SURFACE, WAY),
     "timeline": charts.timeline_chart(LINE, threshold=0.5),
     "contributions": charts.contributions_chart(pl.DataFrame({"field": ["a", "b"], "value": ["1", "x"], "contribution": [1.0, -0.5]})),
+    "sensitivity": charts.sensitivity_chart(pl.DataFrame({"layer": ["a", "b"], "precision": ["int8", "fp32"], "divergence": [1e-3, 0.0]})),
     "bars": charts.bars_chart(pl.DataFrame({"part": ["a"], "size": [3]}), x="size", y="part", x_title="kB", y_title="part"),
 }
 

@@ -9,7 +9,7 @@ import polars as pl
 import streamlit as st
 
 from balancer.app.browsing import Run
-from balancer.app.charts import bars_chart
+from balancer.app.charts import bars_chart, sensitivity_chart
 from balancer.app.loading import chosen_run, read, show_chart, show_table, stamp, trained
 
 BATCHES = (1, 32, 256)
@@ -50,6 +50,7 @@ def show() -> None:
         show_chart(chart, f"{run.name}-parts", about="kilobytes by part")
     with st.expander("Every layer"):
         show_table(layers, f"{run.name}-layers")
+    _precision(run)
     st.subheader("Latency on this machine")
     if st.button("Measure", icon=":material/timer:"):
         st.session_state["latency"] = (run.name, _latency(run))
@@ -63,6 +64,59 @@ def show() -> None:
         st.caption(
             f"Median of {REPEATS} passes over full histories on {read(run, 'run.json')['threads']} thread(s), data already read; other work on this machine slows it."
         )
+
+
+def _precision(run: Run) -> None:
+    """What quantizing found and did, where it was done."""
+    st.subheader("Precision")
+    if not (run.path / "precision.json").is_file():
+        st.markdown(
+            f"Not quantized yet: `balancer quantize {run.path}` measures what each layer minds and writes a smaller model beside this one."
+        )
+        return
+    content = read(run, "precision.json")
+    about, rows = content["about"], content["applied"]["rows"]
+    before, after = about.get("before"), about.get("after")
+    if before and after:
+        sizes = [size for size in after["ms"] if size in before["ms"]]
+        table = [{"": "weights, kB", "full": before["bytes"] / 1000, "quantized": after["bytes"] / 1000}]
+        table += [{"": f"ms at batch {size}", "full": before["ms"][size], "quantized": after["ms"][size]} for size in sizes]
+        named = {"average precision": "average_precision", "F1": "f1", "false-positive rate": "fpr"}
+        table += [{"": title, "full": before["test"][key], "quantized": after["test"][key]} for title, key in named.items()]
+        show_table(
+            pl.DataFrame(table),
+            f"{run.name}-quantized",
+            columns={name: st.column_config.NumberColumn(format="%.4g") for name in ("full", "quantized")},
+        )
+    scores = {row["name"]: row for row in about["sensitivity"]["rows"]}
+    layers = pl.DataFrame(
+        [
+            {
+                "layer": row["layer"],
+                "precision": row["got"],
+                "divergence if INT8": scores[row["layer"]]["score"]["int8"],
+                "bytes before": row["bytes_before"],
+                "bytes after": row["bytes_after"],
+                "ms before": scores[row["layer"]]["ms"].get("fp32"),
+                "ms after": scores[row["layer"]]["ms"].get(row["got"]),
+                "why not what was planned": row["reason"],
+            }
+            for row in rows
+        ],
+        strict=False,
+        infer_schema_length=None,
+    ).sort("divergence if INT8", descending=True)
+    chart = sensitivity_chart(layers.select("layer", "precision", divergence="divergence if INT8"))
+    show_chart(chart, f"{run.name}-sensitivity", about="divergence of each layer when it is rounded to INT8")
+    numbers = {"divergence if INT8": st.column_config.NumberColumn(format="scientific")}
+    show_table(
+        layers,
+        f"{run.name}-precision",
+        columns=numbers | {name: st.column_config.NumberColumn(format="%.3f") for name in ("ms before", "ms after")},
+    )
+    st.caption(
+        "Divergence (nats a row) is how far the scores move when that layer alone is rounded; milliseconds are of a calibration batch."
+    )
 
 
 def _fields(config: dict[str, list[str]]) -> int:

@@ -14,6 +14,7 @@ COMMANDS = {
     "train": "learn the sampling weights, train a classifier under them, report it beside its baselines",
     "score": "score rows with a trained run",
     "evaluate": "figures of a trained run on labelled rows",
+    "quantize": "make a trained run smaller and faster, within a budget of average precision",
     "compare": "sampling policies and baselines on a table of yours, over time windows and seeds, with intervals",
     "app": "look at runs in a browser, choose thresholds, compare, train",
     "policy": "train a sampling policy on a distribution of tasks, or evaluate one",

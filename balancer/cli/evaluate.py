@@ -23,6 +23,8 @@ class EvaluateConfig:
     """Earlier rows of the same entities: they give context and are not evaluated."""
     bad_rows: Literal["error", "drop"] = "error"
     """What to do with rows that can't be used: stop, or drop and count them."""
+    precision: Literal["full", "quantized"] = "full"
+    """The full model, or the one that balancer quantize made of it."""
     json: bool = False
     """Print the figures as JSON, with the keys of report.json."""
 
@@ -32,7 +34,9 @@ def main(arguments: Sequence[str]) -> int:
     config = EvaluateConfig(**parse(EvaluateConfig, "balancer evaluate", EvaluateConfig.__doc__ or "", arguments))
     from balancer.training.scoring import TrainedRun, evaluate_file
 
-    result = evaluate_file(TrainedRun.load(config.run), config.dataset, history=config.history, bad_rows=config.bad_rows)
+    result = evaluate_file(
+        TrainedRun.load(config.run, precision=config.precision), config.dataset, history=config.history, bad_rows=config.bad_rows
+    )
     if config.json:
         print(json.dumps(result, indent=2))
         return 0

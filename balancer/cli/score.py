@@ -25,6 +25,8 @@ class ScoreConfig:
     """Earlier rows of the same entities, with labels where they are known: they give context and are not scored."""
     bad_rows: Literal["error", "drop"] = "error"
     """What to do with rows that can't be used: stop, or drop and count them."""
+    precision: Literal["full", "quantized"] = "full"
+    """The full model, or the one that balancer quantize made of it."""
     json: bool = False
     """Print what was done as JSON."""
 
@@ -34,7 +36,13 @@ def main(arguments: Sequence[str]) -> int:
     config = ScoreConfig(**parse(ScoreConfig, "balancer score", ScoreConfig.__doc__ or "", arguments))
     from balancer.training.scoring import TrainedRun, score_file
 
-    told = score_file(TrainedRun.load(config.run), config.input, config.output, history=config.history, bad_rows=config.bad_rows)
+    told = score_file(
+        TrainedRun.load(config.run, precision=config.precision),
+        config.input,
+        config.output,
+        history=config.history,
+        bad_rows=config.bad_rows,
+    )
     if config.json:
         print(json.dumps(told, indent=2))
     else:

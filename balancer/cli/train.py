@@ -30,6 +30,13 @@ def main(arguments: Sequence[str]) -> int:
         where = f" --out {config.out}" if config.out else " --out RUN, RUN being the folder named above"
         print(f"stopped; continue with: balancer train --resume{where}", file=sys.stderr)
         return 130
+    if config.quantize:
+        from balancer.cli.quantize import print_quantization
+        from balancer.training.quantizing import quantize_run
+
+        told = quantize_run(folder, max_drop=0.003, backend="auto", console=console)
+        if not config.json:
+            print_quantization(told, console, folder)
     report = read_json(folder / "report.json", what="it is the report of the run")
     if config.json:
         print(json.dumps(report, indent=2))

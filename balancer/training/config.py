@@ -105,6 +105,10 @@ class TrainConfig:
     """Where to train; auto takes CUDA where it is."""
     threads: int = 1
     """CPU threads of classifiers and boosted trees. Small models gain little by more, lose much where cores are busy, and end in other last bits."""
+    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
+    """adamw8bit keeps its moments in 8 bits by bitsandbytes: a quarter of their memory, CUDA only."""
+    quantize: bool = False
+    """At the end make the model smaller and faster too, as balancer quantize does."""
     seed: int = 0
     """One seed, one result."""
     out: Path | None = None
@@ -173,5 +177,5 @@ class TrainConfig:
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
-NOT_PART_OF_THE_RESULT = frozenset({"out", "resume", "json"})
+NOT_PART_OF_THE_RESULT = frozenset({"out", "resume", "json", "quantize"})
 """Fields that may differ between a run and its resumption."""

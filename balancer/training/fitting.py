@@ -101,6 +101,7 @@ def fit_classifier(
         learning_rate=config.learning_rate,
         class_weight=scheme.class_weight,
         warmup=config.warmup,
+        optimizer=config.optimizer,
         device=device,
     )
     labels = np.full(len(dataset.store.label), -1, dtype=np.int64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,8 +16,11 @@ from balancer.envs.classifier_student import score_rows
 from balancer.errors import InputError
 from balancer.files import atomic_path, read_json
 from balancer.models import Classifier, load_classifier
+from balancer.models.quantization import load_quantized_classifier
 from balancer.training.results import SCHEMA_FILE, Decision, decision_columns, judge
 from balancer.training.run_folder import RunFolder
+
+Precision = Literal["full", "quantized"]
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,8 @@ class TrainedRun:
     device: torch.device
 
     @classmethod
-    def load(cls, path: Path) -> TrainedRun:
-        """Read a run folder; InputError naming the file that is missing, truncated or foreign."""
+    def load(cls, path: Path, *, precision: Precision = "full") -> TrainedRun:
+        """Read a run folder, with its full model or with the one that `balancer quantize` made; InputError naming the file that is missing, truncated or foreign."""
         folder = RunFolder.open(path)
         if not folder.complete:
             raise InputError(f"the run in {path} is not complete: continue it with balancer train --resume --out {path}")
@@ -41,7 +44,7 @@ class TrainedRun:
             schema = Schema.from_dict(content)
         except (InputError, TypeError, AttributeError) as error:
             raise InputError(f"{path / SCHEMA_FILE} can't be used ({error}): give a run folder as balancer train wrote it") from error
-        model = load_classifier(path)
+        model = load_classifier(path) if precision == "full" else load_quantized_classifier(path)
         own = (schema.numeric_fields, schema.categorical_fields, schema.classes)
         if own != (model.config.numeric_fields, model.config.categorical_fields, model.config.classes):
             raise InputError(f"{path / SCHEMA_FILE} and {path / 'model.json'} name different fields or classes: they are of two runs")

@@ -198,8 +198,8 @@ def _output_fisher(
                     own = own.view(total, -1).sum(1) if total and len(own) % total == 0 else own
                     key = owner[place], precision
                     along[key] = along[key] + own if key in along and along[key].shape == own.shape else own
-            for (name, precision), own in along.items():
-                totals[name][precision] += float(own.square().sum())
+            for (name, kind), own in along.items():
+                totals[name][kind] += float(own.square().sum())
     return {name: {precision: 0.5 * value / max(rows, 1) for precision, value in own.items()} for name, own in totals.items()}
 
 
@@ -346,7 +346,7 @@ def _call(module: nn.Module, given: tuple[Any, ...]) -> Callable[[], Any]:
     return lambda: module(*given)
 
 
-def timed(calls: dict[str, Callable[[], Any]], repeats: int = PROBES) -> dict[str, float]:
+def timed(calls: Mapping[str, Callable[[], Any]], repeats: int = PROBES) -> dict[str, float]:
     """Median milliseconds of each call, taken in turns so that what else the machine does falls on all alike."""
     taken: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(repeats + 2):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from balancer.errors import InputError
 from balancer.files import read_json, write_bytes, write_json
+from balancer.models.classifier import Classifier
 from balancer.models.config import ModelConfig
 from balancer.models.encoding import Bins, PiecewiseLinearEncoder
 from balancer.models.quantization.applying import Applied
@@ -25,6 +26,7 @@ from balancer.models.quantization.layers import find_layers, fingerprint
 from balancer.models.quantization.modules import DTYPES
 from balancer.models.quantization.planning import PrecisionPlan
 from balancer.models.quantization.swapping import module_of, put
+from balancer.models.storage import CONFIG_FILE
 
 WEIGHTS_FILE = "model.quantized.safetensors"
 PLAN_FILE = "precision.json"
@@ -91,15 +93,16 @@ def load_quantized(make: Callable[[], nn.Module], folder: Path) -> tuple[nn.Modu
     return model, told
 
 
-def load_quantized_classifier(folder: Path, device: torch.device | str = "cpu") -> nn.Module:
+def load_quantized_classifier(folder: Path, device: torch.device | str = "cpu") -> Classifier:
     """The classifier of a run folder in its planned precision; see :func:`load_quantized`."""
-    from balancer.models.classifier import Classifier
-    from balancer.models.storage import CONFIG_FILE
-
     content = read_json(folder / CONFIG_FILE, what="it is the configuration of the model")
-    config = ModelConfig.from_dict(content["config"])
+    try:
+        config = ModelConfig.from_dict(content["config"])
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{folder / CONFIG_FILE} can't be used ({error}): give a run folder as balancer train wrote it") from error
     model, _ = load_quantized(lambda: Classifier(config), folder)
     _fill_bins(model, config)
+    assert isinstance(model, Classifier)
     return model.to(device)
 
 
