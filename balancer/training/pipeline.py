@@ -99,6 +99,8 @@ def prepare(config: TrainConfig, console: Console, *, device: str | None = None,
     device = device or _choose_device(config.device)
     threads = threads or config.threads
     torch.set_num_threads(threads)
+    if config.optimizer == "adamw8bit" and device != "cuda":
+        raise InputError("--optimizer adamw8bit needs a CUDA device: use adamw, or --device cuda where there is one")
     if config.policy != "ppo":
         load_policy(config.policy, num_classes=2)  # a policy that is not there is said before the data are read
     if config.attention not in ("auto", *ATTENTIONS):
