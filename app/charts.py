@@ -343,24 +343,6 @@ def bars_chart(frame: pl.DataFrame, *, x: str, y: str, x_title: str, y_title: st
     return chart
 
 
-def sensitivity_chart(layers: pl.DataFrame) -> alt.Chart:
-    """What rounding each layer to INT8 does to the scores; columns ``layer, precision, divergence`` in nats, largest first."""
-    least = 1e-12
-    chart: alt.Chart = (
-        alt.Chart(layers.with_columns(pl.col("divergence").clip(least)))
-        .mark_point(filled=True, size=90)
-        .encode(
-            alt.X("divergence:Q", title="divergence if INT8 (nats a row, log scale)", scale=alt.Scale(type="log"), axis=_axis("~e")),
-            alt.Y("layer:N", title="layer", sort=None, axis=alt.Axis(labelLimit=260)),
-            alt.Color("precision:N", title="it has", scale=alt.Scale(domain=["int8", "bf16", "fp16", "fp32"], range=COLOURS)),
-            alt.Shape("precision:N", title="it has"),
-            tooltip=["layer:N", "precision:N", alt.Tooltip("divergence:Q", format=".2e")],
-        )
-        .properties(width=WIDTH, height=70 + 20 * layers.height)
-    )
-    return chart
-
-
 def svg(chart: Chart) -> bytes:
     """The chart as a file that any browser or office program shows, on white."""
     import vl_convert

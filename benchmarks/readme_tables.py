@@ -60,6 +60,58 @@ def app_pages() -> str:
     return "\n".join(lines)
 
 
+def quantization_bert() -> str:
+    """Latency on BERT's shape, of torch float32 and of the best float32, with one thread and two."""
+    threads = load("quantization")["bert"]["threads"]
+    lines = [
+        "| BERT-base's shape, 128 tokens, batch 1 | of torch FP32 | of the best FP32 | two threads: of torch FP32 | of the best |",
+        "|---|---|---|---|---|",
+    ]
+    for name, value in threads["1"]["of_torch"].items():
+        others = [threads["1"]["of_best"].get(name), threads["2"]["of_torch"].get(name), threads["2"]["of_best"].get(name)]
+        lines.append(f"| {name} | {value:.2f} | " + " | ".join("-" if other is None else f"{other:.2f}" for other in others) + " |")
+    return "\n".join(lines)
+
+
+def quantization_classifier() -> str:
+    """Bytes and latency of classifiers, of float32."""
+    lines = [
+        "| classifier | batch | bytes: all INT8 / attention BF16 / planned | latency: all INT8 / attention BF16 / planned |",
+        "|---|---|---|---|",
+    ]
+    order = ("all INT8", "attention BF16, rest INT8", "planned")
+    for cell in load("quantization")["classifier"]["1"]:
+        size, time = (" / ".join(f"{cell[key][name]:.2f}" for name in order) for key in ("bytes", "latency"))
+        lines.append(f"| d {cell['d_model']}, {cell['layers']} blocks, {cell['history']} long | {cell['batch']} | {size} | {time} |")
+    return "\n".join(lines)
+
+
+def quantization_quality() -> str:
+    """Average precision lost on the streams, and cosine of a real MiniLM's vectors."""
+    content = load("quantization")
+    lines = ["| | measure | all INT8 | attention BF16, rest INT8 | planned | bytes, planned |", "|---|---|---|---|---|---|"]
+    for stream, own in content["quality"].items():
+        if "plans" in own:
+            lost = [f"{own['plans'][name]['drop']:+.4f}" for name in ("all INT8", "attention BF16, rest INT8", "planned")]
+            lines.append(
+                f"| {stream} | average precision lost, of {own['average_precision']:.3f} | {' | '.join(lost)} | {own['plans']['planned']['bytes']:.2f} |"
+            )
+    own = content["minilm"]
+    if "cosine" in own:
+        planned = "planned, .30 of the bytes"
+        row = [f"{own['cosine']['all INT8']:.4f}", "-", f"{own['cosine'][planned]:.4f}", f"{own['bytes'][planned]:.2f}"]
+        lines.append(f"| all-MiniLM-L6-v2 | cosine to float32, {own['sentences']} sentences | {' | '.join(row)} |")
+    return "\n".join(lines)
+
+
+def quantization_claims() -> str:
+    """Every claim of the script and how it came out."""
+    lines = ["| claim | found | limit | |", "|---|---|---|---|"]
+    for row in load("quantization")["claims"]:
+        lines.append(f"| {row['claim']} | {row['figure']:.4g} | {row['limit']:g} | {row['holds']} |")
+    return "\n".join(lines)
+
+
 def simulated_seeds() -> str:
     """Average precision table by table."""
     content = load("simulated_seeds")
@@ -283,6 +335,10 @@ TABLES = {
     "attention_quality": attention_quality,
     "attention_planted": attention_planted,
     "attention_sweep": attention_sweep,
+    "quantization_claims": quantization_claims,
+    "quantization_bert": quantization_bert,
+    "quantization_classifier": quantization_classifier,
+    "quantization_quality": quantization_quality,
 }
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from balancer.app import charts
 from balancer.app.aggregates import alarms_by_day, attention_of, by_class, calibration_bins, operating_points, outcome
+from balancer.models.quantization import SensitivityReport, SensitivityRow
 
 DAYS = [dt.datetime(2026, 1, 1) + dt.timedelta(hours=7 * hour) for hour in range(40)]
 ROWS = pl.DataFrame(
@@ -36,6 +37,10 @@ SURFACE = pl.DataFrame(
 )
 WAY = pl.DataFrame({"epoch": [1, 2, 3], "share": [0.1, 0.3, 0.6], "hardness": [0.0, 2.5, 1.0]})
 LINE = ROWS.with_columns(outcome(0.5, "0"), attention=pl.lit(0.2), chosen=pl.col("id") == 3, global_node=pl.col("id") == 2)
+SENSITIVITY = SensitivityReport(
+    [SensitivityRow(name, "linear", 4, {"int8": score, "bf16": 0.0, "fp32": 0.0}, {}, {}) for name, score in (("a", 1e-3), ("b", 0.0))],
+    *("exact", 8, 1, 0.1, ""),
+)
 ALL = {
     "weights": charts.weights_chart(HISTORY),
     "epochs": charts.epochs_chart(HISTORY.with_columns(model=pl.lit("run")), figure="f1", title="F1"),
@@ -51,7 +56,7 @@ ALL = {
     "surface": charts.surface_chart(SURFACE, WAY),
     "timeline": charts.timeline_chart(LINE, threshold=0.5),
     "contributions": charts.contributions_chart(pl.DataFrame({"field": ["a", "b"], "value": ["1", "x"], "contribution": [1.0, -0.5]})),
-    "sensitivity": charts.sensitivity_chart(pl.DataFrame({"layer": ["a", "b"], "precision": ["int8", "fp32"], "divergence": [1e-3, 0.0]})),
+    "sensitivity": SENSITIVITY.chart({"a": "int8"}),
     "bars": charts.bars_chart(pl.DataFrame({"part": ["a"], "size": [3]}), x="size", y="part", x_title="kB", y_title="part"),
 }
 

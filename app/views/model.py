@@ -9,7 +9,7 @@ import polars as pl
 import streamlit as st
 
 from balancer.app.browsing import Run
-from balancer.app.charts import bars_chart, sensitivity_chart
+from balancer.app.charts import bars_chart
 from balancer.app.loading import chosen_run, read, show_chart, show_table, stamp, trained
 
 BATCHES = (1, 32, 256)
@@ -68,6 +68,8 @@ def show() -> None:
 
 def _precision(run: Run) -> None:
     """What quantizing found and did, where it was done."""
+    from balancer.models.quantization import SensitivityReport
+
     st.subheader("Precision")
     if not (run.path / "precision.json").is_file():
         st.markdown(
@@ -106,7 +108,7 @@ def _precision(run: Run) -> None:
         strict=False,
         infer_schema_length=None,
     ).sort("divergence if INT8", descending=True)
-    chart = sensitivity_chart(layers.select("layer", "precision", divergence="divergence if INT8"))
+    chart = SensitivityReport.from_dict(about["sensitivity"]).chart(content["got"])
     show_chart(chart, f"{run.name}-sensitivity", about="divergence of each layer when it is rounded to INT8")
     numbers = {"divergence if INT8": st.column_config.NumberColumn(format="scientific")}
     show_table(

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,9 @@ from balancer.errors import InputError
 from balancer.models.quantization.layers import Layer, Precision, find_layers, fingerprint
 from balancer.models.quantization.modules import LARGEST, quantize_rows
 from balancer.models.quantization.swapping import cpu_supports, low_precision, swapped
+
+if TYPE_CHECKING:
+    import altair as alt
 
 Score = Literal["output_fisher", "gradient", "exact"]
 SCORES: tuple[Score, ...] = ("output_fisher", "gradient", "exact")
@@ -85,6 +88,36 @@ class SensitivityReport:
             for row in self.rows
         ]
         return sorted(flat, key=lambda row: -row.get("score int8", 0.0))
+
+    def chart(self, precision: Mapping[str, str] | None = None) -> alt.Chart:
+        """An Altair chart: what rounding each layer to INT8 does to the answer, the most first; ``precision`` by layer colours them. Needs altair."""
+        import altair as alt
+
+        worst = sorted(self.rows, key=lambda row: -row.score["int8"])
+        given = precision or {}
+        # A logarithmic axis has no place for nothing at all.
+        values: Any = [
+            {"layer": r.name, "divergence": max(r.score["int8"], 1e-12), "precision": given.get(r.name, "not planned")} for r in worst
+        ]
+        colours = {"int8": "#0072B2", "bf16": "#E69F00", "fp16": "#009E73", "fp32": "#CC79A7", "not planned": "#8A8A8A"}
+        found: alt.Chart = (
+            alt.Chart(alt.InlineData(values=values))
+            .mark_point(filled=True, size=90)
+            .encode(
+                alt.X(
+                    "divergence:Q",
+                    title="divergence if INT8 (nats a row, log scale)",
+                    scale=alt.Scale(type="log"),
+                    axis=alt.Axis(format="~e"),
+                ),
+                alt.Y("layer:N", title="layer", sort=None, axis=alt.Axis(labelLimit=260)),
+                alt.Color("precision:N", title="it has", scale=alt.Scale(domain=list(colours), range=list(colours.values()))),
+                alt.Shape("precision:N", title="it has"),
+                tooltip=["layer:N", "precision:N", alt.Tooltip("divergence:Q", format=".2e")],
+            )
+            .properties(width=640, height=70 + 20 * len(values))
+        )
+        return found
 
 
 def sensitivity(
