@@ -30,14 +30,25 @@ def _load() -> tuple[ctypes.CDLL | None, str | None]:
         library.balancer_int8_pack.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 2, *[ctypes.c_void_p] * 2]
         library.balancer_int8_pack.restype = None
         pointer, size = ctypes.c_void_p, ctypes.c_int64
-        library.balancer_int8_linear.argtypes = [pointer, size, size, *[pointer] * 5, size, ctypes.c_int32]
+        library.balancer_int8_linear.argtypes = [pointer, size, size, *[pointer] * 5, size, ctypes.c_int32, pointer]
         library.balancer_int8_linear.restype = ctypes.c_int32
     except (OSError, AttributeError) as error:
         return None, f"{found[0].name} can't be loaded ({error}): install balancer again"
     return (library, None) if supported else (None, "this processor has no AVX512-VNNI")
 
 
+def _find_team() -> int | None:
+    """Address of the function by which torch's own libgomp runs something on its threads; None where torch brings no such library (then one thread works)."""
+    for path in sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*")):
+        try:
+            return ctypes.cast(ctypes.CDLL(str(path)).GOMP_parallel, ctypes.c_void_p).value
+        except (OSError, AttributeError):
+            continue
+    return None
+
+
 _LIBRARY, _ABSENCE = _load()
+_TEAM = _find_team()
 
 
 def absence() -> str | None:
@@ -74,6 +85,7 @@ def linear(x: Tensor, packed: Tensor, sums: Tensor, scale: Tensor, bias: Tensor 
         out.data_ptr(),
         n,
         torch.get_num_threads(),
+        _TEAM,
     )
     if failed:
         raise MemoryError("the INT8 kernel found no memory for its rows")

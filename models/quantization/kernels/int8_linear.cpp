@@ -9,7 +9,6 @@
 #include <cstring>
 #include <exception>
 #include <limits>
-#include <thread>
 #include <vector>
 
 #if defined(_WIN32)
@@ -31,8 +30,9 @@ namespace {
 
 constexpr int64_t PANEL = 64;   // output channels of a panel: four vectors of sixteen sums
 constexpr int64_t GROUP = 4;    // products that the instruction adds at once
-constexpr int64_t BLOCK = 48;   // rows that are rounded together and meet a panel while it is in the cache
-constexpr int64_t ALONE = 1 << 22;  // products below which a second thread costs more than it brings
+constexpr int64_t TILE = 6;     // rows whose sums are in registers at a time
+constexpr int64_t BLOCK = 96;   // rows, at most, that are rounded together and meet a panel while it is in the cache
+constexpr int64_t ALONE = 1 << 21;  // products below which a second thread costs more than it brings
 
 int64_t panels(int64_t n) { return (n + PANEL - 1) / PANEL; }
 int64_t groups(int64_t k) { return (k + GROUP - 1) / GROUP; }
@@ -122,8 +122,8 @@ VNNI void block(const float* x, int64_t m, int64_t k, const int8_t* packed, cons
         const int64_t width = std::min(PANEL, n - p * PANEL);
         const float* own = bias ? bias + p * PANEL : nullptr;
         int64_t r = 0;
-        for (; r + 6 <= m; r += 6)
-            multiply<6>(rows + r * depth * GROUP, depth, panel, sums + p * PANEL, step + r, scale + p * PANEL, own, y + r * n + p * PANEL, n, width);
+        for (; r + TILE <= m; r += TILE)
+            multiply<TILE>(rows + r * depth * GROUP, depth, panel, sums + p * PANEL, step + r, scale + p * PANEL, own, y + r * n + p * PANEL, n, width);
         for (; r + 2 <= m; r += 2)
             multiply<2>(rows + r * depth * GROUP, depth, panel, sums + p * PANEL, step + r, scale + p * PANEL, own, y + r * n + p * PANEL, n, width);
         for (; r < m; ++r)
@@ -165,40 +165,39 @@ EXPORT void balancer_int8_pack(const int8_t* weight, int64_t n, int64_t k, int8_
     }
 }
 
-// x (M, K), y (M, N), all contiguous; bias may be null. Threads share rows, never a sum. Returns 0, or 1 where there was no memory.
+// Runs a function on threads; libgomp's own, of the pool that torch computes with. Threads of ours would fight that pool's, which wait for work spinning.
+using Team = void (*)(void (*)(void*), void*, unsigned, unsigned);
+
+// x (M, K), y (M, N), all contiguous; bias and team may be null, without a team one thread does it all. Threads share rows, never a sum. Returns 0, or 1
+// where there was no memory.
 EXPORT int32_t balancer_int8_linear(const float* x, int64_t m, int64_t k, const int8_t* packed, const int32_t* sums, const float* scale,
-                                    const float* bias, float* y, int64_t n, int32_t threads) {
+                                    const float* bias, float* y, int64_t n, int32_t threads, Team team) {
 #if HAS_VNNI
-    try {
-        const int64_t blocks = (m + BLOCK - 1) / BLOCK;
-        std::atomic<int64_t> next{0};
-        std::atomic<int32_t> failed{0};
-        const auto work = [&] {
-            try {
-                std::vector<uint8_t> rows(static_cast<size_t>(BLOCK * groups(k) * GROUP));
-                std::vector<float> step(static_cast<size_t>(BLOCK));
-                for (int64_t b = next++; b < blocks; b = next++) {
-                    const int64_t first = b * BLOCK;
-                    block(x + first * k, std::min(BLOCK, m - first), k, packed, sums, scale, bias, y + first * n, n, rows.data(), step.data());
-                }
-            } catch (const std::exception&) {
-                failed = 1;
-            }
-        };
-        std::vector<std::thread> others;
-        const int64_t wanted = m * n * k < ALONE ? 1 : std::min<int64_t>(threads, blocks);
+    const int64_t wanted = team && m * n * k >= ALONE ? std::max<int64_t>(1, threads) : 1;
+    const int64_t share = (m + wanted - 1) / wanted;
+    const int64_t height = std::min(BLOCK, (share + TILE - 1) / TILE * TILE);
+    const int64_t blocks = (m + height - 1) / height;
+    std::atomic<int64_t> next{0};
+    std::atomic<int32_t> failed{0};
+    auto work = [&] {
         try {
-            for (int64_t t = 1; t < wanted; ++t) others.emplace_back(work);
-        } catch (const std::exception&) {  // no more threads to be had: the ones there are do it all
+            std::vector<uint8_t> rows(static_cast<size_t>(height * groups(k) * GROUP));
+            std::vector<float> step(static_cast<size_t>(height));
+            for (int64_t b = next++; b < blocks; b = next++) {
+                const int64_t first = b * height;
+                block(x + first * k, std::min(height, m - first), k, packed, sums, scale, bias, y + first * n, n, rows.data(), step.data());
+            }
+        } catch (const std::exception&) {
+            failed = 1;
         }
+    };
+    if (wanted > 1 && blocks > 1)
+        team([](void* given) { (*static_cast<decltype(work)*>(given))(); }, &work, static_cast<unsigned>(std::min(wanted, blocks)), 0);
+    else
         work();
-        for (auto& other : others) other.join();
-        return failed;
-    } catch (const std::exception&) {
-        return 1;
-    }
+    return failed;
 #else
-    (void)x, (void)m, (void)k, (void)packed, (void)sums, (void)scale, (void)bias, (void)y, (void)n, (void)threads;
+    (void)x, (void)m, (void)k, (void)packed, (void)sums, (void)scale, (void)bias, (void)y, (void)n, (void)threads, (void)team;
     return 1;
 #endif
 }
