@@ -165,7 +165,10 @@ class OnnxClassifier:
         Raises:
             InputError: Windows do not fit the model, or lengths do not fit them.
         """
-        feed = {"values": np.ascontiguousarray(values, np.float32), "lengths": np.ascontiguousarray(lengths, np.int64)}
+        feed: dict[str, NDArray[Any]] = {
+            "values": np.ascontiguousarray(values, np.float32),
+            "lengths": np.ascontiguousarray(lengths, np.int64),
+        }
         _check_feed(feed, self._about)
         rows = len(feed["lengths"])
         if rows == 0:
@@ -186,6 +189,9 @@ class OnnxClassifier:
 
 class _Exported(nn.Module):
     """The model's own layers under their own names, called from plain ops: what torch's fused kernels and look-ups compute, in words ONNX has."""
+
+    embedding: Any
+    head: Any
 
     def __init__(self, model: Classifier) -> None:
         super().__init__()
@@ -209,7 +215,7 @@ class _Exported(nn.Module):
             assert isinstance(block, Block)
             x = self._last_block(block, x, last) if position == len(self.blocks) else self._block(block, x) * mask[..., None]
         # From here on a row is its last position, (B, 1, d); a row of padding only is zero, as in torch.
-        scores = self.head.project((self.norm(x) * real))[:, 0]
+        scores = self.head.project(self.norm(x) * real)[:, 0]
         negative, fraud = torch.sigmoid(-scores[:, :1]), torch.sigmoid(scores[:, :1])
         kinds = fraud if isinstance(self.head, BinaryHead) else fraud * scores[:, 1:].softmax(-1)
         return torch.cat([negative, kinds], -1)
@@ -271,7 +277,7 @@ class _Numbers(nn.Module):
 
 def _numeric_layer(encoder: PiecewiseLinearEncoder) -> _Numbers:
     fields, bins, channels = encoder.slope.shape
-    lower, width = encoder.lower.view(fields, bins).clone(), encoder.width.view(fields, bins).clone()
+    lower, width = encoder.places.lower.view(fields, bins).clone(), encoder.places.width.view(fields, bins).clone()
     used = lower.isfinite()  # fields of fewer bins than the widest are padded with infinite edges
     lower[~used], width[~used] = 0, 1
     first = lower.clone()
@@ -298,12 +304,14 @@ def _check_exportable(model: Classifier) -> None:
             raise InputError(f"{kind} '{name}' can't be exported to ONNX; train a model with {kind} {remedy}")
     linears = [f"blocks.{i}.{name}" for i in range(len(model.blocks)) for name in _BLOCK_LINEARS]
     tables = ["embedding.position", *(f"embedding.categorical.{i}" for i in range(len(config.cardinalities)))]
-    expected = {name: nn.Linear for name in (*linears, "head.project")} | dict.fromkeys(tables, nn.Embedding)
+    expected: dict[str, type[nn.Module]] = dict.fromkeys((*linears, "head.project"), nn.Linear) | dict.fromkeys(tables, nn.Embedding)
     if config.numeric_fields:
         expected["embedding.numeric"] = PiecewiseLinearEncoder
     for name, own in expected.items():
         if type(model.get_submodule(name)) is not own:
-            raise InputError(f"layer {name} is a {type(model.get_submodule(name)).__name__} and can't be exported; export the float model, then quantize the file")
+            raise InputError(
+                f"layer {name} is a {type(model.get_submodule(name)).__name__} and can't be exported; export the float model, then quantize the file"
+            )
 
 
 _BLOCK_LINEARS = ("attention.query", "attention.key_value", "attention.out", "ff1", "ff2")
@@ -404,7 +412,9 @@ def _restore_float_inputs(proto: Any, quantized: set[str]) -> None:
     """Give what stays float its own input back: the quantizer rounds a tensor for all who read it, once one of them is quantized."""
     rounded = {node.output[0]: node.input[0] for node in proto.graph.node if node.op_type == "QuantizeLinear"}
     original = {
-        node.output[0]: rounded[node.input[0]] for node in proto.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in rounded
+        node.output[0]: rounded[node.input[0]]
+        for node in proto.graph.node
+        if node.op_type == "DequantizeLinear" and node.input[0] in rounded
     }
     for node in proto.graph.node:
         if node.name not in quantized:
@@ -467,7 +477,9 @@ def _check_feed(feed: dict[str, NDArray[Any]], about: dict[str, Any]) -> None:
     if values.shape[2] != len(about["fields"]):
         raise InputError(f"the windows have {values.shape[2]} fields, the model takes {len(about['fields'])}: {', '.join(about['fields'])}")
     if not 1 <= values.shape[1] <= about["history"]:
-        raise InputError(f"the windows are {values.shape[1]} transactions long, the model takes 1 to {about['history']}; cut shorter windows")
+        raise InputError(
+            f"the windows are {values.shape[1]} transactions long, the model takes 1 to {about['history']}; cut shorter windows"
+        )
     if len(lengths) and (lengths.min() < 0 or lengths.max() > values.shape[1]):
         raise InputError(f"lengths must lie within 0 to {values.shape[1]}, given {lengths.min()} to {lengths.max()}")
 
@@ -515,7 +527,9 @@ def _about(file: Path, text: str | None) -> dict[str, Any]:
 
 
 def _foreign(file: Path, why: object) -> InputError:
-    return InputError(f"{file} is damaged or not an ONNX model that balancer wrote ({str(why).splitlines()[0] if str(why) else why!r}); export it again")
+    return InputError(
+        f"{file} is damaged or not an ONNX model that balancer wrote ({str(why).splitlines()[0] if str(why) else why!r}); export it again"
+    )
 
 
 def _runtime_errors() -> tuple[type[Exception], ...]:
