@@ -17,17 +17,19 @@ from balancer.cli import main as balancer
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = ROOT / "data_samples" / "transactions.parquet"
-PAGES = {"Runs": 1250, "Weights": 1250, "Threshold": 1180, "Transactions": 1180, "Compare": 1180, "Train": 900, "Model": 1150}
+PAGES = {"Runs": 1250, "Weights": 1250, "Threshold": 1180, "Transactions": 1180, "Compare": 1180, "Train": 900, "Model": 1700}
 """Height of each picture."""
 COMPARED = ("--windows", "1", "--seeds", "3", "--search-trials", "8", "--ppo-rollouts", "4")
 POLICIES = ("--policies", "none,one_to_one,constant_share,auto,ppo,lightgbm")
 
 
 def prepare(runs: Path) -> None:
-    """Two runs and a comparison on the sample; what is there is kept."""
+    """Two runs, one of them quantized, and a comparison on the sample; what is there is kept."""
     for name, flags in (("sample-auto", ["--policy", "auto"]), ("sample", [])):
         if not (runs / name / "report.json").exists() and balancer(["train", "--dataset", str(SAMPLE), "--out", str(runs / name), *flags]):
             sys.exit(1)
+    if not (runs / "sample" / "precision.json").exists():
+        balancer(["quantize", str(runs / "sample")])
     if not (runs / "comparison" / "comparison.json").exists():
         balancer(["compare", "--dataset", str(SAMPLE), "--out", str(runs / "comparison"), *COMPARED, *POLICIES])
 

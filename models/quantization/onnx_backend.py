@@ -145,10 +145,11 @@ class OnnxClassifier:
         options.log_severity_level = 4  # what goes wrong is raised; the runtime would print it as well
         # Without VNNI, sums of u8 x s8 products overflow 16 bits and are cut off; this has them computed exactly.
         options.add_session_config_entry("session.x64quantprecision", "1")
+        errors: tuple[type[Exception], ...] = (*_runtime_errors(), UnicodeDecodeError)
         try:
             self._session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
             metadata = self._session.get_modelmeta().custom_metadata_map
-        except (*_runtime_errors(), UnicodeDecodeError) as error:
+        except errors as error:
             raise _foreign(file, error) from error
         about = _about(file, metadata.get(META))
         self.size = len(content)
