@@ -49,6 +49,13 @@ def test_a_run_is_quantized_and_scored_in_its_new_precision(
     assert np.abs(scores[0] - scores[1]).max() < 0.2
 
 
+@needs_int8
+def test_size_may_be_preferred_to_speed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = told(["quantize", str(run), "--max-drop", "0.5", "--prefer", "size", "--json"], capsys)
+    assert {row["got"] for row in content["applied"]["rows"]} == {"int8"}  # type: ignore[index]
+    assert content["after"]["bytes"] < 0.35 * content["before"]["bytes"]  # type: ignore[index]
+
+
 def test_the_table_of_before_and_after_is_printed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["quantize", str(run), "--max-drop", "0.05"]) == 0
     printed = capsys.readouterr().out

@@ -19,6 +19,8 @@ class QuantizeConfig:
     """Run folder that balancer train wrote; its table must be where it was."""
     max_drop: float = 0.003
     """Average precision on validation rows that may be lost."""
+    prefer: Literal["speed", "size"] = "speed"
+    """speed: a layer that is slower in low precision on this machine stays in FP32; size: every layer as small as the budget allows."""
     backend: Literal["auto", "torch", "bitsandbytes", "onnxruntime"] = "auto"
     """auto and torch: used by score and evaluate --precision quantized; onnxruntime: also an ONNX file to deploy; bitsandbytes: measured, not stored."""
     json: bool = False
@@ -33,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
     from balancer.training.quantizing import quantize_run
 
     console = Console(stderr=config.json)
-    told = quantize_run(config.run, max_drop=config.max_drop, backend=config.backend, console=console)
+    told = quantize_run(config.run, max_drop=config.max_drop, backend=config.backend, prefer=config.prefer, console=console)
     if config.json:
         print(json.dumps(told, indent=2))
     else:

@@ -7,6 +7,7 @@ precision on this machine stays as it is; and what was reached is told beside wh
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import time
 from collections.abc import Callable
@@ -40,6 +41,7 @@ from balancer.training.results import fraud_score, judge
 from balancer.training.run_folder import RunFolder
 from balancer.training.scoring import TrainedRun
 
+Prefer = Literal["speed", "size"]
 Backend = Literal["auto", "torch", "bitsandbytes", "onnxruntime"]
 BATCHES = (1, 32, 256)
 """Batch sizes at which latency is told."""
@@ -52,7 +54,7 @@ METRIC_NEGATIVES = 20_000
 FULL_FILE, ONNX_FILE = "model.onnx", "model.int8.onnx"
 
 
-def quantize_run(path: Path, *, max_drop: float, backend: Backend, console: Console) -> dict[str, Any]:
+def quantize_run(path: Path, *, max_drop: float, backend: Backend, console: Console, prefer: Prefer = "speed") -> dict[str, Any]:
     """Quantize the run in ``path``; JSON-able: ``before`` and ``after`` (bytes, ms by batch size, figures), ``plan``, ``applied``, ``seconds``.
 
     Args:
@@ -60,6 +62,7 @@ def quantize_run(path: Path, *, max_drop: float, backend: Backend, console: Cons
         max_drop: what average precision on validation may lose.
         backend: ``torch`` (what ``auto`` is), ``bitsandbytes`` (measured only, its layers are not stored), or ``onnxruntime`` (ONNX files).
         console: where progress is told.
+        prefer: ``speed`` leaves layers alone that are slower in low precision here, ``size`` does not ask for time.
 
     Raises:
         InputError: no complete run, its table gone or changed, a budget that can't be met; nothing was written then.
@@ -77,7 +80,10 @@ def quantize_run(path: Path, *, max_drop: float, backend: Backend, console: Cons
             report = sensitivity(run.model, batches, seed=int(folder.content["seed"]))
         with console.status("planning, and verifying on validation rows"):
             metric = validation_metric(dataset, run.device, int(folder.content["seed"]))
-            plan = plan_precision(report, max_metric_drop=max_drop, metric=metric, model=run.model)
+            judged = (
+                report if prefer == "speed" else dataclasses.replace(report, rows=[dataclasses.replace(row, ms={}) for row in report.rows])
+            )
+            plan = plan_precision(judged, max_metric_drop=max_drop, metric=metric, model=run.model)
         before = measured(run, run.model, dataset, (path / "model.safetensors").stat().st_size)
         if backend == "onnxruntime":
             after, applied = _onnx(run, dataset, batches, plan, path)
