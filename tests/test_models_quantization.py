@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +135,27 @@ def test_a_row_is_judged_the_same_alone_and_in_any_batch(precision: str, classes
         wild = SequenceBatch(whole.values.clone(), whole.lengths, whole.mask)
         wild.values[1:, :, 0], wild.values[2, :, 1] = 1e6, torch.nan
         assert torch.equal(model(wild)[0], together[0])
+
+
+@needs_int8
+@given(st.lists(st.integers(0, 66), min_size=1, max_size=40), st.sampled_from(["int8", "bf16", "fp32", "mixed"]))
+def test_scores_of_any_rows_in_any_order_are_those_of_the_whole(chosen: list[int], precision: str) -> None:
+    if precision == "bf16" and not cpu_supports("bf16"):
+        precision = "int8"
+    model, whole, together = _judged(precision)
+    rows = torch.tensor(chosen)
+    with torch.inference_mode():
+        found = model(SequenceBatch(whole.values[rows], whole.lengths[rows], whole.mask[rows]))
+    assert torch.equal(found, together[rows])
+
+
+@functools.cache
+def _judged(precision: str) -> tuple[nn.Module, SequenceBatch, Tensor]:
+    full, whole = classifier(), batch(67)
+    plan = uniform_plan(full, "int8", keep=("attention", "head"), kept="fp32") if precision == "mixed" else uniform_plan(full, precision)  # type: ignore[arg-type]
+    model, _ = apply_precision(full, plan)
+    with torch.inference_mode():
+        return model, whole, model(whole)
 
 
 @needs_int8
@@ -447,3 +471,25 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     save_classifier(model, tmp_path)
     with pytest.raises(InputError, match="missing"):
         load_quantized_classifier(tmp_path)
+
+
+@needs_int8
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read as Linux tells it")
+def test_loading_takes_no_more_memory_than_the_file(tmp_path: Path) -> None:
+    wide, deep = 4096, 6
+    big = nn.Sequential(*(nn.Linear(wide, wide, bias=False) for _ in range(deep)))
+    plan = uniform_plan(big)
+    quantized, applied = apply_precision(big, plan)
+    save_quantized(quantized, applied, tmp_path, plan=plan)
+    size = (tmp_path / "model.quantized.safetensors").stat().st_size
+    code = f"""
+import resource, pathlib
+from torch import nn
+from balancer.models.quantization import load_quantized
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+model, _ = load_quantized(lambda: nn.Sequential(*(nn.Linear({wide}, {wide}, bias=False) for _ in range({deep}))), pathlib.Path({str(tmp_path)!r}))
+total = sum(int(buffer.sum()) for buffer in model.buffers())
+print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
+"""
+    grown = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    assert grown < 1.4 * size  # the full model would take four times the file

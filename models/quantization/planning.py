@@ -92,12 +92,12 @@ def plan_precision(
         raise InputError(f"the report is of {report.bits} bits: plans are made of 8, call sensitivity with bits=8")
     options = {row.name: _options(row, precisions, by_bytes=max_bytes is not None) for row in report.rows}
     if max_bytes is not None:
-        chosen = _cheapest_divergence(report, options, {p: float(max_bytes) for p in ("bytes",)}, "bytes", float(max_bytes))
+        chosen = _cheapest_divergence(report, options, "bytes", float(max_bytes))
     elif max_latency_ratio is not None:
         full = _whole_ms(report, dict.fromkeys(options, "fp32"))
         if full is None:
             raise InputError("the report has no milliseconds: call sensitivity with latency=True to plan by latency")
-        chosen = _cheapest_divergence(report, options, {}, "ms", max_latency_ratio * full - report.other_ms)
+        chosen = _cheapest_divergence(report, options, "ms", max_latency_ratio * full - report.other_ms)
     else:
         chosen = {name: _least(report, name, own) for name, own in options.items()}
     plan = PrecisionPlan(chosen, report.fingerprint, _foreseen(report, chosen))
@@ -150,7 +150,7 @@ def _foreseen(report: SensitivityReport, chosen: Mapping[str, Precision]) -> dic
 
 
 def _cheapest_divergence(
-    report: SensitivityReport, options: Mapping[str, Sequence[Precision]], _: Mapping[str, float], cost: str, budget: float
+    report: SensitivityReport, options: Mapping[str, Sequence[Precision]], cost: str, budget: float
 ) -> dict[str, Precision]:
     """Least divergence within a budget of bytes or milliseconds: the knapsack of one choice per layer."""
     front: list[tuple[float, float, tuple[Precision, ...]]] = [(0.0, 0.0, ())]

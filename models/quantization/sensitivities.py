@@ -11,9 +11,8 @@ product of the weight's change with its gradient, squared (as in first-order pru
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 
 from balancer.errors import InputError
 from balancer.models.quantization.layers import Layer, Precision, find_layers, fingerprint
-from balancer.models.quantization.modules import LARGEST, quantize_rows
+from balancer.models.quantization.modules import quantize_rows
 from balancer.models.quantization.swapping import cpu_supports, low_precision, swapped
 
 if TYPE_CHECKING:
@@ -65,18 +64,17 @@ class SensitivityReport:
     """Of the model's layers; a plan made of the report carries it."""
     other_ms: float = 0.0
     """Milliseconds of the whole model on the first batch that are none of the layers'."""
-    precisions: tuple[str, ...] = field(default=("int8", "bf16", "fp32"))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
-        return asdict(self) | {"precisions": list(self.precisions)}
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> SensitivityReport:
         """Inverse of :meth:`to_dict`; InputError where keys are missing or unknown."""
         try:
             rows = [SensitivityRow(**row) for row in content["rows"]]
-            return cls(**(content | {"rows": rows, "precisions": tuple(content["precisions"])}))
+            return cls(**(content | {"rows": rows}))
         except (TypeError, KeyError) as error:
             raise InputError(f"the sensitivity report can't be read ({error}): make it anew") from error
 
@@ -396,17 +394,3 @@ def timed(calls: Mapping[str, Callable[[], Any]], repeats: int = PROBES) -> dict
 def _wait() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """``model`` in evaluation mode, and back."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
-
-
-assert LARGEST == 127  # bits=8 in quantize_rows and the activations of int8_linear agree
