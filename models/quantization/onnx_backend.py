@@ -10,6 +10,7 @@ The packages of `balancer[export]` are imported where they are used: importing t
 from __future__ import annotations
 
 import copy
+import hashlib
 import importlib
 import json
 import logging
@@ -73,8 +74,7 @@ def export_onnx(model: Classifier, file: Path) -> None:
         "classes": list(model.config.classes),
         "layers": layers,
     }
-    onnx.helper.set_model_props(proto, {META: json.dumps(about)})
-    _write(proto, file)
+    _write(proto, about, file)
 
 
 def quantize_onnx(source: Path, target: Path, batches: Iterable[SequenceBatch], keep: Collection[str]) -> list[str]:
@@ -111,8 +111,7 @@ def quantize_onnx(source: Path, target: Path, batches: Iterable[SequenceBatch], 
         if kinds[node] == "Gather":
             _quantize_table(result, node)
     _drop_unused(result)
-    onnx.helper.set_model_props(result, {META: json.dumps(about)})
-    _write(result, target)
+    _write(result, about, target)
     return [name for name, node in layers.items() if _is_int8(result, node)]
 
 
@@ -147,11 +146,11 @@ class OnnxClassifier:
         options.add_session_config_entry("session.x64quantprecision", "1")
         errors: tuple[type[Exception], ...] = (*_runtime_errors(), UnicodeDecodeError)
         try:
-            self._session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            self._session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"], enable_fallback=False)
             metadata = self._session.get_modelmeta().custom_metadata_map
         except errors as error:
             raise _foreign(file, error) from error
-        about = _about(file, metadata.get(META))
+        about = _about(file, content, metadata.get(META))
         self.size = len(content)
         self.history: int = about["history"]
         self.fields: tuple[str, ...] = tuple(about["fields"])
@@ -488,18 +487,26 @@ def _check_feed(feed: dict[str, NDArray[Any]], about: dict[str, Any]) -> None:
 # Files and packages ---------------------------------------------------------------------------------------------------
 
 
-def _write(proto: Any, file: Path) -> None:
-    write_bytes(file, proto.SerializeToString(deterministic=True))
+def _write(proto: Any, about: dict[str, Any], file: Path) -> None:
+    """Write the graph, then `about` with its digest: a protobuf message goes on where more of it is appended, so the reader needs no parser to check it."""
+    onnx = _package("onnx")
+    del proto.metadata_props[:]
+    graph = proto.SerializeToString(deterministic=True)
+    digest = {"bytes": len(graph), "sha256": hashlib.sha256(graph).hexdigest()}
+    rest = onnx.ModelProto()
+    onnx.helper.set_model_props(rest, {META: json.dumps({**about, **digest})})
+    write_bytes(file, graph + rest.SerializeToString(deterministic=True))
 
 
 def _read(file: Path) -> tuple[Any, dict[str, Any]]:
     onnx = _package("onnx")
     decode_error = _package("google.protobuf.message").DecodeError
     try:
-        proto = onnx.load_model_from_string(_bytes(file))
-        about = _about(file, {entry.key: entry.value for entry in proto.metadata_props}.get(META))
+        content = _bytes(file)
+        proto = onnx.load_model_from_string(content)
+        about = _about(file, content, {entry.key: entry.value for entry in proto.metadata_props}.get(META))
         onnx.checker.check_model(proto)
-    except (decode_error, onnx.checker.ValidationError) as error:
+    except (decode_error, onnx.checker.ValidationError, UnicodeDecodeError) as error:
         raise _foreign(file, error) from error
     if not set(about["layers"].values()) <= {node.name for node in proto.graph.node}:
         raise _foreign(file, "layers are missing")
@@ -517,10 +524,13 @@ def _bytes(file: Path) -> bytes:
         raise InputError(f"{file} can't be read ({error.strerror or error}): an ONNX model") from error
 
 
-def _about(file: Path, text: str | None) -> dict[str, Any]:
+def _about(file: Path, content: bytes, text: str | None) -> dict[str, Any]:
+    """What the metadata `text` of a file's `content` says, once it is known that the graph before it is whole."""
     try:
         about = json.loads(text or "null")
         if about["format"] == FORMAT and about["version"] == VERSION:
+            if hashlib.sha256(content[: about["bytes"]]).hexdigest() != about["sha256"]:
+                raise _foreign(file, "its content does not fit its digest")
             return {key: about[key] for key in ("format", "version", "history", "fields", "classes", "layers")}
     except (ValueError, KeyError, TypeError) as error:
         raise _foreign(file, "it does not say what it takes") from error
