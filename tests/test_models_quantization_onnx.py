@@ -90,9 +90,9 @@ def test_bad_input(exported: tuple[object, Path], tmp_path: Path) -> None:
     flipped = bytearray(file.read_bytes())
     flipped[len(flipped) // 2] ^= 1  # in a weight: still a graph, but another model
     (tmp_path / "torn.onnx").write_bytes(flipped)
-    with pytest.raises(InputError, match="torn.onnx is damaged"):
+    with pytest.raises(InputError, match=r"torn\.onnx is damaged"):
         OnnxClassifier(tmp_path / "torn.onnx")
-    with pytest.raises(InputError, match="torn.onnx is damaged"):
+    with pytest.raises(InputError, match=r"torn\.onnx is damaged"):
         quantize_onnx(tmp_path / "torn.onnx", tmp_path / "o.onnx", [batch(2)], [])
     (tmp_path / "odd.onnx").write_bytes(b"no graph")
     with pytest.raises(InputError):

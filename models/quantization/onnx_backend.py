@@ -2,7 +2,7 @@
 
 What is special: scales are fixed while calibrating, so a row's score never depends on the rows beside it (with scales taken from each batch it would), and
 nodes carry the names of the model's layers, so a precision plan made on the torch model needs nothing but the file. The numeric encoding is written out as
-the linear map that it is: on a graph runtime a product with a (2 T, d) matrix beats two look-ups per field, and as a linear layer it takes INT8 like the others.
+the linear map that it is: in float32 that costs about what the look-ups do here, and its product takes calibrated INT8 like any other linear's.
 
 The packages of `balancer[export]` are imported where they are used: importing this module needs none of them.
 """
@@ -61,7 +61,7 @@ def export_onnx(model: Classifier, file: Path) -> None:
     """
     _check_exportable(model)
     _package("onnxscript")
-    onnx = _package("onnx")
+    _package("onnx")
     with torch.random.fork_rng(devices=[]):  # copying and tracing must not move the caller's generator
         wrapped = _Exported(copy.deepcopy(model).cpu().float()).eval()
         proto = _trace(wrapped, len(model.config.numeric_fields) + len(model.config.categorical_fields))
@@ -93,7 +93,6 @@ def quantize_onnx(source: Path, target: Path, batches: Iterable[SequenceBatch], 
         InputError: `source` is missing, damaged or foreign, `keep` names no layer of it, a batch holds infinite values or does not fit, there is no batch, a
             package is missing, or the file can't be written.
     """
-    onnx = _package("onnx")
     _package("onnxruntime")
     proto, about = _read(source)
     layers: dict[str, str] = about["layers"]
@@ -269,10 +268,9 @@ class _Numbers(nn.Module):
     def forward(self, values: Tensor, mask: Tensor) -> Tensor:
         """See the class; a missing number or padding gives zeros."""
         present = mask[..., None] & ~values.isnan()
-        # Infinite values would turn into NaN; no edge lies beyond LARGEST.
-        number = torch.where(present, values, 0).clamp(-2 * LARGEST, 2 * LARGEST)
-        scaled = ((number[..., None] - self.lower) * self.rate).clamp(0, 1)
-        return (scaled * present[..., None]).flatten(2)
+        # Infinite values would turn into NaN; no edge lies beyond LARGEST. What is missing lies below even the first step, so that all of it is zero.
+        number = torch.where(present, values.clamp(-2 * LARGEST, 2 * LARGEST), -4 * LARGEST)
+        return ((number[..., None] - self.lower) * self.rate).clamp(0, 1).flatten(2)
 
 
 def _numeric_layer(encoder: PiecewiseLinearEncoder) -> _Numbers:
