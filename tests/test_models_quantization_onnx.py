@@ -66,7 +66,13 @@ def test_int8_where_it_was_asked_for_and_close(quantized: tuple[object, Path, li
     logit = [np.log(p[:, 1:].sum(1).clip(1e-9, 1) / p[:, 0].clip(1e-9, 1)) for p in (found, expected)]
     assert np.corrcoef(*logit)[0, 1] > 0.99
     assert file.stat().st_size < 0.6 * file.with_name("model.onnx").stat().st_size
-    weights = {tensor.name: tensor for tensor in onnx.load(file).graph.initializer}
+    graph = onnx.load(file).graph
+    rounded = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    inputs = {node.name: set(node.input) for node in graph.node}
+    # The query reads what the keys read, rounded for those alone.
+    assert not rounded & (inputs["blocks.0.attention.query"] | inputs["head.project"])
+    assert len(rounded & inputs["blocks.0.attention.key_value"]) == 2
+    weights = {tensor.name: tensor for tensor in graph.initializer}
     kept = next(tensor for name, tensor in weights.items() if name.startswith("blocks.0.attention.query.weight"))
     assert kept.data_type == onnx.TensorProto.FLOAT
 
@@ -110,6 +116,17 @@ def test_bad_input(exported: tuple[object, Path], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="attention"):
         export_onnx(classifier(attention="sparse", window=4), tmp_path / "o.onnx")
     assert not (tmp_path / "o.onnx").exists()
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime", "onnxscript"])
+def test_a_missing_package_is_named(exported: tuple[object, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    model, file = exported
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(InputError, match=rf"needs {package}: pip install 'balancer\[export\]'"):
+        if package == "onnxruntime":
+            OnnxClassifier(file)
+        else:
+            export_onnx(model, tmp_path / "m.onnx")  # type: ignore[arg-type]
 
 
 def test_importing_it_needs_none_of_its_packages() -> None:
