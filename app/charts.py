@@ -6,7 +6,7 @@ shape, order or text as well.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import altair as alt
@@ -350,8 +350,8 @@ def svg(chart: Chart) -> bytes:
     return vl_convert.vegalite_to_svg(chart.properties(background="white").to_dict()).encode()
 
 
-def labelled(curves: pl.DataFrame, names: Mapping[str, str], order: Sequence[str]) -> pl.DataFrame:
-    """Curves with the names people read, the models in ``order``."""
-    known = [name for name in order if name in set(curves["model"])]
-    parts = [curves.filter(pl.col("model") == name).with_columns(model=pl.lit(names.get(name, name))) for name in known]
+def labelled(curves: pl.DataFrame, names: Mapping[str, str]) -> pl.DataFrame:
+    """Curves with the names people read, the models in the order of ``names``."""
+    known = set(curves["model"])
+    parts = [curves.filter(pl.col("model") == name).with_columns(model=pl.lit(title)) for name, title in names.items() if name in known]
     return pl.concat(parts) if parts else curves.clear()

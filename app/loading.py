@@ -163,33 +163,18 @@ def sample_table() -> Path:
     return Path(next(iter(balancer.data_samples.__path__))) / "transactions.parquet"
 
 
-def dataset_path(run: Run) -> Path:
-    """The table that the run was trained on; InputError where it is not here any more."""
-    path = Path(run.dataset)
-    if not path.exists():
-        raise InputError(
-            f"{path} is not here: the page needs the table that the run was trained on; start the app where that path leads to it"
-        )
-    return path
-
-
 @st.cache_resource(max_entries=1, show_spinner="reading the table that the run was trained on")
-def _dataset(path: str, run_path: str, fingerprint: str, changed: int, bad_rows: Any) -> Dataset:
-    from balancer.data.dataset import load_dataset
-    from balancer.data.schema import Schema
+def _dataset(run_path: str, fingerprint: str, changed: int) -> Dataset:
+    from balancer.training.run_folder import RunFolder
+    from balancer.training.scoring import training_table
 
-    schema = Schema.from_dict(read_json(Path(run_path) / "schema.json", what="it holds the fields the model was trained on"))
-    dataset = load_dataset(path, schema.spec, bad_rows=bad_rows)
-    if dataset.fingerprint != fingerprint:
-        raise InputError(f"{path} has changed since the run was trained: what it holds now does not belong to the run")
-    return dataset
+    return training_table(RunFolder.open(Path(run_path)))
 
 
 def dataset(run: Run) -> Dataset:
-    """The run's table, read as it was for training."""
-    content, path = read(run, "run.json"), dataset_path(run)
-    changed = path.stat().st_mtime_ns if path.is_file() else 0
-    return _dataset(str(path), str(run.path), content["fingerprint"], changed, content["config"]["bad_rows"])
+    """The run's table, read as it was for training; InputError where it is gone or has changed."""
+    path = Path(run.dataset)
+    return _dataset(str(run.path), read(run, "run.json")["fingerprint"], path.stat().st_mtime_ns if path.exists() else 0)
 
 
 @st.cache_resource(max_entries=2, show_spinner="making the small students' table")

@@ -111,7 +111,7 @@ def test_calibration_bins_hold_every_known_row_and_an_interval_around_the_rate()
 
 def test_curves_are_put_in_order_and_named() -> None:
     curves = pl.concat([CURVES, CURVES.with_columns(model=pl.lit("none"))])
-    named = charts.labelled(curves, {"run": "this run", "none": "no sampling"}, ["none", "run", "absent"])
+    named = charts.labelled(curves, {"none": "no sampling", "run": "this run", "absent": "not there"})
     assert named["model"].unique(maintain_order=True).to_list() == ["no sampling", "this run"]
 
 

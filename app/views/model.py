@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import functools
 
 import numpy as np
 import polars as pl
@@ -156,6 +156,7 @@ def _latency(run: Run) -> pl.DataFrame:
     import torch
 
     from balancer.models import SequenceBatch
+    from balancer.models.quantization import timed
 
     own = trained(run)
     config = own.model.config
@@ -166,13 +167,8 @@ def _latency(run: Run) -> pl.DataFrame:
         batch = SequenceBatch.from_windows(values, np.full(size, config.history), own.device)
         rows_of = torch.arange(size, device=own.device)
         targets = (rows_of, torch.full_like(rows_of, config.history - 1)) if config.form == "sequence" else None
-        taken = []
         with torch.inference_mode():
-            for _ in range(REPEATS + 2):
-                started = time.perf_counter()
-                own.model.probabilities(batch, targets).cpu()
-                taken.append(1000 * (time.perf_counter() - started))
-        median = float(np.median(taken[2:]))
+            median = timed({"model": functools.partial(own.model, batch, targets)}, REPEATS)["model"]
         rows.append({"batch": size, "median, ms": median, "per transaction, ms": median / size})
     return pl.DataFrame(rows)
 

@@ -37,7 +37,6 @@ from balancer.evaluation.comparison import (
 )
 
 SHOWN = [AVERAGE_PRECISION, F1, F1_AT_HALF, PRECISION, RECALL, FALSE_ALARMS["0.60"], FALSE_ALARMS["0.70"], RECALL_AT_FPR, ECE]
-BASELINES = ("run", "none", "one_to_one", "class_weight", "lightgbm")
 USUAL = "one_to_one"
 """What a team does without us."""
 
@@ -121,7 +120,7 @@ def _summary(run: Run) -> None:
     left, right = st.columns(2)
     with left:
         st.subheader("Precision and recall")
-        curves = labelled(table(run, "curves.parquet"), NAMES, BASELINES)
+        curves = labelled(table(run, "curves.parquet"), NAMES)
         show_chart(
             curves_chart(curves, at=run.figures),
             f"{run.name}-precision-recall",
@@ -129,7 +128,7 @@ def _summary(run: Run) -> None:
         )
     with right:
         st.subheader("Validation by epoch")
-        lines = labelled(table(run, "history.parquet"), NAMES, BASELINES)
+        lines = labelled(table(run, "history.parquet"), NAMES)
         chart = epochs_chart(lines, figure="average_precision", title="average precision on validation rows")
         show_chart(chart, f"{run.name}-epochs", about="validation average precision by epoch of this run and its baselines")
 

@@ -34,7 +34,6 @@ from balancer.app.loading import (
 from balancer.evaluation.operating import OperatingPoints
 
 SAVED, SCORE, ALARMS, FPR, RECALL, COST = "as saved", "score", "alarms a day", "false-positive rate", "recall", "cost"
-MODELS = ("run", "none", "one_to_one", "class_weight", "lightgbm")
 
 
 def show() -> None:
@@ -113,7 +112,7 @@ def _save(run: Run, threshold: float, how: str, saved: float) -> None:
 
 def _charts(run: Run, every: OperatingPoints, threshold: float, figures: dict[str, float], price: float, loss: float) -> None:
     rows, negative, amounts = table(run, "predictions.parquet"), negative_class(run), has_amounts(run)
-    curves = labelled(table(run, "curves.parquet"), NAMES, MODELS)
+    curves = labelled(table(run, "curves.parquet"), NAMES)
     steps = every.table(cost=every.cost(price, loss) if amounts else None)
     left, right = st.columns(2)
     with left:

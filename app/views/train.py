@@ -30,7 +30,6 @@ HELP = {
     "categorical": "columns of few named values",
     "context": "keys such as terminal or merchant, whose earlier frauds are a hint",
 }
-MODELS = ("run", "none", "one_to_one", "class_weight")
 
 
 def show() -> None:
@@ -221,8 +220,7 @@ def _watch(name: str) -> None:
         elif state is not None and state.status == "stopped":
             st.warning("Stopped; what was finished is kept.")
             if st.button("Resume", key=f"resume-{name}", icon=":material/resume:"):
-                start(runs_folder(), name, "train", [], resume=True)
-                st.rerun()
+                _resume(name)
         else:
             st.error("It ended without a result; the end of its log:")
             st.code(job.tail()[-2000:], language=None)
@@ -252,7 +250,7 @@ def _at_work(job: Job) -> None:
 def _figures(job: Job) -> None:
     lines = figures_so_far(job.out)
     if lines.height:
-        chart = epochs_chart(labelled(lines, NAMES, MODELS), figure="average_precision", title="average precision on validation rows")
+        chart = epochs_chart(labelled(lines, NAMES), figure="average_precision", title="average precision on validation rows")
         st.altair_chart(chart.properties(height=220), width="stretch", key=f"live-{job.name}")
 
 
@@ -261,12 +259,17 @@ def _unfinished() -> None:
     here = {job.name for job in find_jobs(runs_folder())}
     for run in find_runs(runs_folder()):
         if run.status == "stopped" and run.name not in here and st.button(f"Resume {run.name}", icon=":material/resume:"):
-            try:
-                start(runs_folder(), run.name, "train", [], resume=True)
-            except InputError as error:
-                st.error(str(error))
-            else:
-                st.rerun()
+            _resume(run.name)
+
+
+def _resume(name: str) -> None:
+    """Go on with a run, or say why not."""
+    try:
+        start(runs_folder(), name, "train", [], resume=True)
+    except InputError as error:
+        st.error(str(error))
+    else:
+        st.rerun()
 
 
 if __name__ == "__main__":

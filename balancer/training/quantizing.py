@@ -19,7 +19,7 @@ import torch
 from rich.console import Console
 from sklearn.metrics import average_precision_score
 
-from balancer.data.dataset import Dataset, load_dataset
+from balancer.data.dataset import Dataset
 from balancer.data.split import PART_REWARD, PART_TEST, PART_THRESHOLD, PART_TRAIN
 from balancer.envs.classifier_student import score_rows
 from balancer.errors import InputError
@@ -38,8 +38,7 @@ from balancer.models.quantization import (
 from balancer.sampling.seeding import generator
 from balancer.training.fitting import thinned
 from balancer.training.results import fraud_score, judge
-from balancer.training.run_folder import RunFolder
-from balancer.training.scoring import TrainedRun
+from balancer.training.scoring import TrainedRun, training_table
 
 Prefer = Literal["speed", "size"]
 Backend = Literal["auto", "torch", "bitsandbytes", "onnxruntime"]
@@ -72,7 +71,7 @@ def quantize_run(path: Path, *, max_drop: float, backend: Backend, console: Cons
     started = time.monotonic()
     run = TrainedRun.load(path)
     with console.status("reading the table"):
-        dataset = table_of(run.folder)
+        dataset = training_table(run.folder)
     folder = run.folder
     with folder.locked():
         batches = calibration(dataset, run.model, seed=int(folder.content["seed"]), device=run.device)
@@ -91,18 +90,6 @@ def quantize_run(path: Path, *, max_drop: float, backend: Backend, console: Cons
             after, applied = _torch(run, dataset, plan, report, path, backend, before)
     told = {"backend": applied.get("backend", backend), "max_drop": max_drop, "before": before, "after": after, "plan": plan.to_dict()}
     return told | {"applied": applied, "sensitivity": report.to_dict(), "seconds": round(time.monotonic() - started, 1)}
-
-
-def table_of(folder: RunFolder) -> Dataset:
-    """The table that a run was trained on, as it was read then; InputError where it is gone or has changed."""
-    config = folder.config()
-    from balancer.data.roles import resolve_spec
-
-    spec = resolve_spec(config.dataset, spec_file=config.spec, overrides=config.role_overrides())
-    dataset = load_dataset(config.dataset, spec, bad_rows=config.bad_rows)
-    if dataset.fingerprint != folder.content["fingerprint"]:
-        raise InputError(f"{config.dataset} has changed since the run in {folder.path} was trained: calibration needs the same table")
-    return dataset
 
 
 def calibration(dataset: Dataset, model: Classifier, *, seed: int, device: torch.device) -> list[SequenceBatch]:

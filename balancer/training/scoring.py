@@ -57,6 +57,22 @@ class TrainedRun:
         return score_rows(self.model, dataset, rows, device=self.device)
 
 
+def training_table(folder: RunFolder) -> Dataset:
+    """The table that a run was trained on, read as it was then; InputError where it is gone or has changed."""
+    config = folder.config()
+    if not config.dataset.exists():
+        raise InputError(
+            f"{config.dataset} is not here: it is the table that the run in {folder.path} was trained on; go where that path leads to it"
+        )
+    schema = Schema.from_dict(read_json(folder.path / SCHEMA_FILE, what="it holds the fields the model was trained on"))
+    dataset = load_dataset(config.dataset, schema.spec, bad_rows=config.bad_rows)
+    if dataset.fingerprint != folder.content["fingerprint"]:
+        raise InputError(
+            f"{config.dataset} has changed since the run in {folder.path} was trained: what it holds now does not belong to the run"
+        )
+    return dataset
+
+
 def score_file(run: TrainedRun, source: Path, output: Path, *, history: Path | None, bad_rows: Any) -> dict[str, Any]:
     """Score the rows of ``source`` and write them with score, decision and class to ``output`` (.parquet or .csv), in the order they came.
 
