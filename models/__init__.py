@@ -6,17 +6,20 @@
 from balancer.models.attention import Attention, DenseAttention, SparseAttention, WindowAttention
 from balancer.models.batch import SequenceBatch, Targets
 from balancer.models.blocks import Block
-from balancer.models.classifier import ATTENTIONS, EMBEDDINGS, HEADS, Classifier, autocast
+from balancer.models.classifier import ATTENTIONS, EMBEDDINGS, HEADS, Classifier, Replacement, autocast
 from balancer.models.config import ModelConfig
 from balancer.models.embedding import TransactionEmbedding
 from balancer.models.encoding import PiecewiseLinearEncoder, fit_edges
 from balancer.models.heads import BinaryHead, Head, MulticlassHead
-from balancer.models.storage import load_classifier, save_classifier
+from balancer.models.parts import PARTS, check_parts, part_of
+from balancer.models.storage import load_classifier, save_classifier, save_delta, weights_digest
+from balancer.models.tasks import Task
 
 __all__ = [
     "ATTENTIONS",
     "EMBEDDINGS",
     "HEADS",
+    "PARTS",
     "Attention",
     "BinaryHead",
     "Block",
@@ -26,13 +29,19 @@ __all__ = [
     "ModelConfig",
     "MulticlassHead",
     "PiecewiseLinearEncoder",
+    "Replacement",
     "SequenceBatch",
     "SparseAttention",
     "Targets",
+    "Task",
     "TransactionEmbedding",
     "WindowAttention",
     "autocast",
+    "check_parts",
     "fit_edges",
     "load_classifier",
+    "part_of",
     "save_classifier",
+    "save_delta",
+    "weights_digest",
 ]

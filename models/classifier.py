@@ -1,26 +1,31 @@
-"""`Classifier`: embedding, blocks, head, chosen by name from three plain dictionaries.
+"""`Classifier`: embedding, blocks, head, chosen by name or given as objects; any of them can be replaced in a model that has learned.
 
-To put in a part of your own, add it to the dictionary and name it in the configuration (models/README.md shows one in ten lines).
+Names are keys of three plain dictionaries, entry points of other packages, or `module:Class` (docs/parts.md shows one).
 """
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from balancer.errors import InputError
+from balancer.models.adapter import adapt, fold
 from balancer.models.attention import Attention, DenseAttention, SparseAttention, WindowAttention
 from balancer.models.batch import SequenceBatch, Targets
 from balancer.models.blocks import Block
 from balancer.models.config import ModelConfig
 from balancer.models.embedding import TransactionEmbedding
 from balancer.models.heads import BinaryHead, Head, MulticlassHead
+from balancer.models.parts import Factory, find_part, name_of, part_of
+from balancer.models.tasks import TaskHeads
 
-Part = TypeVar("Part")
+Part = TypeVar("Part", bound=nn.Module)
 
 EMBEDDINGS: dict[str, Callable[[ModelConfig], nn.Module]] = {"transaction": TransactionEmbedding}
 """By name: a module from a batch of fields (B, n, C) to a batch of channels (B, n, d_model)."""
@@ -65,19 +70,97 @@ class Classifier(nn.Module):
 
     Args:
         config: what to build. Weights are drawn from torch's global generator: seed it first where they must repeat.
+        embedding: a part instead of the one that `config` names: a module, or what makes one from the configuration.
+        attention: likewise; of a module each block gets a copy.
+        head: likewise.
 
     Raises:
-        InputError: `config` names a part that is not registered.
+        InputError: `config` names a part that is not there, or parts don't fit one another.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        embedding: nn.Module | Factory[nn.Module] | None = None,
+        attention: Attention | Factory[Attention] | None = None,
+        head: Head | Factory[Head] | None = None,
+    ) -> None:
         super().__init__()
+        given = {"embedding": embedding, "attention": attention, "head": head}
+        registries: dict[str, Any] = {"embedding": EMBEDDINGS, "attention": ATTENTIONS, "head": HEADS}
+        named = {kind: name_of(registries[kind], part) for kind, part in given.items() if part is not None}
+        config = dataclasses.replace(config, **named) if named else config  # type: ignore[arg-type]
         self.config = config
-        attention = _registered(ATTENTIONS, "attention", config.attention)
-        self.embedding = _registered(EMBEDDINGS, "embedding", config.embedding)(config)
-        self.blocks = nn.ModuleList(Block(attention(config), config.d_model, config.dropout) for _ in range(config.num_layers))
+        make_attention = _maker(ATTENTIONS, "attention", config.attention, attention, Attention)  # type: ignore[type-abstract]
+        self.embedding = _maker(EMBEDDINGS, "embedding", config.embedding, embedding, nn.Module)(config)
+        self.blocks = nn.ModuleList(Block(make_attention(config), config.d_model, config.dropout) for _ in range(config.num_layers))
         self.norm = nn.LayerNorm(config.d_model)
-        self.head = _registered(HEADS, "head", config.head)(config)
+        self.head = _maker(HEADS, "head", config.head, head, Head)(config)  # type: ignore[type-abstract]
+        self.tasks = TaskHeads(config.d_model, config.tasks, self.head.losses_of) if config.tasks else None
+        if config.adapter_rank:
+            adapt(self.blocks, config.adapter_rank)
+        if any(part is not None or getattr(config, kind) not in _SHIPPED[kind] for kind, part in given.items()):
+            self._check_parts()
+
+    def replace(
+        self,
+        *,
+        embedding: str | nn.Module | Factory[nn.Module] | None = None,
+        attention: str | Attention | Factory[Attention] | None = None,
+        head: str | Head | Factory[Head] | None = None,
+        keep_matching: bool = False,
+        **changes: Any,
+    ) -> Replacement:
+        """A model with other parts and all other weights as they are; this one stays what it is.
+
+        Args:
+            embedding: name, module, or what makes one from the configuration. New weights are drawn from torch's global generator.
+            attention: likewise.
+            head: likewise.
+            keep_matching: take over what has the same name and shape in a replaced part too; dense, window and sparse attention share their projections.
+            changes: fields of the `ModelConfig` to change with it, such as `classes=` with a head or `numeric_fields=` with an embedding.
+
+        Raises:
+            InputError: A part is not there or does not fit, or a change concerns a part that is not replaced.
+        """
+        asked = {"embedding": embedding, "attention": attention, "head": head}
+        names = {kind: part for kind, part in asked.items() if isinstance(part, str)}
+        objects = {kind: part for kind, part in asked.items() if part is not None and not isinstance(part, str)}
+        config = dataclasses.replace(self.config, **(changes | names))
+        with torch.device(self.norm.weight.device):
+            model = Classifier(config, **objects)  # type: ignore[arg-type]
+        if "embedding" not in names | objects:
+            for name in ("numeric_fields", "categorical_fields", "cardinalities", "edges"):
+                if getattr(model.config, name) != getattr(self.config, name):
+                    raise InputError(f"{name} can't change under an embedding that is kept; give embedding= as well")
+        before, after = self.state_dict(), model.state_dict()
+        replaced = {kind for kind, part in asked.items() if part is not None}
+        kept = []
+        for name, tensor in after.items():
+            part, old = part_of(name), before.get(name)
+            fits = old is not None and old.shape == tensor.shape
+            if part in replaced and not (keep_matching and fits):
+                continue
+            if not fits:
+                if part in ("adapter", "tasks"):
+                    continue
+                told = "none" if old is None else str(tuple(old.shape))
+                remedy = f"give {part}= as well" if part in asked else "build a new model"
+                raise InputError(f"{part} does not fit what was changed: {name} is {told}, it would be {tuple(tensor.shape)}; {remedy}")
+            kept.append(name)
+        model.load_state_dict({name: before[name] for name in kept}, strict=False)
+        new = tuple(name for name in after if name not in set(kept))
+        dropped = tuple(name for name in before if name not in set(kept))
+        return Replacement(model.train(self.training), tuple(kept), new, dropped)
+
+    def deployable(self) -> Classifier:
+        """A copy without what serves learning only: adapters folded into the weights, heads of further tasks left out."""
+        model = copy.deepcopy(self)
+        fold(model.blocks)
+        model.tasks = None
+        model.config = dataclasses.replace(self.config, adapter_rank=0, tasks=())
+        return model
 
     def encode(self, batch: SequenceBatch, targets: Targets | None = None) -> SequenceBatch:
         """What the head sees of a batch of fields: (B, 1, d_model) at the last positions, (T, 1, d_model) at the `targets`, or (B, n, d_model) for a head
@@ -148,6 +231,45 @@ class Classifier(nn.Module):
                 is_global.scatter_(1, place.where(seen.is_global, length), True)
             yield own, mass[:, :length], is_global[:, :length]
 
+    @torch.no_grad()
+    def _check_parts(self) -> None:
+        """Pass two histories through the parts one by one; InputError naming both parts and both shapes where they don't fit."""
+        if self.norm.weight.is_meta:
+            return
+        config, length, was_training = self.config, min(2, self.config.history), self.training
+        self.eval()
+        fields = torch.zeros(2, length, len(config.numeric_fields) + len(config.categorical_fields), device=self.norm.weight.device)
+        full = torch.full((2,), length, device=fields.device)
+        batch = SequenceBatch(fields, full, torch.ones(2, length, dtype=torch.bool, device=fields.device))
+        batch = _passed(lambda: self.embedding(batch), "the fields", batch, f"embedding '{config.embedding}'")
+        wanted = (*batch.values.shape[:2], config.d_model)
+        if batch.values.shape != wanted:
+            raise InputError(
+                f"embedding '{config.embedding}' gives {tuple(batch.values.shape)}, attention '{config.attention}' takes {wanted}: "
+                f"an embedding gives d_model = {config.d_model} channels"
+            )
+        for block in self._each_block():
+            given = block.normed(batch)
+            mixed = _passed(
+                lambda block=block, given=given: block.attention(given),  # type: ignore[misc]
+                f"embedding '{config.embedding}'",
+                given,
+                f"attention '{config.attention}'",
+            )
+            if mixed.values.shape != given.values.shape:
+                raise InputError(
+                    f"attention '{config.attention}' gives {tuple(mixed.values.shape)} for the {tuple(given.values.shape)} of embedding "
+                    f"'{config.embedding}': an attention gives the shape that it takes"
+                )
+        last = batch if self.head.needs_sequence else batch.last()
+        logits = _passed(lambda: self.head(last), f"attention '{config.attention}'", last, f"head '{config.head}'")
+        if self.head.probabilities(logits).shape != (2, len(config.classes)):
+            raise InputError(
+                f"head '{config.head}' gives {tuple(logits.shape)} for the {tuple(last.values.shape)} of attention '{config.attention}', and "
+                f"probabilities {tuple(self.head.probabilities(logits).shape)}: a head gives (B, {len(config.classes)}) probabilities"
+            )
+        self.train(was_training)
+
     def _each_block(self) -> Iterator[Block]:
         for block in self.blocks:
             assert isinstance(block, Block)
@@ -168,7 +290,51 @@ class Classifier(nn.Module):
         return self.head.loss(logits, label, class_weight)
 
 
-def _registered(registry: dict[str, Callable[[ModelConfig], Part]], kind: str, name: str) -> Callable[[ModelConfig], Part]:
-    if name not in registry:
-        raise InputError(f"unknown {kind} '{name}'; known are {', '.join(sorted(registry))}")
-    return registry[name]
+class Replacement(NamedTuple):
+    """What `Classifier.replace` made, and the names of tensors in `state_dict()`."""
+
+    model: Classifier
+    kept: tuple[str, ...]
+    """Taken over."""
+    new: tuple[str, ...]
+    """Of the model, freshly drawn."""
+    dropped: tuple[str, ...]
+    """Of the old model, not in the new one, or not with these weights."""
+
+    def describe(self) -> str:
+        """In one line: how many tensors of each part were kept, are new, were dropped."""
+        told = []
+        for what, names in (("kept", self.kept), ("new", self.new), ("dropped", self.dropped)):
+            parts = [part_of(name) for name in names]
+            each = ", ".join(f"{parts.count(part)} of the {part}" for part in dict.fromkeys(parts))
+            told.append(f"{what}: {each or 'nothing'}")
+        return "; ".join(told)
+
+
+_SHIPPED: dict[str, frozenset[str]] = {"embedding": frozenset(EMBEDDINGS), "attention": frozenset(ATTENTIONS), "head": frozenset(HEADS)}
+"""Parts that are known to fit one another."""
+
+
+def _maker(registry: dict[str, Any], kind: str, name: str, given: object, base: type[Part]) -> Factory[Part]:
+    """What makes the part: from the configuration, or of a module that was given a copy of it."""
+    if given is None:
+        return find_part(registry, kind, name, base)
+    if isinstance(given, base):
+        return lambda _: copy.deepcopy(given)
+    if isinstance(given, nn.Module) or not callable(given):
+        raise InputError(f"{kind} is a {type(given).__name__}: give a {base.__name__}, or what makes one from a ModelConfig")
+
+    def made(config: ModelConfig) -> Part:
+        part = given(config)
+        if not isinstance(part, base):
+            raise InputError(f"{kind} '{name}' makes a {type(part).__name__}, not a {base.__name__}")
+        return part
+
+    return made
+
+
+def _passed(call: Callable[[], Any], giver: str, given: SequenceBatch, taker: str) -> Any:
+    try:
+        return call()
+    except (RuntimeError, IndexError, ValueError) as error:
+        raise InputError(f"{giver} gives {tuple(given.values.shape)}, which {taker} can't take: {str(error).splitlines()[0]}") from error

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balancer.errors import InputError
+from balancer.models.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,16 @@ class ModelConfig:
     target, positions relative (rotary); what streaming needs."""
     head: str = "binary"
     """What is decided: binary or multiclass."""
+    adapter_rank: int = 0
+    """Rank of the low-rank adapters beside the linears of the blocks; 0 is none."""
+    tasks: tuple[Task, ...] = ()
+    """Further tasks that are learned on the same trunk."""
 
     def __post_init__(self) -> None:
         for name in ("numeric_fields", "categorical_fields", "classes", "cardinalities"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         object.__setattr__(self, "edges", tuple(tuple(float(edge) for edge in field) for field in self.edges))
+        object.__setattr__(self, "tasks", tuple(task if isinstance(task, Task) else Task.from_dict(task) for task in self.tasks))
         self._check_fields()
         self._check_sizes()
 
@@ -90,8 +96,11 @@ class ModelConfig:
         for name in ("history", "d_model", "num_heads", "num_layers", "window"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, given {getattr(self, name)}")
-        if self.global_nodes < 0:
-            raise InputError(f"global_nodes must be at least 0, given {self.global_nodes}")
+        for name in ("global_nodes", "adapter_rank"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} must be at least 0, given {getattr(self, name)}")
+        if len({task.name for task in self.tasks}) != len(self.tasks):
+            raise InputError(f"each task is named once, given {', '.join(task.name for task in self.tasks)}")
         if self.form not in ("window", "sequence"):
             raise InputError(f"form must be window or sequence, given {self.form!r}")
         if self.form == "sequence" and self.history < 2:
@@ -128,12 +137,14 @@ class ModelConfig:
 _TEXTS = ("numeric_fields", "categorical_fields", "classes")
 _PROBABILITIES = ("dropout", "field_dropout")
 _NAMES = ("embedding", "attention", "head", "score", "form")
-_ADDED = {"global_nodes", "score", "form"}
+_ADDED = {"global_nodes", "score", "form", "adapter_rank", "tasks"}
 """Keys that models of earlier versions lack; their defaults are what those models were."""
 
 
 def _plain(value: Any) -> Any:
-    """Tuples as lists, all the way down."""
+    """Tuples as lists, all the way down, and tasks as what they tell."""
+    if isinstance(value, Task):
+        return value.to_dict()
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
@@ -146,6 +157,8 @@ def _of_type(name: str, value: Any) -> bool:
         return isinstance(value, list) and all(isinstance(field, list) and all(_number(edge) for edge in field) for field in value)
     if name in _NAMES:
         return isinstance(value, str)
+    if name == "tasks":
+        return isinstance(value, list) and all(isinstance(item, dict) for item in value)
     return _number(value) if name in _PROBABILITIES else _whole(value)
 
 

@@ -20,6 +20,8 @@ from balancer.models.batch import SequenceBatch
 class Head(nn.Module, ABC):
     """From the last block's output to logits, and from logits to probabilities and a loss."""
 
+    losses_of: ClassVar[tuple[str, ...]] = ("decision",)
+    """Names of what `losses` gives."""
     needs_sequence: ClassVar[bool] = False
     """Whether the head wants every position; if not, it gets the target's alone, (B, 1, d), which costs much less."""
 
@@ -40,6 +42,10 @@ class Head(nn.Module, ABC):
             label: (B,) int64 class index; -1 is unlabelled and left out.
             class_weight: (K,) weight of each class; the mean is then over the weights, as in torch's cross-entropy.
         """
+
+    def losses(self, logits: Tensor, label: Tensor, class_weight: Tensor | None = None) -> dict[str, Tensor]:
+        """The loss as the parts that may be weighed against one another and against further tasks; they add up to `loss`."""
+        return {self.losses_of[0]: self.loss(logits, label, class_weight)}
 
 
 class BinaryHead(Head):
@@ -77,6 +83,8 @@ class MulticlassHead(Head):
         num_classes: K, the negative class included.
     """
 
+    losses_of = ("fraud", "type")
+
     def __init__(self, d_model: int, num_classes: int) -> None:
         super().__init__()
         self.project = nn.Linear(d_model, num_classes)
@@ -95,6 +103,13 @@ class MulticlassHead(Head):
         """Cross-entropy over all classes; see `Head.loss`."""
         each = -logits.gather(1, label.clamp(min=0)[:, None])[:, 0]
         return _masked_mean(each, label, class_weight)
+
+    def losses(self, logits: Tensor, label: Tensor, class_weight: Tensor | None = None) -> dict[str, Tensor]:
+        """`fraud`: whether it is any; `type`: which, on the rows that are fraud; both as means over all labelled rows."""
+        fraud = logits[:, 1:].logsumexp(-1)
+        kind = -(logits.gather(1, label.clamp(min=1)[:, None])[:, 0] - fraud).masked_fill(label < 1, 0)
+        either = -torch.where(label > 0, fraud, logits[:, 0])
+        return {"fraud": _masked_mean(either, label, class_weight), "type": _masked_mean(kind, label, class_weight)}
 
 
 def _masked_mean(each: Tensor, label: Tensor, class_weight: Tensor | None) -> Tensor:

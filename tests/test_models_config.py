@@ -68,5 +68,5 @@ def test_missing_key_is_named() -> None:
 
 @pytest.mark.parametrize("kind", ["embedding", "attention", "head"])
 def test_unknown_part_is_named_with_the_known_ones(kind: str) -> None:
-    with pytest.raises(InputError, match=f"unknown {kind} 'magic'; known are"):
+    with pytest.raises(InputError, match=f"unknown {kind} 'magic'; known: "):
         Classifier(make(**{kind: "magic"}))
