@@ -29,7 +29,7 @@ from balancer.data.checks import (
 from balancer.data.features import Events, Field, entity_fields, row_fields
 from balancer.data.reading import Source, column_types, read_columns, read_input, source_name
 from balancer.data.risk import risk_fields
-from balancer.data.schema import Schema, distinct, encode, learn_vocabulary
+from balancer.data.schema import RARE, Schema, check_buckets, distinct, encode, field_codes, learn_vocabulary
 from balancer.data.spec import Spec, nearest
 from balancer.data.split import PART_GAP, PART_NAMES, PART_TEST, PART_TRAIN, split_by_time
 from balancer.data.store import TransactionStore
@@ -86,7 +86,13 @@ class _Table:
 
 
 def load_dataset(
-    path: Source, spec: Spec, *, schema: Schema | None = None, history: Source | None = None, bad_rows: BadRows = "error"
+    path: Source,
+    spec: Spec,
+    *,
+    schema: Schema | None = None,
+    history: Source | None = None,
+    bad_rows: BadRows = "error",
+    hash_buckets: int = 0,
 ) -> Dataset:
     """Read, check, split and featurise a table.
 
@@ -96,10 +102,13 @@ def load_dataset(
         schema: given when scoring: classes, vocabularies and fill values of training; no label is needed then.
         history: earlier rows, which serve as context and history only.
         bad_rows: `"error"` raises on the first bad row, `"drop"` leaves bad rows out and counts them.
+        hash_buckets: above 0, categorical values of few training rows, and unseen ones, share this many further codes by their hash
+            instead of one; `schema`, where given, has its own number.
 
     Raises:
         InputError: naming the column, row, flag or file and the remedy.
     """
+    check_buckets(hash_buckets)
     table, classes = _read(path, spec, schema.classes if schema else None, bad_rows, "row")
     tables = [table]
     if history is not None:
@@ -124,7 +133,7 @@ def load_dataset(
     )
     numeric = {name: values[order] for name, values in data.numeric.items()}
     if schema is None:
-        schema = _learn(spec, classes, events, frame, numeric, part == PART_TRAIN)
+        schema = _learn(spec, classes, events, frame, numeric, part == PART_TRAIN, hash_buckets)
     values = _values(schema, events, label, frame, numeric)
     store = TransactionStore(
         values=values,
@@ -244,6 +253,7 @@ def _learn(
     frame: pl.DataFrame,
     numeric: dict[str, NDArray[np.float32]],
     train: NDArray[np.bool_],
+    hash_buckets: int,
 ) -> Schema:
     # The names of the fields are those that a table of no rows yields: they are written down in one place only.
     none = np.zeros(0, dtype=np.int64)
@@ -254,8 +264,8 @@ def _learn(
     for name, values in numeric.items():
         known = values[train & ~np.isnan(values)]
         fill[name] = float(np.median(known)) if len(known) else 0.0
-    vocabularies = {name: learn_vocabulary(frame[name], train) for name in spec.categorical}
-    return Schema(spec, classes, names, spec.categorical, vocabularies, fill)
+    vocabularies = {name: learn_vocabulary(frame[name], train, RARE if hash_buckets else 1) for name in spec.categorical}
+    return Schema(spec, classes, names, spec.categorical, vocabularies, fill, hash_buckets)
 
 
 def _values(
@@ -267,7 +277,7 @@ def _values(
     for name, column in _fields(schema.spec, events, label, filled):
         values[:, place[name]] = column
     for number, name in enumerate(schema.categorical_fields):
-        values[:, len(place) + number] = encode(frame[name], schema.vocabularies[name]) + 1
+        values[:, len(place) + number] = field_codes(frame[name], schema.vocabularies[name], schema.hash_buckets)
     return values
 
 

@@ -57,6 +57,8 @@ class TrainConfig:
     """Categorical columns to use."""
     context: tuple[str, ...] | None = None
     """Keys whose past, delayed labels are a feature: terminal, merchant."""
+    hash_buckets: int = 0
+    """Codes that categorical values of fewer than 5 training rows, and unseen ones, share by their hash; 0 gives all unseen ones one code."""
     label_delay: str | None = None
     """How long it takes until a label is known, as 7d, 12h or seconds (default: 7d, or the spec's)."""
     gap: str | None = None
@@ -127,6 +129,8 @@ class TrainConfig:
         for name in ("dropout", "field_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"--{name.replace('_', '-')} is {getattr(self, name)}: give a share from 0 to below 1")
+        if not 0 <= self.hash_buckets <= 1_000_000:
+            raise InputError(f"--hash-buckets is {self.hash_buckets}: give a whole number from 0 to 1000000")
         if self.global_nodes < 0:
             raise InputError(f"--global-nodes is {self.global_nodes}: give a whole number from 0 up")
         if not 0 <= self.warmup <= 1:

@@ -76,7 +76,9 @@ def field_contributions(model: Classifier, dataset: Dataset, row: int, *, device
     own = store.values[row]
     texts = [f"{value:.6g}" for value in own[: store.num_numeric]]
     for name, code in zip(schema.categorical_fields, own[store.num_numeric :], strict=True):
-        texts.append(schema.vocabularies[name][int(code) - 1] if code >= 1 else "not seen in training")
+        known = schema.vocabularies[name]
+        other = "rare or not seen in training" if code > len(known) else "missing" if schema.hash_buckets else "not seen in training"
+        texts.append(known[int(code) - 1] if 1 <= code <= len(known) else other)
     frame = pl.DataFrame(
         {"field": [*schema.numeric_fields, *schema.categorical_fields], "value": texts, "contribution": log_odds[0] - log_odds[1:]}
     )

@@ -108,7 +108,7 @@ def prepare(config: TrainConfig, console: Console, *, device: str | None = None,
     spec = resolve_spec(config.dataset, spec_file=config.spec, overrides=config.role_overrides())
     started = time.monotonic()
     with console.status(f"reading {config.dataset}"):
-        dataset = load_dataset(config.dataset, spec, bad_rows=config.bad_rows)
+        dataset = load_dataset(config.dataset, spec, bad_rows=config.bad_rows, hash_buckets=config.hash_buckets)
     _print_data(dataset, console, time.monotonic() - started)
     model = model_config(dataset, config)
     Classifier(model)  # a part that is not there is said before anything is written
