@@ -87,7 +87,7 @@ def test_gradient_does_not_depend_on_the_passes(dataset: Dataset, tiny_table: Pa
             class_weight=np.array([0.5, 4.0]),
         )
         student.model.eval()  # no category is hidden at random
-        loss = student._backward(rows)
+        loss = student._backward((rows,), ())
         gradients.append((loss, [p.grad for p in student.model.parameters() if p.grad is not None]))
     (loss, one), (other_loss, other) = gradients
     torch.testing.assert_close(loss, other_loss)

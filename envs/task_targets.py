@@ -1,0 +1,95 @@
+"""What further tasks are about: the next transaction of the same entity, or fields of this one that were hidden.
+
+Special: targets are read off the store when they are needed, never laid out; they need no label, so unlabelled rows teach as well; and a next row counts only
+inside the part of the split that its own row is in, so nothing of validation or test is seen while training.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from balancer.data.dataset import Dataset
+from balancer.data.spec import nearest
+from balancer.data.split import PART_TRAIN
+from balancer.errors import InputError
+from balancer.models import ModelConfig, Task
+
+TASKS = ("next_category", "next_amount", "next_time", "next_fields", "masked_fields")
+"""`next_category`: the next value of the first categorical column; `next_amount`, `next_time`: the bucket of its amount, of the time until then;
+`next_fields`: the bin or code of each of its fields; `masked_fields`: the same of this row, of fields that were hidden."""
+BUCKETS = 8
+HIDDEN = 0.5
+"""Probability that a field is hidden in a row of `masked_fields`."""
+
+
+def make_task(name: str, dataset: Dataset, config: ModelConfig) -> Task:
+    """The task by name, its buckets and classes read off the training rows.
+
+    Raises:
+        InputError: There is no such task, or the table lacks what it is about.
+    """
+    store, train = dataset.store, np.flatnonzero(dataset.part == PART_TRAIN)
+    if name not in TASKS:
+        raise InputError(f"--tasks: unknown task '{name}'; {nearest(name, TASKS)}")
+    if dataset.schema.spec.entity is None and name != "masked_fields":
+        raise InputError(f"--tasks {name} needs histories: name the column of the entity by --entity")
+    if name == "next_category":
+        if not config.categorical_fields:
+            raise InputError("--tasks next_category: the table has no categorical column; name one by --categorical")
+        return Task(name, (config.cardinalities[0],), config.categorical_fields[:1])
+    if name in ("next_amount", "next_time"):
+        if name == "next_amount" and dataset.schema.spec.amount is None:
+            raise InputError("--tasks next_amount: the table has no amount; name its column by --amount")
+        value = store.amount[train] if name == "next_amount" else _time_to_next(dataset, train)
+        value = value[np.isfinite(value)]
+        edges = np.unique(np.quantile(value, np.linspace(0, 1, BUCKETS + 1)[1:-1])) if len(value) else np.zeros(0)
+        if not len(edges):
+            raise InputError(f"--tasks {name}: no training row is followed by another of its entity; leave the task out")
+        return Task(name, (len(edges) + 1,), (name,), tuple(edges.tolist()))
+    sizes = (*(len(edges) - 1 for edges in config.edges), *config.cardinalities)
+    # A field of one bin tells nothing; it keeps its place with a second class that never comes.
+    return Task(name, tuple(max(2, size) for size in sizes), (*config.numeric_fields, *config.categorical_fields))
+
+
+def task_targets(dataset: Dataset, config: ModelConfig, task: Task, rows: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Class index (n, F) of each target at the store ``rows`` (n,); -1 where there is none."""
+    rows = np.asarray(rows, dtype=np.int64)
+    if task.name == "masked_fields":
+        return _codes(dataset, config, rows)
+    after = _next(dataset, rows)
+    known = after >= 0
+    after = np.where(known, after, rows)
+    if task.name == "next_fields":
+        codes = _codes(dataset, config, after)
+    elif task.name == "next_category":
+        codes = dataset.store.values[after, dataset.store.num_numeric].astype(np.int64)[:, None]
+    else:
+        value = dataset.store.amount[after] if task.name == "next_amount" else dataset.store.time[after] - dataset.store.time[rows]
+        codes = np.searchsorted(np.asarray(task.edges), value, side="right")[:, None].astype(np.int64)
+    codes[~known] = -1
+    return codes
+
+
+def _next(dataset: Dataset, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(n,) the next row of the same entity in the same part, -1 where there is none."""
+    store = dataset.store
+    after = np.minimum(rows + 1, len(store) - 1)
+    same = (after > rows) & (store.entity[after] == store.entity[rows]) & (dataset.part[after] == dataset.part[rows])
+    return np.where(same, after, -1)
+
+
+def _time_to_next(dataset: Dataset, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    after = _next(dataset, rows)
+    return np.where(after >= 0, dataset.store.time[np.maximum(after, 0)] - dataset.store.time[rows], np.nan)
+
+
+def _codes(dataset: Dataset, config: ModelConfig, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(n, C) bin of each numeric field among its edges, then the categorical codes."""
+    values = dataset.store.values[rows]
+    codes = np.empty(values.shape, dtype=np.int64)
+    for column, edges in enumerate(config.edges):
+        codes[:, column] = np.searchsorted(np.asarray(edges[1:-1], dtype=np.float32), values[:, column], side="left")
+    numeric = len(config.edges)
+    codes[:, numeric:] = values[:, numeric:].astype(np.int64)
+    return codes
