@@ -63,14 +63,34 @@ class ModelConfig:
     """Rank of the low-rank adapters beside the linears of the blocks; 0 is none."""
     tasks: tuple[Task, ...] = ()
     """Further tasks that are learned on the same trunk."""
+    numeric_encoding: str = "piecewise"
+    """How numbers become channels: `piecewise` (bins with steps) or `periodic` (sines of learned frequencies)."""
+    cycles: Mapping[str, float] | Sequence[tuple[str, float]] = ()
+    """Numeric fields that come round again, each with its period in the field's own unit, such as ("hour", 24.0); encoded as a circle beside their
+    other encoding. Kept as pairs."""
 
     def __post_init__(self) -> None:
         for name in ("numeric_fields", "categorical_fields", "classes", "cardinalities"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         object.__setattr__(self, "edges", tuple(tuple(float(edge) for edge in field) for field in self.edges))
         object.__setattr__(self, "tasks", tuple(task if isinstance(task, Task) else Task.from_dict(task) for task in self.tasks))
+        cycles = self.cycles.items() if isinstance(self.cycles, Mapping) else self.cycles
+        object.__setattr__(self, "cycles", tuple((name, float(period)) for name, period in cycles))
         self._check_fields()
+        self._check_numbers()
         self._check_sizes()
+
+    def _check_numbers(self) -> None:
+        if self.numeric_encoding not in ("piecewise", "periodic"):
+            raise InputError(f"numeric_encoding must be piecewise or periodic, given {self.numeric_encoding!r}")
+        assert isinstance(self.cycles, tuple)
+        if len(set(self.cycles)) != len(self.cycles):
+            raise InputError("cycles hold the same field and period twice; name each once")
+        for name, period in self.cycles:
+            if name not in self.numeric_fields:
+                raise InputError(f"cycles name '{name}', which is no numeric field; known are {', '.join(self.numeric_fields) or 'none'}")
+            if not 0 < period < math.inf:
+                raise InputError(f"the period of '{name}' in cycles must be a number above 0, given {period}")
 
     def _check_fields(self) -> None:
         names = self.numeric_fields + self.categorical_fields
@@ -136,8 +156,8 @@ class ModelConfig:
 
 _TEXTS = ("numeric_fields", "categorical_fields", "classes")
 _PROBABILITIES = ("dropout", "field_dropout")
-_NAMES = ("embedding", "attention", "head", "score", "form")
-_ADDED = {"global_nodes", "score", "form", "adapter_rank", "tasks"}
+_NAMES = ("embedding", "attention", "head", "score", "form", "numeric_encoding")
+_ADDED = {"global_nodes", "score", "form", "adapter_rank", "tasks", "numeric_encoding", "cycles"}
 """Keys that models of earlier versions lack; their defaults are what those models were."""
 
 
@@ -159,6 +179,10 @@ def _of_type(name: str, value: Any) -> bool:
         return isinstance(value, str)
     if name == "tasks":
         return isinstance(value, list) and all(isinstance(item, dict) for item in value)
+    if name == "cycles":
+        return isinstance(value, list) and all(
+            isinstance(item, list) and len(item) == 2 and isinstance(item[0], str) and _number(item[1]) for item in value
+        )
     return _number(value) if name in _PROBABILITIES else _whole(value)
 
 

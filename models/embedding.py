@@ -15,35 +15,89 @@ from balancer.models.batch import SequenceBatch
 from balancer.models.config import ModelConfig
 from balancer.models.dropout import Dropout
 from balancer.models.encoding import PiecewiseLinearEncoder
+from balancer.models.periodic import CycleEncoder, PeriodicEncoder
 
 UNSEEN_RATE = 0.01
 """Probability, in training, of replacing a category by code 0, so that what an unseen one looks like is learned."""
 INITIAL_STD = 0.1
 
 
-class TransactionEmbedding(nn.Module):
-    """Sum of the encoded numbers, one vector per category and, in the form `window`, one per position, then dropout.
+class FieldEmbedding(nn.Module):
+    """What embeddings of fields share: the layers of each field, and which fields are hidden or unseen.
 
-    Takes a batch of fields (B, n, C), C = numeric fields, then categorical codes as numbers; gives (B, n, d_model). A NaN in a numeric
-    field counts as missing and contributes nothing; a code outside the known ones counts as code 0, unseen.
+    Subclasses draw their own layers and then call `draw_tables`, so that a seed goes on giving the weights it gave.
 
     Args:
-        config: its fields, cardinalities, edges, history, d_model, dropout and field_dropout are used.
+        config: its fields, cardinalities, edges, numeric_encoding, cycles, d_model, dropout and field_dropout are used.
     """
+
+    hides_whole_windows = True
+    """Whether field dropout hides a field at all positions of a row, or at each by itself."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.num_numeric = len(config.numeric_fields)
         self.num_fields = self.num_numeric + len(config.categorical_fields)
         self.field_dropout = config.field_dropout
-        self.numeric = PiecewiseLinearEncoder(config.edges, config.d_model) if config.numeric_fields else None
+        make = PeriodicEncoder if config.numeric_encoding == "periodic" else PiecewiseLinearEncoder
+        self.numeric = make(config.edges, config.d_model) if config.numeric_fields else None
         self.categorical = nn.ModuleList(nn.Embedding(size, config.d_model) for size in config.cardinalities)
-        self.history = config.history
-        self.position = nn.Embedding(config.history, config.d_model) if config.form == "window" else None
+        cycles = dict.fromkeys(config.cycles)
+        self.cycles = (
+            CycleEncoder([config.numeric_fields.index(name) for name, _ in cycles], [period for _, period in cycles], config.d_model)
+            if cycles
+            else None
+        )
         self.dropout = Dropout(config.dropout)
-        for table in (*self.categorical, *([self.position] if self.position is not None else [])):
+
+    def draw_tables(self, *further: nn.Module) -> None:
+        """Draw the first weights of the categories' tables, then of `further` ones."""
+        for table in (*self.categorical, *further):
             assert isinstance(table, nn.Embedding)
             nn.init.normal_(table.weight, std=INITIAL_STD)
+
+    def keep(self, batch: SequenceBatch) -> Tensor:
+        """(B, n, C) bool: which fields are to count, those of padding and, in training, hidden ones left out.
+
+        Raises:
+            InputError: The batch has another number of fields than the model was built for.
+        """
+        rows, length, num_fields = batch.values.shape
+        if num_fields != self.num_fields:
+            raise InputError(
+                f"the batch has {num_fields} fields, the model was built for {self.num_fields}; give the columns of its configuration"
+            )
+        keep = batch.mask[..., None].expand(-1, -1, num_fields)
+        if self.training and self.field_dropout > 0:
+            draws = torch.rand(rows, 1 if self.hides_whole_windows else length, num_fields, device=keep.device)
+            keep = keep & (draws >= self.field_dropout)
+        return keep
+
+    def codes(self, values: Tensor, keep: Tensor, column: int) -> Tensor:
+        """Codes of a categorical column, int64; 0 for what is hidden, unknown or, in training and now and then, chosen."""
+        size = self.categorical[column - self.num_numeric].num_embeddings  # of an Embedding, or of what stands for it in another precision
+        assert isinstance(size, int)
+        known = keep & (values >= 0) & (values < size)
+        if self.training:
+            known = known & (torch.rand(values.shape, device=values.device) >= UNSEEN_RATE)
+        return values.masked_fill(~known, 0).to(torch.int64)
+
+
+class TransactionEmbedding(FieldEmbedding):
+    """Sum of the encoded numbers, one vector per category and, in the form `window`, one per position, then dropout.
+
+    Takes a batch of fields (B, n, C), C = numeric fields, then categorical codes as numbers; gives (B, n, d_model). A NaN in a numeric
+    field counts as missing and contributes nothing; a code outside the known ones counts as code 0, unseen.
+
+    Args:
+        config: as for `FieldEmbedding`; its history and form are used too.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.history = config.history
+        self.position = nn.Embedding(config.history, config.d_model) if config.form == "window" else None
+        self.draw_tables(*([self.position] if self.position is not None else []))
 
     def forward(self, batch: SequenceBatch) -> SequenceBatch:
         """Embed (B, n, C) as (B, n, d_model).
@@ -51,32 +105,20 @@ class TransactionEmbedding(nn.Module):
         Raises:
             InputError: The batch has another number of fields, or longer windows, than the model was built for.
         """
-        rows, length, num_fields = batch.values.shape
-        if num_fields != self.num_fields:
-            raise InputError(
-                f"the batch has {num_fields} fields, the model was built for {self.num_fields}; give the columns of its configuration"
-            )
+        rows, length, _ = batch.values.shape
         if length > self.history:
             raise InputError(
                 f"the batch's windows are {length} transactions long, the model's history is {self.history}; cut shorter windows"
             )
-        keep = batch.mask[..., None].expand(-1, -1, num_fields)
-        if self.training and self.field_dropout > 0:
-            keep = keep & (torch.rand(rows, 1, num_fields, device=keep.device) >= self.field_dropout)
+        keep = self.keep(batch)
         total = torch.zeros(rows, length, 1, device=keep.device)
         if self.position is not None:
             total = self.position((batch.lengths[:, None] - 1 - torch.arange(length, device=keep.device)).clamp(min=0))
-        if self.numeric is not None:
-            numbers = batch.values[..., : self.num_numeric].flatten(0, 1)
-            total = total + self.numeric(numbers, keep[..., : self.num_numeric].flatten(0, 1)).unflatten(0, (rows, length))
+        numbers = batch.values[..., : self.num_numeric].flatten(0, 1)
+        present = keep[..., : self.num_numeric].flatten(0, 1)
+        for encoder in (self.numeric, self.cycles):
+            if encoder is not None:
+                total = total + encoder(numbers, present).unflatten(0, (rows, length))
         for column, table in enumerate(self.categorical, start=self.num_numeric):
-            total = total + table(self._codes(batch.values[..., column], keep[..., column], column))
+            total = total + table(self.codes(batch.values[..., column], keep[..., column], column))
         return batch.with_values(self.dropout(total))
-
-    def _codes(self, values: Tensor, keep: Tensor, column: int) -> Tensor:
-        size = self.categorical[column - self.num_numeric].num_embeddings  # of an Embedding, or of what stands for it in another precision
-        assert isinstance(size, int)
-        known = keep & (values >= 0) & (values < size)
-        if self.training:
-            known = known & (torch.rand(values.shape, device=values.device) >= UNSEEN_RATE)
-        return values.masked_fill(~known, 0).to(torch.int64)

@@ -227,6 +227,12 @@ class PiecewiseLinearEncoder(nn.Module):
         below = self.slope.cumsum(1) - self.slope + self.step.cumsum(1)
         return torch.cat([below.flatten(0, 1), self.slope.flatten(0, 1)])
 
+    def each(self, values: Tensor, present: Tensor) -> Tensor:
+        """As `forward`, before the sum: one vector per field, (R, F, d_model)."""
+        cell, there, fraction = self.places(values, present)
+        table, below = self.table(), cell.to(torch.int64)
+        return F.embedding(below, table) * there[..., None] + F.embedding(below + len(table) // 2, table) * fraction[..., None]
+
     def forward(self, values: Tensor, present: Tensor) -> Tensor:
         """Encode and project.
 

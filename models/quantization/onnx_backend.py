@@ -296,6 +296,10 @@ def _check_exportable(model: Classifier) -> None:
         ("head", config.head, model.head, (BinaryHead, MulticlassHead)),
         *(("attention", config.attention, block.attention, (DenseAttention,)) for block in model.blocks if isinstance(block, Block)),
     ]
+    if config.cycles or config.numeric_encoding != "piecewise":
+        raise InputError(
+            "numeric_encoding 'periodic' and cycles can't be exported to ONNX; train a model with numeric_encoding piecewise and no cycles"
+        )
     for kind, name, part, known in wanted:
         if type(part) not in known:  # a subclass may compute something else
             remedy = {"embedding": "transaction", "attention": "dense", "head": "binary or multiclass"}[kind]
