@@ -37,8 +37,8 @@ def field_docs(cls: type) -> dict[str, str]:
 
 
 def flag_of(name: str) -> str:
-    """The flag of a field: ``bad_rows`` is ``--bad-rows``."""
-    return "--" + name.replace("_", "-")
+    """The flag of a field: ``bad_rows`` is ``--bad-rows``, and ``from_``, which Python won't have as ``from``, is ``--from``."""
+    return "--" + name.rstrip("_").replace("_", "-")
 
 
 def add_fields(parser: argparse.ArgumentParser, cls: type) -> None:
@@ -56,7 +56,7 @@ def add_fields(parser: argparse.ArgumentParser, cls: type) -> None:
         elif typing.get_origin(kind) is tuple:
             options.update(type=_names, metavar="A,B,…")
         else:
-            options.update(type=kind, metavar=field.metadata.get("metavar", field.name.upper().replace("_", "-")))
+            options.update(type=kind, metavar=field.metadata.get("metavar", field.name.rstrip("_").upper().replace("_", "-")))
         if not required and field.default not in (None, False, ()):
             help_text += f" (default: {field.default})"
         if field.metadata.get("positional"):

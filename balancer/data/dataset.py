@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,6 +93,8 @@ def load_dataset(
     history: Source | None = None,
     bad_rows: BadRows = "error",
     hash_buckets: int = 0,
+    vocabularies: Mapping[str, list[str]] | None = None,
+    need_label: bool = True,
 ) -> Dataset:
     """Read, check, split and featurise a table.
 
@@ -102,6 +104,8 @@ def load_dataset(
         schema: given when scoring: classes, vocabularies and fill values of training; no label is needed then.
         history: earlier rows, which serve as context and history only.
         bad_rows: `"error"` raises on the first bad row, `"drop"` leaves bad rows out and counts them.
+        vocabularies: of another table's schema, instead of learning them on the training rows: a value then has the same code in both.
+        need_label: False takes a table without labels, or with too few to learn from; the split then goes by all rows where none has one.
         hash_buckets: above 0, categorical values of few training rows, and unseen ones, share this many further codes by their hash
             instead of one; `schema`, where given, has its own number.
 
@@ -109,7 +113,7 @@ def load_dataset(
         InputError: naming the column, row, flag or file and the remedy.
     """
     check_buckets(hash_buckets)
-    table, classes = _read(path, spec, schema.classes if schema else None, bad_rows, "row")
+    table, classes = _read(path, spec, schema.classes if schema else None, bad_rows, "row", need_label)
     tables = [table]
     if history is not None:
         past, _ = _read(history, spec, classes, bad_rows, "history row")
@@ -123,8 +127,10 @@ def load_dataset(
     frame = data.frame[order]
     if schema is None:
         gap = spec.label_delay if spec.split.gap is None else spec.split.gap
-        part = split_by_time(time, label >= 0, spec.split, gap)
-        _check_parts(label, part, classes, spec)
+        known = label >= 0
+        part = split_by_time(time, known if need_label or known.any() else ~known, spec.split, gap)
+        if need_label:
+            _check_parts(label, part, classes, spec)
     else:
         part = np.where(row < 0, PART_GAP, PART_TEST).astype(np.int8)
     keys = {name: encode(frame[name], distinct(frame[name])) for name in dict.fromkeys((*spec.categorical, *spec.context))}
@@ -133,7 +139,7 @@ def load_dataset(
     )
     numeric = {name: values[order] for name, values in data.numeric.items()}
     if schema is None:
-        schema = _learn(spec, classes, events, frame, numeric, part == PART_TRAIN, hash_buckets)
+        schema = _learn(spec, classes, events, frame, numeric, part == PART_TRAIN, hash_buckets, vocabularies)
     values = _values(schema, events, label, frame, numeric)
     store = TransactionStore(
         values=values,
@@ -149,10 +155,18 @@ def load_dataset(
     return Dataset(store, schema, part, ids, entities, _fingerprint(data, spec), table.dropped, _notes(path, spec, data), path)
 
 
-def _read(source: Source, spec: Spec, classes: tuple[str, ...] | None, bad_rows: BadRows, where: str) -> tuple[_Table, tuple[str, ...]]:
+UNKNOWN_CLASSES = ("legitimate", "fraud")
+"""Of a table without a label."""
+
+
+def _read(
+    source: Source, spec: Spec, classes: tuple[str, ...] | None, bad_rows: BadRows, where: str, need_label: bool = True
+) -> tuple[_Table, tuple[str, ...]]:
     """Read and check the used columns. With `classes` (scoring) the label and id columns may be absent."""
     scoring = classes is not None
-    if not scoring and spec.label is None:
+    if spec.label is None and not need_label:
+        classes = classes or UNKNOWN_CLASSES
+    elif not scoring and spec.label is None:
         raise InputError("no label column is named: name it by --label (or `label` in the spec file)")
     columns, types = spec.columns(), column_types(source)
     if scoring:
@@ -254,6 +268,7 @@ def _learn(
     numeric: dict[str, NDArray[np.float32]],
     train: NDArray[np.bool_],
     hash_buckets: int,
+    vocabularies: Mapping[str, list[str]] | None,
 ) -> Schema:
     # The names of the fields are those that a table of no rows yields: they are written down in one place only.
     none = np.zeros(0, dtype=np.int64)
@@ -264,8 +279,11 @@ def _learn(
     for name, values in numeric.items():
         known = values[train & ~np.isnan(values)]
         fill[name] = float(np.median(known)) if len(known) else 0.0
-    vocabularies = {name: learn_vocabulary(frame[name], train, RARE if hash_buckets else 1) for name in spec.categorical}
-    return Schema(spec, classes, names, spec.categorical, vocabularies, fill, hash_buckets)
+    learned = {
+        name: learn_vocabulary(frame[name], train, RARE if hash_buckets else 1) if vocabularies is None else list(vocabularies[name])
+        for name in spec.categorical
+    }
+    return Schema(spec, classes, names, spec.categorical, learned, fill, hash_buckets)
 
 
 def _values(

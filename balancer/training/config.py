@@ -80,8 +80,12 @@ class TrainConfig:
     """PPO rollouts, instead of the budget's."""
     history: int = 16
     """Transactions of an entity that the classifier sees, the one to judge included."""
+    embedding: str = "auto"
+    """How fields become channels: transaction (auto), tabular for tables without histories, or module:Class of your own."""
     attention: str = "auto"
-    """Attention of the classifier: dense, window or sparse; auto is dense, and sparse for histories of 256 and more."""
+    """Attention of the classifier: dense, window, sparse, or module:Class of your own; auto is dense, and sparse for histories of 256 and more."""
+    head: str = "auto"
+    """What decides: binary or multiclass (auto, by the label's values), or module:Class of your own."""
     form: Literal["auto", "window", "sequence"] = "auto"
     """What the classifier is shown: a window of history for each row, or whole histories of which each row is judged by what came before it; auto is
     sequence for histories of 256 and more."""
@@ -99,6 +103,16 @@ class TrainConfig:
     """Dropout inside the blocks."""
     field_dropout: float = 0.15
     """Probability that a field is hidden over the whole window of a row while training."""
+    from_: Path | None = None
+    """Run (of balancer train or pretrain) whose model to start from; its sizes are taken over."""
+    train_only: tuple[str, ...] | None = None
+    """With --from: parts to train (head, attention, embedding, adapter, tasks); all else stays what it is and is not stored again."""
+    adapter_rank: int = 8
+    """Rank of the low-rank adapters that --train-only adapter trains."""
+    tasks: tuple[str, ...] | None = None
+    """Further tasks on the same trunk: next_category, next_amount, next_time, next_fields, masked_fields; they learn from unlabelled rows too."""
+    task_weights: str = "uncertainty"
+    """What each loss counts: uncertainty (learned), or a number for every further task beside 1 for the decision."""
     batch_size: int = 256
     """Rows of a mini-batch."""
     learning_rate: float = 2e-3
@@ -121,7 +135,18 @@ class TrainConfig:
     """Print the report as JSON instead of tables."""
 
     def __post_init__(self) -> None:
-        positive = ("epochs", "steps_per_epoch", "policy_rollouts", "history", "window", "d_model", "layers", "batch_size", "threads")
+        positive = (
+            "epochs",
+            "steps_per_epoch",
+            "policy_rollouts",
+            "history",
+            "window",
+            "d_model",
+            "layers",
+            "batch_size",
+            "threads",
+            "adapter_rank",
+        )
         for name in positive:
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -141,8 +166,27 @@ class TrainConfig:
             raise InputError(f"--learning-rate is {self.learning_rate}: give a number between 0 and 1, as 0.002")
         if not 0 <= self.seed < 2**31:
             raise InputError(f"--seed is {self.seed}: give a whole number from 0 to 2147483647")
+        if self.train_only is not None:
+            if self.from_ is None:
+                raise InputError("--train-only needs --from: name the run whose other parts stay")
+            from balancer.models.parts import check_parts  # torch is not imported to print the help
+
+            check_parts(self.train_only, "--train-only")
+        self.fixed_task_weights()
         if self.resume and self.out is None:
             raise InputError("--resume needs --out: name the run folder to continue")
+
+    def fixed_task_weights(self) -> dict[str, float] | None:
+        """The weight of each further task where they are fixed, None where they are learned."""
+        if self.task_weights == "uncertainty":
+            return None
+        try:
+            weight = float(self.task_weights)
+        except ValueError:
+            weight = -1.0
+        if not 0 <= weight < 1e6:
+            raise InputError(f"--task-weights is {self.task_weights!r}: give uncertainty, or a number from 0 up")
+        return dict.fromkeys(self.tasks or (), weight)
 
     def schedule(self) -> Budget:
         """The budget with ``epochs`` and ``steps_per_epoch`` put in."""

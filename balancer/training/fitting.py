@@ -18,7 +18,7 @@ from balancer.data.dataset import Dataset
 from balancer.data.split import PART_REWARD, PART_TRAIN
 from balancer.envs.classifier_student import ClassifierStudent
 from balancer.files import read_arrays, write_arrays
-from balancer.models import ModelConfig
+from balancer.models import Classifier, ModelConfig
 from balancer.sampling.controller import SamplingController
 from balancer.sampling.observation import ScoredRows
 from balancer.sampling.policies import Policy
@@ -26,6 +26,7 @@ from balancer.sampling.row_sampler import RowSampler
 from balancer.sampling.seeding import generator
 from balancer.sampling.weights import SamplingWeights
 from balancer.training.config import Budget, TrainConfig
+from balancer.training.task_sampling import TaskSampling
 
 BASELINES = ("none", "one_to_one", "class_weight")
 """Ways of treating imbalance that every report compares with: leave it, over-sample to 1:1, weight the loss."""
@@ -85,10 +86,11 @@ def fit_classifier(
     device: str,
     checkpoint: Path,
     after_epoch: Callable[[int, dict[str, Any]], None],
+    start: Callable[[], Classifier] | None = None,
 ) -> tuple[ClassifierStudent, list[dict[str, Any]]]:
     """Fit a classifier from ``checkpoint`` on, or from the start where there is none.
 
-    ``after_epoch(epochs done, figures)`` is called once an epoch. Returns the student and the figures of every epoch.
+    ``after_epoch(epochs done, figures)`` is called once an epoch; ``start`` makes the model to begin with, instead of a new one. Returns the student and the figures of every epoch.
     """
     pools = Pools.of(dataset)
     steps = schedule.steps_per_epoch
@@ -103,7 +105,11 @@ def fit_classifier(
         warmup=config.warmup,
         optimizer=config.optimizer,
         device=device,
+        start=start,
+        train_only=config.train_only,
+        task_weights=config.fixed_task_weights(),
     )
+    tasks = TaskSampling(dataset, model_config, epochs=schedule.epochs, steps=steps, batch_size=config.batch_size, seed=config.seed)
     labels = np.full(len(dataset.store.label), -1, dtype=np.int64)
     labels[pools.train] = dataset.store.label[pools.train]
     sampler = RowSampler(labels, len(dataset.schema.classes))
@@ -124,12 +130,13 @@ def fit_classifier(
         sampler.load_state({name[8:]: array for name, array in arrays.items() if name.startswith("sampler.")})
         if controller is not None:
             controller.load_state_dict(meta["controller"])
+        tasks.load_state({name[5:]: array for name, array in arrays.items() if name.startswith("task.")}, meta.get("tasks", {}))
         figures = meta["figures"]
     reward_rows, reward_weight = thinned(pools.reward, dataset.store.label, REWARD_NEGATIVES, generator(config.seed, "reward pool"))
     for epoch in range(len(figures), schedule.epochs):
         weights = controller.weights if controller is not None else SamplingWeights(np.asarray(scheme.share), 0.0, 0.0)
         drawn = sampler.draw(steps * config.batch_size, weights, generator(config.seed, "draw", epoch))
-        loss = student.fit(drawn)
+        loss = student.fit(drawn, tasks.draw(epoch))
         reward = _scored(student, reward_rows, reward_weight)
         if controller is not None:
             pool_size = int(POOL_SHARE * steps * config.batch_size)
@@ -137,10 +144,14 @@ def fit_classifier(
             pool = _scored(student, pool_rows, pool_weight)
             sampler.refresh(pool_rows, pool.score)
             controller.update(pool, reward)
+        tasks.update(student, epoch)
         figures.append({"model": scheme.name, "epoch": epoch + 1, "loss": loss} | _describe(weights, reward))
         state = {f"student.{name}": array for name, array in student.state().items()}
         state |= {f"sampler.{name}": array for name, array in sampler.state().items()}
-        write_arrays(checkpoint, state, {"controller": controller.state_dict() if controller is not None else None, "figures": figures})
+        task_arrays, task_meta = tasks.state()
+        state |= {f"task.{name}": array for name, array in task_arrays.items()}
+        meta = {"controller": controller.state_dict() if controller is not None else None, "figures": figures, "tasks": task_meta}
+        write_arrays(checkpoint, state, meta)
         after_epoch(epoch + 1, figures[-1])
     return student, figures
 

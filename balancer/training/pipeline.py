@@ -7,7 +7,8 @@ its result atomically under ``work/``, so a kill at any moment costs at most an 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +19,36 @@ from rich.console import Console
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.roles import resolve_spec
 from balancer.data.split import PART_TEST, PART_THRESHOLD, PART_TRAIN
+from balancer.envs.task_targets import make_task
 from balancer.errors import InputError
 from balancer.evaluation.lightgbm_baseline import MAX_ROUNDS, fit_lightgbm
 from balancer.files import read_arrays
-from balancer.models import ATTENTIONS, Classifier, ModelConfig, fit_edges, load_classifier, save_classifier
+from balancer.models import (
+    ATTENTIONS,
+    EMBEDDINGS,
+    HEADS,
+    Attention,
+    Classifier,
+    Head,
+    ModelConfig,
+    fit_edges,
+    load_classifier,
+    save_classifier,
+    save_delta,
+)
+from balancer.models.parts import find_part
 from balancer.sampling.policies import AutoPolicy, BundlePolicy, Policy, load_policy
 from balancer.sampling.seeding import integer_seed
 from balancer.training.config import Budget, TrainConfig
 from balancer.training.costs import print_costs
 from balancer.training.explanation import explain
 from balancer.training.fitting import BASELINES, Pools, Scheme, baseline_scheme, fit_classifier
+from balancer.training.incremental import Base, describe_start, starter
 from balancer.training.policy_stage import learn_policy
 from balancer.training.progress import PROGRESS_FILE, TrainingProgress, describe
 from balancer.training.results import Scores, write_results
 from balancer.training.run_folder import RunFolder
+from balancer.training.task_sampling import describe_tasks
 
 MOST_PASSES = 1.25
 """Draws of a run per training row; a smaller table gets fewer steps than the budget's. Measured: beyond this the classifier memorises repeated frauds, and
@@ -49,6 +66,8 @@ class Prepared:
     schedule: Budget
     device: str
     threads: int
+    start: Callable[[], Classifier] | None = None
+    """Makes the model that the classifier and its baselines start from, where it is not a new one."""
 
 
 def train_run(config: TrainConfig, given: dict[str, Any], console: Console) -> Path:
@@ -79,10 +98,10 @@ def train_run(config: TrainConfig, given: dict[str, Any], console: Console) -> P
     else:
         path = config.out or RunFolder.default_path(config.dataset)
         RunFolder.refuse_existing(path)
-        prepared = prepare(config, console)
+        prepared = prepare(config, console, given=given)
         folder = RunFolder.create(
             path,
-            config,
+            prepared.config,
             fingerprint=prepared.dataset.fingerprint,
             device=prepared.device,
             threads=prepared.threads,
@@ -94,8 +113,13 @@ def train_run(config: TrainConfig, given: dict[str, Any], console: Console) -> P
     return folder.path
 
 
-def prepare(config: TrainConfig, console: Console, *, device: str | None = None, threads: int | None = None) -> Prepared:
-    """Check flags and policy, read the data, fit the encodings: all that can go wrong without writing a file."""
+def prepare(
+    config: TrainConfig, console: Console, *, device: str | None = None, threads: int | None = None, given: dict[str, Any] | None = None
+) -> Prepared:
+    """Check flags and policy, read the data, fit the encodings: all that can go wrong without writing a file.
+
+    ``given`` are the fields of ``config`` that were typed; what was not is taken from the run to start from, where there is one.
+    """
     device = device or _choose_device(config.device)
     threads = threads or config.threads
     torch.set_num_threads(threads)
@@ -103,25 +127,52 @@ def prepare(config: TrainConfig, console: Console, *, device: str | None = None,
         raise InputError("--optimizer adamw8bit needs a CUDA device: use adamw, or --device cuda where there is one")
     if config.policy != "ppo":
         load_policy(config.policy, num_classes=2)  # a policy that is not there is said before the data are read
-    if config.attention not in ("auto", *ATTENTIONS):
-        raise InputError(f"--attention is '{config.attention}': give auto, {', '.join(sorted(ATTENTIONS))}")
+    for kind, registry, kind_of in (
+        ("embedding", EMBEDDINGS, torch.nn.Module),
+        ("attention", ATTENTIONS, Attention),
+        ("head", HEADS, Head),
+    ):
+        if getattr(config, kind) != "auto":
+            find_part(registry, kind, getattr(config, kind), kind_of)  # type: ignore[arg-type]  # a part that is not there is said before the data are read
+    base = None if config.from_ is None else Base.open(config.from_)
+    if base is not None and given is not None:
+        config = base.shapes(config, given)
     spec = resolve_spec(config.dataset, spec_file=config.spec, overrides=config.role_overrides())
     started = time.monotonic()
     with console.status(f"reading {config.dataset}"):
         dataset = load_dataset(config.dataset, spec, bad_rows=config.bad_rows, hash_buckets=config.hash_buckets)
+        keeps = base is not None and base.keeps_embedding(dataset.schema, config)
+        if base is not None and keeps and dataset.schema.vocabularies != base.schema.vocabularies:
+            codes = {"hash_buckets": base.schema.hash_buckets, "vocabularies": base.schema.vocabularies}
+            dataset = load_dataset(config.dataset, spec, bad_rows=config.bad_rows, **codes)  # type: ignore[arg-type]
     _print_data(dataset, console, time.monotonic() - started)
-    model = model_config(dataset, config)
-    Classifier(model)  # a part that is not there is said before anything is written
-    return Prepared(config, dataset, model, schedule_for(config, len(dataset.rows(PART_TRAIN))), device, threads)
+    model = model_config(dataset, config, base.model.config if base is not None and keeps else None)
+    schedule = schedule_for(config, len(dataset.rows(PART_TRAIN)))
+    if base is None:
+        Classifier(model)  # parts that don't fit are said before anything is written
+        return Prepared(config, dataset, model, schedule, device, threads)
+    if "adapter" not in (config.train_only or ()):
+        model = replace(model, adapter_rank=base.model.config.adapter_rank)
+    make = base.start(model, config, keeps)
+    console.print(f"starts from {base.folder}: {describe_start(make)}", highlight=False, soft_wrap=True)
+    return Prepared(config, dataset, model, schedule, device, threads, starter(make))
 
 
-def model_config(dataset: Dataset, config: TrainConfig) -> ModelConfig:
-    """The classifier that ``config`` asks for on ``dataset``, its bin edges fitted on the training rows."""
+def model_config(dataset: Dataset, config: TrainConfig, kept: ModelConfig | None = None) -> ModelConfig:
+    """The classifier that ``config`` asks for on ``dataset``, its bin edges fitted on the training rows, or those of the model whose embedding is ``kept``.
+
+    Where no training row has a label edges are quantiles of all of them.
+    """
     store, train, classes = dataset.store, dataset.rows(PART_TRAIN), dataset.schema.classes
-    edges = fit_edges(
-        store.values[train, : store.num_numeric], store.label[train].astype(np.int64), seed=integer_seed(config.seed, "edges")
-    )
-    return ModelConfig(
+    label = store.label[train].astype(np.int64)
+    if not len(train):
+        train = np.flatnonzero(dataset.part == PART_TRAIN)
+        label = np.zeros(len(train), dtype=np.int64)
+    if kept is not None:
+        edges: Any = kept.edges
+    else:
+        edges = fit_edges(store.values[train, : store.num_numeric], label, seed=integer_seed(config.seed, "edges"))
+    model = ModelConfig(
         numeric_fields=dataset.schema.numeric_fields,
         categorical_fields=dataset.schema.categorical_fields,
         cardinalities=dataset.schema.cardinalities,
@@ -131,9 +182,12 @@ def model_config(dataset: Dataset, config: TrainConfig) -> ModelConfig:
         num_layers=config.layers,
         dropout=config.dropout,
         field_dropout=config.field_dropout,
-        head="binary" if len(classes) == 2 else "multiclass",
+        embedding="transaction" if config.embedding == "auto" else config.embedding,
+        head=("binary" if len(classes) == 2 else "multiclass") if config.head == "auto" else config.head,
+        adapter_rank=config.adapter_rank if config.train_only is not None and "adapter" in config.train_only else 0,
         **config.parts(config.history if dataset.schema.spec.entity is not None else 1),
     )
+    return replace(model, tasks=tuple(make_task(name, dataset, model) for name in config.tasks or ()))
 
 
 def schedule_for(config: TrainConfig, train_rows: int) -> Budget:
@@ -165,15 +219,16 @@ def _run_stages(prepared: Prepared, folder: RunFolder, console: Console) -> None
         seconds["lightgbm"] = time.monotonic() - started
     with console.status("which earlier transactions weighed on each test row"):
         started = time.monotonic()
-        explanation = explain(
-            load_classifier(folder.path, prepared.device), dataset, dataset.rows(PART_TEST), device=torch.device(prepared.device)
-        )
+        model, device = load_classifier(folder.path, prepared.device), torch.device(prepared.device)
+        tasks = describe_tasks(model, dataset, config.seed, device)
+        explanation = explain(model, dataset, dataset.rows(PART_TEST), device=device)
         seconds["explanation"] = time.monotonic() - started
     write_results(
         folder,
         dataset,
         scores,
         policy=_describe_policy(config, policy),
+        tasks=tasks,
         schedule=prepared.schedule,
         config=config,
         seconds=seconds,
@@ -216,9 +271,14 @@ def _classifier_stage(prepared: Prepared, folder: RunFolder, scheme: Scheme, pro
             device=prepared.device,
             checkpoint=checkpoint,
             after_epoch=lambda epoch, line: advance(epoch, describe(line)),
+            start=prepared.start,
         )
     if scheme.name == "run":
-        save_classifier(student.model, folder.path)
+        parts, base = prepared.config.train_only, prepared.config.from_
+        if parts is not None and base is not None:
+            save_delta(student.model, folder.path, base=base, parts=parts)
+        else:
+            save_classifier(student.model, folder.path)
     dataset = prepared.dataset
     scores = Scores(student.score(dataset.rows(PART_THRESHOLD)), student.score(dataset.rows(PART_TEST)), figures)
     scores.save(result)

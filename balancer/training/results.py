@@ -124,8 +124,11 @@ def write_results(
     config: TrainConfig,
     seconds: dict[str, float],
     explanation: dict[str, pl.Series],
+    tasks: dict[str, Any],
 ) -> dict[str, Any]:
-    """Write everything of a run that comes after training; return the report. ``explanation`` are further columns for the test rows."""
+    """Write everything of a run that comes after training; return the report. ``explanation`` are further columns for the test rows,
+    ``tasks`` the figures of further tasks.
+    """
     held, test = dataset.rows(PART_THRESHOLD), dataset.rows(PART_TEST)
     decisions = {name: Decision.fit(own.threshold, dataset.store.label[held]) for name, own in scores.items()}
     figures = {name: judge(dataset, test, own.test, decisions[name]) for name, own in scores.items()}
@@ -147,6 +150,7 @@ def write_results(
             "schedule": {"epochs": schedule.epochs, "steps_per_epoch": schedule.steps_per_epoch, "batch_size": config.batch_size},
             "policy": policy,
             "versions": folder.content["versions"],
+            **({"tasks": tasks} if tasks else {}),
             "device": folder.content["device"],
             "threads": folder.content["threads"],
             "timing": {"seconds": {name: round(value, 1) for name, value in seconds.items()}},

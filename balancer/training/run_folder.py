@@ -22,6 +22,7 @@ from balancer.files import read_json, write_json
 from balancer.training.config import NOT_PART_OF_THE_RESULT, TrainConfig
 
 FORMAT = 1
+PRETRAINED = "pretrained"
 LIBRARIES = ("balancer", "torch", "stable-baselines3", "gymnasium", "polars", "scikit-learn", "lightgbm", "numpy")
 
 
@@ -105,6 +106,11 @@ class RunFolder:
         """Whether the run has ended and has all its files."""
         return bool(self.content["status"] == "complete")
 
+    @property
+    def pretrained(self) -> bool:
+        """Whether `balancer pretrain` made it and has ended: a model to start from, without a head, threshold or report."""
+        return bool(self.content["status"] == PRETRAINED)
+
     def config(self) -> TrainConfig:
         """The configuration the run was started with."""
         try:
@@ -128,9 +134,9 @@ class RunFolder:
                     f"{flag} {value} differs from the run in {self.path}, started with {before}: leave {flag} out to resume it"
                 )
 
-    def finish(self) -> None:
-        """Mark the run complete and remove the intermediate files."""
-        self.content = self.content | {"status": "complete"}
+    def finish(self, status: str = "complete") -> None:
+        """Mark the run complete (or pretrained) and remove the intermediate files."""
+        self.content = self.content | {"status": status}
         write_json(self.path / "run.json", self.content)
         shutil.rmtree(self.work, ignore_errors=True)
 

@@ -37,6 +37,10 @@ class TrainedRun:
     def load(cls, path: Path, *, precision: Precision = "full") -> TrainedRun:
         """Read a run folder, with its full model or with the one that `balancer quantize` made; InputError naming the file that is missing, truncated or foreign."""
         folder = RunFolder.open(path)
+        if folder.pretrained:
+            raise InputError(
+                f"the run in {path} is pretrained only, its head has learned nothing: train one by balancer train --from {path}"
+            )
         if not folder.complete:
             raise InputError(f"the run in {path} is not complete: continue it with balancer train --resume --out {path}")
         content = read_json(path / SCHEMA_FILE, what="it holds the fields the model was trained on")
@@ -65,7 +69,9 @@ def training_table(folder: RunFolder) -> Dataset:
             f"{config.dataset} is not here: it is the table that the run in {folder.path} was trained on; go where that path leads to it"
         )
     schema = Schema.from_dict(read_json(folder.path / SCHEMA_FILE, what="it holds the fields the model was trained on"))
-    dataset = load_dataset(config.dataset, schema.spec, bad_rows=config.bad_rows, hash_buckets=config.hash_buckets)
+    dataset = load_dataset(
+        config.dataset, schema.spec, bad_rows=config.bad_rows, hash_buckets=schema.hash_buckets, vocabularies=schema.vocabularies
+    )
     if dataset.fingerprint != folder.content["fingerprint"]:
         raise InputError(
             f"{config.dataset} has changed since the run in {folder.path} was trained: what it holds now does not belong to the run"
@@ -108,7 +114,7 @@ def evaluate_file(run: TrainedRun, source: Path, *, history: Path | None, bad_ro
     dataset = load_dataset(source, spec, schema=run.schema, history=history, bad_rows=bad_rows)
     trained_on = dataset.fingerprint == run.folder.content["fingerprint"]
     if trained_on:
-        dataset = load_dataset(source, spec, bad_rows=bad_rows, hash_buckets=run.schema.hash_buckets)
+        dataset = load_dataset(source, spec, bad_rows=bad_rows, hash_buckets=run.schema.hash_buckets, vocabularies=run.schema.vocabularies)
     if spec.label is None or not (dataset.store.label[dataset.part == PART_TEST] >= 0).any():
         raise InputError(f"{source} has no labelled row: evaluate needs the column {spec.label!r}; without labels use balancer score")
     rows = dataset.rows(PART_TEST)
