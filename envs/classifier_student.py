@@ -155,8 +155,7 @@ class ClassifierStudent:
         if self.config.form == "window":
             batch = self._batch(rows)
             if hidden is not None:
-                place = torch.as_tensor((np.arange(len(rows)), batch.lengths.cpu().numpy() - 1), device=self.device)
-                self._hide(batch, (place[0], place[1]), hidden)
+                self._hide(batch, (torch.arange(len(rows), device=self.device), batch.lengths - 1), hidden)
             return self._pass(batch, None, rows, source, np.ones(len(chosen)), targets, 1.0)
         offset = np.concatenate([[0], np.cumsum([len(own) for own in chosen])])
         for part in sequence_parts(self.dataset.store, rows, self.config.history, self.device):
@@ -298,17 +297,13 @@ def score_rows(model: Classifier, dataset: Dataset, rows: np.ndarray, *, device:
 
 @torch.no_grad()
 def score_task(model: Classifier, dataset: Dataset, name: str, rows: np.ndarray, *, device: torch.device) -> np.ndarray:
-    """Class probabilities (n, M) float32 of the first target of a further task at the store ``rows`` (n,)."""
+    """Class probabilities (n, F, M) float32 of a further task's targets at the store ``rows`` (n,); 0 where a target has fewer than M classes."""
     assert model.tasks is not None
-    parts, order = [np.zeros((0, 1), dtype=np.float32)], [np.zeros(0, dtype=np.int64)]
+    task = next(task for task in model.config.tasks if task.name == name)
+    scores = np.empty((len(rows), len(task.sizes), max(task.sizes)), dtype=np.float32)
     for which, encoded in _encoded(model, dataset, rows, device):
         with autocast(device):
-            parts.append(model.tasks(name, encoded)[:, 0].exp().cpu().numpy())
-        order.append(np.asarray(which))
-    if len(parts) == 1:
-        return parts[0]
-    scores = np.empty((len(rows), parts[1].shape[1]), dtype=np.float32)
-    scores[np.concatenate(order)] = np.concatenate(parts[1:])
+            scores[which] = model.tasks(name, encoded).exp().cpu().numpy()
     return scores
 
 

@@ -12,6 +12,7 @@ from importlib import import_module
 
 COMMANDS = {
     "train": "learn the sampling weights, train a classifier under them, report it beside its baselines",
+    "pretrain": "teach a model without labels what follows what, to start from",
     "score": "score rows with a trained run",
     "evaluate": "figures of a trained run on labelled rows",
     "quantize": "make a trained run smaller and faster, within a budget of average precision",

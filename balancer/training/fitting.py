@@ -90,7 +90,8 @@ def fit_classifier(
 ) -> tuple[ClassifierStudent, list[dict[str, Any]]]:
     """Fit a classifier from ``checkpoint`` on, or from the start where there is none.
 
-    ``after_epoch(epochs done, figures)`` is called once an epoch; ``start`` makes the model to begin with, instead of a new one. Returns the student and the figures of every epoch.
+    ``after_epoch(epochs done, figures)`` is called once an epoch; ``start`` makes the model to begin with, instead of a new one.
+    Returns the student and the figures of every epoch.
     """
     pools = Pools.of(dataset)
     steps = schedule.steps_per_epoch

@@ -105,7 +105,7 @@ def train_run(config: TrainConfig, given: dict[str, Any], console: Console) -> P
             fingerprint=prepared.dataset.fingerprint,
             device=prepared.device,
             threads=prepared.threads,
-            data=_describe_data(prepared.dataset),
+            data=describe_data(prepared.dataset),
         )
     console.print(f"run folder {folder.path}", highlight=False, soft_wrap=True)
     with folder.locked():
@@ -114,11 +114,18 @@ def train_run(config: TrainConfig, given: dict[str, Any], console: Console) -> P
 
 
 def prepare(
-    config: TrainConfig, console: Console, *, device: str | None = None, threads: int | None = None, given: dict[str, Any] | None = None
+    config: TrainConfig,
+    console: Console,
+    *,
+    device: str | None = None,
+    threads: int | None = None,
+    given: dict[str, Any] | None = None,
+    need_label: bool = True,
 ) -> Prepared:
     """Check flags and policy, read the data, fit the encodings: all that can go wrong without writing a file.
 
-    ``given`` are the fields of ``config`` that were typed; what was not is taken from the run to start from, where there is one.
+    ``given`` are the fields of ``config`` that were typed; what was not is taken from the run to start from, where there is one. ``need_label`` is False
+    for a table to pretrain on.
     """
     device = device or _choose_device(config.device)
     threads = threads or config.threads
@@ -127,20 +134,14 @@ def prepare(
         raise InputError("--optimizer adamw8bit needs a CUDA device: use adamw, or --device cuda where there is one")
     if config.policy != "ppo":
         load_policy(config.policy, num_classes=2)  # a policy that is not there is said before the data are read
-    for kind, registry, kind_of in (
-        ("embedding", EMBEDDINGS, torch.nn.Module),
-        ("attention", ATTENTIONS, Attention),
-        ("head", HEADS, Head),
-    ):
-        if getattr(config, kind) != "auto":
-            find_part(registry, kind, getattr(config, kind), kind_of)  # type: ignore[arg-type]  # a part that is not there is said before the data are read
+    _check_parts(config)
     base = None if config.from_ is None else Base.open(config.from_)
     if base is not None and given is not None:
         config = base.shapes(config, given)
-    spec = resolve_spec(config.dataset, spec_file=config.spec, overrides=config.role_overrides())
+    spec = resolve_spec(config.dataset, spec_file=config.spec, overrides=config.role_overrides(), need_label=need_label)
     started = time.monotonic()
     with console.status(f"reading {config.dataset}"):
-        dataset = load_dataset(config.dataset, spec, bad_rows=config.bad_rows, hash_buckets=config.hash_buckets)
+        dataset = load_dataset(config.dataset, spec, bad_rows=config.bad_rows, hash_buckets=config.hash_buckets, need_label=need_label)
         keeps = base is not None and base.keeps_embedding(dataset.schema, config)
         if base is not None and keeps and dataset.schema.vocabularies != base.schema.vocabularies:
             codes = {"hash_buckets": base.schema.hash_buckets, "vocabularies": base.schema.vocabularies}
@@ -156,6 +157,19 @@ def prepare(
     make = base.start(model, config, keeps)
     console.print(f"starts from {base.folder}: {describe_start(make)}", highlight=False, soft_wrap=True)
     return Prepared(config, dataset, model, schedule, device, threads, starter(make))
+
+
+def _check_parts(config: TrainConfig) -> None:
+    """Say that a part is not there before the data are read."""
+    try:
+        if config.embedding != "auto":
+            find_part(EMBEDDINGS, "embedding", config.embedding, torch.nn.Module)
+        if config.attention != "auto":
+            find_part(ATTENTIONS, "attention", config.attention, Attention)  # type: ignore[type-abstract]
+        if config.head != "auto":
+            find_part(HEADS, "head", config.head, Head)  # type: ignore[type-abstract]
+    except InputError as error:
+        raise InputError(f"--{str(error).removeprefix('unknown ').split(' ')[0]}: {error}") from error
 
 
 def model_config(dataset: Dataset, config: TrainConfig, kept: ModelConfig | None = None) -> ModelConfig:
@@ -309,7 +323,7 @@ def _choose_device(name: str) -> str:
     return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def _describe_data(dataset: Dataset) -> dict[str, Any]:
+def describe_data(dataset: Dataset) -> dict[str, Any]:
     """Rows and classes per part, for run.json and the report."""
     names = {0: "train", 1: "gap", 2: "reward", 3: "threshold", 4: "test"}
     parts = {}
@@ -322,7 +336,7 @@ def _describe_data(dataset: Dataset) -> dict[str, Any]:
 
 def _print_data(dataset: Dataset, console: Console, seconds: float) -> None:
     spec = dataset.schema.spec
-    parts = _describe_data(dataset)["parts"]
+    parts = describe_data(dataset)["parts"]
     console.print(
         f"{len(dataset.store.label):,} rows read in {seconds:.1f} s: "
         f"entity {spec.entity or 'none'}, time {spec.time}, label {spec.label} ({', '.join(dataset.schema.classes)}), "

@@ -85,7 +85,7 @@ class TaskSampling:
 
     def _scores(self, model: Classifier, task: Task, sampler: EmbeddedSampler, rows: np.ndarray, device: torch.device) -> np.ndarray:
         """(n, K) over the classes that training rows have."""
-        scores = score_task(model, self.dataset, task.name, rows, device=device)[:, np.asarray(sampler.classes_)].astype(np.float64)
+        scores = score_task(model, self.dataset, task.name, rows, device=device)[:, 0, np.asarray(sampler.classes_)].astype(np.float64)
         normal: np.ndarray = scores / np.maximum(scores.sum(1, keepdims=True), 1e-12)
         return normal
 
@@ -120,7 +120,7 @@ def describe_tasks(model: Classifier, dataset: Dataset, seed: int, device: torch
             continue
         before = task_targets(dataset, model.config, task, train)[:, 0]
         common = int(np.bincount(before[before >= 0]).argmax())
-        chosen = score_task(model, dataset, task.name, rows, device=device).argmax(1)
+        chosen = score_task(model, dataset, task.name, rows, device=device)[:, 0].argmax(1)
         figures[task.name] = {
             "rows": len(rows),
             "classes": task.sizes[0],
