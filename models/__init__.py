@@ -13,7 +13,9 @@ from balancer.models.encoding import PiecewiseLinearEncoder, fit_edges
 from balancer.models.heads import BinaryHead, Head, MulticlassHead
 from balancer.models.parts import PARTS, check_parts, part_of
 from balancer.models.storage import load_classifier, save_classifier, save_delta, weights_digest
+from balancer.models.tabular import TabularEmbedding
 from balancer.models.tasks import Task
+from balancer.models.text import TokenEmbedding, Tokenizer, load_tokenizer, train_tokenizer
 
 __all__ = [
     "ATTENTIONS",
@@ -32,16 +34,21 @@ __all__ = [
     "Replacement",
     "SequenceBatch",
     "SparseAttention",
+    "TabularEmbedding",
     "Targets",
     "Task",
+    "TokenEmbedding",
+    "Tokenizer",
     "TransactionEmbedding",
     "WindowAttention",
     "autocast",
     "check_parts",
     "fit_edges",
     "load_classifier",
+    "load_tokenizer",
     "part_of",
     "save_classifier",
     "save_delta",
+    "train_tokenizer",
     "weights_digest",
 ]

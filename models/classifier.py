@@ -23,12 +23,18 @@ from balancer.models.config import ModelConfig
 from balancer.models.embedding import TransactionEmbedding
 from balancer.models.heads import BinaryHead, Head, MulticlassHead
 from balancer.models.parts import Factory, find_part, name_of, part_of
+from balancer.models.tabular import TabularEmbedding
 from balancer.models.tasks import TaskHeads
+from balancer.models.text import TokenEmbedding
 
 Part = TypeVar("Part", bound=nn.Module)
 
-EMBEDDINGS: dict[str, Callable[[ModelConfig], nn.Module]] = {"transaction": TransactionEmbedding}
-"""By name: a module from a batch of fields (B, n, C) to a batch of channels (B, n, d_model)."""
+EMBEDDINGS: dict[str, Callable[[ModelConfig], nn.Module]] = {
+    "transaction": TransactionEmbedding,
+    "tabular": TabularEmbedding,
+    "token": TokenEmbedding,
+}
+"""By name: a module from a batch of fields (B, n, C) to a batch of channels (B, n, d_model), or of another length, of which the last position is judged."""
 
 ATTENTIONS: dict[str, Callable[[ModelConfig], Attention]] = {
     "dense": lambda config: DenseAttention(config.d_model, config.num_heads, rotary=config.form == "sequence"),

@@ -44,7 +44,8 @@ class PeriodicEncoder(nn.Module):
         super().__init__()
         self.places = Bins(edges)
         fields = len(edges)
-        self.register_buffer("bins", torch.tensor([len(field) - 1.0 for field in edges]), persistent=False)
+        # Kept with the weights, so that a model built without memory (quantized ones are) gets it back.
+        self.register_buffer("bins", torch.tensor([len(field) - 1.0 for field in edges]))
         self.frequency = nn.Parameter(torch.randn(fields, FREQUENCIES) * sigma)
         bound = (2 * FREQUENCIES) ** -0.5
         self.weight = nn.Parameter(torch.empty(fields, 2 * FREQUENCIES, d_model).uniform_(-bound, bound))
@@ -85,13 +86,11 @@ class CycleEncoder(nn.Module):
 
     column: Tensor
     period: Tensor
-    harmonic: Tensor
 
     def __init__(self, columns: Sequence[int], periods: Sequence[float], d_model: int) -> None:
         super().__init__()
-        self.register_buffer("column", torch.tensor(columns, dtype=torch.int64), persistent=False)
-        self.register_buffer("period", torch.tensor(periods, dtype=torch.float32), persistent=False)
-        self.register_buffer("harmonic", 2 * math.pi * torch.arange(1, HARMONICS + 1), persistent=False)
+        self.register_buffer("column", torch.tensor(columns, dtype=torch.int64))
+        self.register_buffer("period", torch.tensor(periods, dtype=torch.float32))
         bound = (2 * HARMONICS * len(periods)) ** -0.5
         self.weight = nn.Parameter(torch.empty(len(periods), 2 * HARMONICS, d_model).uniform_(-bound, bound))
 
@@ -101,7 +100,7 @@ class CycleEncoder(nn.Module):
         there = present[:, self.column] & own.isfinite()
         # The remainder first: sines of large angles are noise in float32.
         turn = own.masked_fill(~there, 0).remainder(self.period) / self.period
-        angle = turn[..., None] * self.harmonic
+        angle = turn[..., None] * (2 * math.pi * torch.arange(1, HARMONICS + 1, device=turn.device))
         return torch.cat([angle.sin(), angle.cos()], -1) * there[..., None]
 
     def add_to(self, tokens: Tensor, values: Tensor, present: Tensor) -> Tensor:
