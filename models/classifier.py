@@ -131,6 +131,11 @@ class Classifier(nn.Module):
             InputError: A part is not there or does not fit, or a change concerns a part that is not replaced.
         """
         asked = {"embedding": embedding, "attention": attention, "head": head}
+        for name in ("d_model", "num_layers"):
+            if changes.get(name, getattr(self.config, name)) != getattr(self.config, name):
+                raise InputError(
+                    f"{name} is the trunk's and can't change from {getattr(self.config, name)} to {changes[name]}; build a new model"
+                )
         names = {kind: part for kind, part in asked.items() if isinstance(part, str)}
         objects = {kind: part for kind, part in asked.items() if part is not None and not isinstance(part, str)}
         config = dataclasses.replace(self.config, **(changes | names))

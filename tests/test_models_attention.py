@@ -7,56 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from balancer.models import ATTENTIONS, Attention, DenseAttention, ModelConfig, SequenceBatch, WindowAttention
+from balancer.models import ATTENTIONS, DenseAttention, SequenceBatch, WindowAttention
+from balancer.models.checks import check_attention
 
-D, HEADS, N = 16, 2, 23
-LENGTHS = np.array([0, 1, 4, 5, 6, 17, 22, 23])
-NAMES = sorted(ATTENTIONS)
-
-
-def make(name: str) -> Attention:
-    torch.manual_seed(0)
-    return ATTENTIONS[name](ModelConfig(("a",), (), (), ([0, 1],), history=N, d_model=D, num_heads=HEADS, window=5)).eval()
+D, HEADS = 16, 2
 
 
-def batch(seed: int = 0) -> SequenceBatch:
-    values = np.random.default_rng(seed).normal(size=(len(LENGTHS), N, D)).astype(np.float32)
-    return SequenceBatch.from_windows(values, LENGTHS)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_no_position_depends_on_a_later_one(name: str) -> None:
-    attention, given = make(name), batch()
-    full = SequenceBatch.from_windows(given.values, np.full(len(LENGTHS), N))
-    before = attention(full).values
-    for position in range(1, N):
-        moved = full.values.clone()
-        moved[:, position:] += 5 * torch.randn(moved[:, position:].shape)
-        after = attention(full.with_values(moved)).values
-        assert torch.equal(after[:, :position], before[:, :position])
-        assert not torch.equal(after[:, position], before[:, position])
-
-
-@pytest.mark.parametrize("last_only", [False, True])
-@pytest.mark.parametrize("name", NAMES)
-def test_padding_changes_nothing_and_gives_zeros(name: str, last_only: bool) -> None:
-    attention, given = make(name), batch()
-    clean = attention(given, last_only=last_only)
-    dirty = SequenceBatch(given.values.masked_fill(~given.mask[..., None], 1e6), given.lengths, given.mask)
-    assert torch.equal(attention(dirty, last_only=last_only).values, clean.values)
-    assert clean.values.isfinite().all()
-    assert not clean.values[~clean.mask].any()
-    assert not clean.values[0].any()
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_last_only_is_the_whole_computation_at_the_last_position(name: str) -> None:
-    attention, given = make(name), batch()
-    last = attention(given, last_only=True)
-    whole = attention(given).last()
-    assert last.values.shape == (len(LENGTHS), 1, D)
-    assert torch.equal(last.mask, whole.mask)
-    torch.testing.assert_close(last.values, whole.values, atol=2e-6, rtol=1e-5)
+@pytest.mark.parametrize("name", sorted(ATTENTIONS))
+def test_keeps_what_every_attention_must(name: str) -> None:
+    check_attention(ATTENTIONS[name])
 
 
 def masked_reference(attention: DenseAttention, values: Tensor, window: int) -> Tensor:
