@@ -54,9 +54,9 @@ NEGATIVES = 60_000
 FULL, SHORT = Budget(10, 160), Budget(6, 64)
 TASKS_BUDGET = Budget(8, 100)
 AUXILIARY = ("next_amount", "next_time")
-PRETRAINING = Budget(10, 150)
+PRETRAINING = Budget(10, 400)
 LABELLED = 0.05
-FEW = {"short": Budget(6, 22), "middle": Budget(6, 54), "long": Budget(8, 100)}
+FEW = {"middle": Budget(6, 54), "long": Budget(8, 100)}
 SEEDS = 5
 Cells = dict[str, Any]
 Save = Callable[[str, Callable[[], dict[str, Any]]], dict[str, Any]]
@@ -248,11 +248,10 @@ def pretraining(save: Save, device: str, seeds: int) -> dict[str, Any]:
 
     summary: dict[str, Any] = {"labels": LABELLED, "seeds": seeds, "pretraining_steps": PRETRAINING.epochs * PRETRAINING.steps_per_epoch}
     for length, schedule in FEW.items():
-        count = seeds if length == "middle" else min(seeds, 2)
         found = {
             name: [
                 save(f"pretraining.{length}.{name}.{seed}", lambda name=name, seed=seed, schedule=schedule: arm(name, seed, schedule))  # type: ignore[misc]
-                for seed in range(count)
+                for seed in range(seeds)
             ]
             for name in ("scratch", "pretrained")
         }

@@ -29,7 +29,7 @@ SHORT = ("--epochs", "2", "--steps-per-epoch", "6", "--policy", "rule", "--threa
 def later_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The columns of the tiny table, other transactions."""
     path = tmp_path_factory.mktemp("later") / "later.parquet"
-    write_simulation(simulate(5_000, seed=9, fraud_rate=0.03), path)
+    write_simulation(simulate(6_000, seed=4, fraud_rate=0.03), path)
     return path
 
 
@@ -104,7 +104,7 @@ def test_quantizing_a_run_with_adapters_folds_them(tiny_run: Path, later_table: 
 
 
 def test_a_new_stream_takes_a_new_embedding_and_head(tiny_run: Path, tmp_path: Path) -> None:
-    frame = simulate(5_000, seed=5, fraud_rate=0.05, labels="types").drop("channel", strict=False)
+    frame = simulate(6_000, seed=4, fraud_rate=0.05, labels="types").drop("channel", strict=False)
     table, out = tmp_path / "other.parquet", tmp_path / "run"
     write_simulation(frame, table)
     assert train("--dataset", table, "--from", tiny_run, "--train-only", "embedding,head", "--out", out) == 0

@@ -70,6 +70,7 @@ def quantize_run(path: Path, *, max_drop: float, backend: Backend, console: Cons
         raise InputError(f"--max-drop is {max_drop}: give a share of average precision from 0 to below 1, as 0.003")
     started = time.monotonic()
     run = TrainedRun.load(path)
+    run = dataclasses.replace(run, model=run.model.deployable())
     with console.status("reading the table"):
         dataset = training_table(run.folder)
     folder = run.folder
@@ -83,7 +84,7 @@ def quantize_run(path: Path, *, max_drop: float, backend: Backend, console: Cons
                 report if prefer == "speed" else dataclasses.replace(report, rows=[dataclasses.replace(row, ms={}) for row in report.rows])
             )
             plan = plan_precision(judged, max_metric_drop=max_drop, metric=metric, model=run.model)
-        before = measured(run, run.model, dataset, (path / "model.safetensors").stat().st_size)
+        before = measured(run, run.model, dataset, sum(tensor.nbytes for tensor in run.model.state_dict().values()))
         if backend == "onnxruntime":
             after, applied = _onnx(run, dataset, batches, plan, path)
         else:

@@ -25,6 +25,8 @@ SHARE = 0.25
 """Rows of a task in a step, per row of the main decision."""
 POOL = 2_000
 """Rows that are scored after an epoch to recompute a task's weights: that many of train, and of the reward half."""
+LEARNED_CLASSES = 10
+"""Most classes that the learned policy has seen in its training; above it the rule draws."""
 JUDGED = 20_000
 """Test rows that a task's figures are taken on, at most."""
 
@@ -54,8 +56,9 @@ class TaskSampling:
             present = len(np.unique(target[target >= 0]))
             if 2 <= present <= self.count:
                 own = integer_seed(seed, f"task {task.name}")
+                policy = "auto" if present <= LEARNED_CLASSES else "rule"
                 self.samplers[task.name] = EmbeddedSampler(
-                    target, policy="auto", epochs=epochs, num_samples=self.count, unlabelled=-1, seed=own
+                    target, policy=policy, epochs=epochs, num_samples=self.count, unlabelled=-1, seed=own
                 )
 
     def draw(self, epoch: int) -> dict[str, np.ndarray]:

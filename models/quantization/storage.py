@@ -6,6 +6,7 @@ made and no tensor is copied; a tied weight is stored once.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -97,7 +98,8 @@ def load_quantized_classifier(folder: Path, device: torch.device | str = "cpu") 
     """The classifier of a run folder in its planned precision; see :func:`load_quantized`."""
     content = read_json(folder / CONFIG_FILE, what="it is the configuration of the model")
     try:
-        config = ModelConfig.from_dict(content["config"])
+        # What is quantized is the deployable model: adapters are in its weights, further tasks left out.
+        config = dataclasses.replace(ModelConfig.from_dict(content["config"]), adapter_rank=0, tasks=())
     except (KeyError, TypeError) as error:
         raise InputError(f"{folder / CONFIG_FILE} can't be used ({error}): give a run folder as balancer train wrote it") from error
     model, _ = load_quantized(lambda: Classifier(config), folder)
