@@ -16,6 +16,7 @@ COMMANDS = {
     "score": "score rows with a trained run",
     "evaluate": "figures of a trained run on labelled rows",
     "quantize": "make a trained run smaller and faster, within a budget of average precision",
+    "export": "a trained run as one file for a machine without torch, or a light build of it",
     "compare": "sampling policies and baselines on a table of yours, over time windows and seeds, with intervals",
     "app": "look at runs in a browser, choose thresholds, compare, train",
     "policy": "train a sampling policy on a distribution of tasks, or evaluate one",
