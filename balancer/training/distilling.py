@@ -29,7 +29,8 @@ NEGATIVES = 100_000
 """Legitimate rows that the teacher scores, at most."""
 LABEL_SHARE = 0.2
 """Of the known label in what is learned, beside the teacher's probabilities."""
-WIDTH, HISTORY = 32, 16
+WIDTH, HISTORY, BINS = 32, 8, 8
+"""Channels, transactions and bins a field of the student, at most: what it costs goes with the last two, and its scores hardly do."""
 _KINDS = (0.5, 0.25, 0.25)
 """Shares of a batch: any rows, frauds, rows by the teacher's score."""
 
@@ -46,6 +47,7 @@ def light_config(full: ModelConfig) -> ModelConfig:
         )
     history = min(full.history, HISTORY)
     head = "binary" if len(full.classes) == 2 else "multiclass"
+    edges = tuple(tuple(field[at] for at in _spread(len(field))) for field in full.edges)
     return dataclasses.replace(
         full,
         d_model=min(full.d_model, WIDTH),
@@ -54,6 +56,7 @@ def light_config(full: ModelConfig) -> ModelConfig:
         attention="window",
         form="window",
         history=history,
+        edges=edges,
         window=min(full.window, history),
         head=head,
         dropout=0.0,
@@ -61,6 +64,11 @@ def light_config(full: ModelConfig) -> ModelConfig:
         adapter_rank=0,
         tasks=(),
     )
+
+
+def _spread(edges: int) -> list[int]:
+    """Indices of at most BINS + 1 of that many edges, evenly spread, the first and the last among them."""
+    return sorted({round(index) for index in np.linspace(0, edges - 1, min(edges, BINS + 1))})
 
 
 def distil(
