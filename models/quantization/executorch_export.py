@@ -29,12 +29,12 @@ def export_executorch(model: Classifier, file: Path) -> None:
         InputError: The model can't be carried, executorch is not installed, or the file can't be written.
     """
     wrapped = traceable(model, "ExecuTorch")
-    exir, partition = _package("executorch.exir"), _package("executorch.backends.xnnpack.partition.xnnpack_partitioner")
     config = model.config
     fields = len(config.numeric_fields) + len(config.categorical_fields)
     example = (torch.zeros(1, config.history, fields), torch.ones(1, dtype=torch.int64))
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of the exporter's own, of which a caller can mend none
+        exir, partition = _package("executorch.exir"), _package("executorch.backends.xnnpack.partition.xnnpack_partitioner")
         program = torch.export.export(wrapped, example)
         lowered = exir.to_edge_transform_and_lower(program, partitioner=[partition.XnnpackPartitioner()])
         content = bytes(lowered.to_executorch().buffer)

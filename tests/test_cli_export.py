@@ -1,0 +1,197 @@
+"""`balancer export`: the file scores as the run does, the light build is small and close, and what can't be carried is said."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from balancer.cli import main
+from balancer.data.dataset import load_dataset
+from balancer.data.split import PART_TEST
+from balancer.errors import InputError
+from balancer.models import Classifier, SequenceBatch, load_classifier
+from balancer.models.checks import example_config
+from balancer.models.quantization.onnx_backend import OnnxClassifier, export_onnx
+from balancer.training import distilling, exporting
+from balancer.training.distilling import light_config
+from balancer.training.scoring import TrainedRun, training_table
+
+pytest.importorskip("onnxruntime", reason="exporting needs balancer[export]")
+NO_EXECUTORCH = importlib.util.find_spec("executorch") is None
+
+
+@pytest.fixture
+def light(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> tuple[dict[str, object], Path]:
+    """A light build after few steps, and what was told of it."""
+    monkeypatch.setattr(exporting, "STEPS", 60)
+    monkeypatch.setattr(exporting, "distil", lambda *given, **named: distilling.distil(*given, **named, steps=60))
+    file = tmp_path / "light.onnx"
+    assert main(["export", str(tiny_run), "--lite", "--out", str(file), "--max-drop", "0.5", "--json"]) == 0
+    return json.loads(capsys.readouterr().out), file
+
+
+def test_the_whole_model_scores_as_torch_does(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "model.onnx"
+    assert main(["export", str(tiny_run), "--target", "onnx", "--out", str(file)]) == 0
+    assert str(file) in capsys.readouterr().out
+    run = TrainedRun.load(tiny_run)
+    dataset = training_table(run.folder)
+    rows = dataset.rows(PART_TEST)[:200]
+    found = OnnxClassifier(file).probabilities(*dataset.store.windows(rows, run.model.config.history))
+    assert np.abs(found - run.scores(dataset, rows)).max() < 1e-5
+
+
+def test_the_light_build_is_small_and_told_beside_the_full_model(light: tuple[dict[str, object], Path]) -> None:
+    told, file = light
+    assert told["bytes"] == file.stat().st_size < 1_000_000
+    assert told["int8_layers"]
+    test, ms, apart = told["test"], told["ms"], told["largest_difference_to_torch"]
+    assert isinstance(test, dict)
+    assert isinstance(ms, dict)
+    assert isinstance(apart, dict)
+    assert set(test) == {"full", "lite"}
+    assert {"full", "full_onnx", "lite"} <= set(ms)
+    assert apart["float"] < 1e-3
+    content = json.loads(file.with_name("lite.json").read_text())
+    assert content["config"]["num_layers"] == content["config"]["num_heads"] == 1
+    assert content["config"]["attention"] == "window"
+    assert 0 <= content["decision"]["threshold"] <= 1
+
+
+def test_the_student_learns_what_the_teacher_thinks(tiny_run: Path) -> None:
+    run = TrainedRun.load(tiny_run)
+    dataset = training_table(run.folder)
+    rows = dataset.rows(PART_TEST)
+    wanted = run.scores(dataset, rows)[:, 1]
+    agreed = []
+    for steps in (1, 200):
+        student = distilling.distil(run.model, dataset, seed=0, device=torch.device("cpu"), steps=steps)
+        values, lengths = dataset.store.windows(rows, student.config.history)
+        with torch.inference_mode():
+            found = student.probabilities(SequenceBatch.from_windows(values, lengths))[:, 1].numpy()
+        agreed.append(np.corrcoef(found, wanted)[0, 1])
+    assert agreed[1] > max(0.8, agreed[0])
+    again = distilling.distil(run.model, dataset, seed=0, device=torch.device("cpu"), steps=200)
+    assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), student.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("window", [1, 3, 7])
+def test_window_attention_is_carried(window: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = example_config(attention="window", window=window, history=7)
+    model = Classifier(config).eval()
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(20, 7, 3)).astype(np.float32)
+    values[..., 2] = rng.integers(0, 7, (20, 7))  # codes of 5 and 6 are unseen
+    values[3, 2, 0] = np.nan
+    lengths = rng.integers(0, 8, 20)
+    export_onnx(model, tmp_path / "model.onnx")
+    with torch.inference_mode():
+        wanted = model.probabilities(SequenceBatch.from_windows(values, lengths)).numpy()
+    assert np.abs(OnnxClassifier(tmp_path / "model.onnx").probabilities(values, lengths) - wanted).max() < 1e-5
+
+
+def test_adapters_are_folded_and_tasks_left_out(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Classifier(example_config(history=7)).replace(adapter_rank=2).model
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("adapter_up"):
+                parameter.normal_()
+    export_onnx(model.eval(), tmp_path / "model.onnx")
+    values, lengths = np.random.default_rng(0).normal(size=(9, 7, 3)).astype(np.float32), np.full(9, 7)
+    with torch.inference_mode():
+        wanted = model.probabilities(SequenceBatch.from_windows(values, lengths)).numpy()
+    assert np.abs(OnnxClassifier(tmp_path / "model.onnx").probabilities(values, lengths) - wanted).max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (
+            {"attention": "sparse"},
+            "attention 'sparse' can't be exported to ONNX; train a model with attention dense or window, or export a light build",
+        ),
+        ({"form": "sequence"}, "form 'sequence' can't be exported to ONNX; train a model with form window, or export a light build"),
+        ({"numeric_encoding": "periodic"}, "numeric_encoding 'periodic' and cycles can't be exported to ONNX"),
+    ],
+)
+def test_what_the_target_cannot_carry_is_named(changes: dict[str, object], told: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=told):
+        export_onnx(Classifier(example_config(**changes)), tmp_path / "model.onnx")
+    assert not (tmp_path / "model.onnx").exists()
+
+
+def test_a_light_build_of_what_it_cannot_be_made_of_is_refused() -> None:
+    with pytest.raises(InputError, match="embedding 'tabular' can't be carried by a light build"):
+        light_config(example_config(embedding="tabular", history=1))
+    config = light_config(example_config(attention="sparse", form="sequence", adapter_rank=4))
+    assert (config.attention, config.form, config.adapter_rank, config.history) == ("window", "window", 0, distilling.HISTORY)
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("--out", "somewhere.bin"), "--out somewhere.bin must end in .onnx for --target onnx"),
+        (("--out", "missing/model.onnx"), "the folder missing does not exist"),
+        (("--max-drop", "2"), "--max-drop is 2.0"),
+    ],
+)
+def test_bad_flags(flags: tuple[str, ...], told: str, tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(tiny_run), *flags]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_no_run_and_no_table(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(tmp_path)]) == 2
+    capsys.readouterr()
+    other = tmp_path / "run"
+    other.mkdir()
+    for file in tiny_run.iterdir():
+        if file.is_file():
+            (other / file.name).write_bytes(file.read_bytes())
+    content = json.loads((other / "run.json").read_text())
+    content["config"]["dataset"] = str(tmp_path / "gone.parquet")
+    (other / "run.json").write_text(json.dumps(content))
+    assert main(["export", str(other), "--lite"]) == 2
+    assert "gone.parquet is not here" in capsys.readouterr().err
+    assert not (other / "model.lite.onnx").exists()
+
+
+@pytest.mark.skipif(not NO_EXECUTORCH, reason="executorch is installed")
+def test_executorch_that_is_not_there(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(tiny_run), "--target", "executorch"]) == 2
+    assert "pip install 'balancer[executorch]'" in capsys.readouterr().err
+    assert not (tiny_run / "model.pte").exists()
+
+
+@pytest.mark.skipif(NO_EXECUTORCH, reason="executorch is heavy and not among the tests' requirements")
+@pytest.mark.filterwarnings("ignore")  # of executorch's own imports
+def test_executorch_scores_as_torch_does(tiny_run: Path, tmp_path: Path) -> None:
+    from executorch.runtime import Runtime
+
+    file = tmp_path / "model.pte"
+    assert main(["export", str(tiny_run), "--target", "executorch", "--out", str(file)]) == 0
+    model = load_classifier(tiny_run)
+    method = Runtime.get().load_program(file.read_bytes()).load_method("forward")
+    dataset = load_dataset(TrainedRun.load(tiny_run).folder.config().dataset, TrainedRun.load(tiny_run).schema.spec)
+    for row in dataset.rows(PART_TEST)[:20]:
+        values, lengths = dataset.store.windows(np.array([row]), model.config.history)
+        (found,) = method.execute((torch.from_numpy(values), torch.from_numpy(lengths)))
+        with torch.inference_mode():
+            wanted = model.probabilities(SequenceBatch.from_windows(values, lengths))
+        assert (found - wanted).abs().max() < 1e-3
+
+
+def test_importing_the_command_loads_no_runtime() -> None:
+    code = "import sys, balancer.cli.export; sys.exit('onnx' in sys.modules or 'torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
