@@ -7,6 +7,8 @@ window of a row: without it the few frauds, shown over and over, are recognised 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -42,7 +44,7 @@ class FieldEmbedding(nn.Module):
         make = PeriodicEncoder if config.numeric_encoding == "periodic" else PiecewiseLinearEncoder
         self.numeric = make(config.edges, config.d_model) if config.numeric_fields else None
         self.categorical = nn.ModuleList(nn.Embedding(size, config.d_model) for size in config.cardinalities)
-        cycles = dict.fromkeys(config.cycles)
+        cycles = dict.fromkeys(config.cycles.items() if isinstance(config.cycles, Mapping) else config.cycles)
         self.cycles = (
             CycleEncoder([config.numeric_fields.index(name) for name, _ in cycles], [period for _, period in cycles], config.d_model)
             if cycles

@@ -231,7 +231,8 @@ class PiecewiseLinearEncoder(nn.Module):
         """As `forward`, before the sum: one vector per field, (R, F, d_model)."""
         cell, there, fraction = self.places(values, present)
         table, below = self.table(), cell.to(torch.int64)
-        return F.embedding(below, table) * there[..., None] + F.embedding(below + len(table) // 2, table) * fraction[..., None]
+        each: Tensor = F.embedding(below, table) * there[..., None] + F.embedding(below + len(table) // 2, table) * fraction[..., None]
+        return each
 
     def forward(self, values: Tensor, present: Tensor) -> Tensor:
         """Encode and project.

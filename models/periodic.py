@@ -58,7 +58,8 @@ class PeriodicEncoder(nn.Module):
         angle = (2 * place - 1)[..., None] * (self.frequency * (2 * math.pi * math.sqrt(3)))
         waves = torch.cat([angle.sin(), angle.cos()], -1)
         mixed = torch.einsum("rfk,fkd->rfd", waves, self.weight) + self.bias
-        return F.relu(mixed) * there[..., None]
+        each: Tensor = F.relu(mixed) * there[..., None]
+        return each
 
     def forward(self, values: Tensor, present: Tensor) -> Tensor:
         """Encode and project.

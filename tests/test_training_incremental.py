@@ -173,7 +173,24 @@ def test_further_tasks_are_learned_and_stored(form: str, tiny_table: Path, tmp_p
     out = tmp_path / "run"
     tasks = "next_category,next_amount,next_time,next_fields,masked_fields"
     assert (
-        train("--dataset", tiny_table, "--out", out, "--tasks", tasks, "--form", form, "--history", "6", "--d-model", "16", "--layers", "1")
+        train(
+            "--dataset",
+            tiny_table,
+            "--out",
+            out,
+            "--tasks",
+            tasks,
+            "--task-weights",
+            "uncertainty",
+            "--form",
+            form,
+            "--history",
+            "6",
+            "--d-model",
+            "16",
+            "--layers",
+            "1",
+        )
         == 0
     )
     model = load_classifier(out)

@@ -111,8 +111,8 @@ class TrainConfig:
     """Rank of the low-rank adapters that --train-only adapter trains."""
     tasks: tuple[str, ...] | None = None
     """Further tasks on the same trunk: next_category, next_amount, next_time, next_fields, masked_fields; they learn from unlabelled rows too."""
-    task_weights: str = "uncertainty"
-    """What each loss counts: uncertainty (learned), or a number for every further task beside 1 for the decision."""
+    task_weights: str = "0.1"
+    """What the loss of each further task counts beside 1 for the decision, or uncertainty: learned for all of them."""
     batch_size: int = 256
     """Rows of a mini-batch."""
     learning_rate: float = 2e-3
