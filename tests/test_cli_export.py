@@ -182,7 +182,9 @@ def test_executorch_scores_as_torch_does(tiny_run: Path, tmp_path: Path) -> None
     file = tmp_path / "model.pte"
     assert main(["export", str(tiny_run), "--target", "executorch", "--out", str(file)]) == 0
     model = load_classifier(tiny_run)
-    method = Runtime.get().load_program(file.read_bytes()).load_method("forward")
+    content = file.read_bytes()
+    program = Runtime.get().load_program(content)  # a method does not keep its program alive, nor that the bytes
+    method = program.load_method("forward")
     dataset = load_dataset(TrainedRun.load(tiny_run).folder.config().dataset, TrainedRun.load(tiny_run).schema.spec)
     for row in dataset.rows(PART_TEST)[:20]:
         values, lengths = dataset.store.windows(np.array([row]), model.config.history)
