@@ -112,6 +112,80 @@ def quantization_claims() -> str:
     return "\n".join(lines)
 
 
+def modular_transfer() -> str:
+    """A trunk moved to another stream."""
+    own = load("modular")["transfer"]
+    names = {
+        "full": f"from nothing, {own['steps']['full']:,} steps",
+        "scratch": f"from nothing, {own['steps']['others']} steps",
+        "transfer_frozen": f"sparkov's trunk frozen, new embedding and head, {own['steps']['others']} steps",
+        "transfer": f"sparkov's trunk trained on, new embedding and head, {own['steps']['others']} steps",
+    }
+    lines = [f"| handbook, {own['seeds']} seeds | average precision | of the full training's | of its time |", "|---|---|---|---|"]
+    for name, shown in names.items():
+        arm = own[name]
+        lines.append(f"| {shown} | {arm['average_precision']:.4f} | {arm['share_of_full']:.3f} | {arm['share_of_time']:.2f} |")
+    return "\n".join(lines)
+
+
+def modular_tasks() -> str:
+    """Several tasks on one trunk."""
+    own = load("modular")["tasks"]
+    names = {
+        "fraud": "fraud alone",
+        "fraud_type": "fraud and its type",
+        "all": "and next amount, time to it, at .1 each",
+        "all_uncertainty": "the same, weighed by uncertainty",
+    }
+    lines = [
+        f"| handbook, {own['steps']} steps, {own['seeds']} seeds | average precision of fraud | against fraud alone (95 % interval) | macro F1 of the type |",
+        "|---|---|---|---|",
+    ]
+    for name, shown in names.items():
+        arm = own[name]
+        against = _interval_of(arm["against_fraud"]) if "against_fraud" in arm else "-"
+        kind = f"{arm['type_macro_f1']:.3f}" if "type_macro_f1" in arm else "-"
+        lines.append(f"| {shown} | {arm['average_precision']:.4f} | {against} | {kind} |")
+    return "\n".join(lines)
+
+
+def modular_pretraining() -> str:
+    """With few labels, from a pretrained trunk and from nothing."""
+    own = load("modular")["pretraining"]
+    lines = [
+        f"| sparkov, {own['labels']:.0%} of the training labels, {own['seeds']} seeds | from nothing | pretrained | difference (95 % interval) | ahead |",
+        "|---|---|---|---|---|",
+    ]
+    for length in ("middle", "long"):
+        arm = own[length]
+        cells = [f"{arm['steps']} steps", f"{arm['scratch']:.4f}", f"{arm['pretrained']:.4f}", _interval_of(arm["difference"])]
+        lines.append(f"| {' | '.join(cells)} | {arm['difference']['ahead']} of {own['seeds']} |")
+    return "\n".join(lines)
+
+
+def modular_light() -> str:
+    """The light build beside the full model."""
+    own = load("modular")["light"]
+    full, light, ms = own["test"]["full"], own["test"]["lite"], own["ms"]
+    lines = ["| handbook | full | light | |", "|---|---|---|---|"]
+    lines.append(
+        f"| kB on disk | {own['full_bytes'] / 1000:,.0f} | {own['bytes'] / 1000:,.0f} | {own['bytes'] / own['full_bytes']:.2f} of it |"
+    )
+    for size in ms["full"]:
+        for name, shown in (("full", "torch"), ("full_onnx", "ONNX Runtime")):
+            if name in ms:
+                lines.append(f"| time at batch {size}, full in {shown} | 1 | {ms['lite'][size] / ms[name][size]:.2f} | |")
+    for key, shown in (("average_precision", "average precision"), ("f1", "F1, tuned"), ("fpr", "false-positive rate")):
+        lines.append(f"| {shown} | {full[key]:.4f} | {light[key]:.4f} | {light[key] - full[key]:+.4f} |")
+    apart = own["largest_difference_to_torch"]
+    lines.append(f"| largest difference of a score to torch's | | {apart['float']:.0e} in float32 | {apart['int8']:.0e} in INT8 |")
+    return "\n".join(lines)
+
+
+def _interval_of(value: dict[str, float]) -> str:
+    return f"{value['mean']:+.4f} ({value['low']:+.4f} to {value['high']:+.4f})"
+
+
 def simulated_seeds() -> str:
     """Average precision table by table."""
     content = load("simulated_seeds")
@@ -339,6 +413,10 @@ TABLES = {
     "quantization_bert": quantization_bert,
     "quantization_classifier": quantization_classifier,
     "quantization_quality": quantization_quality,
+    "modular_transfer": modular_transfer,
+    "modular_tasks": modular_tasks,
+    "modular_pretraining": modular_pretraining,
+    "modular_light": modular_light,
 }
 
 

@@ -18,6 +18,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 SHORT: dict[str, tuple[str, ...]] = {
     "train": TINY,
+    "pretrain": (*TINY[:4], *TINY[6:]),
     "compare": (
         "--windows",
         "1",
