@@ -25,6 +25,7 @@ from balancer.envs.sequence_batches import minibatches, sequence_parts
 from balancer.envs.task_targets import HIDDEN, task_targets
 from balancer.models import Classifier, ModelConfig, SequenceBatch, Targets, autocast, part_of
 from balancer.models.attention import distillation_loss, warm_up
+from balancer.models.tasks import FieldHead
 from balancer.sampling.seeding import generator, integer_seed
 
 WARMUP_SHARE = 0.05
@@ -203,9 +204,7 @@ class ClassifierStudent:
                 for number, (name, target) in enumerate(wanted.items(), start=1):
                     if len(target):
                         own = self.model.tasks(name, _rows(encoded, source == number))
-                        losses[name] = float(share[number]) * self.model.tasks.heads[name].loss(
-                            own, torch.as_tensor(target, device=self.device)
-                        )
+                        losses[name] = float(share[number]) * FieldHead.loss(own, torch.as_tensor(target, device=self.device))
                 if not len(label):
                     told = torch.stack(list(losses.values())).mean()
                 objective = self.model.tasks.weighted(losses, self.task_weights) + part * distillation_loss(self.model)

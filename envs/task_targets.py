@@ -54,18 +54,18 @@ def make_task(name: str, dataset: Dataset, config: ModelConfig) -> Task:
 
 def task_targets(dataset: Dataset, config: ModelConfig, task: Task, rows: NDArray[np.integer]) -> NDArray[np.int64]:
     """Class index (n, F) of each target at the store ``rows`` (n,); -1 where there is none."""
-    rows = np.asarray(rows, dtype=np.int64)
+    own = np.asarray(rows, dtype=np.int64)
     if task.name == "masked_fields":
-        return _codes(dataset, config, rows)
-    after = _next(dataset, rows)
+        return _codes(dataset, config, own)
+    after = _next(dataset, own)
     known = after >= 0
-    after = np.where(known, after, rows)
+    after = np.where(known, after, own)
     if task.name == "next_fields":
         codes = _codes(dataset, config, after)
     elif task.name == "next_category":
         codes = dataset.store.values[after, dataset.store.num_numeric].astype(np.int64)[:, None]
     else:
-        value = dataset.store.amount[after] if task.name == "next_amount" else dataset.store.time[after] - dataset.store.time[rows]
+        value = dataset.store.amount[after] if task.name == "next_amount" else dataset.store.time[after] - dataset.store.time[own]
         codes = np.searchsorted(np.asarray(task.edges), value, side="right")[:, None].astype(np.int64)
     codes[~known] = -1
     return codes

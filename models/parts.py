@@ -114,4 +114,4 @@ def _imported(kind: str, name: str) -> object:
 def _checked(found: object, kind: str, name: str, base: type[Part]) -> Factory[Part]:
     if not (isinstance(found, type) and issubclass(found, base)):
         raise InputError(f"{kind} '{name}' is no class derived from {base.__name__}: docs/parts.md shows one")
-    return found  # type: ignore[return-value]  # a class is called with the configuration, as the contract says
+    return found  # called with the configuration, as the contract says

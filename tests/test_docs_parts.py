@@ -19,5 +19,5 @@ def test_the_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.delitem(sys.modules, "mymodule", raising=False)
     assert len(others) == 2
     for block in others:
-        exec(compile(block, str(PAGE), "exec"), {"__name__": "page"})  # noqa: S102
+        exec(compile(block, str(PAGE), "exec"), {"__name__": "page"})
     monkeypatch.delitem(sys.modules, "mymodule", raising=False)

@@ -82,7 +82,8 @@ def _export_lite(run: TrainedRun, file: Path, target: Target, max_drop: float, c
         dataset = training_table(run.folder)
     with TrainingProgress(console) as progress, progress.stage("light student", STEPS) as advance:
         student = distil(run.model, dataset, seed=seed, device=run.device, progress=advance)
-    plan, told = None, {}
+    plan: dict[str, Any] | None = None
+    told: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / f"lite{SUFFIXES[target]}"
         _write(student, whole, target)

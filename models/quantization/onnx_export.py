@@ -81,7 +81,7 @@ class _Exported(nn.Module):
         own = model.embedding
         assert isinstance(own, TransactionEmbedding) and own.position is not None
         self.embedding = nn.Module()  # only gives its layers their names
-        self.numeric = _numeric_layer(own.numeric) if own.numeric is not None else None
+        self.numeric = _numeric_layer(own.numeric) if isinstance(own.numeric, PiecewiseLinearEncoder) else None
         if self.numeric is not None:
             self.embedding.numeric = self.numeric.linear
         self.embedding.categorical, self.embedding.position = own.categorical, own.position
