@@ -18,7 +18,7 @@ from balancer.training.fitting import BASELINES
 from balancer.training.progress import PROGRESS_FILE
 from balancer.training.run_folder import RunFolder
 
-Status = Literal["complete", "running", "stopped", "broken"]
+Status = Literal["complete", "running", "stopped", "pretrained", "broken"]
 WANTED = ("average_precision", "f1", "fpr", "recall", "precision", "threshold", "positives", "rows")
 """Figures that a report must have to be shown."""
 
@@ -65,6 +65,8 @@ def read_run(path: Path) -> Run:
         }
     except (InputError, KeyError, ValueError) as error:
         return Run(path, "broken", str(error))
+    if folder.pretrained:
+        return Run(path, "pretrained", f"a model without a head; go on with: balancer train --dataset TABLE --from {path}", **known)
     if not folder.complete:
         if folder.is_locked():
             return Run(path, "running", "being trained now", **known)

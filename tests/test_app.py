@@ -145,6 +145,13 @@ def test_an_unfinished_run_is_listed_and_can_be_resumed(runs: Path, tiny_run: Pa
     assert "Resume half" in [button.label for button in opened("train").button]
 
 
+def test_a_pretrained_run_says_how_to_go_on(runs: Path, tiny_run: Path) -> None:
+    shutil.copytree(tiny_run, runs / "before")
+    content = json.loads((runs / "before" / "run.json").read_text())
+    (runs / "before" / "run.json").write_text(json.dumps(content | {"status": "pretrained"}))
+    assert "--from" in opened().info[0].value
+
+
 def test_figures_are_those_of_the_report(runs: Path) -> None:
     report, app = report_of(runs / "first"), opened()
     test, alarms = report["test"], report["test"]["alarms"]

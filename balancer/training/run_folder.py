@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from balancer.configuration import from_dict, to_dict
+from balancer.configuration import flag_of, from_dict, to_dict
 from balancer.errors import InputError
 from balancer.files import read_json, write_json
 from balancer.training.config import NOT_PART_OF_THE_RESULT, TrainConfig
@@ -129,7 +129,7 @@ class RunFolder:
             before = getattr(saved, name)
             same = Path(value).resolve() == Path(before).resolve() if isinstance(value, Path) and before is not None else value == before
             if not same:
-                flag = "--" + name.replace("_", "-")
+                flag = flag_of(name)
                 raise InputError(
                     f"{flag} {value} differs from the run in {self.path}, started with {before}: leave {flag} out to resume it"
                 )
