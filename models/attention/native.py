@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from balancer.models.attention.layout import Layout
+from balancer.models.native_library import cant_load, load_library
 
 MOST_CHANNELS = 256
 """Channels of a head that the kernel is meant for."""
@@ -44,17 +45,16 @@ class _Problem(ctypes.Structure):
 
 def _load() -> tuple[ctypes.CDLL | None, str | None]:
     """The library, or why there is none."""
-    found = sorted(path for path in Path(__file__).parent.glob(f"{STEM}*") if path.suffix in (".so", ".pyd", ".dylib"))
-    if not found:
-        return None, "it was not built: install balancer where a C++ compiler is (g++ or clang++)"
+    library, name = load_library(Path(__file__).parent, STEM)
+    if library is None:
+        return None, name
     try:
-        library = ctypes.CDLL(str(found[0]))
         library.balancer_attention_layout.restype = ctypes.c_int64
         size = library.balancer_attention_layout()
-    except (OSError, AttributeError) as error:
-        return None, f"{found[0].name} can't be loaded ({error}): install balancer again"
+    except AttributeError as error:
+        return None, cant_load(name, error)
     if size != ctypes.sizeof(_Problem):
-        return None, f"{found[0].name} is of another version: install balancer again"
+        return None, f"{name} is of another version: install balancer again"
     return library, None
 
 

@@ -12,16 +12,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from balancer.models.native_library import cant_load, load_library
+
 STEM = "_native_int8"
 
 
 def _load() -> tuple[ctypes.CDLL | None, str | None]:
     """The library, or why there is none."""
-    found = sorted(path for path in Path(__file__).parent.glob(f"{STEM}*") if path.suffix in (".so", ".pyd", ".dylib"))
-    if not found:
-        return None, "it was not built: install balancer where a C++ compiler is (g++ or clang++)"
+    library, name = load_library(Path(__file__).parent, STEM)
+    if library is None:
+        return None, name
     try:
-        library = ctypes.CDLL(str(found[0]))
         supported = bool(library.balancer_int8_supported())
         library.balancer_int8_packed_bytes.restype = ctypes.c_int64
         library.balancer_int8_packed_channels.restype = ctypes.c_int64
@@ -32,8 +33,8 @@ def _load() -> tuple[ctypes.CDLL | None, str | None]:
         pointer, size = ctypes.c_void_p, ctypes.c_int64
         library.balancer_int8_linear.argtypes = [pointer, size, size, *[pointer] * 5, size, ctypes.c_int32, pointer]
         library.balancer_int8_linear.restype = ctypes.c_int32
-    except (OSError, AttributeError) as error:
-        return None, f"{found[0].name} can't be loaded ({error}): install balancer again"
+    except AttributeError as error:
+        return None, cant_load(name, error)
     return (library, None) if supported else (None, "this processor has no AVX512-VNNI")
 
 
