@@ -49,12 +49,12 @@ def test_goes_on_from_the_checkpoint_to_the_same_bits(dataset: Dataset, tmp_path
     fit = ClassifierStudent.fit
     calls = 0
 
-    def stopping(self: ClassifierStudent, rows: np.ndarray) -> float:
+    def stopping(self: ClassifierStudent, rows: np.ndarray, extra: dict[str, np.ndarray] | None = None) -> float:
         nonlocal calls
         calls += 1
         if calls == 2:
             raise KeyboardInterrupt
-        return fit(self, rows)
+        return fit(self, rows, extra)
 
     monkeypatch.setattr(ClassifierStudent, "fit", stopping)
     with pytest.raises(KeyboardInterrupt):
