@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from balancer.data.dataset import Dataset, load_dataset
-from balancer.data.features import Events, earlier_sum, entity_fields, row_fields
+from balancer.data.features import entity_fields, row_fields
+from balancer.data.past import Events, TablePast, earlier_sum
 from balancer.data.spec import DAY, Spec, SplitSpec
 
 DELAY = 2 * DAY
@@ -135,7 +136,7 @@ def test_fields_agree_with_a_row_by_row_reference() -> None:
 def test_hour_and_weekday() -> None:
     # 2024-05-31 13:30 was a Friday.
     time = np.array([datetime(2024, 5, 31, 13, 30, tzinfo=UTC).timestamp()])
-    fields = dict(row_fields(Events(time, np.zeros(1, np.int64), None, {})))
+    fields = dict(row_fields(time, None))
     assert fields["hour"][0] == 13.5
     assert fields["weekday"][0] == 4
     assert fields["hour_sin"][0] == pytest.approx(math.sin(13.5 / 24 * 2 * math.pi), abs=1e-6)
@@ -144,7 +145,7 @@ def test_hour_and_weekday() -> None:
 def test_huge_amounts_stay_finite() -> None:
     amount = np.array([1e12, -1e12, 1e300, 0.0, 1e-300, 1e12])
     events = Events(np.arange(6, dtype=np.float64) * 60.0, np.zeros(6, np.int64), amount, {"kind": np.array([0, 1, -1, 0, 0, 1])})
-    for name, column in [*row_fields(events), *entity_fields(events)]:
+    for name, column in [*row_fields(events.time, events.amount), *entity_fields(TablePast(events))]:
         assert column.dtype == np.float32
         assert np.isfinite(column).all(), name
 
@@ -157,6 +158,6 @@ def test_sum_after_a_huge_entity_is_exact() -> None:
 
 def test_entity_of_one_row_has_no_history() -> None:
     events = Events(np.array([5.0]), np.zeros(1, np.int64), np.array([10.0]), {})
-    fields = dict(entity_fields(events))
+    fields = dict(entity_fields(TablePast(events)))
     assert fields["is_first"][0] == 1
     assert fields["amount_ratio"][0] == fields["count_30d"][0] == fields["sum_30d"][0] == 0

@@ -26,7 +26,8 @@ from balancer.data.checks import (
     find_classes,
     label_names,
 )
-from balancer.data.features import Events, Field, entity_fields, row_fields
+from balancer.data.features import Field, entity_fields, row_fields
+from balancer.data.past import Events, TablePast
 from balancer.data.reading import Source, column_types, read_columns, read_input, source_name
 from balancer.data.risk import risk_fields
 from balancer.data.schema import RARE, Schema, check_buckets, distinct, encode, field_codes, learn_vocabulary
@@ -252,9 +253,9 @@ def _check_parts(label: NDArray[np.int16], part: NDArray[np.int8], classes: tupl
 
 def _fields(spec: Spec, events: Events, label: NDArray[np.int16], numeric: dict[str, NDArray[np.float32]]) -> Iterator[Field]:
     """Every numeric field by name, one at a time."""
-    yield from row_fields(events)
+    yield from row_fields(events.time, events.amount)
     if spec.entity is not None:
-        yield from entity_fields(events)
+        yield from entity_fields(TablePast(events))
     for name in spec.context:
         yield from risk_fields(name, events.keys[name], events.time, label, spec.label_delay)
     yield from numeric.items()
