@@ -1,0 +1,163 @@
+"""Transactions on SQLite or PostgreSQL, tried again where the database was away or two of them met.
+
+What is special: work is a function of a connection, run in one transaction. It either happened as a whole or not at all, so it can be run again after a
+lost connection, a deadlock or a restarted database; what must not count twice is recognised by its id (scoring) or number (sessions). On
+SQLite a writer takes its turn at the beginning (BEGIN IMMEDIATE), so that what it reads stays true until it has written.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
+
+from balancer.errors import InputError
+
+Result = TypeVar("Result")
+SCHEMA_LOCK = 7_216_302
+"""Number of PostgreSQL's advisory lock that is held while tables are made."""
+
+
+class Unavailable(RuntimeError):
+    """The database could not be reached in time; what was asked has not happened, or will be recognised when it is sent again."""
+
+
+class Database:
+    """One database, from one process.
+
+    Args:
+        url: `sqlite:///file.db`, or `postgresql://user:password@host/name`.
+        patience: seconds to go on trying where the database is away.
+        pool: connections at most (PostgreSQL).
+    """
+
+    def __init__(self, url: str, *, patience: float = 20.0, pool: int = 8) -> None:
+        self.patience = patience
+        self.engine = _engine(url, pool)
+        self.is_sqlite = self.engine.dialect.name == "sqlite"
+
+    def read(self, work: Callable[[Connection], Result]) -> Result:
+        """What `work` gives, in a transaction that writes nothing."""
+        return self._run(work, write=False)
+
+    def write(self, work: Callable[[Connection], Result]) -> Result:
+        """What `work` gives, in a transaction; it may be run more than once and leaves one outcome."""
+        return self._run(work, write=True)
+
+    def _run(self, work: Callable[[Connection], Result], *, write: bool) -> Result:
+        deadline, pause = time.monotonic() + self.patience, 0.01
+        while True:
+            try:
+                with self.engine.connect().execution_options(balancer_write=write) as connection, connection.begin():
+                    return work(connection)
+            except DBAPIError as error:
+                if not _passing(error):
+                    raise
+                if time.monotonic() + pause > deadline:
+                    raise Unavailable(f"the database did not answer within {self.patience:g} s") from error
+            time.sleep(pause)
+            pause = min(2 * pause, 0.5)
+
+    def upgrade(self) -> None:
+        """Make or renew the tables; several processes may call it at once.
+
+        Raises:
+            InputError: The database can't be opened, or was made by a newer version.
+        """
+
+        def work(connection: Connection) -> None:
+            if not self.is_sqlite:
+                connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": SCHEMA_LOCK})
+            if MigrationContext.configure(connection).get_current_revision() != head_revision():
+                config = _alembic()
+                config.attributes["connection"] = connection
+                command.upgrade(config, "head")
+
+        try:
+            self.write(work)
+        except Unavailable as error:
+            raise InputError(f"--database {self.shown}: {error.__cause__ or error}; is it running, and may this user reach it?") from error
+        except Exception as error:
+            if "Can't locate revision" in str(error):
+                raise InputError(
+                    f"--database {self.shown} was made by a newer version of balancer; install that, or name another"
+                ) from error
+            raise
+
+    def ready(self) -> bool:
+        """Whether the database answers and has the tables of this version."""
+        return self.read(lambda connection: MigrationContext.configure(connection).get_current_revision()) == head_revision()
+
+    @property
+    def shown(self) -> str:
+        """The URL without its password."""
+        return self.engine.url.render_as_string(hide_password=True)
+
+    def close(self) -> None:
+        """Give all connections back."""
+        self.engine.dispose()
+
+
+def head_revision() -> str | None:
+    """The newest revision of the tables."""
+    return ScriptDirectory.from_config(_alembic()).get_current_head()
+
+
+def _alembic() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def _engine(url: str, pool: int) -> Engine:
+    try:
+        parsed = make_url(url)
+        if parsed.get_backend_name() == "sqlite":
+            return _sqlite(parsed.render_as_string(hide_password=False))
+        if parsed.get_backend_name() != "postgresql":
+            raise InputError(f"--database is a {parsed.get_backend_name()} URL: give sqlite:///file.db or postgresql://user@host/name")
+        return create_engine(parsed.set(drivername="postgresql+psycopg"), pool_size=pool, max_overflow=0, pool_timeout=30)
+    except (ArgumentError, NoSuchModuleError) as error:
+        raise InputError(f"--database is no URL ({error}): give sqlite:///file.db or postgresql://user@host/name") from error
+    except ImportError as error:
+        raise InputError("PostgreSQL needs psycopg: install balancer with the extra postgresql") from error
+
+
+def _sqlite(url: str) -> Engine:
+    path = make_url(url).database
+    if path and path != ":memory:" and not Path(path).absolute().parent.is_dir():
+        raise InputError(f"--database {url}: the folder {Path(path).parent} does not exist; make it first")
+    engine = create_engine(url, connect_args={"timeout": 30.0})
+
+    @event.listens_for(engine, "connect")
+    def opened(connection: Any, _: Any) -> None:
+        connection.isolation_level = None  # SQLAlchemy says when a transaction begins
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "busy_timeout = 30000"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def begun(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("balancer_write") else "BEGIN")
+
+    return engine
+
+
+def _passing(error: DBAPIError) -> bool:
+    """Whether it may go well another time: the database was away, or another transaction was in the way."""
+    state = getattr(error.orig, "sqlstate", None) or ""
+    if error.connection_invalidated or state[:2] in ("08", "57") or state in ("40001", "40P01", "53300"):
+        return True
+    if not isinstance(error, OperationalError):
+        return False
+    told = str(error.orig).lower()
+    return any(part in told for part in ("locked", "busy", "connection", "server closed", "terminating", "starting up", "shutting down"))

@@ -1,0 +1,1 @@
+"""Alembic's environment: `Database.upgrade` runs it on its own connection."""

@@ -1,0 +1,155 @@
+"""The tables of the service's database; the migrations in `migrations/versions` make them.
+
+Every row that belongs to a customer of the service carries its tenant, and every read goes by it.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import JSON, BigInteger, Boolean, Column, Double, ForeignKey, Index, Integer, LargeBinary, MetaData, String, Table, Text
+from sqlalchemy.dialects import sqlite
+
+metadata = MetaData()
+
+Whole = BigInteger().with_variant(sqlite.INTEGER(), "sqlite")
+"""64 bits in both; SQLite counts up only what it calls INTEGER."""
+
+keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", String(16), primary_key=True),
+    Column("tenant", String(100), nullable=False),
+    Column("name", String(100), nullable=False),
+    Column("scopes", String(100), nullable=False),  # by comma
+    Column("digest", String(64), nullable=False),  # SHA-256 of the secret, which has 256 random bits
+    Column("created", Double, nullable=False),
+    Column("revoked", Double),
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("number", Whole, nullable=False, unique=True),  # order of creation, for paging
+    Column("tenant", String(100), nullable=False),
+    Column("created", Double, nullable=False),
+    Column("request", JSON, nullable=False),
+    Column("first", JSON, nullable=False),
+    Column("state", JSON, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Index("sessions_of_tenant", "tenant", "number"),
+)
+
+session_epochs = Table(
+    "session_epochs",
+    metadata,
+    Column("session", String(32), ForeignKey("sessions.id", ondelete="CASCADE"), primary_key=True),
+    Column("epoch", Integer, primary_key=True),
+    Column("digest", String(64), nullable=False),  # of what was told
+    Column("answer", JSON, nullable=False),
+)
+
+models = Table(
+    "models",
+    metadata,
+    Column("generation", Whole, primary_key=True),  # the highest is the one in service
+    Column("name", String(200), nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("activated", Double, nullable=False),
+)
+
+entities = Table(
+    "entities",
+    metadata,
+    Column("id", Whole, primary_key=True, autoincrement=True),
+    Column("tenant", String(100), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("rows", Whole, nullable=False),
+    # What `balancer.data.past` asks of the rows before, of all of them and of the last one; null before the first.
+    Column("first_time", Double),
+    Column("last_time", Double),
+    Column("last_gap", Double),
+    Column("last_level", Double),
+    Column("top_level", Double),
+    Column("last_fields", LargeBinary),
+    Column("sum_cos", Whole, nullable=False),
+    Column("sum_sin", Whole, nullable=False),
+    Column("sum_level", Whole, nullable=False),
+    Column("sum_square", Whole, nullable=False),
+    Column("sum_amount", Double, nullable=False),
+    # The model's state but for what the table `memories` holds row by row, and which model's it is.
+    Column("model", String(64)),
+    Column("state", LargeBinary),
+    Index("entities_by_name", "tenant", "name", unique=True),
+)
+
+transactions = Table(
+    "transactions",
+    metadata,
+    Column("entity", Whole, ForeignKey("entities.id", ondelete="CASCADE"), primary_key=True),
+    Column("position", Whole, primary_key=True),  # 0 for the entity's first
+    Column("tenant", String(100), nullable=False),
+    Column("id", Text, nullable=False),
+    Column("digest", String(64), nullable=False),  # of what was sent, to tell a repetition from a contradiction
+    Column("time", Double, nullable=False),  # as it counts: not before the transaction before it
+    Column("sent_time", Double, nullable=False),
+    # Sums over the entity's earlier rows.
+    Column("sum_cos", Whole, nullable=False),
+    Column("sum_sin", Whole, nullable=False),
+    Column("sum_level", Whole, nullable=False),
+    Column("sum_square", Whole, nullable=False),
+    Column("sum_amount", Double, nullable=False),
+    Column("fields", LargeBinary, nullable=False),  # float32 numeric fields, NaN where nothing was sent
+    Column("texts", JSON, nullable=False),  # values of the categorical and context columns
+    Column("answer", JSON, nullable=False),
+    Column("label", Text),
+    Column("labelled", Double),
+    Index("transactions_by_id", "tenant", "id", unique=True),
+    Index("transactions_by_time", "entity", "time"),
+)
+
+memories = Table(
+    "memories",
+    metadata,
+    Column("entity", Whole, ForeignKey("entities.id", ondelete="CASCADE"), primary_key=True),
+    Column("position", Whole, primary_key=True),
+    Column("memory", LargeBinary, nullable=False),
+)
+"""What a model keeps of single transactions: keys and values of the windows and the global nodes, or fields."""
+
+used_values = Table(
+    "used_values",
+    metadata,
+    Column("entity", Whole, ForeignKey("entities.id", ondelete="CASCADE"), primary_key=True),
+    Column("column", String(200), primary_key=True),
+    Column("value", Text, primary_key=True),  # "" is null, a text has "=" before it
+    Column("used", Whole, nullable=False),
+    Column("last_time", Double, nullable=False),
+    Column("sum_level", Whole, nullable=False),
+    Column("sum_square", Whole, nullable=False),
+)
+"""`balancer.data.past.KeyPast`, per entity."""
+
+labelled = Table(
+    "labelled",
+    metadata,
+    Column("tenant", String(100), primary_key=True),
+    Column("column", String(200), primary_key=True),
+    Column("value", Text, primary_key=True),
+    Column("time", Double, primary_key=True),
+    Column("entity", Whole, ForeignKey("entities.id", ondelete="CASCADE"), primary_key=True),
+    Column("position", Whole, primary_key=True),
+    Column("fraud", Boolean, nullable=False),
+)
+"""Labelled transactions by context value, for the ragged ends of a risk window."""
+
+labelled_hours = Table(
+    "labelled_hours",
+    metadata,
+    Column("tenant", String(100), primary_key=True),
+    Column("column", String(200), primary_key=True),
+    Column("value", Text, primary_key=True),
+    Column("hour", Whole, primary_key=True),
+    Column("known", Whole, nullable=False),
+    Column("frauds", Whole, nullable=False),
+)
+"""The same counted by whole hours, for its inside: a busy terminal costs no more than a quiet one."""
