@@ -218,6 +218,22 @@ class Classifier(nn.Module):
         return logits, after
 
     @torch.no_grad()
+    def read(self, fields: Tensor) -> list[Any]:
+        """The state after one whole history (n, C), n at least 1, as n times `step` would leave it, up to rounding: in one pass.
+
+        Raises:
+            InputError: As `init_state`.
+        """
+        self._check_targets()
+        length = torch.tensor([len(fields)], device=fields.device)
+        batch = self.embedding(SequenceBatch.from_windows(fields[None], length, fields.device))
+        state = []
+        for block in self._each_block():
+            state.append(block.attention.read(block.normed(batch)))
+            batch = block(batch)
+        return state
+
+    @torch.no_grad()
     def attended(self, batch: SequenceBatch, targets: Targets, *, at_once: int = 512) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Which positions weighed on each target, `at_once` targets at a time: which targets, their attention (t, n) float32, mean over heads and blocks,
         and (t, n) bool, where a global node was used.

@@ -27,6 +27,8 @@ class ScoreConfig:
     """What to do with rows that can't be used: stop, or drop and count them."""
     precision: Literal["full", "quantized"] = "full"
     """The full model, or the one that balancer quantize made of it."""
+    streaming: bool = False
+    """Read one row at a time, as balancer serve does: its scores to the last bit, and slower than whole histories at once."""
     json: bool = False
     """Print what was done as JSON."""
 
@@ -42,6 +44,7 @@ def main(arguments: Sequence[str]) -> int:
         config.output,
         history=config.history,
         bad_rows=config.bad_rows,
+        streaming=config.streaming,
     )
     if config.json:
         print(json.dumps(told, indent=2))

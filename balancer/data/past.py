@@ -173,7 +173,7 @@ class TablePast:
         last_time = _back(order, self.time[order][self._before])
         return KeyPast(_back(order, self._index - begin), last_time, level, square)
 
-    def previous(self, field: str, values: NDArray[np.float32]) -> NDArray[np.float32]:  # noqa: ARG002 - a table has the values at hand
+    def previous(self, field: str, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `Past`."""
         return values[self._before]
 

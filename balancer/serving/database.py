@@ -27,7 +27,7 @@ SCHEMA_LOCK = 7_216_302
 """Number of PostgreSQL's advisory lock that is held while tables are made."""
 
 
-class Unavailable(RuntimeError):
+class UnavailableError(RuntimeError):
     """The database could not be reached in time; what was asked has not happened, or will be recognised when it is sent again."""
 
 
@@ -63,7 +63,7 @@ class Database:
                 if not _passing(error):
                     raise
                 if time.monotonic() + pause > deadline:
-                    raise Unavailable(f"the database did not answer within {self.patience:g} s") from error
+                    raise UnavailableError(f"the database did not answer within {self.patience:g} s") from error
             time.sleep(pause)
             pause = min(2 * pause, 0.5)
 
@@ -84,7 +84,7 @@ class Database:
 
         try:
             self.write(work)
-        except Unavailable as error:
+        except UnavailableError as error:
             raise InputError(f"--database {self.shown}: {error.__cause__ or error}; is it running, and may this user reach it?") from error
         except Exception as error:
             if "Can't locate revision" in str(error):

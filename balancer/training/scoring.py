@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from rich.console import Console
+from rich.progress import Progress
 
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.schema import Schema
@@ -19,6 +21,7 @@ from balancer.models import Classifier, load_classifier
 from balancer.models.quantization import load_quantized_classifier
 from balancer.training.results import SCHEMA_FILE, Decision, decision_columns, judge
 from balancer.training.run_folder import RunFolder
+from balancer.training.streaming import score_streaming
 
 Precision = Literal["full", "quantized"]
 
@@ -60,6 +63,12 @@ class TrainedRun:
         """Raw class probabilities (n, K) of store ``rows`` (n,)."""
         return score_rows(self.model, dataset, rows, device=self.device)
 
+    def streamed_scores(self, dataset: Dataset, rows: np.ndarray) -> np.ndarray:
+        """The same, one row at a time, as ``balancer serve`` computes them; a bar on the terminal tells how far it is."""
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("reading rows", total=len(dataset.store))
+            return score_streaming(self.model, dataset, rows, device=self.device, progress=lambda done: bar.update(task, completed=done))
+
 
 def training_table(folder: RunFolder) -> Dataset:
     """The table that a run was trained on, read as it was then; InputError where it is gone or has changed."""
@@ -79,10 +88,13 @@ def training_table(folder: RunFolder) -> Dataset:
     return dataset
 
 
-def score_file(run: TrainedRun, source: Path, output: Path, *, history: Path | None, bad_rows: Any) -> dict[str, Any]:
+def score_file(
+    run: TrainedRun, source: Path, output: Path, *, history: Path | None, bad_rows: Any, streaming: bool = False
+) -> dict[str, Any]:
     """Score the rows of ``source`` and write them with score, decision and class to ``output`` (.parquet or .csv), in the order they came.
 
-    ``history`` holds earlier rows of the same entities, with labels where they are known: context, not scored. Returns what to tell: rows, alarms, dropped.
+    ``history`` holds earlier rows of the same entities, with labels where they are known: context, not scored. ``streaming`` reads one row
+    at a time. Returns what to tell: rows, alarms, dropped.
     """
     if output.suffix not in (".parquet", ".csv"):
         raise InputError(f"--output {output} must end in .parquet or .csv")
@@ -90,7 +102,8 @@ def score_file(run: TrainedRun, source: Path, output: Path, *, history: Path | N
         raise InputError(f"--output {output}: the folder {output.parent} does not exist; make it first")
     dataset = load_dataset(source, run.schema.spec, schema=run.schema, history=history, bad_rows=bad_rows)
     rows = dataset.scored_rows()
-    columns = decision_columns(run.scores(dataset, rows), run.decision, run.schema.classes)
+    scores = run.streamed_scores(dataset, rows) if streaming else run.scores(dataset, rows)
+    columns = decision_columns(scores, run.decision, run.schema.classes)
     frame = dataset.input_frame()
     taken = [name for name in columns if name in frame.columns]
     if taken:

@@ -60,3 +60,11 @@ class Attention(nn.Module, ABC):
     def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
         """Read one token (B, d) of each sequence; what `forward` gives at its position, (B, d), and the state after it."""
         raise InputError(f"{type(self).__name__} has no state of constant size to stream with; use attention 'sparse' or 'window'")
+
+    def read(self, batch: SequenceBatch) -> Any:
+        """The state after the whole of one sequence, a batch of one (1, n, d), as n times `step` would leave it, up to rounding.
+
+        Raises:
+            InputError: This attention needs the whole past.
+        """
+        raise InputError(f"{type(self).__name__} has no state of constant size to stream with; use attention 'sparse' or 'window'")

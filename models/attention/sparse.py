@@ -21,7 +21,7 @@ from balancer.models.attention.layout import Layout, Mode
 from balancer.models.attention.rotary import rotate
 from balancer.models.attention.scores import Gate, Surprisal, make_score, ranked
 from balancer.models.attention.selection import select_globals
-from balancer.models.attention.streaming import StreamState, empty_state, stream
+from balancer.models.attention.streaming import StreamState, empty_state, state_after, stream
 from balancer.models.batch import SequenceBatch
 
 Score = Callable[[Tensor, Tensor | None], Tensor]
@@ -319,6 +319,12 @@ class SparseAttention(DenseAttention):
         mixed, state = stream(self._queries(x[:, None], at)[:, 0], key, value, score, gate, state, self.core.layout)
         out: Tensor = self.out(mixed.flatten(1))
         return out, state
+
+    def read(self, batch: SequenceBatch) -> StreamState:
+        """The state after the whole of one sequence, a batch of one (1, n, d)."""
+        key, value = self._keys(batch.values, torch.arange(batch.values.shape[1], device=batch.values.device))
+        score, gate = self.core.scored(batch.values)
+        return state_after(key, value, score, gate, self.core.layout, self.core.num_global)
 
     def _some(self, batch: SequenceBatch, row: Tensor, position: Tensor) -> tuple[Tensor, Attended]:
         """Mixed values (T, H, d / H) of single queries, and where they look."""

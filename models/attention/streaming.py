@@ -65,6 +65,23 @@ def empty_state(batch: int, layout: Layout, num_global: int, like: Tensor) -> St
     return StreamState(torch.zeros(batch, dtype=torch.int64, device=like.device), slots, slots, nodes, nodes)
 
 
+def state_after(key: Tensor, value: Tensor, score: Tensor | None, gate: Tensor | None, layout: Layout, num_global: int) -> StreamState:
+    """The state after one sequence read at once: keys and values (1, n, H, d), score and gate (1, n), n at least 1."""
+    length = key.shape[1]
+    empty = empty_state(1, layout, num_global, key)
+    held = torch.arange(max(0, length - layout.window), length, device=key.device)
+    keys, values = (old.index_copy(1, held % layout.window, new[:, held]) for old, new in ((empty.key, key), (empty.value, value)))
+    nodes, waiting = empty.nodes, empty.waiting
+    if score is not None:
+        border = (length - 1) // layout.chunk * layout.chunk  # where the open chunk begins
+        known = score.float().nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+        worth = torch.zeros_like(known) if gate is None else gate.float()
+        every = Nodes(known, torch.arange(length, device=key.device)[None], worth, key, value)
+        nodes = nodes.merged(Nodes(*(x[:, :border] for x in every)))
+        waiting = waiting.merged(Nodes(*(x[:, border:] for x in every)))
+    return StreamState(torch.full_like(empty.position, length), keys, values, nodes, waiting)
+
+
 def stream(
     query: Tensor, key: Tensor, value: Tensor, score: Tensor | None, gate: Tensor | None, state: StreamState, layout: Layout
 ) -> tuple[Tensor, StreamState]:
