@@ -43,9 +43,14 @@ def risk_fields(name: str, key: Index, time: NDArray[np.float64], label: NDArray
     last = timeline.position(key, bound, inclusive=delay > 0)
     for days in WINDOW_DAYS:
         first = timeline.position(key, bound - days * DAY)
-        count = last - first
-        yield f"{name}_fraud_rate_{days}d", _in_input_order(size, order, (frauds[last] - frauds[first]) / (count + PSEUDO_COUNT))
-        yield f"{name}_count_{days}d", _in_input_order(size, order, np.log1p(count))
+        for field, values in rate_fields(name, days, frauds[last] - frauds[first], last - first):
+            yield field, _in_input_order(size, order, values)
+
+
+def rate_fields(name: str, days: int, frauds: Index, known: Index) -> Iterator[tuple[str, NDArray[np.float64]]]:
+    """The fields of one window from (N,) how many rows in it are fraud, and how many are known."""
+    yield f"{name}_fraud_rate_{days}d", frauds / (known + PSEUDO_COUNT)
+    yield f"{name}_count_{days}d", np.log1p(known)
 
 
 def _in_input_order(size: int, order: Index, values: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -114,6 +114,26 @@ def field_codes(values: pl.Series, vocabulary: list[str], hash_buckets: int = 0)
     return codes
 
 
+class FieldCoder:
+    """`field_codes` for one value after another.
+
+    Args:
+        schema: vocabularies and hash buckets.
+    """
+
+    def __init__(self, schema: Schema) -> None:
+        self._codes = {name: {text: code for code, text in enumerate(values, 1)} for name, values in schema.vocabularies.items()}
+        self._buckets = schema.hash_buckets
+
+    def code(self, name: str, text: str | None) -> int:
+        """Code of the text in the categorical field `name`."""
+        if text is None:
+            return 0
+        known = self._codes[name]
+        code = known.get(text, 0)
+        return code or (len(known) + 1 + zlib.crc32(text.encode()) % self._buckets if self._buckets else 0)
+
+
 def distinct(values: pl.Series) -> list[str]:
     """Distinct non-null values as text, sorted."""
     return values.cast(pl.String).drop_nulls().unique().sort().to_list()

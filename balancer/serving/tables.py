@@ -76,7 +76,7 @@ entities = Table(
     Column("sum_level", Whole, nullable=False),
     Column("sum_square", Whole, nullable=False),
     Column("sum_amount", Double, nullable=False),
-    # The model's state but for what the table `memories` holds row by row, and which model's it is.
+    # What the model remembers: of constant size where it can (window keys and values, global nodes); and which model's memory it is.
     Column("model", String(64)),
     Column("state", LargeBinary),
     Index("entities_by_name", "tenant", "name", unique=True),
@@ -104,17 +104,8 @@ transactions = Table(
     Column("label", Text),
     Column("labelled", Double),
     Index("transactions_by_id", "tenant", "id", unique=True),
-    Index("transactions_by_time", "entity", "time"),
+    Index("transactions_by_time", "entity", "time", "position"),
 )
-
-memories = Table(
-    "memories",
-    metadata,
-    Column("entity", Whole, ForeignKey("entities.id", ondelete="CASCADE"), primary_key=True),
-    Column("position", Whole, primary_key=True),
-    Column("memory", LargeBinary, nullable=False),
-)
-"""What a model keeps of single transactions: keys and values of the windows and the global nodes, or fields."""
 
 used_values = Table(
     "used_values",

@@ -46,6 +46,8 @@ def upgrade() -> None:
         sa.Column("state", sa.LargeBinary(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
     )
+    if op.get_bind().dialect.name == "postgresql":  # floats hardly shrink: trying costs time at every transaction
+        op.execute("ALTER TABLE entities ALTER COLUMN state SET STORAGE EXTERNAL")
     op.create_index("entities_by_name", "entities", ["tenant", "name"], unique=True)
     op.create_table(
         "labelled_hours",
@@ -92,14 +94,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("tenant", "column", "value", "time", "entity", "position"),
     )
     op.create_table(
-        "memories",
-        sa.Column("entity", whole, nullable=False),
-        sa.Column("position", whole, nullable=False),
-        sa.Column("memory", sa.LargeBinary(), nullable=False),
-        sa.ForeignKeyConstraint(["entity"], ["entities.id"], ondelete="CASCADE"),
-        sa.PrimaryKeyConstraint("entity", "position"),
-    )
-    op.create_table(
         "session_epochs",
         sa.Column("session", sa.String(length=32), nullable=False),
         sa.Column("epoch", sa.Integer(), nullable=False),
@@ -131,7 +125,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("entity", "position"),
     )
     op.create_index("transactions_by_id", "transactions", ["tenant", "id"], unique=True)
-    op.create_index("transactions_by_time", "transactions", ["entity", "time"], unique=False)
+    op.create_index("transactions_by_time", "transactions", ["entity", "time", "position"], unique=False)
     op.create_table(
         "used_values",
         sa.Column("entity", whole, nullable=False),
@@ -153,7 +147,6 @@ def downgrade() -> None:
     op.drop_index("transactions_by_id", table_name="transactions")
     op.drop_table("transactions")
     op.drop_table("session_epochs")
-    op.drop_table("memories")
     op.drop_table("labelled")
     op.drop_index("sessions_of_tenant", table_name="sessions")
     op.drop_table("sessions")
