@@ -6,14 +6,15 @@ many lie between. Labels are counted by whole hours beside being kept one by one
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, and_, case, delete, func, insert, literal, or_, select, union_all, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Boolean, Connection, TextClause, bindparam, insert, select, text
 
 from balancer.data.features import Field, entity_fields, row_fields
 from balancer.data.past import AMOUNT_LIMIT, QUANTITIES, SCALE, VELOCITY, Float, KeyPast, fixed, quantities, signed_log
@@ -21,11 +22,56 @@ from balancer.data.risk import WINDOW_DAYS, rate_fields
 from balancer.data.schema import Schema
 from balancer.data.spec import DAY
 from balancer.data.timeline import Index
-from balancer.serving.tables import entities, labelled, labelled_hours, transactions, used_values
+from balancer.serving.tables import entities, transactions
 
 HOUR = 3600.0
 _NOTHING = {"sum_cos": 0, "sum_sin": 0, "sum_level": 0, "sum_square": 0, "sum_amount": 0.0}
 _SUMS = tuple(_NOTHING)
+
+
+# Statements of the scoring path are written out once: building them anew took half the time of a transaction. Both databases read them.
+_ENTITY = select(entities).where(entities.c.tenant == bindparam("tenant"), entities.c.name == bindparam("name")).with_for_update()
+_NEW_ENTITY = text(
+    'INSERT INTO entities (tenant, name, "rows", sum_cos, sum_sin, sum_level, sum_square, sum_amount) '
+    "VALUES (:tenant, :name, 0, 0, 0, 0, 0, 0) ON CONFLICT DO NOTHING"
+)
+_SAVED = [column.name for column in entities.c if column.name not in ("id", "tenant", "name")]
+_SAVE_ENTITY = text("UPDATE entities SET " + ", ".join(f'"{name}" = :{name}' for name in _SAVED) + " WHERE id = :id")
+_NEW_TRANSACTION = insert(transactions)
+_EARLIER = (
+    select(*(transactions.c[name] for name in ("position", "id", "time", "fields", "texts")))
+    .where(transactions.c.entity == bindparam("entity"), transactions.c.position >= bindparam("first"))
+    .order_by(transactions.c.position)
+)
+_USE_VALUE = text(
+    'INSERT INTO used_values (entity, "column", value, used, last_time, sum_level, sum_square) '
+    "VALUES (:entity, :column, :value, 1, :time, :level, :square) "
+    'ON CONFLICT (entity, "column", value) DO UPDATE SET used = used_values.used + 1, last_time = excluded.last_time, '
+    "sum_level = used_values.sum_level + excluded.sum_level, sum_square = used_values.sum_square + excluded.sum_square"
+)
+_HERE = 'tenant = :tenant AND "column" = :column AND value = :value'
+_ITSELF = f"{_HERE} AND time = :time AND entity = :entity AND position = :position"
+_COUNTED = text(f"SELECT fraud FROM labelled WHERE {_ITSELF}").columns(fraud=Boolean)
+_UNCOUNT = text(f"DELETE FROM labelled WHERE {_ITSELF}")
+_COUNT = text(
+    'INSERT INTO labelled (tenant, "column", value, time, entity, position, fraud) '
+    "VALUES (:tenant, :column, :value, :time, :entity, :position, :fraud)"
+)
+_COUNT_HOUR = text(
+    'INSERT INTO labelled_hours (tenant, "column", value, hour, known, frauds) VALUES (:tenant, :column, :value, :hour, :known, :frauds) '
+    'ON CONFLICT (tenant, "column", value, hour) DO UPDATE SET known = labelled_hours.known + excluded.known, '
+    "frauds = labelled_hours.frauds + excluded.frauds"
+)
+_INSIDE = "SUM(CASE WHEN hour > :first_{0} AND hour < :last_hour THEN known ELSE 0 END), SUM(CASE WHEN hour > :first_{0} AND hour < :last_hour THEN frauds ELSE 0 END)"
+_HOURS = text(
+    f"SELECT SUM(known), {', '.join(_INSIDE.format(number) for number in range(len(WINDOW_DAYS)))} FROM labelled_hours "
+    f"WHERE {_HERE} AND hour >= :first_hour AND hour <= :last_hour"
+)
+_RAGGED = " UNION ALL ".join(
+    [f"SELECT time, fraud FROM labelled WHERE {_HERE} AND time > :start_{n} AND time < :stop_{n}" for n in range(len(WINDOW_DAYS))]
+    + [f"SELECT time, fraud FROM labelled WHERE {_HERE} AND time >= :last_start AND time <= :end"]
+)
+_EDGES = text(_RAGGED)
 
 
 @dataclass(frozen=True)
@@ -48,11 +94,11 @@ class Row:
 
 def lock_entity(connection: Connection, tenant: str, name: str) -> dict[str, Any]:
     """The entity's row, made if it is new; other writers wait from here on."""
-    wanted = select(entities).where(entities.c.tenant == tenant, entities.c.name == name).with_for_update()
-    found = connection.execute(wanted).mappings().first()
+    place = {"tenant": tenant, "name": name}
+    found = connection.execute(_ENTITY, place).mappings().first()
     if found is None:
-        connection.execute(_insert(connection, entities).values(tenant=tenant, name=name, rows=0, **_NOTHING).on_conflict_do_nothing())
-        found = connection.execute(wanted).mappings().one()
+        connection.execute(_NEW_ENTITY, place)
+        found = connection.execute(_ENTITY, place).mappings().one()
     return dict(found)
 
 
@@ -125,30 +171,27 @@ def append(
 ) -> None:
     """Store the row and its answer, and bring `entity` up to date, here and in the sums of its values; `save_entity` writes it."""
     connection.execute(
-        insert(transactions).values(
-            entity=entity["id"],
-            position=entity["rows"],
-            tenant=tenant,
-            id=row.id,
-            digest=row.digest,
-            time=row.time,
-            sent_time=row.sent_time,
-            fields=numeric.tobytes(),
-            texts=row.texts,
-            answer=dict(answer),
+        _NEW_TRANSACTION,
+        {
+            "entity": entity["id"],
+            "position": entity["rows"],
+            "tenant": tenant,
+            "id": row.id,
+            "digest": row.digest,
+            "time": row.time,
+            "sent_time": row.sent_time,
+            "fields": numeric.tobytes(),
+            "texts": row.texts,
+            "answer": dict(answer),
             **{name: entity[name] for name in _SUMS},
-        )
+        },
     )
     level = None if row.amount is None else signed_log(np.array([row.amount]))
     own = {name: int(fixed(value)[0]) for name, value in quantities(np.array([row.time]), level).items()}
     own |= {name: 0 for name in QUANTITIES if name not in own}
-    for column, text in row.texts.items():
-        first = {"used": 1, "sum_level": own["level"], "sum_square": own["square"]}
-        upsert = _insert(connection, used_values).values(
-            entity=entity["id"], column=column, value=stored(text), last_time=row.time, **first
-        )
-        added = {name: used_values.c[name] + upsert.excluded[name] for name in first}
-        connection.execute(upsert.on_conflict_do_update(index_elements=list(used_values.primary_key), set_=added | {"last_time": row.time}))
+    used = {"entity": entity["id"], "time": row.time, "level": own["level"], "square": own["square"]}
+    if row.texts:
+        connection.execute(_USE_VALUE, [used | {"column": column, "value": stored(text)} for column, text in row.texts.items()])
     high = 0.0 if level is None else float(level[0])
     entity |= {
         "first_time": row.time if entity["rows"] == 0 else entity["first_time"],
@@ -165,14 +208,12 @@ def append(
 
 def save_entity(connection: Connection, entity: Mapping[str, Any]) -> None:
     """Write the entity's row."""
-    connection.execute(update(entities).where(entities.c.id == entity["id"]).values({key: entity[key] for key in entity if key != "id"}))
+    connection.execute(_SAVE_ENTITY, dict(entity))
 
 
 def earlier_rows(connection: Connection, entity: int, first: int) -> Sequence[Any]:
     """The entity's transactions from `first` on: position, id, time, fields, texts, in order."""
-    columns = (transactions.c[name] for name in ("position", "id", "time", "fields", "texts"))
-    chosen = select(*columns).where(transactions.c.entity == entity, transactions.c.position >= first)
-    return connection.execute(chosen.order_by(transactions.c.position)).all()
+    return connection.execute(_EARLIER, {"entity": entity, "first": first}).all()
 
 
 def count_label(connection: Connection, row: Any, columns: Sequence[str], fraud: bool | None) -> None:
@@ -183,17 +224,15 @@ def count_label(connection: Connection, row: Any, columns: Sequence[str], fraud:
             continue
         place = {"tenant": row.tenant, "column": column, "value": value}
         own = place | {"time": row.time, "entity": row.entity, "position": row.position}
-        here = and_(*(labelled.c[name] == each for name, each in own.items()))
-        before = connection.execute(select(labelled.c.fraud).where(here)).scalar()
+        before = connection.execute(_COUNTED, own).scalar()
         if before is fraud:
             continue
-        connection.execute(delete(labelled).where(here))
+        if before is not None:
+            connection.execute(_UNCOUNT, own)
         if fraud is not None:
-            connection.execute(insert(labelled).values(own | {"fraud": fraud}))
+            connection.execute(_COUNT, own | {"fraud": fraud})
         known, frauds = (fraud is not None) - (before is not None), int(bool(fraud)) - int(bool(before))
-        hour = _insert(connection, labelled_hours).values(place | {"hour": int(row.time // HOUR), "known": known, "frauds": frauds})
-        added = {name: labelled_hours.c[name] + hour.excluded[name] for name in ("known", "frauds")}
-        connection.execute(hour.on_conflict_do_update(index_elements=list(labelled_hours.primary_key), set_=added))
+        connection.execute(_COUNT_HOUR, place | {"hour": int(row.time // HOUR), "known": known, "frauds": frauds})
 
 
 def stored(text: str | None) -> str:
@@ -204,7 +243,7 @@ def stored(text: str | None) -> str:
 def _window_firsts(connection: Connection, entity: Mapping[str, Any], time: float) -> dict[str, dict[str, Any]]:
     """Per velocity window the position of, and the sums before, its first row; the row itself where it has none."""
     own = {"position": entity["rows"]} | {name: entity[name] for name in _SUMS}
-    firsts, asked = {}, []
+    firsts, asked = {}, {}
     for name, seconds in VELOCITY.items():
         bound = time - seconds
         if entity["rows"] == 0 or entity["last_time"] <= bound:
@@ -212,19 +251,20 @@ def _window_firsts(connection: Connection, entity: Mapping[str, Any], time: floa
         elif entity["first_time"] > bound:
             firsts[name] = {"position": 0} | _NOTHING
         else:
-            inside = select(literal(name).label("window"), transactions.c.position, *(transactions.c[each] for each in _SUMS))
-            inside = inside.where(transactions.c.entity == entity["id"], transactions.c.time > bound)
-            asked.append(inside.order_by(transactions.c.time, transactions.c.position).limit(1).subquery().select())
+            asked[name] = bound
     if asked:
-        firsts |= {found["window"]: dict(found) for found in connection.execute(union_all(*asked)).mappings()}
+        bounds = {f"after_{name}": bound for name, bound in asked.items()}
+        for found in connection.execute(_windows(tuple(asked)), bounds | {"entity": entity["id"]}).mappings():
+            firsts[found["name"]] = dict(found)
     return firsts
 
 
 def _key_rows(connection: Connection, entity: int, texts: Mapping[str, str | None]) -> dict[tuple[str, str], Mapping[str, Any]]:
-    wanted = [and_(used_values.c.column == column, used_values.c.value == stored(text)) for column, text in texts.items()]
-    if not wanted:
+    if not texts:
         return {}
-    found = connection.execute(select(used_values).where(used_values.c.entity == entity, or_(*wanted))).mappings()
+    values = {f"column_{number}": column for number, column in enumerate(texts)}
+    values |= {f"value_{number}": stored(text) for number, text in enumerate(texts.values())}
+    found = connection.execute(_values(len(texts)), values | {"entity": entity}).mappings()
     return {(each["column"], each["value"]): each for each in found}
 
 
@@ -240,28 +280,32 @@ def _risk_counts(connection: Connection, tenant: str, column: str, value: str, e
     """Per window of days before `end` (included where `closed`): labels known, and those of fraud."""
     starts = [end - days * DAY for days in WINDOW_DAYS]  # a window begins after its start
     last_hour, first_hours = int(end // HOUR), [int(start // HOUR) for start in starts]
-    here = labelled_hours.c
-    inside = [and_(here.hour > first, here.hour < last_hour) for first in first_hours]
-    sums = [func.sum(case((part, each), else_=0)) for part in inside for each in (here.known, here.frauds)]
-    hours = select(func.sum(here.known), *sums).where(
-        here.tenant == tenant, here.column == column, here.value == value, here.hour >= min(first_hours), here.hour <= last_hour
-    )
-    total, *found = connection.execute(hours).one()
+    place = {"tenant": tenant, "column": column, "value": value, "last_hour": last_hour, "first_hour": min(first_hours)}
+    total, *found = connection.execute(_HOURS, place | {f"first_{number}": hour for number, hour in enumerate(first_hours)}).one()
     if not total:
         return [(0, 0)] * len(WINDOW_DAYS)
-    ends = labelled.c
-    ragged = [and_(ends.time > start, ends.time < (first + 1) * HOUR) for start, first in zip(starts, first_hours, strict=True)]
-    ragged.append(and_(ends.time >= last_hour * HOUR, ends.time <= end if closed else ends.time < end))
-    edge = connection.execute(
-        select(ends.time, ends.fraud).where(ends.tenant == tenant, ends.column == column, ends.value == value, or_(*ragged))
-    ).all()
+    ends = place | {"last_start": last_hour * HOUR, "end": end if closed else math.nextafter(end, -math.inf)}
+    for number, (start, first) in enumerate(zip(starts, first_hours, strict=True)):
+        ends |= {f"start_{number}": start, f"stop_{number}": (first + 1) * HOUR}
+    edge = connection.execute(_EDGES, ends).all()
     counts = []
     for number, (start, first) in enumerate(zip(starts, first_hours, strict=True)):
         own = [fraud for time, fraud in edge if start < time < (first + 1) * HOUR or time >= last_hour * HOUR]
-        counts.append((int(found[2 * number]) + len(own), int(found[2 * number + 1]) + sum(own)))
+        counts.append((int(found[2 * number]) + len(own), int(found[2 * number + 1]) + sum(map(bool, own))))
     return counts
 
 
-def _insert(connection: Connection, table: Any) -> Any:
-    """An insert that may say what to do on a conflict; each database has its own."""
-    return (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(table)
+@cache
+def _windows(names: tuple[str, ...]) -> TextClause:
+    """The first row after each bound, with the sums before it."""
+    one = (
+        "SELECT * FROM (SELECT '{name}' AS name, position, {sums} FROM transactions "
+        "WHERE entity = :entity AND time > :{bound} ORDER BY time, position LIMIT 1) AS {bound}"
+    )
+    return text(" UNION ALL ".join(one.format(name=name, sums=", ".join(_SUMS), bound=f"after_{name}") for name in names))
+
+
+@cache
+def _values(count: int) -> TextClause:
+    pairs = " OR ".join(f'("column" = :column_{number} AND value = :value_{number})' for number in range(count))
+    return text(f"SELECT * FROM used_values WHERE entity = :entity AND ({pairs})")
