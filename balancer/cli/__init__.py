@@ -19,6 +19,8 @@ COMMANDS = {
     "export": "a trained run as one file for a machine without torch, or a light build of it",
     "compare": "sampling policies and baselines on a table of yours, over time windows and seeds, with intervals",
     "app": "look at runs in a browser, choose thresholds, compare, train",
+    "serve": "balancing sessions and scores of transactions over HTTP",
+    "keys": "API keys of the service",
     "policy": "train a sampling policy on a distribution of tasks, or evaluate one",
     "doctor": "what this machine has: versions, device, attention backends",
     "simulate": "make a table of card transactions with fraud in it",

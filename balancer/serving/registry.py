@@ -21,9 +21,11 @@ from sqlalchemy import Connection, insert, select
 from balancer.data.schema import FieldCoder, Schema
 from balancer.data.spec import nearest
 from balancer.errors import InputError
+from balancer.evaluation.drift import Reference
+from balancer.files import read_json
 from balancer.serving.database import Database
 from balancer.serving.tables import models
-from balancer.training.results import SCHEMA_FILE, Decision
+from balancer.training.results import REFERENCE_FILE, SCHEMA_FILE, Decision
 from balancer.training.scoring import Precision, TrainedRun
 from balancer.training.streaming import RowStream
 
@@ -44,6 +46,8 @@ class LoadedModel:
     stream: RowStream
     folder: Path
     coder: FieldCoder = field(repr=False)
+    reference: Reference | None = field(repr=False)
+    """The training rows, to tell drift by; None for runs that were trained before it was written."""
 
     @classmethod
     def load(cls, folder: Path, name: str, precision: Precision = "full") -> LoadedModel:
@@ -53,8 +57,11 @@ class LoadedModel:
         digest = hashlib.sha256(precision.encode())
         for file in (folder / name for name in _FILES):
             digest.update(file.name.encode() + (file.read_bytes() if file.is_file() else b""))
+        reference = None
+        if (folder / REFERENCE_FILE).is_file():
+            reference = Reference.from_dict(read_json(folder / REFERENCE_FILE, what="it holds the distribution of the training rows"))
         stream = RowStream(run.model, run.device)
-        return cls(name, digest.hexdigest(), run.schema, run.decision, stream, folder, FieldCoder(run.schema))
+        return cls(name, digest.hexdigest(), run.schema, run.decision, stream, folder, FieldCoder(run.schema), reference)
 
     def encoded(self, numeric: NDArray[np.float32], texts: dict[str, str | None]) -> NDArray[np.float32]:
         """(C,) what the model reads: numbers with the training median where there was none, then codes."""

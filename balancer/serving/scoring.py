@@ -19,7 +19,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from sqlalchemy import Connection, delete, select, update
@@ -37,6 +37,17 @@ from balancer.training.results import decision_columns
 from balancer.training.streaming import RowState
 
 Answer = dict[str, Any]
+
+
+class Judged(NamedTuple):
+    """What became of some transactions."""
+
+    answers: list[Answer]
+    """In the order they came."""
+    values: dict[str, np.ndarray]
+    """By id, what the model read (C,) of those that were not stored before."""
+
+
 LATEST = 1e11
 """Seconds; a number beyond is surely in milliseconds."""
 LONGEST_TEXT = 1_000
@@ -102,7 +113,7 @@ class Scorer:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def score(self, tenant: str, model: LoadedModel, rows: Sequence[Row], *, explain: int = 0) -> list[Answer]:
+    def score(self, tenant: str, model: LoadedModel, rows: Sequence[Row], *, explain: int = 0) -> Judged:
         """The answers to `rows`, in their order; all of them are stored, or none.
 
         Args:
@@ -124,12 +135,13 @@ class Scorer:
             # The same id came for another entity at the same moment; now it is there to be seen.
             return self._database.write(lambda connection: self._score(connection, tenant, model, rows, explain))
 
-    def _score(self, connection: Connection, tenant: str, model: LoadedModel, rows: Sequence[Row], explain: int) -> list[Answer]:
+    def _score(self, connection: Connection, tenant: str, model: LoadedModel, rows: Sequence[Row], explain: int) -> Judged:
         # In one order for all, so that two requests never wait for each other.
         held = {name: lock_entity(connection, tenant, name) for name in sorted({row.entity for row in rows})}
         answers = self._stored(connection, tenant, {row.id: row for row in rows})
         repeated = set(answers)
         states: dict[str, RowState] = {}
+        read: dict[str, np.ndarray] = {}
         for number in sorted(range(len(rows)), key=lambda each: rows[each].sent_time):
             row = rows[number]
             if row.id in answers:
@@ -146,7 +158,7 @@ class Scorer:
             if explain:
                 answer["weighed_most"] = self._explained(connection, entity, model, values, explain)
             append(connection, tenant, entity, row, numeric, answer)
-            answers[row.id] = answer
+            answers[row.id], read[row.id] = answer, values
         for name, state in states.items():
             held[name] |= {"model": model.digest, "state": pack(state)}
             save_entity(connection, held[name])
@@ -155,7 +167,7 @@ class Scorer:
         for row in rows:
             out.append(answers[row.id] | {"repeated": row.id in repeated or row.id in told})
             told.add(row.id)
-        return out
+        return Judged(out, read)
 
     def _stored(self, connection: Connection, tenant: str, rows: Mapping[str, Row]) -> dict[str, Answer]:
         columns = transactions.c

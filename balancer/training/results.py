@@ -14,9 +14,10 @@ import polars as pl
 
 from balancer.configuration import to_dict
 from balancer.data.dataset import Dataset
-from balancer.data.split import PART_TEST, PART_THRESHOLD
+from balancer.data.split import PART_TEST, PART_THRESHOLD, PART_TRAIN
 from balancer.errors import InputError
 from balancer.evaluation.calibration import Calibration, fit_calibration, pooled_score
+from balancer.evaluation.drift import Reference
 from balancer.evaluation.metrics import evaluate_scores
 from balancer.evaluation.operating import NO_ALARM
 from balancer.evaluation.report import build_report, write_report
@@ -27,6 +28,7 @@ from balancer.training.run_folder import RunFolder
 
 DECISION_FILE = "decision.json"
 SCHEMA_FILE = "schema.json"
+REFERENCE_FILE = "reference.json"
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,9 @@ def write_results(
     figures = {name: judge(dataset, test, own.test, decisions[name]) for name, own in scores.items()}
     decisions["run"].save(folder.path)
     write_json(folder.path / SCHEMA_FILE, dataset.schema.to_dict())
+    calibrated = decisions["run"].calibration.transform(fraud_score(scores["run"].threshold))
+    fields, train = (dataset.schema.numeric_fields, dataset.schema.categorical_fields), dataset.store.values[dataset.part == PART_TRAIN]
+    write_json(folder.path / REFERENCE_FILE, Reference.of(*fields, train, calibrated).to_dict())
     with atomic_path(folder.path / "history.parquet") as temporary:
         _history(scores, dataset.schema.classes).write_parquet(temporary)
     with atomic_path(folder.path / "predictions.parquet") as temporary:
