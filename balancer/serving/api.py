@@ -20,10 +20,11 @@ from balancer.serving.access import Access
 from balancer.serving.config import ServeConfig
 from balancer.serving.database import Database, UnavailableError
 from balancer.serving.drift import Watch
+from balancer.serving.errors import ConflictError, MissingError
 from balancer.serving.frame import Frame
 from balancer.serving.keys import Key
 from balancer.serving.registry import FOLLOW_SECONDS, LoadedModel, Registry
-from balancer.serving.scoring import ConflictError, MissingError, Scorer, read_row
+from balancer.serving.scoring import Scorer, read_row
 from balancer.serving.sessions import EpochReport, Session, SessionRequest, Sessions, Weights
 
 LOG = logging.getLogger("balancer.service")

@@ -29,7 +29,7 @@ class ServeConfig:
     """Processes that serve; one that dies is replaced."""
     precision: Literal["full", "quantized"] = "full"
     """The full model, or the one that balancer quantize made of it."""
-    max_body: int = 1_000_000
+    max_body: int = 8_000_000
     """Bytes of a request at most."""
     max_rows: int = 1_000
     """Transactions or labels of a request at most."""

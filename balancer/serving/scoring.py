@@ -29,6 +29,7 @@ from balancer.data.schema import Schema
 from balancer.data.spec import nearest
 from balancer.errors import InputError
 from balancer.serving.database import Database
+from balancer.serving.errors import ConflictError, MissingError
 from balancer.serving.history import Row, append, count_label, earlier_rows, lock_entity, numeric_fields, save_entity
 from balancer.serving.memory import pack, unpack
 from balancer.serving.registry import LoadedModel
@@ -54,38 +55,26 @@ LONGEST_TEXT = 1_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class ConflictError(InputError):
-    """What was sent contradicts what is stored."""
-
-
-class MissingError(InputError):
-    """There is no such thing, or it is another tenant's."""
-
-
 def read_row(raw: Mapping[str, Any], schema: Schema, where: str, now: float, tolerance: float) -> Row:
     """Check one transaction, by the columns of the table the model was trained on.
 
     Args:
-        raw: values by column; `id` names the transaction where the table has no id column.
+        raw: values by column, further ones are left out; `id` names the transaction where the table has no id column.
         schema: of the model.
         where: what to call the transaction in messages.
         now: the service's clock, seconds since 1970.
         tolerance: seconds by which a time may be ahead of it.
 
     Raises:
-        InputError: A column is missing or unknown, or a value can't be used.
+        InputError: A column is missing, or a value can't be used.
     """
     spec = schema.spec
     key = spec.id or "id"
     known = [name for name in spec.columns() if name != spec.label]
-    for name in raw:
-        if name not in known and name != key:
-            raise InputError(f"{where}: unknown column {name!r}; {nearest(name, known)}")
     for name in known:
         if name not in raw and name != spec.id:
-            raise InputError(
-                f"{where}: column {name!r} is missing; give {'null where it is not known' if name in _optional(schema) else 'a value'}"
-            )
+            remedy = "null where it is not known" if name in _optional(schema) else "a value"
+            raise InputError(f"{where}: column {name!r} is missing; give {remedy}")
     moment = _time(raw[spec.time], f"{where}: column {spec.time!r}")
     if moment > now + tolerance:
         raise InputError(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import BaseModel, ConfigDict, Field
+
+from balancer.serving.sessions import Session
 
 Value = str | int | float | bool | None
 
@@ -33,7 +33,7 @@ class ScoreRequest(Strict):
                 {
                     "transaction_id": "t-1001",
                     "card_id": "card-17",
-                    "tx_datetime": "2026-05-31T13:45:00",
+                    "time": "2026-05-31T13:45:00",
                     "amount": 19.99,
                     "merchant_id": "m-4",
                     "merchant_category": "grocery",
@@ -149,5 +149,5 @@ class State(BaseModel):
 class SessionPage(BaseModel):
     """Some sessions, oldest first."""
 
-    sessions: list[Any]
+    sessions: list[Session]
     next: str | None = Field(description="Give it as `after` for the next page; null on the last.")
