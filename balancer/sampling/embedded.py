@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -31,6 +31,30 @@ from balancer.sampling.weights import Floats, SamplingWeights
 STATE_VERSION = 1
 _TOLERANCE = 1e-6
 """How far beyond 0 and 1 a rounded probability may lie."""
+
+
+class Controller(Protocol):
+    """What sets the weights; `SamplingController` is one."""
+
+    weights: SamplingWeights
+    """Weights to draw the coming epoch with, the commonest class first."""
+
+    @property
+    def epoch(self) -> int:
+        """Epochs finished so far."""
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Figures of the last update."""
+
+    def update(self, train: ScoredRows, reward: ScoredRows) -> SamplingWeights:
+        """Weights for the next epoch."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `state_dict`."""
 
 
 class EmbeddedSampler:
@@ -75,7 +99,8 @@ class EmbeddedSampler:
         self.seed = whole_number(seed, "seed", 0)
         self.policy: Policy = load_policy(policy, num_classes=num_classes) if isinstance(policy, (str, Path)) else policy
         self._rows = RowSampler(self._labels.codes, num_classes)
-        self._controller = SamplingController(
+        self._policy_name: str | None = None
+        self._controller: Controller = SamplingController(
             self._rows.prior,
             self.policy,
             epochs=self.epochs,
@@ -90,6 +115,15 @@ class EmbeddedSampler:
     def classes_(self) -> list[Any]:
         """The K classes in sorted order, plain Python values: the order of the columns of scores, of :attr:`weights` and of :attr:`counts`."""
         return self._labels.classes
+
+    @property
+    def class_counts(self) -> NDArray[np.int64]:
+        """(K,) training rows of each class, the commonest first: the order in which a controller holds them."""
+        return self._labels.counts
+
+    def steer_by(self, controller: Controller, name: str) -> None:
+        """Let another controller set the weights from now on, under the name of its policy."""
+        self._controller, self._policy_name = controller, name
 
     @property
     def counts(self) -> NDArray[np.int64]:
@@ -120,7 +154,7 @@ class EmbeddedSampler:
     @property
     def policy_name(self) -> str:
         """Name of the policy."""
-        return str(getattr(self.policy, "name", type(self.policy).__name__))
+        return self._policy_name or str(getattr(self.policy, "name", type(self.policy).__name__))
 
     @property
     def notes(self) -> list[str]:

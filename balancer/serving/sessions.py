@@ -22,7 +22,7 @@ from balancer.errors import InputError
 from balancer.sampling.controller import SamplingController
 from balancer.sampling.observation import ScoredRows
 from balancer.sampling.policies import load_policy
-from balancer.sampling.weights import Floats, SamplingWeights
+from balancer.sampling.weights import Floats, SamplingWeights, class_prior
 from balancer.serving.database import Database
 from balancer.serving.errors import ConflictError, MissingError
 from balancer.serving.tables import session_epochs, sessions
@@ -237,7 +237,7 @@ def _controller(request: dict[str, Any]) -> SamplingController:
     if unknown:
         raise InputError(f"reward_classes: unknown class {unknown[0]!r}; {nearest(unknown[0], classes)}")
     return SamplingController(
-        train / train.sum(),
+        class_prior(train),
         load_policy(policy, num_classes=len(classes)),
         epochs=request["epochs"],
         batch_budget=request["epochs"] * (request["num_samples"] or int(train.sum())),
