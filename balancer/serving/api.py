@@ -28,6 +28,8 @@ from balancer.serving.scoring import Scorer, read_row
 from balancer.serving.sessions import EpochReport, Session, SessionRequest, Sessions, Weights
 
 LOG = logging.getLogger("balancer.service")
+EntityName = Annotated[str, Path(max_length=1000, description="The entity, as it stands in its column.")]
+SessionId = Annotated[str, Path(max_length=100, description="The session's id.")]
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]", "::1", "testserver")
 _TOLD = {
     401: "The key is missing, wrong or revoked.",
@@ -79,7 +81,11 @@ def _host_allowed(host: str, access: Access, config: ServeConfig) -> bool:
 def _lifespan(database: Database, registry: Registry) -> Callable[[FastAPI], Any]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await run_in_threadpool(registry.begin)
+        try:
+            await run_in_threadpool(registry.begin)
+        except UnavailableError:
+            # A worker that is replaced while the database restarts; it begins when that is back, and is not ready until then.
+            LOG.exception("the database is away; the model is loaded when it is back")
         follower = asyncio.create_task(_follow(registry))
         yield
         follower.cancel()
@@ -125,7 +131,7 @@ def _handle_errors(app: FastAPI) -> None:
 
 
 def _add_operations(app: FastAPI, database: Database, registry: Registry, access: Access) -> None:
-    admin = Annotated[Key, Depends(access.allow("admin"))]
+    admin = Depends(access.allow("admin"))
 
     @app.get("/healthz", tags=["operations"])
     def alive() -> wire.State:
@@ -141,28 +147,27 @@ def _add_operations(app: FastAPI, database: Database, registry: Registry, access
         return wire.State(status="ready", model=None if current is None else current.name)
 
     @app.get("/metrics", tags=["operations"], responses=_responses(), response_class=Response)
-    def told(_: admin) -> Response:
+    def told(_: Key = admin) -> Response:
         """Metrics for Prometheus, of all workers. Scope: admin."""
         return Response(metrics.rendered(), media_type="text/plain; version=0.0.4")
 
     @app.get("/v1/models", tags=["models"], responses=_responses())
-    def models(_: admin) -> wire.Models:
+    def models(_: Key = admin) -> wire.Models:
         """The model in service, and the runs that could take its place. Scope: admin."""
         current = registry.current
         done = [wire.Activation(**{key: each[key] for key in ("generation", "name", "activated")}) for each in registry.activations()]
         return wire.Models(in_service=None if current is None else current.name, available=list(registry.names()), activations=done)
 
     @app.post("/v1/models", tags=["models"], responses=_responses())
-    def swap(_: admin, request: wire.ModelRequest) -> wire.Models:
+    def swap(request: wire.ModelRequest, key: Key = admin) -> wire.Models:
         """Put another run in service. Requests that have begun end with the old one; other workers follow within seconds. Scope: admin."""
         registry.activate(request.name)
-        return models(_)
+        return models(key)
 
 
 def _add_scoring(app: FastAPI, config: ServeConfig, scorer: Scorer, registry: Registry, access: Access) -> None:
-    may_score, admin = Annotated[Key, Depends(access.allow("score"))], Annotated[Key, Depends(access.allow("admin"))]
+    may_score, admin = Depends(access.allow("score")), Depends(access.allow("admin"))
     watch = Watch()
-    name_of = Annotated[str, Path(max_length=1000, description="The entity, as it stands in its column.")]
 
     def in_service() -> LoadedModel:
         current = registry.current
@@ -175,7 +180,7 @@ def _add_scoring(app: FastAPI, config: ServeConfig, scorer: Scorer, registry: Re
             raise HTTPException(413, f"{len(rows)} rows in one request, at most {config.max_rows} are taken; send less at once")
 
     @app.post("/v1/score", tags=["scoring"], responses=_responses(409), response_model_exclude_none=True)
-    def score(key: may_score, request: wire.ScoreRequest) -> wire.ScoreAnswer:
+    def score(request: wire.ScoreRequest, key: Key = may_score) -> wire.ScoreAnswer:
         """Judge transactions, each by its entity's history, and add them to it: all of them, or none. Scope: score."""
         few(request.transactions)
         model, now = in_service(), time.time()
@@ -187,7 +192,7 @@ def _add_scoring(app: FastAPI, config: ServeConfig, scorer: Scorer, registry: Re
         return wire.ScoreAnswer.model_validate({"decisions": judged.answers})
 
     @app.post("/v1/labels", tags=["scoring"], responses=_responses())
-    def label(key: may_score, request: wire.LabelRequest) -> wire.LabelAnswer:
+    def label(request: wire.LabelRequest, key: Key = may_score) -> wire.LabelAnswer:
         """Say what transactions turned out to be. They count in the risk of their context from now on. Scope: score."""
         few(request.labels)
         named = {each.id: each.label for each in request.labels}
@@ -198,46 +203,45 @@ def _add_scoring(app: FastAPI, config: ServeConfig, scorer: Scorer, registry: Re
         return wire.LabelAnswer(stored=len(named) - len(unknown), unknown=unknown)
 
     @app.get("/v1/entities/{entity:path}", tags=["scoring"], responses=_responses(404))
-    def entity(key: may_score, entity: name_of, limit: Annotated[int, Query(ge=1, le=1000)] = 20) -> wire.Entity:
+    def entity(entity: EntityName, limit: Annotated[int, Query(ge=1, le=1000)] = 20, key: Key = may_score) -> wire.Entity:
         """What is stored of an entity, its latest transactions first. Scope: score."""
         return wire.Entity.model_validate(scorer.entity(key.tenant, entity, limit))
 
     @app.delete("/v1/entities/{entity:path}", tags=["scoring"], status_code=204, responses=_responses(404))
-    def forget(key: admin, entity: name_of) -> None:
+    def forget(entity: EntityName, key: Key = admin) -> None:
         """Erase an entity, its transactions and what they added to risks. Scope: admin."""
         scorer.forget(key.tenant, entity)
 
 
 def _add_sessions(app: FastAPI, sessions: Sessions, access: Access) -> None:
-    may_steer = Annotated[Key, Depends(access.allow("sessions"))]
-    number = Annotated[str, Path(max_length=100, description="The session's id.")]
+    may_steer = Depends(access.allow("sessions"))
 
     @app.post("/v1/sessions", tags=["sessions"], status_code=201, responses=_responses())
-    def begin(key: may_steer, request: SessionRequest) -> Session:
+    def begin(request: SessionRequest, key: Key = may_steer) -> Session:
         """Begin to balance a training; the answer holds the weights of its first epoch. Scope: sessions."""
         return sessions.create(key.tenant, request)
 
     @app.get("/v1/sessions", tags=["sessions"], responses=_responses(404))
     def each(
-        key: may_steer,
         after: Annotated[str | None, Query(max_length=100, description="`next` of the page before.")] = None,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+        key: Key = may_steer,
     ) -> wire.SessionPage:
         """The sessions, oldest first. Scope: sessions."""
         found, following = sessions.list(key.tenant, after, limit)
         return wire.SessionPage(sessions=found, next=following)
 
     @app.get("/v1/sessions/{session}", tags=["sessions"], responses=_responses(404))
-    def one(key: may_steer, session: number) -> Session:
+    def one(session: SessionId, key: Key = may_steer) -> Session:
         """A session as it stands. Scope: sessions."""
         return sessions.get(key.tenant, session)
 
     @app.post("/v1/sessions/{session}/epochs", tags=["sessions"], responses=_responses(404, 409))
-    def report(key: may_steer, session: number, request: EpochReport) -> Weights:
+    def report(session: SessionId, request: EpochReport, key: Key = may_steer) -> Weights:
         """Tell how the model did in an epoch; the answer holds the weights of the next. The same epoch again gives the same answer. Scope: sessions."""
         return sessions.report(key.tenant, session, request)
 
     @app.delete("/v1/sessions/{session}", tags=["sessions"], status_code=204, responses=_responses(404))
-    def end(key: may_steer, session: number) -> None:
+    def end(session: SessionId, key: Key = may_steer) -> None:
         """Forget a session. Scope: sessions."""
         sessions.delete(key.tenant, session)

@@ -83,7 +83,7 @@ class Frame:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message = message | {"headers": [*message["headers"], (b"x-request-id", number.encode()), (b"cache-control", b"no-store")]}
+                message = {**message, "headers": [*message["headers"], (b"x-request-id", number.encode()), (b"cache-control", b"no-store")]}
             await send(message)
 
         try:

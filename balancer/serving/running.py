@@ -65,7 +65,7 @@ def serve(config: ServeConfig) -> int:
             "workers": config.workers,
         }
         logging.getLogger("balancer.service").info("starting", extra={"told": told | {"keys": has_keys}})
-        Multiprocess(server, target=uvicorn.Server(server).run, sockets=[socket]).run()
+        Multiprocess(server, [socket]).run()
     return 0
 
 
@@ -97,4 +97,5 @@ def _check_model(config: ServeConfig, database: Database) -> None:
 def _absolute(config: ServeConfig) -> ServeConfig:
     """With paths that mean the same in every process."""
     paths = {name: getattr(config, name) for name in ("run", "models", "tls_certificate", "tls_key")}
-    return replace(config, **{name: path.absolute() for name, path in paths.items() if isinstance(path, Path)})
+    absolute: dict[str, Any] = {name: path.absolute() for name, path in paths.items() if isinstance(path, Path)}
+    return replace(config, **absolute)

@@ -120,7 +120,7 @@ class Sessions:
         """Begin; InputError where the request can't be balanced."""
         content = request.model_dump()
         controller = _controller(content)
-        row = {
+        row: dict[str, Any] = {
             "id": uuid.uuid4().hex,
             "number": time.time_ns(),
             "tenant": tenant,
@@ -192,8 +192,8 @@ class Sessions:
             reward = _scored(report.reward, classes, controller.prior, "reward")
             controller.update(reward if report.train is None else _scored(report.train, classes, controller.prior, "train"), reward)
             answer = _weights(controller, classes)
-            told = {"session": session, "epoch": report.epoch, "digest": digest, "answer": answer.model_dump()}
-            connection.execute(insert(session_epochs).values(told))
+            kept = {"session": session, "epoch": report.epoch, "digest": digest, "answer": answer.model_dump()}
+            connection.execute(insert(session_epochs).values(kept))
             changed = {"epoch": report.epoch, "state": controller.state_dict()}
             connection.execute(update(sessions).where(sessions.c.id == session).values(changed))
             return answer

@@ -146,7 +146,8 @@ def score_streaming(
                 progress(row + 1)
     finally:
         torch.set_num_threads(threads)
-    return every[rows]
+    scores: np.ndarray = every[rows]
+    return scores
 
 
 def _has_state(model: Classifier, channels: int, device: torch.device) -> bool:
