@@ -126,7 +126,8 @@ class RowPast:
 
     def count(self, window: str) -> Index:
         """See `Past`."""
-        return self.seen - self._firsts[window]["position"]
+        count: Index = self.seen - self._firsts[window]["position"]
+        return count
 
     def sum(self, quantity: str, window: str | None) -> Float:
         """See `Past`."""
@@ -265,7 +266,7 @@ def _key_rows(connection: Connection, entity: int, texts: Mapping[str, str | Non
     values = {f"column_{number}": column for number, column in enumerate(texts)}
     values |= {f"value_{number}": stored(text) for number, text in enumerate(texts.values())}
     found = connection.execute(_values(len(texts)), values | {"entity": entity}).mappings()
-    return {(each["column"], each["value"]): each for each in found}
+    return {(each["column"], each["value"]): dict(each) for each in found}
 
 
 def _risk_fields(connection: Connection, tenant: str, column: str, value: str | None, time: float, delay: float) -> Iterator[Field]:
