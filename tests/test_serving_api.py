@@ -31,6 +31,7 @@ from balancer.serving.api import create_app
 from balancer.serving.client import RemoteSampler, ServiceAwayWarning
 from balancer.serving.config import ServeConfig
 from balancer.serving.database import Database
+from balancer.serving.sessions import EpochReport, SessionRequest, Sessions
 
 CLASSES = {"ok": 990, "fraud": 10}
 SCORES = {"labels": ["ok", "ok", "fraud"], "scores": [0.1, 0.4, 0.7]}
@@ -155,7 +156,8 @@ def test_what_can_not_be_taken_is_refused_in_words(client: TestClient, options: 
     assert told in answer.json()["error"]
 
 
-def test_too_many_requests_are_told_to_wait(tmp_path: Path, database: Database) -> None:
+@pytest.mark.usefixtures("database")
+def test_too_many_requests_are_told_to_wait(tmp_path: Path) -> None:
     config = ServeConfig(database=f"sqlite:///{tmp_path / 'service.db'}", rate=2.0)
     with TestClient(create_app(config)) as client:
         codes = [client.get("/v1/sessions").status_code for _ in range(5)]
@@ -232,23 +234,21 @@ def test_bad_sessions_are_refused_in_words(client: TestClient, request_: dict[st
     assert told in answer.json()["error"]
 
 
-def test_histograms_steer_as_scores_do(client: TestClient) -> None:
+@pytest.mark.parametrize("policy", ["auto", "rule"])
+def test_histograms_steer_as_scores_do(database: Database, policy: str) -> None:
     rng = np.random.default_rng(0)
-    label = np.arange(2000) % 100 == 0
-    score = np.clip(rng.beta(1, 12, 2000) + 0.5 * label, 0, 1)
-    error, edges = np.where(label, 1 - score, score), np.linspace(0, 1, 201)
+    label = np.arange(5000) % 100 == 0
+    score = np.clip(rng.beta(1, 12, 5000) + 0.4 * label, 0, 1)
+    error, edges = np.where(label, 1 - score, score), np.linspace(0, 1, 1001)
     counts = {name: np.histogram(error[label == code], edges)[0].tolist() for code, name in enumerate(("ok", "fraud"))}
-    reports = [
-        {"labels": ["fraud" if own else "ok" for own in label], "scores": score.round(5).tolist()},
-        {"edges": edges.tolist(), "counts": counts},
-    ]
-    found = []
-    for told in reports:
-        session = client.post("/v1/sessions", json={"classes": {"ok": 19_800, "fraud": 200}, "epochs": 4, "policy": "rule"}).json()["id"]
-        small = told if "edges" in told else {"labels": told["labels"][:900], "scores": told["scores"][:900]}
-        found.append(client.post(f"/v1/sessions/{session}/epochs", json={"epoch": 1, "reward": small}))
-    assert all(answer.status_code == 200 for answer in found), [answer.text for answer in found]
-    assert abs(found[0].json()["weights"]["fraud"] - found[1].json()["weights"]["fraud"]) < 0.05
+    rows = {"labels": ["fraud" if own else "ok" for own in label], "scores": score.tolist()}
+    sessions, found = Sessions(database), []
+    for told in (rows, {"edges": edges.tolist(), "counts": counts}):
+        request = SessionRequest(classes={"ok": 19_800, "fraud": 200}, epochs=4, policy=policy)
+        session = sessions.create("t", request).id
+        found.append(sessions.report("t", session, EpochReport.model_validate({"epoch": 1, "reward": told})))
+    assert found[0].weights["fraud"] == pytest.approx(found[1].weights["fraud"], abs=0.02)
+    assert found[0].metrics["average_precision"] == pytest.approx(found[1].metrics["average_precision"], abs=0.02)
 
 
 class Loop(httpx.BaseTransport):
@@ -332,9 +332,9 @@ def test_schemathesis_finds_no_failure_of_the_service(app: FastAPI) -> None:
 def served(arguments: list[str], folder: Path) -> tuple[subprocess.Popen[bytes], str]:
     """A service in processes of its own, and its URL, once it answers."""
     port = free_port()
-    log = (folder / "log").open("ab")
     command = [sys.executable, "-m", "balancer", "serve", "--port", str(port), *arguments]
-    process = subprocess.Popen(command, stderr=log, cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    with (folder / "log").open("ab") as log:
+        process = subprocess.Popen(command, stderr=log, cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"})
     url = f"http://127.0.0.1:{port}"
     for _ in range(600):
         try:

@@ -215,6 +215,8 @@ class RemoteSampler(AdaptiveSampler):
         ServiceAwayWarning: The service does not answer.
     """
 
+    _KIND = "RemoteSampler"
+
     def __init__(
         self,
         url: str,

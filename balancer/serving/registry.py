@@ -147,6 +147,8 @@ class Registry:
 
     def follow(self, *, at_once: bool = False) -> None:
         """Load the model that another worker has put in service, if there is one; cheap otherwise."""
+        if self._run is None and self._folder is None:
+            return  # balancing sessions only
         if not at_once and time.monotonic() - self._looked < FOLLOW_SECONDS:
             return
         self._looked = time.monotonic()
