@@ -45,8 +45,8 @@ def database(tmp_path: Path) -> Iterator[Database]:
 
 
 @pytest.fixture
-def app(database: Database, tiny_run: Path, tmp_path: Path) -> FastAPI:
-    return create_app(ServeConfig(run=tiny_run, database=f"sqlite:///{tmp_path / 'service.db'}", max_body=20_000, max_rows=5))
+def app(database: Database, tiny_run: Path) -> FastAPI:
+    return create_app(ServeConfig(run=tiny_run, database=database.shown, max_body=20_000, max_rows=5))
 
 
 @pytest.fixture
