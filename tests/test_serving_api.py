@@ -26,7 +26,7 @@ from test_serving_scoring import card
 from balancer.cli import main
 from balancer.errors import InputError
 from balancer.sampling.torch_sampler import AdaptiveSampler
-from balancer.serving import keys
+from balancer.serving import keys, wire
 from balancer.serving.api import create_app
 from balancer.serving.client import RemoteSampler, ServiceAwayWarning
 from balancer.serving.config import ServeConfig
@@ -69,6 +69,7 @@ def test_a_transaction_is_judged_and_shown(client: TestClient) -> None:
     answer = client.post("/v1/score", json={"transactions": [card()], "explain": 2})
     assert answer.status_code == 200, answer.text
     told = answer.json()["decisions"][0]
+    wire.ScoreAnswer.model_validate(answer.json())
     assert set(told) == {"id", "score", "decision", "class", "threshold", "model", "late_by", "repeated", "weighed_most"}
     assert client.get("/v1/entities/c").json()["latest"][0]["id"] == "a"
     assert client.post("/v1/labels", json={"labels": [{"id": "a", "label": "1"}, {"id": "b", "label": "0"}]}).json() == {

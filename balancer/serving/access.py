@@ -18,6 +18,10 @@ _BEARER = HTTPBearer(auto_error=False, description="A key of `balancer keys crea
 Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]
 
 
+OPEN_SECONDS = 1.0
+"""How long it is remembered whether there is a key at all."""
+
+
 class Access:
     """Checks keys against the database, and counts.
 
@@ -29,13 +33,18 @@ class Access:
 
     def __init__(self, database: Database, rate: float, *, open_allowed: bool) -> None:
         self._database, self._rate, self._open_allowed = database, rate, open_allowed
+        self._open, self._open_until = False, 0.0
         self._buckets: dict[str, tuple[float, float]] = {}
         self._lock = threading.Lock()
 
     @property
     def is_open(self) -> bool:
-        """Whether anybody may ask."""
-        return self._open_allowed and not keys.any_in_use(self._database)
+        """Whether anybody may ask; the first key is noticed within a second."""
+        if not self._open_allowed:
+            return False
+        if time.monotonic() > self._open_until:
+            self._open, self._open_until = not keys.any_in_use(self._database), time.monotonic() + OPEN_SECONDS
+        return self._open
 
     def allow(self, scope: str) -> Callable[..., Key]:
         """A dependency: the key of a request that has the scope."""

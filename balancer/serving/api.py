@@ -1,6 +1,7 @@
 """The application: routes under /v1, their keys, and what goes wrong as {"error": ...}."""
 
 import asyncio
+import gc
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
@@ -83,6 +84,8 @@ def _lifespan(database: Database, registry: Registry) -> Callable[[FastAPI], Any
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         try:
             await run_in_threadpool(registry.begin)
+            gc.collect()
+            gc.freeze()  # what is loaded by now stays; looking through it again and again would cost milliseconds
         except UnavailableError:
             # A worker that is replaced while the database restarts; it begins when that is back, and is not ready until then.
             LOG.exception("the database is away; the model is loaded when it is back")
@@ -179,8 +182,8 @@ def _add_scoring(app: FastAPI, config: ServeConfig, scorer: Scorer, registry: Re
         if len(rows) > config.max_rows:
             raise HTTPException(413, f"{len(rows)} rows in one request, at most {config.max_rows} are taken; send less at once")
 
-    @app.post("/v1/score", tags=["scoring"], responses=_responses(409), response_model_exclude_none=True)
-    def score(request: wire.ScoreRequest, key: Key = may_score) -> wire.ScoreAnswer:
+    @app.post("/v1/score", tags=["scoring"], response_model=wire.ScoreAnswer, responses=_responses(409))
+    def score(request: wire.ScoreRequest, key: Key = may_score) -> JSONResponse:
         """Judge transactions, each by its entity's history, and add them to it: all of them, or none. Scope: score."""
         few(request.transactions)
         model, now = in_service(), time.time()
@@ -189,7 +192,7 @@ def _add_scoring(app: FastAPI, config: ServeConfig, scorer: Scorer, registry: Re
         ]
         judged = scorer.score(key.tenant, model, rows, explain=request.explain)
         watch.saw(model, judged)
-        return wire.ScoreAnswer.model_validate({"decisions": judged.answers})
+        return JSONResponse({"decisions": judged.answers})  # as it is stored; a test holds it to the model
 
     @app.post("/v1/labels", tags=["scoring"], responses=_responses())
     def label(request: wire.LabelRequest, key: Key = may_score) -> wire.LabelAnswer:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from balancer.training.streaming import RowState, RowStream
 
@@ -25,7 +27,7 @@ def unpack(content: bytes, position: int, stream: RowStream) -> RowState | None:
             return None
         fields = np.frombuffer(content, np.float32).reshape(-1, start.fields.shape[1])
         return RowState(position, torch.tensor(fields, device=stream.device), [])
-    like, structure = tree_flatten(stream.model.init_state(stream.stretches(position - 1)))
+    like, structure = _form(stream, stream.stretches(position - 1))
     if len(content) != sum(leaf.numel() * leaf.element_size() for leaf in like):
         return None
     leaves, place = [], 0
@@ -34,6 +36,12 @@ def unpack(content: bytes, position: int, stream: RowStream) -> RowState | None:
         leaves.append(_tensor(content[place : place + size], leaf))
         place += size
     return RowState(position, start.fields, tree_unflatten(leaves, structure))
+
+
+@lru_cache(maxsize=16)
+def _form(stream: RowStream, stretches: int) -> tuple[list[Tensor], TreeSpec]:
+    """Tensors like those of a state of so many stretches, and how they hang together."""
+    return tree_flatten(stream.model.init_state(stretches))
 
 
 def _tensor(content: bytes, like: Tensor) -> Tensor:

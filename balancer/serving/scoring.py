@@ -34,7 +34,7 @@ from balancer.serving.history import Row, append, count_label, earlier_rows, loc
 from balancer.serving.memory import pack, unpack
 from balancer.serving.registry import LoadedModel
 from balancer.serving.tables import entities, labelled, labelled_hours, transactions
-from balancer.training.results import decision_columns
+from balancer.training.results import decide
 from balancer.training.streaming import RowState
 
 Answer = dict[str, Any]
@@ -272,11 +272,11 @@ class Scorer:
 
 def decided(probability: np.ndarray, model: LoadedModel) -> Answer:
     """The answer to class probabilities (K,), as `balancer score` writes it."""
-    columns = decision_columns(probability[None], model.decision, model.schema.classes)
+    score, alarm, winner = decide(probability[None], model.decision)
     return {
-        "score": float(columns["score"][0]),
-        "decision": bool(columns["decision"][0]),
-        "class": str(columns["class"][0]),
+        "score": float(score[0]),
+        "decision": bool(alarm[0]),
+        "class": model.schema.classes[int(winner[0])],
         "threshold": float(model.decision.threshold),
         "model": model.name,
     }

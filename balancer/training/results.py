@@ -180,15 +180,20 @@ def decided(dataset: Dataset, rows: np.ndarray, scores: np.ndarray, decision: De
 
 def decision_columns(scores: np.ndarray, decision: Decision, classes: tuple[str, ...]) -> dict[str, pl.Series]:
     """``score`` (calibrated), ``decision`` (score at least the threshold) and ``class``, the likeliest fraud class of an alarm, of raw ``scores`` (n, K)."""
-    calibrated = decision.calibration.apply(scores)
-    score = decision.calibration.transform(fraud_score(scores))
-    alarm = score >= decision.threshold
-    winner = np.where(alarm, 1 + calibrated[:, 1:].argmax(axis=1), 0)
+    score, alarm, winner = decide(scores, decision)
     return {
         "score": pl.Series(score),
         "decision": pl.Series(alarm),
         "class": pl.Series(classes, dtype=pl.String).gather(winner),
     }
+
+
+def decide(scores: np.ndarray, decision: Decision) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Calibrated score, alarm and index of the class, each (n,), of raw ``scores`` (n, K)."""
+    calibrated = decision.calibration.apply(scores)
+    score = decision.calibration.transform(fraud_score(scores))
+    alarm = score >= decision.threshold
+    return score, alarm, np.where(alarm, 1 + calibrated[:, 1:].argmax(axis=1), 0)
 
 
 def _history(scores: dict[str, Scores], classes: tuple[str, ...]) -> pl.DataFrame:

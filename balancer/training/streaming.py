@@ -58,7 +58,7 @@ class RowStream:
             return max(position // self._half - 1, 0) * self._half
         return max(position - self.model.config.history + 1, 0)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def step(self, fields: NDArray[np.float32], state: RowState) -> tuple[NDArray[np.float32], RowState]:
         """Read the next row (C,): its class probabilities (K,) float32, and the state after it."""
         # A copy, because the last bits of a product may depend on where in memory an operand begins; torch's own memory is aligned.
@@ -76,7 +76,7 @@ class RowStream:
         probability: NDArray[np.float32] = self.model.head.probabilities(logits[:1])[0].float().cpu().numpy()
         return probability, RowState(at + 1, self._empty, states)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def read(self, fields: NDArray[np.float32], position: int) -> RowState:
         """The state after `position` rows, in one pass over the last of them (m, C), those from `first_needed(position)` and `position - 1` on."""
         rows = torch.tensor(fields, device=self.device)
@@ -92,7 +92,7 @@ class RowStream:
             states = _joined(states, one) if states else one
         return RowState(position, self._empty, states)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def attended(self, fields: NDArray[np.float32]) -> NDArray[np.float32]:
         """(m,) float32 attention of the last of the rows (m, C) on each of them, the mean over heads and blocks.
 
