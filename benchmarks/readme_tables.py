@@ -394,7 +394,29 @@ def attention_sweep() -> str:
     return "\n".join(lines)
 
 
+def service() -> str:
+    found = load("service")["results"]
+    latency, alone, trouble = found["latency"], found["throughput"], found["trouble"]
+    lines = ["| transactions behind | ms, median | ms, 99 % |", "|---|---|---|"]
+    lines += [f"| {int(length):,} | {own['ms_p50']} | {own['ms_p99']} |" for length, own in latency["by_history"].items()]
+    replay = f"{trouble['scores_equal_to_an_unbroken_replay']:,} of {trouble['accepted']:,}"
+    lines += [
+        "",
+        "| claim | wanted | measured |",
+        "|---|---|---|",
+        f"| 99th percentile, longest history | 10 ms | {latency['by_history']['2047']['ms_p99']} ms |",
+        f"| that against 64 transactions behind | at most 1.3 | {latency['ratio_p99']} |",
+        f"| reading on against showing the window again, the model alone | | {alone['times_faster']} times faster |",
+        f"| {trouble['minutes']:g} minutes of trouble: {trouble['workers_killed']} workers killed, {trouble['database_restarts']} database restart, "
+        f"{trouble['model_swaps']} model swap, {trouble['labels']:,} labels: lost | 0 | {trouble['lost']} of {trouble['accepted']:,} |",
+        f"| counted twice | 0 | {trouble['counted_twice']} |",
+        f"| scores equal to an unbroken replay | all | {replay}; largest difference {trouble['largest_difference_from_it']:.1g} |",
+    ]
+    return "\n".join(lines)
+
+
 TABLES = {
+    "service": service,
     "app_pages": app_pages,
     "main_job": main_job,
     "costs": costs,

@@ -47,7 +47,11 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "spec.toml").write_text(spec, encoding="utf-8")
     (script,) = blocks("sh")
     commands = [shlex.split(line) for line in script.splitlines()]
-    assert {command[1] for command in commands} == set(COMMANDS) - {"app"}  # it waits for a browser; tests/test_app_browser.py gives it one
+    assert {command[1] for command in commands} == set(COMMANDS) - {
+        "app",
+        "serve",
+        "keys",
+    }  # they wait for a browser, for requests; tests of their own give them some
     for command in commands:
         assert command[0] == "balancer"
         # Real commands at a length that a test can afford; a resumed run takes its length from the run folder.
