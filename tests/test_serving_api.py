@@ -383,6 +383,7 @@ def test_listening_elsewhere_needs_a_key(tmp_path: Path, capsys: pytest.CaptureF
     assert main(["serve", "--host", "0.0.0.0", "--database", database]) == 2
     assert "there is no API key yet" in capsys.readouterr().err
     assert main(["serve", "--database", "mysql://x/y"]) == 2
+    assert main(["serve", "--database", "sqlite://"]) == 2
     assert main(["serve", "--database", f"sqlite:///{tmp_path / 'nowhere' / 'x.db'}"]) == 2
     assert main(["serve", "--database", database, "--run", str(tmp_path)]) == 2
     assert main(["serve", "--database", database, "--tls-key", str(tmp_path)]) == 2

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Annotated, Any
 
+from anyio import to_thread
 from fastapi import Depends, FastAPI, HTTPException, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -19,7 +20,7 @@ from balancer.errors import InputError
 from balancer.serving import metrics, wire
 from balancer.serving.access import Access
 from balancer.serving.config import ServeConfig
-from balancer.serving.database import Database, UnavailableError
+from balancer.serving.database import POOL, Database, UnavailableError
 from balancer.serving.drift import Watch
 from balancer.serving.errors import ConflictError, MissingError
 from balancer.serving.frame import Frame
@@ -82,6 +83,7 @@ def _host_allowed(host: str, access: Access, config: ServeConfig) -> bool:
 def _lifespan(database: Database, registry: Registry) -> Callable[[FastAPI], Any]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        to_thread.current_default_thread_limiter().total_tokens = POOL
         try:
             await run_in_threadpool(registry.begin)
             gc.collect()

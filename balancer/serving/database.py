@@ -18,11 +18,15 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, OperationalError
 
 from balancer.errors import InputError
 
 Result = TypeVar("Result")
+POOL = 8
+"""Connections of a process, and requests that it works on at once."""
+MEETINGS = 5
+"""Tries before a row that exists already counts as an error."""
 SCHEMA_LOCK = 7_216_302
 """Number of PostgreSQL's advisory lock that is held while tables are made."""
 
@@ -37,12 +41,11 @@ class Database:
     Args:
         url: `sqlite:///file.db`, or `postgresql://user:password@host/name`.
         patience: seconds to go on trying where the database is away.
-        pool: connections at most (PostgreSQL).
     """
 
-    def __init__(self, url: str, *, patience: float = 20.0, pool: int = 8) -> None:
+    def __init__(self, url: str, *, patience: float = 20.0) -> None:
         self.patience = patience
-        self.engine = _engine(url, pool)
+        self.engine = _engine(url)
         self.is_sqlite = self.engine.dialect.name == "sqlite"
 
     def read(self, work: Callable[[Connection], Result]) -> Result:
@@ -54,11 +57,16 @@ class Database:
         return self._run(work, write=True)
 
     def _run(self, work: Callable[[Connection], Result], *, write: bool) -> Result:
-        deadline, pause = time.monotonic() + self.patience, 0.01
+        deadline, pause, met = time.monotonic() + self.patience, 0.01, 0
         while True:
             try:
                 with self.engine.connect().execution_options(balancer_write=write) as connection, connection.begin():
                     return work(connection)
+            except IntegrityError:
+                # Another transaction has made the same row since this one looked; now it is there to be seen.
+                met += 1
+                if met == MEETINGS:
+                    raise
             except DBAPIError as error:
                 if not _passing(error):
                     raise
@@ -119,14 +127,14 @@ def _alembic() -> Config:
     return config
 
 
-def _engine(url: str, pool: int) -> Engine:
+def _engine(url: str) -> Engine:
     try:
         parsed = make_url(url)
         if parsed.get_backend_name() == "sqlite":
             return _sqlite(parsed.render_as_string(hide_password=False))
         if parsed.get_backend_name() != "postgresql":
             raise InputError(f"--database is a {parsed.get_backend_name()} URL: give sqlite:///file.db or postgresql://user@host/name")
-        return create_engine(parsed.set(drivername="postgresql+psycopg"), pool_size=pool, max_overflow=0, pool_timeout=30)
+        return create_engine(parsed.set(drivername="postgresql+psycopg"), pool_size=POOL, max_overflow=0)
     except (ArgumentError, NoSuchModuleError) as error:
         raise InputError(f"--database is no URL ({error}): give sqlite:///file.db or postgresql://user@host/name") from error
     except ImportError as error:
@@ -135,9 +143,11 @@ def _engine(url: str, pool: int) -> Engine:
 
 def _sqlite(url: str) -> Engine:
     path = make_url(url).database
-    if path and path != ":memory:" and not Path(path).absolute().parent.is_dir():
+    if not path or path == ":memory:":
+        raise InputError("--database names no file: give sqlite:///FILE, what is in memory only would be lost with the process")
+    if not Path(path).absolute().parent.is_dir():
         raise InputError(f"--database {url}: the folder {Path(path).parent} does not exist; make it first")
-    engine = create_engine(url, connect_args={"timeout": 30.0})
+    engine = create_engine(url, connect_args={"timeout": 30.0}, pool_size=POOL, max_overflow=0)
 
     @event.listens_for(engine, "connect")
     def opened(connection: Any, _: Any) -> None:

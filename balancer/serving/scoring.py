@@ -23,7 +23,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from sqlalchemy import Connection, delete, select, update
-from sqlalchemy.exc import IntegrityError
 
 from balancer.data.schema import Schema
 from balancer.data.spec import nearest
@@ -118,11 +117,7 @@ class Scorer:
         for row in rows:
             if digests.setdefault(row.id, row.digest) != row.digest:
                 raise ConflictError(f"the id {row.id!r} stands twice in the request, with different content")
-        try:
-            return self._database.write(lambda connection: self._score(connection, tenant, model, rows, explain))
-        except IntegrityError:
-            # The same id came for another entity at the same moment; now it is there to be seen.
-            return self._database.write(lambda connection: self._score(connection, tenant, model, rows, explain))
+        return self._database.write(lambda connection: self._score(connection, tenant, model, rows, explain))
 
     def _score(self, connection: Connection, tenant: str, model: LoadedModel, rows: Sequence[Row], explain: int) -> Judged:
         # In one order for all, so that two requests never wait for each other.
