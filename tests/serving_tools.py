@@ -7,8 +7,6 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +57,6 @@ def replay(scorer: Scorer, model: LoadedModel, frame: pl.DataFrame, tenant: str 
     return scores
 
 
-@contextmanager
-def sqlite(folder: Path) -> Iterator[str]:
-    yield f"sqlite:///{folder / 'service.db'}"
-
-
 def postgres_programs() -> Path | None:
     """Folder of initdb and postgres, as Debian installs them, or wherever they are."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
@@ -109,24 +102,10 @@ class Postgres:
         return f"postgresql://balancer@127.0.0.1:{self.port}/{name}"
 
     def _run(self, program: str, *arguments: str) -> None:
-        done = (
-            subprocess.run(
-                [*self._as, str(self._programs / program), *arguments],
-                cwd="/",
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-            )
-            if program != "pg_ctl"
-            else subprocess.run(
-                [*self._as, str(self._programs / program), *arguments],
-                cwd="/",
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-        )
-        assert done.returncode == 0, (program, done.stdout)
+        command = [*self._as, str(self._programs / program), *arguments]
+        # What stays running must not keep a pipe of ours open.
+        done = subprocess.run(command, cwd="/", stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        assert done.returncode == 0, f"{program} failed; see {self.folder / 'log'}"
 
 
 def opened(url: str) -> Database:
