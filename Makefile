@@ -27,15 +27,11 @@ run: $(VENV)/.base
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n $(JOBS) $(TESTS)
 
-# Types and layers are checked on a built tree, where every folder lies where its import name says. `build` goes first:
-# setuptools would copy modules that are long gone from build/lib.
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	rm -rf build
-	$(PIP) --no-deps --no-build-isolation --target build/check .
-	cd build/check && ../../$(BIN)/lint-imports --config ../../pyproject.toml --cache-dir ../../.import_linter_cache
-	cd build/check && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p balancer
+	$(BIN)/lint-imports --cache-dir .import_linter_cache
+	$(BIN)/mypy -p balancer
 
 app: $(VENV)/.app
 	$(BIN)/streamlit run app

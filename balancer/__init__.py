@@ -9,14 +9,12 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from balancer import _checkout as _checkout  # first of ours: it makes balancer.models and the like importable in a checkout
-
 if TYPE_CHECKING:
     from balancer.errors import InputError
     from balancer.integrations.classifier import AdaptiveClassifier
     from balancer.integrations.resampler import AdaptiveResampler
     from balancer.sampling.controller import SamplingController
-    from balancer.sampling.embedded import EmbeddedSampler
+    from balancer.sampling.core import EmbeddedSampler
     from balancer.sampling.policies import load_policy
     from balancer.sampling.row_sampler import RowSampler
     from balancer.sampling.torch_sampler import AdaptiveBatchSampler, AdaptiveSampler
@@ -41,7 +39,7 @@ _HOME = {
     "AdaptiveClassifier": "balancer.integrations.classifier",
     "AdaptiveResampler": "balancer.integrations.resampler",
     "AdaptiveSampler": "balancer.sampling.torch_sampler",
-    "EmbeddedSampler": "balancer.sampling.embedded",
+    "EmbeddedSampler": "balancer.sampling.core",
     "InputError": "balancer.errors",
     "RowSampler": "balancer.sampling.row_sampler",
     "SamplingController": "balancer.sampling.controller",

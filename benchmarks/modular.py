@@ -41,14 +41,15 @@ from sklearn.metrics import average_precision_score, f1_score
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.roles import resolve_spec
 from balancer.data.split import PART_TEST, PART_TRAIN
-from balancer.envs.classifier_student import ClassifierStudent, score_rows
+from balancer.inference.scoring import score_rows
 from balancer.models import Classifier, ModelConfig
+from balancer.options.train import Budget, TrainConfig
 from balancer.sampling.policies import load_policy
 from balancer.sampling.seeding import generator
-from balancer.training.config import Budget, TrainConfig
+from balancer.training.auxiliary_sampling import TaskSampling, describe_tasks
 from balancer.training.fitting import Scheme, fit_classifier, thinned
-from balancer.training.pipeline import model_config
-from balancer.training.task_sampling import TaskSampling, describe_tasks
+from balancer.training.preparation import model_config
+from balancer.training.trainer import ClassifierStudent
 
 NEGATIVES = 60_000
 FULL, SHORT = Budget(10, 160), Budget(4, 96)

@@ -38,18 +38,18 @@ from torch import nn
 
 from balancer.data.dataset import load_dataset
 from balancer.data.roles import resolve_spec
-from balancer.data.simulator import simulate
+from balancer.data.simulation.stream import simulate
 from balancer.data.split import PART_TRAIN
 from balancer.envs.class_weights import ClassWeightsEnv
-from balancer.envs.classifier_student import ClassifierStudent
 from balancer.envs.population import HIDDEN, WARMUP_SHARE, PopulationStack, StudentKinds
 from balancer.envs.problem import PopulationProblem, synthetic_problem
 from balancer.envs.vec_env import PopulationVecEnv
 from balancer.models import ModelConfig, fit_edges
+from balancer.options.train import Budget, TrainConfig
 from balancer.sampling.policies import ConstantPolicy
 from balancer.sampling.row_sampler import RowSampler
-from balancer.training.config import Budget, TrainConfig
 from balancer.training.fitting import Scheme, fit_classifier
+from balancer.training.trainer import ClassifierStudent
 
 ROWS, SEED, EPOCHS, STEPS, BATCH = 20_000, 0, 8, 30, 128
 SCORE_BATCH = 4096

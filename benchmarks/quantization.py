@@ -286,8 +286,8 @@ def measure_quality(seed: int) -> dict[str, Any]:
     from sklearn.metrics import average_precision_score
 
     from balancer.data.split import PART_TEST
-    from balancer.envs.classifier_student import score_rows
-    from balancer.training.quantizing import calibration, validation_metric
+    from balancer.deployment.quantize import calibration, validation_metric
+    from balancer.inference.scoring import score_rows
 
     told: dict[str, Any] = {}
     for stream in STREAMS:

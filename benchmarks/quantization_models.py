@@ -138,9 +138,9 @@ def trained(table: Path, spec: Path | None, *, steps: int, seed: int, d_model: i
     from balancer.data.dataset import load_dataset
     from balancer.data.roles import resolve_spec
     from balancer.data.split import PART_TRAIN
-    from balancer.envs.classifier_student import ClassifierStudent
-    from balancer.training.config import TrainConfig
-    from balancer.training.pipeline import model_config
+    from balancer.options.train import TrainConfig
+    from balancer.training.preparation import model_config
+    from balancer.training.trainer import ClassifierStudent
 
     dataset = load_dataset(table, resolve_spec(table, spec_file=spec))
     config = TrainConfig(table, d_model=d_model, layers=layers)

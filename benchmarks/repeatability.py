@@ -19,7 +19,7 @@ from pathlib import Path
 
 from recording import RESULTS, ROOT, record
 
-from balancer.evaluation.report import compare_reports
+from balancer.evaluation.report_json import compare_reports
 
 SAMPLE = ROOT / "data_samples" / "transactions.parquet"
 BYTES = ("model.safetensors", "policy/policy.safetensors", "decision.json")

@@ -18,11 +18,11 @@ from sklearn.metrics import average_precision_score
 
 from balancer.data.dataset import load_dataset
 from balancer.data.roles import resolve_spec
-from balancer.data.simulator import simulate
+from balancer.data.simulation.stream import simulate
 from balancer.data.split import PART_TEST, PART_THRESHOLD, PART_TRAIN
 from balancer.models import ModelConfig, fit_edges
+from balancer.options.train import Budget, TrainConfig
 from balancer.sampling.policies import ConstantPolicy
-from balancer.training.config import Budget, TrainConfig
 from balancer.training.fitting import Pools, Scheme, baseline_scheme, fit_classifier
 
 ROWS, FRAUD_RATE, EPOCHS = 60_000, 0.02, 8

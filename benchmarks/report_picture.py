@@ -13,7 +13,7 @@ from pathlib import Path
 from recording import ROOT
 from rich.console import Console
 
-from balancer.evaluation.terminal import print_report
+from balancer.evaluation.report_terminal import print_report
 from balancer.files import read_json, write_text
 
 

@@ -24,7 +24,7 @@ from balancer.comparison.config import CLASSIFIER_POLICIES, POPULATION_POLICIES,
 from balancer.comparison.running import run_comparison
 from balancer.comparison.statistics import FALSE_ALARMS, means, paired
 from balancer.comparison.terminal import print_comparison
-from balancer.training.progress import TrainingProgress
+from balancer.runs.progress import TrainingProgress
 
 PARTS = ("handbook-population", "sparkov-population", "handbook-classifier", "sparkov-classifier")
 REFERENCES = ("one_to_one", "under", "none", "tpe")

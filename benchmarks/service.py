@@ -38,12 +38,12 @@ from recording import RESULTS, ROOT, record
 from sqlalchemy import select
 
 from balancer.cli import main as balancer
-from balancer.data.simulator import simulate, write_simulation
-from balancer.serving import keys
-from balancer.serving.database import Database
-from balancer.serving.registry import LoadedModel
-from balancer.serving.scoring import Scorer, read_row
-from balancer.serving.tables import entities, transactions
+from balancer.data.simulation.stream import simulate, write_simulation
+from balancer.serving.scoring.registry import LoadedModel
+from balancer.serving.scoring.scorer import Scorer, read_row
+from balancer.serving.storage import keys
+from balancer.serving.storage.database import Database
+from balancer.serving.storage.tables import entities, transactions
 
 sys.path.insert(0, str(ROOT / "tests"))
 from serving_tools import Postgres, free_port

@@ -27,7 +27,7 @@ import polars as pl
 from recording import RESULTS, record
 from sklearn.metrics import average_precision_score
 
-from balancer.data.simulator import simulate
+from balancer.data.simulation.stream import simulate
 
 DELAY = timedelta(days=7)
 FRAUDS = ("card_testing", "stolen_card", "account_takeover", "compromised_merchant")

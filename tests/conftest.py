@@ -32,7 +32,7 @@ TINY = (
 @pytest.fixture(scope="session")
 def tiny_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Simulated transactions: 6,000 rows of 120 days, 3 % fraud."""
-    from balancer.data.simulator import simulate, write_simulation
+    from balancer.data.simulation.stream import simulate, write_simulation
 
     path = tmp_path_factory.mktemp("tiny") / "transactions.parquet"
     write_simulation(simulate(6_000, seed=3, fraud_rate=0.03), path)

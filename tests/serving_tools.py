@@ -14,9 +14,9 @@ import polars as pl
 import pytest
 
 from balancer.data.checks import label_names
-from balancer.serving.database import Database
-from balancer.serving.registry import LoadedModel
-from balancer.serving.scoring import Row, Scorer, read_row
+from balancer.serving.scoring.registry import LoadedModel
+from balancer.serving.scoring.scorer import Row, Scorer, read_row
+from balancer.serving.storage.database import Database
 
 SEQUENCE = (
     *("--epochs", "2", "--steps-per-epoch", "8", "--policy-rollouts", "1", "--history", "16", "--form", "sequence"),

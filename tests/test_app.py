@@ -14,8 +14,8 @@ from streamlit.testing.v1 import AppTest
 
 from balancer.app.charts import OUTCOMES
 from balancer.cli import main
-from balancer.training.results import Decision
-from balancer.training.scoring import TrainedRun
+from balancer.inference.decision import Decision
+from balancer.runs.trained_run import TrainedRun
 
 APP = str(Path(__file__).resolve().parents[1] / "app" / "streamlit_app.py")
 PAGES = ("runs", "weights", "threshold", "transactions", "compare", "train", "model")

@@ -15,13 +15,14 @@ import torch
 from balancer.cli import main
 from balancer.data.dataset import load_dataset
 from balancer.data.split import PART_TEST
+from balancer.deployment import distil as distilling
+from balancer.deployment import export as exporting
+from balancer.deployment.distil import light_config
 from balancer.errors import InputError
 from balancer.models import Classifier, SequenceBatch, load_classifier
 from balancer.models.checks import example_config
-from balancer.models.quantization.onnx_backend import OnnxClassifier, export_onnx
-from balancer.training import distilling, exporting
-from balancer.training.distilling import light_config
-from balancer.training.scoring import TrainedRun, training_table
+from balancer.models.export.onnx_backend import OnnxClassifier, export_onnx
+from balancer.runs.trained_run import TrainedRun, training_table
 
 pytest.importorskip("onnxruntime", reason="exporting needs balancer[export]")
 NO_EXECUTORCH = importlib.util.find_spec("executorch") is None

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from balancer.comparison.arms import Trained, fixed_arm
 from balancer.comparison.classifier import SequenceStudent, thinned_train
+from balancer.comparison.treatments import Trained, fixed_arm
 from balancer.comparison.windows import WindowedTable
 from balancer.data.dataset import Dataset
-from balancer.data.simulator import simulate
+from balancer.data.simulation.stream import simulate
 from balancer.data.split import PART_TEST, PART_THRESHOLD, PART_TRAIN
-from balancer.envs.classifier_student import ClassifierStudent
-from balancer.training.config import TrainConfig
+from balancer.options.train import TrainConfig
+from balancer.training.trainer import ClassifierStudent
 
 CONFIG = TrainConfig(Path("t"), epochs=2, steps_per_epoch=4, batch_size=64, history=4, d_model=16, layers=1)
 

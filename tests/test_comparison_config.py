@@ -9,7 +9,7 @@ import pytest
 from balancer.comparison import config as module
 from balancer.comparison.config import CLASSIFIER_POLICIES, POPULATION_POLICIES, CompareConfig, parse_flags, role_names
 from balancer.errors import InputError
-from balancer.training.config import TrainConfig
+from balancer.options.train import TrainConfig
 
 TABLE = Path("table.parquet")
 

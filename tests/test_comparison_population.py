@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from balancer.comparison.arms import Arm, FixedShares, fixed_arm
 from balancer.comparison.population import PopulationStudent, PopulationTask, resampled
+from balancer.comparison.treatments import Arm, FixedShares, fixed_arm
 from balancer.comparison.windows import WindowedTable
-from balancer.data.simulator import simulate
+from balancer.data.simulation.stream import simulate
 from balancer.data.split import PART_TEST, PART_THRESHOLD
 from balancer.envs.problem import PopulationProblem, synthetic_problem
 from balancer.errors import InputError

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from balancer.comparison.arms import Arm, Tick, Trained
 from balancer.comparison.config import CompareConfig
 from balancer.comparison.figures import JudgedRows
 from balancer.comparison.population import PopulationStudent
 from balancer.comparison.running import run_comparison
-from balancer.data.simulator import simulate, write_simulation
+from balancer.comparison.treatments import Arm, Tick, Trained
+from balancer.data.simulation.stream import simulate, write_simulation
 from balancer.errors import InputError
+from balancer.runs.progress import TrainingProgress
 from balancer.sampling.policies import ConstantPolicy
-from balancer.training.progress import TrainingProgress
 
 ROLES = {"gap": "1d"}
 NAMES = ("none", "one_to_one", "under", "constant", "tpe", "random", "lightgbm")
@@ -134,7 +134,7 @@ def test_ppo_goes_on_from_auto_once_a_window(table: Path, tmp_path: Path, monkey
         told["progress"]({"rollout": 1, "rollouts": 3})
         return "constant:share=.3"
 
-    monkeypatch.setattr("balancer.training.policy.train_policy", fake)
+    monkeypatch.setattr("balancer.policy_learning.training.train_policy", fake)
     monkeypatch.setattr("balancer.comparison.config.load_bundle", lambda folder: ConstantPolicy())
     content = _run(_config(table, tmp_path / "c", policies=("none", "ppo", "constant:share=.3"), ppo_rollouts=3))
     assert len(calls) == 2

@@ -8,8 +8,8 @@ import numpy as np
 import optuna
 import pytest
 
-from balancer.comparison.arms import Arm, ScorePair, Tick, Trained
 from balancer.comparison.search import constant_grid, search, share_grid
+from balancer.comparison.treatments import Arm, ScorePair, Tick, Trained
 from balancer.sampling.policies import ConstantPolicy
 
 COUNTS = np.array([9_900.0, 100.0])

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balancer.comparison.windows import WindowedTable, rolling
-from balancer.data.simulator import simulate
+from balancer.data.simulation.stream import simulate
 from balancer.data.split import PART_TEST
 from balancer.errors import InputError
 

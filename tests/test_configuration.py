@@ -8,9 +8,9 @@ from typing import Literal
 
 import pytest
 
-from balancer.configuration import field_docs, flag_of, from_dict, parse, to_dict
 from balancer.errors import InputError
-from balancer.training.config import TrainConfig
+from balancer.options.flags import field_docs, flag_of, from_dict, parse, to_dict
+from balancer.options.train import TrainConfig
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from balancer.data.schema import Schema, encode, field_codes
 from balancer.data.spec import DAY, Spec
 from balancer.data.split import PART_TRAIN
 from balancer.errors import InputError
-from balancer.training.config import TrainConfig
+from balancer.options.train import TrainConfig
 
 SPEC = Spec(time="time", entity="card", label="fraud", amount="amount", categorical=("kind", "shop"), label_delay=2 * DAY)
 
@@ -87,8 +87,9 @@ def test_bad_numbers_are_named(number: int) -> None:
 
 def test_a_run_keeps_its_buckets(tmp_path: Path) -> None:
     from balancer.cli import main
-    from balancer.training.run_folder import RunFolder
-    from balancer.training.scoring import TrainedRun, evaluate_file, training_table
+    from balancer.runs.run_folder import RunFolder
+    from balancer.runs.tables import evaluate_file
+    from balancer.runs.trained_run import TrainedRun, training_table
 
     table, out = tmp_path / "table.parquet", tmp_path / "run"
     make_table(3000).write_parquet(table)

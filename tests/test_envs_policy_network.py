@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from balancer.envs.policy_network import ActorNetwork, ClassWeightsPolicy
+from balancer.policy_learning.network import ActorNetwork, ClassWeightsPolicy
 from balancer.sampling.observation import PER_CLASS_FEATURES, SHARED_FEATURES, Observation, observation_size
 from balancer.sampling.policies import BundlePolicy
 

@@ -11,12 +11,12 @@ import torch
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.roles import resolve_spec
 from balancer.data.split import PART_TEST, PART_TRAIN
-from balancer.envs import sequence_batches
-from balancer.envs.classifier_student import ClassifierStudent
-from balancer.envs.sequence_batches import minibatches, sequence_parts
+from balancer.inference import batches as sequence_batches
+from balancer.inference.batches import minibatches, sequence_parts
 from balancer.models import ModelConfig, SequenceBatch
-from balancer.training.config import TrainConfig
-from balancer.training.pipeline import model_config
+from balancer.options.train import TrainConfig
+from balancer.training.preparation import model_config
+from balancer.training.trainer import ClassifierStudent
 
 CPU = torch.device("cpu")
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from balancer.envs.policy_network import ActorNetwork, ClassWeightsPolicy, split_flat
 from balancer.envs.task_env import ROLLOUT_STEPS, TaskVecEnv, padded
 from balancer.envs.tasks import EPOCHS, MAX_CLASSES, Task, draw_task
 from balancer.errors import InputError
+from balancer.policy_learning.network import ActorNetwork, ClassWeightsPolicy, split_flat
 from balancer.sampling.observation import PER_CLASS_FEATURES, SHARED_FEATURES, Observation
 
 

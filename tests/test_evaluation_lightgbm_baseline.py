@@ -12,7 +12,7 @@ from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.roles import resolve_spec
 from balancer.data.split import PART_REWARD, PART_TEST, PART_THRESHOLD, PART_TRAIN
 from balancer.errors import InputError
-from balancer.evaluation.lightgbm_baseline import fit_lightgbm
+from balancer.evaluation.baselines import fit_lightgbm
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from balancer.errors import InputError
 from balancer.evaluation.metrics import alarm_counts, alarm_figures, evaluate_scores
-from balancer.evaluation.operating import NO_ALARM, OperatingPoints
+from balancer.evaluation.operating_points import NO_ALARM, OperatingPoints
 
 
 def rows(seed: int, n: int = 400) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

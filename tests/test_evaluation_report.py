@@ -16,9 +16,9 @@ from rich.console import Console
 from balancer.errors import InputError
 from balancer.evaluation.comparison import AVERAGE_PRECISION, FALSE_ALARMS, Column, differences, models_of, standard_error, verdict
 from balancer.evaluation.metrics import evaluate_scores
-from balancer.evaluation.page import render_page
-from balancer.evaluation.report import build_report, compare_reports, write_report
-from balancer.evaluation.terminal import print_figures, print_report
+from balancer.evaluation.report_json import build_report, compare_reports, write_report
+from balancer.evaluation.report_markdown import render_page
+from balancer.evaluation.report_terminal import print_figures, print_report
 
 BASELINES = {"none": 2.0, "one_to_one": 1.6, "class_weight": 1.8, "lightgbm": 3.2}
 CLASSES = ["legitimate", "burst", "takeover"]

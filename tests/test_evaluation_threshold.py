@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
 from balancer.errors import InputError
-from balancer.evaluation.threshold import tune_threshold
+from balancer.evaluation.thresholds import tune_threshold
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 8)), min_size=1, max_size=40).filter(lambda rows: any(row[0] for row in rows)))

@@ -13,7 +13,7 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from balancer.errors import InputError
-from balancer.sampling.embedded import EmbeddedSampler
+from balancer.sampling.core import EmbeddedSampler
 
 EPOCHS, PRIOR = 4, 0.06
 

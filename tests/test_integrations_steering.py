@@ -11,7 +11,7 @@ import torch
 
 from balancer.errors import InputError
 from balancer.integrations.steering import both_columns, check_pool, logits_to_scores, pool_rows, read_state, sampling_figures, save_state
-from balancer.sampling.embedded import EmbeddedSampler
+from balancer.sampling.core import EmbeddedSampler
 from balancer.sampling.torch_sampler import AdaptiveSampler
 from balancer.sampling.weights import SamplingWeights
 

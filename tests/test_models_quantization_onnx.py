@@ -15,7 +15,7 @@ from test_models_quantization import CODES, FIELDS, HISTORY, batch, classifier
 from balancer.cli import main
 from balancer.errors import InputError
 from balancer.models import SequenceBatch
-from balancer.models.quantization.onnx_backend import OnnxClassifier, export_onnx, quantize_onnx
+from balancer.models.export.onnx_backend import OnnxClassifier, export_onnx, quantize_onnx
 
 onnx = pytest.importorskip("onnx", reason="the ONNX backend needs balancer[export]")
 pytest.importorskip("onnxruntime", reason="the ONNX backend needs balancer[export]")
@@ -130,7 +130,7 @@ def test_a_missing_package_is_named(exported: tuple[object, Path], tmp_path: Pat
 
 
 def test_importing_it_needs_none_of_its_packages() -> None:
-    code = "import sys; import balancer.models.quantization.onnx_backend; sys.exit('onnx' in sys.modules or 'onnxruntime' in sys.modules)"
+    code = "import sys; import balancer.models.export.onnx_backend; sys.exit('onnx' in sys.modules or 'onnxruntime' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from balancer.errors import InputError
-from balancer.sampling.embedded import EmbeddedSampler
+from balancer.sampling.core import EmbeddedSampler
 from balancer.sampling.observation import Observation
 from balancer.sampling.row_sampler import kept_share
 from balancer.sampling.weights import SamplingWeights
@@ -300,7 +300,7 @@ def test_batches_hold_their_quotas() -> None:
 def test_needs_numpy_alone() -> None:
     heavy = "torch polars sklearn pandas scipy stable_baselines3 gymnasium lightgbm rich safetensors"
     code = (
-        "import sys, balancer.sampling.embedded as e; s = e.EmbeddedSampler([0]*9+[1], policy='constant', epochs=2); s.draw();"
+        "import sys, balancer.sampling.core as e; s = e.EmbeddedSampler([0]*9+[1], policy='constant', epochs=2); s.draw();"
         "s.update([0, 1], [.1, .9]); s.load_state_dict(s.state_dict()); s.row_weights();"
         f"assert not set('{heavy}'.split()) & set(sys.modules), set('{heavy}'.split()) & set(sys.modules)"
     )

@@ -25,13 +25,14 @@ from test_serving_scoring import card
 
 from balancer.cli import main
 from balancer.errors import InputError
+from balancer.integrations.remote import RemoteSampler, ServiceAwayWarning
 from balancer.sampling.torch_sampler import AdaptiveSampler
-from balancer.serving import keys, wire
-from balancer.serving.api import create_app
-from balancer.serving.client import RemoteSampler, ServiceAwayWarning
 from balancer.serving.config import ServeConfig
-from balancer.serving.database import Database
+from balancer.serving.http import schemas as wire
+from balancer.serving.http.app import create_app
 from balancer.serving.sessions import EpochReport, SessionRequest, Sessions
+from balancer.serving.storage import keys
+from balancer.serving.storage.database import Database
 
 CLASSES = {"ok": 990, "fraud": 10}
 SCORES = {"labels": ["ok", "ok", "fraud"], "scores": [0.1, 0.4, 0.7]}

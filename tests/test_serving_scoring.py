@@ -18,11 +18,12 @@ from serving_tools import SEQUENCE, Postgres, opened, parsed, replay, sent
 from balancer.cli import main
 from balancer.data.dataset import load_dataset
 from balancer.errors import InputError
-from balancer.serving.database import Database
+from balancer.runs.tables import score_file
+from balancer.runs.trained_run import TrainedRun
 from balancer.serving.errors import ConflictError, MissingError
-from balancer.serving.registry import LoadedModel, Registry
-from balancer.serving.scoring import Scorer, read_row
-from balancer.training.scoring import TrainedRun, score_file
+from balancer.serving.scoring.registry import LoadedModel, Registry
+from balancer.serving.scoring.scorer import Scorer, read_row
+from balancer.serving.storage.database import Database
 
 
 @pytest.fixture(scope="module")
@@ -211,8 +212,8 @@ import json, sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from serving_tools import opened, parsed
-from balancer.serving.registry import LoadedModel
-from balancer.serving.scoring import Scorer
+from balancer.serving.scoring.registry import LoadedModel
+from balancer.serving.scoring.scorer import Scorer
 model, scorer = LoadedModel.load(Path(sys.argv[3]), "run"), Scorer(opened(sys.argv[2]))
 for raw in json.load(open(sys.argv[4])):
     scorer.score("t", model, [parsed(raw, model)])

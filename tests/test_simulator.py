@@ -13,8 +13,8 @@ from polars.testing import assert_frame_equal
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 
-from balancer.data.simulation_episodes import FRAUD_TYPES
-from balancer.data.simulator import simulate, write_simulation
+from balancer.data.simulation.episodes import FRAUD_TYPES
+from balancer.data.simulation.stream import simulate, write_simulation
 from balancer.errors import InputError
 
 SAMPLE = Path(__file__).parents[1] / "data_samples" / "transactions.parquet"

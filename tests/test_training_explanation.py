@@ -14,11 +14,12 @@ from balancer.cli import main
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.roles import resolve_spec
 from balancer.data.split import PART_TEST
-from balancer.envs.classifier_student import ClassifierStudent, score_rows
+from balancer.inference.attribution import LEAST, SHOWN, explain, field_contributions
+from balancer.inference.scoring import score_rows
 from balancer.models import ATTENTIONS, Attention, ModelConfig, SequenceBatch
-from balancer.training.config import TrainConfig
-from balancer.training.explanation import LEAST, SHOWN, explain, field_contributions
-from balancer.training.pipeline import model_config
+from balancer.options.train import TrainConfig
+from balancer.training.preparation import model_config
+from balancer.training.trainer import ClassifierStudent
 
 CPU = torch.device("cpu")
 

@@ -13,13 +13,13 @@ import torch
 from balancer.cli import main
 from balancer.data.dataset import load_dataset
 from balancer.data.roles import resolve_spec
-from balancer.data.simulator import simulate, write_simulation
+from balancer.data.simulation.stream import simulate, write_simulation
 from balancer.data.split import PART_TEST, PART_TRAIN
-from balancer.envs.classifier_student import ClassifierStudent
-from balancer.envs.task_targets import make_task, task_targets
 from balancer.models import load_classifier, part_of
-from balancer.training.config import TrainConfig
-from balancer.training.pipeline import model_config
+from balancer.options.train import TrainConfig
+from balancer.training.auxiliary_targets import make_task, task_targets
+from balancer.training.preparation import model_config
+from balancer.training.trainer import ClassifierStudent
 from tests.conftest import TINY
 
 SHORT = ("--epochs", "2", "--steps-per-epoch", "6", "--policy", "rule", "--threads", "1")
@@ -222,7 +222,7 @@ def test_a_run_with_tasks_resumes_to_the_same_bits(tiny_table: Path, tmp_path: P
 
 
 def test_unlabelled_rows_teach(tiny_table: Path) -> None:
-    from balancer.training.task_sampling import TaskSampling
+    from balancer.training.auxiliary_sampling import TaskSampling
 
     dataset = load_dataset(tiny_table, resolve_spec(tiny_table))
     dataset.store.label[dataset.part == PART_TRAIN] = -1

@@ -7,9 +7,9 @@ import pytest
 
 from balancer.envs.problem import PopulationProblem
 from balancer.errors import InputError
+from balancer.policy_learning.playground import YOU, Playground, minority_share, response_surface
 from balancer.sampling.policies import ConstantPolicy
 from balancer.sampling.weights import SamplingWeights
-from balancer.training.playground import YOU, Playground, minority_share, response_surface
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ import pytest
 
 from balancer.envs.problem import synthetic_problem
 from balancer.errors import InputError
+from balancer.policy_learning.training import PolicyBudget, train_policy
 from balancer.sampling import SamplingController, load_policy
-from balancer.training.policy import PolicyBudget, train_policy
 
 PROBLEM = synthetic_problem(2, rows=1500)
 TINY = PolicyBudget(rollouts=3, num_students=4, siblings=2, epochs=3, steps_per_epoch=3, batch_size=32, test_groups=2, test_episodes=1)

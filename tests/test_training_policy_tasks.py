@@ -12,12 +12,12 @@ import pytest
 from balancer.cli import main
 from balancer.envs.tasks import MAX_CLASSES
 from balancer.errors import InputError
+from balancer.policy_learning.budgets import PolicyBudget, TaskBudget
+from balancer.policy_learning.comparison import compare_on_tasks
+from balancer.policy_learning.training import train_policy, train_task_policy
 from balancer.sampling import load_policy
 from balancer.sampling.bundle import load_bundle
 from balancer.sampling.policies import ConstantPolicy, StartPolicy
-from balancer.training.policy import train_policy, train_task_policy
-from balancer.training.policy_budget import PolicyBudget, TaskBudget
-from balancer.training.policy_comparison import compare_on_tasks
 
 TINY = TaskBudget(rollouts=2, slots=1, siblings=2)
 

@@ -204,7 +204,7 @@ def test_policies_that_are_not_learned_here_train(policy: str, tiny_table: Path,
 
 
 def test_named_classes_in_a_table_without_an_entity_and_with_seconds_as_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from balancer.data.simulator import simulate
+    from balancer.data.simulation.stream import simulate
 
     table, out = tmp_path / "types.csv", tmp_path / "run"
     frame = simulate(8_000, seed=5, fraud_rate=0.06, labels="types")

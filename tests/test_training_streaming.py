@@ -8,11 +8,11 @@ import torch
 from test_data_features import SPEC, make_table
 
 from balancer.data.dataset import Dataset, load_dataset
-from balancer.envs.classifier_student import score_rows
 from balancer.errors import InputError
+from balancer.inference.scoring import score_rows
+from balancer.inference.streaming import RowStream, score_streaming
 from balancer.models import Classifier, ModelConfig
-from balancer.serving.memory import pack, unpack
-from balancer.training.streaming import RowStream, score_streaming
+from balancer.serving.scoring.state import pack, unpack
 
 CPU = torch.device("cpu")
 

@@ -1,6 +1,6 @@
 """The command line: `balancer COMMAND --flags`.
 
-Each command's flags are a dataclass (balancer.configuration); its module is imported only when it is called, so `balancer --help` answers at once.
+Each command's flags are a dataclass (balancer.options.flags); its module is imported only when it is called, so `balancer --help` answers at once.
 A person's mistake ends in one line and exit code 2, Ctrl-C in how to go on and 130.
 """
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from balancer.configuration import parse
 from balancer.errors import InputError
+from balancer.options.flags import parse
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from balancer.comparison.config import CompareConfig, parse_flags, role_names
-from balancer.configuration import from_dict
 from balancer.errors import InputError
+from balancer.options.flags import from_dict
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str]) -> int:
 
     from balancer.comparison.running import run_comparison
     from balancer.comparison.terminal import print_comparison
-    from balancer.training.progress import TrainingProgress
+    from balancer.runs.progress import TrainingProgress
 
     console = Console()
     try:

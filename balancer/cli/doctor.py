@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from balancer.configuration import parse
+from balancer.options.flags import parse
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from balancer.configuration import parse
+from balancer.options.flags import parse
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class EvaluateConfig:
 def main(arguments: Sequence[str]) -> int:
     """Parse, evaluate, print."""
     config = EvaluateConfig(**parse(EvaluateConfig, "balancer evaluate", EvaluateConfig.__doc__ or "", arguments))
-    from balancer.training.scoring import TrainedRun, evaluate_file
+    from balancer.runs.tables import evaluate_file
+    from balancer.runs.trained_run import TrainedRun
 
     result = evaluate_file(
         TrainedRun.load(config.run, precision=config.precision), config.dataset, history=config.history, bad_rows=config.bad_rows
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     from rich.console import Console
 
-    from balancer.evaluation.terminal import print_figures
+    from balancer.evaluation.report_terminal import print_figures
 
     print_figures(result, Console())
     return 0

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from balancer.configuration import parse
+from balancer.options.flags import parse
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     config = ExportConfig(**parse(ExportConfig, "balancer export", ExportConfig.__doc__ or "", arguments))
     from rich.console import Console
 
-    from balancer.training.exporting import export_run
+    from balancer.deployment.export import export_run
 
     console = Console(stderr=config.json)
     told = export_run(config.run, target=config.target, lite=config.lite, out=config.out, max_drop=config.max_drop, console=console)

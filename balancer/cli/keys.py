@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from balancer.configuration import parse
 from balancer.errors import InputError
+from balancer.options.flags import parse
 
 DATABASE = "sqlite:///balancer-service.db"
 
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"error: unknown action {arguments[0]!r}: one of {', '.join(actions)}", file=sys.stderr)
         return 2
     try:
-        import balancer.serving.keys  # noqa: F401 - only to see that it can be had
+        import balancer.serving.storage.keys  # noqa: F401 - only to see that it can be had
     except ImportError as error:
         raise InputError(f"balancer keys needs {error.name}: install balancer with the extra serve") from error
     return actions[arguments[0]](arguments[1:])
@@ -70,8 +70,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def _create(arguments: Sequence[str]) -> int:
     config = CreateConfig(**parse(CreateConfig, "balancer keys create", CreateConfig.__doc__ or "", arguments))
-    from balancer.serving import keys
-    from balancer.serving.database import Database
+    from balancer.serving.storage import keys
+    from balancer.serving.storage.database import Database
 
     database = Database(config.database)
     database.upgrade()
@@ -85,8 +85,8 @@ def _create(arguments: Sequence[str]) -> int:
 
 def _list(arguments: Sequence[str]) -> int:
     config = ListConfig(**parse(ListConfig, "balancer keys list", ListConfig.__doc__ or "", arguments))
-    from balancer.serving import keys
-    from balancer.serving.database import Database
+    from balancer.serving.storage import keys
+    from balancer.serving.storage.database import Database
 
     database = Database(config.database)
     database.upgrade()
@@ -109,8 +109,8 @@ def _list(arguments: Sequence[str]) -> int:
 
 def _revoke(arguments: Sequence[str]) -> int:
     config = RevokeConfig(**parse(RevokeConfig, "balancer keys revoke", RevokeConfig.__doc__ or "", arguments))
-    from balancer.serving import keys
-    from balancer.serving.database import Database
+    from balancer.serving.storage import keys
+    from balancer.serving.storage.database import Database
 
     database = Database(config.database)
     database.upgrade()

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from balancer.configuration import parse
 from balancer.errors import InputError
+from balancer.options.flags import parse
 
 SUBCOMMANDS = {
     "train": "learn a policy on the distribution of tasks, as the shipped ones were",
@@ -94,9 +94,9 @@ def _train(arguments: list[str]) -> int:
         raise InputError(f"--out {str(config.out)!r} is not empty; choose another folder, or add --resume to continue the training in it")
     from rich.console import Console
 
-    from balancer.training.policy import train_task_policy
-    from balancer.training.policy_budget import TASK_BUDGETS
-    from balancer.training.progress import TrainingProgress
+    from balancer.policy_learning.budgets import TASK_BUDGETS
+    from balancer.policy_learning.training import train_task_policy
+    from balancer.runs.progress import TrainingProgress
 
     console = Console()
     rollouts = config.rollouts or TASK_BUDGETS[config.budget].rollouts
@@ -131,7 +131,7 @@ def _evaluate(arguments: list[str]) -> int:
     config = PolicyEvaluateConfig(**parse(PolicyEvaluateConfig, "balancer policy evaluate", PolicyEvaluateConfig.__doc__ or "", arguments))
     from rich.console import Console
 
-    from balancer.training.policy_evaluation import evaluate_policy, print_evaluation
+    from balancer.policy_learning.evaluation import evaluate_policy, print_evaluation
 
     console = Console(stderr=config.json)
     result = evaluate_policy(

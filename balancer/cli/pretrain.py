@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from balancer.configuration import parse
 from balancer.errors import InputError
+from balancer.options.flags import parse
 
 SHOWN = 12
 """Fields in the table."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from balancer.configuration import parse
+from balancer.options.flags import parse
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     config = QuantizeConfig(**parse(QuantizeConfig, "balancer quantize", QuantizeConfig.__doc__ or "", arguments))
     from rich.console import Console
 
-    from balancer.training.quantizing import quantize_run
+    from balancer.deployment.quantize import quantize_run
 
     console = Console(stderr=config.json)
     told = quantize_run(config.run, max_drop=config.max_drop, backend=config.backend, prefer=config.prefer, console=console)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from balancer.configuration import parse
+from balancer.options.flags import parse
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ class ScoreConfig:
 def main(arguments: Sequence[str]) -> int:
     """Parse, score, say what was written."""
     config = ScoreConfig(**parse(ScoreConfig, "balancer score", ScoreConfig.__doc__ or "", arguments))
-    from balancer.training.scoring import TrainedRun, score_file
+    from balancer.runs.tables import score_file
+    from balancer.runs.trained_run import TrainedRun
 
     told = score_file(
         TrainedRun.load(config.run, precision=config.precision),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from balancer.configuration import parse
+from balancer.options.flags import parse
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class SimulateConfig:
 def main(arguments: Sequence[str]) -> int:
     """Parse, simulate, write, say what is in the file."""
     config = SimulateConfig(**parse(SimulateConfig, "balancer simulate", SimulateConfig.__doc__ or "", arguments))
-    from balancer.data.simulator import simulate, write_simulation
+    from balancer.data.simulation.stream import simulate, write_simulation
 
     frame = simulate(
         config.rows, seed=config.seed, cards=config.cards, days=config.days, fraud_rate=config.fraud_rate, labels=config.labels

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from balancer.configuration import parse
 from balancer.errors import InputError
-from balancer.training.config import TrainConfig
+from balancer.options.flags import parse
+from balancer.options.train import TrainConfig
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -18,7 +18,7 @@ def main(arguments: Sequence[str]) -> int:
     config = TrainConfig(**given)
     from rich.console import Console
 
-    from balancer.evaluation.terminal import print_report
+    from balancer.evaluation.report_terminal import print_report
     from balancer.files import read_json
     from balancer.training.pipeline import train_run
 
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
         return 130
     if config.quantize:
         from balancer.cli.quantize import print_quantization
-        from balancer.training.quantizing import quantize_run
+        from balancer.deployment.quantize import quantize_run
 
         told = quantize_run(folder, max_drop=0.003, backend="auto", console=console)
         if not config.json:
@@ -53,7 +53,7 @@ def _with_saved_dataset(arguments: list[str]) -> list[str]:
     out = _value_of(arguments, "--out")
     if out is None:
         raise InputError("--resume needs --out: name the run folder to continue")
-    from balancer.training.run_folder import RunFolder
+    from balancer.runs.run_folder import RunFolder
 
     return ["--dataset", str(RunFolder.open(Path(out)).config().dataset), *arguments]
 

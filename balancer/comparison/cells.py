@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from balancer.configuration import flag_of
 from balancer.errors import InputError
 from balancer.files import read_json, write_json
+from balancer.options.flags import flag_of
 
 FORMAT = 1
 CONFIG_FILE = "compare.json"

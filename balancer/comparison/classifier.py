@@ -9,17 +9,17 @@ from pathlib import Path
 
 import numpy as np
 
-from balancer.comparison.arms import Arm, ScorePair, Tick, Trained
 from balancer.comparison.cells import slug
+from balancer.comparison.treatments import Arm, ScorePair, Tick, Trained
 from balancer.data.dataset import Dataset
 from balancer.data.split import PART_GAP, PART_TEST, PART_THRESHOLD, PART_TRAIN
-from balancer.envs.classifier_student import ClassifierStudent
+from balancer.options.train import Budget, TrainConfig
 from balancer.sampling.policies import OutsideTraining, policy_notes
 from balancer.sampling.seeding import generator
 from balancer.sampling.weights import Floats
-from balancer.training.config import Budget, TrainConfig
 from balancer.training.fitting import Pools, Scheme, baseline_scheme, fit_classifier
-from balancer.training.pipeline import model_config
+from balancer.training.preparation import model_config
+from balancer.training.trainer import ClassifierStudent
 
 
 class SequenceStudent:
@@ -45,7 +45,7 @@ class SequenceStudent:
         return Pools.of(self.dataset).train_counts.astype(np.float64)
 
     def train(self, arms: Sequence[Arm], seed: int, tick: Tick) -> Trained:
-        """Train the arms one after another; see :class:`balancer.comparison.arms.Student`."""
+        """Train the arms one after another; see :class:`balancer.comparison.treatments.Student`."""
         students: list[ClassifierStudent] = []
         figures: list[dict[str, object]] = []
         for index, arm in enumerate(arms):

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from balancer.configuration import add_fields, field_docs, flag_of
 from balancer.data.spec import SPEC_KEYS
 from balancer.errors import InputError
+from balancer.options.flags import add_fields, field_docs, flag_of
+from balancer.options.train import TrainConfig
 from balancer.sampling.policies import BUNDLES, load_bundle, load_policy
-from balancer.training.config import TrainConfig
 
 SEARCHES = ("constant_share", "constant", "tpe")
 """Constants chosen on the reward half, out of ``search_trials`` trainings each: of the share, of share and hardness on a grid, by Optuna's TPE."""

@@ -10,7 +10,7 @@ import numpy as np
 from balancer.data.dataset import Dataset
 from balancer.data.split import PART_TEST, PART_THRESHOLD
 from balancer.evaluation.metrics import evaluate_scores
-from balancer.training.results import Decision, fraud_score
+from balancer.inference.decision import Decision, fraud_score
 
 
 @dataclass(frozen=True)

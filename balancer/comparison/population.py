@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from balancer.comparison.arms import Arm, Rows, ScorePair, Tick, Trained
 from balancer.comparison.figures import JudgedRows
+from balancer.comparison.treatments import Arm, Rows, ScorePair, Tick, Trained
 from balancer.data.dataset import Dataset
 from balancer.data.split import PART_REWARD, PART_TEST, PART_THRESHOLD, PART_TRAIN
 from balancer.envs.population import PopulationStack, StudentKinds
@@ -90,7 +90,7 @@ class PopulationStudent:
         return self.task.problem.train_counts
 
     def train(self, arms: Sequence[Arm], seed: int, tick: Tick) -> Trained:
-        """Train all arms; see :class:`balancer.comparison.arms.Student`."""
+        """Train all arms; see :class:`balancer.comparison.treatments.Student`."""
         kinds: list[Rows] = list(dict.fromkeys(arm.rows for arm in arms))
         stacks = [_Stack(self, rows, [i for i, arm in enumerate(arms) if arm.rows == rows], arms, seed, tick) for rows in kinds]
 

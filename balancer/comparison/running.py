@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from balancer.comparison.arms import Arm, Student, Tick, fixed_arm
 from balancer.comparison.cells import Cell, CellFolder
 from balancer.comparison.classifier import SequenceStudent
 from balancer.comparison.config import NOT_OF_A_CELL, SEARCHES, CompareConfig
@@ -21,18 +20,19 @@ from balancer.comparison.figures import JudgedRows
 from balancer.comparison.population import PopulationStudent, PopulationTask, auto_device
 from balancer.comparison.search import search
 from balancer.comparison.summary import document
+from balancer.comparison.treatments import Arm, Student, Tick, fixed_arm
 from balancer.comparison.windows import Window, WindowedTable
-from balancer.configuration import to_dict
 from balancer.data.dataset import Dataset
 from balancer.errors import InputError
-from balancer.evaluation.lightgbm_baseline import fit_lightgbm
+from balancer.evaluation.baselines import fit_lightgbm
 from balancer.files import write_json
+from balancer.options.flags import to_dict
+from balancer.options.train import TrainConfig
+from balancer.policy_learning.budgets import PolicyBudget
+from balancer.runs.progress import TrainingProgress
+from balancer.runs.run_folder import RunFolder
 from balancer.sampling.policies import Policy, load_policy
 from balancer.sampling.seeding import integer_seed
-from balancer.training.config import TrainConfig
-from balancer.training.policy_budget import PolicyBudget
-from balancer.training.progress import TrainingProgress
-from balancer.training.run_folder import RunFolder
 
 RESULT_FILE = "comparison.json"
 """The document of a comparison in its folder; what --json names is a copy."""
@@ -95,7 +95,7 @@ def trained_cells(
     Args:
         student: who trains.
         judged: rows that figures are taken from.
-        names: policies: of the searches, of :func:`balancer.comparison.arms.fixed_arm`, or in ``learned``.
+        names: policies: of the searches, of :func:`balancer.comparison.treatments.fixed_arm`, or in ``learned``.
         seed: of everything random.
         trials: trainings of each search.
         tick: told what is going on.
@@ -213,7 +213,9 @@ class _Comparison:
 
     def _fine_tuned(self, task: PopulationTask, window: Window, tick: Tick) -> Learned:
         """``auto``, trained on by PPO on this window's own training and reward rows; one policy for all seeds of the window."""
-        from balancer.training.policy import train_policy  # Stable-Baselines3 takes a second to import, and most comparisons need none
+        from balancer.policy_learning.training import (
+            train_policy,  # Stable-Baselines3 takes a second to import, and most comparisons need none
+        )
 
         config = self.config
         budget = PolicyBudget(

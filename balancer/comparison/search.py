@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from balancer.comparison.arms import Arm, ScorePair, Student, Tick, Trained
+from balancer.comparison.treatments import Arm, ScorePair, Student, Tick, Trained
 from balancer.sampling.policies import ConstantPolicy
 from balancer.sampling.seeding import integer_seed
 from balancer.sampling.weights import MAX_HARDNESS

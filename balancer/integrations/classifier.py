@@ -27,7 +27,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from balancer.errors import InputError
-from balancer.evaluation.threshold import tune_threshold
+from balancer.evaluation.thresholds import tune_threshold
 from balancer.integrations.holdout import Holdout, hold_out
 from balancer.integrations.probabilities import (
     Floats,

@@ -1,4 +1,4 @@
-"""Keras 3, any backend: batches drawn by an :class:`~balancer.sampling.embedded.EmbeddedSampler`, steered at the end of each epoch.
+"""Keras 3, any backend: batches drawn by an :class:`~balancer.sampling.core.EmbeddedSampler`, steered at the end of each epoch.
 
     sampler = EmbeddedSampler(labels, epochs=10)
     batches = AdaptiveSequence(x, y, sampler, batch_size=256)
@@ -27,7 +27,7 @@ from balancer.integrations.steering import (
     sampling_figures,
     save_state,
 )
-from balancer.sampling.embedded import EmbeddedSampler
+from balancer.sampling.core import EmbeddedSampler
 from balancer.sampling.seeding import integer_seed
 
 try:

@@ -32,7 +32,7 @@ from balancer.errors import InputError
 from balancer.integrations.holdout import hold_out
 from balancer.integrations.staged import StagedEstimator, default_learner, spread_rows, train_in_stages
 from balancer.integrations.tables import is_frame, label_codes, numeric_matrix, take_rows
-from balancer.sampling.embedded import EmbeddedSampler
+from balancer.sampling.core import EmbeddedSampler
 from balancer.sampling.observation import Observation
 from balancer.sampling.policies import Policy
 from balancer.sampling.seeding import generator

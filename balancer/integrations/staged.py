@@ -36,7 +36,7 @@ from sklearn.utils.validation import has_fit_parameter
 from balancer.errors import InputError
 from balancer.integrations.probabilities import Floats, class_probabilities
 from balancer.integrations.tables import take_rows
-from balancer.sampling.embedded import EmbeddedSampler
+from balancer.sampling.core import EmbeddedSampler
 from balancer.sampling.policies import Policy
 from balancer.sampling.seeding import generator, integer_seed
 from balancer.sampling.weights import SamplingWeights

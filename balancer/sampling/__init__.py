@@ -7,7 +7,7 @@ from here too; what they need is loaded when they are first asked for.
 import importlib
 
 from balancer.sampling.controller import SamplingController
-from balancer.sampling.embedded import EmbeddedSampler
+from balancer.sampling.core import EmbeddedSampler
 from balancer.sampling.observation import Observation, ScoredRows
 from balancer.sampling.policies import Policy, load_policy
 from balancer.sampling.row_sampler import RowSampler

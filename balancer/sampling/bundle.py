@@ -137,7 +137,7 @@ def _sentence(name: str, value: float, low: float, high: float) -> str:
 class BundlePolicy:
     """A learned policy: a per-class encoder shared by all classes, pooled, so that one trained on two classes runs on any number.
 
-    The arrays are those of ``balancer.envs.policy_network.ActorNetwork``.
+    The arrays are those of ``balancer.policy_learning.network.ActorNetwork``.
 
     Args:
         arrays: ``<layer>.weight`` and ``<layer>.bias`` of :data:`LAYERS`.

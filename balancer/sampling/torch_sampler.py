@@ -30,7 +30,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch.utils.data import Sampler
 
 from balancer.errors import InputError
-from balancer.sampling.embedded import EmbeddedSampler, whole_number
+from balancer.sampling.core import EmbeddedSampler, whole_number
 from balancer.sampling.policies import Policy
 from balancer.sampling.seeding import integer_seed
 from balancer.sampling.weights import Floats, SamplingWeights
@@ -166,7 +166,7 @@ class _AdaptiveBase(Sampler[Item]):
             The weights of the next epoch.
 
         Raises:
-            InputError: as :meth:`balancer.sampling.embedded.EmbeddedSampler.update`; the sampler is then as it was.
+            InputError: as :meth:`balancer.sampling.core.EmbeddedSampler.update`; the sampler is then as it was.
         """
         weights = self._core.update(y_true, y_score, rows=rows, row_score=row_score)
         if self._handed:

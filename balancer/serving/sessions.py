@@ -23,9 +23,9 @@ from balancer.sampling.controller import SamplingController
 from balancer.sampling.observation import ScoredRows
 from balancer.sampling.policies import load_policy
 from balancer.sampling.weights import Floats, SamplingWeights, class_prior
-from balancer.serving.database import Database
 from balancer.serving.errors import ConflictError, MissingError
-from balancer.serving.tables import session_epochs, sessions
+from balancer.serving.storage.database import Database
+from balancer.serving.storage.tables import session_epochs, sessions
 
 POLICIES = ("auto", "bandit", "constant", "schedule", "rule", "random", "start")
 """Named ones only: the folder of a policy would be a path from a request to the file system."""

@@ -11,10 +11,11 @@ from rich.table import Table
 
 from balancer.data.dataset import Dataset
 from balancer.data.split import PART_TEST, PART_THRESHOLD
-from balancer.envs.classifier_student import ClassifierStudent
 from balancer.models import ModelConfig
-from balancer.training.config import BUDGETS, Budget, TrainConfig
+from balancer.options.train import BUDGETS, Budget, TrainConfig
 from balancer.training.fitting import BASELINES, POOL_SHARE, REWARD_NEGATIVES, Pools
+from balancer.training.preparation import schedule_for
+from balancer.training.trainer import ClassifierStudent
 
 PROBE_STEPS = 4
 PPO_SECONDS = {"quick": 45.0, "standard": 160.0, "thorough": 1200.0}
@@ -72,8 +73,6 @@ def _probe(dataset: Dataset, model: ModelConfig, rows: np.ndarray) -> np.ndarray
 
 def print_costs(dataset: Dataset, model: ModelConfig, config: TrainConfig, device: str, console: Console) -> None:
     """Print a line per budget with what it takes here; the chosen one is marked."""
-    from balancer.training.pipeline import schedule_for
-
     rows = len(Pools.of(dataset).train)
     schedules = {name: schedule_for(replace(config, budget=name), rows) for name in BUDGETS}  # type: ignore[arg-type]
     seconds = estimate(dataset, model, config, schedules, device)

@@ -16,17 +16,17 @@ from sklearn.metrics import average_precision_score, precision_recall_curve
 
 from balancer.data.dataset import Dataset
 from balancer.data.split import PART_REWARD, PART_TRAIN
-from balancer.envs.classifier_student import ClassifierStudent
 from balancer.files import read_arrays, write_arrays
 from balancer.models import Classifier, ModelConfig
+from balancer.options.train import Budget, TrainConfig
 from balancer.sampling.controller import SamplingController
 from balancer.sampling.observation import ScoredRows
 from balancer.sampling.policies import Policy
 from balancer.sampling.row_sampler import RowSampler
 from balancer.sampling.seeding import generator
 from balancer.sampling.weights import SamplingWeights
-from balancer.training.config import Budget, TrainConfig
-from balancer.training.task_sampling import TaskSampling
+from balancer.training.auxiliary_sampling import TaskSampling
+from balancer.training.trainer import ClassifierStudent
 
 BASELINES = ("none", "one_to_one", "class_weight")
 """Ways of treating imbalance that every report compares with: leave it, over-sample to 1:1, weight the loss."""

@@ -10,11 +10,11 @@ import numpy as np
 from balancer.data.dataset import Dataset
 from balancer.data.split import PART_REWARD, PART_TRAIN
 from balancer.envs.problem import PopulationProblem, problem_from_arrays
+from balancer.options.train import TrainConfig
+from balancer.policy_learning.training import POLICY_BUDGETS, train_policy
+from balancer.runs.progress import TrainingProgress
 from balancer.sampling.policies import CONFIG_FILE
 from balancer.sampling.seeding import integer_seed
-from balancer.training.config import TrainConfig
-from balancer.training.policy import POLICY_BUDGETS, train_policy
-from balancer.training.progress import TrainingProgress
 
 
 def problem_of(dataset: Dataset, seed: int) -> PopulationProblem:

@@ -18,18 +18,19 @@ from rich.console import Console
 
 from balancer.data.dataset import Dataset
 from balancer.data.split import PART_REWARD, PART_TRAIN
-from balancer.envs.classifier_student import ClassifierStudent, score_task
-from balancer.envs.task_targets import task_targets
 from balancer.errors import InputError
 from balancer.files import read_arrays, write_arrays, write_json
+from balancer.inference.scoring import score_task
 from balancer.models import ModelConfig, Task, save_classifier
+from balancer.options.train import Budget, TrainConfig
+from balancer.runs.progress import PROGRESS_FILE, TrainingProgress
+from balancer.runs.results import SCHEMA_FILE
+from balancer.runs.run_folder import PRETRAINED, RunFolder
 from balancer.sampling.seeding import generator
-from balancer.training.config import Budget, TrainConfig
-from balancer.training.pipeline import Prepared, describe_data, prepare
-from balancer.training.progress import PROGRESS_FILE, TrainingProgress
-from balancer.training.results import SCHEMA_FILE
-from balancer.training.run_folder import PRETRAINED, RunFolder
-from balancer.training.task_sampling import TaskSampling
+from balancer.training.auxiliary_sampling import TaskSampling
+from balancer.training.auxiliary_targets import task_targets
+from balancer.training.preparation import Prepared, describe_data, prepare
+from balancer.training.trainer import ClassifierStudent
 
 BUDGETS: dict[str, Budget] = {
     "quick": Budget(epochs=8, steps_per_epoch=100),

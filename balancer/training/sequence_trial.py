@@ -12,16 +12,16 @@ from sklearn.metrics import average_precision_score
 
 from balancer.data.dataset import Dataset
 from balancer.data.split import PART_TEST
-from balancer.envs.classifier_student import ClassifierStudent
 from balancer.models import Classifier
 from balancer.models.attention.functional import resolve
 from balancer.models.attention.sparse import SparseCore
+from balancer.options.train import TrainConfig
 from balancer.sampling.row_sampler import RowSampler
 from balancer.sampling.seeding import generator
 from balancer.sampling.weights import SamplingWeights
-from balancer.training.config import TrainConfig
 from balancer.training.fitting import Pools
-from balancer.training.pipeline import model_config
+from balancer.training.preparation import model_config
+from balancer.training.trainer import ClassifierStudent
 
 SHARE = 0.12
 """Share of frauds among the drawn rows, hardness 0: the same for all that is compared."""

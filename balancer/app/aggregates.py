@@ -1,0 +1,76 @@
+"""What the pages show of ``predictions.parquet``: frame in, small frame out, by polars; no Streamlit here."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+
+from balancer.evaluation.operating_points import OperatingPoints
+
+UNKNOWN = "not known"
+
+
+def operating_points(predictions: pl.DataFrame, negative: str, *, amounts: bool) -> OperatingPoints:
+    """Every threshold on the rows of a run; ``negative`` is the legitimate class, ``amounts`` whether the table has any."""
+    label = predictions["label"]
+    code = label.is_null().cast(pl.Int8) * -1 + (label.is_not_null() & (label != negative)).fill_null(False).cast(pl.Int8)
+    time = predictions["time"].dt.epoch("us").to_numpy() / 1e6
+    amount = predictions["amount"].to_numpy() if amounts else None
+    return OperatingPoints.of(code.to_numpy(), predictions["score"].to_numpy(), time=time, amount=amount)
+
+
+def outcome(threshold: float, negative: str) -> pl.Expr:
+    """caught, missed, false alarm or passed; null where the label is not known."""
+    alarm, fraud = pl.col("score") >= threshold, pl.col("label") != negative
+    named = pl.when(alarm & fraud).then(pl.lit("caught")).when(fraud).then(pl.lit("missed")).when(alarm).then(pl.lit("false alarm"))
+    return pl.when(pl.col("label").is_not_null()).then(named.otherwise(pl.lit("passed"))).alias("outcome")
+
+
+def alarms_by_day(predictions: pl.DataFrame, threshold: float, negative: str) -> pl.DataFrame:
+    """Columns ``day, outcome (caught or false alarm), alarms``, every day of the rows with both."""
+    lazy = predictions.lazy()
+    days = lazy.select(pl.date_range(pl.col("time").min().dt.date(), pl.col("time").max().dt.date(), "1d").alias("day"))
+    both = days.join(pl.LazyFrame({"outcome": ["caught", "false alarm"]}), how="cross")
+    counts = (
+        lazy.filter(pl.col("score") >= threshold)
+        .select(pl.col("time").dt.date().alias("day"), outcome(threshold, negative))
+        .group_by("day", "outcome")
+        .agg(pl.len().alias("alarms"))
+    )
+    return both.join(counts, on=["day", "outcome"], how="left").with_columns(pl.col("alarms").fill_null(0)).sort("day", "outcome").collect()
+
+
+def by_class(predictions: pl.DataFrame, threshold: float, negative: str, *, amounts: bool) -> pl.DataFrame:
+    """A row per fraud type: ``fraud type, frauds, caught, recall`` and, with amounts, ``money``, ``money caught``."""
+    money = pl.col("amount").clip(0)
+    alarm = pl.col("score") >= threshold
+    sums = [money.sum().alias("money"), money.filter(alarm).sum().alias("money caught")] if amounts else []
+    frauds = predictions.lazy().filter(pl.col("label") != negative).group_by(pl.col("label").alias("fraud type"))
+    table = frauds.agg(pl.len().alias("frauds"), alarm.sum().alias("caught"), *sums).sort("frauds", descending=True)
+    return table.with_columns(recall=pl.col("caught") / pl.col("frauds")).collect()
+
+
+def calibration_bins(predictions: pl.DataFrame, negative: str, *, bins: int = 12) -> pl.DataFrame:
+    """Bins of equal numbers of frauds by score: ``score`` (mean), ``rate`` of frauds with its 95 % Wilson interval ``low, high``, and ``rows``.
+
+    With bins of equal numbers of rows nearly all would lie where no fraud is.
+    """
+    known = predictions.lazy().filter(pl.col("label").is_not_null()).select("score", fraud=pl.col("label") != negative).collect()
+    frauds = known.filter("fraud")["score"].to_numpy()
+    if not len(frauds):
+        return pl.DataFrame(schema={"score": pl.Float64, "rate": pl.Float64, "low": pl.Float64, "high": pl.Float64, "rows": pl.UInt32})
+    edges = np.unique(np.quantile(frauds, np.linspace(0, 1, bins + 1)[1:-1]))
+    place = np.searchsorted(edges, known["score"].to_numpy(), side="right")
+    grouped = known.lazy().with_columns(place=pl.Series(place)).group_by("place")
+    table = grouped.agg(pl.col("score").mean(), pl.col("fraud").mean().alias("rate"), pl.len().alias("rows")).sort("place")
+    n, p, z = pl.col("rows"), pl.col("rate"), 1.96
+    middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * (p * (1 - p) / n + z**2 / (4 * n**2)).sqrt()
+    return table.with_columns(low=(middle - half).clip(0), high=(middle + half).clip(upper_bound=1)).drop("place").collect()
+
+
+def attention_of(row: dict[str, object]) -> dict[object, float]:
+    """Earlier transactions of a row of ``predictions.parquet`` and the attention each got, the most first; empty where the run has none."""
+    ids, mass = row.get("attended") or [], row.get("attended_mass") or []
+    assert isinstance(ids, list) and isinstance(mass, list)
+    return dict(zip(ids, mass, strict=True))

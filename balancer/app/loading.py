@@ -1,0 +1,274 @@
+"""What the pages share: the runs folder, the chosen run, files read once per change, tables and charts with their downloads.
+
+Special: caches are keyed by a file's path, size, time of change and a digest of its ends, so a run that is trained anew or a threshold that is saved
+shows at once, and 350,000 rows are read once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import os
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import altair as alt
+import polars as pl
+import streamlit as st
+
+from balancer.app.aggregates import operating_points
+from balancer.app.browsing import Run, find_runs
+from balancer.app.charts import Chart, svg
+from balancer.errors import InputError
+from balancer.evaluation.comparison import TITLES
+from balancer.evaluation.operating_points import OperatingPoints
+from balancer.files import read_json
+
+if TYPE_CHECKING:
+    from balancer.data.dataset import Dataset
+    from balancer.envs.problem import PopulationProblem
+    from balancer.runs.trained_run import TrainedRun
+
+NAMES = {"run": "this run"} | TITLES
+_ENDS = 65_536
+Stamp = tuple[str, int, int, str]
+
+
+def runs_folder() -> Path:
+    """The folder given behind ``--`` as ``--runs DIR``, or in BALANCER_RUNS, or ``runs``."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--runs", type=Path, default=Path(os.environ.get("BALANCER_RUNS", "runs")))
+    folder: Path = parser.parse_known_args()[0].runs
+    return folder
+
+
+def stamp(path: Path) -> Stamp:
+    """What a cached reading of a file hangs on."""
+    status = path.stat()
+    with path.open("rb") as stream:
+        ends = stream.read(_ENDS)
+        stream.seek(max(0, status.st_size - _ENDS))
+        ends += stream.read(_ENDS)
+    return str(path), status.st_size, status.st_mtime_ns, hashlib.sha256(ends).hexdigest()
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _json(key: Stamp) -> dict[str, Any]:
+    return read_json(Path(key[0]), what="it belongs to the run")
+
+
+@st.cache_resource(max_entries=8, show_spinner="reading the run")
+def _table(key: Stamp) -> pl.DataFrame:
+    try:
+        return pl.read_parquet(key[0])
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise InputError(f"{key[0]} can't be read ({error}): it is damaged; train anew") from error
+
+
+@st.cache_resource(max_entries=8, show_spinner="ranking the test rows")
+def _points(key: Stamp, negative: str, amounts: bool) -> OperatingPoints:
+    return operating_points(_table(key), negative, amounts=amounts)
+
+
+def read(run: Run, name: str) -> dict[str, Any]:
+    """A JSON file of a run."""
+    path = run.path / name
+    if not path.is_file():
+        raise InputError(f"{path} is missing: the run was written by an older version, or is damaged; train anew")
+    return _json(stamp(path))
+
+
+def table(run: Run, name: str) -> pl.DataFrame:
+    """A Parquet file of a run; shared between sessions, so never to be changed in place."""
+    path = run.path / name
+    if not path.is_file():
+        raise InputError(f"{path} is missing: the run was written by an older version, or is damaged; train anew")
+    return _table(stamp(path))
+
+
+def negative_class(run: Run) -> str:
+    """The legitimate class as ``predictions.parquet`` writes it."""
+    return str(read(run, "schema.json")["classes"][0])
+
+
+def has_amounts(run: Run) -> bool:
+    """Whether the run's table has amounts."""
+    return read(run, "schema.json")["spec"].get("amount") is not None
+
+
+def points(run: Run) -> OperatingPoints:
+    """Every threshold on the run's test rows."""
+    path = run.path / "predictions.parquet"
+    if not path.is_file():
+        raise InputError(f"{path} is missing: it holds every test row; give a complete run folder")
+    return _points(stamp(path), negative_class(run), has_amounts(run))
+
+
+def threshold_of(run: Run) -> float:
+    """The threshold that scoring uses now: the tuned one, or one that was saved here."""
+    return float(read(run, "decision.json")["threshold"])
+
+
+def alarm_figures_of(run: Run) -> dict[str, Any]:
+    """Caught, missed, money and alarms a day as the report has them; a report of an older version has none, so they are counted again."""
+    found = run.figures.get("alarms")
+    return dict(found) if found else points(run).figures(float(run.figures["threshold"]))
+
+
+def all_runs() -> list[Run]:
+    """The runs of the folder."""
+    return find_runs(runs_folder())
+
+
+def chosen_run() -> Run:
+    """The run picked beside the pages; where there is none that can be shown, the page says what to do and ends."""
+    picked = st.session_state.get("run")
+    shown = [run for run in all_runs() if run.status == "complete"]
+    for run in shown:
+        if run.name == picked:
+            return run
+    return shown[0] if shown else no_run_yet()
+
+
+def no_run_yet() -> NoReturn:
+    """Offer to train on the sample, and end the page."""
+    st.info(
+        f"No finished run in `{runs_folder()}` yet. Train one on the sample here (some minutes), or in a terminal: "
+        "`balancer train --dataset data_samples/transactions.parquet`"
+    )
+    if st.button("Train on the sample now", type="primary", icon=":material/play_arrow:"):
+        from balancer.app.jobs import start
+
+        sample = sample_table()
+        name = "sample"
+        taken = {run.name for run in all_runs()} | {path.name for path in runs_folder().glob("*")}
+        while name in taken:
+            name += "-again"
+        try:
+            start(runs_folder(), name, "train", ["--dataset", str(sample)])
+        except InputError as error:
+            st.error(str(error))
+        else:
+            st.switch_page("views/train.py")
+    st.stop()
+
+
+def sample_table() -> Path:
+    """The simulated table that the project ships."""
+    import balancer.data_samples
+
+    return Path(next(iter(balancer.data_samples.__path__))) / "transactions.parquet"
+
+
+@st.cache_resource(max_entries=1, show_spinner="reading the table that the run was trained on")
+def _dataset(run_path: str, fingerprint: str, changed: int) -> Dataset:
+    from balancer.runs.run_folder import RunFolder
+    from balancer.runs.trained_run import training_table
+
+    return training_table(RunFolder.open(Path(run_path)))
+
+
+def dataset(run: Run) -> Dataset:
+    """The run's table, read as it was for training; InputError where it is gone or has changed."""
+    path = Path(run.dataset)
+    return _dataset(str(run.path), read(run, "run.json")["fingerprint"], path.stat().st_mtime_ns if path.exists() else 0)
+
+
+@st.cache_resource(max_entries=2, show_spinner="making the small students' table")
+def _problem(_dataset: Dataset, fingerprint: str, seed: int) -> PopulationProblem:
+    from balancer.training.policy_stage import problem_of
+
+    return problem_of(_dataset, seed)
+
+
+def problem(run: Run) -> PopulationProblem:
+    """What the small students learn of the run's table."""
+    content = read(run, "run.json")
+    return _problem(dataset(run), content["fingerprint"], int(content["seed"]))
+
+
+@st.cache_resource(max_entries=2, show_spinner="reading the model")
+def _trained(path: str, model: Stamp, decision: Stamp) -> TrainedRun:
+    from balancer.runs.trained_run import TrainedRun
+
+    return TrainedRun.load(Path(path))
+
+
+def trained(run: Run) -> TrainedRun:
+    """The run's model."""
+    return _trained(str(run.path), stamp(run.path / "model.safetensors"), stamp(run.path / "decision.json"))
+
+
+def show_chart(chart: Chart, name: str, *, about: str) -> None:
+    """A chart as wide as the page, ``about`` for those who can't see it, and its SVG."""
+    # What is stacked of several charts has a width of its own: stretched, each of them would get the whole page's.
+    stacked = isinstance(chart, alt.VConcatChart | alt.HConcatChart | alt.ConcatChart)
+    st.altair_chart(chart, width="content" if stacked else "stretch", key=f"chart-{name}", alt=about)
+    download_svg(chart, name)
+
+
+def download_svg(chart: Chart, name: str) -> None:
+    """A chart as a file, made when it is asked for."""
+    st.download_button(
+        "SVG",
+        partial(svg, chart),
+        f"{name}.svg",
+        "image/svg+xml",
+        key=f"svg-{name}",
+        type="tertiary",
+        icon=":material/download:",
+        on_click="ignore",
+    )
+
+
+def show_table(
+    frame: pl.DataFrame, name: str, *, columns: Mapping[str, Any] | None = None, height: int | None = None, pick: bool = False
+) -> int | None:
+    """A table and its CSV and Parquet; with ``pick`` the number of the row that was clicked, if any."""
+    size: dict[str, Any] = {} if height is None else {"height": height}
+    event: Any = None
+    if pick:
+        event = st.dataframe(
+            frame, hide_index=True, column_config=columns, key=f"table-{name}", on_select="rerun", selection_mode="single-row", **size
+        )
+    else:
+        st.dataframe(frame, hide_index=True, column_config=columns, key=f"table-{name}", **size)
+    with st.container(horizontal=True, gap="small"):
+        kept: dict[str, Any] = {"type": "tertiary", "icon": ":material/download:", "on_click": "ignore"}
+        st.download_button("CSV", partial(as_csv, frame), f"{name}.csv", "text/csv", key=f"csv-{name}", **kept)
+        st.download_button(
+            "Parquet", partial(as_parquet, frame), f"{name}.parquet", "application/octet-stream", key=f"parquet-{name}", **kept
+        )
+    rows = event["selection"]["rows"] if event else []
+    return int(rows[0]) if rows else None
+
+
+def as_csv(frame: pl.DataFrame) -> bytes:
+    """A table as CSV; lists, which CSV has not, as their items joined by spaces."""
+    lists = [name for name, kind in frame.schema.items() if isinstance(kind, pl.List)]
+    return frame.with_columns(pl.col(name).cast(pl.List(pl.String)).list.join(" ") for name in lists).write_csv().encode()
+
+
+def as_parquet(frame: pl.DataFrame) -> bytes:
+    """A table as Parquet."""
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer)
+    return buffer.getvalue()
+
+
+def number(value: float | None, decimals: int = 3) -> str:
+    """A figure as people read it; a dash where there is none."""
+    return "–" if value is None else f"{value:,.{decimals}f}"
+
+
+def percent(value: float | None, decimals: int = 1) -> str:
+    """A share as people read it."""
+    return "–" if value is None else f"{100 * value:.{decimals}f} %"
+
+
+def money(value: float | None) -> str:
+    """An amount in the table's own money, as people read it."""
+    return "–" if value is None else f"{value:,.0f}"

@@ -1,0 +1,181 @@
+"""Transactions: the highest scores, the misses and the false alarms; one card's timeline; and why a transaction was scored as it was."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Any
+
+import polars as pl
+import streamlit as st
+
+from balancer.app.aggregates import attention_of, outcome
+from balancer.app.browsing import Run
+from balancer.app.charts import OUTCOMES, contributions_chart, timeline_chart
+from balancer.app.loading import (
+    chosen_run,
+    dataset,
+    has_amounts,
+    negative_class,
+    percent,
+    show_chart,
+    show_table,
+    table,
+    threshold_of,
+    trained,
+)
+from balancer.errors import InputError
+
+MOST = 500
+"""Transactions listed; the filters narrow them down."""
+ALL = "all"
+HIDDEN = ["attended", "attended_mass", "global_nodes", "decision"]
+
+
+def show() -> None:
+    """The page."""
+    run = chosen_run()
+    st.title("Transactions")
+    threshold, negative = threshold_of(run), negative_class(run)
+    rows = table(run, "predictions.parquet")
+    found = _filtered(run, rows, threshold, negative)
+    listed = found.head(MOST).collect()
+    count = found.select(pl.len()).collect().item()
+    st.caption(f"{count:,} of {rows.height:,} test transactions" + (f", the first {MOST} of them listed" if count > MOST else ""))
+    if not listed.height:
+        st.info("No transaction fits these filters: widen them.")
+        return
+    columns = {
+        "score": st.column_config.ProgressColumn(format="%.4f", min_value=0, max_value=1),
+        "amount": st.column_config.NumberColumn(format="localized"),
+        "time": st.column_config.DatetimeColumn(format="YYYY-MM-DD HH:mm:ss"),
+    }
+    left_out = [name for name in HIDDEN if name in listed.columns]
+    picked = show_table(listed.drop(left_out), f"{run.name}-transactions", columns=columns, height=320, pick=True)
+    wanted = st.text_input("Look at a transaction", key="transaction", placeholder="its id; or click a row above").strip()
+    chosen = listed.row(picked or 0, named=True)
+    if wanted:
+        match = rows.filter(pl.col("id").cast(pl.String) == wanted)
+        if not match.height:
+            st.warning(f"No test transaction has the id {wanted}.")
+            return
+        chosen = match.with_columns(outcome(threshold, negative)).row(0, named=True)
+    _one(run, rows, chosen, threshold, negative)
+
+
+def _filtered(run: Run, rows: pl.DataFrame, threshold: float, negative: str) -> pl.LazyFrame:
+    """The rows that the filters leave, highest scores first (misses by amount)."""
+    kind = st.segmented_control("Show", [ALL, *OUTCOMES], default=ALL, required=True, key="kind",
+                                format_func=lambda name: "highest scores" if name == ALL else name)  # fmt: skip
+    first, last = rows.select(pl.col("time").min().dt.date().alias("a"), pl.col("time").max().dt.date().alias("b")).row(0)
+    left, middle, right = st.columns(3)
+    entity = left.text_input("Card or account", key="entity", placeholder="any").strip() if "entity" in rows.columns else ""
+    days = middle.date_input("Days", (first, last), min_value=first, max_value=last, key="days")
+    least = right.number_input("Amount of at least", value=None, key="least-amount", placeholder="any") if has_amounts(run) else None
+    lazy = rows.lazy().with_columns(outcome(threshold, negative))
+    if kind != ALL:
+        lazy = lazy.filter(pl.col("outcome") == kind)
+    if entity:
+        lazy = lazy.filter(pl.col("entity") == entity)
+    if isinstance(days, tuple) and len(days) == 2 and all(isinstance(day, date) for day in days):
+        lazy = lazy.filter(pl.col("time").dt.date().is_between(*days))
+    if least is not None:
+        lazy = lazy.filter(pl.col("amount") >= least)
+    return lazy.sort("score", descending=True)
+
+
+def _one(run: Run, rows: pl.DataFrame, chosen: dict[str, Any], threshold: float, negative: str) -> None:
+    """One transaction: its figures, its entity's timeline, and why."""
+    st.header(f"Transaction {chosen['id']}")
+    tiles = {"Score": f"{chosen['score']:.4f}", "It was": chosen["outcome"] or "not labelled", "Label": str(chosen["label"] or "not known")}
+    if has_amounts(run):
+        tiles["Amount"] = f"{chosen['amount']:,.2f}"
+    for column, (title, value) in zip(st.columns(len(tiles)), tiles.items(), strict=True):
+        column.metric(title, value)
+    st.caption(f"{chosen['time']:%Y-%m-%d %H:%M:%S}")
+    used = attention_of(chosen)
+    nodes = set(chosen.get("global_nodes") or [])
+    if chosen.get("entity") is not None:
+        st.subheader(f"Everything of {chosen['entity']} in the test rows")
+        own = rows.lazy().filter(pl.col("entity") == chosen["entity"]).with_columns(outcome(threshold, negative)).collect()
+        ids = own["id"].to_list()
+        attention, is_node = [float(used.get(name, 0.0)) for name in ids], [name in nodes for name in ids]
+        line = own.select("id", "time", "score", "amount", "outcome").with_columns(
+            chosen=pl.col("id") == chosen["id"], attention=pl.Series(attention), global_node=pl.Series(is_node)
+        )
+        show_chart(
+            timeline_chart(line, threshold=threshold), f"{chosen['id']}-timeline", about="scores of the entity's transactions over time"
+        )
+        st.caption(
+            "The blue ring is this transaction; larger marks are earlier ones that its attention used, pink diamonds those kept in sight as global "
+            "nodes; the dashed line is the threshold."
+        )
+    st.subheader("Why")
+    if not used:
+        st.markdown(
+            "The run's attention names no earlier transaction for this one: it is the first of its history, or the run is of an older version."
+        )
+    if st.toggle("Read the table and the model: fields, and what lies before the test rows", key="deep"):
+        _deep(run, chosen, used, nodes)
+    elif used:
+        earlier = pl.DataFrame(
+            {"id": list(used), "attention": list(used.values()), "global node": [name in nodes for name in used]}, strict=False
+        )
+        known = rows.lazy().select("id", "time", "amount", "label", "score").collect()
+        show_table(
+            earlier.join(known, on="id", how="left", maintain_order="left"),
+            f"{chosen['id']}-attended",
+            columns={"attention": _share_column()},
+        )
+        st.caption(
+            "Earlier transactions that weighed most. Those without a score lie before the test rows. Attention is where the model looked, not a proof of cause."
+        )
+
+
+def _deep(run: Run, chosen: dict[str, Any], used: dict[Any, float], nodes: set[Any]) -> None:
+    """What needs the run's own table and model: the earlier rows themselves, and field contributions."""
+    from balancer.inference.attribution import field_contributions
+
+    try:
+        data, model = dataset(run), trained(run)
+    except InputError as error:
+        st.error(str(error))
+        return
+    store = data.store
+    (place,) = (data.ids == chosen["id"]).arg_true().to_list()
+    left, right = st.columns(2)
+    with left:
+        st.markdown("**What each field did to the score**")
+        fields = field_contributions(model.model, data, place, device=model.device)
+        show_chart(contributions_chart(fields), f"{chosen['id']}-fields", about="change in log-odds by field")
+        st.caption(
+            "The change in log-odds when the field is shown instead of hidden, over all that the model sees. Fields that tell the same need not add up."
+        )
+    with right:
+        st.markdown("**The history it was judged with**")
+        first = max(int(store.start[place]), place - model.model.config.history + 1)
+        at = list(range(place, first - 1, -1))
+        ids = data.ids[at].to_list()
+        frame = pl.DataFrame(
+            {
+                "id": ids,
+                "time": pl.Series([store.time[row] * 1e6 for row in at]).cast(pl.Int64).cast(pl.Datetime("us")),
+                "amount": [float(store.amount[row]) for row in at],
+                "label": [data.schema.classes[int(store.label[row])] if store.label[row] >= 0 else None for row in at],
+                "attention": [used.get(name) for name in ids],
+                "global node": [name in nodes for name in ids],
+            },
+            strict=False,
+        )
+        show_table(frame, f"{chosen['id']}-history", columns={"attention": _share_column()}, height=420)
+        shown = sum(value for value in used.values())
+        st.caption(
+            f"This transaction first. Earlier ones that are named hold {percent(shown, 0)} of its attention; labels come later than scores do."
+        )
+
+
+def _share_column() -> Any:
+    return st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1)
+
+
+if __name__ == "__main__":
+    show()

@@ -1,0 +1,1 @@
+"""A trained run is made ready for production: quantized, distilled, exported."""

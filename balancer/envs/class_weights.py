@@ -1,0 +1,273 @@
+"""``balancer/ClassWeights-v0``: one training as one episode, for any student that can be fitted on chosen rows and asked for scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from balancer.envs.problem import PopulationProblem, synthetic_problem
+from balancer.errors import InputError
+from balancer.sampling.observation import ObservationBuilder, observation_size
+from balancer.sampling.row_sampler import RowSampler
+from balancer.sampling.scores import REWARDS, Reward
+from balancer.sampling.seeding import generator, integer_seed
+from balancer.sampling.weights import start_weights
+
+if TYPE_CHECKING:
+    from balancer.data.dataset import Dataset
+    from balancer.models import ModelConfig
+
+POOL_SHARE = 0.5
+POOL_LIMIT = 20_000
+
+
+class Student(Protocol):
+    """What learns: rows are numbers into a table that only the student knows."""
+
+    def fit(self, rows: NDArray[np.int64]) -> Any:
+        """Train on ``rows`` (n,) in the given order."""
+        ...
+
+    def score(self, rows: NDArray[np.int64]) -> NDArray[np.floating[Any]]:
+        """(n, K) class probabilities."""
+        ...
+
+
+@dataclass(frozen=True)
+class StudentTask:
+    """A student and the rows it lives on."""
+
+    label: NDArray[np.integer[Any]]
+    """(N,) class of every row."""
+    train_rows: NDArray[np.int64]
+    reward_rows: NDArray[np.int64]
+    num_classes: int
+    train_weight: NDArray[np.float64]
+    """(train rows,) how many rows of the data set each stands for."""
+    reward_weight: NDArray[np.float64]
+    make: Callable[[int, int], Student]
+    """Fresh student from a seed and the number of mini-batches it will train."""
+
+
+class ClassWeightsEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
+    """Choose, epoch by epoch, how the rows of an imbalanced table are sampled while a classifier trains on it.
+
+    ## Description
+
+    An episode is one training of a student: a small net of random kind (``student="population"``) or the transaction-sequence classifier
+    (``student="classifier"``). Before every epoch the agent moves the sampling weights; the epoch's rows are drawn by them, class first,
+    then row. A contextual Markov decision process in the sense of dynamic algorithm configuration (Biedenkapp et al. 2020).
+
+    ## Action Space
+
+    ``Box(-1, 1, (K + 2,), float32)``, a residual on the present weights; zero keeps them.
+
+    | index | meaning | one step of 1 is | range of the weight |
+    |---|---|---|---|
+    | 0 .. K-1 | change of the log share of each class, softmax after | .75 | classes but the first: from their prior to .5 in all |
+    | K | change of the hardness exponent | 1 | 0 to 3 |
+    | K+1 | change of the floor, the part of draws that ignore hardness | .1 | 0 to 1 |
+
+    ## Observation Space
+
+    ``Box(-5, 5, (K * D + G,), float32)``: for each class D features (histogram of ``1 - p(true class)`` on a training pool and on
+    validation, and their changes, prior, share over prior, repeats, train-validation gap, F1), then G shared ones (progress, budget left,
+    hardness, floor, positives in validation, F1, average precision and their changes), named in ``balancer.sampling.observation``. Before
+    the first epoch what needs scores is 0.
+
+    ## Reward
+
+    The change of a validation figure, 0 before the first epoch: with discount 1 an episode's return is the figure at its end. ``f1`` is
+    that at the best threshold; for K > 2 the mean over the classes but the first, each against the rest.
+
+    ## Starting State
+
+    A fresh student; share = prior ** .5, normalised; hardness 0; floor .05.
+
+    ## Episode End
+
+    Terminates after ``epochs`` steps. Never truncates.
+
+    ## Arguments
+
+    | argument | default | meaning |
+    |---|---|---|
+    | ``student`` | ``"population"`` | or ``"classifier"`` |
+    | ``problem`` | a small synthetic one | ``PopulationProblem`` of the population student |
+    | ``dataset``, ``model`` | | ``Dataset`` and ``ModelConfig`` of the classifier student |
+    | ``num_classes`` | 2 | of the synthetic problem |
+    | ``epochs``, ``steps_per_epoch``, ``batch_size`` | 8, 30, 128 | length of an episode, of an epoch, of a mini-batch |
+    | ``reward`` | ``"f1"`` | or ``"average_precision"``, ``"partial_auc"`` (to a false-positive rate of .01) |
+    | ``seed`` | 0 | replaced by ``reset(seed=...)``; episode e is a function of (seed, e) |
+    | ``device`` | ``"cpu"`` | where the student trains |
+
+    Many students at once: ``balancer.envs.vec_env.PopulationVecEnv``, a Stable-Baselines3 ``VecEnv``.
+
+    ## Version History
+
+    * v0: first.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (Gymnasium's own declaration)
+
+    def __init__(
+        self,
+        student: str = "population",
+        *,
+        problem: PopulationProblem | None = None,
+        dataset: Dataset | None = None,
+        model: ModelConfig | None = None,
+        num_classes: int = 2,
+        epochs: int = 8,
+        steps_per_epoch: int = 30,
+        batch_size: int = 128,
+        reward: Reward = "f1",
+        seed: int = 0,
+        device: str = "cpu",
+    ) -> None:
+        if reward not in REWARDS:
+            raise InputError(f"reward {reward!r} is not known; choose one of {', '.join(REWARDS)}")
+        if min(epochs, steps_per_epoch, batch_size) < 1:
+            raise InputError("epochs, steps_per_epoch and batch_size must be at least 1")
+        if student == "population":
+            self.task = population_task(problem or synthetic_problem(num_classes), batch_size, device)
+        elif student == "classifier":
+            if dataset is None or model is None:
+                raise InputError('student="classifier" needs dataset and model')
+            self.task = classifier_task(dataset, model, batch_size, device)
+        else:
+            raise InputError(f"student {student!r} is not known; choose population or classifier")
+        self.epochs, self.steps_per_epoch, self.batch_size = epochs, steps_per_epoch, batch_size
+        self.reward_name, self.seed, self.episode = reward, seed, -1
+        k = self.task.num_classes
+        self.observation_space = gymnasium.spaces.Box(-5.0, 5.0, (observation_size(k),), np.float32)
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (k + 2,), np.float32)
+        self._drawable = np.full(len(self.task.label), -1, dtype=np.int64)
+        self._drawable[self.task.train_rows] = self.task.label[self.task.train_rows]
+        self._counts = np.bincount(self.task.label[self.task.train_rows], self.task.train_weight, k)
+        self._weight_of = np.zeros(len(self.task.label))
+        self._weight_of[self.task.train_rows] = self.task.train_weight
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """Begin the next episode, or with ``seed`` the first one of that seed."""
+        super().reset(seed=seed, options=options)
+        if seed is not None:
+            self.seed, self.episode = seed, -1
+        self.episode += 1
+        task, total = self.task, self.epochs * self.steps_per_epoch
+        self._student = task.make(integer_seed(self.seed, "student", self.episode), total)
+        self._sampler = RowSampler(self._drawable, task.num_classes)
+        self._prior = self._counts / self._counts.sum()
+        self._builder = ObservationBuilder(
+            self._prior,
+            epochs=self.epochs,
+            batch_budget=total * self.batch_size,
+            train_counts=self._counts,
+            reward_counts=np.bincount(task.label[task.reward_rows], task.reward_weight, task.num_classes),
+        )
+        self.weights = start_weights(self._prior, self._builder.share_limit)
+        self._potential = 0.0
+        return self._builder.first(*self._batched()).flat()[0], self._info(0.0, 0.0)
+
+    def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        """Move the weights, train an epoch, score."""
+        task, epoch = self.task, self._builder.epoch
+        self.weights = self.weights.moved(action, self._prior, self._builder.share_limit)
+        rng = generator(self.seed, "environment draw", self.episode, epoch)
+        drawn = self.steps_per_epoch * self.batch_size
+        self._student.fit(self._sampler.draw(drawn, self.weights, rng))
+        pool, pool_weight = self._pool(int(POOL_SHARE * drawn))
+        pool_score = self._student.score(pool)
+        self._sampler.refresh(pool, pool_score)
+        observation, metrics = self._builder.after_epoch(
+            (task.label[pool], pool_score[None], pool_weight),
+            (task.label[task.reward_rows], self._student.score(task.reward_rows)[None], task.reward_weight),
+            *self._batched(),
+        )
+        value = float(metrics.named(self.reward_name)[0])
+        paid, self._potential = value - self._potential, value
+        done = self._builder.epoch >= self.epochs
+        return observation.flat()[0], paid, done, False, self._info(float(metrics.f1[0]), float(metrics.average_precision[0]))
+
+    def _pool(self, size: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Training rows to score: about ``size`` of the first class and of the others, and how many each stands for."""
+        rng = generator(self.seed, "environment pool", self.episode, self._builder.epoch)
+        rows, weights = [], []
+        label = self.task.label[self.task.train_rows]
+        for own in (self.task.train_rows[label == 0], self.task.train_rows[label > 0]):
+            limit = min(max(size, 200), POOL_LIMIT)
+            kept = own if len(own) <= limit else rng.choice(own, limit, replace=False)
+            rows.append(kept)
+            weights.append(self._weight_of[kept] * len(own) / max(len(kept), 1))
+        return np.concatenate(rows), np.concatenate(weights)
+
+    def _batched(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        return self.weights.share[None], np.array([self.weights.hardness]), np.array([self.weights.floor])
+
+    def _info(self, f1: float, average_precision: float) -> dict[str, Any]:
+        return self.weights.to_dict() | {"epoch": self._builder.epoch, "f1": f1, "average_precision": average_precision}
+
+
+class _OneOfPopulation:
+    """A stack of one student behind the :class:`Student` interface; rows are the training rows, then the reward rows."""
+
+    def __init__(self, problem: PopulationProblem, batch_size: int, device: str, seed: int, total_steps: int) -> None:
+        import torch
+
+        from balancer.envs.population import PopulationStack
+
+        self._tensor = torch.as_tensor
+        self._x = np.concatenate([problem.x_train, problem.x_val])
+        self._stack = PopulationStack(problem, groups=1, batch_size=batch_size, seed=seed, device=device)
+        self._stack.begin(0, total_steps=total_steps)
+
+    def fit(self, rows: NDArray[np.int64]) -> None:
+        self._stack.fit(self._tensor(rows[None], device=self._stack.device))
+
+    def score(self, rows: NDArray[np.int64]) -> NDArray[np.floating[Any]]:
+        return np.asarray(self._stack.score(self._x[rows])[0])
+
+
+def population_task(problem: PopulationProblem, batch_size: int, device: str) -> StudentTask:
+    """One small net of random kind on ``problem``."""
+    num_train, num_reward = len(problem.y_train), len(problem.y_val)
+    return StudentTask(
+        np.concatenate([problem.y_train, problem.y_val]),
+        np.arange(num_train),
+        np.arange(num_train, num_train + num_reward),
+        problem.num_classes,
+        problem.train_weight,
+        problem.val_weight,
+        lambda seed, total_steps: _OneOfPopulation(problem, batch_size, device, seed, total_steps),
+    )
+
+
+def classifier_task(dataset: Dataset, model: ModelConfig, batch_size: int, device: str) -> StudentTask:
+    """The transaction-sequence classifier on ``dataset``; of the reward half all positives and at most 20,000 negatives are scored."""
+    from balancer.data.split import PART_REWARD, PART_TRAIN
+    from balancer.training.trainer import ClassifierStudent
+
+    label = dataset.store.label.astype(np.int64)
+    train, reward = dataset.rows(PART_TRAIN), dataset.rows(PART_REWARD)
+    negative = reward[label[reward] == 0]
+    kept = (
+        negative
+        if len(negative) <= POOL_LIMIT
+        else np.sort(generator(0, "environment reward pool").choice(negative, POOL_LIMIT, replace=False))
+    )
+    positive = reward[label[reward] > 0]
+    weight = np.concatenate([np.full(len(kept), len(negative) / max(len(kept), 1)), np.ones(len(positive))])
+    return StudentTask(
+        label,
+        train,
+        np.concatenate([kept, positive]),
+        len(dataset.schema.classes),
+        np.ones(len(train)),
+        weight,
+        lambda seed, steps: ClassifierStudent(dataset, model, seed=seed, total_steps=steps, batch_size=batch_size, device=device),
+    )

@@ -1,0 +1,221 @@
+"""``TaskVecEnv``: many problems at once, a small population of students on each, as one Stable-Baselines3 ``VecEnv``.
+
+Slots stand side by side. In each, a task of :mod:`balancer.envs.tasks` is played by a group of siblings (same net, same first weights, same
+random numbers); when its episode ends the slot takes the next task. A rollout is :data:`ROLLOUT_STEPS` steps, which every length of episode
+divides, so it holds whole episodes of every slot, and between two rollouts the environment is a counter.
+
+Tasks differ in their number of classes, a ``VecEnv`` has one observation space: the features of classes that a task lacks are 0, and so is
+their mask (a real class never has the log prior 0; see :mod:`balancer.policy_learning.network`). Actions for them do nothing.
+
+Reward: the figure of the *goal*, a large sample of the task's future, less the mean of the siblings, in units of how much such figures differ:
+half those of this episode, half those of all, so that a task where little can be won is not blown up to the size of one where much can.
+``pay="final"`` pays at the end (PPO over the whole training), ``pay="step"`` pays each epoch's change (a bandit, discount 0).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from balancer.envs.population import PopulationStack
+from balancer.envs.tasks import EPOCHS, MAX_CLASSES, Task
+from balancer.envs.vec_env import OneVecEnv, PopulationEpisode
+from balancer.errors import InputError
+from balancer.sampling.observation import PER_CLASS_FEATURES, SHARED_FEATURES, Observation, observation_size
+from balancer.sampling.scores import REWARDS, RankingMetrics, Reward, macro_metrics
+from balancer.sampling.weights import Floats, move, start_weights
+
+ROLLOUT_STEPS = 24
+MOST_EPISODES = ROLLOUT_STEPS // min(EPOCHS)
+"""Tasks that one slot may take in a rollout."""
+STEP_GOAL = 3
+"""Every third row of the goal pays a single step; all of them pay the end."""
+Pay = Literal["final", "step"]
+
+
+def padded(observation: Observation, num_classes: int = MAX_CLASSES) -> NDArray[np.float32]:
+    """(M, num_classes * D + G) flat observations, zeros for the classes that are not there."""
+    lead, k = observation.per_class.shape[:-2], observation.per_class.shape[-2]
+    per_class = np.zeros((*lead, num_classes, observation.per_class.shape[-1]), np.float32)
+    per_class[..., :k, :] = observation.per_class
+    return Observation(per_class, observation.shared).flat()
+
+
+class TaskEpisode:
+    """One task, played by a group of siblings under weights given from outside.
+
+    Args:
+        task: what is played. siblings: students that differ in nothing but what their policies do. groups: how many such groups.
+        device: where they train.
+    """
+
+    def __init__(self, task: Task, *, siblings: int, groups: int = 1, device: str = "cpu") -> None:
+        self.task = task
+        stack = PopulationStack(
+            task.problem,
+            groups=groups,
+            siblings=siblings,
+            batch_size=task.batch_size,
+            seed=task.seed,
+            device=device,
+            net=task.net,
+            kinds=task.kinds(groups, siblings),
+        )
+        self.episode = PopulationEpisode(stack, epochs=task.epochs, steps_per_epoch=task.steps_per_epoch)
+        start = start_weights(self.episode.prior, self.episode.share_limit)
+        self.share: Floats = np.tile(start.share, (stack.num, 1))
+        self.hardness: Floats = np.full(stack.num, start.hardness)
+        self.floor: Floats = np.full(stack.num, start.floor)
+
+    @property
+    def done(self) -> bool:
+        """Whether the training is over."""
+        return self.episode.epoch >= self.task.epochs
+
+    def first(self) -> Observation:
+        """What policies see before the first epoch."""
+        return self.episode.first(self.share, self.hardness, self.floor)
+
+    def act(self, action: Floats) -> Observation:
+        """Move the weights by residual actions (M, K + 2), train an epoch."""
+        moved = move(self.share, self.hardness, self.floor, action, self.episode.prior, self.episode.share_limit)
+        return self.train(*moved)
+
+    def train(self, share: Floats, hardness: Floats, floor: Floats) -> Observation:
+        """Train an epoch under these weights."""
+        self.share, self.hardness, self.floor = share, hardness, floor
+        return self.episode.train_epoch(share, hardness, floor)[0]
+
+    def goal(self, thinning: int = 1) -> RankingMetrics:
+        """Metrics (M,) on every ``thinning``-th row of the goal."""
+        goal = self.task.goal
+        chosen = slice(None, None, thinning)
+        return macro_metrics(goal.y[chosen], self.episode.stack.score(goal.x[chosen]), goal.weight[chosen])
+
+
+class TaskVecEnv(OneVecEnv):
+    """Slots of tasks as one ``VecEnv``; line ``slot * siblings + i`` is student i of a slot.
+
+    Args:
+        draw: task of a number and of a length in epochs. slots: tasks side by side. siblings: students of each. reward: figure of the goal that is paid.
+        pay: at the end of a training, or each epoch. device: where the students train.
+    """
+
+    def __init__(
+        self,
+        draw: Callable[[int, int], Task],
+        *,
+        slots: int,
+        siblings: int,
+        reward: Reward = "average_precision",
+        pay: Pay = "final",
+        device: str = "cpu",
+    ) -> None:
+        if slots < 1 or siblings < 2:
+            raise InputError(f"tasks need at least one slot ({slots}) and two siblings ({siblings})")
+        if reward not in REWARDS:
+            raise InputError(f"reward {reward!r} is not known; choose one of {', '.join(REWARDS)}")
+        self.slots, self.siblings, self.reward, self.pay, self.device = slots, siblings, reward, pay, device
+        self.next_rollout = 0
+        """Number of the rollout that begins at the next reset."""
+        self.finals = []
+        self.support: dict[str, tuple[Floats, Floats]] = {
+            name: (np.full(size, np.inf), np.full(size, -np.inf))
+            for name, size in (("per_class", len(PER_CLASS_FEATURES)), ("shared", len(SHARED_FEATURES)))
+        }
+        """Smallest and largest value of each feature seen so far."""
+        self._draw = draw
+        super().__init__(
+            slots * siblings,
+            gymnasium.spaces.Box(-5.0, 5.0, (observation_size(MAX_CLASSES),), np.float32),
+            gymnasium.spaces.Box(-1.0, 1.0, (MAX_CLASSES + 2,), np.float32),
+        )
+        self._actions = np.zeros((self.num_envs, MAX_CLASSES + 2), np.float32)
+
+    def reset(self) -> NDArray[np.float32]:
+        """Begin rollout :attr:`next_rollout` in all slots; (M, observation)."""
+        self.rollout = self.next_rollout
+        self.next_rollout += 1
+        self._taken = [0] * self.slots
+        self._steps = [0] * self.slots
+        self._rollouts = [self.rollout] * self.slots
+        self._episodes: list[TaskEpisode] = [self._next(slot) for slot in range(self.slots)]
+        self._last = [np.zeros(self.siblings) for _ in range(self.slots)]
+        return np.concatenate([self._seen(episode.first()) for episode in self._episodes])
+
+    def _next(self, slot: int) -> TaskEpisode:
+        rollout = self._rollouts[slot]
+        number = (rollout * self.slots + slot) * MOST_EPISODES + self._taken[slot]
+        epochs = EPOCHS[(rollout + slot) % len(EPOCHS)]  # one length a slot and rollout, or episodes would not fill it
+        self._taken[slot] += 1
+        return TaskEpisode(self._draw(number, epochs), siblings=self.siblings, device=self.device)
+
+    def step_async(self, actions: NDArray[Any]) -> None:
+        """Take note of the actions (M, MAX_CLASSES + 2)."""
+        self._actions = actions
+
+    def step_wait(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
+        """Move the weights, train an epoch, score; slot by slot."""
+        lines, paid, done, infos = [], [], [], []
+        for slot in range(self.slots):
+            action = np.asarray(self._actions[slot * self.siblings : (slot + 1) * self.siblings], np.float64)
+            line, reward, over = self._step_slot(slot, action)
+            info: list[dict[str, Any]] = [{} for _ in range(self.siblings)]
+            if over:
+                for each, last in zip(info, line, strict=True):
+                    each["terminal_observation"] = last
+                    each["TimeLimit.truncated"] = False
+                line = self._begin_again(slot)
+            lines.append(line)
+            paid.append(reward)
+            done.append(np.full(self.siblings, over))
+            infos += info
+        return np.concatenate(lines), np.concatenate(paid).astype(np.float32), np.concatenate(done), infos
+
+    def _step_slot(self, slot: int, action: Floats) -> tuple[NDArray[np.float32], Floats, bool]:
+        episode = self._episodes[slot]
+        k = episode.task.problem.num_classes
+        seen = self._seen(episode.act(np.concatenate([action[:, :k], action[:, MAX_CLASSES:]], axis=1)))
+        self._steps[slot] += 1
+        if self.pay == "final" and not episode.done:
+            return seen, np.zeros(self.siblings), False
+        metrics = episode.goal(1 if episode.done else STEP_GOAL)
+        value = metrics.named(self.reward)
+        change = value - self._last[slot] if self.pay == "step" else value
+        self._last[slot] = value
+        beyond = change - change.mean()
+        spread = float(np.sqrt(np.mean(beyond**2)))
+        if episode.done:
+            final = {name: float(metrics.named(name).mean()) for name in REWARDS}
+            weights = {"minority_share": float(1.0 - episode.share[:, 0].mean()), "hardness": float(episode.hardness.mean())}
+            self.finals.append(final | weights | {"spread": spread})
+        return seen, beyond / (0.5 * spread + 0.5 * self.reward_scale + 1e-6), episode.done
+
+    def _begin_again(self, slot: int) -> NDArray[np.float32]:
+        """The slot's next task; of the next rollout where this one's steps are done."""
+        if self._steps[slot] % ROLLOUT_STEPS == 0:
+            self._rollouts[slot] += 1
+            self.next_rollout = max(self.next_rollout, self._rollouts[slot] + 1)
+            self._taken[slot] = 0
+        self._episodes[slot] = self._next(slot)
+        self._last[slot] = np.zeros(self.siblings)
+        return self._seen(self._episodes[slot].first())
+
+    def _seen(self, observation: Observation) -> NDArray[np.float32]:
+        for name, values in (("per_class", observation.per_class), ("shared", observation.shared)):
+            flat = values.reshape(-1, values.shape[-1]).astype(np.float64)
+            low, high = self.support[name]
+            self.support[name] = (np.minimum(low, flat.min(axis=0)), np.maximum(high, flat.max(axis=0)))
+        return padded(observation)
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """The range of every feature."""
+        return {f"{name}.{end}": values for name, pair in self.support.items() for end, values in zip(("low", "high"), pair, strict=True)}
+
+    def load_state(self, arrays: dict[str, NDArray[Any]]) -> None:
+        """Inverse of :meth:`state`."""
+        self.support = {name: (arrays[f"{name}.low"], arrays[f"{name}.high"]) for name in self.support}

@@ -1,0 +1,1 @@
+"""File formats that run without this package: ONNX and ExecuTorch."""

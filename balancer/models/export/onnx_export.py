@@ -1,0 +1,260 @@
+"""The window classifier as one ONNX graph in float32.
+
+What is special: nodes carry the names of the model's layers, so a precision plan made on the torch model needs nothing but the file. The numeric encoding is
+written out as the linear map that it is: in float32 that costs about what the look-ups do here, and its product takes calibrated INT8 like any other linear's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from balancer.errors import InputError
+from balancer.models.attention import DenseAttention, WindowAttention
+from balancer.models.blocks import Block
+from balancer.models.classifier import Classifier
+from balancer.models.embedding import TransactionEmbedding
+from balancer.models.encoding import LARGEST, PiecewiseLinearEncoder
+from balancer.models.export.onnx_files import FORMAT, VERSION, package, quiet, write_model
+from balancer.models.heads import BinaryHead, MulticlassHead
+
+OPSET = 20  # the first with Gelu as one node
+_STEEPEST = 3e38
+"""Slope of a step: times the smallest distance between two float32 of ordinary size it is above 1, and finite itself."""
+
+
+def export_onnx(model: Classifier, file: Path) -> None:
+    """Write a classifier of the form `window` with dense or window attention as an ONNX graph; adapters and further tasks are folded in or left out.
+
+    Inputs are `values` (B, n, C) float32, left-aligned windows with NaN for a missing number, and `lengths` (B,) int64; the output is `probabilities`
+    (B, K) float32. B >= 1 and n, from 1 to the model's history, are free.
+
+    Args:
+        model: in any mode, on any device; it stays as it is.
+        file: replaced atomically.
+
+    Raises:
+        InputError: The model has a form, a part or a layer that can't be exported, a package is missing, or the file can't be written.
+    """
+    wrapped = traceable(model, "ONNX")
+    package("onnxscript")
+    package("onnx")
+    with torch.random.fork_rng(devices=[]):  # tracing must not move the caller's generator
+        proto = _trace(wrapped, len(model.config.numeric_fields) + len(model.config.categorical_fields))
+    layers = _name_layers(proto, [name for name, part in wrapped.named_modules() if isinstance(part, nn.Linear | nn.Embedding)])
+    about = {
+        "format": FORMAT,
+        "version": VERSION,
+        "history": model.config.history,
+        "fields": [*model.config.numeric_fields, *model.config.categorical_fields],
+        "classes": list(model.config.classes),
+        "layers": layers,
+    }
+    write_model(proto, about, file)
+
+
+def traceable(model: Classifier, target: str) -> nn.Module:
+    """A copy of the model in plain ops, windows (B, n, C) and lengths (B,) to probabilities (B, K), in evaluation mode on the CPU.
+
+    Raises:
+        InputError: The model has a form, a part or a layer that `target` can't carry.
+    """
+    with torch.random.fork_rng(devices=[]):  # copying must not move the caller's generator
+        plain = model.deployable().cpu().float()
+        _check_exportable(plain, target)
+        return _Exported(plain).eval()
+
+
+class _Exported(nn.Module):
+    """The model's own layers under their own names, called from plain ops: what torch's fused kernels and look-ups compute, in words ONNX has."""
+
+    embedding: Any
+    head: Any
+
+    def __init__(self, model: Classifier) -> None:
+        super().__init__()
+        own = model.embedding
+        assert isinstance(own, TransactionEmbedding) and own.position is not None
+        self.embedding = nn.Module()  # only gives its layers their names
+        self.numeric = _numeric_layer(own.numeric) if isinstance(own.numeric, PiecewiseLinearEncoder) else None
+        if self.numeric is not None:
+            self.embedding.numeric = self.numeric.linear
+        self.embedding.categorical, self.embedding.position = own.categorical, own.position
+        self.blocks, self.norm, self.head = model.blocks, model.norm, model.head
+        self.num_numeric = own.num_numeric
+
+    def forward(self, values: Tensor, lengths: Tensor) -> Tensor:
+        """Windows (B, n, C), lengths (B,) to (B, K)."""
+        everywhere = torch.arange(values.shape[1])
+        mask = everywhere < lengths[:, None]
+        last, real = (lengths - 1).clamp(min=0), (lengths > 0)[:, None, None]
+        x = self._embed(values, lengths, mask, everywhere)
+        for position, block in enumerate(self.blocks, start=1):
+            assert isinstance(block, Block)
+            x = self._last_block(block, x, last) if position == len(self.blocks) else self._block(block, x) * mask[..., None]
+        # From here on a row is its last position, (B, 1, d); a row of padding only is zero, as in torch.
+        scores = self.head.project(self.norm(x) * real)[:, 0]
+        negative, fraud = torch.sigmoid(-scores[:, :1]), torch.sigmoid(scores[:, :1])
+        kinds = fraud if isinstance(self.head, BinaryHead) else fraud * scores[:, 1:].softmax(-1)
+        return torch.cat([negative, kinds], -1)
+
+    def _embed(self, values: Tensor, lengths: Tensor, mask: Tensor, everywhere: Tensor) -> Tensor:
+        total: Tensor = self.embedding.position((lengths[:, None] - 1 - everywhere).clamp(min=0))
+        if self.numeric is not None:
+            total = total + self.embedding.numeric(self.numeric(values[..., : self.num_numeric], mask))
+        for column, table in enumerate(self.embedding.categorical, start=self.num_numeric):
+            code = values[..., column]
+            known = mask & (code >= 0) & (code < table.num_embeddings)
+            total = total + table(torch.where(known, code, 0).to(torch.int64))
+        return total * mask[..., None]
+
+    def _block(self, block: Block, x: Tensor) -> Tensor:
+        normed = block.attention_norm(x)
+        place = torch.arange(x.shape[1])
+        return self._mixed(block, x, normed, normed, _unseen(block, place, place[:, None]))
+
+    def _last_block(self, block: Block, x: Tensor, last: Tensor) -> Tensor:
+        rows = torch.arange(x.shape[0])
+        normed = block.attention_norm(x)
+        unseen = _unseen(block, torch.arange(x.shape[1]), last[:, None])
+        return self._mixed(block, x[rows, last][:, None], normed[rows, last][:, None], normed, unseen[:, None, None])
+
+    def _mixed(self, block: Block, x: Tensor, asking: Tensor, seen: Tensor, unseen: Tensor) -> Tensor:
+        """A block at the m positions `x` (B, m, d), which ask with `asking` (B, m, d) what is in `seen` (B, n, d)."""
+        attention = block.attention
+        assert isinstance(attention, DenseAttention)
+        query = attention.query(asking).unflatten(-1, (attention.num_heads, -1)).permute(0, 2, 1, 3)
+        key, value = (part.unflatten(-1, (attention.num_heads, -1)) for part in attention.key_value(seen).chunk(2, -1))
+        logits = (query / math.sqrt(query.shape[-1])) @ key.permute(0, 2, 3, 1)
+        share = torch.where(unseen, -torch.inf, logits).softmax(-1)
+        hidden = x + attention.out((share @ value.permute(0, 2, 1, 3)).permute(0, 2, 1, 3).flatten(2))
+        added: Tensor = hidden + block.ff2(nn.functional.gelu(block.ff1(block.ff_norm(hidden))))
+        return added
+
+
+def _unseen(block: Block, place: Tensor, asking: Tensor) -> Tensor:
+    """Which of the positions `place` (n,) a query at `asking` (m, 1) does not see, (m, n)."""
+    attention, later = block.attention, place > asking
+    return later | (place <= asking - attention.core.layout.window) if isinstance(attention, WindowAttention) else later
+
+
+class _Numbers(nn.Module):
+    """Numeric fields (B, n, F) to piecewise-linear values and steps, (B, n, F x 2 bins), each within 0 to 1, and the linear map that follows them."""
+
+    lower: Tensor
+    rate: Tensor
+
+    def __init__(self, lower: Tensor, rate: Tensor, linear: nn.Linear) -> None:
+        super().__init__()
+        self.register_buffer("lower", lower)
+        self.register_buffer("rate", rate)
+        self.linear = linear
+
+    def forward(self, values: Tensor, mask: Tensor) -> Tensor:
+        """See the class; a missing number or padding gives zeros."""
+        present = mask[..., None] & ~values.isnan()
+        # Infinite values would turn into NaN; no edge lies beyond LARGEST. What is missing lies below even the first step, so that all of it is zero.
+        number = torch.where(present, values.clamp(-2 * LARGEST, 2 * LARGEST), -4 * LARGEST)
+        return ((number[..., None] - self.lower) * self.rate).clamp(0, 1).flatten(2)
+
+
+def _numeric_layer(encoder: PiecewiseLinearEncoder) -> _Numbers:
+    fields, bins, channels = encoder.slope.shape
+    lower, width = encoder.places.lower.view(fields, bins).clone(), encoder.places.width.view(fields, bins).clone()
+    used = lower.isfinite()  # fields of fewer bins than the widest are padded with infinite edges
+    lower[~used], width[~used] = 0, 1
+    first = lower.clone()
+    first[:, 0] = -3 * LARGEST  # the first step is there for every number, however small
+    linear = nn.Linear(fields * 2 * bins, channels, bias=False)
+    weight = torch.cat([encoder.step, encoder.slope], 1) * torch.cat([used, used], 1)[..., None]
+    linear.weight = nn.Parameter(weight.detach().flatten(0, 1).T.contiguous(), requires_grad=False)
+    rate = torch.cat([torch.full_like(width, _STEEPEST), 1 / width], 1)
+    return _Numbers(torch.cat([first, lower], 1), rate, linear)
+
+
+def _check_exportable(model: Classifier, target: str) -> None:
+    config = model.config
+    if config.form != "window":
+        raise InputError(
+            f"form '{config.form}' can't be exported to {target}; train a model with form window, or export a light build (--lite)"
+        )
+    wanted: list[tuple[str, str, object, tuple[type, ...]]] = [
+        ("embedding", config.embedding, model.embedding, (TransactionEmbedding,)),
+        ("head", config.head, model.head, (BinaryHead, MulticlassHead)),
+        *(
+            ("attention", config.attention, block.attention, (DenseAttention, WindowAttention))
+            for block in model.blocks
+            if isinstance(block, Block)
+        ),
+    ]
+    if config.cycles or config.numeric_encoding != "piecewise":
+        raise InputError(
+            f"numeric_encoding 'periodic' and cycles can't be exported to {target}; train a model with numeric_encoding piecewise and no cycles"
+        )
+    for kind, name, part, known in wanted:
+        if type(part) not in known:  # a subclass may compute something else
+            remedy = {"embedding": "transaction", "attention": "dense or window", "head": "binary or multiclass"}[kind]
+            raise InputError(
+                f"{kind} '{name}' can't be exported to {target}; train a model with {kind} {remedy}, or export a light build (--lite)"
+            )
+    linears = [f"blocks.{i}.{name}" for i in range(len(model.blocks)) for name in _BLOCK_LINEARS]
+    tables = ["embedding.position", *(f"embedding.categorical.{i}" for i in range(len(config.cardinalities)))]
+    expected: dict[str, type[nn.Module]] = dict.fromkeys((*linears, "head.project"), nn.Linear) | dict.fromkeys(tables, nn.Embedding)
+    if config.numeric_fields:
+        expected["embedding.numeric"] = PiecewiseLinearEncoder
+    for name, own in expected.items():
+        if type(model.get_submodule(name)) is not own:
+            raise InputError(
+                f"layer {name} is a {type(model.get_submodule(name)).__name__} and can't be exported; export the float model, then quantize the file"
+            )
+
+
+_BLOCK_LINEARS = ("attention.query", "attention.key_value", "attention.out", "ff1", "ff2")
+
+
+def _trace(wrapped: nn.Module, fields: int) -> Any:
+    # Lengths of 1 fit a model of any history; nothing is computed with the example, but sizes of 1 would be taken as fixed.
+    example = (torch.zeros(3, 2, fields), torch.ones(3, dtype=torch.int64))
+    free = torch.export.Dim.DYNAMIC
+    with quiet("torch.onnx", "onnxscript", "onnx_ir"), torch.no_grad():
+        program = torch.onnx.export(
+            wrapped,
+            example,
+            dynamo=True,
+            input_names=["values", "lengths"],
+            output_names=["probabilities"],
+            dynamic_shapes={"values": {0: free, 1: free}, "lengths": {0: free}},
+            opset_version=OPSET,
+            verbose=False,
+        )
+    assert program is not None
+    return program.model_proto
+
+
+def _name_layers(proto: Any, names: Collection[str]) -> dict[str, str]:
+    """Name each layer's node and weight by its module, which the exporter noted beside the node, and drop its notes: they are half the file."""
+    layers: dict[str, str] = {}
+    weights = {tensor.name: tensor for tensor in proto.graph.initializer}
+    renamed: dict[str, str] = {}
+    for node in proto.graph.node:
+        scopes = next((entry.value for entry in node.metadata_props if entry.key == "pkg.torch.onnx.name_scopes"), "")
+        weight = next((name for name in node.input if name in weights), None)
+        layer = next((name for name in names if f"'{name}'" in scopes), None)
+        if layer is not None and weight is not None and node.op_type in ("MatMul", "Gather"):
+            node.name = layers[layer] = layer
+            renamed.setdefault(weight, f"{layer}.weight")
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for node in proto.graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+    for name, tensor in weights.items():
+        tensor.name = renamed.get(name, name)
+    del proto.graph.metadata_props[:]
+    missing = set(names) - set(layers)
+    assert not missing, f"the exporter lost track of {sorted(missing)}"
+    return layers

@@ -1,0 +1,1 @@
+"""What commands are told: frozen dataclasses that are the flags, their help and the saved configuration."""

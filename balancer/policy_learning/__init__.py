@@ -1,0 +1,1 @@
+"""Sampling policies are learned, evaluated and compared here: PPO on the environments of `balancer.envs`."""

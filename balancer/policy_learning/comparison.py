@@ -1,0 +1,108 @@
+"""Policies beside one another on students that none was trained on, as siblings: same net, same initial weights, same random numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from balancer.envs.population import PopulationStack
+from balancer.envs.problem import PopulationProblem
+from balancer.envs.task_env import TaskEpisode
+from balancer.envs.tasks import Split, draw_task
+from balancer.envs.vec_env import PopulationEpisode
+from balancer.policy_learning.budgets import PolicyBudget
+from balancer.policy_learning.walking import stacked, walk_policies
+from balancer.sampling.policies import ConstantPolicy, Policy, RandomPolicy, StartPolicy
+from balancer.sampling.scores import REWARDS, RankingMetrics
+from balancer.sampling.seeding import integer_seed
+from balancer.sampling.weights import Floats, SamplingWeights
+
+
+def _figures(metrics: RankingMetrics, weights: Sequence[SamplingWeights], policies: int) -> dict[str, Floats]:
+    """Each figure as (groups, policies)."""
+    share, hardness, _ = stacked(weights)
+    figures = {name: metrics.named(name) for name in REWARDS} | {"minority_share": 1.0 - share[:, 0], "hardness": hardness}
+    return {name: values.reshape(-1, policies) for name, values in figures.items()}
+
+
+def compare_policies(
+    problem: PopulationProblem, ppo: Policy, plan: PolicyBudget, *, seed: int, device: str = "cpu"
+) -> dict[str, dict[str, float]]:
+    """Mean final validation figures of ``ppo`` and its rivals on one problem; in each group every policy has one sibling.
+
+    Returns:
+        Policy name to ``f1``, ``average_precision``, ``partial_auc``, and the means of the final ``minority_share`` and ``hardness``.
+    """
+    policies: list[Policy] = [
+        ppo,
+        ConstantPolicy(),
+        ConstantPolicy(0.5, 0.0, name="one_to_one"),
+        ConstantPolicy(None, 0.0, name="none"),
+        StartPolicy(),
+        RandomPolicy(integer_seed(seed, "policy test actions")),
+    ]
+    stack = PopulationStack(
+        problem,
+        groups=plan.test_groups,
+        siblings=len(policies),
+        batch_size=plan.batch_size,
+        seed=integer_seed(seed, "policy test"),
+        device=device,
+    )
+    walk = PopulationEpisode(stack, epochs=plan.epochs, steps_per_epoch=plan.steps_per_epoch, budgets=plan.factors)
+    collected: dict[str, list[Floats]] = {}
+    for episode in range(plan.test_episodes):
+        walk.begin(episode)
+        weights, metrics = walk_policies(walk, policies)
+        for name, values in _figures(metrics, weights, len(policies)).items():
+            collected.setdefault(name, []).append(values)
+    means = {name: np.concatenate(values).mean(axis=0) for name, values in collected.items()}
+    return {policy.name: {name: float(mean[i]) for name, mean in means.items()} for i, policy in enumerate(policies)}
+
+
+@dataclass(frozen=True)
+class TaskComparison:
+    """Figures of policies on tasks; arrays are (tasks, policies), each the mean of some students."""
+
+    policies: tuple[str, ...]
+    figures: dict[str, Floats]
+    """``average_precision``, ``f1``, ``partial_auc`` on the goal; final ``minority_share`` and ``hardness``."""
+    traits: list[dict[str, object]]
+    """What each task was like."""
+
+    def against(self, reference: str, figure: str, seed: int = 0, draws: int = 2000) -> dict[str, tuple[float, float, float]]:
+        """Policy to mean difference to ``reference`` over the tasks, with the ends of its 95 % bootstrap interval."""
+        values = self.figures[figure]
+        differences = values - values[:, [self.policies.index(reference)]]
+        rng = np.random.default_rng(seed)
+        drawn = differences[rng.integers(len(values), size=(draws, len(values)))].mean(axis=1)
+        low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+        mean = differences.mean(axis=0)
+        return {name: (float(mean[i]), float(low[i]), float(high[i])) for i, name in enumerate(self.policies)}
+
+
+def compare_on_tasks(
+    policies: Sequence[Policy],
+    tasks: int,
+    *,
+    seed: int,
+    split: Split = "heldout",
+    groups: int = 2,
+    device: str = "cpu",
+    progress: Callable[[int], None] | None = None,
+) -> TaskComparison:
+    """All ``policies`` on the first ``tasks`` tasks of a split, measured on each task's goal."""
+    rows: dict[str, list[Floats]] = {}
+    traits: list[dict[str, object]] = []
+    for index in range(tasks):
+        task = draw_task(seed, index, split)
+        played = TaskEpisode(task, siblings=len(policies), groups=groups, device=device)
+        weights, _ = walk_policies(played.episode, policies)
+        for name, values in _figures(played.goal(), weights, len(policies)).items():
+            rows.setdefault(name, []).append(values.mean(axis=0))
+        traits.append(dict(task.traits))
+        if progress is not None:
+            progress(index + 1)
+    return TaskComparison(tuple(policy.name for policy in policies), {name: np.stack(values) for name, values in rows.items()}, traits)

@@ -1,0 +1,141 @@
+"""What a policy is worth on tasks it was not trained on, beside constants, rules and the shipped policies: `balancer policy evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from balancer.envs.tasks import MAX_CLASSES, Split
+from balancer.errors import InputError
+from balancer.policy_learning.comparison import TaskComparison, compare_on_tasks
+from balancer.policy_learning.ppo import one_thread
+from balancer.runs.progress import TrainingProgress
+from balancer.sampling.bundle import BUNDLES, AutoPolicy, GoodConstant, load_bundle
+from balancer.sampling.observation import Observation
+from balancer.sampling.policies import ConstantPolicy, Policy, RandomPolicy, RulePolicy, SchedulePolicy, StartPolicy, load_policy
+
+FIGURES = ("average_precision", "f1", "partial_auc")
+
+
+class _GoodConstantPolicy:
+    """The constant that learned policies fall back on, as a rival."""
+
+    name = "good_constant"
+
+    def act(self, observation: Observation) -> GoodConstant:
+        """Always the same."""
+        del observation
+        return GoodConstant()
+
+
+@one_thread()
+def evaluate_policy(
+    policy: str,
+    number: int,
+    *,
+    seed: int = 0,
+    split: Split = "heldout",
+    groups: int = 2,
+    reference: str = "none",
+    device: str = "cpu",
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Figures of ``policy`` and its rivals on ``number`` tasks.
+
+    Returns:
+        ``policies``: name to the mean of each figure, the final minority share and hardness, and for each figure ``difference`` to the
+        reference with ``low`` and ``high`` of its 95 % bootstrap interval over tasks, and the part of tasks on which it is ahead;
+        ``by_kind``: the mean difference in average precision for parts of the distribution; ``tasks``, ``reference``, ``seed``.
+
+    Raises:
+        InputError: a policy or reference that is not known.
+    """
+    policies = _rivals(policy)
+    if reference not in {each.name for each in policies}:
+        raise InputError(f"--reference {reference!r} is not among the policies: {', '.join(each.name for each in policies)}")
+    with TrainingProgress(console or Console(stderr=True)) as progress, progress.stage("tasks", number) as advance:
+        compared = compare_on_tasks(
+            policies, number, seed=seed, split=split, groups=groups, device=device, progress=lambda done: advance(done, "")
+        )
+    told: dict[str, dict[str, Any]] = {
+        name: {figure: float(values[:, i].mean()) for figure, values in compared.figures.items()}
+        for i, name in enumerate(compared.policies)
+    }
+    for figure in FIGURES:
+        at = compared.policies.index(reference)
+        for i, (name, (difference, low, high)) in enumerate(compared.against(reference, figure, seed).items()):
+            ahead = float((compared.figures[figure][:, i] > compared.figures[figure][:, at]).mean())
+            told[name][f"{figure}_against_reference"] = {"difference": difference, "low": low, "high": high, "ahead": ahead}
+    return {
+        "tasks": {"split": split, "number": number, "groups": groups},
+        "seed": seed,
+        "reference": reference,
+        "policies": told,
+        "by_kind": _by_kind(compared, reference),
+    }
+
+
+def _rivals(text: str) -> list[Policy]:
+    asked = load_policy(text, num_classes=MAX_CLASSES) if not Path(text).is_dir() else load_bundle(Path(text), name=Path(text).name)
+    rivals: list[Policy] = [
+        ConstantPolicy(None, 0.0, name="none"),
+        ConstantPolicy(0.5, 0.0, name="one_to_one"),
+        _GoodConstantPolicy(),
+        StartPolicy(),
+        SchedulePolicy(),
+        RulePolicy(),
+        RandomPolicy(),
+    ]
+    rivals += [AutoPolicy(name) for name in ("auto", "bandit") if (BUNDLES / name).is_dir()]
+    return [asked, *(rival for rival in rivals if rival.name != asked.name)]
+
+
+def _by_kind(compared: TaskComparison, reference: str) -> dict[str, dict[str, float]]:
+    values = compared.figures["average_precision"]
+    differences = values - values[:, [compared.policies.index(reference)]]
+    kind = np.array([f"{traits['kind']}, {traits['net']}" for traits in compared.traits])
+    classes = np.array(["two classes" if traits["classes"] == 2 else "more classes" for traits in compared.traits])
+    told = {}
+    for label in (kind, classes):
+        for name in sorted(set(label.tolist())):
+            chosen = differences[label == name]
+            told[f"{name} ({len(chosen)})"] = {policy: float(chosen[:, i].mean()) for i, policy in enumerate(compared.policies)}
+    return told
+
+
+def print_evaluation(result: dict[str, Any], console: Console) -> None:
+    """Figures, differences with intervals, and where in the distribution they come from."""
+    tasks = result["tasks"]
+    table = Table(
+        title=f"{tasks['number']} {tasks['split']} tasks, {tasks['groups']} kinds of students each; differences to {result['reference']}"
+    )
+    table.add_column("policy")
+    for title in ("AP", "difference in AP [95 %]", "tasks ahead", "F1, best", "pAUC", "share, end", "hardness, end"):
+        table.add_column(title, justify="right")
+    ranked = sorted(result["policies"].items(), key=lambda item: -item[1]["average_precision"])
+    for name, figures in ranked:
+        against = figures["average_precision_against_reference"]
+        interval = f"{against['difference']:+.3f} [{against['low']:+.3f}, {against['high']:+.3f}]"
+        table.add_row(
+            name,
+            f"{figures['average_precision']:.3f}",
+            "reference" if name == result["reference"] else interval,
+            "" if name == result["reference"] else f"{100 * against['ahead']:.0f} %",
+            f"{figures['f1']:.3f}",
+            f"{figures['partial_auc']:.3f}",
+            f"{figures['minority_share']:.3f}",
+            f"{figures['hardness']:.2f}",
+        )
+    console.print(table)
+    parts = Table(title="mean difference in AP by part of the distribution (number of tasks)")
+    parts.add_column("part")
+    names = [name for name, _ in ranked if name != result["reference"]]
+    for name in names:
+        parts.add_column(name, justify="right")
+    for part, differences in result["by_kind"].items():
+        parts.add_row(part, *(f"{differences[name]:+.3f}" for name in names))
+    console.print(parts)

@@ -1,0 +1,185 @@
+"""PPO around an environment whose rollouts are whole episodes: resumable to the same bits at each rollout.
+
+Between two rollouts such an environment is a counter. All randomness is seeded anew from (seed, rollout) where a rollout starts, and one
+checkpoint file, written there, holds the weights, Adam's moments and the counters: a training killed anywhere goes back to the last
+rollout's start and walks the same road.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.utils import set_random_seed
+
+from balancer.envs.vec_env import OneVecEnv
+from balancer.errors import InputError
+from balancer.files import write_bytes
+from balancer.policy_learning.network import ClassWeightsPolicy
+from balancer.sampling.scores import Reward
+from balancer.sampling.seeding import integer_seed
+
+CHECKPOINT_FILE = "checkpoint.safetensors"
+FIRST_SCALE = 0.02
+"""Spread of the final figure among siblings that the first rollout assumes; later ones use what they saw."""
+
+Progress = Callable[[dict[str, Any]], None]
+Actor = dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Learning:
+    """How PPO learns; ``told`` is what a checkpoint must agree with."""
+
+    told: dict[str, Any]
+    rollouts: int
+    rollout_steps: int
+    """Steps of each student in a rollout; whole episodes."""
+    seek: Callable[[int], None]
+    """Makes the environment's next reset begin that rollout."""
+    reward: Reward
+    """Figure of ``finals`` that counts as the return."""
+    seed: int
+    discount: float = 1.0
+    learning_rate: float = 2e-3
+    initial_std: float | None = None
+    """Exploration at the start; None: the network's own."""
+    start: Mapping[str, NDArray[Any]] | None = None
+    """Arrays of an actor to go on from."""
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch on a single thread: the products are small, and on a busy machine two threads that wait for one another took 20 times as long as one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def learn(env: OneVecEnv, plan: Learning, *, folder: Path, resume: bool, progress: Progress | None) -> tuple[Actor, list[float]]:
+    """Train from the start, or with ``resume`` from the checkpoint in ``folder``.
+
+    Args:
+        env: an environment of students. plan: what to do. folder: of the checkpoint and TensorBoard's events.
+        resume: go on where a checkpoint is. progress: called after every rollout with ``rollout`` (from 1), ``rollouts``, ``env_steps``,
+        ``return`` and the means over the rollout's episodes of the reward figures, ``minority_share`` and ``hardness``.
+
+    Returns:
+        The actor's arrays, and the return of every rollout.
+
+    Raises:
+        InputError: a checkpoint that is torn or of another training.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = folder / CHECKPOINT_FILE
+    env.reward_scale = FIRST_SCALE
+    set_random_seed(integer_seed(plan.seed, "policy weights"))
+    model = PPO(
+        ClassWeightsPolicy,
+        env,
+        learning_rate=lambda left: plan.learning_rate * max(left, 0.1),
+        n_steps=plan.rollout_steps,
+        batch_size=plan.rollout_steps * env.num_envs // 4,
+        n_epochs=10,
+        gamma=plan.discount,
+        gae_lambda=1.0,
+        target_kl=0.05,
+        device="cpu",
+    )
+    model.set_logger(configure(str(folder / "tensorboard"), ["tensorboard"]))
+    policy = model.policy
+    assert isinstance(policy, ClassWeightsPolicy)
+    if plan.start is not None:
+        policy.actor.load_state_dict({name: torch.as_tensor(np.array(value), dtype=torch.float32) for name, value in plan.start.items()})
+    if plan.initial_std is not None:
+        torch.nn.init.constant_(policy.log_std, math.log(plan.initial_std))
+    history: list[float] = []
+    if resume and checkpoint.is_file():
+        history = _restore(checkpoint, model, env, plan.told)
+    plan.seek(len(history))
+    remaining = plan.rollouts * plan.rollout_steps * env.num_envs - model.num_timesteps
+    if remaining > 0:
+        model.learn(remaining, _Rollouts(env, plan, checkpoint, history, progress), reset_num_timesteps=False)
+    model.logger.close()
+    actor = {name: value.detach().numpy().copy() for name, value in policy.actor.state_dict().items()}
+    return actor, history
+
+
+class _Rollouts(BaseCallback):
+    """Where a rollout starts: checkpoint, then fresh randomness. Where it ends: the scale of the reward, figures, progress."""
+
+    def __init__(self, env: OneVecEnv, plan: Learning, checkpoint: Path, history: list[float], progress: Progress | None) -> None:
+        super().__init__()
+        self.env, self.plan, self.checkpoint, self.history, self.progress = env, plan, checkpoint, history, progress
+
+    def _on_rollout_start(self) -> None:
+        rollout = len(self.history)
+        if rollout:
+            _save(self.checkpoint, self.model, self.env, self.plan.told, self.history)  # type: ignore[arg-type]
+        set_random_seed(integer_seed(self.plan.seed, "rollout", rollout))
+        self.env.finals = []
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        finals = self.env.finals
+        figures = {name: float(np.mean([final[name] for final in finals])) for name in finals[0] if name != "spread"}
+        self.env.reward_scale = max(0.5 * self.env.reward_scale + 0.5 * self.env.spread(), 1e-3)
+        self.history.append(figures[self.plan.reward])
+        for name, value in (figures | {"reward_scale": self.env.reward_scale}).items():
+            self.logger.record(f"population/{name}", value)
+        if self.progress is not None:
+            counts = {"rollout": len(self.history), "rollouts": self.plan.rollouts, "env_steps": self.num_timesteps}
+            self.progress(counts | {"return": self.history[-1]} | figures)
+
+
+def _save(file: Path, model: PPO, env: OneVecEnv, told: dict[str, Any], history: list[float]) -> None:
+    arrays = {f"policy.{name}": value.detach().numpy().copy() for name, value in model.policy.state_dict().items()}
+    for index, moments in model.policy.optimizer.state_dict()["state"].items():
+        arrays |= {f"adam.{index}.{name}": value.numpy().copy() for name, value in moments.items()}
+    arrays |= {f"env.{name}": value for name, value in env.state().items()}
+    counters = {"told": told, "history": history, "env_steps": model.num_timesteps, "reward_scale": env.reward_scale}
+    write_bytes(file, save(arrays, metadata={"counters": json.dumps(counters)}))
+
+
+def _restore(file: Path, model: PPO, env: OneVecEnv, told: dict[str, Any]) -> list[float]:
+    """Take back what :func:`_save` wrote; the returns so far."""
+    try:
+        with safe_open(file, framework="numpy") as stored:
+            counters = json.loads(stored.metadata()["counters"])
+            arrays = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, TypeError, KeyError, json.JSONDecodeError) as error:
+        raise InputError(f"checkpoint {str(file)!r} can't be read ({error}); delete it to start the policy's training anew") from error
+    if counters["told"] != told:
+        raise InputError(f"checkpoint {str(file)!r} is of another training (data, budget, reward or seed differ); choose another folder")
+    tensors = {name: torch.from_numpy(value) for name, value in arrays.items()}
+    model.policy.load_state_dict({name[7:]: value for name, value in tensors.items() if name.startswith("policy.")})
+    moments: dict[int, dict[str, torch.Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("adam."):
+            _, index, key = name.split(".")
+            moments.setdefault(int(index), {})[key] = value
+    optimizer = model.policy.optimizer
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    env.load_state({name[4:]: value for name, value in arrays.items() if name.startswith("env.")})
+    model.num_timesteps = int(counters["env_steps"])
+    env.reward_scale = float(counters["reward_scale"])
+    history: list[float] = counters["history"]
+    return history

@@ -1,0 +1,1 @@
+"""Run folders on disk: configuration, progress, results, and the trained run that they hold."""

@@ -1,0 +1,174 @@
+"""The run folder: what `balancer train` leaves, readable without our code, and complete or resumable at every moment.
+
+``run.json`` holds configuration, data fingerprint and status; ``work/`` holds what is finished so far and is gone when the run is.
+A lock keeps two processes from writing one run.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from balancer.errors import InputError
+from balancer.files import read_json, write_json
+from balancer.options.flags import flag_of, from_dict, to_dict
+from balancer.options.train import NOT_PART_OF_THE_RESULT, TrainConfig
+
+FORMAT = 1
+PRETRAINED = "pretrained"
+LIBRARIES = ("balancer", "torch", "stable-baselines3", "gymnasium", "polars", "scikit-learn", "lightgbm", "numpy")
+
+
+class RunFolder:
+    """A run on disk.
+
+    Parameters
+    ----------
+    path
+        The folder; use :meth:`create` or :meth:`open`.
+    """
+
+    def __init__(self, path: Path, content: dict[str, Any]) -> None:
+        self.path, self.content = path, content
+        self.work = path / "work"
+
+    @staticmethod
+    def default_path(dataset: Path) -> Path:
+        """``runs/NAME-DATE-TIME``, with a number behind it where that is taken."""
+        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+        base = Path("runs") / f"{dataset.resolve().stem}-{stamp}"
+        path, number = base, 1
+        while path.exists():
+            number += 1
+            path = base.with_name(f"{base.name}-{number}")
+        return path
+
+    @staticmethod
+    def refuse_existing(path: Path) -> None:
+        """Raise InputError where ``path`` is anything but missing or an empty folder."""
+        # A hidden file is no output: a run killed in its first moment may have left a temporary one.
+        if path.exists() and (not path.is_dir() or any(not entry.name.startswith(".") for entry in path.iterdir())):
+            hint = "add --resume to continue that run, or " if (path / "run.json").is_file() else ""
+            raise InputError(f"--out {path} exists and is not empty: {hint}name another folder")
+
+    @classmethod
+    def create(cls, path: Path, config: TrainConfig, *, fingerprint: str, device: str, threads: int, data: dict[str, Any]) -> RunFolder:
+        """Make the folder and its ``run.json`` with status ``running``."""
+        cls.refuse_existing(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"--out {path} can't be made: {error.strerror or error}; name another folder") from error
+        content = {
+            "format": FORMAT,
+            "status": "running",
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "config": to_dict(config),
+            "fingerprint": fingerprint,
+            "seed": config.seed,
+            "device": device,
+            "threads": threads,
+            "data": data,
+            "versions": {"python": platform.python_version()} | {name: _version(name) for name in LIBRARIES},
+        }
+        folder = cls(path, content)
+        write_json(path / "run.json", content)
+        return folder
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """Read a run that is there, whatever its status.
+
+        Raises
+        ------
+        InputError
+            When the folder or its run.json is missing, damaged, foreign or of a later format.
+        """
+        if not path.is_dir():
+            raise InputError(f"{path} is no run folder: give the folder that balancer train wrote")
+        content = read_json(path / "run.json", what="it describes the run")
+        missing = [key for key in ("format", "status", "config", "fingerprint", "device", "threads") if key not in content]
+        if missing:
+            raise InputError(f"{path / 'run.json'} lacks {', '.join(missing)}: it was not written by balancer train")
+        if content["format"] != FORMAT:
+            raise InputError(f"{path} has run format {content['format']}, this balancer reads {FORMAT}: use the version that wrote it")
+        return cls(path, content)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run has ended and has all its files."""
+        return bool(self.content["status"] == "complete")
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether `balancer pretrain` made it and has ended: a model to start from, without a head, threshold or report."""
+        return bool(self.content["status"] == PRETRAINED)
+
+    def config(self) -> TrainConfig:
+        """The configuration the run was started with."""
+        try:
+            config = from_dict(TrainConfig, self.content["config"])
+        except (TypeError, KeyError) as error:
+            raise InputError(f"{self.path / 'run.json'} has a configuration that this balancer can't read ({error})") from error
+        assert isinstance(config, TrainConfig)
+        return config
+
+    def refuse_other_flags(self, given: dict[str, Any]) -> None:
+        """Raise InputError where a flag that was typed differs from what the run was started with."""
+        saved = self.config()
+        for name, value in given.items():
+            if name in NOT_PART_OF_THE_RESULT:
+                continue
+            before = getattr(saved, name)
+            same = Path(value).resolve() == Path(before).resolve() if isinstance(value, Path) and before is not None else value == before
+            if not same:
+                flag = flag_of(name)
+                raise InputError(
+                    f"{flag} {value} differs from the run in {self.path}, started with {before}: leave {flag} out to resume it"
+                )
+
+    def finish(self, status: str = "complete") -> None:
+        """Mark the run complete (or pretrained) and remove the intermediate files."""
+        self.content = self.content | {"status": status}
+        write_json(self.path / "run.json", self.content)
+        shutil.rmtree(self.work, ignore_errors=True)
+
+    def is_locked(self) -> bool:
+        """Whether another process is writing the run now."""
+        try:
+            with self.locked():
+                return False
+        except InputError:
+            return True
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run; another process that tries meanwhile gets an InputError. The lock ends with the process, however it ends."""
+        try:
+            import fcntl
+        except ImportError:  # no fcntl on Windows: two writers are then the user's own doing
+            yield
+            return
+        descriptor = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise InputError(f"{self.path} is being written by another balancer process: wait for it or stop it") from None
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:  # a plain checkout has no metadata of its own
+        return "checkout"

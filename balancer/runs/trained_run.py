@@ -1,0 +1,88 @@
+"""Use a finished run: score new rows, or evaluate it on labelled ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+from balancer.data.dataset import Dataset, load_dataset
+from balancer.data.schema import Schema
+from balancer.errors import InputError
+from balancer.files import read_json
+from balancer.inference.decision import Decision
+from balancer.inference.scoring import score_rows
+from balancer.inference.streaming import score_streaming
+from balancer.models import Classifier, load_classifier
+from balancer.models.quantization import load_quantized_classifier
+from balancer.runs.results import SCHEMA_FILE
+from balancer.runs.run_folder import RunFolder
+
+Precision = Literal["full", "quantized"]
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """Model, schema and decision of a complete run."""
+
+    folder: RunFolder
+    model: Classifier
+    schema: Schema
+    decision: Decision
+    device: torch.device
+
+    @classmethod
+    def load(cls, path: Path, *, precision: Precision = "full") -> TrainedRun:
+        """Read a run folder, with its full model or with the one that `balancer quantize` made; InputError naming the file that is missing, truncated or foreign."""
+        folder = RunFolder.open(path)
+        if folder.pretrained:
+            raise InputError(
+                f"the run in {path} is pretrained only, its head has learned nothing: train one by balancer train --from {path}"
+            )
+        if not folder.complete:
+            raise InputError(f"the run in {path} is not complete: continue it with balancer train --resume --out {path}")
+        content = read_json(path / SCHEMA_FILE, what="it holds the fields the model was trained on")
+        try:
+            schema = Schema.from_dict(content)
+        except (InputError, TypeError, AttributeError) as error:
+            raise InputError(f"{path / SCHEMA_FILE} can't be used ({error}): give a run folder as balancer train wrote it") from error
+        model = load_classifier(path) if precision == "full" else load_quantized_classifier(path)
+        own = (schema.numeric_fields, schema.categorical_fields, schema.classes)
+        if own != (model.config.numeric_fields, model.config.categorical_fields, model.config.classes):
+            raise InputError(f"{path / SCHEMA_FILE} and {path / 'model.json'} name different fields or classes: they are of two runs")
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        torch.set_num_threads(int(folder.content["threads"]))
+        return cls(folder, model.to(device), schema, Decision.load(path), device)
+
+    def scores(self, dataset: Dataset, rows: np.ndarray) -> np.ndarray:
+        """Raw class probabilities (n, K) of store ``rows`` (n,)."""
+        return score_rows(self.model, dataset, rows, device=self.device)
+
+    def streamed_scores(self, dataset: Dataset, rows: np.ndarray) -> np.ndarray:
+        """The same, one row at a time, as ``balancer serve`` computes them; a bar on the terminal tells how far it is."""
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("reading rows", total=len(dataset.store))
+            return score_streaming(self.model, dataset, rows, device=self.device, progress=lambda done: bar.update(task, completed=done))
+
+
+def training_table(folder: RunFolder) -> Dataset:
+    """The table that a run was trained on, read as it was then; InputError where it is gone or has changed."""
+    config = folder.config()
+    if not config.dataset.exists():
+        raise InputError(
+            f"{config.dataset} is not here: it is the table that the run in {folder.path} was trained on; go where that path leads to it"
+        )
+    schema = Schema.from_dict(read_json(folder.path / SCHEMA_FILE, what="it holds the fields the model was trained on"))
+    dataset = load_dataset(
+        config.dataset, schema.spec, bad_rows=config.bad_rows, hash_buckets=schema.hash_buckets, vocabularies=schema.vocabularies
+    )
+    if dataset.fingerprint != folder.content["fingerprint"]:
+        raise InputError(
+            f"{config.dataset} has changed since the run in {folder.path} was trained: what it holds now does not belong to the run"
+        )
+    return dataset

@@ -1,0 +1,84 @@
+"""Who may ask for what: the key of a request, its scope, and how often."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Annotated
+
+from fastapi import Depends, HTTPException, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from balancer.serving.storage import keys
+from balancer.serving.storage.database import Database
+from balancer.serving.storage.keys import OPEN, Key
+
+_BEARER = HTTPBearer(auto_error=False, description="A key of `balancer keys create`.")
+Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]
+
+
+OPEN_SECONDS = 1.0
+"""How long it is remembered whether there is a key at all."""
+
+
+class Access:
+    """Checks keys against the database, and counts.
+
+    Args:
+        database: where the keys are.
+        rate: requests a second that a key has at this worker; 0: no limit.
+        open_allowed: whether anybody may ask while there is no key: on loopback only.
+    """
+
+    def __init__(self, database: Database, rate: float, *, open_allowed: bool) -> None:
+        self._database, self._rate, self._open_allowed = database, rate, open_allowed
+        self._open, self._open_until = False, 0.0
+        self._buckets: dict[str, tuple[float, float]] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anybody may ask; the first key is noticed within a second."""
+        if not self._open_allowed:
+            return False
+        if time.monotonic() > self._open_until:
+            self._open, self._open_until = not keys.any_in_use(self._database), time.monotonic() + OPEN_SECONDS
+        return self._open
+
+    def allow(self, scope: str) -> Callable[..., Key]:
+        """A dependency: the key of a request that has the scope."""
+
+        def checked(request: Request, bearer: Bearer) -> Key:
+            if bearer is None:
+                if "authorization" in request.headers or not self.is_open:
+                    raise HTTPException(401, "give a key as a header, Authorization: Bearer KEY", {"WWW-Authenticate": "Bearer"})
+                key = OPEN
+            else:
+                found = keys.verify(self._database, bearer.credentials)
+                if found is None:
+                    raise HTTPException(401, "the key is wrong or was revoked", {"WWW-Authenticate": "Bearer"})
+                key = found
+            request.state.told = {"key": key.id, "tenant": key.tenant}
+            if scope not in key.scopes:
+                raise HTTPException(403, f"the key lacks the scope {scope!r}; it has {', '.join(key.scopes)}")
+            wait = self._wait(key.id)
+            if wait > 0:
+                raise HTTPException(429, f"more than {self._rate:g} requests a second; wait {wait:.2f} s", {"Retry-After": "1"})
+            return key
+
+        return checked
+
+    def _wait(self, key: str) -> float:
+        """Seconds until the key may ask again; 0 takes one from its bucket, which holds a second's worth."""
+        if not self._rate:
+            return 0.0
+        now = time.monotonic()
+        with self._lock:
+            left, then = self._buckets.get(key, (max(self._rate, 1.0), now))
+            left = min(max(self._rate, 1.0), left + (now - then) * self._rate)
+            if left < 1:
+                self._buckets[key] = left, now
+                return (1 - left) / self._rate
+            self._buckets[key] = left - 1, now
+            return 0.0

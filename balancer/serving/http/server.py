@@ -1,0 +1,104 @@
+"""Start the workers and stop them: each finishes what it has accepted, one that dies is replaced.
+
+What is special: the socket is bound before a worker starts, so what comes while one is being replaced waits instead of failing.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+from uvicorn.supervisors import Multiprocess
+
+from balancer.errors import InputError
+from balancer.options.flags import from_dict, to_dict
+from balancer.serving.config import ServeConfig
+from balancer.serving.storage import keys
+from balancer.serving.storage.database import Database
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+CONFIG = "BALANCER_SERVE"
+"""Environment variable by which a worker gets its configuration."""
+
+
+def worker_app() -> FastAPI:
+    """The application of a worker process, configured by its environment."""
+    from balancer.serving.http.app import create_app
+    from balancer.serving.http.middleware import log_to_stderr
+
+    log_to_stderr()
+    return create_app(from_dict(ServeConfig, json.loads(os.environ[CONFIG])))
+
+
+def serve(config: ServeConfig) -> int:
+    """Serve until SIGTERM or Ctrl-C; the exit code.
+
+    Raises:
+        InputError: The run, the database or the address can't be used, or the service would be open to others without a key.
+    """
+    config = _absolute(config)
+    database = Database(config.database, patience=config.timeout)
+    database.upgrade()
+    has_keys = keys.any_in_use(database)
+    if not config.is_loopback and not has_keys:
+        raise InputError(f"--host {config.host} lets others connect, and there is no API key yet: make one by balancer keys create")
+    _check_model(config, database)
+    database.close()
+    with tempfile.TemporaryDirectory(prefix="balancer-metrics-") as folder:
+        os.environ |= {CONFIG: json.dumps(to_dict(config)), "PROMETHEUS_MULTIPROC_DIR": folder}
+        from balancer.serving.http.middleware import log_to_stderr
+
+        log_to_stderr()
+        server = _server(config)
+        bound = server.bind_socket()
+        # Inherited by every connection: an answer of two packets would else wait 40 ms for the client's acknowledgement of the first.
+        bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        told = {
+            "url": f"http{'s' if config.tls_key else ''}://{config.host}:{config.port}",
+            "database": database.shown,
+            "workers": config.workers,
+        }
+        logging.getLogger("balancer.service").info("starting", extra={"told": told | {"keys": has_keys}})
+        Multiprocess(server, [bound]).run()
+    return 0
+
+
+def _server(config: ServeConfig) -> uvicorn.Config:
+    options: dict[str, Any] = {}
+    if config.tls_key is not None:
+        options = {"ssl_certfile": str(config.tls_certificate), "ssl_keyfile": str(config.tls_key)}
+    return uvicorn.Config(
+        "balancer.serving.http.server:worker_app",
+        factory=True,
+        host=config.host,
+        port=config.port,
+        workers=config.workers,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=max(1, int(config.timeout) + 1),
+        **options,
+    )
+
+
+def _check_model(config: ServeConfig, database: Database) -> None:
+    """Load the model once here, so that what is wrong with it is told in one line and not by every worker."""
+    from balancer.serving.scoring.registry import Registry
+
+    Registry(database, config.run, config.models, config.precision).begin()
+
+
+def _absolute(config: ServeConfig) -> ServeConfig:
+    """With paths that mean the same in every process."""
+    paths = {name: getattr(config, name) for name in ("run", "models", "tls_certificate", "tls_key")}
+    absolute: dict[str, Any] = {name: path.absolute() for name, path in paths.items() if isinstance(path, Path)}
+    return replace(config, **absolute)

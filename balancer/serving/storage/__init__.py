@@ -1,0 +1,1 @@
+"""The service's database: connections, tables, migrations, API keys."""
