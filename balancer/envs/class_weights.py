@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
 import gymnasium
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 POOL_SHARE = 0.5
 POOL_LIMIT = 20_000
+CLASSIFIER_TASK = "balancer.training.student_task:classifier_task"
+"""Makes the task of ``student="classifier"``. An entry point, as Gymnasium's own ids are: environments don't import training."""
 
 
 class Student(Protocol):
@@ -97,7 +100,7 @@ class ClassWeightsEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
 
     | argument | default | meaning |
     |---|---|---|
-    | ``student`` | ``"population"`` | or ``"classifier"`` |
+    | ``student`` | ``"population"`` | or ``"classifier"``, or a ``StudentTask``: a model of your own and its rows |
     | ``problem`` | a small synthetic one | ``PopulationProblem`` of the population student |
     | ``dataset``, ``model`` | | ``Dataset`` and ``ModelConfig`` of the classifier student |
     | ``num_classes`` | 2 | of the synthetic problem |
@@ -117,7 +120,7 @@ class ClassWeightsEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
 
     def __init__(
         self,
-        student: str = "population",
+        student: str | StudentTask = "population",
         *,
         problem: PopulationProblem | None = None,
         dataset: Dataset | None = None,
@@ -134,14 +137,16 @@ class ClassWeightsEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
             raise InputError(f"reward {reward!r} is not known; choose one of {', '.join(REWARDS)}")
         if min(epochs, steps_per_epoch, batch_size) < 1:
             raise InputError("epochs, steps_per_epoch and batch_size must be at least 1")
-        if student == "population":
+        if isinstance(student, StudentTask):
+            self.task = student
+        elif student == "population":
             self.task = population_task(problem or synthetic_problem(num_classes), batch_size, device)
         elif student == "classifier":
             if dataset is None or model is None:
                 raise InputError('student="classifier" needs dataset and model')
-            self.task = classifier_task(dataset, model, batch_size, device)
+            self.task = _entry_point(CLASSIFIER_TASK)(dataset, model, batch_size, device)
         else:
-            raise InputError(f"student {student!r} is not known; choose population or classifier")
+            raise InputError(f"student {student!r} is not known; choose population or classifier, or give a StudentTask")
         self.epochs, self.steps_per_epoch, self.batch_size = epochs, steps_per_epoch, batch_size
         self.reward_name, self.seed, self.episode = reward, seed, -1
         k = self.task.num_classes
@@ -213,6 +218,12 @@ class ClassWeightsEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         return self.weights.to_dict() | {"epoch": self._builder.epoch, "f1": f1, "average_precision": average_precision}
 
 
+def _entry_point(text: str) -> Callable[..., StudentTask]:
+    module, _, name = text.partition(":")
+    make: Callable[..., StudentTask] = getattr(import_module(module), name)
+    return make
+
+
 class _OneOfPopulation:
     """A stack of one student behind the :class:`Student` interface; rows are the training rows, then the reward rows."""
 
@@ -244,30 +255,4 @@ def population_task(problem: PopulationProblem, batch_size: int, device: str) ->
         problem.train_weight,
         problem.val_weight,
         lambda seed, total_steps: _OneOfPopulation(problem, batch_size, device, seed, total_steps),
-    )
-
-
-def classifier_task(dataset: Dataset, model: ModelConfig, batch_size: int, device: str) -> StudentTask:
-    """The transaction-sequence classifier on ``dataset``; of the reward half all positives and at most 20,000 negatives are scored."""
-    from balancer.data.split import PART_REWARD, PART_TRAIN
-    from balancer.training.trainer import ClassifierStudent
-
-    label = dataset.store.label.astype(np.int64)
-    train, reward = dataset.rows(PART_TRAIN), dataset.rows(PART_REWARD)
-    negative = reward[label[reward] == 0]
-    kept = (
-        negative
-        if len(negative) <= POOL_LIMIT
-        else np.sort(generator(0, "environment reward pool").choice(negative, POOL_LIMIT, replace=False))
-    )
-    positive = reward[label[reward] > 0]
-    weight = np.concatenate([np.full(len(kept), len(negative) / max(len(kept), 1)), np.ones(len(positive))])
-    return StudentTask(
-        label,
-        train,
-        np.concatenate([kept, positive]),
-        len(dataset.schema.classes),
-        np.ones(len(train)),
-        weight,
-        lambda seed, steps: ClassifierStudent(dataset, model, seed=seed, total_steps=steps, batch_size=batch_size, device=device),
     )
