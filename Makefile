@@ -37,7 +37,7 @@ app: $(VENV)/.app
 	$(BIN)/streamlit run app
 
 screenshots: $(VENV)/.dev
-	$(BIN)/python tests/screenshots.py
+	$(BIN)/python -m tests.app.screenshots
 
 bench: $(VENV)/.bench
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done

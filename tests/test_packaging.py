@@ -63,8 +63,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("checkout")
     for name in ("pyproject.toml", "LICENSE", "README.md"):
         shutil.copy(ROOT / name, root)
-    for name in ("balancer", *SIBLINGS):
-        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "balancer", root / "balancer", ignore=shutil.ignore_patterns("__pycache__"))
     return root
 
 
@@ -76,23 +75,15 @@ def distributions(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return folder
 
 
-def packages_on_disk() -> set[str]:
-    found = set()
-    for top in ("balancer", *SIBLINGS):
-        prefix = "balancer" if top == "balancer" else f"balancer.{top}"
-        for file in (ROOT / top).rglob("__init__.py"):
-            found.add(".".join([prefix, *file.parent.relative_to(ROOT / top).parts]))
-    return found
-
-
-def test_listed_packages_equal_the_folders_on_disk() -> None:
-    assert set(PROJECT["tool"]["setuptools"]["packages"]) == packages_on_disk()
+def test_the_fixed_names_at_the_top_are_links_into_the_package() -> None:
+    for name in SIBLINGS:
+        assert (ROOT / name).is_symlink(), f"{name} must be a link to balancer/{name}"
+        assert os.readlink(ROOT / name) == f"balancer/{name}", "relative, so that it holds wherever the checkout lies"
 
 
 def test_every_python_file_lies_in_a_package() -> None:
-    for top in ("balancer", *SIBLINGS):
-        for file in (ROOT / top).rglob("*.py"):
-            assert (file.parent / "__init__.py").is_file(), f"{file.parent} has no __init__.py: it would be left out of the wheel"
+    for file in (ROOT / "balancer").rglob("*.py"):
+        assert (file.parent / "__init__.py").is_file(), f"{file.parent} has no __init__.py: it would be left out of the wheel"
 
 
 def test_wheel_is_built_from_the_sdist_and_holds_every_file(distributions: Path) -> None:
@@ -103,10 +94,9 @@ def test_wheel_is_built_from_the_sdist_and_holds_every_file(distributions: Path)
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     expected = {file.relative_to(ROOT).as_posix() for file in (ROOT / "balancer").rglob("*.py")}
-    for top in SIBLINGS:
-        expected |= {"balancer/" + file.relative_to(ROOT).as_posix() for file in (ROOT / top).rglob("*.py")}
-    data = ("balancer/py.typed", "models/README.md", "data_samples/README.md", "data_samples/transactions.parquet")
-    expected |= {name if name.startswith("balancer/") else f"balancer/{name}" for name in data if (ROOT / name).is_file()}
+    data = ("py.typed", "models/README.md", "data_samples/README.md", "data_samples/transactions.parquet")
+    assert all((ROOT / "balancer" / name).is_file() for name in data)
+    expected |= {f"balancer/{name}" for name in data}
     expected |= {
         file.relative_to(ROOT).as_posix() for file in (ROOT / "balancer").rglob("policy.*") if file.suffix in {".json", ".safetensors"}
     }
@@ -140,31 +130,14 @@ def test_editable_install_imports(checkout: Path, tmp_path: Path) -> None:
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     found = places(tmp_path, python=python)
     assert found["balancer"] == source / "balancer" / "__init__.py"
-    assert found["balancer.models"] == source / "models" / "__init__.py"
+    assert found["balancer.models"] == source / "balancer" / "models" / "__init__.py"
     assert all(file.is_relative_to(source) for file in found.values())
 
 
-def test_plain_checkout_imports_its_own_folders(checkout: Path, tmp_path: Path) -> None:
+def test_plain_checkout_without_links_imports_everything(checkout: Path, tmp_path: Path) -> None:
     found = places(tmp_path, checkout)
-    assert found["balancer.models"] == checkout / "models" / "__init__.py"
+    assert found["balancer.models"] == checkout / "balancer" / "models" / "__init__.py"
     assert all(file.is_relative_to(checkout) for file in found.values()), "an install of another checkout answered"
-
-
-def test_finder_stays_away_where_the_package_is_installed(tmp_path: Path) -> None:
-    from balancer import _checkout
-
-    (tmp_path / "models").mkdir()
-    before = list(sys.meta_path)
-    assert not _checkout.install(tmp_path)  # no pyproject.toml
-    assert sys.meta_path == before
-
-
-def test_finder_is_installed_once() -> None:
-    from balancer import _checkout
-
-    before = list(sys.meta_path)
-    assert _checkout.install(ROOT)
-    assert sys.meta_path == before
 
 
 def name_of_models() -> str:

@@ -1,0 +1,85 @@
+"""The app in a real browser: open, pick a run, move the threshold, train the sample to its end, compare two runs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.app.server import CHROMIUM, go, page, served, settle
+
+pytest.importorskip("playwright", reason="the browser tests need playwright")
+from playwright.sync_api import Page, expect
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium")]
+TRAINING = 900_000
+"""Milliseconds that training on the sample may take while other tests keep the cores busy."""
+
+
+def value(opened: Page, label: str) -> str:
+    return opened.get_by_test_id("stMetric").filter(has_text=label).first.get_by_test_id("stMetricValue").inner_text()
+
+
+def pick_run(opened: Page, name: str) -> None:
+    opened.get_by_test_id("stSidebar").get_by_role("combobox").click()
+    opened.get_by_role("option", name=name, exact=True).click()
+    settle(opened)
+
+
+def no_traceback(opened: Page) -> None:
+    expect(opened.get_by_test_id("stException")).to_have_count(0)
+    expect(opened.get_by_test_id("stAlertContentError")).to_have_count(0)
+
+
+def test_from_the_first_look_to_a_threshold_that_is_saved(tiny_run: Path, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    for name in ("first", "second"):
+        shutil.copytree(tiny_run, runs / name)
+    report = json.loads((tiny_run / "report.json").read_text())["test"]
+    with served(runs) as address, page() as opened:
+        opened.goto(address)
+        settle(opened)
+        pick_run(opened, "first")
+        expect(opened.get_by_role("heading", name="What first buys")).to_be_visible()
+        assert value(opened, "Frauds caught") == f"{report['alarms']['caught']:,} of {report['positives']:,}"
+        for name in ("Weights", "Transactions", "Compare", "Train", "Model"):
+            go(opened, name)
+            no_traceback(opened)
+        go(opened, "Threshold")
+        before = value(opened, "Alarms a day")
+        assert before == f"{report['alarms']['alarms_per_day']:,.1f}"
+        opened.get_by_role("radio", name="score").or_(opened.get_by_role("button", name="score", exact=True)).first.click()
+        settle(opened)
+        slider = opened.get_by_role("slider").first
+        slider.focus()
+        slider.press("Home")  # a score of 0: everything is an alarm
+        settle(opened)
+        expect(opened.get_by_test_id("stMetric").filter(has_text="Alarms a day").get_by_test_id("stMetricValue")).not_to_have_text(before)
+        opened.get_by_role("button", name="Save this threshold").click()
+        expect(opened.get_by_text("saved here")).to_be_visible()
+        saved = json.loads((runs / "first" / "decision.json").read_text())
+        assert saved["tuned"] == report["threshold"] != saved["threshold"]
+        go(opened, "Runs")
+        opened.get_by_role("combobox", name="Compare with").click()
+        opened.get_by_role("option", name="second").click()
+        opened.keyboard.press("Escape")  # an open list hides the rest of the page from roles
+        expect(opened.get_by_role("heading", name="Runs side by side")).to_be_visible()
+        no_traceback(opened)
+
+
+def test_the_sample_is_trained_to_its_end_across_a_reload(tmp_path: Path) -> None:
+    with served(tmp_path / "runs") as address, page() as opened:
+        opened.goto(address)
+        settle(opened)
+        opened.get_by_role("button", name="Train on the sample now").click()
+        expect(opened.get_by_role("button", name="Stop")).to_be_visible()
+        opened.reload()  # the run goes on without the page
+        go(opened, "Train")
+        expect(opened.get_by_role("heading", name="sample", exact=True)).to_be_visible()
+        expect(opened.get_by_text("is trained: average precision")).to_be_visible(timeout=TRAINING)
+        go(opened, "Runs")
+        no_traceback(opened)
+        report = json.loads((tmp_path / "runs" / "sample" / "report.json").read_text())["test"]
+        assert value(opened, "Frauds caught") == f"{report['alarms']['caught']:,} of {report['positives']:,}"

@@ -1,0 +1,90 @@
+"""Processes that outlive the page: started, watched, stopped, resumed; names and uploads that stay where they belong."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from balancer.app import jobs
+from balancer.app.browsing import figures_so_far, progress_of, read_run
+from balancer.errors import InputError
+from tests.conftest import TINY
+
+
+def until(reached: object, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not reached():  # type: ignore[operator]
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_started_watched_stopped_and_resumed_to_the_same_end(tiny_table: Path, tiny_run: Path, tmp_path: Path) -> None:
+    flags = ["--dataset", str(tiny_table), *TINY]
+    job = jobs.start(tmp_path, "mine", "train", flags)
+    assert job.alive
+    with pytest.raises(InputError, match="already"):
+        jobs.start(tmp_path, "mine", "train", flags)
+    until(lambda: progress_of(job.out) is not None or not job.alive)
+    (found,) = jobs.find_jobs(tmp_path)  # as another session sees it
+    assert (found.name, found.kind, found.pid) == ("mine", "train", job.pid)
+    found.stop()
+    assert not job.alive
+    assert job.error is None
+    state = read_run(job.out)
+    assert (state.status, "--resume" in state.problem) == ("stopped", True)
+    again = jobs.start(tmp_path, "mine", "train", [], resume=True)
+    until(lambda: not again.alive)
+    assert read_run(job.out).status == "complete", again.tail()
+    assert (job.out / "model.safetensors").read_bytes() == (tiny_run / "model.safetensors").read_bytes()
+    assert "continuing" in again.tail() or "1/1" in again.tail()
+
+
+@pytest.mark.slow
+def test_progress_and_figures_of_a_run_at_work(tiny_table: Path, tmp_path: Path) -> None:
+    job = jobs.start(tmp_path, "long", "train", ["--dataset", str(tiny_table), *TINY, "--epochs", "300", "--policy", "auto"])
+    try:
+        until(lambda: figures_so_far(job.out).height > 0 or not job.alive)
+        assert read_run(job.out).status == "running"
+        now = progress_of(job.out)
+        assert now is not None
+        assert now["stage"] == "classifier"
+        assert 0 < now["done"] <= now["total"] == 300
+        assert figures_so_far(job.out)["average_precision"].is_between(0, 1).all()
+    finally:
+        job.stop()
+
+
+def test_what_a_job_ended_with_is_told(tmp_path: Path) -> None:
+    job = jobs.start(tmp_path, "bad", "train", ["--dataset", str(tmp_path / "missing.parquet")])
+    until(lambda: not job.alive)
+    assert "missing.parquet" in str(job.error)
+    assert not job.out.exists()
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "-flag", ".jobs", "x" * 65, "a b", "ä"])
+def test_names_that_are_no_run(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match="name"):
+        jobs.start(tmp_path / "runs", name, "train", [])
+    assert not (tmp_path / "runs").exists()
+
+
+def test_uploads_stay_in_their_folder_and_within_their_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = tmp_path / "runs"
+    for name, kept in (("../../etc/passwd.csv", "passwd.csv"), ("a b!.PARQUET", "a_b.parquet"), ("....csv", "table.csv")):
+        assert jobs.keep_upload(runs, name, b"x") == runs.resolve() / "uploads" / kept
+    with pytest.raises(InputError, match="no table"):
+        jobs.keep_upload(runs, "model.pkl", b"x")
+    monkeypatch.setattr(jobs, "MAX_UPLOAD", 3)
+    with pytest.raises(InputError, match="more than"):
+        jobs.keep_upload(runs, "big.csv", b"1234")
+
+
+def test_damaged_notes_are_passed_over(tmp_path: Path) -> None:
+    (tmp_path / ".jobs").mkdir()
+    (tmp_path / ".jobs" / "torn.json").write_text("{")
+    (tmp_path / ".jobs" / "odd.json").write_text(json.dumps({"kind": "train"}))
+    assert jobs.find_jobs(tmp_path) == []

@@ -1,0 +1,365 @@
+"""Every page on a real run, an empty folder, broken runs, and runs of other versions; and what the pages show against report.json."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from balancer.app.charts import OUTCOMES
+from balancer.cli import main
+from balancer.inference.decision import Decision
+from balancer.runs.trained_run import TrainedRun
+
+APP = str(Path(__file__).resolve().parents[2] / "app" / "streamlit_app.py")
+PAGES = ("runs", "weights", "threshold", "transactions", "compare", "train", "model")
+ABOUT_A_RUN = ("runs", "weights", "threshold", "transactions", "model")
+
+
+@pytest.fixture
+def runs(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A runs folder with one real run, `first`."""
+    folder = tmp_path / "runs"
+    shutil.copytree(tiny_run, folder / "first")
+    monkeypatch.setenv("BALANCER_RUNS", str(folder))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def typed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["streamlit_app.py"])
+
+
+def opened(page: str = "runs") -> AppTest:
+    app = AppTest.from_file(APP, default_timeout=120).run()
+    return app if page == "runs" else app.switch_page(f"views/{page}.py").run()
+
+
+def report_of(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "report.json").read_text())
+    return content
+
+
+def tile(app: AppTest, label: str) -> str:
+    (found,) = (metric.value for metric in app.metric if metric.label == label)
+    return str(found)
+
+
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.usefixtures("runs")
+def test_every_page_shows_a_real_run(page: str) -> None:
+    app = opened(page)
+    assert not app.exception
+    assert not app.error
+    assert app.title[0].value
+    assert app.sidebar.selectbox[0].value == "first"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_an_empty_folder_offers_to_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: str) -> None:
+    monkeypatch.setenv("BALANCER_RUNS", str(tmp_path / "none"))
+    app = opened(page)
+    assert not app.exception
+    buttons = [button.label for button in app.button]
+    if page in ABOUT_A_RUN:
+        assert "balancer train" in app.info[0].value
+        assert "Train on the sample now" in buttons
+    else:
+        assert {"train": "Start training", "compare": "Compare"}[page] in buttons
+
+
+BREAKS = {
+    "report.json": '{"test": ',
+    "run.json": "[]",
+    "decision.json": "no json",
+    "history.parquet": "no parquet",
+    "predictions.parquet": None,
+    "model.safetensors": None,
+}
+
+
+@pytest.mark.parametrize("name", BREAKS)
+def test_a_broken_run_is_named_with_the_reason_and_the_others_are_shown(runs: Path, tiny_run: Path, name: str) -> None:
+    shutil.copytree(tiny_run, runs / "torn")
+    content = BREAKS[name]
+    if content is None:
+        (runs / "torn" / name).unlink()
+    else:
+        (runs / "torn" / name).write_text(content)
+    app = opened()
+    assert not app.exception
+    assert "torn" in app.error[0].value
+    assert name in app.error[0].value
+    assert app.sidebar.selectbox[0].options == ["first"]
+
+
+@pytest.mark.parametrize("page", ABOUT_A_RUN)
+def test_damage_found_on_a_page_is_said_there(runs: Path, page: str) -> None:
+    for name in ("schema.json", "curves.parquet", "model.json"):
+        (runs / "first" / name).write_text("torn")
+    app = opened(page)
+    assert not app.exception
+    assert len(app.error) == (page != "weights")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_run_of_an_older_version(runs: Path, page: str) -> None:
+    """Before this version a run had no counts of alarms in its report, and before sparse attention no attended rows and no form."""
+    folder = runs / "first"
+    report = report_of(folder)
+    for figures in (report["test"], *report["baselines"].values()):
+        del figures["alarms"]
+    (folder / "report.json").write_text(json.dumps(report))
+    rows = pl.read_parquet(folder / "predictions.parquet")
+    rows.drop("attended", "attended_mass", "global_nodes").write_parquet(folder / "predictions.parquet")
+    model = json.loads((folder / "model.json").read_text())
+    del model["config"]["form"]
+    (folder / "model.json").write_text(json.dumps(model))
+    app = opened(page)
+    assert not app.exception
+    assert not app.error
+    if page == "runs":
+        caught = rows.filter((pl.col("label") != "0") & pl.col("decision")).height
+        assert tile(app, "Frauds caught").split()[0] == str(caught)
+
+
+def test_a_run_of_a_later_version_is_refused_by_name(runs: Path, tiny_run: Path) -> None:
+    shutil.copytree(tiny_run, runs / "later")
+    content = json.loads((runs / "later" / "run.json").read_text())
+    (runs / "later" / "run.json").write_text(json.dumps(content | {"format": 99}))
+    app = opened()
+    assert "run format 99" in app.error[0].value
+
+
+def test_an_unfinished_run_is_listed_and_can_be_resumed(runs: Path, tiny_run: Path) -> None:
+    shutil.copytree(tiny_run, runs / "half")
+    content = json.loads((runs / "half" / "run.json").read_text())
+    (runs / "half" / "run.json").write_text(json.dumps(content | {"status": "running"}))
+    assert "--resume" in opened().info[0].value
+    assert "Resume half" in [button.label for button in opened("train").button]
+
+
+def test_a_pretrained_run_says_how_to_go_on(runs: Path, tiny_run: Path) -> None:
+    shutil.copytree(tiny_run, runs / "before")
+    content = json.loads((runs / "before" / "run.json").read_text())
+    (runs / "before" / "run.json").write_text(json.dumps(content | {"status": "pretrained"}))
+    assert "--from" in opened().info[0].value
+
+
+def test_figures_are_those_of_the_report(runs: Path) -> None:
+    report, app = report_of(runs / "first"), opened()
+    test, alarms = report["test"], report["test"]["alarms"]
+    listed = app.dataframe[0].value
+    for title, key in (("average precision", "average_precision"), ("F1", "f1"), ("false-positive rate", "fpr")):
+        assert listed[title].iloc[0] == test[key]
+    assert tile(app, "Frauds caught") == f"{alarms['caught']:,} of {alarms['caught'] + alarms['missed']:,}"
+    assert tile(app, "False alarms a day") == f"{alarms['false_alarms_per_day']:,.1f}"
+    assert tile(app, "Money caught") == f"{alarms['amount_caught']:,.0f}"
+    assert tile(app, "Money lost") == f"{alarms['amount_missed']:,.0f}"
+    shown = app.dataframe[1].value
+    assert list(shown["model"]) == ["this run", "no sampling", "1:1 over-sampling", "class weights", "LightGBM"]
+    for row, own in enumerate([test, *report["baselines"].values()]):
+        assert shown["AP"].iloc[row] == own["average_precision"]
+        assert shown["F1 tuned"].iloc[row] == own["f1"]
+        assert shown["FA/10k at 0.60"].iloc[row] == own["false_alarms_per_10k_at_recall"]["0.60"]
+        assert shown["ECE"].iloc[row] == own["ece"]
+    page = opened("threshold")
+    told = {
+        "Threshold": f"{test['threshold']:.4g}",
+        "Alarms a day": f"{alarms['alarms_per_day']:,.1f}",
+        "Precision": f"{100 * test['precision']:.1f} %",
+        "Recall": f"{100 * test['recall']:.1f} %",
+        "F1": f"{test['f1']:.3f}",
+        "False-positive rate": f"{100 * test['fpr']:.2f} %",
+        "Money caught": f"{alarms['amount_caught']:,.0f}",
+        "Money lost": f"{alarms['amount_missed']:,.0f}",
+    }
+    assert {metric.label: metric.value for metric in page.metric} == told
+
+
+def test_several_runs_stand_side_by_side(runs: Path, tiny_run: Path) -> None:
+    shutil.copytree(tiny_run, runs / "second")
+    app = opened()
+    app.multiselect(key="compare-with").select("first" if app.sidebar.selectbox[0].value == "second" else "second").run()
+    assert not app.exception
+    assert set(app.dataframe[1].value["model"]) == {"first", "second"}
+    assert not app.metric
+
+
+def wish(app: AppTest, name: str) -> AppTest:
+    return app.get_by_key("wish").set_value(name).run()  # type: ignore[attr-defined,no-any-return]
+
+
+def test_a_threshold_by_wish_moves_the_figures_and_is_saved(runs: Path) -> None:
+    app = opened("threshold")
+    before = tile(app, "Alarms a day")
+    app = wish(app, "alarms a day")
+    app.number_input(key="budget").set_value(0.5).run()
+    assert float(tile(app, "Alarms a day")) <= 0.5 < float(before)
+    app = wish(app, "recall")
+    app.slider(key="least").set_value(90).run()
+    assert float(tile(app, "Recall").split()[0]) >= 90
+    app = wish(app, "false-positive rate")
+    app.number_input(key="cap").set_value(1.0).run()
+    assert float(tile(app, "False-positive rate").split()[0]) <= 1.0
+    app = wish(app, "cost")
+    app.number_input(key="price").set_value(1e9).run()
+    assert float(tile(app, "Alarms a day")) == 0
+    app = wish(app, "score")
+    app.slider(key="score").set_value(0.4).run()
+    tuned = Decision.load(runs / "first").threshold
+    next(button for button in app.button if button.label == "Save this threshold").click().run()
+    assert not app.exception
+    saved = Decision.load(runs / "first")
+    assert (saved.threshold, saved.tuned, saved.chosen) == (0.4, tuned, "a score of 0.4")
+    assert TrainedRun.load(runs / "first").decision.threshold == 0.4  # what score and evaluate use
+    next(button for button in app.button if button.label == "Back to the tuned one").click().run()
+    assert Decision.load(runs / "first") == Decision(saved.calibration, tuned)
+
+
+def test_transactions_are_filtered_found_and_explained(runs: Path) -> None:
+    app = opened("transactions")
+    for kind in OUTCOMES:
+        app.get_by_key("kind").set_value(kind).run()  # type: ignore[attr-defined]
+        shown = app.dataframe[0].value if app.dataframe else None
+        assert not app.exception
+        assert shown is None or set(shown["outcome"]) == {kind}
+    rows = pl.read_parquet(runs / "first" / "predictions.parquet")
+    with_past = rows.filter(pl.col("attended").list.len() > 1).row(0, named=True)
+    app.text_input(key="transaction").set_value("no such id").run()
+    assert "no such id" in app.warning[0].value
+    app.text_input(key="transaction").set_value(str(with_past["id"])).run()
+    assert app.header[0].value == f"Transaction {with_past['id']}"
+    assert tile(app, "Score") == f"{with_past['score']:.4f}"
+    attended = app.dataframe[1].value
+    assert attended["id"].tolist() == with_past["attended"]
+    assert attended["attention"].tolist() == pytest.approx(with_past["attended_mass"])
+    app.toggle(key="deep").set_value(True).run()
+    assert not app.exception
+    assert not app.error
+    history = app.dataframe[1].value
+    assert history["id"].iloc[0] == with_past["id"]
+    assert set(with_past["attended"]) <= set(history["id"])
+
+
+def test_the_table_that_is_gone_or_has_changed_is_said(runs: Path) -> None:
+    content = json.loads((runs / "first" / "run.json").read_text())
+    content["config"]["dataset"] = str(runs / "gone.parquet")
+    (runs / "first" / "run.json").write_text(json.dumps(content))
+    app = opened("transactions")
+    app.toggle(key="deep").set_value(True).run()
+    assert "gone.parquet is not here" in app.error[0].value
+    content["config"]["dataset"] = str(Path(APP).parents[1] / "data_samples" / "transactions.parquet")
+    (runs / "first" / "run.json").write_text(json.dumps(content))
+    app = opened("transactions")
+    app.toggle(key="deep").set_value(True).run()
+    assert "has changed since" in app.error[0].value
+
+
+@pytest.mark.slow
+def test_the_map_is_measured_and_the_game_is_played_to_its_end(runs: Path) -> None:
+    app = opened("weights")
+    next(button for button in app.button if button.label.startswith("Measure the map")).click().run()
+    assert not app.exception
+    surface = pl.read_parquet(runs / "first" / "surface.parquet")
+    assert surface.height == 35
+    assert f"{surface['average_precision'].max():.3f}" in " ".join(caption.value for caption in app.caption)
+    next(button for button in app.button if button.label == "Train one epoch").click().run()
+    assert app.metric[0].label == "you: AP"
+    app.slider(key="game-share").set_value(50.0).run()
+    next(button for button in app.button if button.label == "Train to the end").click().run()
+    assert not app.exception
+    assert "The game is over" in app.success[0].value
+    table = app.dataframe[-1].value
+    assert table["epoch"].max() == 8
+    own = table[table["player"] == "you"]
+    assert own["share"].iloc[-1] == pytest.approx(0.5)
+    next(button for button in app.button if button.label == "Start again").click().run()
+    assert not [metric for metric in app.metric if metric.label == "you: AP"]
+
+
+def test_a_comparison_is_shown_with_its_sentence(runs: Path, tiny_table: Path) -> None:
+    short = ("--gap", "1d", "--windows", "1", "--seeds", "2", "--epochs", "2", "--steps-per-epoch", "4", "--device", "cpu")
+    assert main(["compare", "--dataset", str(tiny_table), "--out", str(runs / "c"), *short, "--policies", "none,one_to_one,auto"]) == 0
+    content = json.loads((runs / "c" / "comparison.json").read_text())
+    app = opened("compare")
+    assert not app.exception
+    assert app.info[0].value == content["sentence"]
+    what_if = app.dataframe[0].value
+    assert what_if["average precision"].tolist() == [content["means"][name]["average_precision"] for name in ("auto", "one_to_one", "none")]
+    (runs / "c" / "comparison.json").write_text('{"results": []}')
+    assert "lacks reference" in opened("compare").error[0].value
+
+
+@pytest.mark.usefixtures("runs")
+def test_roles_in_doubt_are_asked_for_and_a_mistake_is_one_line(tmp_path: Path) -> None:
+    odd = tmp_path / "odd.csv"
+    odd.write_text("when_a,when_b,who,bad\n1,2,x,0\n2,3,y,1\n")
+    app = opened("train")
+    assert not app.warning
+    app.get_by_key("how").set_value("a path").run()  # type: ignore[attr-defined]
+    app.text_input(key="path").set_value(str(odd)).run()
+    assert "Not every role is clear" in app.warning[0].value
+    assert next(button for button in app.button if button.label == "Start training").disabled
+    app.text_input(key="path").set_value(str(tmp_path / "missing.csv")).run()
+    assert "does not exist" in app.error[0].value
+    (tmp_path / "torn.parquet").write_bytes(b"PAR1 torn")
+    app.text_input(key="path").set_value(str(tmp_path / "torn.parquet")).run()
+    assert "can't be read" in app.error[0].value
+
+
+@pytest.mark.usefixtures("runs")
+def test_budgets_are_priced_on_the_table(tiny_table: Path) -> None:
+    app = opened("train")
+    app.selectbox(key="known").set_value(tiny_table.resolve()).run()
+    next(button for button in app.button if button.label.startswith("Check the table")).click().run()
+    assert not app.exception
+    assert not app.error
+    assert all("min" in option for option in app.radio(key="budget").options)
+
+
+@pytest.mark.parametrize("name", ["../escape", "a/b", ".hidden", "", "first"])
+def test_a_name_that_leaves_the_folder_or_is_taken_is_refused(runs: Path, name: str) -> None:
+    app = opened("train")
+    app.text_input(key="run-name").set_value(name).run()
+    next(button for button in app.button if button.label == "Start training").click().run()
+    assert not app.exception
+    assert ("already" if name == "first" else "can't be a run's") in app.error[0].value
+    assert {path.name for path in runs.parent.iterdir()} == {"runs"}
+
+
+@pytest.mark.usefixtures("runs")
+def test_latency_is_measured_on_demand() -> None:
+    app = opened("model")
+    next(button for button in app.button if button.label == "Measure").click().run()
+    assert app.dataframe[-1].value["batch"].tolist() == [1, 32, 256]
+    assert (app.dataframe[-1].value["median, ms"] > 0).all()
+
+
+def test_the_precision_plan_is_shown_as_it_is_on_disk(runs: Path) -> None:
+    assert main(["quantize", str(runs / "first"), "--max-drop", "0.5"]) == 0
+    content = json.loads((runs / "first" / "precision.json").read_text())
+    app = opened("model")
+    assert not app.exception
+    before_after = app.dataframe[2].value if "full" in app.dataframe[2].value.columns else app.dataframe[1].value
+    rows = before_after.set_index("")
+    for side in ("before", "after"):
+        own = content["about"][side]
+        assert rows["full" if side == "before" else "quantized"]["average precision"] == own["test"]["average_precision"]
+        assert rows["full" if side == "before" else "quantized"]["weights, kB"] == own["bytes"] / 1000
+    (layers,) = (table.value for table in app.dataframe if "divergence if INT8" in table.value.columns)
+    assert dict(zip(layers["layer"], layers["precision"], strict=True)) == content["got"]
+
+
+def test_downloads_hold_what_the_table_shows() -> None:
+    from balancer.app.loading import as_csv, as_parquet
+
+    frame = pl.DataFrame({"id": [1, 2], "attended": [[3, 4], []]})
+    assert as_csv(frame) == b"id,attended\n1,3 4\n2,\n" or as_csv(frame) == b'id,attended\n1,3 4\n2,""\n'
+    assert pl.read_parquet(io.BytesIO(as_parquet(frame))).equals(frame)

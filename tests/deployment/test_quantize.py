@@ -1,0 +1,123 @@
+"""balancer quantize, train --quantize, score and evaluate --precision, as they are typed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from balancer.cli import main
+from balancer.models.quantization import cpu_supports
+from tests.conftest import TINY
+
+needs_int8 = pytest.mark.skipif(not cpu_supports("int8"), reason="this processor has no INT8 instructions")
+
+
+@pytest.fixture
+def run(tiny_run: Path, tmp_path: Path) -> Path:
+    shutil.copytree(tiny_run, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def told(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
+    capsys.readouterr()
+    assert main(arguments) == 0
+    content: dict[str, object] = json.loads(capsys.readouterr().out)
+    return content
+
+
+def test_a_run_is_quantized_and_scored_in_its_new_precision(
+    run: Path, tiny_table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = told(["quantize", str(run), "--max-drop", "0.05", "--json"], capsys)
+    before, after = content["before"], content["after"]
+    report = json.loads((run / "report.json").read_text())["test"]
+    assert before["test"]["average_precision"] == pytest.approx(report["average_precision"], abs=1e-6)  # type: ignore[index]
+    assert after["bytes"] == (run / "model.quantized.safetensors").stat().st_size  # type: ignore[index]
+    assert set(after["ms"]) == {"1", "32", "256"}  # type: ignore[index]
+    evaluated = told(["evaluate", str(run), "--dataset", str(tiny_table), "--precision", "quantized", "--json"], capsys)
+    assert evaluated["test"] == after["test"]  # type: ignore[index]
+    full, low = tmp_path / "full.parquet", tmp_path / "low.parquet"
+    assert main(["score", str(run), "--input", str(tiny_table), "--output", str(full)]) == 0
+    assert main(["score", str(run), "--input", str(tiny_table), "--output", str(low), "--precision", "quantized"]) == 0
+    scores = [pl.read_parquet(file)["score"].to_numpy() for file in (full, low)]
+    assert not np.array_equal(*scores) or "int8" not in set(json.loads((run / "precision.json").read_text())["got"].values())
+    assert np.abs(scores[0] - scores[1]).max() < 0.2
+
+
+@needs_int8
+def test_size_may_be_preferred_to_speed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = told(["quantize", str(run), "--max-drop", "0.5", "--prefer", "size", "--json"], capsys)
+    assert {row["got"] for row in content["applied"]["rows"]} == {"int8"}  # type: ignore[index]
+    assert content["after"]["bytes"] < 0.35 * content["before"]["bytes"]  # type: ignore[index]
+
+
+def test_the_table_of_before_and_after_is_printed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["quantize", str(run), "--max-drop", "0.05"]) == 0
+    printed = capsys.readouterr().out
+    for text in ("weights on disk", "ms at batch 256", "average precision", "embedding.numeric", "false-positive rate"):
+        assert text in printed
+
+
+def test_train_quantizes_at_its_end(tiny_table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    assert main(["train", "--dataset", str(tiny_table), "--out", str(out), *TINY, "--policy", "auto", "--quantize"]) == 0
+    assert (out / "precision.json").is_file()
+    assert "weights on disk" in capsys.readouterr().out
+
+
+def test_mistakes_end_in_one_line_and_write_nothing(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path.name for path in run.iterdir()}
+    assert main(["quantize", str(tmp_path / "none")]) == 2
+    assert "no run folder" in capsys.readouterr().err
+    assert main(["quantize", str(run), "--max-drop", "2"]) == 2
+    assert "--max-drop is 2" in capsys.readouterr().err
+    assert main(["score", str(run), "--input", "x.parquet", "--output", str(tmp_path / "o.csv"), "--precision", "quantized"]) == 2
+    assert "balancer quantize" in capsys.readouterr().err
+    content = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(content | {"fingerprint": "0"}))
+    assert main(["quantize", str(run)]) == 2
+    assert "changed since" in capsys.readouterr().err
+    assert {path.name for path in run.iterdir()} <= before | {".lock"}
+
+
+def test_8_bit_moments_need_cuda(tiny_table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is CUDA here")
+    arguments = ["train", "--dataset", str(tiny_table), "--out", str(tmp_path / "r"), *TINY, "--optimizer", "adamw8bit"]
+    assert main(arguments) == 2
+    assert "needs a CUDA device" in capsys.readouterr().err
+
+
+@pytest.mark.gpu
+def test_training_with_8_bit_moments_comes_to_the_same(tiny_table: Path, tmp_path: Path) -> None:
+    figures = []
+    for name in ("adamw", "adamw8bit"):
+        out = tmp_path / name
+        assert (
+            main(
+                [
+                    "train",
+                    "--dataset",
+                    str(tiny_table),
+                    "--out",
+                    str(out),
+                    *TINY,
+                    "--policy",
+                    "auto",
+                    "--device",
+                    "cuda",
+                    "--optimizer",
+                    name,
+                ]
+            )
+            == 0
+        )
+        figures.append(json.loads((out / "report.json").read_text())["test"]["average_precision"])
+    assert figures[0] == pytest.approx(figures[1], abs=0.1)
