@@ -1,7 +1,7 @@
-"""Learns how to sample imbalanced data while a model trains on it.
+"""Learn how to sample imbalanced data while a model trains on it.
 
-Importing the package loads neither NumPy nor torch: the public names below are resolved on first use (PEP 562), so
-`balancer --help` answers at once and a training loop that embeds only the sampler pays only for the sampler.
+Importing the package loads neither NumPy nor torch: each public name below is imported when it is first used (PEP 562). So
+`balancer --help` answers at once, and a program that uses only the sampler loads only the sampler.
 """
 
 from __future__ import annotations
@@ -9,27 +9,30 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from balancer.deprecation import deprecated_attribute, install
+
 if TYPE_CHECKING:
     from balancer.errors import InputError
     from balancer.integrations.classifier import AdaptiveClassifier
+    from balancer.integrations.remote import RemoteSampler
     from balancer.integrations.resampler import AdaptiveResampler
-    from balancer.sampling.controller import SamplingController
-    from balancer.sampling.core import EmbeddedSampler
-    from balancer.sampling.policies import load_policy
-    from balancer.sampling.row_sampler import RowSampler
+    from balancer.sampling.core import SamplerCore
+    from balancer.sampling.policies import Policy, load_policy
     from balancer.sampling.torch_sampler import AdaptiveBatchSampler, AdaptiveSampler
+    from balancer.sampling.weights import SamplingWeights
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "AdaptiveBatchSampler",
     "AdaptiveClassifier",
     "AdaptiveResampler",
     "AdaptiveSampler",
-    "EmbeddedSampler",
     "InputError",
-    "RowSampler",
-    "SamplingController",
+    "Policy",
+    "RemoteSampler",
+    "SamplerCore",
+    "SamplingWeights",
     "__version__",
     "load_policy",
 ]
@@ -39,21 +42,24 @@ _HOME = {
     "AdaptiveClassifier": "balancer.integrations.classifier",
     "AdaptiveResampler": "balancer.integrations.resampler",
     "AdaptiveSampler": "balancer.sampling.torch_sampler",
-    "EmbeddedSampler": "balancer.sampling.core",
     "InputError": "balancer.errors",
-    "RowSampler": "balancer.sampling.row_sampler",
-    "SamplingController": "balancer.sampling.controller",
+    "Policy": "balancer.sampling.policies",
+    "RemoteSampler": "balancer.integrations.remote",
+    "SamplerCore": "balancer.sampling.core",
+    "SamplingWeights": "balancer.sampling.weights",
     "load_policy": "balancer.sampling.policies",
 }
+"""Public name to the module that defines it."""
 
+install()
 
-if not TYPE_CHECKING:  # a type checker goes by the imports above, and so notices a misspelt name
+if not TYPE_CHECKING:  # type checkers read the imports above instead, and so report a misspelt name
 
     def __getattr__(name: str) -> object:
         if name not in _HOME:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            return deprecated_attribute(__name__, name)
         value = getattr(importlib.import_module(_HOME[name]), name)
-        globals()[name] = value  # the next look-up is a plain one
+        globals()[name] = value  # the next access does not come here
         return value
 
 

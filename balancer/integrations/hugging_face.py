@@ -22,7 +22,7 @@ import numpy as np
 from torch.utils.data import Subset
 
 from balancer.errors import InputError
-from balancer.integrations.steering import POOL, check_pool, logits_to_scores, pool_rows, read_state, sampling_figures, save_state
+from balancer.integrations.callback_base import POOL, check_pool, logits_to_scores, pool_rows, read_state, sampling_figures, save_state
 from balancer.sampling.seeding import integer_seed
 from balancer.sampling.torch_sampler import AdaptiveSampler
 

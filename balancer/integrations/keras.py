@@ -1,6 +1,6 @@
-"""Keras 3, any backend: batches drawn by an :class:`~balancer.sampling.core.EmbeddedSampler`, steered at the end of each epoch.
+"""Keras 3, any backend: batches drawn by an :class:`~balancer.sampling.core.SamplerCore`, steered at the end of each epoch.
 
-    sampler = EmbeddedSampler(labels, epochs=10)
+    sampler = SamplerCore(labels, epochs=10)
     batches = AdaptiveSequence(x, y, sampler, batch_size=256)
     model.fit(batches, epochs=10, callbacks=[AdaptiveCallback(batches, (x_valid, y_valid))])
 
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balancer.errors import InputError
-from balancer.integrations.steering import (
+from balancer.integrations.callback_base import (
     POOL,
     both_columns,
     check_pool,
@@ -27,7 +27,7 @@ from balancer.integrations.steering import (
     sampling_figures,
     save_state,
 )
-from balancer.sampling.core import EmbeddedSampler
+from balancer.sampling.core import SamplerCore
 from balancer.sampling.seeding import integer_seed
 
 try:
@@ -52,7 +52,7 @@ class AdaptiveSequence(keras.utils.PyDataset):  # type: ignore[misc]
         InputError: lengths that differ, or a batch size below 1.
     """
 
-    def __init__(self, x: Any, y: Any, sampler: EmbeddedSampler, *, batch_size: int = 32, **options: Any) -> None:
+    def __init__(self, x: Any, y: Any, sampler: SamplerCore, *, batch_size: int = 32, **options: Any) -> None:
         super().__init__(**options)
         lengths = {len(part) for part in (*_parts(x), y)}
         if lengths != {sampler.num_rows}:
@@ -153,7 +153,7 @@ def _parts(x: Any) -> list[Any]:
     return list(x.values()) if isinstance(x, dict) else list(x) if isinstance(x, (list, tuple)) else [x]
 
 
-def _classes(y: Any, sampler: EmbeddedSampler) -> NDArray[Any]:
+def _classes(y: Any, sampler: SamplerCore) -> NDArray[Any]:
     given = np.asarray(y)
     if given.ndim == 2 and given.shape[1] == len(sampler.classes_):
         names: NDArray[Any] = np.asarray(sampler.classes_)[given.argmax(axis=1)]

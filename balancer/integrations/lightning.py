@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, DistributedSampler, Subset
 
 from balancer.errors import InputError
-from balancer.integrations.steering import (
+from balancer.integrations.callback_base import (
     POOL,
     check_pool,
     logits_to_scores,

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from balancer.errors import InputError
-from balancer.sampling.core import EmbeddedSampler
+from balancer.sampling.core import SamplerCore
 from balancer.sampling.observation import ScoredRows
 from balancer.sampling.policies import ConstantPolicy
 from balancer.sampling.torch_sampler import AdaptiveSampler
@@ -243,12 +243,12 @@ class RemoteSampler(AdaptiveSampler):
             rank=rank,
             num_replicas=num_replicas,
         )
-        core: EmbeddedSampler = self._core
+        core: SamplerCore = self._core
         counts = core.class_counts
         self._remote = RemoteController(
             url, counts, policy, epochs=epochs, num_samples=core.num_samples, key=key, timeout=timeout, transport=transport
         )
-        core.steer_by(self._remote, policy)
+        core.use_controller(self._remote, policy)
 
     @property
     def away(self) -> bool:

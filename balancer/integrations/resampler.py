@@ -32,7 +32,7 @@ from balancer.errors import InputError
 from balancer.integrations.holdout import hold_out
 from balancer.integrations.staged import StagedEstimator, default_learner, spread_rows, train_in_stages
 from balancer.integrations.tables import is_frame, label_codes, numeric_matrix, take_rows
-from balancer.sampling.core import EmbeddedSampler
+from balancer.sampling.core import SamplerCore
 from balancer.sampling.observation import Observation
 from balancer.sampling.policies import Policy
 from balancer.sampling.seeding import generator
@@ -262,7 +262,7 @@ def _row_weights(codes: NDArray[np.int64], weights: SamplingWeights, score: Floa
     # Policies speak of the commonest class first, ties in the order of the classes; `weights` are in the order of the classes.
     order = np.argsort(-np.bincount(codes), kind="stable")
     fixed = _Fixed(SamplingWeights(weights.share[order], weights.hardness, weights.floor))
-    sampler = EmbeddedSampler(codes, policy=fixed, epochs=1, num_samples=num_samples)
+    sampler = SamplerCore(codes, policy=fixed, epochs=1, num_samples=num_samples)
     sampler.update(codes, score, rows=np.arange(len(codes)), row_score=score)
     return sampler.row_weights()
 

@@ -9,7 +9,7 @@ Five ways, the best that an estimator allows is chosen (:func:`choose_staging`):
     resample        each stage fits anew on drawn rows: any classifier
 
 In the first three the model of the end carries what every stage gave it, in the last two the last stage alone. Weights are expected draws
-(:meth:`EmbeddedSampler.row_weights`), so nothing is left to chance that need not be. scikit-learn's histogram boosting could grow too, but
+(:meth:`SamplerCore.row_weights`), so nothing is left to chance that need not be. scikit-learn's histogram boosting could grow too, but
 its bins follow the weights: trees of earlier stages would be read with other bins, and weighted quantiles cost twenty times the rest of the
 fit (1.9), so it is fitted anew on drawn rows.
 
@@ -36,7 +36,7 @@ from sklearn.utils.validation import has_fit_parameter
 from balancer.errors import InputError
 from balancer.integrations.probabilities import Floats, class_probabilities
 from balancer.integrations.tables import take_rows
-from balancer.sampling.core import EmbeddedSampler
+from balancer.sampling.core import SamplerCore
 from balancer.sampling.policies import Policy
 from balancer.sampling.seeding import generator, integer_seed
 from balancer.sampling.weights import SamplingWeights
@@ -153,13 +153,13 @@ class StagedEstimator:
             return int(self.estimator.get_num_boosting_rounds())  # XGBoost, where n_estimators may be None
         return int(self.estimator.get_params(deep=False)["n_estimators"])
 
-    def make_sampler(self, policy: str | Path | Policy) -> EmbeddedSampler:
+    def make_sampler(self, policy: str | Path | Policy) -> SamplerCore:
         """Sampler of the training rows, for as many epochs as there are stages."""
         rows = len(self._codes)
         draws = max(-(-rows // self.stages), min(rows, MIN_DRAWS), len(self.names))
-        return EmbeddedSampler(self._codes, policy=policy, epochs=self.stages, num_samples=draws, seed=self._seed)
+        return SamplerCore(self._codes, policy=policy, epochs=self.stages, num_samples=draws, seed=self._seed)
 
-    def fit_stage(self, stage: int, sampler: EmbeddedSampler) -> None:
+    def fit_stage(self, stage: int, sampler: SamplerCore) -> None:
         """Train stage number ``stage`` (0, 1, ...) under the weights of ``sampler``."""
         if self.staging == "partial_fit":
             for number in range(self._passes):
@@ -179,7 +179,7 @@ class StagedEstimator:
         else:
             self._boost(stage, sampler)
 
-    def _boost(self, stage: int, sampler: EmbeddedSampler) -> None:
+    def _boost(self, stage: int, sampler: SamplerCore) -> None:
         keyword = _boosting_keyword(self.estimator)
         before = None
         if stage:
@@ -195,14 +195,14 @@ class StagedEstimator:
     def _trees_until(self, stage: int) -> int:
         return self._trees * (stage + 1) // self.stages
 
-    def _fit_drawn(self, sampler: EmbeddedSampler, stage: int) -> None:
+    def _fit_drawn(self, sampler: SamplerCore, stage: int) -> None:
         rows = spread_rows(sampler.row_weights(), generator(self._seed, "draw", stage))
         # A fit on fewer classes would forget the others: one row of each class that chance left out.
         lost = np.setdiff1d(self._codes, self._codes[rows])
         rows = np.concatenate([rows, *(np.flatnonzero(self._codes == c)[:1] for c in lost)])
         self.estimator.fit(take_rows(self._X, rows), self._y[rows])
 
-    def _draws(self, sampler: EmbeddedSampler, stage: int, number: int) -> list[NDArray[np.int64]]:
+    def _draws(self, sampler: SamplerCore, stage: int, number: int) -> list[NDArray[np.int64]]:
         """Draws that together have at least as many rows as the table."""
         parts = -(-len(self._codes) // sampler.num_samples)
         return [sampler.draw(rng=generator(self._seed, "draw", stage, number, part)) for part in range(parts)]
@@ -244,7 +244,7 @@ class Stage:
 
 
 def train_in_stages(
-    staged: StagedEstimator, sampler: EmbeddedSampler, X: Any, reward_X: Any, reward_codes: NDArray[np.int64]
+    staged: StagedEstimator, sampler: SamplerCore, X: Any, reward_X: Any, reward_codes: NDArray[np.int64]
 ) -> list[Stage]:
     """Train all stages; after each the policy sees scores on the training rows ``X`` and on the held-out rows ``reward_X``."""
     stages = []

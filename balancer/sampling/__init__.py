@@ -6,18 +6,19 @@ from here too; what they need is loaded when they are first asked for.
 
 import importlib
 
+from balancer.deprecation import deprecated_attribute
 from balancer.sampling.controller import SamplingController
-from balancer.sampling.core import EmbeddedSampler
+from balancer.sampling.core import SamplerCore
 from balancer.sampling.observation import Observation, ScoredRows
 from balancer.sampling.policies import Policy, load_policy
 from balancer.sampling.row_sampler import RowSampler
 from balancer.sampling.weights import SamplingWeights, class_prior
 
 __all__ = [
-    "EmbeddedSampler",
     "Observation",
     "Policy",
     "RowSampler",
+    "SamplerCore",
     "SamplingController",
     "SamplingWeights",
     "ScoredRows",
@@ -30,5 +31,5 @@ _LAZY = ("AdaptiveBatchSampler", "AdaptiveClassifier", "AdaptiveResampler", "Ada
 
 def __getattr__(name: str) -> object:
     if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return deprecated_attribute(__name__, name)
     return getattr(importlib.import_module("balancer"), name)

@@ -1,6 +1,6 @@
 """The adaptive sampler for any training loop, in NumPy alone: labels of any kind go in, rows to train on come out.
 
-    sampler = EmbeddedSampler(labels, epochs=10)
+    sampler = SamplerCore(labels, epochs=10)
     for _ in range(sampler.epochs):
         model.fit(x[rows := sampler.draw()], y[rows])
         sampler.update(y_valid, model.predict_proba(x_valid)[:, 1])
@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from balancer.deprecation import deprecated_attribute
 from balancer.errors import InputError
 from balancer.sampling.controller import SamplingController
 from balancer.sampling.labels import CHUNK, LabelCodes
@@ -57,7 +58,7 @@ class Controller(Protocol):
         """Inverse of `state_dict`."""
 
 
-class EmbeddedSampler:
+class SamplerCore:
     """Draws training rows by class and hardness; the weights move once an epoch, by :meth:`update`.
 
     An epoch never consists of the commonest class alone: where chance would have it so, one draw goes to another class (see :meth:`draw`).
@@ -74,7 +75,7 @@ class EmbeddedSampler:
     Raises:
         InputError: fewer than two classes, no epoch, too few rows an epoch, or a policy that can't be loaded or answers nonsense.
 
-    >>> sampler = EmbeddedSampler(["ok"] * 990 + ["fraud"] * 10, policy="constant:share=.2", epochs=3, num_samples=100)
+    >>> sampler = SamplerCore(["ok"] * 990 + ["fraud"] * 10, policy="constant:share=.2", epochs=3, num_samples=100)
     >>> sampler.classes_, sampler.counts.tolist(), sampler.draw().shape
     (['fraud', 'ok'], [10, 990], (100,))
     >>> sampler.weights.share.round(3).tolist()
@@ -121,7 +122,7 @@ class EmbeddedSampler:
         """(K,) training rows of each class, the commonest first: the order in which a controller holds them."""
         return self._labels.counts
 
-    def steer_by(self, controller: Controller, name: str) -> None:
+    def use_controller(self, controller: Controller, name: str) -> None:
         """Let another controller set the weights from now on, under the name of its policy."""
         self._controller, self._policy_name = controller, name
 
@@ -332,3 +333,9 @@ def whole_number(value: Any, name: str, least: int, why: str = "") -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
         raise InputError(f"{name} must be a whole number and at least {least}{f' ({why})' if why else ''}, not {value!r}")
     return int(value)
+
+
+if not TYPE_CHECKING:  # the name of version 0.1
+
+    def __getattr__(name: str) -> object:
+        return deprecated_attribute(__name__, name)

@@ -30,7 +30,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch.utils.data import Sampler
 
 from balancer.errors import InputError
-from balancer.sampling.core import EmbeddedSampler, whole_number
+from balancer.sampling.core import SamplerCore, whole_number
 from balancer.sampling.policies import Policy
 from balancer.sampling.seeding import integer_seed
 from balancer.sampling.weights import Floats, SamplingWeights
@@ -48,7 +48,7 @@ class _AdaptiveBase(Sampler[Item]):
 
     def __init__(
         self,
-        core: EmbeddedSampler,
+        core: SamplerCore,
         items: int,
         generator: torch.Generator | None,
         rank: int | None,
@@ -166,7 +166,7 @@ class _AdaptiveBase(Sampler[Item]):
             The weights of the next epoch.
 
         Raises:
-            InputError: as :meth:`balancer.sampling.core.EmbeddedSampler.update`; the sampler is then as it was.
+            InputError: as :meth:`balancer.sampling.core.SamplerCore.update`; the sampler is then as it was.
         """
         weights = self._core.update(y_true, y_score, rows=rows, row_score=row_score)
         if self._handed:
@@ -265,7 +265,7 @@ class AdaptiveSampler(_AdaptiveBase[int]):
         rank: int | None = None,
         num_replicas: int | None = None,
     ) -> None:
-        core = EmbeddedSampler(labels, policy=policy, epochs=epochs, num_samples=num_samples, unlabelled=unlabelled, seed=seed)
+        core = SamplerCore(labels, policy=policy, epochs=epochs, num_samples=num_samples, unlabelled=unlabelled, seed=seed)
         super().__init__(core, core.num_samples, generator, rank, num_replicas)
 
     @property
@@ -312,7 +312,7 @@ class AdaptiveBatchSampler(_AdaptiveBase[list[int]]):
     ) -> None:
         self.batch_size = whole_number(batch_size, "batch_size", 1)
         rows = None if num_batches is None else whole_number(num_batches, "num_batches", 1) * self.batch_size
-        core = EmbeddedSampler(
+        core = SamplerCore(
             labels,
             policy=policy,
             epochs=epochs,

@@ -17,7 +17,7 @@ from balancer.data.dataset import Dataset
 from balancer.data.split import PART_REWARD, PART_TEST, PART_TRAIN
 from balancer.inference.scoring import score_task
 from balancer.models import Classifier, ModelConfig, Task
-from balancer.sampling import EmbeddedSampler
+from balancer.sampling import SamplerCore
 from balancer.sampling.seeding import generator, integer_seed
 from balancer.training.auxiliary_targets import task_targets
 from balancer.training.trainer import ClassifierStudent
@@ -48,7 +48,7 @@ class TaskSampling:
     ) -> None:
         self.dataset, self.config, self.seed = dataset, config, seed
         self.count = steps * max(1, round(share * batch_size))
-        self.samplers: dict[str, EmbeddedSampler] = {}
+        self.samplers: dict[str, SamplerCore] = {}
         self.rows = np.flatnonzero(dataset.part == PART_TRAIN) if config.tasks else np.zeros(0, dtype=np.int64)
         for task in config.tasks:
             if len(task.sizes) > 1:
@@ -58,7 +58,7 @@ class TaskSampling:
             if 2 <= present <= self.count:
                 own = integer_seed(seed, f"task {task.name}")
                 policy = "auto" if present <= LEARNED_CLASSES else "rule"
-                self.samplers[task.name] = EmbeddedSampler(
+                self.samplers[task.name] = SamplerCore(
                     target, policy=policy, epochs=epochs, num_samples=self.count, unlabelled=-1, seed=own
                 )
 
@@ -87,7 +87,7 @@ class TaskSampling:
                 scores = [self._scores(student.model, task, sampler, rows, student.device) for rows in (judged, self.rows[pool])]
                 sampler.update(target, scores[0], rows=pool, row_score=scores[1])
 
-    def _scores(self, model: Classifier, task: Task, sampler: EmbeddedSampler, rows: np.ndarray, device: torch.device) -> np.ndarray:
+    def _scores(self, model: Classifier, task: Task, sampler: SamplerCore, rows: np.ndarray, device: torch.device) -> np.ndarray:
         """(n, K) over the classes that training rows have."""
         scores = score_task(model, self.dataset, task.name, rows, device=device)[:, 0, np.asarray(sampler.classes_)].astype(np.float64)
         normal: np.ndarray = scores / np.maximum(scores.sum(1, keepdims=True), 1e-12)

@@ -13,7 +13,7 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from balancer.errors import InputError
-from balancer.sampling.core import EmbeddedSampler
+from balancer.sampling.core import SamplerCore
 
 EPOCHS, PRIOR = 4, 0.06
 
@@ -48,11 +48,11 @@ def _model(keras: Any, output: str = "sigmoid") -> Any:
     return model
 
 
-def _parts(policy: str = "rule", **options: Any) -> tuple[Any, Any, EmbeddedSampler]:
+def _parts(policy: str = "rule", **options: Any) -> tuple[Any, Any, SamplerCore]:
     from balancer.integrations.keras import AdaptiveCallback, AdaptiveSequence
 
     x, y = _table(600, 0)
-    sampler = EmbeddedSampler(y, policy=policy, epochs=EPOCHS, seed=5)
+    sampler = SamplerCore(y, policy=policy, epochs=EPOCHS, seed=5)
     batches = AdaptiveSequence(x, y, sampler, batch_size=100)
     return batches, AdaptiveCallback(batches, options.pop("valid", _table(300, 1)), **options), sampler
 
@@ -113,7 +113,7 @@ def test_workers_get_the_rows_of_their_epoch(keras: Any) -> None:
             got.append(batch[0]["a"])
             return batch
 
-    sampler = EmbeddedSampler(y, policy="rule", epochs=EPOCHS)
+    sampler = SamplerCore(y, policy="rule", epochs=EPOCHS)
     batches = Recording({"a": x, "b": x[:, :1]}, y, sampler, batch_size=100, workers=2)
     inputs = {"a": keras.layers.Input((4,), name="a"), "b": keras.layers.Input((1,), name="b")}
     model = keras.Model(inputs, keras.layers.Dense(1, "sigmoid")(inputs["a"]))
@@ -158,7 +158,7 @@ def test_it_says_what_it_needs(keras: Any) -> None:
     from balancer.integrations.keras import AdaptiveSequence
 
     x, y = _table(60, 0)
-    sampler = EmbeddedSampler(y, policy="rule", epochs=1)
+    sampler = SamplerCore(y, policy="rule", epochs=1)
     with pytest.raises(InputError, match="60 labels"):
         AdaptiveSequence(x[:50], y, sampler)
     with pytest.raises(InputError, match="batch_size"):

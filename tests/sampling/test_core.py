@@ -1,4 +1,4 @@
-"""EmbeddedSampler: draws against shares and row weights, every refusal with the state unchanged, exact resume, NumPy alone."""
+"""SamplerCore: draws against shares and row weights, every refusal with the state unchanged, exact resume, NumPy alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from balancer.errors import InputError
-from balancer.sampling.core import EmbeddedSampler
+from balancer.sampling.core import SamplerCore
 from balancer.sampling.observation import Observation
 from balancer.sampling.row_sampler import kept_share
 from balancer.sampling.weights import SamplingWeights
@@ -22,8 +22,8 @@ LABELS = np.array(["ok"] * 940 + ["theft"] * 40 + ["fraud"] * 20)
 CLASSES = ["fraud", "ok", "theft"]
 
 
-def _sampler(policy: Any = "constant:share=.3,hardness=1.5", labels: Any = LABELS, **options: Any) -> EmbeddedSampler:
-    return EmbeddedSampler(labels, policy=policy, **({"epochs": 4, "num_samples": 300} | options))
+def _sampler(policy: Any = "constant:share=.3,hardness=1.5", labels: Any = LABELS, **options: Any) -> SamplerCore:
+    return SamplerCore(labels, policy=policy, **({"epochs": 4, "num_samples": 300} | options))
 
 
 def _plain(state: Any) -> Any:
@@ -73,7 +73,7 @@ def test_row_weights_are_what_draws_do(num_samples: int) -> None:
 
 
 def test_no_epoch_without_a_minority_row() -> None:
-    sampler = EmbeddedSampler([0] * 999 + [1], policy="constant:share=prior,hardness=0", epochs=2, num_samples=5)
+    sampler = SamplerCore([0] * 999 + [1], policy="constant:share=prior,hardness=0", epochs=2, num_samples=5)
     positives = [(sampler.draw() == 999).sum() for _ in range(500)]
     assert min(positives) == 1
     expected = 5 * kept_share(np.array([0.999, 0.001]), 5)[1]
@@ -108,7 +108,7 @@ def test_draws_repeat_by_seed_and_epoch() -> None:
     ],
 )
 def test_any_labels(labels: Any, common: Any, rare: Any, unlabelled: Any) -> None:
-    sampler = EmbeddedSampler(labels, policy="constant:share=.4,hardness=0", epochs=2, num_samples=5_000, unlabelled=unlabelled)
+    sampler = SamplerCore(labels, policy="constant:share=.4,hardness=0", epochs=2, num_samples=5_000, unlabelled=unlabelled)
     rows = sampler.draw()
     assert rows.max() < 100
     assert (rows >= 90).mean() == pytest.approx(0.4, abs=0.03)
@@ -116,12 +116,12 @@ def test_any_labels(labels: Any, common: Any, rare: Any, unlabelled: Any) -> Non
     assert sampler.weights.share[sampler.classes_.index(rare)] == pytest.approx(0.4)
     sampler.update([common, rare], [0.1, 0.8])
     assert sampler.updates == 1
-    assert EmbeddedSampler(labels, policy="constant", epochs=2, unlabelled=unlabelled).num_samples == 100
+    assert SamplerCore(labels, policy="constant", epochs=2, unlabelled=unlabelled).num_samples == 100
 
 
 def test_scores_by_column_or_of_the_rarer_class() -> None:
     labels = ["ok"] * 95 + ["fraud"] * 5
-    one, two = (EmbeddedSampler(labels, policy="rule", epochs=2) for _ in range(2))
+    one, two = (SamplerCore(labels, policy="rule", epochs=2) for _ in range(2))
     a = one.update(["ok", "fraud", "ok"], [0.1, 0.8, 0.7])
     b = two.update(["ok", "fraud", "ok"], [[0.1, 0.9], [0.8, 0.2], [0.7, 0.3]])
     np.testing.assert_allclose(a.share, b.share)
@@ -130,7 +130,7 @@ def test_scores_by_column_or_of_the_rarer_class() -> None:
 
 def test_unlabelled_rows_are_ignored_in_updates() -> None:
     labels = [0] * 95 + [1] * 5 + [-1] * 3
-    one, two = (EmbeddedSampler(labels, policy="rule", epochs=2, unlabelled=-1) for _ in range(2))
+    one, two = (SamplerCore(labels, policy="rule", epochs=2, unlabelled=-1) for _ in range(2))
     one.update([0, 1, -1, 0], [0.1, 0.8, 0.5, 0.7], rows=[0, 100, 97], row_score=[0.3, 0.5, 0.9])
     two.update([0, 1, 0], [0.1, 0.8, 0.7], rows=[0, 97], row_score=[0.3, 0.9])
     assert _plain(one.state_dict()) == _plain(two.state_dict())
@@ -300,7 +300,7 @@ def test_batches_hold_their_quotas() -> None:
 def test_needs_numpy_alone() -> None:
     heavy = "torch polars sklearn pandas scipy stable_baselines3 gymnasium lightgbm rich safetensors"
     code = (
-        "import sys, balancer.sampling.core as e; s = e.EmbeddedSampler([0]*9+[1], policy='constant', epochs=2); s.draw();"
+        "import sys, balancer.sampling.core as e; s = e.SamplerCore([0]*9+[1], policy='constant', epochs=2); s.draw();"
         "s.update([0, 1], [.1, .9]); s.load_state_dict(s.state_dict()); s.row_weights();"
         f"assert not set('{heavy}'.split()) & set(sys.modules), set('{heavy}'.split()) & set(sys.modules)"
     )

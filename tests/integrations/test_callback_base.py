@@ -10,8 +10,16 @@ import pytest
 import torch
 
 from balancer.errors import InputError
-from balancer.integrations.steering import both_columns, check_pool, logits_to_scores, pool_rows, read_state, sampling_figures, save_state
-from balancer.sampling.core import EmbeddedSampler
+from balancer.integrations.callback_base import (
+    both_columns,
+    check_pool,
+    logits_to_scores,
+    pool_rows,
+    read_state,
+    sampling_figures,
+    save_state,
+)
+from balancer.sampling.core import SamplerCore
 from balancer.sampling.torch_sampler import AdaptiveSampler
 from balancer.sampling.weights import SamplingWeights
 
@@ -29,7 +37,7 @@ def test_logits_become_what_torch_makes_of_them() -> None:
 
 
 def test_nan_reaches_the_sampler_which_names_its_row() -> None:
-    sampler = EmbeddedSampler([0, 0, 0, 1], policy="rule", epochs=1)
+    sampler = SamplerCore([0, 0, 0, 1], policy="rule", epochs=1)
     with pytest.raises(InputError, match="row 1 is not finite"):
         sampler.update([0, 1], logits_to_scores([[0.0, 1.0], [np.nan, 1.0]]))
 
@@ -51,7 +59,7 @@ def test_figures_go_by_the_names_of_classes() -> None:
     assert figures == {"sampling/share_ok": 0.8, "sampling/share_fraud": 0.2, "sampling/hardness": 1.5}
 
 
-@pytest.mark.parametrize("kind", [EmbeddedSampler, AdaptiveSampler])
+@pytest.mark.parametrize("kind", [SamplerCore, AdaptiveSampler])
 def test_state_survives_the_disk(kind: Any, tmp_path: Path) -> None:
     def make() -> Any:
         return kind([0] * 40 + [1] * 4, policy="rule", epochs=3)

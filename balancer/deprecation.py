@@ -1,0 +1,112 @@
+"""Names of version 0.1 that version 0.2 renamed: the table, and what makes the old names work with a warning.
+
+They keep working for one release. Only names that a user could have typed are listed: public names, arguments, and modules that the
+README or the documentation of version 0.1 named.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+MODULES = {
+    "balancer.configuration": "balancer.options.flags",
+    "balancer.data.simulator": "balancer.data.simulation.stream",
+    "balancer.envs.task_targets": "balancer.training.auxiliary_targets",
+    "balancer.integrations.steering": "balancer.integrations.callback_base",
+    "balancer.models.quantization.executorch_export": "balancer.models.export.executorch_export",
+    "balancer.models.quantization.onnx_backend": "balancer.models.export.onnx_backend",
+    "balancer.models.quantization.onnx_export": "balancer.models.export.onnx_export",
+    "balancer.models.quantization.onnx_quantize": "balancer.models.export.onnx_quantize",
+    "balancer.sampling.embedded": "balancer.sampling.core",
+    "balancer.serving.client": "balancer.integrations.remote",
+    "balancer.serving.history": "balancer.serving.scoring.history",
+    "balancer.training.streaming": "balancer.inference.streaming",
+}
+"""Modules: old name to new name."""
+
+NAMES = {
+    "balancer.EmbeddedSampler": "balancer.SamplerCore",
+    "balancer.RowSampler": "balancer.sampling.RowSampler",
+    "balancer.SamplingController": "balancer.sampling.SamplingController",
+    "balancer.integrations.lightning.AdaptiveSamplingCallback": "balancer.integrations.lightning.AdaptiveCallback",
+    "balancer.sampling.EmbeddedSampler": "balancer.SamplerCore",
+    "balancer.sampling.core.EmbeddedSampler": "balancer.SamplerCore",
+}
+"""Attributes of modules: old name to new name. A module that is named here calls :func:`deprecated_attribute` in its ``__getattr__``."""
+
+UNSET = "deprecated"
+"""Default of a renamed argument of a scikit-learn estimator, whose parameters must all be in the signature."""
+
+
+def warn_renamed(old: str, new: str, *, stacklevel: int = 2) -> None:
+    """Warn that ``old`` was renamed to ``new``; ``stacklevel`` counts from the caller as in ``warnings.warn``."""
+    warnings.warn(f"{old} is deprecated and will be removed in version 0.3: use {new}", DeprecationWarning, stacklevel=stacklevel + 1)
+
+
+def deprecated_attribute(module: str, name: str) -> Any:
+    """The object that ``name`` meant in version 0.1, for the ``__getattr__`` of ``module``; warns.
+
+    Raises:
+        AttributeError: ``module`` had no such name.
+    """
+    old = f"{module}.{name}"
+    if old not in NAMES:
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+    warn_renamed(old, NAMES[old], stacklevel=3)
+    home, _, new = NAMES[old].rpartition(".")
+    return getattr(importlib.import_module(home), new)
+
+
+def renamed_argument(old: str, new: str, value: Any, given: Any, *, stacklevel: int = 2) -> Any:
+    """The value of an argument that was renamed from ``old`` to ``new``.
+
+    Args:
+        old: Name in version 0.1.
+        new: Present name.
+        value: Value given under the present name.
+        given: Value given under the old name, :data:`UNSET` if none was.
+        stacklevel: As in ``warnings.warn``, counted from the caller.
+
+    Returns:
+        ``given`` with a warning, or ``value`` where nothing was given under the old name.
+    """
+    if isinstance(given, str) and given == UNSET:
+        return value
+    warn_renamed(f"the argument {old}", new, stacklevel=stacklevel + 1)
+    return given
+
+
+class _RenamedModule(Loader):
+    """Fills a module under its old name with the attributes of the new one, each looked up when it is asked for."""
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        """None: an empty module is made."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Warn, and answer from the new module."""
+        new = MODULES[module.__name__]
+        warn_renamed(f"the module {module.__name__}", new)
+        replacement = importlib.import_module(new)
+        module.__getattr__ = lambda name: getattr(replacement, name)  # type: ignore[method-assign]
+        module.__doc__ = replacement.__doc__
+
+
+class _RenamedModules(MetaPathFinder):
+    """Finds the modules of :data:`MODULES` under their old names; Python asks it last."""
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        """A specification for an old name, None for any other."""
+        return ModuleSpec(fullname, _RenamedModule()) if fullname in MODULES else None
+
+
+def install() -> None:
+    """Let ``import`` find the modules under their old names; a second call changes nothing."""
+    if not any(type(finder).__name__ == _RenamedModules.__name__ for finder in sys.meta_path):
+        sys.meta_path.append(_RenamedModules())
