@@ -58,7 +58,10 @@ if not TYPE_CHECKING:  # type checkers read the imports above instead, and so re
     def __getattr__(name: str) -> object:
         if name not in _HOME:
             return deprecated_attribute(__name__, name)
-        value = getattr(importlib.import_module(_HOME[name]), name)
+        from balancer.dependencies import explained_imports
+
+        with explained_imports(name):
+            value = getattr(importlib.import_module(_HOME[name]), name)
         globals()[name] = value  # the next access does not come here
         return value
 

@@ -1,12 +1,53 @@
-"""The one error a person can mend.
+"""Errors that the user can correct.
 
-Everything that bad input can cause (a column that is not there, a truncated file, a flag that contradicts a saved run) is
-raised as :class:`InputError`. Its text is what the command line prints: it names the column, row, file or flag, and the remedy.
+Whatever bad input, a missing library, an unsuitable machine or a damaged file can cause is an `InputError` or one of its
+subclasses. The text names the column, row, file or flag, and the remedy, in one sentence.
+
+The command line prints the text after ``error:`` and exits with code 2, the HTTP service answers with it, and the app shows
+it. They catch `InputError`, so the subclasses need no handlers of their own there. A subclass exists for code that must
+tell one cause from another: catch `UnsupportedError`, never `InputError`, to find out that something can't be done here.
 """
+
+from __future__ import annotations
 
 
 class InputError(ValueError):
-    """Bad input, with a message for the person who gave it.
+    """Bad input, with a message for the person who gave it. A library user can catch it as `ValueError`."""
 
-    The command line prints the message after ``error:`` and exits with code 2; a library user catches it as ``ValueError``.
+
+class MissingDependencyError(InputError, ImportError):
+    """An optional library is not installed. The message ends with the command that installs it.
+
+    A library user can catch it as `ImportError`. `name` is the module that could not be imported.
+
+    Args:
+        message: What needs which library.
+        install: What to install, as `pip` is given it: a distribution, or an extra of this package.
+
+    >>> print(MissingDependencyError("balancer train needs polars", "balancer[train]"))
+    balancer train needs polars: pip install 'balancer[train]'
     """
+
+    def __init__(self, message: str, install: str) -> None:
+        super().__init__(message, install)  # both are in args, so that pickle can make the error again
+        self.install = install
+
+    def __str__(self) -> str:
+        return f"{self.args[0]}: pip install '{self.args[1]}'"
+
+
+class UnsupportedError(InputError):
+    """Something that is valid elsewhere can't be done here.
+
+    For example: a backend without the processor's instructions, a device that is not there, a custom attention that has no
+    weights to show, a part that an export format can't hold. It is an `InputError` because the user can choose another
+    backend, device or part.
+    """
+
+
+class MissingFileError(InputError, FileNotFoundError):
+    """A file is not there. A library user can catch it as `FileNotFoundError`."""
+
+
+class CorruptFileError(InputError):
+    """A file is damaged, truncated, or was not written by this package or this version of it."""

@@ -25,6 +25,8 @@ COMMANDS = {
     "doctor": "what this machine has: versions, device, attention backends",
     "simulate": "make a table of card transactions with fraud in it",
 }
+EXTRAS = {"app": "app", "compare": "compare", "export": "export", "keys": "serve", "serve": "serve"}
+"""The extra that installs what a command needs; `train` for the others."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,10 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(name: str, arguments: list[str]) -> int:
+    from balancer.dependencies import explained_imports
     from balancer.errors import InputError
 
     try:
-        code = import_module(f"balancer.cli.{name}").main(arguments)
+        with explained_imports(f"balancer {name}", f"balancer[{EXTRAS.get(name, 'train')}]"):
+            code = import_module(f"balancer.cli.{name}").main(arguments)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
