@@ -23,7 +23,7 @@ settings.register_profile("repeatable", derandomize=True, deadline=None, max_exa
 settings.load_profile("repeatable")
 
 TINY = (
-    *("--epochs", "2", "--steps-per-epoch", "8", "--policy-rollouts", "1", "--history", "6"),
+    *("--epochs", "2", "--steps-per-epoch", "8", "--policy-rollouts", "1", "--history-length", "6"),
     *("--d-model", "16", "--layers", "1", "--threads", "1"),
 )
 """Flags that make a run of a few seconds: everything real, everything short."""

@@ -15,7 +15,7 @@ import polars as pl
 from balancer.errors import InputError
 from balancer.files import read_json, read_meta
 from balancer.runs.progress import PROGRESS_FILE
-from balancer.runs.run_folder import RunFolder
+from balancer.runs.run_folder import RunFolder, epochs_file
 from balancer.training.fitting import BASELINES
 
 Status = Literal["complete", "running", "stopped", "pretrained", "broken"]
@@ -75,7 +75,7 @@ def read_run(path: Path) -> Run:
         report = read_json(path / "report.json", what="it is the report of the run")
         figures = checked_figures(report, path)
         read_json(path / "decision.json", what="it holds threshold and calibration")
-        curve = _validation_curve(path / "history.parquet")
+        curve = _validation_curve(epochs_file(path))
         size = (path / "model.safetensors").stat().st_size
         if not (path / "predictions.parquet").is_file():
             raise InputError(f"{path / 'predictions.parquet'} is missing: it holds every test row; give a complete run folder")
@@ -86,10 +86,10 @@ def read_run(path: Path) -> Run:
 
 def _validation_curve(file: Path) -> tuple[float, ...]:
     try:
-        history = pl.scan_parquet(file).filter(pl.col("model") == "run").select("average_precision").collect()
+        epochs = pl.scan_parquet(file).filter(pl.col("model") == "run").select("average_precision").collect()
     except (pl.exceptions.PolarsError, OSError) as error:
         raise InputError(f"{file} can't be read ({error}): it holds the weights by epoch; it is damaged or missing, train anew") from error
-    return tuple(history["average_precision"].to_list())
+    return tuple(epochs["average_precision"].to_list())
 
 
 def checked_figures(report: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -44,12 +44,12 @@ def _rule(value: float, title: str, channel: str = "x") -> alt.Chart:
     return rule
 
 
-def weights_chart(history: pl.DataFrame) -> alt.VConcatChart:
+def weights_chart(epochs: pl.DataFrame) -> alt.VConcatChart:
     """By epoch of one run, linked on hover: shares of the classes but the negative one, hardness and floor, validation AP and F1, false-positive rate.
 
-    ``history`` is the run's part of ``history.parquet``: columns ``epoch, hardness, floor, average_precision, f1, fpr, share_CLASS``.
+    ``epochs`` is the run's part of ``epochs.parquet``: columns ``epoch, hardness, floor, average_precision, f1, fpr, share_CLASS``.
     """
-    shares = [name for name in history.columns if name.startswith("share_")][1:]
+    shares = [name for name in epochs.columns if name.startswith("share_")][1:]
     groups = [
         ("share of draws", "class", ".0%", {name: name.removeprefix("share_") for name in shares}),
         ("weight (no unit)", "weight", ".2f", {"hardness": "hardness exponent", "floor": "floor"}),
@@ -63,8 +63,8 @@ def weights_chart(history: pl.DataFrame) -> alt.VConcatChart:
     hovered = either(**{"or": [{"param": hover.name, "empty": False} for hover in hovers]})
     panels: list[Any] = []
     for hover, (title, legend, number, columns) in zip(hovers, groups, strict=True):
-        known = {name: text for name, text in columns.items() if name in history.columns}
-        long = history.select("epoch", *known).rename(known).unpivot(index="epoch", variable_name=legend, value_name="value")
+        known = {name: text for name, text in columns.items() if name in epochs.columns}
+        long = epochs.select("epoch", *known).rename(known).unpivot(index="epoch", variable_name=legend, value_name="value")
         base = alt.Chart(long).encode(
             alt.X("epoch:Q", title="epoch", axis=alt.Axis(tickMinStep=1, format="d"), scale=alt.Scale(nice=False)),
             alt.Y("value:Q", title=title, axis=_axis(number), scale=alt.Scale(zero=legend != "score")),
@@ -74,7 +74,7 @@ def weights_chart(history: pl.DataFrame) -> alt.VConcatChart:
             size=alt.condition(hovered, alt.value(110), alt.value(30)),
             tooltip=["epoch:Q", f"{legend}:N", alt.Tooltip("value:Q", format=".4f", title=title)],
         )
-        line = alt.Chart(history.select("epoch")).mark_rule(color=GREY).encode(alt.X("epoch:Q", title="epoch")).transform_filter(hovered)
+        line = alt.Chart(epochs.select("epoch")).mark_rule(color=GREY).encode(alt.X("epoch:Q", title="epoch")).transform_filter(hovered)
         panels.append((base.mark_line() + points.add_params(hover) + line).properties(height=120, width=620))
     chart: alt.VConcatChart = alt.vconcat(*panels).resolve_scale(color="independent")
     return chart

@@ -19,7 +19,7 @@ class EvaluateConfig:
     """Run folder that balancer train wrote."""
     dataset: Path
     """Labelled table: Parquet, CSV or a folder of Parquet files."""
-    history: Path | None = None
+    past: Path | None = field(default=None, metadata={"aliases": ("--history",)})
     """Earlier rows of the same entities: they give context and are not evaluated."""
     bad_rows: Literal["error", "drop"] = "error"
     """What to do with rows that can't be used: stop, or drop and count them."""
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     from balancer.runs.trained_run import TrainedRun
 
     result = evaluate_file(
-        TrainedRun.load(config.run, precision=config.precision), config.dataset, history=config.history, bad_rows=config.bad_rows
+        TrainedRun.load(config.run, precision=config.precision), config.dataset, past=config.past, bad_rows=config.bad_rows
     )
     if config.json:
         print(json.dumps(result, indent=2))

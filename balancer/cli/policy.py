@@ -94,11 +94,12 @@ def _train(arguments: list[str]) -> int:
         raise InputError(f"--out {str(config.out)!r} is not empty; choose another folder, or add --resume to continue the training in it")
     from rich.console import Console
 
+    from balancer.devices import choose_device
     from balancer.policy_learning.budgets import TASK_BUDGETS
     from balancer.policy_learning.training import train_task_policy
     from balancer.runs.progress import TrainingProgress
 
-    console = Console()
+    console, device = Console(), choose_device(config.device)
     rollouts = config.rollouts or TASK_BUDGETS[config.budget].rollouts
     try:
         with TrainingProgress(console) as progress, progress.stage(f"policy ({config.kind}) on tasks", rollouts) as advance:
@@ -109,7 +110,7 @@ def _train(arguments: list[str]) -> int:
                 folder=config.out,
                 reward=config.reward,
                 rollouts=rollouts,
-                device=config.device,
+                device=device,
                 resume=config.resume,
                 progress=lambda figures: advance(int(figures["rollout"]), _told(figures)),
             )
@@ -131,6 +132,7 @@ def _evaluate(arguments: list[str]) -> int:
     config = PolicyEvaluateConfig(**parse(PolicyEvaluateConfig, "balancer policy evaluate", PolicyEvaluateConfig.__doc__ or "", arguments))
     from rich.console import Console
 
+    from balancer.devices import choose_device
     from balancer.policy_learning.evaluation import evaluate_policy, print_evaluation
 
     console = Console(stderr=config.json)
@@ -141,7 +143,7 @@ def _evaluate(arguments: list[str]) -> int:
         split=config.tasks,
         groups=config.groups,
         reference=config.reference,
-        device=config.device,
+        device=choose_device(config.device),
         console=console,
     )
     if config.json:

@@ -21,7 +21,7 @@ class ScoreConfig:
     """Table to score: Parquet, CSV or a folder of Parquet files."""
     output: Path
     """File to write, .parquet or .csv; replaced where it exists."""
-    history: Path | None = None
+    past: Path | None = field(default=None, metadata={"aliases": ("--history",)})
     """Earlier rows of the same entities, with labels where they are known: they give context and are not scored."""
     bad_rows: Literal["error", "drop"] = "error"
     """What to do with rows that can't be used: stop, or drop and count them."""
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
         TrainedRun.load(config.run, precision=config.precision),
         config.input,
         config.output,
-        history=config.history,
+        past=config.past,
         bad_rows=config.bad_rows,
         streaming=config.streaming,
     )

@@ -10,7 +10,7 @@ import dataclasses
 import importlib.util
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -67,7 +67,7 @@ class CompareConfig:
     """Trainings that constant_share, constant and tpe choose from, each, in every window and seed."""
     ppo_rollouts: int = 15
     """Rollouts of PPO that fine-tune auto in every window."""
-    history: int = 8
+    history_length: int = field(default=8, metadata={"aliases": ("--history",)})
     """Transactions of an entity that the classifier sees, the one to judge included."""
     d_model: int = 32
     """Width of the classifier."""
@@ -93,7 +93,7 @@ class CompareConfig:
             object.__setattr__(self, "policies", _joined(self.policies))
         positive = (
             *("windows", "seeds", "epochs", "steps_per_epoch", "batch_size", "search_trials", "ppo_rollouts"),
-            *("history", "d_model", "layers", "threads"),
+            *("history_length", "d_model", "layers", "threads"),
         )
         for name in positive:
             if getattr(self, name) < 1:

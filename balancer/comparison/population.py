@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from balancer.comparison.figures import JudgedRows
 from balancer.comparison.treatments import Arm, Rows, ScorePair, Tick, Trained
@@ -216,8 +215,3 @@ def resampled(problem: PopulationProblem, rows: Rows, seed: int) -> PopulationPr
     return PopulationProblem(
         x.astype(np.float32), y.astype(np.int64), problem.x_val, problem.y_val, ones, problem.val_weight, problem.num_classes
     )
-
-
-def auto_device(device: str) -> str:
-    """``cuda`` or ``cpu`` for ``auto``."""
-    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device

@@ -11,18 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from balancer.comparison.cells import Cell, CellFolder
 from balancer.comparison.classifier import SequenceStudent
 from balancer.comparison.config import NOT_OF_A_CELL, SEARCHES, CompareConfig
 from balancer.comparison.figures import JudgedRows
-from balancer.comparison.population import PopulationStudent, PopulationTask, auto_device
+from balancer.comparison.population import PopulationStudent, PopulationTask
 from balancer.comparison.search import search
 from balancer.comparison.summary import document
 from balancer.comparison.treatments import Arm, Student, Tick, fixed_arm
 from balancer.comparison.windows import Window, WindowedTable
 from balancer.data.dataset import Dataset
+from balancer.devices import choose_device, torch_threads
 from balancer.errors import InputError
 from balancer.evaluation.baselines import fit_lightgbm
 from balancer.files import write_json
@@ -58,7 +57,7 @@ def run_comparison(config: CompareConfig, roles: Mapping[str, Any], progress: Tr
         InputError: on what a person can mend; nothing was written then, or what was written can be resumed.
     """
     config.check_policies()
-    torch.set_num_threads(config.threads)
+    choose_device(config.device)  # an unsuitable one is reported before the folder is made
     table = WindowedTable(config.dataset, windows=config.windows, spec_file=config.spec, roles=roles, bad_rows=config.bad_rows)
     said = to_dict(config) | {name: list(value) if isinstance(value, tuple) else value for name, value in roles.items()}
     if config.resume:
@@ -67,7 +66,7 @@ def run_comparison(config: CompareConfig, roles: Mapping[str, Any], progress: Tr
     else:
         folder = CellFolder.create(config.out or _default_path(config.dataset), said)
     progress.say(f"cells in {folder.path}")
-    with RunFolder(folder.path, {}).locked():
+    with RunFolder(folder.path, {}).locked(), torch_threads(config.threads):
         results = _Comparison(config, table, folder, progress).run()
     content = document(results, config.reference_policy()) | {
         "student": config.student,
@@ -134,7 +133,7 @@ class _Comparison:
 
     def __init__(self, config: CompareConfig, table: WindowedTable, folder: CellFolder, progress: TrainingProgress) -> None:
         self.config, self.table, self.folder, self.progress = config, table, folder, progress
-        self.device = auto_device(config.device)
+        self.device = choose_device(config.device)
         self.done = 0
         self.work = folder.path / "work"
         self.seeds = range(config.seed, config.seed + config.seeds)
@@ -195,7 +194,7 @@ class _Comparison:
             epochs=config.epochs,
             steps_per_epoch=config.steps_per_epoch,
             batch_size=config.batch_size,
-            history=config.history,
+            history_length=config.history_length,
             d_model=config.d_model,
             layers=config.layers,
             threads=config.threads,

@@ -91,7 +91,7 @@ def load_dataset(
     spec: Spec,
     *,
     schema: Schema | None = None,
-    history: Source | None = None,
+    past: Source | None = None,
     bad_rows: BadRows = "error",
     hash_buckets: int = 0,
     vocabularies: Mapping[str, list[str]] | None = None,
@@ -103,7 +103,7 @@ def load_dataset(
         path: Parquet, CSV, folder of Parquet, Delta table, or a polars frame.
         spec: roles of the columns (`resolve_spec`); with `schema`, use `schema.spec`.
         schema: given when scoring: classes, vocabularies and fill values of training; no label is needed then.
-        history: earlier rows, which serve as context and history only.
+        past: earlier rows, which serve as context and history only.
         bad_rows: `"error"` raises on the first bad row, `"drop"` leaves bad rows out and counts them.
         vocabularies: of another table's schema, instead of learning them on the training rows: a value then has the same code in both.
         need_label: False takes a table without labels, or with too few to learn from; the split then goes by all rows where none has one.
@@ -116,9 +116,9 @@ def load_dataset(
     check_buckets(hash_buckets)
     table, classes = _read(path, spec, schema.classes if schema else None, bad_rows, "row", need_label)
     tables = [table]
-    if history is not None:
-        past, _ = _read(history, spec, classes, bad_rows, "history row")
-        tables = [_as_history(past, table), table]
+    if past is not None:
+        earlier, _ = _read(past, spec, classes, bad_rows, "history row")
+        tables = [_as_history(earlier, table), table]
     data = _concatenate(tables)
     entity, entities = _entities(data, spec)
     order = np.lexsort((data.time, entity))

@@ -15,7 +15,7 @@ import torch
 
 from balancer.data.dataset import Dataset
 from balancer.data.split import PART_TRAIN
-from balancer.errors import InputError
+from balancer.errors import UnsupportedError
 from balancer.inference.decision import fraud_score
 from balancer.inference.scoring import score_rows
 from balancer.models import Classifier, ModelConfig, SequenceBatch
@@ -39,13 +39,13 @@ def light_config(full: ModelConfig) -> ModelConfig:
     """The student's configuration.
 
     Raises:
-        InputError: The full model's embedding is not one that a light build can have.
+        UnsupportedError: The full model's embedding is not one that a light build can have.
     """
     if full.embedding != "transaction" or full.cycles or full.numeric_encoding != "piecewise":
-        raise InputError(
+        raise UnsupportedError(
             f"embedding '{full.embedding}' can't be carried by a light build; it takes embedding transaction with numeric_encoding piecewise and no cycles"
         )
-    history = min(full.history, HISTORY)
+    history_length = min(full.history_length, HISTORY)
     head = "binary" if len(full.classes) == 2 else "multiclass"
     edges = tuple(tuple(field[at] for at in _spread(len(field))) for field in full.edges)
     return dataclasses.replace(
@@ -54,10 +54,10 @@ def light_config(full: ModelConfig) -> ModelConfig:
         num_layers=1,
         num_heads=1,
         attention="window",
-        form="window",
-        history=history,
+        form="rows",
+        history_length=history_length,
         edges=edges,
-        window=min(full.window, history),
+        attention_window=min(full.attention_window, history_length),
         head=head,
         dropout=0.0,
         field_dropout=0.0,
@@ -105,7 +105,7 @@ def distil(
                 np.minimum(np.searchsorted(by_score, rng.random(sizes[2])), len(rows) - 1),
             ]
         )
-        batch = SequenceBatch.from_windows(*dataset.store.windows(rows[drawn], config.history), device)
+        batch = SequenceBatch.from_windows(*dataset.store.windows(rows[drawn], config.history_length), device)
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / (0.05 * steps + 1)) * 0.5 * (1 + math.cos(math.pi * step / steps))
         optimizer.zero_grad(set_to_none=True)

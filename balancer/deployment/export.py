@@ -126,7 +126,7 @@ def _quantize(
         scores = _scores(light, dataset, test)
         figures = {"full": judge(dataset, test, run.scores(dataset, test), run.decision), "lite": judge(dataset, test, scores, decision)}
         some = test[:: max(1, len(test) // 5_000)]
-        values, lengths = dataset.store.windows(some, student.config.history)
+        values, lengths = dataset.store.windows(some, student.config.history_length)
         with torch.inference_mode():
             torchs = student.probabilities(SequenceBatch.from_windows(values, lengths)).numpy()
         apart = {
@@ -144,7 +144,9 @@ def _quantize(
 
 
 def _scores(model: Any, dataset: Dataset, rows: np.ndarray) -> np.ndarray:
-    parts = [model.probabilities(*dataset.store.windows(rows[at : at + AT_ONCE], model.history)) for at in range(0, len(rows), AT_ONCE)]
+    parts = [
+        model.probabilities(*dataset.store.windows(rows[at : at + AT_ONCE], model.history_length)) for at in range(0, len(rows), AT_ONCE)
+    ]
     return np.concatenate(parts)
 
 
@@ -160,16 +162,17 @@ def _latencies(run: TrainedRun, dataset: Dataset, light: dict[str, Any]) -> dict
         except InputError:  # a part that ONNX can't carry: then torch alone is told
             pass
     found: dict[str, dict[str, float]] = {}
-    rows, history = dataset.rows(PART_TEST), run.model.config.history
+    rows, history = dataset.rows(PART_TEST), run.model.config.history_length
     full = run.model.deployable()
     for size in BATCHES:
         chosen = np.resize(rows, size)
         calls: dict[str, Callable[[], Any]] = {
-            name: functools.partial(model.probabilities, *dataset.store.windows(chosen, model.history)) for name, model in models.items()
+            name: functools.partial(model.probabilities, *dataset.store.windows(chosen, model.history_length))
+            for name, model in models.items()
         }
         batch = SequenceBatch.from_windows(*dataset.store.windows(chosen, history), run.device)
         calls["full"] = (
-            functools.partial(full.probabilities, batch) if full.config.form == "window" else functools.partial(_last, full, batch)
+            functools.partial(full.probabilities, batch) if full.config.form == "rows" else functools.partial(_last, full, batch)
         )
         with torch.inference_mode():
             for name, ms in timed(calls).items():

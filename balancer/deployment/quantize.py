@@ -95,7 +95,7 @@ def quantize_run(path: Path, *, max_drop: float, backend: Backend, console: Cons
 
 def calibration(dataset: Dataset, model: Classifier, *, seed: int, device: torch.device) -> list[SequenceBatch]:
     """Batches of training rows, frauds among them as often as rows of the other class: where scores differ, rounding tells."""
-    rows, history = dataset.rows(PART_TRAIN), model.config.history
+    rows, history = dataset.rows(PART_TRAIN), model.config.history_length
     size = max(1, min(CALIBRATION_ROWS, POSITIONS // history))
     rng = generator(seed, "calibration")
     fraud = dataset.store.label[rows] > 0
@@ -131,7 +131,7 @@ def measured(run: TrainedRun, model: torch.nn.Module, dataset: Dataset, size: in
 def latencies(models: dict[str, torch.nn.Module], dataset: Dataset, run: TrainedRun) -> dict[str, dict[str, float]]:
     """Median milliseconds of each model by batch size, in turns, on test rows with full padding."""
     found: dict[str, dict[str, float]] = {name: {} for name in models}
-    rows, history = dataset.rows(PART_TEST), run.model.config.history
+    rows, history = dataset.rows(PART_TEST), run.model.config.history_length
     for size in BATCHES:
         chosen = np.resize(rows, min(size, max(1, 4 * POSITIONS // history)))
         if len(chosen) < size:
@@ -174,7 +174,7 @@ def _onnx(
     export_onnx(run.model, path / FULL_FILE)
     keep = [name for name, precision in plan.precision.items() if precision != "int8"]
     got = quantize_onnx(path / FULL_FILE, path / ONNX_FILE, batches, keep)
-    model, history = OnnxClassifier(path / ONNX_FILE, threads=int(run.folder.content["threads"])), run.model.config.history
+    model, history = OnnxClassifier(path / ONNX_FILE, threads=int(run.folder.content["threads"])), run.model.config.history_length
     rows, parts = dataset.rows(PART_TEST), []
     for first in range(0, len(rows), 1024):
         parts.append(model.probabilities(*dataset.store.windows(rows[first : first + 1024], history)))

@@ -53,7 +53,7 @@ FILES = {
     "report.json": "every figure",
     "curves.parquet": "precision-recall and ROC curves",
     "predictions.parquet": "every test row with score and decision",
-    "history.parquet": "sampling weights and validation figures by epoch",
+    "epochs.parquet": "sampling weights and validation metrics by epoch",
 }
 
 

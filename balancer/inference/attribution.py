@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from balancer.data.dataset import Dataset
-from balancer.errors import InputError
+from balancer.errors import UnsupportedError
 from balancer.evaluation.calibration import pooled_score
 from balancer.inference.batches import sequence_parts
 from balancer.models import Classifier, SequenceBatch, Targets
@@ -44,7 +44,7 @@ def explain(model: Classifier, dataset: Dataset, rows: np.ndarray, *, device: to
                 begin = first[targets[0][own].cpu().numpy()]
                 at[which[own]], mass[which[own]] = _best(earlier, earlier >= LEAST, begin)
                 nodes[which[own]], _ = _best(earlier, is_global, begin)
-    except InputError:  # a part of the user's own that has no weights to show
+    except UnsupportedError:  # a part of the user's own that has no weights to show
         return {}
     return {
         "attended": _lists(dataset, at),
@@ -70,7 +70,7 @@ def field_contributions(model: Classifier, dataset: Dataset, row: int, *, device
     hidden = SequenceBatch(values, batch.lengths.repeat(fields + 1), batch.mask.repeat(fields + 1, 1))
     every = (torch.arange(fields + 1, device=device), position.repeat(fields + 1))
     with torch.inference_mode():
-        scores = model.probabilities(hidden, every if model.config.form == "sequence" else None)
+        scores = model.probabilities(hidden, every if model.config.form == "histories" else None)
     fraud = pooled_score(scores.double().cpu().numpy()).clip(1e-12, 1 - 1e-12)
     log_odds = np.log(fraud) - np.log1p(-fraud)
     own = store.values[row]
@@ -89,8 +89,8 @@ def _batches(
     model: Classifier, dataset: Dataset, rows: np.ndarray, device: torch.device
 ) -> Iterator[tuple[np.ndarray, SequenceBatch, Targets, np.ndarray]]:
     """Indices into ``rows``, their histories, where they stand in them, and the store row at which each history begins."""
-    history = model.config.history
-    if model.config.form == "sequence":
+    history = model.config.history_length
+    if model.config.form == "histories":
         for part in sequence_parts(dataset.store, rows, history, device):
             yield part.which, part.batch, part.targets, part.first
         return

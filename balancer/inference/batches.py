@@ -1,4 +1,4 @@
-"""Batches of whole histories for the form `sequence`: one stretch of history serves all its targets in one forward pass.
+"""Batches of whole histories for the form `histories`: one stretch of history serves all its targets in one forward pass.
 
 Which targets are judged, and how often, is the sampler's choice and is kept exactly; only their order is by stretch. Stretches of similar length go
 together, and a batch holds at most `MAX_TOKENS` positions, padding counted, so memory does not depend on how targets fall.

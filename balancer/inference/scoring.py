@@ -39,15 +39,15 @@ def score_task(model: Classifier, dataset: Dataset, name: str, rows: np.ndarray,
 def _encoded(model: Classifier, dataset: Dataset, rows: np.ndarray, device: torch.device) -> Iterator[tuple[np.ndarray, SequenceBatch]]:
     """What the head sees of the store ``rows`` (n,), a batch at a time, with the indices of its rows."""
     model.eval()
-    if model.config.form == "sequence":
-        for part in sequence_parts(dataset.store, rows, model.config.history, device):
+    if model.config.form == "histories":
+        for part in sequence_parts(dataset.store, rows, model.config.history_length, device):
             with autocast(device):
                 encoded = model.encode(part.batch, part.targets)
             yield part.which, encoded
         return
     for first in range(0, len(rows), SCORE_BATCH):
         chosen = rows[first : first + SCORE_BATCH]
-        values, lengths = dataset.store.windows(chosen, model.config.history)
+        values, lengths = dataset.store.windows(chosen, model.config.history_length)
         with autocast(device):
             encoded = model.encode(SequenceBatch.from_windows(values, lengths, device))
         yield np.arange(first, first + len(chosen)), encoded

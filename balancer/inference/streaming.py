@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from balancer.data.dataset import Dataset
-from balancer.errors import InputError
+from balancer.devices import torch_threads
+from balancer.errors import UnsupportedError
 from balancer.models import Classifier, SequenceBatch
 
 
@@ -43,7 +44,7 @@ class RowStream:
     def __init__(self, model: Classifier, device: torch.device) -> None:
         self.model, self.device = model.eval(), device
         self._channels = len(model.config.numeric_fields) + len(model.config.categorical_fields)
-        self._half = model.config.history // 2
+        self._half = model.config.history_length // 2
         self._empty = torch.zeros(0, self._channels, device=device)
         self.has_state = _has_state(model, self._channels, device)
         """Whether the model reads on from a state of constant size; if not, it is shown the rows of its window or stretch again."""
@@ -54,9 +55,9 @@ class RowStream:
 
     def first_needed(self, position: int) -> int:
         """The earliest row of a history that what comes at `position` is judged by."""
-        if self.model.config.form == "sequence":
+        if self.model.config.form == "histories":
             return max(position // self._half - 1, 0) * self._half
-        return max(position - self.model.config.history + 1, 0)
+        return max(position - self.model.config.history_length + 1, 0)
 
     @torch.inference_mode()
     def step(self, fields: NDArray[np.float32], state: RowState) -> tuple[NDArray[np.float32], RowState]:
@@ -97,7 +98,7 @@ class RowStream:
         """(m,) float32 attention of the last of the rows (m, C) on each of them, the mean over heads and blocks.
 
         Raises:
-            InputError: The attention can't tell.
+            UnsupportedError: The attention has no weights to show.
         """
         rows = torch.tensor(fields, device=self.device)
         batch = SequenceBatch.from_windows(rows[None], torch.tensor([len(rows)]), self.device)
@@ -119,7 +120,7 @@ class RowStream:
         """Class probabilities (K,) of the last of the rows (m, C)."""
         batch = SequenceBatch.from_windows(rows[None], torch.tensor([len(rows)]), self.device)
         targets = None
-        if self.model.config.form == "sequence":
+        if self.model.config.form == "histories":
             targets = (torch.zeros(1, dtype=torch.int64, device=self.device), torch.tensor([len(rows) - 1], device=self.device))
         probability: NDArray[np.float32] = self.model.probabilities(batch, targets)[0].float().cpu().numpy()
         return probability
@@ -134,9 +135,7 @@ def score_streaming(
     """
     stream, store = RowStream(model, device), dataset.store
     every = np.empty((len(store), len(model.config.classes)), dtype=np.float32)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with torch_threads(1):
         state = stream.start()
         for row in range(len(store)):
             if store.start[row] == row:
@@ -144,8 +143,6 @@ def score_streaming(
             every[row], state = stream.step(store.values[row], state)
             if row % 1000 == 999:
                 progress(row + 1)
-    finally:
-        torch.set_num_threads(threads)
     scores: np.ndarray = every[rows]
     return scores
 
@@ -155,7 +152,7 @@ def _has_state(model: Classifier, channels: int, device: torch.device) -> bool:
     try:
         model.init_state(1)
         model.read(torch.zeros(1, channels, device=device))
-    except InputError:
+    except UnsupportedError:
         return False
     return True
 

@@ -243,9 +243,7 @@ class Stage:
         return {**said, "f1": self.f1, "average_precision": self.average_precision}
 
 
-def train_in_stages(
-    staged: StagedEstimator, sampler: SamplerCore, X: Any, reward_X: Any, reward_codes: NDArray[np.int64]
-) -> list[Stage]:
+def train_in_stages(staged: StagedEstimator, sampler: SamplerCore, X: Any, reward_X: Any, reward_codes: NDArray[np.int64]) -> list[Stage]:
     """Train all stages; after each the policy sees scores on the training rows ``X`` and on the held-out rows ``reward_X``."""
     stages = []
     for number in range(staged.stages):

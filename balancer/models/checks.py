@@ -25,7 +25,14 @@ TOLERANCE = 1e-5
 def example_config(**changes: object) -> ModelConfig:
     """A small configuration to check parts with: two numbers, one category, histories of up to 23."""
     config = ModelConfig(
-        ("amount", "gap"), ("channel",), (5,), ([0.0, 1.0, 2.0], [-1.0, 0.0, 1.0]), history=LENGTH, d_model=16, num_heads=2, window=5
+        ("amount", "gap"),
+        ("channel",),
+        (5,),
+        ([0.0, 1.0, 2.0], [-1.0, 0.0, 1.0]),
+        history_length=LENGTH,
+        d_model=16,
+        num_heads=2,
+        attention_window=5,
     )
     return dataclasses.replace(config, **changes)  # type: ignore[arg-type]
 
@@ -132,9 +139,9 @@ def _fields(config: ModelConfig) -> SequenceBatch:
     batch = _batch(len(config.numeric_fields) + len(config.categorical_fields))
     numeric = len(config.numeric_fields)
     codes = (batch.values[..., numeric:].abs() * 2).floor()
-    values = torch.cat([batch.values[..., :numeric], codes], -1)[:, : config.history]
-    lengths = batch.lengths.clamp(max=config.history)
-    return SequenceBatch(values, lengths, batch.mask[:, : config.history])
+    values = torch.cat([batch.values[..., :numeric], codes], -1)[:, : config.history_length]
+    lengths = batch.lengths.clamp(max=config.history_length)
+    return SequenceBatch(values, lengths, batch.mask[:, : config.history_length])
 
 
 def _learns(part: nn.Module, result: object) -> None:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from balancer.errors import InputError
+from balancer.errors import InputError, UnsupportedError
 from balancer.models.adapter import adapt, fold
 from balancer.models.attention import Attention, DenseAttention, SparseAttention, WindowAttention
 from balancer.models.batch import SequenceBatch, Targets
@@ -37,10 +37,15 @@ EMBEDDINGS: dict[str, Callable[[ModelConfig], nn.Module]] = {
 """By name: a module from a batch of fields (B, n, C) to a batch of channels (B, n, d_model), or of another length, of which the last position is judged."""
 
 ATTENTIONS: dict[str, Callable[[ModelConfig], Attention]] = {
-    "dense": lambda config: DenseAttention(config.d_model, config.num_heads, rotary=config.form == "sequence"),
-    "window": lambda config: WindowAttention(config.d_model, config.num_heads, config.window, rotary=config.form == "sequence"),
+    "dense": lambda config: DenseAttention(config.d_model, config.num_heads, rotary=config.form == "histories"),
+    "window": lambda config: WindowAttention(config.d_model, config.num_heads, config.attention_window, rotary=config.form == "histories"),
     "sparse": lambda config: SparseAttention(
-        config.d_model, config.num_heads, config.window, config.global_nodes, rotary=config.form == "sequence", score=config.score
+        config.d_model,
+        config.num_heads,
+        config.attention_window,
+        config.global_nodes,
+        rotary=config.form == "histories",
+        score=config.score,
     ),
 }
 """By name: an `Attention` over d_model channels; made once per block."""
@@ -67,7 +72,7 @@ class Classifier(nn.Module):
         >>> rng = np.random.default_rng(0)
         >>> windows = rng.normal(size=(64, 8, 1)).astype(np.float32)        # 64 histories of 8 transactions, one numeric field
         >>> label = (windows[:, -1, 0] > windows[:, -2, 0] + 1).astype(np.int64)
-        >>> config = ModelConfig(("amount",), (), (), fit_edges(windows[:, -1], label, seed=0), history=8)
+        >>> config = ModelConfig(("amount",), (), (), fit_edges(windows[:, -1], label, seed=0), history_length=8)
         >>> model = Classifier(config)
         >>> batch = SequenceBatch.from_windows(windows, np.full(64, 8))
         >>> model.loss(model(batch), torch.from_numpy(label)).backward()
@@ -178,7 +183,7 @@ class Classifier(nn.Module):
         that needs the sequence.
 
         Raises:
-            InputError: Targets are given and the model is of the form `window`, or its head needs the sequence.
+            UnsupportedError: Targets are given and the model is of the form `rows`, or its head needs the sequence.
         """
         if targets is not None:
             self._check_targets()
@@ -191,7 +196,7 @@ class Classifier(nn.Module):
 
     def forward(self, batch: SequenceBatch, targets: Targets | None = None) -> Tensor:
         """Logits of a batch of fields (B, n, C): (B,) from a binary head, (B, K) from a multi-class one; T rows for T `targets`, each judged by
-        what came before it (form `sequence`).
+        what came before it (form `histories`).
         """
         logits: Tensor = self.head(self.encode(batch, targets))
         return logits
@@ -200,7 +205,7 @@ class Classifier(nn.Module):
         """The state of `batch_size` histories before their first transaction, for `step`; its size does not grow with what is read.
 
         Raises:
-            InputError: The form is `window`, or the attention or the head needs the whole past.
+            UnsupportedError: The form is `window`, or the attention or the head needs the whole past.
         """
         self._check_targets()
         return [block.attention.init_state(batch_size) for block in self._each_block()]
@@ -222,7 +227,7 @@ class Classifier(nn.Module):
         """The state after one whole history (n, C), n at least 1, as n times `step` would leave it, up to rounding: in one pass.
 
         Raises:
-            InputError: As `init_state`.
+            UnsupportedError: As `init_state`.
         """
         self._check_targets()
         length = torch.tensor([len(fields)], device=fields.device)
@@ -239,7 +244,7 @@ class Classifier(nn.Module):
         and (t, n) bool, where a global node was used.
 
         Raises:
-            InputError: The attention can't tell.
+            UnsupportedError: The attention has no weights to show.
         """
         batch = self.embedding(batch)
         length, inputs = batch.values.shape[1], []
@@ -263,7 +268,7 @@ class Classifier(nn.Module):
         """Pass two histories through the parts one by one; InputError naming both parts and both shapes where they don't fit."""
         if self.norm.weight.is_meta:
             return
-        config, length, was_training = self.config, min(2, self.config.history), self.training
+        config, length, was_training = self.config, min(2, self.config.history_length), self.training
         self.eval()
         fields = torch.zeros(2, length, len(config.numeric_fields) + len(config.categorical_fields), device=self.norm.weight.device)
         full = torch.full((2,), length, device=fields.device)
@@ -303,10 +308,10 @@ class Classifier(nn.Module):
             yield block
 
     def _check_targets(self) -> None:
-        if self.config.form != "sequence":
-            raise InputError("form 'window' judges the last position of a window only; build the model with form='sequence'")
+        if self.config.form != "histories":
+            raise UnsupportedError("form 'window' judges the last position of a window only; build the model with form='sequence'")
         if self.head.needs_sequence:
-            raise InputError(f"head '{self.config.head}' needs the whole sequence and can't judge single positions of it")
+            raise UnsupportedError(f"head '{self.config.head}' needs the whole sequence and can't judge single positions of it")
 
     def probabilities(self, batch: SequenceBatch, targets: Targets | None = None) -> Tensor:
         """Class probabilities (B, K) or (T, K) float32 of a batch of fields; the fraud score is 1 minus column 0. Call `eval()` first."""

@@ -32,8 +32,8 @@ class ModelConfig:
     """Bin edges per numeric field, strictly increasing, at least two; `fit_edges` makes them. Kept as tuples of floats."""
     classes: tuple[str, ...] = ("legitimate", "fraud")
     """Names of the classes, the negative one first."""
-    history: int = 16
-    """Longest window, in transactions, target included."""
+    history_length: int = 16
+    """Most transactions of an entity that the model reads for a row, the row itself included."""
     d_model: int = 64
     """Channels between the parts."""
     num_heads: int = 4
@@ -48,15 +48,16 @@ class ModelConfig:
     """How fields become channels."""
     attention: str = "dense"
     """How positions look at earlier ones: dense, window, sparse, or a part of your own."""
-    window: int = 64
-    """How many positions back, itself included, windowed and sparse attention look."""
+    attention_window: int = 64
+    """How many positions back, the position itself included, window and sparse attention look."""
     global_nodes: int = 8
     """Earlier positions of highest score that sparse attention sees beside its window."""
     score: str = "landmark_entropy"
     """What makes a position a global node: a key of `balancer.models.attention.SCORES`."""
-    form: str = "window"
-    """`window`: a window of history for each target, positions counted back from it. `sequence`: a whole history whose every position can be a
-    target, positions relative (rotary); what streaming needs."""
+    form: str = "rows"
+    """`rows`: each row is scored from its own copy of the history before it, positions counted back from the row.
+    `histories`: a whole history is read once and each of its positions can be scored; positions are relative (rotary).
+    Streaming needs `histories`."""
     head: str = "binary"
     """What is decided: binary or multiclass."""
     adapter_rank: int = 0
@@ -113,7 +114,7 @@ class ModelConfig:
             raise InputError(f"head 'binary' decides between two classes, {len(self.classes)} are given; use head 'multiclass'")
 
     def _check_sizes(self) -> None:
-        for name in ("history", "d_model", "num_heads", "num_layers", "window"):
+        for name in ("history_length", "d_model", "num_heads", "num_layers", "attention_window"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, given {getattr(self, name)}")
         for name in ("global_nodes", "adapter_rank"):
@@ -121,10 +122,10 @@ class ModelConfig:
                 raise InputError(f"{name} must be at least 0, given {getattr(self, name)}")
         if len({task.name for task in self.tasks}) != len(self.tasks):
             raise InputError(f"each task is named once, given {', '.join(task.name for task in self.tasks)}")
-        if self.form not in ("window", "sequence"):
-            raise InputError(f"form must be window or sequence, given {self.form!r}")
-        if self.form == "sequence" and self.history < 2:
-            raise InputError("form 'sequence' needs a history of at least 2")
+        if self.form not in ("rows", "histories"):
+            raise InputError(f"form must be rows or histories, given {self.form!r}")
+        if self.form == "histories" and self.history_length < 2:
+            raise InputError("form 'histories' needs a history_length of at least 2")
         if self.d_model % self.num_heads:
             raise InputError(f"num_heads must divide d_model, given {self.num_heads} and {self.d_model}")
         for name in ("dropout", "field_dropout"):
@@ -142,6 +143,7 @@ class ModelConfig:
         Raises:
             InputError: A key is unknown or missing, or a value has the wrong type or range.
         """
+        content = _renamed(content)
         known = {field.name for field in fields(cls)}
         unknown, missing = sorted(set(content) - known), sorted(known - _ADDED - set(content))
         if unknown:
@@ -159,6 +161,15 @@ _PROBABILITIES = ("dropout", "field_dropout")
 _NAMES = ("embedding", "attention", "head", "score", "form", "numeric_encoding")
 _ADDED = {"global_nodes", "score", "form", "adapter_rank", "tasks", "numeric_encoding", "cycles"}
 """Keys that models of earlier versions lack; their defaults are what those models were."""
+_RENAMED = {"history": "history_length", "window": "attention_window"}
+_RENAMED_FORMS = {"window": "rows", "sequence": "histories"}
+
+
+def _renamed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys and forms of version 0.1 under their present names."""
+    renamed = {_RENAMED.get(name, name): value for name, value in content.items()}
+    form = renamed.get("form")
+    return renamed if form is None else renamed | {"form": _RENAMED_FORMS.get(form, form)}
 
 
 def _plain(value: Any) -> Any:

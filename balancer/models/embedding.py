@@ -1,6 +1,6 @@
 """From the fields of transactions to channels: numbers encoded, categories looked up, positions counted back from the target.
 
-Counting back makes the transaction before the target the same thing in a history of 3 as in one of 300. In the form `sequence`, where every
+Counting back makes the transaction before the target the same thing in a history of 3 as in one of 300. In the form `histories`, where every
 position may be a target, nothing is counted here and the attention knows distances instead (rotary). Field dropout hides a field over the whole
 window of a row: without it the few frauds, shown over and over, are recognised by one odd value.
 """
@@ -86,7 +86,7 @@ class FieldEmbedding(nn.Module):
 
 
 class TransactionEmbedding(FieldEmbedding):
-    """Sum of the encoded numbers, one vector per category and, in the form `window`, one per position, then dropout.
+    """Sum of the encoded numbers, one vector per category and, in the form `rows`, one per position, then dropout.
 
     Takes a batch of fields (B, n, C), C = numeric fields, then categorical codes as numbers; gives (B, n, d_model). A NaN in a numeric
     field counts as missing and contributes nothing; a code outside the known ones counts as code 0, unseen.
@@ -97,8 +97,8 @@ class TransactionEmbedding(FieldEmbedding):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
-        self.history = config.history
-        self.position = nn.Embedding(config.history, config.d_model) if config.form == "window" else None
+        self.history_length = config.history_length
+        self.position = nn.Embedding(config.history_length, config.d_model) if config.form == "rows" else None
         self.draw_tables(*([self.position] if self.position is not None else []))
 
     def forward(self, batch: SequenceBatch) -> SequenceBatch:
@@ -108,9 +108,9 @@ class TransactionEmbedding(FieldEmbedding):
             InputError: The batch has another number of fields, or longer windows, than the model was built for.
         """
         rows, length, _ = batch.values.shape
-        if length > self.history:
+        if length > self.history_length:
             raise InputError(
-                f"the batch's windows are {length} transactions long, the model's history is {self.history}; cut shorter windows"
+                f"the batch's windows are {length} transactions long, the model's history is {self.history_length}; cut shorter windows"
             )
         keep = self.keep(batch)
         total = torch.zeros(rows, length, 1, device=keep.device)

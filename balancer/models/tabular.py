@@ -29,8 +29,8 @@ class TabularEmbedding(FieldEmbedding):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
-        if config.history != 1:
-            raise InputError(f"embedding 'tabular' judges a row by itself, the history is {config.history}: set history to 1")
+        if config.history_length != 1:
+            raise InputError(f"embedding 'tabular' judges a row by itself, the history is {config.history_length}: set history_length to 1")
         self.token = nn.Embedding(self.num_fields + 1, config.d_model)
         self.draw_tables(self.token)
 

@@ -28,7 +28,7 @@ LEAST_CODES = 257
 
 
 class TokenEmbedding(TransactionEmbedding):
-    """One vector per token and, in the form `window`, one per position counted back from the last, then dropout.
+    """One vector per token and, in the form `rows`, one per position counted back from the last, then dropout.
 
     Takes a batch of codes as numbers (B, n, 1), as `Tokenizer.batch` gives them, for a configuration with categorical_fields=("token",) and
     cardinalities=(Tokenizer.size,); gives (B, n, d_model). A code outside the known ones counts as code 0. Field dropout hides each token by

@@ -63,6 +63,8 @@ def add_fields(parser: argparse.ArgumentParser, cls: type) -> None:
             parser.add_argument(field.name, help=help_text, **options)
         else:
             parser.add_argument(flag_of(field.name), help=help_text, required=required, dest=field.name, **options)
+            for alias in field.metadata.get("aliases", ()):  # names of the version before
+                parser.add_argument(alias, dest=field.name, **(options | {"help": argparse.SUPPRESS}))
 
 
 def parse(cls: type, program: str, description: str, arguments: Sequence[str]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -78,7 +78,7 @@ class TrainConfig:
     """Mini-batches an epoch, instead of the budget's."""
     policy_rollouts: int | None = None
     """PPO rollouts, instead of the budget's."""
-    history: int = 16
+    history_length: int = field(default=16, metadata={"aliases": ("--history",)})
     """Transactions of an entity that the classifier sees, the one to judge included."""
     embedding: str = "auto"
     """How fields become channels: transaction (auto), tabular for tables without histories, or module:Class of your own."""
@@ -86,10 +86,10 @@ class TrainConfig:
     """Attention of the classifier: dense, window, sparse, or module:Class of your own; auto is dense, and sparse for histories of 256 and more."""
     head: str = "auto"
     """What decides: binary or multiclass (auto, by the label's values), or module:Class of your own."""
-    form: Literal["auto", "window", "sequence"] = "auto"
+    form: Literal["auto", "rows", "histories"] = "auto"
     """What the classifier is shown: a window of history for each row, or whole histories of which each row is judged by what came before it; auto is
     sequence for histories of 256 and more."""
-    window: int = 64
+    attention_window: int = field(default=64, metadata={"aliases": ("--window",)})
     """Transactions back, its own included, that windowed and sparse attention see."""
     global_nodes: int = 8
     """Earlier transactions beyond the window that sparse attention keeps in sight."""
@@ -139,8 +139,8 @@ class TrainConfig:
             "epochs",
             "steps_per_epoch",
             "policy_rollouts",
-            "history",
-            "window",
+            "history_length",
+            "attention_window",
             "d_model",
             "layers",
             "batch_size",
@@ -160,8 +160,8 @@ class TrainConfig:
             raise InputError(f"--global-nodes is {self.global_nodes}: give a whole number from 0 up")
         if not 0 <= self.warmup <= 1:
             raise InputError(f"--warmup is {self.warmup}: give a share of the steps from 0 to 1")
-        if self.form == "sequence" and self.history < 2:
-            raise InputError("--form sequence needs a --history of at least 2")
+        if self.form == "histories" and self.history_length < 2:
+            raise InputError("--form histories needs a --history-length of at least 2")
         if not 0 < self.learning_rate < 1:
             raise InputError(f"--learning-rate is {self.learning_rate}: give a number between 0 and 1, as 0.002")
         if not 0 <= self.seed < 2**31:
@@ -193,16 +193,16 @@ class TrainConfig:
         base = BUDGETS[self.budget]
         return Budget(self.epochs or base.epochs, self.steps_per_epoch or base.steps_per_epoch)
 
-    def parts(self, history: int) -> dict[str, Any]:
-        """The fields of a `ModelConfig` that say how a history of at most ``history`` transactions is looked at, ``auto`` put in."""
-        long = history >= LONG_HISTORY
+    def parts(self, history_length: int) -> dict[str, Any]:
+        """The fields of a `ModelConfig` that say how a history of at most ``history_length`` transactions is looked at, ``auto`` put in."""
+        long = history_length >= LONG_HISTORY
         attention = ("sparse" if long else "dense") if self.attention == "auto" else self.attention
-        form = ("sequence" if long else "window") if self.form == "auto" else self.form
+        form = ("histories" if long else "rows") if self.form == "auto" else self.form
         return {
-            "history": history,
+            "history_length": history_length,
             "attention": attention,
-            "form": form if history > 1 else "window",  # a table without an entity has histories of one row
-            "window": self.window,
+            "form": form if history_length > 1 else "rows",  # a table without an entity has histories of one row
+            "attention_window": self.attention_window,
             "global_nodes": self.global_nodes,
         }
 

@@ -9,10 +9,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from balancer.devices import torch_threads
 from balancer.envs.tasks import MAX_CLASSES, Split
 from balancer.errors import InputError
 from balancer.policy_learning.comparison import TaskComparison, compare_on_tasks
-from balancer.policy_learning.ppo import one_thread
 from balancer.runs.progress import TrainingProgress
 from balancer.sampling.bundle import BUNDLES, AutoPolicy, GoodConstant, load_bundle
 from balancer.sampling.observation import Observation
@@ -32,7 +32,7 @@ class _GoodConstantPolicy:
         return GoodConstant()
 
 
-@one_thread()
+@torch_threads(1)
 def evaluate_policy(
     policy: str,
     number: int,

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from balancer.devices import torch_threads
 from balancer.envs.population import PopulationStack
 from balancer.envs.problem import PopulationProblem
 from balancer.envs.vec_env import PopulationEpisode
 from balancer.errors import InputError
-from balancer.policy_learning.ppo import one_thread
 from balancer.policy_learning.walking import stacked
 from balancer.sampling.observation import Observation
 from balancer.sampling.policies import Policy, answered
@@ -86,7 +86,7 @@ class Playground:
         if self.over:
             raise InputError(f"the game is over after {self.epochs} epochs: start a new one")
         players = len(self.players)
-        with one_thread():
+        with torch_threads(1):
             for student in range(self._episode.stack.num):
                 if student % players == 0:
                     self.weights[student] = own
@@ -139,7 +139,7 @@ def response_surface(
     episode = _episode(problem, len(grid), epochs=epochs, steps=steps_per_epoch, groups=groups, seed=seed)
     every = stacked(weights * groups)
     episode.first(*every)
-    with one_thread():
+    with torch_threads(1):
         for epoch in range(epochs):
             _, metrics = episode.train_epoch(*every)
             if progress is not None:

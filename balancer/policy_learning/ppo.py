@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,17 +58,6 @@ class Learning:
     """Exploration at the start; None: the network's own."""
     start: Mapping[str, NDArray[Any]] | None = None
     """Arrays of an actor to go on from."""
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """torch on a single thread: the products are small, and on a busy machine two threads that wait for one another took 20 times as long as one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def learn(env: OneVecEnv, plan: Learning, *, folder: Path, resume: bool, progress: Progress | None) -> tuple[Actor, list[float]]:

@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from safetensors.numpy import save
 
+from balancer.devices import torch_threads
 from balancer.envs.problem import PopulationProblem
 from balancer.envs.task_env import ROLLOUT_STEPS, TaskVecEnv
 from balancer.envs.tasks import MAX_CLASSES, draw_task
@@ -27,7 +28,7 @@ from balancer.policy_learning.budgets import POLICY_BUDGETS as POLICY_BUDGETS
 from balancer.policy_learning.budgets import TASK_BUDGETS, TaskBudget
 from balancer.policy_learning.budgets import PolicyBudget as PolicyBudget
 from balancer.policy_learning.comparison import compare_policies
-from balancer.policy_learning.ppo import CHECKPOINT_FILE, Actor, Learning, Progress, learn, one_thread
+from balancer.policy_learning.ppo import CHECKPOINT_FILE, Actor, Learning, Progress, learn
 from balancer.sampling.bundle import BUNDLES, CONFIG_FILE, WEIGHTS_FILE, BundlePolicy, GoodConstant, bundle_layout, load_bundle
 from balancer.sampling.scores import Reward
 from balancer.sampling.seeding import integer_seed
@@ -40,7 +41,7 @@ TUNING_RATE, TUNING_STD = 5e-4, 0.25
 """Learning rate and exploration of a policy that goes on from another."""
 
 
-@one_thread()
+@torch_threads(1)
 def train_policy(
     problem: PopulationProblem,
     budget: str | PolicyBudget = "quick",
@@ -117,7 +118,7 @@ def train_policy(
     return _write(folder, actor, minority | {"training": summary})
 
 
-@one_thread()
+@torch_threads(1)
 def train_task_policy(
     kind: Kind = "ppo",
     budget: str | TaskBudget = "quick",

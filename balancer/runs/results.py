@@ -20,7 +20,7 @@ from balancer.files import atomic_path, read_arrays, write_arrays, write_json
 from balancer.inference.decision import Decision, decided, fraud_score, judge
 from balancer.options.flags import to_dict
 from balancer.options.train import NOT_PART_OF_THE_RESULT, Budget, TrainConfig
-from balancer.runs.run_folder import RunFolder
+from balancer.runs.run_folder import EPOCHS_FILE, RunFolder
 
 SCHEMA_FILE = "schema.json"
 REFERENCE_FILE = "reference.json"
@@ -69,8 +69,8 @@ def write_results(
     calibrated = decisions["run"].calibration.transform(fraud_score(scores["run"].threshold))
     fields, train = (dataset.schema.numeric_fields, dataset.schema.categorical_fields), dataset.store.values[dataset.part == PART_TRAIN]
     write_json(folder.path / REFERENCE_FILE, Reference.of(*fields, train, calibrated).to_dict())
-    with atomic_path(folder.path / "history.parquet") as temporary:
-        _history(scores, dataset.schema.classes).write_parquet(temporary)
+    with atomic_path(folder.path / EPOCHS_FILE) as temporary:
+        _epochs(scores, dataset.schema.classes).write_parquet(temporary)
     with atomic_path(folder.path / "predictions.parquet") as temporary:
         predictions = decided(dataset, test, scores["run"].test, decisions["run"]).with_columns(**explanation)
         predictions.write_parquet(temporary)
@@ -96,7 +96,7 @@ def write_results(
     return report
 
 
-def _history(scores: dict[str, Scores], classes: tuple[str, ...]) -> pl.DataFrame:
+def _epochs(scores: dict[str, Scores], classes: tuple[str, ...]) -> pl.DataFrame:
     """A row per model and epoch; the share of each class in a column of its own."""
     rows = []
     for own in scores.values():

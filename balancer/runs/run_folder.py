@@ -23,7 +23,15 @@ from balancer.options.train import NOT_PART_OF_THE_RESULT, TrainConfig
 
 FORMAT = 1
 PRETRAINED = "pretrained"
+EPOCHS_FILE = "epochs.parquet"
+"""Sampling weights and validation metrics by epoch."""
 LIBRARIES = ("balancer", "torch", "stable-baselines3", "gymnasium", "polars", "scikit-learn", "lightgbm", "numpy")
+
+
+def epochs_file(folder: Path) -> Path:
+    """The table of metrics by epoch of a run; version 0.1 called it ``history.parquet``."""
+    old = folder / "history.parquet"
+    return old if old.is_file() and not (folder / EPOCHS_FILE).is_file() else folder / EPOCHS_FILE
 
 
 class RunFolder:

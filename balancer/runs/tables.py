@@ -13,19 +13,17 @@ from balancer.inference.decision import decision_columns, judge
 from balancer.runs.trained_run import TrainedRun
 
 
-def score_file(
-    run: TrainedRun, source: Path, output: Path, *, history: Path | None, bad_rows: Any, streaming: bool = False
-) -> dict[str, Any]:
+def score_file(run: TrainedRun, source: Path, output: Path, *, past: Path | None, bad_rows: Any, streaming: bool = False) -> dict[str, Any]:
     """Score the rows of ``source`` and write them with score, decision and class to ``output`` (.parquet or .csv), in the order they came.
 
-    ``history`` holds earlier rows of the same entities, with labels where they are known: context, not scored. ``streaming`` reads one row
+    ``past`` holds earlier rows of the same entities, with labels where they are known: context, not scored. ``streaming`` reads one row
     at a time. Returns what to tell: rows, alarms, dropped.
     """
     if output.suffix not in (".parquet", ".csv"):
         raise InputError(f"--output {output} must end in .parquet or .csv")
     if not output.parent.is_dir():
         raise InputError(f"--output {output}: the folder {output.parent} does not exist; make it first")
-    dataset = load_dataset(source, run.schema.spec, schema=run.schema, history=history, bad_rows=bad_rows)
+    dataset = load_dataset(source, run.schema.spec, schema=run.schema, past=past, bad_rows=bad_rows)
     rows = dataset.scored_rows()
     scores = run.streamed_scores(dataset, rows) if streaming else run.scores(dataset, rows)
     columns = decision_columns(scores, run.decision, run.schema.classes)
@@ -43,13 +41,13 @@ def score_file(
     return {"rows": frame.height, "alarms": alarms, "threshold": run.decision.threshold, "dropped": dataset.dropped, "output": str(output)}
 
 
-def evaluate_file(run: TrainedRun, source: Path, *, history: Path | None, bad_rows: Any) -> dict[str, Any]:
+def evaluate_file(run: TrainedRun, source: Path, *, past: Path | None, bad_rows: Any) -> dict[str, Any]:
     """Figures of the run on labelled rows: on the table it was trained on only its test part, on any other all rows.
 
     Returns a dict with ``part``, ``rows_of`` and ``test``, the last with the keys of report.json.
     """
     spec = run.schema.spec
-    dataset = load_dataset(source, spec, schema=run.schema, history=history, bad_rows=bad_rows)
+    dataset = load_dataset(source, spec, schema=run.schema, past=past, bad_rows=bad_rows)
     trained_on = dataset.fingerprint == run.folder.content["fingerprint"]
     if trained_on:
         dataset = load_dataset(source, spec, bad_rows=bad_rows, hash_buckets=run.schema.hash_buckets, vocabularies=run.schema.vocabularies)

@@ -13,7 +13,8 @@ from rich.progress import Progress
 
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.schema import Schema
-from balancer.errors import InputError
+from balancer.devices import choose_device, torch_threads
+from balancer.errors import CorruptFileError, InputError, MissingFileError
 from balancer.files import read_json
 from balancer.inference.decision import Decision
 from balancer.inference.scoring import score_rows
@@ -50,18 +51,23 @@ class TrainedRun:
         try:
             schema = Schema.from_dict(content)
         except (InputError, TypeError, AttributeError) as error:
-            raise InputError(f"{path / SCHEMA_FILE} can't be used ({error}): give a run folder as balancer train wrote it") from error
+            raise CorruptFileError(f"{path / SCHEMA_FILE} can't be used ({error}): give a run folder as balancer train wrote it") from error
         model = load_classifier(path) if precision == "full" else load_quantized_classifier(path)
         own = (schema.numeric_fields, schema.categorical_fields, schema.classes)
         if own != (model.config.numeric_fields, model.config.categorical_fields, model.config.classes):
-            raise InputError(f"{path / SCHEMA_FILE} and {path / 'model.json'} name different fields or classes: they are of two runs")
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        torch.set_num_threads(int(folder.content["threads"]))
+            raise CorruptFileError(f"{path / SCHEMA_FILE} and {path / 'model.json'} name different fields or classes: they are of two runs")
+        device = torch.device(choose_device())
         return cls(folder, model.to(device), schema, Decision.load(path), device)
+
+    @property
+    def threads(self) -> int:
+        """CPU threads that torch used in training. Scores are the same to the last bit with this number (`torch_threads`)."""
+        return int(self.folder.content["threads"])
 
     def scores(self, dataset: Dataset, rows: np.ndarray) -> np.ndarray:
         """Raw class probabilities (n, K) of store ``rows`` (n,)."""
-        return score_rows(self.model, dataset, rows, device=self.device)
+        with torch_threads(self.threads):
+            return score_rows(self.model, dataset, rows, device=self.device)
 
     def streamed_scores(self, dataset: Dataset, rows: np.ndarray) -> np.ndarray:
         """The same, one row at a time, as ``balancer serve`` computes them; a bar on the terminal tells how far it is."""
@@ -74,7 +80,7 @@ def training_table(folder: RunFolder) -> Dataset:
     """The table that a run was trained on, read as it was then; InputError where it is gone or has changed."""
     config = folder.config()
     if not config.dataset.exists():
-        raise InputError(
+        raise MissingFileError(
             f"{config.dataset} is not here: it is the table that the run in {folder.path} was trained on; go where that path leads to it"
         )
     schema = Schema.from_dict(read_json(folder.path / SCHEMA_FILE, what="it holds the fields the model was trained on"))

@@ -55,17 +55,17 @@ def _spread(rows: np.ndarray, count: int) -> np.ndarray:
 
 def _work(dataset: Dataset, model: ModelConfig, rows: np.ndarray) -> int:
     """What a pass over ``rows`` (n,) costs: windows, or in whole histories the positions read, which many rows share."""
-    if model.form == "window":
+    if model.form == "rows":
         return max(1, len(rows))
-    segments = dataset.store.segments(rows, model.history)
+    segments = dataset.store.segments(rows, model.history_length)
     return max(1, int((segments.last - segments.first + 1).sum()))
 
 
 def _probe(dataset: Dataset, model: ModelConfig, rows: np.ndarray) -> np.ndarray:
     """``rows`` (n,) themselves, or in whole histories those of a dozen histories: all of them would take as long as an epoch."""
-    if model.form == "window":
+    if model.form == "rows":
         return rows
-    segments = dataset.store.segments(rows, model.history)
+    segments = dataset.store.segments(rows, model.history_length)
     every = max(1, len(segments.first) // 12)
     probe: np.ndarray = rows[segments.segment % every == 0]
     return probe

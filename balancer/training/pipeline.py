@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 
 from balancer.data.split import PART_TEST, PART_THRESHOLD
+from balancer.devices import torch_threads
 from balancer.errors import InputError
 from balancer.evaluation.baselines import MAX_ROUNDS, fit_lightgbm
 from balancer.files import read_arrays
@@ -58,24 +59,29 @@ def train_run(config: TrainConfig, given: dict[str, Any], console: Console) -> P
         if folder.complete:
             console.print(f"{folder.path} is complete already")
             return folder.path
-        prepared = prepare(folder.config(), console, device=folder.content["device"], threads=folder.content["threads"])
-        if prepared.dataset.fingerprint != folder.content["fingerprint"]:
-            raise InputError(f"--dataset {prepared.config.dataset} has changed since the run in {folder.path} was started: start a new run")
+        threads = int(folder.content["threads"])
     else:
-        path = config.out or RunFolder.default_path(config.dataset)
+        path, threads = config.out or RunFolder.default_path(config.dataset), config.threads
         RunFolder.refuse_existing(path)
-        prepared = prepare(config, console, given=given)
-        folder = RunFolder.create(
-            path,
-            prepared.config,
-            fingerprint=prepared.dataset.fingerprint,
-            device=prepared.device,
-            threads=prepared.threads,
-            data=describe_data(prepared.dataset),
-        )
-    console.print(f"run folder {folder.path}", highlight=False, soft_wrap=True)
-    with folder.locked():
-        _run_stages(prepared, folder, console)
+    with torch_threads(threads):
+        if config.resume:
+            prepared = prepare(folder.config(), console, device=folder.content["device"], threads=threads)
+            if prepared.dataset.fingerprint != folder.content["fingerprint"]:
+                changed = f"--dataset {prepared.config.dataset} has changed since the run in {folder.path} was started"
+                raise InputError(f"{changed}: start a new run")
+        else:
+            prepared = prepare(config, console, given=given)
+            folder = RunFolder.create(
+                path,
+                prepared.config,
+                fingerprint=prepared.dataset.fingerprint,
+                device=prepared.device,
+                threads=prepared.threads,
+                data=describe_data(prepared.dataset),
+            )
+        console.print(f"run folder {folder.path}", highlight=False, soft_wrap=True)
+        with folder.locked():
+            _run_stages(prepared, folder, console)
     return folder.path
 
 

@@ -14,7 +14,8 @@ from rich.console import Console
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.roles import resolve_spec
 from balancer.data.split import PART_TRAIN
-from balancer.errors import InputError
+from balancer.devices import choose_device
+from balancer.errors import InputError, UnsupportedError
 from balancer.models import (
     ATTENTIONS,
     EMBEDDINGS,
@@ -64,14 +65,15 @@ def prepare(
 ) -> Prepared:
     """Check flags and policy, read the data, fit the encodings: all that can go wrong without writing a file.
 
+    The caller sets the number of torch threads (:func:`balancer.devices.torch_threads`): `Prepared.threads` says which.
+
     ``given`` are the fields of ``config`` that were typed; what was not is taken from the run to start from, where there is one. ``need_label`` is False
     for a table to pretrain on.
     """
-    device = device or _choose_device(config.device)
+    device = device or choose_device(config.device)
     threads = threads or config.threads
-    torch.set_num_threads(threads)
     if config.optimizer == "adamw8bit" and device != "cuda":
-        raise InputError("--optimizer adamw8bit needs a CUDA device: use adamw, or --device cuda where there is one")
+        raise UnsupportedError("--optimizer adamw8bit needs a CUDA device: use adamw, or --device cuda where there is one")
     if config.policy != "ppo":
         load_policy(config.policy, num_classes=2)  # a policy that is not there is said before the data are read
     _check_parts(config)
@@ -139,7 +141,7 @@ def model_config(dataset: Dataset, config: TrainConfig, kept: ModelConfig | None
         embedding="transaction" if config.embedding == "auto" else config.embedding,
         head=("binary" if len(classes) == 2 else "multiclass") if config.head == "auto" else config.head,
         adapter_rank=config.adapter_rank if config.train_only is not None and "adapter" in config.train_only else 0,
-        **config.parts(config.history if dataset.schema.spec.entity is not None else 1),
+        **config.parts(config.history_length if dataset.schema.spec.entity is not None else 1),
     )
     return replace(model, tasks=tuple(make_task(name, dataset, model) for name in config.tasks or ()))
 
@@ -151,12 +153,6 @@ def schedule_for(config: TrainConfig, train_rows: int) -> Budget:
         return schedule
     limit = round(MOST_PASSES * train_rows / (schedule.epochs * config.batch_size))
     return Budget(schedule.epochs, max(MIN_STEPS_PER_EPOCH, min(schedule.steps_per_epoch, limit)))
-
-
-def _choose_device(name: str) -> str:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: torch finds no CUDA device here; use --device auto or cpu")
-    return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def describe_data(dataset: Dataset) -> dict[str, Any]:

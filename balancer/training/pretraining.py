@@ -8,7 +8,7 @@ it anything of validation or test.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from rich.console import Console
 
 from balancer.data.dataset import Dataset
 from balancer.data.split import PART_REWARD, PART_TRAIN
+from balancer.devices import torch_threads
 from balancer.errors import InputError
 from balancer.files import read_arrays, write_arrays, write_json
 from balancer.inference.scoring import score_task
@@ -87,13 +88,13 @@ class PretrainConfig:
     """Epochs, instead of the budget's."""
     steps_per_epoch: int | None = None
     """Mini-batches an epoch, instead of the budget's."""
-    history: int = 16
+    history_length: int = field(default=16, metadata={"aliases": ("--history",)})
     """Transactions of an entity that the model sees, the last one included."""
     attention: str = "auto"
     """Attention: dense, window, sparse, or module:Class of your own; auto is dense, and sparse for histories of 256 and more."""
-    form: Literal["auto", "window", "sequence"] = "auto"
+    form: Literal["auto", "rows", "histories"] = "auto"
     """Windows, or whole histories; auto is sequence for histories of 256 and more."""
-    window: int = 64
+    attention_window: int = field(default=64, metadata={"aliases": ("--window",)})
     """Transactions back, its own included, that windowed and sparse attention see."""
     global_nodes: int = 8
     """Earlier transactions beyond the window that sparse attention keeps in sight."""
@@ -145,24 +146,28 @@ def pretrain_run(config: PretrainConfig, given: dict[str, Any], console: Console
         )
         if saved.tasks != _TASKS:
             raise InputError(f"--resume: {config.out} was not begun by balancer pretrain; continue it with balancer train")
-        prepared = prepare(saved, console, device=folder.content["device"], threads=folder.content["threads"], need_label=False)
-        if prepared.dataset.fingerprint != folder.content["fingerprint"]:
-            raise InputError(f"--dataset {saved.dataset} has changed since the run in {folder.path} was started: start a new run")
+        threads = int(folder.content["threads"])
     else:
-        path = config.out or RunFolder.default_path(config.dataset)
+        path, threads = config.out or RunFolder.default_path(config.dataset), config.threads
         RunFolder.refuse_existing(path)
-        prepared = prepare(wanted, console, need_label=False)
-        folder = RunFolder.create(
-            path,
-            wanted,
-            fingerprint=prepared.dataset.fingerprint,
-            device=prepared.device,
-            threads=prepared.threads,
-            data=describe_data(prepared.dataset),
-        )
-    console.print(f"run folder {folder.path}", highlight=False, soft_wrap=True)
-    with folder.locked():
-        told = _learn(prepared, folder, console)
+    with torch_threads(threads):
+        if config.resume:
+            prepared = prepare(saved, console, device=folder.content["device"], threads=threads, need_label=False)
+            if prepared.dataset.fingerprint != folder.content["fingerprint"]:
+                raise InputError(f"--dataset {saved.dataset} has changed since the run in {folder.path} was started: start a new run")
+        else:
+            prepared = prepare(wanted, console, need_label=False)
+            folder = RunFolder.create(
+                path,
+                wanted,
+                fingerprint=prepared.dataset.fingerprint,
+                device=prepared.device,
+                threads=prepared.threads,
+                data=describe_data(prepared.dataset),
+            )
+        console.print(f"run folder {folder.path}", highlight=False, soft_wrap=True)
+        with folder.locked():
+            told = _learn(prepared, folder, console)
     return folder.path, told
 
 

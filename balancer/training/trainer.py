@@ -6,7 +6,7 @@ continues to the same bits. Recipe: AdamW, 5 % linear warm-up then cosine to zer
 
 Further tasks learn from rows of their own in the same pass, and with `train_only` everything but the named parts stays what it is, to the last bit.
 
-A model of the form `sequence` is trained on the same rows: one pass over a history judges all the rows drawn from it. Sparse attention is dense
+A model of the form `histories` is trained on the same rows: one pass over a history judges all the rows drawn from it. Sparse attention is dense
 for the first part of the steps and learns meanwhile what its global nodes should be.
 """
 
@@ -40,7 +40,7 @@ class ClassifierStudent:
     dataset
         Windows and labels come from its store.
     config
-        What to build; ``config.history`` is the window length.
+        What to build; ``config.history_length`` is the window length.
     seed
         Weights and dropout are functions of it.
     total_steps
@@ -104,7 +104,7 @@ class ClassifierStudent:
     def fit(self, rows: np.ndarray, extra: Mapping[str, np.ndarray] | None = None) -> float:
         """Train on ``rows`` (n,), one optimizer step per mini-batch; return the mean loss.
 
-        Mini-batches are taken in the given order; in the form `sequence` rows of one history go together, and the order of histories is drawn.
+        Mini-batches are taken in the given order; in the form `histories` rows of one history go together, and the order of histories is drawn.
         ``extra`` are rows of further tasks by name, spread over the same steps; without any ``rows`` the steps are those of the first task's rows, and the
         loss is the tasks'.
         """
@@ -133,9 +133,9 @@ class ClassifierStudent:
         """The store rows of each optimizer step."""
         if not len(rows):
             return
-        if self.config.form == "sequence":
+        if self.config.form == "histories":
             rng = generator(self.seed, purpose, self.step)
-            for index in minibatches(self.dataset.store, rows, self.config.history, size, rng):
+            for index in minibatches(self.dataset.store, rows, self.config.history_length, size, rng):
                 yield rows[index]
         else:
             for first in range(0, len(rows), size):
@@ -153,13 +153,13 @@ class ClassifierStudent:
         weight = np.concatenate([self._weight(chosen[0]), *((own >= 0).sum(1) for own in targets.values())])
         totals = np.bincount(source, weight, minlength=len(chosen))
         told = torch.zeros((), device=self.device)
-        if self.config.form == "window":
+        if self.config.form == "rows":
             batch = self._batch(rows)
             if hidden is not None:
                 self._hide(batch, (torch.arange(len(rows), device=self.device), batch.lengths - 1), hidden)
             return self._pass(batch, None, rows, source, np.ones(len(chosen)), targets, 1.0)
         offset = np.concatenate([[0], np.cumsum([len(own) for own in chosen])])
-        for part in sequence_parts(self.dataset.store, rows, self.config.history, self.device):
+        for part in sequence_parts(self.dataset.store, rows, self.config.history_length, self.device):
             which = part.which
             if hidden is not None:
                 self._hide(part.batch, part.targets, hidden[which])
@@ -280,7 +280,7 @@ class ClassifierStudent:
         return 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
 
     def _batch(self, rows: np.ndarray) -> SequenceBatch:
-        values, lengths = self.dataset.store.windows(rows, self.config.history)
+        values, lengths = self.dataset.store.windows(rows, self.config.history_length)
         return SequenceBatch.from_windows(values, lengths, self.device)
 
 

@@ -22,8 +22,8 @@ from balancer.options.train import TrainConfig
 from balancer.runs.run_folder import RunFolder
 
 SCHEMA_FILE = "schema.json"
-_SIZES = {"d_model": "d_model", "layers": "num_layers", "history": "history", "form": "form"}
-_SHAPES = _SIZES | {"window": "window", "global_nodes": "global_nodes", "attention": "attention"}
+_SIZES = {"d_model": "d_model", "layers": "num_layers", "history_length": "history_length", "form": "form"}
+_SHAPES = _SIZES | {"attention_window": "attention_window", "global_nodes": "global_nodes", "attention": "attention"}
 _SHARED_PROJECTIONS = frozenset({"dense", "window", "sparse"})
 
 
@@ -122,7 +122,7 @@ class Base:
         return make
 
 
-_ATTENTION_FIELDS = ("window", "global_nodes", "score")
+_ATTENTION_FIELDS = ("attention_window", "global_nodes", "score")
 
 
 def starter(make: Callable[[], Replacement]) -> Callable[[], Classifier]:

@@ -78,7 +78,7 @@ BREAKS = {
     "report.json": '{"test": ',
     "run.json": "[]",
     "decision.json": "no json",
-    "history.parquet": "no parquet",
+    "epochs.parquet": "no parquet",
     "predictions.parquet": None,
     "model.safetensors": None,
 }

@@ -16,7 +16,7 @@ from balancer.data.split import PART_TEST, PART_THRESHOLD, PART_TRAIN
 from balancer.options.train import TrainConfig
 from balancer.training.trainer import ClassifierStudent
 
-CONFIG = TrainConfig(Path("t"), epochs=2, steps_per_epoch=4, batch_size=64, history=4, d_model=16, layers=1)
+CONFIG = TrainConfig(Path("t"), epochs=2, steps_per_epoch=4, batch_size=64, history_length=4, d_model=16, layers=1)
 
 
 @pytest.fixture(scope="module")

@@ -151,7 +151,7 @@ def test_ppo_goes_on_from_auto_once_a_window(table: Path, tmp_path: Path, monkey
 
 def test_classifier(table: Path, tmp_path: Path) -> None:
     config = _config(table, tmp_path / "c", student="classifier", policies=("none", "under", "constant", "lightgbm"), windows=1, seeds=1)
-    content = _run(replace(config, history=4, d_model=16, layers=1, search_trials=2, steps_per_epoch=3))
+    content = _run(replace(config, history_length=4, d_model=16, layers=1, search_trials=2, steps_per_epoch=3))
     assert [r["policy"] for r in content["results"]] == ["none", "under", "constant", "lightgbm"]
     assert content["student"] == "classifier"
     assert content["reference"] == "none"

@@ -116,7 +116,7 @@ def test_scoring_with_history_builds_the_same_fields(data: Dataset) -> None:
     table = make_table()
     schema = Schema.from_dict(json.loads(json.dumps(data.schema.to_dict())))
     assert schema == data.schema
-    scored = load_dataset(table[800:].drop("fraud", "note", "id"), schema.spec, schema=schema, history=table[:800])
+    scored = load_dataset(table[800:].drop("fraud", "note", "id"), schema.spec, schema=schema, past=table[:800])
     rows = scored.scored_rows()
     assert scored.store.row[rows].tolist() == list(range(200))
     assert (scored.part[rows] == PART_TEST).all()

@@ -102,5 +102,5 @@ def test_a_run_keeps_its_buckets(tmp_path: Path) -> None:
     assert training_table(RunFolder.open(out)).schema == run.schema
     new = tmp_path / "new.parquet"
     make_table(200).with_columns(shop=pl.lit("never seen")).write_parquet(new)
-    assert evaluate_file(run, new, history=None, bad_rows="error")["rows"] == 200
-    assert evaluate_file(run, table, history=None, bad_rows="error")["part"] == "test"
+    assert evaluate_file(run, new, past=None, bad_rows="error")["rows"] == 200
+    assert evaluate_file(run, table, past=None, bad_rows="error")["part"] == "test"

@@ -47,7 +47,7 @@ def test_the_whole_model_scores_as_torch_does(tiny_run: Path, tmp_path: Path, ca
     run = TrainedRun.load(tiny_run)
     dataset = training_table(run.folder)
     rows = dataset.rows(PART_TEST)[:200]
-    found = OnnxClassifier(file).probabilities(*dataset.store.windows(rows, run.model.config.history))
+    found = OnnxClassifier(file).probabilities(*dataset.store.windows(rows, run.model.config.history_length))
     assert np.abs(found - run.scores(dataset, rows)).max() < 1e-5
 
 
@@ -76,7 +76,7 @@ def test_the_student_learns_what_the_teacher_thinks(tiny_run: Path) -> None:
     agreed = []
     for steps in (1, 200):
         student = distilling.distil(run.model, dataset, seed=0, device=torch.device("cpu"), steps=steps)
-        values, lengths = dataset.store.windows(rows, student.config.history)
+        values, lengths = dataset.store.windows(rows, student.config.history_length)
         with torch.inference_mode():
             found = student.probabilities(SequenceBatch.from_windows(values, lengths))[:, 1].numpy()
         agreed.append(np.corrcoef(found, wanted)[0, 1])
@@ -88,7 +88,7 @@ def test_the_student_learns_what_the_teacher_thinks(tiny_run: Path) -> None:
 @pytest.mark.parametrize("window", [1, 3, 7])
 def test_window_attention_is_carried(window: int, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    config = example_config(attention="window", window=window, history=7)
+    config = example_config(attention="window", attention_window=window, history_length=7)
     model = Classifier(config).eval()
     rng = np.random.default_rng(0)
     values = rng.normal(size=(20, 7, 3)).astype(np.float32)
@@ -103,7 +103,7 @@ def test_window_attention_is_carried(window: int, tmp_path: Path) -> None:
 
 def test_adapters_are_folded_and_tasks_left_out(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = Classifier(example_config(history=7)).replace(adapter_rank=2).model
+    model = Classifier(example_config(history_length=7)).replace(adapter_rank=2).model
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("adapter_up"):
@@ -122,7 +122,7 @@ def test_adapters_are_folded_and_tasks_left_out(tmp_path: Path) -> None:
             {"attention": "sparse"},
             "attention 'sparse' can't be exported to ONNX; train a model with attention dense or window, or export a light build",
         ),
-        ({"form": "sequence"}, "form 'sequence' can't be exported to ONNX; train a model with form window, or export a light build"),
+        ({"form": "histories"}, "form 'histories' can't be exported to ONNX; train a model with form window, or export a light build"),
         ({"numeric_encoding": "periodic"}, "numeric_encoding 'periodic' and cycles can't be exported to ONNX"),
     ],
 )
@@ -134,9 +134,9 @@ def test_what_the_target_cannot_carry_is_named(changes: dict[str, object], told:
 
 def test_a_light_build_of_what_it_cannot_be_made_of_is_refused() -> None:
     with pytest.raises(InputError, match="embedding 'tabular' can't be carried by a light build"):
-        light_config(example_config(embedding="tabular", history=1))
-    config = light_config(example_config(attention="sparse", form="sequence", adapter_rank=4))
-    assert (config.attention, config.form, config.adapter_rank, config.history) == ("window", "window", 0, distilling.HISTORY)
+        light_config(example_config(embedding="tabular", history_length=1))
+    config = light_config(example_config(attention="sparse", form="histories", adapter_rank=4))
+    assert (config.attention, config.form, config.adapter_rank, config.history_length) == ("window", "rows", 0, distilling.HISTORY)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_executorch_scores_as_torch_does(tiny_run: Path, tmp_path: Path) -> None
     method = program.load_method("forward")
     dataset = load_dataset(TrainedRun.load(tiny_run).folder.config().dataset, TrainedRun.load(tiny_run).schema.spec)
     for row in dataset.rows(PART_TEST)[:20]:
-        values, lengths = dataset.store.windows(np.array([row]), model.config.history)
+        values, lengths = dataset.store.windows(np.array([row]), model.config.history_length)
         (found,) = method.execute((torch.from_numpy(values), torch.from_numpy(lengths)))
         with torch.inference_mode():
             wanted = model.probabilities(SequenceBatch.from_windows(values, lengths))

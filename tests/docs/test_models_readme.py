@@ -32,7 +32,7 @@ def test_a_part_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         part = runpy.run_path(str(tmp_path / "part.py"))["RunningMean"]
         assert issubclass(part, Attention)
         torch.manual_seed(0)
-        model = Classifier(ModelConfig(("a",), (), (), ([-1, 0, 1],), history=4, d_model=8, num_heads=2, attention="running_mean"))
+        model = Classifier(ModelConfig(("a",), (), (), ([-1, 0, 1],), history_length=4, d_model=8, num_heads=2, attention="running_mean"))
         batch = SequenceBatch.from_windows(np.random.default_rng(0).normal(size=(6, 4, 1)).astype(np.float32), np.arange(6) % 5)
         model.loss(model(batch), torch.arange(6) % 2).backward()
         save_classifier(model, tmp_path)

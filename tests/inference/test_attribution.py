@@ -30,11 +30,11 @@ def dataset(tiny_table: Path) -> Dataset:
 
 
 def student(dataset: Dataset, tiny_table: Path, **given: object) -> ClassifierStudent:
-    flags = {"history": 24, "d_model": 16, "layers": 2, "window": 4, "global_nodes": 2} | given
+    flags = {"history_length": 24, "d_model": 16, "layers": 2, "attention_window": 4, "global_nodes": 2} | given
     return ClassifierStudent(dataset, model_config(dataset, TrainConfig(tiny_table, **flags)), seed=0, total_steps=1)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("form", ["window", "sequence"])
+@pytest.mark.parametrize("form", ["rows", "histories"])
 @pytest.mark.parametrize("attention", ["dense", "window", "sparse"])
 def test_names_earlier_transactions_of_the_same_entity_that_weighed_most(
     dataset: Dataset, tiny_table: Path, attention: str, form: str
@@ -53,7 +53,7 @@ def test_names_earlier_transactions_of_the_same_entity_that_weighed_most(
             assert dataset.store.entity[place[earlier]] == dataset.store.entity[row]
         assert attention == "sparse" or not len(nodes)
     most = columns["attended"].list.len().max()
-    assert most == {"dense": SHOWN, "window": 3}.get(attention, most)
+    assert most == {"dense": SHOWN, "attention_window": 3}.get(attention, most)
     if attention == "sparse":
         assert columns["global_nodes"].list.len().max() > 0
 
@@ -93,7 +93,7 @@ def test_an_attention_that_cannot_tell_gives_no_columns(dataset: Dataset, tiny_t
 @pytest.mark.slow
 def test_a_run_on_whole_histories_is_made_and_used(tiny_table: Path, tmp_path: Path) -> None:
     out, scored = tmp_path / "run", tmp_path / "scored.parquet"
-    flags = ["--policy", "constant", "--history", "256", "--window", "16", "--global-nodes", "4", "--d-model", "16"]
+    flags = ["--policy", "constant", "--history-length", "256", "--attention-window", "16", "--global-nodes", "4", "--d-model", "16"]
     assert main(["train", "--dataset", str(tiny_table), "--out", str(out), "--epochs", "2", "--steps-per-epoch", "4", *flags]) == 0
     predictions = pl.read_parquet(out / "predictions.parquet")
     assert predictions["global_nodes"].list.len().max() > 0
@@ -104,7 +104,7 @@ def test_a_run_on_whole_histories_is_made_and_used(tiny_table: Path, tmp_path: P
     assert joined.height == predictions.height
 
 
-@pytest.mark.parametrize("form", ["window", "sequence"])
+@pytest.mark.parametrize("form", ["rows", "histories"])
 def test_field_contributions_are_the_change_in_log_odds_when_the_field_is_hidden(dataset: Dataset, tiny_table: Path, form: str) -> None:
     made = student(dataset, tiny_table, form=form, attention="dense")
     row = int(dataset.rows(PART_TEST)[20])

@@ -27,7 +27,7 @@ def dataset(tiny_table: Path) -> Dataset:
 
 
 def config(dataset: Dataset, tiny_table: Path, **given: object) -> ModelConfig:
-    flags = {"form": "sequence", "history": 20, "d_model": 16, "layers": 2, "attention": "dense"} | given
+    flags = {"form": "histories", "history_length": 20, "d_model": 16, "layers": 2, "attention": "dense"} | given
     return model_config(dataset, TrainConfig(tiny_table, **flags))  # type: ignore[arg-type]
 
 
@@ -61,7 +61,9 @@ def test_minibatches_hold_every_target_once_and_whole_histories(dataset: Dataset
 
 @pytest.mark.parametrize("attention", ["dense", "window", "sparse"])
 def test_scores_are_those_of_each_history_by_itself(dataset: Dataset, tiny_table: Path, attention: str) -> None:
-    student = ClassifierStudent(dataset, config(dataset, tiny_table, attention=attention, window=4, global_nodes=2), seed=0, total_steps=1)
+    student = ClassifierStudent(
+        dataset, config(dataset, tiny_table, attention=attention, attention_window=4, global_nodes=2), seed=0, total_steps=1
+    )
     rows = dataset.rows(PART_TEST)[:40]
     scores = student.score(rows)
     segments = dataset.store.segments(rows, 20)
@@ -98,7 +100,7 @@ def test_gradient_does_not_depend_on_the_passes(dataset: Dataset, tiny_table: Pa
 @pytest.mark.parametrize("attention", ["dense", "sparse"])
 def test_training_repeats_and_continues_to_the_same_bits(dataset: Dataset, tiny_table: Path, attention: str) -> None:
     rows = np.random.default_rng(0).choice(dataset.rows(PART_TRAIN), (2, 256))
-    made = config(dataset, tiny_table, attention=attention, window=4, global_nodes=2)
+    made = config(dataset, tiny_table, attention=attention, attention_window=4, global_nodes=2)
 
     def student() -> ClassifierStudent:
         return ClassifierStudent(dataset, made, seed=5, total_steps=4, batch_size=128, warmup=0.5)

@@ -22,7 +22,7 @@ def dataset() -> Dataset:
     return load_dataset(make_table(300, 1, 40.0), SPEC)
 
 
-def classifier(dataset: Dataset, form: str, attention: str, history: int) -> Classifier:
+def classifier(dataset: Dataset, form: str, attention: str, history_length: int) -> Classifier:
     torch.manual_seed(0)
     schema = dataset.schema
     return Classifier(
@@ -31,33 +31,33 @@ def classifier(dataset: Dataset, form: str, attention: str, history: int) -> Cla
             schema.categorical_fields,
             schema.cardinalities,
             [[-1.0, 0.0, 1.0, 5.0]] * len(schema.numeric_fields),
-            history=history,
+            history_length=history_length,
             d_model=16,
             num_heads=2,
             attention=attention,
-            window=4,
+            attention_window=4,
             global_nodes=3,
             form=form,
         )
     ).eval()
 
 
-CASES = [("window", "dense", 6), ("sequence", "sparse", 20), ("sequence", "dense", 20), ("sequence", "window", 21)]
+CASES = [("rows", "dense", 6), ("histories", "sparse", 20), ("histories", "dense", 20), ("histories", "window", 21)]
 
 
-@pytest.mark.parametrize(("form", "attention", "history"), CASES)
-def test_row_by_row_is_the_table(dataset: Dataset, form: str, attention: str, history: int) -> None:
-    model, rows = classifier(dataset, form, attention, history), np.arange(len(dataset.store))
+@pytest.mark.parametrize(("form", "attention", "history_length"), CASES)
+def test_row_by_row_is_the_table(dataset: Dataset, form: str, attention: str, history_length: int) -> None:
+    model, rows = classifier(dataset, form, attention, history_length), np.arange(len(dataset.store))
     whole = score_rows(model, dataset, rows, device=CPU)
     single = score_streaming(model, dataset, rows, device=CPU)
     np.testing.assert_allclose(single, whole, atol=1e-5)
     np.testing.assert_array_equal(score_streaming(model, dataset, rows[50:90], device=CPU), single[50:90])
-    assert RowStream(model, CPU).has_state == (form == "sequence" and attention != "dense")
+    assert RowStream(model, CPU).has_state == (form == "histories" and attention != "dense")
 
 
-@pytest.mark.parametrize(("form", "attention", "history"), CASES)
-def test_a_state_is_read_in_one_pass_and_survives_as_bytes(dataset: Dataset, form: str, attention: str, history: int) -> None:
-    stream, values = RowStream(classifier(dataset, form, attention, history), CPU), dataset.store.values
+@pytest.mark.parametrize(("form", "attention", "history_length"), CASES)
+def test_a_state_is_read_in_one_pass_and_survives_as_bytes(dataset: Dataset, form: str, attention: str, history_length: int) -> None:
+    stream, values = RowStream(classifier(dataset, form, attention, history_length), CPU), dataset.store.values
     state = stream.start()
     for row in range(62):
         if row in (1, 9, 10, 11, 20, 21, 40, 60):
@@ -76,13 +76,13 @@ def test_a_state_is_read_in_one_pass_and_survives_as_bytes(dataset: Dataset, for
 
 
 def test_what_was_attended_sums_to_one(dataset: Dataset) -> None:
-    stream = RowStream(classifier(dataset, "sequence", "sparse", 20), CPU)
+    stream = RowStream(classifier(dataset, "histories", "sparse", 20), CPU)
     weight = stream.attended(dataset.store.values[:15])
     assert weight.shape == (15,)
     assert weight.sum() == pytest.approx(1, abs=1e-5)
 
 
 def test_attention_without_a_state_says_so(dataset: Dataset) -> None:
-    model = classifier(dataset, "sequence", "dense", 20)
+    model = classifier(dataset, "histories", "dense", 20)
     with pytest.raises(InputError, match="no state of constant size"):
         model.read(torch.zeros(3, len(model.config.numeric_fields) + len(model.config.categorical_fields)))

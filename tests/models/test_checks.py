@@ -96,7 +96,7 @@ def test_what_is_right_passes() -> None:
 @pytest.mark.parametrize("name", ["transaction"])
 def test_shipped_embeddings_pass(name: str) -> None:
     check_embedding(EMBEDDINGS[name])
-    check_embedding(EMBEDDINGS[name], example_config(form="sequence"))
+    check_embedding(EMBEDDINGS[name], example_config(form="histories"))
     check_embedding(EMBEDDINGS[name], example_config(numeric_encoding="periodic"))
 
 

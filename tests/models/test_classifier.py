@@ -19,7 +19,7 @@ EDGES = (np.linspace(-3, 3, 13).tolist(), np.linspace(-2, 2, 5).tolist())
 
 def make(**changes: Any) -> Classifier:
     torch.manual_seed(0)
-    fields: dict[str, Any] = {"history": N, "d_model": 32, "num_heads": 2, "window": 3, **changes}
+    fields: dict[str, Any] = {"history_length": N, "d_model": 32, "num_heads": 2, "attention_window": 3, **changes}
     return Classifier(ModelConfig(("a", "b"), ("c",), (5,), EDGES, **fields))
 
 
@@ -147,7 +147,7 @@ def test_deterministic_algorithms_suffice() -> None:
 def test_fitted_edges_go_straight_in() -> None:
     values, lengths = windows(300)
     label = (values[:, -1, 0] > 1).astype(np.int64)
-    config = ModelConfig(("a", "b"), ("c",), (5,), fit_edges(values[:, -1, :2], label, seed=0), history=N)
+    config = ModelConfig(("a", "b"), ("c",), (5,), fit_edges(values[:, -1, :2], label, seed=0), history_length=N)
     assert Classifier(config)(SequenceBatch.from_windows(values, lengths)).shape == (300,)
 
 
@@ -187,13 +187,13 @@ SEQUENCE = ModelConfig(
     ("b",),
     (5,),
     ([-2.0, -1.0, 0.0, 1.0, 2.0],),
-    history=60,
+    history_length=60,
     d_model=16,
     num_heads=2,
     num_layers=3,
     window=7,
     global_nodes=3,
-    form="sequence",
+    form="histories",
 )
 
 
@@ -232,9 +232,9 @@ def test_what_cannot_judge_every_position_says_so() -> None:
     batch = histories()
     at = (torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
     with pytest.raises(InputError, match="form='sequence'"):
-        Classifier(replace(SEQUENCE, form="window"))(batch, at)
+        Classifier(replace(SEQUENCE, form="rows"))(batch, at)
     with pytest.raises(InputError, match="form='sequence'"):
-        Classifier(replace(SEQUENCE, form="window", attention="window")).init_state(1)
+        Classifier(replace(SEQUENCE, form="rows", attention="window")).init_state(1)
     with pytest.raises(InputError, match="sparse"):
         Classifier(SEQUENCE).init_state(1)
 
@@ -243,4 +243,4 @@ def test_models_of_earlier_versions_are_read() -> None:
     content = SEQUENCE.to_dict()
     for name in ("form", "global_nodes", "score"):
         del content[name]
-    assert ModelConfig.from_dict(content) == replace(SEQUENCE, form="window", global_nodes=8)
+    assert ModelConfig.from_dict(content) == replace(SEQUENCE, form="rows", global_nodes=8)

@@ -20,7 +20,7 @@ def make(**changes: Any) -> ModelConfig:
 
 
 def test_json_round_trip_is_exact() -> None:
-    config = make(window=7, dropout=0.15)
+    config = make(attention_window=7, dropout=0.15)
     again = ModelConfig.from_dict(json.loads(json.dumps(config.to_dict())))
     assert again == config
     assert np.array_equal(np.asarray(again.edges[0], np.float32), EDGES[0])
@@ -31,7 +31,7 @@ def test_json_round_trip_is_exact() -> None:
     ("changes", "message"),
     [
         ({"num_heads": 5}, "num_heads must divide"),
-        ({"history": 0}, "history"),
+        ({"history_length": 0}, "history"),
         ({"dropout": 1.0}, "dropout"),
         ({"field_dropout": -0.1}, "field_dropout"),
         ({"edges": EDGES[:1]}, "edges are given for 1 of 2"),
@@ -52,7 +52,12 @@ def test_bad_values_are_named(changes: dict[str, Any], message: str) -> None:
 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
-    [("depth", 3, "unknown key 'depth'"), ("d_model", "64", "'d_model'"), ("history", True, "'history'"), ("edges", [["x"]], "'edges'")],
+    [
+        ("depth", 3, "unknown key 'depth'"),
+        ("d_model", "64", "'d_model'"),
+        ("history_length", True, "'history_length'"),
+        ("edges", [["x"]], "'edges'"),
+    ],
 )
 def test_foreign_json_is_named(key: str, value: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):

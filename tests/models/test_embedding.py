@@ -16,7 +16,7 @@ RNG = np.random.default_rng(0)
 
 def make(**changes: Any) -> TransactionEmbedding:
     torch.manual_seed(0)
-    fields: dict[str, Any] = {"history": 6, "d_model": 8, "num_heads": 2, **changes}
+    fields: dict[str, Any] = {"history_length": 6, "d_model": 8, "num_heads": 2, **changes}
     return TransactionEmbedding(ModelConfig(("a", "b"), ("c",), (4,), ([-2, 0, 2], [-2, 1, 2]), **fields))
 
 
@@ -96,6 +96,6 @@ def test_what_does_not_fit_is_named() -> None:
 
 
 def test_numeric_or_categorical_fields_alone() -> None:
-    for config in (ModelConfig(("a",), (), (), ([0, 1],), history=3), ModelConfig((), ("c",), (4,), (), history=3)):
+    for config in (ModelConfig(("a",), (), (), ([0, 1],), history_length=3), ModelConfig((), ("c",), (4,), (), history_length=3)):
         out = TransactionEmbedding(config)(SequenceBatch.from_windows(np.ones((2, 3, 1), np.float32), np.array([1, 3])))
         assert out.values.shape == (2, 3, 64)

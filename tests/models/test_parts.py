@@ -54,11 +54,11 @@ def rows(config: ModelConfig, count: int = 24) -> tuple[SequenceBatch, torch.Ten
     """Windows that any embedding takes, and labels."""
     rng = np.random.default_rng(0)
     numeric, codes = len(config.numeric_fields), config.cardinalities
-    values = rng.normal(size=(count, config.history, numeric + len(codes))).astype(np.float32)
+    values = rng.normal(size=(count, config.history_length, numeric + len(codes))).astype(np.float32)
     for column, size in enumerate(codes, start=numeric):
         values[..., column] = rng.integers(0, size, values.shape[:2])
     label = torch.from_numpy(rng.integers(0, len(config.classes), count))
-    return SequenceBatch.from_windows(values, rng.integers(1, config.history + 1, count)), label
+    return SequenceBatch.from_windows(values, rng.integers(1, config.history_length + 1, count)), label
 
 
 def made_for(embedding: str, attention: str, head: str) -> ModelConfig:
@@ -66,8 +66,8 @@ def made_for(embedding: str, attention: str, head: str) -> ModelConfig:
     classes = ("no", "a", "b") if head == "multiclass" else ("no", "yes")
     common = {"embedding": embedding, "attention": attention, "head": head, "classes": classes}
     if embedding == "token":
-        return ModelConfig(("x",)[:0], ("token",), (9,), (), history=7, d_model=16, num_heads=2, window=3, **common)  # type: ignore[arg-type]
-    return example_config(history=1 if embedding == "tabular" else 7, window=3, **common)
+        return ModelConfig(("x",)[:0], ("token",), (9,), (), history_length=7, d_model=16, num_heads=2, attention_window=3, **common)  # type: ignore[arg-type]
+    return example_config(history_length=1 if embedding == "tabular" else 7, attention_window=3, **common)
 
 
 @pytest.mark.parametrize(("embedding", "attention", "head"), list(itertools.product(sorted(EMBEDDINGS), sorted(ATTENTIONS), sorted(HEADS))))

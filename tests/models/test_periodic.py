@@ -19,7 +19,14 @@ EDGES = ([-2, 0, 2], [0, 1, 6, 24])
 
 
 def make(**changes: Any) -> ModelConfig:
-    fields: dict[str, Any] = {"history": 6, "d_model": 8, "num_heads": 2, "numeric_encoding": "periodic", "cycles": {"hour": 24}, **changes}
+    fields: dict[str, Any] = {
+        "history_length": 6,
+        "d_model": 8,
+        "num_heads": 2,
+        "numeric_encoding": "periodic",
+        "cycles": {"hour": 24},
+        **changes,
+    }
     return ModelConfig(("amount", "hour"), ("c",), (4,), EDGES, **fields)
 
 
@@ -30,7 +37,9 @@ def batch(rows: int = 5) -> SequenceBatch:
 
 def test_the_default_draws_what_it_drew() -> None:
     torch.manual_seed(0)
-    embedding = TransactionEmbedding(ModelConfig(("a", "b"), ("c",), (4,), ([-2, 0, 2], [-2, 1, 2]), history=6, d_model=8, num_heads=2))
+    embedding = TransactionEmbedding(
+        ModelConfig(("a", "b"), ("c",), (4,), ([-2, 0, 2], [-2, 1, 2]), history_length=6, d_model=8, num_heads=2)
+    )
     sums = {name: tensor.double().sum().item() for name, tensor in embedding.state_dict().items()}
     assert list(sums) == ["numeric.slope", "numeric.step", "categorical.0.weight", "position.weight"]
     assert list(sums.values()) == pytest.approx([-0.5507170968, -0.7950964272, -0.0303869126, 0.2598216655], abs=1e-6)
@@ -92,7 +101,7 @@ def test_everything_learns_and_padding_changes_nothing() -> None:
     assert torch.equal(model(given), model(dirty))
 
 
-@pytest.mark.parametrize("form", ["window", "sequence"])
+@pytest.mark.parametrize("form", ["rows", "histories"])
 def test_round_trip(tmp_path: Path, form: str) -> None:
     torch.manual_seed(0)
     model = Classifier(make(form=form)).eval()

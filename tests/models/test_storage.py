@@ -19,7 +19,7 @@ from balancer.models import Classifier, ModelConfig, SequenceBatch, load_classif
 def make(seed: int = 0, d_model: int = 16) -> Classifier:
     torch.manual_seed(seed)
     edges = (np.array([0, 0.1, 0.3], np.float32),)
-    return Classifier(ModelConfig(("a",), ("c",), (4,), edges, history=3, d_model=d_model, num_heads=2)).eval()
+    return Classifier(ModelConfig(("a",), ("c",), (4,), edges, history_length=3, d_model=d_model, num_heads=2)).eval()
 
 
 def batch() -> SequenceBatch:

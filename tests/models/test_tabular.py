@@ -16,7 +16,7 @@ RNG = np.random.default_rng(0)
 
 
 def make(**changes: Any) -> ModelConfig:
-    fields: dict[str, Any] = {"history": 1, "d_model": 8, "num_heads": 2, "embedding": "tabular", **changes}
+    fields: dict[str, Any] = {"history_length": 1, "d_model": 8, "num_heads": 2, "embedding": "tabular", **changes}
     return ModelConfig(("a", "b"), ("c",), (4,), ([-2, 0, 2], [-2, 1, 2]), **fields)
 
 
@@ -93,8 +93,8 @@ def test_field_dropout_hides() -> None:
 
 
 def test_what_does_not_fit_is_named() -> None:
-    with pytest.raises(InputError, match="set history to 1"):
-        Classifier(make(history=3))
+    with pytest.raises(InputError, match="set history_length to 1"):
+        Classifier(make(history_length=3))
     with pytest.raises(InputError, match="2 rows long"):
         embedding()(SequenceBatch.from_windows(np.ones((1, 2, 3), np.float32), np.array([2])))
     with pytest.raises(InputError, match="has 2 fields"):

@@ -33,7 +33,7 @@ def tokenizer() -> Tokenizer:
 
 
 def make(size: int, **changes: Any) -> ModelConfig:
-    fields: dict[str, Any] = {"history": 12, "d_model": 8, "num_heads": 2, "embedding": "token", **changes}
+    fields: dict[str, Any] = {"history_length": 12, "d_model": 8, "num_heads": 2, "embedding": "token", **changes}
     return ModelConfig((), ("token",), (size,), (), **fields)
 
 
@@ -104,7 +104,7 @@ def test_what_does_not_fit_is_named(tokenizer: Tokenizer, monkeypatch: pytest.Mo
         train_tokenizer(TEXTS, 300)
 
 
-@pytest.mark.parametrize("form", ["window", "sequence"])
+@pytest.mark.parametrize("form", ["rows", "histories"])
 @pytest.mark.parametrize("attention", ["window", "sparse"])
 def test_learns_and_comes_back(tokenizer: Tokenizer, tmp_path: Path, form: str, attention: str) -> None:
     torch.manual_seed(0)
@@ -129,7 +129,7 @@ def test_learns_and_comes_back(tokenizer: Tokenizer, tmp_path: Path, form: str, 
 
 def test_field_dropout_hides_tokens_one_by_one() -> None:
     torch.manual_seed(0)
-    embedding = TokenEmbedding(make(50, field_dropout=0.5, dropout=0.0, form="sequence"))
+    embedding = TokenEmbedding(make(50, field_dropout=0.5, dropout=0.0, form="histories"))
     out = embedding(SequenceBatch.from_windows(np.full((100, 12, 1), 3, np.float32), np.full(100, 12))).values
     hidden = (out == embedding.get_parameter("categorical.0.weight")[0]).all(-1).sum(1)
     assert 4 < hidden.float().mean() < 8

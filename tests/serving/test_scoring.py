@@ -78,13 +78,13 @@ def test_scores_are_those_of_the_table_to_the_last_bit(
 ) -> None:
     rows.write_parquet(tmp_path / "in.parquet")
     output = tmp_path / "out.parquet"
-    score_file(TrainedRun.load(run), tmp_path / "in.parquet", output, history=None, bad_rows="error", streaming=True)
+    score_file(TrainedRun.load(run), tmp_path / "in.parquet", output, past=None, bad_rows="error", streaming=True)
     wanted = dict(pl.read_parquet(output).select(pl.col("transaction_id").cast(pl.String), "score").iter_rows())
     assert replay(Scorer(database), model, rows) == wanted
     assert model.stream.has_state
     assert rows["card_id"].value_counts()["count"].max() > 24  # three stretches of 8: states were handed over
 
-    score_file(TrainedRun.load(run), tmp_path / "in.parquet", output, history=None, bad_rows="error")
+    score_file(TrainedRun.load(run), tmp_path / "in.parquet", output, past=None, bad_rows="error")
     whole = dict(pl.read_parquet(output).select(pl.col("transaction_id").cast(pl.String), "score").iter_rows())
     assert max(abs(wanted[name] - whole[name]) for name in wanted) < 1e-5
 

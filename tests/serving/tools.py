@@ -19,8 +19,8 @@ from balancer.serving.scoring.scorer import Row, Scorer, read_row
 from balancer.serving.storage.database import Database
 
 SEQUENCE = (
-    *("--epochs", "2", "--steps-per-epoch", "8", "--policy-rollouts", "1", "--history", "16", "--form", "sequence"),
-    *("--attention", "sparse", "--window", "4", "--global-nodes", "2", "--d-model", "16", "--layers", "2", "--threads", "1"),
+    *("--epochs", "2", "--steps-per-epoch", "8", "--policy-rollouts", "1", "--history-length", "16", "--form", "histories"),
+    *("--attention", "sparse", "--attention-window", "4", "--global-nodes", "2", "--d-model", "16", "--layers", "2", "--threads", "1"),
 )
 LONG_AGO = 1e12
 """A clock tolerance under which any time will do: the tables of the tests lie where they lie."""

@@ -21,7 +21,7 @@ FILES = {
     "decision.json",
     "model.json",
     "model.safetensors",
-    "history.parquet",
+    "epochs.parquet",
     "predictions.parquet",
     "report.json",
     "report.md",
@@ -85,7 +85,7 @@ def test_predictions_reproduce_the_report(tiny_run: Path, tiny_table: Path) -> N
 
 
 def test_history_has_a_row_per_model_and_epoch_with_shares_that_sum_to_1(tiny_run: Path) -> None:
-    history = pl.read_parquet(tiny_run / "history.parquet")
+    history = pl.read_parquet(tiny_run / "epochs.parquet")
     assert history.group_by("model").len().sort("model").rows() == [("class_weight", 2), ("none", 2), ("one_to_one", 2), ("run", 2)]
     np.testing.assert_allclose(history["share_0"] + history["share_1"], 1)
     assert history.filter(pl.col("model") == "one_to_one")["share_1"].to_list() == pytest.approx([0.5, 0.5])
@@ -132,7 +132,7 @@ def test_score_with_history_equals_scores_within_the_whole_table(tiny_run: Path,
     table.head(5_000).write_parquet(past)
     table.tail(1_000).write_csv(new)
     output = tmp_path / "scored.csv"
-    assert main(["score", str(tiny_run), "--input", str(new), "--output", str(output), "--history", str(past)]) == 0
+    assert main(["score", str(tiny_run), "--input", str(new), "--output", str(output), "--past", str(past)]) == 0
     scored = pl.read_csv(output).select(pl.col("transaction_id").alias("id"), "score")
     joined = pl.read_parquet(tiny_run / "predictions.parquet").join(scored, on="id", suffix="_again")
     assert joined.height > 500
@@ -195,7 +195,7 @@ def test_policies_that_are_not_learned_here_train(policy: str, tiny_table: Path,
     assert main(["train", "--dataset", str(tiny_table), "--out", str(out), "--policy", policy, *TINY]) == 0
     report = report_of(out)
     assert report["run"]["policy"]["asked"] == policy
-    history = pl.read_parquet(out / "history.parquet").filter(pl.col("model") == "run")
+    history = pl.read_parquet(out / "epochs.parquet").filter(pl.col("model") == "run")
     if policy == "auto":
         assert report["run"]["policy"]["name"] == "auto"
         assert history["share_1"].min() > 0.03  # above the prior

@@ -139,7 +139,7 @@ def test_bad_input_is_one_line_and_writes_nothing(
 
 
 def test_a_part_of_ones_own_by_module_and_class(later_table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = (Path(__file__).parent.parent / "docs" / "parts.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "parts.md").read_text()
     block = next(part for part in page.split("```python\n")[1:] if "class MyAttention" in part).split("```")[0]
     (tmp_path / "mymodule.py").write_text(block)
     assert len(block.splitlines()) <= 36
@@ -150,7 +150,7 @@ def test_a_part_of_ones_own_by_module_and_class(later_table: Path, tmp_path: Pat
 
 def test_targets_look_at_the_next_row_of_the_same_entity_and_part(tiny_table: Path) -> None:
     dataset = load_dataset(tiny_table, resolve_spec(tiny_table))
-    config = model_config(dataset, TrainConfig(tiny_table, history=4))
+    config = model_config(dataset, TrainConfig(tiny_table, history_length=4))
     store, every = dataset.store, np.arange(len(dataset.store))
     task = make_task("next_category", dataset, config)
     found = task_targets(dataset, config, task, every)[:, 0]
@@ -168,7 +168,7 @@ def test_targets_look_at_the_next_row_of_the_same_entity_and_part(tiny_table: Pa
         assert own[:, column].max() <= len(edges) - 2
 
 
-@pytest.mark.parametrize("form", ["window", "sequence"])
+@pytest.mark.parametrize("form", ["rows", "histories"])
 def test_further_tasks_are_learned_and_stored(form: str, tiny_table: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     tasks = "next_category,next_amount,next_time,next_fields,masked_fields"
@@ -184,7 +184,7 @@ def test_further_tasks_are_learned_and_stored(form: str, tiny_table: Path, tmp_p
             "uncertainty",
             "--form",
             form,
-            "--history",
+            "--history-length",
             "6",
             "--d-model",
             "16",
@@ -226,13 +226,13 @@ def test_unlabelled_rows_teach(tiny_table: Path) -> None:
 
     dataset = load_dataset(tiny_table, resolve_spec(tiny_table))
     dataset.store.label[dataset.part == PART_TRAIN] = -1
-    config = model_config(dataset, TrainConfig(tiny_table, history=4, tasks=("next_category", "masked_fields")))
+    config = model_config(dataset, TrainConfig(tiny_table, history_length=4, tasks=("next_category", "masked_fields")))
     drawn = TaskSampling(dataset, config, epochs=2, steps=5, batch_size=64, seed=0).draw(0)
     assert {name: len(rows) for name, rows in drawn.items()} == {"next_category": 80, "masked_fields": 80}
     assert all((dataset.part[rows] == PART_TRAIN).all() for rows in drawn.values())
 
 
-PRETRAIN = ("--epochs", "3", "--steps-per-epoch", "8", "--history", "6", "--d-model", "16", "--layers", "1", "--threads", "1")
+PRETRAIN = ("--epochs", "3", "--steps-per-epoch", "8", "--history-length", "6", "--d-model", "16", "--layers", "1", "--threads", "1")
 
 
 def test_pretraining_without_labels_then_training(tiny_table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -270,7 +270,7 @@ def test_pretraining_resumes_to_the_same_bits(tiny_table: Path, tmp_path: Path, 
 
 def test_hidden_fields_are_hidden_and_nothing_else(tiny_table: Path) -> None:
     dataset = load_dataset(tiny_table, resolve_spec(tiny_table))
-    config = model_config(dataset, TrainConfig(tiny_table, history=4, tasks=("masked_fields",)))
+    config = model_config(dataset, TrainConfig(tiny_table, history_length=4, tasks=("masked_fields",)))
     student = ClassifierStudent(dataset, config, seed=0, total_steps=2, task_weights={})
     rows = dataset.rows(PART_TEST)[:32]
     batch = student._batch(rows)

@@ -11,6 +11,7 @@ import streamlit as st
 from balancer.app.browsing import Run
 from balancer.app.charts import bars_chart
 from balancer.app.loading import chosen_run, read, show_chart, show_table, stamp, trained
+from balancer.models import ModelConfig
 
 BATCHES = (1, 32, 256)
 REPEATS = 15
@@ -21,10 +22,10 @@ def show() -> None:
     run = chosen_run()
     st.title("Model")
     content = read(run, "model.json")
-    config = content["config"]
+    config = ModelConfig.from_dict(content["config"]).to_dict()
     st.markdown(
         f"**{config['embedding']}** embedding → {config['num_layers']} × **{config['attention']}** attention → **{config['head']}** head, "
-        f"width {config['d_model']}, over {config['history']} transactions of an entity (form *{config.get('form', 'window')}*)."
+        f"width {config['d_model']}, over {config['history_length']} transactions of an entity (form *{config['form']}*)."
     )
     layers = _layers(str(run.path / "model.safetensors"), stamp(run.path / "model.safetensors"))
     parts = layers.group_by("part", maintain_order=True).agg(pl.col("parameters").sum(), pl.col("bytes").sum())
@@ -163,10 +164,10 @@ def _latency(run: Run) -> pl.DataFrame:
     fields = len(config.numeric_fields) + len(config.categorical_fields)
     rows = []
     for size in BATCHES:
-        values = np.zeros((size, config.history, fields), dtype=np.float32)
-        batch = SequenceBatch.from_windows(values, np.full(size, config.history), own.device)
+        values = np.zeros((size, config.history_length, fields), dtype=np.float32)
+        batch = SequenceBatch.from_windows(values, np.full(size, config.history_length), own.device)
         rows_of = torch.arange(size, device=own.device)
-        targets = (rows_of, torch.full_like(rows_of, config.history - 1)) if config.form == "sequence" else None
+        targets = (rows_of, torch.full_like(rows_of, config.history_length - 1)) if config.form == "histories" else None
         with torch.inference_mode():
             median = timed({"model": functools.partial(own.model, batch, targets)}, REPEATS)["model"]
         rows.append({"batch": size, "median, ms": median, "per transaction, ms": median / size})

@@ -35,6 +35,7 @@ from balancer.evaluation.comparison import (
     RECALL_AT_FPR,
     verdict,
 )
+from balancer.runs.run_folder import epochs_file
 
 SHOWN = [AVERAGE_PRECISION, F1, F1_AT_HALF, PRECISION, RECALL, FALSE_ALARMS["0.60"], FALSE_ALARMS["0.70"], RECALL_AT_FPR, ECE]
 USUAL = "one_to_one"
@@ -128,7 +129,7 @@ def _summary(run: Run) -> None:
         )
     with right:
         st.subheader("Validation by epoch")
-        lines = labelled(table(run, "history.parquet"), NAMES)
+        lines = labelled(table(run, epochs_file(run.path).name), NAMES)
         chart = epochs_chart(lines, figure="average_precision", title="average precision on validation rows")
         show_chart(chart, f"{run.name}-epochs", about="validation average precision by epoch of this run and its baselines")
 
@@ -175,7 +176,7 @@ def _side_by_side(runs: list[Run]) -> None:
         curves = [table(run, "curves.parquet").filter(pl.col("model") == "run").with_columns(model=pl.lit(run.name)) for run in runs]
         show_chart(curves_chart(pl.concat(curves)), "runs-precision-recall", about="precision against recall of the runs")
     with right:
-        own = [table(run, "history.parquet").filter(pl.col("model") == "run") for run in runs]
+        own = [table(run, epochs_file(run.path).name).filter(pl.col("model") == "run") for run in runs]
         lines = [frame.select("epoch", "average_precision", model=pl.lit(run.name)) for frame, run in zip(own, runs, strict=True)]
         chart = epochs_chart(pl.concat(lines), figure="average_precision", title="average precision on validation rows")
         show_chart(chart, "runs-epochs", about="validation average precision of the runs by epoch")

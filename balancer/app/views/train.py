@@ -52,9 +52,9 @@ def show() -> None:
     policy = left.selectbox(
         "Policy", policies, key="policy", help="ppo learns on this table; auto was learned beforehand and costs nothing"
     )
-    history = middle.number_input("History: transactions of an entity that the model sees", 1, 4096, 16, key="history")
+    length = middle.number_input("History length: transactions of an entity that the model reads", 1, 4096, 16, key="history_length")
     seed = right.number_input("Seed", 0, 2**31 - 1, 0, key="seed")
-    flags |= {"policy": policy, "history": int(history), "seed": int(seed)}
+    flags |= {"policy": policy, "history_length": int(length), "seed": int(seed)}
     budget = _budget(source, flags)
     name = st.text_input("Name of the run", _free_name(source.stem), key="run-name")
     if st.button("Start training", type="primary", icon=":material/play_arrow:", disabled=not ready):
@@ -163,6 +163,8 @@ def _prices(source: Path, flags: dict[str, Any]) -> dict[str, float]:
 
     from rich.console import Console
 
+    from balancer.data.split import PART_TRAIN
+    from balancer.devices import torch_threads
     from balancer.options.train import BUDGETS, TrainConfig
     from balancer.training.costs import estimate
     from balancer.training.preparation import prepare, schedule_for
@@ -170,12 +172,11 @@ def _prices(source: Path, flags: dict[str, Any]) -> dict[str, float]:
     with st.spinner("reading the table and timing a few steps"):
         given = {name: () if value == "none" and name in LISTS else value for name, value in flags.items()}
         configs = {name: TrainConfig(source, **given, budget=name) for name in BUDGETS}  # type: ignore[arg-type]
-        ready = prepare(configs["quick"], Console(file=io.StringIO()))
-        from balancer.data.split import PART_TRAIN
-
-        rows = len(ready.dataset.rows(PART_TRAIN))
-        schedules = {name: schedule_for(config, rows) for name, config in configs.items()}
-        return estimate(ready.dataset, ready.model, configs["quick"], schedules, ready.device)
+        with torch_threads(configs["quick"].threads):
+            ready = prepare(configs["quick"], Console(file=io.StringIO()))
+            rows = len(ready.dataset.rows(PART_TRAIN))
+            schedules = {name: schedule_for(config, rows) for name, config in configs.items()}
+            return estimate(ready.dataset, ready.model, configs["quick"], schedules, ready.device)
 
 
 def _arguments(source: Path, flags: dict[str, Any]) -> list[str]:

@@ -133,6 +133,7 @@ def _one(run: Run, rows: pl.DataFrame, chosen: dict[str, Any], threshold: float,
 
 def _deep(run: Run, chosen: dict[str, Any], used: dict[Any, float], nodes: set[Any]) -> None:
     """What needs the run's own table and model: the earlier rows themselves, and field contributions."""
+    from balancer.devices import torch_threads
     from balancer.inference.attribution import field_contributions
 
     try:
@@ -145,14 +146,15 @@ def _deep(run: Run, chosen: dict[str, Any], used: dict[Any, float], nodes: set[A
     left, right = st.columns(2)
     with left:
         st.markdown("**What each field did to the score**")
-        fields = field_contributions(model.model, data, place, device=model.device)
+        with torch_threads(model.threads):
+            fields = field_contributions(model.model, data, place, device=model.device)
         show_chart(contributions_chart(fields), f"{chosen['id']}-fields", about="change in log-odds by field")
         st.caption(
             "The change in log-odds when the field is shown instead of hidden, over all that the model sees. Fields that tell the same need not add up."
         )
     with right:
         st.markdown("**The history it was judged with**")
-        first = max(int(store.start[place]), place - model.model.config.history + 1)
+        first = max(int(store.start[place]), place - model.model.config.history_length + 1)
         at = list(range(place, first - 1, -1))
         ids = data.ids[at].to_list()
         frame = pl.DataFrame(

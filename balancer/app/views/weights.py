@@ -13,6 +13,7 @@ from balancer.app.charts import epochs_chart, surface_chart, weights_chart
 from balancer.app.loading import chosen_run, download_svg, problem, read, show_chart, show_table, table
 from balancer.errors import InputError
 from balancer.files import atomic_path
+from balancer.runs.run_folder import epochs_file
 
 if TYPE_CHECKING:
     from balancer.policy_learning.playground import Playground
@@ -30,7 +31,7 @@ def show() -> None:
         "*Share* is how many of the draws are fraud, *hardness* how much rows that the model gets wrong are preferred, *floor* the part drawn "
         "regardless of that. Move over an epoch to see it in every panel."
     )
-    own = table(run, "history.parquet").filter(pl.col("model") == "run").drop("model")
+    own = table(run, epochs_file(run.path).name).filter(pl.col("model") == "run").drop("model")
     show_chart(weights_chart(own), f"{run.name}-weights", about="shares, hardness, floor and validation figures by epoch")
     with st.expander("The figures"):
         show_table(own, f"{run.name}-history")

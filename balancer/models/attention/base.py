@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from balancer.errors import InputError
+from balancer.errors import UnsupportedError
 from balancer.models.batch import SequenceBatch
 
 
@@ -45,26 +45,26 @@ class Attention(nn.Module, ABC):
         """Where the queries at (row (T,), position (T,)) of `batch` look, without computing the others.
 
         Raises:
-            InputError: This attention can't tell.
+            UnsupportedError: This attention has no weights to show.
         """
-        raise InputError(f"{type(self).__name__} has no attention weights to show; use attention 'dense', 'window' or 'sparse'")
+        raise UnsupportedError(f"{type(self).__name__} has no attention weights to show; use attention 'dense', 'window' or 'sparse'")
 
     def init_state(self, batch_size: int) -> Any:
         """The state of `batch_size` sequences before their first token, for `step`; its size does not grow with what is read.
 
         Raises:
-            InputError: This attention needs the whole past.
+            UnsupportedError: This attention needs the whole past.
         """
-        raise InputError(f"{type(self).__name__} has no state of constant size to stream with; use attention 'sparse' or 'window'")
+        raise UnsupportedError(f"{type(self).__name__} has no state of constant size to stream with; use attention 'sparse' or 'window'")
 
     def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
         """Read one token (B, d) of each sequence; what `forward` gives at its position, (B, d), and the state after it."""
-        raise InputError(f"{type(self).__name__} has no state of constant size to stream with; use attention 'sparse' or 'window'")
+        raise UnsupportedError(f"{type(self).__name__} has no state of constant size to stream with; use attention 'sparse' or 'window'")
 
     def read(self, batch: SequenceBatch) -> Any:
         """The state after the whole of one sequence, a batch of one (1, n, d), as n times `step` would leave it, up to rounding.
 
         Raises:
-            InputError: This attention needs the whole past.
+            UnsupportedError: This attention needs the whole past.
         """
-        raise InputError(f"{type(self).__name__} has no state of constant size to stream with; use attention 'sparse' or 'window'")
+        raise UnsupportedError(f"{type(self).__name__} has no state of constant size to stream with; use attention 'sparse' or 'window'")

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from balancer.errors import InputError
+from balancer.errors import InputError, UnsupportedError
 from balancer.models.attention.backends import BACKENDS
 from balancer.models.attention.choice import choose
 from balancer.models.attention.layout import Layout, Mode
@@ -83,7 +83,7 @@ def resolve(backend: str, query: Tensor, layout: Layout, num_global: int) -> str
         raise InputError(f"unknown backend '{backend}'; known are auto, {', '.join(BACKENDS)}")
     reason = BACKENDS[backend].refuses(query, layout)
     if reason is not None:
-        raise InputError(f"backend '{backend}' can't be used: {reason}; use backend='auto'")
+        raise UnsupportedError(f"backend '{backend}' can't be used: {reason}; use backend='auto'")
     return backend
 
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from balancer.errors import InputError
+from balancer.errors import InputError, UnsupportedError
 from balancer.models.attention.base import Attended
 from balancer.models.attention.dense import DenseAttention
 from balancer.models.attention.distillation import Warming, divergence, far_attention
@@ -37,16 +37,16 @@ class SparseCore(Warming):
         score: a name in `SCORES`, or a function of (x, fields).
         gate: whether the score is trained through the logits of global nodes.
         backend: as of `sparse_attention`.
-        history: length that `auto` chooses for, where batches are shorter.
+        history_length: length that `auto` chooses for, where batches are shorter.
     """
 
     def __init__(
-        self, d_model: int, layout: Layout, num_global: int, score: str | Score, gate: bool, backend: str, history: int | None = None
+        self, d_model: int, layout: Layout, num_global: int, score: str | Score, gate: bool, backend: str, history_length: int | None = None
     ) -> None:
         super().__init__()
         if num_global < 0:
             raise InputError(f"num_global must be at least 0, given {num_global}")
-        self.layout, self.num_global, self.backend, self.history = layout, num_global, backend, history
+        self.layout, self.num_global, self.backend, self.history_length = layout, num_global, backend, history_length
         self.score = make_score(score, d_model) if num_global else None
         self.gate = Gate() if num_global and gate else None
 
@@ -64,7 +64,7 @@ class SparseCore(Warming):
 
         Like the choice of a backend this goes by the history, not by how far a batch happens to be padded: a sequence is computed in one way in all of them.
         """
-        return self.backend == "auto" and self.layout.causal and max(length, self.history or 0) <= self.layout.window
+        return self.backend == "auto" and self.layout.causal and max(length, self.history_length or 0) <= self.layout.window
 
     @property
     def learning(self) -> bool:
@@ -89,8 +89,8 @@ class SparseCore(Warming):
             return dense_causal(query, key, value)
         score, gate = self.scored(x, fields, unreal)
         backend = self.backend
-        if backend == "auto" and self.history is not None and length:
-            as_long = query[:, :1].expand(-1, max(length, self.history), -1, -1)
+        if backend == "auto" and self.history_length is not None and length:
+            as_long = query[:, :1].expand(-1, max(length, self.history_length), -1, -1)
             backend = resolve(backend, as_long, self.layout, self.num_global)
         return sparse_attention(
             query,
@@ -215,14 +215,14 @@ class SparseSelfAttention(nn.Module):
             InputError: A mask or keys that this attention can't honour.
         """
         if x.is_nested:
-            raise InputError("nested tensors can't be read; build nn.TransformerEncoder with enable_nested_tensor=False")
+            raise UnsupportedError("nested tensors can't be read; build nn.TransformerEncoder with enable_nested_tensor=False")
         for name, given in (("key", key), ("value", value)):
             if given is not None and given is not x:
                 raise InputError(f"{name} must be the query itself: this is self-attention")
         if need_weights:
-            raise InputError("need_weights=True can't be honoured: sparse attention makes no (n, n) weights")
+            raise UnsupportedError("need_weights=True can't be honoured: sparse attention makes no (n, n) weights")
         if attn_mask is not None and not is_causal:
-            raise InputError("attn_mask can't be honoured: sparse attention takes a causal mask only, with is_causal=True")
+            raise UnsupportedError("attn_mask can't be honoured: sparse attention takes a causal mask only, with is_causal=True")
         if is_causal and not self.core.layout.causal:
             raise InputError("is_causal=True was asked of an attention that is not: build it with causal=True")
         if key_padding_mask is not None and key_padding_mask.dtype != torch.bool:
@@ -237,7 +237,7 @@ class SparseSelfAttention(nn.Module):
     def init_state(self, batch_size: int) -> StreamState:
         """The state of `batch_size` sequences before their first token."""
         if not self.core.layout.causal:
-            raise InputError("only causal attention can stream: build it with causal=True")
+            raise UnsupportedError("only causal attention can stream: build it with causal=True")
         like = self.in_proj_weight.new_empty(self.num_heads, self.embed_dim // self.num_heads)
         return empty_state(batch_size, self.core.layout, self.core.num_global, like)
 
@@ -269,7 +269,7 @@ class SparseAttention(DenseAttention):
         rotary: turn queries and keys by their position.
         score: a name in `SCORES`, or a function of tokens.
         backend: as of `sparse_attention`.
-        history: longest sequence to come; what `auto` chooses then goes by it in every batch (default: by each batch).
+        history_length: longest sequence to come; what `auto` chooses then goes by it in every batch (default: by each batch).
     """
 
     def __init__(
@@ -282,10 +282,10 @@ class SparseAttention(DenseAttention):
         rotary: bool = False,
         score: str | Score = "landmark_entropy",
         backend: str = "auto",
-        history: int | None = None,
+        history_length: int | None = None,
     ) -> None:
         super().__init__(d_model, num_heads, rotary=rotary)
-        self.core = SparseCore(d_model, Layout(window, window), num_global, score, True, backend, history)
+        self.core = SparseCore(d_model, Layout(window, window), num_global, score, True, backend, history_length)
 
     def forward(self, batch: SequenceBatch, *, last_only: bool = False) -> SequenceBatch:
         """Mix (B, n, d) to (B, n, d), or to (B, 1, d) for the last real position alone."""
@@ -362,8 +362,8 @@ class WindowAttention(SparseAttention):
         num_heads: heads; divides d_model.
         window: how many positions are seen, the own one included.
         rotary: turn queries and keys by their position.
-        history: as of `SparseAttention`.
+        history_length: as of `SparseAttention`.
     """
 
-    def __init__(self, d_model: int, num_heads: int, window: int = 64, *, rotary: bool = False, history: int | None = None) -> None:
-        super().__init__(d_model, num_heads, window, 0, rotary=rotary, history=history)
+    def __init__(self, d_model: int, num_heads: int, window: int = 64, *, rotary: bool = False, history_length: int | None = None) -> None:
+        super().__init__(d_model, num_heads, window, 0, rotary=rotary, history_length=history_length)

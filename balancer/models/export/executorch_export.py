@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from balancer.errors import InputError
+from balancer.dependencies import missing
 from balancer.files import write_bytes
 from balancer.models.classifier import Classifier
 from balancer.models.export.onnx_export import traceable
@@ -22,16 +22,16 @@ def export_executorch(model: Classifier, file: Path) -> None:
     """Write a program that takes `values` (1, history, C) float32 and `lengths` (1,) int64 and gives probabilities (1, K), in float32 through XNNPACK.
 
     Args:
-        model: of the form `window`, with parts that ONNX can carry too.
+        model: of the form `rows`, with parts that ONNX can carry too.
         file: replaced atomically.
 
     Raises:
-        InputError: The model can't be carried, executorch is not installed, or the file can't be written.
+        UnsupportedError: The model can't be carried, executorch is not installed, or the file can't be written.
     """
     wrapped = traceable(model, "ExecuTorch")
     config = model.config
     fields = len(config.numeric_fields) + len(config.categorical_fields)
-    example = (torch.zeros(1, config.history, fields), torch.ones(1, dtype=torch.int64))
+    example = (torch.zeros(1, config.history_length, fields), torch.ones(1, dtype=torch.int64))
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of the exporter's own, of which a caller can mend none
         exir, partition = _package("executorch.exir"), _package("executorch.backends.xnnpack.partition.xnnpack_partitioner")
@@ -45,4 +45,4 @@ def _package(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise InputError("--target executorch needs executorch: pip install 'balancer[executorch]'") from error
+        raise missing("executorch", "--target executorch") from error

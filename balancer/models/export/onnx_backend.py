@@ -29,7 +29,7 @@ class OnnxClassifier:
 
     Attributes:
         size: bytes of the file.
-        history: longest window, in transactions.
+        history_length: longest history, in transactions.
         fields: names of the C fields, in the order of the columns.
         classes: names of the K classes.
         layers: names of the layers whose precision could be chosen.
@@ -55,7 +55,7 @@ class OnnxClassifier:
             raise foreign(file, error) from error
         about = read_about(file, content, metadata.get(META))
         self.size = len(content)
-        self.history: int = about["history"]
+        self.history_length: int = about["history"]
         self.fields: tuple[str, ...] = tuple(about["fields"])
         self.classes: tuple[str, ...] = tuple(about["classes"])
         self.layers: tuple[str, ...] = tuple(about["layers"])

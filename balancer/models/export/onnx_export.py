@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from balancer.errors import InputError
+from balancer.errors import UnsupportedError
 from balancer.models.attention import DenseAttention, WindowAttention
 from balancer.models.blocks import Block
 from balancer.models.classifier import Classifier
@@ -29,7 +29,7 @@ _STEEPEST = 3e38
 
 
 def export_onnx(model: Classifier, file: Path) -> None:
-    """Write a classifier of the form `window` with dense or window attention as an ONNX graph; adapters and further tasks are folded in or left out.
+    """Write a classifier of the form `rows` with dense or window attention as an ONNX graph; adapters and further tasks are folded in or left out.
 
     Inputs are `values` (B, n, C) float32, left-aligned windows with NaN for a missing number, and `lengths` (B,) int64; the output is `probabilities`
     (B, K) float32. B >= 1 and n, from 1 to the model's history, are free.
@@ -50,7 +50,7 @@ def export_onnx(model: Classifier, file: Path) -> None:
     about = {
         "format": FORMAT,
         "version": VERSION,
-        "history": model.config.history,
+        "history": model.config.history_length,
         "fields": [*model.config.numeric_fields, *model.config.categorical_fields],
         "classes": list(model.config.classes),
         "layers": layers,
@@ -179,8 +179,8 @@ def _numeric_layer(encoder: PiecewiseLinearEncoder) -> _Numbers:
 
 def _check_exportable(model: Classifier, target: str) -> None:
     config = model.config
-    if config.form != "window":
-        raise InputError(
+    if config.form != "rows":
+        raise UnsupportedError(
             f"form '{config.form}' can't be exported to {target}; train a model with form window, or export a light build (--lite)"
         )
     wanted: list[tuple[str, str, object, tuple[type, ...]]] = [
@@ -193,13 +193,13 @@ def _check_exportable(model: Classifier, target: str) -> None:
         ),
     ]
     if config.cycles or config.numeric_encoding != "piecewise":
-        raise InputError(
+        raise UnsupportedError(
             f"numeric_encoding 'periodic' and cycles can't be exported to {target}; train a model with numeric_encoding piecewise and no cycles"
         )
     for kind, name, part, known in wanted:
         if type(part) not in known:  # a subclass may compute something else
             remedy = {"embedding": "transaction", "attention": "dense or window", "head": "binary or multiclass"}[kind]
-            raise InputError(
+            raise UnsupportedError(
                 f"{kind} '{name}' can't be exported to {target}; train a model with {kind} {remedy}, or export a light build (--lite)"
             )
     linears = [f"blocks.{i}.{name}" for i in range(len(model.blocks)) for name in _BLOCK_LINEARS]
@@ -209,7 +209,7 @@ def _check_exportable(model: Classifier, target: str) -> None:
         expected["embedding.numeric"] = PiecewiseLinearEncoder
     for name, own in expected.items():
         if type(model.get_submodule(name)) is not own:
-            raise InputError(
+            raise UnsupportedError(
                 f"layer {name} is a {type(model.get_submodule(name)).__name__} and can't be exported; export the float model, then quantize the file"
             )
 

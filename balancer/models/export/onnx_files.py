@@ -17,7 +17,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from balancer.errors import InputError
+from balancer.dependencies import missing
+from balancer.errors import CorruptFileError, InputError, MissingFileError
 from balancer.files import write_bytes
 
 META = "balancer"
@@ -75,7 +76,7 @@ def read_content(file: Path) -> bytes:
     try:
         return Path(file).read_bytes()
     except FileNotFoundError:
-        raise InputError(f"{file} is missing: an ONNX model; export_onnx writes one") from None
+        raise MissingFileError(f"{file} is missing: an ONNX model; export_onnx writes one") from None
     except OSError as error:
         raise InputError(f"{file} can't be read ({error.strerror or error}): an ONNX model") from error
 
@@ -93,9 +94,9 @@ def read_about(file: Path, content: bytes, text: str | None) -> dict[str, Any]:
     raise foreign(file, "of another version")
 
 
-def foreign(file: Path, why: object) -> InputError:
+def foreign(file: Path, why: object) -> CorruptFileError:
     """What to raise of a file that is none of ours."""
-    return InputError(
+    return CorruptFileError(
         f"{file} is damaged or not an ONNX model that balancer wrote ({str(why).splitlines()[0] if str(why) else why!r}); export it again"
     )
 
@@ -107,12 +108,12 @@ def runtime_errors() -> tuple[type[Exception], ...]:
 
 
 def package(name: str) -> Any:
-    """A module of the packages of `balancer[export]`; InputError that says what to install where it is absent."""
+    """A module of the packages of `balancer[export]`; MissingDependencyError where it is not installed."""
     try:
         with quiet():
             return importlib.import_module(name)
     except ImportError as error:
-        raise InputError(f"an ONNX model needs {name.split('.')[0]}: pip install 'balancer[export]'") from error
+        raise missing(name.partition(".")[0], "an ONNX model", "balancer[export]") from error
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from balancer.errors import InputError
+from balancer.errors import InputError, UnsupportedError
 from balancer.models.quantization.layers import Precision, find_layers
 from balancer.models.quantization.plan import PrecisionPlan
 from balancer.models.quantization.swapping import cpu_supports, low_precision, put
@@ -84,7 +84,7 @@ def apply_precision(model: nn.Module, plan: PrecisionPlan, backend: Backend = "a
         wanted = plan.precision[layer.name]
         got, reason = available(wanted, layer.rows.device)
         if reason and strict:
-            raise InputError(f"{layer.name} wants {wanted}: {reason}; leave strict out to take {got}, or plan without it")
+            raise UnsupportedError(f"{layer.name} wants {wanted}: {reason}; leave strict out to take {got}, or plan without it")
         used, modules = "torch", {}
         if chosen == "bitsandbytes" and got == "int8" and layer.kind == "linear":
             from balancer.models.quantization.bitsandbytes_backend import int8_linear_of

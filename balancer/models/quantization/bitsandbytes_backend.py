@@ -6,20 +6,19 @@ its neighbours. Inputs are cast to float16, so what is larger than 65,504 overfl
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
 import torch
 from torch import nn
 
-from balancer.errors import InputError
+from balancer.dependencies import require
+from balancer.errors import UnsupportedError
 from balancer.models.quantization.layers import Layer
 
 
 def library() -> Any:
-    """The package; InputError where it is not installed."""
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise InputError("the bitsandbytes backend needs the package bitsandbytes: pip install 'balancer[quantize]'")
+    """The package; MissingDependencyError where it is not installed."""
+    require("bitsandbytes", "the backend bitsandbytes")
     import bitsandbytes
 
     return bitsandbytes
@@ -54,6 +53,6 @@ class _InFloat32(nn.Module):
 def adamw8bit(parameters: Any, **options: Any) -> torch.optim.Optimizer:
     """AdamW with 8-bit moments, a quarter of their memory; CUDA only."""
     if not torch.cuda.is_available():
-        raise InputError("the optimizer adamw8bit needs a CUDA device: use adamw")
+        raise UnsupportedError("the optimizer adamw8bit needs a CUDA device: use adamw")
     optimizer: torch.optim.Optimizer = library().optim.AdamW8bit(parameters, **options)
     return optimizer

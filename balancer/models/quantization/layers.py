@@ -13,7 +13,7 @@ from typing import Literal, get_args
 
 from torch import Tensor, nn
 
-from balancer.errors import InputError
+from balancer.errors import InputError, UnsupportedError
 from balancer.models.encoding import PiecewiseLinearEncoder
 
 Precision = Literal["int8", "bf16", "fp16", "fp32"]
@@ -77,7 +77,7 @@ def find_layers(model: nn.Module) -> list[Layer]:
     found: dict[int, Layer] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, _READ_PAST):
-            raise InputError(
+            raise UnsupportedError(
                 f"{name or 'the model'} is a torch {type(module).__name__}, which reads its weights past the layers that would be swapped: "
                 "build it of linears that are called (as balancer.models.attention.SparseSelfAttention is), or quantize its surroundings only"
             )

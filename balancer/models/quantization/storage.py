@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from balancer.errors import InputError
+from balancer.errors import CorruptFileError, InputError, MissingFileError, UnsupportedError
 from balancer.files import read_json, write_bytes, write_json
 from balancer.models.classifier import Classifier
 from balancer.models.config import ModelConfig
@@ -40,7 +40,7 @@ def save_quantized(model: nn.Module, applied: Applied, folder: Path, *, plan: Pr
     ``about`` is JSON-able and kept beside, under ``about``. Raises InputError for another backend, or where the folder can't be written.
     """
     if any(row.backend != "torch" for row in applied.rows):
-        raise InputError(
+        raise UnsupportedError(
             "only a model on the torch backend is saved: other backends are put on when they are used; apply the plan with backend='torch'"
         )
     tensors, aliases = _unshared(model.state_dict())
@@ -71,7 +71,7 @@ def load_quantized(make: Callable[[], nn.Module], folder: Path) -> tuple[nn.Modu
     told = read_json(folder / PLAN_FILE, what="it is the precision plan of a quantized model; make it by balancer quantize")
     missing = [key for key in ("format", "weights_sha256", "aliases", "plan", "got") if key not in told]
     if missing or told["format"] != FORMAT:
-        raise InputError(f"{folder / PLAN_FILE} was not written by this version of balancer quantize: quantize the run anew")
+        raise CorruptFileError(f"{folder / PLAN_FILE} was not written by this version of balancer quantize: quantize the run anew")
     plan = PrecisionPlan.from_dict(told["plan"])
     with torch.device("meta"):
         model = make().eval().requires_grad_(False)
@@ -90,7 +90,7 @@ def load_quantized(make: Callable[[], nn.Module], folder: Path) -> tuple[nn.Modu
         if left or rest.unexpected_keys:
             raise KeyError(", ".join([*left, *rest.unexpected_keys][:3]))
     except (KeyError, RuntimeError) as error:
-        raise InputError(f"{folder / WEIGHTS_FILE} does not fit {PLAN_FILE} ({error}): quantize the run anew") from error
+        raise CorruptFileError(f"{folder / WEIGHTS_FILE} does not fit {PLAN_FILE} ({error}): quantize the run anew") from error
     return model, told
 
 
@@ -101,7 +101,7 @@ def load_quantized_classifier(folder: Path, device: torch.device | str = "cpu") 
         # What is quantized is the deployable model: adapters are in its weights, further tasks left out.
         config = dataclasses.replace(ModelConfig.from_dict(content["config"]), adapter_rank=0, tasks=())
     except (KeyError, TypeError) as error:
-        raise InputError(f"{folder / CONFIG_FILE} can't be used ({error}): give a run folder as balancer train wrote it") from error
+        raise CorruptFileError(f"{folder / CONFIG_FILE} can't be used ({error}): give a run folder as balancer train wrote it") from error
     model, _ = load_quantized(lambda: Classifier(config), folder)
     _fill_bins(model, config)
     assert isinstance(model, Classifier)
@@ -162,10 +162,10 @@ def _read(file: Path, digest: str) -> dict[str, Tensor]:
     try:
         with file.open("rb") as stream:
             if hashlib.file_digest(stream, "sha256").hexdigest() != digest:
-                raise InputError(f"{file} is damaged, or of another run than {PLAN_FILE}: quantize the run anew")
+                raise CorruptFileError(f"{file} is damaged, or of another run than {PLAN_FILE}: quantize the run anew")
         with safe_open(file, framework="pt") as stored:
             return {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a dict
     except FileNotFoundError:
-        raise InputError(f"{file} is missing: it holds the quantized weights; make them by balancer quantize") from None
+        raise MissingFileError(f"{file} is missing: it holds the quantized weights; make them by balancer quantize") from None
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{file} can't be read ({error}): quantize the run anew") from error
+        raise CorruptFileError(f"{file} can't be read ({error}): quantize the run anew") from error

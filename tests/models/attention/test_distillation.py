@@ -86,7 +86,9 @@ def test_while_warming_attention_is_dense_and_the_score_alone_learns(last_only: 
 
 def test_the_loss_is_the_sum_over_all_sparse_parts_of_the_last_pass() -> None:
     torch.manual_seed(0)
-    config = ModelConfig(("a",), (), (), ([-1.0, 0.0, 1.0],), history=40, d_model=D, num_heads=HEADS, attention="sparse", window=8)
+    config = ModelConfig(
+        ("a",), (), (), ([-1.0, 0.0, 1.0],), history_length=40, d_model=D, num_heads=HEADS, attention="sparse", attention_window=8
+    )
     model = Classifier(config).train()
     given = SequenceBatch.from_windows(torch.randn(4, 40, 1), np.full(4, 40))
     assert float(distillation_loss(model)) == 0

@@ -111,10 +111,10 @@ def test_bad_input(exported: tuple[object, Path], tmp_path: Path) -> None:
     wild.values[0, 0, 0] = torch.inf
     with pytest.raises(InputError):
         quantize_onnx(file, tmp_path / "o.onnx", [wild], [])
-    with pytest.raises(InputError, match="sequence"):
-        export_onnx(classifier(form="sequence"), tmp_path / "o.onnx")
+    with pytest.raises(InputError, match="histories"):
+        export_onnx(classifier(form="histories"), tmp_path / "o.onnx")
     with pytest.raises(InputError, match="attention"):
-        export_onnx(classifier(attention="sparse", window=4), tmp_path / "o.onnx")
+        export_onnx(classifier(attention="sparse", attention_window=4), tmp_path / "o.onnx")
     assert not (tmp_path / "o.onnx").exists()
 
 

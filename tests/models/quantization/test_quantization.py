@@ -48,7 +48,7 @@ def classifier(seed: int = 0, *, classes: int = 2, d_model: int = 32, layers: in
     names = tuple(f"n{i}" for i in range(FIELDS))
     config = ModelConfig(
         names, ("c",), (CODES,), edges, classes=tuple(map(str, range(classes))), head="binary" if classes == 2 else "multiclass",
-        history=HISTORY, d_model=d_model, num_layers=layers, **given,
+        history_length=HISTORY, d_model=d_model, num_layers=layers, **given,
     )  # fmt: skip
     torch.manual_seed(seed)
     model = Classifier(config).eval()
@@ -427,7 +427,7 @@ def test_bad_input() -> None:
 
 
 @needs_int8
-@pytest.mark.parametrize("form", ["window", "sequence"])
+@pytest.mark.parametrize("form", ["rows", "histories"])
 def test_saved_loaded_and_never_as_large_as_the_full_model(tmp_path: Path, form: str) -> None:
     model = classifier(d_model=64, form=form)
     save_classifier(model, tmp_path)
@@ -436,7 +436,7 @@ def test_saved_loaded_and_never_as_large_as_the_full_model(tmp_path: Path, form:
     save_quantized(quantized, applied, tmp_path, plan=plan)
     loaded = load_quantized_classifier(tmp_path)
     data = batch(9)
-    targets = (torch.arange(9), data.lengths - 1) if form == "sequence" else None
+    targets = (torch.arange(9), data.lengths - 1) if form == "histories" else None
     with torch.inference_mode():
         assert torch.equal(loaded(data, targets), quantized(data, targets))
         assert divergence(model(data, targets), loaded(data, targets)) < 1e-3

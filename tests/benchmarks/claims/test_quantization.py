@@ -29,7 +29,7 @@ BERT = {"disk": 0.26, "cosine": 0.9985, "threads": {"1": {"of_torch": {"all INT8
 CELL = {
     "d_model": 256,
     "layers": 6,
-    "history": 64,
+    "history_length": 64,
     "batch": 1,
     "latency": {"all INT8": 0.4, "attention BF16, rest INT8": 0.5, "planned": 1.1},
     "bytes": {"all INT8": 0.26, "attention BF16, rest INT8": 0.36, "planned": 0.3},

@@ -1,0 +1,45 @@
+"""Where torch computes: the device, and the number of CPU threads for a block of code.
+
+The number of threads is part of what a result depends on: torch splits sums by thread, so the last bits of a score can
+change with it. Training, scoring and evaluation therefore use the number that the run was trained with. It is a setting of
+the whole process, so a call that changed it for good would slow down, or change the results of, whatever the caller does
+next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from balancer.errors import UnsupportedError
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Let torch use `count` CPU threads in a `with` block or in a decorated function, then restore the number.
+
+    One thread is the right number for small products: on a busy machine two threads that wait for each other took 20
+    times as long as one.
+
+    Threads of the process that first use torch during the block begin with `count` too, and keep it.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def choose_device(name: str = "auto") -> str:
+    """The device to compute on: `auto` is CUDA where torch finds a CUDA device, else the CPU.
+
+    Raises:
+        UnsupportedError: `name` is cuda and torch finds no CUDA device.
+    """
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise UnsupportedError("--device cuda: torch finds no CUDA device here; use --device auto or cpu")
+    return "cuda" if name != "cpu" and available else "cpu"

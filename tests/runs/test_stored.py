@@ -1,0 +1,149 @@
+"""What version 0.1 saved can still be used: runs, models, policies, sampler states, comparisons, and a run to resume.
+
+The files are in ``tests/stored/0.1``; the README there says how they were made.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from balancer.app.browsing import read_comparison, read_run
+from balancer.cli import main
+from balancer.files import read_arrays
+from balancer.models import SequenceBatch, load_classifier
+from balancer.runs.trained_run import TrainedRun
+from balancer.sampling import SamplerCore, load_policy
+from balancer.sampling.torch_sampler import AdaptiveSampler
+
+STORED = Path(__file__).parents[1] / "stored" / "0.1"
+RUNS = ("rows", "histories", "delta", "types")
+ROUNDING = 1e-5
+"""Scores differ by this much at most between processors: sums of float32 in another order."""
+STEP = 5e-3
+"""With INT8 weights a rounding difference can move an activation to the next of 256 steps."""
+TRAINING = 2e-3
+"""After six training steps rounding differences have grown: AdamW divides gradients by their size."""
+LABELS = ["fine"] * 270 + ["fraud"] * 30
+
+
+@pytest.fixture
+def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the stored files, as the working directory: runs name their table by a relative path."""
+    folder = tmp_path / "stored"
+    shutil.copytree(STORED, folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def scores_of(run: str, *flags: str) -> np.ndarray:
+    """Scores of the last rows of the run's table, as many as were stored."""
+    table = "types.parquet" if run == "types" else "transactions.parquet"
+    assert main(["score", run, "--input", table, "--output", "scored.parquet", *flags]) == 0
+    return pl.read_parquet("scored.parquet")["score"].to_numpy()[-expected().height :]
+
+
+def expected() -> pl.DataFrame:
+    """Scores that version 0.1 gave, a column per model."""
+    return pl.read_parquet(STORED / "scores.parquet")
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_a_run_gives_the_same_scores(stored: Path, run: str) -> None:
+    scores = scores_of(run)
+    np.testing.assert_allclose(scores, expected()[run].to_numpy(), atol=ROUNDING)
+    assert np.std(scores) > 100 * ROUNDING  # scores that are all alike would show nothing
+
+
+def test_a_quantized_model_gives_the_same_scores(stored: Path) -> None:
+    np.testing.assert_allclose(scores_of("rows", "--precision", "quantized"), expected()["quantized"].to_numpy(), atol=STEP)
+
+
+def test_histories_can_be_read_row_by_row(stored: Path) -> None:
+    np.testing.assert_allclose(scores_of("histories", "--streaming"), expected()["histories"].to_numpy(), atol=ROUNDING)
+
+
+def test_old_names_of_the_configuration_are_read(stored: Path) -> None:
+    config = TrainedRun.load(stored / "histories").model.config
+    assert (config.form, config.history_length, config.attention, config.attention_window) == ("histories", 6, "sparse", 4)
+    assert TrainedRun.load(stored / "rows").model.config.form == "rows"
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_the_app_reads_a_run(stored: Path, run: str) -> None:
+    found = read_run(stored / run)
+    assert (found.status, found.problem) == ("complete", "")
+    assert len(found.curve) == 2
+    assert found.figures["average_precision"] == json.loads((STORED / run / "report.json").read_text())["test"]["average_precision"]
+
+
+def test_a_run_is_evaluated(stored: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = pl.read_parquet("transactions.parquet").tail(480)
+    table.write_parquet("latest.parquet")
+    assert main(["evaluate", "rows", "--dataset", "latest.parquet", "--history", "transactions.parquet", "--json"]) in (0, 2)
+
+
+@pytest.mark.parametrize("base", ["pretrained", "rows"])
+def test_training_starts_from_a_stored_model(stored: Path, base: str) -> None:
+    flags = "--epochs 1 --steps-per-epoch 2 --batch-size 64 --threads 1 --policy rule --out new".split()
+    assert main(["train", "--dataset", "transactions.parquet", "--from", base, *flags]) == 0
+    assert read_run(stored / "new").status == "complete"
+
+
+def test_an_unfinished_run_is_resumed_to_the_result_of_a_run_at_one_go(stored: Path) -> None:
+    assert read_run(stored / "unfinished").status == "stopped"
+    assert main(["train", "--resume", "--out", "unfinished"]) == 0
+    assert len(read_run(stored / "unfinished").curve) == 2
+    np.testing.assert_allclose(scores_of("unfinished"), expected()["finished"].to_numpy(), atol=TRAINING)
+
+
+def test_a_saved_classifier_gives_the_same_probabilities() -> None:
+    model = load_classifier(STORED / "classifier")
+    assert model.config.cycles == (("hour", 24.0),)
+    arrays, _ = read_arrays(STORED / "classifier" / "expected.safetensors", what="it holds inputs and outputs")
+    output = model.probabilities(SequenceBatch.from_windows(arrays["values"], arrays["lengths"]))
+    np.testing.assert_allclose(output.detach().numpy(), arrays["probabilities"], atol=ROUNDING)
+
+
+def test_a_policy_is_loaded_and_chooses_weights() -> None:
+    policy = load_policy(STORED / "policy", num_classes=2)
+    sampler = SamplerCore(LABELS, policy=policy, epochs=3, num_samples=60)
+    before = sampler.weights
+    sampler.update(["fine"] * 9 + ["fraud"], np.linspace(0.05, 0.95, 10), rows=[0, 280], row_score=[0.2, 0.7])
+    assert sampler.weights.to_dict() != before.to_dict()
+
+
+def as_arrays(state: dict[str, Any]) -> dict[str, Any]:
+    return state | {"rows": {name: np.asarray(values) for name, values in state["rows"].items()}}
+
+
+def test_the_state_of_a_sampler_goes_on_with_the_same_rows() -> None:
+    content = json.loads((STORED / "sampler.json").read_text())
+    sampler = SamplerCore(LABELS, **content["options"])
+    sampler.load_state_dict(as_arrays(content["state"]))
+    assert (sampler.epoch, sampler.updates) == (1, 1)
+    assert sampler.draw().tolist() == content["next"]
+
+
+def test_the_state_of_a_torch_sampler_goes_on_in_the_middle_of_an_epoch() -> None:
+    content = json.loads((STORED / "torch_sampler.json").read_text())
+    sampler = AdaptiveSampler(LABELS, **content["options"])
+    sampler.load_state_dict(as_arrays(content["state"]))
+    assert list(sampler) == content["next"]
+    assert len(content["next"]) == 35
+
+
+def test_a_comparison_is_read_and_extended(stored: Path) -> None:
+    before = read_comparison(stored / "comparison" / "comparison.json")
+    flags = "--windows 1 --seeds 2 --epochs 2 --steps-per-epoch 5 --threads 1 --out comparison --resume".split()
+    assert main(["compare", "--dataset", "transactions.parquet", "--policies", "none,one_to_one,auto,start", *flags]) == 0
+    after = read_comparison(stored / "comparison" / "comparison.json")
+    assert set(after["means"]) == {*before["means"], "start"}
+    for name, means in before["means"].items():
+        assert after["means"][name]["average_precision"] == pytest.approx(means["average_precision"])
