@@ -12,7 +12,7 @@ import numpy as np
 from balancer.comparison.cells import slug
 from balancer.comparison.treatments import Arm, ScorePair, Tick, Trained
 from balancer.data.dataset import Dataset
-from balancer.data.split import PART_GAP, PART_TEST, PART_THRESHOLD, PART_TRAIN
+from balancer.data.split import Split
 from balancer.options.train import Budget, TrainConfig
 from balancer.sampling.policies import OutsideTraining, policy_notes
 from balancer.sampling.seeding import generator
@@ -37,7 +37,7 @@ class SequenceStudent:
     def __init__(self, dataset: Dataset, config: TrainConfig, *, folder: Path, device: str = "cpu") -> None:
         self.dataset, self.config, self.folder, self.device = dataset, config, folder, device
         self.model = model_config(dataset, config)
-        self._held, self._test = dataset.rows(PART_THRESHOLD), dataset.rows(PART_TEST)
+        self._held, self._test = dataset.rows(Split.THRESHOLD), dataset.rows(Split.TEST)
 
     @property
     def counts(self) -> Floats:
@@ -96,9 +96,9 @@ class SequenceStudent:
 
 def thinned_train(dataset: Dataset, seed: int) -> Dataset:
     """``dataset`` with the first class of its training rows thinned to the number of the others; what is left out stays as history."""
-    train = dataset.rows(PART_TRAIN)
+    train = dataset.rows(Split.TRAIN)
     common = train[dataset.store.label[train] == 0]
     kept = min(len(common), len(train) - len(common))
-    part = dataset.part.copy()
-    part[generator(seed, "under-sampling").permutation(common)[kept:]] = PART_GAP
-    return replace(dataset, part=part)
+    split = dataset.split.copy()
+    split[generator(seed, "under-sampling").permutation(common)[kept:]] = Split.GAP
+    return replace(dataset, split=split)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from balancer.data.dataset import Dataset
-from balancer.data.split import PART_TEST, PART_THRESHOLD
+from balancer.data.split import Split
 from balancer.evaluation.metrics import evaluate_scores
 from balancer.inference.decision import Decision, fraud_score
 
@@ -31,7 +31,7 @@ class JudgedRows:
     @classmethod
     def of(cls, dataset: Dataset) -> JudgedRows:
         """Those of a data set that was split."""
-        store, held, test = dataset.store, dataset.rows(PART_THRESHOLD), dataset.rows(PART_TEST)
+        store, held, test = dataset.store, dataset.rows(Split.THRESHOLD), dataset.rows(Split.TEST)
         entity = store.entity[test] if dataset.schema.spec.entity is not None else None
         return cls(dataset.schema.classes, store.label[held], store.label[test], store.time[test], entity)
 

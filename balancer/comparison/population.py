@@ -18,7 +18,7 @@ import numpy as np
 from balancer.comparison.figures import JudgedRows
 from balancer.comparison.treatments import Arm, Rows, ScorePair, Tick, Trained
 from balancer.data.dataset import Dataset
-from balancer.data.split import PART_REWARD, PART_TEST, PART_THRESHOLD, PART_TRAIN
+from balancer.data.split import Split
 from balancer.envs.population import PopulationStack, StudentKinds
 from balancer.envs.problem import PopulationProblem, RowEncoder, encoded_problem
 from balancer.envs.student_losses import Losses
@@ -52,7 +52,7 @@ class PopulationTask:
     def of(cls, dataset: Dataset, seed: int) -> PopulationTask:
         """From a data set that was split; encodings come from its training rows alone."""
         store = dataset.store
-        train, reward, held, test = (dataset.rows(part) for part in (PART_TRAIN, PART_REWARD, PART_THRESHOLD, PART_TEST))
+        train, reward, held, test = (dataset.rows(split) for split in (Split.TRAIN, Split.REWARD, Split.THRESHOLD, Split.TEST))
         problem, encoder = encoded_problem(
             store.values[train],
             store.label[train].astype(np.int64),

@@ -32,7 +32,7 @@ from balancer.data.reading import Source, column_types, read_columns, read_input
 from balancer.data.risk import risk_fields
 from balancer.data.schema import RARE, Schema, check_buckets, distinct, encode, field_codes, learn_vocabulary
 from balancer.data.spec import Spec, nearest
-from balancer.data.split import PART_GAP, PART_NAMES, PART_TEST, PART_TRAIN, split_by_time
+from balancer.data.split import Split, split_by_time
 from balancer.data.store import TransactionStore
 from balancer.errors import InputError
 
@@ -43,8 +43,8 @@ class Dataset:
 
     store: TransactionStore
     schema: Schema
-    part: NDArray[np.int8]
-    """(N,) part of each row (`balancer.data.split`): when scoring, PART_TEST for the input and PART_GAP for `history`."""
+    split: NDArray[np.int8]
+    """(N,) `Split` of each row. When scoring: Split.TEST for the input, Split.GAP for the past rows."""
     ids: pl.Series
     """(N,) the id column, or row numbers from 0 in the input."""
     entities: list[str]
@@ -58,9 +58,9 @@ class Dataset:
     source: Source
     """Where the rows came from."""
 
-    def rows(self, part: int) -> NDArray[np.int64]:
-        """(n,) store rows of a part that are labelled, in time order."""
-        rows = np.flatnonzero((self.part == part) & (self.store.label >= 0))
+    def rows(self, split: Split) -> NDArray[np.int64]:
+        """(n,) store rows of a split that are labelled, in time order."""
+        rows = np.flatnonzero((self.split == split) & (self.store.label >= 0))
         return rows[np.lexsort((self.store.row[rows], self.store.time[rows]))]
 
     def scored_rows(self) -> NDArray[np.int64]:
@@ -129,18 +129,18 @@ def load_dataset(
     if schema is None:
         gap = spec.label_delay if spec.split.gap is None else spec.split.gap
         known = label >= 0
-        part = split_by_time(time, known if need_label or known.any() else ~known, spec.split, gap)
+        split = split_by_time(time, known if need_label or known.any() else ~known, spec.split, gap)
         if need_label:
-            _check_parts(label, part, classes, spec)
+            _check_splits(label, split, classes, spec)
     else:
-        part = np.where(row < 0, PART_GAP, PART_TEST).astype(np.int8)
+        split = np.where(row < 0, Split.GAP, Split.TEST).astype(np.int8)
     keys = {name: encode(frame[name], distinct(frame[name])) for name in dict.fromkeys((*spec.categorical, *spec.context))}
     events = Events(
         time=time, start=start, amount=None if data.amount is None else data.amount[order], keys=keys, categorical=spec.categorical
     )
     numeric = {name: values[order] for name, values in data.numeric.items()}
     if schema is None:
-        schema = _learn(spec, classes, events, frame, numeric, part == PART_TRAIN, hash_buckets, vocabularies)
+        schema = _learn(spec, classes, events, frame, numeric, split == Split.TRAIN, hash_buckets, vocabularies)
     values = _values(schema, events, label, frame, numeric)
     store = TransactionStore(
         values=values,
@@ -153,7 +153,7 @@ def load_dataset(
         row=row,
     )
     ids = frame[spec.id] if spec.id in frame.columns else pl.Series("row", row)
-    return Dataset(store, schema, part, ids, entities, _fingerprint(data, spec), table.dropped, _notes(path, spec, data), path)
+    return Dataset(store, schema, split, ids, entities, _fingerprint(data, spec), table.dropped, _notes(path, spec, data), path)
 
 
 UNKNOWN_CLASSES = ("legitimate", "fraud")
@@ -236,16 +236,18 @@ def _entities(data: _Table, spec: Spec) -> tuple[NDArray[np.int64], list[str]]:
     return encode(data.frame[spec.entity], names), names
 
 
-def _check_parts(label: NDArray[np.int16], part: NDArray[np.int8], classes: tuple[str, ...], spec: Spec) -> None:
-    for code, name in enumerate(PART_NAMES):
-        inside = label[part == code]
-        if code != PART_GAP and not (inside > 0).any():
-            raise InputError(f"column {spec.label!r}: {name} has no positive row, only {classes[0]!r}: change [split], or give more rows")
-        if code != PART_GAP and not (inside == 0).any():
+def _check_splits(label: NDArray[np.int16], split: NDArray[np.int8], classes: tuple[str, ...], spec: Spec) -> None:
+    for each in Split:
+        inside = label[split == each]
+        if each != Split.GAP and not (inside > 0).any():
             raise InputError(
-                f"column {spec.label!r}: {name} has no row of the negative class {classes[0]!r}: check --negative, or change [split]"
+                f"column {spec.label!r}: {each.title} has no positive row, only {classes[0]!r}: change [split], or give more rows"
             )
-    learned = np.bincount(label[(part == PART_TRAIN) & (label >= 0)], minlength=len(classes))
+        if each != Split.GAP and not (inside == 0).any():
+            raise InputError(
+                f"column {spec.label!r}: {each.title} has no row of the negative class {classes[0]!r}: check --negative, or change [split]"
+            )
+    learned = np.bincount(label[(split == Split.TRAIN) & (label >= 0)], minlength=len(classes))
     if (learned == 0).any():
         name = classes[int(np.argmin(learned))]
         raise InputError(f"column {spec.label!r}: the class {name!r} has no row in train: change [split], or rename or drop its rows")

@@ -1,10 +1,13 @@
-"""The time split: train, gap, two halves of validation, test.
+"""Split a table by time into train, gap, two halves of validation, and test.
 
-What is special: a timestamp never straddles a border, and the first `gap` seconds of validation (the label delay, unless said otherwise)
-belong to no part: their labels would not have been known when training ended. Rows of the gap still serve as history.
+What is special: rows with the same timestamp always belong to the same split. The first `gap` seconds of validation
+(by default the label delay) are used for neither training nor evaluation, because their labels would not have been
+known when training ended. Rows of the gap still serve as history.
 """
 
 from __future__ import annotations
+
+from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,47 +15,66 @@ from numpy.typing import NDArray
 from balancer.data.spec import DAY, SplitSpec, parse_moment
 from balancer.errors import InputError
 
-PART_TRAIN, PART_GAP, PART_REWARD, PART_THRESHOLD, PART_TEST = 0, 1, 2, 3, 4
-PART_NAMES = ("train", "gap", "validation (reward half)", "validation (threshold half)", "test")
+
+class Split(IntEnum):
+    """The split that a row belongs to, in time order."""
+
+    TRAIN = 0
+    GAP = 1
+    """History only: the start of validation, and rows after the end of the test."""
+    REWARD = 2
+    """The first half of validation: rewards the policy and stops the fit."""
+    THRESHOLD = 3
+    """The second half of validation: fits the calibration and the decision threshold."""
+    TEST = 4
+
+    @property
+    def title(self) -> str:
+        """The name that messages use."""
+        return {Split.REWARD: "validation (reward half)", Split.THRESHOLD: "validation (threshold half)"}.get(self, self.name.lower())
 
 
-def split_by_time(time: NDArray[np.float64], labelled: NDArray[np.bool_], split: SplitSpec, gap: float) -> NDArray[np.int8]:
-    """The part (N,) int8 of each row.
+def split_by_time(time: NDArray[np.float64], labelled: NDArray[np.bool_], spec: SplitSpec, gap: float) -> NDArray[np.int8]:
+    """Assign each row to a split.
 
     Args:
         time: (N,) seconds, in any order.
-        labelled: (N,) whether the row's class is known; shares are of these rows, others go with their time.
-        split: shares or dates.
-        gap: seconds at the start of validation that serve as history only.
+        labelled: (N,) whether the class of the row is known. Shares are shares of these rows; the other rows are
+            assigned by their time.
+        spec: Shares or dates.
+        gap: Seconds at the start of validation that serve as history only.
+
+    Returns:
+        (N,) int8, a `Split` per row.
 
     Raises:
-        InputError: where a part would be empty, or the gap eats more than half of validation.
+        InputError: If a split would have no labelled row, or if the gap is longer than half of validation.
     """
     known = np.sort(time[labelled])
-    if split.by_dates:
+    if spec.by_dates:
         train_end, validation_end = (
-            parse_moment(str(value), key) for key, value in (("train", split.train), ("validation", split.validation))
+            parse_moment(str(value), key) for key, value in (("train", spec.train), ("validation", spec.validation))
         )
-        test_end = parse_moment(split.test, "test") if isinstance(split.test, str) and split.test else np.inf
+        test_end = parse_moment(spec.test, "test") if isinstance(spec.test, str) and spec.test else np.inf
     else:
-        at_train = round(float(split.train) * len(known))
-        at_test = round((float(split.train) + float(split.validation)) * len(known))
+        at_train = round(float(spec.train) * len(known))
+        at_test = round((float(spec.train) + float(spec.validation)) * len(known))
         if not 0 < at_train < at_test < len(known):
-            raise InputError(f"{len(known)} labelled rows are too few to split by time: give more rows or other shares in [split]")
+            raise InputError(f"{len(known)} labelled rows are too few to split by time: give more rows, or change the shares in [split]")
         train_end, validation_end, test_end = float(known[at_train]), float(known[at_test]), np.inf
     if gap > (validation_end - train_end) / 2:
         raise InputError(
-            f"the gap of {gap / DAY:.3g} days eats more than half of the validation span of {(validation_end - train_end) / DAY:.3g} days: "
-            "set [split] gap (--gap) lower, or give validation a larger share"
+            f"the gap of {gap / DAY:.3g} days is longer than half of the validation span of {(validation_end - train_end) / DAY:.3g} days: "
+            "lower [split] gap (--gap), or give validation a larger share"
         )
     begin = train_end + gap
     validation = known[(known >= begin) & (known < validation_end)]
     middle = float(validation[len(validation) // 2]) if len(validation) else validation_end
-    # searchsorted with side="right" puts a time equal to a border into the later part.
-    part = np.searchsorted(np.array([train_end, begin, middle, validation_end]), time, side="right").astype(np.int8)
-    part[time >= test_end] = PART_GAP
-    sizes = np.bincount(part[labelled], minlength=5)
-    for code in (PART_TRAIN, PART_REWARD, PART_THRESHOLD, PART_TEST):
-        if sizes[code] == 0:
-            raise InputError(f"the time split leaves no labelled row for {PART_NAMES[code]}: change the shares, dates or gap in [split]")
-    return part
+    # With side="right", a time equal to a border belongs to the later split.
+    split = np.searchsorted(np.array([train_end, begin, middle, validation_end]), time, side="right").astype(np.int8)
+    split[time >= test_end] = Split.GAP
+    sizes = np.bincount(split[labelled], minlength=len(Split))
+    for each in Split:
+        if each != Split.GAP and sizes[each] == 0:
+            raise InputError(f"the time split leaves no labelled row for {each.title}: change the shares, dates or gap in [split]")
+    return split

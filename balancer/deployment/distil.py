@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from balancer.data.dataset import Dataset
-from balancer.data.split import PART_TRAIN
+from balancer.data.split import Split
 from balancer.errors import UnsupportedError
 from balancer.inference.decision import fraud_score
 from balancer.inference.scoring import score_rows
@@ -83,7 +83,7 @@ def distil(
     """A light student of ``teacher``, taught on the training rows of ``dataset``; ``progress(step, detail)`` is called now and then."""
     config = light_config(teacher.config)
     label = dataset.store.label
-    rows, _ = thinned(dataset.rows(PART_TRAIN), label, NEGATIVES, generator(seed, "distilling"))
+    rows, _ = thinned(dataset.rows(Split.TRAIN), label, NEGATIVES, generator(seed, "distilling"))
     thought = score_rows(teacher, dataset, rows, device=device)
     known = np.eye(len(config.classes), dtype=np.float32)[label[rows].astype(np.int64)]
     wanted = torch.from_numpy((1 - LABEL_SHARE) * thought + LABEL_SHARE * known).to(device)

@@ -18,10 +18,11 @@ import torch
 from rich.console import Console
 
 from balancer.data.dataset import Dataset
-from balancer.data.split import PART_TEST, PART_THRESHOLD
+from balancer.data.split import Split
 from balancer.deployment.distil import STEPS, distil
 from balancer.deployment.quantize import calibration, validation_metric
-from balancer.errors import InputError
+from balancer.devices import torch_threads
+from balancer.errors import InputError, UnsupportedError
 from balancer.files import write_bytes, write_json
 from balancer.inference.decision import Decision, judge
 from balancer.models import Classifier, SequenceBatch
@@ -59,10 +60,11 @@ def export_run(path: Path, *, target: Target, lite: bool, out: Path | None, max_
     if not file.parent.is_dir():
         raise InputError(f"--out {file}: the folder {file.parent} does not exist; make it first")
     run = TrainedRun.load(path)
-    if not lite:
+    with torch_threads(run.threads):
+        if lite:
+            return _export_lite(run, file, target, max_drop, console)
         _write(run.model, file, target)
-        return {"file": str(file), "target": target, "bytes": file.stat().st_size}
-    return _export_lite(run, file, target, max_drop, console)
+    return {"file": str(file), "target": target, "bytes": file.stat().st_size}
 
 
 def _write(model: Classifier, file: Path, target: Target) -> None:
@@ -121,7 +123,7 @@ def _quantize(
         int8 = quantize_onnx(whole, file, batches, keep)
     light, plain = OnnxClassifier(file), OnnxClassifier(whole)
     with console.status("figures of the full model and the light build on the test rows"):
-        held, test = dataset.rows(PART_THRESHOLD), dataset.rows(PART_TEST)
+        held, test = dataset.rows(Split.THRESHOLD), dataset.rows(Split.TEST)
         decision = Decision.fit(_scores(light, dataset, held), dataset.store.label[held])
         scores = _scores(light, dataset, test)
         figures = {"full": judge(dataset, test, run.scores(dataset, test), run.decision), "lite": judge(dataset, test, scores, decision)}
@@ -134,9 +136,11 @@ def _quantize(
             "int8": np.abs(_scores(light, dataset, some) - torchs).max(),
         }
     wanted = ("average_precision", "f1", "fpr")
+    ms, notes = _latencies(run, dataset, {"lite": light, "lite_float": plain})
     return plan.to_dict(), {
         "test": {name: {key: own[key] for key in wanted} for name, own in figures.items()},
-        "ms": _latencies(run, dataset, {"lite": light, "lite_float": plain}),
+        "ms": ms,
+        "notes": notes,
         "int8_layers": int8,
         "largest_difference_to_torch": {name: float(value) for name, value in apart.items()},
         "decision": {"threshold": decision.threshold, "calibration": decision.calibration.to_dict()},
@@ -150,19 +154,22 @@ def _scores(model: Any, dataset: Dataset, rows: np.ndarray) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _latencies(run: TrainedRun, dataset: Dataset, light: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Median milliseconds by batch size, in turns: the full model in torch, where it can be exported in ONNX Runtime too, and the light builds."""
+def _latencies(run: TrainedRun, dataset: Dataset, light: dict[str, Any]) -> tuple[dict[str, dict[str, float]], list[str]]:
+    """Median milliseconds by batch size, measured in turns, and notes on what could not be measured.
+
+    The full model is measured in torch and, where it can be exported, in ONNX Runtime; so are the light builds.
+    """
     from balancer.models.export.onnx_backend import OnnxClassifier, export_onnx
 
-    models: dict[str, Any] = dict(light)
+    models, notes = dict(light), []
     with tempfile.TemporaryDirectory() as folder:
         try:
             export_onnx(run.model, Path(folder) / "full.onnx")
             models["full_onnx"] = OnnxClassifier(Path(folder) / "full.onnx")
-        except InputError:  # a part that ONNX can't carry: then torch alone is told
-            pass
+        except UnsupportedError as error:
+            notes.append(f"the full model is measured in torch only: {error}")
     found: dict[str, dict[str, float]] = {}
-    rows, history = dataset.rows(PART_TEST), run.model.config.history_length
+    rows, history = dataset.rows(Split.TEST), run.model.config.history_length
     full = run.model.deployable()
     for size in BATCHES:
         chosen = np.resize(rows, size)
@@ -177,7 +184,7 @@ def _latencies(run: TrainedRun, dataset: Dataset, light: dict[str, Any]) -> dict
         with torch.inference_mode():
             for name, ms in timed(calls).items():
                 found.setdefault(name, {})[str(size)] = ms
-    return found
+    return found, notes
 
 
 def _last(model: Classifier, batch: SequenceBatch) -> torch.Tensor:

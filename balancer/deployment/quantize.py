@@ -20,7 +20,8 @@ from rich.console import Console
 from sklearn.metrics import average_precision_score
 
 from balancer.data.dataset import Dataset
-from balancer.data.split import PART_REWARD, PART_TEST, PART_THRESHOLD, PART_TRAIN
+from balancer.data.split import Split
+from balancer.devices import torch_threads
 from balancer.errors import InputError
 from balancer.inference.decision import fraud_score, judge
 from balancer.inference.scoring import score_rows
@@ -70,11 +71,12 @@ def quantize_run(path: Path, *, max_drop: float, backend: Backend, console: Cons
         raise InputError(f"--max-drop is {max_drop}: give a share of average precision from 0 to below 1, as 0.003")
     started = time.monotonic()
     run = TrainedRun.load(path)
-    run = dataclasses.replace(run, model=run.model.deployable())
+    with torch_threads(run.threads):
+        run = dataclasses.replace(run, model=run.model.deployable())
     with console.status("reading the table"):
         dataset = training_table(run.folder)
     folder = run.folder
-    with folder.locked():
+    with folder.locked(), torch_threads(run.threads):
         batches = calibration(dataset, run.model, seed=int(folder.content["seed"]), device=run.device)
         with console.status("measuring what each layer minds"):
             report = sensitivity(run.model, batches, seed=int(folder.content["seed"]))
@@ -95,7 +97,7 @@ def quantize_run(path: Path, *, max_drop: float, backend: Backend, console: Cons
 
 def calibration(dataset: Dataset, model: Classifier, *, seed: int, device: torch.device) -> list[SequenceBatch]:
     """Batches of training rows, frauds among them as often as rows of the other class: where scores differ, rounding tells."""
-    rows, history = dataset.rows(PART_TRAIN), model.config.history_length
+    rows, history = dataset.rows(Split.TRAIN), model.config.history_length
     size = max(1, min(CALIBRATION_ROWS, POSITIONS // history))
     rng = generator(seed, "calibration")
     fraud = dataset.store.label[rows] > 0
@@ -108,7 +110,7 @@ def calibration(dataset: Dataset, model: Classifier, *, seed: int, device: torch
 
 def validation_metric(dataset: Dataset, device: torch.device, seed: int) -> Callable[[torch.nn.Module], float]:
     """Average precision of a classifier on validation rows."""
-    rows = np.concatenate([dataset.rows(PART_REWARD), dataset.rows(PART_THRESHOLD)])
+    rows = np.concatenate([dataset.rows(Split.REWARD), dataset.rows(Split.THRESHOLD)])
     rows, weight = thinned(rows, dataset.store.label, METRIC_NEGATIVES, generator(seed, "quantization metric"))
     label = dataset.store.label[rows] > 0
 
@@ -123,7 +125,7 @@ def validation_metric(dataset: Dataset, device: torch.device, seed: int) -> Call
 def measured(run: TrainedRun, model: torch.nn.Module, dataset: Dataset, size: int) -> dict[str, Any]:
     """``bytes``, ``ms`` by batch size and the test figures of a model under the run's own calibration and threshold."""
     assert isinstance(model, Classifier)
-    rows = dataset.rows(PART_TEST)
+    rows = dataset.rows(Split.TEST)
     test = judge(dataset, rows, score_rows(model, dataset, rows, device=run.device), run.decision)
     return {"bytes": size, "ms": latencies({"model": model}, dataset, run)["model"], "test": test}
 
@@ -131,7 +133,7 @@ def measured(run: TrainedRun, model: torch.nn.Module, dataset: Dataset, size: in
 def latencies(models: dict[str, torch.nn.Module], dataset: Dataset, run: TrainedRun) -> dict[str, dict[str, float]]:
     """Median milliseconds of each model by batch size, in turns, on test rows with full padding."""
     found: dict[str, dict[str, float]] = {name: {} for name in models}
-    rows, history = dataset.rows(PART_TEST), run.model.config.history_length
+    rows, history = dataset.rows(Split.TEST), run.model.config.history_length
     for size in BATCHES:
         chosen = np.resize(rows, min(size, max(1, 4 * POSITIONS // history)))
         if len(chosen) < size:
@@ -175,7 +177,7 @@ def _onnx(
     keep = [name for name, precision in plan.precision.items() if precision != "int8"]
     got = quantize_onnx(path / FULL_FILE, path / ONNX_FILE, batches, keep)
     model, history = OnnxClassifier(path / ONNX_FILE, threads=int(run.folder.content["threads"])), run.model.config.history_length
-    rows, parts = dataset.rows(PART_TEST), []
+    rows, parts = dataset.rows(Split.TEST), []
     for first in range(0, len(rows), 1024):
         parts.append(model.probabilities(*dataset.store.windows(rows[first : first + 1024], history)))
     test = judge(dataset, rows, np.concatenate(parts), run.decision)

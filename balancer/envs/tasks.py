@@ -24,14 +24,14 @@ from numpy.typing import NDArray
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.roles import resolve_spec
 from balancer.data.simulation.stream import simulate
-from balancer.data.split import PART_REWARD, PART_TEST, PART_THRESHOLD, PART_TRAIN
+from balancer.data.split import Split
 from balancer.envs.population import StudentKinds
 from balancer.envs.problem import PopulationProblem, problem_from_arrays
 from balancer.errors import InputError
 from balancer.sampling.seeding import generator, integer_seed
 from balancer.sampling.weights import Floats
 
-Split = Literal["train", "heldout"]
+TaskSplit = Literal["train", "heldout"]
 MAX_CLASSES = 10
 ROWS = (1_000, 200_000)
 """Training rows, log-uniform."""
@@ -95,7 +95,7 @@ class Task:
         return replace(wide, learning_rate=SLOWEST * (wide.learning_rate / 1e-3) ** 0.63)
 
 
-def draw_task(seed: int, index: int, split: Split = "train", *, epochs: int | None = None) -> Task:
+def draw_task(seed: int, index: int, split: TaskSplit = "train", *, epochs: int | None = None) -> Task:
     """Task ``index`` of the distribution; ``epochs`` of its training, or as drawn."""
     rng = generator(seed, f"task {split}", index)
     simulated = rng.random() < SIMULATED_PART
@@ -283,7 +283,7 @@ def _simulated_dataset(rows: int, rate: float, kinds: Literal["binary", "types"]
 
 
 @functools.cache
-def _simulated(seed: int, split: Split, number: int) -> tuple[PopulationProblem, Goal, dict[str, Any]]:
+def _simulated(seed: int, split: TaskSplit, number: int) -> tuple[PopulationProblem, Goal, dict[str, Any]]:
     """Transactions of the project's simulator, seen by the target rows' own fields; the goal is everything after the reward half."""
     rng = generator(seed, f"task simulated {split}", number)
     rows, rate = int(_log_uniform(rng, 10_000, 40_000)), _log_uniform(rng, 6e-3, 4e-2)
@@ -291,8 +291,8 @@ def _simulated(seed: int, split: Split, number: int) -> tuple[PopulationProblem,
     rate = max(rate, 180 / rows * (2 if kinds == "types" else 1))
     dataset = _simulated_dataset(rows, rate, kinds, integer_seed(seed, f"task table {split}", number))
     store, classes = dataset.store, len(dataset.schema.classes)
-    after = np.concatenate([dataset.rows(PART_THRESHOLD), dataset.rows(PART_TEST)])
-    train, reward = dataset.rows(PART_TRAIN), dataset.rows(PART_REWARD)
+    after = np.concatenate([dataset.rows(Split.THRESHOLD), dataset.rows(Split.TEST)])
+    train, reward = dataset.rows(Split.TRAIN), dataset.rows(Split.REWARD)
     # One call encodes reward and goal rows alike; which is which is told by their number.
     both = problem_from_arrays(
         store.values[train],

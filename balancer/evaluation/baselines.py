@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from balancer.data.split import PART_REWARD, PART_TEST, PART_THRESHOLD, PART_TRAIN
+from balancer.data.split import Split
 from balancer.errors import InputError
 from balancer.sampling.seeding import integer_seed
 
@@ -47,7 +47,7 @@ PARAMETERS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class LightGBMResult:
-    """Fraud probabilities of the boosted trees, rows in the order of ``dataset.rows(part)``."""
+    """Fraud probabilities of the boosted trees, rows in the order of ``dataset.rows(split)``."""
 
     threshold_score: NDArray[np.float64]
     """(n,) on the threshold half of validation."""
@@ -77,7 +77,7 @@ def fit_lightgbm(dataset: Dataset, *, seed: int, threads: int, progress: Callabl
     import lightgbm as lgb
 
     store = dataset.store
-    train, reward = dataset.rows(PART_TRAIN), dataset.rows(PART_REWARD)
+    train, reward = dataset.rows(Split.TRAIN), dataset.rows(Split.REWARD)
     for name, rows in (("train", train), ("validation", reward)):
         frauds = int((store.label[rows] > 0).sum())
         if frauds in (0, len(rows)):
@@ -99,8 +99,8 @@ def fit_lightgbm(dataset: Dataset, *, seed: int, threads: int, progress: Callabl
         callbacks.append(lambda env: report(env.iteration + 1, MAX_ROUNDS))
     booster = lgb.train(parameters, data, MAX_ROUNDS, valid_sets=[stop], callbacks=callbacks)
 
-    def score(part: int) -> NDArray[np.float64]:
-        values = store.values[dataset.rows(part)]
+    def score(split: Split) -> NDArray[np.float64]:
+        values = store.values[dataset.rows(split)]
         return np.asarray(booster.predict(values, num_iteration=booster.best_iteration, num_threads=threads), dtype=np.float64)
 
-    return LightGBMResult(score(PART_THRESHOLD), score(PART_TEST), int(booster.best_iteration))
+    return LightGBMResult(score(Split.THRESHOLD), score(Split.TEST), int(booster.best_iteration))

@@ -10,7 +10,7 @@ import numpy as np
 from balancer.envs.population import PopulationStack
 from balancer.envs.problem import PopulationProblem
 from balancer.envs.task_env import TaskEpisode
-from balancer.envs.tasks import Split, draw_task
+from balancer.envs.tasks import TaskSplit, draw_task
 from balancer.envs.vec_env import PopulationEpisode
 from balancer.policy_learning.budgets import PolicyBudget
 from balancer.policy_learning.walking import stacked, walk_policies
@@ -88,7 +88,7 @@ def compare_on_tasks(
     tasks: int,
     *,
     seed: int,
-    split: Split = "heldout",
+    split: TaskSplit = "heldout",
     groups: int = 2,
     device: str = "cpu",
     progress: Callable[[int], None] | None = None,

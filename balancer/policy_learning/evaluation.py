@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from balancer.devices import torch_threads
-from balancer.envs.tasks import MAX_CLASSES, Split
+from balancer.envs.tasks import MAX_CLASSES, TaskSplit
 from balancer.errors import InputError
 from balancer.policy_learning.comparison import TaskComparison, compare_on_tasks
 from balancer.runs.progress import TrainingProgress
@@ -38,7 +38,7 @@ def evaluate_policy(
     number: int,
     *,
     seed: int = 0,
-    split: Split = "heldout",
+    split: TaskSplit = "heldout",
     groups: int = 2,
     reference: str = "none",
     device: str = "cpu",

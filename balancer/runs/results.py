@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from balancer.data.dataset import Dataset
-from balancer.data.split import PART_TEST, PART_THRESHOLD, PART_TRAIN
+from balancer.data.split import Split
 from balancer.evaluation.drift import Reference
 from balancer.evaluation.report_json import build_report, write_report
 from balancer.files import atomic_path, read_arrays, write_arrays, write_json
@@ -61,13 +61,13 @@ def write_results(
     """Write everything of a run that comes after training; return the report. ``explanation`` are further columns for the test rows,
     ``tasks`` the figures of further tasks.
     """
-    held, test = dataset.rows(PART_THRESHOLD), dataset.rows(PART_TEST)
+    held, test = dataset.rows(Split.THRESHOLD), dataset.rows(Split.TEST)
     decisions = {name: Decision.fit(own.threshold, dataset.store.label[held]) for name, own in scores.items()}
     figures = {name: judge(dataset, test, own.test, decisions[name]) for name, own in scores.items()}
     decisions["run"].save(folder.path)
     write_json(folder.path / SCHEMA_FILE, dataset.schema.to_dict())
     calibrated = decisions["run"].calibration.transform(fraud_score(scores["run"].threshold))
-    fields, train = (dataset.schema.numeric_fields, dataset.schema.categorical_fields), dataset.store.values[dataset.part == PART_TRAIN]
+    fields, train = (dataset.schema.numeric_fields, dataset.schema.categorical_fields), dataset.store.values[dataset.split == Split.TRAIN]
     write_json(folder.path / REFERENCE_FILE, Reference.of(*fields, train, calibrated).to_dict())
     with atomic_path(folder.path / EPOCHS_FILE) as temporary:
         _epochs(scores, dataset.schema.classes).write_parquet(temporary)

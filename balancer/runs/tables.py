@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from balancer.data.dataset import load_dataset
-from balancer.data.split import PART_TEST
+from balancer.data.split import Split
 from balancer.errors import InputError
 from balancer.files import atomic_path
 from balancer.inference.decision import decision_columns, judge
@@ -51,9 +51,9 @@ def evaluate_file(run: TrainedRun, source: Path, *, past: Path | None, bad_rows:
     trained_on = dataset.fingerprint == run.folder.content["fingerprint"]
     if trained_on:
         dataset = load_dataset(source, spec, bad_rows=bad_rows, hash_buckets=run.schema.hash_buckets, vocabularies=run.schema.vocabularies)
-    if spec.label is None or not (dataset.store.label[dataset.part == PART_TEST] >= 0).any():
+    if spec.label is None or not (dataset.store.label[dataset.split == Split.TEST] >= 0).any():
         raise InputError(f"{source} has no labelled row: evaluate needs the column {spec.label!r}; without labels use balancer score")
-    rows = dataset.rows(PART_TEST)
+    rows = dataset.rows(Split.TEST)
     if not (dataset.store.label[rows] > 0).any():
         raise InputError(
             f"column {spec.label!r} of {source} has no positive row: there is nothing to evaluate by; give rows that hold some"

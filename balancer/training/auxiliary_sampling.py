@@ -14,7 +14,7 @@ import torch
 from sklearn.metrics import f1_score
 
 from balancer.data.dataset import Dataset
-from balancer.data.split import PART_REWARD, PART_TEST, PART_TRAIN
+from balancer.data.split import Split
 from balancer.inference.scoring import score_task
 from balancer.models import Classifier, ModelConfig, Task
 from balancer.sampling import SamplerCore
@@ -49,7 +49,7 @@ class TaskSampling:
         self.dataset, self.config, self.seed = dataset, config, seed
         self.count = steps * max(1, round(share * batch_size))
         self.samplers: dict[str, SamplerCore] = {}
-        self.rows = np.flatnonzero(dataset.part == PART_TRAIN) if config.tasks else np.zeros(0, dtype=np.int64)
+        self.rows = np.flatnonzero(dataset.split == Split.TRAIN) if config.tasks else np.zeros(0, dtype=np.int64)
         for task in config.tasks:
             if len(task.sizes) > 1:
                 continue
@@ -73,7 +73,7 @@ class TaskSampling:
 
     def update(self, student: ClassifierStudent, epoch: int) -> None:
         """Recompute the weights of every task from the student's scores."""
-        held = np.flatnonzero(self.dataset.part == PART_REWARD)
+        held = np.flatnonzero(self.dataset.split == Split.REWARD)
         for name, sampler in self.samplers.items():
             task = next(task for task in self.config.tasks if task.name == name)
             rng = generator(self.seed, f"task pool {name}", epoch)
@@ -113,7 +113,7 @@ class TaskSampling:
 def describe_tasks(model: Classifier, dataset: Dataset, seed: int, device: torch.device) -> dict[str, Any]:
     """Figures of each further task about one thing on test rows, beside always naming the commonest class of train."""
     figures: dict[str, Any] = {}
-    test, train = (np.flatnonzero(dataset.part == part) for part in (PART_TEST, PART_TRAIN))
+    test, train = (np.flatnonzero(dataset.split == split) for split in (Split.TEST, Split.TRAIN))
     test = generator(seed, "task figures").choice(test, min(JUDGED, len(test)), replace=False)
     for task in model.config.tasks:
         if len(task.sizes) > 1:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from balancer.data.dataset import Dataset
 from balancer.data.spec import nearest
-from balancer.data.split import PART_TRAIN
+from balancer.data.split import Split
 from balancer.errors import InputError
 from balancer.models import ModelConfig, Task
 
@@ -29,7 +29,7 @@ def make_task(name: str, dataset: Dataset, config: ModelConfig) -> Task:
     Raises:
         InputError: There is no such task, or the table lacks what it is about.
     """
-    store, train = dataset.store, np.flatnonzero(dataset.part == PART_TRAIN)
+    store, train = dataset.store, np.flatnonzero(dataset.split == Split.TRAIN)
     if name not in TASKS:
         raise InputError(f"--tasks: unknown task '{name}'; {nearest(name, TASKS)}")
     if dataset.schema.spec.entity is None and name != "masked_fields":
@@ -75,7 +75,7 @@ def _next(dataset: Dataset, rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """(n,) the next row of the same entity in the same part, -1 where there is none."""
     store = dataset.store
     after = np.minimum(rows + 1, len(store) - 1)
-    same = (after > rows) & (store.entity[after] == store.entity[rows]) & (dataset.part[after] == dataset.part[rows])
+    same = (after > rows) & (store.entity[after] == store.entity[rows]) & (dataset.split[after] == dataset.split[rows])
     return np.where(same, after, -1)
 
 

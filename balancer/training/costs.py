@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from balancer.data.dataset import Dataset
-from balancer.data.split import PART_TEST, PART_THRESHOLD
+from balancer.data.split import Split
 from balancer.models import ModelConfig
 from balancer.options.train import BUDGETS, Budget, TrainConfig
 from balancer.training.fitting import BASELINES, POOL_SHARE, REWARD_NEGATIVES, Pools
@@ -37,7 +37,7 @@ def estimate(dataset: Dataset, model: ModelConfig, config: TrainConfig, schedule
     scoring = (time.perf_counter() - started) / _work(dataset, model, rows)
     models = 1 + len(BASELINES)
     reward = _work(dataset, model, _spread(pools.reward, min(len(pools.reward), 2 * REWARD_NEGATIVES)))
-    final = sum(_work(dataset, model, dataset.rows(part)) for part in (PART_THRESHOLD, PART_TEST))
+    final = sum(_work(dataset, model, dataset.rows(split)) for split in (Split.THRESHOLD, Split.TEST))
     seconds = {}
     for name, schedule in schedules.items():
         drawn = schedule.steps_per_epoch * config.batch_size

@@ -15,7 +15,7 @@ import numpy as np
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
 from balancer.data.dataset import Dataset
-from balancer.data.split import PART_REWARD, PART_TRAIN
+from balancer.data.split import Split
 from balancer.files import read_arrays, write_arrays
 from balancer.models import Classifier, ModelConfig
 from balancer.options.train import Budget, TrainConfig
@@ -71,7 +71,7 @@ class Pools:
     def of(cls, dataset: Dataset) -> Pools:
         """Pools of a data set that has been split."""
         classes = len(dataset.schema.classes)
-        train, reward = dataset.rows(PART_TRAIN), dataset.rows(PART_REWARD)
+        train, reward = dataset.rows(Split.TRAIN), dataset.rows(Split.REWARD)
         counts = [np.bincount(dataset.store.label[rows], minlength=classes) for rows in (train, reward)]
         return cls(train, reward, counts[0], counts[1])
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from balancer.data.split import PART_TEST, PART_THRESHOLD
+from balancer.data.split import Split
 from balancer.devices import torch_threads
 from balancer.errors import InputError
 from balancer.evaluation.baselines import MAX_ROUNDS, fit_lightgbm
@@ -107,7 +107,7 @@ def _run_stages(prepared: Prepared, folder: RunFolder, console: Console) -> None
         started = time.monotonic()
         model, device = load_classifier(folder.path, prepared.device), torch.device(prepared.device)
         tasks = describe_tasks(model, dataset, config.seed, device)
-        explanation = explain(model, dataset, dataset.rows(PART_TEST), device=device)
+        explanation = explain(model, dataset, dataset.rows(Split.TEST), device=device)
         seconds["explanation"] = time.monotonic() - started
     write_results(
         folder,
@@ -166,7 +166,7 @@ def _classifier_stage(prepared: Prepared, folder: RunFolder, scheme: Scheme, pro
         else:
             save_classifier(student.model, folder.path)
     dataset = prepared.dataset
-    scores = Scores(student.score(dataset.rows(PART_THRESHOLD)), student.score(dataset.rows(PART_TEST)), figures)
+    scores = Scores(student.score(dataset.rows(Split.THRESHOLD)), student.score(dataset.rows(Split.TEST)), figures)
     scores.save(result)
     checkpoint.unlink()
     return scores

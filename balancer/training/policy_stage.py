@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from balancer.data.dataset import Dataset
-from balancer.data.split import PART_REWARD, PART_TRAIN
+from balancer.data.split import Split
 from balancer.envs.problem import PopulationProblem, problem_from_arrays
 from balancer.options.train import TrainConfig
 from balancer.policy_learning.training import POLICY_BUDGETS, train_policy
@@ -20,7 +20,7 @@ from balancer.sampling.seeding import integer_seed
 def problem_of(dataset: Dataset, seed: int) -> PopulationProblem:
     """What students of the population see of a data set: the target rows' own fields, of the training and the reward rows."""
     store = dataset.store
-    train, reward = dataset.rows(PART_TRAIN), dataset.rows(PART_REWARD)
+    train, reward = dataset.rows(Split.TRAIN), dataset.rows(Split.REWARD)
     return problem_from_arrays(
         store.values[train],
         store.label[train].astype(np.int64),

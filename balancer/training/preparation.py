@@ -13,7 +13,7 @@ from rich.console import Console
 
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.roles import resolve_spec
-from balancer.data.split import PART_TRAIN
+from balancer.data.split import Split
 from balancer.devices import choose_device
 from balancer.errors import InputError, UnsupportedError
 from balancer.models import (
@@ -90,7 +90,7 @@ def prepare(
             dataset = load_dataset(config.dataset, spec, bad_rows=config.bad_rows, **codes)  # type: ignore[arg-type]
     _print_data(dataset, console, time.monotonic() - started)
     model = model_config(dataset, config, base.model.config if base is not None and keeps else None)
-    schedule = schedule_for(config, len(dataset.rows(PART_TRAIN)))
+    schedule = schedule_for(config, len(dataset.rows(Split.TRAIN)))
     if base is None:
         Classifier(model)  # parts that don't fit are said before anything is written
         return Prepared(config, dataset, model, schedule, device, threads)
@@ -119,10 +119,10 @@ def model_config(dataset: Dataset, config: TrainConfig, kept: ModelConfig | None
 
     Where no training row has a label edges are quantiles of all of them.
     """
-    store, train, classes = dataset.store, dataset.rows(PART_TRAIN), dataset.schema.classes
+    store, train, classes = dataset.store, dataset.rows(Split.TRAIN), dataset.schema.classes
     label = store.label[train].astype(np.int64)
     if not len(train):
-        train = np.flatnonzero(dataset.part == PART_TRAIN)
+        train = np.flatnonzero(dataset.split == Split.TRAIN)
         label = np.zeros(len(train), dtype=np.int64)
     if kept is not None:
         edges: Any = kept.edges
@@ -156,13 +156,12 @@ def schedule_for(config: TrainConfig, train_rows: int) -> Budget:
 
 
 def describe_data(dataset: Dataset) -> dict[str, Any]:
-    """Rows and classes per part, for run.json and the report."""
-    names = {0: "train", 1: "gap", 2: "reward", 3: "threshold", 4: "test"}
+    """Rows and classes per split, for run.json and the report."""
     parts = {}
-    for code, name in names.items():
-        label = dataset.store.label[dataset.part == code]
+    for split in Split:
+        label = dataset.store.label[dataset.split == split]
         counts = {title: int((label == index).sum()) for index, title in enumerate(dataset.schema.classes)}
-        parts[name] = {"rows": len(label), "unlabelled": int((label < 0).sum()), "classes": counts}
+        parts[split.name.lower()] = {"rows": len(label), "unlabelled": int((label < 0).sum()), "classes": counts}
     return {"rows": len(dataset.store.label), "parts": parts, "dropped": dict(dataset.dropped), "notes": list(dataset.notes)}
 
 

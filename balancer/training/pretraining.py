@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 
 from balancer.data.dataset import Dataset
-from balancer.data.split import PART_REWARD, PART_TRAIN
+from balancer.data.split import Split
 from balancer.devices import torch_threads
 from balancer.errors import InputError
 from balancer.files import read_arrays, write_arrays, write_json
@@ -92,7 +92,7 @@ class PretrainConfig:
     """Transactions of an entity that the model sees, the last one included."""
     attention: str = "auto"
     """Attention: dense, window, sparse, or module:Class of your own; auto is dense, and sparse for histories of 256 and more."""
-    form: Literal["auto", "rows", "histories"] = "auto"
+    form: Literal["auto", "rows", "histories"] = field(default="auto", metadata={"renamed": {"window": "rows", "sequence": "histories"}})
     """Windows, or whole histories; auto is sequence for histories of 256 and more."""
     attention_window: int = field(default=64, metadata={"aliases": ("--window",)})
     """Transactions back, its own included, that windowed and sparse attention see."""
@@ -225,8 +225,8 @@ class _Judge:
     def __init__(self, dataset: Dataset, config: ModelConfig, seed: int) -> None:
         self.dataset = dataset
         self.task: Task = next(task for task in config.tasks if task.name == "next_fields")
-        held = np.flatnonzero(dataset.part == PART_REWARD)
-        train = np.flatnonzero(dataset.part == PART_TRAIN)
+        held = np.flatnonzero(dataset.split == Split.REWARD)
+        train = np.flatnonzero(dataset.split == Split.TRAIN)
         rng = generator(seed, "pretraining figures")
         self.rows = rng.choice(held, min(JUDGED, len(held)), replace=False)
         self.target = task_targets(dataset, config, self.task, self.rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from balancer.data.dataset import Dataset
-from balancer.data.split import PART_REWARD, PART_TRAIN
+from balancer.data.split import Split
 from balancer.envs.class_weights import POOL_LIMIT, StudentTask
 from balancer.models import ModelConfig
 from balancer.sampling.seeding import generator
@@ -15,7 +15,7 @@ from balancer.training.trainer import ClassifierStudent
 def classifier_task(dataset: Dataset, model: ModelConfig, batch_size: int, device: str) -> StudentTask:
     """The transaction-sequence classifier on ``dataset``; of the reward half all positives and at most 20,000 negatives are scored."""
     label = dataset.store.label.astype(np.int64)
-    train, reward = dataset.rows(PART_TRAIN), dataset.rows(PART_REWARD)
+    train, reward = dataset.rows(Split.TRAIN), dataset.rows(Split.REWARD)
     negative = reward[label[reward] == 0]
     kept = (
         negative

@@ -12,7 +12,7 @@ from balancer.comparison.treatments import Trained, fixed_arm
 from balancer.comparison.windows import WindowedTable
 from balancer.data.dataset import Dataset
 from balancer.data.simulation.stream import simulate
-from balancer.data.split import PART_TEST, PART_THRESHOLD, PART_TRAIN
+from balancer.data.split import Split
 from balancer.options.train import TrainConfig
 from balancer.training.trainer import ClassifierStudent
 
@@ -37,7 +37,7 @@ def test_arms_differ_and_are_scored_on_all_rows(dataset: Dataset, tmp_path: Path
     trained = _train(dataset, tmp_path, names, told)
     assert "2 of 6, epoch 2" in told
     scores = trained.scores(range(len(names)))
-    assert {(len(t), len(s)) for t, s in scores} == {(len(dataset.rows(PART_THRESHOLD)), len(dataset.rows(PART_TEST)))}
+    assert {(len(t), len(s)) for t, s in scores} == {(len(dataset.rows(Split.THRESHOLD)), len(dataset.rows(Split.TEST)))}
     assert len({s.tobytes() for _, s in scores}) == len(names)
     assert trained.minority_share[[1, 2, 5]] == pytest.approx([0.5, 0.5, 0.2])
     assert trained.hardness[5] == 1
@@ -66,10 +66,10 @@ def test_goes_on_from_the_checkpoint_to_the_same_bits(dataset: Dataset, tmp_path
 
 def test_under_sampling_keeps_the_frauds_and_the_rest_as_history(dataset: Dataset) -> None:
     thin = thinned_train(dataset, 5)
-    label, train = dataset.store.label, dataset.rows(PART_TRAIN)
-    kept = thin.rows(PART_TRAIN)
+    label, train = dataset.store.label, dataset.rows(Split.TRAIN)
+    kept = thin.rows(Split.TRAIN)
     assert set(kept) <= set(train)
     assert (label[kept] > 0).sum() == (label[train] > 0).sum() == (label[kept] == 0).sum()
-    for part in (PART_THRESHOLD, PART_TEST):
-        np.testing.assert_array_equal(thin.rows(part), dataset.rows(part))
+    for split in (Split.THRESHOLD, Split.TEST):
+        np.testing.assert_array_equal(thin.rows(split), dataset.rows(split))
     assert thin.store is dataset.store

@@ -12,7 +12,7 @@ from balancer.comparison.population import PopulationStudent, PopulationTask, re
 from balancer.comparison.treatments import Arm, FixedShares, fixed_arm
 from balancer.comparison.windows import WindowedTable
 from balancer.data.simulation.stream import simulate
-from balancer.data.split import PART_TEST, PART_THRESHOLD
+from balancer.data.split import Split
 from balancer.envs.problem import PopulationProblem, synthetic_problem
 from balancer.errors import InputError
 
@@ -28,8 +28,8 @@ def student() -> PopulationStudent:
     table = WindowedTable(simulate(6_000, seed=3, fraud_rate=0.05, labels="types"), windows=1)
     dataset = table.load(table.windows[0])
     task = PopulationTask.of(dataset, 0)
-    assert len(task.x_threshold) == len(dataset.rows(PART_THRESHOLD))
-    assert len(task.x_test) == len(dataset.rows(PART_TEST))  # nothing is left out of what is judged
+    assert len(task.x_threshold) == len(dataset.rows(Split.THRESHOLD))
+    assert len(task.x_test) == len(dataset.rows(Split.TEST))  # nothing is left out of what is judged
     return PopulationStudent(task, epochs=3, steps_per_epoch=10, batch_size=64)
 
 

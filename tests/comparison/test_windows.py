@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from balancer.comparison.windows import WindowedTable, rolling
 from balancer.data.simulation.stream import simulate
-from balancer.data.split import PART_TEST
+from balancer.data.split import Split
 from balancer.errors import InputError
 
 
@@ -38,7 +38,7 @@ def test_test_parts_of_five_windows_have_no_row_in_common() -> None:
     seen: set[str] = set()
     for window in table.windows:
         dataset = table.load(window)
-        ids = set(dataset.ids.to_numpy()[dataset.rows(PART_TEST)].tolist())
+        ids = set(dataset.ids.to_numpy()[dataset.rows(Split.TEST)].tolist())
         assert not ids & seen
         seen |= ids
 
@@ -53,7 +53,7 @@ def test_a_window_is_its_own_table() -> None:
     alone = WindowedTable(cut, windows=1, roles={"gap": "1d"})
     one, other = table.load(first), alone.load(alone.windows[0])
     np.testing.assert_array_equal(one.store.values, other.store.values)
-    np.testing.assert_array_equal(one.part, other.part)
+    np.testing.assert_array_equal(one.split, other.split)
 
 
 def test_csv_and_dates_in_the_split(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.schema import Schema
 from balancer.data.spec import DAY, Spec, SplitSpec, read_spec_file
-from balancer.data.split import PART_GAP, PART_REWARD, PART_TEST, PART_THRESHOLD, PART_TRAIN
+from balancer.data.split import Split
 from balancer.errors import InputError
 
 SPEC = Spec(
@@ -73,11 +73,11 @@ def test_store_is_sorted_and_points_back(data: Dataset) -> None:
 
 
 def test_parts_and_rows(data: Dataset) -> None:
-    assert np.bincount(data.part)[[PART_TRAIN, PART_TEST]].tolist() == [600, 200]
-    spans = [data.store.time[data.rows(part)] for part in (PART_TRAIN, PART_REWARD, PART_THRESHOLD, PART_TEST)]
+    assert np.bincount(data.split)[[Split.TRAIN, Split.TEST]].tolist() == [600, 200]
+    spans = [data.store.time[data.rows(split)] for split in (Split.TRAIN, Split.REWARD, Split.THRESHOLD, Split.TEST)]
     assert all((np.diff(span) >= 0).all() for span in spans)
     assert spans[1][0] - spans[0][-1] >= 2 * DAY
-    assert set(data.part[data.store.label < 0]) <= {PART_TRAIN, PART_GAP, PART_REWARD, PART_THRESHOLD, PART_TEST}
+    assert set(data.split[data.store.label < 0]) <= {Split.TRAIN, Split.GAP, Split.REWARD, Split.THRESHOLD, Split.TEST}
 
 
 def test_learned_tables_come_from_train_only(data: Dataset) -> None:
@@ -89,7 +89,7 @@ def test_learned_tables_come_from_train_only(data: Dataset) -> None:
     later = table.with_columns(pl.when(pl.int_range(pl.len()) >= 600).then(pl.lit("new")).otherwise(pl.col("kind")).alias("kind"))
     again = load_dataset(later, SPEC)
     assert again.schema.vocabularies == data.schema.vocabularies
-    assert set(again.store.values[again.part == PART_TEST, -1]) == {0.0}
+    assert set(again.store.values[again.split == Split.TEST, -1]) == {0.0}
 
 
 def test_notes_and_fingerprint(data: Dataset) -> None:
@@ -119,8 +119,8 @@ def test_scoring_with_history_builds_the_same_fields(data: Dataset) -> None:
     scored = load_dataset(table[800:].drop("fraud", "note", "id"), schema.spec, schema=schema, past=table[:800])
     rows = scored.scored_rows()
     assert scored.store.row[rows].tolist() == list(range(200))
-    assert (scored.part[rows] == PART_TEST).all()
-    assert (scored.part == PART_GAP).sum() == 800
+    assert (scored.split[rows] == Split.TEST).all()
+    assert (scored.split == Split.GAP).sum() == 800
     assert scored.input_frame().equals(table[800:].drop("fraud", "note", "id"))
     expected = data.store.values[np.argsort(data.store.row)][800:]
     # Labels within the scored table can't be known, so only rows up to a delay after its start see the same context.
@@ -161,7 +161,7 @@ def test_unlabelled_rows_are_masked_everywhere() -> None:
     data = load_dataset(table, replace(SPEC, unlabelled="-1"))
     assert data.schema.classes == ("0", "1")
     assert (data.store.label == -1).sum() == 334
-    assert (data.store.label[data.rows(PART_TRAIN)] >= 0).all()
+    assert (data.store.label[data.rows(Split.TRAIN)] >= 0).all()
 
 
 def test_several_classes_by_name() -> None:
@@ -224,8 +224,8 @@ def test_public_streams(name: str, classes: int) -> None:
     path = SHARED / name / "transactions.parquet"
     if not path.exists():
         pytest.skip(f"needs {path.parent.name} in a folder `shared/data` beside the checkout")
-    spec = Spec.from_dict(read_spec_file(Path(__file__).parents[2] / "benchmarks" / "datasets" / f"{name}.toml"))
-    # The first entities only: whole streams are for benchmarks/ingest.py.
+    spec = Spec.from_dict(read_spec_file(Path(__file__).parents[2] / "benchmarks" / "lib" / "datasets" / f"{name}.toml"))
+    # The first entities only: whole streams are for benchmarks/claims/ingest.py.
     table = pl.scan_parquet(path).filter(pl.col(str(spec.entity)).cast(pl.Int64) % (20 if name == "handbook" else 5) == 0).collect()
     data = load_dataset(table, spec)
     assert len(data.schema.classes) == classes

@@ -12,7 +12,7 @@ import pytest
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.schema import Schema, encode, field_codes
 from balancer.data.spec import DAY, Spec
-from balancer.data.split import PART_TRAIN
+from balancer.data.split import Split
 from balancer.errors import InputError
 from balancer.options.train import TrainConfig
 
@@ -55,13 +55,13 @@ def test_without_buckets_codes_are_as_ever() -> None:
 
 def test_rare_values_are_hashed(data: Dataset) -> None:
     shops = make_table()["shop"].to_numpy()[data.store.row]
-    train = shops[data.part == PART_TRAIN]
+    train = shops[data.split == Split.TRAIN]
     vocabulary = data.schema.vocabularies["shop"]
     assert set(vocabulary) == {name for name in train if (train == name).sum() >= 5}
     assert data.schema.cardinalities == (2 + 1 + 16, len(vocabulary) + 1 + 16)
     code = data.store.values[:, -1]
     rare = ~np.isin(shops, vocabulary)
-    assert rare[data.part == PART_TRAIN].any()
+    assert rare[data.split == Split.TRAIN].any()
     assert code[rare].min() > len(vocabulary)
     assert code.max() < data.schema.cardinalities[1]
     assert (code[~rare] <= len(vocabulary)).all()

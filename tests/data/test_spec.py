@@ -9,7 +9,7 @@ import pytest
 from balancer.data.spec import DAY, Spec, SplitSpec, label_text, parse_duration, read_spec_file
 from balancer.errors import InputError
 
-SPECS = sorted((Path(__file__).parents[2] / "benchmarks" / "datasets").glob("*.toml"))
+SPECS = sorted((Path(__file__).parents[2] / "benchmarks" / "lib" / "datasets").glob("*.toml"))
 
 
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)

@@ -14,7 +14,7 @@ import torch
 
 from balancer.cli import main
 from balancer.data.dataset import load_dataset
-from balancer.data.split import PART_TEST
+from balancer.data.split import Split
 from balancer.deployment import distil as distilling
 from balancer.deployment import export as exporting
 from balancer.deployment.distil import light_config
@@ -46,7 +46,7 @@ def test_the_whole_model_scores_as_torch_does(tiny_run: Path, tmp_path: Path, ca
     assert str(file) in capsys.readouterr().out
     run = TrainedRun.load(tiny_run)
     dataset = training_table(run.folder)
-    rows = dataset.rows(PART_TEST)[:200]
+    rows = dataset.rows(Split.TEST)[:200]
     found = OnnxClassifier(file).probabilities(*dataset.store.windows(rows, run.model.config.history_length))
     assert np.abs(found - run.scores(dataset, rows)).max() < 1e-5
 
@@ -71,7 +71,7 @@ def test_the_light_build_is_small_and_told_beside_the_full_model(light: tuple[di
 def test_the_student_learns_what_the_teacher_thinks(tiny_run: Path) -> None:
     run = TrainedRun.load(tiny_run)
     dataset = training_table(run.folder)
-    rows = dataset.rows(PART_TEST)
+    rows = dataset.rows(Split.TEST)
     wanted = run.scores(dataset, rows)[:, 1]
     agreed = []
     for steps in (1, 200):
@@ -187,7 +187,7 @@ def test_executorch_scores_as_torch_does(tiny_run: Path, tmp_path: Path) -> None
     program = Runtime.get().load_program(content)  # a method does not keep its program alive, nor that the bytes
     method = program.load_method("forward")
     dataset = load_dataset(TrainedRun.load(tiny_run).folder.config().dataset, TrainedRun.load(tiny_run).schema.spec)
-    for row in dataset.rows(PART_TEST)[:20]:
+    for row in dataset.rows(Split.TEST)[:20]:
         values, lengths = dataset.store.windows(np.array([row]), model.config.history_length)
         (found,) = method.execute((torch.from_numpy(values), torch.from_numpy(lengths)))
         with torch.inference_mode():

@@ -10,7 +10,7 @@ from sklearn.metrics import average_precision_score
 
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.roles import resolve_spec
-from balancer.data.split import PART_REWARD, PART_TEST, PART_THRESHOLD, PART_TRAIN
+from balancer.data.split import Split
 from balancer.errors import InputError
 from balancer.evaluation.baselines import fit_lightgbm
 
@@ -33,7 +33,7 @@ def with_narrow_bands(dataset: Dataset) -> Dataset:
     return Dataset(
         narrow,
         dataset.schema,
-        dataset.part,
+        dataset.split,
         dataset.ids,
         dataset.entities,
         dataset.fingerprint,
@@ -49,8 +49,8 @@ def test_it_learns_the_simulated_fraud_and_repeats_bit_for_bit(dataset: Dataset,
     again = fit_lightgbm(dataset, seed=1, threads=1)
     assert np.array_equal(first.test_score, again.test_score)
     assert np.array_equal(first.threshold_score, again.threshold_score)
-    assert len(first.threshold_score) == len(dataset.rows(PART_THRESHOLD))
-    fraud = dataset.store.label[dataset.rows(PART_TEST)] > 0
+    assert len(first.threshold_score) == len(dataset.rows(Split.THRESHOLD))
+    fraud = dataset.store.label[dataset.rows(Split.TEST)] > 0
     assert len(first.test_score) == len(fraud)
     assert average_precision_score(fraud, first.test_score) > 5 * fraud.mean()
     assert [done for done, _ in seen] == list(range(1, len(seen) + 1))
@@ -61,13 +61,13 @@ def test_it_learns_the_simulated_fraud_and_repeats_bit_for_bit(dataset: Dataset,
 def test_it_isolates_a_narrow_band_within_a_category(dataset: Dataset) -> None:
     narrow = with_narrow_bands(dataset)
     result = fit_lightgbm(narrow, seed=0, threads=1)
-    fraud = narrow.store.label[narrow.rows(PART_TEST)] > 0
+    fraud = narrow.store.label[narrow.rows(Split.TEST)] > 0
     assert average_precision_score(fraud, result.test_score) > 0.6
 
 
-@pytest.mark.parametrize(("part", "name"), [(PART_TRAIN, "train"), (PART_REWARD, "validation")])
-def test_a_part_without_fraud_is_named(dataset: Dataset, part: int, name: str) -> None:
+@pytest.mark.parametrize(("split", "name"), [(Split.TRAIN, "train"), (Split.REWARD, "validation")])
+def test_a_split_without_fraud_is_named(dataset: Dataset, split: Split, name: str) -> None:
     narrow = with_narrow_bands(dataset)
-    narrow.store.label[narrow.part == part] = 0
+    narrow.store.label[narrow.split == split] = 0
     with pytest.raises(InputError, match=f"the {name} rows are all of one kind"):
         fit_lightgbm(narrow, seed=0, threads=1)

@@ -13,7 +13,7 @@ import torch
 from balancer.cli import main
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.roles import resolve_spec
-from balancer.data.split import PART_TEST
+from balancer.data.split import Split
 from balancer.inference.attribution import LEAST, SHOWN, explain, field_contributions
 from balancer.inference.scoring import score_rows
 from balancer.models import ATTENTIONS, Attention, ModelConfig, SequenceBatch
@@ -40,7 +40,7 @@ def test_names_earlier_transactions_of_the_same_entity_that_weighed_most(
     dataset: Dataset, tiny_table: Path, attention: str, form: str
 ) -> None:
     made = student(dataset, tiny_table, attention=attention, form=form)
-    rows = dataset.rows(PART_TEST)[:60]
+    rows = dataset.rows(Split.TEST)[:60]
     columns = explain(made.model, dataset, rows, device=CPU)
     place = {name: row for row, name in enumerate(dataset.ids.to_list())}
     for row, ids, mass, nodes in zip(rows, columns["attended"], columns["attended_mass"], columns["global_nodes"], strict=True):
@@ -60,7 +60,7 @@ def test_names_earlier_transactions_of_the_same_entity_that_weighed_most(
 
 def test_mass_is_that_of_the_blocks(dataset: Dataset, tiny_table: Path) -> None:
     made = student(dataset, tiny_table, attention="dense", layers=1)
-    row = dataset.rows(PART_TEST)[-1:]
+    row = dataset.rows(Split.TEST)[-1:]
     values, lengths = dataset.store.windows(row, 24)
     batch = SequenceBatch.from_windows(values, lengths)
     made.model.eval()
@@ -87,7 +87,7 @@ def test_an_attention_that_cannot_tell_gives_no_columns(dataset: Dataset, tiny_t
 
     monkeypatch.setitem(ATTENTIONS, "still", Still)
     made = student(dataset, tiny_table, attention="still")
-    assert explain(made.model, dataset, dataset.rows(PART_TEST)[:5], device=CPU) == {}
+    assert explain(made.model, dataset, dataset.rows(Split.TEST)[:5], device=CPU) == {}
 
 
 @pytest.mark.slow
@@ -107,7 +107,7 @@ def test_a_run_on_whole_histories_is_made_and_used(tiny_table: Path, tmp_path: P
 @pytest.mark.parametrize("form", ["rows", "histories"])
 def test_field_contributions_are_the_change_in_log_odds_when_the_field_is_hidden(dataset: Dataset, tiny_table: Path, form: str) -> None:
     made = student(dataset, tiny_table, form=form, attention="dense")
-    row = int(dataset.rows(PART_TEST)[20])
+    row = int(dataset.rows(Split.TEST)[20])
     told = field_contributions(made.model, dataset, row, device=CPU)
     schema, store = dataset.schema, dataset.store
     assert set(told["field"]) == {*schema.numeric_fields, *schema.categorical_fields}

@@ -10,7 +10,7 @@ import torch
 
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.roles import resolve_spec
-from balancer.data.split import PART_TEST, PART_TRAIN
+from balancer.data.split import Split
 from balancer.inference import batches as sequence_batches
 from balancer.inference.batches import minibatches, sequence_parts
 from balancer.models import ModelConfig, SequenceBatch
@@ -48,7 +48,7 @@ def test_parts_hold_every_target_once_and_stay_small(dataset: Dataset, monkeypat
 
 
 def test_minibatches_hold_every_target_once_and_whole_histories(dataset: Dataset) -> None:
-    rows = np.random.default_rng(0).choice(dataset.rows(PART_TRAIN), 1000)
+    rows = np.random.default_rng(0).choice(dataset.rows(Split.TRAIN), 1000)
     steps = list(minibatches(dataset.store, rows, 20, 64, np.random.default_rng(1)))
     assert len(steps) == 16
     np.testing.assert_array_equal(np.sort(np.concatenate(steps)), np.arange(1000))
@@ -64,7 +64,7 @@ def test_scores_are_those_of_each_history_by_itself(dataset: Dataset, tiny_table
     student = ClassifierStudent(
         dataset, config(dataset, tiny_table, attention=attention, attention_window=4, global_nodes=2), seed=0, total_steps=1
     )
-    rows = dataset.rows(PART_TEST)[:40]
+    rows = dataset.rows(Split.TEST)[:40]
     scores = student.score(rows)
     segments = dataset.store.segments(rows, 20)
     for index, row in enumerate(rows):
@@ -77,7 +77,7 @@ def test_scores_are_those_of_each_history_by_itself(dataset: Dataset, tiny_table
 
 
 def test_gradient_does_not_depend_on_the_passes(dataset: Dataset, tiny_table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = np.random.default_rng(0).choice(dataset.rows(PART_TRAIN), 64)
+    rows = np.random.default_rng(0).choice(dataset.rows(Split.TRAIN), 64)
     gradients = []
     for tokens in (32_768, 60):
         monkeypatch.setattr(sequence_batches, "MAX_TOKENS", tokens)
@@ -99,7 +99,7 @@ def test_gradient_does_not_depend_on_the_passes(dataset: Dataset, tiny_table: Pa
 
 @pytest.mark.parametrize("attention", ["dense", "sparse"])
 def test_training_repeats_and_continues_to_the_same_bits(dataset: Dataset, tiny_table: Path, attention: str) -> None:
-    rows = np.random.default_rng(0).choice(dataset.rows(PART_TRAIN), (2, 256))
+    rows = np.random.default_rng(0).choice(dataset.rows(Split.TRAIN), (2, 256))
     made = config(dataset, tiny_table, attention=attention, attention_window=4, global_nodes=2)
 
     def student() -> ClassifierStudent:

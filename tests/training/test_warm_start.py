@@ -14,7 +14,7 @@ from balancer.cli import main
 from balancer.data.dataset import load_dataset
 from balancer.data.roles import resolve_spec
 from balancer.data.simulation.stream import simulate, write_simulation
-from balancer.data.split import PART_TEST, PART_TRAIN
+from balancer.data.split import Split
 from balancer.models import load_classifier, part_of
 from balancer.options.train import TrainConfig
 from balancer.training.auxiliary_targets import make_task, task_targets
@@ -70,7 +70,7 @@ def test_only_what_is_trained_has_optimizer_memory(tiny_run: Path, tiny_table: P
     dataset = load_dataset(tiny_table, spec)
     base = load_classifier(tiny_run)
     student = ClassifierStudent(dataset, base.config, seed=0, total_steps=2, start=lambda: base, train_only={"head"})
-    student.fit(dataset.rows(PART_TRAIN)[:256])
+    student.fit(dataset.rows(Split.TRAIN)[:256])
     assert len(student.optimizer.state_dict()["state"]) == 2  # weight and bias
 
 
@@ -155,12 +155,12 @@ def test_targets_look_at_the_next_row_of_the_same_entity_and_part(tiny_table: Pa
     task = make_task("next_category", dataset, config)
     found = task_targets(dataset, config, task, every)[:, 0]
     for row in range(len(store) - 1):
-        follows = store.entity[row] == store.entity[row + 1] and dataset.part[row] == dataset.part[row + 1]
+        follows = store.entity[row] == store.entity[row + 1] and dataset.split[row] == dataset.split[row + 1]
         assert found[row] == (store.values[row + 1, store.num_numeric] if follows else -1)
     assert found[-1] == -1
     amount = make_task("next_amount", dataset, config)
     bucket = task_targets(dataset, config, amount, every)[:, 0]
-    train_rows = bucket[(dataset.part == PART_TRAIN) & (bucket >= 0)]
+    train_rows = bucket[(dataset.split == Split.TRAIN) & (bucket >= 0)]
     assert np.bincount(train_rows).min() > 0.1 * len(train_rows)  # eight buckets by quantile
     own = task_targets(dataset, config, make_task("masked_fields", dataset, config), every)
     for column, edges in enumerate(config.edges):
@@ -225,11 +225,11 @@ def test_unlabelled_rows_teach(tiny_table: Path) -> None:
     from balancer.training.auxiliary_sampling import TaskSampling
 
     dataset = load_dataset(tiny_table, resolve_spec(tiny_table))
-    dataset.store.label[dataset.part == PART_TRAIN] = -1
+    dataset.store.label[dataset.split == Split.TRAIN] = -1
     config = model_config(dataset, TrainConfig(tiny_table, history_length=4, tasks=("next_category", "masked_fields")))
     drawn = TaskSampling(dataset, config, epochs=2, steps=5, batch_size=64, seed=0).draw(0)
     assert {name: len(rows) for name, rows in drawn.items()} == {"next_category": 80, "masked_fields": 80}
-    assert all((dataset.part[rows] == PART_TRAIN).all() for rows in drawn.values())
+    assert all((dataset.split[rows] == Split.TRAIN).all() for rows in drawn.values())
 
 
 PRETRAIN = ("--epochs", "3", "--steps-per-epoch", "8", "--history-length", "6", "--d-model", "16", "--layers", "1", "--threads", "1")
@@ -272,7 +272,7 @@ def test_hidden_fields_are_hidden_and_nothing_else(tiny_table: Path) -> None:
     dataset = load_dataset(tiny_table, resolve_spec(tiny_table))
     config = model_config(dataset, TrainConfig(tiny_table, history_length=4, tasks=("masked_fields",)))
     student = ClassifierStudent(dataset, config, seed=0, total_steps=2, task_weights={})
-    rows = dataset.rows(PART_TEST)[:32]
+    rows = dataset.rows(Split.TEST)[:32]
     batch = student._batch(rows)
     before = batch.values.clone()
     targets = student._targets("masked_fields", rows)

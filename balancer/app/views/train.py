@@ -163,7 +163,7 @@ def _prices(source: Path, flags: dict[str, Any]) -> dict[str, float]:
 
     from rich.console import Console
 
-    from balancer.data.split import PART_TRAIN
+    from balancer.data.split import Split
     from balancer.devices import torch_threads
     from balancer.options.train import BUDGETS, TrainConfig
     from balancer.training.costs import estimate
@@ -174,7 +174,7 @@ def _prices(source: Path, flags: dict[str, Any]) -> dict[str, float]:
         configs = {name: TrainConfig(source, **given, budget=name) for name in BUDGETS}  # type: ignore[arg-type]
         with torch_threads(configs["quick"].threads):
             ready = prepare(configs["quick"], Console(file=io.StringIO()))
-            rows = len(ready.dataset.rows(PART_TRAIN))
+            rows = len(ready.dataset.rows(Split.TRAIN))
             schedules = {name: schedule_for(config, rows) for name, config in configs.items()}
             return estimate(ready.dataset, ready.model, configs["quick"], schedules, ready.device)
 
