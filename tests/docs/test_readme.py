@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from balancer.cli import COMMANDS, main
+from balancer.models.quantization import applying, sensitivities
 from tests.conftest import TINY
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,6 +65,19 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("number", range(len(blocks("python"))))
 def test_python_examples(number: int) -> None:
     exec(compile(blocks("python")[number], f"README.md, python block {number}", "exec"), {})
+
+
+@pytest.mark.parametrize("supported", [("fp32",), ("int8", "fp32"), ("int8", "bf16", "fp32")], ids="-".join)
+def test_the_quantization_example_on_any_processor(
+    supported: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the processor lacks a planned precision, the example says what each layer got instead, and why."""
+    (example,) = (block for block in blocks("python") if "apply_precision" in block)
+    for module in (applying, sensitivities):
+        monkeypatch.setattr(module, "cpu_supports", lambda precision, *_: precision in supported)
+    exec(compile(example, "README.md, quantization", "exec"), {})
+    printed = capsys.readouterr().out
+    assert ("this CPU has no bfloat16 (AVX512-BF16) instructions: fp32" in printed) == ("bf16" not in supported)
 
 
 def test_make_targets_and_links() -> None:
