@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 
@@ -13,12 +15,22 @@ from balancer.app.browsing import figures_so_far, progress_of, read_run
 from balancer.errors import InputError
 from tests.conftest import TINY
 
+T = TypeVar("T")
 
-def until(reached: object, seconds: float = 120) -> None:
+
+def until(reached: Callable[[], T], seconds: float = 600) -> T:
+    """Return the first true value of ``reached``; the limit only ends a test that hangs, on a slow machine too."""
     deadline = time.monotonic() + seconds
-    while not reached():  # type: ignore[operator]
+    while not (value := reached()):
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.05)
+    return value
+
+
+def advanced(job: jobs.Job) -> dict[str, Any] | None:
+    """The progress of a job, once it has finished a step of its stage."""
+    now = progress_of(job.out)
+    return now if now is not None and now["done"] > 0 else None
 
 
 @pytest.mark.slow
@@ -47,13 +59,15 @@ def test_started_watched_stopped_and_resumed_to_the_same_end(tiny_table: Path, t
 def test_progress_and_figures_of_a_run_at_work(tiny_table: Path, tmp_path: Path) -> None:
     job = jobs.start(tmp_path, "long", "train", ["--dataset", str(tiny_table), *TINY, "--epochs", "300", "--policy", "auto"])
     try:
-        until(lambda: figures_so_far(job.out).height > 0 or not job.alive)
+        # An epoch's figures are written before its progress, so that progress is what the test waits for.
+        now = until(lambda: advanced(job) or not job.alive)
+        assert isinstance(now, dict), job.tail()
         assert read_run(job.out).status == "running"
-        now = progress_of(job.out)
-        assert now is not None
         assert now["stage"] == "classifier"
         assert 0 < now["done"] <= now["total"] == 300
-        assert figures_so_far(job.out)["average_precision"].is_between(0, 1).all()
+        figures = figures_so_far(job.out)
+        assert figures.height > 0
+        assert figures["average_precision"].is_between(0, 1).all()
     finally:
         job.stop()
 
