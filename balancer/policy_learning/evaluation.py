@@ -14,22 +14,11 @@ from balancer.envs.tasks import MAX_CLASSES, TaskSplit
 from balancer.errors import InputError
 from balancer.policy_learning.comparison import TaskComparison, compare_on_tasks
 from balancer.runs.progress import TrainingProgress
-from balancer.sampling.bundle import BUNDLES, AutoPolicy, GoodConstant, load_bundle
-from balancer.sampling.observation import Observation
-from balancer.sampling.policies import ConstantPolicy, Policy, RandomPolicy, RulePolicy, SchedulePolicy, StartPolicy, load_policy
+from balancer.sampling.bundle import BUNDLES, AutoPolicy, load_bundle
+from balancer.sampling.constant_policy import FALLBACK, ConstantPolicy
+from balancer.sampling.policies import Policy, RandomPolicy, RulePolicy, SchedulePolicy, StartPolicy, load_policy
 
 FIGURES = ("average_precision", "f1", "partial_auc")
-
-
-class _GoodConstantPolicy:
-    """The constant that learned policies fall back on, as a rival."""
-
-    name = "good_constant"
-
-    def act(self, observation: Observation) -> GoodConstant:
-        """Always the same."""
-        del observation
-        return GoodConstant()
 
 
 @torch_threads(1)
@@ -84,7 +73,7 @@ def _rivals(text: str) -> list[Policy]:
     rivals: list[Policy] = [
         ConstantPolicy(None, 0.0, name="none"),
         ConstantPolicy(0.5, 0.0, name="one_to_one"),
-        _GoodConstantPolicy(),
+        FALLBACK,
         StartPolicy(),
         SchedulePolicy(),
         RulePolicy(),

@@ -29,14 +29,13 @@ from balancer.policy_learning.budgets import TASK_BUDGETS, TaskBudget
 from balancer.policy_learning.budgets import PolicyBudget as PolicyBudget
 from balancer.policy_learning.comparison import compare_policies
 from balancer.policy_learning.ppo import CHECKPOINT_FILE, Actor, Learning, Progress, learn
-from balancer.sampling.bundle import BUNDLES, CONFIG_FILE, WEIGHTS_FILE, BundlePolicy, GoodConstant, bundle_layout, load_bundle
+from balancer.sampling.bundle import BUNDLES, CONFIG_FILE, WEIGHTS_FILE, BundlePolicy, bundle_layout, load_bundle
+from balancer.sampling.constant_policy import FALLBACK, fallback_to_dict
 from balancer.sampling.scores import Reward
 from balancer.sampling.seeding import integer_seed
 
 Kind = Literal["ppo", "bandit"]
 T = TypeVar("T")
-FALLBACK = GoodConstant()
-"""What a policy of the task distribution falls back on."""
 TUNING_RATE, TUNING_STD = 5e-4, 0.25
 """Learning rate and exploration of a policy that goes on from another."""
 
@@ -159,7 +158,7 @@ def train_task_policy(
     ranges = {name: {"low": low.tolist(), "high": high.tolist()} for name, (low, high) in env.support.items()}
     support = ranges | {"num_classes": [2, MAX_CLASSES]}
     summary = {"told": told, "env_steps": plan.rollouts * ROLLOUT_STEPS * env.num_envs, "returns": history}
-    return _write(folder, actor, {"support": support, "fallback": asdict(FALLBACK), "minority": "together", "training": summary})
+    return _write(folder, actor, {"support": support, "fallback": fallback_to_dict(FALLBACK), "minority": "together", "training": summary})
 
 
 def _chosen(budgets: dict[str, T], budget: str | T) -> T:

@@ -1,11 +1,12 @@
-"""Learned policies: a bundle folder of ``policy.safetensors`` and ``policy.json``, run in NumPy without Stable-Baselines3 or torch.
+"""Learned policies: a folder of ``policy.safetensors`` and ``policy.json``, run by NumPy alone.
 
-A bundle may carry the range of every feature that it was trained on (``support``) and the best constant of its training (``fallback``).
-Outside that range a learned policy is a guess, so for such an observation it answers with the constant instead, warns once and keeps a note
-for the report; where a later observation is inside again, it acts again. The answer depends on the observation alone, so nothing is to be
-saved for a resume.
+Such a folder is called a bundle. It may hold the range of every feature in the policy's training (``support``) and
+the best constant of that training (``fallback``). Outside that range the answer of a learned policy can't be
+trusted, so it answers with the constant, warns once and keeps a note for the report; as soon as an observation lies
+inside the range, the policy acts again. The answer depends on the observation alone, so a resumed run needs no state
+of the policy.
 
-``auto`` and ``bandit`` are bundles shipped in the package (:data:`BUNDLES`).
+``auto`` and ``bandit`` are bundles in the package (:data:`BUNDLES`).
 """
 
 from __future__ import annotations
@@ -20,69 +21,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from balancer.errors import InputError
+from balancer.errors import CorruptFileError, InputError, MissingFileError
+from balancer.sampling.constant_policy import FALLBACK, ConstantPolicy, fallback_from_dict
 from balancer.sampling.observation import PER_CLASS_FEATURES, SHARED_FEATURES, Observation
-from balancer.sampling.weights import (
-    FLOOR_STEP,
-    HARDNESS_STEP,
-    MAX_HARDNESS,
-    MAX_MINORITY_SHARE,
-    SHARE_STEP,
-    START_FLOOR,
-    Floats,
-    SamplingWeights,
-)
+from balancer.sampling.weights import FLOOR_STEP, HARDNESS_STEP, MAX_HARDNESS, SHARE_STEP, Floats, SamplingWeights
 
 BUNDLE_VERSION = 1
 WEIGHTS_FILE = "policy.safetensors"
 CONFIG_FILE = "policy.json"
 BUNDLES = Path(__file__).parent / "bundles"
-"""Folder of the bundles that the package ships, one folder each."""
+"""Folder that holds the bundles of the package, one folder each."""
 LAYERS = ("encode_1", "encode_2", "context", "share_1", "share_2", "overall")
 
 SLACK_PART, SLACK = 0.1, 0.05
-"""How far beyond the range it was trained on a feature may lie: this part of the range, and this much (features are scaled to about 1)."""
+"""How far a feature may lie beyond its training range: this fraction of the range, plus this amount.
+
+Features are scaled to about 1."""
 
 
 class OutsideTraining(UserWarning):
-    """A learned policy met an observation unlike those it was trained on, and the fallback constant stands in."""
-
-
-@dataclass(frozen=True)
-class GoodConstant:
-    """A constant for any table: shares in proportion to ``prior ** share_power``, bounded by the run's share limit as residuals are."""
-
-    share_power: float = 0.5
-    """1 keeps the prior, 0 makes all classes equal."""
-    hardness: float = 1.0
-    floor: float = START_FLOOR
-
-    def __post_init__(self) -> None:
-        for name, high in (("share_power", 1.0), ("hardness", MAX_HARDNESS), ("floor", 1.0)):
-            if not 0 <= getattr(self, name) <= high:
-                raise InputError(f"{name} of a policy's fallback must lie in [0, {high:g}], not {getattr(self, name)}")
-
-    def weights(self, prior: Floats, limit: float = MAX_MINORITY_SHARE) -> SamplingWeights:
-        """Weights for ``prior`` (K,); the total share of the classes but the first lies between their prior and ``limit``.
-
-        >>> GoodConstant(0.5).weights(np.array([0.99, 0.01])).share.round(3).tolist()
-        [0.909, 0.091]
-        >>> GoodConstant(0.5).weights(np.array([0.99, 0.01]), 0.05).share.round(3).tolist()
-        [0.95, 0.05]
-        """
-        prior = np.asarray(prior, dtype=np.float64)
-        share = np.where(prior > 0, prior, 1.0) ** self.share_power * (prior > 0)
-        share /= share.sum()
-        low = 1.0 - float(prior[0])
-        total = 1.0 - float(share[0])
-        bounded = min(max(total, low), max(limit, low))
-        minority = share[1:] * (bounded / max(total, 1e-12))
-        return SamplingWeights(np.concatenate([[1.0 - minority.sum()], minority]), self.hardness, self.floor)
+    """An observation lies outside the training range of a learned policy, which therefore uses its constant."""
 
 
 @dataclass(frozen=True)
 class Support:
-    """Range of every feature over the observations of a training."""
+    """Range of every feature over the observations of a policy's training."""
 
     per_class: tuple[Floats, Floats]
     """Lowest and highest (D,) of each column of ``Observation.per_class``."""
@@ -92,7 +55,11 @@ class Support:
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> Support:
-        """From ``policy.json``; ValueError, KeyError or TypeError where it is not as described."""
+        """Read the ``support`` of a ``policy.json``.
+
+        Raises:
+            ValueError, KeyError, TypeError: The content has another form.
+        """
         ranges = []
         for part, size in (("per_class", len(PER_CLASS_FEATURES)), ("shared", len(SHARED_FEATURES))):
             low, high = (np.asarray(state[part][end], dtype=np.float64) for end in ("low", "high"))
@@ -105,10 +72,13 @@ class Support:
         return cls(ranges[0], ranges[1], (fewest, most))
 
     def outside(self, observation: Observation) -> tuple[str, str] | None:
-        """Name of the feature that lies farthest outside, and a sentence with its value and range; None where all are inside.
+        """Find the feature that lies farthest outside its range.
 
         Args:
-            observation: of one classifier, per_class (K, D) and shared (G,).
+            observation: Of one classifier, per_class (K, D) and shared (G,).
+
+        Returns:
+            The feature's name and a sentence with its value and range; None where all features are inside.
         """
         num_classes = len(observation.per_class)
         if not self.num_classes[0] <= num_classes <= self.num_classes[1]:
@@ -129,26 +99,28 @@ class Support:
 
 
 def _sentence(name: str, value: float, low: float, high: float) -> str:
-    if name == "log_prior":  # a person knows the prior, not its scaled logarithm
+    if name == "log_prior":  # show the prior, not its scaled logarithm
         name, value, low, high = "prior of a class", *(float(np.exp(5.0 * number)) for number in (value, low, high))
     return f"{name} is {value:.3g}, in training it was {low:.3g} to {high:.3g}"
 
 
 class BundlePolicy:
-    """A learned policy: a per-class encoder shared by all classes, pooled, so that one trained on two classes runs on any number.
+    """A learned policy: one encoder for every class, pooled over the classes.
 
-    The arrays are those of ``balancer.policy_learning.network.ActorNetwork``.
+    So a policy that was trained on two classes runs on any number. The arrays are those of
+    ``balancer.policy_learning.network.ActorNetwork``.
 
     Args:
         arrays: ``<layer>.weight`` and ``<layer>.bias`` of :data:`LAYERS`.
-        together: move the log shares of all classes but the first by their mean, so that what lies between them stays as it was at the start.
-        summary: what ``policy.json`` says of the training.
-        name: shown in reports.
-        support: range of the training observations; None: every observation is taken for known.
-        fallback: what stands in outside ``support``.
+        summary: Description of the training in ``policy.json``.
+        name: Name in reports.
+        support: Range of the training observations; None: the policy acts on every observation.
+        fallback: Constant used outside ``support``.
+        together: Change the log shares of all minority classes by their mean, so that their proportions stay those
+            of the start.
 
     Raises:
-        InputError: an array that is missing, not finite, or whose shape doesn't fit the observation or its neighbours.
+        InputError: An array is missing, not finite, or does not fit the observation or the neighbouring layers.
     """
 
     def __init__(
@@ -158,31 +130,31 @@ class BundlePolicy:
         name: str = "ppo",
         *,
         support: Support | None = None,
-        fallback: GoodConstant | None = None,
+        fallback: ConstantPolicy = FALLBACK,
         together: bool = False,
     ) -> None:
         self.name = name
         self.together = together
         self.summary = summary
-        """What ``policy.json`` says of the training."""
-        self.support, self.fallback = support, fallback or GoodConstant()
+        """Description of the training in ``policy.json``."""
+        self.support, self.fallback = support, fallback
         self.notes: list[str] = []
-        """What a report should say of this policy: where it fell back."""
+        """Remarks for the report: where the policy used its constant."""
         self._warned: set[str] = set()
         _check_arrays(arrays)
         self.arrays = {key: np.asarray(value, dtype=np.float64) for key, value in arrays.items()}
 
-    def act(self, observation: Observation) -> Floats | GoodConstant:
-        """(K + 2,) mean action, or the fallback where ``observation`` lies outside the support."""
+    def act(self, observation: Observation) -> Floats | SamplingWeights | ConstantPolicy:
+        """(K + 2,) mean action, or the answer of the fallback where ``observation`` lies outside the support."""
         outside = self.support.outside(observation) if self.support is not None else None
         if outside is not None:
-            self._say(*outside)
-            return self.fallback
+            self._note(*outside)
+            return self.fallback.act(observation)
         action: Floats = self.act_many(Observation(observation.per_class[None], observation.shared[None]))[0]
         return action
 
     def act_many(self, observation: Observation) -> Floats:
-        """(M, K + 2) mean actions for observations of M classifiers, per_class (M, K, D); the support is not looked at."""
+        """(M, K + 2) mean actions for observations of M classifiers, per_class (M, K, D), whatever the support."""
         per_class, shared = observation.per_class.astype(np.float64), observation.shared.astype(np.float64)
         spread = np.broadcast_to(shared[:, None], (*per_class.shape[:2], shared.shape[1]))
         code = np.tanh(self._linear("encode_2", np.tanh(self._linear("encode_1", np.concatenate([per_class, spread], axis=2)))))
@@ -198,10 +170,10 @@ class BundlePolicy:
     def _linear(self, name: str, x: Floats) -> Floats:
         return np.asarray(x @ self.arrays[f"{name}.weight"].T + self.arrays[f"{name}.bias"], dtype=np.float64)
 
-    def _say(self, feature: str, sentence: str) -> None:
+    def _note(self, feature: str, sentence: str) -> None:
         if feature in self._warned:
             return
-        text = f"policy {self.name} was not trained for this: {sentence}; its constant stands in for such epochs"
+        text = f"policy {self.name} was not trained for this: {sentence}; its constant is used in such epochs"
         if not self._warned:
             warnings.warn(text, OutsideTraining, stacklevel=4)
         self._warned.add(feature)
@@ -209,45 +181,51 @@ class BundlePolicy:
 
 
 class AutoPolicy:
-    """A shipped policy by its name; where the installation has no such bundle, the good constant, and a note that says so.
+    """A policy of the package by its name; without that bundle it is the fallback constant, with a note.
 
     Args:
         name: ``auto`` or ``bandit``.
-        bundles: folder that holds the bundle's folder.
+        bundles: Folder that holds the bundle's folder.
 
     Raises:
-        InputError: the bundle is there and can't be used (:func:`load_bundle`).
+        InputError: The bundle is there but can't be used (:func:`load_bundle`).
     """
 
     def __init__(self, name: str = "auto", bundles: Path = BUNDLES) -> None:
         self.name = name
         self.bundle = load_bundle(bundles / name, name=name) if (bundles / name).is_dir() else None
         """The learned policy; None where it is not installed."""
-        self.fallback = self.bundle.fallback if self.bundle is not None else GoodConstant()
+        self.fallback = self.bundle.fallback if self.bundle is not None else FALLBACK
 
     @property
     def summary(self) -> dict[str, Any]:
-        """What ``policy.json`` says of the training; empty where the bundle is not installed."""
+        """Description of the training in ``policy.json``; empty where the bundle is not installed."""
         return self.bundle.summary if self.bundle is not None else {}
 
     @property
     def notes(self) -> list[str]:
-        """What a report should say: where the policy fell back on its constant, and why."""
+        """Remarks for the report: where the policy used its constant, and why."""
         if self.bundle is not None:
             return self.bundle.notes
-        return [f"policy {self.name} is not part of this installation; its constant stands in"]
+        return [f"policy {self.name} is not part of this installation; its constant is used instead"]
 
-    def act(self, observation: Observation) -> Floats | GoodConstant:
-        """As :meth:`BundlePolicy.act`; always the fallback where there is no bundle."""
-        return self.fallback if self.bundle is None else self.bundle.act(observation)
+    def act(self, observation: Observation) -> Floats | SamplingWeights | ConstantPolicy:
+        """The answer of the bundle (:meth:`BundlePolicy.act`), or of the fallback where there is no bundle."""
+        return (self.fallback if self.bundle is None else self.bundle).act(observation)
 
 
 def load_bundle(folder: Path, name: str = "ppo") -> BundlePolicy:
-    """Learned policy from ``folder``; InputError where it is missing, torn or made for another layout of the observation."""
+    """Load a learned policy.
+
+    Raises:
+        MissingFileError: The folder or one of its files is missing.
+        CorruptFileError: A file is damaged or was made for another layout of the observation.
+        InputError: An array does not fit the others.
+    """
     config_file, weights_file = folder / CONFIG_FILE, folder / WEIGHTS_FILE
     for file in (config_file, weights_file):
         if not file.is_file():
-            raise InputError(
+            raise MissingFileError(
                 f"no policy at {str(folder)!r}: {file.name} is missing; use auto, constant, rule, schedule, random, start, bandit, "
                 "or a folder written by a training run"
             )
@@ -258,22 +236,27 @@ def load_bundle(folder: Path, name: str = "ppo") -> BundlePolicy:
         config = json.loads(config_file.read_text(encoding="utf-8"))
         arrays = load_file(weights_file)
     except (OSError, json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
-        raise InputError(f"policy at {str(folder)!r} can't be read ({error}); it may be torn, train it again or copy it anew") from error
+        raise CorruptFileError(
+            f"policy at {str(folder)!r} can't be read ({error}); it may be corrupt: train it again or copy it again"
+        ) from error
     if not isinstance(config, dict) or any(config.get(key) != value for key, value in bundle_layout().items()):
-        raise InputError(
+        raise CorruptFileError(
             f"policy at {str(folder)!r} was made for another version of observation or action; train it again with this version"
         )
     try:
         support = Support.from_dict(config["support"]) if "support" in config else None
-        fallback = GoodConstant(**{key: float(value) for key, value in config.get("fallback", {}).items()})
+        fallback = fallback_from_dict(config.get("fallback", {}))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"policy at {str(folder)!r} can't be read ({error}); copy {CONFIG_FILE} anew or train it again") from error
+        raise CorruptFileError(f"policy at {str(folder)!r} can't be read ({error}); copy {CONFIG_FILE} again or train it again") from error
     together = config.get("minority", "apart") == "together"
     return BundlePolicy(arrays, config.get("training", {}), name, support=support, fallback=fallback, together=together)
 
 
 def bundle_layout() -> dict[str, Any]:
-    """What a bundle and the code that runs it must agree on: version, features (already scaled, they need no normalisation), steps of the action."""
+    """What a bundle and the code that runs it must agree on: version, features, steps of the action.
+
+    Features are already scaled: they need no normalisation.
+    """
     return {
         "format_version": BUNDLE_VERSION,
         "observation": {"per_class": list(PER_CLASS_FEATURES), "shared": list(SHARED_FEATURES)},
@@ -282,7 +265,11 @@ def bundle_layout() -> dict[str, Any]:
 
 
 def _check_arrays(arrays: Mapping[str, NDArray[Any]]) -> None:
-    """InputError unless all layers are there, finite, and fit one another; their widths are free."""
+    """Check that all layers are there, finite, and fit one another; their widths are free.
+
+    Raises:
+        InputError: A layer is missing or does not fit.
+    """
     remedy = "train the policy again with this version"
     for name in (f"{layer}.{kind}" for layer in LAYERS for kind in ("weight", "bias")):
         if name not in arrays:

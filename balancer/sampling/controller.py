@@ -1,10 +1,10 @@
-"""The loop around a policy: holds the weights, shows the policy what happened in the last epoch, applies its answer.
+"""The loop around a policy: it holds the weights, shows the policy each observation, and applies the policy's answer.
 
-It walks exactly as an episode of ``balancer/ClassWeights-v0`` does: the policy acts once before the first epoch, on priors and budget,
-then after each epoch.
+The sequence is that of an episode of ``balancer/ClassWeights-v0``: the policy acts once before the first epoch, on
+priors and budget, then after each epoch.
 
-A policy may be anybody's object, so its answer is checked before it is taken on, and an update that is refused leaves everything as it was: the history is
-moved on in a copy.
+A policy may be any object, so its answer is checked before it is used. An update that fails leaves everything as it
+was: a copy of the history is updated first.
 """
 
 from __future__ import annotations
@@ -18,19 +18,25 @@ from numpy.typing import NDArray
 
 from balancer.errors import InputError
 from balancer.sampling.observation import Observation, ObservationBuilder, ScoredRows
-from balancer.sampling.policies import GoodConstant, Policy, answered
-from balancer.sampling.weights import Floats, SamplingWeights, start_weights
+from balancer.sampling.policies import Policy, ask
+from balancer.sampling.weights import Floats, SamplingWeights, stacked, start_weights
 
 
 class SamplingController:
     """Sampling weights of a run, epoch by epoch.
 
+    Class 0 is the negative class.
+
     Args:
         prior: (K,) class prior of the training rows.
-        policy: what chooses; see :func:`balancer.sampling.policies.load_policy`.
-        epochs: how many epochs the run has.
-        batch_budget: rows drawn in the whole run (steps times batch size).
-        train_counts, reward_counts: (K,) rows of each class in training and in the reward half of validation.
+        policy: Chooses the weights; see :func:`balancer.sampling.policies.load_policy`.
+        epochs: Number of epochs of the run.
+        batch_budget: Rows drawn in the whole run (steps times batch size).
+        train_counts: (K,) training rows of each class.
+        reward_counts: (K,) rows of each class in the reward half of validation.
+
+    Raises:
+        InputError: The policy's first answer can't be used.
 
     >>> from balancer.sampling.policies import load_policy
     >>> counts = np.array([990, 10])
@@ -57,9 +63,9 @@ class SamplingController:
         )
         self.weights = start_weights(self.prior, self._builder.share_limit)
         """Weights to draw the coming epoch with."""
-        self.observation: Observation = _single(self._builder.first(*_batched(self.weights)))
-        """What the policy saw last."""
-        self.weights = self._answer(self.observation)
+        self.observation: Observation = self._builder.first(*stacked([self.weights]))[0]
+        """The policy's last observation."""
+        self.weights = self._ask(self.observation)
 
     @property
     def epoch(self) -> int:
@@ -68,53 +74,46 @@ class SamplingController:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Validation figures of the last update: ``f1`` at its best threshold and ``average_precision``; 0 before the first."""
+        """Validation figures of the last update: ``f1`` at its best threshold and ``average_precision``.
+
+        They are 0 before the first update.
+        """
         return {"f1": float(self._builder.f1[0]), "average_precision": float(self._builder.average_precision[0])}
 
     def update(self, train: ScoredRows, reward: ScoredRows) -> SamplingWeights:
-        """Weights for the next epoch, from scores on a training pool and on the reward half of validation.
+        """Choose the weights of the next epoch.
 
-        InputError where the scores don't fit the classes, or the policy answers what can't be drawn by; everything is then as it was.
+        Args:
+            train: Scores of a pool of training rows.
+            reward: Scores of the reward half of validation.
+
+        Raises:
+            InputError: The scores don't fit the classes, or the policy's answer can't be used. Nothing has changed
+                then.
         """
         for rows in (train, reward):
             if rows.score.shape[1] != len(self.prior):
                 raise InputError(f"scores have {rows.score.shape[1]} columns for {len(self.prior)} classes")
-        builder = copy.copy(self._builder)  # shallow will do: it replaces its arrays, it never writes into them
-        seen, _ = builder.after_epoch(_lifted(train), _lifted(reward), *_batched(self.weights))
-        observation = _single(seen)
-        weights = self._answer(observation)
+        builder = copy.copy(self._builder)  # shallow: the builder replaces its arrays and never changes them
+        observations, _ = builder.after_epoch(_batched(train), _batched(reward), *stacked([self.weights]))
+        observation = observations[0]
+        weights = self._ask(observation)
         self._builder, self.observation, self.weights = builder, observation, weights
         return weights
 
-    def _answer(self, observation: Observation) -> SamplingWeights:
-        """The policy's answer as weights; InputError that names the policy where it is no answer."""
-        name, num_classes = getattr(self.policy, "name", type(self.policy).__name__), len(self.prior)
-        try:
-            answer = self.policy.act(observation)
-        except InputError as error:
-            raise InputError(f"policy {name!r}: {error}") from error
-        if not isinstance(answer, (SamplingWeights, GoodConstant)):
-            action = np.asarray(answer)
-            if action.shape != (num_classes + 2,) or action.dtype.kind not in "iuf":
-                raise InputError(
-                    f"policy {name!r} must answer with SamplingWeights or {num_classes + 2} numbers for {num_classes} classes, "
-                    f"not {action.dtype} of shape {action.shape}"
-                )
-            if not np.isfinite(action).all():
-                raise InputError(f"policy {name!r} answered {action.tolist()}, which is not finite; check what it was trained on")
-        weights = answered(self.weights, answer, self.prior, self._builder.share_limit)
-        if len(weights.share) != num_classes:
-            raise InputError(f"policy {name!r} answered shares for {len(weights.share)} classes, the training rows have {num_classes}")
-        if not weights.share[self.prior > 0].sum() > 0:
-            raise InputError(f"policy {name!r} gives all draws to classes without training rows, the weights of the others sum to zero")
-        return weights
+    def _ask(self, observation: Observation) -> SamplingWeights:
+        return ask(self.policy, observation, self.weights, self.prior, self._builder.share_limit)
 
     def state_dict(self) -> dict[str, Any]:
-        """JSON-able state; floats survive JSON exactly."""
+        """State as values that JSON can hold; floats survive JSON exactly."""
         return {"weights": self.weights.to_dict(), "history": self._builder.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Inverse of :meth:`state_dict`; InputError where it was saved for another number of classes, and nothing is changed."""
+        """Restore the state of :meth:`state_dict`.
+
+        Raises:
+            InputError: It was saved for another number of classes. Nothing has changed then.
+        """
         weights = SamplingWeights.from_dict(state["weights"])
         if len(weights.share) != len(self.prior):
             raise InputError(
@@ -125,13 +124,6 @@ class SamplingController:
         self._builder, self.weights = builder, weights
 
 
-def _batched(weights: SamplingWeights) -> tuple[Floats, Floats, Floats]:
-    return weights.share[None], np.array([weights.hardness]), np.array([weights.floor])
-
-
-def _lifted(rows: ScoredRows) -> tuple[NDArray[np.integer[Any]], NDArray[np.floating[Any]], NDArray[np.floating[Any]]]:
+def _batched(rows: ScoredRows) -> tuple[NDArray[np.integer[Any]], NDArray[np.floating[Any]], NDArray[np.floating[Any]]]:
+    """Labels (n,), scores (1, n, K) and weights (n,) of one classifier."""
     return rows.label, rows.score[None], rows.weight if rows.weight is not None else np.ones(len(rows.label))
-
-
-def _single(observation: Observation) -> Observation:
-    return Observation(observation.per_class[0], observation.shared[0])

@@ -1,12 +1,15 @@
-"""What a policy sees: a scale-free description of a classifier in training, the same for every data set and number of classes.
+"""What a policy sees: a scale-free description of a classifier in training, for any data set and number of
+classes.
 
-Built here alone, for environments and embedded sampler alike: what a policy learned on a population of small nets is what it meets in a
-real run. Per class it holds the distribution of the error ``1 - p(true class)`` on a training pool and on validation, how both moved in
-the last epoch, and how often the rows of that class have been repeated; weak learners show the first two apart from strong ones,
-memorising learners the gap and the repeats. The bins of the error are even in log-odds, and their masses enter as square roots, so that
-one false alarm in a thousand is seen.
+Environments and the sampler's core both build their observations here, so a policy meets in a real run what
+it learned on a population of small networks. For each class the observation holds the distribution of the
+error ``1 - p(true class)`` on a pool of training rows and on validation rows, the change of both in the last
+epoch, and how often the rows of the class were repeated. The two distributions tell weak learners from strong
+ones; the gap between them and the repeats reveal memorisation. The bins of the error are even in log-odds,
+and their masses enter as square roots, so that one false alarm in a thousand is visible.
 
-Before the first epoch nothing was scored: histograms, metrics and changes are 0, and the policy chooses from priors and budget alone.
+Before the first epoch nothing has been scored: histograms, metrics and changes are 0, and the policy chooses
+from priors and budget alone.
 """
 
 from __future__ import annotations
@@ -38,7 +41,11 @@ _TINY = 1e-12
 
 @dataclass(frozen=True)
 class Observation:
-    """Features of one classifier, or with a leading axis of many."""
+    """Features of one classifier, or with a leading axis of many.
+
+    Classes have the order of the run: class 0 is the negative class, which is the commonest one in a sampler.
+    A policy answers in the same order. :attr:`prior` and the feature ``is_first`` tell the classes apart.
+    """
 
     per_class: NDArray[np.float32]
     """(..., K, D), columns :data:`PER_CLASS_FEATURES`."""
@@ -46,23 +53,27 @@ class Observation:
     """(..., G), columns :data:`SHARED_FEATURES`."""
 
     def flat(self) -> NDArray[np.float32]:
-        """(..., K * D + G): class after class, then the shared features."""
+        """(..., K * D + G) features: class after class, then the shared ones."""
         lead = self.shared.shape[:-1]
         return np.concatenate([self.per_class.reshape(*lead, -1), self.shared], axis=-1)
 
+    def __getitem__(self, student: int) -> Observation:
+        """Observation of one classifier among many."""
+        return Observation(self.per_class[student], self.shared[student])
+
     def class_feature(self, name: str) -> NDArray[np.float32]:
-        """(..., K) column ``name`` of :data:`PER_CLASS_FEATURES`."""
+        """(..., K) values of the feature ``name`` of :data:`PER_CLASS_FEATURES`."""
         return self.per_class[..., PER_CLASS_FEATURES.index(name)]
 
     @property
     def prior(self) -> Floats:
-        """(..., K) prior of each class, recovered from its logarithm."""
+        """(..., K) prior of each class, recovered from its logarithm in single precision."""
         prior = np.exp(self.class_feature("log_prior").astype(np.float64) * 5.0)
         return np.asarray(prior / prior.sum(axis=-1, keepdims=True), dtype=np.float64)
 
     @property
     def started(self) -> bool:
-        """Whether an epoch was scored already."""
+        """Whether an epoch has been scored already."""
         return bool(self.shared[..., SHARED_FEATURES.index("progress")].max() > 0)
 
 
@@ -73,14 +84,18 @@ def observation_size(num_classes: int) -> int:
 
 @dataclass(frozen=True)
 class ScoredRows:
-    """Labelled rows and what the classifier says of them."""
+    """Labelled rows with the classifier's scores.
+
+    Raises:
+        InputError: Shapes that don't fit, no rows, a label out of range, or a score that is not finite.
+    """
 
     label: NDArray[np.integer[Any]]
     """(n,) class index."""
     score: NDArray[np.floating[Any]]
     """(n, K) class probabilities."""
     weight: NDArray[np.floating[Any]] | None = None
-    """(n,) how many rows each stands for (a sub-sampled pool); none: 1 each."""
+    """(n,) how many rows each represents (in a sub-sampled pool); None: 1 each."""
 
     def __post_init__(self) -> None:
         label, score = np.asarray(self.label), np.asarray(self.score)
@@ -105,41 +120,47 @@ class ErrorSummary:
     """Distribution of the error of M classifiers on the same rows."""
 
     histogram: Floats
-    """(M, K, bins) square root of the share of the class's rows in each bin; 0 for a class without rows."""
+    """(M, K, bins) square root of the fraction of the class's rows in each bin; 0 for a class without
+    rows."""
     mean: Floats
     """(M, K) mean error."""
     f1_argmax: Floats
-    """(M, K) F1 of each class when the most probable class is the decision."""
+    """(M, K) F1 of each class when the most probable class is predicted."""
 
 
 def summarise_errors(label: NDArray[np.integer[Any]], score: NDArray[np.floating[Any]], weight: NDArray[np.floating[Any]]) -> ErrorSummary:
-    """Summary of ``score`` (M, n, K) on rows with ``label`` (n,) that each stand for ``weight`` (n,)."""
+    """Summarise ``score`` (M, n, K) on rows with ``label`` (n,) that each represent ``weight`` (n,) rows."""
     num, rows, num_classes = score.shape
     error = 1.0 - score[:, np.arange(rows), label]
-    place = np.zeros(error.shape, dtype=np.int8)
+    error_bin = np.zeros(error.shape, dtype=np.int8)
     for edge in ERROR_EDGES:  # seven comparisons are several times as fast as a search
-        place += error > edge
-    cell = (np.arange(num)[:, None] * num_classes + label) * NUM_BINS + place
+        error_bin += error > edge
+    cell = (np.arange(num)[:, None] * num_classes + label) * NUM_BINS + error_bin
     flat_weight = np.broadcast_to(np.asarray(weight, np.float64), error.shape).ravel()
     mass = np.bincount(cell.ravel(), flat_weight, num * num_classes * NUM_BINS).reshape(num, num_classes, NUM_BINS)
     total = np.maximum(mass.sum(axis=2), _TINY)
     line = (cell // NUM_BINS).ravel()
     mean = np.bincount(line, flat_weight * error.ravel(), num * num_classes).reshape(num, num_classes) / total
-    decided = score.argmax(axis=2)
-    hit = np.bincount(line, flat_weight * (decided == label).ravel(), num * num_classes).reshape(num, num_classes)
-    said = np.bincount((np.arange(num)[:, None] * num_classes + decided).ravel(), flat_weight, num * num_classes).reshape(num, num_classes)
-    return ErrorSummary(np.sqrt(mass / total[:, :, None]), mean, 2.0 * hit / np.maximum(said + total, _TINY))
+    choice = score.argmax(axis=2)
+    hit = np.bincount(line, flat_weight * (choice == label).ravel(), num * num_classes).reshape(num, num_classes)
+    predicted = np.bincount((np.arange(num)[:, None] * num_classes + choice).ravel(), flat_weight, num * num_classes).reshape(
+        num, num_classes
+    )
+    return ErrorSummary(np.sqrt(mass / total[:, :, None]), mean, 2.0 * hit / np.maximum(predicted + total, _TINY))
 
 
 class ObservationBuilder:
-    """Turns the scores after each epoch into observations for M classifiers that train side by side; remembers only the last epoch.
+    """Turns the scores after each epoch into observations for M classifiers that train side by side.
+
+    It remembers only the last epoch.
 
     Args:
         prior: (K,) class prior of the training rows.
-        epochs: how many epochs the run has.
-        batch_budget: rows drawn in the whole run (steps times batch size).
-        train_counts, reward_counts: (K,) rows of each class in training and in the reward half of validation.
-        num: M, how many classifiers.
+        epochs: Number of epochs of the run.
+        batch_budget: Rows drawn in the whole run (steps times batch size).
+        train_counts: (K,) training rows of each class.
+        reward_counts: (K,) rows of each class in the reward half of validation.
+        num: M, the number of classifiers.
     """
 
     def __init__(
@@ -149,7 +170,7 @@ class ObservationBuilder:
         self.epochs, self.batch_budget = epochs, batch_budget
         self.train_counts = np.asarray(train_counts, dtype=np.float64)
         self.share_limit = share_limit(self.train_counts, batch_budget)
-        """Largest total share of the classes other than the first in this run."""
+        """Largest total share of the minority (all classes but class 0) in this run."""
         self.reward_positives = float(np.asarray(reward_counts)[1:].sum())
         shape = (num, len(self.prior))
         self.epoch = 0
@@ -160,7 +181,13 @@ class ObservationBuilder:
         self.average_precision = np.zeros(num)
 
     def first(self, share: Floats, hardness: Floats, floor: Floats) -> Observation:
-        """Observation before the first epoch, for weights ``share`` (M, K), ``hardness`` (M,) and ``floor`` (M,)."""
+        """Observation before the first epoch.
+
+        Args:
+            share: (M, K) class shares of the starting weights.
+            hardness: (M,).
+            floor: (M,).
+        """
         zero = np.zeros_like(self.train.histogram)
         return self._build(share, hardness, floor, zero, zero, np.zeros_like(self.f1), np.zeros_like(self.f1))
 
@@ -172,14 +199,14 @@ class ObservationBuilder:
         hardness: Floats,
         floor: Floats,
     ) -> tuple[Observation, RankingMetrics]:
-        """Observation after an epoch drawn by ``share``, ``hardness``, ``floor``, and the validation metrics in it.
+        """Observation after an epoch, and the validation metrics in it.
 
         Args:
-            train: labels (n,), scores (M, n, K) and weights (n,) of the training pool.
-            reward: the same of the reward half of validation.
-            share: (M, K).
-            hardness: (M,).
-            floor: (M,).
+            train: Labels (n,), scores (M, n, K) and weights (n,) of the training pool.
+            reward: The same of the reward half of validation.
+            share: (M, K) class shares that the epoch was drawn with.
+            hardness: (M,) of the epoch.
+            floor: (M,) of the epoch.
         """
         last_train, last_reward, last_f1, last_ap = self.train, self.reward, self.f1, self.average_precision
         self.train, self.reward = summarise_errors(*train), summarise_errors(*reward)
@@ -189,7 +216,7 @@ class ObservationBuilder:
         self.repeats = self.repeats + share * (self.batch_budget / self.epochs) / np.maximum(self.train_counts, 1.0)
         train_change = self.train.histogram - last_train.histogram
         reward_change = self.reward.histogram - last_reward.histogram
-        if self.epoch == 1:  # nothing to compare with: a change from "never scored" is no change
+        if self.epoch == 1:  # there is no earlier epoch to compare with
             train_change, reward_change, last_f1, last_ap = 0 * train_change, 0 * reward_change, self.f1, self.average_precision
         change = (self.f1 - last_f1, self.average_precision - last_ap)
         return self._build(share, hardness, floor, train_change, reward_change, *change), metrics
@@ -225,14 +252,18 @@ class ObservationBuilder:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """JSON-able memory of the last epoch."""
+        """Memory of the last epoch, as values that JSON can hold."""
         state: dict[str, Any] = {"epoch": self.epoch, "repeats": self.repeats.tolist()}
         for name, part in (("train", self.train), ("reward", self.reward)):
             state[name] = {key: getattr(part, key).tolist() for key in ("histogram", "mean", "f1_argmax")}
         return state | {"f1": self.f1.tolist(), "average_precision": self.average_precision.tolist()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Inverse of :meth:`state_dict`; InputError where the number of classes differs."""
+        """Restore the memory of the last epoch.
+
+        Raises:
+            InputError: The state has another number of classes.
+        """
         repeats = np.array(state["repeats"], dtype=np.float64)
         if repeats.shape != self.repeats.shape:
             raise InputError(

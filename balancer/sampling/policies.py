@@ -1,10 +1,16 @@
-"""Policies: what chooses the sampling weights of the next epoch.
+"""Policies: each chooses the sampling weights of the next epoch.
 
-A policy sees an :class:`Observation` and answers in one of three forms, which :func:`answered` turns into the next weights:
+A policy sees an :class:`Observation` and answers in one of three forms. :func:`ask` asks it and turns the
+answer into the next weights:
 
-- a residual action in ``[-1, 1] ** (K + 2)``, applied to the weights there are and bounded by the run's share limit (learned policies);
-- the :class:`SamplingWeights` it wants, taken as they are (constants and rules a person has written: they mean what they say);
-- a :class:`GoodConstant`, a constant for any table, bounded as residuals are (what learned policies fall back on).
+- a residual action in ``[-1, 1] ** (K + 2)``, applied to the present weights and bounded by the run's share
+  limit (learned policies);
+- the :class:`SamplingWeights` it wants, used unchanged (constants and rules that a person wrote);
+- a :class:`ConstantPolicy`, for shares that depend on the run's prior and limit (the fallback of learned
+    policies).
+
+Per-class arrays in observations and answers have the order of the run: class 0 is the negative class, which
+is the commonest one in a sampler.
 """
 
 from __future__ import annotations
@@ -25,104 +31,137 @@ from balancer.sampling.bundle import (
     WEIGHTS_FILE,
     AutoPolicy,
     BundlePolicy,
-    GoodConstant,
     OutsideTraining,
     bundle_layout,
     load_bundle,
 )
+from balancer.sampling.constant_policy import FALLBACK, ConstantPolicy, PriorPower, total_share
 from balancer.sampling.observation import SHARED_FEATURES, Observation
 from balancer.sampling.seeding import generator
-from balancer.sampling.weights import MAX_HARDNESS, START_FLOOR, Floats, SamplingWeights, minority_share
+from balancer.sampling.weights import MAX_HARDNESS, START_FLOOR, Floats, SamplingWeights
 
 __all__ = [
     "BUNDLES",
     "CONFIG_FILE",
+    "FALLBACK",
     "LAYERS",
     "WEIGHTS_FILE",
     "Answer",
     "AutoPolicy",
     "BundlePolicy",
     "ConstantPolicy",
-    "GoodConstant",
     "OutsideTraining",
     "Policy",
+    "PriorPower",
     "RandomPolicy",
     "RulePolicy",
     "SchedulePolicy",
     "StartPolicy",
     "answered",
+    "ask",
     "bundle_layout",
     "load_bundle",
     "load_policy",
     "policy_notes",
 ]
 
-Answer = Floats | SamplingWeights | GoodConstant
+Answer = Floats | SamplingWeights | ConstantPolicy
 SHIPPED = ("auto", "bandit")
-"""Learned policies that the package ships."""
+"""Learned policies in the package."""
 
 
 class Policy(Protocol):
-    """Anything with a name and :meth:`act`; its answers depend on the observation alone, so it resumes for free."""
+    """An object with a name and :meth:`act`.
+
+    Its answers depend on the observation alone, so a resumed run needs no state of the policy.
+    """
 
     @property
     def name(self) -> str:
-        """Shown in reports."""
+        """Name in reports."""
         ...
 
     def act(self, observation: Observation) -> Answer:
-        """(K + 2,) residual action in [-1, 1] (log share per class, hardness, floor), or the weights to take on at once."""
+        """Choose the weights of the next epoch.
+
+        Args:
+            observation: Of one classifier; classes in the order of the run, the negative class first.
+
+        Returns:
+            (K + 2,) residual action in [-1, 1] (change of each log share, of the hardness, of the floor), or
+            the weights themselves. Classes have the order of the observation.
+        """
         ...
 
 
-def answered(weights: SamplingWeights, answer: Answer, prior: Floats, limit: float) -> SamplingWeights:
-    """The next weights, from those there are and a policy's answer.
+def ask(policy: Policy, observation: Observation, weights: SamplingWeights, prior: Floats, limit: float) -> SamplingWeights:
+    """Ask a policy for the next weights and check its answer.
 
     Args:
-        weights: of the last epoch.
-        answer: what :meth:`Policy.act` said.
+        policy: The policy.
+        observation: What it sees, of one classifier.
+        weights: Present weights.
         prior: (K,) class prior of the training rows.
-        limit: largest total share of the classes but the first (:func:`balancer.sampling.weights.share_limit`); residuals and the
-            fallback of learned policies stay below it, weights that a person chose are taken as they are.
+        limit: Largest total share of the minority (:func:`balancer.sampling.weights.share_limit`).
+
+    Raises:
+        InputError: The answer has another form or number of classes, is not finite, or gives all draws to
+            classes without training rows; the message names the policy.
+    """
+    name, num_classes = getattr(policy, "name", type(policy).__name__), len(prior)
+    try:
+        answer = policy.act(observation)
+    except InputError as error:
+        raise InputError(f"policy {name!r}: {error}") from error
+    if not isinstance(answer, (SamplingWeights, ConstantPolicy)):
+        action = np.asarray(answer)
+        if action.shape != (num_classes + 2,) or action.dtype.kind not in "iuf":
+            raise InputError(
+                f"policy {name!r} must answer with SamplingWeights or {num_classes + 2} numbers for {num_classes} classes, "
+                f"not {action.dtype} of shape {action.shape}"
+            )
+        if not np.isfinite(action).all():
+            raise InputError(f"policy {name!r} answered {action.tolist()}, which is not finite; check what it was trained on")
+    new = answered(weights, answer, prior, limit)
+    if len(new.share) != num_classes:
+        raise InputError(f"policy {name!r} answered shares for {len(new.share)} classes, the training rows have {num_classes}")
+    if not new.share[prior > 0].sum() > 0:
+        raise InputError(f"policy {name!r} gives all draws to classes without training rows, the weights of the others sum to zero")
+    return new
+
+
+def answered(weights: SamplingWeights, answer: Answer, prior: Floats, limit: float) -> SamplingWeights:
+    """The next weights, from the present ones and a policy's answer.
+
+    Args:
+        weights: Weights of the last epoch.
+        answer: Return value of :meth:`Policy.act`.
+        prior: (K,) class prior of the training rows.
+        limit: Largest total share of the minority. Residuals and the fallback of learned policies stay below
+            it; weights that a person chose are used unchanged.
     """
     if isinstance(answer, SamplingWeights):
         return answer
-    if isinstance(answer, GoodConstant):
+    if isinstance(answer, ConstantPolicy):
         return answer.weights(prior, limit)
     return weights.moved(answer, prior, limit)
 
 
 def policy_notes(policy: Policy) -> list[str]:
-    """What a report should say of ``policy`` beyond its name: where a learned one fell back on its constant. Mostly nothing."""
+    """Remarks of ``policy`` for the report, e.g. that it used its constant; mostly none."""
     return list(getattr(policy, "notes", ()))
 
 
 @dataclass(frozen=True)
-class ConstantPolicy:
-    """The same weights in every epoch; the default is the best of the constants of the published grid over share and hardness."""
-
-    share: float | None = 0.2
-    """Total share of the classes other than the first, divided among them by the root of their prior; None: every class at its prior."""
-    hardness: float = 1.0
-    floor: float = START_FLOOR
-    name: str = "constant"
-
-    def act(self, observation: Observation) -> SamplingWeights:
-        """The constant weights; a total share below the prior of the minority is raised to it (a balanced table needs no thinning)."""
-        prior = observation.prior
-        return SamplingWeights(prior if self.share is None else _total(prior, self.share), self.hardness, self.floor)
-
-
-@dataclass(frozen=True)
 class SchedulePolicy:
-    """A schedule by hand: share and hardness go in a straight line from start to end as the run progresses.
+    """A schedule written by a person: share and hardness change linearly from start to end over the run.
 
-    The default is the curriculum that a learned policy found on the card-fraud stream of the Fraud Detection Handbook: few easy negatives first, then
-    fewer frauds and harder negatives.
+    The default is the curriculum that a learned policy found on the card-fraud stream of the Fraud Detection
+    Handbook: few easy negatives first, then fewer frauds and harder negatives.
     """
 
     start_share: float = 0.5
-    """Total share of the classes other than the first in the first epoch; never below their prior."""
+    """Total share of the minority in the first epoch; never below its prior."""
     end_share: float = 0.29
     start_hardness: float = 0.5
     end_hardness: float = 1.5
@@ -133,23 +172,24 @@ class SchedulePolicy:
         progress = float(observation.shared[SHARED_FEATURES.index("progress")])
         share = (1.0 - progress) * self.start_share + progress * self.end_share
         return SamplingWeights(
-            _total(observation.prior, share), (1.0 - progress) * self.start_hardness + progress * self.end_hardness, START_FLOOR
+            total_share(observation.prior, share), (1.0 - progress) * self.start_hardness + progress * self.end_hardness, START_FLOOR
         )
 
 
 @dataclass(frozen=True)
 class RulePolicy:
-    """ART: each class by ``1 - F1`` of that class on validation, without hardness.
+    """ART: each class is drawn in proportion to ``1 - F1`` of that class on validation, without hardness.
 
-    It overshoots where a class is rare, and stands here as a baseline.
+    A baseline: it overshoots where a class is rare.
 
-    Source: Adaptive Resampling-based Training, 2025 (class distribution from class-wise performance at fixed intervals).
+    Source: Adaptive Resampling-based Training, 2025 (class distribution from class-wise performance at fixed
+    intervals).
     """
 
     name: str = "rule"
 
     def act(self, observation: Observation) -> Floats | SamplingWeights:
-        """Starting weights before the first epoch, shares in proportion to ``1 - F1`` after."""
+        """The starting weights before the first epoch, shares in proportion to ``1 - F1`` afterwards."""
         f1 = observation.class_feature("f1_argmax").astype(np.float64)
         if not observation.started:
             return np.zeros(len(f1) + 2)
@@ -159,49 +199,47 @@ class RulePolicy:
 
 @dataclass(frozen=True)
 class RandomPolicy:
-    """Uniform residual actions: what a policy is worth that looks at nothing."""
+    """Uniform residual actions: a baseline that ignores the observation."""
 
     seed: int = 0
     name: str = "random"
 
     def act(self, observation: Observation) -> Floats:
-        """(K + 2,), drawn from the seed and what is seen, so it needs no state."""
+        """(K + 2,) action, a function of the seed and the observation, so it needs no state."""
         counter = int(np.frombuffer(hashlib.sha256(observation.flat().tobytes()).digest()[:4], np.uint32)[0])
         return generator(self.seed, "random policy", counter).uniform(-1.0, 1.0, len(observation.per_class) + 2)
 
 
 @dataclass(frozen=True)
 class StartPolicy:
-    """Keeps the starting weights."""
+    """Keeps the starting weights in every epoch."""
 
     name: str = "start"
 
     def act(self, observation: Observation) -> Floats:
-        """Zero."""
+        """A residual of zero."""
         return np.zeros(len(observation.per_class) + 2)
 
 
-def _total(prior: Floats, share: float) -> Floats:
-    """(K,) shares with ``share`` given to the classes other than the first, or their prior where that is more."""
-    return minority_share(prior, max(share, 1.0 - float(prior[0])))
-
-
 def load_policy(text: str | Path, *, num_classes: int) -> Policy:
-    """Policy from its name or its folder.
+    """Load a policy by its name, or from its folder.
 
     Args:
-        text: one of
+        text: One of
 
-            - ``auto`` (learned, shipped with the package; its good constant outside what it was trained on), ``bandit`` (the same, learned
-              one epoch at a time);
-            - ``constant``, ``constant:share=.2,hardness=1`` (keys ``share``, a number or ``prior``; ``hardness``; ``floor``);
-            - ``schedule``, ``schedule:start_share=.5,end_share=.29`` (also ``start_hardness``, ``end_hardness``);
+            - ``auto`` (learned, part of the package; outside its training range it answers with a constant),
+              ``bandit`` (the same, trained on the reward of single epochs);
+            - ``constant``, ``constant:share=.2,hardness=1`` (keys ``share``, a number or ``prior``;
+              ``hardness``; ``floor``);
+            - ``schedule``, ``schedule:start_share=.5,end_share=.29`` (also ``start_hardness``,
+                ``end_hardness``);
             - ``rule``; ``random``, ``random:seed=3``; ``start`` (keeps the starting weights);
-            - a bundle folder.
-        num_classes: K of the run.
+            - the folder of a learned policy.
+        num_classes: K, number of classes of the run.
 
     Raises:
-        InputError: unknown name, key or number, or a bundle that is missing, torn or of another version.
+        InputError: An unknown name, key or number, or a folder that is missing, corrupt or of another
+            version.
 
     >>> load_policy("constant:share=.2,hardness=.5", num_classes=2)
     ConstantPolicy(share=0.2, hardness=0.5, floor=0.05, name='constant')
@@ -212,10 +250,10 @@ def load_policy(text: str | Path, *, num_classes: int) -> Policy:
         raise InputError(f"a policy needs at least two classes, not {num_classes}")
     name, colon, options = str(text).partition(":")
     if name == "constant":
-        natural, options = _natural(options)
+        at_prior, options = _without_prior(options)
         given = _options(name, options, {"share": _SHARE, "hardness": _HARDNESS, "floor": (0.0, 1.0)}, "share=.2,hardness=1")
         base = ConstantPolicy()
-        share = None if natural else given.get("share", base.share)
+        share = None if at_prior else given.get("share", base.share)
         return ConstantPolicy(share, given.get("hardness", base.hardness), given.get("floor", base.floor))
     if name == "schedule":
         limits = {"start_share": _SHARE, "end_share": _SHARE, "start_hardness": _HARDNESS, "end_hardness": _HARDNESS}
@@ -236,14 +274,18 @@ def load_policy(text: str | Path, *, num_classes: int) -> Policy:
 _SHARE, _HARDNESS = (0.0, 1.0), (0.0, MAX_HARDNESS)
 
 
-def _natural(options: str) -> tuple[bool, str]:
-    """Whether ``share=prior`` is among the options, and the options without it."""
+def _without_prior(options: str) -> tuple[bool, str]:
+    """Whether ``share=prior`` is among the options, and the other options."""
     parts = options.split(",")
     return "share=prior" in parts, ",".join(part for part in parts if part != "share=prior")
 
 
 def _options(name: str, options: str, limits: Mapping[str, tuple[float, float]], example: str) -> dict[str, float]:
-    """Numbers by key from ``key=number,...``; InputError for an unknown key, no number, or one outside its limits."""
+    """Parse ``key=number,...`` into numbers by key.
+
+    Raises:
+        InputError: An unknown key, a value that is no number, or a number outside its limits.
+    """
     given: dict[str, float] = {}
     for part in options.split(",") if options else []:
         key, _, value = part.partition("=")

@@ -22,11 +22,11 @@ from balancer.sampling.bundle import (
     WEIGHTS_FILE,
     AutoPolicy,
     BundlePolicy,
-    GoodConstant,
     OutsideTraining,
     bundle_layout,
     load_bundle,
 )
+from balancer.sampling.constant_policy import FALLBACK, ConstantPolicy, PriorPower
 from balancer.sampling.observation import PER_CLASS_FEATURES, SHARED_FEATURES, Observation, ObservationBuilder
 from balancer.sampling.policies import load_policy, policy_notes
 from balancer.sampling.weights import start_share, start_weights
@@ -103,7 +103,7 @@ def test_outside_its_range_the_constant_stands_in_and_it_says_so_once(tmp_path: 
     seen.per_class[1, LOG_PRIOR] = -1.9
     with pytest.warns(OutsideTraining, match=r"prior of a class is 7\.49e-05, in training it was 0\.00674 to 148"):
         answer = policy.act(seen)
-    assert answer == GoodConstant(0.6, 1.25, 0.1)
+    assert answer == ConstantPolicy(PriorPower(0.6), 1.25, 0.1, "good_constant")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert policy.act(seen) == answer
@@ -126,22 +126,22 @@ def test_the_farthest_feature_is_named(tmp_path: Path) -> None:
 @settings(max_examples=60, deadline=None)
 def test_the_constant_keeps_the_limit_and_the_order_of_classes(counts: np.ndarray, power: float, limit: float) -> None:
     prior = np.sort(counts / counts.sum())[::-1]
-    weights = GoodConstant(power, 1.0, 0.05).weights(prior, limit)
+    weights = ConstantPolicy(PriorPower(power), 1.0, 0.05).weights(prior, limit)
     minority = 1.0 - prior[0]
     assert weights.share.sum() == pytest.approx(1.0)
     assert minority - 1e-9 <= weights.share[1:].sum() <= max(limit, minority) + 1e-9
     assert (np.diff(weights.share[1:]) <= 1e-12).all()
     if start_share(prior)[1:].sum() <= limit:
-        np.testing.assert_allclose(GoodConstant(0.5).weights(prior, limit).share, start_share(prior))
+        np.testing.assert_allclose(ConstantPolicy(PriorPower(0.5)).weights(prior, limit).share, start_share(prior))
 
 
 def test_the_constant_gives_nothing_to_a_class_without_rows() -> None:
-    assert GoodConstant(0.0).weights(np.array([0.9, 0.1, 0.0]), 0.5).share.tolist() == [0.5, 0.5, 0.0]
+    assert ConstantPolicy(PriorPower(0.0)).weights(np.array([0.9, 0.1, 0.0]), 0.5).share.tolist() == [0.5, 0.5, 0.0]
 
 
 def test_without_its_bundle_auto_is_the_constant_and_says_so(tmp_path: Path) -> None:
     policy = AutoPolicy("auto", tmp_path)
-    assert policy.act(_seen()) == GoodConstant()
+    assert policy.act(_seen()) == FALLBACK
     assert policy.summary == {}
     assert ["not part of this installation" in note for note in policy_notes(policy)] == [True]
 
@@ -156,7 +156,7 @@ def test_auto_is_the_bundle_of_its_name(tmp_path: Path) -> None:
     assert isinstance(answer, np.ndarray) and isinstance(expected, np.ndarray)
     np.testing.assert_array_equal(answer, expected)
     with pytest.warns(OutsideTraining, match="policy auto was not trained for this"):
-        assert policy.act(_seen(value=3.0)) == GoodConstant(0.4, 1.0, 0.0)
+        assert policy.act(_seen(value=3.0)) == ConstantPolicy(PriorPower(0.4), 1.0, 0.0, "good_constant")
     assert len(policy_notes(policy)) == 1
 
 
@@ -174,7 +174,7 @@ def test_the_shipped_policy_is_small_and_runs_for_any_number_of_classes(name: st
     for k in range(2, 11):
         seen = _first([9000] + [50] * (k - 1))
         answers = [load_policy(name, num_classes=k).act(seen) for _ in range(2)]
-        if isinstance(answers[0], GoodConstant):
+        if isinstance(answers[0], ConstantPolicy):
             assert answers[0] == answers[1] == network.fallback
         else:
             np.testing.assert_array_equal(answers[0], answers[1])

@@ -10,8 +10,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from balancer.errors import InputError
+from balancer.sampling.constant_policy import ConstantPolicy, PriorPower
 from balancer.sampling.observation import PER_CLASS_FEATURES, SHARED_FEATURES, Observation, ObservationBuilder
-from balancer.sampling.policies import LAYERS, GoodConstant, Policy, answered, bundle_layout, load_policy, policy_notes
+from balancer.sampling.policies import LAYERS, Policy, answered, bundle_layout, load_policy, policy_notes
 from balancer.sampling.weights import SamplingWeights, start_weights
 
 
@@ -86,7 +87,11 @@ def test_answers_become_weights() -> None:
     start = start_weights(prior, limit)
     wanted = SamplingWeights(np.array([0.5, 0.5]), 1.0)
     assert answered(start, wanted, prior, limit) is wanted  # what a person wrote is not bounded
-    assert answered(start, GoodConstant(0.0, 2.0, 0.1), prior, limit).to_dict() == {"share": [0.95, 0.05], "hardness": 2.0, "floor": 0.1}
+    assert answered(start, ConstantPolicy(PriorPower(0.0), 2.0, 0.1), prior, limit).to_dict() == {
+        "share": [0.95, 0.05],
+        "hardness": 2.0,
+        "floor": 0.1,
+    }
     up = np.array([-1.0, 1.0, 1.0, 0.0])
     assert answered(start, up, prior, limit).share[1] == pytest.approx(0.05)
     assert answered(start, up, prior, limit).hardness == 1.0
