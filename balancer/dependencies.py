@@ -8,9 +8,9 @@ the import says more than the import could (`require`).
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 
 from balancer.errors import MissingDependencyError
 
@@ -57,7 +57,7 @@ INSTALL = {
 def is_installed(library: str) -> bool:
     """Whether the module of an optional library can be found. It is not imported."""
     try:
-        return find_spec(library) is not None
+        return importlib.util.find_spec(library) is not None
     except ModuleNotFoundError:
         return False
 

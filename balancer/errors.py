@@ -45,9 +45,17 @@ class UnsupportedError(InputError):
     """
 
 
-class MissingFileError(InputError, FileNotFoundError):
-    """A file is not there. A library user can catch it as `FileNotFoundError`."""
+class MissingFileError(InputError):
+    """A file or folder is not there. It is no `OSError`, so that a handler for the disk's errors does not catch it."""
 
 
 class CorruptFileError(InputError):
     """A file is damaged, truncated, or was not written by this package or this version of it."""
+
+
+class UnwritableFileError(InputError):
+    """A file or folder can't be written: no permission, a full disk, or something else of that name."""
+
+
+class MissingClassError(InputError):
+    """A table, or one part of its split, has no labelled row of a class that is needed there."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from balancer.errors import InputError
+from balancer.errors import CorruptFileError, MissingFileError, UnwritableFileError
 
 
 @contextmanager
@@ -40,7 +40,9 @@ def atomic_path(target: Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; a run folder is shared like any other output
         temporary.replace(target)
     except OSError as error:
-        raise InputError(f"cannot write {target}: {error.strerror or error}; free some space or choose another place with --out") from error
+        raise UnwritableFileError(
+            f"cannot write {target}: {error.strerror or error}; free some space or choose another place with --out"
+        ) from error
     finally:
         if temporary is not None:
             with suppress(FileNotFoundError):
@@ -74,11 +76,11 @@ def read_json(path: Path, *, what: str) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{path} is missing: {what}; give a complete run folder") from None
+        raise MissingFileError(f"{path} is missing: {what}; give a complete run folder") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path} can't be read ({error}): {what}; it is damaged or not written by balancer") from error
+        raise CorruptFileError(f"{path} can't be read ({error}): {what}; it is damaged or not written by balancer") from error
     if not isinstance(content, dict):
-        raise InputError(f"{path} holds no JSON object: {what}; it is damaged or not written by balancer")
+        raise CorruptFileError(f"{path} holds no JSON object: {what}; it is damaged or not written by balancer")
     return content
 
 
@@ -116,6 +118,6 @@ def _opened(path: Path, what: str) -> Iterator[tuple[Any, dict[str, Any]]]:
         with safe_open(path, framework="numpy") as stream:
             yield stream, json.loads((stream.metadata() or {})["balancer"])
     except FileNotFoundError:
-        raise InputError(f"{path} is missing: {what}; give a complete run folder") from None
+        raise MissingFileError(f"{path} is missing: {what}; give a complete run folder") from None
     except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise InputError(f"{path} can't be read ({error}): {what}; it is damaged or not written by balancer") from error
+        raise CorruptFileError(f"{path} can't be read ({error}): {what}; it is damaged or not written by balancer") from error

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import polars as pl
 
-from balancer.errors import InputError
+from balancer.errors import CorruptFileError, InputError, MissingFileError
 from balancer.files import read_json, read_meta
 from balancer.runs.progress import PROGRESS_FILE
 from balancer.runs.run_folder import RunFolder, epochs_file
@@ -78,7 +78,7 @@ def read_run(path: Path) -> Run:
         curve = _validation_curve(epochs_file(path))
         size = (path / "model.safetensors").stat().st_size
         if not (path / "predictions.parquet").is_file():
-            raise InputError(f"{path / 'predictions.parquet'} is missing: it holds every test row; give a complete run folder")
+            raise MissingFileError(f"{path / 'predictions.parquet'} is missing: it holds every test row; give a complete run folder")
     except (InputError, OSError) as error:
         return Run(path, "broken", str(error), **known)
     return Run(path, "complete", figures=figures, size=size, curve=curve, **known)
@@ -88,7 +88,7 @@ def _validation_curve(file: Path) -> tuple[float, ...]:
     try:
         epochs = pl.scan_parquet(file).filter(pl.col("model") == "run").select("average_precision").collect()
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise InputError(f"{file} can't be read ({error}): it holds the weights by epoch; it is damaged or missing, train anew") from error
+        raise CorruptFileError(f"{file} can't be read ({error}): it holds the weights by epoch; it is damaged or missing, train anew") from error
     return tuple(epochs["average_precision"].to_list())
 
 
@@ -97,7 +97,7 @@ def checked_figures(report: dict[str, Any], path: Path) -> dict[str, Any]:
     figures = report.get("test")
     missing = [name for name in WANTED if not isinstance(figures, dict) or name not in figures]
     if missing or not isinstance(report.get("baselines"), dict):
-        raise InputError(f"{path / 'report.json'} lacks {', '.join(missing) or 'baselines'}: it was written by another version; train anew")
+        raise CorruptFileError(f"{path / 'report.json'} lacks {', '.join(missing) or 'baselines'}: it was written by another version; train anew")
     assert isinstance(figures, dict)
     return figures
 
@@ -112,7 +112,7 @@ def read_comparison(path: Path) -> dict[str, Any]:
     content = read_json(path, what="it is the result of balancer compare")
     missing = [name for name in ("results", "reference", "paired", "means", "sentence") if name not in content]
     if missing:
-        raise InputError(f"{path} lacks {', '.join(missing)}: it was not written by balancer compare")
+        raise CorruptFileError(f"{path} lacks {', '.join(missing)}: it was not written by balancer compare")
     return content
 
 
@@ -120,7 +120,7 @@ def progress_of(path: Path) -> dict[str, Any] | None:
     """How far a run in training is (see :class:`balancer.runs.progress.TrainingProgress`); None where it has not begun."""
     try:
         return read_json(path / "work" / PROGRESS_FILE, what="it says how far the run is")
-    except InputError:
+    except (MissingFileError, CorruptFileError):
         return None
 
 
@@ -132,6 +132,6 @@ def figures_so_far(path: Path) -> pl.DataFrame:
             try:
                 lines += read_meta(file, what="it holds figures by epoch")["figures"]
                 break
-            except (InputError, KeyError):  # not begun, or replaced while it was read
+            except (MissingFileError, CorruptFileError, KeyError):  # not begun, or replaced while it was read
                 continue
     return pl.DataFrame(lines)

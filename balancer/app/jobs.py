@@ -6,6 +6,7 @@ by SIGTERM: what it had finished is on disk, and it can be resumed to the result
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import balancer
-from balancer.errors import InputError
+from balancer.errors import CorruptFileError, InputError, MissingFileError
 from balancer.files import atomic_path, read_json, write_json
 
 try:
@@ -71,7 +72,8 @@ class Job:
     def stop(self) -> None:
         """End it; returns when it has ended."""
         while self.alive:
-            os.killpg(self.pid, signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):  # it ended by itself in between
+                os.killpg(self.pid, signal.SIGTERM)
             time.sleep(0.05)
 
 
@@ -126,7 +128,7 @@ def find_jobs(runs: Path) -> list[Job]:
             found.append(
                 Job(note.stem, content["kind"], runs.resolve() / note.stem, note.with_suffix(".log"), int(content["pid"]), started)
             )
-        except (InputError, KeyError, ValueError):
+        except (MissingFileError, CorruptFileError, KeyError, ValueError):  # removed meanwhile, or damaged
             continue
     return sorted(found, key=lambda job: job.started, reverse=True)
 

@@ -22,7 +22,7 @@ import streamlit as st
 from balancer.app.aggregates import operating_points
 from balancer.app.browsing import Run, find_runs
 from balancer.app.charts import Chart, svg
-from balancer.errors import InputError
+from balancer.errors import CorruptFileError, InputError, MissingFileError
 from balancer.evaluation.comparison import TITLES
 from balancer.evaluation.operating_points import OperatingPoints
 from balancer.files import read_json
@@ -65,7 +65,7 @@ def _table(key: Stamp) -> pl.DataFrame:
     try:
         return pl.read_parquet(key[0])
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise InputError(f"{key[0]} can't be read ({error}): it is damaged; train anew") from error
+        raise CorruptFileError(f"{key[0]} can't be read ({error}): it is damaged; train anew") from error
 
 
 @st.cache_resource(max_entries=8, show_spinner="ranking the test rows")
@@ -77,7 +77,7 @@ def read(run: Run, name: str) -> dict[str, Any]:
     """A JSON file of a run."""
     path = run.path / name
     if not path.is_file():
-        raise InputError(f"{path} is missing: the run was written by an older version, or is damaged; train anew")
+        raise MissingFileError(f"{path} is missing: the run was written by an older version, or is damaged; train anew")
     return _json(stamp(path))
 
 
@@ -85,7 +85,7 @@ def table(run: Run, name: str) -> pl.DataFrame:
     """A Parquet file of a run; shared between sessions, so never to be changed in place."""
     path = run.path / name
     if not path.is_file():
-        raise InputError(f"{path} is missing: the run was written by an older version, or is damaged; train anew")
+        raise MissingFileError(f"{path} is missing: the run was written by an older version, or is damaged; train anew")
     return _table(stamp(path))
 
 
@@ -103,7 +103,7 @@ def points(run: Run) -> OperatingPoints:
     """Every threshold on the run's test rows."""
     path = run.path / "predictions.parquet"
     if not path.is_file():
-        raise InputError(f"{path} is missing: it holds every test row; give a complete run folder")
+        raise MissingFileError(f"{path} is missing: it holds every test row; give a complete run folder")
     return _points(stamp(path), negative_class(run), has_amounts(run))
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from balancer.dependencies import require
 from balancer.errors import InputError
 from balancer.options.flags import parse
 
@@ -30,8 +31,7 @@ class AppConfig:
 def main(arguments: Sequence[str]) -> int:
     """Parse, hand over to Streamlit, wait for its end."""
     config = AppConfig(**parse(AppConfig, "balancer app", AppConfig.__doc__ or "", arguments))
-    if find_spec("streamlit") is None:
-        raise InputError("balancer app needs Streamlit: pip install 'balancer[app]'")
+    require("streamlit", "balancer app")
     if config.runs.exists() and not config.runs.is_dir():
         raise InputError(f"--runs {config.runs} is a file: give a folder")
     if not 0 < config.port < 65536:

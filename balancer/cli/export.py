@@ -72,6 +72,8 @@ def _print(told: dict[str, Any], console: Any) -> None:
         f"scores against torch's: {apart['float']:.1e} in float32, {apart['int8']:.1e} with {len(told['int8_layers'])} layers in INT8",
         highlight=False,
     )
+    for note in told.get("notes", ()):
+        console.print(f"note: {note}", style="dim", highlight=False, soft_wrap=True)
 
 
 def _share(own: float, other: float) -> str:

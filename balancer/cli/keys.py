@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from balancer.errors import InputError
 from balancer.options.flags import parse
 
 DATABASE = "sqlite:///balancer-service.db"
@@ -61,10 +60,6 @@ def main(arguments: Sequence[str]) -> int:
     if arguments[0] not in actions:
         print(f"error: unknown action {arguments[0]!r}: one of {', '.join(actions)}", file=sys.stderr)
         return 2
-    try:
-        import balancer.serving.storage.keys  # noqa: F401 - only to see that it can be had
-    except ImportError as error:
-        raise InputError(f"balancer keys needs {error.name}: install balancer with the extra serve") from error
     return actions[arguments[0]](arguments[1:])
 
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from balancer.errors import InputError
+from balancer.comparison.config import CompareConfig
+from balancer.errors import CorruptFileError, InputError
 from balancer.files import read_json, write_json
-from balancer.options.flags import flag_of
+from balancer.options.flags import flag_of, present_names
 
 FORMAT = 1
 CONFIG_FILE = "compare.json"
@@ -69,8 +70,8 @@ class CellFolder:
             raise InputError(f"--out {path} is no folder: give the one of the comparison to continue, or leave --resume out")
         content = read_json(path / CONFIG_FILE, what="it says what is compared here")
         if content.get("format") != FORMAT or not isinstance(content.get("flags"), dict):
-            raise InputError(f"{path / CONFIG_FILE} was not written by this version of balancer compare: start anew in another folder")
-        return dict(content["flags"])
+            raise CorruptFileError(f"{path / CONFIG_FILE} was not written by this version of balancer compare: start anew in another folder")
+        return present_names(CompareConfig, content["flags"])
 
     def read(self, cell: Cell) -> dict[str, Any] | None:
         """A finished cell, or None."""
@@ -79,7 +80,7 @@ class CellFolder:
             return None
         content = read_json(file, what="it is a finished cell of the comparison, delete it to have it made again")
         if (content.get("policy"), content.get("window"), content.get("seed")) != (cell.policy, cell.window, cell.seed):
-            raise InputError(f"{file} is of another cell: delete it to have it made again")
+            raise CorruptFileError(f"{file} is of another cell: delete it to have it made again")
         return content
 
     def missing(self, cells: Iterable[Cell]) -> list[Cell]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib.util
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from balancer.data.spec import SPEC_KEYS
+from balancer.dependencies import require
 from balancer.errors import InputError
 from balancer.options.flags import add_fields, field_docs, flag_of
 from balancer.options.train import TrainConfig
@@ -130,16 +130,10 @@ class CompareConfig:
             if name == "ppo":
                 load_bundle(BUNDLES / "auto")  # what it goes on from
             if name in _EXTRAS:
-                require(_EXTRAS[name], f"--policies {name}")
+                require(_EXTRAS[name], f"--policies {name}", "balancer[compare]")
         if self.chart is not None:
             for package in ("altair", "vl_convert"):
-                require(package, "--chart")
-
-
-def require(package: str, flag: str) -> None:
-    """Raise InputError where the optional ``package`` that ``flag`` needs is not installed."""
-    if importlib.util.find_spec(package) is None:
-        raise InputError(f"{flag} needs the package {package}: pip install 'balancer[compare]'")
+                require(package, "--chart", "balancer[compare]")
 
 
 def role_names() -> tuple[str, ...]:

@@ -14,7 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from balancer.data.spec import label_text, nearest
-from balancer.errors import InputError
+from balancer.errors import InputError, MissingClassError
 
 BadRows = Literal["error", "drop"]
 _DROP_HINT = "or leave such rows out by --bad-rows drop"
@@ -170,7 +170,7 @@ def find_classes(text: pl.Series, negative: str | None) -> tuple[str, ...]:
     names = counts[text.name].to_list()
     if len(names) < 2:
         found = f"only the class {names[0]!r}" if names else "no value at all"
-        raise InputError(f"column {text.name!r} has {found}: training needs rows of at least two classes, check --label and --unlabelled")
+        raise MissingClassError(f"column {text.name!r} has {found}: training needs rows of at least two classes, check --label and --unlabelled")
     if len(names) > MAX_CLASSES:
         raise InputError(f"column {text.name!r} has {len(names)} distinct values, too many for classes: name another column by --label")
     if negative is None:

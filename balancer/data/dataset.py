@@ -34,7 +34,7 @@ from balancer.data.schema import RARE, Schema, check_buckets, distinct, encode, 
 from balancer.data.spec import Spec, nearest
 from balancer.data.split import Split, split_by_time
 from balancer.data.store import TransactionStore
-from balancer.errors import InputError
+from balancer.errors import InputError, MissingClassError
 
 
 @dataclass(eq=False)
@@ -240,17 +240,17 @@ def _check_splits(label: NDArray[np.int16], split: NDArray[np.int8], classes: tu
     for each in Split:
         inside = label[split == each]
         if each != Split.GAP and not (inside > 0).any():
-            raise InputError(
+            raise MissingClassError(
                 f"column {spec.label!r}: {each.title} has no positive row, only {classes[0]!r}: change [split], or give more rows"
             )
         if each != Split.GAP and not (inside == 0).any():
-            raise InputError(
+            raise MissingClassError(
                 f"column {spec.label!r}: {each.title} has no row of the negative class {classes[0]!r}: check --negative, or change [split]"
             )
     learned = np.bincount(label[(split == Split.TRAIN) & (label >= 0)], minlength=len(classes))
     if (learned == 0).any():
         name = classes[int(np.argmin(learned))]
-        raise InputError(f"column {spec.label!r}: the class {name!r} has no row in train: change [split], or rename or drop its rows")
+        raise MissingClassError(f"column {spec.label!r}: the class {name!r} has no row in train: change [split], or rename or drop its rows")
 
 
 def _fields(spec: Spec, events: Events, label: NDArray[np.int16], numeric: dict[str, NDArray[np.float32]]) -> Iterator[Field]:

@@ -7,14 +7,14 @@ silently.
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from balancer.data.spec import nearest
-from balancer.errors import InputError
+from balancer.dependencies import require
+from balancer.errors import CorruptFileError, InputError, MissingFileError
 
 Source = str | Path | pl.DataFrame
 PARQUET = (".parquet", ".pq")
@@ -37,7 +37,7 @@ def scan(source: Source, *, typed: bool = False) -> pl.LazyFrame:
         return source.lazy()
     path = Path(source)
     if not path.exists():
-        raise InputError(f"{path} does not exist: check the path of the table")
+        raise MissingFileError(f"{path} does not exist: check the path of the table")
     if path.is_dir():
         return _scan_folder(path)
     if path.suffix.lower() in PARQUET:
@@ -129,8 +129,8 @@ def check_csv_shape(path: Path, separator: str) -> None:
         raise _torn(path, row, open_fields + 1, fields_in_header + 1)
 
 
-def _torn(path: Path, row: int, found: int, wanted: int) -> InputError:
-    return InputError(f"{path}: row {row} (line {row + 1}) has {found} fields where the header has {wanted}, the row is torn: mend it")
+def _torn(path: Path, row: int, found: int, wanted: int) -> CorruptFileError:
+    return CorruptFileError(f"{path}: row {row} (line {row + 1}) has {found} fields where the header has {wanted}, the row is torn: mend it")
 
 
 def _csv_separator(path: Path) -> str:
@@ -143,8 +143,7 @@ def _csv_separator(path: Path) -> str:
 
 def _scan_folder(path: Path) -> pl.LazyFrame:
     if (path / "_delta_log").is_dir():
-        if importlib.util.find_spec("deltalake") is None:
-            raise InputError(f"{path} is a Delta table, which needs the extra `cluster`: pip install 'balancer[cluster]'")
+        require("deltalake", f"{path} is a Delta table, which")
         return pl.scan_delta(str(path))
     files = sorted(file for file in path.rglob("*") if file.suffix.lower() in PARQUET)
     if not files:
@@ -157,6 +156,6 @@ def source_name(source: Source) -> str:
     return "the frame" if isinstance(source, pl.DataFrame) else str(source)
 
 
-def _unreadable(source: Source, error: Exception) -> InputError:
+def _unreadable(source: Source, error: Exception) -> CorruptFileError:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return InputError(f"{source_name(source)} can't be read, it is damaged, truncated or not what its name says ({reason}): write it again")
+    return CorruptFileError(f"{source_name(source)} can't be read, it is damaged, truncated or not what its name says ({reason}): write it again")

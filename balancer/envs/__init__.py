@@ -4,6 +4,9 @@ Importing this package registers ``balancer/ClassWeights-v0``, and loads nothing
 ``gymnasium.make("balancer.envs:balancer/ClassWeights-v0")`` does both.
 """
 
-import gymnasium
+from balancer.dependencies import explained_imports
+
+with explained_imports("balancer.envs"):
+    import gymnasium
 
 gymnasium.register(id="balancer/ClassWeights-v0", entry_point="balancer.envs.class_weights:ClassWeightsEnv")

@@ -27,7 +27,7 @@ from balancer.data.simulation.stream import simulate
 from balancer.data.split import Split
 from balancer.envs.population import StudentKinds
 from balancer.envs.problem import PopulationProblem, problem_from_arrays
-from balancer.errors import InputError
+from balancer.errors import InputError, MissingClassError
 from balancer.sampling.seeding import generator, integer_seed
 from balancer.sampling.weights import Floats
 
@@ -277,7 +277,7 @@ def _simulated_dataset(rows: int, rate: float, kinds: Literal["binary", "types"]
         frame = simulate(rows, seed=seed, fraud_rate=min(more * rate, 0.2), labels=kinds)
         try:
             return load_dataset(frame, resolve_spec(frame))
-        except InputError:
+        except MissingClassError:
             continue
     raise InputError(f"the simulator made no table of {rows} rows with fraud in every part of the split (seed {seed})")
 

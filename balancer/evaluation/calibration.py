@@ -23,7 +23,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from balancer.errors import InputError
+from balancer.errors import CorruptFileError, InputError
 
 Method = Literal["identity", "platt", "beta"]
 Floats = NDArray[np.float64]
@@ -87,9 +87,9 @@ class Calibration:
         try:
             method, a, b, c = content["method"], float(content["a"]), float(content["b"]), float(content["c"])
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"the calibration lacks a usable value ({error}): it is damaged or not written by balancer") from error
+            raise CorruptFileError(f"the calibration lacks a usable value ({error}): it is damaged or not written by balancer") from error
         if method not in get_args(Method) or not (a > 0 and b > 0 and np.isfinite([a, b, c]).all()):
-            raise InputError(f"the calibration {dict(content)} is not strictly increasing: it is damaged or not written by balancer")
+            raise CorruptFileError(f"the calibration {dict(content)} is not strictly increasing: it is damaged or not written by balancer")
         return cls(method, a, b, c)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from balancer.errors import InputError
+from balancer.errors import CorruptFileError
 
 BINS = 10
 """Quantiles of a numeric field."""
@@ -69,9 +69,9 @@ class Reference:
             edges = tuple(tuple(float(edge) for edge in own["edges"]) for own in content.values())
             shares = tuple(tuple(float(share) for share in own["shares"]) for own in content.values())
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"the reference of the training rows is torn ({error!r}): train the run again") from error
+            raise CorruptFileError(f"the reference of the training rows is torn ({error!r}): train the run again") from error
         if any(len(own) != len(each) + 1 for own, each in zip(shares, edges, strict=True)):
-            raise InputError("the reference of the training rows is torn: it has other numbers of bins than of edges; train the run again")
+            raise CorruptFileError("the reference of the training rows is torn: it has other numbers of bins than of edges; train the run again")
         return cls(tuple(content), edges, shares)
 
 

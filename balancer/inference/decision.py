@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from balancer.data.dataset import Dataset
-from balancer.errors import InputError
+from balancer.errors import CorruptFileError, InputError
 from balancer.evaluation.calibration import Calibration, fit_calibration, pooled_score
 from balancer.evaluation.metrics import evaluate_scores
 from balancer.evaluation.operating_points import NO_ALARM
@@ -56,10 +56,10 @@ class Decision:
         content = read_json(folder / DECISION_FILE, what="it holds threshold and calibration")
         threshold, calibration = content.get("threshold"), content.get("calibration")
         if not isinstance(threshold, float | int) or not isinstance(calibration, dict):
-            raise InputError(f"{folder / DECISION_FILE} lacks threshold or calibration: it is damaged or not written by balancer")
+            raise CorruptFileError(f"{folder / DECISION_FILE} lacks threshold or calibration: it is damaged or not written by balancer")
         tuned, chosen = content.get("tuned"), content.get("chosen")
         if not isinstance(tuned, float | int | None) or not isinstance(chosen, str | None):
-            raise InputError(f"{folder / DECISION_FILE} has a tuned threshold that is no number: it is damaged or not written by balancer")
+            raise CorruptFileError(f"{folder / DECISION_FILE} has a tuned threshold that is no number: it is damaged or not written by balancer")
         return cls(Calibration.from_dict(calibration), float(threshold), None if tuned is None else float(tuned), chosen)
 
 

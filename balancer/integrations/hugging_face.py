@@ -1,15 +1,17 @@
 """Hugging Face: a ``Trainer`` whose training rows are drawn by an :class:`~balancer.sampling.torch_sampler.AdaptiveSampler`.
 
     sampler = AdaptiveSampler(train["label"], epochs=3)
-    trainer = AdaptiveTrainer(model, TrainingArguments(..., eval_strategy="epoch"), train_dataset=train, eval_dataset=valid, sampler=sampler)
+    arguments = TrainingArguments(..., eval_strategy="epoch")
+    trainer = AdaptiveTrainer(model, arguments, train_dataset=train, eval_dataset=valid, sampler=sampler)
     trainer.train()
 
-Each evaluation already predicts every validation row, so the sampler is told those predictions and nothing is computed twice; a pool of
-training rows is predicted beside them. With ``eval_strategy="steps"`` the last evaluation of an epoch counts: the sampler moves once an
-epoch. Its state lies beside ``trainer_state.json`` in every checkpoint, and ``train(resume_from_checkpoint=...)`` takes it back.
+An evaluation predicts every validation row anyway. The sampler is updated from these predictions, so nothing is computed twice;
+only a random sample of training rows is predicted in addition. With ``eval_strategy="steps"`` the last evaluation of an epoch
+counts: the weights change once an epoch. The sampler's state is saved next to ``trainer_state.json`` in every checkpoint, and
+``train(resume_from_checkpoint=...)`` restores it.
 
-Several processes: all of them see all predictions and draw the same epoch, of which accelerate gives each its batches. So the sampler must
-draw for all ranks: ``AdaptiveSampler(..., rank=0, num_replicas=1)``.
+Several processes: each of them has all predictions and draws the same epoch, and accelerate gives each process its batches. So
+the sampler must draw for all ranks: ``AdaptiveSampler(..., rank=0, num_replicas=1)``.
 """
 
 from __future__ import annotations
@@ -19,76 +21,97 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch.utils.data import Subset
 
+from balancer.dependencies import explained_imports
+from balancer.deprecation import UNSET, renamed_argument
 from balancer.errors import InputError
-from balancer.integrations.callback_base import POOL, check_pool, logits_to_scores, pool_rows, read_state, sampling_figures, save_state
+from balancer.integrations.callback_base import POOL, check_pool, logits_to_scores, pool_rows, read_state, sampling_metrics, save_state
 from balancer.sampling.seeding import integer_seed
 from balancer.sampling.torch_sampler import AdaptiveSampler
 
-if TYPE_CHECKING:
+with explained_imports("AdaptiveTrainer", "balancer[transformers]"):
+    from torch.utils.data import Subset
     from transformers import Trainer, TrainerCallback
+if TYPE_CHECKING:
     from transformers.trainer_utils import EvalLoopOutput
-else:
-    try:
-        from transformers import Trainer, TrainerCallback
-    except ImportError as error:
-        raise InputError("AdaptiveTrainer needs transformers; pip install 'balancer[transformers]'") from error
 
 STATE_FILE = "adaptive_sampler.safetensors"
-"""State of the sampler in a checkpoint's folder."""
+"""File with the sampler's state, in the folder of a checkpoint."""
 _WHOLE = 1e-6
-"""How near to a whole number ``state.epoch`` is at the end of an epoch."""
+"""At the end of an epoch ``state.epoch`` differs from a whole number by less than this."""
 
 Score = Callable[["EvalLoopOutput"], tuple[Any, Any]]
 
 
 def output_scores(output: EvalLoopOutput) -> tuple[Any, Any]:
-    """Labels and probabilities of predictions: the first array of each, logits of one column or K."""
+    """Labels and probabilities of an evaluation, from the first array of labels and of predictions (logits of one or K columns)."""
     logits = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
     label = output.label_ids[0] if isinstance(output.label_ids, tuple) else output.label_ids
     if logits is None or label is None:
-        raise InputError("the evaluation returned no predictions or no labels; AdaptiveTrainer needs both, see label_names")
+        raise InputError(
+            "the evaluation returned no predictions or no labels; AdaptiveTrainer needs both: check label_names in TrainingArguments"
+        )
     label = np.asarray(label)
     return label.reshape(len(label)).astype(np.int64) if label.shape[1:] in ((), (1,)) else label, logits_to_scores(logits)
 
 
 class AdaptiveTrainerMixin:
-    """Put before ``Trainer`` or a subclass of it; :class:`AdaptiveTrainer` is the plain pair.
+    """Add adaptive sampling to ``Trainer`` or a subclass of it, as the first base class; :class:`AdaptiveTrainer` is the plain pair.
 
     Args:
-        sampler: an ``AdaptiveSampler`` of the labels of ``train_dataset``; it serves one training.
-        score: predictions to ``(y_true (n,), y_score (n, K))`` in the order of ``sampler.classes_``; None: sigmoid or softmax of the logits,
-            class by class (:func:`output_scores`).
-        pool: how many training rows to predict after each epoch; 0: none, hardness then has nothing to act on.
-        steer_by: ``metric_key_prefix`` of the evaluation that steers: with a dict of evaluation sets ``eval_<name>``.
+        sampler: An ``AdaptiveSampler`` made from the labels of ``train_dataset``. It serves one training.
+        score: Function from an evaluation's output to ``(y_true, y_score)``: labels (n,) and probabilities (n, K) in the
+            order of ``sampler.classes_``. None: the sigmoid or softmax of the logits (:func:`output_scores`).
+        pool: Number of training rows to predict after each epoch. With 0 none are predicted, and hardness has no effect.
+        metric_key_prefix: Prefix of the evaluation that updates the sampler: ``eval``, or ``eval_<name>`` if ``eval_dataset``
+            is a dict.
+        steer_by: Deprecated name of ``metric_key_prefix``.
 
     Raises:
-        InputError: transformers is missing, no evaluation is asked for, ``batch_eval_metrics`` drops the predictions, or a checkpoint
-            without the sampler's state; while training, whatever ``sampler.update`` refuses.
+        MissingDependencyError: transformers is not installed.
+        InputError: No evaluation is configured, ``batch_eval_metrics`` drops the predictions, or a checkpoint lacks the
+            sampler's state; in training, the errors of ``sampler.update``.
     """
 
     def __init__(
-        self, *args: Any, sampler: AdaptiveSampler, score: Score | None = None, pool: int = POOL, steer_by: str = "eval", **kwargs: Any
+        self,
+        *args: Any,
+        sampler: AdaptiveSampler,
+        score: Score | None = None,
+        pool: int = POOL,
+        metric_key_prefix: str = "eval",
+        steer_by: str = UNSET,
+        **kwargs: Any,
     ) -> None:
+        metric_key_prefix = renamed_argument("steer_by", "metric_key_prefix", metric_key_prefix, steer_by, stacklevel=2)
         if not isinstance(sampler, AdaptiveSampler):
             raise InputError(f"sampler must be an AdaptiveSampler of the training labels, not {type(sampler).__name__}")
         if sampler.num_replicas != 1:
-            raise InputError("sampler draws for one rank of several, which Trainer does itself; make it with rank=0, num_replicas=1")
+            raise InputError(
+                "sampler draws for one rank of several, but Trainer divides the rows itself; make the sampler with rank=0, num_replicas=1"
+            )
         self.adaptive_sampler = sampler
-        self._score, self._pool, self._steer_by = score or output_scores, check_pool(pool), steer_by
-        self._waiting: tuple[Any, Any] | None = None
-        self._told = 0  # epochs up to the last update
+        self._score, self._pool, self._prefix = score or output_scores, check_pool(pool), metric_key_prefix
+        self._pending: tuple[Any, Any] | None = None  # scores of the last evaluation, until the sampler is updated
+        self._updated = 0  # the last epoch that ended with an update
         super().__init__(*args, **kwargs)
         trainer: Any = self
         if str(getattr(trainer.args.eval_strategy, "value", trainer.args.eval_strategy)) == "no":
-            raise InputError("AdaptiveTrainer learns from evaluations; set eval_strategy='epoch' (or 'steps') in TrainingArguments")
+            raise InputError(
+                "AdaptiveTrainer updates the sampler from evaluations; set eval_strategy='epoch' (or 'steps') in TrainingArguments"
+            )
         if trainer.args.batch_eval_metrics:
-            raise InputError("batch_eval_metrics=True throws the predictions away that AdaptiveTrainer needs; set it to False")
+            raise InputError("batch_eval_metrics=True discards the predictions that AdaptiveTrainer needs; set it to False")
         names = [f"eval_{name}" for name in trainer.eval_dataset] if isinstance(trainer.eval_dataset, dict) else ["eval"]
-        if steer_by not in names:
-            raise InputError(f"steer_by is {steer_by!r}, which is no evaluation of this trainer; choose one of {', '.join(names)}")
-        trainer.add_callback(_Epochs(self))
+        if metric_key_prefix not in names:
+            raise InputError(
+                f"metric_key_prefix is {metric_key_prefix!r}, which is no evaluation of this trainer; choose one of {', '.join(names)}"
+            )
+        trainer.add_callback(AdaptiveCallback(self))
+
+    def __repr__(self) -> str:
+        """Sampler, pool and the evaluation that updates the sampler."""
+        return f"{type(self).__name__}({self.adaptive_sampler!r}, pool={self._pool}, metric_key_prefix={self._prefix!r})"
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return self.adaptive_sampler
@@ -101,19 +124,19 @@ class AdaptiveTrainerMixin:
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """As in ``Trainer``; within a training the sampler is told the predictions, and the new weights are among the metrics."""
+        """Evaluate as ``Trainer`` does; in training also update the sampler from the predictions and add its weights to the metrics."""
         trainer: Any = self
-        steers = trainer.is_in_train and metric_key_prefix == self._steer_by
+        updates = trainer.is_in_train and metric_key_prefix == self._prefix
         parent: Any = super()
         output: EvalLoopOutput = parent.evaluation_loop(
-            dataloader, description, False if steers else prediction_loss_only, ignore_keys, metric_key_prefix
+            dataloader, description, False if updates else prediction_loss_only, ignore_keys, metric_key_prefix
         )
-        if steers:
-            self._waiting = self._score(output)
+        if updates:
+            self._pending = self._score(output)
             if self._epoch > 0 and abs(self._epoch - round(self._epoch)) < _WHOLE:
                 self._update()
-            figures = sampling_figures(self.adaptive_sampler.classes_, self.adaptive_sampler.weights, f"{metric_key_prefix}_sampling_")
-            output.metrics.update(figures)  # type: ignore[union-attr]  # None only in the type
+            metrics = sampling_metrics(self.adaptive_sampler.classes_, self.adaptive_sampler.weights, f"{metric_key_prefix}_sampling_")
+            output.metrics.update(metrics)  # type: ignore[union-attr]  # None only in the type
         return output
 
     @property
@@ -122,14 +145,14 @@ class AdaptiveTrainerMixin:
         return float(trainer.state.epoch or 0.0)
 
     def _update(self) -> None:
-        """Tell the sampler the last evaluation, if it was not told yet."""
-        if self._waiting is None:
+        """Update the sampler from the last evaluation, unless that was done before."""
+        if self._pending is None:
             return
-        label, score = self._waiting
+        label, score = self._pending
         rows, row_score = self._scored_pool() if self._pool else (None, None)
         self.adaptive_sampler.update(label, score, rows=rows, row_score=row_score)
-        self._waiting = None
-        self._told = round(self._epoch)
+        self._pending = None
+        self._updated = round(self._epoch)
 
     def _scored_pool(self) -> tuple[Any, Any]:
         trainer: Any = self
@@ -142,7 +165,7 @@ class AdaptiveTrainerMixin:
         return rows, self._score(output)[1]
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """As in ``Trainer``; the sampler goes on from the checkpoint too."""
+        """Train as ``Trainer`` does; resuming from a checkpoint also restores the sampler."""
         trainer: Any = self
         folder = resume_from_checkpoint
         if folder is True:
@@ -152,40 +175,48 @@ class AdaptiveTrainerMixin:
         if isinstance(folder, (str, Path)) and folder:
             state = read_state(Path(folder) / STATE_FILE)
             self.adaptive_sampler.load_state_dict(state["sampler"])
-            self._told = int(state["told"])
+            self._updated = int(state["updated"] if "updated" in state else state["told"])  # "told" in version 0.1
         parent: Any = super()
         return parent.train(resume_from_checkpoint, *args, **kwargs)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         trainer: Any = self
-        if trainer.args.should_save:  # before all else, so that no checkpoint that looks complete lacks it
+        if trainer.args.should_save:  # before the rest, so that a checkpoint with all other files has this one too
             folder = Path(trainer._get_output_dir(trial=trial)) / f"checkpoint-{trainer.state.global_step}"
             folder.mkdir(parents=True, exist_ok=True)
-            # Trainer draws a resumed epoch from its beginning and skips what it has seen.
-            save_state(folder / STATE_FILE, {"sampler": self.adaptive_sampler.state_dict(consumed=0), "told": self._told})
+            # Trainer draws a resumed epoch from its beginning and skips the batches that it has trained on.
+            save_state(folder / STATE_FILE, {"sampler": self.adaptive_sampler.state_dict(consumed=0), "updated": self._updated})
         parent: Any = super()
         parent._save_checkpoint(model, trial)
 
 
-class _Epochs(TrainerCallback):
-    """Numbers the draws, and updates at the end of an epoch whose evaluations all came earlier."""
+class AdaptiveCallback(TrainerCallback):
+    """Set the sampler's epoch, and update it at the end of an epoch whose evaluations all took place earlier.
+
+    :class:`AdaptiveTrainerMixin` adds it, so a user need not. It can be found or removed by its class, as other callbacks of
+    ``Trainer``.
+    """
 
     def __init__(self, trainer: AdaptiveTrainerMixin) -> None:
         self._trainer = trainer
 
+    def __repr__(self) -> str:
+        """The sampler of the trainer."""
+        return f"AdaptiveCallback({self._trainer.adaptive_sampler!r})"
+
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        # Skipping the first batches of a resumed epoch puts a batch sampler around ours that does not pass set_epoch on.
+        """Set the sampler's epoch; evaluate first if the checkpoint was saved before the evaluation of its epoch."""
+        # To skip the first batches of a resumed epoch, Trainer wraps the batch sampler, and the wrapper does not pass set_epoch on.
         done = int((state.epoch or 0.0) + _WHOLE)
         trainer: Any = self._trainer
-        if (
-            args.eval_strategy == "epoch" and self._trainer._told < done
-        ):  # resumed from a checkpoint that was saved before its epoch's evaluation
+        if args.eval_strategy == "epoch" and self._trainer._updated < done:
             trainer.evaluate()
         self._trainer.adaptive_sampler.set_epoch(done)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Update the sampler from the last evaluation."""
         self._trainer._update()
 
 
 class AdaptiveTrainer(AdaptiveTrainerMixin, Trainer):
-    """``transformers.Trainer`` under a sampling policy: the arguments of both, see :class:`AdaptiveTrainerMixin`."""
+    """``transformers.Trainer`` with adaptive sampling. Takes the arguments of both; see :class:`AdaptiveTrainerMixin`."""

@@ -1,16 +1,19 @@
-"""Lightning: a callback that steers an :class:`~balancer.sampling.torch_sampler.AdaptiveSampler` in place, from the validation loop.
+"""Lightning: a callback that updates an :class:`~balancer.sampling.torch_sampler.AdaptiveSampler` from the validation loop.
 
     sampler = AdaptiveSampler(labels, epochs=10)
     loader = DataLoader(train, batch_size=256, sampler=sampler)
-    trainer = Trainer(max_epochs=10, callbacks=[AdaptiveSamplingCallback(sampler)])
+    trainer = Trainer(max_epochs=10, callbacks=[AdaptiveCallback(sampler)])
     trainer.fit(module, loader, valid_loader)
 
-After the last validation of an epoch the sampler is told the scores of the validation rows and of a pool of training rows; the next epoch
-is drawn by the new weights. The sanity check before training tells nothing. The sampler's state is part of Lightning's checkpoints.
+After the last validation of an epoch the callback gives the sampler the scores of the validation rows and of a random sample of
+training rows. The next epoch is drawn by the new weights. The sanity check before training is ignored. The sampler's state is
+part of Lightning's checkpoints.
 
-Several processes: the scores are gathered, so every rank's sampler takes the same step. A sampler made for one rank of one draws whole
-epochs, of which Lightning gives each rank its part. One made with ``rank`` and ``num_replicas`` draws for its rank alone; set
-``Trainer(use_distributed_sampler=False)`` for it, which also resumes exactly amid an epoch (the other way such an epoch begins anew).
+Several processes: the scores are gathered, so the samplers of all ranks make the same update. There are two ways to divide an
+epoch among the ranks. A sampler made with the defaults ``rank=0, num_replicas=1`` draws whole epochs, and Lightning gives each
+rank its part. A sampler made with ``rank`` and ``num_replicas`` draws for its own rank; set
+``Trainer(use_distributed_sampler=False)`` for it. Only the second way resumes exactly in the middle of an epoch; with the first
+one, the interrupted epoch starts again.
 """
 
 from __future__ import annotations
@@ -19,23 +22,26 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, DistributedSampler, Subset
 
+from balancer.dependencies import explained_imports, missing
+from balancer.deprecation import deprecated_attribute
 from balancer.errors import InputError
 from balancer.integrations.callback_base import (
     POOL,
     check_pool,
+    extract_arrays,
+    insert_arrays,
     logits_to_scores,
     pool_rows,
-    put_together,
-    sampling_figures,
-    take_apart,
+    sampling_metrics,
 )
 from balancer.sampling.seeding import integer_seed
 from balancer.sampling.torch_sampler import AdaptiveBatchSampler, AdaptiveSampler
 
+with explained_imports("AdaptiveCallback", "balancer[lightning]"):
+    import torch
+    from torch.utils.data import DataLoader, DistributedSampler, Subset
 if TYPE_CHECKING:
     from lightning.pytorch import Callback, LightningModule, Trainer
 else:
@@ -45,33 +51,37 @@ else:
         try:
             from pytorch_lightning import Callback
         except ImportError as error:
-            raise InputError("AdaptiveSamplingCallback needs Lightning; pip install 'balancer[lightning]'") from error
+            raise missing("lightning", "AdaptiveCallback") from error
+
 
 Scored = tuple[Any, Any]
-"""Labels (n,) named as in the sampler's labels, and probabilities (n, K) in the order of its ``classes_``: arrays or tensors."""
+"""Labels (n,), with the same class names as the sampler's labels, and probabilities (n, K) in the order of its ``classes_``.
+Arrays or tensors.
+"""
 
 
 def forward_scores(module: LightningModule, batch: Any) -> Scored:
-    """Scores of a batch ``(x, y)``: sigmoid or softmax of ``module(x)``."""
+    """Labels and scores of a batch ``(x, y)``: ``y``, and the sigmoid or softmax of ``module(x)``."""
     if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-        raise InputError("batches are no (x, y) pairs; give AdaptiveSamplingCallback a score function (module, batch) -> (y_true, y_score)")
+        raise InputError("batches are no (x, y) pairs; give AdaptiveCallback a score function (module, batch) -> (y_true, y_score)")
     x, y = batch
     return y, logits_to_scores(_array(module(x)))
 
 
-class AdaptiveSamplingCallback(Callback):
-    """Tells ``sampler`` how the model does, once an epoch, and logs ``sampling/share_<class>`` and ``sampling/hardness``.
+class AdaptiveCallback(Callback):
+    """Update ``sampler`` once an epoch, and log ``sampling/share_<class>`` and ``sampling/hardness``.
 
     Args:
-        sampler: the sampler of the training loader.
-        score: ``(module, batch) -> (y_true, y_score)``, labels (n,) and probabilities (n, K) in the order of ``sampler.classes_``; called in
-            evaluation mode without gradients. None: a ``validation_step`` that returns a dict with ``y_true`` and ``y_score`` is taken at
-            its word, any other batch is an ``(x, y)`` pair whose ``module(x)`` are logits, one column or K.
-        pool: how many training rows to score after each epoch; 0: none, hardness then has nothing to act on. They are read from the dataset
-            of the training loader.
+        sampler: Sampler of the training loader.
+        score: Function ``(module, batch) -> (y_true, y_score)``: labels (n,) and probabilities (n, K) in the order of
+            ``sampler.classes_``. It is called in evaluation mode and without gradients. None: if ``validation_step`` returns
+            a dict with ``y_true`` and ``y_score``, these are used; otherwise a batch is a pair ``(x, y)`` and ``module(x)``
+            are logits of one or K columns.
+        pool: Number of training rows to score after each epoch, read from the dataset of the training loader. With 0 none
+            are scored, and hardness has no effect.
 
     Raises:
-        InputError: Lightning is not installed, or ``pool`` is no such number; while training, whatever ``sampler.update`` refuses.
+        InputError: Lightning is not installed, or ``pool`` is out of range; in training, the errors of ``sampler.update``.
     """
 
     def __init__(
@@ -79,34 +89,44 @@ class AdaptiveSamplingCallback(Callback):
     ) -> None:
         self.sampler, self.score, self.pool = sampler, score, check_pool(pool)
         self.updates = 0
-        """Epochs after which the sampler was told scores."""
+        """Number of epochs after which the sampler was updated."""
         self._parts: list[tuple[NDArray[Any], NDArray[np.float64]]] = []
         self._waiting = False
-        self._next, self._consumed = 0, 0  # the epoch in progress, and the sampler's items of it that were trained on
+        self._next, self._consumed = 0, 0  # the current epoch, and how many of the sampler's items in it were trained on
+
+    def __repr__(self) -> str:
+        """Sampler, pool and number of updates."""
+        return f"AdaptiveCallback({self.sampler!r}, pool={self.pool}, updates={self.updates})"
+
+    @property
+    def state_key(self) -> str:
+        """Key of the state in Lightning's checkpoints: the class name of version 0.1, so that its checkpoints can be read."""
+        return "AdaptiveSamplingCallback"
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """InputError where all ranks would train on the same rows, or each on a part of its part."""
+        """Raise InputError if all ranks would train on the same rows, or if the rows would be divided among the ranks twice."""
         whole, wrapped = self.sampler.num_replicas == 1, isinstance(getattr(trainer.train_dataloader, "sampler", None), DistributedSampler)
         if trainer.world_size > 1 and whole and not wrapped:
             raise InputError(
-                "every rank would train on the same rows; make the sampler with rank and num_replicas, or leave the rows to Lightning"
+                "every rank would train on the same rows; give the sampler rank and num_replicas, or let Lightning divide the rows"
             )
         if wrapped and not whole:
-            raise InputError("the sampler draws for its own rank already; set use_distributed_sampler=False in Trainer")
+            raise InputError("the sampler already draws for one rank only; set use_distributed_sampler=False in Trainer")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Number the coming draw, also where Lightning has wrapped the sampler in one of its own."""
-        if trainer.current_epoch > 0:  # the first epoch is drawn already
+        """Set the sampler's epoch, also if Lightning has wrapped the sampler in a distributed one."""
+        if trainer.current_epoch > 0:  # the first epoch has been drawn before
             self.sampler.set_epoch(trainer.current_epoch)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Count what was trained on, for Lightning fetches a batch ahead."""
+        """Count the items that were trained on. The sampler's count is too high: Lightning fetches a batch ahead."""
         each = 1 if isinstance(self.sampler, AdaptiveBatchSampler) else getattr(trainer.train_dataloader, "batch_size", None) or 1
-        own = trainer.world_size == self.sampler.num_replicas
-        self._next, self._consumed = trainer.current_epoch, min((batch_idx + 1) * each, len(self.sampler)) if own else 0
+        for_one_rank = trainer.world_size == self.sampler.num_replicas
+        self._next = trainer.current_epoch
+        self._consumed = min((batch_idx + 1) * each, len(self.sampler)) if for_one_rank else 0
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget the scores of an earlier validation of the same epoch."""
+        """Discard the scores of an earlier validation in the same epoch."""
         self._parts, self._waiting = [], False
 
     def on_validation_batch_end(
@@ -121,7 +141,7 @@ class AdaptiveSamplingCallback(Callback):
             self._parts.append(_arrays(self._scores(pl_module, batch)))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Update where this validation closes the epoch: checkpoints written right after it hold the new weights."""
+        """Update the sampler if this is the epoch's last validation, so that checkpoints written after it hold the new weights."""
         if not _training(trainer) or not self._parts:
             return
         self._waiting = True
@@ -129,24 +149,24 @@ class AdaptiveSamplingCallback(Callback):
             self._update(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Update from the last validation within the epoch, where none came at its end."""
+        """Update the sampler from the last validation of the epoch, if none took place at its end."""
         if self._waiting:
             self._update(trainer, pl_module)
         self._next, self._consumed = trainer.current_epoch + 1, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """State of the sampler, arrays as tensors: Lightning reads checkpoints with ``weights_only``."""
+        """State of the sampler. Arrays are tensors, because Lightning reads checkpoints with ``weights_only``."""
         arrays: dict[str, NDArray[Any]] = {}
-        plain = take_apart(self.sampler.state_dict(self._consumed), arrays)
+        plain = extract_arrays(self.sampler.state_dict(self._consumed), arrays)
         tensors = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
         return {"sampler": plain, "arrays": tensors, "updates": self.updates, "epoch": self._next, "consumed": self._consumed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Inverse of :meth:`state_dict`; InputError where it was saved for other labels."""
+        """Restore what :meth:`state_dict` returned; raise InputError if it was saved for other labels."""
         arrays = {name: tensor.numpy() for name, tensor in state_dict["arrays"].items()}
-        self.sampler.load_state_dict(put_together(state_dict["sampler"], arrays))
+        self.sampler.load_state_dict(insert_arrays(state_dict["sampler"], arrays))
         self._next, self._consumed = int(state_dict["epoch"]), int(state_dict["consumed"])
-        if not self._consumed:  # Lightning draws the first epoch before it numbers it
+        if not self._consumed:  # Lightning draws the first epoch before it sets the epoch
             self.sampler.set_epoch(self._next)
         self.updates = int(state_dict["updates"])
 
@@ -157,18 +177,16 @@ class AdaptiveSamplingCallback(Callback):
         self._parts, self._waiting = [], False
         self.updates += 1
         self._next, self._consumed = trainer.current_epoch + 1, 0
-        module.log_dict(sampling_figures(self.sampler.classes_, self.sampler.weights, "sampling/"), rank_zero_only=False)
+        module.log_dict(sampling_metrics(self.sampler.classes_, self.sampler.weights, "sampling/"), rank_zero_only=False)
 
     def _pool(self, trainer: Trainer, module: LightningModule) -> tuple[NDArray[np.int64] | None, NDArray[np.float64] | None]:
-        """Rows of the training data and their scores, each rank scoring its part."""
+        """Rows of the pool and their scores; each rank scores a part of them."""
         if not self.pool:
             return None, None
         loader = trainer.train_dataloader
         dataset = getattr(loader, "dataset", None)
         if not isinstance(loader, DataLoader) or dataset is None or not hasattr(dataset, "__getitem__"):
-            raise InputError(
-                "the pool of training rows needs one DataLoader over a dataset with indices; give AdaptiveSamplingCallback pool=0"
-            )
+            raise InputError("scoring training rows needs one DataLoader over a dataset with indices; give AdaptiveCallback pool=0")
         seed = integer_seed(self.sampler.seed, "lightning pool")
         rows = pool_rows(len(dataset), self.pool, seed, self.updates)[trainer.global_rank :: trainer.world_size]
         part: DataLoader[Any] = DataLoader(
@@ -191,7 +209,7 @@ class AdaptiveSamplingCallback(Callback):
 
 
 def _training(trainer: Trainer) -> bool:
-    """Whether a validation is one of a fit, and not the sanity check before it."""
+    """Whether a validation belongs to training, and is not the sanity check before it."""
     return trainer.state.fn == "fit" and not trainer.sanity_checking
 
 
@@ -213,9 +231,15 @@ def _joined(parts: list[tuple[NDArray[Any], NDArray[np.float64]]]) -> tuple[NDAr
 
 
 def _gathered(trainer: Trainer, scored: tuple[NDArray[Any], NDArray[np.float64]]) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    """The rows of all ranks, in the same order on each; ranks may hold different numbers of rows."""
+    """Labels and scores of all ranks, in the same order on every rank; ranks may hold different numbers of rows."""
     if trainer.world_size == 1:
         return scored
-    everyone: list[Any] = [None] * trainer.world_size
-    torch.distributed.all_gather_object(everyone, scored)
-    return _joined(everyone)
+    gathered: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(gathered, scored)
+    return _joined(gathered)
+
+
+if not TYPE_CHECKING:  # the name of version 0.1
+
+    def __getattr__(name: str) -> object:
+        return deprecated_attribute(__name__, name)

@@ -1,9 +1,11 @@
-"""`RemoteSampler`: an adaptive sampler whose weights come from a service, and which goes on when the service is away.
+"""`RemoteSampler`: an adaptive sampler whose weights come from a balancer service.
 
     sampler = RemoteSampler("http://127.0.0.1:8000", labels, epochs=10)
 
-What is special: rows are drawn here, only scores travel; and nothing stops a training. While the service is away the last weights stay and reports are kept;
-once it is back they are sent in turn, so that it sees no gap. With the service there, the weights are those of an `AdaptiveSampler` of the same policy.
+Rows are drawn in this process; only scores are sent. With the same policy the weights are those of an `AdaptiveSampler`.
+
+Training does not stop when the service does not answer: the last weights are kept, and the scores of each epoch are stored.
+They are sent in order when the service answers again, so it receives every epoch.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from balancer.dependencies import require
 from balancer.errors import InputError
 from balancer.sampling.core import SamplerCore
 from balancer.sampling.observation import ScoredRows
@@ -24,26 +27,31 @@ from balancer.sampling.torch_sampler import AdaptiveSampler
 from balancer.sampling.weights import SamplingWeights
 
 MAX_ROWS = 100_000
-"""Scores of more rows than this are sent as histograms of two hundred bins."""
+"""Scores of more rows than this are sent as histograms."""
 BINS = 200
+"""Bins of a histogram."""
 
 
 class ServiceAwayWarning(UserWarning):
-    """The service did not answer; sampling goes on with the last weights."""
+    """The service did not answer. Sampling continues with the last weights."""
 
 
 class RemoteController:
-    """Has the interface of a `SamplingController` and asks a service.
+    """A controller with the interface of `SamplingController` that gets the weights from a service.
 
     Args:
-        url: of the service.
-        counts: (K,) training rows of each class, the commonest first.
-        policy: by name.
-        epochs: of the training.
-        num_samples: rows of an epoch.
-        key: API key; None: without.
-        timeout: seconds for an answer.
-        transport: of httpx, in place of the network.
+        url: Address of the service.
+        counts: (K,) training rows of each class, the most frequent class first.
+        policy: Name of the policy.
+        epochs: Epochs of the training.
+        num_samples: Rows of an epoch.
+        key: API key, if the service needs one.
+        timeout: Seconds to wait for an answer.
+        transport: Transport of httpx, for tests without a network.
+
+    Raises:
+        MissingDependencyError: httpx is not installed.
+        InputError: ``url`` is no HTTP address, or the service rejects the request.
     """
 
     def __init__(
@@ -58,16 +66,15 @@ class RemoteController:
         timeout: float = 5.0,
         transport: Any = None,
     ) -> None:
-        try:
-            import httpx
-        except ImportError as error:
-            raise InputError("RemoteSampler needs httpx: install balancer with the extra serve") from error
+        require("httpx", "RemoteSampler")
+        import httpx
+
         if not url.startswith(("http://", "https://")):
-            raise InputError(f"url is {url!r}: give one such as http://127.0.0.1:8000")
+            raise InputError(f"url is {url!r}: give an HTTP address such as http://127.0.0.1:8000")
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         self._client = httpx.Client(base_url=url.rstrip("/"), headers=headers, timeout=timeout, transport=transport)
         self._errors: tuple[type[Exception], ...] = (httpx.TransportError,)
-        # Names by place, because classes may be of any kind and the service knows texts; of equal counts the order is kept by name.
+        # The service takes class names as text, so classes are numbered. Classes of equal size keep their order by name.
         self.names = [f"class {place:04d}" for place in range(len(counts))]
         self.prior = counts / counts.sum()
         self._request = {
@@ -79,72 +86,86 @@ class RemoteController:
         share = ConstantPolicy().share or 0.5
         rest = self.prior[1:] / self.prior[1:].sum()
         self.weights = SamplingWeights(np.append(1 - share, share * rest), 0.0, 1.0)
-        """Weights to draw the coming epoch with: until the service has answered once, those of a plain constant."""
+        """Weights of the next epoch; until the first answer of the service, those of a constant policy without hardness."""
         self.metrics = {"f1": 0.0, "average_precision": 0.0}
-        """Figures of the last answer."""
+        """Validation metrics of the last answer."""
         self.session: str | None = None
-        """Id of the session; None while there is none."""
+        """Id of the session at the service; None until it is created."""
         self.epoch = 0
-        """Epochs reported, those that still wait included."""
-        self.waiting: list[dict[str, Any]] = []
-        """Reports that the service has not got."""
-        self._synchronise()
+        """Number of updates, including those that have not been sent yet."""
+        self.pending: list[dict[str, Any]] = []
+        """Reports that have not been sent yet."""
+        self._synchronize()
+
+    def __repr__(self) -> str:
+        """Address, session, and number of updates and of pending reports."""
+        url = str(self._client.base_url)
+        return f"RemoteController({url!r}, session={self.session!r}, updates={self.epoch}, pending={len(self.pending)})"
 
     @property
     def away(self) -> bool:
-        """Whether the service did not answer the last time it was asked."""
-        return self.session is None or bool(self.waiting)
+        """Whether the service did not answer the last request."""
+        return self.session is None or bool(self.pending)
 
     def update(self, train: ScoredRows, reward: ScoredRows) -> SamplingWeights:
-        """Report an epoch, after those that wait; the weights of the next, or the last ones where the service is away.
+        """Send the scores of an epoch, after those that are pending.
+
+        Args:
+            train: Scored training rows.
+            reward: Scored validation rows. The same object as ``train`` if no training rows were scored.
+
+        Returns:
+            The weights of the next epoch, or the last weights if the service does not answer.
 
         Raises:
-            InputError: The service refuses what it was sent.
+            InputError: The service rejects the scores; nothing has changed then.
         """
-        told = {"epoch": self.epoch + 1, "reward": self._told(reward)} | ({} if train is reward else {"train": self._told(train)})
-        self.waiting.append(told)
+        report = {"epoch": self.epoch + 1, "reward": self._encoded(reward)}
+        if train is not reward:
+            report["train"] = self._encoded(train)
+        self.pending.append(report)
         self.epoch += 1
         try:
-            self._synchronise()
+            self._synchronize()
         except InputError:
-            self.waiting.remove(told)
+            self.pending.remove(report)
             self.epoch -= 1
             raise
         return self.weights
 
     def state_dict(self) -> dict[str, Any]:
-        """JSON-able; holds the session, so that a resumed training goes on with it."""
+        """State as values that JSON can hold. It contains the session's id, so a resumed training continues the session."""
         return {
             "session": self.session,
             "epoch": self.epoch,
-            "waiting": self.waiting,
+            "waiting": self.pending,  # the key of version 0.1
             "weights": self.weights.to_dict(),
             "metrics": self.metrics,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Inverse of `state_dict`."""
+        """Restore what `state_dict` returned; raise InputError if it has another number of classes."""
         weights = SamplingWeights.from_dict(state["weights"])
         if len(weights.share) != len(self.prior):
             raise InputError(
                 f"saved sampling weights are for {len(weights.share)} classes, this run has {len(self.prior)}; start a new run"
             )
-        self.session, self.epoch, self.waiting = state["session"], int(state["epoch"]), [dict(told) for told in state["waiting"]]
+        self.session, self.epoch, self.pending = state["session"], int(state["epoch"]), [dict(report) for report in state["waiting"]]
         self.weights, self.metrics = weights, dict(state["metrics"])
 
-    def _synchronise(self) -> None:
-        """Begin the session if there is none, and send what waits."""
+    def _synchronize(self) -> None:
+        """Create the session if there is none, and send the pending reports."""
         if self.session is None:
             answer = self._post("/v1/sessions", self._request)
             if answer is None:
                 return
             self.session = answer["id"]
             self._take(answer)
-        while self.waiting:
-            answer = self._post(f"/v1/sessions/{self.session}/epochs", self.waiting[0])
+        while self.pending:
+            answer = self._post(f"/v1/sessions/{self.session}/epochs", self.pending[0])
             if answer is None:
                 return
-            self.waiting.pop(0)
+            self.pending.pop(0)
             self._take(answer)
 
     def _take(self, answer: dict[str, Any]) -> None:
@@ -152,36 +173,39 @@ class RemoteController:
         self.weights, self.metrics = SamplingWeights(share, answer["hardness"], answer["floor"]), answer["metrics"]
 
     def _post(self, path: str, content: dict[str, Any]) -> dict[str, Any] | None:
-        """The answer, or None, with a warning, where the service is away."""
-        why = ""
+        """The answer; None with a warning if the service does not answer; InputError if it rejects the request."""
+        reason = ""
         for attempt in range(2):
             try:
                 answer = self._client.post(path, json=content)
             except self._errors as error:
-                why = str(error) or type(error).__name__
+                reason = str(error) or type(error).__name__
             else:
                 if answer.status_code < 300:
                     return dict(answer.json())
-                why = _message(answer)
+                reason = _message(answer)
                 if answer.status_code < 500 and answer.status_code != 429:
-                    raise InputError(f"{self._client.base_url}: {why}")
+                    raise InputError(f"{self._client.base_url}: {reason}")
             if attempt == 0:
                 time.sleep(0.2)
         warnings.warn(
-            f"the service at {self._client.base_url} is away ({why}); the last weights are kept", ServiceAwayWarning, stacklevel=2
+            f"the service at {self._client.base_url} does not answer ({reason}); the last weights are kept",
+            ServiceAwayWarning,
+            stacklevel=2,
         )
         return None
 
-    def _told(self, rows: ScoredRows) -> dict[str, Any]:
+    def _encoded(self, rows: ScoredRows) -> dict[str, Any]:
+        """Scored rows as JSON: labels and scores, or histograms of the error by class if there are many rows or weighted ones."""
         if len(rows.label) <= MAX_ROWS and (rows.weight is None or (rows.weight == 1).all()):
             score = np.asarray(rows.score, dtype=np.float64)
             return {"labels": [self.names[code] for code in rows.label], "scores": score.tolist()}
         error = 1.0 - np.asarray(rows.score, dtype=np.float64)[np.arange(len(rows.label)), rows.label]
         edges, counts = np.linspace(0.0, 1.0, BINS + 1), {}
         for code, name in enumerate(self.names):
-            own = rows.label == code
-            weight = None if rows.weight is None else rows.weight[own]
-            counts[name] = np.histogram(np.clip(error[own], 0.0, 1.0), edges, weights=weight)[0].astype(float).tolist()
+            of_class = rows.label == code
+            weight = None if rows.weight is None else rows.weight[of_class]
+            counts[name] = np.histogram(np.clip(error[of_class], 0.0, 1.0), edges, weights=weight)[0].astype(float).tolist()
         return {"edges": edges.tolist(), "counts": counts}
 
 
@@ -193,23 +217,24 @@ def _message(answer: Any) -> str:
 
 
 class RemoteSampler(AdaptiveSampler):
-    """`AdaptiveSampler` with the weights of a service.
+    """An `AdaptiveSampler` with weights from a service.
 
     Args:
-        url: of the service, such as http://127.0.0.1:8000.
+        url: Address of the service, such as http://127.0.0.1:8000.
         labels: (N,) class of each training row, as for `AdaptiveSampler`.
-        epochs: how many epochs the training has.
-        policy: by name: auto, bandit, constant, schedule, rule, random, start.
-        num_samples: rows an epoch draws; None: as many as there are labelled rows.
-        unlabelled: a label that marks rows never to be drawn.
-        seed: every epoch's draw is a function of it, of the epoch's number and of the weights.
-        key: API key of the scope `sessions`; None: without.
-        timeout: seconds for an answer.
-        rank, num_replicas: as for `AdaptiveSampler`; every rank has a session of its own, and of the same scores the same weights.
-        transport: of httpx, in place of the network.
+        epochs: Number of epochs of the training.
+        policy: Name of a policy: auto, bandit, constant, schedule, rule, random, start.
+        num_samples: Rows to draw in an epoch; None: as many as there are labelled rows.
+        unlabelled: Label of rows that are never drawn.
+        seed: Random seed. The rows of an epoch depend on the seed, the number of the epoch and the weights only.
+        key: API key with the scope `sessions`, if the service needs one.
+        timeout: Seconds to wait for an answer.
+        rank, num_replicas: As for `AdaptiveSampler`. Every rank has its own session; the same scores give the same weights.
+        transport: Transport of httpx, for tests without a network.
 
     Raises:
-        InputError: As `AdaptiveSampler`, or the service refuses the key or the policy.
+        MissingDependencyError: httpx is not installed.
+        InputError: As for `AdaptiveSampler`, or the service rejects the key or the policy.
 
     Warns:
         ServiceAwayWarning: The service does not answer.
@@ -235,7 +260,7 @@ class RemoteSampler(AdaptiveSampler):
     ) -> None:
         super().__init__(
             labels,
-            policy="start",  # steers nothing: the controller is exchanged below
+            policy="start",  # not used: the controller is replaced below
             epochs=epochs,
             num_samples=num_samples,
             unlabelled=unlabelled,
@@ -250,12 +275,16 @@ class RemoteSampler(AdaptiveSampler):
         )
         core.use_controller(self._remote, policy)
 
+    def __repr__(self) -> str:
+        """As of `AdaptiveSampler`, with the session and whether the service answers."""
+        return f"{super().__repr__()[:-1]}, session={self.session!r}, away={self.away})"
+
     @property
     def away(self) -> bool:
-        """Whether the service did not answer the last time it was asked."""
+        """Whether the service did not answer the last request."""
         return self._remote.away
 
     @property
     def session(self) -> str | None:
-        """Id of the session at the service; None while there is none."""
+        """Id of the session at the service; None until it is created."""
         return self._remote.session

@@ -1,7 +1,11 @@
-"""The modular transaction-sequence classifier: fields, attention, heads, and their assembly.
+"""The transaction-sequence classifier: embedding of fields, attention blocks and head.
 
-`SequenceBatch` is the one currency between the parts; `Classifier(ModelConfig(...))` puts them together; see models/README.md.
+All parts exchange `SequenceBatch`, and `Classifier(ModelConfig(...))` assembles them. See models/README.md.
 """
+
+from balancer.dependencies import require
+
+require("torch", "balancer.models")  # before the parts, which import it
 
 from balancer.models.attention import Attention, DenseAttention, SparseAttention, WindowAttention
 from balancer.models.batch import SequenceBatch, Targets

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from balancer.errors import InputError
+from balancer.errors import CorruptFileError, InputError, MissingFileError, UnwritableFileError
 from balancer.files import read_json, write_bytes, write_json
 from balancer.models.classifier import Classifier
 from balancer.models.config import ModelConfig
@@ -104,7 +104,7 @@ def load_classifier(folder: Path | str, device: torch.device | str = "cpu") -> C
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:  # load_state_dict reports wrong names and shapes as RuntimeError
-        raise InputError(f"{weights_path} does not fit {config_path}; restore both files from one run, or train again") from error
+        raise CorruptFileError(f"{weights_path} does not fit {config_path}; restore both files from one run, or train again") from error
     return model.to(device).eval()
 
 
@@ -136,7 +136,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         base, parts = content.get("base"), content.get("parts")
         known = isinstance(base, dict) and all(isinstance(base.get(key), str) for key in ("path", "digest")) and isinstance(parts, list)
     if not known or not isinstance(content.get("config"), dict):
-        raise InputError(f"{path} is not a classifier's configuration of this version; give a folder that balancer wrote")
+        raise CorruptFileError(f"{path} is not a classifier's configuration of this version; give a folder that balancer wrote")
     return content
 
 
@@ -145,7 +145,7 @@ def _write_weights(tensors: dict[str, Tensor], folder: Path) -> str:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"cannot make the folder {folder}: {error.strerror}; choose another place with --out") from error
+        raise UnwritableFileError(f"cannot make the folder {folder}: {error.strerror}; choose another place with --out") from error
     weights = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     write_bytes(folder / WEIGHTS_FILE, weights)
     return hashlib.sha256(weights).hexdigest()
@@ -156,10 +156,10 @@ def _read_weights(folder: Path, content: dict[str, Any]) -> dict[str, Tensor]:
     try:
         weights = path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path} can't be read ({error.strerror}): the classifier's weights; give a complete run folder") from error
+        raise MissingFileError(f"{path} can't be read ({error.strerror}): the classifier's weights; give a complete run folder") from error
     if hashlib.sha256(weights).hexdigest() != content.get("weights_sha256"):
-        raise InputError(f"{path} is damaged or belongs to another {CONFIG_FILE}; restore both files from one run, or train again")
+        raise CorruptFileError(f"{path} is damaged or belongs to another {CONFIG_FILE}; restore both files from one run, or train again")
     try:
         return load(weights)
     except SafetensorError as error:
-        raise InputError(f"{path} does not fit {folder / CONFIG_FILE}; restore both files from one run, or train again") from error
+        raise CorruptFileError(f"{path} does not fit {folder / CONFIG_FILE}; restore both files from one run, or train again") from error

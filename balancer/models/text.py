@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from balancer.errors import InputError
+from balancer.dependencies import require
+from balancer.errors import CorruptFileError, InputError
 from balancer.files import write_text
 from balancer.models.config import ModelConfig
 from balancer.models.embedding import TransactionEmbedding
@@ -107,7 +108,7 @@ def train_tokenizer(texts: Iterable[str], size: int) -> Tokenizer:
     """
     if size < LEAST_CODES:
         raise InputError(f"size must be at least {LEAST_CODES}, one code for each byte and code 0; given {size}")
-    _check_package()
+    require("tokenizers", "a tokenizer")
     from tokenizers import Tokenizer as Inner
     from tokenizers import decoders, models, pre_tokenizers, trainers
 
@@ -126,21 +127,16 @@ def load_tokenizer(file: Path | str) -> Tokenizer:
     Raises:
         InputError: The file is missing, damaged or no tokenizer, or the package `tokenizers` is not installed.
     """
-    _check_package()
+    require("tokenizers", "a tokenizer")
     from tokenizers import Tokenizer as Inner
 
     try:
         content = Path(file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file} can't be read as a tokenizer ({error}): give a tokenizer.json of the Hugging Face format") from error
+        raise CorruptFileError(
+            f"{file} can't be read as a tokenizer ({error}): give a tokenizer.json of the Hugging Face format"
+        ) from error
     try:
         return Tokenizer(Inner.from_str(content))
     except Exception as error:  # the package raises nothing narrower
-        raise InputError(f"{file} is no tokenizer ({error}): give a tokenizer.json of the Hugging Face format") from error
-
-
-def _check_package() -> None:
-    try:
-        import tokenizers  # noqa: F401
-    except ImportError as error:
-        raise InputError("the package tokenizers is missing: pip install 'balancer[text]'") from error
+        raise CorruptFileError(f"{file} is no tokenizer ({error}): give a tokenizer.json of the Hugging Face format") from error

@@ -25,7 +25,7 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.utils import set_random_seed
 
 from balancer.envs.vec_env import OneVecEnv
-from balancer.errors import InputError
+from balancer.errors import CorruptFileError, InputError
 from balancer.files import write_bytes
 from balancer.policy_learning.network import ClassWeightsPolicy
 from balancer.sampling.scores import Reward
@@ -154,7 +154,9 @@ def _restore(file: Path, model: PPO, env: OneVecEnv, told: dict[str, Any]) -> li
             counters = json.loads(stored.metadata()["counters"])
             arrays = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, TypeError, KeyError, json.JSONDecodeError) as error:
-        raise InputError(f"checkpoint {str(file)!r} can't be read ({error}); delete it to start the policy's training anew") from error
+        raise CorruptFileError(
+            f"checkpoint {str(file)!r} can't be read ({error}); delete it to start the policy's training anew"
+        ) from error
     if counters["told"] != told:
         raise InputError(f"checkpoint {str(file)!r} is of another training (data, budget, reward or seed differ); choose another folder")
     tensors = {name: torch.from_numpy(value) for name, value in arrays.items()}

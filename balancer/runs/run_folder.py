@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from balancer.errors import InputError
+from balancer.errors import CorruptFileError, InputError, MissingFileError
 from balancer.files import read_json, write_json
 from balancer.options.flags import flag_of, from_dict, to_dict
 from balancer.options.train import NOT_PART_OF_THE_RESULT, TrainConfig
@@ -100,13 +100,15 @@ class RunFolder:
             When the folder or its run.json is missing, damaged, foreign or of a later format.
         """
         if not path.is_dir():
-            raise InputError(f"{path} is no run folder: give the folder that balancer train wrote")
+            raise MissingFileError(f"{path} is no run folder: give the folder that balancer train wrote")
         content = read_json(path / "run.json", what="it describes the run")
         missing = [key for key in ("format", "status", "config", "fingerprint", "device", "threads") if key not in content]
         if missing:
-            raise InputError(f"{path / 'run.json'} lacks {', '.join(missing)}: it was not written by balancer train")
+            raise CorruptFileError(f"{path / 'run.json'} lacks {', '.join(missing)}: it was not written by balancer train")
         if content["format"] != FORMAT:
-            raise InputError(f"{path} has run format {content['format']}, this balancer reads {FORMAT}: use the version that wrote it")
+            raise CorruptFileError(
+                f"{path} has run format {content['format']}, this balancer reads {FORMAT}: use the version that wrote it"
+            )
         return cls(path, content)
 
     @property
@@ -124,7 +126,7 @@ class RunFolder:
         try:
             config = from_dict(TrainConfig, self.content["config"])
         except (TypeError, KeyError) as error:
-            raise InputError(f"{self.path / 'run.json'} has a configuration that this balancer can't read ({error})") from error
+            raise CorruptFileError(f"{self.path / 'run.json'} has a configuration that this balancer can't read ({error})") from error
         assert isinstance(config, TrainConfig)
         return config
 
@@ -150,27 +152,33 @@ class RunFolder:
 
     def is_locked(self) -> bool:
         """Whether another process is writing the run now."""
-        try:
-            with self.locked():
-                return False
-        except InputError:
-            return True
+        with self._lock() as held:
+            return not held
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run; another process that tries meanwhile gets an InputError. The lock ends with the process, however it ends."""
+        with self._lock() as held:
+            if not held:
+                raise InputError(f"{self.path} is being written by another balancer process: wait for it or stop it")
+            yield
+
+    @contextmanager
+    def _lock(self) -> Iterator[bool]:
+        """Try to lock the folder until the block ends; whether this succeeded."""
         try:
             import fcntl
-        except ImportError:  # no fcntl on Windows: two writers are then the user's own doing
-            yield
+        except ImportError:  # Windows has no fcntl: nothing keeps a second process from writing the run there
+            yield True
             return
         descriptor = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR)
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                held = True
             except OSError:
-                raise InputError(f"{self.path} is being written by another balancer process: wait for it or stop it") from None
-            yield
+                held = False
+            yield held
         finally:
             os.close(descriptor)
 

@@ -6,8 +6,11 @@
         train_one_epoch(model, loader)
         sampler.update(valid_labels, model_scores(valid))
 
-:class:`AdaptiveBatchSampler` is for ``DataLoader(dataset, batch_sampler=...)`` and gives every batch its exact quota of each class. Nothing but NumPy and torch is
-needed. Learned policies and hardness want the scores of some training rows too: give ``rows`` and ``row_score``.
+:class:`AdaptiveBatchSampler` is for ``DataLoader(dataset, batch_sampler=...)`` and gives every batch its exact quota of each class. Learned
+policies and hardness want the scores of some training rows too: give ``rows`` and ``row_score``.
+
+**Without torch** the samplers work too, for a loop over batches of any other library: only NumPy is needed. Where torch is installed
+they are ``torch.utils.data.Sampler``, so that trainers that check for one accept them.
 
 **Resume.** An epoch is a function of seed, number and weights, so a state is a place in it: :meth:`~_AdaptiveBase.state_dict` in the middle of an epoch and
 :meth:`~_AdaptiveBase.load_state_dict` in a fresh process go on with the very next row. What is counted is what the sampler handed out; a DataLoader with
@@ -22,13 +25,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
-from torch.utils.data import Sampler
 
+from balancer.dependencies import is_installed
 from balancer.errors import InputError
 from balancer.sampling.core import SamplerCore, whole_number
 from balancer.sampling.policies import Policy
@@ -36,6 +38,16 @@ from balancer.sampling.seeding import integer_seed
 from balancer.sampling.weights import Floats, SamplingWeights
 
 Item = TypeVar("Item")
+HAS_TORCH = is_installed("torch")
+if TYPE_CHECKING or HAS_TORCH:
+    import torch
+    from torch.utils.data import Sampler
+else:
+
+    class Sampler(Generic[Item]):
+        """What a DataLoader takes as its sampler: an iterable with a length."""
+
+
 _PIECE = 1 << 16
 """Items turned into Python's integers at once: an epoch of a hundred million as one list would take gigabytes."""
 
@@ -63,6 +75,16 @@ class _AdaptiveBase(Sampler[Item]):
         self._resume = False  # the next iteration goes on after them, for they were loaded from a state
         self._begun: int | None = None  # the epoch begun last, which prefetching workers may have emptied already
         self._walk: object = None  # token of the iterator that counts; an older one must not
+
+    def __repr__(self) -> str:
+        """Policy, epoch, present weights and sizes."""
+        sizes = ", ".join(f"{name}={value}" for name, value in self._sizes().items())
+        rank = "" if self.num_replicas == 1 else f", rank={self.rank} of {self.num_replicas}"
+        return f"{type(self).__name__}({self._core.describe()}, {sizes}{rank})"
+
+    @abstractmethod
+    def _sizes(self) -> dict[str, int]:
+        """Sizes of an epoch, for ``repr``."""
 
     @property
     def classes_(self) -> list[Any]:
@@ -175,7 +197,7 @@ class _AdaptiveBase(Sampler[Item]):
         return weights
 
     def state_dict(self, consumed: int | None = None) -> dict[str, Any]:
-        """State from which :meth:`load_state_dict` goes on exactly; arrays are tensors, so ``torch.load(weights_only=True)`` reads it.
+        """State from which :meth:`load_state_dict` goes on exactly; arrays are tensors where torch is installed, so ``torch.load(weights_only=True)`` reads it.
 
         Args:
             consumed: items (rows, or batches of the batch sampler) of the epoch begun last that this rank has trained on, those before a resume included;
@@ -193,7 +215,8 @@ class _AdaptiveBase(Sampler[Item]):
             if handed == self._length:
                 epoch, handed = epoch + 1, 0
         state = self._core.state_dict()
-        state["rows"] = {name: torch.from_numpy(array) for name, array in state["rows"].items()}
+        if HAS_TORCH:
+            state["rows"] = {name: torch.from_numpy(array) for name, array in state["rows"].items()}
         return state | {"epoch": epoch, "handed": handed, "kind": self._KIND} | self._shape()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -273,6 +296,9 @@ class AdaptiveSampler(_AdaptiveBase[int]):
         """Rows an epoch draws, on all ranks together."""
         return self._core.num_samples
 
+    def _sizes(self) -> dict[str, int]:
+        return {"num_samples": self.num_samples}
+
     def _draw(self, epoch: int) -> NDArray[np.int64]:
         return self._core.draw(epoch, self._length * self.num_replicas)
 
@@ -329,6 +355,9 @@ class AdaptiveBatchSampler(_AdaptiveBase[list[int]]):
         """(K,) share of each class in the batches of the next epoch, in the order of :attr:`classes_`."""
         return self._core.batch_share(self.batch_size)
 
+    def _sizes(self) -> dict[str, int]:
+        return {"batch_size": self.batch_size, "num_batches": self.num_batches}
+
     def _draw(self, epoch: int) -> NDArray[np.int64]:
         return self._core.draw_batches(epoch, self._length * self.num_replicas, self.batch_size)
 
@@ -341,7 +370,7 @@ def _place_of(rank: int | None, num_replicas: int | None) -> tuple[int, int]:
     if (rank is None) != (num_replicas is None):
         raise InputError("give rank and num_replicas together, or neither")
     if rank is None or num_replicas is None:
-        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        distributed = HAS_TORCH and torch.distributed.is_available() and torch.distributed.is_initialized()
         return (torch.distributed.get_rank(), torch.distributed.get_world_size()) if distributed else (0, 1)
     replicas = whole_number(num_replicas, "num_replicas", 1)
     if whole_number(rank, "rank", 0) >= replicas:

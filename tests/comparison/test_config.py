@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import pytest
 
-from balancer.comparison import config as module
 from balancer.comparison.config import CLASSIFIER_POLICIES, POPULATION_POLICIES, CompareConfig, parse_flags, role_names
 from balancer.errors import InputError
 from balancer.options.train import TrainConfig
@@ -65,7 +65,7 @@ def test_policies_are_checked_before_anything_is_read(monkeypatch: pytest.Monkey
         CompareConfig(TABLE, policies=("nothing_of_the_kind",)).check_policies()
     with pytest.raises(InputError, match="smote is for --student population only"):
         CompareConfig(TABLE, student="classifier", policies=("smote",)).check_policies()
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     for changed in ({"policies": ("tpe",)}, {"policies": ("none",), "chart": Path("c.svg")}):
         with pytest.raises(InputError, match=r"pip install 'balancer\[compare\]'"):
             CompareConfig(TABLE, **changed).check_policies()  # type: ignore[arg-type]

@@ -156,6 +156,7 @@ def _latency(run: Run) -> pl.DataFrame:
     """Median milliseconds of a forward pass by batch size."""
     import torch
 
+    from balancer.devices import torch_threads
     from balancer.models import SequenceBatch
     from balancer.models.quantization import timed
 
@@ -168,7 +169,7 @@ def _latency(run: Run) -> pl.DataFrame:
         batch = SequenceBatch.from_windows(values, np.full(size, config.history_length), own.device)
         rows_of = torch.arange(size, device=own.device)
         targets = (rows_of, torch.full_like(rows_of, config.history_length - 1)) if config.form == "histories" else None
-        with torch.inference_mode():
+        with torch.inference_mode(), torch_threads(own.threads):
             median = timed({"model": functools.partial(own.model, batch, targets)}, REPEATS)["model"]
         rows.append({"batch": size, "median, ms": median, "per transaction, ms": median / size})
     return pl.DataFrame(rows)

@@ -14,6 +14,7 @@ import os
 import platform
 import threading
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor
 
 from balancer import __version__
-from balancer.errors import InputError
+from balancer.errors import InputError, UnsupportedError, UnwritableFileError
 from balancer.files import write_json
 from balancer.models.attention.backends import BACKENDS
 from balancer.models.attention.layout import Layout
@@ -85,7 +86,7 @@ def _forced(name: str, query: Tensor, layout: Layout) -> str:
         raise InputError(f"{VARIABLE} names the unknown backend '{name}'; known are {', '.join(BACKENDS)}")
     reason = BACKENDS[name].refuses(query, layout)
     if reason is not None:
-        raise InputError(f"{VARIABLE} names the backend '{name}', which can't be used: {reason}; unset it")
+        raise UnsupportedError(f"{VARIABLE} names the backend '{name}', which can't be used: {reason}; unset it")
     return name
 
 
@@ -179,8 +180,11 @@ def _measured(path: Path, key: dict[str, Any], query: Tensor, layout: Layout, nu
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, {"key": key, "milliseconds": table})
-    except (OSError, InputError):
-        pass  # a folder that can't be written costs a second at each start, no more
+    except (OSError, UnwritableFileError) as error:
+        warnings.warn(
+            f"{path} can't be written ({error}): each process measures the attention backends again; let XDG_CACHE_HOME name another folder",
+            stacklevel=2,
+        )
     return table
 
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from torch import nn
 
-from balancer.errors import InputError
+from balancer.errors import CorruptFileError, InputError
 from balancer.models.quantization.layers import PRECISIONS, Precision, find_layers, fingerprint
 
 FORMAT = 1
@@ -33,7 +33,7 @@ class PrecisionPlan:
         """Inverse of :meth:`to_dict`; InputError where it is no plan."""
         precision = content.get("precision")
         if content.get("format") != FORMAT or not isinstance(precision, dict) or not set(precision.values()) <= set(PRECISIONS):
-            raise InputError("this is no precision plan of this version: make one by balancer quantize or plan_precision")
+            raise CorruptFileError("this is no precision plan of this version: make one by balancer quantize or plan_precision")
         return cls(cast(dict[str, Precision], precision), str(content.get("fingerprint")), dict(content.get("foreseen", {})))
 
     def check(self, model: nn.Module) -> None:

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from balancer.errors import InputError
+from balancer.errors import CorruptFileError, InputError
 from balancer.models.quantization.layers import Layer, Precision, find_layers, fingerprint
 from balancer.models.quantization.modules import quantize_rows
 from balancer.models.quantization.swapping import cpu_supports, low_precision, swapped
@@ -76,7 +76,7 @@ class SensitivityReport:
             rows = [SensitivityRow(**row) for row in content["rows"]]
             return cls(**(content | {"rows": rows}))
         except (TypeError, KeyError) as error:
-            raise InputError(f"the sensitivity report can't be read ({error}): make it anew") from error
+            raise CorruptFileError(f"the sensitivity report can't be read ({error}): make it anew") from error
 
     def table(self) -> list[dict[str, Any]]:
         """A flat row per layer, the most sensitive to INT8 first."""

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sqlalchemy import Connection, insert, select
 
@@ -54,7 +53,6 @@ class LoadedModel:
     def load(cls, folder: Path, name: str, precision: Precision = "full") -> LoadedModel:
         """Read a run folder; InputError as `TrainedRun.load`."""
         run = TrainedRun.load(folder, precision=precision)
-        torch.set_num_threads(1)
         digest = hashlib.sha256(precision.encode())
         for file in (folder / name for name in _FILES):
             digest.update(file.name.encode() + (file.read_bytes() if file.is_file() else b""))

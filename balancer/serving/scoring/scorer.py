@@ -26,6 +26,7 @@ from sqlalchemy import Connection, delete, select, update
 
 from balancer.data.schema import Schema
 from balancer.data.spec import nearest
+from balancer.devices import torch_threads
 from balancer.errors import InputError
 from balancer.inference.decision import decide
 from balancer.inference.streaming import RowState
@@ -117,7 +118,8 @@ class Scorer:
         for row in rows:
             if digests.setdefault(row.id, row.digest) != row.digest:
                 raise ConflictError(f"the id {row.id!r} stands twice in the request, with different content")
-        return self._database.write(lambda connection: self._score(connection, tenant, model, rows, explain))
+        with torch_threads(1):  # as `balancer score --streaming` does: the same bits
+            return self._database.write(lambda connection: self._score(connection, tenant, model, rows, explain))
 
     def _score(self, connection: Connection, tenant: str, model: LoadedModel, rows: Sequence[Row], explain: int) -> Judged:
         # In one order for all, so that two requests never wait for each other.

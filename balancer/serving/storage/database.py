@@ -20,6 +20,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, OperationalError
 
+from balancer.dependencies import require
 from balancer.errors import InputError
 
 Result = TypeVar("Result")
@@ -134,11 +135,10 @@ def _engine(url: str) -> Engine:
             return _sqlite(parsed.render_as_string(hide_password=False))
         if parsed.get_backend_name() != "postgresql":
             raise InputError(f"--database is a {parsed.get_backend_name()} URL: give sqlite:///file.db or postgresql://user@host/name")
+        require("psycopg", "--database postgresql://")
         return create_engine(parsed.set(drivername="postgresql+psycopg"), pool_size=POOL, max_overflow=0)
     except (ArgumentError, NoSuchModuleError) as error:
         raise InputError(f"--database is no URL ({error}): give sqlite:///file.db or postgresql://user@host/name") from error
-    except ImportError as error:
-        raise InputError("PostgreSQL needs psycopg: install balancer with the extra postgresql") from error
 
 
 def _sqlite(url: str) -> Engine:
