@@ -1,1 +1,4 @@
-"""Sampling inside other libraries: imbalanced-learn, scikit-learn, Lightning, Hugging Face and Keras; each imports its library only when used."""
+"""Adaptive sampling inside other libraries: scikit-learn, imbalanced-learn, Lightning, Hugging Face, Keras; and weights from a service.
+
+Each module imports its library, so import only the one you need.
+"""

@@ -20,9 +20,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from balancer.dependencies import require
 from balancer.errors import InputError
+from balancer.sampling.constant_policy import DEFAULT_SHARE
 from balancer.sampling.core import SamplerCore
 from balancer.sampling.observation import ScoredRows
-from balancer.sampling.policies import ConstantPolicy
 from balancer.sampling.torch_sampler import AdaptiveSampler
 from balancer.sampling.weights import SamplingWeights
 
@@ -83,9 +83,8 @@ class RemoteController:
             "policy": policy,
             "num_samples": num_samples,
         }
-        share = ConstantPolicy().share or 0.5
         rest = self.prior[1:] / self.prior[1:].sum()
-        self.weights = SamplingWeights(np.append(1 - share, share * rest), 0.0, 1.0)
+        self.weights = SamplingWeights(np.append(1 - DEFAULT_SHARE, DEFAULT_SHARE * rest), 0.0, 1.0)
         """Weights of the next epoch; until the first answer of the service, those of a constant policy without hardness."""
         self.metrics = {"f1": 0.0, "average_precision": 0.0}
         """Validation metrics of the last answer."""
@@ -269,11 +268,12 @@ class RemoteSampler(AdaptiveSampler):
             num_replicas=num_replicas,
         )
         core: SamplerCore = self._core
-        counts = core.class_counts
-        self._remote = RemoteController(
-            url, counts, policy, epochs=epochs, num_samples=core.num_samples, key=key, timeout=timeout, transport=transport
+        self._remote = core.use_controller(
+            lambda counts: RemoteController(
+                url, counts, policy, epochs=epochs, num_samples=core.num_samples, key=key, timeout=timeout, transport=transport
+            ),
+            policy,
         )
-        core.use_controller(self._remote, policy)
 
     def __repr__(self) -> str:
         """As of `AdaptiveSampler`, with the session and whether the service answers."""

@@ -1,4 +1,4 @@
-"""What the callbacks share: scores, pools, figures, state on disk."""
+"""Functions that the callbacks share: scores, pools, metrics, state on disk."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import torch
 
 from balancer.errors import InputError
 from balancer.integrations.callback_base import (
-    both_columns,
     check_pool,
     logits_to_scores,
     pool_rows,
     read_state,
-    sampling_figures,
+    sampling_metrics,
     save_state,
+    two_columns,
 )
 from balancer.sampling.core import SamplerCore
 from balancer.sampling.torch_sampler import AdaptiveSampler
@@ -30,8 +30,8 @@ def test_logits_become_what_torch_makes_of_them() -> None:
     second = torch.sigmoid(torch.as_tensor(logits[:, 0])).numpy()
     for one in (logits[:, 0], logits[:, :1]):
         np.testing.assert_allclose(logits_to_scores(one), np.stack([1 - second, second], axis=1), atol=1e-15)
-    np.testing.assert_allclose(both_columns(second[:, None]), both_columns(second))
-    assert both_columns(logits) is logits
+    np.testing.assert_allclose(two_columns(second[:, None]), two_columns(second))
+    assert two_columns(logits) is logits
     with pytest.raises(InputError, match="logits must be"):
         logits_to_scores(np.zeros((2, 3, 4)))
 
@@ -54,8 +54,8 @@ def test_pools_are_whole_small_tables_or_distinct_rows_of_large_ones() -> None:
             check_pool(wrong)  # type: ignore[arg-type]
 
 
-def test_figures_go_by_the_names_of_classes() -> None:
-    figures = sampling_figures(["ok", "fraud"], SamplingWeights(np.array([0.8, 0.2]), 1.5), "sampling/")
+def test_metrics_are_named_by_class() -> None:
+    figures = sampling_metrics(["ok", "fraud"], SamplingWeights(np.array([0.8, 0.2]), 1.5), "sampling/")
     assert figures == {"sampling/share_ok": 0.8, "sampling/share_fraud": 0.2, "sampling/hardness": 1.5}
 
 
@@ -66,12 +66,12 @@ def test_state_survives_the_disk(kind: Any, tmp_path: Path) -> None:
 
     one, other = make(), make()
     one.update([0, 0, 1], [0.1, 0.6, 0.7], rows=[1, 5, 41], row_score=[0.2, 0.9, 0.4])
-    save_state(tmp_path / "s", {"sampler": one.state_dict(), "told": 1})
+    save_state(tmp_path / "s", {"sampler": one.state_dict(), "updates": 1})
     state = read_state(tmp_path / "s")
-    assert state["told"] == 1
+    assert state["updates"] == 1
     other.load_state_dict(state["sampler"])
     assert other.weights.to_dict() == one.weights.to_dict()
-    save_state(tmp_path / "t", {"sampler": other.state_dict(), "told": 1})
+    save_state(tmp_path / "t", {"sampler": other.state_dict(), "updates": 1})
     assert (tmp_path / "s").read_bytes() == (tmp_path / "t").read_bytes()
 
 

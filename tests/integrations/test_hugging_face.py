@@ -112,7 +112,12 @@ def test_one_logit_metrics_and_a_dict_of_evaluations(tmp_path: Path) -> None:
     def accuracy(predictions: Any) -> dict[str, float]:
         return {"accuracy": float(((predictions.predictions[:, 0] > 0) == predictions.label_ids).mean())}
 
-    own = {"compute_metrics": accuracy, "eval_dataset": {"near": _Table(300, 1), "far": _Table(200, 4)}, "steer_by": "eval_far", "pool": 50}
+    own = {
+        "compute_metrics": accuracy,
+        "eval_dataset": {"near": _Table(300, 1), "far": _Table(200, 4)},
+        "metric_key_prefix": "eval_far",
+        "pool": 50,
+    }
     trainer, told = _trainer(tmp_path, columns=1, num_train_epochs=2, own=own)
     trainer.train()
     assert told.told == [(200, 50)] * 2
@@ -150,7 +155,7 @@ def test_a_resumed_training_draws_as_if_never_stopped(tmp_path: Path, steps: int
 def test_it_says_what_it_needs(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="eval_strategy"):
         _trainer(tmp_path, eval_strategy="no")
-    with pytest.raises(InputError, match="steer_by"):
+    with pytest.raises(InputError, match="metric_key_prefix"):
         _trainer(tmp_path, own={"eval_dataset": {"near": _Table(30, 1)}})
     with pytest.raises(InputError, match="AdaptiveSampler"):
         _trainer(tmp_path, own={"sampler": "auto"})

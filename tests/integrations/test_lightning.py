@@ -19,7 +19,7 @@ from sklearn.metrics import average_precision_score
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from balancer.errors import InputError
-from balancer.integrations.lightning import AdaptiveSamplingCallback
+from balancer.integrations.lightning import AdaptiveCallback
 from balancer.sampling.torch_sampler import AdaptiveSampler
 
 EPOCHS, PRIOR = 4, 0.06
@@ -111,7 +111,7 @@ def _fit(
     sampler = AdaptiveSampler(y.numpy(), policy=policy, epochs=EPOCHS, seed=5)
     told = _Told(sampler)
     sampler.update = told  # type: ignore[method-assign, assignment]
-    callback = AdaptiveSamplingCallback(sampler, **options.pop("callback", {}))
+    callback = AdaptiveCallback(sampler, **options.pop("callback", {}))
     module = net(columns)
     trainer = pl.Trainer(
         **{"num_sanity_val_steps": 1} | options,
@@ -202,7 +202,7 @@ import lightning.pytorch as pl, torch
 from pathlib import Path
 from torch.utils.data import DataLoader, TensorDataset
 import tests.integrations.test_lightning as t
-from balancer.integrations.lightning import AdaptiveSamplingCallback
+from balancer.integrations.lightning import AdaptiveCallback
 from balancer.sampling.torch_sampler import AdaptiveSampler
 
 class Net(t._Net):
@@ -216,7 +216,7 @@ if __name__ == "__main__":
     sampler = AdaptiveSampler(y.numpy(), policy="rule", epochs=2, seed=5)
     told = sampler.update = t._Told(sampler)
     trainer = pl.Trainer(accelerator="cpu", devices=2, strategy="ddp_fork", max_epochs=2, logger=False, enable_checkpointing=False,
-                         enable_progress_bar=False, callbacks=[AdaptiveSamplingCallback(sampler)])
+                         enable_progress_bar=False, callbacks=[AdaptiveCallback(sampler)])
     valid = DataLoader(TensorDataset(*t._table(301, 1)), 128)
     trainer.fit(Net(), DataLoader(TensorDataset(x, y), 50, sampler=sampler), valid)
 """
@@ -254,13 +254,13 @@ def test_rows_are_shared_out_among_ranks_once(ranks: int, own: int, wrapped: boo
     given = DistributedSampler([0, 0, 0, 1], num_replicas=2, rank=0) if wrapped else sampler
     trainer: Any = SimpleNamespace(world_size=ranks, train_dataloader=SimpleNamespace(sampler=given))
     with pytest.raises(InputError, match=match) if match else nullcontext():
-        AdaptiveSamplingCallback(sampler).on_train_start(trainer, _Net())
+        AdaptiveCallback(sampler).on_train_start(trainer, _Net())
 
 
 def test_it_says_what_it_needs(tmp_path: Path) -> None:
     sampler = AdaptiveSampler([0, 0, 1], policy="rule", epochs=2)
     with pytest.raises(InputError, match="pool"):
-        AdaptiveSamplingCallback(sampler, pool=-1)
+        AdaptiveCallback(sampler, pool=-1)
     with pytest.raises(InputError, match="score function"):
         _fit(tmp_path, epochs=1, enable_checkpointing=False, net=_Three, callback={"pool": 0})
 
