@@ -1,6 +1,7 @@
-"""From a table of transactions to arrays: roles, reading, checks, time split, causal fields, the transaction store; and a simulator.
+"""Turn a table of transactions into arrays; simulate such a table.
 
-Public names: `resolve_spec` (`roles`), `Spec`, `SplitSpec` (`spec`), `load_dataset`, `Dataset` (`dataset`), `Schema` (`schema`),
-`TransactionStore` (`store`), `Split` (`split`), `simulate` (`simulator`). Import them from their modules: this one loads nothing, so that
-NumPy-only parts stay free of polars.
+Public names: `resolve_spec` (`roles`), `Spec`, `SplitSpec` (`spec`), `load_dataset`, `Dataset` (`dataset`),
+`Schema` (`schema`), `TransactionStore` (`store`), `Split` (`split`), `simulate` (`simulation.stream`). Import
+each name from its module. This module imports nothing, so that modules which need only NumPy do not load
+polars.
 """

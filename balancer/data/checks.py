@@ -1,7 +1,8 @@
-"""Checks of the columns that have a role: each complaint names the column, the first bad row and the remedy.
+"""Check the columns that have a role; every error names the column, the first bad row and the remedy.
 
-What is special: a check is a mask over the whole column, so the same code either raises on its first row or, with `bad_rows="drop"`, counts
-its rows and leaves them out. Rows are counted from 1, without a header.
+What is special: a check is a mask over the whole column, so the same code either raises on the first bad row
+or, with `bad_rows="drop"`, counts the bad rows and leaves them out. Rows are counted from 1, without the
+header.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from balancer.data.spec import label_text, nearest
 from balancer.errors import InputError, MissingClassError
 
 BadRows = Literal["error", "drop"]
-_DROP_HINT = "or leave such rows out by --bad-rows drop"
+_DROP_HINT = "or leave such rows out with --bad-rows drop"
 _LATEST = 1e11
-"""Seconds (the year 5138) beyond which a numeric time is surely in milliseconds or finer."""
+"""Latest numeric time in seconds (the year 5138); a larger number must be in milliseconds or a smaller
+unit."""
 _DATES = ("%Y-%m-%d", "%Y/%m/%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m-%d-%Y", "%Y%m%d")
 _TIMES = ("", " %H:%M", " %H:%M:%S%.f", "T%H:%M", "T%H:%M:%S%.f")
 _ZONES = ("T%H:%M:%S%.f%#z", " %H:%M:%S%.f%#z", "T%H:%M:%S%.fZ")
@@ -36,17 +38,27 @@ class RowCheck:
     height: int
     bad_rows: BadRows
     where: str = "row"
-    """How a row is called in messages: "row", or "history row"."""
+    """The word for a row in messages: "row" or "past row"."""
     dropped: dict[str, int] = field(default_factory=dict)
     """Rows left out, by reason."""
     keep: NDArray[np.bool_] = field(init=False)
-    """(height,) rows without fault so far."""
+    """(height,) whether a row has passed all checks so far."""
 
     def __post_init__(self) -> None:
         self.keep = np.ones(self.height, dtype=np.bool_)
 
     def reject(self, bad: NDArray[np.bool_], values: pl.Series, what: str, remedy: str) -> None:
-        """Raise `InputError` on the first bad row, or mark and count all of them."""
+        """Raise on the first bad row, or mark and count all bad rows.
+
+        Args:
+            bad: (height,) whether a row fails the check.
+            values: (height,) the column.
+            what: What is wrong, as the predicate of "row 3 ...".
+            remedy: What to do.
+
+        Raises:
+            InputError: If a row is bad and `bad_rows` is "error".
+        """
         bad = bad & self.keep
         if not bad.any():
             return
@@ -65,9 +77,20 @@ def _mask(values: pl.Series) -> NDArray[np.bool_]:
 
 
 def check_number(values: pl.Series, check: RowCheck, *, optional: bool = False) -> NDArray[np.float64]:
-    """(N,) float64 of a numeric column, or of text that spells numbers; text, infinite, and (unless `optional`) null and NaN are rejected.
+    """Convert a numeric column, or a text column of numbers, to float64.
 
-    With `optional`, null becomes NaN. Rejected rows hold 0.
+    Other text and infinite values are rejected.
+
+    Args:
+        values: (N,) the column.
+        check: Collects the rejected rows.
+        optional: Whether null and NaN are allowed; null becomes NaN. Otherwise they are rejected.
+
+    Returns:
+        (N,) float64; 0 in rejected rows.
+
+    Raises:
+        InputError: If the column has another dtype, or as `RowCheck.reject`.
     """
     name = values.name
     if values.dtype == pl.String:
@@ -90,7 +113,20 @@ def check_number(values: pl.Series, check: RowCheck, *, optional: bool = False) 
 
 
 def check_time(values: pl.Series, check: RowCheck) -> NDArray[np.float64]:
-    """(N,) float64 seconds of a datetime, date, number of seconds, or text in one format; null and unreadable rows are rejected."""
+    """Convert a column of datetimes, dates, numbers of seconds, or text in one format to seconds.
+
+    Null and values that can't be read are rejected.
+
+    Args:
+        values: (N,) the column.
+        check: Collects the rejected rows.
+
+    Returns:
+        (N,) float64 seconds; 0 in rejected rows.
+
+    Raises:
+        InputError: If the column has another dtype, if its format is ambiguous, or as `RowCheck.reject`.
+    """
     check.reject(_mask(values.is_null()), values, "has no time (null)", "give a time")
     if values.dtype == pl.String:
         seconds = values.str.strip_chars().cast(pl.Float64, strict=False)
@@ -99,8 +135,8 @@ def check_time(values: pl.Series, check: RowCheck) -> NDArray[np.float64]:
         check.reject(
             _mask(seconds.is_null() & values.is_not_null()),
             values,
-            "is no number of seconds as other rows are",
-            "write all times in one form",
+            "is not a number of seconds, although other rows are",
+            "write all times in one format",
         )
         values = seconds
     if values.dtype in (pl.Datetime, pl.Date):
@@ -108,8 +144,8 @@ def check_time(values: pl.Series, check: RowCheck) -> NDArray[np.float64]:
     if not values.dtype.is_numeric():
         raise InputError(f"column {values.name!r} is {values.dtype}, not a time: give a datetime, a date, a number of seconds or text")
     numbers = values.cast(pl.Float64)
-    check.reject(_mask(~numbers.is_finite()), values, "is no finite time", "give a time")
-    check.reject(_mask(numbers.abs() > _LATEST), values, "lies beyond the year 5000 as seconds", "convert milliseconds to seconds")
+    check.reject(_mask(~numbers.is_finite()), values, "is not a finite time", "give a time")
+    check.reject(_mask(numbers.abs() > _LATEST), values, "is after the year 5000 if read as seconds", "convert milliseconds to seconds")
     return np.where(check.keep, numbers.fill_null(0.0).to_numpy(), 0.0)
 
 
@@ -119,31 +155,36 @@ def _moments(values: pl.Series, check: RowCheck) -> NDArray[np.float64]:
 
 
 def _parse_times(values: pl.Series, check: RowCheck) -> pl.Series:
-    """Text to datetime by the one format that reads it all; raises on two formats, and where day and month can't be told apart."""
+    """Convert text to datetimes with the one format that reads all rows.
+
+    Raises:
+        InputError: If no format reads the text, if rows have different formats, or if day and month can't be
+            told apart.
+    """
     text = values.str.strip_chars()
     head = text.drop_nulls().head(200)
-    reads = {form: int(_parse(head, form).is_not_null().sum()) for form in TIME_FORMATS}
-    best = max(reads.values())
+    read = {form: int(_parse(head, form).is_not_null().sum()) for form in TIME_FORMATS}
+    best = max(read.values())
     if best == 0:
         raise InputError(
             f"column {values.name!r}: {head[0]!r} can't be read as a time: write times as 2024-05-31 13:45:00, or as a number of seconds"
         )
-    parsed = {form: _parse(text, form) for form, count in reads.items() if count == best}
+    parsed = {form: _parse(text, form) for form, count in read.items() if count == best}
     form = min(parsed, key=lambda name: (parsed[name].null_count(), parsed[name][0] is None))
-    # Both read a row, to different moments: day and month can't be told apart.
+    # Two formats read the same text as different times: day and month can't be told apart.
     rival = next((name for name, other in parsed.items() if bool((other != parsed[form]).any())), None)
     if rival is not None:
-        raise InputError(f"column {values.name!r}: {head[0]!r} may be {form!r} or {rival!r}: write times as 2024-05-31 13:45:00")
-    unread = _mask(parsed[form].is_null() & values.is_not_null())
-    if unread.any() and check.bad_rows == "error":
-        row, good = int(np.argmax(unread)), int(np.argmin(unread))
+        raise InputError(f"column {values.name!r}: {head[0]!r} can be read as {form!r} or {rival!r}: write times as 2024-05-31 13:45:00")
+    unreadable = _mask(parsed[form].is_null() & values.is_not_null())
+    if unreadable.any() and check.bad_rows == "error":
+        row, good = int(np.argmax(unreadable)), int(np.argmin(unreadable))
         other = any(_parse(text[row : row + 1], name)[0] is not None for name in TIME_FORMATS)
-        what = "has times in two formats" if other else "holds text that is no time"
+        what = "has times in two formats" if other else "has text that is not a time"
         raise InputError(
             f"column {values.name!r} {what}: {values[good]!r} ({check.where} {good + 1}) but {values[row]!r} ({check.where} {row + 1}): "
             f"write all times in one format, {_DROP_HINT}"
         )
-    check.reject(unread, values, "can't be read as a time of the column's format", "write all times in one format")
+    check.reject(unreadable, values, "can't be read in the time format of the column", "write all times in one format")
     return parsed[form]
 
 
@@ -154,29 +195,51 @@ def _parse(text: pl.Series, form: str) -> pl.Series:
 
 
 def label_names(values: pl.Series, unlabelled: str | None) -> pl.Series:
-    """Labels as text, in one spelling for 1, 1.0 and "1"; null where unlabelled (null, NaN, or the value `unlabelled`)."""
+    """Convert labels to text, with the same spelling for 1, 1.0 and "1".
+
+    Args:
+        values: (N,) the column.
+        unlabelled: The value that means "unknown", beside null and NaN.
+
+    Returns:
+        (N,) text, null where a row is unlabelled.
+
+    Raises:
+        InputError: If the column has a dtype that can't be a label.
+    """
     if values.dtype.is_float():
         values = values.fill_nan(None)
     if not (values.dtype in (pl.String, pl.Boolean, pl.Categorical, pl.Enum, pl.Null) or values.dtype.is_numeric()):
-        raise InputError(f"column {values.name!r} is {values.dtype}, which can't be a label: name another by --label")
+        raise InputError(f"column {values.name!r} is {values.dtype}, which can't be a label: name another column with --label")
     text = values.cast(pl.String).str.strip_chars().str.replace(r"^(-?\d+)\.0+$", "${1}")
     text = text.set(text == "", None)
     return text if unlabelled is None else text.set(text == label_text(unlabelled), None)
 
 
 def find_classes(text: pl.Series, negative: str | None) -> tuple[str, ...]:
-    """Class names, the negative one first, the others in numeric or else alphabetical order; raises `InputError` where it is in doubt."""
+    """List the class names, the negative class first, the others in numeric or else alphabetical order.
+
+    Args:
+        text: (N,) labels as text (`label_names`).
+        negative: The negative class; None: the one with a usual name.
+
+    Raises:
+        MissingClassError: If there are fewer than two classes, or none with the name `negative`.
+        InputError: If there are too many classes, or if the negative class is ambiguous.
+    """
     counts = text.drop_nulls().value_counts(name="n").sort("n", descending=True)
     names = counts[text.name].to_list()
     if len(names) < 2:
         found = f"only the class {names[0]!r}" if names else "no value at all"
-        raise MissingClassError(f"column {text.name!r} has {found}: training needs rows of at least two classes, check --label and --unlabelled")
+        raise MissingClassError(
+            f"column {text.name!r} has {found}: training needs rows of at least two classes, check --label and --unlabelled"
+        )
     if len(names) > MAX_CLASSES:
-        raise InputError(f"column {text.name!r} has {len(names)} distinct values, too many for classes: name another column by --label")
+        raise InputError(f"column {text.name!r} has {len(names)} distinct values, too many for classes: name another column with --label")
     if negative is None:
         usual = [name for name in names if name.lower() in NEGATIVE_NAMES]
         if len(usual) != 1:
-            raise InputError(f"column {text.name!r} has the classes {names[:10]}: name the legitimate one by --negative")
+            raise InputError(f"column {text.name!r} has the classes {names[:10]}: name the legitimate one with --negative")
         negative = usual[0]
     elif negative not in names:
         raise InputError(f"column {text.name!r} has no row of the class given by --negative, {negative!r}: {nearest(negative, names)}")
@@ -186,18 +249,18 @@ def find_classes(text: pl.Series, negative: str | None) -> tuple[str, ...]:
 
 
 def check_label(text: pl.Series, classes: tuple[str, ...], check: RowCheck) -> NDArray[np.int16]:
-    """(N,) int16 class index, -1 = unlabelled; a label outside `classes` is rejected."""
+    """Convert labels to (N,) int16 class indices, -1 where unlabelled; reject labels outside `classes`."""
     codes = text.cast(pl.Enum(list(classes)), strict=False).to_physical().cast(pl.Int16)
-    check.reject(_mask(codes.is_null() & text.is_not_null()), text, f"is none of the known classes {list(classes)[:10]}", "mend the label")
+    check.reject(
+        _mask(codes.is_null() & text.is_not_null()), text, f"is none of the known classes {list(classes)[:10]}", "correct the label"
+    )
     return codes.fill_null(-1).to_numpy()
 
 
 def check_unique(values: pl.Series, check: RowCheck) -> None:
-    """Reject null ids, and each row whose id an earlier row has."""
-    check.reject(_mask(values.is_null()), values, "has no id (null)", "give one, or name no --id")
-    check.reject(
-        _mask(~values.is_first_distinct()), values, "repeats the id of an earlier row", "ids must be distinct: mend it, or name no --id"
-    )
+    """Reject null ids, and rows that repeat the id of an earlier row."""
+    check.reject(_mask(values.is_null()), values, "has no id (null)", "give one, or give --id none")
+    check.reject(_mask(~values.is_first_distinct()), values, "repeats the id of an earlier row", "make the ids distinct, or give --id none")
 
 
 def check_present(values: pl.Series, check: RowCheck) -> None:

@@ -1,7 +1,7 @@
-"""From a table and its roles to a `Dataset`: checked, split, with causal fields, sorted for windows.
+"""Turn a table and its roles into a `Dataset`: checked, split, with causal fields, sorted by entity and time.
 
-What is special: the table is held twice at most. Used columns are read once, turned into arrays one at a time, and every field is written
-straight into its column of the store.
+What is special: at most two copies of the table are in memory. The used columns are read once and converted
+to arrays one at a time, and every field is written directly into its column of the store.
 """
 
 from __future__ import annotations
@@ -39,43 +39,43 @@ from balancer.errors import InputError, MissingClassError
 
 @dataclass(eq=False)
 class Dataset:
-    """A table ready for training or scoring; arrays of N rows are in the order of the store."""
+    """A table ready for training or scoring. Arrays of N rows are in the order of the store."""
 
     store: TransactionStore
     schema: Schema
     split: NDArray[np.int8]
     """(N,) `Split` of each row. When scoring: Split.TEST for the input, Split.GAP for the past rows."""
     ids: pl.Series
-    """(N,) the id column, or row numbers from 0 in the input."""
+    """(N,) the id column, or else row numbers of the input, from 0."""
     entities: list[str]
-    """Entity names by entity code (empty where the table has no entity)."""
+    """Entity names by entity code; empty where the table has no entity."""
     fingerprint: str
-    """Hex digest of the used columns' content and the spec."""
+    """Hex digest of the content of the used columns and of the spec."""
     dropped: dict[str, int]
-    """Rows left out by `bad_rows="drop"`, by reason."""
+    """Number of rows left out by `bad_rows="drop"`, by reason."""
     notes: list[str]
-    """What a person should know: columns left out, values filled."""
+    """Notes for the user: columns left out, values filled."""
     source: Source
     """Where the rows came from."""
 
     def rows(self, split: Split) -> NDArray[np.int64]:
-        """(n,) store rows of a split that are labelled, in time order."""
+        """Return the (n,) labelled store rows of a split, in time order."""
         rows = np.flatnonzero((self.split == split) & (self.store.label >= 0))
         return rows[np.lexsort((self.store.row[rows], self.store.time[rows]))]
 
     def scored_rows(self) -> NDArray[np.int64]:
-        """(n,) store rows of the input (not of `history`), labelled or not, in input order."""
+        """Return the (n,) store rows of the input (without past rows), labelled or not, in input order."""
         rows = np.flatnonzero(self.store.row >= 0)
         return rows[np.argsort(self.store.row[rows], kind="stable")]
 
     def input_frame(self) -> pl.DataFrame:
-        """The input rows with all their columns, dropped rows left out: row i belongs to `scored_rows()[i]`."""
+        """Read the input rows with all columns, without dropped rows: row i belongs to `scored_rows()[i]`."""
         return read_input(self.source)[self.store.row[self.scored_rows()]]
 
 
 @dataclass(frozen=True)
 class _Table:
-    """Checked columns of one input in input order, bad rows left out."""
+    """Checked columns of one input in input order, without bad rows."""
 
     frame: pl.DataFrame
     row: NDArray[np.int64]
@@ -97,28 +97,32 @@ def load_dataset(
     vocabularies: Mapping[str, list[str]] | None = None,
     need_label: bool = True,
 ) -> Dataset:
-    """Read, check, split and featurise a table.
+    """Read, check and split a table, and compute its fields.
 
     Args:
-        path: Parquet, CSV, folder of Parquet, Delta table, or a polars frame.
-        spec: roles of the columns (`resolve_spec`); with `schema`, use `schema.spec`.
-        schema: given when scoring: classes, vocabularies and fill values of training; no label is needed then.
-        past: earlier rows, which serve as context and history only.
-        bad_rows: `"error"` raises on the first bad row, `"drop"` leaves bad rows out and counts them.
-        vocabularies: of another table's schema, instead of learning them on the training rows: a value then has the same code in both.
-        need_label: False takes a table without labels, or with too few to learn from; the split then goes by all rows where none has one.
-        hash_buckets: above 0, categorical values of few training rows, and unseen ones, share this many further codes by their hash
-            instead of one; `schema`, where given, has its own number.
+        path: Parquet file, CSV file, folder of Parquet, Delta table, or a polars frame.
+        spec: Roles of the columns (`resolve_spec`); with `schema`, use `schema.spec`.
+        schema: The schema of training, for scoring: classes, vocabularies and fill values. The table then
+            needs no label.
+        past: Earlier rows, which serve as history and context only.
+        bad_rows: `"error"` raises on the first bad row; `"drop"` leaves bad rows out and counts them.
+        hash_buckets: Above 0, rare and unseen categorical values share this many additional codes by their
+            hash, instead of one. Ignored with `schema`, which has its own number.
+        vocabularies: Vocabularies of another schema, used instead of learning them on the training rows, so
+            that a value has the same code in both tables.
+        need_label: False accepts a table without labels, or with too few to learn from. Where no row has a
+            label, the shares of the split are shares of all rows.
 
     Raises:
-        InputError: naming the column, row, flag or file and the remedy.
+        InputError: If the table can't be used; the message names the column, row, flag or file, and the
+            remedy.
     """
     check_buckets(hash_buckets)
     table, classes = _read(path, spec, schema.classes if schema else None, bad_rows, "row", need_label)
     tables = [table]
     if past is not None:
-        earlier, _ = _read(past, spec, classes, bad_rows, "history row")
-        tables = [_as_history(earlier, table), table]
+        earlier, _ = _read(past, spec, classes, bad_rows, "past row")
+        tables = [_as_past(earlier, table), table]
     data = _concatenate(tables)
     entity, entities = _entities(data, spec)
     order = np.lexsort((data.time, entity))
@@ -157,18 +161,18 @@ def load_dataset(
 
 
 UNKNOWN_CLASSES = ("legitimate", "fraud")
-"""Of a table without a label."""
+"""Class names of a table without a label column."""
 
 
 def _read(
     source: Source, spec: Spec, classes: tuple[str, ...] | None, bad_rows: BadRows, where: str, need_label: bool = True
 ) -> tuple[_Table, tuple[str, ...]]:
-    """Read and check the used columns. With `classes` (scoring) the label and id columns may be absent."""
+    """Read and check the used columns. With `classes` (scoring), the label and id columns may be missing."""
     scoring = classes is not None
     if spec.label is None and not need_label:
         classes = classes or UNKNOWN_CLASSES
     elif not scoring and spec.label is None:
-        raise InputError("no label column is named: name it by --label (or `label` in the spec file)")
+        raise InputError("no label column is named: name it with --label (or `label` in the spec file)")
     columns, types = spec.columns(), column_types(source)
     if scoring:
         columns = [name for name in columns if name in types or name not in (spec.label, spec.id)]
@@ -201,8 +205,8 @@ def _read(
     return table, classes or ()
 
 
-def _as_history(past: _Table, table: _Table) -> _Table:
-    """`past` with the columns and dtypes of `table`, its rows marked -1."""
+def _as_past(past: _Table, table: _Table) -> _Table:
+    """Give `past` the columns and dtypes of `table`, and mark its rows with row number -1."""
     types = dict(table.frame.schema)
     frame = past.frame.select(
         pl.col(name).cast(dtype) if name in past.frame.columns else pl.lit(None, dtype).alias(name) for name, dtype in types.items()
@@ -227,7 +231,12 @@ def _concatenate(tables: list[_Table]) -> _Table:
 
 
 def _entities(data: _Table, spec: Spec) -> tuple[NDArray[np.int64], list[str]]:
-    """Entity code of each row and the names by code; without an entity, rows are numbered in time order and have no names."""
+    """Encode the entities.
+
+    Returns:
+        The (N,) entity code of each row, and the names by code. Without an entity column every row is an
+        entity, numbered in time order, and there are no names.
+    """
     if spec.entity is None:
         code = np.empty(len(data.time), dtype=np.int64)
         code[np.argsort(data.time, kind="stable")] = np.arange(len(data.time))
@@ -250,11 +259,13 @@ def _check_splits(label: NDArray[np.int16], split: NDArray[np.int8], classes: tu
     learned = np.bincount(label[(split == Split.TRAIN) & (label >= 0)], minlength=len(classes))
     if (learned == 0).any():
         name = classes[int(np.argmin(learned))]
-        raise MissingClassError(f"column {spec.label!r}: the class {name!r} has no row in train: change [split], or rename or drop its rows")
+        raise MissingClassError(
+            f"column {spec.label!r}: the class {name!r} has no row in train: change [split], or rename or drop its rows"
+        )
 
 
 def _fields(spec: Spec, events: Events, label: NDArray[np.int16], numeric: dict[str, NDArray[np.float32]]) -> Iterator[Field]:
-    """Every numeric field by name, one at a time."""
+    """Compute every numeric field, one at a time."""
     yield from row_fields(events.time, events.amount)
     if spec.entity is not None:
         yield from entity_fields(TablePast(events))
@@ -273,10 +284,10 @@ def _learn(
     hash_buckets: int,
     vocabularies: Mapping[str, list[str]] | None,
 ) -> Schema:
-    # The names of the fields are those that a table of no rows yields: they are written down in one place only.
-    none = np.zeros(0, dtype=np.int64)
+    # The field names are those of an empty table, so that they are defined in one place only.
+    no_rows = np.zeros(0, dtype=np.int64)
     no_amount = None if events.amount is None else np.zeros(0)
-    empty = Events(np.zeros(0), none, no_amount, dict.fromkeys(events.keys, none), events.categorical)
+    empty = Events(np.zeros(0), no_rows, no_amount, dict.fromkeys(events.keys, no_rows), events.categorical)
     names = tuple(name for name, _ in _fields(spec, empty, np.zeros(0, np.int16), {name: np.zeros(0, np.float32) for name in numeric}))
     fill: dict[str, float] = {}
     for name, values in numeric.items():
@@ -292,13 +303,13 @@ def _learn(
 def _values(
     schema: Schema, events: Events, label: NDArray[np.int16], frame: pl.DataFrame, numeric: dict[str, NDArray[np.float32]]
 ) -> NDArray[np.float32]:
-    place = {name: column for column, name in enumerate(schema.numeric_fields)}
-    values = np.empty((len(events.time), len(place) + len(schema.categorical_fields)), dtype=np.float32)
+    column_of = {name: column for column, name in enumerate(schema.numeric_fields)}
+    values = np.empty((len(events.time), len(column_of) + len(schema.categorical_fields)), dtype=np.float32)
     filled = {name: np.where(np.isnan(column), np.float32(schema.fill[name]), column) for name, column in numeric.items()}
     for name, column in _fields(schema.spec, events, label, filled):
-        values[:, place[name]] = column
+        values[:, column_of[name]] = column
     for number, name in enumerate(schema.categorical_fields):
-        values[:, len(place) + number] = field_codes(frame[name], schema.vocabularies[name], schema.hash_buckets)
+        values[:, len(column_of) + number] = field_codes(frame[name], schema.vocabularies[name], schema.hash_buckets)
     return values
 
 

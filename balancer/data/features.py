@@ -1,10 +1,12 @@
-"""Causal fields of a transaction: its own, and against the history of its entity.
+"""Causal fields of a transaction: of the row alone, and relative to the history of its entity.
 
-What is special: a row sees strictly earlier rows of its entity only (rows of one moment: the one earlier in the table), *bit for bit*, and the
-formulas don't know where the facts about those rows come from (`balancer.data.past`): a table and a service share them. Fields grow like a
-logarithm at most.
-Sources: velocity and customer windows after Le Borgne et al., Fraud Detection Handbook, chapter 3; hour habit after Correa Bahnsen et al.
-2016 (periodic behaviour of time), here as a mean cosine.
+What is special: a row depends only on strictly earlier rows of its entity (among rows with the same time, on
+those that come first in the table), exact to the last bit. The formulas read the statistics of those rows
+through an interface (`balancer.data.past`), so a table and the service share them. Fields grow at most
+logarithmically.
+
+Sources: velocity and customer windows after Le Borgne et al., Fraud Detection Handbook, chapter 3; the hour
+habit after Correa Bahnsen et al. 2016 (periodic behaviour of time), here as a mean cosine.
 """
 
 from __future__ import annotations
@@ -18,14 +20,23 @@ from balancer.data.past import VELOCITY, Float, Past, quantities, signed_log
 from balancer.data.spec import DAY
 
 NEVER_DAYS = 3650.0
-"""Stands for "never before" where a field says how long ago."""
+"""Value of "days since" fields where something never happened before."""
 _DEVIATION_FLOOR = 0.1
+"""Added to standard deviations (in quadrature), so that z-scores stay finite."""
 
 Field = tuple[str, NDArray[np.float32]]
 
 
 def row_fields(time: Float, amount: Float | None) -> Iterator[Field]:
-    """Fields of the row alone: amount, hour of the day, day of the week."""
+    """Compute the fields of the row alone: amount, hour of the day, day of the week.
+
+    Args:
+        time: (N,) seconds.
+        amount: (N,) finite amounts, or None where the table has none.
+
+    Yields:
+        Name and (N,) float32 values of each field.
+    """
     if amount is not None:
         yield "amount_log", signed_log(amount).astype(np.float32)
     hour = np.mod(time, DAY) / 3600.0
@@ -37,7 +48,14 @@ def row_fields(time: Float, amount: Float | None) -> Iterator[Field]:
 
 
 def entity_fields(past: Past) -> Iterator[Field]:
-    """Fields of the row against the earlier rows of its entity."""
+    """Compute the fields of the row relative to the earlier rows of its entity.
+
+    Args:
+        past: Statistics of the earlier rows.
+
+    Yields:
+        Name and (N,) float32 values of each field.
+    """
     seen = past.seen
     gap = np.where(seen > 0, past.time - past.previous_time, NEVER_DAYS * DAY)
     yield "is_first", (seen == 0).astype(np.float32)
@@ -46,7 +64,7 @@ def entity_fields(past: Past) -> Iterator[Field]:
     age = past.time - past.first_time
     yield "history_days", np.log1p(age / DAY).astype(np.float32)
     mean_gap = age / np.maximum(seen, 1)
-    # Of an entity's first row there is no gap: what stands there may be the distance to another entity's row.
+    # The first row of an entity has no gap: `previous_gap` may hold the distance to a row of another entity.
     yield "previous_gap_log", np.where(seen > 1, np.log1p(np.where(seen > 1, past.previous_gap, 0.0)), 0.0).astype(np.float32)
     yield "previous_hour", np.where(seen > 0, np.mod(past.previous_time, DAY) / 3600.0, 0.0).astype(np.float32)
     yield "gap_ratio", np.where(seen > 1, np.log1p(gap) - np.log1p(mean_gap), 0.0).astype(np.float32)
@@ -61,18 +79,24 @@ def entity_fields(past: Past) -> Iterator[Field]:
 
 
 def _hour_habit(past: Past) -> Iterator[Field]:
-    """Mean over the earlier rows of cos(hour - this hour): 1 where they all fell at this hour, -1 at the opposite one; and the day's mean hour."""
+    """Compare the hour of the row with the hours of the earlier rows.
+
+    The habit is the mean over the earlier rows of cos(hour - this hour): 1 where all were at this hour, -1
+    where all were twelve hours away.
+    """
     circle = quantities(past.time, None)
     for name, window in (("all", None), ("1d", "1d")):
         count = np.maximum(past.seen if window is None else past.count(window), 1)
         mean_cos, mean_sin = past.sum("cos", window) / count, past.sum("sin", window) / count
         yield f"hour_habit_{name}", (circle["cos"] * mean_cos + circle["sin"] * mean_sin).astype(np.float32)
-    # Of the last day only: where a run of fraud began the night before, the row itself may stand at any hour.
+    # The mean hour of the last day only: a series of frauds that began the night before may continue at any
+    # hour.
     yield "hour_cos_mean_1d", mean_cos.astype(np.float32)
     yield "hour_sin_mean_1d", mean_sin.astype(np.float32)
 
 
 def _amount_fields(past: Past, level: Float) -> Iterator[Field]:
+    """Compare the amount with earlier amounts of the entity: mean, deviation, maximum, windows."""
     seen = past.seen
     count = np.maximum(seen, 1)
     mean = past.sum("level", None) / count
@@ -87,10 +111,10 @@ def _amount_fields(past: Past, level: Float) -> Iterator[Field]:
         within = np.where(past.count(name) > 0, past.amounts(name), 0.0)
         yield f"sum_{name}", signed_log(within).astype(np.float32)
     for name in ("1d", "7d"):
-        some = past.count(name) > 0
+        any_inside = past.count(name) > 0
         within_count = np.maximum(past.count(name), 1)
         inside = past.sum("level", name) / within_count
-        yield f"mean_shift_{name}", np.where(some, inside - mean, 0.0).astype(np.float32)
+        yield f"mean_shift_{name}", np.where(any_inside, inside - mean, 0.0).astype(np.float32)
         if name == "1d":
             yield "amount_mean_1d", inside.astype(np.float32)
             spread = past.sum("square", name) / within_count - inside * inside
@@ -98,7 +122,10 @@ def _amount_fields(past: Past, level: Float) -> Iterator[Field]:
 
 
 def _key_fields(name: str, past: Past, level: Float | None) -> Iterator[Field]:
-    """How often and how lately the entity used this value; the amount, and that of the row before, against what it spends there."""
+    """How often and how recently the entity used the value of column `name`.
+
+    With amounts, also this amount and the previous one relative to the amounts of the entity at this value.
+    """
     used, last_time, level_sum, square_sum = past.key(name)
     since = np.where(used > 0, past.time - last_time, NEVER_DAYS * DAY)
     yield f"{name}_used", np.log1p(used).astype(np.float32)

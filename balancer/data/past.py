@@ -1,9 +1,11 @@
-"""What a row's fields know of the earlier rows of its entity: counts, exact sums, the row before.
+"""Statistics of the earlier rows of an entity: counts, exact sums, the row before.
 
-What is special: the facts are an interface. A whole table answers from prefix sums (`TablePast`); a service answers for one row at a time from what it
-keeps. The formulas on top (`balancer.data.features`) are the same code, so the fields are the same bits. Sums are exclusive prefix sums in 64-bit
-fixed point, whose differences are exact: neither a later row nor another entity's rows can move even a rounding error. Running sums of raw amounts,
-which don't fit fixed point, restart at each entity.
+What is special: the statistics are an interface, `Past`. `TablePast` computes them for a whole table from
+prefix sums; the service computes them for one row at a time from its database. Both use the same formulas
+(`balancer.data.features`), so the fields are identical to the last bit. Sums are exclusive prefix sums in
+64-bit fixed point, and their differences are exact: neither a later row nor a row of another entity can
+change even a rounding error. Running sums of raw amounts do not fit into fixed point; they restart at each
+entity.
 """
 
 from __future__ import annotations
@@ -19,50 +21,58 @@ from balancer.data.spec import DAY
 from balancer.data.timeline import Index, Timeline
 
 VELOCITY = {"1h": 3600.0, "6h": 6 * 3600.0, "1d": DAY, "2d": 2 * DAY, "7d": 7 * DAY, "30d": 30 * DAY}
-"""Windows that look back, in seconds."""
+"""Length of each look-back window, in seconds."""
 AMOUNT_LIMIT = 1e15
-"""Amounts count as at most this in running sums, so that no sum overflows."""
+"""Amounts are clipped to this in running sums, so that no sum overflows."""
 SCALE = float(2**24)
-"""Fixed point: sums are whole numbers of 1 / SCALE."""
+"""Fixed-point scale: sums are integer multiples of 1 / SCALE."""
 QUANTITIES = ("cos", "sin", "level", "square")
-"""What is summed per row: cosine and sine of the time of day, the level of the amount and its square."""
+"""What is summed over rows: cosine and sine of the time of day, the level of the amount, and its square."""
 
 Float = NDArray[np.float64]
 Kind = TypeVar("Kind", bound=np.generic)
 
 
 def signed_log(values: Float) -> Float:
-    """sign(x) log(1 + |x|): the level of an amount."""
+    """Compute sign(x) log(1 + |x|), the level of an amount."""
     return np.sign(values) * np.log1p(np.abs(values))
 
 
 def quantities(time: Float, level: Float | None) -> dict[str, Float]:
-    """(N,) each of `QUANTITIES` that rows have, before they are scaled."""
+    """Compute the `QUANTITIES` of N rows, before scaling.
+
+    Args:
+        time: (N,) seconds.
+        level: (N,) level of the amount, or None where the table has no amount.
+
+    Returns:
+        (N,) per quantity; without amounts only "cos" and "sin".
+    """
     angle = np.mod(time, DAY) * (2 * np.pi / DAY)
     circle = {"cos": np.cos(angle), "sin": np.sin(angle)}
     return circle if level is None else circle | {"level": level, "square": level * level}
 
 
 def fixed(values: Float) -> Index:
-    """Fixed point of `values`, int64."""
+    """Convert `values` to 64-bit fixed point."""
     return np.rint(values * SCALE).astype(np.int64)
 
 
 class KeyPast(NamedTuple):
-    """Earlier rows of the entity that share the row's value of one column; arrays (N,)."""
+    """Statistics of the earlier rows of the entity with the same value in one column; arrays are (N,)."""
 
     used: Index
-    """How many there are."""
+    """Number of such rows."""
     last_time: Float
-    """Time of the latest; anything where there is none."""
+    """Time of the latest such row; undefined where there is none."""
     level: Float
-    """Sum of their levels."""
+    """Sum of the levels of their amounts."""
     square: Float
     """Sum of the squares of their levels."""
 
 
 class Past(Protocol):
-    """Facts about N rows; all arrays (N,)."""
+    """Statistics of the rows before each of N rows; all arrays are (N,)."""
 
     time: Float
     """Seconds."""
@@ -71,34 +81,35 @@ class Past(Protocol):
     columns: tuple[str, ...]
     """Categorical and context columns."""
     categorical: tuple[str, ...]
-    """Which of them are categorical: few values, so that the entity's amounts at each have a spread worth measuring."""
+    """The categorical ones of `columns`. They have few values, so the spread of the entity's amounts at each
+    value is meaningful."""
     seen: Index
-    """Earlier rows of the entity."""
+    """Number of earlier rows of the entity."""
     first_time: Float
-    """Time of the entity's first row, the row itself if it has no earlier one."""
+    """Time of the first row of the entity; the time of the row itself where it has no earlier one."""
     previous_time: Float
-    """Time of the row before; anything where there is none."""
+    """Time of the previous row; undefined where there is none."""
     previous_gap: Float
-    """Seconds between the two rows before; anything where there are not two."""
+    """Seconds between the two previous rows; undefined where there are fewer than two."""
     previous_level: Float
-    """Level of the row before; anything where there is none."""
+    """Level of the previous row; undefined where there is none."""
     top_level: Float
-    """Highest level so far; anything where there is no earlier row."""
+    """Highest level of the earlier rows; undefined where there is none."""
 
     def count(self, window: str) -> Index:
-        """Earlier rows younger than the window."""
+        """Count the earlier rows inside the window."""
 
     def sum(self, quantity: str, window: str | None) -> Float:
-        """Sum of one of `QUANTITIES` over the earlier rows younger than the window, or over all."""
+        """Sum one of `QUANTITIES` over the earlier rows inside the window, or over all for None."""
 
     def amounts(self, window: str) -> Float:
-        """Sum of the amounts of the earlier rows younger than the window; anything where there is none."""
+        """Sum the amounts of the earlier rows inside the window; undefined where there is none."""
 
     def key(self, column: str) -> KeyPast:
-        """Earlier rows with the row's value of the column."""
+        """Statistics of the earlier rows with the same value in `column`."""
 
     def previous(self, field: str, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """What the field `field`, here `values`, was on the row before; anything where there is none."""
+        """Value of the field on the previous row (undefined for the first), given its current `values`."""
 
 
 @dataclass(frozen=True)
@@ -108,17 +119,17 @@ class Events:
     time: Float
     """(N,) seconds."""
     start: Index
-    """(N,) first row of the row's entity."""
+    """(N,) index of the first row of the entity."""
     amount: Float | None
     """(N,) finite amounts, or None where the table has none."""
     keys: dict[str, Index]
-    """(N,) codes of each categorical and context column, -1 = null."""
+    """(N,) codes of each categorical and context column; -1 is null."""
     categorical: tuple[str, ...] = ()
-    """Which of the keys are categorical."""
+    """The categorical ones of `keys`."""
 
 
 class TablePast:
-    """The facts about all rows of a table at once; each is computed when it is asked for, so that few are held."""
+    """The statistics of all rows of a table at once; each is computed on request to save memory."""
 
     def __init__(self, events: Events) -> None:
         self._events = events
@@ -133,8 +144,8 @@ class TablePast:
         timeline = Timeline(events.start, events.time)
         self._first = {name: timeline.position(events.start, events.time - seconds) for name, seconds in VELOCITY.items()}
         self._level = None if events.amount is None else signed_log(events.amount)
-        nothing = np.zeros(0)
-        self.previous_level, self.top_level, self._total = nothing, nothing, nothing
+        empty = np.zeros(0)
+        self.previous_level, self.top_level, self._total = empty, empty, empty
         if self._level is not None and events.amount is not None:
             clipped = np.clip(events.amount, -AMOUNT_LIMIT, AMOUNT_LIMIT)
             running = pl.DataFrame({"start": events.start, "level": self._level, "amount": clipped}).select(
@@ -165,11 +176,12 @@ class TablePast:
         group = pair[order]
         is_new = np.concatenate((np.ones(1, np.bool_), group[1:] != group[:-1]))[: len(order)]
         begin = np.maximum.accumulate(np.where(is_new, self._index, 0))
-        nothing = np.zeros(len(order))
-        level, square = nothing, nothing
+        zeros = np.zeros(len(order))
+        level, square = zeros, zeros
         if self._level is not None:
-            own = self._level[order]
-            level, square = (_back(order, earlier_sum(each, self._index, begin)) for each in (own, own * own))
+            sorted_level = self._level[order]
+            summed = (sorted_level, sorted_level * sorted_level)
+            level, square = (_back(order, earlier_sum(each, self._index, begin)) for each in summed)
         last_time = _back(order, self.time[order][self._before])
         return KeyPast(_back(order, self._index - begin), last_time, level, square)
 
@@ -179,13 +191,17 @@ class TablePast:
 
 
 def earlier_sum(values: Float, index: Index, first: Index) -> Float:
-    """Sum of `values[first:index]` for each row, exact: fixed point with 24 binary digits, whatever lies outside the range."""
+    """Sum `values[first:index]` for each row.
+
+    The sum is exact in fixed point with 24 binary digits: values outside the range cannot change it.
+    """
     total = np.zeros(len(values) + 1, dtype=np.int64)
     np.cumsum(fixed(values), out=total[1:])
     return (total[index] - total[first]) / SCALE
 
 
 def _back(order: Index, values: NDArray[Kind]) -> NDArray[Kind]:
+    """Undo the sorting by `order`."""
     out = np.empty_like(values)
     out[order] = values
     return out

@@ -1,8 +1,8 @@
-"""Reading a table: Parquet, CSV, a folder of Parquet, a Delta table.
+"""Read a table: Parquet, CSV, a folder of Parquet, a Delta table.
 
-What is special: scans are lazy and fetch only the columns that have a role. CSV is read as text and cast by `balancer.data.checks`, so
-that a bad cell is reported by column and row, and its shape is checked on the bytes first: polars fills a row with too few fields
-silently.
+What is special: scans are lazy and fetch only the columns that have a role. A CSV file is read as text and
+cast by `balancer.data.checks`, so that a bad cell is reported by column and row. The number of fields per row
+is checked on the bytes first, because polars silently fills a row that has too few.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from balancer.errors import CorruptFileError, InputError, MissingFileError
 Source = str | Path | pl.DataFrame
 PARQUET = (".parquet", ".pq")
 CSV = (".csv", ".tsv", ".txt")
-_CHUNK = 1 << 24
+_CHUNK_BYTES = 1 << 24
 _SEPARATORS = (",", ";", "\t", "|")
 
 
 def scan(source: Source, *, typed: bool = False) -> pl.LazyFrame:
-    """A lazy frame over the table, rows in file order.
+    """Open the table as a lazy frame, rows in file order.
 
     Args:
-        source: file, folder or frame.
-        typed: guess the dtypes of a CSV (to infer roles); otherwise its columns stay text.
+        source: File, folder or frame.
+        typed: Whether to infer the dtypes of a CSV file (to infer roles). Otherwise its columns stay text.
 
     Raises:
-        InputError: where the file is absent, empty, torn, or of an unknown kind.
+        InputError: If the file is missing, empty, malformed, or of an unknown kind.
     """
     if isinstance(source, pl.DataFrame):
         return source.lazy()
@@ -48,11 +48,15 @@ def scan(source: Source, *, typed: bool = False) -> pl.LazyFrame:
             return pl.scan_csv(path, separator=separator, infer_schema_length=10_000, try_parse_dates=True, ignore_errors=True)
         check_csv_shape(path, separator)
         return pl.scan_csv(path, separator=separator, infer_schema=False)
-    raise InputError(f"{path} is of an unknown kind {path.suffix!r}: give a .parquet or .csv file, a folder of Parquet or a Delta table")
+    raise InputError(f"{path} is of an unknown kind ({path.suffix!r}): give a .parquet or .csv file, a folder of Parquet or a Delta table")
 
 
 def column_types(source: Source) -> dict[str, pl.DataType]:
-    """Names and dtypes of the columns (those of a CSV guessed); raises `InputError` where the table can't be read."""
+    """Return the names and dtypes of the columns; the dtypes of a CSV file are inferred.
+
+    Raises:
+        InputError: If the table can't be read.
+    """
     try:
         return dict(scan(source, typed=True).collect_schema())
     except (pl.exceptions.PolarsError, OSError) as error:
@@ -60,7 +64,11 @@ def column_types(source: Source) -> dict[str, pl.DataType]:
 
 
 def collect(query: pl.LazyFrame, source: Source) -> pl.DataFrame:
-    """Run a query over `source`; a damaged file raises `InputError` naming it."""
+    """Run a query over `source`.
+
+    Raises:
+        CorruptFileError: If the file is damaged; the message names it.
+    """
     try:
         return query.collect()
     except (pl.exceptions.PolarsError, OSError) as error:
@@ -68,10 +76,11 @@ def collect(query: pl.LazyFrame, source: Source) -> pl.DataFrame:
 
 
 def read_columns(source: Source, columns: list[str] | None = None) -> pl.DataFrame:
-    """The named columns (all by default) of every row, in file order; CSV columns as text.
+    """Read the named columns (all by default) of every row, in file order; CSV columns as text.
 
     Raises:
-        InputError: naming the missing column and the nearest one, or the file that is empty or damaged.
+        InputError: If a column is missing (the message suggests the nearest name), or if the file is empty or
+            damaged.
     """
     try:
         query = scan(source)
@@ -88,19 +97,25 @@ def read_columns(source: Source, columns: list[str] | None = None) -> pl.DataFra
 
 
 def read_input(source: Source) -> pl.DataFrame:
-    """Every column of every row, in input order: what `Dataset.store.row` points into. CSV columns stay text, as they were written."""
+    """Read every column of every row, in the order that `Dataset.store.row` indexes; CSV columns as text."""
     return read_columns(source)
 
 
 def check_csv_shape(path: Path, separator: str) -> None:
-    """Raise `InputError` naming the first row whose number of fields differs from the header's.
+    """Check that every row of a CSV file has as many fields as the header.
 
-    Works on bytes, 16 MiB at a time: separators and line ends within quotes (odd number of quotes so far) don't count.
+    The check works on bytes, 16 MiB at a time. Separators and line ends inside quotes (after an odd number of
+    quotes) are ignored.
+
+    Raises:
+        InputError: If the file is empty.
+        CorruptFileError: If a row has another number of fields (the message names the first such row), or if
+            a quote is not closed.
     """
     fields_in_header: int | None = None
     row = open_fields = quotes = 0
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
+        while chunk := file.read(_CHUNK_BYTES):
             data = np.frombuffer(chunk, dtype=np.uint8)
             outside = (quotes + np.cumsum(data == ord('"'))) % 2 == 0
             ends = np.flatnonzero((data == ord("\n")) & outside)
@@ -112,9 +127,9 @@ def check_csv_shape(path: Path, separator: str) -> None:
                 blank = np.diff(ends, prepend=-1) <= 1 if open_fields == 0 else np.zeros(len(ends), np.bool_)
                 if fields_in_header is None:
                     fields_in_header = int(counts[0])
-                torn = np.flatnonzero((counts != fields_in_header) & ~blank)
-                if len(torn):
-                    raise _torn(path, row + int(torn[0]), int(counts[torn[0]]) + 1, fields_in_header + 1)
+                malformed = np.flatnonzero((counts != fields_in_header) & ~blank)
+                if len(malformed):
+                    raise _wrong_field_count(path, row + int(malformed[0]), int(counts[malformed[0]]) + 1, fields_in_header + 1)
                 row += len(ends)
                 open_fields = int(separators[-1] - separators[ends[-1]])
                 tail = len(data) - int(ends[-1]) - 1
@@ -124,13 +139,13 @@ def check_csv_shape(path: Path, separator: str) -> None:
     if row == 0 and quotes == 0 and path.stat().st_size == 0:
         raise InputError(f"{path} is empty: it has no rows")
     if quotes % 2:
-        raise InputError(f"{path}: a quote is opened and never closed, the file is torn: write it again")
+        raise InputError(f"{path}: a quote is opened and never closed, the file is damaged or truncated: write it again")
     if fields_in_header is not None and tail and open_fields != fields_in_header:
-        raise _torn(path, row, open_fields + 1, fields_in_header + 1)
+        raise _wrong_field_count(path, row, open_fields + 1, fields_in_header + 1)
 
 
-def _torn(path: Path, row: int, found: int, wanted: int) -> CorruptFileError:
-    return CorruptFileError(f"{path}: row {row} (line {row + 1}) has {found} fields where the header has {wanted}, the row is torn: mend it")
+def _wrong_field_count(path: Path, row: int, found: int, expected: int) -> CorruptFileError:
+    return CorruptFileError(f"{path}: row {row} (line {row + 1}) has {found} fields, but the header has {expected}: correct the row")
 
 
 def _csv_separator(path: Path) -> str:
@@ -147,15 +162,17 @@ def _scan_folder(path: Path) -> pl.LazyFrame:
         return pl.scan_delta(str(path))
     files = sorted(file for file in path.rglob("*") if file.suffix.lower() in PARQUET)
     if not files:
-        raise InputError(f"{path} holds no .parquet file: give a folder of Parquet, or a single file")
+        raise InputError(f"{path} has no .parquet file: give a folder of Parquet files, or a single file")
     return pl.scan_parquet(files)
 
 
 def source_name(source: Source) -> str:
-    """How messages call a table."""
+    """Return the name of a table for messages."""
     return "the frame" if isinstance(source, pl.DataFrame) else str(source)
 
 
 def _unreadable(source: Source, error: Exception) -> CorruptFileError:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return CorruptFileError(f"{source_name(source)} can't be read, it is damaged, truncated or not what its name says ({reason}): write it again")
+    return CorruptFileError(
+        f"{source_name(source)} can't be read, it is damaged, truncated or of another format than its name says ({reason}): write it again"
+    )

@@ -1,8 +1,9 @@
-"""Delayed context risk: the fraud rate of a terminal or merchant, from labels old enough to be known.
+"""Delayed context risk: the fraud rate of a terminal or merchant, from labels that are already known.
 
-What is special: at time t only labels of rows at or before t - delay exist, so the window of W days is (t - delay - W, t - delay]; rows
-without a label count in neither numerator nor denominator. Some frauds can be seen in no other way: a compromised terminal changes
-nothing in a row. Source of the feature: Le Borgne et al., Fraud Detection Handbook, chapter 3 (terminal risk with a delay period).
+What is special: at time t only the labels of rows at or before t - delay are known, so the window of W days
+is (t - delay - W, t - delay]. Rows without a label count in neither numerator nor denominator. Some frauds
+can be detected in no other way: a compromised terminal leaves no trace in the row itself. Source of the
+feature: Le Borgne et al., Fraud Detection Handbook, chapter 3 (terminal risk with a delay period).
 """
 
 from __future__ import annotations
@@ -17,20 +18,24 @@ from balancer.data.timeline import Index, Timeline
 
 WINDOW_DAYS = (1, 7, 30)
 PSEUDO_COUNT = 1.0
-"""Legitimate rows added to every window: a rate over few rows shrinks to 0, and no value hangs on the rest of the table."""
+"""Legitimate rows added to every window: a rate over few rows shrinks to 0 and does not depend on other
+windows."""
 
 Field = tuple[str, NDArray[np.float32]]
 
 
 def risk_fields(name: str, key: Index, time: NDArray[np.float64], label: NDArray[np.int16], delay: float) -> Iterator[Field]:
-    """Smoothed fraud rate and log count of known rows, per window, of the context `name`.
+    """Compute the smoothed fraud rate and the log count of labelled rows of a context column, per window.
 
     Args:
-        name: prefix of the fields.
-        key: (N,) code of the context value, -1 = null (rate and count 0).
+        name: Prefix of the field names.
+        key: (N,) code of the context value; -1 is null, with rate and count 0.
         time: (N,) seconds.
-        label: (N,) class, 0 = negative, -1 = unknown.
-        delay: seconds after which a label is known; with 0, labels of strictly earlier moments are.
+        label: (N,) class; 0 is negative, -1 is unknown.
+        delay: Seconds after which a label is known. With 0, the labels of strictly earlier rows are known.
+
+    Yields:
+        Name and (N,) values of each field.
     """
     size = len(key)
     order = np.lexsort((time, key))
@@ -48,7 +53,17 @@ def risk_fields(name: str, key: Index, time: NDArray[np.float64], label: NDArray
 
 
 def rate_fields(name: str, days: int, frauds: Index, known: Index) -> Iterator[tuple[str, NDArray[np.float64]]]:
-    """The fields of one window from (N,) how many rows in it are fraud, and how many are known."""
+    """Compute the fields of one window.
+
+    Args:
+        name: Prefix of the field names.
+        days: Length of the window.
+        frauds: (N,) fraud rows in the window.
+        known: (N,) labelled rows in the window.
+
+    Yields:
+        Name and (N,) values of each field.
+    """
     yield f"{name}_fraud_rate_{days}d", frauds / (known + PSEUDO_COUNT)
     yield f"{name}_count_{days}d", np.log1p(known)
 

@@ -1,7 +1,8 @@
-"""Roles found from names and dtypes, for the columns that nobody named.
+"""Infer the roles of columns from their names and dtypes, where no role was given.
 
-What is special: where two columns would do, none is taken and the error names the flag. Columns constant within each entity are left out
-even if they look useful: they memorise accounts (which card already had its fraud), not behaviour.
+What is special: where two columns match a role, neither is chosen and the error names the flag. Columns that
+are constant within each entity are left out even if they look useful: a model would memorise accounts with
+them (which card already had a fraud) instead of learning behaviour.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from balancer.errors import InputError
 __all__ = ["Spec", "SplitSpec", "resolve_spec"]
 
 MAX_CATEGORIES = 100
-"""A text column of more distinct values isn't taken for a category unless it is named."""
+"""Most distinct values of a text column that is inferred to be categorical."""
 
-# The first group of names that matches decides; within a group two matches are a doubt.
+# The first pattern that matches any column decides; two columns that match the same pattern are ambiguous.
 _NAMES: dict[str, tuple[str, ...]] = {
     "entity": (r"(card|customer|cust|account|acct|client|user|entity|cardholder)(_?(id|no|num|number|key))?|cc_num|pan",),
     "label": (r"is_?fraud|(tx_)?fraud(_?(label|flag|type|class))?|label|class|target|isfraud|fraud_bool",),
@@ -39,17 +40,21 @@ _LABEL_LIKE = re.compile(r"fraud|chargeback|label|target", re.IGNORECASE)
 def resolve_spec(
     source: Source, *, spec_file: str | Path | None = None, overrides: Mapping[str, Any] | None = None, need_label: bool = True
 ) -> Spec:
-    """The roles of a table's columns: from a spec file, over it the flags, and the rest by name and dtype where there is no doubt.
+    """Resolve the roles of the columns of a table.
+
+    Flags take precedence over the spec file. The remaining roles are inferred from names and dtypes where
+    they are unambiguous.
 
     Args:
-        source: the table.
-        spec_file: TOML with the keys of `Spec`.
-        overrides: the same keys, from flags; None counts as not given, `"none"` as "this role is not filled". `train`, `validation`, `test`
-            and `gap` may stand here instead of in `split`.
-        need_label: whether a label must be found.
+        source: The table.
+        spec_file: TOML file with the keys of `Spec`.
+        overrides: The same keys, from flags. None means "not given", `"none"` means "no column has this
+            role". `train`, `validation`, `test` and `gap` may be given here instead of in `split`.
+        need_label: Whether a label column is required.
 
     Raises:
-        InputError: unknown key, column that isn't there, or doubt; names the flag.
+        InputError: If a key is unknown, a column is missing, or a role is ambiguous; the message names the
+            flag.
     """
     types = column_types(source)
     given = read_spec_file(spec_file) if spec_file is not None else {}
@@ -64,7 +69,7 @@ def resolve_spec(
         if role not in given:
             given[role] = _infer_by_name(role, given, types)
     if need_label and given["label"] is None:
-        raise InputError(f"no column is surely the label: name it by --label; columns: {', '.join(types)}")
+        raise InputError(f"no label column was recognised: name it with --label; columns: {', '.join(types)}")
     _infer_lists(source, given, types)
     return Spec.from_dict(given)
 
@@ -97,10 +102,10 @@ def _infer_time(given: Mapping[str, Any], types: Mapping[str, pl.DataType]) -> s
     for found in (moments, [name for name in moments if name in named], named, [name for name in free if types[name] == pl.Date]):
         if len(found) == 1:
             return found[0]
-    doubt = moments or named
-    if doubt:
-        raise InputError(f"several columns may be the time ({', '.join(doubt)}): name it by --time")
-    raise InputError(f"no column is surely the time: name it by --time; columns: {', '.join(types)}")
+    candidates = moments or named
+    if candidates:
+        raise InputError(f"several columns may be the time ({', '.join(candidates)}): name it with --time")
+    raise InputError(f"no time column was recognised: name it with --time; columns: {', '.join(types)}")
 
 
 def _infer_by_name(role: str, given: Mapping[str, Any], types: Mapping[str, pl.DataType]) -> str | None:
@@ -109,13 +114,13 @@ def _infer_by_name(role: str, given: Mapping[str, Any], types: Mapping[str, pl.D
     if role == "amount":
         found = [name for name in found if types[name].is_numeric() or types[name] == pl.String]
     if len(found) > 1:
-        raise InputError(f"several columns may be the {role} ({', '.join(found)}): name it by --{role} (or --{role} none)")
+        raise InputError(f"several columns may be the {role} ({', '.join(found)}): name it with --{role} (or give --{role} none)")
     return found[0] if found else None
 
 
 def _infer_lists(source: Source, given: dict[str, Any], types: Mapping[str, pl.DataType]) -> None:
-    """Fill in `numeric`, `categorical` and `context` where they aren't given; looks at the values once, lazily."""
-    # A second label (fraud type beside a fraud flag) must never become a field.
+    """Infer `numeric`, `categorical` and `context` where they are not given, in one lazy scan."""
+    # A second label column (a fraud type beside a fraud flag) must never become a field.
     free = [name for name in types if name not in _taken(given) and not _LABEL_LIKE.search(name) and name not in _matches("label", [name])]
     if "context" not in given:
         given["context"] = tuple(name for name in free if _CONTEXT.fullmatch(name) and not types[name].is_float())
@@ -134,7 +139,7 @@ def _infer_lists(source: Source, given: dict[str, Any], types: Mapping[str, pl.D
 
 
 def _varied(source: Source, names: list[str], texts: list[str], entity: str | None) -> set[str]:
-    """Those of `names` that aren't constant within every entity, texts of few distinct values only."""
+    """Select the columns that vary within an entity; text columns only with few distinct values."""
     if not names:
         return set()
     query = scan(source, typed=True)

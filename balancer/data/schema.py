@@ -1,7 +1,8 @@
-"""The schema: all that scoring needs to build the same fields from another table.
+"""The schema: everything that scoring needs to build the same fields from another table.
 
-What is special: whatever is learned (vocabularies, fill values) is learned on training rows only and written as JSON, never pickled.
-Values outside the vocabulary can be hashed into buckets: new merchants then share a few codes that training knows, instead of one.
+What is special: vocabularies and fill values are learned on training rows only and are saved as JSON, never
+pickled. Values outside the vocabulary can be hashed into buckets: new merchants then share several codes that
+the model has trained on, instead of a single one.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from balancer.data.timeline import Index
 from balancer.errors import InputError
 
 RARE = 5
-"""With hash buckets, a value of fewer training rows than this is hashed: what unseen values look like is learned from the rare ones."""
+"""With hash buckets, values with fewer training rows are hashed: the model learns from rare values how to
+treat unseen ones."""
 
 
 @dataclass(frozen=True)
 class Schema:
-    """Names and learned tables of the fields of a `TransactionStore`."""
+    """Names, vocabularies and fill values of the fields of a `TransactionStore`."""
 
     spec: Spec
     """Roles of the columns."""
@@ -34,14 +36,14 @@ class Schema:
     numeric_fields: tuple[str, ...]
     """Names of the first `num_numeric` columns of `TransactionStore.values`."""
     categorical_fields: tuple[str, ...]
-    """Names of the columns after them."""
+    """Names of the remaining columns of `TransactionStore.values`."""
     vocabularies: dict[str, list[str]]
-    """Per categorical field the values seen in training, most frequent first: value i has code i + 1, code 0 is unseen or null. With hash
-    buckets rare values are left out, and code 0 is null alone."""
+    """Per categorical field, the values seen in training, most frequent first. Value i has code i + 1; code 0
+    is unseen or null. With hash buckets, rare values are left out and code 0 is null only."""
     fill: dict[str, float]
-    """Per numeric column its training median, which stands for null."""
+    """Per numeric column, the median of the training rows, which replaces null."""
     hash_buckets: int = 0
-    """Codes per categorical field for values outside its vocabulary, after those of the vocabulary; 0: they have code 0."""
+    """Number of codes per categorical field for values outside the vocabulary; with 0 they have code 0."""
 
     def __post_init__(self) -> None:
         check_buckets(self.hash_buckets)
@@ -52,7 +54,7 @@ class Schema:
         return tuple(len(self.vocabularies[name]) + 1 + self.hash_buckets for name in self.categorical_fields)
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-able dict; without hash buckets the same as before there were any."""
+        """Convert to a JSON-serializable dict; `hash_buckets` is written only where it is not 0."""
         content: dict[str, Any] = {
             "spec": self.spec.to_dict(),
             "classes": list(self.classes),
@@ -65,10 +67,14 @@ class Schema:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Schema:
-        """The inverse of `to_dict`; raises `InputError` naming the first key that is missing."""
+        """Restore a schema from `to_dict`.
+
+        Raises:
+            InputError: If a key is missing; the message names it.
+        """
         missing = [key for key in ("spec", "classes", "numeric_fields", "categorical_fields", "vocabularies", "fill") if key not in raw]
         if missing:
-            raise InputError(f"the saved schema has no {missing[0]!r}: the run folder is damaged or foreign")
+            raise InputError(f"the saved schema has no {missing[0]!r}: the run folder is damaged or was not written by balancer")
         return cls(
             spec=Spec.from_dict(raw["spec"]),
             classes=tuple(raw["classes"]),
@@ -81,27 +87,50 @@ class Schema:
 
 
 def check_buckets(hash_buckets: int) -> None:
-    """Raises `InputError` unless the number of hash buckets can be used; more than a million would leave float32's exact codes."""
+    """Check the number of hash buckets.
+
+    Raises:
+        InputError: If it is not a whole number from 0 to a million; codes must be exact in float32.
+    """
     if not isinstance(hash_buckets, int) or isinstance(hash_buckets, bool) or not 0 <= hash_buckets <= 1_000_000:
         raise InputError(f"hash_buckets is {hash_buckets!r}: give a whole number from 0 (no hashing) to 1000000")
 
 
 def learn_vocabulary(values: pl.Series, train: NDArray[np.bool_], least: int = 1) -> list[str]:
-    """Values of at least `least` training rows as text, most frequent first, ties in alphabetical order."""
+    """List the values of the training rows.
+
+    Args:
+        values: (N,) values of the column.
+        train: (N,) whether a row is a training row.
+        least: Fewest training rows of a value.
+
+    Returns:
+        Values as text, most frequent first, ties in alphabetical order.
+    """
     counts = values.cast(pl.String).filter(pl.Series(train)).drop_nulls().value_counts(name="n")
     counts = counts.filter(pl.col("n") >= least)
     return [str(v) for v in counts.sort(["n", values.name], descending=[True, False])[values.name]]
 
 
 def encode(values: pl.Series, vocabulary: list[str]) -> Index:
-    """(N,) int64: position in `vocabulary`, -1 where null or not in it."""
+    """Encode values by their position in a vocabulary: (N,) int64, -1 where null or unknown."""
     enum = pl.Enum(pl.Series(vocabulary, dtype=pl.String))
     return values.cast(pl.String).cast(enum, strict=False).to_physical().cast(pl.Int64).fill_null(-1).to_numpy()
 
 
 def field_codes(values: pl.Series, vocabulary: list[str], hash_buckets: int = 0) -> Index:
-    """(N,) int64 codes of a categorical field: 0 for null, 1 to V by `vocabulary`, V + 1 + crc32(text) % hash_buckets for other values; 0 for those
-    too where there are no buckets. A value has the same code on every machine and in every table.
+    """Encode the values of a categorical field.
+
+    A value has the same code on every machine and in every table.
+
+    Args:
+        values: (N,) values of the column.
+        vocabulary: V values with a code of their own.
+        hash_buckets: Number of codes shared by all other values.
+
+    Returns:
+        (N,) int64 codes: 0 for null, 1 to V for the vocabulary, V + 1 + crc32(text) % hash_buckets for other
+        values. Without hash buckets, other values have code 0 as well.
     """
     codes = encode(values, vocabulary) + 1
     text = values.cast(pl.String)
@@ -109,16 +138,16 @@ def field_codes(values: pl.Series, vocabulary: list[str], hash_buckets: int = 0)
     if hash_buckets and len(other):
         texts = text[other]
         names = texts.unique()
-        hashed = [len(vocabulary) + 1 + zlib.crc32(name.encode()) % hash_buckets for name in names]
+        hashed = [_hash_code(name, len(vocabulary), hash_buckets) for name in names]
         codes[other] = texts.replace_strict(names, hashed, return_dtype=pl.Int64).to_numpy()
     return codes
 
 
 class FieldCoder:
-    """`field_codes` for one value after another.
+    """Encodes one value at a time, with the same codes as `field_codes`.
 
     Args:
-        schema: vocabularies and hash buckets.
+        schema: Vocabularies and hash buckets.
     """
 
     def __init__(self, schema: Schema) -> None:
@@ -126,14 +155,17 @@ class FieldCoder:
         self._buckets = schema.hash_buckets
 
     def code(self, name: str, text: str | None) -> int:
-        """Code of the text in the categorical field `name`."""
+        """Return the code of `text` in the categorical field `name`; None is null."""
         if text is None:
             return 0
         known = self._codes[name]
-        code = known.get(text, 0)
-        return code or (len(known) + 1 + zlib.crc32(text.encode()) % self._buckets if self._buckets else 0)
+        return known.get(text, 0) or (_hash_code(text, len(known), self._buckets) if self._buckets else 0)
+
+
+def _hash_code(text: str, vocabulary_size: int, hash_buckets: int) -> int:
+    return vocabulary_size + 1 + zlib.crc32(text.encode()) % hash_buckets
 
 
 def distinct(values: pl.Series) -> list[str]:
-    """Distinct non-null values as text, sorted."""
+    """List the distinct non-null values as text, sorted."""
     return values.cast(pl.String).drop_nulls().unique().sort().to_list()

@@ -1,7 +1,7 @@
-"""The spec: what role each column of a table has, as a frozen dataclass and as text (`spec.toml`).
+"""The spec: the role of each column of a table, as a frozen dataclass and as text (`spec.toml`).
 
-What is special: every complaint names the key or flag and the nearest known one. Roles that nobody named are found in
-`balancer.data.roles`.
+What is special: every error message names the key or flag, and suggests the nearest known one. Roles that
+were not named are inferred in `balancer.data.roles`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _UNITS = {"s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": DAY, "
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A tail for an error message: the known name nearest to `name`, and the list of the known ones (shortened)."""
+    """Build the end of an error message: the nearest known name, and a shortened list of known names."""
     names = list(known)
     lower = {item.lower(): item for item in names}
     close = difflib.get_close_matches(name.lower(), list(lower), n=1, cutoff=0.5)
@@ -38,7 +38,14 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def parse_duration(value: object, key: str) -> float:
-    """Seconds from a number of seconds or a text such as `"7d"`, `"12h"`, `"30min"`.
+    """Convert a duration to seconds.
+
+    Args:
+        value: A number of seconds, or a text such as `"7d"`, `"12h"`, `"30min"`.
+        key: The name of the value in error messages.
+
+    Raises:
+        InputError: If the value is no duration, is negative, or is too large.
 
     >>> parse_duration("7d", "label_delay")
     604800.0
@@ -51,12 +58,16 @@ def parse_duration(value: object, key: str) -> float:
             raise InputError(f'{key} is {value!r}: give a number of seconds, or a number and a unit such as "7d", "12h" or "30min"')
         seconds = float(match[1]) * _UNITS[match[2] or "s"]
     if not 0 <= seconds < 1e10:
-        raise InputError(f"{key} is {value!r}: it must be at least 0 seconds and finite")
+        raise InputError(f"{key} is {value!r}: give a finite number of seconds, 0 or more")
     return seconds
 
 
 def parse_moment(text: str, key: str) -> float:
-    """Seconds since 1970-01-01 (UTC where no zone is given) of an ISO date or datetime."""
+    """Convert an ISO date or datetime (UTC where no zone is given) to seconds since 1970-01-01.
+
+    Raises:
+        InputError: If the text is no date; the message names `key` of [split].
+    """
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as error:
@@ -66,38 +77,45 @@ def parse_moment(text: str, key: str) -> float:
 
 @dataclass(frozen=True)
 class SplitSpec:
-    """Where training ends and testing begins, in time order."""
+    """The borders of the time split, as shares of the rows or as dates."""
 
     train: float | str = 0.6
-    """Share of the labelled rows, or the date at which the part ends (exclusive)."""
+    """Share of the labelled rows, or the date at which training ends (exclusive)."""
     validation: float | str = 0.2
-    """Share, or date at which validation ends and the test begins; its start loses `gap`, the rest is halved by time."""
+    """Share, or date at which validation ends and the test begins. Without its `gap`, validation is halved by
+    time."""
     test: float | str = 0.2
-    """Share, or date at which the test ends (exclusive; with dates, "" is the end of the table)."""
+    """Share, or date at which the test ends (exclusive). With dates, "" is the end of the table."""
     gap: float | None = None
-    """Seconds at the start of validation that serve as history only; None is the label delay."""
+    """Seconds at the start of validation that serve as history only. None: the label delay."""
 
     def __post_init__(self) -> None:
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
         shares = {key: value for key, value in parts.items() if not isinstance(value, str)}
         if len(shares) == 3:
             if min(shares.values()) <= 0 or abs(sum(shares.values()) - 1) > 1e-6:
-                raise InputError(f"[split] train, validation and test are {list(shares.values())}: shares must be positive and sum to 1")
+                raise InputError(f"[split] train, validation and test are {list(shares.values())}: give positive shares that sum to 1")
         elif shares and (set(shares) != {"test"} or self.test != SplitSpec.test):
             raise InputError("[split] mixes shares and dates: give train, validation and test all as shares or all as dates")
         else:
             ends = [parse_moment(str(value), key) for key, value in parts.items() if isinstance(value, str) and (value or key != "test")]
             if ends != sorted(set(ends)):
-                raise InputError("[split] train, validation and test as dates must be in rising order (the exclusive end of each part)")
+                raise InputError(
+                    "[split] train, validation and test are not in time order: give the date at which each of them ends (exclusive)"
+                )
 
     @property
     def by_dates(self) -> bool:
-        """Whether the borders are dates, not shares."""
+        """Whether the borders are dates rather than shares."""
         return isinstance(self.train, str)
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> SplitSpec:
-        """Check and convert a `[split]` table; raises `InputError` naming the key."""
+        """Check and convert a `[split]` table.
+
+        Raises:
+            InputError: If a key is unknown or its value cannot be used; the message names the key.
+        """
         values: dict[str, Any] = {}
         for key, value in raw.items():
             if key not in SPLIT_KEYS:
@@ -117,44 +135,45 @@ class SplitSpec:
 
 @dataclass(frozen=True)
 class Spec:
-    """The role of every column that is used; a column named by no role is left out."""
+    """The role of every column that is used. A column without a role is left out."""
 
     time: str
-    """Column of the moment: datetime, date, number of seconds, or text in one format."""
+    """Column of the time: datetime, date, number of seconds, or text in one format."""
     entity: str | None = None
-    """Column of the card, customer or account whose history a row belongs to; None: each row is a history of its own."""
+    """Column of the card, customer or account whose history a row belongs to. None: rows have no history."""
     label: str | None = None
-    """Column of the class; None only where nothing is learned (scoring)."""
+    """Column of the class. None is allowed for scoring and for pretraining without labels."""
     negative: str | None = None
-    """The label value, as text, of the legitimate class; None: found among the usual names (0, false, legit, ...)."""
+    """The label value, as text, of the legitimate class. None: the one with a usual name (0, false, legit,
+    ...)."""
     unlabelled: str | None = None
-    """The label value, as text, that means "not known" (null always does)."""
+    """The label value, as text, that means "unknown". Null always does."""
     amount: str | None = None
-    """Column of the amount; negative amounts are refunds."""
+    """Column of the amount. Negative amounts are refunds."""
     id: str | None = None
-    """Column that names the row in what is written out; checked to be without duplicates."""
+    """Column that identifies a row in the output. Its values must be distinct."""
     numeric: tuple[str, ...] = ()
     """Further numeric columns, used as they are."""
     categorical: tuple[str, ...] = ()
-    """Columns of few named values."""
+    """Columns with few distinct values."""
     context: tuple[str, ...] = ()
-    """Keys (terminal, merchant) whose past delayed labels are a feature."""
+    """Columns (terminal, merchant) whose earlier, delayed labels become a feature."""
     label_delay: float = 7 * DAY
-    """Seconds after which a row's label is known."""
+    """Seconds after which the label of a row is known."""
     split: SplitSpec = field(default_factory=SplitSpec)
     """The time split."""
 
     def columns(self) -> list[str]:
-        """Every column used, each once, in a fixed order."""
+        """List every column that is used, each once, in a fixed order."""
         single = [self.entity, self.time, self.label, self.amount, self.id]
         return list(dict.fromkeys([c for c in single if c is not None] + [*self.numeric, *self.categorical, *self.context]))
 
     def role(self, column: str) -> str:
-        """The first role of a used column."""
+        """Return the first role of a column that is used."""
         return next(role for role in (*COLUMN_ROLES, *LIST_ROLES) if column == (held := getattr(self, role)) or column in (held or ()))
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-able dict with the keys of a spec file."""
+        """Convert to a JSON-serializable dict with the keys of a spec file."""
         out: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "split"}
         for key in LIST_ROLES:
             out[key] = list(out[key])
@@ -163,28 +182,38 @@ class Spec:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Spec:
-        """The inverse of `to_dict`; raises `InputError` for an unknown key, a wrong type, or a column in two roles that can't be."""
+        """Check a dict with the keys of a spec file and convert it.
+
+        Raises:
+            InputError: If a key is unknown, a value has the wrong type, no time column is named, or a column
+                has two roles that exclude each other.
+        """
         values = normalise(raw)
         if not values.get("time"):
-            raise InputError("no time column is named: name it by --time (or `time` in the spec file)")
+            raise InputError("no time column is named: name it with --time (or `time` in the spec file)")
         values["split"] = SplitSpec.from_dict(values.get("split", {}))
         spec = cls(**values)
         taken: dict[str, str] = {}
         for role in COLUMN_ROLES:
             column = getattr(spec, role)
             if column is not None and taken.setdefault(column, role) != role:
-                raise InputError(f"column {column!r} has two roles, {taken[column]} and {role}: name another by --{role}")
+                raise InputError(f"column {column!r} has two roles, {taken[column]} and {role}: name another column with --{role}")
         for role in LIST_ROLES:
             for column in getattr(spec, role):
                 if column == spec.label:
-                    raise InputError(f"column {column!r} is the label and cannot be {role} too: take it out of --{role}")
+                    raise InputError(f"column {column!r} is the label and cannot be {role} too: remove it from --{role}")
         return spec
 
 
 def normalise(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Check the keys and types of a spec given as a dict: texts and lists tidied, durations in seconds, `split` left as a dict.
+    """Check the keys and types of a spec given as a dict, and convert its values.
 
-    The text `"none"` (or an empty one) says that a role is not filled, which differs from a key that is absent (then it is inferred).
+    Lists become tuples without duplicates, durations become seconds, and `split` stays a dict. The text
+    `"none"` (or an empty text) says that no column has the role. An absent key is different: that role is
+    inferred.
+
+    Raises:
+        InputError: If a key is unknown or a value has the wrong type.
     """
     out: dict[str, Any] = {}
     for key, value in raw.items():
@@ -213,7 +242,7 @@ def normalise(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def label_text(value: object) -> str:
-    """A label value as text, the way labels are compared: 1, 1.0 and "1" are one class, and so are true and "true"."""
+    """Convert a label value to text: 1, 1.0 and "1" give the same text, as do true and "true"."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float) and value.is_integer():
@@ -222,14 +251,18 @@ def label_text(value: object) -> str:
 
 
 def read_spec_file(path: str | Path) -> dict[str, Any]:
-    """The normalised content of a spec TOML; raises `InputError` naming the file, and the key where one is wrong."""
+    """Read and normalise a spec file (TOML).
+
+    Raises:
+        InputError: If the file cannot be read or a key is wrong; the message names the file and the key.
+    """
     file = Path(path)
     try:
         raw = tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"spec file {file} does not exist: check --spec") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"spec file {file} can't be read as TOML ({error}): mend it or check --spec") from error
+        raise InputError(f"spec file {file} can't be read as TOML ({error}): correct it, or check --spec") from error
     try:
         values = normalise(raw)
         SplitSpec.from_dict(values.get("split", {}))

@@ -1,8 +1,8 @@
 """Split a table by time into train, gap, two halves of validation, and test.
 
-What is special: rows with the same timestamp always belong to the same split. The first `gap` seconds of validation
-(by default the label delay) are used for neither training nor evaluation, because their labels would not have been
-known when training ended. Rows of the gap still serve as history.
+What is special: rows with the same timestamp always belong to the same split. The first `gap` seconds of
+validation (by default the label delay) are used for neither training nor evaluation, because their labels
+would not have been known when training ended. Rows of the gap still serve as history.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def split_by_time(time: NDArray[np.float64], labelled: NDArray[np.bool_], spec: 
 
     Args:
         time: (N,) seconds, in any order.
-        labelled: (N,) whether the class of the row is known. Shares are shares of these rows; the other rows are
-            assigned by their time.
+        labelled: (N,) whether the class of the row is known. Shares are shares of these rows; the other rows
+            are assigned by their time.
         spec: Shares or dates.
         gap: Seconds at the start of validation that serve as history only.
 

@@ -1,7 +1,8 @@
-"""The transaction store: every column once, sorted by entity and time, and windows of history by one gather.
+"""The transaction store: every column once, sorted by entity and time.
 
-What is special: overlapping windows are never materialised. A window is two integers (the entity's first row, the target row), so memory
-grows with rows, not with rows x length; a batch is one `take` over contiguous rows of `values`.
+What is special: overlapping windows are never stored. A window is two integers (the first row of the entity,
+the target row), so memory grows with the number of rows, not with rows x length. A batch is one `take` over
+contiguous rows of `values`.
 """
 
 from __future__ import annotations
@@ -14,16 +15,16 @@ from numpy.typing import NDArray
 
 
 class Segments(NamedTuple):
-    """Stretches of history that hold some targets."""
+    """Segments of history, each with one or more target rows."""
 
     first: NDArray[np.int64]
-    """(S,) first row of each stretch, increasing."""
+    """(S,) first row of each segment, increasing."""
     last: NDArray[np.int64]
-    """(S,) its last target: later rows are not needed."""
+    """(S,) last target row of each segment; later rows are not needed."""
     segment: NDArray[np.int64]
-    """(B,) which stretch a target belongs to."""
+    """(B,) index of the segment that each target belongs to."""
     position: NDArray[np.int64]
-    """(B,) the target's place in it."""
+    """(B,) position of each target in its segment."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,19 +32,19 @@ class TransactionStore:
     """Columns of N transactions sorted by (entity, time, input order)."""
 
     values: NDArray[np.float32]
-    """(N, C): numeric fields as they are, then categorical codes (exact in float32, 0 = unseen or null)."""
+    """(N, C) numeric fields, then categorical codes (exact in float32; 0 is unseen or null)."""
     num_numeric: int
-    """How many of the C fields are numeric; the rest are codes."""
+    """Number of numeric fields among the C fields; the rest are codes."""
     time: NDArray[np.float64]
-    """(N,) seconds since 1970-01-01, or the table's own seconds."""
+    """(N,) seconds since 1970-01-01, or seconds as given in the table."""
     entity: NDArray[np.int32]
     """(N,) entity code."""
     start: NDArray[np.int64]
-    """(N,) first row of the row's entity."""
+    """(N,) first row of the entity."""
     label: NDArray[np.int16]
-    """(N,) class index, 0 = negative, -1 = unlabelled."""
+    """(N,) class index; 0 is negative, -1 is unlabelled."""
     amount: NDArray[np.float64]
-    """(N,) amount in the table's own unit (0 where the table has none)."""
+    """(N,) amount in the unit of the table (0 where the table has no amount)."""
     row: NDArray[np.int64]
     """(N,) position in the input table, from 0; -1 for rows of `history`."""
 
@@ -51,38 +52,62 @@ class TransactionStore:
         return len(self.time)
 
     def windows(self, rows: NDArray[np.integer], length: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """The history of each target row: (B, length, C) float32, left-aligned, oldest first, zeros after; and (B,) lengths.
+        """Read the history of each target row.
 
-        The target itself is the last valid position, `lengths - 1`. Raises `ValueError` where `length` < 1.
-        """
-        if length < 1:
-            raise ValueError(f"a window holds at least the row itself, not {length} rows")
-        target = np.asarray(rows, dtype=np.int64)
-        first = np.maximum(self.start[target], target - (length - 1))
-        return self.stretches(first, target, length), target - first + 1
+        Args:
+            rows: (B,) target rows.
+            length: Longest window, the target row included.
 
-    def stretches(self, first: NDArray[np.int64], last: NDArray[np.int64], length: int) -> NDArray[np.float32]:
-        """The rows `first` (B,) to `last` (B,), both included and at most `length` apart: (B, length, C) float32, zeros after."""
-        index = first[:, None] + np.arange(length)
-        padding = index > last[:, None]
-        # A padded position reads the last row (surely in cache) and is zeroed after: one gather without branches.
-        np.minimum(index, last[:, None], out=index)
-        stretch = self.values.take(index, axis=0)
-        stretch[padding] = 0.0
-        return stretch
-
-    def segments(self, rows: NDArray[np.integer], length: int) -> Segments:
-        """Where each target row is judged in whole histories: one stretch of history for many targets.
-
-        An entity's rows are cut into stretches of `length` that overlap by half, from its first row on; a target belongs to the one in whose later
-        half it stands (to the first, if it is early). So it sees all its past up to `length // 2` rows and, past that, between `length // 2` and
-        `length` rows, and what it sees is a function of the target alone.
+        Returns:
+            The windows (B, length, C) float32, left-aligned, oldest row first, zeros after the target; and
+            their lengths (B,). The target is at position `lengths - 1`.
 
         Raises:
-            ValueError: `length` < 2.
+            ValueError: If `length` is below 1.
+        """
+        if length < 1:
+            raise ValueError(f"length is {length}: a window holds at least the target row")
+        target = np.asarray(rows, dtype=np.int64)
+        first = np.maximum(self.start[target], target - (length - 1))
+        return self.slices(first, target, length), target - first + 1
+
+    def slices(self, first: NDArray[np.int64], last: NDArray[np.int64], length: int) -> NDArray[np.float32]:
+        """Read contiguous rows.
+
+        Args:
+            first: (B,) first rows.
+            last: (B,) last rows, included; at most `length` rows from the first.
+            length: Width of the result.
+
+        Returns:
+            (B, length, C) float32, zeros after the last row.
+        """
+        index = first[:, None] + np.arange(length)
+        padding = index > last[:, None]
+        # A padded position reads the last row, which is in the cache, and is set to zero afterwards: one
+        # gather, no branch.
+        np.minimum(index, last[:, None], out=index)
+        values = self.values.take(index, axis=0)
+        values[padding] = 0.0
+        return values
+
+    def segments(self, rows: NDArray[np.integer], length: int) -> Segments:
+        """Assign target rows to segments of history, so that one segment serves many targets.
+
+        The rows of an entity are cut into segments of `length` rows that overlap by half, from the first row
+        on. A target belongs to the segment in whose second half it is (or to the first segment, if it is in
+        its first half). A target with up to `length // 2` earlier rows sees all of them; a later one sees
+        between `length // 2` and `length` rows. Which rows a target sees depends on the target alone.
+
+        Args:
+            rows: (B,) target rows.
+            length: Rows of a segment.
+
+        Raises:
+            ValueError: If `length` is below 2.
         """
         if length < 2:
-            raise ValueError(f"a segment holds at least two rows, not {length}")
+            raise ValueError(f"length is {length}: a segment holds at least two rows")
         target, half = np.asarray(rows, dtype=np.int64), length // 2
         passed = target - self.start[target]
         begin = target - passed + np.maximum(passed // half - 1, 0) * half

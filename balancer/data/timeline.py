@@ -1,8 +1,8 @@
-"""Counting the rows of a key up to a moment, for all rows at once.
+"""Count the rows of a key up to a time, for all rows at once.
 
-What is special: one sorted array of integers answers "how many rows of key k lie at or before moment t" for millions of (k, t) by binary
-search. Moments are replaced by their rank among the distinct moments, so key and moment pack into one int64 whatever the unit or span of
-time.
+What is special: one sorted array of integers answers "how many rows of key k are at or before time t" for
+millions of pairs (k, t) by binary search. Times are replaced by their rank among the distinct times, so key
+and time fit into one int64 whatever the unit or the range of time.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Index = NDArray[np.int64]
 
 
 class Timeline:
-    """Rows sorted by (key, time): `position(key, bound)` is where the rows of `key` after `bound` begin.
+    """An index of rows sorted by (key, time).
 
     Args:
         key: (M,) non-negative integers, sorted.
@@ -27,6 +27,15 @@ class Timeline:
         self._packed = key * self._step + rank
 
     def position(self, key: Index, bound: NDArray[np.float64], *, inclusive: bool = True) -> Index:
-        """(Q,) number of rows sorted before: those of lower keys, and of `key` at times <= `bound` (< `bound` where not `inclusive`)."""
+        """Find where the rows of `key` after `bound` begin.
+
+        Args:
+            key: (Q,) keys.
+            bound: (Q,) seconds.
+            inclusive: Whether rows exactly at `bound` count as before it.
+
+        Returns:
+            (Q,) number of rows that are sorted before: those of lower keys, and those of `key` up to `bound`.
+        """
         rank = np.searchsorted(self._moments, bound, side="right" if inclusive else "left")
         return np.searchsorted(self._packed, key * self._step + rank)

@@ -70,7 +70,7 @@ def _packed(lengths: np.ndarray) -> Iterator[slice]:
 def _part(store: TransactionStore, segments: Segments, chosen: np.ndarray, device: torch.device) -> SequencePart:
     first, last = segments.first[chosen], segments.last[chosen]
     lengths = last - first + 1
-    batch = SequenceBatch.from_windows(store.stretches(first, last, int(lengths.max())), lengths, device)
+    batch = SequenceBatch.from_windows(store.slices(first, last, int(lengths.max())), lengths, device)
     place = np.full(len(segments.first), -1)
     place[chosen] = np.arange(len(chosen))
     own = np.flatnonzero(place[segments.segment] >= 0)

@@ -91,12 +91,12 @@ def test_dates() -> None:
     [
         ([datetime(2024, 1, 1), None], r"row 2 has no time \(null\): give a time"),
         (["2024-01-01 10:00:00", "31/01/2024 10:00"], r"two formats: '2024-01-01 10:00:00' \(row 1\) but '31/01/2024 10:00' \(row 2\)"),
-        (["2024-01-01 10:00:00", "soon"], r"no time: '2024-01-01 10:00:00' \(row 1\) but 'soon' \(row 2\)"),
+        (["2024-01-01 10:00:00", "soon"], r"not a time: '2024-01-01 10:00:00' \(row 1\) but 'soon' \(row 2\)"),
         (["soon", "later"], "'soon' can't be read as a time"),
-        (["02/01/2024", "03/01/2024"], "'02/01/2024' may be '%d/%m/%Y' or '%m/%d/%Y'"),
-        ([1.7e12, 1.7e12], "row 1 lies beyond the year 5000 .* milliseconds to seconds"),
-        ([1.0, NAN], "row 2 is no finite time"),
-        (["1700000000", "1700000001", "2024-01-01"], r"row 3 is no number of seconds .*\('2024-01-01'\)"),
+        (["02/01/2024", "03/01/2024"], "'02/01/2024' can be read as '%d/%m/%Y' or '%m/%d/%Y'"),
+        ([1.7e12, 1.7e12], "row 1 is after the year 5000 .* milliseconds to seconds"),
+        ([1.0, NAN], "row 2 is not a finite time"),
+        (["1700000000", "1700000001", "2024-01-01"], r"row 3 is not a number of seconds, .*\('2024-01-01'\)"),
         ([[1], [2]], "not a time"),
     ],
 )
@@ -134,7 +134,7 @@ def test_doubtful_classes() -> None:
         find_classes(label_names(series([0, 0]), None), None)
     with pytest.raises(InputError, match="no value at all"):
         find_classes(label_names(series([None, None]), None), None)
-    with pytest.raises(InputError, match="name the legitimate one by --negative"):
+    with pytest.raises(InputError, match="name the legitimate one with --negative"):
         find_classes(label_names(series(["a", "b"]), None), None)
     with pytest.raises(InputError, match="class given by --negative, 'legti': did you mean 'legit'"):
         find_classes(label_names(series(["legit", "theft"]), None), "legti")
@@ -154,5 +154,5 @@ def test_ids_and_entities() -> None:
         check_unique(series([7, 8, 7]), RowCheck(3, "error"))
     with pytest.raises(InputError, match=r"row 2 has no id"):
         check_unique(series([7, None, 8]), RowCheck(3, "error"))
-    with pytest.raises(InputError, match=r"history row 2 has no entity"):
-        check_present(series(["a", None]), RowCheck(2, "error", "history row"))
+    with pytest.raises(InputError, match=r"past row 2 has no entity"):
+        check_present(series(["a", None]), RowCheck(2, "error", "past row"))

@@ -72,7 +72,7 @@ def test_store_is_sorted_and_points_back(data: Dataset) -> None:
     assert store.values.shape[1] == store.num_numeric + 1 == len(data.schema.numeric_fields) + 1
 
 
-def test_parts_and_rows(data: Dataset) -> None:
+def test_splits_and_rows(data: Dataset) -> None:
     assert np.bincount(data.split)[[Split.TRAIN, Split.TEST]].tolist() == [600, 200]
     spans = [data.store.time[data.rows(split)] for split in (Split.TRAIN, Split.REWARD, Split.THRESHOLD, Split.TEST)]
     assert all((np.diff(span) >= 0).all() for span in spans)
@@ -112,7 +112,7 @@ def test_files_of_every_kind_agree(tmp_path: Path, data: Dataset) -> None:
         np.testing.assert_array_equal(other.store.values[np.argsort(other.store.row)], data.store.values[np.argsort(data.store.row)])
 
 
-def test_scoring_with_history_builds_the_same_fields(data: Dataset) -> None:
+def test_scoring_with_past_rows_builds_the_same_fields(data: Dataset) -> None:
     table = make_table()
     schema = Schema.from_dict(json.loads(json.dumps(data.schema.to_dict())))
     assert schema == data.schema

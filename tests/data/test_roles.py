@@ -70,15 +70,15 @@ def test_unknown_role_and_misnamed_column() -> None:
 )
 def test_doubt_names_the_flag(change: dict[str, str], flag: str) -> None:
     twice = TABLE.with_columns(pl.col(old).alias(new) for new, old in change.items())
-    with pytest.raises(InputError, match=f"several columns may be .* by {flag}"):
+    with pytest.raises(InputError, match=f"several columns may be .* with {flag}"):
         resolve_spec(twice)
 
 
 def test_what_is_not_there() -> None:
-    with pytest.raises(InputError, match="no column is surely the label: name it by --label"):
+    with pytest.raises(InputError, match="no label column was recognised: name it with --label"):
         resolve_spec(TABLE.drop("is_fraud"))
     assert resolve_spec(TABLE.drop("is_fraud"), need_label=False).label is None
-    with pytest.raises(InputError, match="no column is surely the time: name it by --time"):
+    with pytest.raises(InputError, match="no time column was recognised: name it with --time"):
         resolve_spec(TABLE.drop("when"))
     assert resolve_spec(TABLE.drop("card_id")).entity is None
 

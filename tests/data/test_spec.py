@@ -39,7 +39,7 @@ def test_bad_durations_name_the_key(text: object) -> None:
         ("[split]\ntrian = 0.5", r"unknown key 'trian' in \[split\]: did you mean 'train'"),
         ("[split]\ntrain = 0.9", "sum to 1"),
         ('[split]\ntrain = "2024-01-01"', "mixes shares and dates"),
-        ('[split]\ntrain = "2024-02-01"\nvalidation = "2024-01-01"', "rising order"),
+        ('[split]\ntrain = "2024-02-01"\nvalidation = "2024-01-01"', "not in time order"),
         ('[split]\ntrain = "soon"\nvalidation = "2024-01-01"', "ISO date"),
         ("numeric = 3", "list of column names"),
         ("entity = 3", "name of one column"),

@@ -37,7 +37,7 @@ def test_no_targets_and_no_length() -> None:
     values, lengths = store.windows(np.zeros(0, np.int64), 4)
     assert values.shape == (0, 4, 5)
     assert len(lengths) == 0
-    with pytest.raises(ValueError, match="at least the row itself"):
+    with pytest.raises(ValueError, match="at least the target row"):
         store.windows(np.array([0]), 0)
 
 
@@ -63,10 +63,10 @@ def test_segments_are_a_function_of_the_target_and_show_enough(length: int) -> N
         store.segments(every, 1)
 
 
-def test_stretches_agree_with_slices() -> None:
+def test_slices_agree_with_slices() -> None:
     store = make_store([3, 30])
     first, last = np.array([0, 5, 20]), np.array([2, 5, 29])
-    values = store.stretches(first, last, 12)
+    values = store.slices(first, last, 12)
     for begin, end, own in zip(first, last, values, strict=True):
         np.testing.assert_array_equal(own[: end - begin + 1], store.values[begin : end + 1])
         assert not own[end - begin + 1 :].any()

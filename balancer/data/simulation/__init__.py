@@ -1,1 +1,1 @@
-"""Simulated card transactions with known fraud patterns."""
+"""Simulated card payments with known fraud patterns."""

@@ -1,10 +1,11 @@
-"""Episodes in the simulator: runs of payments that belong together, three of them frauds and three their legitimate look-alikes.
+"""Episodes of the simulator: series of related payments, fraudulent or similar to fraud.
 
-Special about it: a fraud and its look-alike are two lines of one table (:data:`RECIPES`) and made by the same code, so they overlap by design
-and only by degrees can be told apart: a card test beside a game's top-ups, a stolen card beside a shopping spree, a taken-over account
-beside a move of house. That makes the hard tail of the legitimate rows; nearly all other rows are trivially easy.
+What is special: a fraud and its look-alike are two entries of one table (`RECIPES`) and are made by the same
+code, so they overlap by design and differ only in degree: a card test and the top-ups of a game, a stolen
+card and a shopping spree, a taken-over account and a move of house. The look-alikes are the hard legitimate
+rows; nearly all other rows are trivially easy.
 
-The fourth fraud, the compromised merchant, is no episode of a card: see :func:`compromise`.
+The fourth kind of fraud, the compromised merchant, is not an episode of one card: see `compromise`.
 """
 
 from __future__ import annotations
@@ -22,34 +23,36 @@ COMPROMISED = FRAUD_TYPES.index("compromised_merchant")
 
 @dataclass(frozen=True)
 class Recipe:
-    """What the payments of one kind of episode look like."""
+    """The distribution of the payments of one kind of episode."""
 
     kind: int
-    """Index in FRAUD_TYPES."""
+    """Index in `FRAUD_TYPES`."""
     size: tuple[int, int]
-    """Fewest and most payments."""
+    """Smallest and largest number of payments."""
     gap: tuple[float, float]
-    """Median seconds between payments, and the spread of their logarithm."""
+    """Median seconds between payments, and the standard deviation of their logarithm."""
     scale: tuple[float, float]
-    """The amount against the card's own habit in the category: lowest and highest factor, one per episode."""
+    """Smallest and largest factor on the usual amount of the card in the category; one factor is drawn per
+    episode."""
     categories: dict[str, float]
-    """Where the money goes, with weights."""
+    """Merchant categories, with weights."""
     online: float
-    """Chance of an episode to be online (all of its payments that can be)."""
+    """Probability that an episode is online (all of its payments that can be)."""
     away: float
-    """Chance of an episode to happen outside the home region."""
+    """Probability that an episode happens outside the home region."""
     any_hour: float
-    """Chance of an episode to begin at any hour instead of one of the card's own."""
+    """Probability that an episode begins at a uniformly drawn hour instead of a usual hour of the card."""
     loyalty: float
-    """Chance of a payment to go to a favourite merchant."""
+    """Probability that a payment goes to a favourite merchant."""
     tiny: tuple[float, float] | None = None
-    """Amounts between these two, whatever the card's habit, instead of ``scale``."""
+    """Range of the amounts, whatever the usual amount of the card, instead of `scale`."""
     finale: float = 0.0
-    """Where ``tiny``: chance of the last payment to be a purchase of ``scale`` in electronics or fashion, some minutes later."""
+    """With `tiny`: probability that the last payment is a purchase of `scale` in electronics or fashion, some
+    minutes later."""
 
     @property
     def reach(self) -> int:
-        """Days before the first one on which an episode may begin and still be going on."""
+        """Number of days before the first day on which an episode may begin and still continue."""
         return int(np.ceil(3.0 * self.size[1] * self.gap[0] / DAY))
 
 
@@ -66,20 +69,23 @@ RECIPES = {
     "house_move": Recipe(0, (3, 9), (30_000.0, 1.0), (0.9, 2.4), _WEB, 0.8, 0.05, 0.1, 0.3),
 }
 FRAUD_SHARE = {"card_testing": 0.22, "stolen_card": 0.24, "account_takeover": 0.24}
-"""Share of all fraud rows; what is left is the compromised merchants'."""
+"""Share of all fraud rows; the rest are frauds of compromised merchants."""
 LOOKALIKE_SHARE = {"top_ups": 0.010, "spree": 0.006, "house_move": 0.006}
 """Share of all legitimate rows."""
 COMPROMISED_PAYMENTS = (22, 36)
-"""Fewest and most payments at a merchant until it is found out."""
+"""Smallest and largest number of payments at a merchant before the compromise is discovered."""
 COMPROMISED_DAYS = 35.0
-"""Longest time between any payment of such an episode and the one it was drawn by: idle merchants are found out too."""
+"""Longest time between a payment of such an episode and the payment that the episode was drawn from. It
+limits the
+    episodes of merchants with few payments."""
 
 
 def episodes(rng: np.random.Generator, world: World, recipe: Recipe, count: int) -> Payments:
-    """Exactly ``count`` payments of ``recipe``; only the last episode may be cut short by that.
+    """Draw exactly `count` payments of a recipe; only the last episode may be cut short.
 
-    A card has an episode in proportion to how much it pays, so a row of a busy card is no likelier to be fraud than one of an idle card;
-    it may have several or none. Episodes may have begun before the first day and go on after the last one; those rows are left out.
+    The probability that a card has an episode is proportional to its number of payments, so a row of a busy
+    card is no more likely to be fraud than a row of an idle one. A card may have several episodes or none.
+    Episodes may begin before the first day and continue after the last one; those rows are left out.
     """
     parts: list[Payments] = []
     found = 0
@@ -137,11 +143,13 @@ def _draw_categories(rng: np.random.Generator, weights: dict[str, float], count:
 
 
 def compromise(rng: np.random.Generator, legitimate: Payments, count: int) -> None:
-    """Make exactly ``count`` of the legitimate payments frauds of compromised merchants, in place, by their ``kind``.
+    """Turn exactly `count` legitimate payments into frauds of compromised merchants, in place.
 
-    For some weeks, until it is found out, every payment at a compromised merchant, or every second one, is later reported as fraud. The
-    payments stay what they were, so nothing in them shows it; only earlier reported frauds of the same merchant do. Merchants are drawn in
-    proportion to their business and found out after as many payments whatever it is, so a busy merchant's payment is no likelier to be fraud.
+    For some weeks, until the compromise is discovered, every payment at a compromised merchant, or every
+    second one, is later reported as fraud. The payments themselves do not change, so only earlier reported
+    frauds of the same merchant show it. Merchants are drawn in proportion to their number of payments, and
+    the compromise is discovered after a number of payments that does not depend on it, so a payment at a busy
+    merchant is no more likely to be fraud.
     """
     order = np.lexsort((legitimate.time, legitimate.merchant))
     merchant, time = legitimate.merchant[order], legitimate.time[order]
@@ -149,15 +157,15 @@ def compromise(rng: np.random.Generator, legitimate: Payments, count: int) -> No
     number = 2 + count // 20
     chosen = np.zeros(0, np.int64)
     while len(chosen) < count:
-        witness = by_time[(strata(rng, number) * len(order)).astype(np.int64)]  # a payment of each episode, evenly over time
+        drawn = by_time[(strata(rng, number) * len(order)).astype(np.int64)]  # one payment of each episode, evenly over time
         size = rng.integers(COMPROMISED_PAYMENTS[0], COMPROMISED_PAYMENTS[1] + 1, number)
         offset = np.arange(size.sum()) - np.repeat(np.cumsum(size) - size, size)
-        row = np.repeat(witness - rng.integers(0, size), size) + offset
+        row = np.repeat(drawn - rng.integers(0, size), size) + offset
         every, phase = 1 + (rng.random(number) < 0.25), rng.integers(0, 2, number)
         hit = (row >= 0) & (row < len(order)) & ((offset + np.repeat(phase, size)) % np.repeat(every, size) == 0)
-        row, seen = row[hit], np.repeat(witness, size)[hit]
-        hit = (merchant[row] == merchant[seen]) & (np.abs(time[row] - time[seen]) < COMPROMISED_DAYS * DAY)
+        row, centre = row[hit], np.repeat(drawn, size)[hit]
+        hit = (merchant[row] == merchant[centre]) & (np.abs(time[row] - time[centre]) < COMPROMISED_DAYS * DAY)
         both = np.concatenate([chosen, order[row[hit]]])
-        # Two episodes may overlap at one merchant: each payment once, in the order of the episodes.
+        # Two episodes may overlap at a merchant: keep each payment once, in the order of the episodes.
         chosen = both[np.sort(np.unique(both, return_index=True)[1])]
     legitimate.kind[chosen[:count]] = COMPROMISED

@@ -1,7 +1,8 @@
-"""Payments in the simulator: the one form every row has, fraud or not, and the everyday payments of all cards.
+"""Payments of the simulator: the form of every row, and the everyday payments of all cards.
 
-Special about it: fraud and legitimate rows differ only in what is decided here as arguments (when, what, where, how much by habit). What
-comes after (merchant, channel, distance, cents) is one code path for all rows, so that it can't tell them apart by accident.
+What is special: fraud and legitimate rows differ only in the arguments of `make_payments` (time, category,
+region, factor on the usual amount). Merchant, channel, distance and cents are drawn by the same code for all
+rows, so they cannot reveal fraud by accident.
 """
 
 from __future__ import annotations
@@ -20,30 +21,30 @@ AWAY_TASTE = np.array([CATEGORY_NAMES.index(name) for name in ("restaurant", "tr
 
 @dataclass(frozen=True)
 class Payments:
-    """n payments, in no order."""
+    """n payments, in no particular order."""
 
     card: Ints
     time: Floats
     """Seconds since the first midnight."""
     merchant: Ints
     region: Ints
-    """Where the card or, online, the device is."""
+    """Region of the card or, online, of the device."""
     online: NDArray[np.bool_]
     amount: Floats
-    """Before cents are set."""
+    """Amount before the cents are set."""
     kind: NDArray[np.int8]
-    """Index in FRAUD_TYPES (0 = legitimate)."""
+    """Index in `FRAUD_TYPES`; 0 is legitimate."""
 
     def __len__(self) -> int:
         return len(self.card)
 
     def take(self, rows: NDArray[np.bool_] | Ints | slice) -> Payments:
-        """The payments of a mask, an index or a slice."""
+        """Select payments by a mask, an index or a slice."""
         return Payments(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
 
 def concatenate(parts: list[Payments]) -> Payments:
-    """All payments of ``parts``, in their order."""
+    """Concatenate payments, in order."""
     return Payments(**{field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Payments)})
 
 
@@ -60,15 +61,25 @@ def make_payments(
     loyalty: float | Floats,
     kind: int = 0,
 ) -> Payments:
-    """Find a merchant and an amount for n payments that are otherwise decided.
+    """Draw a merchant and an amount for each of n payments.
 
-    ``scale`` multiplies the amount the card would usually pay in the category; ``loyalty`` is the chance to go to a favourite merchant
-    instead of any of the category and region (no favourites away from home). A category that can't be paid online, or only, wins over
-    ``online``.
+    Args:
+        rng: Random numbers.
+        world: Cards, merchants and map.
+        card: (n,) cards.
+        time: (n,) seconds since the first midnight.
+        category: (n,) merchant categories.
+        online: (n,) whether a payment is online. Ignored for a category that can't be paid online, or only
+            online.
+        region: (n,) regions.
+        scale: (n,) factor on the amount that the card usually pays in the category.
+        loyalty: Probability that a payment goes to a favourite merchant instead of any merchant of the
+            category and region. There are no favourites away from home.
+        kind: Index in `FRAUD_TYPES`.
     """
     online = (online & (ONLINE_SHARE[category] > 0.0)) | (ONLINE_SHARE[category] == 1.0)
     any_merchant = world.merchants.draw(rng, category, np.where(online, ONLINE, region))
-    # The first favourite twice as often as the second, that twice as often as the third.
+    # The first favourite is drawn twice as often as the second, the second twice as often as the third.
     rank = np.searchsorted([4 / 7, 6 / 7], rng.random(len(card))).clip(0, FAVOURITES - 1)
     favourite = world.cards.favourites[card, category, online.astype(np.int64), rank]
     loyal = (rng.random(len(card)) < loyalty) & (online | (region == world.cards.home[card]))
@@ -79,17 +90,21 @@ def make_payments(
 
 
 def everyday(rng: np.random.Generator, world: World, count: int) -> Payments:
-    """``count`` payments by habit: rhythm, taste, favourites, errands that follow one another, journeys, now and then a large purchase."""
+    """Draw `count` everyday payments.
+
+    They follow the daily rhythm, the preferred categories and the favourite merchants of a card, come in
+    short series, include journeys and, rarely, a large purchase.
+    """
     rate = np.cumsum(world.cards.rate)
     card = np.searchsorted(rate, rng.random(count) * rate[-1], side="right").clip(0, len(rate) - 1)
     time = (world.day(rng, count) + world.hour(rng, card) / 24.0) * DAY
-    # An errand seldom comes alone: a fifth of the payments follow another one of the same card within the hour or so.
+    # Payments come in series: a fifth of them follow another one of the same card within about an hour.
     follower = np.flatnonzero(rng.random(count) < 0.2)
     leader = rng.integers(0, count, len(follower))
     card[follower] = card[leader]
     time[follower] = time[leader] + rng.exponential(2_400.0, len(follower))
     end = world.days * DAY
-    time = np.where(time >= end, 2.0 * end - time - 1.0, time)  # folded back, so that the last evening is no busier or emptier by much
+    time = np.where(time >= end, 2.0 * end - time - 1.0, time)  # reflect, so that the last evening is about as busy as the others
 
     region = world.cards.home[card].copy()
     for slot in range(world.cards.trips.shape[1]):
@@ -109,7 +124,7 @@ def everyday(rng: np.random.Generator, world: World, count: int) -> Payments:
 
 
 def with_cents(rng: np.random.Generator, amount: Floats) -> Floats:
-    """Amounts with the cents of price tags: drawn by one rule for every row, whatever the amount, so that no digit of them tells fraud."""
+    """Set the cents as on price tags, by one rule for all rows, so that no digit reveals fraud."""
     tag = rng.choice([0, 99, 95, 50, 90, 49], len(amount), p=[0.35, 0.3, 0.1, 0.1, 0.1, 0.05])
     cents = np.where(rng.random(len(amount)) < 0.5, tag, rng.integers(0, 100, len(amount)))
     whole = np.clip(np.floor(amount), 1.0, 20_000.0)
@@ -117,14 +132,14 @@ def with_cents(rng: np.random.Generator, amount: Floats) -> Floats:
 
 
 def channel_codes(rng: np.random.Generator, world: World, payments: Payments) -> Ints:
-    """(n,) codes in CHANNELS: the smaller the amount, the more often contactless."""
+    """Draw (n,) codes in `CHANNELS`: the smaller the amount, the more often contactless."""
     tapped = rng.random(len(payments)) < 0.85 / (1.0 + (payments.amount / 60.0) ** 2)
     terminal = np.where(world.merchants.category[payments.merchant] == CASH, 3, tapped.astype(np.int64))
     return np.where(payments.online, 2, terminal)
 
 
 def distances(rng: np.random.Generator, world: World, payments: Payments) -> Floats:
-    """(n,) km between the cardholder's home and the terminal or, online, the device; rounded to .1."""
+    """Compute (n,) km from the home of the cardholder to the terminal or, online, to the device, rounded to 0.1."""
     device = world.centre[payments.region] + rng.normal(0.0, 12.0, (len(payments), 2))
     at_home = payments.online & (payments.region == world.cards.home[payments.card])
     device = np.where(at_home[:, None], world.cards.place[payments.card] + rng.normal(0.0, 3.0, (len(payments), 2)), device)

@@ -1,8 +1,9 @@
-"""Who pays and who is paid in the simulator: cardholders with habits of their own, merchants, and the map both live on.
+"""Population of the simulator: cardholders with individual habits, merchants, and a map.
 
-Special about it: everything is an array indexed by card or merchant, and the three draws that the rest of the simulator needs (an hour by a
-card's daily rhythm, a merchant of one category and region by popularity, an amount by a card's habit) are one gather or one binary search
-for any number of rows. Nothing here knows about fraud, so no property of a card or a merchant can give it away.
+What is special: everything is an array indexed by card or merchant. The three draws that the rest of the
+simulator needs (an hour from the daily rhythm of a card, a merchant of a category and region by popularity,
+an amount from the habit of a card) are one gather or one binary search for any number of rows. Fraud is not
+used here, so no property of a card or a merchant can reveal it.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ Ints = NDArray[np.int64]
 DAY = 86_400.0
 REGIONS = 8
 ONLINE = REGIONS
-"""Region code of merchants without a place: the web shops."""
+"""Region code of web shops."""
 
-# name: (share of payments, median amount, spread of log amount, share of it that is paid online)
+# name: (share of payments, median amount, standard deviation of the log amount, share that is paid online)
 CATEGORIES: dict[str, tuple[float, float, float, float]] = {
     "grocery": (0.24, 30.0, 0.50, 0.06),
     "fuel": (0.08, 44.0, 0.35, 0.00),
@@ -51,25 +52,25 @@ class Cards:
     place: Floats
     """(C, 2) home in km on the map."""
     product: Ints
-    """(C,) code in PRODUCTS: fixed for the card, moves its spending, never its risk."""
+    """(C,) code in `PRODUCTS`, fixed for a card; affects its spending, never its risk."""
     rate: Floats
-    """(C,) expected payments relative to the mean card."""
+    """(C,) expected number of payments relative to the average card."""
     level: Floats
     """(C, categories) median amount of the card in the category, in currency units."""
     taste: Floats
-    """(C, categories) cumulative share of the card's payments by category."""
+    """(C, categories) cumulative share of the payments of the card by category."""
     online: Floats
     """(C,) factor on the odds of paying online."""
     peak: Floats
-    """(C, 2) hours of day around which the card pays: the midday one, the evening one."""
+    """(C, 2) hours of the day around which the card pays: at midday and in the evening."""
     evening: Floats
     """(C,) share of payments around the evening peak."""
     trips: Floats
-    """(C, T, 2) begin and end of the card's journeys, seconds; begin = end where there is none."""
+    """(C, T, 2) begin and end of the journeys of the card, in seconds; equal where there is no journey."""
     trip_region: Ints
-    """(C, T) where the journeys lead."""
+    """(C, T) region of each journey."""
     favourites: Ints
-    """(C, categories, 2, FAVOURITES) merchants the card returns to: on the spot (0), online (1)."""
+    """(C, categories, 2, FAVOURITES) favourite merchants of the card: in its home region (0), online (1)."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +78,11 @@ class Merchants:
     """M merchants, sorted by group = category * (REGIONS + 1) + region."""
 
     category: Ints
-    """(M,) code in CATEGORY_NAMES."""
+    """(M,) code in `CATEGORY_NAMES`."""
     region: Ints
-    """(M,) region code; ONLINE for a web shop."""
+    """(M,) region code; `ONLINE` for a web shop."""
     price: Floats
-    """(M,) price level, 1 = usual for the category."""
+    """(M,) price level; 1 is usual for the category."""
     place: Floats
     """(M, 2) km on the map."""
     cumulative: Floats
@@ -90,7 +91,7 @@ class Merchants:
     """(groups + 1,) first merchant of each group."""
 
     def draw(self, rng: np.random.Generator, category: Ints, region: Ints) -> Ints:
-        """(n,) merchants of the given categories and regions (n,), by popularity; every group asked for has at least one."""
+        """Draw (n,) merchants of the given categories and regions (n,), by popularity; no group is empty."""
         group = category * (REGIONS + 1) + region
         edge = np.concatenate([[0.0], self.cumulative])
         low, high = edge[self.bounds[group]], edge[self.bounds[group + 1]]
@@ -111,29 +112,29 @@ class World:
     days: int
 
     def hour(self, rng: np.random.Generator, card: Ints) -> Floats:
-        """(n,) hours of day in [0, 24) by the daily rhythm of each card."""
+        """Draw (n,) hours of the day in [0, 24) from the daily rhythm of each card."""
         which = (rng.random(len(card)) < self.cards.evening[card]).astype(np.int64)
         return np.asarray((self.cards.peak[card, which] + rng.normal(0.0, 2.0, len(card))) % 24.0)
 
     def day(self, rng: np.random.Generator, count: int, *, before: int = 0) -> Ints:
-        """(count,) days from ``-before`` to the last, busier towards the weekend; in no order but evenly spread (stratified)."""
+        """Draw (count,) days from `-before` on, more towards the weekend; unordered but stratified."""
         day = np.arange(-before, self.days)
-        weight = np.cumsum(WEEKDAY_WEIGHT[(day + 2) % 7])  # the calendar begins on a Wednesday
+        weight = np.cumsum(WEEKDAY_WEIGHT[(day + 2) % 7])  # the first day is a Wednesday
         return np.asarray(day[np.searchsorted(weight, strata(rng, count) * weight[-1], side="right").clip(0, len(day) - 1)])
 
     def elsewhere(self, rng: np.random.Generator, home: Ints) -> Ints:
-        """(n,) regions other than ``home`` (n,), by population."""
+        """Draw (n,) regions other than `home` (n,), by population."""
         drawn = pick(rng, np.cumsum(self.weight)[None, :], np.zeros(len(home), np.int64))
         return np.where(drawn == home, (drawn + rng.integers(1, REGIONS, len(home))) % REGIONS, drawn)
 
 
 def strata(rng: np.random.Generator, count: int) -> Floats:
-    """(count,) numbers in [0, 1), one in each of ``count`` equal parts, in random order: as even over time as a few episodes can be."""
+    """Draw (count,) numbers in [0, 1), one in each of `count` equal intervals, in random order."""
     return np.asarray((rng.permutation(count) + rng.random(count)) / count)
 
 
 def pick(rng: np.random.Generator, cumulative: Floats, row: Ints) -> Ints:
-    """(n,) column drawn for each ``row`` (n,) of a table of cumulative shares (rows, columns), each row ending in 1."""
+    """Draw a column for each `row` (n,) of a table of cumulative shares; each table row ends in 1."""
     drawn = rng.random(len(row))
     found = np.zeros(len(row), np.int64)
     for column in range(cumulative.shape[1] - 1):
@@ -142,7 +143,7 @@ def pick(rng: np.random.Generator, cumulative: Floats, row: Ints) -> Ints:
 
 
 def make_world(rng: np.random.Generator, *, cards: int, merchants: int, days: int) -> World:
-    """Draw a world of ``cards`` cardholders and about ``merchants`` merchants (never fewer than one per category and region)."""
+    """Draw a world of cardholders and merchants, at least one merchant per category and region."""
     centre = rng.uniform(0.0, 900.0, (REGIONS, 2))
     weight = rng.dirichlet(np.full(REGIONS, 6.0))
     market = _make_merchants(rng, centre, weight, merchants)
@@ -155,7 +156,8 @@ def _make_merchants(rng: np.random.Generator, centre: Floats, weight: Floats, co
     there = np.where(region == ONLINE, ONLINE_SHARE[category], 1.0 - ONLINE_SHARE[category])
     share = SHARE[category] * there * np.append(weight, 1.0)[region]
     open_group = there > 0.0
-    # At least one merchant wherever anyone may pay, beyond that as many as the business of the group feeds: no giants.
+    # One merchant per group, and more in proportion to the payments of the group, so that no merchant is very
+    # large.
     size = np.where(open_group, 1 + np.round(max(count - int(open_group.sum()), 0) * share / share.sum()), 0).astype(np.int64)
     group = np.repeat(np.arange(len(size)), size)
     total = len(group)
@@ -178,7 +180,8 @@ def _make_cards(rng: np.random.Generator, centre: Floats, weight: Floats, market
     wealth = rng.lognormal(0.0, 0.35, count) * np.array([1.0, 1.35, 1.7])[product]
     taste = SHARE * rng.gamma(2.5, 1.0, (count, kinds))
     taste = np.cumsum(taste / taste.sum(1, keepdims=True), axis=1)
-    # A journey in a quarter of the slots of two months; those that begin before the first day cover it.
+    # A journey in a quarter of the two-month slots. Journeys that begin before the first day cover the first
+    # days.
     slots = max(1, round(days / 60))
     begin = rng.uniform(-10.0, days, (count, slots)) * DAY
     length = np.where(rng.random((count, slots)) < 0.25, rng.uniform(2.0, 11.0, (count, slots)), 0.0) * DAY

@@ -1,12 +1,14 @@
-"""A stream of card payments with four kinds of fraud, simulated: the sample data, and as many rows of it as anyone wants to test with.
+"""Simulate a stream of card payments with four kinds of fraud: the sample data, in any number of rows.
 
-Special about it: no leak. Everything that earlier simulators let slip (fraud rows numbered together, a multiplied amount that shows in its
-cents, days of fraud without a legitimate payment, one episode per card, static columns that remember it) is drawn by one rule for all rows, and a
-test lets boosted trees try each of those hints alone. What remains is what a real detector lives on: timing, amounts against the
-cardholder's own habit, places, and the delayed reports about a merchant. And it is hard: each fraud has a legitimate look-alike
-(:mod:`balancer.data.simulation.episodes`), a few per cent of the rows, while all others are easy. That is where sampling matters.
+What is special: there is no leak. Earlier simulators revealed fraud by accident: fraud rows with consecutive
+numbers, a multiplied amount that shows in its cents, days of fraud without a legitimate payment, one episode
+per card, static columns that identify a card. Here all of these are drawn by one rule for all rows, and a
+test trains boosted trees on each of those hints alone. What remains are the signals of a real detector:
+timing, amounts relative to the habits of the cardholder, places, and the delayed reports about a merchant.
+The task is hard: each fraud has a legitimate look-alike (`balancer.data.simulation.episodes`). Look-alikes
+are a few per cent of the rows; all other rows are easy. In such data the choice of training rows matters.
 
-Vectorised throughout: a million rows take a few seconds on one core.
+The code is vectorised: a million rows take a few seconds on one core.
 
 >>> frame = simulate(8_000, seed=1)
 >>> frame.height, frame["is_fraud"].sum()
@@ -46,34 +48,27 @@ def simulate(
     fraud_rate: float = 0.01,
     labels: Literal["binary", "types"] = "binary",
 ) -> pl.DataFrame:
-    """Simulate ``rows`` card payments, sorted by time.
+    """Simulate card payments, sorted by time.
 
-    Parameters
-    ----------
-    rows
-        Exact number of rows.
-    seed
-        The same seed gives the same table (with the same NumPy).
-    cards
-        Cardholders; ``None`` for about 80 payments each.
-    days
-        Length of the stream, from 2025-01-01 on.
-    fraud_rate
-        Exact share of fraud rows, up to rounding: 22, 24, 24 and 30 % of them card testing, stolen cards, account takeover and compromised merchants.
-    labels
-        ``"binary"`` labels by a column ``is_fraud`` (0 or 1), ``"types"`` by ``fraud_type`` (one of FRAUD_TYPES) in its place.
+    Args:
+        rows: Exact number of rows.
+        seed: Random seed; the same seed gives the same table (with the same version of NumPy).
+        cards: Number of cardholders; None for about 80 payments each.
+        days: Length of the stream, from 2025-01-01 on.
+        fraud_rate: Exact share of fraud rows, up to rounding. Of these, 22 % are card testing, 24 % stolen
+            cards, 24 % account takeover and 30 % compromised merchants.
+        labels: `"binary"`: a column `is_fraud` (0 or 1). `"types"`: a column `fraud_type` (one of
+            `FRAUD_TYPES`).
 
-    Returns
-    -------
-    polars.DataFrame
-        ``transaction_id`` Int64, 1 to ``rows`` in order of time; ``time`` Datetime(us), whole seconds; ``card_id``, ``merchant_id``,
-        ``merchant_category``, ``channel``, ``region`` (of the terminal or device), ``card_product`` (fixed for a card) String; ``amount`` Float64,
-        positive; ``distance_km`` Float64 from the cardholder's home; and the label, ``is_fraud`` Int8 or ``fraud_type`` String.
+    Returns:
+        A frame with the columns `transaction_id` Int64, 1 to `rows` in time order; `time` Datetime(us), whole
+        seconds; `card_id`, `merchant_id`, `merchant_category`, `channel`, `region` (of the terminal or
+        device) and `card_product` (fixed for a card) String; `amount` Float64, positive; `distance_km`
+        Float64 from the home of the cardholder; and the label, `is_fraud` Int8 or `fraud_type` String.
 
-    Raises
-    ------
-    InputError
-        When a figure is out of range or too small to hold all fraud types; the text names the flag.
+    Raises:
+        InputError: If an argument is out of range, or if there would be too few frauds for all types; the
+            message names the flag.
     """
     frauds = _check(rows, seed, cards, days, fraud_rate, labels)
     rng = np.random.default_rng(seed)
@@ -87,18 +82,17 @@ def simulate(
     compromise(rng, legitimate, frauds - sum(len(part) for part in stolen))
 
     payments = concatenate([*stolen, legitimate])
-    # Shuffled before a stable sort: of two payments in the same second either may come first.
+    # Shuffled before a stable sort, so that payments of the same second are in random order.
     shuffled = payments.take(rng.permutation(rows))
     return _frame(rng, world, shuffled.take(np.argsort(np.floor(shuffled.time), kind="stable")), labels)
 
 
 def write_simulation(frame: pl.DataFrame, path: str | Path) -> None:
-    """Write ``frame`` to ``path`` (.parquet, zstd; or .csv): the whole file or nothing.
+    """Write a table to a .parquet (zstd) or .csv file, atomically.
 
-    Raises
-    ------
-    InputError
-        When the target can't be written, or has another ending; nothing is left behind.
+    Raises:
+        InputError: If the name has another ending.
+        UnwritableFileError: If the file can't be written.
     """
     path = Path(path)
     content = io.BytesIO()
@@ -107,38 +101,39 @@ def write_simulation(frame: pl.DataFrame, path: str | Path) -> None:
     elif path.suffix.lower() == ".csv":
         frame.write_csv(content, datetime_format="%Y-%m-%d %H:%M:%S")
     else:
-        raise InputError(f"--out {path}: the name of the file must end in .parquet or .csv")
+        raise InputError(f"--out {path}: give a file name that ends in .parquet or .csv")
     write_bytes(path, content.getvalue())
 
 
 def _check(rows: int, seed: int, cards: int | None, days: int, fraud_rate: float, labels: str) -> int:
-    """The number of fraud rows, once every figure is in range."""
+    """Check the arguments and return the number of fraud rows."""
     if rows <= 0:
-        raise InputError(f"--rows must be a positive number of rows, not {rows}; 60000 makes a fair sample")
+        raise InputError(f"--rows is {rows}: give a positive number of rows, for example 60000")
     if seed < 0:
-        raise InputError(f"--seed must be 0 or more, not {seed}")
+        raise InputError(f"--seed is {seed}: give 0 or a larger number")
     if not 0.0 < fraud_rate < 0.5:  # also catches NaN
-        raise InputError(f"--fraud-rate must lie between 0 and 0.5, not {fraud_rate}; 0.01 is one per cent")
+        raise InputError(f"--fraud-rate is {fraud_rate}: give a number between 0 and 0.5, for example 0.01 for one per cent")
     if days < FEWEST_DAYS:
-        raise InputError(f"--days must be {FEWEST_DAYS} or more, not {days}; a compromised merchant needs weeks to show")
+        raise InputError(f"--days is {days}: give {FEWEST_DAYS} or more, because a compromised merchant is visible only after weeks")
     if labels not in ("binary", "types"):
-        raise InputError(f"--labels must be binary or types, not {labels}")
+        raise InputError(f"--labels is {labels}: give binary or types")
     frauds = round(rows * fraud_rate)
     if frauds < FEWEST_FRAUDS:
         fewest = int(np.ceil(FEWEST_FRAUDS / fraud_rate))
         raise InputError(
-            f"--rows {rows} at --fraud-rate {fraud_rate} makes {frauds} frauds, too few for four kinds of fraud; "
+            f"--rows {rows} at --fraud-rate {fraud_rate} gives {frauds} frauds, too few for four kinds of fraud: "
             f"give --rows {fewest} or more, or a higher --fraud-rate"
         )
     if cards is not None and not 1 <= cards <= rows:
-        raise InputError(f"--cards must lie between 1 and --rows ({rows}), not {cards}")
+        raise InputError(f"--cards is {cards}: give a number between 1 and --rows ({rows})")
     return frauds
 
 
 def _frame(rng: np.random.Generator, world: World, payments: Payments, labels: str) -> pl.DataFrame:
     rows = len(payments)
     merchants = world.merchants
-    # Merchants are sorted by category and region; a shuffled number for each hides that, and the cards' numbers mean nothing either.
+    # Merchants are sorted by category and region; shuffled numbers hide that. The numbers of the cards are
+    # shuffled too.
     merchant_number = rng.permutation(len(merchants.category)) + 1
     card_number = rng.permutation(len(world.cards.home)) + 1
     kind = payments.kind

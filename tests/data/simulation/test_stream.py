@@ -1,4 +1,4 @@
-"""The simulator: repeatable, exact in its figures, free of leaks, and each fraud type learnable from what a detector may know."""
+"""The simulator: repeatable, with exact counts, without leaks; each fraud type can be learned from causal fields."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from balancer.errors import InputError
 
 SAMPLE = Path(__file__).parents[3] / "data_samples" / "transactions.parquet"
 CHANCE = 0.04
-"""How far from .5 an area under the curve may lie by chance: test frauds come in some 500 episodes, so its standard error is .013."""
+"""Largest random deviation of an area under the curve from .5: test frauds come in about 500 episodes, so its standard error is .013."""
 
 
 @pytest.fixture(scope="module")
@@ -280,8 +280,8 @@ def test_a_target_that_cannot_be_written_is_named_and_nothing_is_left(tmp_path: 
 @pytest.mark.parametrize(
     ("arguments", "flag"),
     [
-        ({"rows": 0}, "--rows must be"),
-        ({"rows": -5}, "--rows must be"),
+        ({"rows": 0}, "--rows is"),
+        ({"rows": -5}, "--rows is"),
         ({"rows": 500}, "--rows 500 .* --rows 4000 or more"),
         ({"rows": 10_000, "fraud_rate": 0.0}, "--fraud-rate"),
         ({"rows": 10_000, "fraud_rate": 0.5}, "--fraud-rate"),
