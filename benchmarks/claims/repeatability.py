@@ -1,38 +1,39 @@
-"""One seed, one result: the sample trained twice, and once more killed (SIGKILL) at three random moments and resumed.
+"""The same seed reproduces a run exactly, also when the run is killed and resumed.
 
-Claim: the three reports are equal but for their times, and so are the weights of model and policy, byte for byte.
+The sample is trained twice, and once more with three kills (SIGKILL) at random moments, each followed by a resume.
 
-    python benchmarks/repeatability.py                  # -> benchmarks/results/repeatability.json
+Claim: the three reports are equal except for their times, and the weights of model and policy are equal byte for byte.
+
+    python -m benchmarks.claims.repeatability           # -> benchmarks/results/repeatability.json
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-from recording import RESULTS, ROOT, record
-
 from balancer.evaluation.report_json import compare_reports
+from benchmarks.lib.commands import BALANCER, parser
+from benchmarks.lib.recording import RESULTS, ROOT, record
+from benchmarks.lib.streams import SAMPLE
 
-SAMPLE = ROOT / "data_samples" / "transactions.parquet"
 BYTES = ("model.safetensors", "policy/policy.safetensors", "decision.json")
 
 
 def start(out: Path, *flags: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-m", "balancer", "train", "--out", str(out), *flags], cwd=ROOT, stdout=subprocess.DEVNULL)
+    """Start ``balancer train`` for the run folder ``out``."""
+    return subprocess.Popen([*BALANCER, "train", "--out", str(out), *flags], cwd=ROOT, stdout=subprocess.DEVNULL)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--seed", type=int, default=0, help="seed of the moments of the kills")
+    arguments = options.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         begin = time.monotonic()
@@ -53,14 +54,13 @@ def main() -> None:
             process = start(killed, "--resume")
         if process.wait():
             raise SystemExit("the resumed run failed")
-        reports = {out: json.loads((folder / out / "report.json").read_text()) for out in ("first", "second", "killed")}
+        runs = ("first", "second", "killed")
+        reports = {out: json.loads((folder / out / "report.json").read_text()) for out in runs}
         result = {
             "minutes_of_an_unbroken_run": round(length / 60, 2),
             "differing_keys_second_run": compare_reports(reports["first"], reports["second"]),
             "differing_keys_killed_and_resumed": compare_reports(reports["first"], reports["killed"]),
-            "equal_bytes": {
-                file: len({(folder / out / file).read_bytes() for out in ("first", "second", "killed")}) == 1 for file in BYTES
-            },
+            "equal_bytes": {file: len({(folder / out / file).read_bytes() for out in runs}) == 1 for file in BYTES},
             "kills": kills,
         }
     record(result, RESULTS / "repeatability.json")

@@ -1,22 +1,20 @@
-"""Ten imbalanced tables of scikit-learn and imbalanced-learn: `auto`, trained on none of them, against the usual fixed ways of treating imbalance.
+"""Ten imbalanced tables of scikit-learn and imbalanced-learn: `auto`, which was trained on none of them, against fixed treatments.
 
-Claim: against the best fixed baseline of each table, chosen with the test figures in view, `auto` wins or ties on most. A tie is a difference whose 95 % interval
-over the splits includes 0. Splits of one table share rows, so the intervals are a little too narrow; that makes losses and wins of ties, not the reverse.
+Claim: against the best fixed treatment of each table, chosen by its figures on the test rows, `auto` wins or ties on most tables.
+A tie is a difference whose 95 % interval over the splits includes 0. The splits of a table share rows, so the intervals are a
+little too narrow: some ties are counted as wins or losses.
 
-    python benchmarks/tables.py                         # -> benchmarks/results/sampling_tables.json
+    python -m benchmarks.claims.sampling_tables         # -> benchmarks/results/sampling_tables.json
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from imblearn.datasets import make_imbalance
-from recording import RESULTS, record
 from sklearn.datasets import load_breast_cancer, load_digits, make_classification, make_hastie_10_2, make_moons
 from sklearn.model_selection import train_test_split
 
@@ -25,13 +23,15 @@ from balancer.comparison.population import PopulationStudent, PopulationTask
 from balancer.comparison.running import trained_cells
 from balancer.comparison.statistics import means, paired
 from balancer.envs.problem import encoded_problem
+from benchmarks.lib.commands import parser
+from benchmarks.lib.recording import RESULTS, record, recorded
 
 FIXED = ("none", "one_to_one", "under", "smote", "class_weight", "focal", "logit_adjustment")
 EPOCHS, BATCH_SIZE, PASSES = 10, 128, 6.0
-"""Every training: epochs, rows of a mini-batch, draws per training row (at least 8 and at most 60 mini-batches an epoch)."""
+"""Epochs, rows of a mini-batch, and draws per training row of every training; an epoch has 8 to 60 mini-batches."""
 BESIDE_SIZE = (1, 4, 8, 9, 11, 14, 18, 19)
-"""Columns of the breast cancer table that don't go with the size of the nuclei (texture, smoothness, symmetry, fractal dimension): with size any way of
-sampling has an average precision of 1, and the table a tie by construction."""
+"""Columns of the breast cancer table that don't depend on the size of the nuclei (texture, smoothness, symmetry, fractal dimension).
+With the size every treatment has an average precision of 1, so the table would always be a tie."""
 Table = tuple[np.ndarray, np.ndarray]
 
 
@@ -50,7 +50,7 @@ def _classification(rows: int, weights: list[float], **options: Any) -> Table:
 
 
 def _thinned(x: np.ndarray, y: np.ndarray, positives: int) -> Table:
-    """``positives`` rows of class 1 beside all of class 0."""
+    """Keep ``positives`` rows of class 1 and all rows of class 0."""
     made = make_imbalance(x, y, sampling_strategy={0: int((y == 0).sum()), 1: positives}, random_state=1)
     return np.asarray(made[0]), np.asarray(made[1])
 
@@ -90,7 +90,7 @@ TABLES: dict[str, Callable[[], Table]] = {
 
 
 def task_of(x: np.ndarray, y: np.ndarray, split: int) -> PopulationTask:
-    """A stratified random split: train 50 %, reward half and threshold half of validation 15 % each, test 20 %."""
+    """Split at random and stratified: 50 % train, 15 % reward and 15 % threshold (the halves of validation), 20 % test."""
     parts = []
     rest = np.arange(len(y))
     for share in (0.2, 0.15 / 0.8, 0.15 / 0.65):
@@ -106,7 +106,7 @@ def task_of(x: np.ndarray, y: np.ndarray, split: int) -> PopulationTask:
 
 
 def measure(name: str, splits: int) -> dict[str, Any]:
-    """Every policy on ``splits`` splits of a table, and how ``auto`` stands to the best of the fixed ones."""
+    """Train under every treatment on ``splits`` splits of a table, and compare ``auto`` with the best fixed treatment."""
     x, y = TABLES[name]()
     results = []
     for split in range(splits):
@@ -118,14 +118,14 @@ def measure(name: str, splits: int) -> dict[str, Any]:
     averages = means(results)
     best = max(FIXED, key=lambda policy: averages[policy]["average_precision"])
     differences = {other: paired(results, other)["auto"] for other in FIXED}
-    own = differences[best]["average_precision"]
-    verdict = "tie" if own["low"] <= 0 <= own["high"] else "win" if own["low"] > 0 else "loss"
+    difference = differences[best]["average_precision"]
+    verdict = "tie" if difference["low"] <= 0 <= difference["high"] else "win" if difference["low"] > 0 else "loss"
     return {
         "rows": len(y),
         "rare": {str(c): int((y == c).sum()) for c in range(1, int(y.max()) + 1)},
         "best_fixed": best,
         "auto_against_it": verdict,
-        "difference": own,
+        "difference": difference,
         "average_precision": {policy: round(values["average_precision"], 4) for policy, values in averages.items()},
         "f1": {policy: round(values["f1"], 4) for policy, values in averages.items()},
         "paired": {other: {key: value[key] for key in ("average_precision", "f1", "ece")} for other, value in differences.items()},
@@ -133,17 +133,18 @@ def measure(name: str, splits: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--splits", type=int, default=10)
-    parser.add_argument("--only", nargs="+", choices=list(TABLES), default=list(TABLES))
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--splits", type=int, default=10, help="random splits per table")
+    options.add_argument("--only", nargs="+", choices=list(TABLES), default=list(TABLES), help="tables to measure")
+    arguments = options.parse_args()
     torch.set_num_threads(1)
     path = RESULTS / "sampling_tables.json"
-    kept = json.loads(path.read_text())["tables"] if path.exists() else {}
+    results = recorded(path).get("tables", {})
     for name in arguments.only:
-        kept[name] = measure(name, arguments.splits)
-        tables = {key: kept[key] for key in TABLES if key in kept}
-        count = {verdict: sum(own["auto_against_it"] == verdict for own in tables.values()) for verdict in ("win", "tie", "loss")}
+        results[name] = measure(name, arguments.splits)
+        tables = {key: results[key] for key in TABLES if key in results}
+        verdicts = [result["auto_against_it"] for result in tables.values()]
+        count = {verdict: verdicts.count(verdict) for verdict in ("win", "tie", "loss")}
         record({"splits": arguments.splits, "auto_against_the_best_fixed": count, "tables": tables}, path)
 
 

@@ -1,113 +1,77 @@
-"""The service: what a transaction takes, whatever the history behind it, and whether anything is lost when it is treated badly.
+"""The service: how long a transaction takes with a short or a long history, and whether anything is lost under failures.
 
 Claims:
-- latency: one worker on one core, history 2,048, a transaction a request: 99 % within 10 ms, and no more than 1.3 times that with 64 transactions behind.
-- throughput: reading on from the kept state against showing the model the whole window again.
-- trouble: minutes at half the peak rate with a model swap, label uploads, a worker killed every minute and a database that is stopped in the middle. No
-  accepted transaction is lost, none counts twice, and the scores are those of an unbroken replay.
 
-The model is one of the default size for long histories (64 channels, 2 layers, window 64, 8 global nodes, history 2,048), hardly trained: what it says is
-no matter here. Server and client are held on cores of their own.
+- latency: with one worker on one core, a history of 2,048 and one transaction per request, 99 % of the requests take at most 10 ms,
+  and at most 1.3 times as long as with a history of 64 transactions.
+- throughput: reading one more transaction from the stored state is faster than reading the whole window again; the result says
+  how many times.
+- trouble: for some minutes the service runs at half of its peak rate, with a model swap, label uploads, a worker killed every
+  minute, and a restart of the database. No accepted transaction is lost, none is counted twice, and the scores are those of an
+  uninterrupted replay.
 
-    python benchmarks/service.py                 # all -> benchmarks/results/service.json
-    python benchmarks/service.py --only latency
-    python benchmarks/service.py --minutes 10    # of trouble
+The model has the default size for long histories (64 channels, 2 layers, window 64, 8 global nodes, history 2,048). It is hardly
+trained, because the quality of its scores does not matter here. Server and client run on different cores.
+
+    python -m benchmarks.claims.service                 # all -> benchmarks/results/service.json
+    python -m benchmarks.claims.service --only latency  # one part; the recorded others are kept
+    python -m benchmarks.claims.service --minutes 10    # length of the part trouble
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
-import psutil
 import torch
-from recording import RESULTS, ROOT, record
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
 from balancer.cli import main as balancer
 from balancer.data.simulation.stream import simulate, write_simulation
+from balancer.devices import torch_threads
 from balancer.serving.scoring.registry import LoadedModel
 from balancer.serving.scoring.scorer import Scorer, read_row
 from balancer.serving.storage import keys
 from balancer.serving.storage.database import Database
 from balancer.serving.storage.tables import entities, transactions
+from benchmarks.lib.commands import parser
+from benchmarks.lib.postgres import Postgres
+from benchmarks.lib.recording import RESULTS, record, recorded
+from benchmarks.lib.service import START, Bank, Service, transaction
 
-sys.path.insert(0, str(ROOT / "tests"))
-from serving_tools import Postgres, free_port
-
+PARTS = ("latency", "throughput", "trouble")
 HISTORIES = (64, 256, 1024, 2047)
-MEASURED = 400
-WAIT = 120.0
-SIZE = ("--history", "2048", "--epochs", "1", "--steps-per-epoch", "3", "--policy", "constant", "--threads", "1")
+"""Transactions before the timed one."""
+MEASURED, WARMUP = 400, 20
+"""Timed requests, and requests before them that are not counted."""
+GAP = 3000.0
+"""Seconds between two transactions of a card."""
+LABEL_DELAY_DAYS = 7
+CARDS, THREADS = 400, 4
+SIZE = ("--history-length", "2048", "--epochs", "1", "--steps-per-epoch", "3", "--policy", "constant", "--threads", "1")
 
 
 def trained(folder: Path, name: str, seed: int) -> Path:
+    """Train a model for a few steps, and return its run folder."""
     table = folder / "transactions.parquet"
     if not table.exists():
         write_simulation(simulate(6_000, seed=3, fraud_rate=0.03), table)
-    assert balancer(["train", "--dataset", str(table), "--out", str(folder / "models" / name), "--seed", str(seed), *SIZE]) == 0
+    if balancer(["train", "--dataset", str(table), "--out", str(folder / "models" / name), "--seed", str(seed), *SIZE]):
+        raise SystemExit("balancer train failed")
     return folder / "models" / name
 
 
-class Service:
-    """`balancer serve` in processes of its own."""
-
-    def __init__(self, folder: Path, database: str, *flags: str, workers: int = 1, core: int | None = None) -> None:
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        held = [] if core is None else ["taskset", "-c", str(core)]
-        command = [*held, sys.executable, "-m", "balancer", "serve", "--port", str(self.port), "--database", database, "--rate", "0"]
-        with (folder / "service.log").open("ab") as log:
-            environment = os.environ | {"OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
-            self.process = subprocess.Popen([*command, "--workers", str(workers), *flags], stderr=log, env=environment)
-        self.ready()
-
-    def ready(self) -> None:
-        for _ in range(int(WAIT * 10)):
-            try:
-                if httpx.get(f"{self.url}/readyz", timeout=2).json().get("model"):
-                    return
-            except (httpx.TransportError, ValueError):
-                pass
-            time.sleep(0.1)
-        raise RuntimeError("the service does not answer; see service.log")
-
-    def workers(self) -> list[psutil.Process]:
-        return [child for child in psutil.Process(self.process.pid).children(recursive=True) if "spawn_main" in " ".join(child.cmdline())]
-
-    def stop(self) -> None:
-        self.process.send_signal(signal.SIGTERM)
-        self.process.wait(60)
-
-
-def row(number: int, card: str, moment: float, rng: random.Random) -> dict[str, Any]:
-    return {
-        "transaction_id": f"{card}-{number}",
-        "card_id": card,
-        "time": moment,
-        "amount": round(rng.lognormvariate(3, 1), 2),
-        "merchant_id": f"m{rng.randrange(300)}",
-        "merchant_category": rng.choice(["grocery", "fuel", "travel", "online"]),
-        "channel": rng.choice(["chip", "online"]),
-        "region": f"r{rng.randrange(5)}",
-        "distance_km": round(rng.expovariate(0.1), 2),
-    }
-
-
 def latency(folder: Path, run: Path) -> dict[str, Any]:
+    """Milliseconds of a request by length of the history, and transactions per second with 50 transactions per request."""
     service = Service(folder, f"sqlite:///{folder / 'latency.db'}", "--run", str(run), core=0)
     os.sched_setaffinity(0, {1} if (os.cpu_count() or 1) > 1 else {0})
     rng, found = random.Random(0), {}
@@ -115,26 +79,26 @@ def latency(folder: Path, run: Path) -> dict[str, Any]:
         with httpx.Client(base_url=service.url, timeout=600) as client:
             moments: dict[int, float] = {}
             for length in HISTORIES:
-                rows = [row(number, f"h{length}", 1.7e9 + 3000.0 * number, rng) for number in range(length)]
+                rows = [transaction(number, f"h{length}", START + GAP * number, rng) for number in range(length)]
                 for first in range(0, length, 250):
                     client.post("/v1/score", json={"transactions": rows[first : first + 250]}).raise_for_status()
-                moments[length] = 1.7e9 + 3000.0 * length
+                moments[length] = START + GAP * length
             times: dict[int, list[float]] = {length: [] for length in HISTORIES}
-            for turn in range(MEASURED + 20):
-                for length in HISTORIES:  # in turns, so that what disturbs the machine disturbs all of them alike
-                    moments[length] += 3000.0
-                    body = {"transactions": [row(length + turn, f"h{length}", moments[length], rng)]}
+            for turn in range(MEASURED + WARMUP):
+                for length in HISTORIES:  # in turns, so that what slows the machine down slows all of them
+                    moments[length] += GAP
+                    body = {"transactions": [transaction(length + turn, f"h{length}", moments[length], rng)]}
                     begun = time.perf_counter()
                     client.post("/v1/score", json=body).raise_for_status()
-                    if turn >= 20:
+                    if turn >= WARMUP:
                         times[length].append(1e3 * (time.perf_counter() - begun))
-            for length, own in times.items():
-                p50, p99 = np.percentile(own, [50, 99])
+            for length, milliseconds in times.items():
+                p50, p99 = np.percentile(milliseconds, [50, 99])
                 found[str(length)] = {"ms_p50": round(float(p50), 2), "ms_p99": round(float(p99), 2)}
             begun, done = time.perf_counter(), 0
             while time.perf_counter() - begun < 10:
-                moments[64] += 3000.0
-                rows = [row(10_000 + done + number, "h64", moments[64] + number, rng) for number in range(50)]
+                moments[64] += GAP
+                rows = [transaction(10_000 + done + number, "h64", moments[64] + number, rng) for number in range(50)]
                 client.post("/v1/score", json={"transactions": rows}).raise_for_status()
                 done += 50
                 moments[64] += 50
@@ -142,18 +106,19 @@ def latency(folder: Path, run: Path) -> dict[str, Any]:
     finally:
         service.stop()
         os.sched_setaffinity(0, range(os.cpu_count() or 1))
-    last, first = found[str(HISTORIES[-1])], found[str(HISTORIES[0])]
+    last, first_found = found[str(HISTORIES[-1])], found[str(HISTORIES[0])]
     return {
         "by_history": found,
         "requests": MEASURED,
-        "ratio_p50": round(last["ms_p50"] / first["ms_p50"], 3),
-        "ratio_p99": round(last["ms_p99"] / first["ms_p99"], 3),
+        "ratio_p50": round(last["ms_p50"] / first_found["ms_p50"], 3),
+        "ratio_p99": round(last["ms_p99"] / first_found["ms_p99"], 3),
         "transactions_per_second_fifty_a_request": round(fifty, 1),
     }
 
 
+@torch_threads(1)
 def throughput(run: Path) -> dict[str, Any]:
-    """The model alone, side by side: a step from the state, and the window shown again."""
+    """Compare, without the service, one step from a state with reading the whole window again."""
     model = LoadedModel.load(run, "run")
     width, rng = len(model.schema.numeric_fields) + len(model.schema.categorical_fields), np.random.default_rng(0)
     fields = rng.random((2048, width)).astype(np.float32)
@@ -167,76 +132,44 @@ def throughput(run: Path) -> dict[str, Any]:
                 way()
                 if turn >= 3:
                     seconds[name].append(time.perf_counter() - begun)
-    each = {name: float(np.median(own)) for name, own in seconds.items()}
+    medians = {name: float(np.median(values)) for name, values in seconds.items()}
     return {
-        "ms": {name: round(1e3 * value, 2) for name, value in each.items()},
-        "times_faster": round(each["window_again"] / each["step"], 1),
+        "ms": {name: round(1e3 * value, 2) for name, value in medians.items()},
+        "times_faster": round(medians["window_again"] / medians["step"], 1),
     }
 
 
-class Bank:
-    """Sends transactions day by day and never gives up on one."""
+class Trouble:
+    """Kills a worker every minute and restarts the database once, in a thread of its own."""
 
-    def __init__(self, url: str, key: str, cards: int, threads: int) -> None:
-        self.url, self.headers, self.threads = url, {"Authorization": f"Bearer {key}"}, threads
-        self.cards = [f"card-{number}" for number in range(cards)]
-        self.accepted: dict[str, dict[str, Any]] = {}
-        self.sent: dict[str, dict[str, Any]] = {}
-        self.refused = self.retries = 0
-        self._lock, self._clients = threading.Lock(), [httpx.Client(base_url=url, headers=self.headers, timeout=60) for _ in range(threads)]
+    def __init__(self, service: Service, postgres: Postgres, minutes: float) -> None:
+        self.service, self.postgres, self.minutes = service, postgres, minutes
+        self.kills = self.restarts = 0
+        self._stop, self._thread = threading.Event(), threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
 
-    def until_answered(self, client: httpx.Client, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        deadline = time.monotonic() + WAIT
-        while True:
-            try:
-                answer = client.post(path, json=body)
-                if answer.status_code == 200:
-                    return dict(answer.json())
-                if answer.status_code < 500:
-                    raise RuntimeError(answer.text)
-            except httpx.TransportError:
-                pass
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"{path} was not answered within {WAIT} s")
-            self.retries += 1
-            time.sleep(0.1)
+    def stop(self) -> None:
+        """Stop it, and wait until it has ended."""
+        self._stop.set()
+        self._thread.join()
 
-    def day(self, number: int, rate: float) -> None:
-        """A transaction of each card, `rate` a second in all."""
-        rng = random.Random(number)
-        rows = [row(number, card, 1.7e9 + 86_400.0 * number + rng.random() * 86_000, rng) for card in self.cards]
-
-        def work(thread: int) -> None:
-            begun = time.monotonic()
-            for place, one in enumerate(rows[thread :: self.threads]):
-                pause = begun + place * self.threads / rate - time.monotonic() if rate else 0.0
-                if pause > 0:
-                    time.sleep(pause)
-                answer = self.until_answered(self._clients[thread], "/v1/score", {"transactions": [one]})["decisions"][0]
-                with self._lock:
-                    self.sent[one["transaction_id"]], self.accepted[one["transaction_id"]] = one, answer
-
-        with ThreadPoolExecutor(self.threads) as pool:
-            for done in [pool.submit(work, thread) for thread in range(self.threads)]:
-                done.result()
-
-    def labels_of(self, number: int) -> dict[str, str]:
-        """What is known of a day's transactions: every thirtieth is fraud."""
-        names = [f"{card}-{number}" for card in self.cards]
-        return {name: "1" if hash_of(name) % 30 == 0 else "0" for name in names}
-
-    def label(self, number: int) -> None:
-        labels = [{"id": name, "label": label} for name, label in self.labels_of(number).items()]
-        self.until_answered(self._clients[0], "/v1/labels", {"labels": labels})
-
-
-def hash_of(name: str) -> int:
-    return sum(ord(letter) * 31**place for place, letter in enumerate(name))
+    def _run(self) -> None:
+        begun = time.monotonic()
+        while not self._stop.wait(60.0):
+            workers = self.service.workers()
+            if workers:
+                workers[self.kills % len(workers)].send_signal(signal.SIGKILL)
+                self.kills += 1
+            if not self.restarts and time.monotonic() - begun > 20 * self.minutes:
+                self.postgres.stop("immediate")
+                time.sleep(3)
+                self.postgres.start()
+                self.restarts += 1
 
 
 def trouble(folder: Path, minutes: float) -> dict[str, Any]:
-    place = Path(tempfile.mkdtemp(prefix="postgres-"))
-    postgres = Postgres(place)
+    """Run the service under failures, and compare what it stored with what was sent and with an uninterrupted replay."""
+    postgres = Postgres(Path(tempfile.mkdtemp(prefix="postgres-")))
     url = postgres.database("bank")
     database = Database(url, patience=60)
     database.upgrade()
@@ -244,105 +177,85 @@ def trouble(folder: Path, minutes: float) -> dict[str, Any]:
     models = folder / "models"
     service = Service(folder, url, "--run", str(models / "one"), "--models", str(models), workers=2)
     try:
-        probe = Bank(service.url, warm, 400, 4)
+        probe = Bank(service.url, warm, CARDS, THREADS)
         begun = time.monotonic()
         for number in range(4):
             probe.day(number, 0.0)
         peak = len(probe.accepted) / (time.monotonic() - begun)
-        bank, end = Bank(service.url, key, 400, 4), time.monotonic() + 60 * minutes
-        kills, restarts, stop = 0, 0, threading.Event()
-
-        def misfortune() -> None:
-            nonlocal kills, restarts
-            begun = time.monotonic()
-            while not stop.wait(60.0):
-                found = service.workers()
-                if found:
-                    found[kills % len(found)].send_signal(signal.SIGKILL)
-                    kills += 1
-                if not restarts and time.monotonic() - begun > 20 * minutes:
-                    postgres.stop("immediate")
-                    time.sleep(3)
-                    postgres.start()
-                    restarts += 1
-
-        trouble_maker = threading.Thread(target=misfortune)
-        trouble_maker.start()
+        bank, end = Bank(service.url, key, CARDS, THREADS), time.monotonic() + 60 * minutes
+        failures = Trouble(service, postgres, minutes)
         number, swapped = 0, None
         while time.monotonic() < end:
-            if number >= 7:
-                bank.label(number - 7)
+            if number >= LABEL_DELAY_DAYS:
+                bank.label(number - LABEL_DELAY_DAYS)
             if swapped is None and time.monotonic() > end - 30 * minutes:
-                with httpx.Client(base_url=service.url, headers=bank.headers, timeout=60) as client:
-                    bank.until_answered(client, "/v1/models", {"name": "two"})
-                time.sleep(5)  # both workers have followed
+                bank.post("/v1/models", {"name": "two"})
+                time.sleep(5)  # by now both workers use the new model
                 swapped = number
             bank.day(number, peak / 2)
             number += 1
-        stop.set()
-        trouble_maker.join()
+        failures.stop()
     finally:
         service.stop()
 
-    def stored(connection: Any) -> list[Any]:
+    def stored(connection: Connection) -> list[Any]:
         columns = (transactions.c.id, entities.c.name, transactions.c.position, transactions.c.answer)
         chosen = select(*columns).join(entities, entities.c.id == transactions.c.entity).where(transactions.c.tenant == "bank")
         return list(connection.execute(chosen.order_by(entities.c.name, transactions.c.position)))
 
-    kept = database.read(stored)
+    rows = database.read(stored)
     database.close()
     postgres.stop()
-    names = [each.id for each in kept]
-    by_name = {each.id: each.answer for each in kept}
-    unbroken = replayed(folder, bank, number, swapped)
-    equal = sum(by_name.get(name, {}).get("score") == score for name, score in unbroken.items())
-    off = max((abs(by_name[name]["score"] - score) for name, score in unbroken.items() if name in by_name), default=0.0)
+    names = [row.id for row in rows]
+    answers = {row.id: row.answer for row in rows}
+    replay = replayed(folder, bank, number, swapped)
+    equal = sum(answers.get(name, {}).get("score") == score for name, score in replay.items())
+    largest = max((abs(answers[name]["score"] - score) for name, score in replay.items() if name in answers), default=0.0)
     return {
         "minutes": minutes,
         "workers": 2,
         "database": "PostgreSQL",
         "peak_per_second": round(peak, 1),
-        "workers_killed": kills,
-        "database_restarts": restarts,
+        "workers_killed": failures.kills,
+        "database_restarts": failures.restarts,
         "model_swaps": int(swapped is not None),
-        "labels": 400 * max(0, number - 7),
+        "labels": CARDS * max(0, number - LABEL_DELAY_DAYS),
         "accepted": len(bank.accepted),
         "sent_again": bank.retries,
         "lost": len(set(bank.accepted) - set(names)),
         "counted_twice": len(names) - len(set(names)),
         "stored_though_never_sent": len(set(names) - set(bank.sent)),
         "answers_differing_from_what_is_stored": sum(
-            by_name.get(name, {}).get("score") != answer["score"] for name, answer in bank.accepted.items()
+            answers.get(name, {}).get("score") != answer["score"] for name, answer in bank.accepted.items()
         ),
         "scores_equal_to_an_unbroken_replay": equal,
-        "largest_difference_from_it": off,
+        "largest_difference_from_it": largest,
     }
 
 
 def replayed(folder: Path, bank: Bank, days: int, swapped: int | None) -> dict[str, float]:
-    """The same days on one worker and a database of its own, without any trouble."""
+    """Scores by id of the same days in one process with a new database, without failures."""
     database = Database(f"sqlite:///{folder / 'replay.db'}")
     database.upgrade()
     scorer, models = Scorer(database), {name: LoadedModel.load(folder / "models" / name, name) for name in ("one", "two")}
     scores: dict[str, float] = {}
     for number in range(days):
         model = models["one" if swapped is None or number < swapped else "two"]
-        if number >= 7:
-            scorer.label("bank", model.schema, dict(bank.labels_of(number - 7)))
+        if number >= LABEL_DELAY_DAYS:
+            scorer.label("bank", model.schema, dict(bank.labels_of(number - LABEL_DELAY_DAYS)))
         for card in bank.cards:
-            one = read_row(bank.sent[f"{card}-{number}"], model.schema, card, time.time(), 0.0)
-            answer = scorer.score("bank", model, [one]).answers[0]
-            scores[one.id] = answer["score"]
+            row = read_row(bank.sent[f"{card}-{number}"], model.schema, card, time.time(), 0.0)
+            scores[row.id] = scorer.score("bank", model, [row]).answers[0]["score"]
     return scores
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=("latency", "throughput", "trouble"), default=("latency", "throughput", "trouble"))
-    parser.add_argument("--minutes", type=float, default=10.0, help="of trouble")
-    arguments = parser.parse_args()
-    target = RESULTS / "service.json"
-    found: dict[str, Any] = json.loads(target.read_text())["results"] if target.exists() else {}
+    options = parser(__doc__)
+    options.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to measure")
+    options.add_argument("--minutes", type=float, default=10.0, help="length of the part trouble")
+    arguments = options.parse_args()
+    path = RESULTS / "service.json"
+    found = recorded(path).get("results", {})
     with tempfile.TemporaryDirectory(prefix="balancer-service-") as name:
         folder = Path(name)
         run = trained(folder, "one", 0)
@@ -356,7 +269,7 @@ def main() -> None:
             trained(folder, "two", 1)
             found["trouble"] = trouble(folder, arguments.minutes)
             print(json.dumps(found["trouble"]), flush=True)
-    record({"seeds": [0, 1], "results": found}, target)
+    record({"seeds": [0, 1], "results": found}, path)
 
 
 if __name__ == "__main__":

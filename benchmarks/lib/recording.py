@@ -1,4 +1,4 @@
-"""What every benchmark writes beside its figures: machine, versions and date; shared by the scripts of this folder."""
+"""Record a result as JSON, together with the machine, the library versions and the date."""
 
 from __future__ import annotations
 
@@ -10,23 +10,27 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
+"""Root of the checkout."""
 RESULTS = ROOT / "benchmarks" / "results"
-SHARED = ROOT.parent / "shared" / "data"
-LIBRARIES = ("torch", "stable-baselines3", "gymnasium", "polars", "scikit-learn", "lightgbm", "numpy")
+LIBRARIES = ("torch", "stable-baselines3", "gymnasium", "polars", "scikit-learn", "lightgbm", "numpy", "triton")
 
 
 def processor() -> str:
-    """The model name of the CPU, where Linux tells it."""
+    """Model name of the CPU, or its architecture where the operating system gives no name."""
     info = Path("/proc/cpuinfo")
-    names = (
-        [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
-    )
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def surroundings() -> dict[str, Any]:
-    """Machine, versions, date."""
+def today() -> str:
+    """Date in UTC as YYYY-MM-DD."""
+    return datetime.now(UTC).date().isoformat()
+
+
+def environment() -> dict[str, Any]:
+    """Machine, versions of Python and of the installed :data:`LIBRARIES`, and date."""
     versions = {"python": platform.python_version()}
     for name in LIBRARIES:
         try:
@@ -34,12 +38,27 @@ def surroundings() -> dict[str, Any]:
         except PackageNotFoundError:
             continue
     machine = {"processor": processor(), "cores": os.cpu_count(), "system": platform.system()}
-    return {"machine": machine, "versions": versions, "date": datetime.now(UTC).date().isoformat()}
+    return {"machine": machine, "versions": versions, "date": today()}
 
 
 def record(result: dict[str, Any], path: Path) -> None:
-    """Print a result and write it with its surroundings."""
-    content = json.dumps(result | surroundings(), indent=2)
+    """Print a result and write it to ``path`` together with its :func:`environment`."""
+    content = json.dumps(result | environment(), indent=2)
     print(content)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content + "\n")
+
+
+def recorded(path: Path) -> dict[str, Any]:
+    """What an earlier run recorded in ``path``; empty if there is no such file."""
+    content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return content
+
+
+def rounded(value: Any, digits: int) -> Any:
+    """Round every float in nested dicts and lists to ``digits`` significant digits."""
+    if isinstance(value, dict):
+        return {key: rounded(each, digits) for key, each in value.items()}
+    if isinstance(value, list):
+        return [rounded(each, digits) for each in value]
+    return float(f"{value:.{digits}g}") if isinstance(value, float) else value

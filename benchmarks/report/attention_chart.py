@@ -1,22 +1,21 @@
-"""The pictures of sparse attention, from its result file: speed against length, and what window and global nodes trade. It measures nothing.
+"""Charts of sparse attention from its recorded result: speed by length, and the effect of window and global nodes.
 
-python benchmarks/attention_chart.py        # -> docs/images/attention_speed.svg and docs/images/attention_sweep.svg
+python -m benchmarks.report.attention_chart     # -> docs/images/attention_speed.svg and docs/images/attention_sweep.svg
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import altair as alt
-from recording import RESULTS, ROOT
 
 from balancer.files import atomic_path
+from benchmarks.lib.recording import RESULTS, ROOT, recorded
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7"]
-"""Okabe and Ito's: told apart with any colour vision; shapes say the same again."""
+"""Colours of Okabe and Ito, which can be distinguished with any colour vision; the shapes repeat the distinction."""
 SHAPES = ["circle", "square", "triangle-up", "diamond"]
 GREY = "#777777"
 PANELS = (
@@ -28,7 +27,10 @@ Chart = alt.ConcatChart | alt.VConcatChart | alt.HConcatChart
 
 
 def speed_chart(part: Mapping[str, Any]) -> Chart:
-    """Times faster than dense attention by length, a line a backend, a panel a direction and kind of passes; of the part ``kernels``."""
+    """Chart of the part ``kernels``: how many times faster than dense attention by length.
+
+    There is one line for each backend, and one panel for each direction and kind of passes.
+    """
     rows = [
         {"tokens": cell["tokens"], "contender": name, "times": times, "panel": (cell["causal"], cell["passes"])}
         for cell in part["cells"]
@@ -37,11 +39,11 @@ def speed_chart(part: Mapping[str, Any]) -> Chart:
     names = list(dict.fromkeys(row["contender"] for row in rows))
     tokens = sorted({row["tokens"] for row in rows})
     times = [2.0**power for power in range(-2, 8)]
-    shown = [value for value in times if 0.5 * min(row["times"] for row in rows) < value < 2 * max(row["times"] for row in rows)]
+    ticks = [value for value in times if 0.5 * min(row["times"] for row in rows) < value < 2 * max(row["times"] for row in rows)]
     panels = []
     for causal, passes, title in PANELS:
-        own = [row for row in rows if row["panel"] == (causal, passes)]
-        if not own:
+        shown = [row for row in rows if row["panel"] == (causal, passes)]
+        if not shown:
             continue
         x = alt.X(
             "tokens:Q",
@@ -52,19 +54,22 @@ def speed_chart(part: Mapping[str, Any]) -> Chart:
         y = alt.Y(
             "times:Q",
             title="times faster than dense",
-            scale=alt.Scale(type="log", base=2, domain=[min(shown), max(shown)]),
-            axis=alt.Axis(values=shown, format="~g"),
+            scale=alt.Scale(type="log", base=2, domain=[min(ticks), max(ticks)]),
+            axis=alt.Axis(values=ticks, format="~g"),
         )
-        lines = _lines(own, x, y, "contender:N", "backend, windows", names)
+        lines = _lines(shown, x, y, "contender:N", "backend, windows", names)
         panels.append(_with_rule(lines, 1.0, "times").properties(title=alt.TitleParams(title, frame="group"), width=230, height=220))
     joined: Chart = alt.hconcat(*panels)
     return joined
 
 
 def sweep_chart(streams: Mapping[str, Any]) -> Chart:
-    """Average precision by window, a line a number of global nodes, and beside it the speed of judging; a row a stream."""
+    """Chart of the part ``sweep``: average precision and speed of scoring by window.
+
+    There is one row for each stream, and one line for each number of global nodes.
+    """
     rows = []
-    for data, own in streams.items():
+    for data, sweep in streams.items():
         points = [
             {
                 "window": point["window"],
@@ -72,7 +77,7 @@ def sweep_chart(streams: Mapping[str, Any]) -> Chart:
                 "precision": point["average_precision"],
                 "times": point["times_faster"],
             }
-            for point in own.get("points", ())
+            for point in sweep.get("points", ())
         ]
         if not points:
             continue
@@ -86,8 +91,8 @@ def sweep_chart(streams: Mapping[str, Any]) -> Chart:
         )
         panels = []
         for key, axis, level, title in (
-            ("precision", "average precision, test", own["dense"]["average_precision"], f"{data}: average precision"),
-            ("times", "transactions per second, times dense", 1.0, f"{data}: speed of judging"),
+            ("precision", "average precision, test", sweep["dense"]["average_precision"], f"{data}: average precision"),
+            ("times", "transactions per second, times dense", 1.0, f"{data}: speed of scoring"),
         ):
             y = alt.Y(f"{key}:Q", title=axis, scale=alt.Scale(zero=False))
             lines = _lines(points, x, y, "nodes:N", "global nodes", nodes)
@@ -98,7 +103,7 @@ def sweep_chart(streams: Mapping[str, Any]) -> Chart:
 
 
 def _lines(rows: list[dict[str, Any]], x: alt.X, y: alt.Y, field: str, title: str, names: list[str]) -> alt.Chart:
-    """Lines with points, told apart by colour and shape."""
+    """Lines with points that differ in colour and shape."""
     legend = alt.Legend(title=title, symbolStrokeWidth=2)
     chart: alt.Chart = (
         alt.Chart(alt.InlineData(values=rows))
@@ -114,7 +119,7 @@ def _lines(rows: list[dict[str, Any]], x: alt.X, y: alt.Y, field: str, title: st
 
 
 def _with_rule(lines: alt.Chart, level: float, key: str) -> alt.LayerChart:
-    """The lines over a dashed one that is dense attention."""
+    """The lines above a dashed line for dense attention."""
     base = alt.Chart(alt.InlineData(values=[{key: level, "label": "dense"}]))
     rule = base.mark_rule(strokeDash=[5, 4], strokeWidth=1.5, color=GREY).encode(y=f"{key}:Q")
     label = base.mark_text(align="left", dx=4, color=GREY).encode(y=f"{key}:Q", x=alt.value("width"), text="label:N")
@@ -123,16 +128,20 @@ def _with_rule(lines: alt.Chart, level: float, key: str) -> alt.LayerChart:
 
 
 def draw(results: Path, images: Path) -> list[Path]:
-    """Write the pictures whose parts are in the result file; which."""
+    """Write the charts whose parts are in the file ``results`` into the folder ``images``.
+
+    Returns:
+        The files that were written.
+    """
     if not results.is_file():
-        print(f"{results.name} is absent: benchmarks/attention.py makes it")
+        print(f"{results.name} is missing: python -m benchmarks.claims.attention makes it")
         return []
-    parts = json.loads(results.read_text())["parts"]
+    parts = recorded(results)["parts"]
     charts: dict[str, Chart] = {}
     if "kernels" in parts and any(cell.get("times_faster") for cell in parts["kernels"]["cells"]):
         charts["attention_speed.svg"] = speed_chart(parts["kernels"])
     streams = parts.get("sweep", {}).get("streams", {})
-    if any("points" in own for own in streams.values()):
+    if any("points" in sweep for sweep in streams.values()):
         charts["attention_sweep.svg"] = sweep_chart(streams)
     images.mkdir(parents=True, exist_ok=True)
     for name, chart in charts.items():

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from balancer.cli import main as balancer
-from tests.app.server import CHROMIUM, go, page, served, settle
+from benchmarks.lib.browser import CHROMIUM, go, page, served, settle
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "data_samples" / "transactions.parquet"

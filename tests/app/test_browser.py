@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.app.server import CHROMIUM, go, page, served, settle
+from benchmarks.lib.browser import CHROMIUM, go, page, served, settle
 
 pytest.importorskip("playwright", reason="the browser tests need playwright")
 from playwright.sync_api import Page, expect

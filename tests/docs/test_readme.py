@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import shlex
 import subprocess
@@ -12,6 +11,7 @@ import pytest
 
 from balancer.cli import COMMANDS, main
 from balancer.models.quantization import applying, sensitivities
+from benchmarks.report import readme_tables
 from tests.conftest import TINY
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -90,8 +90,6 @@ def test_make_targets_and_links() -> None:
         assert link.startswith("http") or (ROOT / link).exists(), link
 
 
-def test_tables_are_those_of_the_result_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    tables = importlib.import_module("readme_tables")
-    assert README.count("<!-- table ") == len(tables.TABLES)
-    assert tables.filled(README) == README
+def test_tables_are_those_of_the_result_files() -> None:
+    assert README.count("<!-- table ") == len(readme_tables.TABLES)
+    assert readme_tables.filled(README) == README

@@ -31,8 +31,9 @@ from balancer.serving.http.app import create_app
 from balancer.serving.sessions import EpochReport, SessionRequest, Sessions
 from balancer.serving.storage import keys
 from balancer.serving.storage.database import Database
+from benchmarks.lib.ports import free_port
 from tests.serving.test_scoring import card
-from tests.serving.tools import free_port, opened
+from tests.serving.tools import opened
 
 CLASSES = {"ok": 990, "fraud": 10}
 SCORES = {"labels": ["ok", "ok", "fraud"], "scores": [0.1, 0.4, 0.7]}

@@ -23,7 +23,8 @@ from balancer.serving.errors import ConflictError, MissingError
 from balancer.serving.scoring.registry import LoadedModel, Registry
 from balancer.serving.scoring.scorer import Scorer, read_row
 from balancer.serving.storage.database import Database
-from tests.serving.tools import SEQUENCE, Postgres, opened, parsed, replay, sent
+from benchmarks.lib.postgres import Postgres
+from tests.serving.tools import SEQUENCE, opened, parsed, replay, sent, started_postgres
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def rows(tiny_table: Path) -> pl.DataFrame:
 
 @pytest.fixture(scope="module")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    server = Postgres(tmp_path_factory.mktemp("postgres"))
+    server = started_postgres(tmp_path_factory.mktemp("postgres"))
     yield server
     server.stop("immediate")
 

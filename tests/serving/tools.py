@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import socket
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +13,7 @@ from balancer.data.checks import label_names
 from balancer.serving.scoring.registry import LoadedModel
 from balancer.serving.scoring.scorer import Row, Scorer, read_row
 from balancer.serving.storage.database import Database
+from benchmarks.lib.postgres import Postgres, postgres_programs
 
 SEQUENCE = (
     *("--epochs", "2", "--steps-per-epoch", "8", "--policy-rollouts", "1", "--history-length", "16", "--form", "histories"),
@@ -57,55 +54,11 @@ def replay(scorer: Scorer, model: LoadedModel, frame: pl.DataFrame, tenant: str 
     return scores
 
 
-def postgres_programs() -> Path | None:
-    """Folder of initdb and postgres, as Debian installs them, or wherever they are."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    here = shutil.which("initdb")
-    return found[-1].parent if found else Path(here).parent if here else None
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class Postgres:
-    """A server of our own, in a folder of our own; it refuses to run as root, so root hands it to the user postgres."""
-
-    def __init__(self, folder: Path) -> None:
-        programs = postgres_programs()
-        if programs is None:
-            pytest.skip("PostgreSQL is not installed (Debian: postgresql)")
-        self._programs, self.folder, self.port = programs, folder / "data", free_port()
-        self._as = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
-        if self._as:
-            folder.chmod(0o755)
-            for parent in folder.parents:
-                if parent != Path("/tmp") and str(parent).startswith("/tmp/"):
-                    parent.chmod(0o755)
-            self.folder.mkdir()
-            shutil.chown(self.folder, "postgres", "postgres")
-        self._run("initdb", "-D", str(self.folder), "-U", "balancer", "--auth=trust", "--no-sync", "-E", "UTF8", "--locale=C")
-        self.start()
-
-    def start(self) -> None:
-        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={self.folder}"
-        self._run("pg_ctl", "-D", str(self.folder), "-w", "-l", str(self.folder / "log"), "-o", options, "start")
-
-    def stop(self, how: str = "fast") -> None:
-        self._run("pg_ctl", "-D", str(self.folder), "-w", "-m", how, "stop")
-
-    def database(self, name: str) -> str:
-        """URL of a fresh database."""
-        self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "balancer", name)
-        return f"postgresql://balancer@127.0.0.1:{self.port}/{name}"
-
-    def _run(self, program: str, *arguments: str) -> None:
-        command = [*self._as, str(self._programs / program), *arguments]
-        # What stays running must not keep a pipe of ours open.
-        done = subprocess.run(command, cwd="/", stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        assert done.returncode == 0, f"{program} failed; see {self.folder / 'log'}"
+def started_postgres(folder: Path) -> Postgres:
+    """A PostgreSQL server in `folder`; without PostgreSQL the test is skipped."""
+    if postgres_programs() is None:
+        pytest.skip("PostgreSQL is not installed (Debian: postgresql)")
+    return Postgres(folder)
 
 
 def opened(url: str) -> Database:

@@ -1,39 +1,51 @@
-"""Sparse attention on CUDA in bf16: times by CUDA events, peak memory by torch's allocator, error against float64; measures for attention.py.
+"""Sparse attention on CUDA in bfloat16: times by CUDA events, peak memory by torch's allocator, errors against float64.
 
-Dense is torch's flash attention, and nothing else is let in its place. FlexAttention with a sliding window of the same width, compiled anew for each length, stands
-beside it: it has no global nodes, so it does less. Forward passes are timed a second time as replayed CUDA graphs, since at a few thousand tokens launching the
-small kernels that choose the global nodes may cost more than running them.
+Dense attention is torch's flash attention; no other kernel may replace it. FlexAttention with a sliding window of the same
+width, compiled anew for each length, is measured as well. It has no global nodes, so it does less work. Forward passes are timed
+a second time as replayed CUDA graphs: at a few thousand tokens, launching the small kernels that choose the global nodes may
+cost more than running them.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from itertools import product
 from typing import Any
 
-import numpy as np
 import torch
-from attention_timing import PASSES, Call, Setting, attention_call, claim, compared, dense, passing, said
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-from balancer.models.attention import sparse_attention
+from benchmarks.lib.attention.kernels import Setting, attention_call, dense, passing, sparse
+from benchmarks.lib.checks import claim
+from benchmarks.lib.timing import PASSES, Call, compared, in_words, interleaved
 
 CONTENDERS = tuple(f"{backend} {mode}" for backend in ("torch", "triton") for mode in ("block", "sliding"))
 FLEX = "flex window"
 CLAIMS = ((2048, 3.2), (8192, 10.0))
-"""Tokens, and wanted times faster than flash attention: the best contender, causal, heads of 32 channels."""
+"""Claims: tokens, and how many times faster than flash attention the best contender is at least; causal, heads of 32 channels."""
 CHECK_LENGTH = 512
 BETWEEN = 20
-"""Computations between two events: one alone is too short to be timed."""
+"""Computations between two events: a single one is too short to be timed."""
 
 
-def kernels(lengths: Iterable[int], widths: Iterable[int], *, budget: float) -> dict[str, Any]:
-    """The part ``kernels`` on CUDA: heads of ``widths`` channels, ``lengths`` tokens, causal and not; ``budget`` seconds for each."""
-    started = time.monotonic()
+def kernels(lengths: Iterable[int], widths: Iterable[int], *, budget: float, limit: float = math.inf) -> dict[str, Any]:
+    """Measure the part ``kernels`` on CUDA, causal and bidirectional.
+
+    Args:
+        lengths: numbers of tokens.
+        widths: channels of a head.
+        budget: seconds for one combination of length, width, direction and kind of passes.
+        limit: seconds after which no further combination is started.
+
+    Returns:
+        The part as it is recorded: device, setting, cells, errors, failures, claims and seconds.
+    """
+    started, left_out = time.monotonic(), 0
     found: dict[str, list[dict[str, Any]]] = {"cells": [], "errors": [], "failed": []}
     for width in widths:
         setting = replace(Setting(), width=width)
@@ -42,6 +54,9 @@ def kernels(lengths: Iterable[int], widths: Iterable[int], *, budget: float) -> 
         found["failed"] += [{"width": width, "contender": name, "reason": reason} for name, reason in reasons.items()]
         found["errors"] += [error(name, setting, causal) for name in able for causal in (True, False)]
         for length, causal, passes in product(lengths, (True, False), PASSES):
+            if time.monotonic() - started > limit:
+                left_out += 1
+                continue
             cell, failed = _cell(list(able), setting, length, causal, passes, budget)
             found["cells"].append(cell)
             found["failed"] += failed
@@ -51,6 +66,7 @@ def kernels(lengths: Iterable[int], widths: Iterable[int], *, budget: float) -> 
         "device": torch.cuda.get_device_name(),
         "setting": asdict(Setting()) | {"width": list(widths), "dtype": "bfloat16"},
         **found,
+        "left_out": left_out,
         "claims": claims(found["cells"]),
         "seconds": round(time.monotonic() - started),
     }
@@ -59,7 +75,7 @@ def kernels(lengths: Iterable[int], widths: Iterable[int], *, budget: float) -> 
 def _cell(
     able: list[str], setting: Setting, length: int, causal: bool, passes: str, budget: float
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Times, memory and, forward, times of replayed graphs; and what failed."""
+    """Times, peak memory and, for forward passes, times of replayed graphs; and a list of what failed."""
     about = {"tokens": length, "width": setting.width, "causal": causal, "passes": passes}
     calls = {"dense": _flash(setting, length, causal, passes)}
     calls |= {name: _sparse(name, setting, length, causal, passes) for name in able}
@@ -74,7 +90,7 @@ def _cell(
 
 
 def claims(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The best of the contenders that attend to windows and global nodes, launched one by one, against flash attention."""
+    """Compare the best contender that has windows and global nodes, without graphs, with flash attention."""
     found = []
     for passes in PASSES:
         for tokens, limit in CLAIMS:
@@ -85,7 +101,7 @@ def claims(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 for name, figure in cell.get("times_faster", {}).items()
                 if name != FLEX
             ]
-            text = f"CUDA, causal, {said(passes)}, {tokens:,} tokens: at least {limit:g} times faster than flash attention"
+            text = f"CUDA, causal, {in_words(passes)}, {tokens:,} tokens: at least {limit:g} times faster than flash attention"
             found.append(claim(text, max(figures, default=None), limit))
     return found
 
@@ -105,7 +121,7 @@ def _flash(setting: Setting, length: int, causal: bool, passes: str) -> Call:
 
 
 def _flex(setting: Setting, length: int, causal: bool, passes: str) -> Call:
-    """A compiled sliding window by FlexAttention; compiled at the first call."""
+    """A sliding window by FlexAttention, compiled at the first call."""
     leaves, gradient, _ = setting.inputs(length, device="cuda", dtype=torch.bfloat16)
     prepared: list[Any] = []
 
@@ -117,7 +133,7 @@ def _flex(setting: Setting, length: int, causal: bool, passes: str) -> Call:
 
     def attend() -> Tensor:
         if not prepared:
-            torch.compiler.reset()  # a function compiled for many lengths gives up in the end and runs uncompiled
+            torch.compiler.reset()  # a function that was compiled for too many lengths runs uncompiled
             prepared.append(create_block_mask(inside, None, None, length, length, device="cuda"))
             prepared.append(torch.compile(flex_attention, dynamic=False))
         mask, compiled = prepared
@@ -128,14 +144,14 @@ def _flex(setting: Setting, length: int, causal: bool, passes: str) -> Call:
 
 
 def _usable(calls: Mapping[str, Call]) -> tuple[dict[str, Call], dict[str, str]]:
-    """The calls that work, warmed up, and why the others don't: no memory, no compiler, a kernel that isn't there."""
+    """The calls that work, warmed up, and the reasons why the others fail, e.g. too little memory, or no compiler."""
     usable, reasons = {}, {}
     for name, call in calls.items():
         try:
             for _ in range(3):
                 call()
             torch.cuda.synchronize()
-        except Exception as problem:  # noqa: BLE001  # what stops one contender must not stop the others; it is written down
+        except Exception as problem:  # noqa: BLE001  # one contender's failure must not stop the others; it is recorded
             reasons[name] = _first_line(problem)
         else:
             usable[name] = call
@@ -143,7 +159,7 @@ def _usable(calls: Mapping[str, Call]) -> tuple[dict[str, Call], dict[str, str]]
 
 
 def _captured(calls: Mapping[str, Call]) -> tuple[dict[str, Call], dict[str, str]]:
-    """Each call as a CUDA graph to replay; one that waits for the device (a size that depends on data) can't be captured."""
+    """Each call as a CUDA graph to replay. A call that waits for the device (e.g. for a size that depends on data) can't be captured."""
     graphs: dict[str, Call] = {}
     reasons = {}
     for name, call in calls.items():
@@ -170,14 +186,8 @@ def _first_line(problem: Exception) -> str:
 
 
 def _event_times(calls: Mapping[str, Call], budget: float) -> dict[str, Any]:
-    """As `attention_timing.interleaved` and `compared`, by CUDA events around several computations."""
-    cost = sum(_event_seconds(call) for call in calls.values()) * BETWEEN
-    rounds = int(np.clip(budget / max(cost, 1e-9), 3, 31))
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
-            times[name].append(_event_seconds(call))
-    return compared(times) if times else {}
+    """Times in turns as in ``benchmarks.lib.timing``, but by CUDA events around several computations."""
+    return compared(interleaved(calls, budget, clock=_event_seconds, repeats=BETWEEN)) if calls else {}
 
 
 def _event_seconds(call: Call) -> float:
@@ -192,7 +202,7 @@ def _event_seconds(call: Call) -> float:
 
 
 def _peak(call: Call) -> float:
-    """MiB that a computation takes beyond what is there before it."""
+    """MiB that a computation allocates at most, beyond what was allocated before it."""
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
@@ -202,38 +212,28 @@ def _peak(call: Call) -> float:
 
 
 def error(name: str, setting: Setting, causal: bool, *, device: str = "cuda", dtype: torch.dtype = torch.bfloat16) -> dict[str, Any]:
-    """Largest error of the output and of the gradients against the float64 reference on the same rounded inputs, relative to its largest value.
+    """Largest error of the output and of the gradients, relative to the largest value of the exact result.
 
-    Dense attention's own error beside it says what the precision itself costs.
+    The exact result is that of the reference in float64 on the same rounded inputs. The error of dense attention is given as
+    well: it shows which part of the error is due to the precision alone.
     """
     small = replace(setting, batch=2)
     leaves, gradient, score = small.inputs(CHECK_LENGTH, device=device, dtype=dtype)
-    backend, mode = name.split(" ")
     exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
-
-    def attend(given: list[Tensor], by: str) -> Tensor:
-        query, key, value = given
-        return sparse_attention(
-            query,
-            key,
-            value,
-            score,
-            window=small.window,
-            num_global=small.num_global,
-            causal=causal,
-            mode=mode,  # type: ignore[arg-type]  # of CONTENDERS
-            backend=by,
+    reference = f"reference {name.split(' ')[1]}"
+    outputs = {"sparse": (name, reference), "dense": ("dense", "dense")}
+    found = {}
+    for kind, contenders in outputs.items():
+        rounded, truth = (
+            dense(*tensors, causal=causal) if by == "dense" else sparse(by, small, tensors, score, causal=causal)
+            for by, tensors in zip(contenders, (leaves, exact), strict=True)
         )
-
-    found = {
-        "sparse": _largest((attend(leaves, backend), leaves), (attend(exact, "reference"), exact), gradient),
-        "dense": _largest((dense(*leaves, causal=causal), leaves), (dense(*exact, causal=causal), exact), gradient),
-    }
+        found[kind] = _largest((rounded, leaves), (truth, exact), gradient)
     return {"contender": name, "tokens": CHECK_LENGTH, "width": setting.width, "causal": causal, "relative_error": found}
 
 
-def _largest(own: tuple[Tensor, list[Tensor]], exact: tuple[Tensor, list[Tensor]], gradient: Tensor) -> dict[str, float]:
-    tensors = (own[0].detach(), *torch.autograd.grad(own[0], own[1], gradient))
+def _largest(rounded: tuple[Tensor, list[Tensor]], exact: tuple[Tensor, list[Tensor]], gradient: Tensor) -> dict[str, float]:
+    tensors = (rounded[0].detach(), *torch.autograd.grad(rounded[0], rounded[1], gradient))
     truths = (exact[0].detach(), *torch.autograd.grad(exact[0], exact[1], gradient.double()))
     return {
         part: float((tensor.double() - truth).abs().max() / truth.abs().max())

@@ -1,14 +1,14 @@
-"""Sparse attention against torch's dense one on a CPU: contenders that take turns, growth with length, memory of a process; measures for attention.py.
+"""Sparse attention against torch's dense attention on a CPU: speed, growth of the time with the length, and memory.
 
-A time is the median of rounds in which all contenders run once, one after another, so what slows the machine slows them alike; "times faster" is the median of
-the rounds' own ratios. The choice of global nodes is part of what is timed; the inputs are (B, n, H, d), as the linears of a model give them, for all.
+A time is the median of rounds in which every contender runs once (see ``benchmarks.lib.timing``). The choice of the global
+nodes is part of what is timed. All contenders get the same inputs of shape (B, n, H, d), as a model's linear layers give them.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -20,10 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from balancer.errors import InputError
+from balancer.errors import UnsupportedError
 from balancer.models.attention import sparse_attention
+from benchmarks.lib.checks import claim
+from benchmarks.lib.timing import PASSES, Call, compared, in_words, interleaved
 
-PASSES = ("forward", "forward_backward")
 CONTENDERS = {f"{backend} {mode}": (backend, mode) for backend in ("torch", "native") for mode in ("block", "sliding")}
 GROWTH_FROM = 1024
 CLAIMS = (
@@ -35,15 +36,14 @@ CLAIMS = (
     ("native sliding", 512, "forward_backward", 7.0),
     ("native sliding", 2048, "forward_backward", 17.0),
 )
-"""Causal: contender, tokens, passes, wanted times faster than dense."""
+"""Claims on causal attention: contender, tokens, passes, at least how many times faster than dense."""
 GROWTH_CLAIM = 1.1
-"""Causal: wanted exponent of the time by length, at most."""
-Call = Callable[[], object]
+"""Claim on causal attention: the time grows at most as the length to this power."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is attended to; the same for all contenders."""
+    """Sizes and seed of the inputs; the same for all contenders."""
 
     batch: int = 8
     """Sequences, B."""
@@ -56,51 +56,54 @@ class Setting:
     num_global: int = 8
     """Global nodes."""
     seed: int = 0
-    """Of the inputs."""
+    """Seed of the inputs."""
 
     def inputs(self, length: int, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> tuple[list[Tensor], Tensor, Tensor]:
-        """Query, key and value (B, n, H, d) that ask for gradients, a gradient of the output, and scores (B, n)."""
-        own = torch.Generator().manual_seed(self.seed + length)
+        """Query, key and value (B, n, H, d) that require gradients, a gradient of the output (B, n, H, d), and scores (B, n)."""
+        generator = torch.Generator().manual_seed(self.seed + length)
         shape = (self.batch, length, self.heads, self.width)
-        *leaves, gradient = (torch.randn(shape, generator=own).to(device, dtype) for _ in range(4))
-        score = torch.randn(shape[:2], generator=own).to(device)
+        *leaves, gradient = (torch.randn(shape, generator=generator).to(device, dtype) for _ in range(4))
+        score = torch.randn(shape[:2], generator=generator).to(device)
         return [leaf.requires_grad_() for leaf in leaves], gradient, score
 
 
 def dense(query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> Tensor:
-    """Torch's fused attention over (B, n, H, d)."""
+    """Torch's fused attention over query, key and value (B, n, H, d)."""
     mixed = F.scaled_dot_product_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), is_causal=causal)
     return mixed.transpose(1, 2)
+
+
+def sparse(name: str, setting: Setting, leaves: list[Tensor], score: Tensor, *, causal: bool) -> Tensor:
+    """Sparse attention by the contender ``BACKEND MODE`` over query, key and value (B, n, H, d) with scores (B, n)."""
+    query, key, value = leaves
+    backend, mode = name.split(" ")
+    return sparse_attention(
+        query,
+        key,
+        value,
+        score,
+        window=setting.window,
+        num_global=setting.num_global,
+        causal=causal,
+        mode=mode,  # type: ignore[arg-type]  # block or sliding
+        backend=backend,
+    )
 
 
 def attention_call(
     name: str, setting: Setting, length: int, *, causal: bool, passes: str, device: str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Call:
-    """One computation by ``dense`` or by ``BACKEND MODE``, inputs made beforehand."""
+    """One computation over ``length`` tokens by ``dense`` or by ``BACKEND MODE``; the inputs are made here, not in the call."""
     leaves, gradient, score = setting.inputs(length, device=device, dtype=dtype)
 
     def attend() -> Tensor:
-        query, key, value = leaves
-        if name == "dense":
-            return dense(query, key, value, causal=causal)
-        backend, mode = name.split(" ")
-        return sparse_attention(
-            query,
-            key,
-            value,
-            score,
-            window=setting.window,
-            num_global=setting.num_global,
-            causal=causal,
-            mode=mode,  # type: ignore[arg-type]  # of CONTENDERS
-            backend=backend,
-        )
+        return dense(*leaves, causal=causal) if name == "dense" else sparse(name, setting, leaves, score, causal=causal)
 
     return passing(attend, leaves, gradient, passes)
 
 
 def passing(attend: Callable[[], Tensor], leaves: list[Tensor], gradient: Tensor, passes: str) -> Call:
-    """``attend`` without gradients, or with those of ``leaves`` for the ``gradient`` of its output."""
+    """``attend`` without gradients, or with the gradients of ``leaves`` for the ``gradient`` of its output."""
 
     def forward() -> None:
         with torch.no_grad():
@@ -113,55 +116,29 @@ def passing(attend: Callable[[], Tensor], leaves: list[Tensor], gradient: Tensor
 
 
 def refusals(names: Iterable[str], setting: Setting, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> dict[str, str]:
-    """Which contenders can't work here, and why. What a backend builds at its first call is then built."""
+    """Which contenders can't run on this machine, and why. Backends that compile at their first call are compiled afterwards."""
     found = {}
     for name in names:
         try:
             for causal in (True, False):
                 for passes in PASSES:
                     attention_call(name, setting, 2 * setting.window, causal=causal, passes=passes, device=device, dtype=dtype)()
-        except InputError as error:
+        except UnsupportedError as error:
             found[name] = str(error)
     return found
 
 
-def interleaved(calls: Mapping[str, Call], budget: float, *, least: int = 3, most: int = 31) -> dict[str, list[float]]:
-    """Seconds of every call, round by round, as many rounds as go into ``budget`` seconds; a first round warms up and isn't counted."""
-    cost = sum(_seconds(call) for call in calls.values())
-    rounds = int(np.clip(budget / max(cost, 1e-9), least, most))
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
-            times[name].append(_seconds(call))
-    return times
-
-
-def _seconds(call: Call) -> float:
-    begin = time.perf_counter()
-    call()
-    return time.perf_counter() - begin
-
-
-def compared(times: Mapping[str, list[float]]) -> dict[str, Any]:
-    """Medians in milliseconds, and how many times faster than ``dense`` where it is among them."""
-    own: dict[str, Any] = {
-        "rounds": len(next(iter(times.values()))),
-        "milliseconds": {name: 1000 * float(np.median(values)) for name, values in times.items()},
-    }
-    if "dense" in times:
-        base = np.array(times["dense"])
-        own["times_faster"] = {name: float(np.median(base / np.array(values))) for name, values in times.items() if name != "dense"}
-    return own
-
-
 def kernels(lengths: Iterable[int], growth_lengths: Iterable[int], memory_lengths: Iterable[int], *, budget: float) -> dict[str, Any]:
-    """The part ``kernels``: every contender against dense at ``lengths``, without dense at ``growth_lengths``.
+    """Measure the part ``kernels``: every contender against dense attention.
 
     Args:
-        lengths: tokens.
-        growth_lengths: tokens, longer, for the growth only.
-        memory_lengths: tokens at which memory is measured.
+        lengths: numbers of tokens at which dense attention is timed too.
+        growth_lengths: larger numbers of tokens, at which only the growth of the time is measured, without dense attention.
+        memory_lengths: numbers of tokens at which memory is measured.
         budget: seconds for one length, direction and kind of passes; three rounds are made in any case.
+
+    Returns:
+        The part as it is recorded: setting, refused contenders, cells, growth, memory, claims and seconds.
     """
     setting = Setting()
     torch.set_num_threads(1)
@@ -172,7 +149,7 @@ def kernels(lengths: Iterable[int], growth_lengths: Iterable[int], memory_length
     for length in (*lengths, *growth_lengths):
         for causal in (True, False):
             for passes in PASSES:
-                # Dense, both ways and with gradients, would take longer at 8192 tokens than all the rest.
+                # Bidirectional dense attention with gradients would take longer at 8192 tokens than everything else.
                 with_dense = length in tuple(lengths) and (causal or passes == "forward" or length <= 4096)
                 names = ["dense", *able] if with_dense else able
                 if not names:
@@ -193,13 +170,16 @@ def kernels(lengths: Iterable[int], growth_lengths: Iterable[int], memory_length
 
 
 def growth(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Exponent e of time ~ n ** e from 1024 tokens on, by least squares on logarithms, for every contender, direction and kind of passes."""
+    """Exponent e of time ~ n ** e for n >= 1024 tokens, by least squares on logarithms.
+
+    There is one entry for every contender, direction and kind of passes.
+    """
     found = []
     for causal in (True, False):
         for passes in PASSES:
-            own = [cell for cell in cells if cell["causal"] == causal and cell["passes"] == passes and cell["tokens"] >= GROWTH_FROM]
-            for name in dict.fromkeys(name for cell in own for name in cell["milliseconds"]):
-                points = [(cell["tokens"], cell["milliseconds"][name]) for cell in own if name in cell["milliseconds"]]
+            chosen = [cell for cell in cells if cell["causal"] == causal and cell["passes"] == passes and cell["tokens"] >= GROWTH_FROM]
+            for name in dict.fromkeys(name for cell in chosen for name in cell["milliseconds"]):
+                points = [(cell["tokens"], cell["milliseconds"][name]) for cell in chosen if name in cell["milliseconds"]]
                 if len(points) < 2:
                     continue
                 tokens, milliseconds = np.log(np.array(points, dtype=np.float64)).T
@@ -209,35 +189,28 @@ def growth(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def claim(text: str, figure: float | None, limit: float, *, above: bool = True) -> dict[str, Any]:
-    """A claim with its figure, and whether it is ``met``, ``not met`` or ``not measured``."""
-    if figure is None:
-        return {"claim": text, "holds": "not measured"}
-    return {"claim": text, "figure": figure, "limit": limit, "holds": "met" if (figure >= limit) == above or figure == limit else "not met"}
-
-
 def claims(cells: list[dict[str, Any]], exponents: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What the docstring of attention.py says, checked."""
+    """Check the claims on speed and growth that the docstring of ``benchmarks.claims.attention`` states."""
     found = []
     for name, tokens, passes, limit in CLAIMS:
-        own = [cell["times_faster"] for cell in cells if (cell["tokens"], cell["causal"], cell["passes"]) == (tokens, True, passes)]
-        figure = own[0].get(name) if own else None
-        found.append(claim(f"{name}, causal, {said(passes)}, {tokens:,} tokens: at least {limit:g} times faster than dense", figure, limit))
+        ratios = [cell["times_faster"] for cell in cells if (cell["tokens"], cell["causal"], cell["passes"]) == (tokens, True, passes)]
+        figure = ratios[0].get(name) if ratios else None
+        found.append(
+            claim(f"{name}, causal, {in_words(passes)}, {tokens:,} tokens: at least {limit:g} times faster than dense", figure, limit)
+        )
     for passes in PASSES:
         for name in CONTENDERS:
             slope = [each["exponent"] for each in exponents if (each["contender"], each["causal"], each["passes"]) == (name, True, passes)]
-            text = f"{name}, causal, {said(passes)}: time grows at most as tokens ** {GROWTH_CLAIM}"
+            text = f"{name}, causal, {in_words(passes)}: time grows at most as tokens ** {GROWTH_CLAIM}"
             found.append(claim(text, slope[0] if slope else None, GROWTH_CLAIM, above=False))
     return found
 
 
-def said(passes: str) -> str:
-    """A kind of passes in words."""
-    return passes.replace("_", " + ")
-
-
 def memory(names: Iterable[str], setting: Setting, length: int, passes: str) -> dict[str, Any]:
-    """Growth of the resident set of a child process in one causal computation, MiB, by contender; the inputs are not counted."""
+    """Growth of the resident set of a child process in one causal computation, in MiB by contender.
+
+    The inputs are not counted. A value is None where the operating system does not report it.
+    """
     found: dict[str, float | None] = {}
     for name in names:
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("forkserver")) as child:
@@ -246,12 +219,12 @@ def memory(names: Iterable[str], setting: Setting, length: int, passes: str) -> 
 
 
 def _peak(name: str, setting: Setting, length: int, passes: str) -> float | None:
-    """Run in the child; None where the system doesn't tell."""
+    """Measure the growth in MiB in this process, or return None where the operating system does not report it."""
     torch.set_num_threads(1)
     attention_call(name, setting, 2 * setting.window, causal=True, passes=passes)()
     call = attention_call(name, setting, length, causal=True, passes=passes)
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+        Path("/proc/self/clear_refs").write_text("5")  # resets the recorded peak
     except OSError:
         return None
     before = _status("VmRSS")
@@ -260,6 +233,6 @@ def _peak(name: str, setting: Setting, length: int, passes: str) -> float | None
 
 
 def _status(key: str) -> float:
-    """A line of /proc/self/status in KiB."""
+    """Value of a line of /proc/self/status, in KiB."""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{key}:"))
     return float(line.split()[1])

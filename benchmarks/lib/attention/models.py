@@ -1,8 +1,8 @@
-"""Whole classifiers with sparse attention: their time over the dense one's, and scores per second by `step`; measures for attention.py.
+"""Whole classifiers: the time with sparse attention against the time with dense attention, and scores per second by ``step``.
 
-A kernel's gain is not a model's: projections, feed-forward and norms cost the same whatever the attention. Here the classifier judges every transaction of
-its histories at once, embedding and head included. To stream is compared with what a model without a state must do for each new transaction: read the last n
-again.
+A faster kernel does not make a whole model faster by the same factor: projections, feed-forward layers and norms take the same
+time with any attention. Here the classifier scores every transaction of its histories at once, embedding and head included.
+Streaming is compared with what a model without a state must do for each new transaction: read the last n transactions again.
 """
 
 from __future__ import annotations
@@ -13,24 +13,26 @@ from typing import Any
 
 import numpy as np
 import torch
-from attention_timing import Call, claim, compared, interleaved, said
 
 from balancer.models import Classifier, ModelConfig, SequenceBatch
 from balancer.models.attention import Layout
 from balancer.models.attention.functional import resolve
+from benchmarks.lib.checks import claim
+from benchmarks.lib.timing import Call, compared, in_words, interleaved
 
 LAYERS, HEADS, WINDOW, GLOBALS = 4, 4, 64, 8
 MOST_TOKENS, MOST_ROWS = 16_384, 8
-"""In a batch: it has fewer rows where histories are long."""
+"""Limits of a batch: it has fewer rows when histories are long."""
 NUMERIC, CODES = 6, (20, 50)
 WANTED = 3.2
+"""Claim: at some length a whole model is at least this many times faster than with dense attention."""
 CARDS, TURNS = 32, 16
-"""Streaming: cards that have a new transaction at once, and how many of them one after another make one timed call."""
+"""Streaming: cards that get a new transaction at the same time, and how many steps one timed call makes."""
 SEED = 0
 
 
-def classifier(attention: str, width: int, history: int, window: int = WINDOW, global_nodes: int = GLOBALS) -> Classifier:
-    """A classifier over made-up fields, with seeded weights and no dropout; ``attention`` chooses its backend itself."""
+def classifier(attention: str, width: int, history_length: int, window: int = WINDOW, global_nodes: int = GLOBALS) -> Classifier:
+    """A classifier over invented fields with seeded weights and without dropout; its backend is chosen automatically."""
     torch.manual_seed(SEED)
     edges = [list(np.linspace(-2, 2, 16))] * NUMERIC
     config = ModelConfig(
@@ -38,7 +40,7 @@ def classifier(attention: str, width: int, history: int, window: int = WINDOW, g
         tuple(f"code {number}" for number in range(len(CODES))),
         CODES,
         edges,
-        history=history,
+        history_length=history_length,
         d_model=width,
         num_heads=HEADS,
         num_layers=LAYERS,
@@ -47,13 +49,13 @@ def classifier(attention: str, width: int, history: int, window: int = WINDOW, g
         attention=attention,
         window=window,
         global_nodes=global_nodes,
-        form="sequence",
+        form="histories",
     )
     return Classifier(config).eval()
 
 
 def fields(rows: int, length: int) -> SequenceBatch:
-    """Random transactions, all real."""
+    """Random transactions; none of them is padding."""
     rng = np.random.default_rng(SEED)
     codes = [rng.integers(0, size, (rows, length, 1)) for size in CODES]
     values = np.concatenate([rng.normal(size=(rows, length, NUMERIC)), *codes], axis=2)
@@ -61,12 +63,12 @@ def fields(rows: int, length: int) -> SequenceBatch:
 
 
 def every_target(rows: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows and positions of all transactions."""
+    """Rows and positions of all transactions, (rows * length,) each."""
     return torch.arange(rows).repeat_interleave(length), torch.arange(length).repeat(rows)
 
 
-def judging(model: Classifier, rows: int, length: int, passes: str) -> Call:
-    """One pass over ``rows`` histories with every transaction judged, with its gradients if so asked."""
+def scoring(model: Classifier, rows: int, length: int, passes: str) -> Call:
+    """One pass over ``rows`` histories in which every transaction is scored, forward or forward and backward."""
     batch, targets = fields(rows, length), every_target(rows, length)
     label = torch.arange(rows * length) % 2
 
@@ -81,17 +83,24 @@ def judging(model: Classifier, rows: int, length: int, passes: str) -> Call:
     return forward if passes == "forward" else forward_backward
 
 
-def taken(width: int, length: int, passes: str) -> str:
-    """Name of the backend that `auto` takes; what it measures for that at first use isn't in the times."""
+def chosen_backend(width: int, length: int, passes: str) -> str:
+    """Name of the backend that `auto` chooses. It measures the backends at its first use; those measurements are not timed."""
     with torch.set_grad_enabled(passes != "forward"):
         query = torch.empty(1, length, HEADS, width // HEADS, requires_grad=True)
         return resolve("auto", query, Layout(WINDOW, WINDOW), GLOBALS)
 
 
 def model(lengths: Iterable[int], widths: Iterable[int], windows: Iterable[int], *, budget: float) -> dict[str, Any]:
-    """The part ``model``: histories of ``lengths``, models of ``widths`` channels, streaming against reading ``windows`` transactions again.
+    """Measure the part ``model``.
 
-    ``budget`` is in seconds for one length, width and kind of passes.
+    Args:
+        lengths: lengths of the histories.
+        widths: channels of the models.
+        windows: streaming is compared with reading this many last transactions again.
+        budget: seconds for one length, width and kind of passes.
+
+    Returns:
+        The part as it is recorded: setting, cells, claims, streaming and seconds.
     """
     torch.set_num_threads(1)
     started = time.monotonic()
@@ -101,8 +110,8 @@ def model(lengths: Iterable[int], widths: Iterable[int], windows: Iterable[int],
             rows = max(1, min(MOST_ROWS, MOST_TOKENS // length))
             pair = {name: classifier(name, width, length) for name in ("dense", "sparse")}
             for passes in ("forward", "forward_backward"):
-                backend = taken(width, length, passes)
-                calls = {name: judging(own, rows, length, passes) for name, own in pair.items()}
+                backend = chosen_backend(width, length, passes)
+                calls = {name: scoring(each, rows, length, passes) for name, each in pair.items()}
                 times = compared(interleaved(calls, budget))
                 cells.append({"width": width, "tokens": length, "rows": rows, "passes": passes, "backend": backend} | times)
                 print(cells[-1], flush=True)
@@ -122,36 +131,42 @@ def model(lengths: Iterable[int], widths: Iterable[int], windows: Iterable[int],
     }
 
 
-def times_faster(shapes: Iterable[tuple[int, int]], history: int, *, budget: float) -> list[float]:
-    """A whole classifier's forward pass, all transactions judged, against dense attention, for each pair of window and global nodes; in turns."""
+def times_faster(shapes: Iterable[tuple[int, int]], history_length: int, *, budget: float) -> list[float]:
+    """How many times faster a classifier's forward pass is than with dense attention, by pair of window and global nodes.
+
+    Every transaction is scored. All pairs are timed in turns, in ``budget`` seconds altogether.
+    """
     torch.set_num_threads(1)
-    width, rows = 64, max(1, min(MOST_ROWS, MOST_TOKENS // history))
+    width, rows = 64, max(1, min(MOST_ROWS, MOST_TOKENS // history_length))
     names = {shape: f"{shape[0]} {shape[1]}" for shape in shapes}
-    calls = {"dense": judging(classifier("dense", width, history), rows, history, "forward")}
-    calls |= {name: judging(classifier("sparse", width, history, *shape), rows, history, "forward") for shape, name in names.items()}
+
+    def call(attention: str, *shape: int) -> Call:
+        return scoring(classifier(attention, width, history_length, *shape), rows, history_length, "forward")
+
+    calls = {"dense": call("dense")} | {name: call("sparse", *shape) for shape, name in names.items()}
     found = compared(interleaved(calls, budget))["times_faster"]
     return [found[name] for name in names.values()]
 
 
 def passed(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For each width and kind of passes, whether a whole model gets 3.2 times faster, and from which of the measured lengths on."""
+    """Check for each width and kind of passes whether a whole model gets 3.2 times faster, and from which measured length on."""
     found = []
     for width, passes in dict.fromkeys((cell["width"], cell["passes"]) for cell in cells):
-        own = [cell for cell in cells if (cell["width"], cell["passes"]) == (width, passes)]
-        figures = {cell["tokens"]: cell["times_faster"]["sparse"] for cell in own}
-        text = f"whole model, d {width}, {said(passes)}: at least {WANTED} times faster than dense at some measured length"
-        # From a length on: there and at every longer one.
+        chosen = [cell for cell in cells if (cell["width"], cell["passes"]) == (width, passes)]
+        figures = {cell["tokens"]: cell["times_faster"]["sparse"] for cell in chosen}
+        text = f"whole model, d {width}, {in_words(passes)}: at least {WANTED} times faster than dense at some measured length"
+        # From a length on: at this length and at every longer one.
         at = [tokens for tokens in figures if all(figure >= WANTED for longer, figure in figures.items() if longer >= tokens)]
         found.append(claim(text, max(figures.values()), WANTED) | {"from_tokens": min(at, default=None)})
     return found
 
 
 def streaming(width: int, windows: Iterable[int], *, budget: float) -> dict[str, Any]:
-    """Scores per second of one new transaction on each of 32 cards: by `step`, and by reading the last n transactions again."""
+    """Scores per second for one new transaction on each of 32 cards: by `step`, and by reading the last n transactions again."""
     stream = fields(CARDS, 2 * WINDOW + GLOBALS).values
     stepping = classifier("sparse", width, stream.shape[1])
     state = stepping.init_state(CARDS)
-    for position in range(stream.shape[1]):  # windows and global nodes are full before the clock runs
+    for position in range(stream.shape[1]):  # windows and global nodes are full before the timing starts
         _, state = stepping.step(stream[:, position], state)
 
     def step() -> None:
@@ -164,12 +179,12 @@ def streaming(width: int, windows: Iterable[int], *, budget: float) -> dict[str,
         for name in ("dense", "sparse"):
             calls[f"{name}, {length} again"] = _again(classifier(name, width, length), length)
     times = interleaved(calls, 2 * budget)
-    scores = {name: CARDS * (TURNS if name == "step" else 1) / float(np.median(own)) for name, own in times.items()}
+    scores = {name: CARDS * (TURNS if name == "step" else 1) / float(np.median(seconds)) for name, seconds in times.items()}
     return {"width": width, "cards": CARDS, "rounds": len(times["step"]), "scores_per_second": scores}
 
 
 def _again(reader: Classifier, length: int) -> Call:
-    """The last transaction of a window of ``length`` of each card judged."""
+    """Score the last transaction of each card by reading its last ``length`` transactions."""
     batch = fields(CARDS, length)
 
     def read() -> None:

@@ -1,13 +1,13 @@
-"""Classifiers trained on whole histories of public streams, dense against sparse attention, cell by cell; measures for attention.py.
+"""Classifiers trained on whole histories of public streams, with dense and with sparse attention.
 
-A cell is one training: data, attention, history, window, global nodes, seed, steps. Each lies in a file of its own as soon as it is done, so a killed run goes on
-where it was, the two parts share cells, and two processes can work side by side. Sparse and dense training differ in the attention alone: seeds, rows and
-their order are the same, so differences are paired by seed.
+A cell is one training: stream, attention, length of the history, window, global nodes, seed, steps. Each cell is stored in a
+file of its own as soon as it is finished. A stopped run therefore continues where it was, two parts of the benchmark share
+cells, and two processes can work at the same time. Trainings with sparse and with dense attention differ in the attention
+alone: seeds, rows and their order are the same, so differences are paired by seed.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable, Iterable
@@ -18,36 +18,35 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from attention_timing import claim
-from main_job import DATASETS
-from scipy import stats
 
-from balancer.data.dataset import Dataset, load_dataset
-from balancer.data.roles import resolve_spec
-from balancer.files import write_text
-from balancer.training.sequence_trial import train_trial
+from balancer.data.dataset import Dataset
+from benchmarks.lib import cells
+from benchmarks.lib.checks import claim
+from benchmarks.lib.sequence_trial import train_trial
+from benchmarks.lib.statistics import mean_interval
+from benchmarks.lib.streams import missing
+from benchmarks.lib.training import load_stream
 
-STREAMS = ("handbook", "sparkov")
 WINDOW, GLOBALS = 64, 8
 SWEEP_HISTORY = 1024
 WITHIN = 0.008
-"""Wanted: the relative loss of average precision is no larger."""
+"""Claim: the relative loss of average precision is at most this."""
 Train = Callable[..., dict[str, Any]]
 Speed = Callable[[list[tuple[int, int]]], list[float]]
 
 
 @dataclass(frozen=True)
 class Effort:
-    """What every cell of a run shares."""
+    """Settings that all cells of a run share."""
 
     work: Path
-    """Folder of finished cells."""
+    """Folder of the finished cells."""
     steps: int
     """Optimizer steps of a training."""
     warmup: float = 0.4
-    """Share of them in which sparse attention is dense and its score learns by distillation."""
+    """Share of the steps in which sparse attention is dense while its score learns by distillation."""
     threads: int = 1
-    """Of a training."""
+    """CPU threads of a training."""
 
 
 @dataclass(frozen=True)
@@ -56,52 +55,43 @@ class Cell:
 
     data: str
     attention: str
-    history: int
-    window: int
+    history_length: int
+    attention_window: int
     num_global: int
     seed: int
 
     def name(self, effort: Effort) -> str:
-        """Of its file: everything that its figures depend on."""
-        shape = "" if self.attention == "dense" else f"-w{self.window}-k{self.num_global}-warm{effort.warmup:g}"
-        return f"{self.data}-{self.attention}-h{self.history}{shape}-s{self.seed}-steps{effort.steps}.json"
+        """Name of its file: everything that its figures depend on."""
+        shape = "" if self.attention == "dense" else f"-w{self.attention_window}-k{self.num_global}-warm{effort.warmup:g}"
+        return f"{self.data}-{self.attention}-h{self.history_length}{shape}-s{self.seed}-steps{effort.steps}.json"
 
 
 @cache
 def dataset(data: str) -> Dataset:
-    """A stream; read once a process."""
-    table, spec, _ = DATASETS[data]
-    return load_dataset(table, resolve_spec(table, spec_file=spec))
-
-
-def absent(data: str) -> str | None:
-    """Why a stream can't be trained on, or None."""
-    if DATASETS[data][0].is_file():
-        return None
-    return f"{data}/transactions.parquet is not there: these public streams are fetched apart from the repository"
+    """A stream, read once per process."""
+    return load_stream(data)
 
 
 def trained(cell: Cell, effort: Effort, train: Train = train_trial) -> dict[str, Any]:
-    """The figures of a cell, from its file where it is finished."""
+    """The figures of a cell, from its file if it is finished."""
     file = effort.work / cell.name(effort)
-    if file.is_file():
-        found: dict[str, Any] = json.loads(file.read_text())
-        return found
-    given = asdict(cell)
-    given.pop("data")
-    result = train(dataset(cell.data), **given, steps=effort.steps, warmup=effort.warmup, threads=effort.threads)
-    effort.work.mkdir(parents=True, exist_ok=True)
-    content = {"cell": asdict(cell), "steps": effort.steps, "warmup": effort.warmup, "threads": effort.threads} | result
-    write_text(file, json.dumps(content, indent=2) + "\n")
-    print(f"{file.name}: AP {result['average_precision']:.4f}, {result['seconds_train']:.0f} s, pid {os.getpid()}", file=sys.stderr)
-    return content
+
+    def measure() -> dict[str, Any]:
+        given = asdict(cell)
+        given.pop("data")
+        shared = {"steps": effort.steps, "warmup": effort.warmup, "threads": effort.threads}
+        result = train(dataset(cell.data), **given, **shared)
+        print(f"{file.name}: AP {result['average_precision']:.4f}, {result['seconds_train']:.0f} s, pid {os.getpid()}", file=sys.stderr)
+        return {"cell": asdict(cell)} | shared | result
+
+    return cells.stored(file, measure)
 
 
 def quality(data: str, histories: Iterable[int], seeds: Iterable[int], effort: Effort, train: Train = train_trial) -> dict[str, Any]:
-    """Average precision of sparse less that of dense attention on one stream, by history, over seeds."""
-    missing = absent(data)
-    if missing is not None:
-        return {"skipped": missing}
+    """Average precision of sparse minus that of dense attention on one stream, by length of the history, over ``seeds``."""
+    reason = missing(data)
+    if reason is not None:
+        return {"skipped": reason}
     seeds = list(seeds)
     found = {}
     for history in histories:
@@ -121,33 +111,23 @@ def quality(data: str, histories: Iterable[int], seeds: Iterable[int], effort: E
 
 
 def _quality_of(pairs: list[list[dict[str, Any]]]) -> dict[str, Any]:
-    values = {name: [pair[at]["average_precision"] for pair in pairs] for at, name in enumerate(("dense", "sparse"))}
+    columns = {name: [pair[at] for pair in pairs] for at, name in enumerate(("dense", "sparse"))}
+    values = {name: [cell["average_precision"] for cell in column] for name, column in columns.items()}
     base = float(np.mean(values["dense"]))
-    mean, low, high = interval(np.array(values["sparse"]) - np.array(values["dense"]))
+    mean, low, high = mean_interval([sparse - dense for dense, sparse in zip(values["dense"], values["sparse"], strict=True)])
     relative = [None if end is None else end / base for end in (mean, low, high)]
     found = claim("average precision of sparse attention not more than .8 % below that of dense", relative[0], -WITHIN)
     if relative[1] is not None and relative[2] is not None and relative[1] < -WITHIN < relative[2]:
         found["holds"] += ", within noise"
     return {
         "average_precision": values,
-        "mean": {name: float(np.mean(own)) for name, own in values.items()},
+        "mean": {name: float(np.mean(column)) for name, column in values.items()},
         "difference": {"difference": mean, "low": low, "high": high},
         "relative": {"difference": relative[0], "low": relative[1], "high": relative[2]},
         "backend": pairs[0][1]["backend"],
-        "seconds_train": {
-            name: float(np.mean([pair[at]["seconds_train"] for pair in pairs])) for at, name in enumerate(("dense", "sparse"))
-        },
+        "seconds_train": {name: float(np.mean([cell["seconds_train"] for cell in column])) for name, column in columns.items()},
         "claim": found,
     }
-
-
-def interval(differences: np.ndarray) -> tuple[float, float | None, float | None]:
-    """Mean of paired differences with its 95 % interval by Student's t, None where there is one only."""
-    mean = float(differences.mean())
-    if len(differences) < 2:
-        return mean, None, None
-    reach = float(stats.t.ppf(0.975, len(differences) - 1) * differences.std(ddof=1) / len(differences) ** 0.5)
-    return mean, mean - reach, mean + reach
 
 
 def sweep(
@@ -155,20 +135,30 @@ def sweep(
 ) -> dict[str, Any]:
     """Average precision on one stream, and speed, by window and number of global nodes; one seed.
 
-    ``speed`` gives the times faster than dense of pairs of window and global nodes: all measured in turns, when the trainings are done.
+    Args:
+        data: the stream.
+        windows: windows to try, in transactions.
+        global_nodes: numbers of global nodes to try.
+        seed: seed of every training.
+        effort: length of the trainings and the folder of finished cells.
+        speed: how many times faster than dense attention each pair of window and global nodes is. It is called once, after
+            the trainings, so that all pairs are timed in turns.
+        train: trains one cell.
     """
-    missing = absent(data)
-    if missing is not None:
-        return {"skipped": missing}
+    reason = missing(data)
+    if reason is not None:
+        return {"skipped": reason}
     shapes = list(product(windows, global_nodes))
-    dense = trained(Cell(data, "dense", SWEEP_HISTORY, WINDOW, GLOBALS, seed), effort, train)["average_precision"]
-    precision = [
-        trained(Cell(data, "sparse", SWEEP_HISTORY, window, num_global, seed), effort, train)["average_precision"]
-        for window, num_global in shapes
-    ]
+
+    def precision(attention: str, window: int, num_global: int) -> float:
+        cell = Cell(data, attention, SWEEP_HISTORY, window, num_global, seed)
+        return float(trained(cell, effort, train)["average_precision"])
+
+    dense = precision("dense", WINDOW, GLOBALS)
+    sparse = [precision("sparse", *shape) for shape in shapes]
     points = [
-        {"window": window, "global_nodes": num_global, "average_precision": own, "times_faster": times}
-        for (window, num_global), own, times in zip(shapes, precision, speed(shapes), strict=True)
+        {"window": window, "global_nodes": num_global, "average_precision": value, "times_faster": times}
+        for (window, num_global), value, times in zip(shapes, sparse, speed(shapes), strict=True)
     ]
-    about = {"seed": seed, "steps": effort.steps, "warmup": effort.warmup, "history": SWEEP_HISTORY}
-    return about | {"dense": {"average_precision": dense}, "points": points}
+    setting = {"seed": seed, "steps": effort.steps, "warmup": effort.warmup, "history": SWEEP_HISTORY}
+    return setting | {"dense": {"average_precision": dense}, "points": points}

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from benchmarks.report import attention_chart, readme_tables, tables
+from benchmarks.report.tables import attention
 
 
 def kernels() -> dict[str, Any]:
@@ -66,11 +65,9 @@ def results(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def tables(results: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    module = importlib.import_module("readme_tables")
-    monkeypatch.setattr(module, "RESULTS", results.parent)
-    return module
+def stored(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tables are made from `results`."""
+    monkeypatch.setattr(tables, "RESULTS", results.parent)
 
 
 def rows(table: str) -> list[list[str]]:
@@ -80,8 +77,9 @@ def rows(table: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
 
 
-def test_speed(tables: ModuleType) -> None:
-    found = rows(tables.attention_speed())
+@pytest.mark.usefixtures("stored")
+def test_speed() -> None:
+    found = rows(attention.attention_speed())
     assert found[0] == ["", "tokens", "dense, ms", "torch block", "native sliding"]
     assert ["causal, forward", "512", "26.21", "2.6", "6.4"] in found
     assert ["causal, forward: exponent of the time", "1,024 to 2,048", "", "1.01", "-"] in found
@@ -90,8 +88,9 @@ def test_speed(tables: ModuleType) -> None:
     assert not any("2,048" in row for row in found)
 
 
-def test_model(tables: ModuleType) -> None:
-    found = rows(tables.attention_model())
+@pytest.mark.usefixtures("stored")
+def test_model() -> None:
+    found = rows(attention.attention_model())
     assert found[0] == ["tokens", "d 64, forward", "d 128, forward"]
     assert ["2,048", "13.1", "26.2"] in found
     assert ["3.2 times from", "2,048 tokens", "-"] in found
@@ -99,50 +98,51 @@ def test_model(tables: ModuleType) -> None:
     assert ["dense, reading the last 2,048 again", "3"] in found
 
 
-def test_quality(tables: ModuleType) -> None:
-    found = rows(tables.attention_quality())
+@pytest.mark.usefixtures("stored")
+def test_quality() -> None:
+    found = rows(attention.attention_quality())
     assert found[2:] == [["handbook", "1,024", "0.8123", "0.8111", "-0.15 % [-0.40, +0.10]", "met"]]
 
 
-def test_sweep(tables: ModuleType) -> None:
-    found = rows(tables.attention_sweep())
+@pytest.mark.usefixtures("stored")
+def test_sweep() -> None:
+    found = rows(attention.attention_sweep())
     assert found[0] == ["data", "window", "k = 0", "k = 8"]
     assert ["handbook", "16", "0.7016, 6.25x", "0.7016, 6.25x"] in found
     assert found[-1] == ["handbook", "dense", "0.7500", ""]
 
 
-def test_planted(tables: ModuleType, results: Path) -> None:
+@pytest.mark.usefixtures("stored")
+def test_planted(results: Path) -> None:
     figures = {key: {"mean": 0.95, "least": 0.9, "most": 1.0} for key in ("auc_far", "auc_near", "probe_kept", "sign_kept")}
     (results.parent / "planted.json").write_text(json.dumps({"variants": {"landmark_entropy": figures | {"seeds": [0, 1]}}}))
-    assert rows(tables.attention_planted())[2:] == [["landmark entropy", *["0.950 (0.900 to 1.000)"] * 4, "2"]]
+    assert rows(attention.attention_planted())[2:] == [["landmark entropy", *["0.950 (0.900 to 1.000)"] * 4, "2"]]
 
 
-def test_the_readme_takes_them_between_its_markers(tables: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(tables.TABLES, "attention_quality", tables.attention_quality)
+@pytest.mark.usefixtures("stored")
+def test_the_readme_takes_them_between_its_markers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(readme_tables.TABLES, "attention_quality", attention.attention_quality)
     text = "before\n<!-- table attention_quality -->\nold\n<!-- end of table -->\nafter\n"
-    assert tables.filled(text) == f"before\n<!-- table attention_quality -->\n{tables.attention_quality()}\n<!-- end of table -->\nafter\n"
+    assert (
+        readme_tables.filled(text)
+        == f"before\n<!-- table attention_quality -->\n{attention.attention_quality()}\n<!-- end of table -->\nafter\n"
+    )
 
 
-@pytest.fixture
-def chart(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    return importlib.import_module("attention_chart")
-
-
-def test_pictures(chart: ModuleType, results: Path, tmp_path: Path) -> None:
-    files = chart.draw(results, tmp_path / "images")
+def test_pictures(results: Path, tmp_path: Path) -> None:
+    files = attention_chart.draw(results, tmp_path / "images")
     assert [file.name for file in files] == ["attention_speed.svg", "attention_sweep.svg"]
     speed, sweep = (file.read_text() for file in files)
     for words in ("times faster than dense", "tokens", "torch block", "native sliding", "causal, forward + backward"):
         assert words in speed
-    for words in ("average precision, test", "window, tokens", "global nodes", "handbook: speed of judging"):
+    for words in ("average precision, test", "window, tokens", "global nodes", "handbook: speed of scoring"):
         assert words in sweep
     assert "sparkov" not in sweep
-    assert all(colour.lower() in speed.lower() for colour in chart.COLOURS[:2])
+    assert all(colour.lower() in speed.lower() for colour in attention_chart.COLOURS[:2])
 
 
-def test_only_what_is_measured_is_drawn(chart: ModuleType, tmp_path: Path) -> None:
-    assert chart.draw(tmp_path / "attention.json", tmp_path / "images") == []
+def test_only_what_is_measured_is_drawn(tmp_path: Path) -> None:
+    assert attention_chart.draw(tmp_path / "attention.json", tmp_path / "images") == []
     results = tmp_path / "attention.json"
     results.write_text(json.dumps({"parts": {"sweep": sweep()}}))
-    assert [file.name for file in chart.draw(results, tmp_path / "images")] == ["attention_sweep.svg"]
+    assert [file.name for file in attention_chart.draw(results, tmp_path / "images")] == ["attention_sweep.svg"]

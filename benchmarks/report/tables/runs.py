@@ -1,0 +1,95 @@
+"""Tables of trained runs: the main job, its costs, simulated tables, the app, the population, the service."""
+
+from __future__ import annotations
+
+from benchmarks.report.tables import load, table
+
+NAMES = {
+    "run": "**this run**",
+    "none": "no sampling",
+    "one_to_one": "1:1 over-sampling",
+    "class_weight": "class weights",
+    "lightgbm": "LightGBM, same features",
+}
+
+
+def main_job() -> str:
+    """Figures of every model on every data set."""
+    heading = ["data", "model", "AP", "F1, tuned", "F1 at .5", "false alarms per 10k at recall .60 / .70 / .80", "ECE"]
+    rows = []
+    for data, result in load("main_job")["datasets"].items():
+        for name, figures in result["models"].items():
+            alarms = [figures["false_alarms_per_10k_at_recall"][recall] for recall in ("0.60", "0.70", "0.80")]
+            counts = " / ".join("-" if value is None else f"{value:.1f}" for value in alarms)
+            values = [f"{figures[key]:.3f}" for key in ("average_precision", "f1", "f1_at_half")]
+            rows.append([data, NAMES[name], *values, counts, f"{figures['ece']:.4f}"])
+    return table(heading, rows)
+
+
+def costs() -> str:
+    """Time and memory of the main job."""
+    rows = [
+        [data, result["budget"], result["threads"], f"{result['minutes']:.1f}", f"{result['peak_gib']:.1f} GiB"]
+        for data, result in load("main_job")["datasets"].items()
+    ]
+    return table(["data", "budget", "threads", "minutes, all models", "peak memory"], rows)
+
+
+def simulated_seeds() -> str:
+    """Average precision on every simulated table."""
+    content = load("simulated_seeds")
+    rows = [[seed, *(f"{models[name]['average_precision']:.3f}" for name in NAMES)] for seed, models in content["tables"].items()]
+    against = [content["average_precision_against"][name] for name in NAMES if name != "run"]
+    differences = [f"{other['mean_difference']:+.3f} (± {other['standard_error']:.3f})" for other in against]
+    rows.append(["this run minus it, mean (standard error)", "", *differences])
+    return table(["simulated table, seed", *NAMES.values()], rows)
+
+
+def app_pages() -> str:
+    """Seconds of every page of the app on a large run."""
+    content = load("app_pages")
+    browser = content["browser"]
+    rows = [
+        [page.capitalize(), *(f"{times[key]:.2f} s" for key in ("first", "again")), f"{browser[page]:.2f} s" if page in browser else "-"]
+        for page, times in content["pages"].items()
+    ]
+    return table([f"page, {content['rows']:,} test rows", "first time", "again", "in a browser"], rows)
+
+
+def population() -> str:
+    """Speed of the population of students, and the cost of scoring for hardness."""
+    content = load("population")
+    speed, shares = content["throughput"], content["share_of_an_epoch_scoring_for_hardness"]
+    batches, rounds = speed["student_batches_per_second"], speed["ratio_by_round"]
+    ratio = f"{speed['ratio']:.1f} ({min(rounds):.1f} to {max(rounds):.1f})"
+    rows = [
+        ["student-batches per CPU-second, one student per process (`SubprocVecEnv`)", f"{batches['subproc_vec_env']:,}"],
+        [f"the same of {speed['students']} stacked students (`PopulationVecEnv`)", f"{batches['population_vec_env']:,}"],
+        [f"ratio, median of {speed['rounds']} alternating rounds (range)", ratio],
+        ["share of an epoch that scoring training rows for hardness takes: population", f"{100 * shares['population']:.1f} %"],
+        ["the same: sequence classifier", f"{100 * shares['classifier']:.1f} %"],
+    ]
+    return table(["", ""], rows)
+
+
+def service() -> str:
+    """Latency of the service by length of the history, and its behaviour under failures."""
+    found = load("service")["results"]
+    latency, alone, trouble = found["latency"], found["throughput"], found["trouble"]
+    by_history = [[f"{int(length):,}", times["ms_p50"], times["ms_p99"]] for length, times in latency["by_history"].items()]
+    failures = (
+        f"{trouble['minutes']:g} minutes with failures: {trouble['workers_killed']} workers killed, "
+        f"{trouble['database_restarts']} database restart, {trouble['model_swaps']} model swap, {trouble['labels']:,} labels: "
+        "transactions lost"
+    )
+    replay = f"{trouble['scores_equal_to_an_unbroken_replay']:,} of {trouble['accepted']:,}"
+    claims = [
+        ["99th percentile, longest history", "10 ms", f"{latency['by_history']['2047']['ms_p99']} ms"],
+        ["its ratio to a history of 64", "at most 1.3", latency["ratio_p99"]],
+        ["reading one more transaction against reading the window again, without the service", "", f"{alone['times_faster']} times faster"],
+        [failures, 0, f"{trouble['lost']} of {trouble['accepted']:,}"],
+        ["transactions counted twice", 0, trouble["counted_twice"]],
+        ["scores equal to an uninterrupted replay", "all", f"{replay}; largest difference {trouble['largest_difference_from_it']:.1g}"],
+    ]
+    latencies = table(["earlier transactions of the card", "ms, median", "ms, 99 %"], by_history)
+    return latencies + "\n\n" + table(["claim", "wanted", "measured"], claims)
