@@ -73,7 +73,7 @@ def print_quantization(told: dict[str, Any], console: Any, run: Path) -> None:
     for row in rows:
         layers.add_row(row["layer"], row["got"], row["reason"])
     console.print(layers)
-    drop = told["plan"]["foreseen"].get("metric_drop")
+    drop = told["plan"]["expected"].get("metric_drop")
     lost = f"; on validation rows average precision lost {drop:.4f} of the {told['max_drop']:g} allowed" if drop is not None else ""
     console.print(Text(f"backend {told['backend']}{lost}; written into {run}", style="dim"), soft_wrap=True)
 

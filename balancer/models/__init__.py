@@ -15,7 +15,7 @@ from balancer.models.config import ModelConfig
 from balancer.models.embedding import TransactionEmbedding
 from balancer.models.encoding import PiecewiseLinearEncoder, fit_edges
 from balancer.models.heads import BinaryHead, Head, MulticlassHead
-from balancer.models.parts import PARTS, check_parts, part_of
+from balancer.models.parts import PARTS, part_of
 from balancer.models.storage import load_classifier, save_classifier, save_delta, weights_digest
 from balancer.models.tabular import TabularEmbedding
 from balancer.models.tasks import Task
@@ -46,7 +46,6 @@ __all__ = [
     "TransactionEmbedding",
     "WindowAttention",
     "autocast",
-    "check_parts",
     "fit_edges",
     "load_classifier",
     "load_tokenizer",

@@ -1,7 +1,7 @@
-"""Low-rank adapters (Hu et al. 2021, "LoRA"): what a frozen trunk may learn beside its weights.
+"""Low-rank adapters (Hu et al. 2021, "LoRA"): trainable low-rank updates of frozen linear layers.
 
-Special: an adapted linear is a linear whose own tensors keep their names, so the weights of a model without adapters go straight in, and an adapter that
-has learned is folded into the weight for deployment.
+An adapted linear layer keeps the names of its weight and bias, so the weights of a model without adapters
+load unchanged. For deployment a trained adapter is merged into the weight.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 GAIN = 2.0
-"""On what the adapter adds, whatever its rank."""
+"""Factor on the output of an adapter, the same for every rank."""
 
 
 class AdaptedLinear(nn.Linear):
-    """A linear plus a product of rank r, which adds nothing until it has learned.
+    """A linear layer plus a product of two matrices of rank r, initialized so that the product is zero.
 
     Args:
-        linear: its weight and bias are used as they are, not copied.
-        rank: r, from 1 up.
+        linear: its weight and bias are shared, not copied.
+        rank: r, at least 1.
     """
 
     def __init__(self, linear: nn.Linear, rank: int) -> None:
@@ -33,12 +33,12 @@ class AdaptedLinear(nn.Linear):
         self.adapter_up = nn.Parameter(torch.zeros(linear.out_features, rank, dtype=like.dtype, device=like.device))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., in) to (..., out)."""
+        """Map (..., in) to (..., out)."""
         return F.linear(x, self.weight, self.bias) + GAIN * F.linear(F.linear(x, self.adapter_down), self.adapter_up)
 
     @torch.no_grad()
     def folded(self) -> nn.Linear:
-        """A plain linear that computes the same, up to rounding."""
+        """Return a plain linear layer that computes the same function, up to rounding."""
         plain = nn.Linear(self.in_features, self.out_features, self.bias is not None, device=self.weight.device, dtype=self.weight.dtype)
         plain.weight.copy_(self.weight + GAIN * self.adapter_up @ self.adapter_down)
         if self.bias is not None:
@@ -47,7 +47,7 @@ class AdaptedLinear(nn.Linear):
 
 
 def adapt(module: nn.Module, rank: int) -> None:
-    """Give every plain linear inside `module` an adapter of rank `rank`, in place."""
+    """Give every plain linear layer inside `module` an adapter of rank `rank`, in place."""
     for name, child in list(module.named_children()):
         if type(child) is nn.Linear:
             setattr(module, name, AdaptedLinear(child, rank))
@@ -56,7 +56,7 @@ def adapt(module: nn.Module, rank: int) -> None:
 
 
 def fold(module: nn.Module) -> None:
-    """Fold every adapter inside `module` into its linear, in place."""
+    """Merge every adapter inside `module` into its linear layer, in place."""
     for name, child in list(module.named_children()):
         if isinstance(child, AdaptedLinear):
             setattr(module, name, child.folded().train(child.training))

@@ -1,7 +1,7 @@
-"""A pre-norm transformer block that owns its linears.
+"""A pre-norm transformer block that calls its linear layers as modules.
 
-torch's own encoder layer reads the weights of its linears directly, so a quantized or otherwise swapped linear breaks it; here each one is
-called.
+torch's own encoder layer reads the weights of its linear layers directly, so it breaks when one of them is
+replaced, for example by a quantized layer.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from balancer.models.batch import SequenceBatch, Targets
 from balancer.models.dropout import Dropout
 
 EXPANSION = 2
-"""Width of the feed-forward part in units of d_model."""
+"""Width of the feed-forward part, as a multiple of d_model."""
 
 
 class Block(nn.Module):
-    """Attention, then feed-forward, each on a normed input and added to its input.
+    """Attention, then feed-forward; each has a layer norm before it and a residual connection around it.
 
     Args:
         attention: any `Attention` over d_model channels.
-        d_model: channels in and out.
-        dropout: probability of zeroing a channel of what is added, in training.
+        d_model: number of input and output channels.
+        dropout: probability of zeroing a channel of each residual branch during training.
     """
 
     def __init__(self, attention: Attention, d_model: int, dropout: float) -> None:
@@ -38,19 +38,32 @@ class Block(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, batch: SequenceBatch, *, last_only: bool = False, targets: Targets | None = None) -> SequenceBatch:
-        """(B, n, d) to (B, n, d), to (B, 1, d) for the last real position alone, or to (T, 1, d) for the `targets`."""
+        """Apply the block to a batch (B, n, d).
+
+        Args:
+            batch: values (B, n, d).
+            last_only: compute only the last real position of each row.
+            targets: compute the feed-forward part only at these T positions.
+
+        Returns:
+            Values (B, n, d), (B, 1, d) with `last_only`, or (T, 1, d) with `targets`.
+        """
         mixed = self.attention(self.normed(batch), last_only=last_only)
-        kept = batch.last() if last_only else batch
+        residual = batch.last() if last_only else batch
         if targets is not None:
-            mixed, kept = mixed.at(*targets), kept.at(*targets)
-        return kept.with_values(self._feed_forward(kept.values, mixed.values))
+            mixed, residual = mixed.at(*targets), residual.at(*targets)
+        return residual.with_values(self._feed_forward(residual.values, mixed.values))
 
     def normed(self, batch: SequenceBatch) -> SequenceBatch:
-        """What the attention sees of `batch`."""
+        """Normalize `batch` as the attention of this block receives it."""
         return SequenceBatch(self.attention_norm(batch.values), batch.lengths, batch.mask)
 
     def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """Read one position (B, d) of each sequence: the block's output there, and the attention's state after it."""
+        """Read one position (B, d) of each sequence.
+
+        Returns:
+            The block's output at that position, (B, d), and the attention's state after it.
+        """
         mixed, state = self.attention.step(self.attention_norm(x), state)
         return self._feed_forward(x, mixed), state
 

@@ -1,6 +1,6 @@
-"""What every part must keep, as functions to call in a test of one's own: they raise AssertionError saying what does not hold.
+"""Checks for custom parts, to be called in tests. They raise AssertionError with the rule that is violated.
 
-Special: the parts that are shipped are held to the same functions, so a part that passes here takes the place of any of them.
+The parts of this package must pass the same checks, so a part that passes can replace any of them.
 """
 
 from __future__ import annotations
@@ -20,10 +20,14 @@ from balancer.models.parts import Factory
 LENGTHS = (0, 1, 4, 5, 6, 17, 22, 23)
 LENGTH = 23
 TOLERANCE = 1e-5
+NOT_ZERO_AT_PADDING = "the result is not zero at padding: end with batch.with_values"
+DEPENDS_ON_PADDING = "values at padding change the result"
 
 
 def example_config(**changes: object) -> ModelConfig:
-    """A small configuration to check parts with: two numbers, one category, histories of up to 23."""
+    """Build a small configuration for the checks: two numeric fields, one categorical field, histories of up
+    to 23.
+    """
     config = ModelConfig(
         ("amount", "gap"),
         ("channel",),
@@ -38,81 +42,112 @@ def example_config(**changes: object) -> ModelConfig:
 
 
 def check_attention(make: Factory[Attention], config: ModelConfig | None = None) -> None:
-    """Shape, causality, padding, rows of padding only, and `last_only`, of an attention that `make` makes from a configuration."""
+    """Check shape, causality, padding, rows of only padding, and `last_only` of an attention.
+
+    Args:
+        make: class or function that builds the attention from a configuration.
+        config: configuration; by default that of :func:`example_config`.
+
+    Raises:
+        AssertionError: A rule is violated.
+    """
     config = config or example_config()
     torch.manual_seed(0)
     attention = make(config).eval()
     batch = _batch(config.d_model)
     mixed = attention(batch)
-    _require(mixed.values.shape == batch.values.shape, f"it gives {tuple(mixed.values.shape)} for {tuple(batch.values.shape)}")
-    _require(bool(mixed.values.isfinite().all()), "it gives values that are not finite")
-    _require(not mixed.values[~mixed.mask].any(), "it gives something where there is padding: end with batch.with_values")
+    _require(mixed.values.shape == batch.values.shape, f"the result is {tuple(mixed.values.shape)} for {tuple(batch.values.shape)}")
+    _require(bool(mixed.values.isfinite().all()), "the result is not finite")
+    _require(not mixed.values[~mixed.mask].any(), NOT_ZERO_AT_PADDING)
     full = torch.full_like(batch.lengths, LENGTH)
     whole = SequenceBatch(torch.randn_like(batch.values), full, torch.ones_like(batch.mask))
     before = attention(whole).values
     for position in range(1, LENGTH):
-        moved = whole.values.clone()
-        moved[:, position:] += 5 * torch.randn(moved[:, position:].shape)
-        after = attention(whole.with_values(moved)).values
+        changed = whole.values.clone()
+        changed[:, position:] += 5 * torch.randn(changed[:, position:].shape)
+        after = attention(whole.with_values(changed)).values
         _require(
             torch.equal(after[:, :position], before[:, :position]),
-            f"positions before {position} depend on what comes at {position} or later",
+            f"positions before {position} depend on positions from {position} on: attention must be causal",
         )
     dirty = SequenceBatch(batch.values.masked_fill(~batch.mask[..., None], 1e6), batch.lengths, batch.mask)
-    _require(torch.equal(attention(dirty).values, mixed.values), "what stands in the padding changes its result")
+    _require(torch.equal(attention(dirty).values, mixed.values), DEPENDS_ON_PADDING)
     last, wanted = attention(batch, last_only=True), mixed.last()
-    _require(last.values.shape == wanted.values.shape, f"last_only gives {tuple(last.values.shape)}, not {tuple(wanted.values.shape)}")
-    _close(last.values, wanted.values, "last_only differs from the whole computation at the last real position")
+    _require(last.values.shape == wanted.values.shape, f"last_only returns {tuple(last.values.shape)}, not {tuple(wanted.values.shape)}")
+    _close(last.values, wanted.values, "last_only differs from the full computation at the last real position")
     _learns(attention, lambda: attention(batch).values)
 
 
 def check_embedding(make: Factory[nn.Module], config: ModelConfig | None = None) -> None:
-    """Shape, padding and numbers that are missing, of an embedding that `make` makes from a configuration."""
+    """Check shape, padding and missing numbers of an embedding.
+
+    Args:
+        make: class or function that builds the embedding from a configuration.
+        config: configuration; by default that of :func:`example_config`.
+
+    Raises:
+        AssertionError: A rule is violated.
+    """
     config = config or example_config()
     torch.manual_seed(0)
     embedding = make(config).eval()
     batch = _fields(config)
-    given: SequenceBatch = embedding(batch)
+    embedded: SequenceBatch = embedding(batch)
     _require(
-        given.values.ndim == 3 and given.values.shape[0] == len(LENGTHS) and given.values.shape[2] == config.d_model,
-        f"it gives {tuple(given.values.shape)}, not ({len(LENGTHS)}, n, {config.d_model})",
+        embedded.values.ndim == 3 and embedded.values.shape[0] == len(LENGTHS) and embedded.values.shape[2] == config.d_model,
+        f"the result is {tuple(embedded.values.shape)}, not ({len(LENGTHS)}, n, {config.d_model})",
     )
-    _require(not given.values[~given.mask].any(), "it gives something where there is padding: end with batch.with_values")
+    _require(not embedded.values[~embedded.mask].any(), NOT_ZERO_AT_PADDING)
     dirty = SequenceBatch(batch.values.masked_fill(~batch.mask[..., None], 3.0), batch.lengths, batch.mask)
-    _require(torch.equal(embedding(dirty).values, given.values), "what stands in the padding changes its result")
+    _require(torch.equal(embedding(dirty).values, embedded.values), DEPENDS_ON_PADDING)
     missing = batch.values.clone()
     missing[..., : len(config.numeric_fields)] = torch.nan
     _require(
         bool(embedding(SequenceBatch(missing, batch.lengths, batch.mask)).values.isfinite().all()),
-        "a missing number (NaN) makes its result NaN",
+        "a missing number (NaN) makes the result NaN",
     )
     _learns(embedding, lambda: embedding(batch).values)
 
 
 def check_head(make: Factory[Head], config: ModelConfig | None = None) -> None:
-    """Shapes, probabilities and loss of a head that `make` makes from a configuration."""
+    """Check shapes, probabilities and loss of a head.
+
+    Args:
+        make: class or function that builds the head from a configuration.
+        config: configuration; by default that of :func:`example_config`.
+
+    Raises:
+        AssertionError: A rule is violated.
+    """
     config = config or example_config()
     torch.manual_seed(0)
     head = make(config).eval()
     batch = _batch(config.d_model)
     logits = head(batch if head.needs_sequence else batch.last())
-    _require(len(logits) == len(LENGTHS), f"it gives {tuple(logits.shape)}, not one row for each of the {len(LENGTHS)}")
-    share = head.probabilities(logits)
+    _require(len(logits) == len(LENGTHS), f"the logits are {tuple(logits.shape)}, not one row for each of the {len(LENGTHS)}")
+    probabilities = head.probabilities(logits)
     wanted = (len(LENGTHS), len(config.classes))
-    _require(share.shape == wanted, f"its probabilities are {tuple(share.shape)}, not {wanted}")
-    _close(share.sum(1), torch.ones(len(share)), "its probabilities do not sum to 1")
+    _require(probabilities.shape == wanted, f"the probabilities are {tuple(probabilities.shape)}, not {wanted}")
+    _close(probabilities.sum(1), torch.ones(len(probabilities)), "the probabilities do not sum to 1")
     label = torch.arange(len(LENGTHS)) % len(config.classes)
     loss = head.loss(logits, label)
-    _require(loss.ndim == 0 and bool(loss.isfinite()), "its loss is no finite number")
+    _require(loss.ndim == 0 and bool(loss.isfinite()), "the loss is not a finite number")
     unlabelled = label.clone()
     unlabelled[1:] = -1
-    _close(head.loss(logits, unlabelled), head.loss(logits[:1], label[:1]), "rows of label -1 count in its loss")
-    _close(torch.stack(list(head.losses(logits, label).values())).sum(), loss, "its losses do not add up to its loss")
+    _close(head.loss(logits, unlabelled), head.loss(logits[:1], label[:1]), "rows with label -1 change the loss")
+    _close(torch.stack(list(head.losses(logits, label).values())).sum(), loss, "the losses do not sum to the loss")
     _learns(head, lambda: head.loss(head(batch if head.needs_sequence else batch.last()), label))
 
 
 def check_in_classifier(**parts: object) -> None:
-    """That a classifier with these parts (``embedding=``, ``attention=``, ``head=``) can be built, trained for a step, and scores finite numbers."""
+    """Check that a classifier with these parts can be built and that twenty training steps lower its loss.
+
+    Args:
+        parts: `embedding=`, `attention=` or `head=`, as for `Classifier`.
+
+    Raises:
+        AssertionError: Training does not lower the loss.
+    """
     torch.manual_seed(0)
     config = example_config()
     model = Classifier(config, **parts)  # type: ignore[arg-type]
@@ -125,7 +160,7 @@ def check_in_classifier(**parts: object) -> None:
         model.loss(model(batch), label).backward()
         optimizer.step()
     after = float(model.eval().loss(model(batch), label).detach())
-    _require(after < before, f"twenty steps on eight rows did not lower the loss: {before:.3f} to {after:.3f}")
+    _require(after < before, f"twenty training steps on eight rows did not lower the loss: it went from {before:.3f} to {after:.3f}")
 
 
 def _batch(channels: int) -> SequenceBatch:
@@ -152,15 +187,15 @@ def _learns(part: nn.Module, result: object) -> None:
     part.zero_grad()
     out = result()
     (out * torch.randn(out.shape, generator=torch.Generator().manual_seed(1))).sum().backward()
-    moved = [parameter for parameter in parameters if parameter.grad is not None and bool(parameter.grad.abs().sum() > 0)]
-    _require(bool(moved), "no gradient reaches its parameters")
-    _require(all(bool(parameter.grad.isfinite().all()) for parameter in moved if parameter.grad is not None), "a gradient is not finite")
+    reached = [parameter for parameter in parameters if parameter.grad is not None and bool(parameter.grad.abs().sum() > 0)]
+    _require(bool(reached), "no gradient reaches the parameters")
+    _require(all(bool(parameter.grad.isfinite().all()) for parameter in reached if parameter.grad is not None), "a gradient is not finite")
 
 
-def _close(one: Tensor, other: Tensor, what: str) -> None:
-    _require(torch.allclose(one, other, atol=TOLERANCE, rtol=TOLERANCE), what)
+def _close(one: Tensor, other: Tensor, message: str) -> None:
+    _require(torch.allclose(one, other, atol=TOLERANCE, rtol=TOLERANCE), message)
 
 
-def _require(holds: bool, what: str) -> None:
+def _require(holds: bool, message: str) -> None:
     if not holds:
-        raise AssertionError(what)
+        raise AssertionError(message)

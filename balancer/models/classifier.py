@@ -1,6 +1,8 @@
-"""`Classifier`: embedding, blocks, head, chosen by name or given as objects; any of them can be replaced in a model that has learned.
+"""`Classifier`: an embedding, blocks and a head, given by name or as objects. Each part can be replaced after
+training.
 
-Names are keys of three plain dictionaries, entry points of other packages, or `module:Class` (docs/parts.md shows one).
+A name is a key of the three registries below, an entry point of another package, or `module:Class`. See
+docs/parts.md.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ EMBEDDINGS: dict[str, Callable[[ModelConfig], nn.Module]] = {
     "tabular": TabularEmbedding,
     "token": TokenEmbedding,
 }
-"""By name: a module from a batch of fields (B, n, C) to a batch of channels (B, n, d_model), or of another length, of which the last position is judged."""
+"""Embeddings by name. Each maps a batch of fields (B, n, C) to a batch of channels (B, m, d_model); m may
+differ from n, and the last position is scored.
+"""
 
 ATTENTIONS: dict[str, Callable[[ModelConfig], Attention]] = {
     "dense": lambda config: DenseAttention(config.d_model, config.num_heads, rotary=config.form == "histories"),
@@ -48,23 +52,26 @@ ATTENTIONS: dict[str, Callable[[ModelConfig], Attention]] = {
         score=config.score,
     ),
 }
-"""By name: an `Attention` over d_model channels; made once per block."""
+"""Attentions over d_model channels by name; one is built for each block."""
 
 HEADS: dict[str, Callable[[ModelConfig], Head]] = {
     "binary": lambda config: BinaryHead(config.d_model),
     "multiclass": lambda config: MulticlassHead(config.d_model, len(config.classes)),
 }
-"""By name: a `Head` over d_model channels."""
+"""Heads over d_model channels by name."""
 
 
 def autocast(device: torch.device | str) -> AbstractContextManager[object]:
-    """bfloat16 autocast on CUDA; on a CPU nothing, since small models gain nothing by it there."""
+    """Return bfloat16 autocast on CUDA and a null context on a CPU, where it does not speed up small models."""
     kind = torch.device(device).type
     return torch.autocast("cuda", dtype=torch.bfloat16) if kind == "cuda" else nullcontext()
 
 
 class Classifier(nn.Module):
-    """Judges the last transaction of each window, or chosen ones of whole histories, by the ones before it.
+    """Transaction classifier: scores a transaction from the transactions before it.
+
+    It scores the last transaction of each window (form `rows`) or chosen positions of whole histories (form
+    `histories`).
 
     Example:
         >>> import numpy as np, torch
@@ -80,13 +87,15 @@ class Classifier(nn.Module):
         torch.Size([64, 2])
 
     Args:
-        config: what to build. Weights are drawn from torch's global generator: seed it first where they must repeat.
-        embedding: a part instead of the one that `config` names: a module, or what makes one from the configuration.
-        attention: likewise; of a module each block gets a copy.
+        config: configuration of the model. Initial weights are drawn from torch's global generator; seed it
+            first for reproducible weights.
+        embedding: embedding to use instead of the one named in `config`: a module, or a function that builds
+            one from the configuration.
+        attention: likewise; each block gets its own copy of a module.
         head: likewise.
 
     Raises:
-        InputError: `config` names a part that is not there, or parts don't fit one another.
+        InputError: `config` names an unknown part, or the parts are not compatible.
     """
 
     def __init__(
@@ -123,23 +132,27 @@ class Classifier(nn.Module):
         keep_matching: bool = False,
         **changes: Any,
     ) -> Replacement:
-        """A model with other parts and all other weights as they are; this one stays what it is.
+        """Build a model with other parts and the same remaining weights; this model is not changed.
 
         Args:
-            embedding: name, module, or what makes one from the configuration. New weights are drawn from torch's global generator.
+            embedding: name, module, or function that builds one from the configuration. New weights are drawn
+                from torch's global generator.
             attention: likewise.
             head: likewise.
-            keep_matching: take over what has the same name and shape in a replaced part too; dense, window and sparse attention share their projections.
-            changes: fields of the `ModelConfig` to change with it, such as `classes=` with a head or `numeric_fields=` with an embedding.
+            keep_matching: also copy the tensors of a replaced part that have the same name and shape; dense,
+                window and sparse attention share their projections.
+            changes: fields of the `ModelConfig` to change at the same time, such as `classes=` with a head or
+                `numeric_fields=` with an embedding.
 
         Raises:
-            InputError: A part is not there or does not fit, or a change concerns a part that is not replaced.
+            InputError: A part is unknown or not compatible, or a change requires replacing a part that is not
+                replaced.
         """
         asked = {"embedding": embedding, "attention": attention, "head": head}
         for name in ("d_model", "num_layers"):
             if changes.get(name, getattr(self.config, name)) != getattr(self.config, name):
                 raise InputError(
-                    f"{name} is the trunk's and can't change from {getattr(self.config, name)} to {changes[name]}; build a new model"
+                    f"{name} belongs to the trunk and can't change from {getattr(self.config, name)} to {changes[name]}; build a new model"
                 )
         names = {kind: part for kind, part in asked.items() if isinstance(part, str)}
         objects = {kind: part for kind, part in asked.items() if part is not None and not isinstance(part, str)}
@@ -149,7 +162,7 @@ class Classifier(nn.Module):
         if "embedding" not in names | objects:
             for name in ("numeric_fields", "categorical_fields", "cardinalities", "edges"):
                 if getattr(model.config, name) != getattr(self.config, name):
-                    raise InputError(f"{name} can't change under an embedding that is kept; give embedding= as well")
+                    raise InputError(f"{name} can't change while the embedding is kept; give embedding= as well")
         before, after = self.state_dict(), model.state_dict()
         replaced = {kind for kind, part in asked.items() if part is not None}
         kept = []
@@ -161,9 +174,9 @@ class Classifier(nn.Module):
             if not fits:
                 if part in ("adapter", "tasks"):
                     continue
-                told = "none" if old is None else str(tuple(old.shape))
+                shape = "missing" if old is None else str(tuple(old.shape))
                 remedy = f"give {part}= as well" if part in asked else "build a new model"
-                raise InputError(f"{part} does not fit what was changed: {name} is {told}, it would be {tuple(tensor.shape)}; {remedy}")
+                raise InputError(f"{part} does not fit the changes: {name} is {shape}, it would be {tuple(tensor.shape)}; {remedy}")
             kept.append(name)
         model.load_state_dict({name: before[name] for name in kept}, strict=False)
         new = tuple(name for name in after if name not in set(kept))
@@ -171,7 +184,9 @@ class Classifier(nn.Module):
         return Replacement(model.train(self.training), tuple(kept), new, dropped)
 
     def deployable(self) -> Classifier:
-        """A copy without what serves learning only: adapters folded into the weights, heads of further tasks left out."""
+        """Return a copy for deployment: adapters are merged into the weights, heads of auxiliary tasks are
+        removed.
+        """
         model = copy.deepcopy(self)
         fold(model.blocks)
         model.tasks = None
@@ -179,11 +194,18 @@ class Classifier(nn.Module):
         return model
 
     def encode(self, batch: SequenceBatch, targets: Targets | None = None) -> SequenceBatch:
-        """What the head sees of a batch of fields: (B, 1, d_model) at the last positions, (T, 1, d_model) at the `targets`, or (B, n, d_model) for a head
-        that needs the sequence.
+        """Compute the input of the head from a batch of fields.
+
+        Args:
+            batch: fields (B, n, C).
+            targets: T positions to encode instead of the last position of each row (form `histories`).
+
+        Returns:
+            Values (B, 1, d_model) at the last positions, (T, 1, d_model) at the `targets`, or (B, n, d_model)
+            for a head that needs the whole sequence.
 
         Raises:
-            UnsupportedError: Targets are given and the model is of the form `rows`, or its head needs the sequence.
+            UnsupportedError: Targets are given but the form is `rows`, or the head needs the whole sequence.
         """
         if targets is not None:
             self._check_targets()
@@ -195,39 +217,53 @@ class Classifier(nn.Module):
         return batch.with_values(self.norm(batch.values))
 
     def forward(self, batch: SequenceBatch, targets: Targets | None = None) -> Tensor:
-        """Logits of a batch of fields (B, n, C): (B,) from a binary head, (B, K) from a multi-class one; T rows for T `targets`, each judged by
-        what came before it (form `histories`).
+        """Compute the logits of a batch of fields (B, n, C).
+
+        Args:
+            batch: fields (B, n, C).
+            targets: T positions to score instead of the last position of each row (form `histories`); each is
+                scored from the positions before it and itself.
+
+        Returns:
+            (B,) from a binary head, (B, K) from a multi-class head; with `targets`, T instead of B.
         """
         logits: Tensor = self.head(self.encode(batch, targets))
         return logits
 
     def init_state(self, batch_size: int) -> list[Any]:
-        """The state of `batch_size` histories before their first transaction, for `step`; its size does not grow with what is read.
+        """Initial state of `batch_size` empty histories, for :meth:`step`; its size does not grow with the
+        history.
 
         Raises:
-            UnsupportedError: The form is `window`, or the attention or the head needs the whole past.
+            UnsupportedError: The form is `rows`, or the attention or the head needs the whole history.
         """
         self._check_targets()
         return [block.attention.init_state(batch_size) for block in self._each_block()]
 
     @torch.no_grad()
     def step(self, fields: Tensor, state: list[Any]) -> tuple[Tensor, list[Any]]:
-        """Read the next transaction (B, C) of each history: its logits, as `forward` would give, and the state after it. Call `eval()` first."""
+        """Read the next transaction (B, C) of each history. Call `eval()` first.
+
+        Returns:
+            The logits, equal to those of :meth:`forward` up to rounding, and the state after the transaction.
+        """
         one = torch.ones(len(fields), dtype=torch.int64, device=fields.device)
         x = self.embedding(SequenceBatch(fields[:, None], one, one[:, None].bool())).values[:, 0]
         after = []
-        for block, own in zip(self._each_block(), state, strict=True):
-            x, own = block.step(x, own)
-            after.append(own)
+        for block, block_state in zip(self._each_block(), state, strict=True):
+            x, block_state = block.step(x, block_state)
+            after.append(block_state)
         logits: Tensor = self.head(SequenceBatch(self.norm(x)[:, None], one, one[:, None].bool()))
         return logits, after
 
     @torch.no_grad()
     def read(self, fields: Tensor) -> list[Any]:
-        """The state after one whole history (n, C), n at least 1, as n times `step` would leave it, up to rounding: in one pass.
+        """Compute the state after one whole history (n, C), n at least 1, in one pass.
+
+        The state equals that after n calls of :meth:`step`, up to rounding.
 
         Raises:
-            UnsupportedError: As `init_state`.
+            UnsupportedError: As for :meth:`init_state`.
         """
         self._check_targets()
         length = torch.tensor([len(fields)], device=fields.device)
@@ -240,11 +276,19 @@ class Classifier(nn.Module):
 
     @torch.no_grad()
     def attended(self, batch: SequenceBatch, targets: Targets, *, at_once: int = 512) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """Which positions weighed on each target, `at_once` targets at a time: which targets, their attention (t, n) float32, mean over heads and blocks,
-        and (t, n) bool, where a global node was used.
+        """Compute how much attention each target pays to each position, for `at_once` targets at a time.
+
+        Args:
+            batch: fields (B, n, C).
+            targets: T positions.
+            at_once: number of targets per step, which limits the memory.
+
+        Yields:
+            The slice of targets, their attention (t, n) float32 averaged over heads and blocks, and (t, n)
+                bool, True where a position was attended as a global node.
 
         Raises:
-            UnsupportedError: The attention has no weights to show.
+            UnsupportedError: The attention has no weights to return.
         """
         batch = self.embedding(batch)
         length, inputs = batch.values.shape[1], []
@@ -252,20 +296,25 @@ class Classifier(nn.Module):
             inputs.append(block.normed(batch))
             batch = block(batch)
         for begin in range(0, len(targets[0]), at_once):
-            own = slice(begin, begin + at_once)
-            mass = torch.zeros(len(targets[0][own]), length + 1, device=batch.values.device)
+            part = slice(begin, begin + at_once)
+            mass = torch.zeros(len(targets[0][part]), length + 1, device=batch.values.device)
             is_global = torch.zeros_like(mass, dtype=torch.bool)
             for block, given in zip(self._each_block(), inputs, strict=True):
-                seen = block.attention.attended(given, targets[0][own], targets[1][own])
-                # Empty slots go to a column past the end; no position stands in two slots, but that column does.
+                seen = block.attention.attended(given, targets[0][part], targets[1][part])
+                # Empty slots are added to an extra column at the end. No position occurs in two slots, except
+                # that column.
                 place = seen.position.where(seen.position >= 0, length)
                 mass.scatter_add_(1, place, seen.mass / len(self.blocks))
                 is_global.scatter_(1, place.where(seen.is_global, length), True)
-            yield own, mass[:, :length], is_global[:, :length]
+            yield part, mass[:, :length], is_global[:, :length]
 
     @torch.no_grad()
     def _check_parts(self) -> None:
-        """Pass two histories through the parts one by one; InputError naming both parts and both shapes where they don't fit."""
+        """Pass two histories through the parts one by one.
+
+        Raises:
+            InputError: Two parts are not compatible; the message names both parts and both shapes.
+        """
         if self.norm.weight.is_meta:
             return
         config, length, was_training = self.config, min(2, self.config.history_length), self.training
@@ -277,8 +326,8 @@ class Classifier(nn.Module):
         wanted = (*batch.values.shape[:2], config.d_model)
         if batch.values.shape != wanted:
             raise InputError(
-                f"embedding '{config.embedding}' gives {tuple(batch.values.shape)}, attention '{config.attention}' takes {wanted}: "
-                f"an embedding gives d_model = {config.d_model} channels"
+                f"embedding '{config.embedding}' gives {tuple(batch.values.shape)}, but attention '{config.attention}' takes {wanted}: "
+                f"an embedding must give d_model = {config.d_model} channels"
             )
         for block in self._each_block():
             given = block.normed(batch)
@@ -291,14 +340,14 @@ class Classifier(nn.Module):
             if mixed.values.shape != given.values.shape:
                 raise InputError(
                     f"attention '{config.attention}' gives {tuple(mixed.values.shape)} for the {tuple(given.values.shape)} of embedding "
-                    f"'{config.embedding}': an attention gives the shape that it takes"
+                    f"'{config.embedding}': an attention must not change the shape"
                 )
         last = batch if self.head.needs_sequence else batch.last()
         logits = _passed(lambda: self.head(last), f"attention '{config.attention}'", last, f"head '{config.head}'")
         if self.head.probabilities(logits).shape != (2, len(config.classes)):
             raise InputError(
                 f"head '{config.head}' gives {tuple(logits.shape)} for the {tuple(last.values.shape)} of attention '{config.attention}', and "
-                f"probabilities {tuple(self.head.probabilities(logits).shape)}: a head gives (B, {len(config.classes)}) probabilities"
+                f"probabilities {tuple(self.head.probabilities(logits).shape)}: a head must give (B, {len(config.classes)}) probabilities"
             )
         self.train(was_training)
 
@@ -309,64 +358,76 @@ class Classifier(nn.Module):
 
     def _check_targets(self) -> None:
         if self.config.form != "histories":
-            raise UnsupportedError("form 'window' judges the last position of a window only; build the model with form='sequence'")
+            raise UnsupportedError("form 'rows' scores only the last position of a window; build the model with form='histories'")
         if self.head.needs_sequence:
-            raise UnsupportedError(f"head '{self.config.head}' needs the whole sequence and can't judge single positions of it")
+            raise UnsupportedError(f"head '{self.config.head}' needs the whole sequence and can't score single positions; use another head")
 
     def probabilities(self, batch: SequenceBatch, targets: Targets | None = None) -> Tensor:
-        """Class probabilities (B, K) or (T, K) float32 of a batch of fields; the fraud score is 1 minus column 0. Call `eval()` first."""
+        """Compute class probabilities (B, K) or (T, K) float32 of a batch of fields. Call `eval()` first.
+
+        The fraud score is 1 minus column 0.
+        """
         return self.head.probabilities(self(batch, targets))
 
     def loss(self, logits: Tensor, label: Tensor, class_weight: Tensor | None = None) -> Tensor:
-        """Mean loss of logits for labels (B,) int64, -1 = unlabelled and left out; `class_weight` (K,) weighs rows by their class."""
+        """Compute the mean loss of logits; see :meth:`Head.loss`.
+
+        Args:
+            logits: result of :meth:`forward`.
+            label: (B,) int64 class index; -1 is unlabelled and ignored.
+            class_weight: (K,) weight of each class.
+        """
         return self.head.loss(logits, label, class_weight)
 
 
 class Replacement(NamedTuple):
-    """What `Classifier.replace` made, and the names of tensors in `state_dict()`."""
+    """Result of :meth:`Classifier.replace`: the model, and names of tensors in `state_dict()`."""
 
     model: Classifier
     kept: tuple[str, ...]
-    """Taken over."""
+    """Tensors copied from the old model."""
     new: tuple[str, ...]
-    """Of the model, freshly drawn."""
+    """Tensors of the new model with new initial values."""
     dropped: tuple[str, ...]
-    """Of the old model, not in the new one, or not with these weights."""
+    """Tensors of the old model that were not copied."""
 
     def describe(self) -> str:
-        """In one line: how many tensors of each part were kept, are new, were dropped."""
-        told = []
+        """Summarize in one line how many tensors of each part were kept, are new, or were dropped."""
+        lines = []
         for what, names in (("kept", self.kept), ("new", self.new), ("dropped", self.dropped)):
             parts = [part_of(name) for name in names]
             each = ", ".join(f"{parts.count(part)} of the {part}" for part in dict.fromkeys(parts))
-            told.append(f"{what}: {each or 'nothing'}")
-        return "; ".join(told)
+            lines.append(f"{what}: {each or 'nothing'}")
+        return "; ".join(lines)
 
 
 _SHIPPED: dict[str, frozenset[str]] = {"embedding": frozenset(EMBEDDINGS), "attention": frozenset(ATTENTIONS), "head": frozenset(HEADS)}
-"""Parts that are known to fit one another."""
+"""Parts of this package, which are known to be compatible with one another."""
 
 
 def _maker(registry: dict[str, Any], kind: str, name: str, given: object, base: type[Part]) -> Factory[Part]:
-    """What makes the part: from the configuration, or of a module that was given a copy of it."""
+    """Return a factory of the part: by name, from the given factory, or copies of the given module."""
     if given is None:
         return find_part(registry, kind, name, base)
     if isinstance(given, base):
         return lambda _: copy.deepcopy(given)
     if isinstance(given, nn.Module) or not callable(given):
-        raise InputError(f"{kind} is a {type(given).__name__}: give a {base.__name__}, or what makes one from a ModelConfig")
+        raise InputError(f"{kind} is a {type(given).__name__}: give a {base.__name__}, or a function that builds one from a ModelConfig")
 
     def made(config: ModelConfig) -> Part:
         part = given(config)
         if not isinstance(part, base):
-            raise InputError(f"{kind} '{name}' makes a {type(part).__name__}, not a {base.__name__}")
+            raise InputError(f"{kind} '{name}' returns a {type(part).__name__}, not a {base.__name__}")
         return part
 
     return made
 
 
-def _passed(call: Callable[[], Any], giver: str, given: SequenceBatch, taker: str) -> Any:
+def _passed(call: Callable[[], Any], source: str, given: SequenceBatch, receiver: str) -> Any:
+    """Run `call`, which passes `given` from the part `source` to the part `receiver`; InputError if it fails."""
     try:
         return call()
     except (RuntimeError, IndexError, ValueError) as error:
-        raise InputError(f"{giver} gives {tuple(given.values.shape)}, which {taker} can't take: {str(error).splitlines()[0]}") from error
+        raise InputError(
+            f"{source} gives {tuple(given.values.shape)}, which {receiver} can't take: {str(error).splitlines()[0]}"
+        ) from error

@@ -1,6 +1,7 @@
-"""`ModelConfig`: everything that is needed to build a classifier, as one frozen dataclass that is also its JSON.
+"""`ModelConfig`: everything needed to build a classifier, as one frozen dataclass that is stored as JSON.
 
-Numbers that are learned on train but are no weights (the bin edges) belong to it, so weights plus this are the whole model.
+It includes the bin edges, which are fitted on the training rows but are not weights. Weights and
+configuration together are the complete model.
 """
 
 from __future__ import annotations
@@ -20,55 +21,69 @@ from balancer.models.tasks import Task
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What to build. Names in `embedding`, `attention` and `head` are keys of the registries in `balancer.models.classifier`."""
+    """Configuration of a classifier.
+
+    `embedding`, `attention` and `head` are names in the registries of `balancer.models.classifier`.
+    """
 
     numeric_fields: tuple[str, ...]
     """Names of the numeric fields, in the order of the batch's columns."""
     categorical_fields: tuple[str, ...]
-    """Names of the categorical fields; their codes stand after the numeric columns."""
+    """Names of the categorical fields; in the batch their codes follow the numeric columns."""
     cardinalities: tuple[int, ...]
-    """Number of codes per categorical field, code 0 (unseen or null) included."""
+    """Number of codes of each categorical field, including code 0 (unseen or null)."""
     edges: Sequence[Sequence[float] | NDArray[np.float32]]
-    """Bin edges per numeric field, strictly increasing, at least two; `fit_edges` makes them. Kept as tuples of floats."""
+    """Bin edges of each numeric field, strictly increasing, at least two. `fit_edges` computes them. Stored
+    as tuples of floats.
+    """
     classes: tuple[str, ...] = ("legitimate", "fraud")
-    """Names of the classes, the negative one first."""
+    """Names of the classes, the negative class first."""
     history_length: int = 16
-    """Most transactions of an entity that the model reads for a row, the row itself included."""
+    """Maximum number of transactions of an entity that the model reads for a row, including the row itself.
+    """
     d_model: int = 64
-    """Channels between the parts."""
+    """Number of channels that the parts exchange."""
     num_heads: int = 4
-    """Attention heads; divides d_model."""
+    """Number of attention heads; must divide d_model."""
     num_layers: int = 2
-    """Blocks."""
+    """Number of blocks."""
     dropout: float = 0.1
-    """Probability of zeroing a channel on the embedding and on each residual branch, in training."""
+    """Probability of zeroing a channel of the embedding and of each residual branch during training."""
     field_dropout: float = 0.1
-    """Probability of hiding a field over the whole window of a row, in training."""
+    """Probability of hiding a field in the whole window of a row during training."""
     embedding: str = "transaction"
-    """How fields become channels."""
+    """Embedding: transaction, tabular, token, or a custom part."""
     attention: str = "dense"
-    """How positions look at earlier ones: dense, window, sparse, or a part of your own."""
+    """Attention: dense, window, sparse, or a custom part."""
     attention_window: int = 64
-    """How many positions back, the position itself included, window and sparse attention look."""
+    """Number of positions that window and sparse attention see, including the position itself."""
     global_nodes: int = 8
-    """Earlier positions of highest score that sparse attention sees beside its window."""
+    """Number of earlier positions with the highest scores that sparse attention sees in addition to its
+    window.
+    """
     score: str = "landmark_entropy"
-    """What makes a position a global node: a key of `balancer.models.attention.SCORES`."""
+    """Score by which global nodes are selected: a key of `balancer.models.attention.SCORES`."""
     form: str = "rows"
-    """`rows`: each row is scored from its own copy of the history before it, positions counted back from the row.
-    `histories`: a whole history is read once and each of its positions can be scored; positions are relative (rotary).
-    Streaming needs `histories`."""
+    """`rows` or `histories`.
+
+    With `rows`, each row is scored from a separate copy of the history before it, and positions are counted
+    back from the row. With `histories`, a whole history is read once, any of its positions can be scored, and
+    positions are relative (rotary). Streaming requires `histories`.
+    """
     head: str = "binary"
-    """What is decided: binary or multiclass."""
+    """Head: binary, multiclass, or a custom part."""
     adapter_rank: int = 0
-    """Rank of the low-rank adapters beside the linears of the blocks; 0 is none."""
+    """Rank of the low-rank adapters of the blocks' linear layers; 0 for none."""
     tasks: tuple[Task, ...] = ()
-    """Further tasks that are learned on the same trunk."""
+    """Auxiliary tasks learned on the shared trunk."""
     numeric_encoding: str = "piecewise"
-    """How numbers become channels: `piecewise` (bins with steps) or `periodic` (sines of learned frequencies)."""
+    """Encoding of numbers: `piecewise` (bins with steps) or `periodic` (sines of learned frequencies)."""
     cycles: Mapping[str, float] | Sequence[tuple[str, float]] = ()
-    """Numeric fields that come round again, each with its period in the field's own unit, such as ("hour", 24.0); encoded as a circle beside their
-    other encoding. Kept as pairs."""
+    """Numeric fields that are periodic, each with its period in the field's unit, for example ("hour", 24.0).
+
+    Their position in the cycle is encoded by sine and cosine, in addition to `numeric_encoding`. Stored as
+    pairs.
+    """
 
     def __post_init__(self) -> None:
         for name in ("numeric_fields", "categorical_fields", "classes", "cardinalities"):
@@ -86,21 +101,22 @@ class ModelConfig:
             raise InputError(f"numeric_encoding must be piecewise or periodic, given {self.numeric_encoding!r}")
         assert isinstance(self.cycles, tuple)
         if len(set(self.cycles)) != len(self.cycles):
-            raise InputError("cycles hold the same field and period twice; name each once")
+            raise InputError("cycles contains the same field and period twice; list each once")
         for name, period in self.cycles:
             if name not in self.numeric_fields:
-                raise InputError(f"cycles name '{name}', which is no numeric field; known are {', '.join(self.numeric_fields) or 'none'}")
+                known = ", ".join(self.numeric_fields) or "none"
+                raise InputError(f"cycles contains '{name}', which is not a numeric field; the numeric fields are {known}")
             if not 0 < period < math.inf:
-                raise InputError(f"the period of '{name}' in cycles must be a number above 0, given {period}")
+                raise InputError(f"the period of '{name}' in cycles must be a finite number above 0, given {period}")
 
     def _check_fields(self) -> None:
         names = self.numeric_fields + self.categorical_fields
         if not names or len(set(names)) != len(names):
-            raise InputError(f"a model needs at least one field and each name once, given {', '.join(names) or 'none'}")
+            raise InputError(f"a model needs at least one field, and field names must be unique; given {', '.join(names) or 'none'}")
         if len(self.edges) != len(self.numeric_fields):
             raise InputError(
                 f"edges are given for {len(self.edges)} of {len(self.numeric_fields)} numeric fields; "
-                "fit_edges on the same columns makes them"
+                "compute them by fit_edges on the same columns"
             )
         for name, edges in zip(self.numeric_fields, self.edges, strict=True):
             increasing = all(earlier < later for earlier, later in pairwise(edges))
@@ -111,7 +127,7 @@ class ModelConfig:
         if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
             raise InputError(f"classes must name at least two different classes, given {', '.join(self.classes) or 'none'}")
         if self.head == "binary" and len(self.classes) != 2:
-            raise InputError(f"head 'binary' decides between two classes, {len(self.classes)} are given; use head 'multiclass'")
+            raise InputError(f"head 'binary' needs exactly two classes, given {len(self.classes)}; use head 'multiclass'")
 
     def _check_sizes(self) -> None:
         for name in ("history_length", "d_model", "num_heads", "num_layers", "attention_window"):
@@ -121,7 +137,7 @@ class ModelConfig:
             if getattr(self, name) < 0:
                 raise InputError(f"{name} must be at least 0, given {getattr(self, name)}")
         if len({task.name for task in self.tasks}) != len(self.tasks):
-            raise InputError(f"each task is named once, given {', '.join(task.name for task in self.tasks)}")
+            raise InputError(f"names of tasks must be unique, given {', '.join(task.name for task in self.tasks)}")
         if self.form not in ("rows", "histories"):
             raise InputError(f"form must be rows or histories, given {self.form!r}")
         if self.form == "histories" and self.history_length < 2:
@@ -130,26 +146,26 @@ class ModelConfig:
             raise InputError(f"num_heads must divide d_model, given {self.num_heads} and {self.d_model}")
         for name in ("dropout", "field_dropout"):
             if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"{name} is a probability below 1, given {getattr(self, name)}")
+                raise InputError(f"{name} must be a probability from 0 to below 1, given {getattr(self, name)}")
 
     def to_dict(self) -> dict[str, Any]:
-        """The configuration as JSON-able values; `from_dict` gives an equal one."""
+        """Convert to JSON-compatible values; the inverse of :meth:`from_dict`."""
         return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> ModelConfig:
-        """Build from what `to_dict` gave.
+        """Build a configuration from the result of :meth:`to_dict`.
 
         Raises:
-            InputError: A key is unknown or missing, or a value has the wrong type or range.
+            InputError: A key is unknown or missing, or a value has the wrong type or is out of range.
         """
         content = _renamed(content)
         known = {field.name for field in fields(cls)}
         unknown, missing = sorted(set(content) - known), sorted(known - _ADDED - set(content))
         if unknown:
-            raise InputError(f"unknown key '{unknown[0]}' in a model configuration; known are {', '.join(sorted(known))}")
+            raise InputError(f"unknown key '{unknown[0]}' in a model configuration; known keys are {', '.join(sorted(known))}")
         if missing:
-            raise InputError(f"key '{missing[0]}' is missing in a model configuration")
+            raise InputError(f"key '{missing[0]}' is missing from a model configuration")
         for name, value in content.items():
             if not _of_type(name, value):
                 raise InputError(f"key '{name}' of a model configuration has a value of the wrong type: {str(value)[:60]!r}")
@@ -160,20 +176,20 @@ _TEXTS = ("numeric_fields", "categorical_fields", "classes")
 _PROBABILITIES = ("dropout", "field_dropout")
 _NAMES = ("embedding", "attention", "head", "score", "form", "numeric_encoding")
 _ADDED = {"global_nodes", "score", "form", "adapter_rank", "tasks", "numeric_encoding", "cycles"}
-"""Keys that models of earlier versions lack; their defaults are what those models were."""
+"""Keys that models of earlier versions lack; the defaults describe those models."""
 _RENAMED = {"history": "history_length", "window": "attention_window"}
 _RENAMED_FORMS = {"window": "rows", "sequence": "histories"}
 
 
 def _renamed(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys and forms of version 0.1 under their present names."""
+    """Replace the key and form names of version 0.1 by the current ones."""
     renamed = {_RENAMED.get(name, name): value for name, value in content.items()}
     form = renamed.get("form")
     return renamed if form is None else renamed | {"form": _RENAMED_FORMS.get(form, form)}
 
 
 def _plain(value: Any) -> Any:
-    """Tuples as lists, all the way down, and tasks as what they tell."""
+    """Convert nested tuples to lists and tasks to dictionaries."""
     if isinstance(value, Task):
         return value.to_dict()
     return [_plain(item) for item in value] if isinstance(value, tuple) else value

@@ -1,7 +1,8 @@
-"""Dropout at the price of 16 random bits per channel.
+"""Dropout that needs only 16 random bits per channel.
 
-On a CPU torch's dropout draws a 64-bit number per channel, one after the other, and was a sixth of a training step; four draws fit in one.
-The probability is thereby rounded to a multiple of 1 / 65,536.
+On a CPU torch's dropout draws a 64-bit number for each channel, one after another, and took a sixth of the
+time of a training step. Here four channels share one 64-bit number. The probability is therefore rounded to a
+multiple of 1 / 65,536.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ LEVELS = 1 << 16
 
 
 class Dropout(nn.Module):
-    """Zeroes channels with probability `p` in training and scales the others by 1 / (1 - p); torch's own on CUDA.
+    """Zero channels with probability `p` in training and scale the others by 1 / (1 - p).
+
+    On CUDA this is torch's dropout.
 
     Args:
-        p: probability, 0 to below 1.
+        p: probability, from 0 to below 1.
     """
 
     def __init__(self, p: float) -> None:
@@ -25,7 +28,7 @@ class Dropout(nn.Module):
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
-        """Same shape as `x`."""
+        """Apply dropout; the result has the shape of `x`."""
         if not self.training or self.p == 0:
             return x
         if x.device.type != "cpu":
@@ -36,5 +39,5 @@ class Dropout(nn.Module):
         return x * (keep * (LEVELS / (LEVELS - dropped)))
 
     def extra_repr(self) -> str:
-        """The probability, in the printed module."""
+        """Show the probability in the printed module."""
         return f"p={self.p}"

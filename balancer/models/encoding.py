@@ -1,16 +1,20 @@
-"""Target-aware piecewise-linear encoding of numbers, with steps: in trials the part of the recipe that mattered most.
+"""Target-aware piecewise-linear encoding of numbers, with step indicators.
 
-Per field the bin edges are the thresholds of a decision tree fitted on train (Gorishniy et al. 2022, "On Embeddings for Numerical Features
-in Tabular Deep Learning", section 3.2.2); beside the piecewise-linear values of that paper stand step indicators, so that a rare tail (an
-amount above 220) can be cut off at its edge instead of being approached along a slope.
+In experiments this was the most important part of the model. The bin edges of each field are the thresholds
+of a decision tree fitted on the training rows (Gorishniy et al. 2022, "On Embeddings for Numerical Features
+in Tabular Deep Learning", section 3.2.2). Step indicators are added to the piecewise-linear values of that
+paper, so that the model can separate a rare tail (an amount above 220) exactly at its edge instead of along a
+slope.
 
-What is special is how it is computed. Written out, the encoding of a row is F fields x E bins x 2 numbers, and a linear map of it to d
-channels is a product with a matrix that is nearly all ones and zeros. But for a value in bin b of its field that product is
+The encoding is not computed literally. Written out, the encoding of a row has F fields x E bins x 2 numbers,
+nearly all of them 0 or 1, and is multiplied by a matrix to give d channels. For a value in bin b of its field
+that product is
 
     sum of slope[j] over j < b  +  sum of step[j] over j <= b  +  fraction * slope[b]
 
-so with running sums of the weights it is two look-ups per field. The weights, and thus what an optimizer does, are those of the linear
-map; the look-ups and their gradient take a quarter of its time on a CPU and a tenth of its memory.
+so with cumulative sums of the weights it takes two look-ups per field. The parameters, and thus the
+optimizer's updates, are those of the linear map. The look-ups and their gradient take a quarter of its time
+on a CPU and a tenth of its memory.
 """
 
 from __future__ import annotations
@@ -26,44 +30,49 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 ROW_LIMIT = 300_000
-"""Above this many rows the trees are fitted on a weighted sub-sample."""
+"""Above this number of rows the trees are fitted on a weighted subsample."""
 CELL_LIMIT = 2_000
-"""Quantiles per class between which a tree may cut a field that has more values than this."""
+"""Number of quantiles per class that limit where a tree may split a field with more values than this."""
 LARGEST = 1e37
-"""Edges stay within this, so that differences of float32 stay finite."""
+"""Limit of the edges, so that differences of float32 values stay finite."""
 
 
 def fit_edges(
     values: NDArray[np.float32], label: NDArray[np.integer[Any]], *, max_leaves: int = 24, seed: int
 ) -> list[NDArray[np.float32]]:
-    """Bin edges per numeric field: the smallest value, a decision tree's thresholds, the largest value.
+    """Compute the bin edges of each numeric field: the smallest value, thresholds of a decision tree, the
+    largest value.
 
-    A field by which no class can be told apart gets its quantiles, a constant one a single bin of its own size.
+    A field that does not separate the classes gets its quantiles; a constant field gets a single bin.
 
     Args:
-        values: (R, F), the rows of train; NaN and infinite values are left out.
-        label: (R,) class index, 0 = negative; rows below 0 are unlabelled and left out.
-        max_leaves: most bins per field.
-        seed: draws the sub-sample of the commonest class above `ROW_LIMIT` rows.
+        values: (R, F), the training rows; NaN and infinite values are ignored.
+        label: (R,) class index, 0 = negative; negative labels are unlabelled and ignored.
+        max_leaves: maximum number of bins per field.
+        seed: random seed of the subsample above `ROW_LIMIT` rows.
 
     Returns:
-        F arrays of float32, strictly increasing, 2 to max_leaves + 1 long.
+        F arrays of float32, strictly increasing, of length 2 to max_leaves + 1.
 
     Raises:
-        ValueError: The shapes do not fit.
+        ValueError: The shapes do not match.
     """
     if values.ndim != 2 or label.shape != values.shape[:1]:
-        raise ValueError(f"values are (R, F) with label (R,), given {values.shape} and {label.shape}")
+        raise ValueError(f"values must be (R, F) and label (R,), given {values.shape} and {label.shape}")
     rows, weight = _sample_rows(label, seed)
     target = label[rows]
     return [_field_edges(values[rows, field].astype(np.float32), target, weight, max_leaves) for field in range(values.shape[1])]
 
 
 def _sample_rows(label: NDArray[np.integer[Any]], seed: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Labelled rows, and how many each stands for: every class whole, but for those above their share of the limit, which are thinned."""
+    """Select labelled rows and their weights, at most `ROW_LIMIT` rows.
+
+    Classes that fit into an equal share of the limit are used completely; larger classes are subsampled, and
+    each of their rows represents several.
+    """
     rng = np.random.default_rng(seed)
     groups = [np.flatnonzero(label == value) for value in np.unique(label[label >= 0])]
-    groups.sort(key=len)  # what the small classes do not need of the limit goes to the larger ones
+    groups.sort(key=len)  # the rows that small classes leave unused go to the larger ones
     rows: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
     weight: list[NDArray[np.float64]] = [np.empty(0)]
     left = ROW_LIMIT
@@ -88,7 +97,7 @@ def _field_edges(
     thresholds = _tree_thresholds(value, label, weight, max_leaves)
     if not len(thresholds):
         thresholds = np.quantile(value, np.linspace(0, 1, min(max_leaves, 8) + 1)[1:-1])
-    # Rounded down, x > edge holds for exactly the float32 x for which x > threshold does.
+    # After rounding down, x > edge holds for exactly those float32 x for which x > threshold holds.
     inner = thresholds.astype(np.float32)
     inner = np.unique(np.where(inner > thresholds, np.nextafter(inner, np.float32(-np.inf)), inner))
     inner = inner[inner < high]
@@ -100,7 +109,7 @@ def _field_edges(
 def _tree_thresholds(
     value: NDArray[np.float32], label: NDArray[np.integer[Any]], weight: NDArray[np.float64], max_leaves: int
 ) -> NDArray[np.float64]:
-    from sklearn.tree import DecisionTreeClassifier  # a second to import, and needed only where a model is made
+    from sklearn.tree import DecisionTreeClassifier  # takes a second to import and is needed only to build a model
 
     if max_leaves < 2:
         return np.empty(0)
@@ -116,31 +125,34 @@ def _tree_thresholds(
 
 
 class _Cells(NamedTuple):
+    """Neighbouring values of a field merged into M cells."""
+
     smallest: NDArray[np.float32]
     """(M,) smallest value of each cell, increasing."""
     largest: NDArray[np.float32]
     """(M,) largest value of each cell."""
     weight: NDArray[np.float64]
-    """(M, K) rows of each class."""
+    """(M, K) weighted number of rows of each class."""
 
 
 def _count_cells(value: NDArray[np.float32], label: NDArray[np.integer[Any]], weight: NDArray[np.float64]) -> _Cells:
-    """Neighbouring values merged into cells, so that a tree grows on thousands of counts instead of hundreds of thousands of rows.
+    """Merge neighbouring values into cells, so that a tree is fitted on thousands of counts instead of
+    hundreds of thousands of rows.
 
-    A field of few values keeps them all. Otherwise cells begin and end at quantiles of each class by itself: where a rare class lies they
-    are as fine as its rows.
+    A field with few values keeps all of them. Otherwise cells begin and end at quantiles of each class, so
+    that they are as fine as the rows of a rare class where that class lies.
     """
     order = np.argsort(value, kind="stable")
     value, weight = value[order], weight[order]
     which = np.unique(label[order], return_inverse=True)[1]
     starts = np.flatnonzero(np.concatenate([[True], value[1:] != value[:-1]]))
     if len(starts) > CELL_LIMIT:
-        kept = [np.array([0])]
+        boundaries = [np.array([0])]
         for members in (np.flatnonzero(which == index) for index in range(which.max() + 1)):
             picked = members[np.linspace(0, len(members) - 1, min(len(members), CELL_LIMIT)).astype(np.int64)]
             run = np.searchsorted(starts, picked, side="right")
-            kept += [run - 1, np.minimum(run, len(starts) - 1)]  # one cut before the picked value and one after it
-        starts = starts[np.unique(np.concatenate(kept))]
+            boundaries += [run - 1, np.minimum(run, len(starts) - 1)]  # a boundary before the picked value and one after it
+        starts = starts[np.unique(np.concatenate(boundaries))]
     cell = np.zeros(len(value), np.int64)
     cell[starts[1:]] = 1
     classes = int(which.max()) + 1
@@ -149,10 +161,10 @@ def _count_cells(value: NDArray[np.float32], label: NDArray[np.integer[Any]], we
 
 
 class Bins(nn.Module):
-    """Where numbers fall among the edges of their fields.
+    """Assign numbers to the bins of their fields.
 
     Args:
-        edges: per field at least two strictly increasing numbers.
+        edges: at least two strictly increasing numbers per field.
     """
 
     lower: Tensor
@@ -169,20 +181,29 @@ class Bins(nn.Module):
             edge = torch.as_tensor(values, dtype=torch.float32)
             lower[field, : len(edge) - 1], upper[field, : len(edge) - 1] = edge[:-1], edge[1:]
         self.levels = (bins - 1).bit_length()
-        # Bin b holds lower[b] < x <= lower[b + 1]; the search counts the inner edges below x, padded by infinity to a power of two.
+        # Bin b contains lower[b] < x <= lower[b + 1]. The search counts the inner edges below x, padded by
+        # infinity to a power of two.
         search = torch.full((len(edges), 1 << self.levels), torch.inf)
         search[:, : bins - 1] = lower[:, 1:]
         self.register_buffer("search", search.flatten(), persistent=False)
         self.register_buffer("lower", lower.flatten(), persistent=False)
-        # Where edges are padding the width is NaN and never read; the floor keeps 0 / width finite where float32 runs out.
+        # The width of padded edges is NaN and never read. The minimum keeps 0 / width finite for differences
+        # that underflow.
         self.register_buffer("width", (upper - lower).clamp(min=torch.finfo(torch.float32).tiny).flatten(), persistent=False)
         self.register_buffer("first_cell", torch.arange(len(edges), dtype=torch.int32), persistent=False)
         self.fields, self.bins = len(edges), bins
 
     @torch.no_grad()
     def forward(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of numbers (R, F), NaN missing, and whether they are to count (R, F) bool: the cell (R, F) int32 of each, the field's first cell plus the bin;
-        1 or 0 for there or missing; and the way through the bin, 0 to 1, 0 for missing.
+        """Find the bin of each number and the position within the bin.
+
+        Args:
+            values: (R, F) numbers; NaN is missing.
+            present: (R, F) bool, False where a field counts as missing.
+
+        Returns:
+            The cell (R, F) int32, which is the field's first cell plus the bin; 1 if present or 0 if missing
+            (R, F); and the fraction of the bin below the value (R, F), from 0 to 1, 0 if missing.
         """
         present = present & ~values.isnan()
         cell = self._find_cell(values)
@@ -192,7 +213,7 @@ class Bins(nn.Module):
         return cell, present.to(fraction.dtype), fraction
 
     def _find_cell(self, values: Tensor) -> Tensor:
-        """(R, F) int32: the field's first cell plus the bin, by a binary search without branches, all values in the same steps."""
+        """Find the cells (R, F) int32 by a branch-free binary search, all values in the same steps."""
         size = 1 << self.levels
         found = (self.first_cell * size).expand(values.shape).flatten()
         flat = values.flatten()
@@ -203,15 +224,16 @@ class Bins(nn.Module):
 
 
 class PiecewiseLinearEncoder(nn.Module):
-    """Numeric fields to d channels: a linear map of piecewise-linear values and step indicators, summed over the fields.
+    """Encode numeric fields as d channels: piecewise-linear values and step indicators, a linear map, summed
+    over fields.
 
-    The value of bin j is `clamp((x - edge[j]) / (edge[j + 1] - edge[j]), 0, 1)`, its step is `x > edge[j]`, and the step of bin 0 is 1 for
-    every value that is there. So a missing value (NaN) contributes nothing and is told apart from a small one, and 1e12 is no more than
-    the largest value of train.
+    The value of bin j is `clamp((x - edge[j]) / (edge[j + 1] - edge[j]), 0, 1)` and its step is `x >
+    edge[j]`; the step of bin 0 is 1 for every present value. Hence a missing value (NaN) contributes nothing
+    and differs from a small value, and 1e12 is encoded like the largest training value.
 
     Args:
-        edges: per field at least two strictly increasing numbers.
-        d_model: channels of the output.
+        edges: at least two strictly increasing numbers per field.
+        d_model: number of output channels.
     """
 
     def __init__(self, edges: Sequence[Sequence[float] | NDArray[np.float32]], d_model: int) -> None:
@@ -223,45 +245,51 @@ class PiecewiseLinearEncoder(nn.Module):
         self.step = nn.Parameter(torch.empty(fields, bins, d_model).uniform_(-bound, bound))
 
     def table(self) -> Tensor:
-        """(2 T, d), T = F x bins: per cell what lies below it, then its slope; a row's encoding is a weighted sum of 2 F entries."""
+        """Compute the look-up table (2 T, d), T = F x bins.
+
+        The first T rows are the sums over all bins up to each cell, the last T rows the slopes. The encoding
+        of a row is a weighted sum of 2 F entries.
+        """
         below = self.slope.cumsum(1) - self.slope + self.step.cumsum(1)
         return torch.cat([below.flatten(0, 1), self.slope.flatten(0, 1)])
 
-    def each(self, values: Tensor, present: Tensor) -> Tensor:
-        """As `forward`, before the sum: one vector per field, (R, F, d_model)."""
-        cell, there, fraction = self.places(values, present)
+    def per_field(self, values: Tensor, present: Tensor) -> Tensor:
+        """Encode like :meth:`forward`, but without the sum over fields: (R, F, d_model)."""
+        cell, is_present, fraction = self.places(values, present)
         table, below = self.table(), cell.to(torch.int64)
-        each: Tensor = F.embedding(below, table) * there[..., None] + F.embedding(below + len(table) // 2, table) * fraction[..., None]
+        each: Tensor = F.embedding(below, table) * is_present[..., None] + F.embedding(below + len(table) // 2, table) * fraction[..., None]
         return each
 
     def forward(self, values: Tensor, present: Tensor) -> Tensor:
         """Encode and project.
 
         Args:
-            values: (R, F) numbers; NaN counts as missing.
-            present: (R, F) bool, False where a field is to count as missing.
+            values: (R, F) numbers; NaN is missing.
+            present: (R, F) bool, False where a field counts as missing.
 
         Returns:
             (R, d_model).
         """
-        cell, there, fraction = self.places(values, present)
+        cell, is_present, fraction = self.places(values, present)
         table = self.table()
         if torch.is_grad_enabled() and table.device.type == "cpu":
-            looked_up: Tensor = _TableLookup.apply(table, cell, there, fraction)  # type: ignore[no-untyped-call]
+            looked_up: Tensor = _TableLookup.apply(table, cell, is_present, fraction)  # type: ignore[no-untyped-call]
             return looked_up
-        return _look_up(table, cell, there, fraction)
+        return _look_up(table, cell, is_present, fraction)
 
 
 def _look_up(table: Tensor, cell: Tensor, present: Tensor, fraction: Tensor) -> Tensor:
-    """(R, d): per row the sum over fields of `present * table[cell] + fraction * table[T + cell]`, table (2 T, d)."""
+    """Sum over fields of `present * table[cell] + fraction * table[T + cell]`, (R, d), for a table (2 T, d)."""
     index = torch.cat([cell, cell + len(table) // 2], 1)
     return F.embedding_bag(index, table, mode="sum", per_sample_weights=torch.cat([present, fraction], 1))
 
 
 class _TableLookup(torch.autograd.Function):
-    """`_look_up` with a gradient that suits a CPU: rows sorted by cell, so that each cell's gradient is one bag of rows summed.
+    """`_look_up` with a gradient that is fast on a CPU: entries are sorted by cell, and each cell's gradient
+    is one sum of rows.
 
-    torch's own backward of embedding_bag scatters and takes ten times as long; it is kept for CUDA, where it is the fast one.
+    torch's own backward pass of embedding_bag uses scatter and takes ten times as long on a CPU. It remains
+    in use on CUDA, where it is the faster one.
     """
 
     @staticmethod
@@ -275,7 +303,7 @@ class _TableLookup(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         cell, present, fraction = ctx.saved_tensors
         key = cell.flatten()
-        # Half the bytes are half the passes of the radix sort.
+        # Half the bytes need half the passes of the radix sort.
         narrow = key.to(torch.int16) if ctx.cells <= torch.iinfo(torch.int16).max else key
         order = narrow.sort(stable=True).indices
         counts = torch.bincount(key, minlength=ctx.cells)

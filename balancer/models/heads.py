@@ -1,8 +1,9 @@
-"""What is decided at the target: fraud or not, or which of K classes.
+"""Heads: from the encoded target position to class probabilities.
 
-The multi-class head factors its decision: first fraud or not, with the very logit and loss of the binary head, then which kind, given
-fraud. The two losses add up to the cross-entropy over all classes, exactly. So naming the kinds never blurs the decision that matters
-most, and 1 - p[:, 0] is the sigmoid of one logit rather than a sum over classes that were traded against one another.
+The multi-class head predicts in two stages: first fraud or not, with the same logit and loss as the binary
+head, then the kind of fraud, given fraud. The sum of both losses is exactly the cross-entropy over all
+classes. Adding kinds of fraud therefore does not affect the binary decision, and 1 - p[:, 0] is the sigmoid
+of one logit.
 """
 
 from __future__ import annotations
@@ -18,33 +19,39 @@ from balancer.models.batch import SequenceBatch
 
 
 class Head(nn.Module, ABC):
-    """From the last block's output to logits, and from logits to probabilities and a loss."""
+    """Base class of heads: logits from the output of the last block, probabilities and loss from logits."""
 
     losses_of: ClassVar[tuple[str, ...]] = ("decision",)
-    """Names of what `losses` gives."""
+    """Keys of the dictionary returned by `losses`."""
     needs_sequence: ClassVar[bool] = False
-    """Whether the head wants every position; if not, it gets the target's alone, (B, 1, d), which costs much less."""
+    """Whether the head reads every position; if not, it receives only the target's, (B, 1, d), which is much
+    cheaper.
+    """
 
     @abstractmethod
     def forward(self, batch: SequenceBatch) -> Tensor:
-        """Logits (B,) or (B, K) of the rows' last real positions."""
+        """Compute the logits (B,) or (B, K) of the last real position of each row."""
 
     @abstractmethod
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Probabilities (B, K) float32, rows summing to 1; column 0 is the negative class, and 1 minus it the fraud score."""
+        """Convert logits to probabilities (B, K) float32, each row summing to 1.
+
+        Column 0 is the negative class; 1 minus that column is the fraud score.
+        """
 
     @abstractmethod
     def loss(self, logits: Tensor, label: Tensor, class_weight: Tensor | None = None) -> Tensor:
-        """Mean loss over the labelled rows; zero where there is none.
+        """Compute the mean loss over the labelled rows, zero if there are none.
 
         Args:
-            logits: what `forward` gave.
-            label: (B,) int64 class index; -1 is unlabelled and left out.
-            class_weight: (K,) weight of each class; the mean is then over the weights, as in torch's cross-entropy.
+            logits: result of `forward`.
+            label: (B,) int64 class index; rows with -1 are unlabelled and ignored.
+            class_weight: (K,) weight of each class; the result is then the weighted mean, as in torch's
+                cross-entropy.
         """
 
     def losses(self, logits: Tensor, label: Tensor, class_weight: Tensor | None = None) -> dict[str, Tensor]:
-        """The loss as the parts that may be weighed against one another and against further tasks; they add up to `loss`."""
+        """Split the loss into terms that can be weighted separately; they sum to `loss`."""
         return {self.losses_of[0]: self.loss(logits, label, class_weight)}
 
 
@@ -52,7 +59,7 @@ class BinaryHead(Head):
     """One logit (B,) for fraud.
 
     Args:
-        d_model: channels in.
+        d_model: number of input channels.
     """
 
     def __init__(self, d_model: int) -> None:
@@ -60,27 +67,27 @@ class BinaryHead(Head):
         self.project = nn.Linear(d_model, 1)
 
     def forward(self, batch: SequenceBatch) -> Tensor:
-        """Logit (B,): log-odds of fraud."""
+        """Compute the logits (B,): log-odds of fraud."""
         logit: Tensor = self.project(batch.last().values[:, 0])
         return logit[:, 0]
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Probabilities (B, 2) float32: legitimate, fraud."""
+        """Convert logits to probabilities (B, 2) float32: legitimate, fraud."""
         logits = logits.float()
         return torch.stack([torch.sigmoid(-logits), torch.sigmoid(logits)], -1)
 
     def loss(self, logits: Tensor, label: Tensor, class_weight: Tensor | None = None) -> Tensor:
-        """Binary cross-entropy in float32; see `Head.loss`."""
+        """Compute the binary cross-entropy in float32; see :meth:`Head.loss`."""
         each = F.binary_cross_entropy_with_logits(logits.float(), (label > 0).float(), reduction="none")
         return _masked_mean(each, label, class_weight)
 
 
 class MulticlassHead(Head):
-    """Log-probabilities (B, K): a logit for fraud, and a softmax over its K - 1 kinds.
+    """Log-probabilities (B, K): one logit for fraud, and a softmax over the K - 1 kinds of fraud.
 
     Args:
-        d_model: channels in.
-        num_classes: K, the negative class included.
+        d_model: number of input channels.
+        num_classes: K, including the negative class.
     """
 
     losses_of = ("fraud", "type")
@@ -90,22 +97,26 @@ class MulticlassHead(Head):
         self.project = nn.Linear(d_model, num_classes)
 
     def forward(self, batch: SequenceBatch) -> Tensor:
-        """Log-probabilities (B, K) float32; as logits they are their own softmax."""
+        """Compute log-probabilities (B, K) float32; as logits, their softmax is the same distribution."""
         scores: Tensor = self.project(batch.last().values[:, 0]).float()
         fraud, kind = scores[:, :1], scores[:, 1:]
         return torch.cat([F.logsigmoid(-fraud), F.logsigmoid(fraud) + F.log_softmax(kind, -1)], -1)
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Probabilities (B, K) float32."""
+        """Convert log-probabilities to probabilities (B, K) float32."""
         return logits.exp()
 
     def loss(self, logits: Tensor, label: Tensor, class_weight: Tensor | None = None) -> Tensor:
-        """Cross-entropy over all classes; see `Head.loss`."""
+        """Compute the cross-entropy over all classes; see :meth:`Head.loss`."""
         each = -logits.gather(1, label.clamp(min=0)[:, None])[:, 0]
         return _masked_mean(each, label, class_weight)
 
     def losses(self, logits: Tensor, label: Tensor, class_weight: Tensor | None = None) -> dict[str, Tensor]:
-        """`fraud`: whether it is any; `type`: which, on the rows that are fraud; both as means over all labelled rows."""
+        """Split the cross-entropy into `fraud` (whether a row is fraud) and `type` (which kind, on rows that
+        are fraud).
+
+        Both are means over all labelled rows.
+        """
         fraud = logits[:, 1:].logsumexp(-1)
         kind = -(logits.gather(1, label.clamp(min=1)[:, None])[:, 0] - fraud).masked_fill(label < 1, 0)
         either = -torch.where(label > 0, fraud, logits[:, 0])

@@ -1,22 +1,34 @@
-"""The kernels in C++ that are built when the package is installed: found beside the module that calls them, loaded by ctypes."""
+"""Load the C++ kernels by ctypes.
+
+They are compiled when the package is installed and lie in the folder of the module that calls them.
+"""
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from pathlib import Path
 
 
-def load_library(folder: Path, stem: str) -> tuple[ctypes.CDLL | None, str]:
-    """The library `stem` in `folder` and its file's name; or None, and why there is none."""
+def load_library(folder: Path, stem: str, prepare: Callable[[ctypes.CDLL, str], str | None]) -> tuple[ctypes.CDLL | None, str | None]:
+    """Load the library whose file name begins with `stem`.
+
+    Args:
+        folder: folder of the library.
+        stem: beginning of the file name.
+        prepare: called with the library and its file name, to declare its functions. It returns None, or the reason
+            why the library can't be used here.
+
+    Returns:
+        The library and None, or None and the reason why it can't be used.
+    """
     found = sorted(path for path in folder.glob(f"{stem}*") if path.suffix in (".so", ".pyd", ".dylib"))
     if not found:
-        return None, "it was not built: install balancer where a C++ compiler is (g++ or clang++)"
+        return None, "it was not built: install a C++ compiler (g++ or clang++), then install balancer again"
+    name = found[0].name
     try:
-        return ctypes.CDLL(str(found[0])), found[0].name
-    except OSError as error:
-        return None, cant_load(found[0].name, error)
-
-
-def cant_load(name: str, error: Exception) -> str:
-    """What to say of a library that is there and no good."""
-    return f"{name} can't be loaded ({error}): install balancer again"
+        library = ctypes.CDLL(str(found[0]))
+        reason = prepare(library, name)
+    except (OSError, AttributeError) as error:
+        return None, f"{name} can't be loaded ({error}): install balancer again"
+    return (library, None) if reason is None else (None, reason)

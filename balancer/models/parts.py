@@ -1,14 +1,15 @@
-"""Parts by name: shipped ones, ones that another package registers, and a class of the user's own as `module:Class`.
+"""Find parts by name: those of this package, those registered by other packages, and `module:Class` of the
+user.
 
-Special: a name in a saved model can make Python import a module, never run anything else. What is found must be a class of modules, and it is called
-with the configuration alone.
+A name in a saved model can make Python import a module, but nothing else runs. The imported object must be a
+subclass of the part's base class, and it is called with the configuration only.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,27 +19,30 @@ from torch import nn
 from balancer.data.spec import nearest
 from balancer.errors import InputError
 from balancer.models.config import ModelConfig
+from balancer.names import PARTS as PARTS
 
 Part = TypeVar("Part", bound=nn.Module)
 Factory = Callable[[ModelConfig], Part]
 
 ENTRY_POINTS = "balancer.parts"
-"""Group of entry points: `attention.NAME = "package.module:Class"` makes NAME an attention wherever that package is installed."""
-PARTS = ("embedding", "attention", "head", "adapter", "tasks")
-"""What of a classifier can be trained alone; the rest is the trunk."""
+"""Group of entry points. `attention.NAME = "package.module:Class"` makes NAME an attention wherever that
+package is installed.
+"""
 
 
 def find_part(registry: Mapping[str, Factory[Part]], kind: str, name: str, base: type[Part]) -> Factory[Part]:
-    """What makes the part `name` from a `ModelConfig`.
+    """Find the class or function that builds the part `name` from a `ModelConfig`.
 
     Args:
-        registry: the shipped parts and what was added to them, by name.
+        registry: known parts by name.
         kind: embedding, attention or head.
-        name: a key of `registry`, NAME of an entry point `kind.NAME`, or `module:Class` of a module in the current folder or on Python's path.
-        base: what the part must be a kind of.
+        name: a key of `registry`, NAME of an entry point `kind.NAME`, or `module:Class` of a module in the
+            current folder or on Python's path.
+        base: required base class.
 
     Raises:
-        InputError: There is no such part (the nearest name is told), or it is no part of that kind.
+        InputError: There is no such part, or it is not a subclass of `base`. The message suggests the nearest
+            name.
     """
     if name in registry:
         return registry[name]
@@ -48,7 +52,7 @@ def find_part(registry: Mapping[str, Factory[Part]], kind: str, name: str, base:
         entry.name.removeprefix(f"{kind}."): entry for entry in entry_points(group=ENTRY_POINTS) if entry.name.startswith(f"{kind}.")
     }
     if name not in registered:
-        raise InputError(f"unknown {kind} '{name}'; {nearest(name, [*sorted(registry), *sorted(registered)])}; or module:Class of your own")
+        raise InputError(f"unknown {kind} '{name}'; {nearest(name, [*sorted(registry), *sorted(registered)])}; or give module:Class")
     try:
         found = registered[name].load()
     except (ImportError, AttributeError) as error:
@@ -57,7 +61,9 @@ def find_part(registry: Mapping[str, Factory[Part]], kind: str, name: str, base:
 
 
 def name_of(registry: Mapping[str, Factory[Any]], part: object) -> str:
-    """The name under which :func:`find_part` finds the class of `part`, or `part` where it is a class or a function."""
+    """Return the name under which :func:`find_part` finds the class of `part`, or `part` itself if it is a
+    class or function.
+    """
     for name, factory in registry.items():
         if factory is part or factory is type(part):
             return name
@@ -66,7 +72,11 @@ def name_of(registry: Mapping[str, Factory[Any]], part: object) -> str:
 
 
 def part_of(tensor: str) -> str:
-    """Which part a tensor of a classifier belongs to, by its name in `state_dict()`: one of `PARTS`, or trunk."""
+    """Name the part to which a tensor of a classifier belongs: one of `PARTS`, or trunk.
+
+    Args:
+        tensor: its key in `state_dict()`.
+    """
     names = tensor.split(".")
     if names[-1] in ("adapter_down", "adapter_up"):
         return "adapter"
@@ -75,23 +85,9 @@ def part_of(tensor: str) -> str:
     return "attention" if names[0] == "blocks" and len(names) > 2 and names[2] == "attention" else "trunk"
 
 
-def check_parts(names: Iterable[str], flag: str) -> frozenset[str]:
-    """The names as a set.
-
-    Raises:
-        InputError: One is unknown, or there is none.
-    """
-    found = frozenset(names)
-    for name in sorted(found - set(PARTS)):
-        raise InputError(f"{flag}: unknown part '{name}'; {nearest(name, PARTS)}")
-    if not found:
-        raise InputError(f"{flag} names no part: give one or more of {', '.join(PARTS)}")
-    return found
-
-
 def _imported(kind: str, name: str) -> object:
     module, _, attribute = name.partition(":")
-    # The console script's path does not hold the current folder, where a file of the user's own stands.
+    # The path of a console script does not include the current folder, where the user's module may be.
     here = str(Path.cwd())
     added = here not in sys.path and "" not in sys.path
     if added:
@@ -102,8 +98,8 @@ def _imported(kind: str, name: str) -> object:
             found = getattr(found, step)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(
-            f"{kind} '{name}' can't be imported ({error}): run where {module}.py is, or put its folder into PYTHONPATH; "
-            "a class made inside a function is registered by name instead"
+            f"{kind} '{name}' can't be imported ({error}): run in the folder of {module}.py, or add that folder to PYTHONPATH; "
+            "register a class that is defined inside a function by name instead"
         ) from error
     finally:
         if added:
@@ -113,5 +109,5 @@ def _imported(kind: str, name: str) -> object:
 
 def _checked(found: object, kind: str, name: str, base: type[Part]) -> Factory[Part]:
     if not (isinstance(found, type) and issubclass(found, base)):
-        raise InputError(f"{kind} '{name}' is no class derived from {base.__name__}: docs/parts.md shows one")
-    return found  # called with the configuration, as the contract says
+        raise InputError(f"{kind} '{name}' is not a subclass of {base.__name__}: see docs/parts.md for an example")
+    return found  # it is called with the configuration only

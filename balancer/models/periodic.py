@@ -1,8 +1,11 @@
-"""Numbers as sines and cosines: of learned frequencies for any number, of a known period for what comes round again, as the hour of the day.
+"""Encoding of numbers by sines and cosines: of learned frequencies for any number, of a known period for
+cyclic fields.
 
-The frequencies are those of Gorishniy et al. 2022, "On Embeddings for Numerical Features in Tabular Deep Learning", section 3.3, each field with
-a linear map and a ReLU of its own. What is special: a value is first replaced by its place among the field's bin edges. Cents or euros, a long
-tail or none, the frequencies see about the same spread, and 1e12 is no more than the largest value of train.
+The learned frequencies follow Gorishniy et al. 2022, "On Embeddings for Numerical Features in Tabular Deep
+Learning", section 3.3, where each field has its own linear map and ReLU. In addition, a value is first
+replaced by its relative position among the bin edges of the field. The inputs of all frequencies then have
+about the same spread, whatever the unit or the tail of the field, and 1e12 is encoded like the largest
+training value.
 """
 
 from __future__ import annotations
@@ -19,23 +22,24 @@ from torch import Tensor, nn
 from balancer.models.encoding import Bins
 
 FREQUENCIES = 16
-"""Learned frequencies per field."""
+"""Number of learned frequencies per field."""
 SIGMA = 0.5
-"""Standard deviation of their first values, in turns per standard deviation of a uniform value."""
+"""Standard deviation of the initial frequencies, in periods per standard deviation of a uniform value."""
 HARMONICS = 4
-"""Sines of 1 to this many times the frequency of a cycle: the fourth of a day still tells morning from noon."""
+"""Number of harmonics of a cycle; with four, the encoding of an hour separates morning from noon."""
 
 
 class PeriodicEncoder(nn.Module):
-    """Numeric fields to d channels: per field sin and cos of 2 pi c x for learned c, then a linear map and a ReLU, summed over the fields.
+    """Encode numeric fields as d channels: sin and cos of 2 pi c x for learned c, a linear map and a ReLU,
+    summed over fields.
 
-    x is the value's place among the edges, scaled to mean 0 and standard deviation 1 for values spread evenly over the bins. A missing value
-    (NaN) contributes nothing.
+    x is the position of the value among the edges, scaled to mean 0 and standard deviation 1 for values
+    spread evenly over the bins. A missing value (NaN) contributes nothing.
 
     Args:
-        edges: per field at least two strictly increasing numbers.
-        d_model: channels of the output.
-        sigma: standard deviation of the first frequencies.
+        edges: at least two strictly increasing numbers per field.
+        d_model: number of output channels.
+        sigma: standard deviation of the initial frequencies.
     """
 
     bins: Tensor
@@ -44,45 +48,39 @@ class PeriodicEncoder(nn.Module):
         super().__init__()
         self.places = Bins(edges)
         fields = len(edges)
-        # Kept with the weights, so that a model built without memory (quantized ones are) gets it back.
+        # Stored with the weights, so that a model built on the meta device (as quantized models are) gets it
+        # on loading.
         self.register_buffer("bins", torch.tensor([len(field) - 1.0 for field in edges]))
         self.frequency = nn.Parameter(torch.randn(fields, FREQUENCIES) * sigma)
         bound = (2 * FREQUENCIES) ** -0.5
         self.weight = nn.Parameter(torch.empty(fields, 2 * FREQUENCIES, d_model).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(fields, d_model).uniform_(-bound, bound))
 
-    def each(self, values: Tensor, present: Tensor) -> Tensor:
-        """Numbers (R, F), and whether they are to count (R, F) bool, to one vector per field, (R, F, d_model)."""
-        cell, there, fraction = self.places(values, present)
+    def per_field(self, values: Tensor, present: Tensor) -> Tensor:
+        """Encode like :meth:`forward`, but without the sum over fields: (R, F, d_model)."""
+        cell, is_present, fraction = self.places(values, present)
         place = (cell - self.places.first_cell * self.places.bins + fraction) / self.bins  # 0 at the first edge, 1 at the last
         angle = (2 * place - 1)[..., None] * (self.frequency * (2 * math.pi * math.sqrt(3)))
         waves = torch.cat([angle.sin(), angle.cos()], -1)
         mixed = torch.einsum("rfk,fkd->rfd", waves, self.weight) + self.bias
-        each: Tensor = F.relu(mixed) * there[..., None]
+        each: Tensor = F.relu(mixed) * is_present[..., None]
         return each
 
     def forward(self, values: Tensor, present: Tensor) -> Tensor:
-        """Encode and project.
-
-        Args:
-            values: (R, F) numbers; NaN counts as missing.
-            present: (R, F) bool, False where a field is to count as missing.
-
-        Returns:
-            (R, d_model).
-        """
-        return self.each(values, present).sum(1)
+        """Encode and project; see :meth:`PiecewiseLinearEncoder.forward` for the arguments and the result."""
+        return self.per_field(values, present).sum(1)
 
 
 class CycleEncoder(nn.Module):
-    """Fields of known periods to d channels: sin and cos of the first harmonics, then a linear map; 23:59 lies beside 00:00.
+    """Encode cyclic fields as d channels: sin and cos of the first harmonics, then a linear map. 23:59 is
+    close to 00:00.
 
-    A value that is missing or infinite contributes nothing.
+    A missing or infinite value contributes nothing.
 
     Args:
-        columns: per cycle the column of its field.
-        periods: per cycle its period, in the field's unit.
-        d_model: channels of the output.
+        columns: for each cycle, the column of its field.
+        periods: for each cycle, its period in the field's unit.
+        d_model: number of output channels.
     """
 
     column: Tensor
@@ -96,18 +94,27 @@ class CycleEncoder(nn.Module):
         self.weight = nn.Parameter(torch.empty(len(periods), 2 * HARMONICS, d_model).uniform_(-bound, bound))
 
     def _waves(self, values: Tensor, present: Tensor) -> Tensor:
-        """(R, P, 2 H), zeros for what is missing."""
-        own = values[:, self.column]
-        there = present[:, self.column] & own.isfinite()
-        # The remainder first: sines of large angles are noise in float32.
-        turn = own.masked_fill(~there, 0).remainder(self.period) / self.period
-        angle = turn[..., None] * (2 * math.pi * torch.arange(1, HARMONICS + 1, device=turn.device))
-        return torch.cat([angle.sin(), angle.cos()], -1) * there[..., None]
+        """Sines and cosines (R, P, 2 H), zeros where the value is missing."""
+        number = values[:, self.column]
+        is_present = present[:, self.column] & number.isfinite()
+        # Take the remainder first: float32 sines of large angles are inaccurate.
+        phase = number.masked_fill(~is_present, 0).remainder(self.period) / self.period
+        angle = phase[..., None] * (2 * math.pi * torch.arange(1, HARMONICS + 1, device=phase.device))
+        return torch.cat([angle.sin(), angle.cos()], -1) * is_present[..., None]
 
     def add_to(self, tokens: Tensor, values: Tensor, present: Tensor) -> Tensor:
-        """`tokens` (R, F, d_model), one per numeric field, with the cycles of each field of `values` (R, F) added to its own."""
+        """Add the encoded cycles of each field to its token.
+
+        Args:
+            tokens: (R, F, d_model), one per numeric field.
+            values: (R, F) numbers; NaN is missing.
+            present: (R, F) bool, False where a field counts as missing.
+
+        Returns:
+            (R, F, d_model).
+        """
         return tokens.index_add(1, self.column, torch.einsum("rpk,pkd->rpd", self._waves(values, present), self.weight).to(tokens.dtype))
 
     def forward(self, values: Tensor, present: Tensor) -> Tensor:
-        """Numbers (R, F), and whether they are to count (R, F) bool, to (R, d_model)."""
+        """Encode (R, F) numbers as (R, d_model); see :meth:`add_to` for the arguments."""
         return torch.einsum("rpk,pkd->rd", self._waves(values, present), self.weight)

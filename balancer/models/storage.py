@@ -1,7 +1,8 @@
-"""A classifier in a folder: `model.safetensors` (weights) and `model.json` (configuration). No pickle.
+"""Store a classifier in a folder: `model.safetensors` (weights) and `model.json` (configuration). No pickle.
 
-Special: a model of which only some parts were trained is stored as those parts and a reference to the folder that has the rest, checked by hash; a base may
-itself have a base. The configuration holds the hash of the weights, so that a pair from two runs, or a file cut short, is noticed instead of giving wrong
+A model of which only some parts were trained is stored as those parts and a reference to the folder with the
+rest, which is checked by hash. Such a base may itself have a base. The configuration contains the hash of the
+weights, so that files of two different runs, or a truncated file, raise an error instead of giving wrong
 scores.
 """
 
@@ -29,14 +30,14 @@ CONFIG_FILE = "model.json"
 FORMAT, DELTA_FORMAT = "balancer.classifier", "balancer.classifier.delta"
 VERSION = 1
 LONGEST_CHAIN = 16
-"""Bases of bases; more are a circle."""
+"""Maximum number of nested bases; a longer chain is treated as a cycle."""
 
 
 def save_classifier(model: Classifier, folder: Path | str) -> None:
-    """Write weights and configuration into `folder`, which is made where it is missing.
+    """Write weights and configuration into `folder`, which is created if it does not exist.
 
     Raises:
-        InputError: The folder can't be written, or the disk is full; earlier files stay as they were.
+        UnwritableFileError: The folder can't be written, or the disk is full; existing files are not changed.
     """
     digest = _write_weights(model.state_dict(), Path(folder))
     content = {"format": FORMAT, "version": VERSION, "weights_sha256": digest, "config": model.config.to_dict()}
@@ -44,63 +45,72 @@ def save_classifier(model: Classifier, folder: Path | str) -> None:
 
 
 def save_delta(model: Classifier, folder: Path | str, *, base: Path | str, parts: Collection[str]) -> None:
-    """Write the tensors of `parts` only, and where the rest is.
+    """Write only the tensors of `parts`, and a reference to the folder with the others.
 
     Args:
-        model: whose other tensors are those of `base`, to the last bit.
-        folder: made where it is missing.
-        base: folder of :func:`save_classifier`, or of this function; it is stored relative to `folder`, so both can be moved together.
-        parts: of :data:`balancer.models.parts.PARTS`.
+        model: model whose other tensors equal those of `base` exactly.
+        folder: created if it does not exist.
+        base: folder written by :func:`save_classifier` or by this function. Its path is stored relative to
+            `folder`, so both can be moved together.
+        parts: names in :data:`balancer.models.parts.PARTS`.
 
     Raises:
-        InputError: A tensor outside `parts` is not the base's, or a folder can't be read or written.
+        InputError: A tensor outside `parts` differs from that of the base, or a folder can't be read or
+            written.
     """
     folder, base = Path(folder), Path(base)
-    held = load_classifier(base).state_dict()
-    own = {name: tensor for name, tensor in model.state_dict().items() if part_of(name) in parts}
+    base_tensors = load_classifier(base).state_dict()
+    delta = {name: tensor for name, tensor in model.state_dict().items() if part_of(name) in parts}
     for name, tensor in model.state_dict().items():
-        if name not in own and (name not in held or not torch.equal(held[name], tensor.cpu())):
-            raise InputError(f"{name} is not what the base {base} has: name its part ({part_of(name)}) too, or store the whole model")
-    digest = _write_weights(own, folder)
+        if name not in delta and (name not in base_tensors or not torch.equal(base_tensors[name], tensor.cpu())):
+            raise InputError(f"{name} differs from that of the base {base}: name its part ({part_of(name)}) too, or store the whole model")
+    digest = _write_weights(delta, folder)
     reference = {"path": os.path.relpath(base.resolve(), folder.resolve()), "digest": weights_digest(base)}
     content = {"format": DELTA_FORMAT, "version": VERSION, "weights_sha256": digest, "base": reference, "parts": sorted(parts)}
     write_json(folder / CONFIG_FILE, content | {"config": model.config.to_dict()})
 
 
 def weights_digest(folder: Path | str) -> str:
-    """What the weights in a folder are known by: the hash of the file, and where they have a base of the file's and the base's."""
+    """Hash that identifies the weights in a folder: that of the weights file, combined with the base's if
+    there is one.
+    """
     content = _read_config(Path(folder))
-    own = str(content.get("weights_sha256"))
+    digest = str(content.get("weights_sha256"))
     if content["format"] == FORMAT:
-        return own
-    return hashlib.sha256(f"{own} on {content['base']['digest']}".encode()).hexdigest()
+        return digest
+    return hashlib.sha256(f"{digest} on {content['base']['digest']}".encode()).hexdigest()
 
 
 def base_of(folder: Path | str) -> Path | None:
-    """The folder whose model the one in `folder` is based on; None where it is whole."""
+    """Return the folder of the base of the model in `folder`, or None if the model is complete."""
     folder = Path(folder)
     content = _read_config(folder)
     return None if content["format"] == FORMAT else folder / content["base"]["path"]
 
 
 def load_classifier(folder: Path | str, device: torch.device | str = "cpu") -> Classifier:
-    """Read what `save_classifier` or `save_delta` wrote, in evaluation mode, on `device`.
+    """Load a classifier written by `save_classifier` or `save_delta`, in evaluation mode.
+
+    Args:
+        folder: folder of the classifier.
+        device: device of the weights.
 
     Raises:
-        InputError: A file is missing, truncated, foreign, or does not fit the other, or a base is gone or another; the message names it.
+        InputError: A file is missing, truncated, of another format, or does not match the others, or a base
+            is missing or has changed. The message names the file.
     """
     folder = Path(folder)
     config_path, weights_path = folder / CONFIG_FILE, folder / WEIGHTS_FILE
     content = _read_config(folder)
     weights = _weights(folder, content, LONGEST_CHAIN)
     try:
-        with torch.random.fork_rng(devices=[]):  # the first weights are overwritten; drawing them must not move the caller's generator
+        with torch.random.fork_rng(devices=[]):  # drawing initial weights must not change the state of the caller's generator
             model = Classifier(ModelConfig.from_dict(content["config"]))
     except InputError as error:
         raise InputError(f"{config_path}: {error}") from error
     wanted = model.state_dict()
     if content["format"] == DELTA_FORMAT:
-        weights = {name: tensor for name, tensor in weights.items() if name in wanted}  # a base's replaced parts
+        weights = {name: tensor for name, tensor in weights.items() if name in wanted}  # without replaced parts of the base
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:  # load_state_dict reports wrong names and shapes as RuntimeError
@@ -109,23 +119,23 @@ def load_classifier(folder: Path | str, device: torch.device | str = "cpu") -> C
 
 
 def _weights(folder: Path, content: dict[str, Any], chain: int) -> dict[str, Tensor]:
-    """Every tensor of the model in a folder, and those of its base that it replaced."""
+    """Read all tensors of the model in a folder, possibly including those of replaced parts of its base."""
     if content["format"] == FORMAT:
         return _read_weights(folder, content)
     base = folder / content["base"]["path"]
     if not (base / CONFIG_FILE).is_file():
         raise InputError(
-            f"{folder} holds a part of a model whose rest was in {base.resolve()}: put that folder back, the two belong side by side as they were"
+            f"{folder} holds only some parts of a model, and the folder with the others, {base.resolve()}, is missing: put that folder back"
         )
     if chain == 0:
-        raise InputError(f"{folder} is based on itself: restore it from the run that it was made from")
+        raise InputError(f"{folder} is based on itself: restore its {CONFIG_FILE}")
     if weights_digest(base) != content["base"]["digest"]:
         raise InputError(
             f"{base.resolve()} is not the model that {folder} is based on, or has changed since: restore it, or train the part again with --from"
         )
-    beneath = _weights(base, _read_config(base), chain - 1)
-    own, parts = _read_weights(folder, content), content["parts"]
-    return {name: tensor for name, tensor in beneath.items() if part_of(name) not in parts} | own
+    base_tensors = _weights(base, _read_config(base), chain - 1)
+    delta, parts = _read_weights(folder, content), content["parts"]
+    return {name: tensor for name, tensor in base_tensors.items() if part_of(name) not in parts} | delta
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -141,7 +151,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _write_weights(tensors: dict[str, Tensor], folder: Path) -> str:
-    """Write the tensors; the hash of the file."""
+    """Write the tensors and return the hash of the file."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,7 +1,8 @@
-"""Further tasks on one trunk: what comes next, and what is hidden, beside the decision that matters.
+"""Auxiliary tasks on the shared trunk, such as predicting the next transaction or a hidden field.
 
-Special: every task is a choice among classes, several at once where it is about several fields, so one head does for all of them; and what each counts is
-either fixed or learned from how uncertain it is (Kendall et al. 2018, "Multi-Task Learning Using Uncertainty to Weigh Losses").
+Every task is a classification, with several targets if it concerns several fields, so one kind of head serves
+all of them. The weight of each loss is fixed, or learned from the uncertainty of the task (Kendall et al.
+2018, "Multi-Task Learning Using Uncertainty to Weigh Losses").
 """
 
 from __future__ import annotations
@@ -19,31 +20,35 @@ from balancer.models.batch import SequenceBatch
 
 @dataclass(frozen=True)
 class Task:
-    """One task: F targets, each a class index."""
+    """An auxiliary task with F targets, each a class index."""
 
     name: str
     sizes: tuple[int, ...]
     """(F,) number of classes of each target, at least 2."""
     fields: tuple[str, ...] = ()
-    """(F,) what each target is about."""
+    """(F,) name of the field that each target describes."""
     edges: tuple[float, ...] = ()
-    """Inner edges of the buckets of a task about one number, increasing."""
+    """Inner edges of the buckets, increasing, if the task predicts one number."""
 
     def __post_init__(self) -> None:
         for name in ("sizes", "fields", "edges"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if not self.name.isidentifier():
-            raise InputError(f"a task's name is one word, given {self.name!r}")
+            raise InputError(f"the name of a task must be a Python identifier, given {self.name!r}")
         if not self.sizes or any(not isinstance(size, int) or size < 2 for size in self.sizes):
             raise InputError(f"task '{self.name}' needs at least two classes for each of its targets, given {self.sizes}")
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able."""
+        """Convert to JSON-compatible values."""
         return {"name": self.name, "sizes": list(self.sizes), "fields": list(self.fields), "edges": list(self.edges)}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Task:
-        """Inverse of :meth:`to_dict`; InputError where it is none."""
+        """Build a task from the result of :meth:`to_dict`.
+
+        Raises:
+            InputError: A key is missing, or a value has the wrong type or is out of range.
+        """
         try:
             return cls(
                 str(content["name"]),
@@ -56,11 +61,11 @@ class Task:
 
 
 class FieldHead(nn.Module):
-    """Logits of one task's targets at the last real position.
+    """Logits for the targets of one task, at the last real position.
 
     Args:
-        d_model: channels in.
-        sizes: (F,) classes of each target.
+        d_model: number of input channels.
+        sizes: (F,) number of classes of each target.
     """
 
     place: Tensor
@@ -68,7 +73,8 @@ class FieldHead(nn.Module):
     def __init__(self, d_model: int, sizes: Sequence[int]) -> None:
         super().__init__()
         self.project = nn.Linear(d_model, sum(sizes))
-        # Where the logits of each target stand among all of them; targets of fewer classes than the largest are padded by one that is -inf.
+        # Index of each target's logits among all logits. Targets with fewer classes than the largest are
+        # padded with the index of an extra logit of -inf.
         place = torch.full((len(sizes), max(sizes)), sum(sizes))
         begin = 0
         for target, size in enumerate(sizes):
@@ -77,25 +83,33 @@ class FieldHead(nn.Module):
         self.register_buffer("place", place, persistent=False)
 
     def forward(self, batch: SequenceBatch) -> Tensor:
-        """Log-probabilities (B, F, M) float32, M the largest number of classes; -inf where a target has fewer."""
+        """Compute log-probabilities (B, F, M) float32.
+
+        M is the largest number of classes; entries of targets with fewer classes are -inf.
+        """
         logits = self.project(batch.last().values[:, 0]).float()
         padded = nn.functional.pad(logits, (0, 1), value=-torch.inf)
         return padded[:, self.place].log_softmax(-1)
 
     @staticmethod
     def loss(log_probability: Tensor, target: Tensor) -> Tensor:
-        """Mean cross-entropy over the targets (B, F) int64 that are there; -1 is none. Zero where there is none at all."""
-        there = target >= 0
-        each = -log_probability.gather(2, target.clamp(min=0)[..., None])[..., 0].masked_fill(~there, 0)
-        return each.sum() / there.sum().clamp(min=1)
+        """Compute the mean cross-entropy over the targets (B, F) int64 that are present; -1 marks a missing
+        target.
+
+        The loss is zero if no target is present.
+        """
+        present = target >= 0
+        each = -log_probability.gather(2, target.clamp(min=0)[..., None])[..., 0].masked_fill(~present, 0)
+        return each.sum() / present.sum().clamp(min=1)
 
 
 class TaskHeads(nn.Module):
-    """The heads of all further tasks, and how uncertain each loss is, the main ones included.
+    """Heads of all auxiliary tasks, and a learned log-variance for each loss, including those of the main
+    head.
 
     Args:
-        d_model: channels in.
-        tasks: what to make heads for.
+        d_model: number of input channels.
+        tasks: tasks to build heads for.
         main: names of the losses of the main head.
     """
 
@@ -106,12 +120,17 @@ class TaskHeads(nn.Module):
         self.log_variance = nn.Parameter(torch.zeros(len(self.names)))
 
     def forward(self, name: str, batch: SequenceBatch) -> Tensor:
-        """Log-probabilities (B, F, M) of one task."""
+        """Compute the log-probabilities (B, F, M) of one task."""
         logits: Tensor = self.heads[name](batch)
         return logits
 
     def weighted(self, losses: Mapping[str, Tensor], fixed: Mapping[str, float] | None = None) -> Tensor:
-        """Sum of the losses, each times its `fixed` weight (1 where it has none), or where nothing is fixed times exp(-log variance)."""
+        """Sum the weighted losses.
+
+        Args:
+            losses: loss by name.
+            fixed: weight by name, 1 for a name that it lacks. If None, each weight is exp(-log variance).
+        """
         terms = []
         for name, loss in losses.items():
             weight = fixed.get(name, 1.0) if fixed is not None else torch.exp(-self.log_variance[self.names.index(name)])
@@ -119,5 +138,7 @@ class TaskHeads(nn.Module):
         return torch.stack(terms).sum()
 
     def price(self) -> Tensor:
-        """What being uncertain costs: half the sum of the log variances; once per step."""
+        """Regularization term of the learned weights: half the sum of the log-variances. Add it once per
+        step.
+        """
         return 0.5 * self.log_variance.sum()

@@ -1,7 +1,7 @@
-"""Text for the same trunk: token ids to channels, and the tokenizer that makes them, trained here or by anyone else.
+"""Text as input of the classifier: an embedding of token ids, and a tokenizer trained here or elsewhere.
 
-Special: code 0 stays what it is everywhere, unseen or padding, so the ids of a tokenizer are shifted by 1; and a text that is too long loses its
-beginning, since the last position is what the head judges.
+Code 0 means unseen or padding, as everywhere in the models, so the ids of a tokenizer are shifted by 1. A
+text that is too long loses its beginning, because the head reads the last position.
 """
 
 from __future__ import annotations
@@ -23,23 +23,26 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer as _Tokenizer
 
 MOST_CODES = 1 << 24
-"""From here on float32 has no exact place for every code."""
+"""From this number on float32 can't represent every code exactly."""
 LEAST_CODES = 257
-"""A code for each byte, and code 0."""
+"""One code for each byte, and code 0."""
 
 
 class TokenEmbedding(TransactionEmbedding):
-    """One vector per token and, in the form `rows`, one per position counted back from the last, then dropout.
+    """One vector per token and, in the form `rows`, one per position counted back from the last; then
+    dropout.
 
-    Takes a batch of codes as numbers (B, n, 1), as `Tokenizer.batch` gives them, for a configuration with categorical_fields=("token",) and
-    cardinalities=(Tokenizer.size,); gives (B, n, d_model). A code outside the known ones counts as code 0. Field dropout hides each token by
-    itself: over the whole window it would hide the text.
+    Maps a batch of codes as numbers (B, n, 1), as returned by `Tokenizer.batch`, to (B, n, d_model). The
+    configuration has categorical_fields=("token",) and cardinalities=(Tokenizer.size,). A code outside the
+    known range counts as code 0. Field dropout hides each token independently; hiding the field in the whole
+    window would hide the whole text.
 
     Args:
         config: as for `TransactionEmbedding`.
 
     Raises:
-        InputError: The configuration has other fields than one categorical one, or more codes than float32 tells apart.
+        InputError: The configuration does not have exactly one categorical field, or has more codes than
+            float32 can represent.
     """
 
     hides_whole_windows = False
@@ -54,10 +57,13 @@ class TokenEmbedding(TransactionEmbedding):
 
 
 class Tokenizer:
-    """Texts to codes: the ids of a `tokenizers.Tokenizer` plus 1. `train_tokenizer` and `load_tokenizer` make one.
+    """Convert texts to codes: the ids of a `tokenizers.Tokenizer`, plus 1.
+
+    Create one by `train_tokenizer` or `load_tokenizer`.
 
     Args:
-        inner: the tokenizer; its own padding and truncation are switched off, its special tokens are not added.
+        inner: the tokenizer. Its padding and truncation are switched off, and its special tokens are not
+            added.
     """
 
     def __init__(self, inner: _Tokenizer) -> None:
@@ -67,11 +73,18 @@ class Tokenizer:
 
     @property
     def size(self) -> int:
-        """Number of codes, code 0 included: the cardinality of the field of tokens."""
+        """Number of codes, including code 0: the cardinality of the token field."""
         return max(self.inner.get_vocab(with_added_tokens=True).values(), default=-1) + 2
 
     def batch(self, texts: Sequence[str], length: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Codes (B, length, 1), left-aligned, zeros after, and how many there are (B,); of longer texts the last `length`.
+        """Encode texts as left-aligned codes.
+
+        Args:
+            texts: B texts.
+            length: maximum number of tokens; a longer text keeps its last `length` tokens.
+
+        Returns:
+            Codes (B, length, 1), zeros at padding, and the number of tokens (B,).
 
         Raises:
             InputError: `length` is below 1.
@@ -88,7 +101,7 @@ class Tokenizer:
         return values, lengths
 
     def save(self, file: Path | str) -> None:
-        """Write a tokenizer.json, which `load_tokenizer` and the `tokenizers` package read.
+        """Write a tokenizer.json, which `load_tokenizer` and the `tokenizers` package can read.
 
         Raises:
             InputError: The file can't be written.
@@ -97,14 +110,17 @@ class Tokenizer:
 
 
 def train_tokenizer(texts: Iterable[str], size: int) -> Tokenizer:
-    """Learn a byte-level byte-pair encoding: no text is outside it, in whatever script, and frequent words are one token.
+    """Train a byte-level byte-pair encoding, which can encode any text and gives frequent words a token of
+    their own.
 
     Args:
-        texts: training texts only.
-        size: most codes, code 0 included; few texts give fewer. `Tokenizer.size` tells how many there are.
+        texts: training texts.
+        size: maximum number of codes, including code 0. Few texts result in fewer codes; see
+            `Tokenizer.size`.
 
     Raises:
-        InputError: `size` is below 257, or the package `tokenizers` is not installed.
+        InputError: `size` is below 257.
+        MissingDependencyError: The package `tokenizers` is not installed.
     """
     if size < LEAST_CODES:
         raise InputError(f"size must be at least {LEAST_CODES}, one code for each byte and code 0; given {size}")
@@ -122,10 +138,11 @@ def train_tokenizer(texts: Iterable[str], size: int) -> Tokenizer:
 
 
 def load_tokenizer(file: Path | str) -> Tokenizer:
-    """Read a tokenizer.json of the Hugging Face format, trained here or elsewhere.
+    """Read a tokenizer.json in the Hugging Face format.
 
     Raises:
-        InputError: The file is missing, damaged or no tokenizer, or the package `tokenizers` is not installed.
+        CorruptFileError: The file can't be read or is not a tokenizer.
+        MissingDependencyError: The package `tokenizers` is not installed.
     """
     require("tokenizers", "a tokenizer")
     from tokenizers import Tokenizer as Inner
@@ -134,9 +151,9 @@ def load_tokenizer(file: Path | str) -> Tokenizer:
         content = Path(file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise CorruptFileError(
-            f"{file} can't be read as a tokenizer ({error}): give a tokenizer.json of the Hugging Face format"
+            f"{file} can't be read as a tokenizer ({error}): give a tokenizer.json in the Hugging Face format"
         ) from error
     try:
         return Tokenizer(Inner.from_str(content))
-    except Exception as error:  # the package raises nothing narrower
-        raise CorruptFileError(f"{file} is no tokenizer ({error}): give a tokenizer.json of the Hugging Face format") from error
+    except Exception as error:  # the package raises no narrower class
+        raise CorruptFileError(f"{file} is not a tokenizer ({error}): give a tokenizer.json in the Hugging Face format") from error

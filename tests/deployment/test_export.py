@@ -122,7 +122,7 @@ def test_adapters_are_folded_and_tasks_left_out(tmp_path: Path) -> None:
             {"attention": "sparse"},
             "attention 'sparse' can't be exported to ONNX; train a model with attention dense or window, or export a light build",
         ),
-        ({"form": "histories"}, "form 'histories' can't be exported to ONNX; train a model with form window, or export a light build"),
+        ({"form": "histories"}, "form 'histories' can't be exported to ONNX; train a model with --form rows, or export a light build"),
         ({"numeric_encoding": "periodic"}, "numeric_encoding 'periodic' and cycles can't be exported to ONNX"),
     ],
 )

@@ -74,12 +74,12 @@ class NoMissing(TransactionEmbedding):
 @pytest.mark.parametrize(
     ("check", "part", "told"),
     [
-        (check_attention, Future, "depend on what comes"),
-        (check_attention, DirtyPadding, "where there is padding"),
-        (check_attention, NeverLast, "last_only gives"),
+        (check_attention, Future, "must be causal"),
+        (check_attention, DirtyPadding, "not zero at padding"),
+        (check_attention, NeverLast, "last_only returns"),
         (check_attention, Frozen, "no gradient reaches"),
         (check_head, Loud, "do not sum to 1"),
-        (check_head, Labelled, "rows of label -1 count"),
+        (check_head, Labelled, "rows with label -1 change"),
         (check_embedding, NoMissing, "padding|NaN"),
     ],
 )

@@ -191,7 +191,7 @@ SEQUENCE = ModelConfig(
     d_model=16,
     num_heads=2,
     num_layers=3,
-    window=7,
+    attention_window=7,
     global_nodes=3,
     form="histories",
 )
@@ -231,9 +231,9 @@ def test_steps_give_what_one_pass_gives(attention: str) -> None:
 def test_what_cannot_judge_every_position_says_so() -> None:
     batch = histories()
     at = (torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
-    with pytest.raises(InputError, match="form='sequence'"):
+    with pytest.raises(InputError, match="form='histories'"):
         Classifier(replace(SEQUENCE, form="rows"))(batch, at)
-    with pytest.raises(InputError, match="form='sequence'"):
+    with pytest.raises(InputError, match="form='histories'"):
         Classifier(replace(SEQUENCE, form="rows", attention="window")).init_state(1)
     with pytest.raises(InputError, match="sparse"):
         Classifier(SEQUENCE).init_state(1)

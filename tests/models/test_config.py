@@ -40,7 +40,7 @@ def test_json_round_trip_is_exact() -> None:
         ({"edges": (EDGES[0], [0.0, float("nan")])}, "field 'b'"),
         ({"cardinalities": ()}, "cardinalities"),
         ({"cardinalities": (0,)}, "cardinalities"),
-        ({"numeric_fields": ("a", "a")}, "each name once"),
+        ({"numeric_fields": ("a", "a")}, "field names must be unique"),
         ({"classes": ("one",)}, "at least two"),
         ({"classes": ("no", "x", "y")}, "use head 'multiclass'"),
     ],

@@ -136,7 +136,7 @@ def test_a_new_head_for_other_classes_and_a_new_embedding_for_other_fields() -> 
     fields = {"numeric_fields": ("other",), "categorical_fields": (), "cardinalities": (), "edges": ([0.0, 3.0],)}
     moved = model.replace(embedding="transaction", **fields).model
     assert torch.equal(moved.blocks[0].ff1.weight, model.blocks[0].ff1.weight)  # type: ignore[union-attr]
-    with pytest.raises(InputError, match="numeric_fields can't change under an embedding that is kept; give embedding="):
+    with pytest.raises(InputError, match="numeric_fields can't change while the embedding is kept; give embedding="):
         model.replace(**fields)
     with pytest.raises(InputError, match=r"head does not fit .* it would be \(3, 16\); give head= as well"):
         Classifier(example_config(head="multiclass", classes=("a", "b"))).replace(classes=("no", "a", "b"))
@@ -176,7 +176,7 @@ class ManyClasses(BinaryHead):
 @pytest.mark.parametrize(
     ("parts", "told"),
     [
-        ({"embedding": Wide}, r"embedding '.*:Wide' gives \(2, 2, 24\), attention 'dense' takes \(2, 2, 16\)"),
+        ({"embedding": Wide}, r"embedding '.*:Wide' gives \(2, 2, 24\), but attention 'dense' takes \(2, 2, 16\)"),
         ({"attention": Narrow}, r"attention '.*:Narrow' gives \(2, 2, 8\) for the \(2, 2, 16\) of embedding 'transaction'"),
         ({"attention": Picky}, r"embedding 'transaction' gives \(2, 2, 16\), which attention '.*:Picky' can't take: .*99"),
         (
@@ -203,10 +203,10 @@ def test_a_class_in_a_file_of_ones_own(tmp_path: Path, monkeypatch: pytest.Monke
     assert torch.equal(load_classifier("saved").probabilities(batch), model.probabilities(batch))
     for name, told in {
         "own_part_of_a_test:Nothing": "can't be imported .*Nothing",
-        "no_such_module_anywhere:A": "run where no_such_module_anywhere.py is",
-        "own_part_of_a_test:not_a_class": "no class derived from Attention",
-        "os:system": "no class derived from Attention",
-        "torch.nn:Linear": "no class derived from Attention",
+        "no_such_module_anywhere:A": "run in the folder of no_such_module_anywhere.py",
+        "own_part_of_a_test:not_a_class": "is not a subclass of Attention",
+        "os:system": "is not a subclass of Attention",
+        "torch.nn:Linear": "is not a subclass of Attention",
     }.items():
         with pytest.raises(InputError, match=told):
             Classifier(example_config(attention=name))
@@ -283,7 +283,7 @@ def test_both_folders_can_be_moved_together(stored: tuple[Path, Path, Classifier
 
 def test_a_delta_for_another_base_is_refused(stored: tuple[Path, Path, Classifier]) -> None:
     base, delta, model = stored
-    with pytest.raises(InputError, match=r"norm.weight is not what the base .* has: name its part \(trunk\)"):
+    with pytest.raises(InputError, match=r"norm.weight differs from that of the base .*: name its part \(trunk\)"):
         changed = model.replace(head="binary").model
         with torch.no_grad():
             changed.norm.weight.add_(1)

@@ -57,7 +57,7 @@ def test_each_sums_to_the_whole(kind: Any) -> None:
     torch.manual_seed(0)
     encoder = kind(EDGES, 8)
     values, present = torch.randn(50, 2) * 5, torch.rand(50, 2) > 0.3
-    torch.testing.assert_close(encoder.each(values, present).sum(1), encoder(values, present))
+    torch.testing.assert_close(encoder.per_field(values, present).sum(1), encoder(values, present))
 
 
 def test_missing_is_nothing_and_huge_is_the_largest() -> None:
@@ -116,7 +116,7 @@ def test_round_trip(tmp_path: Path, form: str) -> None:
     ("changes", "message"),
     [
         ({"numeric_encoding": "fourier"}, "numeric_encoding must be"),
-        ({"cycles": {"day": 7}}, "'day', which is no numeric field"),
+        ({"cycles": {"day": 7}}, "'day', which is not a numeric field"),
         ({"cycles": {"hour": 0}}, "period of 'hour'"),
         ({"cycles": (("hour", 24), ("hour", 24.0))}, "twice"),
     ],

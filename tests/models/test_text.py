@@ -86,7 +86,7 @@ def test_a_file_that_is_no_tokenizer_is_named(tmp_path: Path, content: str | byt
     file = tmp_path / "tokenizer.json"
     if content is not None:
         file.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(InputError, match=r"tokenizer\.json (is no|can't be read as a) tokenizer"):
+    with pytest.raises(InputError, match=r"tokenizer\.json (is not|can't be read as) a tokenizer"):
         load_tokenizer(file)
 
 

@@ -1,8 +1,10 @@
-"""The backend `native`: a vectorised C++ kernel for float32 on CPUs (kernels/), called by ctypes and known to torch as an operator.
+"""The backend `native`: a vectorized C++ kernel for float32 on CPUs (kernels/), called by ctypes as a custom
+torch operator.
 
-The library is built when the package is installed, where there is a compiler; without it everything else works, and `balancer doctor` says so. It holds the
-kernel for AVX-512, AVX2 and the compiler's baseline and takes the best the machine has. Threads are torch's number of threads, but no thread ever
-shares a sum, so results do not depend on it.
+The library is compiled when the package is installed, if there is a compiler. Without it the other backends
+are used, and `balancer doctor` reports it. The library contains versions of the kernel for AVX-512, AVX2 and
+the compiler's baseline, and the best one for the processor is used. The kernel uses torch's number of
+threads; every sum is computed by one thread, so results do not depend on that number.
 """
 
 from __future__ import annotations
@@ -15,10 +17,10 @@ import torch
 from torch import Tensor
 
 from balancer.models.attention.layout import Layout
-from balancer.models.native_library import cant_load, load_library
+from balancer.models.native_library import load_library
 
 MOST_CHANNELS = 256
-"""Channels of a head that the kernel is meant for."""
+"""Maximum number of channels per head."""
 STEM = "_native_attention"
 INSTRUCTION_SETS = ("baseline", "AVX2", "AVX-512")
 
@@ -26,7 +28,7 @@ _Strides = ctypes.c_int64 * 3
 
 
 class _Problem(ctypes.Structure):
-    """`Problem` in kernels/attention.cpp, field by field."""
+    """Mirror of the struct `Problem` in kernels/attention.cpp, field by field."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("query", "key", "value")),
@@ -44,47 +46,45 @@ class _Problem(ctypes.Structure):
 
 
 def _load() -> tuple[ctypes.CDLL | None, str | None]:
-    """The library, or why there is none."""
-    library, name = load_library(Path(__file__).parent, STEM)
-    if library is None:
-        return None, name
-    try:
-        library.balancer_attention_layout.restype = ctypes.c_int64
-        size = library.balancer_attention_layout()
-    except AttributeError as error:
-        return None, cant_load(name, error)
-    if size != ctypes.sizeof(_Problem):
-        return None, f"{name} is of another version: install balancer again"
-    return library, None
+    """Load the library, or return the reason why it can't be used here."""
+    return load_library(Path(__file__).parent, STEM, _declare)
 
 
-# Loaded at once, which takes less than a millisecond: a function that torch traces must not find files first.
+def _declare(library: ctypes.CDLL, name: str) -> str | None:
+    """Return the reason if the library's `Problem` differs from `_Problem`."""
+    library.balancer_attention_layout.restype = ctypes.c_int64
+    same = library.balancer_attention_layout() == ctypes.sizeof(_Problem)
+    return None if same else f"{name} is from another version: install balancer again"
+
+
+# Loaded on import, which takes less than a millisecond: a function traced by torch must not search for files.
 _LIBRARY, _ABSENCE = _load()
 
 
 def absence() -> str | None:
-    """Why the kernel can't be used here, or None."""
+    """Return the reason why the kernel can't be used here, or None if it can."""
     return _ABSENCE
 
 
 def instruction_set() -> int | None:
-    """Index in `INSTRUCTION_SETS` of the best one here; None without the library."""
+    """Return the index in `INSTRUCTION_SETS` of the best set of this processor, or None without the library.
+    """
     return None if _LIBRARY is None else int(_LIBRARY.balancer_attention_isa())
 
 
-def refuses(query: Tensor, layout: Layout) -> str | None:  # noqa: ARG001 (a backend's interface)
-    """Why this backend can't work here, or None."""
+def refuses(query: Tensor, layout: Layout) -> str | None:  # noqa: ARG001 (interface of backends)
+    """Return the reason why this backend can't be used here, or None if it can."""
     if query.device.type != "cpu":
-        return f"it computes on CPUs, the tensors are on {query.device.type}"
+        return f"it needs tensors on a CPU, given {query.device.type}"
     if query.dtype != torch.float32:
-        return f"it computes in float32, the tensors are {query.dtype}"
+        return f"it needs float32, given {query.dtype}"
     if query.shape[-1] > MOST_CHANNELS:
-        return f"it takes up to {MOST_CHANNELS} channels a head, given {query.shape[-1]}"
+        return f"it takes at most {MOST_CHANNELS} channels per head, given {query.shape[-1]}"
     return absence()
 
 
 def run(query: Tensor, key: Tensor, value: Tensor, gate: Tensor | None, index: Tensor, padding: Tensor | None, layout: Layout) -> Tensor:
-    """Arguments and result as `balancer.models.attention.backends` has them."""
+    """Compute sparse attention; see `balancer.models.attention.backends` for the arguments and the result."""
     gate = None if gate is None else gate.float()
     out, _ = _forward(query, key, value, gate, index, padding, layout.window, layout.chunk, layout.causal, layout.mode == "block")
     mixed: Tensor = out
@@ -104,7 +104,7 @@ def _forward(
     causal: bool,
     block: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Output (B, n, H, d) and the log of the softmax's sum, (B, H, n)."""
+    """Compute the output (B, n, H, d) and the logarithm of the softmax's denominator (B, H, n)."""
     batch, length, heads, _ = query.shape
     out, lse = torch.empty(query.shape), torch.empty(batch, heads, length)
     _call(query, key, value, gate, index, padding, window, chunk, causal, block, out, lse)
@@ -133,7 +133,9 @@ def _backward(
     causal: bool,
     block: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of query, key and value (B, n, H, d), and of the gate (B, n), empty where there is none."""
+    """Compute the gradients of query, key and value (B, n, H, d), and of the gate (B, n), empty without a
+    gate.
+    """
     batch, length, heads, _ = query.shape
     dq, dk, dv = (torch.empty(query.shape) for _ in range(3))
     dgate = torch.zeros((batch, heads, length) if gate is not None else (0, 0, 0))
@@ -149,19 +151,19 @@ def _(
     return query.new_empty(query.shape), query.new_empty(query.shape), query.new_empty(query.shape), dgate
 
 
-def _keep(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[object, ...], output: tuple[Tensor, Tensor]) -> None:
+def _save(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[object, ...], output: tuple[Tensor, Tensor]) -> None:
     *tensors, window, chunk, causal, block = inputs
     ctx.save_for_backward(*tensors, *output)  # type: ignore[arg-type]
-    ctx.knobs = (window, chunk, causal, block)  # type: ignore[attr-defined]
+    ctx.layout = (window, chunk, causal, block)  # type: ignore[attr-defined]
 
 
 def _differentiate(ctx: torch.autograd.function.FunctionCtx, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     query, key, value, gate, index, padding, out, lse = ctx.saved_tensors  # type: ignore[attr-defined]
-    dq, dk, dv, dgate = _backward(grad, query, key, value, gate, index, padding, out, lse, *ctx.knobs)  # type: ignore[attr-defined]
+    dq, dk, dv, dgate = _backward(grad, query, key, value, gate, index, padding, out, lse, *ctx.layout)  # type: ignore[attr-defined]
     return dq, dk, dv, None if gate is None else dgate, None, None, None, None, None, None
 
 
-_forward.register_autograd(_differentiate, setup_context=_keep)
+_forward.register_autograd(_differentiate, setup_context=_save)
 
 
 def _call(
@@ -185,31 +187,31 @@ def _call(
     *,
     isa: int | None = None,
 ) -> None:
-    """Fill the output tensors; a forward pass where `grad` is None."""
+    """Fill the output tensors. Without `grad` this is a forward pass, else a backward pass."""
     library = _LIBRARY
     if library is None:
-        raise RuntimeError(f"the native attention kernel is not there: {_ABSENCE}")
-    # Any strides will do but that of the channels.
+        raise RuntimeError(f"the native attention kernel can't be used: {_ABSENCE}")
+    # All strides are allowed, except that the channels must be contiguous.
     query, key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key, value))
     index = index.contiguous()
     gate, padding = (None if x is None else x.contiguous() for x in (gate, padding))
     batch, length, heads, channels = query.shape
 
-    def at(x: Tensor | None) -> int | None:
+    def address(x: Tensor | None) -> int | None:
         return None if x is None or not x.numel() else x.data_ptr()
 
     problem = _Problem(
-        *(at(x) for x in (query, key, value)),
+        *(address(x) for x in (query, key, value)),
         *(_Strides(*x.stride()[:3]) for x in (query, key, value)),
         *(batch, length, heads, channels),
-        at(index),
+        address(index),
         *index.shape[1:],
-        *(at(gate), at(padding)),
+        *(address(gate), address(padding)),
         *(window, chunk, causal, block),
-        *(at(x) for x in (out, lse, grad, dq, dk, dv, dgate)),
+        *(address(x) for x in (out, lse, grad, dq, dk, dv, dgate)),
         1 / math.sqrt(channels),
         torch.get_num_threads(),
         int(library.balancer_attention_isa()) if isa is None else isa,
     )
     if library.balancer_attention_run(ctypes.byref(problem)):
-        raise MemoryError(f"sparse attention of {tuple(query.shape)} needs more memory than there is; give smaller batches")
+        raise MemoryError(f"sparse attention of {tuple(query.shape)} needs more memory than is available; give smaller batches")

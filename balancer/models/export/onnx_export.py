@@ -181,7 +181,7 @@ def _check_exportable(model: Classifier, target: str) -> None:
     config = model.config
     if config.form != "rows":
         raise UnsupportedError(
-            f"form '{config.form}' can't be exported to {target}; train a model with form window, or export a light build (--lite)"
+            f"form '{config.form}' can't be exported to {target}; train a model with --form rows, or export a light build (--lite)"
         )
     wanted: list[tuple[str, str, object, tuple[type, ...]]] = [
         ("embedding", config.embedding, model.embedding, (TransactionEmbedding,)),

@@ -1,4 +1,5 @@
-"""Hybrid precision: measure which layers mind being rounded, plan, apply, save. Any torch model; see README, "Smaller and faster".
+"""Mixed-precision quantization of any torch model: measure, plan, apply, store. See README, "Smaller and
+faster".
 
 report = sensitivity(model, batches)
 plan = plan_precision(report, max_bytes=...)

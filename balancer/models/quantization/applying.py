@@ -1,6 +1,8 @@
-"""A plan put into effect: a copy of the model with its layers in other precisions, and a table of what each layer wanted and got, and why.
+"""Apply a precision plan: copy the model with its layers in the planned precisions, and report the result for
+each layer.
 
-Special: nothing happens silently. What a machine can't do is done in the next higher precision that it can, and the table says so; ``strict`` makes an error of it.
+A precision that the machine does not support is replaced by the next higher one that it does, and the report
+gives the reason. With ``strict`` this is an error instead.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from torch import nn
 from balancer.errors import InputError, UnsupportedError
 from balancer.models.quantization.layers import Precision, find_layers
 from balancer.models.quantization.plan import PrecisionPlan
-from balancer.models.quantization.swapping import cpu_supports, low_precision, put
+from balancer.models.quantization.swapping import convert_layer, cpu_supports, set_module
 
 Backend = Literal["auto", "torch", "bitsandbytes"]
 BACKENDS = ("auto", "torch", "bitsandbytes")
@@ -23,7 +25,7 @@ BACKENDS = ("auto", "torch", "bitsandbytes")
 
 @dataclass(frozen=True)
 class AppliedRow:
-    """One layer."""
+    """Planned and actual precision of one layer."""
 
     layer: str
     kind: str
@@ -31,7 +33,7 @@ class AppliedRow:
     got: str
     backend: str
     reason: str
-    """Why it got something else than it wanted; empty where it did not."""
+    """Why the actual precision ``got`` differs from the planned one, ``wanted``; empty if it does not."""
     bytes_before: int
     bytes_after: int
     tied: tuple[str, ...] = ()
@@ -39,7 +41,7 @@ class AppliedRow:
 
 @dataclass(frozen=True)
 class Applied:
-    """What :func:`apply_precision` did."""
+    """Report of :func:`apply_precision`."""
 
     rows: list[AppliedRow]
     backend: str
@@ -51,30 +53,36 @@ class Applied:
 
     @property
     def bytes_after(self) -> int:
-        """Bytes of all layers now."""
+        """Bytes of all layers in their actual precisions."""
         return sum(row.bytes_after for row in self.rows)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able."""
+        """Convert to JSON-compatible values."""
         rows = [asdict(row) | {"tied": list(row.tied)} for row in self.rows]
         return {"backend": self.backend, "bytes_before": self.bytes_before, "bytes_after": self.bytes_after, "rows": rows}
 
 
 def apply_precision(model: nn.Module, plan: PrecisionPlan, backend: Backend = "auto", *, strict: bool = False) -> tuple[nn.Module, Applied]:
-    """A copy of ``model`` in evaluation mode with every layer in its planned precision.
+    """Copy ``model``, in evaluation mode, with every layer in its planned precision.
 
     Args:
-        model: the full model; it is left as it was.
-        plan: of :func:`plan_precision` or :func:`uniform_plan`, for this model.
-        backend: ``torch``: torch's own kernels; ``bitsandbytes``: its Linear8bitLt for INT8 linears, on CUDA, or on a CPU when asked for by name; ``auto``: torch.
-        strict: raise where a layer can't have what it wants, instead of giving it the next higher precision.
+        model: the full-precision model; it is not changed.
+        plan: result of :func:`plan_precision` or :func:`uniform_plan` for this model.
+        backend: ``torch``: torch's kernels; ``bitsandbytes``: its Linear8bitLt for INT8 linear layers;
+            ``auto``: torch.
+        strict: raise an error if a layer can't have its planned precision, instead of using the next higher
+            one.
+
+    Returns:
+        The quantized model, and the report of each layer.
 
     Raises:
-        InputError: a plan for another model, an unknown backend, or with ``strict`` a precision that this machine lacks.
+        InputError: The plan is for another model, or the backend is unknown.
+        UnsupportedError: With ``strict``, this machine lacks a precision.
     """
     if backend not in BACKENDS:
         raise InputError(
-            f"unknown backend {backend!r}; known are {', '.join(BACKENDS)} (onnxruntime exports a file: export_onnx, quantize_onnx)"
+            f"unknown backend {backend!r}; known backends are {', '.join(BACKENDS)}; for onnxruntime use export_onnx and quantize_onnx"
         )
     plan.check(model)
     chosen = "torch" if backend == "auto" else backend
@@ -82,31 +90,32 @@ def apply_precision(model: nn.Module, plan: PrecisionPlan, backend: Backend = "a
     rows = []
     for layer in find_layers(quantized):
         wanted = plan.precision[layer.name]
-        got, reason = available(wanted, layer.rows.device)
+        got, reason = supported_precision(wanted, layer.rows.device)
         if reason and strict:
-            raise UnsupportedError(f"{layer.name} wants {wanted}: {reason}; leave strict out to take {got}, or plan without it")
+            raise UnsupportedError(
+                f"{layer.name} is planned in {wanted}: {reason}; use strict=False to get {got}, or plan without {wanted}"
+            )
         used, modules = "torch", {}
         if chosen == "bitsandbytes" and got == "int8" and layer.kind == "linear":
             from balancer.models.quantization.bitsandbytes_backend import int8_linear_of
 
-            made = int8_linear_of(layer)
-            modules, used = dict.fromkeys(layer.places, made), "bitsandbytes"
+            modules, used = dict.fromkeys(layer.module_names, int8_linear_of(layer)), "bitsandbytes"
         else:
-            modules = low_precision(quantized, layer, got)
-        for place, module in modules.items():
-            put(quantized, place, module)
+            modules = convert_layer(quantized, layer, got)
+        for name, module in modules.items():
+            set_module(quantized, name, module)
         rows.append(AppliedRow(layer.name, layer.kind, wanted, got, used, reason, layer.bytes("fp32"), layer.bytes(got), layer.tied))
     return quantized, Applied(rows, chosen)
 
 
-def available(wanted: Precision, device: torch.device) -> tuple[Precision, str]:
-    """The precision that a layer gets on a device, and why it is another one."""
+def supported_precision(wanted: Precision, device: torch.device) -> tuple[Precision, str]:
+    """Return the precision to use on a device, and why it differs from ``wanted`` (empty if it does not)."""
     if cpu_supports(wanted, device):
         return wanted, ""
     if wanted == "fp16":
         fallback: Precision = "bf16" if cpu_supports("bf16", device) else "fp32"
-        return fallback, f"float16 is slower than float32 on a CPU: {fallback}"
+        return fallback, f"float16 is slower than float32 on a CPU: {fallback} is used"
     if wanted == "int8" and cpu_supports("bf16", device):
-        return "bf16", "this CPU has no INT8 instructions (VNNI): bf16"
+        return "bf16", "this CPU has no INT8 instructions (VNNI): bf16 is used"
     missing = "INT8 (VNNI)" if wanted == "int8" else "bfloat16 (AVX512-BF16)"
-    return "fp32", f"this CPU has no {missing} instructions: fp32"
+    return "fp32", f"this CPU has no {missing} instructions: fp32 is used"

@@ -1,7 +1,8 @@
-"""Which layers of a model can change their precision, and what a model must not contain.
+"""Find the layers of a model whose precision can be chosen, and refuse models that can't be quantized.
 
-Special: any torch model is taken, by the types of its leaves; layers that share a weight are one layer with several names, so a tied weight is quantized once.
-Modules that read the weights of their linears past the linears' own forward are refused by name: swapped linears would be skipped there, or raise.
+Any torch model is accepted; layers are found by the type of the modules. Modules that share a weight form one
+layer with several names, so a tied weight is quantized once. torch modules that read the weights of their
+linear layers without calling them raise an error, because a replaced layer would be ignored or fail there.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ Precision = Literal["int8", "bf16", "fp16", "fp32"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 Kind = Literal["linear", "embedding", "table"]
 SCALE_BYTES = 4
-"""A float32 scale per row of an INT8 weight."""
-_READ_PAST = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
+"""Bytes of the float32 scale of each row of an INT8 weight."""
+_NOT_CALLING_LAYERS = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 
 
 @dataclass(frozen=True)
@@ -29,20 +30,23 @@ class Layer:
     """A layer whose precision can be chosen."""
 
     name: str
-    """Of the first module that holds the weight, as `model.named_modules()` has it."""
+    """Name of the first module that holds the weight, as in `model.named_modules()`."""
     kind: Kind
     module: nn.Module
     tied: tuple[str, ...] = ()
-    """Names of further modules with the same weight."""
+    """Names of the other modules with the same weight."""
 
     @property
-    def places(self) -> tuple[str, ...]:
-        """All names."""
+    def module_names(self) -> tuple[str, ...]:
+        """Names of all modules that hold the weight."""
         return (self.name, *self.tied)
 
     @property
     def rows(self) -> Tensor:
-        """The weight as rows of channels, (R, d): output channels of a linear, entries of a table; each row has a scale of its own."""
+        """The weight as rows of channels, (R, d); each row has its own scale.
+
+        A row is an output channel of a linear layer or an entry of a table.
+        """
         if isinstance(self.module, PiecewiseLinearEncoder):
             return self.module.table()
         weight = self.module.weight
@@ -51,17 +55,19 @@ class Layer:
 
     @property
     def bias(self) -> Tensor | None:
-        """(N,) of a linear that has one."""
+        """Bias (N,) of a linear layer, or None."""
         bias = getattr(self.module, "bias", None)
         return bias if isinstance(bias, Tensor) else None
 
     @property
     def parameters(self) -> int:
-        """Numbers of weight and bias."""
+        """Number of elements of weight and bias."""
         return self.rows.numel() + (0 if self.bias is None else self.bias.numel())
 
     def bytes(self, precision: Precision) -> int:
-        """Exact bytes of weight, scales and bias on disk; a bias stays float32 beside an INT8 weight."""
+        """Exact number of bytes of weight, scales and bias on disk. The bias of an INT8 layer remains in
+        float32.
+        """
         bias = 0 if self.bias is None else self.bias.numel()
         if precision == "int8":
             return self.rows.numel() + SCALE_BYTES * (self.rows.shape[0] + bias)
@@ -69,17 +75,18 @@ class Layer:
 
 
 def find_layers(model: nn.Module) -> list[Layer]:
-    """Every Linear, Embedding and encoder table of ``model``, in the order of its modules.
+    """Find every Linear, Embedding and encoder table of ``model``, in the order of its modules.
 
     Raises:
-        InputError: there is none, or a module inside reads its linears' weights past their forward.
+        InputError: There is no such layer.
+        UnsupportedError: A torch module reads the weights of its linear layers without calling them.
     """
     found: dict[int, Layer] = {}
     for name, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, _READ_PAST):
+        if isinstance(module, _NOT_CALLING_LAYERS):
             raise UnsupportedError(
-                f"{name or 'the model'} is a torch {type(module).__name__}, which reads its weights past the layers that would be swapped: "
-                "build it of linears that are called (as balancer.models.attention.SparseSelfAttention is), or quantize its surroundings only"
+                f"{name or 'the model'} is a torch {type(module).__name__}, which does not call its linear layers, so they can't be replaced: "
+                "use a module that calls them (as balancer.models.attention.SparseSelfAttention does), or quantize other modules only"
             )
         kind = _kind(module)
         if kind is None:
@@ -96,7 +103,7 @@ def find_layers(model: nn.Module) -> list[Layer]:
 
 
 def _kind(module: nn.Module) -> Kind | None:
-    if type(module) is nn.Linear:  # a subclass may do more than its weight says
+    if type(module) is nn.Linear:  # a subclass may compute something else
         return "linear"
     if type(module) is nn.Embedding and module.max_norm is None:
         return "embedding"
@@ -104,6 +111,6 @@ def _kind(module: nn.Module) -> Kind | None:
 
 
 def fingerprint(layers: list[Layer]) -> str:
-    """Hex digest of names, kinds and shapes: a plan fits every model with the same."""
-    told = [[layer.name, layer.kind, list(layer.rows.shape), list(layer.tied)] for layer in layers]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+    """Hex digest of names, kinds and shapes of the layers. A plan fits every model with the same fingerprint."""
+    description = [[layer.name, layer.kind, list(layer.rows.shape), list(layer.tied)] for layer in layers]
+    return hashlib.sha256(json.dumps(description).encode()).hexdigest()

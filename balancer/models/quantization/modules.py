@@ -1,8 +1,9 @@
-"""Layers in low precision, on torch's own kernels.
+"""Layers in low precision, on torch's kernels.
 
-Special: a row's result never depends on the rows beside it. INT8 activations have a scale of their own per row, sums of INT8 products are exact integers,
-and a float32 linear is given its rows in multiples of sixteen, because torch multiplies a few rows by another kernel than many. NaN in a row stays NaN, and no
-other row sees it.
+A row's result never depends on the other rows of the batch. INT8 activations have a separate scale for each
+row, sums of INT8 products are exact integers, and a float32 linear layer pads its rows to multiples of
+sixteen, because torch uses different kernels for few and for many rows. NaN in one row does not affect other
+rows.
 """
 
 from __future__ import annotations
@@ -17,16 +18,25 @@ from balancer.models.quantization import native
 LARGEST = 127
 """INT8 is used symmetrically, from -127 to 127."""
 _MIDDLE = 128
-"""What makes a signed byte an unsigned one."""
+"""Offset between signed and unsigned bytes."""
 ROWS = 16
-"""Float32 rows are multiplied in multiples of this."""
+"""The number of float32 rows is padded to a multiple of this."""
 _CUDA_ROWS = 32
-"""torch's INT8 product on CUDA wants more than 16 rows."""
+"""Minimum number of rows that are given to torch's INT8 product on CUDA, which requires more than 16."""
 _TINY = torch.finfo(torch.float32).tiny
 
 
 def quantize_rows(weight: Tensor, bits: int = 8) -> tuple[Tensor, Tensor]:
-    """Round each row (R, d) to signed integers of ``bits``: int8 (R, d) and float32 scale (R,), symmetric, largest to largest."""
+    """Round each row of a weight to signed integers, symmetrically, so that the largest magnitude maps to the
+    largest integer.
+
+    Args:
+        weight: (R, d).
+        bits: number of bits of the integers.
+
+    Returns:
+        int8 (R, d) and float32 scale (R,).
+    """
     most = 2 ** (bits - 1) - 1
     scale = (weight.detach().float().abs().amax(1) / most).clamp(min=_TINY)
     return (weight.detach().float() / scale[:, None]).round_().to(torch.int8), scale
@@ -34,15 +44,24 @@ def quantize_rows(weight: Tensor, bits: int = 8) -> tuple[Tensor, Tensor]:
 
 @torch.library.custom_op("balancer::int8_linear", mutates_args=())
 def int8_linear(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
-    """``x`` (..., K) by ``weight`` int8 (N, K) with ``scale`` (N,) and ``bias`` (N,): (..., N) in the dtype of ``x``.
+    """Multiply by an INT8 weight, after rounding each row of ``x`` to INT8 by its largest magnitude.
 
-    Each row of ``x`` is rounded to INT8 by its own largest value; what is infinite or NaN makes its row NaN.
+    A row with an infinite value or NaN gives NaN.
+
+    Args:
+        x: (..., K).
+        weight: int8 (N, K).
+        scale: (N,) float32.
+        bias: (N,) or None.
+
+    Returns:
+        (..., N) in the dtype of ``x``.
     """
     rows = x.reshape(-1, x.shape[-1]).float()
     step = (rows.abs().amax(1, keepdim=True) / LARGEST).clamp_(min=_TINY)
     whole = (rows / step).round_().to(torch.int8)
     step = step.where(step.isfinite(), torch.nan)
-    if whole.shape[1] == 1:  # torch's kernel leaves the result unwritten there
+    if whole.shape[1] == 1:  # torch's kernel does not write the result in this case
         product = whole.int() * weight.int().t()
     elif x.is_cuda and len(whole) < _CUDA_ROWS:
         product = torch._int_mm(F.pad(whole, (0, 0, 0, _CUDA_ROWS - len(whole))), weight.t())[: len(whole)]
@@ -55,12 +74,12 @@ def int8_linear(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -
 
 
 @int8_linear.register_fake
-def _(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:  # noqa: ARG001 - the operator's signature
+def _(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:  # noqa: ARG001 - signature of the operator
     return x.new_empty(*x.shape[:-1], weight.shape[0])
 
 
 class Int8Linear(nn.Module):
-    """A linear with INT8 weights, a scale per output channel, and INT8 activations, a scale per row."""
+    """Linear layer with INT8 weights, one scale per output channel, and INT8 activations, one scale per row."""
 
     weight: Tensor
     scale: Tensor
@@ -74,7 +93,7 @@ class Int8Linear(nn.Module):
         self._packed: tuple[Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., K) to (..., N)."""
+        """Map (..., K) to (..., N)."""
         if torch.compiler.is_compiling() or not x.is_cpu or x.dtype != torch.float32 or native.absence() is not None:
             out: Tensor = int8_linear(x, self.weight, self.scale, self.bias)
             return out
@@ -83,14 +102,14 @@ class Int8Linear(nn.Module):
         return native.linear(x, *self._packed, self.scale, self.bias)
 
     def __deepcopy__(self, memo: dict[int, object]) -> Int8Linear:
-        """A copy; what was packed is packed anew when it is needed."""
+        """Copy the layer; the packed weight is computed again when needed."""
         copied = Int8Linear(self.weight.clone(), self.scale.clone(), None if self.bias is None else self.bias.clone())
         memo[id(self)] = copied
         return copied.train(self.training)
 
 
 class Int8Embedding(nn.Module):
-    """An embedding with INT8 entries, a scale each."""
+    """Embedding with INT8 entries, one scale per entry."""
 
     weight: Tensor
     scale: Tensor
@@ -102,14 +121,14 @@ class Int8Embedding(nn.Module):
         self.num_embeddings, self.embedding_dim = weight.shape
 
     def forward(self, index: Tensor) -> Tensor:
-        """(...) int64 to (..., d) float32."""
+        """Map (...) int64 to (..., d) float32."""
         flat = index.flatten()
         found = self.weight.index_select(0, flat).float() * self.scale.index_select(0, flat)[:, None]
         return found.view(*index.shape, -1)
 
 
-class LowLinear(nn.Module):
-    """A linear in bfloat16 or float16."""
+class _FrozenLinear(nn.Module):
+    """Weight and bias of a linear layer as buffers."""
 
     weight: Tensor
     bias: Tensor | None
@@ -119,13 +138,17 @@ class LowLinear(nn.Module):
         self.register_buffer("weight", weight)
         self.register_buffer("bias", bias)
 
+
+class LowLinear(_FrozenLinear):
+    """Linear layer in bfloat16 or float16."""
+
     def forward(self, x: Tensor) -> Tensor:
-        """(..., K) to (..., N) in the dtype of ``x``."""
+        """Map (..., K) to (..., N) in the dtype of ``x``."""
         return F.linear(x.to(self.weight.dtype), self.weight, self.bias).to(x.dtype)
 
 
 class LowEmbedding(nn.Module):
-    """An embedding in bfloat16 or float16."""
+    """Embedding in bfloat16 or float16."""
 
     weight: Tensor
 
@@ -135,35 +158,29 @@ class LowEmbedding(nn.Module):
         self.num_embeddings, self.embedding_dim = weight.shape
 
     def forward(self, index: Tensor) -> Tensor:
-        """(...) int64 to (..., d) float32."""
+        """Map (...) int64 to (..., d) float32."""
         return F.embedding(index, self.weight).float()
 
 
-class RowwiseLinear(nn.Module):
-    """A float32 linear whose rows do not depend on how many there are."""
-
-    weight: Tensor
-    bias: Tensor | None
-
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        super().__init__()
-        self.register_buffer("weight", weight)
-        self.register_buffer("bias", bias)
+class RowwiseLinear(_FrozenLinear):
+    """Float32 linear layer whose result for a row does not depend on the number of rows."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., K) to (..., N)."""
+        """Map (..., K) to (..., N)."""
         rows = x.reshape(-1, x.shape[-1])
-        spare = -len(rows) % ROWS
-        out = F.linear(F.pad(rows, (0, 0, 0, spare)) if spare else rows, self.weight, self.bias)
+        padding = -len(rows) % ROWS
+        out = F.linear(F.pad(rows, (0, 0, 0, padding)) if padding else rows, self.weight, self.bias)
         return out[: len(rows)].view(*x.shape[:-1], -1)
 
 
 class TableEncoder(nn.Module):
-    """A piecewise-linear encoder whose running sums are a finished table: in float32, bfloat16, or INT8 with a scale an entry.
+    """Piecewise-linear encoder with a precomputed table, in float32, bfloat16, or INT8 with one scale per
+    entry.
 
     Args:
-        bins: where a number falls, of the encoder it comes from.
-        table: (2 T, d) as :meth:`PiecewiseLinearEncoder.table` gives it; int8 with ``scale`` (2 T,), or floating without.
+        bins: bins of the encoder that it replaces.
+        table: (2 T, d) from :meth:`PiecewiseLinearEncoder.table`: int8 with ``scale``, or floating without.
+        scale: (2 T,) float32, or None.
     """
 
     weight: Tensor
@@ -179,32 +196,34 @@ class TableEncoder(nn.Module):
 
     @classmethod
     def of(cls, encoder: PiecewiseLinearEncoder, precision: str) -> TableEncoder:
-        """The table of an encoder, rounded."""
+        """Build from an encoder, with its table rounded to ``precision``."""
         table = encoder.table().detach()
         if precision == "int8":
             return cls(encoder.places, *quantize_rows(table))
         return cls(encoder.places, table.to(DTYPES[precision]), None)
 
     def forward(self, values: Tensor, present: Tensor) -> Tensor:
-        """(R, F) numbers and whether they are there to (R, d) float32."""
-        cell, there, fraction = self.places(values, present)
+        """Encode numbers (R, F), with a mask (R, F) of those that are present, as (R, d) float32."""
+        cell, is_present, fraction = self.places(values, present)
         index = torch.cat([cell, cell + len(self.weight) // 2], 1)
-        share = torch.cat([there, fraction], 1)
+        factor = torch.cat([is_present, fraction], 1)
         if self.scale is None:
-            return F.embedding_bag(index, self.weight, mode="sum", per_sample_weights=share.to(self.weight.dtype)).float()
+            return F.embedding_bag(index, self.weight, mode="sum", per_sample_weights=factor.to(self.weight.dtype)).float()
         if not self.weight.is_cpu:
             entries = self.weight.index_select(0, index.flatten()).float().view(*index.shape, -1)
-            return torch.einsum("rf,rfd->rd", share * self.scale.index_select(0, index.flatten()).view_as(share), entries)
+            return torch.einsum("rf,rfd->rd", factor * self.scale.index_select(0, index.flatten()).view_as(factor), entries)
         if self.packed is None:
             self.packed = self._pack()
         bags = torch.arange(0, index.numel(), index.shape[1], dtype=index.dtype)
         looked_up: Tensor = torch.ops.quantized.embedding_bag_byte_rowwise_offsets(
-            self.packed, index.flatten(), bags, False, 0, False, share.flatten(), None, False
+            self.packed, index.flatten(), bags, False, 0, False, factor.flatten(), None, False
         )
         return looked_up
 
     def _pack(self) -> Tensor:
-        """(2 T, d + 8) uint8, as torch's kernel reads it: each entry's bytes, then its scale and offset as float32."""
+        """Pack the table for torch's kernel, (2 T, d + 8) uint8: each entry's bytes, then its scale and
+        offset as float32.
+        """
         assert self.scale is not None
         ends = torch.stack([self.scale, -_MIDDLE * self.scale], 1).contiguous().view(torch.uint8)
         return torch.cat([(self.weight.to(torch.int16) + _MIDDLE).to(torch.uint8), ends.view(len(self.scale), -1)], 1).contiguous()

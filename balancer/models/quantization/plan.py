@@ -1,4 +1,4 @@
-"""A precision for every layer of a model: the plan itself, as JSON; :mod:`planning` chooses one."""
+"""The precision plan: one precision for each layer of a model, stored as JSON. :mod:`planning` computes one."""
 
 from __future__ import annotations
 
@@ -16,38 +16,58 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class PrecisionPlan:
-    """A precision for every layer of a model."""
+    """One precision for each layer of a model."""
 
     precision: dict[str, Precision]
     fingerprint: str
-    """Of the model's layers."""
-    foreseen: dict[str, float] = field(default_factory=dict)
-    """``divergence``, ``bytes``, ``bytes_ratio`` and, where timed, ``ms``, ``ms_ratio``; ``metric_drop`` where it was verified."""
+    """Fingerprint of the model's layers."""
+    expected: dict[str, float] = field(default_factory=dict)
+    """Expected ``divergence``, ``bytes`` and ``bytes_ratio``; ``ms`` and ``ms_ratio`` if latencies were
+    measured; ``metric`` and ``metric_drop`` if the metric was measured.
+    """
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able."""
-        return {"format": FORMAT, "precision": self.precision, "fingerprint": self.fingerprint, "foreseen": self.foreseen}
+        """Convert to JSON-compatible values."""
+        return {"format": FORMAT, "precision": self.precision, "fingerprint": self.fingerprint, "expected": self.expected}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> PrecisionPlan:
-        """Inverse of :meth:`to_dict`; InputError where it is no plan."""
+        """Build a plan from the result of :meth:`to_dict`.
+
+        Raises:
+            CorruptFileError: The content is not a plan.
+        """
         precision = content.get("precision")
         if content.get("format") != FORMAT or not isinstance(precision, dict) or not set(precision.values()) <= set(PRECISIONS):
-            raise CorruptFileError("this is no precision plan of this version: make one by balancer quantize or plan_precision")
-        return cls(cast(dict[str, Precision], precision), str(content.get("fingerprint")), dict(content.get("foreseen", {})))
+            raise CorruptFileError("this is not a precision plan of this version: create one by balancer quantize or plan_precision")
+        expected = content.get("expected", content.get("foreseen", {}))  # version 0.1 wrote "foreseen"
+        return cls(cast(dict[str, Precision], precision), str(content.get("fingerprint")), dict(expected))
 
     def check(self, model: nn.Module) -> None:
-        """Raise InputError where the plan is for another model."""
+        """Check that the plan is for ``model``.
+
+        Raises:
+            InputError: It is for another model.
+        """
         layers = find_layers(model)
         if fingerprint(layers) != self.fingerprint:
             names = {layer.name for layer in layers}
             odd = sorted(names ^ set(self.precision))[:3]
-            hint = f" (it differs in {', '.join(odd)})" if odd else " (the shapes differ)"
-            raise InputError(f"the plan is for another model{hint}: make a plan for this one by plan_precision")
+            hint = f" (layers differ: {', '.join(odd)})" if odd else " (shapes of layers differ)"
+            raise InputError(f"the plan is for another model{hint}: create one for this model by plan_precision")
 
 
-def uniform_plan(model: nn.Module, precision: Precision = "int8", *, keep: Sequence[str] = (), kept: Precision = "bf16") -> PrecisionPlan:
-    """Every layer in ``precision`` but those whose name is, or begins with, one of ``keep``, or contains it between dots: they get ``kept``."""
+def uniform_plan(
+    model: nn.Module, precision: Precision = "int8", *, keep: Sequence[str] = (), keep_as: Precision = "bf16"
+) -> PrecisionPlan:
+    """Plan one precision for every layer, with exceptions.
+
+    Args:
+        model: the full-precision model.
+        precision: precision of most layers.
+        keep: names, or parts of names between dots, of layers that get ``keep_as`` instead.
+        keep_as: precision of those layers.
+    """
     layers = find_layers(model)
-    wanted = {layer.name: kept if any(f".{part}." in f".{layer.name}." for part in keep) else precision for layer in layers}
+    wanted = {layer.name: keep_as if any(f".{part}." in f".{layer.name}." for part in keep) else precision for layer in layers}
     return PrecisionPlan(wanted, fingerprint(layers), {"bytes": float(sum(layer.bytes(wanted[layer.name]) for layer in layers))})

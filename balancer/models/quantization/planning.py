@@ -1,8 +1,10 @@
-"""Which layer gets which precision: a knapsack over exact bytes, measured milliseconds and foreseen divergence, then held against the metric itself.
+"""Choose a precision for each layer: a knapsack over exact bytes, measured milliseconds and expected
+divergence.
 
-Special: a budget is met or refused, never nearly met. The knapsack is solved exactly on the Pareto front of (cost, divergence), layer by layer; because
-divergences of single layers need not add up, a metric budget is verified on the whole model and layers are promoted until it holds. A layer that is
-slower in low precision at the user's shapes stays as it is unless bytes are what was asked for.
+A budget is met or an error is raised. The knapsack is solved exactly on the Pareto front of (cost,
+divergence), layer by layer. Because the divergences of single layers need not add up, a budget on the metric
+is verified on the whole model, and layers are raised to higher precisions until it is met. A layer that is
+slower in low precision at the given shapes stays in float32, unless the budget is in bytes.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ from balancer.models.quantization.sensitivities import SensitivityReport, Sensit
 
 Metric = Callable[[nn.Module], float]
 FRONT = 4096
-"""Points kept of a Pareto front; beyond, neighbours closer than this share of the range are merged."""
+"""Maximum number of points of a Pareto front; beyond it, points closer than this fraction of the range are
+merged.
+"""
 
 
 def plan_precision(
@@ -35,35 +39,38 @@ def plan_precision(
     """Choose a precision for every layer.
 
     Args:
-        report: of :func:`sensitivity` at 8 bits.
-        max_metric_drop: what ``metric`` of the quantized model may lack of the full model's; the plan is then the smallest and fastest that holds it.
-        max_bytes: bytes of all layers; the plan is then the one of least divergence that fits.
-        max_latency_ratio: milliseconds of the whole model in units of its own in float32; likewise.
-        metric: ``metric(model)``, more is better; needed with ``max_metric_drop``, as is ``model``.
-        model: the full model.
-        precisions: which may be chosen.
+        report: result of :func:`sensitivity` at 8 bits.
+        max_metric_drop: maximum loss of ``metric`` of the quantized model; the plan is then the smallest and
+            fastest that meets it.
+        max_bytes: maximum bytes of all layers; the plan is then the one with the least divergence that fits.
+        max_latency_ratio: maximum latency of the whole model, relative to that in float32; likewise.
+        metric: ``metric(model)``, higher is better; required with ``max_metric_drop``, as is ``model``.
+        model: the full-precision model.
+        precisions: precisions to choose from.
 
     Raises:
-        InputError: no budget, a report at other bits, or a budget that can't be met; then the message tells what could be reached.
+        InputError: There is no budget, the report is of other bits, or a budget can't be met; then the
+            message gives the best value that can be reached.
     """
     if max_metric_drop is None and max_bytes is None and max_latency_ratio is None:
         raise InputError("no budget: give max_metric_drop, max_bytes or max_latency_ratio")
     if report.bits != 8:
-        raise InputError(f"the report is of {report.bits} bits: plans are made of 8, call sensitivity with bits=8")
+        raise InputError(f"the report is for {report.bits} bits, but plans need 8: call sensitivity with bits=8")
     options = {row.name: _options(row, precisions, by_bytes=max_bytes is not None) for row in report.rows}
     if max_bytes is not None:
         chosen = _cheapest_divergence(report, options, "bytes", float(max_bytes))
     elif max_latency_ratio is not None:
         full = _whole_ms(report, dict.fromkeys(options, "fp32"))
         if full is None:
-            raise InputError("the report has no milliseconds: call sensitivity with latency=True to plan by latency")
+            raise InputError("the report has no milliseconds, which max_latency_ratio needs: call sensitivity with latency=True")
         chosen = _cheapest_divergence(report, options, "ms", max_latency_ratio * full - report.other_ms)
     else:
-        chosen = {name: _least(report, name, own) for name, own in options.items()}
-    plan = PrecisionPlan(chosen, report.fingerprint, _foreseen(report, chosen))
-    if max_latency_ratio is not None and max_bytes is not None and plan.foreseen.get("ms_ratio", 0.0) > max_latency_ratio:
+        chosen = {name: _smallest(report, name, precisions) for name, precisions in options.items()}
+    plan = PrecisionPlan(chosen, report.fingerprint, _expected(report, chosen))
+    if max_latency_ratio is not None and max_bytes is not None and plan.expected.get("ms_ratio", 0.0) > max_latency_ratio:
         raise InputError(
-            f"max_bytes and max_latency_ratio can't both be met: within the bytes the latency is {plan.foreseen['ms_ratio']:.2f}; raise one"
+            "max_bytes and max_latency_ratio can't both be met: the plan within max_bytes has a latency ratio of "
+            f"{plan.expected['ms_ratio']:.2f}; raise one of them"
         )
     if max_metric_drop is None:
         return plan
@@ -73,20 +80,20 @@ def plan_precision(
 
 
 def _options(row: SensitivityRow, precisions: Sequence[Precision], *, by_bytes: bool) -> list[Precision]:
-    """Precisions worth having for a layer: where time counts, those that are no slower than float32 here."""
-    own: list[Precision] = []
+    """Return the useful precisions of a layer; if its latency was measured, only those not slower than float32."""
+    useful: list[Precision] = []
     for precision in precisions:
         timed = row.ms and not by_bytes
         if timed and (precision not in row.ms or row.ms[precision] > row.ms["fp32"]):
-            continue  # no instructions for it, or slower at these shapes
-        own.append(precision)
-    return own or ["fp32"]
+            continue  # the processor does not support it, or it is slower at these shapes
+        useful.append(precision)
+    return useful or ["fp32"]
 
 
-def _least(report: SensitivityReport, name: str, own: Sequence[Precision]) -> Precision:
-    """The smallest of the options, of equally small ones the faster."""
+def _smallest(report: SensitivityReport, name: str, precisions: Sequence[Precision]) -> Precision:
+    """Return the precision with the fewest bytes, and among equals the fastest."""
     row = _row(report, name)
-    return min(own, key=lambda precision: (row.bytes[precision], row.ms.get(precision, 0.0)))
+    return min(precisions, key=lambda precision: (row.bytes[precision], row.ms.get(precision, 0.0)))
 
 
 def _row(report: SensitivityReport, name: str) -> SensitivityRow:
@@ -98,30 +105,30 @@ def _whole_ms(report: SensitivityReport, chosen: Mapping[str, str]) -> float | N
     return report.other_ms + sum(row.ms.get(chosen[row.name], row.ms["fp32"]) for row in rows) if rows else None
 
 
-def _foreseen(report: SensitivityReport, chosen: Mapping[str, Precision]) -> dict[str, float]:
+def _expected(report: SensitivityReport, chosen: Mapping[str, Precision]) -> dict[str, float]:
     size = float(sum(row.bytes[chosen[row.name]] for row in report.rows))
-    told = {
+    expected = {
         "divergence": sum(row.score[chosen[row.name]] for row in report.rows),
         "bytes": size,
         "bytes_ratio": size / sum(row.bytes["fp32"] for row in report.rows),
     }
     ms, full = _whole_ms(report, chosen), _whole_ms(report, dict.fromkeys(chosen, "fp32"))
-    return told if ms is None or full is None else told | {"ms": ms, "ms_ratio": ms / full}
+    return expected if ms is None or full is None else expected | {"ms": ms, "ms_ratio": ms / full}
 
 
 def _cheapest_divergence(
     report: SensitivityReport, options: Mapping[str, Sequence[Precision]], cost: str, budget: float
 ) -> dict[str, Precision]:
-    """Least divergence within a budget of bytes or milliseconds: the knapsack of one choice per layer."""
+    """Minimize the divergence within a budget of bytes or milliseconds: a knapsack with one choice per layer."""
     front: list[tuple[float, float, tuple[Precision, ...]]] = [(0.0, 0.0, ())]
     for row in report.rows:
-        prices = row.bytes if cost == "bytes" else (row.ms or {"fp32": 0.0})
-        grown = [
-            (spent + prices.get(precision, prices["fp32"]), lost + row.score[precision], (*taken, precision))
-            for spent, lost, taken in front
+        costs = row.bytes if cost == "bytes" else (row.ms or {"fp32": 0.0})
+        extended = [
+            (total_cost + costs.get(precision, costs["fp32"]), total_divergence + row.score[precision], (*choices, precision))
+            for total_cost, total_divergence, choices in front
             for precision in options[row.name]
         ]
-        front = _pareto(grown)
+        front = _pareto(extended)
     least = front[0][0]
     within = [point for point in front if point[0] <= budget * (1 + 1e-9)]
     if not within:
@@ -133,7 +140,7 @@ def _cheapest_divergence(
 
 
 def _pareto(points: list[tuple[float, float, tuple[Precision, ...]]]) -> list[tuple[float, float, tuple[Precision, ...]]]:
-    """Points that no other beats in both cost and divergence, by rising cost; at most about `FRONT` of them."""
+    """Return the Pareto-optimal points by increasing cost, at most about `FRONT` of them."""
     points.sort(key=lambda point: (point[0], point[1]))
     best: list[tuple[float, float, tuple[Precision, ...]]] = []
     for point in points:
@@ -142,11 +149,11 @@ def _pareto(points: list[tuple[float, float, tuple[Precision, ...]]]) -> list[tu
     if len(best) <= FRONT:
         return best
     step = (best[-1][0] - best[0][0]) / FRONT
-    kept = [best[0]]
+    thinned = [best[0]]
     for point in best[1:-1]:
-        if point[0] - kept[-1][0] >= step:
-            kept.append(point)
-    return [*kept, best[-1]]
+        if point[0] - thinned[-1][0] >= step:
+            thinned.append(point)
+    return [*thinned, best[-1]]
 
 
 def _verified(
@@ -159,24 +166,26 @@ def _verified(
     *,
     fixed_bytes: int | None,
 ) -> PrecisionPlan:
-    """``plan`` with layers promoted, the most divergence per byte first, until the whole model keeps the metric."""
+    """Raise layers of ``plan`` to higher precisions, the largest divergence per byte first, until the metric
+    is met.
+    """
     full, chosen = metric(model), dict(plan.precision)
     reached = float("-inf")
     while True:
         quantized, _ = apply_precision(model, PrecisionPlan(chosen, plan.fingerprint), backend="torch")
         reached = metric(quantized)
         if full - reached <= most:
-            told = _foreseen(report, chosen) | {"metric": reached, "metric_drop": full - reached}
-            return PrecisionPlan(chosen, plan.fingerprint, told)
+            expected = _expected(report, chosen) | {"metric": reached, "metric_drop": full - reached}
+            return PrecisionPlan(chosen, plan.fingerprint, expected)
         step = _promotion(report, chosen, options)
-        size = _foreseen(report, chosen)["bytes"]
+        size = _expected(report, chosen)["bytes"]
         if step is None or (fixed_bytes is not None and size >= fixed_bytes):
             raise InputError(
-                f"max_metric_drop {most:g} can't be met: with every layer as high as allowed the metric is {reached:.4f} against {full:.4f}; "
+                f"max_metric_drop {most:g} can't be met: with the highest allowed precisions the metric is {reached:.4f} instead of {full:.4f}; "
                 f"the shortfall is {full - reached - most:.4f}. Raise max_metric_drop"
                 + (", or max_bytes" if fixed_bytes is not None else "")
             )
-        # A handful at a time: each verification is a pass over the metric's rows.
+        # Several layers at a time, because each verification is a pass over all rows of the metric.
         for name, precision in step:
             chosen[name] = precision
 
@@ -184,7 +193,13 @@ def _verified(
 def _promotion(
     report: SensitivityReport, chosen: Mapping[str, Precision], options: Mapping[str, Sequence[Precision]]
 ) -> list[tuple[str, Precision]] | None:
-    """The next layers to lift, and to what: those that take away half of the divergence that is left, by gain per byte; None where all are at the top."""
+    """Select the next layers to raise, and their new precisions.
+
+    These are the layers with the highest gain per byte that together remove half of the remaining divergence.
+
+    Returns:
+        Names and precisions, or None if no layer can be raised.
+    """
     gains = []
     for row in report.rows:
         now = chosen[row.name]
@@ -194,14 +209,14 @@ def _promotion(
     if not gains:
         return None
     gains.sort(key=lambda gain: -gain[0])
-    left, taken = sum(row.score[chosen[row.name]] for row in report.rows), 0.0
+    remaining, removed = sum(row.score[chosen[row.name]] for row in report.rows), 0.0
     steps: dict[str, Precision] = {}
     for _, name, other in gains:
         if name in steps:
             continue
         row = _row(report, name)
         steps[name] = other
-        taken += row.score[chosen[name]] - row.score[other]
-        if taken >= left / 2:
+        removed += row.score[chosen[name]] - row.score[other]
+        if removed >= remaining / 2:
             break
     return list(steps.items())

@@ -1,11 +1,16 @@
-"""How much each layer's rounding moves the model's answer.
+"""Measure how sensitive each layer is to quantization.
 
-The answer is a distribution, and what rounding does to it is a Kullback-Leibler divergence; the loss on labels barely moves at 8 bits and is noise. Brute
-force (`exact`) rounds one layer at a time and costs a forward pass each. `output_fisher` foresees the same from a few passes: the divergence is, to second
-order, half the mean square of the product of a row's change of the layer's output with the gradient of the row's log-likelihood there, labels drawn from the
-model itself (the Fisher information; compare Theis et al. 2018, "Faster gaze prediction with dense networks and Fisher pruning", for its use on units).
-Summed before it is squared: squares of single elements, which leave out that errors of one row cancel, rank worse (docs/experiments.md). `gradient` is the
-product of the weight's change with its gradient, squared (as in first-order pruning): cheaper by the quantized passes, and worse.
+The sensitivity is the Kullback-Leibler divergence between the output distributions of the model before and
+after rounding the layer. The loss on labels is not used: at 8 bits its changes are within the noise.
+
+Three scores are available. `exact` rounds one layer at a time, which costs a forward pass per layer.
+`output_fisher` estimates the same from a few passes: to second order, the divergence is half the mean square
+of the dot product between the change of the layer's output for a row and the gradient of the row's
+log-likelihood at that output, with labels drawn from the model itself (the Fisher information; Theis et al.
+2018, "Faster gaze prediction with dense networks and Fisher pruning", use it for units). The products are
+summed per row before squaring: squares of single elements ignore that errors of one row cancel, and rank
+layers worse (docs/experiments.md). `gradient` is the squared product of the weight's change with its
+gradient, as in first-order pruning; it needs no passes with rounded layers, and ranks worse.
 """
 
 from __future__ import annotations
@@ -22,7 +27,7 @@ from torch import Tensor, nn
 from balancer.errors import CorruptFileError, InputError
 from balancer.models.quantization.layers import Layer, Precision, find_layers, fingerprint
 from balancer.models.quantization.modules import quantize_rows
-from balancer.models.quantization.swapping import cpu_supports, low_precision, swapped
+from balancer.models.quantization.swapping import convert_layer, cpu_supports, replaced_modules
 
 if TYPE_CHECKING:
     import altair as alt
@@ -32,28 +37,28 @@ SCORES: tuple[Score, ...] = ("output_fisher", "gradient", "exact")
 Loss = Callable[[nn.Module, Any], Tensor]
 _LOW: tuple[Precision, ...] = ("int8", "bf16")
 MOST_BATCHES = 8
-"""Batches used of those given; the ranking settles before."""
+"""Maximum number of batches that are used; the ranking is stable with fewer."""
 PROBES = 7
-"""Runs of each layer from which the median is taken, after two that don't count."""
+"""Number of timed runs of each layer, of which the median is taken, after two warm-up runs."""
 
 
 @dataclass(frozen=True)
 class SensitivityRow:
-    """One layer."""
+    """Sensitivity of one layer."""
 
     name: str
     kind: str
     parameters: int
     score: dict[str, float]
-    """Expected divergence from the float32 model, in nats a row, by precision; float32 has 0."""
+    """Expected divergence from the float32 model, in nats per row, by precision; 0 for float32."""
     bytes: dict[str, int]
     ms: dict[str, float]
-    """Milliseconds on the first batch, by precision; empty where latency was not asked for."""
+    """Milliseconds on the first batch, by precision; empty if latencies were not measured."""
 
 
 @dataclass(frozen=True)
 class SensitivityReport:
-    """What :func:`sensitivity` found."""
+    """Result of :func:`sensitivity`."""
 
     rows: list[SensitivityRow]
     method: str
@@ -61,25 +66,29 @@ class SensitivityReport:
     batches: int
     seconds: float
     fingerprint: str
-    """Of the model's layers; a plan made of the report carries it."""
+    """Fingerprint of the model's layers; a plan computed from the report carries it."""
     other_ms: float = 0.0
-    """Milliseconds of the whole model on the first batch that are none of the layers'."""
+    """Milliseconds of the whole model on the first batch that are not spent in these layers."""
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able."""
+        """Convert to JSON-compatible values."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> SensitivityReport:
-        """Inverse of :meth:`to_dict`; InputError where keys are missing or unknown."""
+        """Build a report from the result of :meth:`to_dict`.
+
+        Raises:
+            CorruptFileError: Keys are missing or unknown.
+        """
         try:
             rows = [SensitivityRow(**row) for row in content["rows"]]
             return cls(**(content | {"rows": rows}))
         except (TypeError, KeyError) as error:
-            raise CorruptFileError(f"the sensitivity report can't be read ({error}): make it anew") from error
+            raise CorruptFileError(f"the sensitivity report can't be read ({error}): create it again") from error
 
     def table(self) -> list[dict[str, Any]]:
-        """A flat row per layer, the most sensitive to INT8 first."""
+        """Return one flat dictionary per layer, the most sensitive to INT8 first."""
         flat = [
             {"layer": row.name, "kind": row.kind, "parameters": row.parameters}
             | {f"{key} {name}": value for key in ("score", "bytes", "ms") for name, value in getattr(row, key).items()}
@@ -88,34 +97,39 @@ class SensitivityReport:
         return sorted(flat, key=lambda row: -row.get("score int8", 0.0))
 
     def chart(self, precision: Mapping[str, str] | None = None) -> alt.Chart:
-        """An Altair chart: what rounding each layer to INT8 does to the answer, the most first; ``precision`` by layer colours them. Needs altair."""
+        """Draw the divergence of each layer in INT8 as an Altair chart, the most sensitive first. Requires
+        altair.
+
+        Args:
+            precision: precision by layer, shown as color.
+        """
         import altair as alt
 
-        worst = sorted(self.rows, key=lambda row: -row.score["int8"])
-        given = precision or {}
-        # A logarithmic axis has no place for nothing at all.
+        ordered = sorted(self.rows, key=lambda row: -row.score["int8"])
+        planned = precision or {}
+        # A logarithmic axis can't show zero.
         values: Any = [
-            {"layer": r.name, "divergence": max(r.score["int8"], 1e-12), "precision": given.get(r.name, "not planned")} for r in worst
+            {"layer": r.name, "divergence": max(r.score["int8"], 1e-12), "precision": planned.get(r.name, "not planned")} for r in ordered
         ]
         colours = {"int8": "#0072B2", "bf16": "#E69F00", "fp16": "#009E73", "fp32": "#CC79A7", "not planned": "#8A8A8A"}
-        found: alt.Chart = (
+        chart: alt.Chart = (
             alt.Chart(alt.InlineData(values=values))
             .mark_point(filled=True, size=90)
             .encode(
                 alt.X(
                     "divergence:Q",
-                    title="divergence if INT8 (nats a row, log scale)",
+                    title="divergence in INT8 (nats per row, log scale)",
                     scale=alt.Scale(type="log"),
                     axis=alt.Axis(format="~e"),
                 ),
                 alt.Y("layer:N", title="layer", sort=None, axis=alt.Axis(labelLimit=260)),
-                alt.Color("precision:N", title="it has", scale=alt.Scale(domain=list(colours), range=list(colours.values()))),
-                alt.Shape("precision:N", title="it has"),
+                alt.Color("precision:N", title="precision", scale=alt.Scale(domain=list(colours), range=list(colours.values()))),
+                alt.Shape("precision:N", title="precision"),
                 tooltip=["layer:N", "precision:N", alt.Tooltip("divergence:Q", format=".2e")],
             )
             .properties(width=640, height=70 + 20 * len(values))
         )
-        return found
+        return chart
 
 
 def sensitivity(
@@ -128,27 +142,29 @@ def sensitivity(
     latency: bool = True,
     seed: int = 0,
 ) -> SensitivityReport:
-    """Score every Linear, Embedding and encoder table of ``model``.
+    """Measure the sensitivity of every Linear, Embedding and encoder table of ``model``.
 
     Args:
-        model: any torch model; it is left as it was, in evaluation mode or not.
-        batches: what ``model(batch)`` takes, at the shapes it will meet; the first `MOST_BATCHES` are used.
-        loss: ``loss(model, batch)`` where labels are known; None: labels are drawn from the model's own output, (B,) logits as yes or no, (B, K) as
-            classes, any other shape as means of unit variance.
+        model: any torch model, in training or evaluation mode; it is not changed.
+        batches: inputs for ``model(batch)`` with realistic shapes; the first `MOST_BATCHES` are used.
+        loss: ``loss(model, batch)`` if labels are known. If None, labels are drawn from the model's output:
+            (B,) logits as binary labels, (B, K) as classes, any other shape as means of Gaussians with unit
+            variance.
         score: ``output_fisher``, ``gradient`` or ``exact``.
-        bits: of the integers; other than 8 only to study rankings, a plan is made of 8.
-        latency: also time every layer in every precision on the first batch.
-        seed: of the labels that are drawn.
+        bits: bits of the integers. Values other than 8 are for studying rankings only; a plan needs 8.
+        latency: also measure the time of every layer in every precision on the first batch.
+        seed: random seed of the drawn labels.
 
     Raises:
-        InputError: no batch, no layer, an unknown score, or an output that is not finite (NaN among the calibration rows).
+        InputError: There is no batch or no layer, the score is unknown, or an output is not finite (NaN in
+            the calibration rows).
     """
     if score not in SCORES:
-        raise InputError(f"unknown score {score!r}; known are {', '.join(SCORES)}")
+        raise InputError(f"unknown score {score!r}; known scores are {', '.join(SCORES)}")
     layers = find_layers(model)
     used = [batch for _, batch in zip(range(MOST_BATCHES), batches, strict=False)]
     if not used:
-        raise InputError("no calibration batch was given: give some of what the model is called with")
+        raise InputError("no calibration batch was given: give at least one input of the model")
     was_training, started = model.training, time.perf_counter()
     model.eval()
     devices = [layers[0].rows.device] if layers[0].rows.is_cuda else []
@@ -175,19 +191,24 @@ def sensitivity(
 
 
 def divergence(reference: Tensor, other: Tensor) -> Tensor:
-    """Mean Kullback-Leibler divergence of outputs ``other`` from ``reference``, in nats a row: of (B,) logits, (B, K) class logits, or unit Gaussians."""
+    """Compute the mean Kullback-Leibler divergence of ``other`` from ``reference``, in nats per row.
+
+    Args:
+        reference: outputs: (B,) binary logits, (B, K) class logits, or means of Gaussians with unit variance.
+        other: outputs of the same shape.
+    """
     reference, other = reference.double(), other.double()
     if reference.ndim == 1:
-        p, one = torch.sigmoid(reference), F.logsigmoid
-        apart = p * (one(reference) - one(other)) + (1 - p) * (one(-reference) - one(-other))
-        return apart.mean()
+        p, log_sigmoid = torch.sigmoid(reference), F.logsigmoid
+        each = p * (log_sigmoid(reference) - log_sigmoid(other)) + (1 - p) * (log_sigmoid(-reference) - log_sigmoid(-other))
+        return each.mean()
     if reference.ndim == 2:
-        logs = reference.log_softmax(-1)
-        return (logs.exp() * (logs - other.log_softmax(-1))).sum(-1).mean()
+        log_p = reference.log_softmax(-1)
+        return (log_p.exp() * (log_p - other.log_softmax(-1))).sum(-1).mean()
     return 0.5 * (reference - other).square().flatten(1).sum(1).mean()
 
 
-def own_loss(output: Tensor) -> Tensor:
+def sampled_label_loss(output: Tensor) -> Tensor:
     """Sum over rows of the negative log-likelihood of labels drawn from the output itself."""
     drawn = output.detach().float()
     if output.ndim == 1:
@@ -198,65 +219,74 @@ def own_loss(output: Tensor) -> Tensor:
 
 
 def _exact(model: nn.Module, layers: Sequence[Layer], batches: list[Any], loss: Loss | None, bits: int) -> dict[str, dict[str, float]]:  # noqa: ARG001
-    found: dict[str, dict[str, float]] = {layer.name: {"int8": 0.0, "bf16": 0.0} for layer in layers}
+    scores = _zero_scores(layers)
     with torch.inference_mode():
-        plain = [_checked(model(batch)) for batch in batches]
+        references = [_checked(model(batch)) for batch in batches]
         for layer in layers:
             for precision in _LOW:
-                with swapped(model, _rounded(model, layer, precision, bits)):
-                    apart = [divergence(reference, model(batch)) for reference, batch in zip(plain, batches, strict=True)]
-                found[layer.name][precision] = float(torch.stack(apart).mean())
-    return found
+                with replaced_modules(model, _rounded(model, layer, precision, bits)):
+                    each = [divergence(reference, model(batch)) for reference, batch in zip(references, batches, strict=True)]
+                scores[layer.name][precision] = float(torch.stack(each).mean())
+    return scores
+
+
+def _zero_scores(layers: Sequence[Layer]) -> dict[str, dict[str, float]]:
+    return {layer.name: {"int8": 0.0, "bf16": 0.0} for layer in layers}
 
 
 def _output_fisher(
     model: nn.Module, layers: Sequence[Layer], batches: list[Any], loss: Loss | None, bits: int
 ) -> dict[str, dict[str, float]]:
-    totals: dict[str, dict[str, float]] = {layer.name: {"int8": 0.0, "bf16": 0.0} for layer in layers}
+    totals = _zero_scores(layers)
     rounded = {precision: _rounded_everywhere(model, layers, precision, bits) for precision in _LOW}
-    owner = {place: layer.name for layer in layers for place in layer.places}
+    layer_of = {name: layer.name for layer in layers for name in layer.module_names}
     rows = 0
     for batch in batches:
-        seen, total = _gradients(model, layers, batch, loss)
+        calls, total = _gradients(model, layers, batch, loss)
         rows += total
         with torch.inference_mode():
-            along: dict[tuple[str, str], Tensor] = {}
-            for place, inputs, output, gradient in seen:
+            changes: dict[tuple[str, Precision], Tensor] = {}
+            for name, inputs, output, gradient in calls:
                 for precision, modules in rounded.items():
-                    products = gradient * (modules[place](*inputs) - output)
-                    own = products.double().flatten(1).sum(1) if products.ndim > 1 else products.double()
-                    # Positions of one row of the answer lie side by side; calls of one layer add up before they are squared.
-                    own = own.view(total, -1).sum(1) if total and len(own) % total == 0 else own
-                    key = owner[place], precision
-                    along[key] = along[key] + own if key in along and along[key].shape == own.shape else own
-            for (name, kind), own in along.items():
-                totals[name][kind] += float(own.square().sum())
-    return {name: {precision: 0.5 * value / max(rows, 1) for precision, value in own.items()} for name, own in totals.items()}
+                    products = gradient * (modules[name](*inputs) - output)
+                    change = products.double().flatten(1).sum(1) if products.ndim > 1 else products.double()
+                    # Positions of one row are consecutive. All calls of one layer are summed before squaring.
+                    change = change.view(total, -1).sum(1) if total and len(change) % total == 0 else change
+                    key = layer_of[name], precision
+                    changes[key] = changes[key] + change if key in changes and changes[key].shape == change.shape else change
+            for (layer, precision), change in changes.items():
+                totals[layer][precision] += float(change.square().sum())
+    return {layer: {precision: 0.5 * value / max(rows, 1) for precision, value in sums.items()} for layer, sums in totals.items()}
 
 
 def _gradients(
     model: nn.Module, layers: Sequence[Layer], batch: Any, loss: Loss | None
 ) -> tuple[list[tuple[str, tuple[Any, ...], Tensor, Tensor]], int]:
-    """Of every call of every layer its place, inputs, output, and the gradient of the summed loss there; and the rows of the output."""
+    """Record every call of every layer, with the gradient of the summed loss with respect to the output.
+
+    Returns:
+        For each call the module's name, inputs, output and gradient; and the number of rows of the model's
+        output.
+    """
     calls: list[tuple[str, tuple[Any, ...], Tensor, Tensor]] = []
 
     def hook(name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
-        def note(_: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
-            # A zero that is added: its gradient is that of the output, whether or not the weights have one.
+        def record(_: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+            # The gradient of the added zero is that of the output, whether or not the weights require gradients.
             zero = torch.zeros_like(output, requires_grad=True)
-            held = tuple(value.detach() if isinstance(value, Tensor) else value for value in inputs)
-            calls.append((name, held, output.detach(), zero))
+            detached = tuple(value.detach() if isinstance(value, Tensor) else value for value in inputs)
+            calls.append((name, detached, output.detach(), zero))
             return output + zero
 
-        return note
+        return record
 
     modules = dict(model.named_modules(remove_duplicate=False))
-    handles = [modules[place].register_forward_hook(hook(place)) for layer in layers for place in layer.places]
+    handles = [modules[name].register_forward_hook(hook(name)) for layer in layers for name in layer.module_names]
     try:
         with torch.enable_grad():
             if loss is None:
                 output = _checked(model(batch))
-                value, rows = own_loss(output), len(output)
+                value, rows = sampled_label_loss(output), len(output)
             else:
                 value, rows = loss(model, batch), 0
             gradients = torch.autograd.grad(value, [zero for *_, zero in calls], allow_unused=True)
@@ -271,8 +301,8 @@ def _gradients(
 
 
 def _gradient(model: nn.Module, layers: Sequence[Layer], batches: list[Any], loss: Loss | None, bits: int) -> dict[str, dict[str, float]]:
-    """(g . dW)^2 of each batch, summed over the batches."""
-    found: dict[str, dict[str, float]] = {layer.name: {"int8": 0.0, "bf16": 0.0} for layer in layers}
+    """Sum of the squares of (gradient . change of weight) of each batch, divided by two."""
+    scores = _zero_scores(layers)
     frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
     try:
         for parameter in frozen:
@@ -280,23 +310,23 @@ def _gradient(model: nn.Module, layers: Sequence[Layer], batches: list[Any], los
         changes = {layer.name: {p: _rounded_rows(layer, p, bits) - layer.rows.detach() for p in _LOW} for layer in layers}
         for batch in batches:
             with torch.enable_grad():
-                value = own_loss(_checked(model(batch))) if loss is None else loss(model, batch)
-                # A table is made of the encoder's parameters; the chain rule through it is torch's.
+                value = sampled_label_loss(_checked(model(batch))) if loss is None else loss(model, batch)
+                # A table is computed from the encoder's parameters; torch applies the chain rule.
                 weights = [layer.module.weight if layer.kind != "table" else None for layer in layers]
                 parameters = [p for p in model.parameters() if p.requires_grad]
                 grads = dict(zip(map(id, parameters), torch.autograd.grad(value, parameters, allow_unused=True), strict=True))
             for layer, weight in zip(layers, weights, strict=True):
                 for precision, change in changes[layer.name].items():
-                    product = _along(layer, weight, change, grads)
-                    found[layer.name][precision] += 0.5 * product**2
+                    product = _loss_change(layer, weight, change, grads)
+                    scores[layer.name][precision] += 0.5 * product**2
     finally:
         for parameter in frozen:
             parameter.requires_grad_(False)
-    return found
+    return scores
 
 
-def _along(layer: Layer, weight: Any, change: Tensor, grads: Mapping[int, Tensor | None]) -> float:
-    """The loss' change along a change of the layer's rows, to first order."""
+def _loss_change(layer: Layer, weight: Any, change: Tensor, grads: Mapping[int, Tensor | None]) -> float:
+    """Compute the change of the loss for a change of the layer's rows, to first order."""
     if layer.kind != "table":
         gradient = grads.get(id(weight))
         return 0.0 if gradient is None else float((gradient * change).sum(dtype=torch.float64))
@@ -304,12 +334,13 @@ def _along(layer: Layer, weight: Any, change: Tensor, grads: Mapping[int, Tensor
     slope, step = grads.get(id(encoder.slope)), grads.get(id(encoder.step))
     if slope is None or step is None:
         return 0.0
-    # The table's second half is the slope itself; of its first half, the steps' running sums, the change is carried back to the steps.
+    # The second half of the table is the slope. The first half contains cumulative sums; its change is
+    # converted back to a change of the steps.
     half = len(change) // 2
-    below, own = change[:half].view_as(step), change[half:].view_as(slope)
-    back = below - (own.cumsum(1) - own)
-    steps = torch.cat([back[:, :1], back[:, 1:] - back[:, :-1]], 1)
-    return float((slope * own).sum(dtype=torch.float64) + (step * steps).sum(dtype=torch.float64))
+    below, slope_change = change[:half].view_as(step), change[half:].view_as(slope)
+    step_sums = below - (slope_change.cumsum(1) - slope_change)
+    step_change = torch.cat([step_sums[:, :1], step_sums[:, 1:] - step_sums[:, :-1]], 1)
+    return float((slope * slope_change).sum(dtype=torch.float64) + (step * step_change).sum(dtype=torch.float64))
 
 
 _MEASURES: dict[str, Callable[..., dict[str, dict[str, float]]]] = {
@@ -321,25 +352,27 @@ _MEASURES: dict[str, Callable[..., dict[str, dict[str, float]]]] = {
 
 def _checked(output: Any) -> Tensor:
     if not isinstance(output, Tensor):
-        raise InputError(f"model(batch) gave a {type(output).__name__}: wrap the model so that it gives one tensor of logits")
+        raise InputError(f"model(batch) returned a {type(output).__name__}: wrap the model so that it returns one tensor of logits")
     if not output.isfinite().all():
-        raise InputError("the model's output on the calibration rows is not finite: leave out rows with NaN or infinite values")
+        raise InputError("the model's output on the calibration rows is not finite: remove rows with NaN or infinite values")
     return output
 
 
 def _rounded(model: nn.Module, layer: Layer, precision: Precision, bits: int) -> dict[str, nn.Module]:
-    """What stands at the layer's places in low precision; with other bits than 8 the weight is rounded to them and kept as a float."""
+    """Build the layer's replacements in low precision. With bits other than 8, the rounded weight is stored
+    as float.
+    """
     if precision == "int8" and bits != 8:
-        return low_precision(model, layer, "fp32", rows=_rounded_rows(layer, precision, bits))
-    return low_precision(model, layer, precision)
+        return convert_layer(model, layer, "fp32", rows=_rounded_rows(layer, precision, bits))
+    return convert_layer(model, layer, precision)
 
 
 def _rounded_everywhere(model: nn.Module, layers: Sequence[Layer], precision: Precision, bits: int) -> dict[str, nn.Module]:
-    return {place: module for layer in layers for place, module in _rounded(model, layer, precision, bits).items()}
+    return {name: module for layer in layers for name, module in _rounded(model, layer, precision, bits).items()}
 
 
 def _rounded_rows(layer: Layer, precision: Precision, bits: int) -> Tensor:
-    """The layer's rows after rounding, as float32."""
+    """Round the layer's rows and return them as float32."""
     rows = layer.rows.detach().float()
     if precision != "int8":
         return rows.to(torch.bfloat16).float()
@@ -348,29 +381,33 @@ def _rounded_rows(layer: Layer, precision: Precision, bits: int) -> Tensor:
 
 
 def _latencies(model: nn.Module, layers: Sequence[Layer], batch: Any) -> tuple[dict[str, dict[str, float]], float]:
-    """Median milliseconds of every layer in every precision this machine has instructions for, at the inputs of ``batch``, in turns; and the rest."""
+    """Measure every layer in every precision that the processor supports, at its inputs for ``batch``.
+
+    Returns:
+        Median milliseconds by layer and precision, and the milliseconds of the model outside the layers.
+    """
     inputs: dict[str, tuple[Any, ...]] = {}
 
-    def keep(name: str) -> Callable[..., None]:
-        def note(_: nn.Module, given: tuple[Any, ...], __: Any) -> None:
+    def hook(name: str) -> Callable[..., None]:
+        def record(_: nn.Module, given: tuple[Any, ...], __: Any) -> None:
             inputs.setdefault(name, tuple(value.detach().clone() if isinstance(value, Tensor) else value for value in given))
 
-        return note
+        return record
 
-    handles = [layer.module.register_forward_hook(keep(layer.name)) for layer in layers]
+    handles = [layer.module.register_forward_hook(hook(layer.name)) for layer in layers]
     with torch.inference_mode():
         model(batch)
         for handle in handles:
             handle.remove()
-        found: dict[str, dict[str, float]] = {}
+        latencies: dict[str, dict[str, float]] = {}
         for layer in layers:
             if layer.name not in inputs:
                 continue
-            low: list[Precision] = [precision for precision in _LOW if cpu_supports(precision, layer.rows.device)]
-            forms = {"fp32": layer.module} | {precision: low_precision(model, layer, precision)[layer.name] for precision in low}
-            found[layer.name] = timed({name: _call(module, inputs[layer.name]) for name, module in forms.items()})
+            supported: list[Precision] = [precision for precision in _LOW if cpu_supports(precision, layer.rows.device)]
+            versions = {"fp32": layer.module} | {precision: convert_layer(model, layer, precision)[layer.name] for precision in supported}
+            latencies[layer.name] = timed({name: _call(module, inputs[layer.name]) for name, module in versions.items()})
         whole = timed({"model": lambda: model(batch)})["model"]
-    return found, max(0.0, whole - sum(own["fp32"] for own in found.values()))
+    return latencies, max(0.0, whole - sum(ms["fp32"] for ms in latencies.values()))
 
 
 def _call(module: nn.Module, given: tuple[Any, ...]) -> Callable[[], Any]:
@@ -378,8 +415,11 @@ def _call(module: nn.Module, given: tuple[Any, ...]) -> Callable[[], Any]:
 
 
 def timed(calls: Mapping[str, Callable[[], Any]], repeats: int = PROBES) -> dict[str, float]:
-    """Median milliseconds of each call, taken in turns so that what else the machine does falls on all alike."""
-    taken: dict[str, list[float]] = {name: [] for name in calls}
+    """Measure the median milliseconds of each call.
+
+    The calls are made in turns, so that other load on the machine affects all of them alike.
+    """
+    times: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(repeats + 2):
         for name, call in calls.items():
             _wait()
@@ -387,8 +427,8 @@ def timed(calls: Mapping[str, Callable[[], Any]], repeats: int = PROBES) -> dict
             call()
             _wait()
             if turn >= 2:
-                taken[name].append(1000 * (time.perf_counter() - started))
-    return {name: sorted(own)[len(own) // 2] for name, own in taken.items()}
+                times[name].append(1000 * (time.perf_counter() - started))
+    return {name: sorted(each)[len(each) // 2] for name, each in times.items()}
 
 
 def _wait() -> None:

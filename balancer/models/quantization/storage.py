@@ -1,7 +1,8 @@
-"""A quantized model on disk: the tensors as they are used, and the plan in JSON. No pickle.
+"""Store a quantized model: the tensors as they are used, and the plan in JSON. No pickle.
 
-Special: loading builds the quantized modules from the plan on torch's meta device and hands them the tensors of the mapped file, so the full model is never
-made and no tensor is copied; a tied weight is stored once.
+Loading builds the quantized modules from the plan on torch's meta device and assigns them the tensors of the
+memory-mapped file, so the full-precision model is never built and no tensor is copied. A tied weight is
+stored once.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from balancer.models.quantization.applying import Applied
 from balancer.models.quantization.layers import find_layers, fingerprint
 from balancer.models.quantization.modules import DTYPES
 from balancer.models.quantization.plan import PrecisionPlan
-from balancer.models.quantization.swapping import module_of, put
+from balancer.models.quantization.swapping import convert_module, set_module
 from balancer.models.storage import CONFIG_FILE
 
 WEIGHTS_FILE = "model.quantized.safetensors"
@@ -35,18 +36,28 @@ FORMAT = 1
 
 
 def save_quantized(model: nn.Module, applied: Applied, folder: Path, *, plan: PrecisionPlan, about: dict[str, Any] | None = None) -> None:
-    """Write the tensors of a model that :func:`apply_precision` made on the torch backend, and ``precision.json``.
+    """Write the tensors of a model quantized by :func:`apply_precision` on the torch backend, and
+    ``precision.json``.
 
-    ``about`` is JSON-able and kept beside, under ``about``. Raises InputError for another backend, or where the folder can't be written.
+    Args:
+        model: the quantized model.
+        applied: report of :func:`apply_precision`.
+        folder: folder to write to.
+        plan: the plan that was applied.
+        about: JSON-compatible values that are stored in ``precision.json`` under ``about``.
+
+    Raises:
+        UnsupportedError: A layer uses another backend.
+        UnwritableFileError: The folder can't be written.
     """
     if any(row.backend != "torch" for row in applied.rows):
         raise UnsupportedError(
-            "only a model on the torch backend is saved: other backends are put on when they are used; apply the plan with backend='torch'"
+            "only a model on the torch backend can be stored: apply the plan with backend='torch', and again with another backend after loading"
         )
     tensors, aliases = _unshared(model.state_dict())
     content = save(tensors)
     write_bytes(folder / WEIGHTS_FILE, content)
-    told = {
+    description = {
         "format": FORMAT,
         "weights_sha256": hashlib.sha256(content).hexdigest(),
         "aliases": aliases,
@@ -55,53 +66,58 @@ def save_quantized(model: nn.Module, applied: Applied, folder: Path, *, plan: Pr
         "applied": applied.to_dict(),
         "about": about or {},
     }
-    write_json(folder / PLAN_FILE, told)
+    write_json(folder / PLAN_FILE, description)
 
 
 def load_quantized(make: Callable[[], nn.Module], folder: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """The quantized model and the content of ``precision.json``.
+    """Load a quantized model.
 
     Args:
-        make: builds the full model's skeleton; it is called on the meta device, so its weights take no memory.
-        folder: what :func:`save_quantized` wrote to.
+        make: builds the full-precision model. It is called on the meta device, so its weights need no memory.
+        folder: folder written by :func:`save_quantized`.
+
+    Returns:
+        The quantized model and the content of ``precision.json``.
 
     Raises:
-        InputError: a file that is missing, damaged, foreign or of another model.
+        InputError: A file is missing, damaged, of another format, or of another model.
     """
-    told = read_json(folder / PLAN_FILE, what="it is the precision plan of a quantized model; make it by balancer quantize")
-    missing = [key for key in ("format", "weights_sha256", "aliases", "plan", "got") if key not in told]
-    if missing or told["format"] != FORMAT:
-        raise CorruptFileError(f"{folder / PLAN_FILE} was not written by this version of balancer quantize: quantize the run anew")
-    plan = PrecisionPlan.from_dict(told["plan"])
+    stored = read_json(folder / PLAN_FILE, what="the precision plan of a quantized model, which balancer quantize writes")
+    missing = [key for key in ("format", "weights_sha256", "aliases", "plan", "got") if key not in stored]
+    if missing or stored["format"] != FORMAT:
+        raise CorruptFileError(f"{folder / PLAN_FILE} was not written by this version of balancer quantize: quantize the run again")
+    plan = PrecisionPlan.from_dict(stored["plan"])
     with torch.device("meta"):
         model = make().eval().requires_grad_(False)
     layers = find_layers(model)
     if fingerprint(layers) != plan.fingerprint:
-        raise InputError(f"{folder / PLAN_FILE} is of another model than the one it is loaded into: quantize the run anew")
-    tensors = _read(folder / WEIGHTS_FILE, told["weights_sha256"])
-    tensors |= {alias: tensors[name] for alias, name in told["aliases"].items()}
+        raise InputError(f"{folder / PLAN_FILE} is for another model than the one it is loaded into: quantize the run again")
+    tensors = _read(folder / WEIGHTS_FILE, stored["weights_sha256"])
+    tensors |= {alias: tensors[name] for alias, name in stored["aliases"].items()}
     try:
         for layer in layers:
-            for name in layer.places:
-                own = {key: tensors.pop(f"{name}.{key}") for key in ("weight", "scale") if f"{name}.{key}" in tensors}
-                put(model, name, _module(model.get_submodule(name), own, tensors.pop(f"{name}.bias", None), told["got"][layer.name]))
+            for name in layer.module_names:
+                weights = {key: tensors.pop(f"{name}.{key}") for key in ("weight", "scale") if f"{name}.{key}" in tensors}
+                bias = tensors.pop(f"{name}.bias", None)
+                set_module(model, name, _module(model.get_submodule(name), weights, bias, stored["got"][layer.name]))
         rest = model.load_state_dict(tensors, strict=False, assign=True)
-        left = [name for name in rest.missing_keys if not _held(model, name)]
-        if left or rest.unexpected_keys:
-            raise KeyError(", ".join([*left, *rest.unexpected_keys][:3]))
+        absent = [name for name in rest.missing_keys if not _is_loaded(model, name)]
+        if absent or rest.unexpected_keys:
+            raise KeyError(", ".join([*absent, *rest.unexpected_keys][:3]))
     except (KeyError, RuntimeError) as error:
-        raise CorruptFileError(f"{folder / WEIGHTS_FILE} does not fit {PLAN_FILE} ({error}): quantize the run anew") from error
-    return model, told
+        raise CorruptFileError(f"{folder / WEIGHTS_FILE} does not fit {PLAN_FILE} ({error}): quantize the run again") from error
+    return model, stored
 
 
 def load_quantized_classifier(folder: Path, device: torch.device | str = "cpu") -> Classifier:
-    """The classifier of a run folder in its planned precision; see :func:`load_quantized`."""
-    content = read_json(folder / CONFIG_FILE, what="it is the configuration of the model")
+    """Load the quantized classifier of a run folder; see :func:`load_quantized`."""
+    content = read_json(folder / CONFIG_FILE, what="the configuration of the model")
     try:
-        # What is quantized is the deployable model: adapters are in its weights, further tasks left out.
+        # Quantization applies to the deployable model: adapters are merged into its weights, auxiliary tasks
+        # removed.
         config = dataclasses.replace(ModelConfig.from_dict(content["config"]), adapter_rank=0, tasks=())
     except (KeyError, TypeError) as error:
-        raise CorruptFileError(f"{folder / CONFIG_FILE} can't be used ({error}): give a run folder as balancer train wrote it") from error
+        raise CorruptFileError(f"{folder / CONFIG_FILE} can't be used ({error}): give a run folder written by balancer train") from error
     model, _ = load_quantized(lambda: Classifier(config), folder)
     _fill_bins(model, config)
     assert isinstance(model, Classifier)
@@ -109,7 +125,7 @@ def load_quantized_classifier(folder: Path, device: torch.device | str = "cpu") 
 
 
 def _fill_bins(model: nn.Module, config: ModelConfig) -> None:
-    """Buffers that no file holds, since the configuration tells them: the edges of the encoder's bins."""
+    """Compute the edges of the encoder's bins from the configuration; they are not in the file."""
     for module in model.modules():
         if isinstance(module, Bins):
             fresh = Bins(config.edges)
@@ -117,34 +133,35 @@ def _fill_bins(model: nn.Module, config: ModelConfig) -> None:
                 setattr(module, name, buffer)
 
 
-def _module(module: nn.Module, own: dict[str, Tensor], bias: Tensor | None, got: str) -> nn.Module:
-    if "weight" not in own or (got == "int8") != ("scale" in own):
+def _module(module: nn.Module, weights: dict[str, Tensor], bias: Tensor | None, precision: str) -> nn.Module:
+    """Build the replacement of `module` from its stored tensors; KeyError if they do not fit."""
+    if "weight" not in weights or (precision == "int8") != ("scale" in weights):
         raise KeyError("weight or scale of a layer is missing")
-    if own["weight"].dtype != (torch.int8 if got == "int8" else DTYPES[got]):
-        raise KeyError(f"a weight is {own['weight'].dtype}, not {got}")
+    if weights["weight"].dtype != (torch.int8 if precision == "int8" else DTYPES[precision]):
+        raise KeyError(f"a weight is {weights['weight'].dtype}, not {precision}")
     if isinstance(module, PiecewiseLinearEncoder):
         wanted: tuple[int, ...] = (2 * module.places.fields * module.places.bins, module.slope.shape[-1])
     else:
         wanted = tuple(module.get_parameter("weight").shape)
-    if own["weight"].shape != wanted:
+    if weights["weight"].shape != wanted:
         raise KeyError("a weight has another shape")
-    made = module_of(module, own["weight"], own.get("scale"))
-    if getattr(made, "bias", None) is not None:
+    converted = convert_module(module, weights["weight"], weights.get("scale"))
+    if getattr(converted, "bias", None) is not None:
         if bias is None:
             raise KeyError("a bias is missing")
-        made.bias = bias
-    return made
+        converted.bias = bias
+    return converted
 
 
-def _held(model: nn.Module, name: str) -> bool:
-    """Whether a tensor is there already, put in with its module."""
+def _is_loaded(model: nn.Module, name: str) -> bool:
+    """Whether a tensor was loaded together with its module."""
     parent, _, child = name.rpartition(".")
     tensor = getattr(model.get_submodule(parent), child, None)
     return isinstance(tensor, Tensor) and not tensor.is_meta
 
 
 def _unshared(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Every tensor once, and which names are aliases of which."""
+    """Return every tensor once, and the names of the others with the same data."""
     first: dict[tuple[int, int], str] = {}
     tensors, aliases = {}, {}
     for name, tensor in state.items():
@@ -158,14 +175,14 @@ def _unshared(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, st
 
 
 def _read(file: Path, digest: str) -> dict[str, Tensor]:
-    """The tensors of a file, mapped, not copied."""
+    """Memory-map the tensors of a file."""
     try:
         with file.open("rb") as stream:
             if hashlib.file_digest(stream, "sha256").hexdigest() != digest:
-                raise CorruptFileError(f"{file} is damaged, or of another run than {PLAN_FILE}: quantize the run anew")
+                raise CorruptFileError(f"{file} is damaged, or from another run than {PLAN_FILE}: quantize the run again")
         with safe_open(file, framework="pt") as stored:
             return {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a dict
     except FileNotFoundError:
-        raise MissingFileError(f"{file} is missing: it holds the quantized weights; make them by balancer quantize") from None
+        raise MissingFileError(f"{file} with the quantized weights is missing: create it by balancer quantize") from None
     except (OSError, SafetensorError) as error:
-        raise CorruptFileError(f"{file} can't be read ({error}): quantize the run anew") from error
+        raise CorruptFileError(f"{file} can't be read ({error}): quantize the run again") from error

@@ -1,4 +1,4 @@
-"""Putting a layer in another precision in the place of the one it comes from, and what this machine can multiply fast."""
+"""Replace layers by their low-precision versions, and find out which precisions the processor supports."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from balancer.models.quantization.modules import (
 
 
 def cpu_supports(precision: str, device: torch.device | str = "cpu") -> bool:
-    """Whether the processor has instructions for products in ``precision``; on CUDA always."""
+    """Whether the processor has instructions for products in ``precision``; always True on CUDA."""
     if torch.device(device).type != "cpu" or precision == "fp32":
         return True
     if precision == "int8":
@@ -31,19 +31,35 @@ def cpu_supports(precision: str, device: torch.device | str = "cpu") -> bool:
     return precision == "bf16" and bool(torch.cpu._is_avx512_bf16_supported())
 
 
-def low_precision(model: nn.Module, layer: Layer, precision: Precision, *, rows: Tensor | None = None) -> dict[str, nn.Module]:
-    """By place what does there in ``precision`` what ``layer`` of ``model`` does, with one weight for all; ``rows`` (R, d) instead of the layer's own."""
-    weight, scale = rounded(layer.rows.detach() if rows is None else rows, precision)
-    return {place: module_of(model.get_submodule(place), weight, scale) for place in layer.places}
+def convert_layer(model: nn.Module, layer: Layer, precision: Precision, *, rows: Tensor | None = None) -> dict[str, nn.Module]:
+    """Build the replacements of a layer in ``precision``, without putting them into the model.
+
+    Args:
+        model: model of the layer.
+        layer: layer of :func:`find_layers`.
+        precision: precision of the replacements.
+        rows: (R, d) weight to use instead of the layer's weight.
+
+    Returns:
+        Replacement by module name. All share one weight.
+    """
+    weight, scale = convert_weight(layer.rows.detach() if rows is None else rows, precision)
+    return {name: convert_module(model.get_submodule(name), weight, scale) for name in layer.module_names}
 
 
-def rounded(rows: Tensor, precision: Precision) -> tuple[Tensor, Tensor | None]:
-    """A weight in ``precision``, and the scales of its rows where it has them."""
+def convert_weight(rows: Tensor, precision: Precision) -> tuple[Tensor, Tensor | None]:
+    """Round a weight (R, d) to ``precision``; return it and, for INT8, the scales of its rows."""
     return quantize_rows(rows) if precision == "int8" else (rows.to(DTYPES[precision]), None)
 
 
-def module_of(module: nn.Module, weight: Tensor, scale: Tensor | None) -> nn.Module:
-    """What stands for a Linear, an Embedding or an encoder with a weight of :func:`rounded`, which may be shared; a bias is the module's own."""
+def convert_module(module: nn.Module, weight: Tensor, scale: Tensor | None) -> nn.Module:
+    """Build the replacement of one module with a weight of :func:`convert_weight`.
+
+    Args:
+        module: a Linear, Embedding or PiecewiseLinearEncoder; its bias is used.
+        weight: rounded weight, which may be shared.
+        scale: scales of the rows of an INT8 weight, else None.
+    """
     if isinstance(module, PiecewiseLinearEncoder):
         return TableEncoder(module.places, weight, scale)
     if isinstance(module, nn.Embedding):
@@ -62,19 +78,19 @@ def _bias(module: nn.Module) -> Tensor | None:
 
 
 @contextmanager
-def swapped(model: nn.Module, modules: dict[str, nn.Module]) -> Iterator[None]:
-    """``model`` with ``modules`` at their places."""
-    before = {place: model.get_submodule(place) for place in modules}
+def replaced_modules(model: nn.Module, modules: dict[str, nn.Module]) -> Iterator[None]:
+    """Replace submodules of ``model`` by ``modules``, by name, for the duration of a with block."""
+    before = {name: model.get_submodule(name) for name in modules}
     try:
-        for place, module in modules.items():
-            put(model, place, module)
+        for name, module in modules.items():
+            set_module(model, name, module)
         yield
     finally:
-        for place, module in before.items():
-            put(model, place, module)
+        for name, module in before.items():
+            set_module(model, name, module)
 
 
-def put(model: nn.Module, name: str, module: nn.Module) -> None:
-    """Replace the submodule ``name``."""
+def set_module(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Replace the submodule ``name`` of ``model``."""
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent) if parent else model, child, module.train(model.training))
