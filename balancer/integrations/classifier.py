@@ -1,15 +1,15 @@
-"""Any scikit-learn classifier, trained under a sampling policy: ``fit``, ``predict``, ``predict_proba``, and nothing else to learn.
+"""Train any scikit-learn classifier with adaptive sampling, and keep its probabilities calibrated.
 
     model = AdaptiveClassifier(LGBMClassifier(), policy="auto").fit(X, y)
     model.predict_proba(X_later)
 
-Special: probabilities stay probabilities. Sampling moves every score, and training libraries leave it to the user to move them back; here
-what ``predict_proba`` returns is calibrated for the class shares of the table that was given, and ``predict`` decides by a threshold tuned
-on held-out rows. The validation part is split in two:
-one half pays the policy, the other tunes calibration and threshold.
+Sampling shifts every score, and most libraries leave the correction to the user. Here ``predict_proba`` returns probabilities
+that are calibrated for the class shares of the table that was given, and ``predict`` uses a threshold tuned on held-out rows. The
+validation rows are split in two halves: the reward half measures the policy's reward, the threshold half is used to fit the
+calibration and the threshold.
 
-How the classifier is trained in stages is told in :mod:`balancer.integrations.staged`, how scores are corrected in
-:mod:`balancer.integrations.probabilities`.
+:mod:`balancer.integrations.staged` describes how a classifier is trained epoch by epoch, and
+:mod:`balancer.integrations.probabilities` how its scores are corrected.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from sklearn.utils import check_consistent_length, check_random_state, column_or
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from balancer.deprecation import UNSET, renamed_argument
 from balancer.errors import InputError
 from balancer.evaluation.thresholds import tune_threshold
 from balancer.integrations.holdout import Holdout, hold_out
@@ -38,7 +39,7 @@ from balancer.integrations.probabilities import (
     prior_correction,
     prior_is_exact,
 )
-from balancer.integrations.staged import Stage, StagedEstimator, default_learner, library, train_in_stages, weights_in_model
+from balancer.integrations.staged import Epoch, StagedEstimator, default_learner, library, train_epochs, weights_in_model
 from balancer.integrations.tables import is_frame, label_codes, sparse_matrix, take_rows
 from balancer.sampling.policies import Policy
 from balancer.sampling.weights import class_prior
@@ -52,64 +53,71 @@ class AdaptiveClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):  #
     Parameters
     ----------
     estimator
-        Classifier to train, cloned before; None: LightGBM with 100 small trees. Pipelines are classifiers too. It sees the table as it was
-        given, arrays and frames alike. One without ``predict_proba`` is read by its ``decision_function``.
+        Classifier to train; it is cloned first. Pipelines are classifiers too. None: LightGBM with 100 small trees. It
+        receives the table as it was given, arrays and data frames alike. Without ``predict_proba`` its
+        ``decision_function`` is used.
     policy
-        ``auto`` (the learned one that comes with the package), ``constant`` (``constant:share=.2,hardness=1``), ``rule``, the folder of a
-        learned policy, or an object with ``name`` and ``act``.
-    stages
-        How often the policy acts in a training; fewer where the estimator has fewer trees.
+        ``auto`` (the learned policy of the package), ``constant`` (or ``constant:share=.2,hardness=1``), ``rule``, the
+        folder of a learned policy, or an object with ``name`` and ``act``.
+    epochs
+        Number of epochs: how often the policy sets the weights. There are fewer if the estimator has fewer trees.
     calibrate
-        ``isotonic``: an increasing curve fitted on the threshold half, without the ties of plain isotonic regression; ``prior``: the exact
-        correction of class shares where the policy moved shares alone and the threshold half does not contradict it, otherwise ``isotonic``
-        with a note; None: scores as the estimator gives them.
+        ``isotonic``: an increasing curve without the ties of plain isotonic regression, fitted on the threshold half.
+        ``prior``: the exact correction of class shares, if the policy changed only shares and the threshold half does not
+        contradict the correction; otherwise ``isotonic``, with a note. None: scores as the estimator returns them.
     threshold
-        ``tuned``: best F1 of the rarer class on the threshold half, .5 where that is as good; ``default``: the most probable class; a number
-        in (0, 1): of the probability of the rarer class. More than two classes know ``tuned`` and ``default`` only, and both mean the most
-        probable one.
+        ``tuned``: the threshold with the best F1 of the less frequent class on the threshold half, or .5 if that is as
+        good. ``default``: the most probable class. A number in (0, 1): threshold on the probability of the less frequent
+        class. With more than two classes only ``tuned`` and ``default`` are possible, and both predict the most probable
+        class.
     validation_fraction
-        Share of the rows held out of training, half of it for each purpose.
+        Share of the rows to hold out; half of them for each purpose.
     shuffle
-        True: held out by chance, each class in proportion; False: rows are in the order of time, the last ones are held out.
+        True: a stratified random split. False: the rows are in order of time, and the last ones are held out.
     staging
-        ``auto``, or one of ``boosting``, ``partial_fit``, ``warm_start``, ``sample_weight``, ``resample``.
+        How the estimator is trained epoch by epoch: ``auto``, or one of ``boosting``, ``partial_fit``, ``warm_start``,
+        ``sample_weight``, ``resample``.
     passes
-        How often a stage goes over as many rows as the table has, for ``partial_fit`` alone.
+        For ``partial_fit``: in each epoch, this many times the table's number of rows are drawn.
     random_state
-        Of the split, the draws, and the estimator where it has a ``random_state`` of None.
+        Seed of the split, of the draws, and of the estimator if its ``random_state`` is None.
+    stages
+        Deprecated name of ``epochs``.
 
     Attributes
     ----------
     classes_, n_features_in_, feature_names_in_
-        As everywhere in scikit-learn; names only where a frame was given.
+        As for all scikit-learn estimators; names only if a data frame was given.
     estimator_
         The trained classifier.
     staging_
         How it was trained.
     policy_
-        The policy, loaded.
+        The loaded policy.
     history_
-        One dict per stage: ``stage``, ``share`` (by class), ``hardness``, ``floor``, and on validation after it ``f1`` and ``average_precision``.
+        A dict for each epoch: ``epoch``, ``share`` (by class), ``hardness``, ``floor``, and the validation metrics after it,
+        ``f1`` and ``average_precision``.
     weights_
-        :class:`~balancer.sampling.weights.SamplingWeights` that the last stage was drawn by, shares in the order of ``classes_``.
+        :class:`~balancer.sampling.weights.SamplingWeights` of the last epoch, shares in the order of ``classes_``.
     calibration_
         The :class:`~balancer.integrations.probabilities.ProbabilityCorrection`.
     positive_class_
-        Of two classes the rarer one, which the threshold is for; None for more.
+        The less frequent of two classes, which the threshold is for; None for more classes.
     threshold_
-        Of its probability; None for more than two classes.
+        Threshold on its probability; None for more than two classes.
     notes_
-        What was done otherwise than asked, one sentence each: too few rows to hold out, a correction that is not exact.
+        Deviations from what was asked for, a sentence each: too few rows to hold out, a correction that is not exact.
 
     Raises
     ------
     InputError
-        By ``fit``: a parameter out of range, one class only, a missing label, an unknown policy, an estimator that is no classifier.
+        By ``fit``: a parameter is out of range, there is one class only, a label is missing, the policy is unknown, or the
+        estimator is no classifier.
 
     >>> from sklearn.datasets import make_classification
     >>> from sklearn.linear_model import LogisticRegression
     >>> X, y = make_classification(1000, weights=[.9], random_state=0)
-    >>> model = AdaptiveClassifier(LogisticRegression(), policy="constant", stages=2, random_state=0).fit(X, y)
+    >>> model = AdaptiveClassifier(LogisticRegression(), policy="constant", epochs=2, random_state=0).fit(X, y)
     >>> model.staging_, len(model.history_), model.calibration_.method
     ('sample_weight', 2, 'isotonic')
     """
@@ -119,7 +127,7 @@ class AdaptiveClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):  #
         estimator: Any = None,
         *,
         policy: str | Path | Policy = "auto",
-        stages: int = 8,
+        epochs: int = 8,
         calibrate: str | None = "isotonic",
         threshold: str | float = "tuned",
         validation_fraction: float = 0.2,
@@ -127,10 +135,11 @@ class AdaptiveClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):  #
         staging: str = "auto",
         passes: int = 4,
         random_state: Any = None,
+        stages: int | str = UNSET,
     ) -> None:
         self.estimator = estimator
         self.policy = policy
-        self.stages = stages
+        self.epochs = epochs
         self.calibrate = calibrate
         self.threshold = threshold
         self.validation_fraction = validation_fraction
@@ -138,9 +147,11 @@ class AdaptiveClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):  #
         self.staging = staging
         self.passes = passes
         self.random_state = random_state
+        self.stages = stages
 
     def fit(self, X: Any, y: Any) -> Self:
-        """Train on ``X`` (n, F) with labels ``y`` (n,); weights of rows are the policy's to choose, so there is no ``sample_weight``."""
+        """Train on ``X`` (n, F) with labels ``y`` (n,). There is no ``sample_weight``, because the policy weights the rows."""
+        epochs = renamed_argument("stages", "epochs", self.epochs, self.stages)
         table = self._table(X, reset=True)
         classes, codes = self._labels(table, y)
         self._check_options(len(classes))
@@ -149,25 +160,25 @@ class AdaptiveClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):  #
         rows = hold_out(codes, self.validation_fraction, parts=2, shuffle=self.shuffle, seed=seed, names=names)
         train_X, train_codes = take_rows(table, rows.train), codes[rows.train]
         staged = StagedEstimator(
-            self._learner(), train_X, train_codes, classes, staging=self.staging, stages=self.stages, passes=self.passes, seed=seed
+            self._learner(), train_X, train_codes, classes, staging=self.staging, epochs=epochs, passes=self.passes, seed=seed
         )
         sampler = staged.make_sampler(self.policy)
         reward, tuning = rows.parts
-        stages = train_in_stages(staged, sampler, train_X, take_rows(table, reward), codes[reward])
+        trained = train_epochs(staged, sampler, train_X, take_rows(table, reward), codes[reward])
 
         notes = [*rows.notes, *sampler.notes]
         scores = staged.score(take_rows(table, tuning))
         counts = np.bincount(codes)
         rare = 1 if counts[1] <= counts[0] else 0
-        correction = self._correction(staged, stages, scores, codes, rows, rare, notes)
+        correction = self._correction(staged, trained, scores, codes, rows, rare, notes)
         threshold = self._tuned(correction.apply(scores, rare)[:, rare], codes[tuning] == rare) if len(classes) == 2 else None
 
         self.classes_ = classes
         self.estimator_ = staged.estimator
         self.staging_ = staged.staging
         self.policy_ = sampler.policy
-        self.history_ = [stage.figures(number, classes) for number, stage in enumerate(stages, 1)]
-        self.weights_ = stages[-1].weights
+        self.history_ = [epoch.metrics(number, classes) for number, epoch in enumerate(trained, 1)]
+        self.weights_ = trained[-1].weights
         self.calibration_ = correction
         self.positive_class_ = classes[rare] if len(classes) == 2 else None
         self.threshold_ = threshold
@@ -176,12 +187,12 @@ class AdaptiveClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):  #
         return self
 
     def predict_proba(self, X: Any) -> Floats:
-        """(n, K) calibrated probabilities, columns in the order of ``classes_``."""
+        """Calibrated probabilities (n, K) of the rows of ``X`` (n, F), columns in the order of ``classes_``."""
         check_is_fitted(self, "calibration_")
         return self.calibration_.apply(class_probabilities(self.estimator_, self._table(X, reset=False), self._names), self._rare)
 
     def predict(self, X: Any) -> NDArray[Any]:
-        """(n,) classes: by ``threshold_`` for two, the most probable one for more."""
+        """Classes (n,) of the rows of ``X`` (n, F): by ``threshold_`` for two classes, the most probable one for more."""
         probability = self.predict_proba(X)
         if self.threshold_ is None or self.threshold_ == HALF:
             return np.asarray(self.classes_[probability.argmax(axis=1)])
@@ -192,7 +203,7 @@ class AdaptiveClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):  #
         return default_learner() if self.estimator is None else self.estimator
 
     def _table(self, X: Any, *, reset: bool) -> Any:
-        """``X`` checked; a frame, or an array of objects or text, goes to the estimator as it is, which checks it by its own lights."""
+        """Check ``X``. A data frame or an array of objects or text is left to the checks of the estimator."""
         tags = self.__sklearn_tags__().input_tags
         mixed = isinstance(X, np.ndarray) and X.ndim == 2 and X.dtype.kind in "OUS"
         if is_frame(X) or (mixed and (tags.string or isinstance(self._learner(), Pipeline))):
@@ -208,7 +219,7 @@ class AdaptiveClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):  #
         check_consistent_length(X, y)
         if not (hasattr(y, "isna") or hasattr(y, "is_null")) or len(y.shape) > 1:
             y = column_or_1d(y, warn=True)
-        coded = label_codes(y)  # missing labels first: scikit-learn would call them an unknown type
+        coded = label_codes(y)  # reports missing labels; scikit-learn's check would call them an unknown type
         check_classification_targets(np.asarray(y))
         return coded
 
@@ -225,7 +236,7 @@ class AdaptiveClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):  #
     def _correction(
         self,
         staged: StagedEstimator,
-        stages: list[Stage],
+        epochs: list[Epoch],
         scores: Floats,
         codes: NDArray[np.int64],
         rows: Holdout,
@@ -237,27 +248,27 @@ class AdaptiveClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):  #
             return ProbabilityCorrection(None, np.ones_like(prior))
         tuning = codes[rows.parts[1]]
         if self.calibrate == "prior":
-            weights = weights_in_model(staged.staging, stages)
+            weights = weights_in_model(staged.staging, epochs)
             exact = prior_correction(prior, weights[-1].share)
             if not hasattr(staged.estimator, "predict_proba"):
                 reason = "the estimator's scores are no probabilities"
             elif not prior_is_exact(weights):
-                reason = "the policy moved more than class shares, or moved them between stages"
+                reason = "the policy changed more than class shares, or changed them between epochs"
             elif rows.separate and not fits(exact.apply(scores, rare), tuning, rare):
-                reason = "held-out rows contradict it"
+                reason = "the held-out rows contradict it"
             else:
                 return exact
-            notes.append(f"the prior correction is not exact here, {reason}: calibrated on the threshold half instead")
+            notes.append(f"the prior correction is not exact here, {reason}: so the model was calibrated on the threshold half")
         return fit_correction(scores, tuning, prior, rare, held_out=rows.separate)
 
     def _tuned(self, probability: Floats, positive: NDArray[np.bool_]) -> float:
-        """Threshold on the probability of the rarer class."""
+        """Threshold on the probability of the less frequent class."""
         if self.threshold == "default":
             return HALF
         if self.threshold != "tuned":
             return float(self.threshold)
         best = tune_threshold(probability, positive.astype(np.int64))
-        # Where .5 earns as much, it stays: `predict` then is what everybody expects of probabilities.
+        # Prefer .5 if it is as good: then `predict` returns the most probable class, as users expect.
         gain = f1_score(positive, probability >= best) - f1_score(positive, probability >= HALF, zero_division=0.0)
         return best if gain > 1e-9 else HALF
 

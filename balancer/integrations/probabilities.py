@@ -1,11 +1,13 @@
-"""Class probabilities out of any scikit-learn classifier, and their correction after training on sampled rows.
+"""Class probabilities from any scikit-learn classifier, and their correction after training on sampled rows.
 
-Special: the prior correction is used only where it is exact. Drawing classes by other shares than their priors multiplies the odds of each
-class by a constant, which dividing by that constant undoes (Saerens, Latinne and Decaestecker, 2002; Elkan, 2001). Drawing *hard* rows of a
-class more often changes the density within it, and no constant undoes that: then a curve is fitted on held-out rows
-(:class:`IncreasingCurve`). For more than two classes each class is calibrated against the rest, then the probabilities are made to sum to
-1. A class with too few held-out rows for a curve is shifted in log-odds until its mean probability is its prior: that one number is known
-from all rows.
+The prior correction is used only where it is exact. If classes are drawn with shares that differ from their priors, the odds of
+each class are multiplied by a constant, and dividing by it is the exact correction (Saerens, Latinne and Decaestecker, 2002;
+Elkan, 2001). If hard rows of a class are drawn more often, the density within the class changes, and no constant corrects that.
+Then a curve is fitted on held-out rows (:class:`IncreasingCurve`).
+
+With more than two classes each class is calibrated against the rest, and the probabilities are normalized to sum to 1. A class
+with too few held-out rows for a curve is shifted in log-odds so that its mean probability is its prior, which is known from all
+rows.
 """
 
 from __future__ import annotations
@@ -26,19 +28,31 @@ Floats = NDArray[np.float64]
 Correction = Literal["isotonic", "prior"]
 
 SAME_SHARE = 1e-3
-"""Relative change of a share below which stages count as drawn alike."""
+"""Two epochs count as drawn with the same shares if these differ by less than this, relatively."""
 SMOOTH_PART = 0.25
-"""Part of the smooth curve; the best compromise of 0, .1, .25, .5 and 1 on one synthetic table (20,000 rows, 2 % positives, four learners, two seeds), whose
-test rows were in view. There the calibration error was at most .0055, against .015 for the smooth curve alone (a forest), and log loss within 3 % of the
-better of the two; a third seed had .007 for a linear learner."""
+"""Weight of the smooth curve.
+
+It was the best compromise of 0, .1, .25, .5 and 1 on one synthetic table (20,000 rows, 2 % positives, four learners, two seeds);
+the test rows were used for the choice. The calibration error was at most .0055, against .015 for the smooth curve alone (a
+random forest), and log loss was within 3 % of the better of the two curves. With a third seed a linear learner had .007.
+"""
 _BISECTIONS = 60
 
 
 def class_probabilities(estimator: Any, X: Any, classes: NDArray[Any]) -> Floats:
-    """(n, K) probabilities of ``classes`` for the rows of ``X``; columns of classes that the estimator never saw are 0.
+    """Score rows with a fitted classifier.
 
-    An estimator without ``predict_proba`` is asked for its ``decision_function``: its sigmoid (two classes) or softmax is a score that
-    ranks the rows alike, though no probability before it is calibrated. InputError where it has neither.
+    Args:
+        estimator: The classifier. Without ``predict_proba``, the sigmoid (two classes) or softmax of its
+            ``decision_function`` is used. That ranks the rows in the same order, but is no probability until it is calibrated.
+        X: (n, F) rows.
+        classes: (K,) sorted classes of the result.
+
+    Returns:
+        (n, K) scores that sum to 1. The column of a class that the estimator was not trained on is 0.
+
+    Raises:
+        InputError: The classifier has neither method, or does not give one score per class.
     """
     if hasattr(estimator, "predict_proba"):
         scores = np.asarray(estimator.predict_proba(X), dtype=np.float64)
@@ -52,55 +66,58 @@ def class_probabilities(estimator: Any, X: Any, classes: NDArray[Any]) -> Floats
         raise InputError(
             f"{type(estimator).__name__} has neither predict_proba nor decision_function; choose a classifier that scores rows"
         )
-    known = np.asarray(estimator.classes_)
-    if scores.shape[1] != len(known):
+    trained = np.asarray(estimator.classes_)
+    if scores.shape[1] != len(trained):
         raise InputError(
-            f"{type(estimator).__name__} gives {scores.shape[1]} scores for {len(known)} classes; use one score per class"
+            f"{type(estimator).__name__} gives {scores.shape[1]} scores for {len(trained)} classes; use one score per class"
             " (for SVC decision_function_shape='ovr')"
         )
     result = np.zeros((len(scores), len(classes)))
-    result[:, np.searchsorted(classes, known)] = np.clip(scores, 0.0, 1.0)
+    result[:, np.searchsorted(classes, trained)] = np.clip(scores, 0.0, 1.0)
     return _normalised(result)
 
 
 @dataclass(frozen=True)
 class IncreasingCurve:
-    """Isotonic regression without its ties: three parts of it, one part of the smooth curve of ``balancer.evaluation.calibration``.
+    """A weighted mean of isotonic regression (3/4) and the smooth curve of ``balancer.evaluation.calibration`` (1/4).
 
-    Isotonic regression follows any shape, a forest's many exact zeros too, but ties rows, and says 0 or 1 where a few rows agree, which
-    costs log loss without bound. The smooth curve is strictly increasing but has a shape of its own. Mixed, they keep the ranking, stay
-    off 0 and 1, and come close to the better of the two in calibration error and in log loss alike.
+    Isotonic regression fits any shape, also the many exact zeros of a random forest. But it gives equal probabilities to
+    neighbouring rows, and 0 or 1 where a few rows have the same label, so that log loss is unbounded. The smooth curve is
+    strictly increasing, but its shape is restricted. The mean keeps the ranking, stays away from 0 and 1, and comes close to the
+    better of the two in calibration error and log loss.
     """
 
     smooth: Calibration
     knots: Floats
-    """(k,) scores, ascending."""
+    """(k,) scores in ascending order."""
     steps: Floats
-    """(k,) isotonic probability at each, and a straight line between."""
+    """(k,) isotonic probability at each knot; linear in between."""
 
     def transform(self, score: Floats) -> Floats:
-        """(n,) probabilities for ``score`` (n,)."""
+        """Convert scores (n,) to probabilities (n,)."""
         return np.asarray(SMOOTH_PART * self.smooth.transform(score) + (1 - SMOOTH_PART) * np.interp(score, self.knots, self.steps))
 
     @classmethod
     def fit(cls, score: Floats, positive: NDArray[np.bool_]) -> IncreasingCurve:
-        """Curve from held-out rows of both kinds."""
+        """Fit the curve on held-out rows, some positive and some negative: ``score`` (n,), ``positive`` (n,)."""
         isotonic = IsotonicRegression(out_of_bounds="clip").fit(score, positive)
         return cls(fit_calibration(score, positive.astype(np.int64)), isotonic.X_thresholds_, isotonic.y_thresholds_)
 
 
 @dataclass(frozen=True)
 class ProbabilityCorrection:
-    """From the scores of a model trained on sampled rows to class probabilities."""
+    """Converts the scores of a model that was trained on sampled rows to class probabilities."""
 
     method: Correction | None
     factor: Floats
-    """(K,) multiplies the odds of each class: prior over share for ``prior``, else ones."""
+    """(K,) factor for the odds of each class: prior / share for the method ``prior``, otherwise ones."""
     curves: tuple[IncreasingCurve | Calibration, ...] = ()
-    """``isotonic``: one per class, for two classes the one of the rarer class alone; a shift where there were too few rows."""
+    """For the method ``isotonic``: one curve per class, or for two classes only that of the less frequent one. A class with too
+    few rows has a shift in log-odds instead.
+    """
 
     def apply(self, scores: Floats, rare: int) -> Floats:
-        """(n, K) probabilities for ``scores`` (n, K); ``rare`` is the column of two that the one curve is for."""
+        """Convert ``scores`` (n, K) to probabilities (n, K); for two classes, ``rare`` is the column that the only curve is for."""
         if self.method == "prior":
             return _normalised(scores * self.factor)
         if self.method is None:
@@ -114,25 +131,26 @@ class ProbabilityCorrection:
 
 
 def prior_is_exact(weights: Sequence[SamplingWeights]) -> bool:
-    """Whether one factor per class undoes the sampling of a model trained under these ``weights``, one per stage that it was made of."""
+    """Whether one factor per class corrects the sampling exactly, for a model that was trained with ``weights``, one per epoch."""
     first = weights[0].share
     return all(w.hardness == 0 and bool((np.abs(w.share - first) <= SAME_SHARE * first).all()) for w in weights)
 
 
 def prior_correction(prior: Floats, share: Floats) -> ProbabilityCorrection:
-    """The exact correction of pure class sampling: ``prior`` and ``share`` (K,) in the order of the score columns."""
+    """The exact correction for sampling without hardness; ``prior`` and ``share`` (K,) are in the order of the score columns."""
     return ProbabilityCorrection("prior", np.where(share > 0, prior / np.where(share > 0, share, 1.0), 1.0))
 
 
 def fit_correction(scores: Floats, labels: NDArray[np.integer[Any]], prior: Floats, rare: int, *, held_out: bool) -> ProbabilityCorrection:
-    """Curves from held-out rows.
+    """Fit a curve for each class on held-out rows.
 
     Args:
-        scores: (n, K).
+        scores: (n, K) scores of the model.
         labels: (n,) column of the true class.
-        prior: (K,) of the training rows.
-        rare: for two classes, the column to calibrate.
-        held_out: False where the rows trained the model: their scores are too sure of themselves to fit a curve by, so they are shifted only.
+        prior: (K,) class prior of the training rows.
+        rare: For two classes, the column to calibrate.
+        held_out: False if the model was trained on these rows. Their scores are then overconfident, so no curve is fitted; the
+            mean probability of each class is shifted to its prior.
     """
     columns = [rare] if len(prior) == 2 else range(len(prior))
     curves: list[IncreasingCurve | Calibration] = []
@@ -146,14 +164,14 @@ def fit_correction(scores: Floats, labels: NDArray[np.integer[Any]], prior: Floa
 
 
 def fits(probability: Floats, labels: NDArray[np.integer[Any]], rare: int) -> bool:
-    """Whether held-out ``labels`` (n,) leave ``probability`` (n, K) as it is: no curve is better by more than a standard error."""
+    """Whether ``probability`` (n, K) fits held-out ``labels`` (n,): no calibration curve is better by more than one standard error."""
     columns = [rare] if probability.shape[1] == 2 else range(probability.shape[1])
     measured = [c for c in columns if 0 < (labels == c).sum() < len(labels)]
     return all(fit_calibration(probability[:, c], (labels == c).astype(np.int64)).method == "identity" for c in measured)
 
 
 def _shift_to_prior(score: Floats, prior: float) -> Calibration:
-    """Log-odds shift after which the mean of ``score`` is ``prior``, by bisection: the mean rises with the shift."""
+    """Find by bisection the shift in log-odds after which the mean of ``score`` is ``prior``. The mean increases with the shift."""
     low, high = -30.0, 30.0
     if abs(float(IDENTITY.transform(score).mean()) - prior) < 1e-9:
         return IDENTITY
@@ -168,5 +186,5 @@ def _shift_to_prior(score: Floats, prior: float) -> Calibration:
 
 def _normalised(scores: Floats) -> Floats:
     total = scores.sum(axis=1, keepdims=True)
-    # A row that no class claims (zeros everywhere) belongs to all alike.
+    # A row with the score 0 for all classes gets equal probabilities.
     return np.asarray(np.where(total > 0, scores / np.where(total > 0, total, 1.0), 1.0 / scores.shape[1]), dtype=np.float64)

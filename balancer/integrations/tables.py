@@ -1,4 +1,4 @@
-"""Tables as people hold them: NumPy, SciPy sparse, pandas, polars, lists; rows are taken without a change of container, dtype or name."""
+"""Tables of any kind: NumPy, SciPy sparse, pandas, polars, lists. Selecting rows keeps the container, the dtypes and the names."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from balancer.errors import InputError
 
 
 def is_frame(table: Any) -> bool:
-    """Whether ``table`` is a data frame (pandas, polars) rather than an array."""
+    """Whether ``table`` is a data frame (pandas, polars)."""
     return hasattr(table, "columns") and hasattr(table, "shape")
 
 
 def take_rows(table: Any, rows: NDArray[np.integer[Any]]) -> Any:
-    """The given rows of ``table``, which keeps its kind; a pandas index goes along, so its labels may repeat."""
+    """Select rows of ``table`` without changing its type. A pandas index is selected too, so its labels may repeat."""
     if hasattr(table, "iloc"):
         return table.iloc[rows]
     if isinstance(table, (list, tuple)):
@@ -28,19 +28,23 @@ def take_rows(table: Any, rows: NDArray[np.integer[Any]]) -> Any:
 
 
 def sparse_matrix(table: Any) -> Any:
-    """A SciPy sparse array as the sparse matrix that LightGBM takes without a warning; anything else as it is."""
+    """Convert a SciPy sparse array to a sparse matrix, which LightGBM accepts without a warning; return anything else unchanged."""
     if not issparse(table) or isspmatrix(table):
         return table
     return csc_matrix(table) if table.format == "csc" else csr_matrix(table)
 
 
 def label_codes(y: Any) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Sorted classes (K,) and the class index (n,) of each label.
+    """Encode labels.
 
-    Raises
-    ------
-    InputError
-        When a label is missing, or all are of one class.
+    Args:
+        y: (n,) labels of any type.
+
+    Returns:
+        The sorted classes (K,) and the class index (n,) of each label.
+
+    Raises:
+        InputError: A label is missing, or all labels are of one class.
     """
     labels = np.asarray(y)
     if hasattr(y, "isna"):
@@ -55,7 +59,7 @@ def label_codes(y: Any) -> tuple[NDArray[Any], NDArray[np.int64]]:
         missing = missing | ~np.isfinite(labels)
     if missing.any():
         raise InputError(
-            f"Input y contains NaN or another missing label (row {int(np.flatnonzero(missing)[0])}); drop the rows without one"
+            f"Input y contains NaN or another missing label (row {int(np.flatnonzero(missing)[0])}); drop the rows without a label"
         )
     classes, codes = np.unique(labels, return_inverse=True)
     if len(classes) < 2:
@@ -64,9 +68,10 @@ def label_codes(y: Any) -> tuple[NDArray[Any], NDArray[np.int64]]:
 
 
 def numeric_matrix(table: Any) -> Any:
-    """(n, F) numbers for a learner of trees: numeric arrays and sparse matrices as they are, every other column as the rank of its values.
+    """Convert a table to numbers (n, F) for a tree learner.
 
-    The ranks mean nothing beyond this table; they serve to score the rows it has.
+    Numeric arrays and sparse matrices stay as they are. In every other column a value becomes its rank among the column's values.
+    The ranks hold for this table only; they are good enough to score its rows.
     """
     if issparse(table):
         return sparse_matrix(table)
@@ -86,6 +91,6 @@ def _numbers(column: NDArray[Any]) -> NDArray[np.float64]:
     if column.dtype.kind in "mM":
         return np.where(np.isnat(column), np.nan, column.astype(np.int64).astype(np.float64))
     try:
-        return column.astype(np.float64)  # numbers held as objects, None among them
+        return column.astype(np.float64)  # numbers stored as objects, with None for a missing one
     except (TypeError, ValueError):
         return np.unique(column.astype(str), return_inverse=True)[1].astype(np.float64)

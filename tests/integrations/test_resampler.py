@@ -25,7 +25,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks as parametriz
 
 from balancer.errors import InputError
 from balancer.integrations.resampler import AdaptiveResampler, _whole_rows
-from balancer.integrations.staged import spread_rows
+from balancer.integrations.staged import systematic_rows
 
 
 def resampler(policy: str = "constant:share=.3", **options: Any) -> AdaptiveResampler:
@@ -144,13 +144,13 @@ def test_sampling_strategy_sets_rows_per_class(table: Any) -> None:
     assert np.bincount(drawn).tolist() == [counts[0], 100]
     _, drawn = resampler(sampling_strategy=lambda labels: {0: int((labels == 1).sum()), 1: 60}).fit_resample(X, y)
     assert np.bincount(drawn).tolist() == [counts[1], 60]
-    _, drawn = resampler(sampling_strategy=0.5, n_samples=300).fit_resample(X, y)
+    _, drawn = resampler(sampling_strategy=0.5, num_samples=300).fit_resample(X, y)
     assert np.bincount(drawn).tolist() == [200, 100]
 
 
 @pytest.mark.parametrize(("wanted", "rows"), [(None, 600), (250, 250), (0.5, 300), (2.0, 1200)])
 def test_size_of_the_result(table: Any, wanted: Any, rows: Any) -> None:
-    X_new, y_new = resampler(n_samples=wanted).fit_resample(*table)
+    X_new, y_new = resampler(num_samples=wanted).fit_resample(*table)
     assert len(X_new) == len(y_new) == rows
 
 
@@ -195,17 +195,17 @@ def test_a_handful_of_rows_is_validated_on_itself_and_says_so() -> None:
 
 @given(st.lists(st.floats(0, 5), min_size=1, max_size=60), st.integers(0, 1000))
 @settings(max_examples=100, deadline=None)
-def test_spread_rows_come_the_whole_part_of_their_number_or_once_more(expected: Any, seed: Any) -> None:
+def test_systematic_rows_come_the_whole_part_of_their_number_or_once_more(expected: Any, seed: Any) -> None:
     expected = np.array(expected)
-    rows = spread_rows(expected, np.random.default_rng(seed))
+    rows = systematic_rows(expected, np.random.default_rng(seed))
     count = np.bincount(rows, minlength=len(expected))
     assert (np.abs(count - expected) < 1 + 1e-5).all()
     assert abs(len(rows) - expected.sum()) < 1 + 1e-5
 
 
-def test_spread_rows_have_the_expectation_asked_for() -> None:
+def test_systematic_rows_have_the_expectation_asked_for() -> None:
     expected = np.array([0.1, 0.25, 1.4, 2.0, 0.0, 0.75])
-    counts = [np.bincount(spread_rows(expected, np.random.default_rng(seed)), minlength=6) for seed in range(4000)]
+    counts = [np.bincount(systematic_rows(expected, np.random.default_rng(seed)), minlength=6) for seed in range(4000)]
     np.testing.assert_allclose(np.mean(counts, axis=0), expected, atol=0.03)
 
 
@@ -224,16 +224,16 @@ def test_whole_rows_sum_to_the_total(share: Any, total: Any) -> None:
         ({"policy": "no-such-policy"}, "policy"),
         ({"estimator": StandardScaler()}, "estimator must be a scikit-learn classifier"),
         ({"estimator": LogisticRegression}, "estimator must be a scikit-learn classifier"),
-        ({"epochs": 0}, "stages must be a whole number"),
-        ({"n_samples": 1}, "at least one row for each"),
-        ({"n_samples": -0.5}, "n_samples must be"),
-        ({"n_samples": "all"}, "n_samples must be"),
+        ({"epochs": 0}, "epochs must be a whole number"),
+        ({"num_samples": 1}, "at least one row for each"),
+        ({"num_samples": -0.5}, "num_samples must be"),
+        ({"num_samples": "all"}, "num_samples must be"),
         ({"validation_fraction": 0.8}, "validation_fraction"),
         ({"sampling_strategy": "minority"}, "sampling_strategy must be 'auto'"),
         ({"sampling_strategy": 1.5}, "ratio"),
         ({"sampling_strategy": {7: 10}}, "class 7"),
         ({"sampling_strategy": {1: 0}}, "at least 1"),
-        ({"sampling_strategy": {1: 10}, "n_samples": 100}, "contradict"),
+        ({"sampling_strategy": {1: 10}, "num_samples": 100}, "contradict"),
         ({"sampling_strategy": lambda y: 3}, "function that gives one"),
     ],
 )
