@@ -23,8 +23,8 @@ from balancer.app.aggregates import operating_points
 from balancer.app.browsing import Run, find_runs
 from balancer.app.charts import Chart, svg
 from balancer.errors import CorruptFileError, InputError, MissingFileError
-from balancer.evaluation.comparison import TITLES
 from balancer.evaluation.operating_points import OperatingPoints
+from balancer.evaluation.report_content import TITLES
 from balancer.files import read_json
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from balancer.deployment.quantize import calibration, validation_metric
 from balancer.devices import torch_threads
 from balancer.errors import InputError, UnsupportedError
 from balancer.files import write_bytes, write_json
-from balancer.inference.decision import Decision, judge
+from balancer.inference.decision import Decision, evaluate_rows
 from balancer.models import Classifier, SequenceBatch
 from balancer.models.quantization import plan_precision, sensitivity, timed
 from balancer.runs.progress import TrainingProgress
@@ -126,7 +126,7 @@ def _quantize(
         held, test = dataset.rows(Split.THRESHOLD), dataset.rows(Split.TEST)
         decision = Decision.fit(_scores(light, dataset, held), dataset.store.label[held])
         scores = _scores(light, dataset, test)
-        figures = {"full": judge(dataset, test, run.scores(dataset, test), run.decision), "lite": judge(dataset, test, scores, decision)}
+        figures = {"full": evaluate_rows(dataset, test, run.scores(dataset, test), run.decision), "lite": evaluate_rows(dataset, test, scores, decision)}
         some = test[:: max(1, len(test) // 5_000)]
         values, lengths = dataset.store.windows(some, student.config.history_length)
         with torch.inference_mode():

@@ -23,7 +23,7 @@ from balancer.data.dataset import Dataset
 from balancer.data.split import Split
 from balancer.devices import torch_threads
 from balancer.errors import InputError
-from balancer.inference.decision import fraud_score, judge
+from balancer.inference.decision import evaluate_rows, fraud_score
 from balancer.inference.scoring import score_rows
 from balancer.models import Classifier, SequenceBatch
 from balancer.models.quantization import (
@@ -126,7 +126,7 @@ def measured(run: TrainedRun, model: torch.nn.Module, dataset: Dataset, size: in
     """``bytes``, ``ms`` by batch size and the test figures of a model under the run's own calibration and threshold."""
     assert isinstance(model, Classifier)
     rows = dataset.rows(Split.TEST)
-    test = judge(dataset, rows, score_rows(model, dataset, rows, device=run.device), run.decision)
+    test = evaluate_rows(dataset, rows, score_rows(model, dataset, rows, device=run.device), run.decision)
     return {"bytes": size, "ms": latencies({"model": model}, dataset, run)["model"], "test": test}
 
 
@@ -180,7 +180,7 @@ def _onnx(
     rows, parts = dataset.rows(Split.TEST), []
     for first in range(0, len(rows), 1024):
         parts.append(model.probabilities(*dataset.store.windows(rows[first : first + 1024], history)))
-    test = judge(dataset, rows, np.concatenate(parts), run.decision)
+    test = evaluate_rows(dataset, rows, np.concatenate(parts), run.decision)
     ms = {}
     for size in BATCHES:
         values, lengths = dataset.store.windows(np.resize(rows, size), history)

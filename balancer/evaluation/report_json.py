@@ -13,8 +13,8 @@ from typing import Any
 import polars as pl
 from numpy.typing import ArrayLike
 
-from balancer.evaluation.comparison import Figures
 from balancer.evaluation.metrics import curve_points
+from balancer.evaluation.report_content import Figures
 from balancer.evaluation.report_markdown import render_page
 from balancer.files import atomic_path, write_json, write_text
 

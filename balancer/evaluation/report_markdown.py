@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from balancer.evaluation.comparison import (
+from balancer.evaluation.report_content import (
     AVERAGE_PRECISION,
     BRIER,
     CARD_PRECISION,

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from balancer.evaluation.comparison import (
+from balancer.evaluation.report_content import (
     AVERAGE_PRECISION,
     CARD_PRECISION,
     ECE,

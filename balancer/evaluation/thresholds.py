@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.metrics import precision_recall_curve
 
 from balancer.errors import InputError
 
@@ -35,6 +34,8 @@ def tune_threshold(score: ArrayLike, label: ArrayLike) -> float:
         raise InputError(
             "the validation rows that tune the threshold have no fraud: widen the validation part in [split], or give more data"
         )
+    from sklearn.metrics import precision_recall_curve  # takes a second to import, and the service needs no scikit-learn
+
     precision, recall, thresholds = precision_recall_curve(fraud, scores)
     precision, recall = precision[:-1], recall[:-1]  # the last point stands for no alarm at all and has no threshold
     # Rounded, so that equal F1 compare equal whatever their order of arithmetic.

@@ -1,1 +1,1 @@
-"""What a trained detector does: batches, scores, decisions, streaming, attribution. Needs neither Gymnasium nor Stable-Baselines3."""
+"""What a trained detector does: batches, scores, decisions, streaming, attribution."""

@@ -1,7 +1,9 @@
-"""Batches of whole histories for the form `histories`: one stretch of history serves all its targets in one forward pass.
+"""Batches of target rows with their histories, for both forms of the classifier.
 
-Which targets are judged, and how often, is the sampler's choice and is kept exactly; only their order is by stretch. Stretches of similar length go
-together, and a batch holds at most `MAX_TOKENS` positions, padding counted, so memory does not depend on how targets fall.
+In the form `rows` every target has a window of its own. In the form `histories` one segment of history serves
+all its targets in one forward pass. The sampler alone decides which rows are targets, and how often; only
+their order depends on the segments. Segments of similar length share a batch, and a batch has at most
+`MAX_TOKENS` positions including padding, so memory does not depend on how the targets are distributed.
 """
 
 from __future__ import annotations
@@ -13,38 +15,78 @@ import numpy as np
 import torch
 
 from balancer.data.store import Segments, TransactionStore
-from balancer.models import SequenceBatch, Targets
+from balancer.models import ModelConfig, SequenceBatch, Targets
 
 MAX_TOKENS = 32_768
-"""Positions in a batch, padding counted: the activations of some hundred megabytes."""
+"""Positions in a batch, padding included; their activations take a few hundred megabytes."""
 
 
 @dataclass(frozen=True)
-class SequencePart:
-    """Stretches that fit in one pass, and their targets."""
+class HistoryBatch:
+    """Histories for one forward pass, and their targets."""
 
     batch: SequenceBatch
+    """S histories."""
     targets: Targets
-    which: np.ndarray
-    """(T,) index of each target in the rows that were asked for."""
+    """Row in the batch (T,) and position in the history (T,) of each target."""
+    index: np.ndarray
+    """(T,) index of each target in the rows that were requested."""
     first: np.ndarray
-    """(S,) store row at which each stretch begins."""
+    """(S,) store row at which each history begins."""
 
 
-def sequence_parts(store: TransactionStore, rows: np.ndarray, history: int, device: torch.device) -> Iterator[SequencePart]:
-    """Split the target store ``rows`` (n,) into passes over stretches of at most ``history`` rows, the shortest first."""
+def target_batches(
+    store: TransactionStore, rows: np.ndarray, config: ModelConfig, *, size: int, device: torch.device
+) -> Iterator[HistoryBatch]:
+    """Batch target rows in the form that a classifier reads.
+
+    Args:
+        store: The transactions.
+        rows: (n,) target store rows.
+        config: Form and history length of the classifier.
+        size: Targets per batch in the form `rows`; segments are batched by `MAX_TOKENS`.
+        device: Where the batches are.
+    """
+    if config.form == "histories":
+        yield from history_batches(store, rows, config.history_length, device)
+        return
+    for begin in range(0, len(rows), size):
+        chosen = rows[begin : begin + size]
+        values, lengths = store.windows(chosen, config.history_length)
+        targets = (torch.arange(len(chosen), device=device), torch.as_tensor(lengths - 1, device=device))
+        index = np.arange(begin, begin + len(chosen))
+        yield HistoryBatch(SequenceBatch.from_windows(values, lengths, device), targets, index, chosen - lengths + 1)
+
+
+def history_batches(store: TransactionStore, rows: np.ndarray, history: int, device: torch.device) -> Iterator[HistoryBatch]:
+    """Batch target rows by segments of history, the shortest segments first.
+
+    Args:
+        store: The transactions.
+        rows: (n,) target store rows.
+        history: Longest segment, in rows.
+        device: Where the batches are.
+    """
     segments = store.segments(rows, history)
     order = np.argsort(segments.last - segments.first, kind="stable")
     lengths = (segments.last - segments.first + 1)[order]
-    # Sorted by length, a batch's width is its last stretch's; it is full when one more would exceed the tokens.
-    for chosen in _packed(lengths):
-        yield _part(store, segments, order[chosen], device)
+    for chosen in _token_slices(lengths):
+        yield _batch(store, segments, order[chosen], device)
 
 
 def minibatches(store: TransactionStore, rows: np.ndarray, history: int, size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Indices into ``rows`` (n,) for one optimizer step after another, about ``size`` targets each: whole stretches, in random order.
+    """Split target rows into optimizer steps of about `size` targets: whole segments, in random order.
 
-    There are ceil(n / size) of them; one may be empty where the stretch before it holds many targets.
+    Args:
+        store: The transactions.
+        rows: (n,) target store rows.
+        history: Longest segment, in rows.
+        size: Targets per step.
+        rng: Order of the segments.
+
+    Yields:
+        Indices into `rows`, ceil(n / size) times. An array is empty if the segment of the previous step has
+        very many targets.
     """
     segments = store.segments(rows, history)
     shuffled = rng.permutation(len(segments.first))
@@ -52,13 +94,16 @@ def minibatches(store: TransactionStore, rows: np.ndarray, history: int, size: i
     rank[shuffled] = np.arange(len(shuffled))
     order = np.argsort(rank[segments.segment], kind="stable")
     counts = np.bincount(rank[segments.segment], minlength=len(shuffled))
-    # A stretch belongs to the step in which its first target falls.
+    # A segment belongs to the step of its first target.
     step = ((np.cumsum(counts) - counts) // size)[rank[segments.segment[order]]]
     yield from np.split(order, np.searchsorted(step, np.arange(1, -(-len(rows) // size))))
 
 
-def _packed(lengths: np.ndarray) -> Iterator[slice]:
-    """Slices of ``lengths`` (S,), increasing, each of at most MAX_TOKENS positions when padded to its last, and at least one stretch."""
+def _token_slices(lengths: np.ndarray) -> Iterator[slice]:
+    """Cut increasing `lengths` (S,) into slices of at most `MAX_TOKENS` positions, but at least one segment.
+
+    A slice is padded to its longest segment, which is its last.
+    """
     begin = 0
     while begin < len(lengths):
         padded = lengths[begin:] * np.arange(1, len(lengths) - begin + 1)
@@ -67,12 +112,12 @@ def _packed(lengths: np.ndarray) -> Iterator[slice]:
         begin = end
 
 
-def _part(store: TransactionStore, segments: Segments, chosen: np.ndarray, device: torch.device) -> SequencePart:
+def _batch(store: TransactionStore, segments: Segments, chosen: np.ndarray, device: torch.device) -> HistoryBatch:
     first, last = segments.first[chosen], segments.last[chosen]
     lengths = last - first + 1
     batch = SequenceBatch.from_windows(store.slices(first, last, int(lengths.max())), lengths, device)
     place = np.full(len(segments.first), -1)
     place[chosen] = np.arange(len(chosen))
-    own = np.flatnonzero(place[segments.segment] >= 0)
-    targets = tuple(torch.as_tensor(x, device=device) for x in (place[segments.segment[own]], segments.position[own]))
-    return SequencePart(batch, (targets[0], targets[1]), own, first)
+    index = np.flatnonzero(place[segments.segment] >= 0)
+    targets = tuple(torch.as_tensor(x, device=device) for x in (place[segments.segment[index]], segments.position[index]))
+    return HistoryBatch(batch, (targets[0], targets[1]), index, first)

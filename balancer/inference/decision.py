@@ -1,4 +1,4 @@
-"""From raw scores to a decision: calibration, threshold, class, and the metrics of the decisions."""
+"""Turn raw scores into decisions: calibration, threshold, class; and evaluate the decisions."""
 
 from __future__ import annotations
 
@@ -22,54 +22,87 @@ DECISION_FILE = "decision.json"
 
 @dataclass(frozen=True)
 class Decision:
-    """How raw scores become alarms: a monotone calibration and a threshold on its scale."""
+    """A monotone calibration of raw scores, and an alarm threshold on the calibrated scale."""
 
     calibration: Calibration
     threshold: float
     tuned: float | None = None
-    """The threshold that training found, where a person has chosen another since."""
+    """The threshold that was tuned in training, if a user has chosen another one since."""
     chosen: str | None = None
-    """How it was chosen then, in words."""
+    """How the user chose the threshold, in words."""
 
     @classmethod
     def fit(cls, scores: np.ndarray, label: np.ndarray) -> Decision:
-        """Fit on the threshold half: ``scores`` (n, K) or (n,), ``label`` (n,)."""
+        """Fit calibration and threshold on the threshold half of validation.
+
+        Args:
+            scores: (n, K) class probabilities, or (n,) fraud probabilities.
+            label: (n,) class index, -1 unlabelled.
+
+        Raises:
+            InputError: If the labelled rows are all of one class, or a score is outside 0 to 1.
+        """
         raw = fraud_score(scores)
         calibration = fit_calibration(raw, label)
         return cls(calibration, tune_threshold(calibration.transform(raw), label))
 
     def save(self, folder: Path) -> None:
-        """Write ``decision.json``."""
+        """Write `decision.json`."""
         content: dict[str, Any] = {"threshold": self.threshold, "calibration": self.calibration.to_dict()}
         write_json(folder / DECISION_FILE, content if self.tuned is None else content | {"tuned": self.tuned, "chosen": self.chosen})
 
     def with_threshold(self, threshold: float, how: str) -> Decision:
-        """The same calibration with a threshold that a person chose; the tuned one goes back to being plain."""
+        """Replace the threshold and remember the tuned one.
+
+        Args:
+            threshold: A calibrated score; the tuned threshold restores the original decision.
+            how: How the user chose it, in words.
+
+        Raises:
+            InputError: If the threshold is not between 0 and 1.
+        """
         if not 0 <= threshold <= NO_ALARM:
-            raise InputError(f"the threshold {threshold} is no calibrated score: give a number from 0 to 1")
+            raise InputError(f"the threshold is {threshold}: give a number from 0 to 1")
         tuned = self.threshold if self.tuned is None else self.tuned
         return Decision(self.calibration, tuned) if threshold == tuned else Decision(self.calibration, threshold, tuned, how)
 
     @classmethod
     def load(cls, folder: Path) -> Decision:
-        """Read ``decision.json``; InputError where it is missing or damaged."""
+        """Read `decision.json`.
+
+        Raises:
+            MissingFileError: If it is missing.
+            CorruptFileError: If it is damaged.
+        """
         content = read_json(folder / DECISION_FILE, what="it holds threshold and calibration")
         threshold, calibration = content.get("threshold"), content.get("calibration")
         if not isinstance(threshold, float | int) or not isinstance(calibration, dict):
             raise CorruptFileError(f"{folder / DECISION_FILE} lacks threshold or calibration: it is damaged or not written by balancer")
         tuned, chosen = content.get("tuned"), content.get("chosen")
         if not isinstance(tuned, float | int | None) or not isinstance(chosen, str | None):
-            raise CorruptFileError(f"{folder / DECISION_FILE} has a tuned threshold that is no number: it is damaged or not written by balancer")
+            raise CorruptFileError(
+                f"{folder / DECISION_FILE} has a tuned threshold that is not a number: it is damaged or not written by balancer"
+            )
         return cls(Calibration.from_dict(calibration), float(threshold), None if tuned is None else float(tuned), chosen)
 
 
 def fraud_score(scores: np.ndarray) -> np.ndarray:
-    """(n,) fraud probability from class probabilities (n, K), or as it is from (n,)."""
+    """Reduce class probabilities (n, K) to fraud probabilities (n,); those are returned as given."""
     return np.asarray(pooled_score(scores) if scores.ndim == 2 else scores, dtype=np.float64)
 
 
-def judge(dataset: Dataset, rows: np.ndarray, scores: np.ndarray, decision: Decision) -> dict[str, Any]:
-    """Figures of one model on store ``rows`` (n,) with raw ``scores`` (n, K) or (n,)."""
+def evaluate_rows(dataset: Dataset, rows: np.ndarray, scores: np.ndarray, decision: Decision) -> dict[str, Any]:
+    """Compute the metrics of one model.
+
+    Args:
+        dataset: The transactions.
+        rows: (n,) store rows.
+        scores: (n, K) raw class probabilities, or (n,) raw fraud probabilities.
+        decision: Calibration and threshold.
+
+    Returns:
+        The metrics of `evaluate_scores`.
+    """
     store = dataset.store
     raw = fraud_score(scores)
     return evaluate_scores(
@@ -85,8 +118,18 @@ def judge(dataset: Dataset, rows: np.ndarray, scores: np.ndarray, decision: Deci
     )
 
 
-def decided(dataset: Dataset, rows: np.ndarray, scores: np.ndarray, decision: Decision) -> pl.DataFrame:
-    """Scores and decisions of store ``rows`` (n,) as a table: id, time, entity, amount, label, score, decision, class."""
+def decision_table(dataset: Dataset, rows: np.ndarray, scores: np.ndarray, decision: Decision) -> pl.DataFrame:
+    """Tabulate scores and decisions.
+
+    Args:
+        dataset: The transactions.
+        rows: (n,) store rows.
+        scores: (n, K) raw class probabilities.
+        decision: Calibration and threshold.
+
+    Returns:
+        Columns `id, time, entity` (where there is one), `amount, label, score, decision, class`.
+    """
     store, classes = dataset.store, dataset.schema.classes
     columns: dict[str, Any] = {"id": dataset.ids[rows], "time": pl.Series(store.time[rows] * 1e6).cast(pl.Int64).cast(pl.Datetime("us"))}
     if dataset.schema.spec.entity is not None:
@@ -98,7 +141,12 @@ def decided(dataset: Dataset, rows: np.ndarray, scores: np.ndarray, decision: De
 
 
 def decision_columns(scores: np.ndarray, decision: Decision, classes: tuple[str, ...]) -> dict[str, pl.Series]:
-    """``score`` (calibrated), ``decision`` (score at least the threshold) and ``class``, the likeliest fraud class of an alarm, of raw ``scores`` (n, K)."""
+    """Compute the columns of a decision from raw `scores` (n, K).
+
+    Returns:
+        `score` (calibrated), `decision` (whether the score reaches the threshold), and `class`, the most
+        likely fraud class of an alarm and else the legitimate class.
+    """
     score, alarm, winner = decide(scores, decision)
     return {
         "score": pl.Series(score),
@@ -108,7 +156,7 @@ def decision_columns(scores: np.ndarray, decision: Decision, classes: tuple[str,
 
 
 def decide(scores: np.ndarray, decision: Decision) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Calibrated score, alarm and index of the class, each (n,), of raw ``scores`` (n, K)."""
+    """Compute the calibrated score, the alarm and the class index, each (n,), from raw `scores` (n, K)."""
     calibrated = decision.calibration.apply(scores)
     score = decision.calibration.transform(fraud_score(scores))
     alarm = score >= decision.threshold

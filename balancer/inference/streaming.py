@@ -1,8 +1,10 @@
-"""A trained classifier that reads one row at a time, as a service does, and gives each row the score it has in a table.
+"""Score one row at a time, as the service does, with the same result as for a whole table.
 
-What is special: in a table a long history is cut into stretches that overlap by half, and a row is judged by the one in whose later half it stands
-(`TransactionStore.segments`). Two states of constant size do the same: the stretch that judges and the one that will judge next, stepped together.
-Every row is computed by itself, whatever comes with it, so its score is the same bits in a service and in `balancer score --streaming`.
+What is special: in a table a long history is cut into segments that overlap by half, and a row is scored in
+the segment in whose second half it is (`TransactionStore.segments`). A stream does the same with two states
+of constant size: one of the current segment, which gives the score, and one of the next segment. Both are
+updated together. Every row is computed alone, so its score is identical to the last bit in the service and in
+`balancer score --streaming`.
 """
 
 from __future__ import annotations
@@ -23,22 +25,23 @@ from balancer.models import Classifier, SequenceBatch
 
 
 class RowState(NamedTuple):
-    """What is remembered of one history."""
+    """The state of one history: what the next row needs of the earlier ones."""
 
     position: int
-    """Rows read."""
+    """Number of rows read."""
     fields: Tensor
-    """(m, C) the last rows, where the model has no state of constant size; (0, C) where it has."""
+    """(m, C) the last rows, if the model has no state of constant size; else (0, C)."""
     states: list[Any]
-    """The model's own state of one or two stretches, the one that judges first; empty where it has none."""
+    """The states of the model for one or two segments, the current segment first; empty if the model has
+    none."""
 
 
 class RowStream:
-    """Reads the rows of one history after another from the state before to the state after; states are never changed in place.
+    """Reads the rows of a history one after another; each step returns a new state.
 
     Args:
-        model: a trained classifier; it is put in evaluation mode.
-        device: where it computes.
+        model: A trained classifier; it is put into evaluation mode.
+        device: Where the model computes.
     """
 
     def __init__(self, model: Classifier, device: torch.device) -> None:
@@ -47,39 +50,54 @@ class RowStream:
         self._half = model.config.history_length // 2
         self._empty = torch.zeros(0, self._channels, device=device)
         self.has_state = _has_state(model, self._channels, device)
-        """Whether the model reads on from a state of constant size; if not, it is shown the rows of its window or stretch again."""
+        """Whether the model continues from a state of constant size. If not, it reads the rows of its window
+        or segment again."""
 
     def start(self) -> RowState:
-        """Before the first row."""
+        """Return the state before the first row."""
         return RowState(0, self._empty, [])
 
     def first_needed(self, position: int) -> int:
-        """The earliest row of a history that what comes at `position` is judged by."""
+        """Return the position of the earliest row that the score of the row at `position` depends on."""
         if self.model.config.form == "histories":
             return max(position // self._half - 1, 0) * self._half
         return max(position - self.model.config.history_length + 1, 0)
 
     @torch.inference_mode()
     def step(self, fields: NDArray[np.float32], state: RowState) -> tuple[NDArray[np.float32], RowState]:
-        """Read the next row (C,): its class probabilities (K,) float32, and the state after it."""
-        # A copy, because the last bits of a product may depend on where in memory an operand begins; torch's own memory is aligned.
-        own = torch.tensor(fields, device=self.device)[None]
+        """Read the next row.
+
+        Args:
+            fields: (C,) fields of the row.
+            state: The state before the row.
+
+        Returns:
+            Class probabilities (K,) float32 of the row, and the state after it.
+        """
+        # A copy in memory that torch aligns: the last bits of a product may depend on the alignment of its
+        # operands.
+        row = torch.tensor(fields, device=self.device)[None]
         at = state.position
         if not self.has_state:
-            kept = torch.cat([state.fields[len(state.fields) - (at - self.first_needed(at)) :], own])
-            return self._judged(kept), RowState(at + 1, kept, [])
+            kept = torch.cat([state.fields[len(state.fields) - (at - self.first_needed(at)) :], row])
+            return self._score_last(kept), RowState(at + 1, kept, [])
         states = state.states
         if at == 0:
             states = self.model.init_state(1)
         elif at % self._half == 0:
             states = _joined(_rows(states, slice(-1, None)), self.model.init_state(1))
-        logits, states = self.model.step(own.expand(self.stretches(at), -1), states)
+        logits, states = self.model.step(row.expand(self.num_segments(at), -1), states)
         probability: NDArray[np.float32] = self.model.head.probabilities(logits[:1])[0].float().cpu().numpy()
         return probability, RowState(at + 1, self._empty, states)
 
     @torch.inference_mode()
     def read(self, fields: NDArray[np.float32], position: int) -> RowState:
-        """The state after `position` rows, in one pass over the last of them (m, C), those from `first_needed(position)` and `position - 1` on."""
+        """Compute the state after `position` rows in one pass.
+
+        Args:
+            fields: (m, C) the last rows, from `first_needed(position - 1)` on.
+            position: Number of rows of the history.
+        """
         rows = torch.tensor(fields, device=self.device)
         if position == 0:
             return self.start()
@@ -95,10 +113,16 @@ class RowStream:
 
     @torch.inference_mode()
     def attended(self, fields: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(m,) float32 attention of the last of the rows (m, C) on each of them, the mean over heads and blocks.
+        """Compute the attention of the last row on each row, the mean over heads and blocks.
+
+        Args:
+            fields: (m, C) rows of a history.
+
+        Returns:
+            (m,) float32.
 
         Raises:
-            UnsupportedError: The attention has no weights to show.
+            UnsupportedError: If the attention of the model has no weights.
         """
         rows = torch.tensor(fields, device=self.device)
         batch = SequenceBatch.from_windows(rows[None], torch.tensor([len(rows)]), self.device)
@@ -107,17 +131,17 @@ class RowStream:
         weight: NDArray[np.float32] = mass[0].cpu().numpy()
         return weight
 
-    def stretches(self, position: int) -> int:
-        """How many states are stepped at the row `position`."""
+    def num_segments(self, position: int) -> int:
+        """Return the number of segments that contain the row at `position`."""
         return len(self._begins(position))
 
     def _begins(self, position: int) -> tuple[int, ...]:
-        """Where the stretches begin that read the row `position`."""
+        """Return the first positions of the segments that contain the row at `position`."""
         number = position // self._half
         return (0,) if number == 0 else ((number - 1) * self._half, number * self._half)
 
-    def _judged(self, rows: Tensor) -> NDArray[np.float32]:
-        """Class probabilities (K,) of the last of the rows (m, C)."""
+    def _score_last(self, rows: Tensor) -> NDArray[np.float32]:
+        """Compute the class probabilities (K,) of the last of the rows (m, C)."""
         batch = SequenceBatch.from_windows(rows[None], torch.tensor([len(rows)]), self.device)
         targets = None
         if self.model.config.form == "histories":
@@ -129,9 +153,17 @@ class RowStream:
 def score_streaming(
     model: Classifier, dataset: Dataset, rows: np.ndarray, *, device: torch.device, progress: Callable[[int], None] = lambda _: None
 ) -> np.ndarray:
-    """Class probabilities (n, K) float32 of the store `rows` (n,), each entity's rows read one after another.
+    """Score rows as the service does: the rows of each entity one after another.
 
-    `progress` is told how many rows of the store were read.
+    Args:
+        model: A trained classifier.
+        dataset: The transactions.
+        rows: (n,) store rows to score.
+        device: Where the model computes.
+        progress: Called with the number of store rows read so far.
+
+    Returns:
+        Class probabilities (n, K) float32.
     """
     stream, store = RowStream(model, device), dataset.store
     every = np.empty((len(store), len(model.config.classes)), dtype=np.float32)
@@ -148,7 +180,7 @@ def score_streaming(
 
 
 def _has_state(model: Classifier, channels: int, device: torch.device) -> bool:
-    """Whether all parts stream, and states can be read in one pass."""
+    """Whether all parts of the model support streaming, and can compute a state in one pass."""
     try:
         model.init_state(1)
         model.read(torch.zeros(1, channels, device=device))

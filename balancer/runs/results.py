@@ -17,7 +17,7 @@ from balancer.data.split import Split
 from balancer.evaluation.drift import Reference
 from balancer.evaluation.report_json import build_report, write_report
 from balancer.files import atomic_path, read_arrays, write_arrays, write_json
-from balancer.inference.decision import Decision, decided, fraud_score, judge
+from balancer.inference.decision import Decision, decision_table, evaluate_rows, fraud_score
 from balancer.options.flags import to_dict
 from balancer.options.train import NOT_PART_OF_THE_RESULT, Budget, TrainConfig
 from balancer.runs.run_folder import EPOCHS_FILE, RunFolder
@@ -63,7 +63,7 @@ def write_results(
     """
     held, test = dataset.rows(Split.THRESHOLD), dataset.rows(Split.TEST)
     decisions = {name: Decision.fit(own.threshold, dataset.store.label[held]) for name, own in scores.items()}
-    figures = {name: judge(dataset, test, own.test, decisions[name]) for name, own in scores.items()}
+    figures = {name: evaluate_rows(dataset, test, own.test, decisions[name]) for name, own in scores.items()}
     decisions["run"].save(folder.path)
     write_json(folder.path / SCHEMA_FILE, dataset.schema.to_dict())
     calibrated = decisions["run"].calibration.transform(fraud_score(scores["run"].threshold))
@@ -72,7 +72,7 @@ def write_results(
     with atomic_path(folder.path / EPOCHS_FILE) as temporary:
         _epochs(scores, dataset.schema.classes).write_parquet(temporary)
     with atomic_path(folder.path / "predictions.parquet") as temporary:
-        predictions = decided(dataset, test, scores["run"].test, decisions["run"]).with_columns(**explanation)
+        predictions = decision_table(dataset, test, scores["run"].test, decisions["run"]).with_columns(**explanation)
         predictions.write_parquet(temporary)
     saved = {name: value for name, value in to_dict(config).items() if name not in NOT_PART_OF_THE_RESULT}
     report = build_report(

@@ -9,7 +9,7 @@ from balancer.data.dataset import load_dataset
 from balancer.data.split import Split
 from balancer.errors import InputError
 from balancer.files import atomic_path
-from balancer.inference.decision import decision_columns, judge
+from balancer.inference.decision import decision_columns, evaluate_rows
 from balancer.runs.trained_run import TrainedRun
 
 
@@ -63,5 +63,5 @@ def evaluate_file(run: TrainedRun, source: Path, *, past: Path | None, bad_rows:
         "dataset": str(source),
         "rows": len(rows),
         "dropped": dataset.dropped,
-        "test": judge(dataset, rows, run.scores(dataset, rows), run.decision),
+        "test": evaluate_rows(dataset, rows, run.scores(dataset, rows), run.decision),
     }

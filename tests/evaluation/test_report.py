@@ -14,8 +14,8 @@ import pytest
 from rich.console import Console
 
 from balancer.errors import InputError
-from balancer.evaluation.comparison import AVERAGE_PRECISION, FALSE_ALARMS, Column, differences, models_of, standard_error, verdict
 from balancer.evaluation.metrics import evaluate_scores
+from balancer.evaluation.report_content import AVERAGE_PRECISION, FALSE_ALARMS, Column, differences, models_of, standard_error, verdict
 from balancer.evaluation.report_json import build_report, compare_reports, write_report
 from balancer.evaluation.report_markdown import render_page
 from balancer.evaluation.report_terminal import print_figures, print_report

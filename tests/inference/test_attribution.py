@@ -19,7 +19,7 @@ from balancer.inference.scoring import score_rows
 from balancer.models import ATTENTIONS, Attention, ModelConfig, SequenceBatch
 from balancer.options.train import TrainConfig
 from balancer.training.preparation import model_config
-from balancer.training.trainer import ClassifierStudent
+from balancer.training.trainer import ClassifierTrainer
 
 CPU = torch.device("cpu")
 
@@ -29,9 +29,9 @@ def dataset(tiny_table: Path) -> Dataset:
     return load_dataset(tiny_table, resolve_spec(tiny_table))
 
 
-def student(dataset: Dataset, tiny_table: Path, **given: object) -> ClassifierStudent:
+def student(dataset: Dataset, tiny_table: Path, **given: object) -> ClassifierTrainer:
     flags = {"history_length": 24, "d_model": 16, "layers": 2, "attention_window": 4, "global_nodes": 2} | given
-    return ClassifierStudent(dataset, model_config(dataset, TrainConfig(tiny_table, **flags)), seed=0, total_steps=1)  # type: ignore[arg-type]
+    return ClassifierTrainer(dataset, model_config(dataset, TrainConfig(tiny_table, **flags)), seed=0, total_steps=1)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("form", ["rows", "histories"])

@@ -12,11 +12,11 @@ from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.roles import resolve_spec
 from balancer.data.split import Split
 from balancer.inference import batches as sequence_batches
-from balancer.inference.batches import minibatches, sequence_parts
+from balancer.inference.batches import history_batches, minibatches
 from balancer.models import ModelConfig, SequenceBatch
 from balancer.options.train import TrainConfig
 from balancer.training.preparation import model_config
-from balancer.training.trainer import ClassifierStudent
+from balancer.training.trainer import ClassifierTrainer
 
 CPU = torch.device("cpu")
 
@@ -36,7 +36,7 @@ def test_parts_hold_every_target_once_and_stay_small(dataset: Dataset, monkeypat
     rng = np.random.default_rng(0)
     rows = rng.choice(len(dataset.store), 500)  # some rows several times
     seen = []
-    for part in sequence_parts(dataset.store, rows, 20, CPU):
+    for part in history_batches(dataset.store, rows, 20, CPU):
         count, width = part.batch.mask.shape
         assert count * width <= 100
         row, position = (x.numpy() for x in part.targets)
@@ -61,7 +61,7 @@ def test_minibatches_hold_every_target_once_and_whole_histories(dataset: Dataset
 
 @pytest.mark.parametrize("attention", ["dense", "window", "sparse"])
 def test_scores_are_those_of_each_history_by_itself(dataset: Dataset, tiny_table: Path, attention: str) -> None:
-    student = ClassifierStudent(
+    student = ClassifierTrainer(
         dataset, config(dataset, tiny_table, attention=attention, attention_window=4, global_nodes=2), seed=0, total_steps=1
     )
     rows = dataset.rows(Split.TEST)[:40]
@@ -81,7 +81,7 @@ def test_gradient_does_not_depend_on_the_passes(dataset: Dataset, tiny_table: Pa
     gradients = []
     for tokens in (32_768, 60):
         monkeypatch.setattr(sequence_batches, "MAX_TOKENS", tokens)
-        student = ClassifierStudent(
+        student = ClassifierTrainer(
             dataset,
             config(dataset, tiny_table, dropout=0.0, field_dropout=0.0),
             seed=0,
@@ -102,8 +102,8 @@ def test_training_repeats_and_continues_to_the_same_bits(dataset: Dataset, tiny_
     rows = np.random.default_rng(0).choice(dataset.rows(Split.TRAIN), (2, 256))
     made = config(dataset, tiny_table, attention=attention, attention_window=4, global_nodes=2)
 
-    def student() -> ClassifierStudent:
-        return ClassifierStudent(dataset, made, seed=5, total_steps=4, batch_size=128, warmup=0.5)
+    def student() -> ClassifierTrainer:
+        return ClassifierTrainer(dataset, made, seed=5, total_steps=4, batch_size=128, warmup=0.5)
 
     whole = student()
     losses = [whole.fit(part) for part in rows]
@@ -111,7 +111,7 @@ def test_training_repeats_and_continues_to_the_same_bits(dataset: Dataset, tiny_
     broken = student()
     broken.fit(rows[0])
     resumed = student()
-    resumed.load_state(broken.state())
+    resumed.load_state_dict(broken.state_dict())
     resumed.fit(rows[1])
-    for name, value in whole.state().items():
-        np.testing.assert_array_equal(value, resumed.state()[name], err_msg=name)
+    for name, value in whole.state_dict().items():
+        np.testing.assert_array_equal(value, resumed.state_dict()[name], err_msg=name)

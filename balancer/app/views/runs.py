@@ -24,7 +24,7 @@ from balancer.app.loading import (
     show_table,
     table,
 )
-from balancer.evaluation.comparison import (
+from balancer.evaluation.report_content import (
     AVERAGE_PRECISION,
     ECE,
     F1,

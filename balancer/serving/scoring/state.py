@@ -27,7 +27,7 @@ def unpack(content: bytes, position: int, stream: RowStream) -> RowState | None:
             return None
         fields = np.frombuffer(content, np.float32).reshape(-1, start.fields.shape[1])
         return RowState(position, torch.tensor(fields, device=stream.device), [])
-    like, structure = _form(stream, stream.stretches(position - 1))
+    like, structure = _form(stream, stream.num_segments(position - 1))
     if len(content) != sum(leaf.numel() * leaf.element_size() for leaf in like):
         return None
     leaves, place = [], 0
