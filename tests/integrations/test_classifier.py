@@ -280,6 +280,20 @@ def test_weights_are_the_draws_expected(tables: Any) -> None:
     np.testing.assert_allclose(staged.estimator.coef_, reference.coef_, rtol=1e-3)
 
 
+def test_names_of_version_0_1_warn(tables: Any) -> None:
+    X, y, *_ = tables
+    old = AdaptiveClassifier(LogisticRegression(), policy="constant", stages=2, random_state=0)
+    assert "stages=2" in repr(clone(old))
+    with pytest.warns(DeprecationWarning, match="use epochs") as caught:
+        old.fit(X, y)
+    assert caught[0].filename == __file__
+    new = adaptive(LogisticRegression(), epochs=2).fit(X, y)
+    np.testing.assert_array_equal(old.predict_proba(X), new.predict_proba(X))
+    with pytest.warns(DeprecationWarning, match="'epoch'"):
+        assert [line["stage"] for line in old.history_] == [line["epoch"] for line in new.history_] == [1, 2]
+    assert "stages" not in repr(new)
+
+
 def test_grid_search_reaches_policy_and_estimator(tables: Any) -> None:
     X, y, *_ = tables
     grid = {"policy": ["constant:share=.1", "auto"], "estimator__C": [0.1, 1.0]}

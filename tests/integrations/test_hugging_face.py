@@ -163,3 +163,11 @@ def test_it_says_what_it_needs(tmp_path: Path) -> None:
         _trainer(tmp_path, own={"sampler": AdaptiveSampler([0, 0, 1, 1], epochs=2, policy="rule", rank=0, num_replicas=2)})
     with pytest.raises(InputError, match="batch_eval_metrics"):
         _trainer(tmp_path, batch_eval_metrics=True, own={"compute_metrics": lambda predictions, compute_result: {}})
+
+
+def test_the_name_of_version_0_1_warns(tmp_path: Path) -> None:
+    own = {"eval_dataset": {"near": _Table(30, 1), "far": _Table(30, 4)}}
+    with pytest.warns(DeprecationWarning, match="use metric_key_prefix") as caught:
+        trainer, _ = _trainer(tmp_path, own=own | {"steer_by": "eval_far"})
+    assert caught[0].filename == __file__
+    assert "metric_key_prefix='eval_far'" in repr(trainer)

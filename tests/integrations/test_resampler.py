@@ -193,6 +193,15 @@ def test_a_handful_of_rows_is_validated_on_itself_and_says_so() -> None:
     assert "validated on the training rows" in sampler.notes_[0]
 
 
+def test_the_name_of_version_0_1_warns(table: Any) -> None:
+    old, new = resampler(n_samples=300), resampler(num_samples=300)
+    with pytest.warns(DeprecationWarning, match="use num_samples") as caught:
+        result = old.fit_resample(*table)
+    assert caught[0].filename == __file__
+    for drawn, expected in zip(result, new.fit_resample(*table), strict=True):
+        np.testing.assert_array_equal(drawn, expected)
+
+
 @given(st.lists(st.floats(0, 5), min_size=1, max_size=60), st.integers(0, 1000))
 @settings(max_examples=100, deadline=None)
 def test_systematic_rows_come_the_whole_part_of_their_number_or_once_more(expected: Any, seed: Any) -> None:

@@ -1,0 +1,67 @@
+"""Names of version 0.1 still work, and warn with the present name."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+import balancer
+from balancer.deprecation import MODULES, NAMES, UNSET, renamed_argument
+
+
+def resolved(name: str) -> object:
+    """The object with a dotted name."""
+    module, _, attribute = name.rpartition(".")
+    return getattr(importlib.import_module(module), attribute)
+
+
+@pytest.mark.parametrize(("old", "new"), sorted(NAMES.items()))
+def test_an_old_name_is_the_new_object_and_warns(old: str, new: str) -> None:
+    with pytest.warns(DeprecationWarning, match=f"{old} is deprecated .*: use {new}$"):
+        found = resolved(old)
+    assert found is resolved(new)
+
+
+@pytest.mark.parametrize(("old", "new"), sorted(MODULES.items()))
+def test_an_old_module_has_the_contents_of_the_new_one_and_warns(old: str, new: str) -> None:
+    sys.modules.pop(old, None)
+    with pytest.warns(DeprecationWarning, match=f"the module {old} is deprecated .*: use {new}$"):
+        module = importlib.import_module(old)
+    replacement = importlib.import_module(new)
+    public = [name for name in vars(replacement) if not name.startswith("_")]
+    assert public
+    assert all(getattr(module, name) is getattr(replacement, name) for name in public)
+    with pytest.raises(AttributeError):
+        _ = module.no_such_name
+
+
+def test_the_warning_names_the_line_of_the_user() -> None:
+    code = "from balancer import RowSampler\nimport balancer.serving.client\nfrom balancer.sampling import EmbeddedSampler\n"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    shown = done.stderr.splitlines()
+    for line in (1, 2, 3):
+        assert any(text.startswith(f"<string>:{line}: DeprecationWarning") for text in shown), done.stderr
+
+
+def test_a_misspelt_name_is_an_attribute_error() -> None:
+    for module in ("balancer", "balancer.sampling", "balancer.sampling.core"):
+        with pytest.raises(AttributeError, match="no attribute 'AdaptivSampler'"):
+            resolved(f"{module}.AdaptivSampler")
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("balancer.serving.no_such_module")
+
+
+def test_public_names_need_no_warning() -> None:
+    for name in balancer.__all__:
+        assert getattr(balancer, name) is not None
+        assert f"balancer.{name}" not in NAMES
+    assert set(balancer.__all__) <= set(dir(balancer))
+
+
+def test_a_renamed_argument() -> None:
+    assert renamed_argument("stages", "epochs", 8, UNSET) == 8
+    with pytest.warns(DeprecationWarning, match="the argument stages is deprecated .*: use epochs"):
+        assert renamed_argument("stages", "epochs", 8, 3) == 3
