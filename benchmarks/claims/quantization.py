@@ -226,7 +226,7 @@ def measure_ranking(seed: int) -> dict[str, Any]:
     for bits in (8, 4):
         reports = {
             score: sensitivity(model, train, score=score, bits=bits, latency=False) for score in ("exact", "output_fisher", "gradient")
-        }  # type: ignore[arg-type]
+        }
         truth = [row.score["int8"] for row in reports["exact"].rows]
         result["layers"] = len(truth)
         result["bits"][str(bits)] = {
@@ -254,8 +254,8 @@ def measure_ranking(seed: int) -> dict[str, Any]:
 
 def spearman(first: list[float], second: list[float]) -> float:
     """Rank correlation."""
-    ranks = [np.argsort(np.argsort(values)) for values in (first, second)]
-    return float(np.corrcoef(*ranks)[0, 1])
+    first_ranks, second_ranks = (np.argsort(np.argsort(values)).astype(np.float64) for values in (first, second))
+    return float(np.corrcoef(first_ranks, second_ranks)[0, 1])
 
 
 def measure_quality(seed: int) -> dict[str, Any]:

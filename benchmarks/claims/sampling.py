@@ -106,16 +106,16 @@ def measure(part: str, arguments: argparse.Namespace) -> dict[str, Any]:
 def claims(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Check every claim: its figure, its interval, and ``holds``: ``yes``, ``no``, ``within noise`` or ``not measured``."""
     averages = means(results)
-    against = {name: paired(results, name) for name in ("one_to_one", "under", "none", "tpe", "auto", "bandit") if name in averages}
+    references = ("one_to_one", "under", "none", "tpe", "auto", "bandit")
+    against: dict[str, Any] = {name: paired(results, name) for name in references if name in averages}
     found = []
     for other in ("one_to_one", "under"):
         for recall in ("0.60", "0.70"):
             value = against.get(other, {}).get("auto", {}).get(f"{FALSE_ALARMS}_{recall}")
-            low, high = (None, None) if value is None else (value["ratio_low"], value["ratio_high"])
-            figure = None if value is None else value["ratio"] - 1
-            ends = (None, None) if low is None else (low - 1, high - 1)
+            ratios = [None if value is None else value[key] for key in ("ratio", "ratio_low", "ratio_high")]
+            changes = [None if ratio is None else ratio - 1 for ratio in ratios]
             text = f"auto: false alarms at recall {recall} at least 29 % fewer than {other}"
-            found.append(_claim(text, figure, *ends, limit=-0.29, above=False))
+            found.append(_claim(text, *changes, limit=-0.29, above=False))
         for key, limit, text in (
             ("f1_at_half", 0.17, "F1 at threshold .5 more than 17 % above"),
             ("f1", 0.03, "tuned F1 at least 3 % above"),

@@ -47,6 +47,7 @@ from benchmarks.lib.commands import parser
 from benchmarks.lib.postgres import Postgres
 from benchmarks.lib.recording import RESULTS, record, recorded
 from benchmarks.lib.service import START, Bank, Service, transaction
+from benchmarks.lib.timing import Call
 
 PARTS = ("latency", "throughput", "trouble")
 HISTORIES = (64, 256, 1024, 2047)
@@ -123,7 +124,10 @@ def throughput(run: Path) -> dict[str, Any]:
     width, rng = len(model.schema.numeric_fields) + len(model.schema.categorical_fields), np.random.default_rng(0)
     fields = rng.random((2048, width)).astype(np.float32)
     state = model.stream.read(fields[:-1], 2047)
-    ways = {"step": lambda: model.stream.step(fields[-1], state), "window_again": lambda: model.stream._judged(torch.tensor(fields))}
+    ways: dict[str, Call] = {
+        "step": lambda: model.stream.step(fields[-1], state),
+        "window_again": lambda: model.stream._judged(torch.tensor(fields)),
+    }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     with torch.no_grad():
         for turn in range(33):

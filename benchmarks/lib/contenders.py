@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,5 +53,5 @@ def onnx_calls(model: nn.Module, ids: Tensor, folder: Path, threads: int) -> dic
         options.intra_op_num_threads, options.log_severity_level = threads, 3
         session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         feed = {session.get_inputs()[0].name: ids.numpy()}
-        calls[name] = lambda session=session, feed=feed: session.run(None, feed)
+        calls[name] = partial(session.run, None, feed)
     return calls

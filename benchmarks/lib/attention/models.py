@@ -47,7 +47,7 @@ def classifier(attention: str, width: int, history_length: int, window: int = WI
         dropout=0.0,
         field_dropout=0.0,
         attention=attention,
-        window=window,
+        attention_window=window,
         global_nodes=global_nodes,
         form="histories",
     )

@@ -27,7 +27,9 @@ def table(heading: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
     return "\n".join([line(heading), "|" + "---|" * len(heading), *map(line, rows)])
 
 
-def signed(value: dict[str, float], key: str = "difference", digits: int = 3, brackets: str = "[]", between: str = ", ") -> str:
+def signed(
+    value: dict[str, float], key: str = "difference", digits: int = 3, between: str = ", ", ends: tuple[str, str] = ("[", "]")
+) -> str:
     """A difference with its sign and its interval, e.g. ``+0.012 [-0.003, +0.027]``."""
-    first, last = brackets
+    first, last = ends
     return f"{value[key]:+.{digits}f} {first}{value['low']:+.{digits}f}{between}{value['high']:+.{digits}f}{last}"

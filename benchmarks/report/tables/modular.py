@@ -74,4 +74,4 @@ def modular_light() -> str:
 
 
 def _difference(value: dict[str, float]) -> str:
-    return signed(value, key="mean", digits=4, brackets="()", between=" to ")
+    return signed(value, key="mean", digits=4, between=" to ", ends=("(", ")"))
