@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -14,10 +13,14 @@ import tarfile
 import time
 import tomllib
 import zipfile
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+
+from tests.isolation import EXTRAS, installed, plain, ranges, run_with_only
 
 ROOT = Path(__file__).resolve().parents[1]
 SIBLINGS = ("app", "data_samples", "envs", "models")
@@ -93,6 +96,11 @@ def test_wheel_is_built_from_the_sdist_and_holds_every_file(distributions: Path)
         assert any(name.endswith("/models/__init__.py") for name in archive.getnames())
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
+        (file,) = (name for name in names if name.endswith(".dist-info/METADATA"))
+        needs = [
+            line.removeprefix("Requires-Dist: ") for line in archive.read(file).decode().splitlines() if line.startswith("Requires-Dist: ")
+        ]
+    assert [Requirement(text).name for text in needs if "extra ==" not in text] == ["numpy", "safetensors"]
     expected = {file.relative_to(ROOT).as_posix() for file in (ROOT / "balancer").rglob("*.py")}
     data = ("py.typed", "models/README.md", "data_samples/README.md", "data_samples/transactions.parquet")
     assert all((ROOT / "balancer" / name).is_file() for name in data)
@@ -140,6 +148,30 @@ def test_plain_checkout_without_links_imports_everything(checkout: Path, tmp_pat
     assert all(file.is_relative_to(checkout) for file in found.values()), "an install of another checkout answered"
 
 
+@pytest.mark.parametrize("links", ["missing", "text files"])
+def test_a_checkout_without_links_works(checkout: Path, tmp_path: Path, links: str) -> None:
+    """Windows without the right to make links: git leaves the four names out, or writes files that hold the links' targets."""
+    source = tmp_path / "checkout"
+    shutil.copytree(checkout, source)
+    if links == "text files":
+        for name in SIBLINGS:
+            (source / name).write_text(f"balancer/{name}")
+    found = places(source, source)
+    assert all(file.is_relative_to(source / "balancer") for file in found.values())
+    code = """
+import subprocess
+from balancer.cli import main
+subprocess.run = lambda command, **_: print(command[command.index("run") + 1]) or subprocess.CompletedProcess(command, 0)
+assert main(["app"]) == 0
+"""
+    script = Path(run(sys.executable, "-c", code, cwd=source, PYTHONPATH=str(source)).strip())
+    assert script == source / "balancer" / "app" / "streamlit_app.py"
+    assert script.is_file()
+    code = "import balancer.app.loading; print(balancer.app.loading.sample_table())"
+    table = Path(run(sys.executable, "-c", code, cwd=source, PYTHONPATH=str(source)).strip())
+    assert table == source / "balancer" / "data_samples" / "transactions.parquet"
+
+
 def name_of_models() -> str:
     import balancer.models
 
@@ -157,41 +189,22 @@ def test_import_loads_neither_torch_nor_numpy() -> None:
     assert not {"numpy", "torch", "polars", "sklearn", "gymnasium"} & set(loaded)
 
 
-def test_sampler_needs_numpy_and_torch_only() -> None:
-    """All other distributions of this environment are made unimportable, but for what torch itself asks for."""
-    needed, todo = set(), ["numpy", "torch"]
-    while todo:
-        name = re.sub(r"[-_.]+", "-", todo.pop()).lower()
-        if name in needed:
-            continue
-        needed.add(name)
-        try:
-            wanted = metadata.requires(name) or []
-        except metadata.PackageNotFoundError:
-            continue
-        todo += [re.split(r"[^A-Za-z0-9._-]", text, maxsplit=1)[0] for text in wanted if "extra ==" not in text]
-    blocked = {
-        module
-        for module, owners in metadata.packages_distributions().items()
-        if module != "balancer" and not {re.sub(r"[-_.]+", "-", owner).lower() for owner in owners} & needed
-    }
-    assert {"polars", "gymnasium", "stable_baselines3", "sklearn", "rich", "safetensors"} <= blocked
-    code = f"""
-import sys
-blocked = set({sorted(blocked)!r})
-class Block:
-    @staticmethod
-    def find_spec(fullname, path, target=None):
-        if fullname.partition(".")[0] in blocked:
-            raise ModuleNotFoundError(fullname, name=fullname)
-sys.meta_path.insert(0, Block)
+@pytest.mark.parametrize("allowed", ["numpy torch", "numpy safetensors"])
+def test_sampler_needs_numpy_only(allowed: str) -> None:
+    """With torch alone (`load_policy` of a constant reads no file), and in a core install, where the learned policy is read too."""
+    code = """
+assert {"polars", "gymnasium", "stable_baselines3", "sklearn", "rich"} <= blocked
 import balancer
-from balancer import InputError, RowSampler, SamplingController, load_policy
-assert "torch" not in sys.modules, "the NumPy sampler pulled torch in"
+from balancer import InputError, SamplerCore, load_policy
+from balancer.sampling import RowSampler, SamplingController
+assert "torch" not in sys.modules, "the NumPy sampler imported torch"
 load_policy("constant", num_classes=2)
+if "safetensors" not in blocked:
+    load_policy("auto", num_classes=2)
 from balancer import AdaptiveSampler
 """
-    run(sys.executable, "-c", code, cwd=ROOT)
+    done = run_with_only(map(Requirement, allowed.split()), code)
+    assert done.returncode == 0, done.stderr
 
 
 def test_public_names_resolve() -> None:
@@ -204,16 +217,27 @@ def test_public_names_resolve() -> None:
         _ = balancer.Sampler  # type: ignore[attr-defined]
 
 
-def test_constraints_pin_every_dependency_exactly() -> None:
+def pins() -> dict[str, str]:
+    """Versions in constraints.txt by name."""
     lines = [line.partition("#")[0].strip() for line in (ROOT / "constraints.txt").read_text().splitlines()]
-    pins = dict(line.split("==") for line in lines if line)
-    pinned = {re.sub(r"[-_.]+", "-", name).lower() for name in pins}
-    extras = PROJECT["project"]["optional-dependencies"].values()
-    ranges = [*PROJECT["project"]["dependencies"], *(text for extra in extras for text in extra)]
-    ranges = [text.partition(";")[0] for text in ranges if not text.startswith("balancer[")]  # that is an extra that takes in others
-    wanted = {re.sub(r"[-_.]+", "-", re.split(r"[^A-Za-z0-9._-]", text, maxsplit=1)[0]).lower() for text in ranges}
-    assert wanted <= pinned
-    assert all(">" in text and "==" not in text for text in ranges), "pyproject.toml gives ranges; exact versions are in constraints.txt"
+    return {plain(name): version for name, version in (line.split("==") for line in lines if line)}
+
+
+def test_constraints_pin_every_dependency_exactly() -> None:
+    for requirement in ranges(*EXTRAS):
+        assert plain(requirement.name) in pins()
+        operators = {each.operator for each in requirement.specifier}
+        assert operators <= {">=", "<"} and ">=" in operators, f"{requirement}: pyproject.toml gives ranges, constraints.txt exact versions"
+
+
+def test_constraints_pin_what_the_dependencies_bring_as_it_is_installed_here() -> None:
+    """Also what no extra lists: two installs on two days are the same."""
+    pinned = pins()
+    brought = installed(ranges(*EXTRAS))
+    assert brought <= set(pinned), sorted(brought - set(pinned))
+    for name in brought:
+        with suppress(metadata.PackageNotFoundError):
+            assert metadata.version(name).partition("+")[0] == pinned[name], name
 
 
 def test_help_is_quick() -> None:

@@ -1,7 +1,8 @@
-"""The alarm threshold: the best F1 on rows that neither trained the model nor chose its weights.
+"""Tune the alarm threshold: the best F1 on rows that were used neither for training nor for choosing the sampling weights.
 
-Special: it lies in the middle between the lowest score that raises an alarm and the next lower one, not on a score. A threshold on a
-score hangs on the last bit of one row, and another machine's rounding would move that row across it.
+What is special: the threshold is the midpoint between the lowest score that raises an alarm and the next lower score. A
+threshold equal to a score would depend on the last bit of one row, and the rounding of another machine could move that row
+across it.
 """
 
 from __future__ import annotations
@@ -13,32 +14,29 @@ from balancer.errors import InputError
 
 
 def tune_threshold(score: ArrayLike, label: ArrayLike) -> float:
-    """Threshold with the best F1 for ``score >= threshold``; of several equally good ones the highest, which raises the fewest alarms.
+    """Find the threshold with the best F1 for `score >= threshold`.
 
-    Parameters
-    ----------
-    score
-        (n,) probability of fraud.
-    label
-        (n,) class index, 0 legitimate, -1 unlabelled (such rows are left out).
+    Of several thresholds with the same F1 the highest is chosen, which raises the fewest alarms.
 
-    Raises
-    ------
-    InputError
-        When no row is a fraud.
+    Args:
+        score: (n,) probability of fraud.
+        label: (n,) class index; 0 is legitimate, -1 is unlabelled (these rows are left out).
+
+    Raises:
+        InputError: If no row is a fraud.
     """
     labels = np.asarray(label)
     scores = np.asarray(score, dtype=np.float64)[labels >= 0]
     fraud = labels[labels >= 0] > 0
     if not fraud.any():
         raise InputError(
-            "the validation rows that tune the threshold have no fraud: widen the validation part in [split], or give more data"
+            "the validation rows that tune the threshold have no fraud: give validation a larger share in [split], or give more data"
         )
-    from sklearn.metrics import precision_recall_curve  # takes a second to import, and the service needs no scikit-learn
+    from sklearn.metrics import precision_recall_curve  # slow to import, and the service does not need it
 
     precision, recall, thresholds = precision_recall_curve(fraud, scores)
-    precision, recall = precision[:-1], recall[:-1]  # the last point stands for no alarm at all and has no threshold
-    # Rounded, so that equal F1 compare equal whatever their order of arithmetic.
+    precision, recall = precision[:-1], recall[:-1]  # the last point is no alarm at all and has no threshold
+    # Rounded, so that equal values of F1 compare as equal whatever the order of the arithmetic.
     f1 = np.round(2 * precision * recall / np.maximum(precision + recall, np.finfo(np.float64).tiny), 12)
     best = len(f1) - 1 - int(np.argmax(f1[::-1]))
     lowest = float(thresholds[best])
