@@ -6,14 +6,17 @@ README or the documentation of version 0.1 named.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 MODULES = {
     "balancer.configuration": "balancer.options.flags",
@@ -81,6 +84,44 @@ def renamed_argument(old: str, new: str, value: Any, given: Any, *, stacklevel: 
         return value
     warn_renamed(f"the argument {old}", new, stacklevel=stacklevel + 1)
     return given
+
+
+def renamed_fields(names: Mapping[str, str], values: Mapping[str, Mapping[str, str]] | None = None) -> Callable[[type[T]], type[T]]:
+    """Let a dataclass accept keyword arguments of version 0.1; a decorator above ``@dataclass``.
+
+    Args:
+        names: Old name of an argument to its present name.
+        values: Present name of an argument to its old values and their present names.
+
+    >>> from dataclasses import dataclass
+    >>> @renamed_fields({"window": "attention_window"})
+    ... @dataclass
+    ... class Config:
+    ...     attention_window: int = 64
+    >>> with warnings.catch_warnings(action="ignore"):
+    ...     Config(window=8)
+    Config(attention_window=8)
+    """
+
+    def decorate(cls: type[T]) -> type[T]:
+        original: Callable[..., None] = cls.__init__
+
+        @functools.wraps(original)
+        def init(self: T, *args: Any, **kwargs: Any) -> None:
+            for old in names.keys() & kwargs.keys():
+                warn_renamed(f"the argument {old} of {cls.__name__}", names[old])
+                kwargs[names[old]] = kwargs.pop(old)
+            for name, renamed in (values or {}).items():
+                value = kwargs.get(name)
+                if isinstance(value, str) and value in renamed:
+                    warn_renamed(f"{name}={value!r} of {cls.__name__}", f"{name}={renamed[value]!r}")
+                    kwargs[name] = renamed[value]
+            original(self, *args, **kwargs)
+
+        cls.__init__ = init  # type: ignore[method-assign, assignment]
+        return cls
+
+    return decorate
 
 
 class _RenamedModule(Loader):

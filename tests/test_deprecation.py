@@ -65,3 +65,16 @@ def test_a_renamed_argument() -> None:
     assert renamed_argument("stages", "epochs", 8, UNSET) == 8
     with pytest.warns(DeprecationWarning, match="the argument stages is deprecated .*: use epochs"):
         assert renamed_argument("stages", "epochs", 8, 3) == 3
+
+
+def test_a_model_configuration_accepts_the_names_of_version_0_1() -> None:
+    from balancer.models import ModelConfig
+
+    fields = {"numeric_fields": ("a",), "categorical_fields": (), "cardinalities": (), "edges": ([0, 1],)}
+    new = ModelConfig(**fields, history_length=8, attention_window=4, form="histories")
+    with pytest.warns(DeprecationWarning, match="of ModelConfig is deprecated") as caught:
+        old = ModelConfig(**fields, history=8, window=4, form="sequence")  # type: ignore[call-arg]
+    assert old == new
+    assert {warning.filename for warning in caught} == {__file__}
+    shown = sorted(str(warning.message).partition(": use ")[2] for warning in caught)
+    assert shown == ["attention_window", "form='histories'", "history_length"]

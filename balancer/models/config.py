@@ -15,10 +15,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from balancer.deprecation import renamed_fields
 from balancer.errors import InputError
 from balancer.models.tasks import Task
 
+_RENAMED = {"history": "history_length", "window": "attention_window"}
+_RENAMED_FORMS = {"window": "rows", "sequence": "histories"}
 
+
+@renamed_fields(_RENAMED, {"form": _RENAMED_FORMS})
 @dataclass(frozen=True)
 class ModelConfig:
     """Configuration of a classifier.
@@ -177,8 +182,6 @@ _PROBABILITIES = ("dropout", "field_dropout")
 _NAMES = ("embedding", "attention", "head", "score", "form", "numeric_encoding")
 _ADDED = {"global_nodes", "score", "form", "adapter_rank", "tasks", "numeric_encoding", "cycles"}
 """Keys that models of earlier versions lack; the defaults describe those models."""
-_RENAMED = {"history": "history_length", "window": "attention_window"}
-_RENAMED_FORMS = {"window": "rows", "sequence": "histories"}
 
 
 def _renamed(content: Mapping[str, Any]) -> dict[str, Any]:
