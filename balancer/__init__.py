@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from balancer.deprecation import deprecated_attribute, install
 
 if TYPE_CHECKING:
-    from balancer.errors import InputError
+    from balancer.errors import CorruptFileError, InputError, MissingDependencyError, MissingFileError, UnsupportedError
     from balancer.integrations.classifier import AdaptiveClassifier
     from balancer.integrations.remote import RemoteSampler
     from balancer.integrations.resampler import AdaptiveResampler
@@ -28,11 +28,15 @@ __all__ = [
     "AdaptiveClassifier",
     "AdaptiveResampler",
     "AdaptiveSampler",
+    "CorruptFileError",
     "InputError",
+    "MissingDependencyError",
+    "MissingFileError",
     "Policy",
     "RemoteSampler",
     "SamplerCore",
     "SamplingWeights",
+    "UnsupportedError",
     "__version__",
     "load_policy",
 ]
@@ -42,11 +46,15 @@ _HOME = {
     "AdaptiveClassifier": "balancer.integrations.classifier",
     "AdaptiveResampler": "balancer.integrations.resampler",
     "AdaptiveSampler": "balancer.sampling.torch_sampler",
+    "CorruptFileError": "balancer.errors",
     "InputError": "balancer.errors",
+    "MissingDependencyError": "balancer.errors",
+    "MissingFileError": "balancer.errors",
     "Policy": "balancer.sampling.policies",
     "RemoteSampler": "balancer.integrations.remote",
     "SamplerCore": "balancer.sampling.core",
     "SamplingWeights": "balancer.sampling.weights",
+    "UnsupportedError": "balancer.errors",
     "load_policy": "balancer.sampling.policies",
 }
 """Public name to the module that defines it."""
