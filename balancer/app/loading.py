@@ -115,7 +115,7 @@ def threshold_of(run: Run) -> float:
 def alarm_figures_of(run: Run) -> dict[str, Any]:
     """Caught, missed, money and alarms a day as the report has them; a report of an older version has none, so they are counted again."""
     found = run.figures.get("alarms")
-    return dict(found) if found else points(run).figures(float(run.figures["threshold"]))
+    return dict(found) if found else points(run).metrics(float(run.figures["threshold"]))
 
 
 def all_runs() -> list[Run]:

@@ -1,1 +1,1 @@
-"""Metrics, thresholds, calibration, the boosted-trees baseline and the report; each module is imported where it is used."""
+"""Metrics, thresholds, calibration, drift, the boosted-trees baseline and the report."""

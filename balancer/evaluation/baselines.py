@@ -1,11 +1,12 @@
-"""Boosted trees on the classifier's own row features: the baseline from outside, and no straw man.
+"""A strong baseline: boosted trees (LightGBM) on the same row fields as the classifier.
 
-Special: bins as fine as the data. Fraud hides in narrow bands (an amount between two cents' values in one category at night), and the
-usual 255 bins blur them: that alone is several points of average precision on streams with such bands. Small steps, part of the fields
-per tree and early stopping on the reward half of validation do the rest. The threshold half stays unseen for calibration and threshold,
-as for the classifier.
+What is special: bins as fine as the data. Fraud can be in narrow ranges (amounts between two values in one
+category at night), which the usual 255 bins merge; on such streams this alone costs several points of average
+precision. Further: a small learning rate, a random part of the fields per tree, and early stopping on the
+reward half of validation. The threshold half is used only for calibration and threshold, as for the
+classifier.
 
-All kinds of fraud are one class here: the trees say fraud or not.
+All fraud classes are one class here: the trees predict fraud or not.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
     from balancer.data.dataset import Dataset
 
 MAX_ROUNDS = 700
-"""Trees at most."""
+"""Most trees."""
 PATIENCE = 60
-"""Trees without a better average precision on the reward rows before it stops."""
+"""Trees without an improvement of average precision on the reward rows before the fit stops."""
 PARAMETERS: dict[str, Any] = {
     "objective": "binary",
     "metric": "average_precision",
@@ -42,37 +43,34 @@ PARAMETERS: dict[str, Any] = {
     "force_row_wise": True,
     "verbosity": -1,
 }
-"""From a small search on two public streams with validation and test figures in view: any favour this does is the baseline's."""
+"""From a small search on two public streams, with validation and test results in view; any bias favours the
+baseline."""
 
 
 @dataclass(frozen=True)
 class LightGBMResult:
-    """Fraud probabilities of the boosted trees, rows in the order of ``dataset.rows(split)``."""
+    """Fraud probabilities of the boosted trees, rows in the order of `dataset.rows(split)`."""
 
     threshold_score: NDArray[np.float64]
     """(n,) on the threshold half of validation."""
     test_score: NDArray[np.float64]
     """(m,) on the test rows."""
     trees: int
-    """Trees that early stopping kept."""
+    """Number of trees after early stopping."""
 
 
 def fit_lightgbm(dataset: Dataset, *, seed: int, threads: int, progress: Callable[[int, int], None] | None = None) -> LightGBMResult:
-    """Fit on the train rows, stop by the reward rows, score the threshold and test rows.
+    """Fit on the train rows, stop early on the reward rows, and score the threshold and test rows.
 
-    Parameters
-    ----------
-    dataset
-        As ``load_dataset`` made it; categorical codes are categories to the trees too, 0 (unseen or null) among them.
-    seed, threads
-        The same pair gives the same scores, bit for bit.
-    progress
-        Called after each tree with (trees so far, trees at most).
+    Args:
+        dataset: A labelled dataset. Categorical codes are categories for the trees too, including 0 (unseen
+            or null).
+        seed: Random seed.
+        threads: Number of threads. The same seed and number of threads give the same scores to the last bit.
+        progress: Called after each tree with (trees so far, most trees).
 
-    Raises
-    ------
-    InputError
-        When train or the reward half of validation has no row of one of the kinds.
+    Raises:
+        InputError: If the train rows or the reward rows are all legitimate or all frauds.
     """
     import lightgbm as lgb
 
@@ -82,7 +80,7 @@ def fit_lightgbm(dataset: Dataset, *, seed: int, threads: int, progress: Callabl
         frauds = int((store.label[rows] > 0).sum())
         if frauds in (0, len(rows)):
             raise InputError(
-                f"the {name} rows are all of one kind ({frauds} frauds of {len(rows)}): give the split dates or shares with both"
+                f"the {name} rows are all of one kind ({frauds} frauds in {len(rows)} rows): change the dates or shares in [split] so that both are there"
             )
     columns = store.values.shape[1]
     parameters = PARAMETERS | {"seed": integer_seed(seed, "lightgbm"), "num_threads": threads}

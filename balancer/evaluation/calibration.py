@@ -1,17 +1,20 @@
-"""From scores to probabilities, without moving a single row past another.
+"""Calibrate fraud scores to probabilities without changing the ranking.
 
-Special: the map is strictly increasing, so average precision, recall at a false-alarm rate and every ranking stay as they are; isotonic
-regression would make ties of them. One family holds the three candidates: ``sigmoid(a u + b v + c)`` with u = ln s and v = -ln(1 - s),
+What is special: the map is strictly increasing, so average precision, recall at a false-positive rate and
+every other ranking metric stay the same; isotonic regression would create ties. One family contains the three
+candidates, ``sigmoid(a u + b v + c)`` with u = ln s and v = -ln(1 - s):
 
-    identity    a = b = 1, c = 0
-    platt       a = b               Platt (1999), a line in log-odds: what over-sampling alone calls for
-    beta        a, b free           Kull, Silva Filho and Flach (2017): rare class and common class bent differently, as hardness does
+    identity    a = b = 1, c = 0 platt       a = b               Platt (1999), linear in the log-odds:
+    corrects over-sampling beta        a, b free           Kull, Silva Filho and Flach (2017): corrects the
+    rare and the common class separately,
+                                    as sampling by hardness requires
 
-and the simplest one wins whose log loss on held-out folds is within one standard error of the best. A model that is calibrated already,
-or a validation part with a handful of frauds, is therefore left alone.
+The simplest candidate is chosen whose log loss on held-out folds is within one standard error of the best. A
+model that is already calibrated, or a validation set with very few frauds, therefore keeps its scores.
 
-Beyond e^12 evidence counts like its logarithm, going in and coming out: a score of exactly 0 or 1 stays finite, no probability rounds to
-0 or 1 (which would tie rows), and a float32 network's last bits are not taken for certainty.
+Log-odds beyond 12 are compressed logarithmically, in the input and in the output: a score of exactly 0 or 1
+stays finite, no probability rounds to 0 or 1 (which would create ties), and rounding errors of a float32
+network near 0 and 1 do not become certainty.
 """
 
 from __future__ import annotations
@@ -29,60 +32,65 @@ Method = Literal["identity", "platt", "beta"]
 Floats = NDArray[np.float64]
 
 KNEE = 12.0
-"""Logarithm from which on evidence counts only logarithmically."""
+"""Absolute value of u, v and the log-odds beyond which they are compressed logarithmically."""
 MIN_SLOPE = 0.05
-"""Smallest a and b: a flat side would tie scores in floating point."""
+"""Smallest a and b: a flat map would create ties in floating point."""
 MAX_SLOPE = 4.0
-"""Largest a and b: steeper means that the scores say next to nothing about odds."""
+"""Largest a and b: with steeper maps the scores carry almost no information about the odds."""
 FOLDS = 5
 MIN_POSITIVES = 10
-"""With fewer frauds there is nothing to choose by: only the line's intercept could be told, and it too hardly."""
+"""Fewest frauds for a calibration: with fewer, the parameters can't be estimated."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Strictly increasing map from a fraud score in [0, 1] to a probability, ``sigmoid(a u + b v + c)``."""
+    """Strictly increasing map from a fraud score in [0, 1] to a probability, `sigmoid(a u + b v + c)`."""
 
     method: Method
     """identity, platt or beta."""
     a: float
-    """Slope on ln s: how rare scores are spread."""
+    """Slope of ln s: stretches the low scores."""
     b: float
-    """Slope on -ln(1 - s): how high scores are spread."""
+    """Slope of -ln(1 - s): stretches the high scores."""
     c: float
-    """Log-odds added to all."""
+    """Shift of the log-odds."""
 
     def transform(self, score: ArrayLike) -> Floats:
-        """Probability of fraud (n,) float64 for scores (n,)."""
+        """Convert scores (n,) to probabilities of fraud (n,) float64."""
         u, v = _features(np.asarray(score, dtype=np.float64))
         logit = self.a * u + self.b * v + self.c
-        return _sigmoid(np.copysign(_tame(np.abs(logit)), logit))
+        return _sigmoid(np.copysign(_compress(np.abs(logit)), logit))
 
     def apply(self, class_scores: ArrayLike) -> Floats:
-        """Calibrated class probabilities (n, K) for ``class_scores`` (n, K), legitimate first.
+        """Calibrate class scores.
 
-        Fraud of any kind is calibrated; its kinds keep their proportions, and the legitimate class gets the rest.
+        The sum of the fraud classes is calibrated. The fraud classes keep their proportions, and the
+        legitimate class gets the rest.
+
+        Args:
+            class_scores: (n, K) class probabilities, the legitimate class first.
+
+        Returns:
+            (n, K) calibrated class probabilities.
         """
         scores = np.asarray(class_scores, dtype=np.float64)
         pooled = pooled_score(scores)
         probability = self.transform(pooled)
-        some = pooled > 0
+        nonzero = pooled > 0
         share = np.full((len(scores), scores.shape[1] - 1), 1 / (scores.shape[1] - 1))
-        share[some] = scores[some, 1:] / pooled[some, None]
+        share[nonzero] = scores[nonzero, 1:] / pooled[nonzero, None]
         return np.column_stack([1 - probability, share * probability[:, None]])
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able; :meth:`from_dict` reads it."""
+        """Convert to a JSON-serializable dict."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Calibration:
-        """Read what :meth:`to_dict` wrote.
+        """Restore a calibration from `to_dict`.
 
-        Raises
-        ------
-        InputError
-            When a value is missing or is none that a calibration can have.
+        Raises:
+            CorruptFileError: If a value is missing or invalid.
         """
         try:
             method, a, b, c = content["method"], float(content["a"]), float(content["b"]), float(content["c"])
@@ -97,8 +105,9 @@ IDENTITY = Calibration("identity", 1.0, 1.0, 0.0)
 
 
 def pooled_score(class_scores: ArrayLike) -> Floats:
-    """Score of fraud of any kind (n,) from ``class_scores`` (n, K): the sum of the fraud classes, exact where 1 - legitimate would round
-    to 0.
+    """Sum the fraud classes: the score of fraud of any kind (n,) from `class_scores` (n, K).
+
+    The sum is exact where one minus the legitimate class would round to 0.
     """
     scores = np.asarray(class_scores, dtype=np.float64)
     pooled: Floats = scores[:, 1:].sum(axis=1)
@@ -108,31 +117,27 @@ def pooled_score(class_scores: ArrayLike) -> Floats:
 def fit_calibration(score: ArrayLike, label: ArrayLike) -> Calibration:
     """Choose and fit a calibration on validation rows.
 
-    Parameters
-    ----------
-    score
-        (n,) raw score of fraud in [0, 1].
-    label
-        (n,) class index, 0 legitimate, -1 unlabelled (such rows are left out).
+    Args:
+        score: (n,) raw fraud score in [0, 1].
+        label: (n,) class index; 0 is legitimate, -1 is unlabelled (these rows are left out).
 
-    Raises
-    ------
-    InputError
-        When a score lies outside [0, 1] or the rows are all of one kind.
+    Raises:
+        InputError: If a score is outside [0, 1], or the labelled rows are all legitimate or all frauds.
     """
     labels = np.asarray(label)
     scores = np.asarray(score, dtype=np.float64)[labels >= 0]
     fraud = labels[labels >= 0] > 0
     if not ((scores >= 0) & (scores <= 1)).all():
-        raise InputError("a score to calibrate is outside 0..1 or no number: the model did not train; lower its learning rate")
+        raise InputError("a score to calibrate is not a number from 0 to 1, so training failed: lower the learning rate")
     if not fraud.any() or fraud.all():
         raise InputError(
-            "the validation rows that fit the calibration are all of one class: widen the validation part in [split], or give more data"
+            "the validation rows that fit the calibration are all of one class: give validation a larger share in [split], or give more data"
         )
     if fraud.sum() < MIN_POSITIVES:
         return IDENTITY
     u, v = _features(scores)
-    # Every fold gets its share of each class; rows of one episode may fall in several folds, which costs little with three parameters.
+    # Folds are stratified by class. Rows of one episode may be in several folds, which matters little with
+    # three parameters.
     fold = np.empty(len(fraud), dtype=np.int64)
     for kind in (False, True):
         fold[fraud == kind] = np.arange(int((fraud == kind).sum())) % FOLDS
@@ -152,16 +157,16 @@ def fit_calibration(score: ArrayLike, label: ArrayLike) -> Calibration:
 
 
 def _features(score: Floats) -> tuple[Floats, Floats]:
-    """u = ln s and v = -ln(1 - s), each (n,), tamed beyond the knee."""
+    """Compute u = ln s and v = -ln(1 - s), each (n,), compressed beyond the knee."""
     tiny = np.finfo(np.float64).smallest_subnormal
     low = -np.log(np.maximum(score, tiny))
     high = -np.log(np.maximum(1 - score, np.finfo(np.float64).epsneg / 2))
-    # Close to 0 the subtraction 1 - s loses the score; the logarithm's own series keeps it.
+    # Close to 0, 1 - s rounds the score away; log1p keeps it.
     high = np.where(score < 0.5, -np.log1p(-np.minimum(score, 0.5)), high)
-    return -_tame(low), _tame(high)
+    return -_compress(low), _compress(high)
 
 
-def _tame(value: Floats) -> Floats:
+def _compress(value: Floats) -> Floats:
     beyond = np.maximum(value - KNEE, 0.0)
     return np.minimum(value, KNEE) + np.log1p(beyond)
 
@@ -176,7 +181,7 @@ def _log_loss(logit: Floats, fraud: NDArray[np.bool_]) -> Floats:
 
 
 def _fit(method: Method, u: Floats, v: Floats, fraud: NDArray[np.bool_]) -> Calibration:
-    """Fit one member of the family by Newton steps, slopes kept within their bounds."""
+    """Fit one candidate by Newton's method with bounded slopes."""
     if method == "identity":
         return IDENTITY
     if method == "platt":
@@ -187,9 +192,15 @@ def _fit(method: Method, u: Floats, v: Floats, fraud: NDArray[np.bool_]) -> Cali
 
 
 def _bounded_newton(features: Floats, fraud: NDArray[np.bool_], fixed: dict[int, float]) -> list[float]:
-    """Logistic regression on ``features`` (n, p), the last column the intercept, with one row's worth of pull towards slopes of 1.
+    """Fit a logistic regression with slopes between `MIN_SLOPE` and `MAX_SLOPE`.
 
-    The loss is convex, so a slope that leaves its bounds belongs on the bound: it is fixed there and the others are fitted again.
+    A quadratic penalty with the weight of one row pulls the slopes towards 1. The loss is convex, so a slope
+    that leaves its bounds is optimal on the bound: it is fixed there, and the others are fitted again.
+
+    Args:
+        features: (n, p) inputs; the last column is the intercept.
+        fraud: (n,) whether a row is a fraud.
+        fixed: Slopes that are fixed, by column.
     """
     free = [column for column in range(features.shape[1]) if column not in fixed]
     weight = np.ones(features.shape[1])
@@ -197,19 +208,20 @@ def _bounded_newton(features: Floats, fraud: NDArray[np.bool_], fixed: dict[int,
     for column, value in fixed.items():
         weight[column] = value
     target = fraud.astype(np.float64)
-    pull = np.array([0.0 if column == features.shape[1] - 1 else 1.0 for column in free])
+    penalty = np.array([0.0 if column == features.shape[1] - 1 else 1.0 for column in free])
     inputs = features[:, free]
 
     def objective(trial: Floats) -> float:
-        return float(_log_loss(features @ trial, fraud).sum() + 0.5 * (pull * (trial[free] - 1) ** 2).sum())
+        return float(_log_loss(features @ trial, fraud).sum() + 0.5 * (penalty * (trial[free] - 1) ** 2).sum())
 
     loss = objective(weight)
     for _ in range(50):
         probability = _sigmoid(features @ weight)
-        gradient = inputs.T @ (probability - target) + pull * (weight[free] - 1)
-        curvature = (inputs * (probability * (1 - probability))[:, None]).T @ inputs + np.diag(pull + 1e-9)
+        gradient = inputs.T @ (probability - target) + penalty * (weight[free] - 1)
+        curvature = (inputs * (probability * (1 - probability))[:, None]).T @ inputs + np.diag(penalty + 1e-9)
         step = np.linalg.solve(curvature, gradient)
-        # Halve the step until the loss falls: a far-off intercept, as over-sampling leaves it, makes the plain step overshoot.
+        # Halve the step until the loss decreases: with the large intercept that over-sampling causes, a full
+        # step overshoots.
         for _ in range(30):
             trial = weight.copy()
             trial[free] -= step

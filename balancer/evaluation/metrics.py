@@ -1,12 +1,13 @@
-"""How good a fraud score is, in the figures a fraud team decides by.
+"""Metrics of fraud scores that a fraud team decides by.
 
-Special: rows with equal scores are one step. A threshold can't tell them apart, so no figure here depends on the order of the rows, and a
-score that is the same for all rows earns nothing by luck. One sorted pass (:class:`Ranking`) gives average precision, equal to
-scikit-learn's, and what scikit-learn has not: false alarms at a recall, recall at a false-positive rate, calibration error in bins of
-equal mass.
+What is special: rows with equal scores are one step, because no threshold separates them. So no metric
+depends on the order of the rows, and a constant score gains nothing by chance. One sorted pass (`Ranking`)
+gives average precision, equal to scikit-learn's, and metrics that scikit-learn does not have: false alarms at
+a recall, recall at a false-positive rate, and calibration error in bins of equal mass.
 
-Average precision and false alarms at matched recall come before F1 at .5: sampling shifts all scores at once, which moves F1 at .5 a lot
-and the ranking hardly. Only a better ranking is a better model.
+Average precision and false alarms at equal recall are more informative than F1 at .5: sampling shifts all
+scores at once, which changes F1 at .5 strongly and the ranking hardly. Only a better ranking is a better
+model.
 """
 
 from __future__ import annotations
@@ -24,31 +25,31 @@ from balancer.data.spec import DAY
 from balancer.errors import InputError
 
 RECALLS = (0.60, 0.65, 0.70, 0.80)
-"""Recalls at which false alarms are counted."""
+"""Recalls at which false alarms are reported."""
 FALSE_POSITIVE_RATES = (0.001, 0.01)
-"""False-positive rates at which recall is read."""
+"""False-positive rates at which recall is reported."""
 CARDS_PER_DAY = 100
-"""Entities that investigators look at in a day."""
+"""Entities that investigators can check per day."""
 CALIBRATION_BINS = 15
-"""Bins, of equal numbers of rows, of the expected calibration error."""
+"""Number of bins of the expected calibration error; each has the same number of rows."""
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """Rows by falling score, one entry per distinct score: what an alarm threshold at that score would catch.
-
-    ``score`` (d,) distinct scores, highest first; ``hits`` and ``alarms`` (d,) frauds and legitimate rows scored at least that high.
-    """
+    """Frauds and false alarms at every threshold, one entry per distinct score."""
 
     score: Floats
+    """(d,) distinct scores, highest first."""
     hits: NDArray[np.int64]
+    """(d,) frauds with at least that score."""
     alarms: NDArray[np.int64]
+    """(d,) legitimate rows with at least that score."""
 
     @classmethod
     def of(cls, fraud: ArrayLike, score: ArrayLike) -> Ranking:
-        """Rank ``score`` (n,) against ``fraud`` (n,) bool."""
+        """Rank rows by `score` (n,), given whether each is a `fraud` (n,)."""
         scores, frauds = np.asarray(score, dtype=np.float64), np.asarray(fraud, dtype=bool)
         order = np.argsort(-scores, kind="stable")
         ordered = scores[order]
@@ -58,43 +59,49 @@ class Ranking:
 
     @property
     def frauds(self) -> int:
-        """Frauds in all."""
+        """Total number of frauds."""
         return int(self.hits[-1]) if len(self.hits) else 0
 
     @property
     def legitimate(self) -> int:
-        """Legitimate rows in all."""
+        """Total number of legitimate rows."""
         return int(self.alarms[-1]) if len(self.alarms) else 0
 
     def average_precision(self) -> float | None:
-        """Sum over the steps of precision times gain in recall (no interpolation); None without frauds."""
+        """Sum precision times gain in recall over the steps, without interpolation; None without frauds."""
         if not self.frauds:
             return None
         gained = np.diff(self.hits, prepend=0)
         return float(np.sum(self.hits / (self.hits + self.alarms) * gained) / self.frauds)
 
     def calibration_error(self, bins: int) -> float:
-        """Mean gap between probability and fraud rate over ``bins`` bins of equal numbers of rows."""
+        """Average the difference between probability and fraud rate over bins of equal numbers of rows."""
         hits = np.diff(self.hits, prepend=0)
         counts = hits + np.diff(self.alarms, prepend=0)
-        # A row counts with the fraud rate of its step, so that a step across the edge of two bins is no matter of row order.
+        # Every row has the fraud rate of its step, so that the order of rows does not matter where a step
+        # crosses a bin edge.
         gap = np.repeat(self.score - hits / counts, counts)
         edges = np.linspace(0, len(gap), bins + 1).round().astype(np.int64)
         total = np.concatenate([[0.0], np.cumsum(gap)])[edges]
         return float(np.abs(np.diff(total)).sum() / max(len(gap), 1))
 
     def false_alarms_at_recall(self, recall: float) -> float | None:
-        """False alarms per 10,000 legitimate rows at the highest threshold that reaches ``recall``; None where rows of one kind are
-        missing.
+        """Count false alarms per 10,000 legitimate rows at the highest threshold that reaches `recall`.
+
+        None without frauds or without legitimate rows.
         """
         if not self.frauds or not self.legitimate:
             return None
-        # A hair below: .6 * 5 frauds is 3.0000000000000004 in binary in some orders of the sum, and three of five do reach .6.
+        # Slightly lower: .6 * 5 frauds can be 3.0000000000000004 in floating point, and three of five frauds
+        # do reach .6.
         first = int(np.searchsorted(self.hits, recall * self.frauds * (1 - 1e-12)))
         return float(self.alarms[first] / self.legitimate * 10_000)
 
     def recall_at_fpr(self, rate: float) -> float | None:
-        """Largest recall with a false-positive rate of at most ``rate``; None without frauds or legitimate rows."""
+        """Return the largest recall with a false-positive rate of at most `rate`.
+
+        None without frauds or without legitimate rows.
+        """
         if not self.frauds or not self.legitimate:
             return None
         allowed = int(np.searchsorted(self.alarms, rate * self.legitimate * (1 + 1e-12), side="right"))
@@ -113,43 +120,31 @@ def evaluate_scores(
     entity: ArrayLike | None = None,
     amount: ArrayLike | None = None,
 ) -> dict[str, Any]:
-    """Every figure of the report for one model on one part of the data.
+    """Compute all metrics of the report for one model on one set of rows.
 
-    Parameters
-    ----------
-    label
-        (n,) class index, 0 legitimate, -1 unlabelled (such rows are left out).
-    score
-        (n,) calibrated probability of fraud of any kind; an alarm is ``score >= threshold``.
-    threshold
-        Tuned on validation, on the scale of ``score``.
-    raw_score
-        (n,) what the model itself said; its default threshold is .5.
-    classes
-        K names, the legitimate class first.
-    time
-        (n,) seconds, for the days of card precision.
-    class_scores
-        (n, K) calibrated class probabilities, or None for a model that only knows fraud from legitimate.
-    entity
-        (n,) integer code of card or account, or None.
-    amount
-        (n,) money of each row, or None.
+    Args:
+        label: (n,) class index; 0 is legitimate, -1 is unlabelled (these rows are left out).
+        score: (n,) calibrated probability of fraud of any kind; an alarm is `score >= threshold`.
+        threshold: Tuned on validation, on the scale of `score`.
+        raw_score: (n,) uncalibrated fraud score of the model; its default threshold is .5.
+        classes: K names, the legitimate class first.
+        time: (n,) seconds, for the days of card precision.
+        class_scores: (n, K) calibrated class probabilities, or None for a model that does not tell fraud
+            classes apart.
+        entity: (n,) integer code of card or account, or None.
+        amount: (n,) amount of each row, or None.
 
-    Returns
-    -------
-    dict
-        JSON-able. ``average_precision, f1, precision, recall, fpr`` (at ``threshold``), ``f1_at_half`` and ``at_half`` (precision,
-        recall, fpr of the raw score at .5),
-        ``alarms`` (:func:`alarm_counts` at ``threshold``), ``false_alarms_per_10k_at_recall``, ``recall_at_fpr``, ``card_precision_at_100``, ``brier``,
-        ``ece``, ``log_loss``, ``threshold``, ``rows``, ``positives``, and under ``per_class`` the same for each fraud class on its rows
-        and the legitimate ones; there ``average_precision_one_vs_rest``, ``brier``, ``ece`` and ``log_loss`` judge the class's own
-        probability on all rows and are null without ``class_scores``. A figure that does not exist (recall without a fraud) is null.
+    Returns:
+        A JSON-serializable dict with `average_precision, f1, precision, recall, fpr` (at `threshold`),
+        `f1_at_half` and `at_half` (precision, recall, fpr of the raw score at .5), `alarms` (`alarm_counts`
+        at `threshold`), `false_alarms_per_10k_at_recall`, `recall_at_fpr`, `card_precision_at_100`, `brier`,
+        `ece`, `log_loss`, `threshold`, `rows`, `positives`, and `per_class`: the same for each fraud class,
+        on its rows and the legitimate rows. In `per_class`, `average_precision_one_vs_rest`, `brier`, `ece`
+        and `log_loss` are of the probability of that class, on all rows; they are null without
+        `class_scores`. An undefined metric (recall without frauds) is null.
 
-    Raises
-    ------
-    InputError
-        When no row is labelled, lengths differ or a score is no finite number.
+    Raises:
+        InputError: If no row is labelled, lengths differ, or a score is not finite.
     """
     labels, scores, raw = np.asarray(label), np.asarray(score, dtype=np.float64), np.asarray(raw_score, dtype=np.float64)
     times = np.asarray(time, dtype=np.float64)
@@ -166,27 +161,31 @@ def evaluate_scores(
         if not np.isfinite(column).all():
             bad = int((~np.isfinite(column)).sum())
             raise InputError(f"{name} is not a finite number in {bad} rows: lower the learning rate of the model")
-    # Sorted once, so that the ranking of each class's rows below finds them in order already.
+    # Sorted once, so that the rows of each class are already in order for the rankings below.
     order = np.argsort(-scores, kind="stable")
     order = order[labels[order] >= 0]
     if not len(order):
-        raise InputError("none of the rows to evaluate has a label: give rows with known labels")
+        raise InputError("no row to evaluate has a label: give rows with known labels")
     rows = _Rows(labels[order], scores[order], raw[order], times[order], None if entities is None else entities[order])
     counts = alarm_counts(rows.label > 0, rows.score >= threshold, time=rows.time, amount=None if amounts is None else amounts[order])
     result = (
-        _figures(rows, threshold)
+        _ranking_metrics(rows, threshold)
         | {"alarms": counts}
-        | _probability_figures(rows.label > 0, rows.score, Ranking.of(rows.label > 0, rows.score))
+        | _probability_metrics(rows.label > 0, rows.score, Ranking.of(rows.label > 0, rows.score))
     )
     per_class: dict[str, Any] = {}
     for index, name in enumerate(classes[1:], start=1):
-        own: dict[str, Any] = {"average_precision_one_vs_rest": None, "brier": None, "ece": None, "log_loss": None}
+        probabilities: dict[str, Any] = {"average_precision_one_vs_rest": None, "brier": None, "ece": None, "log_loss": None}
         if by_class is not None:
             target, probability = rows.label == index, by_class[order, index]
             ranking = Ranking.of(target, probability)
-            own = {"average_precision_one_vs_rest": ranking.average_precision()} | _probability_figures(target, probability, ranking)
+            probabilities = {"average_precision_one_vs_rest": ranking.average_precision()} | _probability_metrics(
+                target, probability, ranking
+            )
         count = int((rows.label == index).sum())
-        per_class[name] = _figures(rows.where((rows.label == index) | (rows.label == 0)), threshold) | own | {"rows": count}
+        per_class[name] = (
+            _ranking_metrics(rows.where((rows.label == index) | (rows.label == 0)), threshold) | probabilities | {"rows": count}
+        )
     return result | {"threshold": float(threshold), "per_class": per_class}
 
 
@@ -201,21 +200,21 @@ class _Rows:
     entity: NDArray[Any] | None
 
     def where(self, keep: NDArray[np.bool_]) -> _Rows:
-        """The rows of a mask (n,); these very rows where it keeps all."""
+        """Select rows by a mask (n,)."""
         if keep.all():
             return self
         entity = None if self.entity is None else self.entity[keep]
         return _Rows(self.label[keep], self.score[keep], self.raw[keep], self.time[keep], entity)
 
 
-def _figures(rows: _Rows, threshold: float) -> dict[str, Any]:
-    """What depends on the order of the scores and on a threshold."""
+def _ranking_metrics(rows: _Rows, threshold: float) -> dict[str, Any]:
+    """Compute the metrics that depend on the ranking and on a threshold."""
     fraud = rows.label > 0
     ranking = Ranking.of(fraud, rows.score)
-    half = alarm_figures(fraud, rows.raw >= 0.5)
+    half = alarm_metrics(fraud, rows.raw >= 0.5)
     return {
         "average_precision": ranking.average_precision(),
-        **alarm_figures(fraud, rows.score >= threshold),
+        **alarm_metrics(fraud, rows.score >= threshold),
         "f1_at_half": half.pop("f1"),
         "at_half": half,
         "false_alarms_per_10k_at_recall": {f"{recall:.2f}": ranking.false_alarms_at_recall(recall) for recall in RECALLS},
@@ -226,19 +225,25 @@ def _figures(rows: _Rows, threshold: float) -> dict[str, Any]:
     }
 
 
-def _probability_figures(fraud: NDArray[np.bool_], probability: Floats, ranking: Ranking) -> dict[str, Any]:
-    """What depends on the scores as probabilities."""
-    right = np.where(fraud, probability, 1 - probability)
+def _probability_metrics(fraud: NDArray[np.bool_], probability: Floats, ranking: Ranking) -> dict[str, Any]:
+    """Compute the metrics of the scores as probabilities."""
+    likelihood = np.where(fraud, probability, 1 - probability)
     return {
         "brier": float(np.mean((probability - fraud) ** 2)),
         "ece": ranking.calibration_error(CALIBRATION_BINS),
-        "log_loss": float(-np.mean(np.log(np.maximum(right, 1e-15)))),
+        "log_loss": float(-np.mean(np.log(np.maximum(likelihood, 1e-15)))),
     }
 
 
-def alarm_figures(fraud: ArrayLike, alarm: ArrayLike) -> dict[str, float | None]:
-    """``f1, precision, recall, fpr`` of alarms (n,) bool; precision without an alarm is 0, as is F1; recall and fpr without rows to count
-    are null.
+def alarm_metrics(fraud: ArrayLike, alarm: ArrayLike) -> dict[str, float | None]:
+    """Compute `f1, precision, recall, fpr`.
+
+    Args:
+        fraud: (n,) whether a row is a fraud.
+        alarm: (n,) whether a row raises an alarm.
+
+    Returns:
+        Precision and F1 are 0 without an alarm. A metric is None where its denominator has no rows.
     """
     frauds, alarms = np.asarray(fraud, dtype=bool), np.asarray(alarm, dtype=bool)
     positives, raised, hits = int(frauds.sum()), int(alarms.sum()), int((frauds & alarms).sum())
@@ -252,18 +257,23 @@ def alarm_figures(fraud: ArrayLike, alarm: ArrayLike) -> dict[str, float | None]
 
 
 def observed_days(time: ArrayLike) -> float:
-    """Days from the first to the last of ``time`` (n,) seconds, at least one: what counts by the day are divided by."""
+    """Return the days between the first and the last `time` (n,) in seconds, at least 1."""
     times = np.asarray(time, dtype=np.float64)
     return max(1.0, float(times.max() - times.min()) / DAY) if len(times) else 1.0
 
 
 def alarm_counts(fraud: ArrayLike, alarm: ArrayLike, *, time: ArrayLike, amount: ArrayLike | None = None) -> dict[str, float | int | None]:
-    """What alarms come to for the people who answer them and the money at stake.
+    """Count alarms, missed frauds and their amounts.
 
-    ``fraud`` and ``alarm`` (n,) bool, ``time`` (n,) seconds, ``amount`` (n,) money or None; a refund (a negative amount) is no loss and counts 0.
+    Args:
+        fraud: (n,) whether a row is a fraud.
+        alarm: (n,) whether a row raises an alarm.
+        time: (n,) seconds.
+        amount: (n,) amounts, or None. A refund (a negative amount) counts as 0.
 
-    Returns ``caught, missed, false_alarms`` (rows), ``days``, ``alarms_per_day, false_alarms_per_day``, ``amount_caught, amount_missed`` (null without
-    amounts).
+    Returns:
+        `caught, missed, false_alarms` (rows), `days`, `alarms_per_day, false_alarms_per_day`, and
+        `amount_caught, amount_missed` (None without amounts).
     """
     frauds, alarms = np.asarray(fraud, dtype=bool), np.asarray(alarm, dtype=bool)
     money = None if amount is None else np.where(frauds, np.maximum(np.asarray(amount, dtype=np.float64), 0.0), 0.0)
@@ -282,12 +292,22 @@ def alarm_counts(fraud: ArrayLike, alarm: ArrayLike, *, time: ArrayLike, amount:
 
 
 def card_precision(fraud: ArrayLike, score: ArrayLike, time: ArrayLike, entity: ArrayLike, *, cards: int = CARDS_PER_DAY) -> float | None:
-    """Card precision@k: each day the ``cards`` entities with the highest score of that day are looked at; the share that has a fraud that
-    day.
+    """Compute card precision@k: the share with fraud among the k entities with the highest scores of a day.
 
-    After the Fraud Detection Handbook (Le Borgne et al., ch. 4), without its memory of cards found on earlier days. The mean over the days
-    (UTC, by ``time`` in seconds) that have rows; a day with fewer entities counts them all, so a quiet day caps what any model can reach.
-    Entities level at the cut share the places left, so the figure does not depend on the order of the rows. None without rows.
+    After the Fraud Detection Handbook (Le Borgne et al., chapter 4), but cards that were found on earlier
+    days are not removed. Entities with equal scores share the remaining places, so the order of the rows does
+    not matter.
+
+    Args:
+        fraud: (n,) whether a row is a fraud.
+        score: (n,) probability of fraud.
+        time: (n,) seconds; days are UTC.
+        entity: (n,) integer code of card or account.
+        cards: Entities that are checked per day. On a day with fewer entities all are checked, which limits
+            the best possible result.
+
+    Returns:
+        The mean over the days that have rows; None without rows.
     """
     frame = pl.DataFrame(
         {
@@ -309,19 +329,28 @@ def card_precision(fraud: ArrayLike, score: ArrayLike, time: ArrayLike, entity: 
 
 
 def expected_calibration_error(fraud: ArrayLike, probability: ArrayLike, *, bins: int = CALIBRATION_BINS) -> float:
-    """Mean gap between probability and fraud rate over ``bins`` bins of equal numbers of rows by probability.
+    """Average the difference between probability and fraud rate over bins of equal numbers of rows.
 
-    Equal-mass bins because at 1 % fraud nearly every row lies in the first of fifteen equal-width ones (Nixon et al., 2019).
+    With bins of equal width, nearly all rows would be in the first of fifteen bins at 1 % fraud (Nixon et al.
+    2019).
     """
     return Ranking.of(fraud, probability).calibration_error(bins)
 
 
 def curve_points(label: ArrayLike, score: ArrayLike, *, max_points: int = 500) -> dict[str, list[float]]:
-    """Points of the precision-recall and ROC curves, thinned.
+    """Compute points of the precision-recall curve and the ROC curve.
 
-    Returns lists ``threshold, recall, precision, fpr`` of at most ``max_points``, thresholds falling. Half of the points are spread
-    evenly over recall and half over the logarithm of false alarms, so both curves keep their shape where few alarms are raised. Empty
-    where rows of one kind are missing. ``label`` (n,) class index, -1 left out; ``score`` (n,) probability of fraud.
+    Half of the points are evenly spaced in recall, half in the logarithm of the false alarms, so that both
+    curves keep their shape where there are few alarms.
+
+    Args:
+        label: (n,) class index; -1 is unlabelled (these rows are left out).
+        score: (n,) probability of fraud.
+        max_points: Most points.
+
+    Returns:
+        Lists `threshold, recall, precision, fpr`, thresholds decreasing; empty without frauds or legitimate
+        rows.
     """
     labels = np.asarray(label)
     ranking = Ranking.of(labels[labels >= 0] > 0, np.asarray(score)[labels >= 0])

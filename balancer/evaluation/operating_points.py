@@ -1,9 +1,11 @@
-"""Every alarm threshold at once: what each would catch, what it would cost, and which one meets a wish.
+"""All alarm thresholds at once: what each finds and costs, and which one meets a given limit.
 
-Special: one sort answers all wishes. A threshold lies in the middle between two scores, as the tuned one does, so it hangs on no row's last bit; and what
-is told of it here is to the last digit what :func:`balancer.evaluation.metrics.evaluate_scores` tells of it.
+What is special: one sort serves all limits. A threshold is the midpoint between two scores, as the tuned
+threshold is, so it does not depend on the last bit of a score. The metrics of a threshold are equal to the
+last digit to those of `balancer.evaluation.metrics.evaluate_scores`.
 
-Whoever chooses a threshold on the rows it is then judged on flatters it: on other rows expect a little less.
+A threshold that is chosen and evaluated on the same rows looks too good: expect slightly worse results on
+other rows.
 """
 
 from __future__ import annotations
@@ -25,29 +27,42 @@ NO_ALARM = float(np.nextafter(1.0, 2.0))
 
 @dataclass(frozen=True)
 class OperatingPoints:
-    """The thresholds that differ on some rows, by falling score; place 0 is no alarm at all, place i alarms the i highest distinct scores."""
+    """Every threshold that gives a different set of alarms, by decreasing score.
+
+    Index 0 raises no alarm; index i raises an alarm on the i highest distinct scores.
+    """
 
     score: Floats
     """(d,) distinct scores, highest first."""
     threshold: Floats
-    """(d + 1,)"""
+    """(d + 1,) thresholds, highest first."""
     caught: NDArray[np.int64]
+    """(d + 1,) frauds at or above each threshold."""
     false_alarms: NDArray[np.int64]
-    stake: Floats | None
-    """(frauds,) money of each fraud, by falling score, refunds as 0; None without amounts."""
+    """(d + 1,) legitimate rows at or above each threshold."""
+    fraud_amount: Floats | None
+    """(frauds,) amount of each fraud, by decreasing score; refunds count as 0. None without amounts."""
     days: float
+    """Length of the observed time."""
 
     @classmethod
     def of(cls, label: ArrayLike, score: ArrayLike, *, time: ArrayLike, amount: ArrayLike | None = None) -> OperatingPoints:
-        """From ``label`` (n,) class index (-1 unlabelled, left out), ``score`` (n,) in 0 to 1, ``time`` (n,) seconds and ``amount`` (n,) or None.
+        """Compute the operating points of scored rows.
 
-        Raises InputError where no row is labelled or a score is outside 0 to 1.
+        Args:
+            label: (n,) class index; -1 is unlabelled (these rows are left out).
+            score: (n,) calibrated probability of fraud.
+            time: (n,) seconds.
+            amount: (n,) amounts, or None.
+
+        Raises:
+            InputError: If no row is labelled, or a score is outside 0 to 1.
         """
         labels = np.asarray(label)
         known = labels >= 0
         fraud, scores = labels[known] > 0, np.asarray(score, dtype=np.float64)[known]
         if not len(scores):
-            raise InputError("none of the rows has a label: a threshold can't be judged")
+            raise InputError("no row has a label, so thresholds can't be evaluated: give rows with known labels")
         if not ((scores >= 0) & (scores <= 1)).all():
             raise InputError("a score is outside 0 to 1: give calibrated probabilities")
         ranking = Ranking.of(fraud, scores)
@@ -55,57 +70,74 @@ class OperatingPoints:
         middle = (ranking.score + below) / 2
         threshold = np.where(middle > below, middle, ranking.score)
         threshold[-1] = 0.0
-        stake = None
+        fraud_amount = None
         if amount is not None:
-            stake = np.maximum(np.asarray(amount, dtype=np.float64)[known][fraud][np.argsort(-scores[fraud], kind="stable")], 0.0)
+            fraud_amount = np.maximum(np.asarray(amount, dtype=np.float64)[known][fraud][np.argsort(-scores[fraud], kind="stable")], 0.0)
         hits, alarms = np.append(0, ranking.hits), np.append(0, ranking.alarms)
-        return cls(ranking.score, np.append(NO_ALARM, threshold), hits, alarms, stake, observed_days(np.asarray(time)[known]))
+        return cls(ranking.score, np.append(NO_ALARM, threshold), hits, alarms, fraud_amount, observed_days(np.asarray(time)[known]))
 
     @property
     def frauds(self) -> int:
-        """Frauds in all."""
+        """Total number of frauds."""
         return int(self.caught[-1])
 
     @property
     def legitimate(self) -> int:
-        """Legitimate rows in all."""
+        """Total number of legitimate rows."""
         return int(self.false_alarms[-1])
 
-    def figures(self, threshold: float) -> dict[str, Any]:
-        """Of alarms at ``score >= threshold``: the keys of ``alarm_counts``, and ``threshold, precision, recall, fpr, f1`` as in the report."""
-        place = int(np.searchsorted(-self.score, -threshold, side="right"))
-        return self._figures(place) | {"threshold": threshold}
+    def metrics(self, threshold: float) -> dict[str, Any]:
+        """Return the metrics of a threshold.
+
+        The keys of `alarm_counts`, and `threshold, precision, recall, fpr, f1`.
+        """
+        index = int(np.searchsorted(-self.score, -threshold, side="right"))
+        return self._metrics(index) | {"threshold": threshold}
 
     def cost(self, per_alarm: float, loss_share: float = 1.0) -> Floats:
-        """(d + 1,) money at each place: ``per_alarm`` for every alarm looked at, and ``loss_share`` of the amount of each fraud missed.
+        """Compute the cost (d + 1,) of every threshold.
 
-        Raises InputError where there are no amounts.
+        Args:
+            per_alarm: Cost of investigating one alarm.
+            loss_share: Share of the amount that is lost with every missed fraud.
+
+        Raises:
+            InputError: If there are no amounts.
         """
-        if self.stake is None:
-            raise InputError("the table has no amounts, so a miss has no price: name the column by --amount when training")
-        saved = np.append(0.0, np.cumsum(self.stake))[self.caught]
+        if self.fraud_amount is None:
+            raise InputError(
+                "the table has no amounts, so the cost of a missed fraud is unknown: name the column with --amount when training"
+            )
+        saved = np.append(0.0, np.cumsum(self.fraud_amount))[self.caught]
         return np.asarray(per_alarm * (self.caught + self.false_alarms) + loss_share * (saved[-1] - saved))
 
     def for_alarms(self, per_day: float) -> float:
-        """The lowest threshold with at most ``per_day`` alarms a day."""
+        """Return the lowest threshold with at most `per_day` alarms per day."""
         return self._threshold(np.searchsorted(self.caught + self.false_alarms, per_day * self.days * (1 + 1e-12), side="right") - 1)
 
     def for_fpr(self, rate: float) -> float:
-        """The lowest threshold with a false-positive rate of at most ``rate``."""
+        """Return the lowest threshold with a false-positive rate of at most `rate`."""
         return self._threshold(np.searchsorted(self.false_alarms, rate * self.legitimate * (1 + 1e-12), side="right") - 1)
 
     def for_recall(self, recall: float) -> float:
-        """The highest threshold that reaches ``recall``."""
+        """Return the highest threshold that reaches `recall`."""
         return self._threshold(np.searchsorted(self.caught, recall * self.frauds * (1 - 1e-12)))
 
     def for_cost(self, per_alarm: float, loss_share: float = 1.0) -> float:
-        """The highest of the cheapest thresholds by :meth:`cost`."""
+        """Return the threshold with the lowest `cost`; of equal ones the highest."""
         return self._threshold(np.argmin(self.cost(per_alarm, loss_share)))
 
     def table(self, *, max_points: int = 400, cost: Floats | None = None) -> pl.DataFrame:
-        """A thinned frame for charts: columns ``threshold, recall, precision, fpr, f1, alarms_per_day`` and, if given, ``cost``.
+        """Tabulate a subset of the thresholds for charts.
 
-        Half of the points are spread evenly over recall, half over the logarithm of the alarms.
+        Half of the points are evenly spaced in recall, half in the logarithm of the number of alarms.
+
+        Args:
+            max_points: Most rows of the table.
+            cost: (d + 1,) the result of `cost`, if it is to be a column.
+
+        Returns:
+            Columns `threshold, recall, precision, fpr, f1, alarms_per_day` and, if given, `cost`.
         """
         total = self.caught + self.false_alarms
         half = max_points // 2
@@ -123,8 +155,8 @@ class OperatingPoints:
         }
         return pl.DataFrame(columns if cost is None else columns | {"cost": cost[keep]})
 
-    def _figures(self, place: int) -> dict[str, Any]:
-        caught, false = int(self.caught[place]), int(self.false_alarms[place])
+    def _metrics(self, index: int) -> dict[str, Any]:
+        caught, false = int(self.caught[index]), int(self.false_alarms[index])
         raised = caught + false
         return {
             "caught": caught,
@@ -133,13 +165,13 @@ class OperatingPoints:
             "days": self.days,
             "alarms_per_day": raised / self.days,
             "false_alarms_per_day": false / self.days,
-            "amount_caught": None if self.stake is None else math.fsum(self.stake[:caught]),
-            "amount_missed": None if self.stake is None else math.fsum(self.stake[caught:]),
+            "amount_caught": None if self.fraud_amount is None else math.fsum(self.fraud_amount[:caught]),
+            "amount_missed": None if self.fraud_amount is None else math.fsum(self.fraud_amount[caught:]),
             "precision": caught / raised if raised else 0.0,
             "recall": caught / self.frauds if self.frauds else None,
             "fpr": false / self.legitimate if self.legitimate else None,
             "f1": 2 * caught / (self.frauds + raised) if self.frauds else None,
         }
 
-    def _threshold(self, place: np.integer[Any]) -> float:
-        return float(self.threshold[int(np.clip(place, 0, len(self.threshold) - 1))])
+    def _threshold(self, index: np.integer[Any]) -> float:
+        return float(self.threshold[int(np.clip(index, 0, len(self.threshold) - 1))])

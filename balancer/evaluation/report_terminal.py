@@ -1,7 +1,7 @@
-"""The report on a terminal: one table, one sentence, where the files are.
+"""Print the report on a terminal: tables, a summary, and the list of files.
 
-Special: the table gives up columns, least telling first, until it fits the terminal, instead of wrapping figures. The best of a column
-has a star as well as bold, so that it survives a log file.
+What is special: on a narrow terminal the table leaves out columns, the least informative first, instead of
+wrapping numbers. The best value of a column is bold and has a star, which is also visible in a log file.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from balancer.evaluation.report_content import (
     RECALL_AT_FPR,
     THIS_RUN,
     Column,
-    Figures,
+    Metrics,
     models_of,
-    verdict,
+    summary,
 )
 
 SHOWN = [
@@ -46,11 +46,11 @@ SHOWN = [
     ECE,
 ]
 """Columns from left to right."""
-GIVEN_UP = [[RECALL_AT_FPR], [PRECISION, RECALL], [FALSE_ALARMS["0.80"]], [ECE], [CARD_PRECISION], [F1_AT_HALF]]
-"""Columns left out on a narrow terminal, in this order."""
+OPTIONAL = [[RECALL_AT_FPR], [PRECISION, RECALL], [FALSE_ALARMS["0.80"]], [ECE], [CARD_PRECISION], [F1_AT_HALF]]
+"""Columns that are left out on a narrow terminal, in this order."""
 FILES = {
-    "report.md": "this table and more, in words",
-    "report.json": "every figure",
+    "report.md": "this table and more, with explanations",
+    "report.json": "all metrics",
     "curves.parquet": "precision-recall and ROC curves",
     "predictions.parquet": "every test row with score and decision",
     "epochs.parquet": "sampling weights and validation metrics by epoch",
@@ -58,7 +58,7 @@ FILES = {
 
 
 def print_report(report: Mapping[str, Any], console: Console, *, folder: Path | None = None) -> None:
-    """Print this run beside its baselines, each class, one sentence, and the files in ``folder``."""
+    """Print this run and its baselines, each fraud class, a summary, and the files in `folder`."""
     models = models_of(report)
     frauds, rows = report["test"]["positives"], report["test"]["rows"]
     console.print()
@@ -66,22 +66,29 @@ def print_report(report: Mapping[str, Any], console: Console, *, folder: Path | 
     if len(report["test"]["per_class"]) > 1:
         console.print()
         console.print(_fitting(_classes(models), console))
-    console.print(Text(verdict(report), style="bold"))
-    console.print(Text("One run, one split, ± one standard error of these test rows: smaller differences prove nothing.", style="dim"))
+    console.print(Text(summary(report), style="bold"))
+    console.print(
+        Text("± is one standard error on these test rows, for one run and one split: smaller differences are not evidence.", style="dim")
+    )
     if folder is not None:
         _print_files(folder, console)
 
 
-def print_figures(result: Mapping[str, Any], console: Console) -> None:
-    """Print what ``balancer evaluate`` found: ``dataset``, ``part`` (test or all), ``dropped``, and the figures under ``test``."""
+def print_metrics(result: Mapping[str, Any], console: Console) -> None:
+    """Print the result of `balancer evaluate`.
+
+    Args:
+        result: `dataset`, `part` ("test" or "all"), `dropped`, and the metrics under `test`.
+        console: Where to print.
+    """
     test = result["test"]
-    part = "Test" if result["part"] == "test" else "All labelled rows"
+    rows = "Test" if result["part"] == "test" else "All labelled rows"
     console.print()
-    console.print(_fitting(_comparison({THIS_RUN: test}, f"{part}: {test['rows']:,} rows, {test['positives']:,} frauds"), console))
+    console.print(_fitting(_comparison({THIS_RUN: test}, f"{rows}: {test['rows']:,} rows, {test['positives']:,} frauds"), console))
     if len(test["per_class"]) > 1:
         console.print()
         console.print(_fitting(_classes({THIS_RUN: test}), console))
-    console.print(Text(f"Rows of {result['dataset']}; an alarm is a score of at least {test['threshold']:.4g}.", style="dim"))
+    console.print(Text(f"Table: {result['dataset']}. A score of at least {test['threshold']:.4g} is an alarm.", style="dim"))
     for reason, count in result["dropped"].items():
         console.print(Text(f"dropped {count:,} rows: {reason}", style="yellow"))
 
@@ -102,7 +109,7 @@ def _table(title: str, caption: str) -> Table:
 
 
 def _fitting(tables: Iterable[Table], console: Console) -> Table:
-    """The first of ever narrower tables that the terminal has room for; the last where none fits."""
+    """Return the first table that fits the terminal, from wide to narrow; the last one where none fits."""
     unbounded = console.options.update(max_width=1000)
     for table in tables:
         if console.measure(table, options=unbounded).maximum <= console.width:
@@ -110,73 +117,73 @@ def _fitting(tables: Iterable[Table], console: Console) -> Table:
     return table
 
 
-def _comparison(models: Mapping[str, Figures], title: str) -> Iterator[Table]:
-    """Models as rows; ever fewer columns."""
-    columns = [column for column in SHOWN if any(column.value(figures) is not None for figures in models.values())]
-    for spare in [[], *GIVEN_UP]:
-        columns = [column for column in columns if column not in spare]
+def _comparison(models: Mapping[str, Metrics], title: str) -> Iterator[Table]:
+    """Build tables with a row per model, each with fewer columns than the one before."""
+    columns = [column for column in SHOWN if any(column.value(metrics) is not None for metrics in models.values())]
+    for left_out in [[], *OPTIONAL]:
+        columns = [column for column in columns if column not in left_out]
         table = _table(title, _caption(columns, several=len(models) > 1))
         table.add_column("", no_wrap=True)
         for column in columns:
             table.add_column(_head(column), justify="right", no_wrap=True)
-        for name, figures in models.items():
-            own = name == THIS_RUN
-            cells = [_cell(column, figures, list(models.values())) for column in columns]
-            table.add_row(Text(name, style="bold cyan" if own else ""), *cells, style="on grey15" if own and len(models) > 1 else "")
+        for name, metrics in models.items():
+            is_run = name == THIS_RUN
+            cells = [_cell(column, metrics, list(models.values())) for column in columns]
+            table.add_row(Text(name, style="bold cyan" if is_run else ""), *cells, style="on grey15" if is_run and len(models) > 1 else "")
         yield table
 
 
 def _head(column: Column) -> Text:
-    """Heading with room for the star on its right."""
+    """Heading with space for the star on its right."""
     return Text(column.head.replace("\n", " \n") + " ")
 
 
-def _cell(column: Column, figures: Figures, models: Sequence[Figures]) -> Text:
+def _cell(column: Column, metrics: Metrics, models: Sequence[Metrics]) -> Text:
     best = column.best(models)
-    if best is not None and column.value(figures) == best:
-        return Text(column.text(figures) + "*", style="bold green")
-    return Text(column.text(figures) + " ")
+    if best is not None and column.value(metrics) == best:
+        return Text(column.text(metrics) + "*", style="bold green")
+    return Text(column.text(metrics) + " ")
 
 
 def _caption(columns: Sequence[Column], *, several: bool) -> str:
-    parts = ["* best of its column"] if several else []
-    parts.append("tuned: at the threshold with the best F1 on validation")
+    notes = ["* best of its column"] if several else []
+    notes.append("tuned: at the threshold with the best F1 on validation")
     if any(column in FALSE_ALARMS.values() for column in columns):
-        parts.append("FA/10k: false alarms per 10,000 legitimate rows where that recall is reached")
+        notes.append("FA/10k: false alarms per 10,000 legitimate rows at that recall")
     if CARD_PRECISION in columns:
-        parts.append("card P@100: of a day's 100 highest scored entities, the share with fraud")
-    return "; ".join(parts)
+        notes.append("card P@100: share with fraud among the 100 entities with the highest scores of a day")
+    return "; ".join(notes)
 
 
-def _classes(models: Mapping[str, Figures]) -> Iterator[Table]:
-    """Each class of fraud: this run's figures, and the best average precision among the others; ever fewer columns."""
-    others = {name: figures for name, figures in models.items() if name != THIS_RUN}
+def _classes(models: Mapping[str, Metrics]) -> Iterator[Table]:
+    """Build tables with a row per fraud class, each with fewer columns than the one before."""
+    others = {name: metrics for name, metrics in models.items() if name != THIS_RUN}
     shown = [AVERAGE_PRECISION, RECALL, FALSE_ALARMS["0.60"], FALSE_ALARMS["0.70"]]
     for columns in (shown, shown[:3], shown[:2]):
-        table = _table("Each class of fraud against the legitimate rows", "")
+        table = _table("Each fraud class against the legitimate rows", "")
         table.add_column("class", no_wrap=True, overflow="ellipsis", max_width=24)
         table.add_column("rows", justify="right", no_wrap=True)
         for column in columns:
             table.add_column(column.head, justify="right", no_wrap=True)
         if others:
             table.add_column("best other AP", no_wrap=True)
-        for name, own in models[THIS_RUN]["per_class"].items():
-            row = [Text(name), Text(f"{own['rows']:,}"), *(Text(column.text(own)) for column in columns)]
+        for name, metrics in models[THIS_RUN]["per_class"].items():
+            row = [Text(name), Text(f"{metrics['rows']:,}"), *(Text(column.text(metrics)) for column in columns)]
             if others:
                 row.append(_best_of_class(others, name))
             table.add_row(*row)
         yield table
 
 
-def _best_of_class(others: Mapping[str, Figures], name: str) -> Text:
-    """Average precision and name of the best other model on a class."""
-    of_class = {title: figures["per_class"][name] for title, figures in others.items()}
+def _best_of_class(others: Mapping[str, Metrics], name: str) -> Text:
+    """Return the average precision and the name of the best other model on a class."""
+    of_class = {title: metrics["per_class"][name] for title, metrics in others.items()}
     title = max(of_class, key=lambda title: AVERAGE_PRECISION.value(of_class[title]) or -1.0)
     return Text(f"{AVERAGE_PRECISION.text(of_class[title])}  {title}", style="dim")
 
 
 def _print_files(folder: Path, console: Console) -> None:
     console.print(Text.assemble("\nFiles in ", (str(folder), "bold")), soft_wrap=True)
-    there = {name: meaning for name, meaning in FILES.items() if (folder / name).is_file()}
-    for name, meaning in there.items():
-        console.print(Text.assemble("  ", (f"{name:<21}", "cyan"), (meaning, "dim")))
+    for name, content in FILES.items():
+        if (folder / name).is_file():
+            console.print(Text.assemble("  ", (f"{name:<21}", "cyan"), (content, "dim")))

@@ -1,8 +1,8 @@
-"""Tune the alarm threshold: the best F1 on rows that were used neither for training nor for choosing the sampling weights.
+"""Tune the alarm threshold: the best F1 on rows that were not used for anything before.
 
-What is special: the threshold is the midpoint between the lowest score that raises an alarm and the next lower score. A
-threshold equal to a score would depend on the last bit of one row, and the rounding of another machine could move that row
-across it.
+What is special: the threshold is the midpoint between the lowest score that raises an alarm and the next
+lower score. A threshold equal to a score would depend on the last bit of one row, and the rounding of another
+machine could move that row across it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The stability index: nothing for rows like those of training, much for others; references survive JSON and refuse to be torn."""
+"""The stability index is small for rows like the training rows and large for others; damaged references are rejected."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_shifted_fields_stand_out_and_others_do_not() -> None:
     live = LiveDrift(reference)
     values, score = table(rng, 4000, shift=1.0)
     for number in range(4000):
-        live.saw(values[number], float(score[number]))
+        live.add(values[number], float(score[number]))
         assert bool(live.indices()) == (live.rows >= LEAST) or number % 100
     found = live.indices()
     assert set(found) == {"x", "flag", "kind", "score"}
@@ -38,8 +38,8 @@ def test_the_index_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    "torn", [{"x": {"edges": [1.0]}}, {"x": {"edges": [1.0], "shares": [1.0]}}, {"x": {"edges": ["a"], "shares": [0.5, 0.5]}}]
+    "content", [{"x": {"edges": [1.0]}}, {"x": {"edges": [1.0], "shares": [1.0]}}, {"x": {"edges": ["a"], "shares": [0.5, 0.5]}}]
 )
-def test_a_torn_reference_is_refused(torn: dict[str, object]) -> None:
-    with pytest.raises(InputError, match="torn"):
-        Reference.from_dict(torn)
+def test_a_damaged_reference_is_refused(content: dict[str, object]) -> None:
+    with pytest.raises(InputError, match="damaged"):
+        Reference.from_dict(content)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, brier_score_loss, f1_score, log_loss, precision_score, recall_score
 
 from balancer.errors import InputError
-from balancer.evaluation.metrics import Ranking, alarm_figures, card_precision, curve_points, evaluate_scores, expected_calibration_error
+from balancer.evaluation.metrics import Ranking, alarm_metrics, card_precision, curve_points, evaluate_scores, expected_calibration_error
 
 CLASSES = ["legitimate", "burst", "takeover"]
 ROWS = st.lists(st.tuples(st.booleans(), st.integers(0, 6)), min_size=1, max_size=30)
@@ -122,7 +122,7 @@ def test_what_does_not_exist_is_null() -> None:
     assert result["card_precision_at_100"] is None
     assert set(result["false_alarms_per_10k_at_recall"].values()) == {None}
     assert result["per_class"]["burst"]["average_precision_one_vs_rest"] is None
-    assert alarm_figures([True, False], [False, False]) == {"f1": 0.0, "precision": 0.0, "recall": 0.0, "fpr": 0.0}
+    assert alarm_metrics([True, False], [False, False]) == {"f1": 0.0, "precision": 0.0, "recall": 0.0, "fpr": 0.0}
 
 
 def test_card_precision_by_hand() -> None:
@@ -163,7 +163,7 @@ def test_curves_are_thin_and_keep_their_shape() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"label": np.full(50, -1)}, "none of the rows"),
+        ({"label": np.full(50, -1)}, "no row to evaluate"),
         ({"time": np.zeros(49)}, "time has 49 rows"),
         ({"score": np.full(50, np.nan)}, "not a finite number in 50 rows"),
         ({"class_scores": np.zeros((50, 2))}, "one column for each of the 3 classes"),

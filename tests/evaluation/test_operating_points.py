@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balancer.errors import InputError
-from balancer.evaluation.metrics import alarm_counts, alarm_figures, evaluate_scores
+from balancer.evaluation.metrics import alarm_counts, alarm_metrics, evaluate_scores
 from balancer.evaluation.operating_points import NO_ALARM, OperatingPoints
 
 
@@ -23,49 +23,49 @@ def rows(seed: int, n: int = 400) -> tuple[np.ndarray, np.ndarray, np.ndarray, n
 
 
 @given(st.integers(0, 10_000), st.floats(0, 1))
-def test_figures_equal_the_reports_to_the_last_digit(seed: int, threshold: float) -> None:
+def test_metrics_equal_those_of_the_report_exactly(seed: int, threshold: float) -> None:
     label, score, time, amount = rows(seed)
     known = label >= 0
     fraud, alarm = label[known] > 0, score[known] >= threshold
-    told = OperatingPoints.of(label, score, time=time, amount=amount).figures(threshold)
-    expected = alarm_counts(fraud, alarm, time=time[known], amount=amount[known]) | alarm_figures(fraud, alarm)
-    assert told == expected | {"threshold": threshold}
+    metrics = OperatingPoints.of(label, score, time=time, amount=amount).metrics(threshold)
+    expected = alarm_counts(fraud, alarm, time=time[known], amount=amount[known]) | alarm_metrics(fraud, alarm)
+    assert metrics == expected | {"threshold": threshold}
 
 
 def test_report_holds_the_counts() -> None:
     label, score, time, amount = rows(1)
     report = evaluate_scores(label, score, threshold=0.4, raw_score=score, classes=["0", "1"], time=time, amount=amount)
-    told = OperatingPoints.of(label, score, time=time, amount=amount).figures(0.4)
-    assert report["alarms"] == {name: told[name] for name in report["alarms"]}
+    metrics = OperatingPoints.of(label, score, time=time, amount=amount).metrics(0.4)
+    assert report["alarms"] == {name: metrics[name] for name in report["alarms"]}
     assert {name: report[name] for name in ("f1", "precision", "recall", "fpr")} == {
-        name: told[name] for name in ("f1", "precision", "recall", "fpr")
+        name: metrics[name] for name in ("f1", "precision", "recall", "fpr")
     }
 
 
 @given(st.integers(0, 10_000), st.floats(0.01, 40), st.floats(0, 1), st.floats(0, 1))
-def test_a_wish_is_met_and_the_next_threshold_would_not_be_better(seed: int, per_day: float, rate: float, recall: float) -> None:
+def test_a_limit_is_met_and_the_next_threshold_would_not_be_better(seed: int, per_day: float, rate: float, recall: float) -> None:
     label, score, time, amount = rows(seed)
     points = OperatingPoints.of(label, score, time=time, amount=amount)
-    every = [points.figures(threshold) for threshold in (*np.unique(score), NO_ALARM)]
+    every = [points.metrics(threshold) for threshold in (*np.unique(score), NO_ALARM)]
     most = max(f["alarms_per_day"] for f in every if f["alarms_per_day"] <= per_day * (1 + 1e-9))
-    assert points.figures(points.for_alarms(per_day))["alarms_per_day"] == most
+    assert points.metrics(points.for_alarms(per_day))["alarms_per_day"] == most
     lowest = max(f["fpr"] for f in every if f["fpr"] <= rate * (1 + 1e-9))
-    assert points.figures(points.for_fpr(rate))["fpr"] == lowest
+    assert points.metrics(points.for_fpr(rate))["fpr"] == lowest
     reached = min(f["alarms_per_day"] for f in every if f["recall"] >= recall * (1 - 1e-9))
-    assert points.figures(points.for_recall(recall))["alarms_per_day"] == reached
+    assert points.metrics(points.for_recall(recall))["alarms_per_day"] == reached
 
 
 def test_cheapest_threshold_and_its_price() -> None:
     label, score, time, amount = rows(3)
     points = OperatingPoints.of(label, score, time=time, amount=amount)
-    best = points.figures(points.for_cost(5.0, 0.8))
+    best = points.metrics(points.for_cost(5.0, 0.8))
 
-    def price(figures: dict[str, float]) -> float:
-        return 5.0 * (figures["caught"] + figures["false_alarms"]) + 0.8 * figures["amount_missed"]
+    def price(metrics: dict[str, float]) -> float:
+        return 5.0 * (metrics["caught"] + metrics["false_alarms"]) + 0.8 * metrics["amount_missed"]
 
-    assert price(best) == pytest.approx(min(price(points.figures(t)) for t in (*np.unique(score), NO_ALARM)))
+    assert price(best) == pytest.approx(min(price(points.metrics(t)) for t in (*np.unique(score), NO_ALARM)))
     assert points.table(cost=points.cost(5.0, 0.8))["cost"].min() >= price(best) - 1e-9
-    assert points.figures(points.for_cost(1e9))["alarms_per_day"] == 0  # no fraud is worth that
+    assert points.metrics(points.for_cost(1e9))["alarms_per_day"] == 0  # no fraud is worth that
 
 
 def test_thresholds_lie_between_scores() -> None:
@@ -74,12 +74,12 @@ def test_thresholds_lie_between_scores() -> None:
     assert points.table()["recall"].to_list() == [0.5, 1.0, 1.0, 1.0]
 
 
-def test_what_cannot_be_judged_is_said() -> None:
+def test_rows_that_cannot_be_evaluated_are_rejected() -> None:
     with pytest.raises(InputError, match="label"):
         OperatingPoints.of([-1, -1], [0.1, 0.2], time=[0, 1])
     with pytest.raises(InputError, match="0 to 1"):
         OperatingPoints.of([0, 1], [0.1, math.nan], time=[0, 1])
     points = OperatingPoints.of([0, 1], [0.1, 0.2], time=[0, 1])
-    assert points.figures(0.15)["amount_caught"] is None
+    assert points.metrics(0.15)["amount_caught"] is None
     with pytest.raises(InputError, match="--amount"):
         points.for_cost(1.0)

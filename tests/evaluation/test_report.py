@@ -1,4 +1,4 @@
-"""The report: what is written, that it repeats byte for byte, and that it says losses."""
+"""The report: its files, that they repeat byte for byte, and that worse results are reported too."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from rich.console import Console
 
 from balancer.errors import InputError
 from balancer.evaluation.metrics import evaluate_scores
-from balancer.evaluation.report_content import AVERAGE_PRECISION, FALSE_ALARMS, Column, differences, models_of, standard_error, verdict
+from balancer.evaluation.report_content import AVERAGE_PRECISION, FALSE_ALARMS, Column, differences, models_of, standard_error, summary
 from balancer.evaluation.report_json import build_report, compare_reports, write_report
 from balancer.evaluation.report_markdown import render_page
-from balancer.evaluation.report_terminal import print_figures, print_report
+from balancer.evaluation.report_terminal import print_metrics, print_report
 
 BASELINES = {"none": 2.0, "one_to_one": 1.6, "class_weight": 1.8, "lightgbm": 3.2}
 CLASSES = ["legitimate", "burst", "takeover"]
@@ -34,7 +34,7 @@ def rows() -> tuple[np.ndarray, dict[str, np.ndarray]]:
     return label, scores
 
 
-def figures(label: np.ndarray, score: np.ndarray, *, entities: bool = True) -> dict[str, Any]:
+def metrics(label: np.ndarray, score: np.ndarray, *, entities: bool = True) -> dict[str, Any]:
     time, entity = np.linspace(0, 6 * 86_400, N), np.arange(N) % 40 if entities else None
     return evaluate_scores(label, score, threshold=0.3, raw_score=score, classes=CLASSES, time=time, entity=entity)
 
@@ -42,7 +42,7 @@ def figures(label: np.ndarray, score: np.ndarray, *, entities: bool = True) -> d
 @pytest.fixture(scope="module")
 def report() -> dict[str, Any]:
     label, scores = rows()
-    by_name = {name: figures(label, score) for name, score in scores.items()}
+    by_name = {name: metrics(label, score) for name, score in scores.items()}
     counts = {"rows": 600, "unlabelled": 3, "classes": {"legitimate": 590, "burst": 4, "takeover": 3}}
     run = {
         "configuration": {"budget": "quick", "seed": 0, "history": None},
@@ -100,31 +100,31 @@ def test_compare_reports_names_every_difference(report: dict[str, Any]) -> None:
     assert compare_reports(report, other) == ["baselines.none", "run.device", "test.recall_at_fpr.0.001"]
 
 
-def test_differences_say_losses_as_plainly_as_wins(report: dict[str, Any]) -> None:
+def test_differences_report_worse_and_better_results_alike(report: dict[str, Any]) -> None:
     outcomes = {name: {item.name: item for item in differences(report["test"], report["baselines"][name])} for name in BASELINES}
     assert {item.outcome for item in outcomes["lightgbm"].values()} == {"worse"}
     assert {item.outcome for item in outcomes["one_to_one"].values()} == {"better"}
-    assert {item.outcome for item in differences(report["test"], report["test"])} == {"level"}
+    assert {item.outcome for item in differences(report["test"], report["test"])} == {"equal"}
     alarms = outcomes["one_to_one"]["false alarms at recall 0.60"]
     this, other = FALSE_ALARMS["0.60"].value(report["test"]), FALSE_ALARMS["0.60"].value(report["baselines"]["one_to_one"])
     assert this is not None
     assert other
     assert alarms.change == f"{100 * (this / other - 1):+.0f} %"
-    sentence = verdict(report)
+    sentence = summary(report)
     assert sentence.index("below LightGBM (-") < sentence.index("above no sampling (+")
     assert "LightGBM with" in sentence
 
 
 def test_best_value_and_missing_values() -> None:
     models: list[dict[str, Any]] = [{"average_precision": 0.70004}, {"average_precision": 0.7}, {"average_precision": None}]
-    assert AVERAGE_PRECISION.best(models) is None  # level as shown
+    assert AVERAGE_PRECISION.best(models) is None  # equal as shown
     assert AVERAGE_PRECISION.best([*models, {"average_precision": 0.8}]) == 0.8
     assert AVERAGE_PRECISION.text(models[2]) == "–"
     assert Column(("a", "b"), "", 2).value({"a": None}) is None
     assert standard_error({"average_precision": None, "positives": 0}) is None
 
 
-def test_page_has_every_model_class_and_part(report: dict[str, Any]) -> None:
+def test_page_has_every_model_class_and_split(report: dict[str, Any]) -> None:
     page = render_page(report)
     for text in (
         "| this run (ppo) |",
@@ -144,7 +144,7 @@ def test_page_has_every_model_class_and_part(report: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 140])
-def test_terminal_fits_its_width_and_cuts_no_figure(report: dict[str, Any], width: int, tmp_path: Path) -> None:
+def test_terminal_fits_its_width_and_cuts_no_number(report: dict[str, Any], width: int, tmp_path: Path) -> None:
     (tmp_path / "report.md").touch()
     text = printed(report, width, tmp_path)
     assert "…" not in text
@@ -160,14 +160,14 @@ def test_terminal_fits_its_width_and_cuts_no_figure(report: dict[str, Any], widt
 
 def test_terminal_without_entities_has_no_card_column(report: dict[str, Any]) -> None:
     label, scores = rows()
-    alone = {name: figures(label, score, entities=False) for name, score in scores.items()}
+    alone = {name: metrics(label, score, entities=False) for name, score in scores.items()}
     assert "P@100" in printed(report, 100)
     assert "P@100" not in printed(build_report(alone.pop("run"), alone, run={}), 100)
 
 
 def test_report_without_frauds_says_so() -> None:
     label, scores = rows()
-    empty = figures(np.zeros_like(label), scores["run"])
+    empty = metrics(np.zeros_like(label), scores["run"])
     report = build_report(empty, {"none": empty}, run={})
     assert "no fraud" in printed(report, 100)
     assert "no fraud" in render_page(report)
@@ -175,7 +175,7 @@ def test_report_without_frauds_says_so() -> None:
 
 def test_figures_of_evaluate(report: dict[str, Any]) -> None:
     console = Console(file=StringIO(), width=100)
-    print_figures({"part": "all", "dataset": "july.parquet", "dropped": {"amount is no number": 3}, "test": report["test"]}, console)
+    print_metrics({"part": "all", "dataset": "july.parquet", "dropped": {"amount is no number": 3}, "test": report["test"]}, console)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "july.parquet" in text
     assert "dropped 3 rows: amount is no number" in text

@@ -52,7 +52,7 @@ def show() -> None:
         price = left.number_input("Cost of looking at an alarm (money)", 0.0, value=5.0, step=1.0, key="price")
         loss = right.slider("Share of a missed fraud's amount that is lost, %", 0, 100, 100, key="loss") / 100
     threshold, how = _wanted(wish, every, saved, price, loss)
-    figures = every.figures(threshold)
+    figures = every.metrics(threshold)
     tiles = {
         "Threshold": f"{threshold:.4g}",
         "Alarms a day": number(figures["alarms_per_day"], 1),
@@ -80,7 +80,7 @@ def _wanted(wish: str, every: OperatingPoints, saved: float, price: float, loss:
         value = st.slider("Alarm at a score of at least", 0.0, 1.0, min(round(saved, 3), 1.0), 0.001, format="%.3f", key="score")
         return value, f"a score of {value:g}"
     if wish == ALARMS:
-        now = every.figures(saved)["alarms_per_day"]
+        now = every.metrics(saved)["alarms_per_day"]
         budget = st.number_input("At most so many alarms a day", 0.0, value=float(max(1, round(now))), step=1.0, key="budget")
         return every.for_alarms(budget), f"at most {budget:g} alarms a day"
     if wish == FPR:

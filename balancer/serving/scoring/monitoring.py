@@ -42,7 +42,7 @@ class Watch:
                 metrics.ALERT_RATE.set(self._alarms / self._weight)
                 self._rows += 1
                 if self._live is not None:
-                    self._live.saw(values, answer["score"])
+                    self._live.add(values, answer["score"])
                     if self._rows % EVERY == 0:
                         for name, index in self._live.indices().items():
                             metrics.DRIFT.labels(name).set(index)
