@@ -1,71 +1,125 @@
-"""The command line: `balancer COMMAND --flags`.
+"""The command line: ``balancer COMMAND --flags``.
 
-Each command's flags are a dataclass (balancer.options.flags); its module is imported only when it is called, so `balancer --help` answers at once.
-A person's mistake ends in one line and exit code 2, Ctrl-C in how to go on and 130.
+Each command's flags are a dataclass (:mod:`balancer.options.flags`). A command's module is imported only when the command is
+called, so that ``balancer --help`` answers at once. Bad input ends in one line on stderr and exit code 2, Ctrl-C in exit code
+130 and the command that continues.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+import textwrap
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 
 COMMANDS = {
-    "train": "learn the sampling weights, train a classifier under them, report it beside its baselines",
-    "pretrain": "teach a model without labels what follows what, to start from",
-    "score": "score rows with a trained run",
-    "evaluate": "figures of a trained run on labelled rows",
-    "quantize": "make a trained run smaller and faster, within a budget of average precision",
-    "export": "a trained run as one file for a machine without torch, or a light build of it",
-    "compare": "sampling policies and baselines on a table of yours, over time windows and seeds, with intervals",
-    "app": "look at runs in a browser, choose thresholds, compare, train",
-    "serve": "balancing sessions and scores of transactions over HTTP",
-    "keys": "API keys of the service",
+    "train": "learn sampling weights, train a fraud classifier with them, and compare it with baselines",
+    "pretrain": "pretrain a model without labels (masked fields, next transaction)",
+    "score": "score the rows of a table with a trained run",
+    "evaluate": "evaluate a trained run on labelled data",
+    "quantize": "reduce a trained run's size and latency within a given drop of average precision",
+    "export": "export a trained run to one file for machines without torch",
+    "compare": "compare sampling treatments and baselines on your table, over time folds and seeds",
+    "app": "open the app in a browser: runs, thresholds, comparisons, training",
+    "serve": "serve scores and sampling sessions over HTTP",
+    "keys": "create, list and revoke API keys of the service",
     "policy": "train a sampling policy on a distribution of tasks, or evaluate one",
-    "doctor": "what this machine has: versions, device, attention backends",
-    "simulate": "make a table of card transactions with fraud in it",
+    "doctor": "show versions, device and attention backends of this machine",
+    "simulate": "simulate a table of card transactions with fraud",
 }
 EXTRAS = {"app": "app", "compare": "compare", "export": "export", "keys": "serve", "serve": "serve"}
-"""The extra that installs what a command needs; `train` for the others."""
+"""The extra that installs what a command needs; ``train`` for the others."""
+SUMMARY = "Learn how to sample imbalanced data while a model trains on it."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of the console script; returns the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if not given or given[0] in ("-h", "--help"):
-        print(_help())
-        return 0 if given else 2
-    if given[0] == "--version":
+    if given[:1] == ["--version"]:
         from balancer import __version__
 
         print(f"balancer {__version__}")
         return 0
-    if given[0] not in COMMANDS:
-        print(f"error: unknown command {given[0]!r}: one of {', '.join(COMMANDS)}", file=sys.stderr)
-        return 2
-    return _run(given[0], given[1:])
-
-
-def _run(name: str, arguments: list[str]) -> int:
-    from balancer.dependencies import explained_imports
     from balancer.errors import InputError
 
     try:
-        with explained_imports(f"balancer {name}", f"balancer[{EXTRAS.get(name, 'train')}]"):
-            code = import_module(f"balancer.cli.{name}").main(arguments)
+        with _short_warnings():
+            return run_command("balancer", SUMMARY, COMMANDS, given, _run)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
+
+
+def run_command(
+    program: str,
+    summary: str,
+    commands: Mapping[str, str],
+    arguments: Sequence[str],
+    run: Callable[[str, list[str]], int],
+) -> int:
+    """Run the command that the arguments begin with, or print the help.
+
+    Args:
+        program: What was typed before the arguments.
+        summary: What the program does, for the help.
+        commands: Description of each command by name.
+        arguments: Name of a command and the arguments after it.
+        run: Called with both; returns the exit code.
+
+    Returns:
+        The exit code: 0 after ``--help``, 2 if no command was given.
+
+    Raises:
+        InputError: There is no such command.
+    """
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help(program, summary, commands))
+        return 0 if arguments else 2
+    name = arguments[0]
+    if name not in commands:
+        from balancer.errors import InputError
+        from balancer.options.flags import did_you_mean
+
+        raise InputError(f"unknown command {did_you_mean(name, commands)} ({program} --help)")
+    return run(name, list(arguments[1:]))
+
+
+def _run(name: str, arguments: list[str]) -> int:
+    from balancer.dependencies import explained_imports
+
+    with explained_imports(f"balancer {name}", f"balancer[{EXTRAS.get(name, 'train')}]"):
+        code = import_module(f"balancer.cli.{name}").main(arguments)
     assert isinstance(code, int)
     return code
 
 
-def _help() -> str:
-    width = max(map(len, COMMANDS))
-    lines = ["usage: balancer COMMAND [--flags]", "", "Learns how to sample imbalanced data while a model trains on it.", "", "commands:"]
-    lines += [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
-    lines += ["", "balancer COMMAND --help lists the flags of a command; balancer --version prints the version."]
-    return "\n".join(lines)
+def _help(program: str, summary: str, commands: Mapping[str, str]) -> str:
+    width = max(map(len, commands))
+    lines = [f"usage: {program} COMMAND [flags]", "", summary, "", "Commands:"]
+    for name, text in commands.items():
+        lines += textwrap.wrap(text, 78, initial_indent=f"  {name:<{width}}  ", subsequent_indent=" " * (width + 4))
+    return "\n".join([*lines, "", f"{program} COMMAND --help lists the flags of a command."])
+
+
+@contextmanager
+def _short_warnings() -> Iterator[None]:
+    """Show the warnings of this package, such as that of a renamed flag, in one line each."""
+    from balancer.options.flags import DeprecatedFlag
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", DeprecatedFlag)
+        show = warnings.showwarning
+
+        def one_line(message: Warning | str, category: type[Warning], *where: object, **more: object) -> None:
+            if category.__module__.startswith("balancer."):
+                print(f"warning: {message}", file=sys.stderr)
+            else:
+                show(message, category, *where, **more)  # type: ignore[arg-type]
+
+        warnings.showwarning = one_line
+        yield

@@ -1,4 +1,4 @@
-"""`balancer app`."""
+"""``balancer app``."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Annotated
 
 from balancer.dependencies import require
 from balancer.errors import InputError
-from balancer.options.flags import parse
+from balancer.options.flags import Flag, read_flags
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AppConfig:
-    """Look at runs in a browser, choose thresholds, compare, and train."""
+    """Open the app in a browser: look at runs, choose thresholds, compare and train."""
 
-    runs: Path = Path("runs")
-    """Folder of the runs."""
-    port: int = 8501
-    """Port to listen on."""
-    address: str = "127.0.0.1"
-    """Address to listen on; the app has no log-in, so leave others out unless something in front of it asks for one."""
-    headless: bool = False
-    """Open no browser."""
+    runs: Annotated[Path, Flag("Folder with the runs.", metavar="FOLDER")] = Path("runs")
+    port: Annotated[int, "Port to listen on."] = 8501
+    address: Annotated[
+        str,
+        Flag("Address to listen on. The app has no log-in: use another address only behind a proxy that has one.", metavar="ADDRESS"),
+    ] = "127.0.0.1"
+    headless: Annotated[bool, "Do not open a browser."] = False
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Parse, hand over to Streamlit, wait for its end."""
-    config = AppConfig(**parse(AppConfig, "balancer app", AppConfig.__doc__ or "", arguments))
+    """Start Streamlit and wait until it ends; returns its exit code."""
+    config = read_flags(AppConfig, "balancer app", arguments)
     require("streamlit", "balancer app")
     if config.runs.exists() and not config.runs.is_dir():
         raise InputError(f"--runs {config.runs} is a file: give a folder")
     if not 0 < config.port < 65536:
-        raise InputError(f"--port {config.port} is none: give a number from 1 to 65535")
-    found = find_spec("balancer.app")  # the layers keep the command line from importing the app
+        raise InputError(f"--port {config.port} is not a port: give a number from 1 to 65535")
+    found = find_spec("balancer.app")  # the app is not imported: Streamlit runs it in a process of its own
     assert found is not None
     assert found.submodule_search_locations
     script = Path(next(iter(found.submodule_search_locations))) / "streamlit_app.py"

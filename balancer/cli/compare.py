@@ -1,24 +1,21 @@
-"""`balancer compare`."""
+"""``balancer compare``."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
-from balancer.comparison.config import CompareConfig, parse_flags, role_names
+from balancer.comparison.config import CompareConfig
 from balancer.errors import InputError
-from balancer.options.flags import from_dict
+from balancer.options.flags import from_dict, parse
+from balancer.options.run import folder_to_resume
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Parse, compare or go on, print table and sentence."""
-    typed, roles = parse_flags("balancer compare", _with_dataset(list(arguments)))
-    config = CompareConfig(**typed)
-    if config.resume:
-        config, roles = _continued(typed, roles)
+    """Run or continue a comparison and print its results; returns the exit code."""
+    given = parse(CompareConfig, "balancer compare", arguments)
+    config = _continued(given) if given.get("resume") else CompareConfig(**given)
     from rich.console import Console
 
     from balancer.comparison.running import run_comparison
@@ -28,10 +25,10 @@ def main(arguments: Sequence[str]) -> int:
     console = Console()
     try:
         with TrainingProgress(console) as progress:
-            _, content = run_comparison(config, roles, progress)
+            _, content = run_comparison(config, progress)
     except KeyboardInterrupt:
-        where = f"--out {config.out}" if config.out else "--out FOLDER, FOLDER being the one named above"
-        print(f"stopped; finished cells are kept, continue with: balancer compare --resume {where}", file=sys.stderr)
+        out = config.out or "FOLDER, where FOLDER is the one named above"
+        print(f"stopped; finished cells are kept, continue with: balancer compare --resume --out {out}", file=sys.stderr)
         return 130
     print_comparison(content, console)
     if config.chart is not None:
@@ -44,31 +41,16 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _continued(typed: dict[str, Any], roles: dict[str, Any]) -> tuple[CompareConfig, dict[str, Any]]:
-    """Flags of a comparison that goes on: those it was started with, and over them what was typed now."""
+def _continued(given: dict[str, Any]) -> CompareConfig:
+    """The configuration of a comparison to continue: its saved flags, replaced by those that were typed."""
     from balancer.comparison.cells import CellFolder
 
-    saved = CellFolder.flags(typed["out"])
-    names = role_names()
-    once = {"json", "chart", "resume"}  # said anew each time
+    out = folder_to_resume(given.get("out"))
+    this_time = {"json", "chart", "resume"}  # not taken from the saved flags
+    saved = {name: value for name, value in CellFolder.flags(out).items() if name not in this_time}
     try:
-        before = {name: value for name, value in saved.items() if name not in names and name not in once}
-        config = from_dict(CompareConfig, before | typed)
+        config = from_dict(CompareConfig, saved | given)
     except TypeError as error:
-        raise InputError(f"{typed['out']} has flags that this balancer can't read ({error}): start anew in another folder") from error
+        raise InputError(f"{out} has flags that this balancer can't read ({error}): start a new comparison in another folder") from error
     assert isinstance(config, CompareConfig)
-    return config, {name: value for name, value in saved.items() if name in names} | roles
-
-
-def _with_dataset(arguments: list[str]) -> list[str]:
-    """On --resume the data set may be left out: it is the comparison's own."""
-    named = any(argument == "--dataset" or argument.startswith("--dataset=") for argument in arguments)
-    if "--resume" not in arguments or named:
-        return arguments
-    from balancer.comparison.cells import CellFolder
-
-    outs = [b for a, b in pairwise(arguments) if a == "--out"]
-    outs += [argument.removeprefix("--out=") for argument in arguments if argument.startswith("--out=")]
-    if not outs:
-        raise InputError("--resume needs --out: name the folder of the comparison to continue")
-    return ["--dataset", str(CellFolder.flags(Path(outs[-1])).get("dataset")), *arguments]
+    return config

@@ -1,21 +1,23 @@
-"""`balancer doctor`."""
+"""``balancer doctor``."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from balancer.options.flags import parse
+from balancer.options.flags import read_flags
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DoctorConfig:
-    """Say what this machine has: versions, device, and which attention backends work and why not; auto's choice by length is measured on first use."""
+    """Show the versions, the device and the attention backends of this machine.
 
-    json: bool = False
-    """Print it as JSON."""
+    For each backend that does not work it says why, and it measures which one auto chooses for each length.
+    """
+
+    json: Annotated[bool, "Print JSON."] = False
 
 
 LIBRARIES = (
@@ -33,18 +35,18 @@ LIBRARIES = (
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Parse, look, tell."""
-    config = DoctorConfig(**parse(DoctorConfig, "balancer doctor", DoctorConfig.__doc__ or "", arguments))
-    told = examine()
+    """Examine the machine and print the result; returns the exit code."""
+    config = read_flags(DoctorConfig, "balancer doctor", arguments)
+    result = examine()
     if config.json:
-        print(json.dumps(told, indent=2))
+        print(json.dumps(result, indent=2))
     else:
-        _print(told)
+        _print(result)
     return 0
 
 
 def examine() -> dict[str, Any]:
-    """Machine, versions, attention backends, and what `auto` takes, as JSON-able values."""
+    """Machine, versions, attention backends and the choices of ``auto``, as JSON-able values."""
     import platform
     from importlib.metadata import PackageNotFoundError, version
 
@@ -67,9 +69,9 @@ def examine() -> dict[str, Any]:
     auto: dict[str, dict[str, Any]] = {}
     for length in LENGTHS:
         try:
-            own = explain_choice(probe[:, :length], Layout())
-            auto[str(length)] = {"backend": own.name, "reason": own.reason, "milliseconds": own.milliseconds.get(str(length), {})}
-        except InputError as error:  # the environment names a backend that can't be taken: to be told, not to be stopped by
+            choice = explain_choice(probe[:, :length], Layout())
+            auto[str(length)] = {"backend": choice.name, "reason": choice.reason, "milliseconds": choice.milliseconds.get(str(length), {})}
+        except InputError as error:  # an environment variable names a backend that does not work here: shown, not an error
             auto[str(length)] = {"backend": None, "reason": str(error), "milliseconds": {}}
     return {
         "balancer": __version__,
@@ -86,22 +88,22 @@ def examine() -> dict[str, Any]:
     }
 
 
-def _print(told: dict[str, Any]) -> None:
+def _print(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
     console = Console()
     head = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
     for name in ("balancer", "python", "system", "processor", "device", "threads"):
-        head.add_row(name, str(told[name]))
-    for name, own in told["versions"].items():
-        head.add_row(name, own or "not installed")
+        head.add_row(name, str(result[name]))
+    for name, version in result["versions"].items():
+        head.add_row(name, version or "not installed")
     console.print(head)
     for title, rows in (
-        ("\nattention backend", told["attention"]["backends"].items()),
+        ("\nattention backend", result["attention"]["backends"].items()),
         (
-            "\nauto at this many tokens",
-            ((length, f"{own['backend'] or 'none'}: {own['reason']}") for length, own in told["attention"]["auto"].items()),
+            "\nauto chooses, at this many tokens",
+            ((length, f"{choice['backend'] or 'none'}: {choice['reason']}") for length, choice in result["attention"]["auto"].items()),
         ),
     ):
         console.print(title, style="bold")

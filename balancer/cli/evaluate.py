@@ -1,49 +1,48 @@
-"""`balancer evaluate`."""
+"""``balancer evaluate``."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from balancer.options.flags import parse
+from balancer.options.flags import Flag, read_flags
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """Figures of a trained run on labelled rows: of its own table the test part, of any other table all rows."""
+    """Evaluate a trained run on labelled data.
 
-    run: Path = field(metadata={"positional": True, "metavar": "RUN"})
-    """Run folder that balancer train wrote."""
-    dataset: Path
-    """Labelled table: Parquet, CSV or a folder of Parquet files."""
-    past: Path | None = field(default=None, metadata={"aliases": ("--history",)})
-    """Earlier rows of the same entities: they give context and are not evaluated."""
-    bad_rows: Literal["error", "drop"] = "error"
-    """What to do with rows that can't be used: stop, or drop and count them."""
-    precision: Literal["full", "quantized"] = "full"
-    """The full model, or the one that balancer quantize made of it."""
-    json: bool = False
-    """Print the figures as JSON, with the keys of report.json."""
+    On the table that the run was trained on, only its test rows are evaluated; on any other table all rows.
+    """
+
+    run: Annotated[Path, Flag("Run folder written by balancer train.", metavar="RUN", positional=True)]
+    dataset: Annotated[Path, "Labelled table: a Parquet or CSV file, or a folder of Parquet files."]
+    past: Annotated[
+        Path | None,
+        Flag("Table of earlier rows of the same entities; they are used as context and not evaluated.", aliases=("--history",)),
+    ] = None
+    bad_rows: Annotated[Literal["error", "drop"], "What to do with rows that can't be used: stop, or drop and count them."] = "error"
+    precision: Annotated[Literal["full", "quantized"], "The full model, or the one written by balancer quantize."] = "full"
+    json: Annotated[bool, "Print the metrics as JSON, with the keys of report.json."] = False
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Parse, evaluate, print."""
-    config = EvaluateConfig(**parse(EvaluateConfig, "balancer evaluate", EvaluateConfig.__doc__ or "", arguments))
+    """Evaluate a run and print its metrics; returns the exit code."""
+    config = read_flags(EvaluateConfig, "balancer evaluate", arguments)
     from balancer.runs.tables import evaluate_file
     from balancer.runs.trained_run import TrainedRun
 
-    result = evaluate_file(
-        TrainedRun.load(config.run, precision=config.precision), config.dataset, past=config.past, bad_rows=config.bad_rows
-    )
+    run = TrainedRun.load(config.run, precision=config.precision)
+    result = evaluate_file(run, config.dataset, past=config.past, bad_rows=config.bad_rows)
     if config.json:
         print(json.dumps(result, indent=2))
         return 0
     from rich.console import Console
 
-    from balancer.evaluation.report_terminal import print_figures
+    from balancer.evaluation.report_terminal import print_metrics
 
-    print_figures(result, Console())
+    print_metrics(result, Console())
     return 0

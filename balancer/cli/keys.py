@@ -1,70 +1,65 @@
-"""`balancer keys create|list|revoke`."""
+"""``balancer keys create|list|revoke``."""
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Annotated
 
-from balancer.options.flags import parse
+from balancer.cli import run_command
+from balancer.options.flags import Flag, read_flags
 
-DATABASE = "sqlite:///balancer-service.db"
-
-
-@dataclass(frozen=True)
-class CreateConfig:
-    """Make a key for the service and print it, once: only its hash is kept."""
-
-    tenant: str
-    """Whose data it opens: letters, digits, dots, dashes."""
-    scopes: tuple[str, ...] = ("score", "sessions")
-    """What it is for: score, sessions, admin."""
-    name: str = ""
-    """What to call it in the list."""
-    database: str = DATABASE
-    """The service's database."""
-    json: bool = False
-    """Print JSON."""
+COMMANDS = {
+    "create": "create an API key and print it once",
+    "list": "list all API keys, including revoked ones, without the keys themselves",
+    "revoke": "revoke an API key",
+}
 
 
-@dataclass(frozen=True)
-class ListConfig:
-    """All keys of a service, revoked ones too; never the keys themselves."""
+@dataclass(frozen=True, kw_only=True)
+class DatabaseOptions:
+    """Which service."""
 
-    database: str = DATABASE
-    """The service's database."""
-    json: bool = False
-    """Print JSON."""
+    database: Annotated[str, Flag("Database of the service, as for balancer serve.", metavar="URL")] = "sqlite:///balancer-service.db"
 
 
-@dataclass(frozen=True)
-class RevokeConfig:
-    """Refuse a key from now on."""
+@dataclass(frozen=True, kw_only=True)
+class CreateConfig(DatabaseOptions):
+    """Create an API key of the service and print it.
 
-    id: str = field(metadata={"positional": True, "metavar": "ID"})
-    """The key's id, as balancer keys list shows it."""
-    database: str = DATABASE
-    """The service's database."""
+    The key is shown only once: the database keeps its hash.
+    """
+
+    tenant: Annotated[str, Flag("Name of the tenant whose data the key opens: letters, digits, dots and dashes.", metavar="NAME")]
+    scopes: Annotated[tuple[str, ...], "What the key allows: score, sessions, admin."] = ("score", "sessions")
+    name: Annotated[str, "Name of the key in balancer keys list."] = ""
+    json: Annotated[bool, "Print the key as JSON."] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListConfig(DatabaseOptions):
+    """List all API keys of the service, including revoked ones, without the keys themselves."""
+
+    json: Annotated[bool, "Print the list as JSON."] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class RevokeConfig(DatabaseOptions):
+    """Revoke an API key of the service, at once."""
+
+    id: Annotated[str, Flag("ID of the key, as shown by balancer keys list.", metavar="ID", positional=True)]
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Choose the action and do it."""
+    """Run one of the three commands; returns the exit code."""
     actions = {"create": _create, "list": _list, "revoke": _revoke}
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(
-            "usage: balancer keys {create,list,revoke} [--flags]\n\nAPI keys of the service; balancer keys ACTION --help lists the flags."
-        )
-        return 0 if arguments else 2
-    if arguments[0] not in actions:
-        print(f"error: unknown action {arguments[0]!r}: one of {', '.join(actions)}", file=sys.stderr)
-        return 2
-    return actions[arguments[0]](arguments[1:])
+    return run_command("balancer keys", "Manage the API keys of the service.", COMMANDS, arguments, lambda name, rest: actions[name](rest))
 
 
 def _create(arguments: Sequence[str]) -> int:
-    config = CreateConfig(**parse(CreateConfig, "balancer keys create", CreateConfig.__doc__ or "", arguments))
+    config = read_flags(CreateConfig, "balancer keys create", arguments)
     from balancer.serving.storage import keys
     from balancer.serving.storage.database import Database
 
@@ -74,12 +69,12 @@ def _create(arguments: Sequence[str]) -> int:
     if config.json:
         print(json.dumps({"id": key.id, "tenant": key.tenant, "scopes": list(key.scopes), "key": token}, indent=2))
     else:
-        print(f"{token}\n\nkey {key.id} of {key.tenant} for {', '.join(key.scopes)}; keep it now, it is not shown again")
+        print(f"{token}\n\nkey {key.id} of {key.tenant} for {', '.join(key.scopes)}; store it now, it is not shown again")
     return 0
 
 
 def _list(arguments: Sequence[str]) -> int:
-    config = ListConfig(**parse(ListConfig, "balancer keys list", ListConfig.__doc__ or "", arguments))
+    config = read_flags(ListConfig, "balancer keys list", arguments)
     from balancer.serving.storage import keys
     from balancer.serving.storage.database import Database
 
@@ -103,14 +98,14 @@ def _list(arguments: Sequence[str]) -> int:
 
 
 def _revoke(arguments: Sequence[str]) -> int:
-    config = RevokeConfig(**parse(RevokeConfig, "balancer keys revoke", RevokeConfig.__doc__ or "", arguments))
+    config = read_flags(RevokeConfig, "balancer keys revoke", arguments)
     from balancer.serving.storage import keys
     from balancer.serving.storage.database import Database
 
     database = Database(config.database)
     database.upgrade()
     keys.revoke(database, config.id)
-    print(f"key {config.id} is refused from now on")
+    print(f"key {config.id} is revoked")
     return 0
 
 

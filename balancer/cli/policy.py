@@ -1,97 +1,97 @@
-"""`balancer policy train` and `balancer policy evaluate`."""
+"""``balancer policy train`` and ``balancer policy evaluate``."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from balancer.cli import run_command
 from balancer.errors import InputError
-from balancer.options.flags import parse
+from balancer.options.checks import check_whole
+from balancer.options.flags import Flag, read_flags
+from balancer.options.run import MAX_SEED
 
-SUBCOMMANDS = {
-    "train": "learn a policy on the distribution of tasks, as the shipped ones were",
-    "evaluate": "a policy beside constants, rules and learned ones on tasks it was not trained on",
+COMMANDS = {
+    "train": "train a policy on a distribution of tasks, as the shipped policies were",
+    "evaluate": "compare a policy with constants, rules and learned policies on tasks it was not trained on",
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PolicyTrainConfig:
-    """Train a sampling policy by PPO on a distribution of synthetic tasks. The defaults are those of the shipped policies."""
+    """Train a sampling policy with PPO on a distribution of synthetic tasks.
 
-    out: Path
-    """Folder to write the policy into."""
-    kind: Literal["ppo", "bandit"] = "ppo"
-    """Paid by what the whole training reaches (ppo), or by what the next epoch brings (bandit, discount 0)."""
-    budget: Literal["quick", "standard", "thorough"] = "standard"
-    """How long: 10, 48 or 500 rollouts."""
-    rollouts: int | None = None
-    """PPO rollouts, instead of the budget's."""
-    reward: Literal["f1", "average_precision", "partial_auc"] = "average_precision"
-    """Figure on each task's goal that is paid."""
-    seed: int = 0
-    """One seed, one policy."""
-    device: Literal["cpu", "cuda"] = "cpu"
-    """Where the students train."""
-    resume: bool = False
-    """Continue in --out from the last finished rollout."""
+    The defaults are those of the shipped policies.
+    """
+
+    out: Annotated[Path, Flag("Folder to write the policy to.", metavar="FOLDER")]
+    kind: Annotated[
+        Literal["ppo", "bandit"],
+        "ppo: the reward is the result of the whole training. bandit: it is the result of the next epoch (discount 0).",
+    ] = "ppo"
+    budget: Annotated[Literal["quick", "standard", "thorough"], "How long to train: 10, 48 or 500 rollouts."] = "standard"
+    rollouts: Annotated[int | None, Flag("Rollouts of PPO.", default="the budget's")] = None
+    reward: Annotated[Literal["f1", "average_precision", "partial_auc"], "Metric that the policy maximizes."] = "average_precision"
+    seed: Annotated[int, "Random seed; the same seed gives the same policy."] = 0
+    device: Annotated[Literal["cpu", "cuda"], "Device that the students train on."] = "cpu"
+    resume: Annotated[bool, "Continue the training in --out after its last finished rollout."] = False
 
     def __post_init__(self) -> None:
-        if self.rollouts is not None and self.rollouts < 1:
-            raise InputError(f"--rollouts is {self.rollouts}: give a whole number from 1 up")
-        if not 0 <= self.seed < 2**31:
-            raise InputError(f"--seed is {self.seed}: give a whole number from 0 to 2147483647")
+        check_whole(self, "rollouts")
+        check_whole(self, "seed", least=0, most=MAX_SEED)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PolicyEvaluateConfig:
-    """Set a policy beside its rivals on synthetic tasks: on each all train the same students, from the same weights, with the same random numbers."""
+    """Compare a policy with other policies on synthetic tasks.
 
-    policy: str = field(metadata={"positional": True, "metavar": "POLICY"})
-    """Folder of a policy, or a name: auto, bandit, constant:share=.2,hardness=1, schedule, rule, random, start."""
-    tasks: Literal["heldout", "train"] = "heldout"
-    """Which tasks: those that no policy was trained on, or those of training."""
-    number: int = 60
-    """How many tasks."""
-    groups: int = 2
-    """Kinds of students on each task."""
-    seed: int = 0
-    """Of the tasks."""
-    reference: str = "none"
-    """Policy that differences are taken to: none, one_to_one, start, schedule, rule, random, good_constant, bandit, auto or the policy's own name."""
-    device: Literal["cpu", "cuda"] = "cpu"
-    """Where the students train."""
-    json: bool = False
-    """Print figures and intervals as JSON."""
+    On each task all policies train the same students, from the same weights and with the same random numbers.
+    """
+
+    policy: Annotated[
+        str,
+        Flag(
+            "Folder of a policy, or a name: auto, bandit, constant:share=.2,hardness=1, schedule, rule, random, start.",
+            metavar="POLICY",
+            positional=True,
+        ),
+    ]
+    tasks: Annotated[Literal["heldout", "train"], "Tasks that no policy was trained on, or the training tasks."] = "heldout"
+    number: Annotated[int, "Number of tasks."] = 60
+    groups: Annotated[int, "Number of kinds of students on each task."] = 2
+    seed: Annotated[int, "Random seed of the tasks."] = 0
+    reference: Annotated[
+        str,
+        Flag(
+            "Policy that the differences refer to: none, one_to_one, start, schedule, rule, random, good_constant, bandit, auto, "
+            "or the name of the evaluated policy.",
+            metavar="POLICY",
+        ),
+    ] = "none"
+    device: Annotated[Literal["cpu", "cuda"], "Device that the students train on."] = "cpu"
+    json: Annotated[bool, "Print metrics and intervals as JSON."] = False
 
     def __post_init__(self) -> None:
-        for name in ("number", "groups"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name} is {getattr(self, name)}: give a whole number from 1 up")
+        check_whole(self, "number", "groups")
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run a subcommand."""
-    given = list(arguments)
-    if not given or given[0] in ("-h", "--help"):
-        print("usage: balancer policy COMMAND [--flags]\n\n" + "\n".join(f"  {name:<9} {text}" for name, text in SUBCOMMANDS.items()))
-        return 0 if given else 2
-    if given[0] == "train":
-        return _train(given[1:])
-    if given[0] == "evaluate":
-        return _evaluate(given[1:])
-    raise InputError(f"unknown command policy {given[0]!r}: one of {', '.join(SUBCOMMANDS)}")
+    """Run one of the two commands; returns the exit code."""
+    actions = {"train": _train, "evaluate": _evaluate}
+    summary = "Train or evaluate a sampling policy on a distribution of tasks."
+    return run_command("balancer policy", summary, COMMANDS, arguments, lambda name, rest: actions[name](rest))
 
 
-def _train(arguments: list[str]) -> int:
-    config = PolicyTrainConfig(**parse(PolicyTrainConfig, "balancer policy train", PolicyTrainConfig.__doc__ or "", arguments))
+def _train(arguments: Sequence[str]) -> int:
+    config = read_flags(PolicyTrainConfig, "balancer policy train", arguments)
     if config.out.is_file():
         raise InputError(f"--out {str(config.out)!r} is a file; name a folder")
     if not config.resume and config.out.exists() and any(config.out.iterdir()):
-        raise InputError(f"--out {str(config.out)!r} is not empty; choose another folder, or add --resume to continue the training in it")
+        raise InputError(f"--out {str(config.out)!r} is not empty; name another folder, or add --resume to continue the training in it")
     from rich.console import Console
 
     from balancer.devices import choose_device
@@ -112,24 +112,24 @@ def _train(arguments: list[str]) -> int:
                 rollouts=rollouts,
                 device=device,
                 resume=config.resume,
-                progress=lambda figures: advance(int(figures["rollout"]), _told(figures)),
+                progress=lambda figures: advance(int(figures["rollout"]), _describe(figures)),
             )
     except KeyboardInterrupt:
         print(f"stopped; continue with: balancer policy train --resume --out {config.out}, and the flags given before", file=sys.stderr)
         return 130
-    console.print(f"policy written to {config.out}; see what it is worth: balancer policy evaluate {config.out}")
+    console.print(f"policy written to {config.out}; evaluate it with: balancer policy evaluate {config.out}")
     return 0
 
 
-def _told(figures: dict[str, Any]) -> str:
+def _describe(figures: dict[str, Any]) -> str:
     return (
         f"AP {figures['average_precision']:.3f}  F1 {figures['f1']:.3f}"
         f"  share {100 * figures['minority_share']:.3g} %  hardness {figures['hardness']:.2f}"
     )
 
 
-def _evaluate(arguments: list[str]) -> int:
-    config = PolicyEvaluateConfig(**parse(PolicyEvaluateConfig, "balancer policy evaluate", PolicyEvaluateConfig.__doc__ or "", arguments))
+def _evaluate(arguments: Sequence[str]) -> int:
+    config = read_flags(PolicyEvaluateConfig, "balancer policy evaluate", arguments)
     from rich.console import Console
 
     from balancer.devices import choose_device

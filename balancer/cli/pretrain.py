@@ -1,4 +1,4 @@
-"""`balancer pretrain`."""
+"""``balancer pretrain``."""
 
 from __future__ import annotations
 
@@ -7,56 +7,58 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from balancer.errors import InputError
 from balancer.options.flags import parse
+from balancer.options.pretrain import PretrainConfig
 
-SHOWN = 12
+SHOWN_FIELDS = 12
 """Fields in the table."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Parse, pretrain or resume, print what was learned."""
-    from balancer.training.pretraining import PretrainConfig, pretrain_run
+    """Pretrain or resume a run and print its losses; returns the exit code."""
+    given = parse(PretrainConfig, "balancer pretrain", arguments)
+    if given.get("resume"):
+        from balancer.runs.run_folder import with_saved_dataset
 
-    given = parse(PretrainConfig, "balancer pretrain", PretrainConfig.__doc__ or "", arguments)
+        given = with_saved_dataset(given)
     config = PretrainConfig(**given)
-    if config.resume and config.out is None:
-        raise InputError("--resume needs --out: name the run folder to continue")
     from rich.console import Console
+
+    from balancer.training.pretraining import pretrain_run
 
     console = Console(stderr=config.json)
     try:
-        folder, told = pretrain_run(config, given, console)
+        folder, result = pretrain_run(config, given, console)
     except KeyboardInterrupt:
-        where = f" --out {config.out}" if config.out else " --out RUN, RUN being the folder named above"
-        print(f"stopped; continue with: balancer pretrain --dataset {config.dataset} --resume{where}", file=sys.stderr)
+        out = config.out or "RUN, where RUN is the folder named above"
+        print(f"stopped; continue with: balancer pretrain --resume --out {out}", file=sys.stderr)
         return 130
     if config.json:
-        print(json.dumps(told | {"folder": str(folder)}, indent=2))
+        print(json.dumps(result | {"folder": str(folder)}, indent=2))
     else:
-        _print(told, console, str(folder))
+        _print(result, console, str(folder))
     return 0
 
 
-def _print(told: dict[str, Any], console: Any, folder: str) -> None:
-    """Fields of the next transaction that the model foresees best, against their frequencies alone."""
+def _print(result: dict[str, Any], console: Any, folder: str) -> None:
+    """Print the fields of the next transaction that the model predicts best, compared with their frequencies alone."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    last, prior = told["epochs"][-1], told["prior"]
+    last, prior = result["epochs"][-1], result["prior"]
     table = Table(
-        title=f"The next transaction on {told['rows']:,} later rows, in nats",
+        title=f"Prediction of the next transaction: loss in nats on {result['rows']:,} later rows",
         title_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         title_style="bold",
     )
-    for head in ("field", "foreseen", "by frequency", "told"):
+    for head in ("field", "model", "frequencies alone", "reduction"):
         table.add_column(head, justify="left" if head == "field" else "right", no_wrap=True)
     gain = {name: prior[name] - last["fields"][name] for name in prior}
     best = sorted(gain, key=lambda name: -gain[name])
-    for name in best[:SHOWN]:
+    for name in best[:SHOWN_FIELDS]:
         table.add_row(name, f"{last['fields'][name]:.3f}", f"{prior[name]:.3f}", f"{100 * gain[name] / max(prior[name], 1e-9):.0f} %")
     mean = sum(prior.values()) / len(prior)
     table.add_section()

@@ -1,45 +1,49 @@
-"""`balancer score`."""
+"""``balancer score``."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from balancer.options.flags import parse
+from balancer.options.flags import Flag, read_flags
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ScoreConfig:
-    """Score the rows of a table with a trained run: the same rows come out with score, decision and class. No labels are needed."""
+    """Score the rows of a table with a trained run.
 
-    run: Path = field(metadata={"positional": True, "metavar": "RUN"})
-    """Run folder that balancer train wrote."""
-    input: Path
-    """Table to score: Parquet, CSV or a folder of Parquet files."""
-    output: Path
-    """File to write, .parquet or .csv; replaced where it exists."""
-    past: Path | None = field(default=None, metadata={"aliases": ("--history",)})
-    """Earlier rows of the same entities, with labels where they are known: they give context and are not scored."""
-    bad_rows: Literal["error", "drop"] = "error"
-    """What to do with rows that can't be used: stop, or drop and count them."""
-    precision: Literal["full", "quantized"] = "full"
-    """The full model, or the one that balancer quantize made of it."""
-    streaming: bool = False
-    """Read one row at a time, as balancer serve does: its scores to the last bit, and slower than whole histories at once."""
-    json: bool = False
-    """Print what was done as JSON."""
+    The same rows are written with three more columns: score, decision and class. No labels are needed.
+    """
+
+    run: Annotated[Path, Flag("Run folder written by balancer train.", metavar="RUN", positional=True)]
+    input: Annotated[Path, "Table to score: a Parquet or CSV file, or a folder of Parquet files."]
+    output: Annotated[Path, Flag("File to write, .parquet or .csv; an existing file is replaced.", metavar="FILE")]
+    past: Annotated[
+        Path | None,
+        Flag(
+            "Table of earlier rows of the same entities, with their labels where known; they are used as context and not scored.",
+            aliases=("--history",),
+        ),
+    ] = None
+    bad_rows: Annotated[Literal["error", "drop"], "What to do with rows that can't be used: stop, or drop and count them."] = "error"
+    precision: Annotated[Literal["full", "quantized"], "The full model, or the one written by balancer quantize."] = "full"
+    streaming: Annotated[
+        bool,
+        "Read one row at a time, as balancer serve does: scores equal its scores to the last bit, but take longer.",
+    ] = False
+    json: Annotated[bool, "Print the summary as JSON."] = False
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Parse, score, say what was written."""
-    config = ScoreConfig(**parse(ScoreConfig, "balancer score", ScoreConfig.__doc__ or "", arguments))
+    """Score a table and print a summary; returns the exit code."""
+    config = read_flags(ScoreConfig, "balancer score", arguments)
     from balancer.runs.tables import score_file
     from balancer.runs.trained_run import TrainedRun
 
-    told = score_file(
+    result = score_file(
         TrainedRun.load(config.run, precision=config.precision),
         config.input,
         config.output,
@@ -48,12 +52,11 @@ def main(arguments: Sequence[str]) -> int:
         streaming=config.streaming,
     )
     if config.json:
-        print(json.dumps(told, indent=2))
-    else:
-        share = 100 * told["alarms"] / max(1, told["rows"])
-        print(
-            f"{told['rows']:,} rows scored, {told['alarms']:,} alarms ({share:.2f} %) at threshold {told['threshold']:.4g}: {told['output']}"
-        )
-        for reason, count in told["dropped"].items():
-            print(f"dropped {count:,} rows: {reason}")
+        print(json.dumps(result, indent=2))
+        return 0
+    share = 100 * result["alarms"] / max(1, result["rows"])
+    threshold = f"at threshold {result['threshold']:.4g}"
+    print(f"{result['rows']:,} rows scored, {result['alarms']:,} alarms ({share:.2f} %) {threshold}: {result['output']}")
+    for reason, count in result["dropped"].items():
+        print(f"dropped {count:,} rows: {reason}")
     return 0

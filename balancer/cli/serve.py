@@ -1,17 +1,17 @@
-"""`balancer serve`."""
+"""``balancer serve``."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from balancer.options.flags import parse
+from balancer.options.flags import read_flags
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Parse and serve until stopped."""
+    """Serve until stopped; returns the exit code."""
     from balancer.serving.config import ServeConfig
 
-    config = ServeConfig(**parse(ServeConfig, "balancer serve", ServeConfig.__doc__ or "", arguments))
+    config = read_flags(ServeConfig, "balancer serve", arguments)
     from balancer.serving.http.server import serve
 
     return serve(config)

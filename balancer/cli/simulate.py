@@ -1,4 +1,4 @@
-"""`balancer simulate`."""
+"""``balancer simulate``."""
 
 from __future__ import annotations
 
@@ -6,36 +6,31 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from balancer.options.flags import parse
+from balancer.options.flags import Flag, read_flags
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SimulateConfig:
-    """Make a table of card transactions with four kinds of fraud in it, to try things on: seeded, without leaks, and none of it real."""
+    """Simulate a table of card transactions with four kinds of fraud, for trials and tests."""
 
-    out: Path
-    """File to write, .parquet or .csv; replaced where it exists."""
-    rows: int = 60_000
-    """Transactions."""
-    seed: int = 0
-    """One seed, one table."""
-    cards: int | None = None
-    """Cardholders (default: one for each 80 rows)."""
-    days: int = 120
-    """Length of the stream."""
-    fraud_rate: float = 0.01
-    """Share of fraud among the rows."""
-    labels: Literal["binary", "types"] = "binary"
-    """Label column: is_fraud (0 or 1), or fraud_type with the kind of fraud."""
-    json: bool = False
-    """Print what was made as JSON."""
+    out: Annotated[Path, Flag("File to write, .parquet or .csv; an existing file is replaced.", metavar="FILE")]
+    rows: Annotated[int, "Number of transactions."] = 60_000
+    seed: Annotated[int, "Random seed; the same seed gives the same table."] = 0
+    cards: Annotated[int | None, Flag("Number of cardholders.", default="one per 80 rows")] = None
+    days: Annotated[int, "Number of days that the table covers."] = 120
+    fraud_rate: Annotated[float, "Share of fraudulent rows."] = 0.01
+    labels: Annotated[
+        Literal["binary", "types"],
+        "Label column: is_fraud (0 or 1), or fraud_type with the kind of fraud.",
+    ] = "binary"
+    json: Annotated[bool, "Print the summary as JSON."] = False
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Parse, simulate, write, say what is in the file."""
-    config = SimulateConfig(**parse(SimulateConfig, "balancer simulate", SimulateConfig.__doc__ or "", arguments))
+    """Simulate a table, write it and print a summary; returns the exit code."""
+    config = read_flags(SimulateConfig, "balancer simulate", arguments)
     from balancer.data.simulation.stream import simulate, write_simulation
 
     frame = simulate(
@@ -44,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     write_simulation(frame, config.out)
     label = frame[frame.columns[-1]]
     fraud = int((label != ("legitimate" if config.labels == "types" else 0)).sum())
-    told = {
+    summary = {
         "out": str(config.out),
         "rows": frame.height,
         "fraud": fraud,
@@ -53,8 +48,8 @@ def main(arguments: Sequence[str]) -> int:
         "columns": frame.columns,
     }
     if config.json:
-        print(json.dumps(told, indent=2))
+        print(json.dumps(summary, indent=2))
     else:
-        cards, share = told["cards"], 100 * fraud / frame.height
-        print(f"{frame.height:,} transactions of {cards:,} cards, {fraud:,} of them fraud ({share:.2f} %): {config.out}")
+        share = 100 * fraud / frame.height
+        print(f"{frame.height:,} transactions of {summary['cards']:,} cards, {fraud:,} of them fraud ({share:.2f} %): {config.out}")
     return 0

@@ -18,8 +18,9 @@ from balancer.evaluation.drift import Reference
 from balancer.evaluation.report_json import build_report, write_report
 from balancer.files import atomic_path, read_arrays, write_arrays, write_json
 from balancer.inference.decision import Decision, decision_table, evaluate_rows, fraud_score
+from balancer.options.fit import Budget
 from balancer.options.flags import to_dict
-from balancer.options.train import NOT_PART_OF_THE_RESULT, Budget, TrainConfig
+from balancer.options.train import NOT_PART_OF_THE_RESULT, TrainConfig
 from balancer.runs.run_folder import EPOCHS_FILE, RunFolder
 
 SCHEMA_FILE = "schema.json"

@@ -19,6 +19,7 @@ from typing import Any
 from balancer.errors import CorruptFileError, InputError, MissingFileError
 from balancer.files import read_json, write_json
 from balancer.options.flags import flag_of, from_dict, to_dict
+from balancer.options.run import folder_to_resume
 from balancer.options.train import NOT_PART_OF_THE_RESULT, TrainConfig
 
 FORMAT = 1
@@ -181,6 +182,19 @@ class RunFolder:
             yield held
         finally:
             os.close(descriptor)
+
+
+def with_saved_dataset(given: dict[str, Any]) -> dict[str, Any]:
+    """The flags of a command with ``--resume``; the data set is added from the run if it was not typed.
+
+    Args:
+        given: Values that were typed, by field name.
+
+    Raises:
+        InputError: ``--out`` is missing, or does not name a run.
+    """
+    folder = RunFolder.open(folder_to_resume(given.get("out")))
+    return {"dataset": folder.config().dataset} | given
 
 
 def _version(name: str) -> str:

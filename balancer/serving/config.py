@@ -1,57 +1,54 @@
-"""What `balancer serve` can be told; a worker gets it as JSON by its environment."""
+"""The flags of ``balancer serve``; a worker process gets them as JSON in its environment."""
 
 from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from balancer.data.spec import parse_duration
 from balancer.errors import InputError
+from balancer.options.checks import check_whole
+from balancer.options.flags import Flag
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ServeConfig:
-    """Serve balancing sessions, and with a run scores of transactions, over HTTP; docs/service.md tells how."""
+    """Serve sampling sessions over HTTP, and with --run scores of transactions.
 
-    run: Path | None = None
-    """Run folder to score with; left out, only balancing sessions are served."""
-    models: Path | None = None
-    """Folder of run folders that POST /v1/models may put in service in its place."""
-    host: str = "127.0.0.1"
-    """Address to listen on; other than loopback only where there are API keys."""
-    port: int = 8000
-    """Port to listen on."""
-    database: str = "sqlite:///balancer-service.db"
-    """Where everything is kept: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME."""
-    workers: int = 1
-    """Processes that serve; one that dies is replaced."""
-    precision: Literal["full", "quantized"] = "full"
-    """The full model, or the one that balancer quantize made of it."""
-    max_body: int = 8_000_000
-    """Bytes of a request at most."""
-    max_rows: int = 1_000
-    """Transactions or labels of a request at most."""
-    rate: float = 500.0
-    """Requests a second that a key has at each worker; 0: no limit."""
-    timeout: float = 30.0
-    """Seconds that a request may take."""
-    clock_tolerance: str = "1h"
-    """How far a transaction's time may be ahead of the service's clock, as 10min or 1h."""
-    tls_certificate: Path | None = None
-    """Certificate chain (PEM), to serve HTTPS; with --tls-key."""
-    tls_key: Path | None = None
-    """Private key of the certificate (PEM)."""
+    The service is described in docs/service.md.
+    """
+
+    run: Annotated[
+        Path | None, Flag("Run folder of the model to score with; without it only sampling sessions are served.", metavar="RUN")
+    ] = None
+    models: Annotated[Path | None, Flag("Folder of run folders from which POST /v1/models may load another model.", metavar="FOLDER")] = (
+        None
+    )
+    host: Annotated[str, "Address to listen on; an address that other machines can reach needs an API key."] = "127.0.0.1"
+    port: Annotated[int, "Port to listen on."] = 8000
+    database: Annotated[
+        str,
+        Flag("Database of the service: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME.", metavar="URL"),
+    ] = "sqlite:///balancer-service.db"
+    workers: Annotated[int, "Number of worker processes; one that dies is replaced."] = 1
+    precision: Annotated[Literal["full", "quantized"], "The full model, or the one written by balancer quantize."] = "full"
+    max_body: Annotated[int, "Largest size of a request in bytes."] = 8_000_000
+    max_rows: Annotated[int, "Largest number of transactions or labels in a request."] = 1_000
+    rate: Annotated[float, "Requests per second that each worker accepts from an API key; 0 means no limit."] = 500.0
+    timeout: Annotated[float, "Seconds after which a request is aborted."] = 30.0
+    clock_tolerance: Annotated[
+        str, Flag("How far the time of a transaction may be ahead of the service's clock: 10min, 1h, or seconds.", metavar="TIME")
+    ] = "1h"
+    tls_certificate: Annotated[Path | None, Flag("Certificate chain (PEM) for HTTPS; needs --tls-key.", metavar="FILE")] = None
+    tls_key: Annotated[Path | None, Flag("Private key of the certificate (PEM).", metavar="FILE")] = None
 
     def __post_init__(self) -> None:
-        for name in ("port", "workers", "max_body", "max_rows"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name.replace('_', '-')} is {getattr(self, name)}: give a whole number from 1 up")
-        if self.port > 65_535:
-            raise InputError(f"--port is {self.port}: give a number up to 65535")
+        check_whole(self, "workers", "max_body", "max_rows")
+        check_whole(self, "port", most=65_535)
         if not self.rate >= 0 or not 0 < self.timeout < 1e6:
-            raise InputError("--rate is a number from 0 up and --timeout a number of seconds above 0")
+            raise InputError(f"--rate is {self.rate} and --timeout {self.timeout}: give a rate from 0 up and a timeout above 0 seconds")
         parse_duration(self.clock_tolerance, "--clock-tolerance")
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise InputError("give --tls-certificate and --tls-key together, or neither")
@@ -61,7 +58,7 @@ class ServeConfig:
 
     @property
     def tolerance(self) -> float:
-        """`clock_tolerance` in seconds."""
+        """``clock_tolerance`` in seconds."""
         return parse_duration(self.clock_tolerance, "--clock-tolerance")
 
     @property

@@ -1,7 +1,7 @@
-"""What further tasks are about: the next transaction of the same entity, or fields of this one that were hidden.
+"""Targets of the auxiliary tasks: the next transaction of the same entity, or hidden fields of this one.
 
-Special: targets are read off the store when they are needed, never laid out; they need no label, so unlabelled rows teach as well; and a next row counts only
-inside the part of the split that its own row is in, so nothing of validation or test is seen while training.
+Targets are computed from the store when they are needed. They need no label, so unlabelled rows are used too. A next row
+counts only if it is in the same split as its predecessor, so training sees nothing of the validation and test rows.
 """
 
 from __future__ import annotations
@@ -14,24 +14,28 @@ from balancer.data.spec import nearest
 from balancer.data.split import Split
 from balancer.errors import InputError
 from balancer.models import ModelConfig, Task
+from balancer.names import AUXILIARY_TASKS
 
-TASKS = ("next_category", "next_amount", "next_time", "next_fields", "masked_fields")
-"""`next_category`: the next value of the first categorical column; `next_amount`, `next_time`: the bucket of its amount, of the time until then;
-`next_fields`: the bin or code of each of its fields; `masked_fields`: the same of this row, of fields that were hidden."""
 BUCKETS = 8
+"""Classes of ``next_amount`` and ``next_time``, with borders at quantiles of the training rows."""
 HIDDEN = 0.5
-"""Probability that a field is hidden in a row of `masked_fields`."""
+"""Probability that a field of a row is hidden in ``masked_fields``."""
 
 
 def make_task(name: str, dataset: Dataset, config: ModelConfig) -> Task:
-    """The task by name, its buckets and classes read off the training rows.
+    """Make an auxiliary task; its classes come from the training rows.
+
+    Args:
+        name: One of :data:`balancer.names.AUXILIARY_TASKS`.
+        dataset: A data set that has been split.
+        config: Configuration of the model.
 
     Raises:
-        InputError: There is no such task, or the table lacks what it is about.
+        InputError: There is no such task, or the table lacks what it predicts.
     """
     store, train = dataset.store, np.flatnonzero(dataset.split == Split.TRAIN)
-    if name not in TASKS:
-        raise InputError(f"--tasks: unknown task '{name}'; {nearest(name, TASKS)}")
+    if name not in AUXILIARY_TASKS:
+        raise InputError(f"--tasks: unknown task '{name}'; {nearest(name, AUXILIARY_TASKS)}")
     if dataset.schema.spec.entity is None and name != "masked_fields":
         raise InputError(f"--tasks {name} needs histories: name the column of the entity by --entity")
     if name == "next_category":
@@ -48,31 +52,41 @@ def make_task(name: str, dataset: Dataset, config: ModelConfig) -> Task:
             raise InputError(f"--tasks {name}: no training row is followed by another of its entity; leave the task out")
         return Task(name, (len(edges) + 1,), (name,), tuple(edges.tolist()))
     sizes = (*(len(edges) - 1 for edges in config.edges), *config.cardinalities)
-    # A field of one bin tells nothing; it keeps its place with a second class that never comes.
+    # A field of a single bin gets a second class that never occurs, because a task has at least two classes.
     return Task(name, tuple(max(2, size) for size in sizes), (*config.numeric_fields, *config.categorical_fields))
 
 
 def task_targets(dataset: Dataset, config: ModelConfig, task: Task, rows: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Class index (n, F) of each target at the store ``rows`` (n,); -1 where there is none."""
-    own = np.asarray(rows, dtype=np.int64)
+    """Class indices (n, F) of a task's F targets.
+
+    Args:
+        dataset: A data set that has been split.
+        config: Configuration of the model.
+        task: The task.
+        rows: Store rows (n,).
+
+    Returns:
+        (n, F) int64; -1 where a row has no target.
+    """
+    index = np.asarray(rows, dtype=np.int64)
     if task.name == "masked_fields":
-        return _codes(dataset, config, own)
-    after = _next(dataset, own)
+        return _codes(dataset, config, index)
+    after = _next(dataset, index)
     known = after >= 0
-    after = np.where(known, after, own)
+    after = np.where(known, after, index)
     if task.name == "next_fields":
         codes = _codes(dataset, config, after)
     elif task.name == "next_category":
         codes = dataset.store.values[after, dataset.store.num_numeric].astype(np.int64)[:, None]
     else:
-        value = dataset.store.amount[after] if task.name == "next_amount" else dataset.store.time[after] - dataset.store.time[own]
+        value = dataset.store.amount[after] if task.name == "next_amount" else dataset.store.time[after] - dataset.store.time[index]
         codes = np.searchsorted(np.asarray(task.edges), value, side="right")[:, None].astype(np.int64)
     codes[~known] = -1
     return codes
 
 
 def _next(dataset: Dataset, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(n,) the next row of the same entity in the same part, -1 where there is none."""
+    """(n,) the next row of the same entity in the same split; -1 where there is none."""
     store = dataset.store
     after = np.minimum(rows + 1, len(store) - 1)
     same = (after > rows) & (store.entity[after] == store.entity[rows]) & (dataset.split[after] == dataset.split[rows])
@@ -85,7 +99,7 @@ def _time_to_next(dataset: Dataset, rows: NDArray[np.int64]) -> NDArray[np.float
 
 
 def _codes(dataset: Dataset, config: ModelConfig, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(n, C) bin of each numeric field among its edges, then the categorical codes."""
+    """(n, C) the bin of each numeric field, then the categorical codes."""
     values = dataset.store.values[rows]
     codes = np.empty(values.shape, dtype=np.int64)
     for column, edges in enumerate(config.edges):

@@ -1,7 +1,7 @@
-"""`balancer train`: policy, classifier, baselines, boosted trees, report, each stage finished once and for good.
+"""The stages of ``balancer train``: policy, classifier, baselines, boosted trees, report.
 
-What is special: everything before the run folder exists is checking, so bad input leaves nothing behind; everything after is a stage that writes
-its result atomically under ``work/``, so a kill at any moment costs at most an epoch, and the resumed run ends in the same bits.
+All checks come before the run folder exists, so bad input leaves no files behind. After that each stage writes its result
+atomically under ``work/`` and runs only once: an interruption costs at most one epoch, and the resumed run gives the same bits.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ import torch
 from rich.console import Console
 
 from balancer.data.split import Split
-from balancer.devices import torch_threads
-from balancer.errors import InputError
 from balancer.evaluation.baselines import MAX_ROUNDS, fit_lightgbm
 from balancer.files import read_arrays
 from balancer.inference.attribution import explain
@@ -24,6 +22,7 @@ from balancer.models import (
     save_classifier,
     save_delta,
 )
+from balancer.options.run import folder_to_resume
 from balancer.options.train import TrainConfig
 from balancer.runs.progress import PROGRESS_FILE, TrainingProgress, describe
 from balancer.runs.results import Scores, write_results
@@ -32,62 +31,41 @@ from balancer.sampling.policies import AutoPolicy, BundlePolicy, Policy, load_po
 from balancer.sampling.seeding import integer_seed
 from balancer.training.auxiliary_sampling import describe_tasks
 from balancer.training.costs import print_costs
-from balancer.training.fitting import BASELINES, Pools, Scheme, baseline_scheme, fit_classifier
+from balancer.training.fitting import Pools, fit_classifier
 from balancer.training.policy_stage import learn_policy
-from balancer.training.preparation import Prepared, describe_data, prepare
+from balancer.training.preparation import Prepared, opened_run
+from balancer.training.treatment import BASELINES, Treatment, fixed_treatment
 
 
 def train_run(config: TrainConfig, given: dict[str, Any], console: Console) -> Path:
-    """Train as ``config`` says, or resume; return the run folder.
+    """Train, or resume a run.
 
-    Parameters
-    ----------
-    given
-        The fields of ``config`` that were typed; on ``resume`` they are compared with the run's own.
-    console
-        Where progress and the report go.
+    Args:
+        config: Configuration of a new run; to resume, ``resume`` and ``out`` are used and the rest comes from the run folder.
+        given: Fields of ``config`` that were typed; to resume, they must agree with the run.
+        console: Where progress is printed.
 
-    Raises
-    ------
-    InputError
-        On anything a person can mend; nothing was written then, or what was written can be resumed.
+    Returns:
+        The run folder.
+
+    Raises:
+        InputError: The options or the table can't be used. Either no file was written, or the run can be resumed.
     """
+    saved = None
     if config.resume:
-        assert config.out is not None
-        folder = RunFolder.open(config.out)
-        folder.refuse_other_flags(given)
-        if folder.complete:
-            console.print(f"{folder.path} is complete already")
-            return folder.path
-        threads = int(folder.content["threads"])
-    else:
-        path, threads = config.out or RunFolder.default_path(config.dataset), config.threads
-        RunFolder.refuse_existing(path)
-    with torch_threads(threads):
-        if config.resume:
-            prepared = prepare(folder.config(), console, device=folder.content["device"], threads=threads)
-            if prepared.dataset.fingerprint != folder.content["fingerprint"]:
-                changed = f"--dataset {prepared.config.dataset} has changed since the run in {folder.path} was started"
-                raise InputError(f"{changed}: start a new run")
-        else:
-            prepared = prepare(config, console, given=given)
-            folder = RunFolder.create(
-                path,
-                prepared.config,
-                fingerprint=prepared.dataset.fingerprint,
-                device=prepared.device,
-                threads=prepared.threads,
-                data=describe_data(prepared.dataset),
-            )
-        console.print(f"run folder {folder.path}", highlight=False, soft_wrap=True)
-        with folder.locked():
-            _run_stages(prepared, folder, console)
+        saved = RunFolder.open(folder_to_resume(config.out))
+        saved.refuse_other_flags(given)
+        if saved.complete:
+            console.print(f"{saved.path} is complete already")
+            return saved.path
+    with opened_run(config, console, saved=saved, given=given) as (prepared, folder):
+        _run_stages(prepared, folder, console)
     return folder.path
 
 
 def _run_stages(prepared: Prepared, folder: RunFolder, console: Console) -> None:
     config, dataset = prepared.config, prepared.dataset
-    print_costs(prepared.dataset, prepared.model, config, prepared.device, console)
+    print_costs(prepared, console)
     folder.work.mkdir(exist_ok=True)
     seconds: dict[str, float] = {}
     with TrainingProgress(console, folder.work / PROGRESS_FILE) as progress:
@@ -96,14 +74,14 @@ def _run_stages(prepared: Prepared, folder: RunFolder, console: Console) -> None
         seconds["policy"] = time.monotonic() - started
         counts = Pools.of(dataset).train_counts
         scores: dict[str, Scores] = {}
-        for scheme in (Scheme("run", policy), *(baseline_scheme(name, counts) for name in BASELINES)):
+        for treatment in (Treatment("run", policy), *(fixed_treatment(name, counts) for name in BASELINES)):
             started = time.monotonic()
-            scores[scheme.name] = _classifier_stage(prepared, folder, scheme, progress)
-            seconds[scheme.name] = time.monotonic() - started
+            scores[treatment.name] = _classifier_stage(prepared, folder, treatment, progress)
+            seconds[treatment.name] = time.monotonic() - started
         started = time.monotonic()
         scores["lightgbm"] = _lightgbm_stage(prepared, folder, progress)
         seconds["lightgbm"] = time.monotonic() - started
-    with console.status("which earlier transactions weighed on each test row"):
+    with console.status("attribution: which earlier transactions the score of each test row depends on"):
         started = time.monotonic()
         model, device = load_classifier(folder.path, prepared.device), torch.device(prepared.device)
         tasks = describe_tasks(model, dataset, config.seed, device)
@@ -126,43 +104,53 @@ def _run_stages(prepared: Prepared, folder: RunFolder, console: Console) -> None
 def _policy(prepared: Prepared, folder: RunFolder, progress: TrainingProgress) -> Policy:
     config, classes = prepared.config, len(prepared.dataset.schema.classes)
     if config.policy == "ppo":
-        learn_policy(prepared.dataset, config, folder=folder.path / "policy", device=prepared.device, progress=progress)
+        learn_policy(
+            prepared.dataset,
+            config,
+            budget=config.budget,
+            seed=config.seed,
+            folder=folder.path / "policy",
+            device=prepared.device,
+            progress=progress,
+        )
         return load_policy(folder.path / "policy", num_classes=classes)
     return load_policy(config.policy, num_classes=classes)
 
 
 def _describe_policy(config: TrainConfig, policy: Policy) -> dict[str, Any]:
-    """For the report: which policy, and of a learned one what its training says."""
+    """The policy for the report; for a learned one also figures of its training."""
     summary = policy.summary if isinstance(policy, BundlePolicy | AutoPolicy) else {}
     return {"asked": config.policy, "name": policy.name} | {
         key: summary[key] for key in ("env_steps", "beats_constant", "evaluation") if key in summary
     }
 
 
-def _classifier_stage(prepared: Prepared, folder: RunFolder, scheme: Scheme, progress: TrainingProgress) -> Scores:
-    """Fit, score the threshold half and the test rows, keep the scores; the run's own model goes into the run folder."""
-    result = folder.work / f"{scheme.name}.scores.safetensors"
+def _classifier_stage(prepared: Prepared, folder: RunFolder, treatment: Treatment, progress: TrainingProgress) -> Scores:
+    """Fit a classifier and store its scores of the threshold and test rows; the run's model also goes into the run folder."""
+    config, result = prepared.config, folder.work / f"{treatment.name}.scores.safetensors"
     if result.exists():
         return Scores.load(result)
-    checkpoint = folder.work / f"{scheme.name}.checkpoint.safetensors"
+    checkpoint = folder.work / f"{treatment.name}.checkpoint.safetensors"
     done = read_arrays(checkpoint, what="it is a checkpoint")[1]["figures"] if checkpoint.exists() else []
-    title = "classifier" if scheme.name == "run" else f"baseline {scheme.name}"
+    title = "classifier" if treatment.name == "run" else f"baseline {treatment.name}"
     with progress.stage(title, prepared.schedule.epochs, len(done)) as advance:
         student, figures = fit_classifier(
             prepared.dataset,
             prepared.model,
-            scheme,
+            treatment,
             prepared.schedule,
-            prepared.config,
+            config,
+            seed=config.seed,
             device=prepared.device,
             checkpoint=checkpoint,
             after_epoch=lambda epoch, line: advance(epoch, describe(line)),
             start=prepared.start,
+            train_only=config.train_only,
+            task_weights=config.fixed_task_weights(),
         )
-    if scheme.name == "run":
-        parts, base = prepared.config.train_only, prepared.config.from_
-        if parts is not None and base is not None:
-            save_delta(student.model, folder.path, base=base, parts=parts)
+    if treatment.name == "run":
+        if config.train_only is not None and config.from_ is not None:
+            save_delta(student.model, folder.path, base=config.from_, parts=config.train_only)
         else:
             save_classifier(student.model, folder.path)
     dataset = prepared.dataset
@@ -181,7 +169,7 @@ def _lightgbm_stage(prepared: Prepared, folder: RunFolder, progress: TrainingPro
             prepared.dataset,
             seed=integer_seed(prepared.config.seed, "lightgbm"),
             threads=prepared.threads,
-            progress=lambda trees, _: advance(min(trees, MAX_ROUNDS - 1)),  # it may stop early; the last step is the end
+            progress=lambda trees, _: advance(min(trees, MAX_ROUNDS - 1)),  # early stopping may end it before MAX_ROUNDS
         )
         advance(MAX_ROUNDS, f"kept {fitted.trees} trees")
     scores = Scores(fitted.threshold_score, fitted.test_score, [])

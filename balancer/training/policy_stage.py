@@ -1,4 +1,4 @@
-"""From a data set to a learned policy: the problem that the population of small students plays, and PPO on it."""
+"""Learn a sampling policy on a data set: PPO on a population of small students."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from balancer.data.dataset import Dataset
 from balancer.data.split import Split
 from balancer.envs.problem import PopulationProblem, problem_from_arrays
-from balancer.options.train import TrainConfig
+from balancer.options.policy import PolicyOptions
 from balancer.policy_learning.training import POLICY_BUDGETS, train_policy
 from balancer.runs.progress import TrainingProgress
 from balancer.sampling.policies import CONFIG_FILE
@@ -18,7 +18,12 @@ from balancer.sampling.seeding import integer_seed
 
 
 def problem_of(dataset: Dataset, seed: int) -> PopulationProblem:
-    """What students of the population see of a data set: the target rows' own fields, of the training and the reward rows."""
+    """The problem that the students of the population learn: the fields of the training and reward rows, without their histories.
+
+    Args:
+        dataset: A data set that has been split.
+        seed: Seed of the problem's random choices.
+    """
     store = dataset.store
     train, reward = dataset.rows(Split.TRAIN), dataset.rows(Split.REWARD)
     return problem_from_arrays(
@@ -32,18 +37,37 @@ def problem_of(dataset: Dataset, seed: int) -> PopulationProblem:
     )
 
 
-def learn_policy(dataset: Dataset, config: TrainConfig, *, folder: Path, device: str, progress: TrainingProgress) -> None:
-    """Leave a policy bundle in ``folder``: at once where it is there, from the last rollout where there is a checkpoint."""
-    rollouts = config.policy_rollouts or POLICY_BUDGETS[config.budget].rollouts
+def learn_policy(
+    dataset: Dataset,
+    options: PolicyOptions,
+    *,
+    budget: str,
+    seed: int,
+    folder: Path,
+    device: str,
+    progress: TrainingProgress,
+) -> None:
+    """Train a policy with PPO and write it to ``folder``; does nothing if it is there, and continues from a checkpoint.
+
+    Args:
+        dataset: A data set that has been split.
+        options: Reward, and number of rollouts if it is not the budget's.
+        budget: Key of :data:`balancer.policy_learning.budgets.POLICY_BUDGETS`.
+        seed: Seed of the training.
+        folder: Where the policy bundle and its checkpoints are written.
+        device: Where the students train.
+        progress: Where progress is shown.
+    """
+    rollouts = options.policy_rollouts or POLICY_BUDGETS[budget].rollouts
     if (folder / CONFIG_FILE).is_file():
         return
     with progress.stage("policy (PPO)", rollouts) as advance:
         train_policy(
-            problem_of(dataset, config.seed),
-            config.budget,
-            seed=config.seed,
+            problem_of(dataset, seed),
+            budget,
+            seed=seed,
             folder=folder,
-            reward=config.reward,
+            reward=options.reward,
             rollouts=rollouts,
             device=device,
             resume=True,
@@ -52,7 +76,7 @@ def learn_policy(dataset: Dataset, config: TrainConfig, *, folder: Path, device:
 
 
 def _describe(figures: dict[str, Any]) -> str:
-    """The students' mean figures after a rollout, in one line."""
+    """Mean metrics of the students after a rollout, in one line."""
     return (
         f"students: AP {figures['average_precision']:.3f}  F1 {figures['f1']:.3f}"
         f"  share {100 * figures['minority_share']:.3g} %  hardness {figures['hardness']:.2f}"

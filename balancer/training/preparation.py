@@ -1,9 +1,10 @@
-"""All that a run needs before its folder is made: device, roles, dataset, model configuration, schedule."""
+"""Everything a run needs before its stages start: the data set, the model's configuration, the schedule, and the run folder."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from rich.console import Console
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.roles import resolve_spec
 from balancer.data.split import Split
-from balancer.devices import choose_device
+from balancer.devices import choose_device, torch_threads
 from balancer.errors import InputError, UnsupportedError
 from balancer.models import (
     ATTENTIONS,
@@ -27,22 +28,28 @@ from balancer.models import (
     fit_edges,
 )
 from balancer.models.parts import find_part
-from balancer.options.train import Budget, TrainConfig
+from balancer.options.fit import Budget, FitOptions
+from balancer.options.model import ModelOptions
+from balancer.options.train import TrainConfig
+from balancer.runs.run_folder import RunFolder
 from balancer.sampling.policies import load_policy
 from balancer.sampling.seeding import integer_seed
 from balancer.training.auxiliary_targets import make_task
 from balancer.training.warm_start import Base, describe_start, starter
 
 MOST_PASSES = 1.25
-"""Draws of a run per training row; a smaller table gets fewer steps than the budget's. Measured: beyond this the classifier memorises repeated frauds, and
-balanced sampling in one pass comes close to natural sampling in three (docs/experiments.md)."""
+"""A run draws at most this many rows per training row, so a small table gets fewer steps than the budget says.
+
+With more draws the classifier memorizes frauds that it sees repeatedly: balanced sampling in one pass is nearly as good as
+natural sampling in three (docs/experiments.md).
+"""
 
 MIN_STEPS_PER_EPOCH = 10
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What every stage needs, made before the run folder is."""
+    """What the stages of a run need, checked and made before its folder is written."""
 
     config: TrainConfig
     dataset: Dataset
@@ -51,7 +58,59 @@ class Prepared:
     device: str
     threads: int
     start: Callable[[], Classifier] | None = None
-    """Makes the model that the classifier and its baselines start from, where it is not a new one."""
+    """Makes the model that the classifier and its baselines start from; None means new weights."""
+
+
+@contextmanager
+def opened_run(
+    config: TrainConfig,
+    console: Console,
+    *,
+    saved: RunFolder | None,
+    given: dict[str, Any] | None = None,
+    need_label: bool = True,
+) -> Iterator[tuple[Prepared, RunFolder]]:
+    """Make a run folder, or open the one to resume, and hold it until the block ends.
+
+    Inside the block the folder is locked and torch uses the run's number of threads.
+
+    Args:
+        config: Configuration of a new run.
+        console: Where progress is printed.
+        saved: The run to resume; its own configuration is used. None for a new run.
+        given: Fields of ``config`` that were typed, see :func:`prepare`.
+        need_label: False for a table to pretrain on.
+
+    Yields:
+        What the stages need, and the folder.
+
+    Raises:
+        InputError: The options, the table or the folder can't be used. No file was written then.
+    """
+    if saved is None:
+        path, threads = config.out or RunFolder.default_path(config.dataset), config.threads
+        RunFolder.refuse_existing(path)
+    else:
+        config, threads = saved.config(), int(saved.content["threads"])
+    with torch_threads(threads):
+        if saved is None:
+            prepared = prepare(config, console, given=given, need_label=need_label)
+            folder = RunFolder.create(
+                path,
+                prepared.config,
+                fingerprint=prepared.dataset.fingerprint,
+                device=prepared.device,
+                threads=prepared.threads,
+                data=describe_data(prepared.dataset),
+            )
+        else:
+            folder = saved
+            prepared = prepare(config, console, device=folder.content["device"], threads=threads, need_label=need_label)
+            if prepared.dataset.fingerprint != folder.content["fingerprint"]:
+                raise InputError(f"--dataset {config.dataset} has changed since the run in {folder.path} was started: start a new run")
+        console.print(f"run folder {folder.path}", highlight=False, soft_wrap=True)
+        with folder.locked():
+            yield prepared, folder
 
 
 def prepare(
@@ -63,23 +122,32 @@ def prepare(
     given: dict[str, Any] | None = None,
     need_label: bool = True,
 ) -> Prepared:
-    """Check flags and policy, read the data, fit the encodings: all that can go wrong without writing a file.
+    """Check the options, read the data and fit the encodings, without writing a file.
 
-    The caller sets the number of torch threads (:func:`balancer.devices.torch_threads`): `Prepared.threads` says which.
+    The caller sets the number of torch threads to `Prepared.threads` (:func:`balancer.devices.torch_threads`).
 
-    ``given`` are the fields of ``config`` that were typed; what was not is taken from the run to start from, where there is one. ``need_label`` is False
-    for a table to pretrain on.
+    Args:
+        config: Configuration of the run.
+        console: Where the size of the data is printed.
+        device: Device of the run that is resumed; None chooses it by ``config.device``.
+        threads: Threads of the run that is resumed; None takes ``config.threads``.
+        given: Fields of ``config`` that were typed. In a run that starts from another one, the sizes that were not typed are
+            taken from that run.
+        need_label: Whether the table must have a label column; False for a table to pretrain on.
+
+    Raises:
+        InputError: An option or the table can't be used.
     """
     device = device or choose_device(config.device)
     threads = threads or config.threads
     if config.optimizer == "adamw8bit" and device != "cuda":
         raise UnsupportedError("--optimizer adamw8bit needs a CUDA device: use adamw, or --device cuda where there is one")
     if config.policy != "ppo":
-        load_policy(config.policy, num_classes=2)  # a policy that is not there is said before the data are read
+        load_policy(config.policy, num_classes=2)  # an unknown policy is reported before the data are read
     _check_parts(config)
     base = None if config.from_ is None else Base.open(config.from_)
     if base is not None and given is not None:
-        config = base.shapes(config, given)
+        config = replace(config, **base.sizes(given))
     spec = resolve_spec(config.dataset, spec_file=config.spec, overrides=config.role_overrides(), need_label=need_label)
     started = time.monotonic()
     with console.status(f"reading {config.dataset}"):
@@ -89,10 +157,17 @@ def prepare(
             codes = {"hash_buckets": base.schema.hash_buckets, "vocabularies": base.schema.vocabularies}
             dataset = load_dataset(config.dataset, spec, bad_rows=config.bad_rows, **codes)  # type: ignore[arg-type]
     _print_data(dataset, console, time.monotonic() - started)
-    model = model_config(dataset, config, base.model.config if base is not None and keeps else None)
+    model = model_config(
+        dataset,
+        config,
+        seed=config.seed,
+        tasks=config.tasks or (),
+        adapter_rank=config.new_adapter_rank(),
+        kept=base.model.config if base is not None and keeps else None,
+    )
     schedule = schedule_for(config, len(dataset.rows(Split.TRAIN)))
     if base is None:
-        Classifier(model)  # parts that don't fit are said before anything is written
+        Classifier(model)  # parts that do not fit together are reported before anything is written
         return Prepared(config, dataset, model, schedule, device, threads)
     if "adapter" not in (config.train_only or ()):
         model = replace(model, adapter_rank=base.model.config.adapter_rank)
@@ -101,23 +176,42 @@ def prepare(
     return Prepared(config, dataset, model, schedule, device, threads, starter(make))
 
 
-def _check_parts(config: TrainConfig) -> None:
-    """Say that a part is not there before the data are read."""
-    try:
-        if config.embedding != "auto":
-            find_part(EMBEDDINGS, "embedding", config.embedding, torch.nn.Module)
-        if config.attention != "auto":
-            find_part(ATTENTIONS, "attention", config.attention, Attention)  # type: ignore[type-abstract]
-        if config.head != "auto":
-            find_part(HEADS, "head", config.head, Head)  # type: ignore[type-abstract]
-    except InputError as error:
-        raise InputError(f"--{str(error).removeprefix('unknown ').split(' ')[0]}: {error}") from error
+def _check_parts(options: ModelOptions) -> None:
+    """Check before the data are read that the parts of the model can be found."""
+    kinds: tuple[tuple[str, str, Any, Any], ...] = (
+        ("embedding", options.embedding, EMBEDDINGS, torch.nn.Module),
+        ("attention", options.attention, ATTENTIONS, Attention),
+        ("head", options.head, HEADS, Head),
+    )
+    for kind, name, registry, base in kinds:
+        if name != "auto":
+            try:
+                find_part(registry, kind, name, base)
+            except InputError as error:
+                raise InputError(f"--{kind}: {error}") from error
 
 
-def model_config(dataset: Dataset, config: TrainConfig, kept: ModelConfig | None = None) -> ModelConfig:
-    """The classifier that ``config`` asks for on ``dataset``, its bin edges fitted on the training rows, or those of the model whose embedding is ``kept``.
+def model_config(
+    dataset: Dataset,
+    options: ModelOptions,
+    *,
+    seed: int,
+    tasks: Sequence[str] = (),
+    adapter_rank: int = 0,
+    kept: ModelConfig | None = None,
+) -> ModelConfig:
+    """The configuration of the classifier for a data set.
 
-    Where no training row has a label edges are quantiles of all of them.
+    Args:
+        dataset: Its fields, classes and training rows are used. Where no training row has a label, bin edges are quantiles.
+        options: Architecture and size.
+        seed: Seed of the search for bin edges.
+        tasks: Names of auxiliary tasks (:data:`balancer.names.AUXILIARY_TASKS`).
+        adapter_rank: Rank of the low-rank adapters, 0 for none.
+        kept: Configuration of the model whose embedding is kept; its bin edges are used instead of new ones.
+
+    Raises:
+        InputError: The options do not fit together, or the data set lacks what a task needs.
     """
     store, train, classes = dataset.store, dataset.rows(Split.TRAIN), dataset.schema.classes
     label = store.label[train].astype(np.int64)
@@ -127,31 +221,34 @@ def model_config(dataset: Dataset, config: TrainConfig, kept: ModelConfig | None
     if kept is not None:
         edges: Any = kept.edges
     else:
-        edges = fit_edges(store.values[train, : store.num_numeric], label, seed=integer_seed(config.seed, "edges"))
+        edges = fit_edges(store.values[train, : store.num_numeric], label, seed=integer_seed(seed, "edges"))
     model = ModelConfig(
         numeric_fields=dataset.schema.numeric_fields,
         categorical_fields=dataset.schema.categorical_fields,
         cardinalities=dataset.schema.cardinalities,
         edges=edges,
         classes=classes,
-        d_model=config.d_model,
-        num_layers=config.layers,
-        dropout=config.dropout,
-        field_dropout=config.field_dropout,
-        embedding="transaction" if config.embedding == "auto" else config.embedding,
-        head=("binary" if len(classes) == 2 else "multiclass") if config.head == "auto" else config.head,
-        adapter_rank=config.adapter_rank if config.train_only is not None and "adapter" in config.train_only else 0,
-        **config.parts(config.history_length if dataset.schema.spec.entity is not None else 1),
+        d_model=options.d_model,
+        num_layers=options.layers,
+        dropout=options.dropout,
+        field_dropout=options.field_dropout,
+        embedding="transaction" if options.embedding == "auto" else options.embedding,
+        head=("binary" if len(classes) == 2 else "multiclass") if options.head == "auto" else options.head,
+        adapter_rank=adapter_rank,
+        **options.parts(has_entity=dataset.schema.spec.entity is not None),
     )
-    return replace(model, tasks=tuple(make_task(name, dataset, model) for name in config.tasks or ()))
+    return replace(model, tasks=tuple(make_task(name, dataset, model) for name in tasks))
 
 
-def schedule_for(config: TrainConfig, train_rows: int) -> Budget:
-    """The budget, with fewer steps on a small table; ``--steps-per-epoch`` is taken as it is."""
-    schedule = config.schedule()
-    if config.steps_per_epoch is not None:
+def schedule_for(options: FitOptions, train_rows: int) -> Budget:
+    """Epochs and steps of a training on ``train_rows`` rows.
+
+    A small table gets fewer steps than the budget says (:data:`MOST_PASSES`), unless ``steps_per_epoch`` is given.
+    """
+    schedule = options.schedule()
+    if options.steps_per_epoch is not None:
         return schedule
-    limit = round(MOST_PASSES * train_rows / (schedule.epochs * config.batch_size))
+    limit = round(MOST_PASSES * train_rows / (schedule.epochs * options.batch_size))
     return Budget(schedule.epochs, max(MIN_STEPS_PER_EPOCH, min(schedule.steps_per_epoch, limit)))
 
 

@@ -1,4 +1,4 @@
-"""The transaction-sequence classifier as the student of ``balancer/ClassWeights-v0``."""
+"""The transaction-sequence classifier as the student of the environment ``balancer/ClassWeights-v0``."""
 
 from __future__ import annotations
 
@@ -8,28 +8,34 @@ from balancer.data.dataset import Dataset
 from balancer.data.split import Split
 from balancer.envs.class_weights import POOL_LIMIT, StudentTask
 from balancer.models import ModelConfig
+from balancer.sampling.pools import thinned_groups
 from balancer.sampling.seeding import generator
-from balancer.training.trainer import ClassifierStudent
+from balancer.training.trainer import ClassifierTrainer
 
 
 def classifier_task(dataset: Dataset, model: ModelConfig, batch_size: int, device: str) -> StudentTask:
-    """The transaction-sequence classifier on ``dataset``; of the reward half all positives and at most 20,000 negatives are scored."""
+    """A task in which the transaction-sequence classifier is trained on a data set.
+
+    Of the reward rows all positives are scored, and at most :data:`~balancer.envs.class_weights.POOL_LIMIT` negatives.
+
+    Args:
+        dataset: A data set that has been split.
+        model: What to build.
+        batch_size: Rows of a mini-batch.
+        device: Where to train.
+    """
     label = dataset.store.label.astype(np.int64)
     train, reward = dataset.rows(Split.TRAIN), dataset.rows(Split.REWARD)
     negative = reward[label[reward] == 0]
-    kept = (
-        negative
-        if len(negative) <= POOL_LIMIT
-        else np.sort(generator(0, "environment reward pool").choice(negative, POOL_LIMIT, replace=False))
-    )
     positive = reward[label[reward] > 0]
-    weight = np.concatenate([np.full(len(kept), len(negative) / max(len(kept), 1)), np.ones(len(positive))])
+    groups = [(negative, POOL_LIMIT), (positive, len(positive))]
+    reward_rows, weight = thinned_groups(groups, generator(0, "environment reward pool"), in_order=True)
     return StudentTask(
         label,
         train,
-        np.concatenate([kept, positive]),
+        reward_rows,
         len(dataset.schema.classes),
         np.ones(len(train)),
         weight,
-        lambda seed, steps: ClassifierStudent(dataset, model, seed=seed, total_steps=steps, batch_size=batch_size, device=device),
+        lambda seed, steps: ClassifierTrainer(dataset, model, seed=seed, total_steps=steps, batch_size=batch_size, device=device),
     )

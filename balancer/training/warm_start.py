@@ -1,13 +1,13 @@
-"""What a run starts from: another run's model, of which some parts stay, some are trained on and some are new.
+"""Start a run from the model of another one, of which some parts are kept, some trained further and some new.
 
-Special: the table is brought to the base's codes where its embedding stays, so a category means the same to both; and what was kept, is new and was dropped
-is told before anything is written.
+Where the embedding is kept, the table is encoded with the codes of the first run, so a category means the same to both models.
+What is kept, new and dropped is printed before anything is written.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from balancer.data.schema import Schema
 from balancer.errors import InputError
 from balancer.files import read_json
 from balancer.models import Classifier, ModelConfig, Replacement, load_classifier
+from balancer.options.flags import flag_of
 from balancer.options.train import TrainConfig
 from balancer.runs.run_folder import RunFolder
 
@@ -29,48 +30,53 @@ _SHARED_PROJECTIONS = frozenset({"dense", "window", "sparse"})
 
 @dataclass(frozen=True)
 class Base:
-    """The run that another one starts from."""
+    """The run that another run starts from."""
 
     folder: Path
     model: Classifier
     schema: Schema
     pretrained: bool
-    """Whether its head has learned nothing yet."""
+    """Whether it was only pretrained, so that its head is untrained."""
 
     @classmethod
     def open(cls, path: Path) -> Base:
-        """Read a finished run, or one that was pretrained only.
+        """Read a finished or pretrained run.
 
         Raises:
-            InputError: It is missing, unfinished or damaged.
+            InputError: The run is missing, unfinished or damaged.
         """
         run = RunFolder.open(path)
         if not run.complete and not run.pretrained:
-            raise InputError(f"--from {path} is not finished: continue it first, with --resume --out {path}")
+            raise InputError(f"--from {path} is not finished: continue it first with --resume --out {path}")
         schema = Schema.from_dict(read_json(path / SCHEMA_FILE, what="it holds the fields the model was trained on"))
         return cls(path, load_classifier(path), schema, run.pretrained)
 
-    def shapes(self, config: TrainConfig, given: dict[str, Any]) -> TrainConfig:
-        """``config`` with the sizes of the base's model in place of what was not typed.
+    def sizes(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The options that follow from the model.
+
+        Args:
+            given: Fields of the configuration that were typed.
+
+        Returns:
+            Values of the fields that were not typed.
 
         Raises:
-            InputError: A size was typed that can't change.
+            InputError: A size was typed that differs from the model's and can't be changed.
         """
-        own = self.model.config
-        for flag, field in _SIZES.items():
-            if flag in given and given[flag] not in ("auto", getattr(own, field)):
-                shown = "--" + flag.replace("_", "-")
+        config = self.model.config
+        for name, field in _SIZES.items():
+            if name in given and given[name] not in ("auto", getattr(config, field)):
                 raise InputError(
-                    f"{shown} {given[flag]} differs from the model in {self.folder}, which has {getattr(own, field)}: leave it out"
+                    f"{flag_of(name)} {given[name]} differs from the model in {self.folder}, "
+                    f"which has {getattr(config, field)}: leave it out"
                 )
-        taken = {flag: getattr(own, field) for flag, field in _SHAPES.items() if given.get(flag, "auto") == "auto"}
-        return dataclasses.replace(config, **taken)
+        return {name: getattr(config, field) for name, field in _SHAPES.items() if given.get(name, "auto") == "auto"}
 
     def keeps_embedding(self, schema: Schema, config: TrainConfig) -> bool:
-        """Whether the base's embedding stays: where the fields have the same names and no other embedding is asked for.
+        """Whether the embedding can be kept: the fields have the same names, and ``config`` asks for no other embedding.
 
         Raises:
-            InputError: It does not, and `train_only` leaves no room for a new one.
+            InputError: It can't, and ``train_only`` does not allow a new one.
         """
         base = self.schema
         same = (schema.numeric_fields, schema.categorical_fields) == (base.numeric_fields, base.categorical_fields)
@@ -82,35 +88,40 @@ class Base:
                 for name in base.numeric_fields + base.categorical_fields
                 if name not in schema.numeric_fields + schema.categorical_fields
             ]
-            why = f"lacks {', '.join(missing[:5])}" if missing else "has other fields, or another --embedding is asked for"
+            why = f"lacks {', '.join(missing[:5])}" if missing else "has other fields, or --embedding names another embedding"
             raise InputError(f"{config.dataset} {why}: the embedding of {self.folder} does not fit; add embedding to --train-only")
         return False
 
     def start(self, model: ModelConfig, config: TrainConfig, keeps_embedding: bool) -> Callable[[], Replacement]:
-        """What makes the model to start with; new weights are drawn from torch's global generator.
+        """A function that makes the model to start with; new weights come from torch's global random generator.
+
+        Args:
+            model: Configuration of the model to make.
+            config: Configuration of the run.
+            keeps_embedding: The answer of :meth:`keeps_embedding`.
 
         Raises:
-            InputError: A part that is not to be trained would be new.
+            InputError: A part would be new that ``train_only`` does not train.
         """
-        own = self.model.config
-        same_attention = model.attention == own.attention
+        base = self.model.config
+        same_attention = model.attention == base.attention
         new: dict[str, Any] = {}
         if not keeps_embedding:
             new["embedding"] = model.embedding
         if not same_attention:
             new["attention"] = model.attention
-        if self.pretrained or model.classes != own.classes or model.head != own.head:
+        if self.pretrained or model.classes != base.classes or model.head != base.head:
             new["head"] = model.head
         for part in new:
             if config.train_only is not None and part not in config.train_only:
-                raise InputError(f"the {part} is new and has learned nothing: add {part} to --train-only")
+                raise InputError(f"the {part} is new and untrained: add {part} to --train-only")
         changes = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
         changes = {name: value for name, value in changes.items() if name not in ("embedding", "attention", "head")}
-        shared = {own.attention, model.attention} <= _SHARED_PROJECTIONS
+        shared = {base.attention, model.attention} <= _SHARED_PROJECTIONS
 
         def make() -> Replacement:
             if "attention" in new and shared:
-                # The projections go over; what the other attention adds to them is new.
+                # The projections are kept; what the other attention has beside them is new.
                 first = self.model.replace(attention=new["attention"], keep_matching=True, **_only(changes, _ATTENTION_FIELDS))
                 rest = {kind: part for kind, part in new.items() if kind != "attention"}
                 second = first.model.replace(**rest, **changes)
@@ -126,12 +137,12 @@ _ATTENTION_FIELDS = ("attention_window", "global_nodes", "score")
 
 
 def starter(make: Callable[[], Replacement]) -> Callable[[], Classifier]:
-    """The model alone, every time a new one."""
+    """The function ``make`` without its description; each call makes a new model."""
     return lambda: make().model
 
 
 def describe_start(make: Callable[[], Replacement]) -> str:
-    """What is kept, new and dropped, in one line."""
+    """A line that says what is kept, new and dropped; the random generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         return make().describe()
 

@@ -1,4 +1,7 @@
-"""Train: a table, the roles of its columns, a budget with its price; then watch, stop and resume runs that go on without the page."""
+"""The page Train: choose a table, the roles of its columns and a budget; watch, stop and resume runs.
+
+A run is a process of its own, so it continues when the page is closed.
+"""
 
 from __future__ import annotations
 
@@ -15,25 +18,18 @@ from balancer.app.loading import NAMES, runs_folder, sample_table, stamp
 from balancer.data.reading import column_types, scan
 from balancer.data.roles import resolve_spec
 from balancer.errors import InputError
-from balancer.options.flags import flag_of
+from balancer.options.fit import BUDGETS
+from balancer.options.flags import flag_of, parameters
+from balancer.options.train import TrainConfig
 
 SINGLE = ("entity", "time", "label", "amount", "id")
 LISTS = ("numeric", "categorical", "context")
 NOTHING = "–"
-HELP = {
-    "entity": "card, account or customer: whose history a row belongs to",
-    "time": "when it happened",
-    "label": "fraud or not, or the type of fraud",
-    "amount": "money",
-    "id": "names the transaction",
-    "numeric": "further numbers to use",
-    "categorical": "columns of few named values",
-    "context": "keys such as terminal or merchant, whose earlier frauds are a hint",
-}
+HELP = {each.name: each.flag.help for each in parameters(TrainConfig)}
 
 
 def show() -> None:
-    """The page."""
+    """Show the page."""
     st.title("Train")
     for job in [job for job in find_jobs(runs_folder()) if job.kind == "train"][:4]:
         _watch(job.name)
@@ -50,7 +46,7 @@ def show() -> None:
     left, middle, right = st.columns(3)
     policies = ["ppo", "auto", "bandit", "schedule", "rule", "constant"]
     policy = left.selectbox(
-        "Policy", policies, key="policy", help="ppo learns on this table; auto was learned beforehand and costs nothing"
+        "Policy", policies, key="policy", help="ppo is trained on this table; auto was trained beforehand and takes no time"
     )
     length = middle.number_input("History length: transactions of an entity that the model reads", 1, 4096, 16, key="history_length")
     seed = right.number_input("Seed", 0, 2**31 - 1, 0, key="seed")
@@ -67,7 +63,7 @@ def show() -> None:
 
 
 def _source() -> Path | None:
-    """The table: the sample, one used or uploaded before, a path, or an upload."""
+    """Ask for the table: the sample, one used or uploaded before, a path, or an upload."""
     uploads = sorted((runs_folder() / UPLOADS).glob("*"))
     used = [Path(run.dataset) for run in find_runs(runs_folder()) if run.dataset and Path(run.dataset).exists()]
     known = list(dict.fromkeys(path.resolve() for path in [sample_table(), *uploads, *used]))
@@ -87,7 +83,7 @@ def _source() -> Path | None:
         return None
 
 
-@st.cache_data(max_entries=16, show_spinner="looking at the columns")
+@st.cache_data(max_entries=16, show_spinner="reading the columns")
 def _detected(source: str, changed: Any, given: dict[str, Any]) -> dict[str, Any]:
     return resolve_spec(Path(source), overrides=given).to_dict()
 
@@ -98,7 +94,14 @@ def _preview(source: str, changed: Any) -> tuple[pl.DataFrame, list[str]]:
 
 
 def _roles(source: Path) -> tuple[dict[str, Any], bool]:
-    """What each column is for: as detected, or as the person says; flags for the run, and whether they are complete."""
+    """Ask for the roles of the columns, with those found automatically as defaults.
+
+    Returns:
+        The flags for the run, and whether they are complete.
+
+    Raises:
+        InputError: The table can't be read, or a role does not fit.
+    """
     if not source.exists():
         raise InputError(f"{source} does not exist: give the path of a table on this machine")
     changed = stamp(source) if source.is_file() else source.stat().st_mtime_ns
@@ -124,63 +127,57 @@ def _roles(source: Path) -> tuple[dict[str, Any], bool]:
         for place, role in zip(st.columns(len(LISTS)), LISTS, strict=True):
             given[role] = tuple(place.multiselect(role, columns, found.get(role) or [], key=f"role-{role}-{source}", help=HELP[role]))
         left, right = st.columns(2)
-        delay = left.text_input("Label delay: how long until a label is known", "7d", key=f"delay-{source}", help="7d, 12h or seconds")
+        delay = left.text_input("Label delay: time until a label is known", "7d", key=f"delay-{source}", help="7d, 12h or seconds")
         negative = right.text_input(
-            "Legitimate class", "", key=f"negative-{source}", placeholder="found by itself: 0, false, legitimate, …"
+            "Legitimate class", "", key=f"negative-{source}", placeholder="found automatically: 0, false, legitimate, …"
         ).strip()
         given |= {"label_delay": delay} | ({"negative": negative} if negative else {})
     if given["time"] == NOTHING or given["label"] == "none":
-        st.warning("Say which columns are the time and the label.")
+        st.warning("Choose the columns of the time and the label.")
         return given, False
-    _detected(str(source), changed, given)  # what the person says is checked as flags are
+    _detected(str(source), changed, given)  # checks the roles as balancer train does
     return given, True
 
 
 def _budget(source: Path, flags: dict[str, Any]) -> str:
-    """The budget, with what each costs here when that was asked for."""
-    from balancer.options.train import BUDGETS
-
+    """Ask for the budget; the estimated times are shown once they have been measured."""
     prices = st.session_state.get("prices", {})
     key = (str(source), tuple(sorted((name, str(value)) for name, value in flags.items())))
-    told = prices.get(key, {})
+    seconds = prices.get(key, {})
     words = {
         name: f"{name}: {budget.epochs} epochs of up to {budget.steps_per_epoch} steps"
-        + (f", about {told[name] / 60:.1f} min" if told else "")
+        + (f", about {seconds[name] / 60:.1f} min" if seconds else "")
         for name, budget in BUDGETS.items()
     }
     chosen = st.radio(
-        "Budget", list(BUDGETS), format_func=words.__getitem__, key="budget", help="boosted trees, the last baseline, come on top"
+        "Budget", list(BUDGETS), format_func=words.__getitem__, key="budget", help="The time does not include LightGBM, the last baseline."
     )
-    if st.button("Check the table and price the budgets", icon=":material/payments:"):
+    if st.button("Check the table and estimate the times", icon=":material/timer:"):
         st.session_state["prices"] = {key: _prices(source, flags)}
         st.rerun()
     return str(chosen)
 
 
 def _prices(source: Path, flags: dict[str, Any]) -> dict[str, float]:
-    """Seconds by budget, from a few timed steps on the table itself."""
+    """Seconds by budget, from a few timed training steps on the table."""
     import io
 
     from rich.console import Console
 
-    from balancer.data.split import Split
     from balancer.devices import torch_threads
-    from balancer.options.train import BUDGETS, TrainConfig
     from balancer.training.costs import estimate
-    from balancer.training.preparation import prepare, schedule_for
+    from balancer.training.preparation import prepare
 
     with st.spinner("reading the table and timing a few steps"):
-        given = {name: () if value == "none" and name in LISTS else value for name, value in flags.items()}
-        configs = {name: TrainConfig(source, **given, budget=name) for name in BUDGETS}  # type: ignore[arg-type]
-        with torch_threads(configs["quick"].threads):
-            ready = prepare(configs["quick"], Console(file=io.StringIO()))
-            rows = len(ready.dataset.rows(Split.TRAIN))
-            schedules = {name: schedule_for(config, rows) for name, config in configs.items()}
-            return estimate(ready.dataset, ready.model, configs["quick"], schedules, ready.device)
+        given: dict[str, Any] = {name: () if value == "none" and name in LISTS else value for name, value in flags.items()}
+        config = TrainConfig(dataset=source, **given)
+        with torch_threads(config.threads):
+            prepared = prepare(config, Console(file=io.StringIO()))
+            return {name: budget.seconds for name, budget in estimate(prepared).items()}
 
 
 def _arguments(source: Path, flags: dict[str, Any]) -> list[str]:
-    """Flags of balancer train."""
+    """The arguments of balancer train."""
     arguments = ["--dataset", str(source)]
     for name, value in flags.items():
         arguments += [flag_of(name), ",".join(value) or "none" if isinstance(value, tuple) else str(value)]
@@ -197,7 +194,7 @@ def _free_name(stem: str) -> str:
 
 @st.fragment(run_every=1.0)
 def _watch(name: str) -> None:
-    """One run: how far it is, its figures so far, its log; stop and resume."""
+    """Show one run: progress, metrics so far, log, and buttons to stop and resume it."""
     job = next((job for job in find_jobs(runs_folder()) if job.name == name and job.kind == "train"), None)
     if job is None:
         return
@@ -212,35 +209,35 @@ def _watch(name: str) -> None:
                 f"**{name}** is trained: average precision {state.figures['average_precision']:.3f} on the test rows. See the page Runs."
             )
             _figures(job)
-            # The list of runs beside the pages was drawn before this run was one of them.
-            if st.session_state.setdefault("told-complete", {}).get(name) is False:
-                st.session_state["told-complete"][name] = True
+            # The list of runs in the sidebar was drawn before this run was complete.
+            if st.session_state.setdefault("announced", {}).get(name) is False:
+                st.session_state["announced"][name] = True
                 st.rerun()
         elif job.error:
             st.error(job.error)
         elif state is not None and state.status == "stopped":
-            st.warning("Stopped; what was finished is kept.")
+            st.warning("Stopped; finished work is kept.")
             if st.button("Resume", key=f"resume-{name}", icon=":material/resume:"):
                 _resume(name)
         else:
-            st.error("It ended without a result; the end of its log:")
+            st.error("The run ended without a result. The end of its log:")
             st.code(job.tail()[-2000:], language=None)
 
 
 def _at_work(job: Job) -> None:
-    st.session_state.setdefault("told-complete", {})[job.name] = False
+    st.session_state.setdefault("announced", {})[job.name] = False
     now = progress_of(job.out)
     if now is None:
         st.progress(0.0, "reading the table")
     else:
         left = now["seconds_left"]
-        text = f"{now['stage']}: {now['done']} of {now['total']}" + (f", {left:.0f} s to go" if left is not None and now["done"] else "")
+        text = f"{now['stage']}: {now['done']} of {now['total']}" + (f", {left:.0f} s left" if left is not None and now["done"] else "")
         st.progress(now["done"] / max(1, now["total"]), text)
         st.caption(
             " → ".join(f"**{each['stage']}**" if each["stage"] == now["stage"] else each["stage"] for each in now["stages"])
             + f"  {now['detail']}"
         )
-    if st.button("Stop", key=f"stop-{job.name}", icon=":material/stop:", help="what is finished is kept; it can be resumed"):
+    if st.button("Stop", key=f"stop-{job.name}", icon=":material/stop:", help="Finished work is kept; the run can be resumed."):
         job.stop()
         st.rerun()
     _figures(job)
@@ -256,7 +253,7 @@ def _figures(job: Job) -> None:
 
 
 def _unfinished() -> None:
-    """Runs that were begun elsewhere and not finished: they can be resumed here."""
+    """Offer to resume unfinished runs that were started outside the app."""
     here = {job.name for job in find_jobs(runs_folder())}
     for run in find_runs(runs_folder()):
         if run.status == "stopped" and run.name not in here and st.button(f"Resume {run.name}", icon=":material/resume:"):
@@ -264,7 +261,7 @@ def _unfinished() -> None:
 
 
 def _resume(name: str) -> None:
-    """Go on with a run, or say why not."""
+    """Resume a run, or show why it can't be resumed."""
     try:
         start(runs_folder(), name, "train", [], resume=True)
     except InputError as error:

@@ -1,0 +1,84 @@
+"""Options that name a table and the roles of its columns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from balancer.options.checks import check_whole
+from balancer.options.flags import Flag, Options
+
+ROLES = ("entity", "time", "label", "negative", "unlabelled", "amount", "id", "numeric", "categorical", "context", "label_delay", "gap")
+"""Fields of :class:`TableOptions` that are keys of a spec, which :func:`balancer.data.roles.resolve_spec` completes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableOptions(Options):
+    """The table and the roles of its columns.
+
+    A role that is not given is taken from the spec file, or found by the column's name and type.
+    """
+
+    HEADING: ClassVar[str] = "Data"
+
+    dataset: Annotated[
+        Path, Flag("Table of transactions: a Parquet or CSV file, or a folder of Parquet files.", metavar="PATH", unless="resume")
+    ]
+    spec: Annotated[Path | None, Flag("TOML file with the roles of the columns and the time split; flags override it.", metavar="FILE")] = (
+        None
+    )
+    entity: Annotated[
+        str | None,
+        Flag("Column that names the card, account or customer; its rows form one history.", metavar="COLUMN"),
+    ] = None
+    time: Annotated[str | None, Flag("Column with the time: a datetime, or a number of seconds.", metavar="COLUMN")] = None
+    label: Annotated[
+        str | None, Flag("Column with the class: 0 or 1, yes or no, or class names; null means unlabelled.", metavar="COLUMN")
+    ] = None
+    negative: Annotated[str | None, Flag("Value of the label column that means legitimate.", metavar="VALUE")] = None
+    unlabelled: Annotated[str | None, Flag("Value of the label column that means unlabelled.", metavar="VALUE")] = None
+    amount: Annotated[str | None, Flag("Column with the amount; negative amounts are refunds.", metavar="COLUMN")] = None
+    id: Annotated[str | None, Flag("Column with the transaction ID.", metavar="COLUMN")] = None
+    numeric: Annotated[tuple[str, ...] | None, "Further numeric columns to use as features."] = None
+    categorical: Annotated[tuple[str, ...] | None, "Categorical columns to use as features."] = None
+    context: Annotated[
+        tuple[str, ...] | None,
+        "Columns such as terminal or merchant whose earlier, already known labels become features.",
+    ] = None
+    label_delay: Annotated[
+        str | None,
+        Flag("Time until the label of a transaction is known: 7d, 12h, or seconds.", metavar="TIME", default="7d, or the spec file's"),
+    ] = None
+    gap: Annotated[
+        str | None,
+        Flag("Time left out between the training and the validation rows.", metavar="TIME", default="the label delay"),
+    ] = None
+    bad_rows: Annotated[
+        Literal["error", "drop"],
+        "What to do with rows that can't be used, such as an amount that is not a number: stop, or drop and count them.",
+    ] = "error"
+
+    def role_overrides(self) -> dict[str, Any]:
+        """The roles that were given, by key of a spec."""
+        return {name: getattr(self, name) for name in ROLES if getattr(self, name) is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions(TableOptions):
+    """The table and the roles of its columns.
+
+    A role that is not given is taken from the spec file, or found by the column's name and type.
+    """
+
+    HEADING: ClassVar[str] = "Data"
+
+    hash_buckets: Annotated[
+        int,
+        "Codes per categorical column that rare values (fewer than 5 training rows) and unseen values share by hashing; "
+        "with 0 all unseen values have one code.",
+    ] = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_whole(self, "hash_buckets", least=0, most=1_000_000)
