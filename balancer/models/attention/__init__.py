@@ -1,4 +1,7 @@
-"""Causal attention for the classifier, and sparse attention for anyone: windows and global nodes, linear in length."""
+"""Causal attention for the classifier, and sparse attention with windows and global nodes for any sequences.
+
+The cost of sparse attention is linear in the length.
+"""
 
 from balancer.models.attention.base import Attended, Attention
 from balancer.models.attention.dense import DenseAttention

@@ -1,16 +1,23 @@
-"""The backends by name, and what each one takes.
+"""Backends of sparse attention by name.
 
-A backend is a function `run(query, key, value, gate, index, padding, layout) -> (B, n, H, d)`:
+A backend is a function `run(query, key, value, gate, index, padding, layout) -> (B, n, H, d)` with these
+arguments:
 
-    query, key, value   (B, n, H, d), one floating dtype and device, strides as they come
-    gate                (B, n) float32 or None: added to the logit of a key where it is used as a global node; differentiable
-    index               (B, chunks, k) int64, k may be 0: positions of the global nodes from `select_globals`, -1 for none, no position twice
-    padding             (B, n) bool or None, True where a token is padding, anywhere: never seen as a key, zeros as a query
+    query, key, value   (B, n, H, d), same floating dtype and device, any strides
+    gate                (B, n) float32 or None: added to the logit of a key where it is a global node;
+    differentiable
+    index               (B, chunks, k) int64, k >= 0: positions of the global nodes from `select_globals`, -1
+    for an
+                        empty slot, no position twice in a chunk
+    padding             (B, n) bool or None, True where a token is padding, at any position: such a token is
+    never
+                        attended to, and its output is zero
     layout              windows and chunks (`Layout`)
 
-Logits are scaled by d ** -.5. A query sees the union of its window and its chunk's global nodes, each key once; a query that sees nothing gives
-zeros, with zero gradients. Gradients reach query, key, value and gate. NaN stays within its sequence. `refuses(query, layout)` says in words why
-the backend can't do this here (no compiler was there, no CUDA, another dtype), or None.
+Logits are scaled by d ** -.5. A query attends to the union of its window and the global nodes of its chunk,
+each key once; a query that attends to nothing gives zeros, with zero gradients. Query, key, value and gate
+receive gradients. NaN in one sequence does not affect the others. `refuses(query, layout)` returns the reason
+why the backend can't be used here (not compiled, no CUDA, another dtype), or None.
 """
 
 from __future__ import annotations
@@ -26,7 +33,7 @@ from balancer.models.attention.layout import Layout
 
 @dataclass(frozen=True)
 class Backend:
-    """One way to compute; see the module's docstring."""
+    """A way to compute sparse attention; see the docstring of this module."""
 
     name: str
     run: Callable[[Tensor, Tensor, Tensor, Tensor | None, Tensor, Tensor | None, Layout], Tensor]
@@ -40,4 +47,4 @@ BACKENDS: dict[str, Backend] = {
     "torch": Backend("torch", windows.run, windows.refuses),
     "triton": Backend("triton", triton_backend.run, triton_backend.refuses),
 }
-"""By name; `auto` chooses among those that don't refuse, never `reference`."""
+"""Backends by name. `auto` chooses among those that can be used, but never `reference`."""

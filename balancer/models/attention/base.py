@@ -1,6 +1,6 @@
-"""The interface of attention: a causal map from one `SequenceBatch` to another.
+"""Interface of attention: a causal map from one `SequenceBatch` to another.
 
-Any module that keeps it can take the place of the ones here: state-space models and moving averages too.
+State-space models and moving averages can implement it as well.
 """
 
 from __future__ import annotations
@@ -15,56 +15,74 @@ from balancer.models.batch import SequenceBatch
 
 
 class Attended(NamedTuple):
-    """What some queries looked at; S slots each, in no order."""
+    """Attention of T queries to S slots each, in no particular order."""
 
     position: Tensor
     """(T, S) int64: position of the key in its sequence, -1 for an empty slot."""
     mass: Tensor
-    """(T, S) float32: attention, mean over the heads, summing to 1 over the slots; 0 in empty ones."""
+    """(T, S) float32: attention, averaged over heads, summing to 1 over the slots; 0 in empty slots."""
     is_global: Tensor
-    """(T, S) bool: whether the key was seen as a global node."""
+    """(T, S) bool: whether the key was attended as a global node."""
 
 
 class Attention(nn.Module, ABC):
-    """Mixes positions, each with what came before it.
+    """Base class of attentions: each position becomes a function of itself and earlier positions.
 
-    The common tests in `tests/test_models_attention.py` hold for every registered one: no position depends on a later one, padding changes
-    nothing, a row of padding gives zeros, and `last_only` gives what the whole computation gives at the last real position.
+    The tests in `tests/models/attention/test_registered.py` apply to every registered attention: no position
+    depends on a later one, padding has no effect, a row of padding gives zeros, and `last_only` equals the
+    full computation at the last real position.
     """
 
     @abstractmethod
     def forward(self, batch: SequenceBatch, *, last_only: bool = False) -> SequenceBatch:
-        """Mix (B, n, d) to (B, n, d), or to (B, 1, d) for the last real position alone.
+        """Map (B, n, d) to (B, n, d), or to (B, 1, d) for the last real position of each row.
 
         Args:
             batch: finite values, left-aligned.
-            last_only: compute only what the target needs; the last block of a classifier asks for no more.
+            last_only: compute only the last real position; the last block of a classifier needs no more.
         """
 
     def attended(self, batch: SequenceBatch, row: Tensor, position: Tensor) -> Attended:
-        """Where the queries at (row (T,), position (T,)) of `batch` look, without computing the others.
+        """Compute the attention weights of single queries.
+
+        Args:
+            batch: input of the attention.
+            row: (T,) row of each query.
+            position: (T,) position of each query.
 
         Raises:
-            UnsupportedError: This attention has no weights to show.
+            UnsupportedError: This attention has no weights.
         """
-        raise UnsupportedError(f"{type(self).__name__} has no attention weights to show; use attention 'dense', 'window' or 'sparse'")
+        raise UnsupportedError(f"{type(self).__name__} has no attention weights; use attention 'dense', 'window' or 'sparse'")
 
     def init_state(self, batch_size: int) -> Any:
-        """The state of `batch_size` sequences before their first token, for `step`; its size does not grow with what is read.
+        """Initial state of `batch_size` empty sequences, for :meth:`step`; its size does not grow with the sequence.
 
         Raises:
-            UnsupportedError: This attention needs the whole past.
+            UnsupportedError: This attention needs the whole sequence.
         """
-        raise UnsupportedError(f"{type(self).__name__} has no state of constant size to stream with; use attention 'sparse' or 'window'")
+        raise self._no_streaming()
 
     def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """Read one token (B, d) of each sequence; what `forward` gives at its position, (B, d), and the state after it."""
-        raise UnsupportedError(f"{type(self).__name__} has no state of constant size to stream with; use attention 'sparse' or 'window'")
+        """Read one token (B, d) of each sequence.
 
-    def read(self, batch: SequenceBatch) -> Any:
-        """The state after the whole of one sequence, a batch of one (1, n, d), as n times `step` would leave it, up to rounding.
+        Returns:
+            The result (B, d), equal to that of :meth:`forward` at this position up to rounding, and the new state.
 
         Raises:
-            UnsupportedError: This attention needs the whole past.
+            UnsupportedError: This attention needs the whole sequence.
         """
-        raise UnsupportedError(f"{type(self).__name__} has no state of constant size to stream with; use attention 'sparse' or 'window'")
+        raise self._no_streaming()
+
+    def read(self, batch: SequenceBatch) -> Any:
+        """Compute the state after one whole sequence, a batch of one (1, n, d), in one pass.
+
+        The state equals that after n calls of :meth:`step`, up to rounding.
+
+        Raises:
+            UnsupportedError: This attention needs the whole sequence.
+        """
+        raise self._no_streaming()
+
+    def _no_streaming(self) -> UnsupportedError:
+        return UnsupportedError(f"{type(self).__name__} has no state of constant size for streaming; use attention 'sparse' or 'window'")

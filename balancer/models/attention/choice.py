@@ -1,8 +1,9 @@
-"""Which backend `auto` takes: the fastest for the length at hand, by a table measured on this machine at first use and kept.
+"""Choice of a backend for `auto`: the fastest for the length, from a table measured on this machine at first
+use.
 
-What is fastest depends on processor, threads and library, and crosses over somewhere between 64 and 1,000 tokens, so it is measured and not guessed. The
-table lies in the user's cache folder, so that one machine gives one choice, run after run; close results are decided by a fixed order, so that noise
-does not flip them.
+Which backend is fastest depends on processor, threads and library, and changes somewhere between 64 and 1,000
+tokens, so it is measured. The table is stored in the user's cache folder, so that all runs on one machine use
+the same backend. Close times are decided by a fixed order, so that noise does not change the choice.
 """
 
 from __future__ import annotations
@@ -31,59 +32,68 @@ from balancer.models.attention.masked import covers
 from balancer.models.attention.selection import select_globals
 
 LENGTHS = (64, 128, 256, 512, 1024, 2048)
-"""Tokens at which backends are measured; for longer sequences the last times are carried on."""
+"""Numbers of tokens at which backends are measured; times of longer sequences are extrapolated."""
 ORDER = ("native", "triton", "torch", "dense")
-"""Who is taken where times are close, and where nothing can be measured."""
+"""Preference among backends with close times, and where nothing can be measured."""
 CLOSE = 1.1
 """Times within this factor count as equal."""
 HOPELESS = 2.0
-"""A backend this much slower than the best is not measured at greater lengths, if it grows no slower than the best."""
+"""A backend slower than the best by this factor is not measured at greater lengths, unless the best is
+`dense`.
+"""
 VARIABLE = "BALANCER_ATTENTION_BACKEND"
+"""Environment variable with the name of the backend to use."""
 VERSION = 2
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What `auto` takes, and why."""
+    """Backend chosen by `auto`, and the reason."""
 
     name: str
     """Name of the backend."""
     reason: str
-    """In words."""
+    """Reason as text."""
     milliseconds: dict[str, dict[str, float]]
-    """Measured, by length and backend; empty where nothing was measured."""
+    """Measured times, by length and backend; empty if nothing was measured."""
 
 
 def explain_choice(query: Tensor, layout: Layout, *, num_global: int = 8) -> Choice:
-    """What `auto` takes for a query (B, n, H, d), and why.
+    """Choose the backend of `auto` for a query (B, n, H, d), with the reason.
+
+    Args:
+        query: query of the attention.
+        layout: windows and chunks.
+        num_global: number of global nodes.
 
     Raises:
-        InputError: The environment names a backend that is unknown or can't work here.
+        InputError: The environment variable names an unknown backend.
+        UnsupportedError: The environment variable names a backend that can't be used here.
     """
-    settled = _settled(query, layout)
-    if settled is not None:
-        return Choice(*settled, {})
+    fixed = _choose_without_measuring(query, layout)
+    if fixed is not None:
+        return Choice(*fixed, {})
     table = _table(query, layout, num_global)
-    at, times = _times(table, query.shape[1])
-    told = ", ".join(f"{other} {own:.2f} ms" for other, own in sorted(times.items(), key=lambda pair: pair[1]))
-    further = f", carried on to {query.shape[1]}" if query.shape[1] > LENGTHS[-1] else ""
-    return Choice(_first(times), f"measured here at {at} tokens{further}: {told}", table)
+    measured_at, times = _times(table, query.shape[1])
+    listed = ", ".join(f"{name} {ms:.2f} ms" for name, ms in sorted(times.items(), key=lambda pair: pair[1]))
+    extrapolated = f", extrapolated to {query.shape[1]}" if query.shape[1] > LENGTHS[-1] else ""
+    return Choice(_fastest(times), f"measured here at {measured_at} tokens{extrapolated}: {listed}", table)
 
 
 def choose(query: Tensor, layout: Layout, num_global: int) -> str:
-    """The name of the backend that `auto` takes; `explain_choice` without the words, for it is asked at every call."""
-    settled = _settled(query, layout)
-    return settled[0] if settled is not None else _first(_times(_table(query, layout, num_global), query.shape[1])[1])
+    """Choose the backend of `auto`, without the reason, because it is called for every attention."""
+    fixed = _choose_without_measuring(query, layout)
+    return fixed[0] if fixed is not None else _fastest(_times(_table(query, layout, num_global), query.shape[1])[1])
 
 
 def cache_folder() -> Path:
-    """Where tables are kept: `$XDG_CACHE_HOME/balancer`, or `~/.cache/balancer`."""
+    """Folder of the tables: `$XDG_CACHE_HOME/balancer`, or `~/.cache/balancer`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "balancer"
 
 
 def _forced(name: str, query: Tensor, layout: Layout) -> str:
     if name not in BACKENDS:
-        raise InputError(f"{VARIABLE} names the unknown backend '{name}'; known are {', '.join(BACKENDS)}")
+        raise InputError(f"{VARIABLE} names the unknown backend '{name}'; known backends are {', '.join(BACKENDS)}")
     reason = BACKENDS[name].refuses(query, layout)
     if reason is not None:
         raise UnsupportedError(f"{VARIABLE} names the backend '{name}', which can't be used: {reason}; unset it")
@@ -95,47 +105,52 @@ _TABLES: dict[tuple[Any, ...], Table] = {}
 _LOCK = threading.Lock()
 
 
-def _settled(query: Tensor, layout: Layout) -> tuple[str, str] | None:
-    """A choice that needs no measurement, and its reason."""
+def _choose_without_measuring(query: Tensor, layout: Layout) -> tuple[str, str] | None:
+    """Return a backend and the reason if no measurement is needed, else None."""
     forced = os.environ.get(VARIABLE)
     if forced:
         return _forced(forced, query, layout), f"{VARIABLE} names it"
     length = query.shape[1]
     if covers(layout, length):
-        return "dense", f"{length} tokens fit in a window of {layout.window}: dense attention is the same thing"
+        return "dense", f"{length} tokens fit in a window of {layout.window}: dense attention is equivalent"
     if torch.compiler.is_compiling():
-        # What has been measured nowhere is not taken unmeasured.
-        name = next(name for name in _able(query, layout) if name != "triton")
-        return name, "nothing is measured while torch traces; this is the usual order"
+        # Without a measurement `triton` is not used.
+        name = next(name for name in _usable(query, layout) if name != "triton")
+        return name, "nothing is measured while torch compiles; this is the first in the usual order"
     return None
 
 
-def _able(query: Tensor, layout: Layout) -> list[str]:
-    """Who can be taken, in order."""
-    able = [name for name in ORDER if BACKENDS[name].refuses(query, layout) is None]
-    return [name for name in able if not (name == "triton" and query.device.type == "cpu")]  # there it is an interpreter
+def _usable(query: Tensor, layout: Layout) -> list[str]:
+    """Return the backends that can be used here, in order of preference."""
+    usable = [name for name in ORDER if BACKENDS[name].refuses(query, layout) is None]
+    return [name for name in usable if not (name == "triton" and query.device.type == "cpu")]  # on a CPU it is interpreted
 
 
 def _times(table: Table, length: int) -> tuple[int, dict[str, float]]:
-    """The measured length that is nearest in proportion, and the times there; beyond the last one, dense attention grows by the square."""
-    at = min(LENGTHS, key=lambda known: abs(math.log(known / length)))
-    further = max(1.0, length / LENGTHS[-1])
-    return at, {name: own * (further**2 if name == "dense" else further) for name, own in table[str(at)].items()}
+    """Return the measured length with the nearest logarithm, and the times at that length.
+
+    Beyond the longest length the times are extrapolated: quadratically for dense attention, linearly for the
+    others.
+    """
+    nearest = min(LENGTHS, key=lambda measured: abs(math.log(measured / length)))
+    factor = max(1.0, length / LENGTHS[-1])
+    return nearest, {name: ms * (factor**2 if name == "dense" else factor) for name, ms in table[str(nearest)].items()}
 
 
-def _first(times: dict[str, float]) -> str:
+def _fastest(times: dict[str, float]) -> str:
+    """Return the first backend in `ORDER` whose time is close to the best."""
     best = min(times.values())
     return next(name for name in ORDER if times.get(name, math.inf) <= CLOSE * best)
 
 
 def _table(query: Tensor, layout: Layout, num_global: int) -> Table:
-    """Milliseconds by length and backend, from memory, from the cache file, or measured now."""
-    able = _able(query, layout)
+    """Return milliseconds by length and backend, from memory, from the cache file, or measured now."""
+    usable = _usable(query, layout)
     channels = next((size for size in (16, 32, 64, 128) if query.shape[-1] <= size), query.shape[-1])
     gradients = torch.is_grad_enabled() and query.requires_grad
-    quick = (query.device, query.dtype, channels, gradients, layout, num_global, torch.get_num_threads(), *able)
-    with _LOCK:  # threads that measured at the same time would slow one another, and could settle on different ones
-        if quick not in _TABLES:
+    memory_key = (query.device, query.dtype, channels, gradients, layout, num_global, torch.get_num_threads(), *usable)
+    with _LOCK:  # threads that measure at the same time would slow each other and could choose different backends
+        if memory_key not in _TABLES:
             key: dict[str, Any] = {
                 "version": VERSION,
                 "balancer": __version__,
@@ -145,58 +160,59 @@ def _table(query: Tensor, layout: Layout, num_global: int) -> Table:
                 "device": torch.cuda.get_device_name(query.device) if query.device.type == "cuda" else query.device.type,
                 "dtype": str(query.dtype),
                 "channels": channels,
-                "backends": able,
+                "backends": usable,
                 "layout": [layout.window, layout.chunk, layout.causal, layout.mode, num_global],
                 "gradients": gradients,
             }
             digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
             path = cache_folder() / f"attention-{digest}.json"
-            _TABLES[quick] = _read(path, key) or _measured(path, key, query, layout, num_global, able)
-        return _TABLES[quick]
+            _TABLES[memory_key] = _read(path, key) or _measure(path, key, query, layout, num_global, usable)
+        return _TABLES[memory_key]
 
 
 def _read(path: Path, key: dict[str, Any]) -> Table | None:
-    """What the file holds for `key`; None where it is absent, damaged or another's: then it is measured anew."""
+    """Read the table for `key` from a file; None if the file is missing, damaged or for another key."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         table: Table = content["milliseconds"]
-        fine = content["key"] == key and all(table[str(length)] and min(table[str(length)].values()) > 0 for length in LENGTHS)
+        valid = content["key"] == key and all(table[str(length)] and min(table[str(length)].values()) > 0 for length in LENGTHS)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return table if fine else None
+    return table if valid else None
 
 
-def _measured(path: Path, key: dict[str, Any], query: Tensor, layout: Layout, num_global: int, able: list[str]) -> Table:
+def _measure(path: Path, key: dict[str, Any], query: Tensor, layout: Layout, num_global: int, usable: list[str]) -> Table:
+    """Measure the usable backends at every length and store the table."""
     table: Table = {}
-    left = list(able)
+    remaining = list(usable)
     for length in LENGTHS:
-        times = {name: _milliseconds(name, length, key, query, layout, num_global) for name in left}
+        times = {name: _milliseconds(name, length, key, query, layout, num_global) for name in remaining}
         table[str(length)] = times
-        # From dense downwards costs grow linearly, so who is far behind stays behind; sparse ones may yet overtake dense.
+        # The cost of sparse backends grows linearly, so a much slower one remains slower than a sparse one. It may
+        # still become faster than dense attention, whose cost grows quadratically.
         best = min(times.values())
-        left = [
-            name for name in left if times[name] <= HOPELESS * best or (name != "dense" and min(times, key=times.__getitem__) == "dense")
-        ]
+        dense_is_best = min(times, key=times.__getitem__) == "dense"
+        remaining = [name for name in remaining if times[name] <= HOPELESS * best or (name != "dense" and dense_is_best)]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, {"key": key, "milliseconds": table})
     except (OSError, UnwritableFileError) as error:
         warnings.warn(
-            f"{path} can't be written ({error}): each process measures the attention backends again; let XDG_CACHE_HOME name another folder",
+            f"{path} can't be written ({error}): each process measures the attention backends again; set XDG_CACHE_HOME to another folder",
             stacklevel=2,
         )
     return table
 
 
 def _milliseconds(name: str, length: int, key: dict[str, Any], like: Tensor, layout: Layout, num_global: int) -> float:
-    """Fastest of three runs on two heads."""
+    """Measure a backend: the fastest of three runs on two heads."""
     with torch.random.fork_rng(devices=[]), torch.set_grad_enabled(key["gradients"]):
         sizes = (1, length, 2, key["channels"])
         query, keys, value = (torch.randn(sizes, dtype=like.dtype, device=like.device, requires_grad=key["gradients"]) for _ in range(3))
         score = torch.randn(1, length, device=like.device)
         gate = torch.zeros(1, length, device=like.device, requires_grad=key["gradients"])
         times = []
-        for _ in range(4):  # the first pays for set-up
+        for _ in range(4):  # the first run includes the set-up
             started = time.perf_counter()
             index = select_globals(score, num_global, causal=layout.causal, chunk=layout.chunk)
             out = BACKENDS[name].run(query, keys, value, gate, index, None, layout)
@@ -209,7 +225,7 @@ def _milliseconds(name: str, length: int, key: dict[str, Any], like: Tensor, lay
 
 
 def processor() -> str:
-    """The processor's model, where Linux tells it."""
+    """Name of the processor model, read from /proc/cpuinfo if possible."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,7 +1,8 @@
-"""`sparse_attention`: local windows and a few global nodes, cost linear in length.
+"""`sparse_attention`: local windows and a few global nodes, at a cost linear in the length.
 
-Each query sees its window and the k tokens of highest score outside it (Longformer's pattern, Beltagy et al. 2020, with global nodes that are
-chosen by the data, not by place). Causal, the choice runs along: no output depends on a later token, its score included.
+Each query attends to its window and to the k tokens with the highest scores outside it. This is the pattern
+of Longformer (Beltagy et al. 2020), but global nodes are selected by a score instead of by position. In the
+causal case they are selected again for each chunk, so no output depends on a later token or its score.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def sparse_attention(
     global_queries: bool = False,
     backend: str = "auto",
 ) -> Tensor:
-    """Attend to a local window and to the `num_global` tokens of highest score; (B, n, H, d) as `query`.
+    """Attend to a local window and to the `num_global` tokens with the highest scores.
 
     Example:
         >>> import torch
@@ -44,22 +45,30 @@ def sparse_attention(
         torch.Size([2, 300, 4, 16])
 
     Args:
-        query: (B, n, H, d), as a linear gives them; key and value alike. Logits are scaled by d ** -.5.
+        query: (B, n, H, d), as linear projections return it. Logits are scaled by d ** -.5.
         key: (B, n, H, d).
         value: (B, n, H, d).
-        score: (B, n) of each token; may be left out where `num_global` is 0. The choice is not differentiable.
-        window: keys in a window, the query's own included.
-        num_global: global nodes, shared by the heads; causal, chosen anew for each chunk among the tokens before it.
-        causal: whether a query sees nothing after itself.
-        key_padding_mask: (B, n) bool, True where a token is padding (torch's convention): not seen, and zeros as a query.
+        score: (B, n) score of each token; not needed if `num_global` is 0. The selection is not
+            differentiable.
+        window: number of keys in a window, including the query's position.
+        num_global: number of global nodes, shared by all heads. In the causal case each chunk selects them
+            among the tokens before it.
+        causal: whether a query attends only to itself and earlier tokens.
+        key_padding_mask: (B, n) bool, True where a token is padding (torch's convention): it is not attended
+            to, and its output is zero.
         mode: `sliding` windows, or fixed `block`s, which are cheaper and see less.
-        chunk: queries that share a choice of global nodes, at most `window` (default: `window`).
-        gate: (B, n), added to the logit of a key where it is a global node; by it the score can be trained.
-        global_queries: let global nodes attend to every token; not causal only.
-        backend: auto, or one of `BACKENDS`. `explain_choice` tells why auto takes the one it takes.
+        chunk: number of queries that share global nodes, at most `window` (default: `window`).
+        gate: (B, n), added to the logit of a key where it is a global node; through it the score can be
+            trained.
+        global_queries: whether global nodes attend to every token; only if not causal.
+        backend: auto, or a key of `BACKENDS`. `explain_choice` returns the reason for the choice of auto.
+
+    Returns:
+        (B, n, H, d).
 
     Raises:
-        InputError: Shapes, dtypes or knobs do not fit, or the backend can't work here; the message names the argument.
+        InputError: Shapes, dtypes or options are invalid; the message names the argument.
+        UnsupportedError: The backend can't be used here.
     """
     layout = Layout(window, window if chunk is None else chunk, causal, mode)
     _check(query, key, value, score, gate, key_padding_mask, num_global, global_queries, layout)
@@ -76,11 +85,16 @@ def sparse_attention(
 
 
 def resolve(backend: str, query: Tensor, layout: Layout, num_global: int) -> str:
-    """The name of the backend to use; InputError where the one asked for can't work here."""
+    """Return the name of the backend to use.
+
+    Raises:
+        InputError: The backend is unknown.
+        UnsupportedError: The backend can't be used here.
+    """
     if backend == "auto":
         return choose(query, layout, num_global)
     if backend not in BACKENDS:
-        raise InputError(f"unknown backend '{backend}'; known are auto, {', '.join(BACKENDS)}")
+        raise InputError(f"unknown backend '{backend}'; known backends are auto, {', '.join(BACKENDS)}")
     reason = BACKENDS[backend].refuses(query, layout)
     if reason is not None:
         raise UnsupportedError(f"backend '{backend}' can't be used: {reason}; use backend='auto'")
@@ -100,18 +114,18 @@ def _check(
 ) -> None:
     if query.ndim != 4 or key.shape != query.shape or value.shape != query.shape:
         raise InputError(
-            f"query, key and value must have one shape (B, n, H, d), given {tuple(query.shape)}, {tuple(key.shape)}, {tuple(value.shape)}"
+            f"query, key and value must have the same shape (B, n, H, d), given {tuple(query.shape)}, {tuple(key.shape)}, {tuple(value.shape)}"
         )
     if query.dtype not in DTYPES or key.dtype != query.dtype or value.dtype != query.dtype:
         raise InputError(
-            f"query, key and value must have one floating dtype of 16, 32 or 64 bits, given {query.dtype}, {key.dtype}, {value.dtype}"
+            f"query, key and value must have the same floating dtype of 16, 32 or 64 bits, given {query.dtype}, {key.dtype}, {value.dtype}"
         )
     if not query.shape[2] or not query.shape[3]:
         raise InputError(f"query must have heads and channels, given (B, n, H, d) = {tuple(query.shape)}")
     if not isinstance(num_global, int) or num_global < 0:
-        raise InputError(f"num_global must be a whole number from 0 up, given {num_global!r}")
+        raise InputError(f"num_global must be a whole number of at least 0, given {num_global!r}")
     if num_global and score is None:
-        raise InputError("score is needed to choose global nodes; give one, or num_global=0")
+        raise InputError("score is needed to select global nodes; give one, or num_global=0")
     for name, given in (("key", key), ("value", value), ("score", score), ("gate", gate), ("key_padding_mask", padding)):
         if given is not None and given.device != query.device:
             raise InputError(f"{name} is on {given.device}, query on {query.device}; move one of them")
@@ -121,22 +135,24 @@ def _check(
     if score is not None and score.dtype.is_complex:
         raise InputError(f"score must be real, given {score.dtype}")
     if gate is not None and not gate.dtype.is_floating_point:
-        raise InputError(f"gate must be floating, it is added to logits, given {gate.dtype}")
+        raise InputError(f"gate must be floating, because it is added to logits, given {gate.dtype}")
     if padding is not None and padding.dtype != torch.bool:
         raise InputError(f"key_padding_mask must be bool, True where a token is padding, given {padding.dtype}")
     if global_queries and layout.causal:
-        raise InputError("global_queries would let a causal output depend on later tokens; use causal=False")
+        raise InputError("global_queries would make causal outputs depend on later tokens; use causal=False")
 
 
 def _with_global_queries(out: Tensor, query: Tensor, key: Tensor, value: Tensor, index: Tensor, padding: Tensor | None) -> Tensor:
-    """`out` with the rows of the global nodes (B, k) replaced by their attention to every token that is not padding."""
+    """Replace the outputs of the global nodes (B, k) by their attention to all tokens except padding."""
     if not index.shape[1]:
         return out
     at = index.clamp(min=0)[..., None, None].expand(-1, -1, *query.shape[2:])
-    # A sequence of padding has no global node; what is computed in its place is thrown away, and must have a gradient that is no NaN.
-    seen = None if padding is None else (~padding | padding.all(1, keepdim=True))[:, None, None]
+    # A sequence of only padding has no global node. The values computed for it are discarded, but their
+    # gradient must not be NaN.
+    mask = None if padding is None else (~padding | padding.all(1, keepdim=True))[:, None, None]
     q, k, v = (x.transpose(1, 2) for x in (query.gather(1, at), key, value))
-    whole = F.scaled_dot_product_attention(q, k, v, attn_mask=seen).transpose(1, 2)
-    # An empty slot stands at position 0 and must leave that row alone: it is sent to a row past the end, which is cut off.
+    whole = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
+    # Empty slots have index 0 but must not change that row: they are written to an extra row, which is cut
+    # off.
     place = index.where(index >= 0, query.shape[1])[..., None, None].expand_as(at)
     return torch.cat([out, torch.zeros_like(out[:, :1])], 1).scatter(1, place, whole)[:, :-1]

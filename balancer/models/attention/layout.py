@@ -1,7 +1,7 @@
-"""Which keys a query sees beside the global nodes: always one interval, in every mode.
+"""Keys that a query attends to locally: one interval in every mode.
 
-That a window is an interval is what all backends rest on: a key belongs to a query's window when `first <= key <= last`, so a global node
-inside it is told by two comparisons and never counted twice.
+All backends rely on this: a key belongs to a query's window if `first <= key <= last`. Two comparisons
+therefore find a global node inside the window, so that it is not counted twice.
 """
 
 from __future__ import annotations
@@ -19,21 +19,24 @@ Mode = Literal["sliding", "block"]
 
 @dataclass(frozen=True)
 class Layout:
-    """The local windows and the chunks of a sparse attention.
+    """Local windows and chunks of a sparse attention.
 
-    Queries t of chunk `t // chunk` share one set of global nodes. Causal, these are chosen among tokens before the chunk's first query;
-    with `chunk <= window` there is no blind spot: what has left a query's window is a candidate. (In `block` mode let `chunk` divide `window`, else the few
-    tokens between a chunk's start and a block's are out of sight until the next chunk.)
+    Queries t with the same chunk `t // chunk` share one set of global nodes. In the causal case these are
+    selected among the tokens before the chunk's first query. With `chunk <= window` every token that has left
+    a query's window can be selected. In `block` mode `chunk` should divide `window`; otherwise the tokens
+    between the start of a chunk and the start of a block can't be attended to until the next chunk.
     """
 
     window: int = 64
-    """Keys in a full window, the query's own included."""
+    """Number of keys in a full window, including the query's position."""
     chunk: int = 64
-    """Queries that share a set of global nodes (causal only), at most `window`."""
+    """Number of queries that share global nodes (causal only), at most `window`."""
     causal: bool = True
-    """Whether a query sees nothing after itself."""
+    """Whether a query attends only to itself and earlier tokens."""
     mode: Mode = "sliding"
-    """`sliding`: the last `window` tokens, or as many around the query; `block`: the query's own block of `window` tokens."""
+    """`sliding`: the last `window` tokens, or as many around the query; `block`: the query's block of
+    `window` tokens.
+    """
 
     def __post_init__(self) -> None:
         for name, given in (("window", self.window), ("chunk", self.chunk)):
@@ -43,20 +46,24 @@ class Layout:
             raise InputError(f"window must be at least 1, given {self.window}")
         if not 1 <= self.chunk <= self.window:
             raise InputError(
-                f"chunk must be from 1 to window ({self.window}), given {self.chunk}: between them a token could be seen by none"
+                f"chunk must be from 1 to window ({self.window}), given {self.chunk}: with a larger chunk some tokens are never attended to"
             )
         if self.mode not in ("sliding", "block"):
             raise InputError(f"mode must be sliding or block, given {self.mode!r}")
 
     def num_chunks(self, length: int) -> int:
-        """Sets of global nodes for `length` tokens: one per chunk, or one for all where nothing is causal."""
+        """Number of sets of global nodes for `length` tokens: one per chunk, or a single one if not causal."""
         return -(-length // self.chunk) if self.causal else 1
 
     def bounds(self, length: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
-        """First and last key (n,) int64 of each query's window, both included.
+        """First and last key (n,) int64 of each query's window, both inclusive.
 
-        Causal `sliding`: t - window + 1 to t. Causal `block`: the block's start to t. Else `block`: the whole block, and `sliding`:
-        t - window // 2 to t + (window - 1) // 2, which is `window` keys.
+        For query t:
+
+        - causal `sliding`: t - window + 1 to t;
+        - causal `block`: start of the block to t;
+        - `sliding`: t - window // 2 to t + (window - 1) // 2, which is `window` keys;
+        - `block`: the whole block.
         """
         at = torch.arange(length, device=device)
         block = at // self.window * self.window

@@ -1,7 +1,7 @@
-"""The backend `dense`: one call of torch's fused kernel over all keys, with a mask only where it says something.
+"""The backend `dense`: one call of torch's fused kernel over all keys, with a mask only where it is needed.
 
-Below a few hundred tokens nothing is faster. Where no query of a sequence has a token beyond its window, sparse attention is dense attention, and this
-is the fast causal kernel without any mask.
+It is the fastest below a few hundred tokens. If no query has a token outside its window, sparse attention
+equals dense attention, and the fast causal kernel is used without a mask.
 """
 
 from __future__ import annotations
@@ -14,19 +14,21 @@ from balancer.models.attention.layout import Layout
 from balancer.models.attention.reference import key_bias
 
 
-def refuses(query: Tensor, layout: Layout) -> str | None:  # noqa: ARG001 (a backend's interface)
-    """Why this backend can't work here, or None: it always can."""
+def refuses(query: Tensor, layout: Layout) -> str | None:  # noqa: ARG001 (interface of backends)
+    """Return None: this backend can always be used."""
     return None
 
 
 def covers(layout: Layout, length: int) -> bool:
-    """Whether every query's window holds all that it may see, so that there is no place for a global node."""
+    """Whether every query's window contains all tokens that it may attend to, so that there are no global
+    nodes.
+    """
     reach = layout.window if layout.causal or layout.mode == "block" else (layout.window - 1) // 2 + 1
     return length <= reach
 
 
 def run(query: Tensor, key: Tensor, value: Tensor, gate: Tensor | None, index: Tensor, padding: Tensor | None, layout: Layout) -> Tensor:
-    """Arguments and result as `balancer.models.attention.backends` has them."""
+    """Compute sparse attention; see `balancer.models.attention.backends` for the arguments and the result."""
     length = query.shape[1]
     q, k, v = (x.transpose(1, 2) for x in (query, key, value))
     whole = covers(layout, length)
@@ -35,16 +37,17 @@ def run(query: Tensor, key: Tensor, value: Tensor, gate: Tensor | None, index: T
     else:
         bias = key_bias(None if whole else gate, index, padding, layout, length).to(query.dtype)
         if padding is not None:
-            # A padded query may see nothing; it gets a softmax over everything, which is thrown away.
+            # A padded query may have no key. It attends to everything instead, and its result is discarded.
             bias = bias.masked_fill(padding[..., None], 0)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[:, None]).transpose(1, 2)
     return out if padding is None else out.masked_fill(padding[..., None, None], 0)
 
 
 def _on_the_right(padding: Tensor) -> bool:
-    """Whether padding (B, n) stands after all that is real, where no real query of a causal attention sees it.
+    """Whether padding (B, n) follows all real tokens, where no real query of a causal attention can see it.
 
-    Only a CPU is asked: elsewhere the answer would have to be waited for, and while torch traces there is none.
+    This is checked on a CPU only: on other devices the check would wait for the device, and it can't be
+    traced.
     """
     if padding.device.type != "cpu" or torch.compiler.is_compiling():
         return False

@@ -67,8 +67,7 @@ def absence() -> str | None:
 
 
 def instruction_set() -> int | None:
-    """Return the index in `INSTRUCTION_SETS` of the best set of this processor, or None without the library.
-    """
+    """Return the index in `INSTRUCTION_SETS` of the processor's best set, or None without the library."""
     return None if _LIBRARY is None else int(_LIBRARY.balancer_attention_isa())
 
 

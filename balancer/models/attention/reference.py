@@ -1,4 +1,7 @@
-"""What every other backend must equal: sparse attention by a dense (n, n) mask, in float64. Slow, short, and never chosen by itself."""
+"""The backend `reference`: sparse attention by a dense (n, n) mask in float64.
+
+Every other backend must give the same results. It is slow and simple, and `auto` never chooses it.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,8 @@ from balancer.models.attention.layout import Layout
 
 
 def key_bias(gate: Tensor | None, index: Tensor, padding: Tensor | None, layout: Layout, length: int) -> Tensor:
-    """What is added to the logit of key s for query t, (B, n, n): 0 in the window, the gate for a global node outside it, else -inf.
+    """Compute the bias of the logits, (B, n, n): 0 in the window, the gate for a global node outside it, else
+    -inf.
 
     Args:
         gate: (B, n) float, or None for 0.
@@ -24,21 +28,22 @@ def key_bias(gate: Tensor | None, index: Tensor, padding: Tensor | None, layout:
     local = (key >= first) & (key <= last)
     chosen = torch.zeros(*index.shape[:2], length + 1, dtype=torch.bool, device=device)
     chosen = chosen.scatter(-1, index.where(index >= 0, length), True)[..., :length]
-    own = torch.arange(length, device=device) // layout.chunk if layout.causal else torch.zeros(length, dtype=torch.int64, device=device)
-    is_global = chosen[:, own] & ~local
-    worth = torch.zeros(len(index), length, device=device) if gate is None else gate
-    bias = worth[:, None].masked_fill(~is_global, -torch.inf).masked_fill(local, 0)
+    chunk = torch.arange(length, device=device) // layout.chunk if layout.causal else torch.zeros(length, dtype=torch.int64, device=device)
+    is_global = chosen[:, chunk] & ~local
+    node_bias = torch.zeros(len(index), length, device=device) if gate is None else gate
+    bias = node_bias[:, None].masked_fill(~is_global, -torch.inf).masked_fill(local, 0)
     return bias if padding is None else bias.masked_fill(padding[:, None], -torch.inf)
 
 
 def run(query: Tensor, key: Tensor, value: Tensor, gate: Tensor | None, index: Tensor, padding: Tensor | None, layout: Layout) -> Tensor:
-    """The backend `reference`; arguments as `balancer.models.attention.backends` has them."""
+    """Compute sparse attention; see `balancer.models.attention.backends` for the arguments and the result."""
     bias = key_bias(None if gate is None else gate.double(), index, padding, layout, query.shape[1])[:, None]
     logits = torch.einsum("bihd,bjhd->bhij", query.double(), key.double()) * query.shape[-1] ** -0.5 + bias
-    # A query that sees nothing (only padding about it) gives zeros; the softmax over nothing must not be taken, its gradient is NaN.
-    nothing = (bias == -torch.inf).all(-1, keepdim=True)
+    # A query without any key (only padding near it) gives zeros. The softmax over an empty set must be
+    # avoided, because its gradient is NaN.
+    no_key = (bias == -torch.inf).all(-1, keepdim=True)
     if padding is not None:
-        nothing = nothing | padding[:, None, :, None]
-    weight = logits.masked_fill(nothing, 0).softmax(-1).masked_fill(nothing, 0)
+        no_key = no_key | padding[:, None, :, None]
+    weight = logits.masked_fill(no_key, 0).softmax(-1).masked_fill(no_key, 0)
     mixed = torch.einsum("bhij,bjhd->bihd", weight, value.double())
     return mixed.to(query.dtype)

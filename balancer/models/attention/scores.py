@@ -1,7 +1,8 @@
-"""What makes a token worth keeping in sight: a score per token, of the token alone.
+"""Scores by which tokens are selected as global nodes, computed for each token independently.
 
-Because no score looks at another token, causal attention stays causal and a stream can be scored as it comes. The default is an information
-entropy in the literal sense: of the token's distribution over learned landmarks. The others are there to be compared with it.
+Because no score depends on another token, causal attention remains causal, and a stream can be scored token
+by token. The default score is the entropy of the token's distribution over learned landmarks. The other
+scores are baselines for comparison.
 """
 
 from __future__ import annotations
@@ -16,21 +17,28 @@ from torch import Tensor, nn
 from balancer.errors import InputError
 
 LANDMARKS = 16
+"""Default number of landmarks."""
 
 
 class TokenScore(nn.Module):
-    """Maps tokens (B, n, d), and their raw fields (B, n, C) where they are given, to scores (B, n); the higher, the rather a global node."""
+    """Base class of scores: map tokens (B, n, d), and optionally their raw fields (B, n, C), to scores (B,
+    n).
+
+    The tokens with the highest scores become global nodes.
+    """
 
     def forward(self, x: Tensor, fields: Tensor | None = None) -> Tensor:
-        """Scores (B, n)."""
-        raise NotImplementedError  # the protocol: each score below, or one of your own, says how
+        """Compute the scores (B, n)."""
+        raise NotImplementedError  # implemented by subclasses
 
 
 class LandmarkEntropy(TokenScore):
-    """`H = -sum p log p` with `p = softmax(W x)` over m learned landmarks: high for what is like many things at once, and what training makes so.
+    """`H = -sum p log p` with `p = softmax(W x)` over m learned landmarks.
+
+    The score is high for tokens similar to many landmarks; training determines the landmarks.
 
     Args:
-        d_model: channels of a token.
+        d_model: number of channels of a token.
         landmarks: m.
     """
 
@@ -39,16 +47,16 @@ class LandmarkEntropy(TokenScore):
         self.landmarks = nn.Linear(d_model, landmarks)
 
     def forward(self, x: Tensor, fields: Tensor | None = None) -> Tensor:
-        """Entropy in nats, 0 to log m."""
+        """Compute the entropy in nats, from 0 to log m."""
         log_p = F.log_softmax(self.landmarks(x).float(), -1)
         return -(log_p.exp() * log_p).sum(-1)
 
 
 class LearnedScore(TokenScore):
-    """A linear map of the token; takes part in training through the gate and the distillation like the landmarks.
+    """A linear map of the token, trained through the gate and by distillation, like the landmarks.
 
     Args:
-        d_model: channels of a token.
+        d_model: number of channels of a token.
     """
 
     def __init__(self, d_model: int) -> None:
@@ -56,28 +64,29 @@ class LearnedScore(TokenScore):
         self.project = nn.Linear(d_model, 1)
 
     def forward(self, x: Tensor, fields: Tensor | None = None) -> Tensor:
-        """The map's value."""
+        """Compute the linear map."""
         score: Tensor = self.project(x).float()
         return score[..., 0]
 
 
 class ChannelEntropy(TokenScore):
-    """Entropy of the softmax over a token's channels; nothing is learned."""
+    """Entropy of the softmax over a token's channels, without parameters."""
 
     def forward(self, x: Tensor, fields: Tensor | None = None) -> Tensor:
-        """Entropy in nats, 0 to log d."""
+        """Compute the entropy in nats, from 0 to log d."""
         log_p = F.log_softmax(x.float(), -1)
         return -(log_p.exp() * log_p).sum(-1)
 
 
 class Surprisal(TokenScore):
-    """Negative log-density under a normal distribution per field, whose means and variances are running averages over training, as in batch norm.
+    """Negative log-density under independent normal distributions of the fields.
 
-    A batch is scored before it enters the averages, so no token is judged by a later one of its own batch. Scores the raw fields where they are given, else
-    the token's channels.
+    Means and variances are running averages over the training batches, as in batch normalization. A batch is
+    scored before it updates the averages, so no token's score depends on a later token of the same batch. The
+    raw fields are scored if given, else the token's channels.
 
     Args:
-        width: fields, or channels.
+        width: number of fields or channels.
         momentum: weight of a new batch.
     """
 
@@ -91,15 +100,16 @@ class Surprisal(TokenScore):
         self.register_buffer("variance", torch.ones(width))
 
     def forward(self, x: Tensor, fields: Tensor | None = None, padding: Tensor | None = None) -> Tensor:
-        """Surprisal in nats, up to a constant; tokens of `padding` (B, n) stay out of the averages.
+        """Compute the surprisal in nats, up to a constant; tokens of `padding` (B, n) do not update the
+        averages.
 
         Raises:
-            InputError: What is scored has not `width` channels.
+            InputError: The number of fields or channels is not `width`.
         """
         given = (x if fields is None else fields).detach().float()
         if given.shape[-1] != len(self.mean):
             raise InputError(
-                f"score 'surprisal' was made for {len(self.mean)} channels, given {given.shape[-1]}; give score=Surprisal({given.shape[-1]})"
+                f"score 'surprisal' was built for {len(self.mean)} channels, given {given.shape[-1]}; give score=Surprisal({given.shape[-1]})"
             )
         score = 0.5 * ((given - self.mean) ** 2 / self.variance + self.variance.log()).sum(-1)
         if self.training:
@@ -108,7 +118,7 @@ class Surprisal(TokenScore):
 
     @torch.no_grad()
     def _observe(self, tokens: Tensor) -> None:
-        """Move the averages towards `tokens` (N, width); none move nothing."""
+        """Update the averages with `tokens` (N, width); without tokens they do not change."""
         if len(tokens):
             tokens = tokens.to(self.mean.dtype)
             self.mean.lerp_(tokens.mean(0), self.momentum)
@@ -116,13 +126,13 @@ class Surprisal(TokenScore):
 
 
 class RandomScore(TokenScore):
-    """The control: a number that looks random, is a function of the token alone, and can't be trained.
+    """Baseline: a pseudo-random number that is a fixed function of the token.
 
-    The sine of a fixed random projection, many periods wide: it varies wildly over tokens, but not with the last bits of one, which are
-    others in a batch of another shape.
+    It is the sine of a fixed random projection, over many periods. It varies strongly between tokens, but not
+    with rounding errors of one token, which differ between batches of different shapes.
 
     Args:
-        d_model: channels of a token.
+        d_model: number of channels of a token.
     """
 
     weight: Tensor
@@ -133,7 +143,7 @@ class RandomScore(TokenScore):
         self.register_buffer("weight", 32 * drawn / math.sqrt(d_model))
 
     def forward(self, x: Tensor, fields: Tensor | None = None) -> Tensor:
-        """-1 to 1."""
+        """Compute the score, from -1 to 1."""
         return (x.detach().float() @ self.weight.float()).sin()
 
 
@@ -144,13 +154,14 @@ SCORES: dict[str, Callable[[int], TokenScore]] = {
     "learned": LearnedScore,
     "random": RandomScore,
 }
-"""By name: a score over d_model channels."""
+"""Scores over d_model channels by name."""
 
 
 class Gate(nn.Module):
-    """What is added to the logit of a global node of score s: `logsigmoid(a s + b)`, never above 0; by it the choice is trained.
+    """Bias added to the logit of a global node with score s: `logsigmoid(a s + b)`, at most 0.
 
-    It starts almost open for every score, so that a model trained densely changes little when it turns sparse.
+    Through the gate the loss trains the score. Initially the gate is close to 0 for every score, so that a
+    model trained with dense attention changes little when it becomes sparse.
     """
 
     def __init__(self) -> None:
@@ -159,15 +170,15 @@ class Gate(nn.Module):
         self.offset = nn.Parameter(torch.tensor(3.0))
 
     def forward(self, score: Tensor) -> Tensor:
-        """(B, n) to (B, n)."""
+        """Map scores (B, n) to biases (B, n)."""
         return F.logsigmoid(self.slope * score + self.offset)
 
 
 def ranked(score: Tensor) -> Tensor:
-    """Scores as the choice compares them: float32 with 13 fractional bits, NaN the lowest; not differentiable.
+    """Round scores for the selection: float32 with 13 fractional bits, NaN as the lowest; not differentiable.
 
-    The last bits of a score depend on the shape of the batch it is computed in. Without them equal tokens tie and the earlier wins, one token at a time as in
-    one pass; with them any of the equals might.
+    The last bits of a score depend on the shape of the batch. After rounding, equal tokens have equal scores
+    and the earlier one is selected, whether tokens are read one at a time or in one pass.
     """
     clean = score.detach().float().nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
     return ((clean.view(torch.int32) + 0x200) & -0x400).view(torch.float32)
@@ -176,13 +187,13 @@ def ranked(score: Tensor) -> Tensor:
 def make_score(
     score: str | TokenScore | Callable[[Tensor, Tensor | None], Tensor], d_model: int
 ) -> Callable[[Tensor, Tensor | None], Tensor]:
-    """A score by name over `d_model` channels, or the one given.
+    """Build the score of a given name over `d_model` channels, or return the given score.
 
     Raises:
-        InputError: There is none of that name.
+        InputError: The name is unknown.
     """
     if not isinstance(score, str):
         return score
     if score not in SCORES:
-        raise InputError(f"unknown score '{score}'; known are {', '.join(sorted(SCORES))}")
+        raise InputError(f"unknown score '{score}'; known scores are {', '.join(sorted(SCORES))}")
     return SCORES[score](d_model)

@@ -1,8 +1,10 @@
-"""The k tokens of highest score as global nodes: causally, one running choice per chunk of queries.
+"""Select the k tokens with the highest scores as global nodes; in the causal case once for each chunk of
+queries.
 
-The top k of a prefix is the merge of the top k of its parts, so chunks are sorted once and their lists merged in log2(chunks) passes over
-all of them together: O(n log chunk + k (n / chunk) log(n / chunk)), and no loop over positions. A choice is not differentiable; what trains
-the score is the gate on the chosen keys, and distillation (`sparse.py`).
+The top k of a prefix is the merge of the top k of its parts, so chunks are sorted once, and their lists are
+merged in log2(chunks) vectorized passes: O(n log chunk + k (n / chunk) log(n / chunk)), without a loop over
+positions. The selection is not differentiable; the score is trained through the gate on the selected keys and
+by distillation (`sparse.py`).
 """
 
 from __future__ import annotations
@@ -14,17 +16,17 @@ from torch import Tensor
 
 @torch.no_grad()
 def select_globals(score: Tensor, num_global: int, *, causal: bool, chunk: int, padding: Tensor | None = None) -> Tensor:
-    """Positions of the global nodes, best first; of equal scores the earlier token wins.
+    """Select the positions of the global nodes, best first; among equal scores the earlier token comes first.
 
     Args:
-        score: (B, n) of each token; NaN and -inf are never chosen.
-        num_global: k, how many; may exceed n.
-        causal: whether chunk j chooses among the tokens t < j * chunk only.
-        chunk: queries that share a choice; without effect where not causal.
-        padding: (B, n) bool, True where a token is padding: never chosen.
+        score: (B, n) score of each token; NaN and -inf are never selected.
+        num_global: k, the number of global nodes; may exceed n.
+        causal: whether chunk j selects only among the tokens t < j * chunk.
+        chunk: number of queries that share a selection; ignored if not causal.
+        padding: (B, n) bool, True where a token is padding; such tokens are never selected.
 
     Returns:
-        (B, chunks, k) int64, -1 where there are fewer candidates than k; one chunk where not causal.
+        (B, chunks, k) int64, -1 where there are fewer than k candidates; one chunk if not causal.
     """
     score = score.detach().float().nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
     if padding is not None:
@@ -37,7 +39,8 @@ def select_globals(score: Tensor, num_global: int, *, causal: bool, chunk: int, 
     position = F.pad(torch.arange(length, device=score.device), (0, fill)).view(chunks, chunk).expand(len(score), -1, -1)
     best, at = _top(F.pad(score, (0, fill), value=-torch.inf).view(-1, chunks, chunk), position, num_global)
     if causal:
-        # Lists of the chunks before: moved by one chunk, then merged with the list 1, 2, 4, ... chunks earlier.
+        # Lists of the earlier chunks: shifted by one chunk, then merged with the list 1, 2, 4, ... chunks
+        # earlier.
         best, at = (F.pad(x, (0, 0, 1, 0), value=value)[:, :-1] for x, value in ((best, -torch.inf), (at, -1)))
         step = 1
         while step < chunks:
@@ -48,7 +51,10 @@ def select_globals(score: Tensor, num_global: int, *, causal: bool, chunk: int, 
 
 
 def _top(score: Tensor, position: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` best of the last axis with their positions; equals keep their order, too few are filled by -inf and -1."""
+    """Return the `count` highest scores of the last axis and their positions, padded with -inf and -1.
+
+    Equal scores keep their order.
+    """
     score, order = score.sort(dim=-1, descending=True, stable=True)
     position = position.gather(-1, order)
     missing = max(0, count - score.shape[-1])

@@ -1,1 +1,1 @@
-"""File formats that run without this package: ONNX and ExecuTorch."""
+"""Export of classifiers to file formats that run without this package: ONNX and ExecuTorch."""

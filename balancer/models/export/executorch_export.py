@@ -1,6 +1,7 @@
-"""The window classifier as an ExecuTorch program, for phones and terminals without Python: one row at a time, a window of fixed length.
+"""Export a classifier of the form `rows` to an ExecuTorch program, for devices without Python.
 
-The package of `balancer[executorch]` is imported where it is used.
+The program scores one row at a time, from a window of fixed length. The packages of `balancer[executorch]`
+are imported only when they are used.
 """
 
 from __future__ import annotations
@@ -19,21 +20,26 @@ from balancer.models.export.onnx_export import traceable
 
 
 def export_executorch(model: Classifier, file: Path) -> None:
-    """Write a program that takes `values` (1, history, C) float32 and `lengths` (1,) int64 and gives probabilities (1, K), in float32 through XNNPACK.
+    """Write a program in float32 that runs through XNNPACK.
+
+    Its inputs are `values` (1, history_length, C) float32 and `lengths` (1,) int64; its output is the
+    probabilities (1, K).
 
     Args:
-        model: of the form `rows`, with parts that ONNX can carry too.
+        model: a classifier of the form `rows`, with parts that ONNX supports too.
         file: replaced atomically.
 
     Raises:
-        UnsupportedError: The model can't be carried, executorch is not installed, or the file can't be written.
+        UnsupportedError: The model has a form or a part that can't be exported.
+        MissingDependencyError: executorch is not installed.
+        UnwritableFileError: The file can't be written.
     """
     wrapped = traceable(model, "ExecuTorch")
     config = model.config
     fields = len(config.numeric_fields) + len(config.categorical_fields)
     example = (torch.zeros(1, config.history_length, fields), torch.ones(1, dtype=torch.int64))
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # of the exporter's own, of which a caller can mend none
+        warnings.simplefilter("ignore")  # warnings of the exporter, which the caller can't act on
         exir, partition = _package("executorch.exir"), _package("executorch.backends.xnnpack.partition.xnnpack_partitioner")
         program = torch.export.export(wrapped, example)
         lowered = exir.to_edge_transform_and_lower(program, partitioner=[partition.XnnpackPartitioner()])

@@ -1,7 +1,8 @@
-"""The window classifier as one ONNX graph in float32.
+"""Export a classifier of the form `rows` as an ONNX graph in float32.
 
-What is special: nodes carry the names of the model's layers, so a precision plan made on the torch model needs nothing but the file. The numeric encoding is
-written out as the linear map that it is: in float32 that costs about what the look-ups do here, and its product takes calibrated INT8 like any other linear's.
+Nodes are named like the layers of the model, so a precision plan made for the torch model can be applied to
+the file. The numeric encoding is written out as a linear map: in float32 this costs about as much as the
+look-ups do in torch, and its product can be quantized to INT8 like that of any other linear layer.
 """
 
 from __future__ import annotations
@@ -23,28 +24,34 @@ from balancer.models.encoding import LARGEST, PiecewiseLinearEncoder
 from balancer.models.export.onnx_files import FORMAT, VERSION, package, quiet, write_model
 from balancer.models.heads import BinaryHead, MulticlassHead
 
-OPSET = 20  # the first with Gelu as one node
+OPSET = 20  # the first version with a Gelu operator
 _STEEPEST = 3e38
-"""Slope of a step: times the smallest distance between two float32 of ordinary size it is above 1, and finite itself."""
+"""Slope of a step function: times the smallest distance between two float32 values of ordinary size it
+exceeds 1, and it is finite.
+"""
 
 
 def export_onnx(model: Classifier, file: Path) -> None:
-    """Write a classifier of the form `rows` with dense or window attention as an ONNX graph; adapters and further tasks are folded in or left out.
+    """Write a classifier of the form `rows` with dense or window attention as an ONNX graph.
 
-    Inputs are `values` (B, n, C) float32, left-aligned windows with NaN for a missing number, and `lengths` (B,) int64; the output is `probabilities`
-    (B, K) float32. B >= 1 and n, from 1 to the model's history, are free.
+    Adapters are merged into the weights, auxiliary tasks are removed. Inputs are `values` (B, n, C) float32,
+    left-aligned windows with NaN for a missing number, and `lengths` (B,) int64. The output is
+    `probabilities` (B, K) float32. B is at least 1, n is from 1 to the model's history_length, and both are
+    dynamic.
 
     Args:
-        model: in any mode, on any device; it stays as it is.
+        model: the classifier, in any mode and on any device; it is not changed.
         file: replaced atomically.
 
     Raises:
-        InputError: The model has a form, a part or a layer that can't be exported, a package is missing, or the file can't be written.
+        UnsupportedError: The model has a form, part or layer that can't be exported.
+        MissingDependencyError: A package is not installed.
+        UnwritableFileError: The file can't be written.
     """
     wrapped = traceable(model, "ONNX")
     package("onnxscript")
     package("onnx")
-    with torch.random.fork_rng(devices=[]):  # tracing must not move the caller's generator
+    with torch.random.fork_rng(devices=[]):  # tracing must not change the state of the caller's generator
         proto = _trace(wrapped, len(model.config.numeric_fields) + len(model.config.categorical_fields))
     layers = _name_layers(proto, [name for name, part in wrapped.named_modules() if isinstance(part, nn.Linear | nn.Embedding)])
     about = {
@@ -59,52 +66,59 @@ def export_onnx(model: Classifier, file: Path) -> None:
 
 
 def traceable(model: Classifier, target: str) -> nn.Module:
-    """A copy of the model in plain ops, windows (B, n, C) and lengths (B,) to probabilities (B, K), in evaluation mode on the CPU.
+    """Rewrite a copy of the model in operators that exporters support, in evaluation mode on the CPU.
+
+    Args:
+        model: the classifier; it is not changed.
+        target: name of the format, for error messages.
+
+    Returns:
+        A module from windows (B, n, C) and lengths (B,) to probabilities (B, K).
 
     Raises:
-        InputError: The model has a form, a part or a layer that `target` can't carry.
+        UnsupportedError: The model has a form, part or layer that `target` can't represent.
     """
-    with torch.random.fork_rng(devices=[]):  # copying must not move the caller's generator
+    with torch.random.fork_rng(devices=[]):  # copying must not change the state of the caller's generator
         plain = model.deployable().cpu().float()
         _check_exportable(plain, target)
         return _Exported(plain).eval()
 
 
 class _Exported(nn.Module):
-    """The model's own layers under their own names, called from plain ops: what torch's fused kernels and look-ups compute, in words ONNX has."""
+    """The model's layers, under the same names, combined by operators that ONNX supports."""
 
     embedding: Any
     head: Any
 
     def __init__(self, model: Classifier) -> None:
         super().__init__()
-        own = model.embedding
-        assert isinstance(own, TransactionEmbedding) and own.position is not None
-        self.embedding = nn.Module()  # only gives its layers their names
-        self.numeric = _numeric_layer(own.numeric) if isinstance(own.numeric, PiecewiseLinearEncoder) else None
+        source = model.embedding
+        assert isinstance(source, TransactionEmbedding) and source.position is not None
+        self.embedding = nn.Module()  # provides the prefix of the layers' names
+        self.numeric = _numeric_layer(source.numeric) if isinstance(source.numeric, PiecewiseLinearEncoder) else None
         if self.numeric is not None:
             self.embedding.numeric = self.numeric.linear
-        self.embedding.categorical, self.embedding.position = own.categorical, own.position
+        self.embedding.categorical, self.embedding.position = source.categorical, source.position
         self.blocks, self.norm, self.head = model.blocks, model.norm, model.head
-        self.num_numeric = own.num_numeric
+        self.num_numeric = source.num_numeric
 
     def forward(self, values: Tensor, lengths: Tensor) -> Tensor:
-        """Windows (B, n, C), lengths (B,) to (B, K)."""
-        everywhere = torch.arange(values.shape[1])
-        mask = everywhere < lengths[:, None]
+        """Map windows (B, n, C) and lengths (B,) to probabilities (B, K)."""
+        positions = torch.arange(values.shape[1])
+        mask = positions < lengths[:, None]
         last, real = (lengths - 1).clamp(min=0), (lengths > 0)[:, None, None]
-        x = self._embed(values, lengths, mask, everywhere)
+        x = self._embed(values, lengths, mask, positions)
         for position, block in enumerate(self.blocks, start=1):
             assert isinstance(block, Block)
             x = self._last_block(block, x, last) if position == len(self.blocks) else self._block(block, x) * mask[..., None]
-        # From here on a row is its last position, (B, 1, d); a row of padding only is zero, as in torch.
+        # From here on a row is its last position, (B, 1, d). A row of only padding is zero, as in torch.
         scores = self.head.project(self.norm(x) * real)[:, 0]
         negative, fraud = torch.sigmoid(-scores[:, :1]), torch.sigmoid(scores[:, :1])
         kinds = fraud if isinstance(self.head, BinaryHead) else fraud * scores[:, 1:].softmax(-1)
         return torch.cat([negative, kinds], -1)
 
-    def _embed(self, values: Tensor, lengths: Tensor, mask: Tensor, everywhere: Tensor) -> Tensor:
-        total: Tensor = self.embedding.position((lengths[:, None] - 1 - everywhere).clamp(min=0))
+    def _embed(self, values: Tensor, lengths: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+        total: Tensor = self.embedding.position((lengths[:, None] - 1 - positions).clamp(min=0))
         if self.numeric is not None:
             total = total + self.embedding.numeric(self.numeric(values[..., : self.num_numeric], mask))
         for column, table in enumerate(self.embedding.categorical, start=self.num_numeric):
@@ -115,36 +129,40 @@ class _Exported(nn.Module):
 
     def _block(self, block: Block, x: Tensor) -> Tensor:
         normed = block.attention_norm(x)
-        place = torch.arange(x.shape[1])
-        return self._mixed(block, x, normed, normed, _unseen(block, place, place[:, None]))
+        positions = torch.arange(x.shape[1])
+        return self._mixed(block, x, normed, normed, _masked(block, positions, positions[:, None]))
 
     def _last_block(self, block: Block, x: Tensor, last: Tensor) -> Tensor:
         rows = torch.arange(x.shape[0])
         normed = block.attention_norm(x)
-        unseen = _unseen(block, torch.arange(x.shape[1]), last[:, None])
-        return self._mixed(block, x[rows, last][:, None], normed[rows, last][:, None], normed, unseen[:, None, None])
+        masked = _masked(block, torch.arange(x.shape[1]), last[:, None])
+        return self._mixed(block, x[rows, last][:, None], normed[rows, last][:, None], normed, masked[:, None, None])
 
-    def _mixed(self, block: Block, x: Tensor, asking: Tensor, seen: Tensor, unseen: Tensor) -> Tensor:
-        """A block at the m positions `x` (B, m, d), which ask with `asking` (B, m, d) what is in `seen` (B, n, d)."""
+    def _mixed(self, block: Block, x: Tensor, queries: Tensor, keys: Tensor, masked: Tensor) -> Tensor:
+        """Apply a block at the m positions `x` (B, m, d); `queries` (B, m, d) attend to `keys` (B, n, d)."""
         attention = block.attention
         assert isinstance(attention, DenseAttention)
-        query = attention.query(asking).unflatten(-1, (attention.num_heads, -1)).permute(0, 2, 1, 3)
-        key, value = (part.unflatten(-1, (attention.num_heads, -1)) for part in attention.key_value(seen).chunk(2, -1))
+        query = attention.query(queries).unflatten(-1, (attention.num_heads, -1)).permute(0, 2, 1, 3)
+        key, value = (part.unflatten(-1, (attention.num_heads, -1)) for part in attention.key_value(keys).chunk(2, -1))
         logits = (query / math.sqrt(query.shape[-1])) @ key.permute(0, 2, 3, 1)
-        share = torch.where(unseen, -torch.inf, logits).softmax(-1)
-        hidden = x + attention.out((share @ value.permute(0, 2, 1, 3)).permute(0, 2, 1, 3).flatten(2))
+        weights = torch.where(masked, -torch.inf, logits).softmax(-1)
+        hidden = x + attention.out((weights @ value.permute(0, 2, 1, 3)).permute(0, 2, 1, 3).flatten(2))
         added: Tensor = hidden + block.ff2(nn.functional.gelu(block.ff1(block.ff_norm(hidden))))
         return added
 
 
-def _unseen(block: Block, place: Tensor, asking: Tensor) -> Tensor:
-    """Which of the positions `place` (n,) a query at `asking` (m, 1) does not see, (m, n)."""
-    attention, later = block.attention, place > asking
-    return later | (place <= asking - attention.core.layout.window) if isinstance(attention, WindowAttention) else later
+def _masked(block: Block, key_at: Tensor, query_at: Tensor) -> Tensor:
+    """Mask (m, n) of the key positions (n,) that the queries at (m, 1) must not attend to."""
+    attention, later = block.attention, key_at > query_at
+    return later | (key_at <= query_at - attention.core.layout.window) if isinstance(attention, WindowAttention) else later
 
 
 class _Numbers(nn.Module):
-    """Numeric fields (B, n, F) to piecewise-linear values and steps, (B, n, F x 2 bins), each within 0 to 1, and the linear map that follows them."""
+    """Encode numeric fields (B, n, F) as steps and piecewise-linear values (B, n, F x 2 bins), each from 0 to
+    1.
+
+    It also holds the linear map that follows.
+    """
 
     lower: Tensor
     rate: Tensor
@@ -156,9 +174,10 @@ class _Numbers(nn.Module):
         self.linear = linear
 
     def forward(self, values: Tensor, mask: Tensor) -> Tensor:
-        """See the class; a missing number or padding gives zeros."""
+        """Encode the values; a missing number and padding give zeros."""
         present = mask[..., None] & ~values.isnan()
-        # Infinite values would turn into NaN; no edge lies beyond LARGEST. What is missing lies below even the first step, so that all of it is zero.
+        # Infinite values would become NaN, so values are clamped; no edge exceeds LARGEST. Missing values are
+        # set below even the first step, so that all their encodings are zero.
         number = torch.where(present, values.clamp(-2 * LARGEST, 2 * LARGEST), -4 * LARGEST)
         return ((number[..., None] - self.lower) * self.rate).clamp(0, 1).flatten(2)
 
@@ -166,10 +185,10 @@ class _Numbers(nn.Module):
 def _numeric_layer(encoder: PiecewiseLinearEncoder) -> _Numbers:
     fields, bins, channels = encoder.slope.shape
     lower, width = encoder.places.lower.view(fields, bins).clone(), encoder.places.width.view(fields, bins).clone()
-    used = lower.isfinite()  # fields of fewer bins than the widest are padded with infinite edges
+    used = lower.isfinite()  # fields with fewer bins than the maximum are padded with infinite edges
     lower[~used], width[~used] = 0, 1
     first = lower.clone()
-    first[:, 0] = -3 * LARGEST  # the first step is there for every number, however small
+    first[:, 0] = -3 * LARGEST  # the first step is 1 for every present number
     linear = nn.Linear(fields * 2 * bins, channels, bias=False)
     weight = torch.cat([encoder.step, encoder.slope], 1) * torch.cat([used, used], 1)[..., None]
     linear.weight = nn.Parameter(weight.detach().flatten(0, 1).T.contiguous(), requires_grad=False)
@@ -207,8 +226,8 @@ def _check_exportable(model: Classifier, target: str) -> None:
     expected: dict[str, type[nn.Module]] = dict.fromkeys((*linears, "head.project"), nn.Linear) | dict.fromkeys(tables, nn.Embedding)
     if config.numeric_fields:
         expected["embedding.numeric"] = PiecewiseLinearEncoder
-    for name, own in expected.items():
-        if type(model.get_submodule(name)) is not own:
+    for name, layer_type in expected.items():
+        if type(model.get_submodule(name)) is not layer_type:
             raise UnsupportedError(
                 f"layer {name} is a {type(model.get_submodule(name)).__name__} and can't be exported; export the float model, then quantize the file"
             )
@@ -218,9 +237,10 @@ _BLOCK_LINEARS = ("attention.query", "attention.key_value", "attention.out", "ff
 
 
 def _trace(wrapped: nn.Module, fields: int) -> Any:
-    # Lengths of 1 fit a model of any history; nothing is computed with the example, but sizes of 1 would be taken as fixed.
+    # Lengths of 1 are valid for any history_length. The example is only traced, but sizes of 1 would be taken
+    # as constants.
     example = (torch.zeros(3, 2, fields), torch.ones(3, dtype=torch.int64))
-    free = torch.export.Dim.DYNAMIC
+    dynamic = torch.export.Dim.DYNAMIC
     with quiet("torch.onnx", "onnxscript", "onnx_ir"), torch.no_grad():
         program = torch.onnx.export(
             wrapped,
@@ -228,7 +248,7 @@ def _trace(wrapped: nn.Module, fields: int) -> Any:
             dynamo=True,
             input_names=["values", "lengths"],
             output_names=["probabilities"],
-            dynamic_shapes={"values": {0: free, 1: free}, "lengths": {0: free}},
+            dynamic_shapes={"values": {0: dynamic, 1: dynamic}, "lengths": {0: dynamic}},
             opset_version=OPSET,
             verbose=False,
         )
@@ -237,7 +257,12 @@ def _trace(wrapped: nn.Module, fields: int) -> Any:
 
 
 def _name_layers(proto: Any, names: Collection[str]) -> dict[str, str]:
-    """Name each layer's node and weight by its module, which the exporter noted beside the node, and drop its notes: they are half the file."""
+    """Name each layer's node and weight like its module, and remove the exporter's metadata, which is half of
+    the file.
+
+    Returns:
+        Node by module name.
+    """
     layers: dict[str, str] = {}
     weights = {tensor.name: tensor for tensor in proto.graph.initializer}
     renamed: dict[str, str] = {}

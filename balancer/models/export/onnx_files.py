@@ -1,6 +1,8 @@
-"""ONNX files of ours: written with what they take and a digest, read only when they are whole; and the packages for it, imported where they are used.
+"""Read and write ONNX files with metadata and a digest. Optional packages are imported only when they are
+used.
 
-Special: what a file says of itself stands behind the graph as one more piece of the same protobuf message, so it is checked without parsing the graph.
+The metadata follows the graph as another piece of the same protobuf message, so the digest of the graph is
+checked without parsing it.
 """
 
 from __future__ import annotations
@@ -22,28 +24,45 @@ from balancer.errors import CorruptFileError, InputError, MissingFileError
 from balancer.files import write_bytes
 
 META = "balancer"
-"""Key of the file's metadata under which JSON says what the model takes and which node each layer is."""
+"""Key of the file's metadata. Its JSON value describes the inputs and maps layers to nodes."""
 FORMAT = "balancer.onnx"
 VERSION = 1
 
 
 def check_feed(feed: dict[str, NDArray[Any]], about: dict[str, Any]) -> None:
-    """InputError where windows (B, n, C) with lengths (B,) are not what a model takes that says `about` of itself."""
+    """Check that windows and lengths fit a model.
+
+    Args:
+        feed: `values` (B, n, C) and `lengths` (B,).
+        about: metadata of the model.
+
+    Raises:
+        InputError: They do not fit.
+    """
     values, lengths = feed["values"], feed["lengths"]
     if values.ndim != 3 or lengths.shape != values.shape[:1]:
-        raise InputError(f"windows are (B, n, C) with lengths (B,), given {values.shape} and {lengths.shape}")
+        raise InputError(f"windows must be (B, n, C) and lengths (B,), given {values.shape} and {lengths.shape}")
     if values.shape[2] != len(about["fields"]):
         raise InputError(f"the windows have {values.shape[2]} fields, the model takes {len(about['fields'])}: {', '.join(about['fields'])}")
     if not 1 <= values.shape[1] <= about["history"]:
         raise InputError(
-            f"the windows are {values.shape[1]} transactions long, the model takes 1 to {about['history']}; cut shorter windows"
+            f"the windows are {values.shape[1]} transactions long, the model takes 1 to {about['history']}; cut windows of that length"
         )
     if len(lengths) and (lengths.min() < 0 or lengths.max() > values.shape[1]):
-        raise InputError(f"lengths must lie within 0 to {values.shape[1]}, given {lengths.min()} to {lengths.max()}")
+        raise InputError(f"lengths must be from 0 to {values.shape[1]}, given {lengths.min()} to {lengths.max()}")
 
 
 def write_model(proto: Any, about: dict[str, Any], file: Path) -> None:
-    """Write the graph, then `about` with its digest: a protobuf message goes on where more of it is appended, so the reader needs no parser to check it."""
+    """Write the graph, then its metadata with a digest.
+
+    Appending a second protobuf message to a first one merges both, so a reader can check the digest without a
+    parser.
+
+    Args:
+        proto: the ONNX model.
+        about: metadata.
+        file: replaced atomically.
+    """
     onnx = package("onnx")
     del proto.metadata_props[:]
     graph = proto.SerializeToString(deterministic=True)
@@ -54,7 +73,13 @@ def write_model(proto: Any, about: dict[str, Any], file: Path) -> None:
 
 
 def read_model(file: Path) -> tuple[Any, dict[str, Any]]:
-    """The graph of a float file and what it says of itself; InputError where it is missing, damaged, foreign or quantized already."""
+    """Read the graph and the metadata of a float32 file.
+
+    Raises:
+        MissingFileError: The file does not exist.
+        CorruptFileError: The file is damaged or was not written by balancer.
+        InputError: The file is quantized already.
+    """
     onnx = package("onnx")
     decode_error = package("google.protobuf.message").DecodeError
     try:
@@ -63,52 +88,69 @@ def read_model(file: Path) -> tuple[Any, dict[str, Any]]:
         about = read_about(file, content, {entry.key: entry.value for entry in proto.metadata_props}.get(META))
         onnx.checker.check_model(proto)
     except (decode_error, onnx.checker.ValidationError, UnicodeDecodeError) as error:
-        raise foreign(file, error) from error
+        raise corrupt(file, error) from error
     if not set(about["layers"].values()) <= {node.name for node in proto.graph.node}:
-        raise foreign(file, "layers are missing")
+        raise corrupt(file, "layers are missing")
     if any(node.op_type == "DequantizeLinear" for node in proto.graph.node):
-        raise InputError(f"{file} is quantized already; give the file that export_onnx wrote")
+        raise InputError(f"{file} is quantized already; give a file written by export_onnx")
     return proto, about
 
 
 def read_content(file: Path) -> bytes:
-    """The bytes of a file; InputError where it can't be read."""
+    """Read the bytes of a file.
+
+    Raises:
+        MissingFileError: The file does not exist.
+        InputError: The file can't be read.
+    """
     try:
         return Path(file).read_bytes()
     except FileNotFoundError:
-        raise MissingFileError(f"{file} is missing: an ONNX model; export_onnx writes one") from None
+        raise MissingFileError(f"the ONNX model {file} is missing: create it by export_onnx") from None
     except OSError as error:
-        raise InputError(f"{file} can't be read ({error.strerror or error}): an ONNX model") from error
+        raise InputError(f"the ONNX model {file} can't be read ({error.strerror or error}): check its permissions") from error
 
 
 def read_about(file: Path, content: bytes, text: str | None) -> dict[str, Any]:
-    """What the metadata `text` of a file's `content` says, once it is known that the graph before it is whole."""
+    """Parse the metadata and check the digest of the graph.
+
+    Args:
+        file: path, for the error message.
+        content: bytes of the file.
+        text: JSON of the metadata, or None.
+
+    Raises:
+        CorruptFileError: The file is damaged or was not written by this version of balancer.
+    """
     try:
         about = json.loads(text or "null")
         if about["format"] == FORMAT and about["version"] == VERSION:
             if hashlib.sha256(content[: about["bytes"]]).hexdigest() != about["sha256"]:
-                raise foreign(file, "its content does not fit its digest")
+                raise corrupt(file, "its content does not match its digest")
             return {key: about[key] for key in ("format", "version", "history", "fields", "classes", "layers")}
     except (ValueError, KeyError, TypeError) as error:
-        raise foreign(file, "it does not say what it takes") from error
-    raise foreign(file, "of another version")
+        raise corrupt(file, "its metadata is incomplete") from error
+    raise corrupt(file, "it is from another version")
 
 
-def foreign(file: Path, why: object) -> CorruptFileError:
-    """What to raise of a file that is none of ours."""
-    return CorruptFileError(
-        f"{file} is damaged or not an ONNX model that balancer wrote ({str(why).splitlines()[0] if str(why) else why!r}); export it again"
-    )
+def corrupt(file: Path, reason: object) -> CorruptFileError:
+    """Build the error for a file that is damaged or was not written by balancer."""
+    text = str(reason).splitlines()[0] if str(reason) else repr(reason)
+    return CorruptFileError(f"{file} is damaged or not an ONNX model written by balancer ({text}); export it again")
 
 
 def runtime_errors() -> tuple[type[Exception], ...]:
-    """The runtime's exceptions, which have no base of their own but Exception."""
+    """Return the exception classes of ONNX Runtime, which have no common base class except Exception."""
     state = package("onnxruntime.capi.onnxruntime_pybind11_state")
     return (RuntimeError, *(item for item in vars(state).values() if isinstance(item, type) and issubclass(item, Exception)))
 
 
 def package(name: str) -> Any:
-    """A module of the packages of `balancer[export]`; MissingDependencyError where it is not installed."""
+    """Import a module of the packages of `balancer[export]`.
+
+    Raises:
+        MissingDependencyError: The package is not installed.
+    """
     try:
         with quiet():
             return importlib.import_module(name)
@@ -118,7 +160,11 @@ def package(name: str) -> Any:
 
 @contextmanager
 def quiet(*loggers: str) -> Iterator[None]:
-    """Without the exporter's or the quantizer's own warnings, of which a caller can mend none."""
+    """Suppress warnings and log messages of the exporter and the quantizer, which the caller can't act on.
+
+    Args:
+        loggers: names of loggers to limit to errors.
+    """
     levels = {name: logging.getLogger(name).level for name in loggers}
     try:
         for name in loggers:

@@ -1,6 +1,7 @@
-"""Calibrated INT8 layers in an ONNX file.
+"""Calibrated INT8 quantization of the layers in an ONNX file.
 
-What is special: scales are fixed while calibrating, so a row's score never depends on the rows beside it; with scales taken from each batch it would.
+The scales of activations are fixed during calibration, so a row's score never depends on the other rows of
+the batch, as it would with scales computed per batch.
 """
 
 from __future__ import annotations
@@ -19,20 +20,26 @@ from balancer.models.export.onnx_files import check_feed, package, quiet, read_m
 
 
 def quantize_onnx(source: Path, target: Path, batches: Iterable[SequenceBatch], keep: Collection[str]) -> list[str]:
-    """Store linears as INT8 with calibrated INT8 inputs, and tables as INT8 rows; everything else stays float32.
+    """Quantize linear layers to INT8 with calibrated INT8 inputs, and tables to INT8 rows; all else remains
+    in float32.
 
     Args:
-        source: what `export_onnx` wrote.
+        source: file written by `export_onnx`.
         target: replaced atomically.
-        batches: rows like those to be scored, values (B, n, C) in which NaN is a missing number; the ranges of each layer's input are read off them.
-        keep: names of layers that stay float32, as in `model.named_modules()`.
+        batches: rows like those to be scored, values (B, n, C) with NaN for a missing number. The ranges of
+            the layers' inputs are taken from them.
+        keep: names of layers that remain in float32, as in `model.named_modules()`.
 
     Returns:
-        Names of the layers that are INT8 in `target`, in the order of the graph.
+        Names of the layers in INT8, in the order of the graph.
 
     Raises:
-        InputError: `source` is missing, damaged or foreign, `keep` names no layer of it, a batch holds infinite values or does not fit, there is no batch, a
-            package is missing, or the file can't be written.
+        MissingFileError: `source` does not exist.
+        CorruptFileError: `source` is damaged or was not written by balancer.
+        InputError: `keep` names an unknown layer, a batch has infinite values or does not fit, or there is no
+            batch.
+        MissingDependencyError: A package is not installed.
+        UnwritableFileError: `target` can't be written.
     """
     package("onnxruntime")
     proto, about = read_model(source)
@@ -42,7 +49,7 @@ def quantize_onnx(source: Path, target: Path, batches: Iterable[SequenceBatch], 
         raise InputError(f"{source} has no layer {', '.join(unknown)} to keep; its layers are {', '.join(layers)}")
     feeds = [_feed(batch, about) for batch in batches if len(batch.lengths)]
     if not feeds:
-        raise InputError("there is no row to calibrate on; give at least one batch of windows like those to be scored")
+        raise InputError("there is no row to calibrate with; give at least one batch of windows like those to be scored")
     kinds = {node.name: node.op_type for node in proto.graph.node}
     wanted = [node for name, node in layers.items() if name not in keep]
     linears = [node for node in wanted if kinds[node] == "MatMul"]
@@ -60,10 +67,10 @@ def _quantize_linears(proto: Any, nodes: list[str], feeds: list[dict[str, NDArra
 
     class Reader(quantization.CalibrationDataReader):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
-            self.left = iter(feeds)
+            self.remaining = iter(feeds)
 
         def get_next(self) -> dict[str, NDArray[Any]] | None:
-            return next(self.left, None)
+            return next(self.remaining, None)
 
     with tempfile.TemporaryDirectory() as folder, quiet("root"):
         quantized = Path(folder) / "quantized.onnx"
@@ -76,7 +83,7 @@ def _quantize_linears(proto: Any, nodes: list[str], feeds: list[dict[str, NDArra
             weight_type=quantization.QuantType.QInt8,
             op_types_to_quantize=["MatMul"],
             nodes_to_quantize=nodes,
-            # The sums are 32-bit already; rounding them to 8 bits as well would save nothing.
+            # The sums have 32 bits; rounding them to 8 bits as well would save nothing.
             extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul"]},
         )
         result = onnx.load(quantized)
@@ -85,7 +92,9 @@ def _quantize_linears(proto: Any, nodes: list[str], feeds: list[dict[str, NDArra
 
 
 def _restore_float_inputs(proto: Any, quantized: set[str]) -> None:
-    """Give what stays float its own input back: the quantizer rounds a tensor for all who read it, once one of them is quantized."""
+    """Give float layers their original inputs again: the quantizer rounds a tensor for all its readers if one
+    is quantized.
+    """
     rounded = {node.output[0]: node.input[0] for node in proto.graph.node if node.op_type == "QuantizeLinear"}
     original = {
         node.output[0]: rounded[node.input[0]]
@@ -98,24 +107,27 @@ def _restore_float_inputs(proto: Any, quantized: set[str]) -> None:
 
 
 def _quantize_table(proto: Any, name: str) -> None:
-    """Gather INT8 rows and scale them afterwards, a scale per channel: no rounding but that of the weights."""
+    """Replace a Gather of float rows by a Gather of INT8 rows, followed by scaling with one scale per
+    channel.
+
+    Only the weights are rounded.
+    """
     onnx = package("onnx")
-    place, node = next((place, node) for place, node in enumerate(proto.graph.node) if node.name == name)
+    index, node = next((index, node) for index, node in enumerate(proto.graph.node) if node.name == name)
     tensor = next(tensor for tensor in proto.graph.initializer if tensor.name == node.input[0])
     weight = onnx.numpy_helper.to_array(tensor)
     scale = np.maximum(np.abs(weight).max(0) / 127, np.finfo(np.float32).tiny).astype(np.float32)
     codes = np.clip(np.rint(weight / scale), -127, 127).astype(np.int8)
-    axis = 2  # indices are (B, n), rows go to (B, n, d)
+    axis = 2  # indices are (B, n), gathered rows are (B, n, d)
     rows, output = f"{name}.rows", node.output[0]
     proto.graph.initializer.extend(
         [onnx.numpy_helper.from_array(codes, f"{name}.weight_quantized"), onnx.numpy_helper.from_array(scale, f"{name}.weight_scale")]
     )
     node.input[0], node.output[0] = f"{name}.weight_quantized", rows
-    told = [info for info in proto.graph.value_info if info.name in (output, rows)]
-    for info in told:
+    for info in [info for info in proto.graph.value_info if info.name in (output, rows)]:
         proto.graph.value_info.remove(info)
     scaled = onnx.helper.make_node("DequantizeLinear", [rows, f"{name}.weight_scale"], [output], f"{name}.scaled", axis=axis)
-    proto.graph.node.insert(place + 1, scaled)
+    proto.graph.node.insert(index + 1, scaled)
 
 
 def _drop_unused(proto: Any) -> None:
@@ -138,9 +150,9 @@ def _feed(batch: SequenceBatch, about: dict[str, Any]) -> dict[str, NDArray[Any]
     values, lengths = batch.values.detach().float().cpu(), batch.lengths.cpu()
     feed = {"values": values.contiguous().numpy(), "lengths": lengths.contiguous().numpy()}
     check_feed(feed, about)
-    # What stands in the padding is not looked at.
+    # Values at padding are ignored.
     infinite = (values.isinf() & batch.mask.cpu()[..., None]).any(1).any(0)
     if bool(infinite.any()):
         field = about["fields"][int(infinite.nonzero()[0])]
-        raise InputError(f"field '{field}' of a calibration batch holds infinite values; leave those rows out, or give NaN for missing")
+        raise InputError(f"field '{field}' of a calibration batch has infinite values; remove those rows, or give NaN for missing values")
     return feed

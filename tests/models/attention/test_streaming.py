@@ -22,7 +22,7 @@ def rows_of(state: StreamState, rows: Tensor) -> StreamState:
     def taken(nodes: Nodes) -> Nodes:
         return Nodes(*(each[rows] for each in nodes))
 
-    return StreamState(state.position[rows], state.key[rows], state.value[rows], taken(state.nodes), taken(state.waiting))
+    return StreamState(state.position[rows], state.key[rows], state.value[rows], taken(state.nodes), taken(state.candidates))
 
 
 @settings(deadline=None, max_examples=40)
@@ -107,7 +107,7 @@ def test_rows_of_several_streams_may_stand_in_one_batch() -> None:
             *(torch.cat([getattr(states[row], name) for row in rows]) for name in ("position", "key", "value")),
             *(
                 Nodes(*(torch.cat(each) for each in zip(*(getattr(states[row], name) for row in rows), strict=True)))
-                for name in ("nodes", "waiting")
+                for name in ("nodes", "candidates")
             ),
         )
         out, after = made.step(torch.stack([x[row, read[row]] for row in rows]), given_state)
