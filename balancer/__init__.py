@@ -1,7 +1,8 @@
 """Learn how to sample imbalanced data while a model trains on it.
 
-Importing the package loads neither NumPy nor torch: each public name below is imported when it is first used (PEP 562). So
-`balancer --help` answers at once, and a program that uses only the sampler loads only the sampler.
+Importing the package loads neither NumPy nor torch: each public name below is imported when it is first used
+(PEP 562). So `balancer --help` answers at once, and a program that uses only the sampler loads only the
+sampler.
 """
 
 from __future__ import annotations

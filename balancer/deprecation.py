@@ -1,7 +1,7 @@
 """Names of version 0.1 that version 0.2 renamed: the table, and what makes the old names work with a warning.
 
-They keep working for one release. Only names that a user could have typed are listed: public names, arguments, and modules that the
-README or the documentation of version 0.1 named.
+They keep working for one release. Only names that a user could have typed are listed: public names,
+arguments, and modules that the README or the documentation of version 0.1 named.
 """
 
 from __future__ import annotations
@@ -42,14 +42,20 @@ NAMES = {
     "balancer.sampling.EmbeddedSampler": "balancer.SamplerCore",
     "balancer.sampling.core.EmbeddedSampler": "balancer.SamplerCore",
 }
-"""Attributes of modules: old name to new name. A module that is named here calls :func:`deprecated_attribute` in its ``__getattr__``."""
+"""Attributes of modules: old name to new name.
+
+A module that is named here calls :func:`deprecated_attribute` in its ``__getattr__``.
+"""
 
 UNSET = "deprecated"
-"""Default of a renamed argument of a scikit-learn estimator, whose parameters must all be in the signature."""
+"""Default of a renamed argument of a scikit-learn estimator, whose signature must have all parameters."""
 
 
 def warn_renamed(old: str, new: str, *, stacklevel: int = 2) -> None:
-    """Warn that ``old`` was renamed to ``new``; ``stacklevel`` counts from the caller as in ``warnings.warn``."""
+    """Warn that ``old`` was renamed to ``new``.
+
+    ``stacklevel`` is that of ``warnings.warn``, counted from the caller.
+    """
     warnings.warn(f"{old} is deprecated and will be removed in version 0.3: use {new}", DeprecationWarning, stacklevel=stacklevel + 1)
 
 
@@ -125,7 +131,7 @@ def renamed_fields(names: Mapping[str, str], values: Mapping[str, Mapping[str, s
 
 
 class _RenamedModule(Loader):
-    """Fills a module under its old name with the attributes of the new one, each looked up when it is asked for."""
+    """Fills a module under its old name with the attributes of the new one, when they are accessed."""
 
     def create_module(self, spec: ModuleSpec) -> None:
         """None: an empty module is made."""

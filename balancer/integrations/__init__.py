@@ -1,4 +1,5 @@
-"""Adaptive sampling inside other libraries: scikit-learn, imbalanced-learn, Lightning, Hugging Face, Keras; and weights from a service.
+"""Adaptive sampling inside other libraries: scikit-learn, imbalanced-learn, Lightning, Hugging Face, Keras;
+and weights from a service.
 
 Each module imports its library, so import only the one you need.
 """

@@ -1,9 +1,10 @@
 """Functions that the callbacks for Lightning, Hugging Face and Keras share.
 
-They turn logits into probabilities, choose the training rows to score, name the metrics to log, and save the sampler's state.
+They turn logits into probabilities, choose the training rows to score, name the metrics to log, and save the
+sampler's state.
 
-A policy measures hardness and memorization on scores of training rows. So each callback scores a random sample of the training
-rows, the pool, in addition to the validation rows.
+A policy measures hardness and memorization on scores of training rows. So each callback scores a random
+sample of the training rows, the pool, in addition to the validation rows.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from balancer.sampling.seeding import generator
 from balancer.sampling.weights import SamplingWeights
 
 POOL = 10_000
-"""Default number of training rows that a callback scores after each epoch; of a smaller table all rows are scored."""
+"""Number of training rows to score after an epoch, by default; of a smaller table all rows."""
 _ARRAY = "__array__"
 
 
@@ -53,7 +54,10 @@ def logits_to_scores(logits: Any) -> NDArray[np.float64]:
 
 
 def two_columns(probability: Any) -> NDArray[np.float64]:
-    """Convert (n,) or (n, 1) probabilities of the second of two classes to (n, 2); (n, K) is returned unchanged."""
+    """Convert probabilities of the second of two classes, (n,) or (n, 1), to (n, 2).
+
+    (n, K) is returned unchanged.
+    """
     values = np.asarray(probability, dtype=np.float64)
     if values.ndim == 1 or values.shape[1:] == (1,):
         second = values.reshape(len(values))
@@ -62,7 +66,11 @@ def two_columns(probability: Any) -> NDArray[np.float64]:
 
 
 def pool_rows(num_rows: int, pool: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """Choose the training rows to score after ``epoch``: ``pool`` random rows in ascending order, or all if there are no more."""
+    """Choose the training rows to score after ``epoch``.
+
+    Returns:
+        ``pool`` random rows in ascending order, or all rows if there are no more.
+    """
     if num_rows <= pool:
         return np.arange(num_rows)
     return np.sort(generator(seed, "scored pool", epoch).choice(num_rows, pool, replace=False))

@@ -3,10 +3,10 @@
     model = AdaptiveClassifier(LGBMClassifier(), policy="auto").fit(X, y)
     model.predict_proba(X_later)
 
-Sampling shifts every score, and most libraries leave the correction to the user. Here ``predict_proba`` returns probabilities
-that are calibrated for the class shares of the table that was given, and ``predict`` uses a threshold tuned on held-out rows. The
-validation rows are split in two halves: the reward half measures the policy's reward, the threshold half is used to fit the
-calibration and the threshold.
+Sampling shifts every score, and most libraries leave the correction to the user. Here ``predict_proba``
+returns probabilities that are calibrated for the class shares of the table that was given, and ``predict``
+uses a threshold tuned on held-out rows. The validation rows are split in two halves: the reward half measures
+the policy's reward, the threshold half is used to fit the calibration and the threshold.
 
 :mod:`balancer.integrations.staged` describes how a classifier is trained epoch by epoch, and
 :mod:`balancer.integrations.probabilities` how its scores are corrected.
@@ -53,30 +53,32 @@ class AdaptiveClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):  #
     Parameters
     ----------
     estimator
-        Classifier to train; it is cloned first. Pipelines are classifiers too. None: LightGBM with 100 small trees. It
-        receives the table as it was given, arrays and data frames alike. Without ``predict_proba`` its
-        ``decision_function`` is used.
+        Classifier to train; it is cloned first. Pipelines are classifiers too. None: LightGBM with 100 small
+        trees. It receives the table as it was given, arrays and data frames alike. Without ``predict_proba``
+        its ``decision_function`` is used.
     policy
-        ``auto`` (the learned policy of the package), ``constant`` (or ``constant:share=.2,hardness=1``), ``rule``, the
-        folder of a learned policy, or an object with ``name`` and ``act``.
+        ``auto`` (the learned policy of the package), ``constant`` (or ``constant:share=.2,hardness=1``),
+        ``rule``, the folder of a learned policy, or an object with ``name`` and ``act``.
     epochs
-        Number of epochs: how often the policy sets the weights. There are fewer if the estimator has fewer trees.
+        Number of epochs: how often the policy sets the weights. There are fewer if the estimator has fewer
+        trees.
     calibrate
-        ``isotonic``: an increasing curve without the ties of plain isotonic regression, fitted on the threshold half.
-        ``prior``: the exact correction of class shares, if the policy changed only shares and the threshold half does not
-        contradict the correction; otherwise ``isotonic``, with a note. None: scores as the estimator returns them.
+        ``isotonic``: an increasing curve without the ties of plain isotonic regression, fitted on the
+        threshold half. ``prior``: the exact correction of class shares, if the policy changed only shares and
+        the threshold half does not contradict the correction; otherwise ``isotonic``, with a note. None:
+        scores as the estimator returns them.
     threshold
-        ``tuned``: the threshold with the best F1 of the less frequent class on the threshold half, or .5 if that is as
-        good. ``default``: the most probable class. A number in (0, 1): threshold on the probability of the less frequent
-        class. With more than two classes only ``tuned`` and ``default`` are possible, and both predict the most probable
-        class.
+        ``tuned``: the threshold with the best F1 of the less frequent class on the threshold half, or .5 if
+        that is as good. ``default``: the most probable class. A number in (0, 1): threshold on the
+        probability of the less frequent class. With more than two classes only ``tuned`` and ``default`` are
+        possible, and both predict the most probable class.
     validation_fraction
         Share of the rows to hold out; half of them for each purpose.
     shuffle
         True: a stratified random split. False: the rows are in order of time, and the last ones are held out.
     staging
-        How the estimator is trained epoch by epoch: ``auto``, or one of ``boosting``, ``partial_fit``, ``warm_start``,
-        ``sample_weight``, ``resample``.
+        How the estimator is trained epoch by epoch: ``auto``, or one of ``boosting``, ``partial_fit``,
+        ``warm_start``, ``sample_weight``, ``resample``.
     passes
         For ``partial_fit``: in each epoch, this many times the table's number of rows are drawn.
     random_state
@@ -95,10 +97,11 @@ class AdaptiveClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):  #
     policy_
         The loaded policy.
     history_
-        A dict for each epoch: ``epoch``, ``share`` (by class), ``hardness``, ``floor``, and the validation metrics after it,
-        ``f1`` and ``average_precision``.
+        A dict for each epoch: ``epoch``, ``share`` (by class), ``hardness``, ``floor``, and the validation
+        metrics after it, ``f1`` and ``average_precision``.
     weights_
-        :class:`~balancer.sampling.weights.SamplingWeights` of the last epoch, shares in the order of ``classes_``.
+        :class:`~balancer.sampling.weights.SamplingWeights` of the last epoch, shares in the order of
+        ``classes_``.
     calibration_
         The :class:`~balancer.integrations.probabilities.ProbabilityCorrection`.
     positive_class_
@@ -106,13 +109,14 @@ class AdaptiveClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):  #
     threshold_
         Threshold on its probability; None for more than two classes.
     notes_
-        Deviations from what was asked for, a sentence each: too few rows to hold out, a correction that is not exact.
+        Deviations from what was asked for, a sentence each: too few rows to hold out, a correction that is
+        not exact.
 
     Raises
     ------
     InputError
-        By ``fit``: a parameter is out of range, there is one class only, a label is missing, the policy is unknown, or the
-        estimator is no classifier.
+        By ``fit``: a parameter is out of range, there is one class only, a label is missing, the policy is
+        unknown, or the estimator is no classifier.
 
     >>> from sklearn.datasets import make_classification
     >>> from sklearn.linear_model import LogisticRegression
@@ -150,7 +154,10 @@ class AdaptiveClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):  #
         self.stages = stages
 
     def fit(self, X: Any, y: Any) -> Self:
-        """Train on ``X`` (n, F) with labels ``y`` (n,). There is no ``sample_weight``, because the policy weights the rows."""
+        """Train on ``X`` (n, F) with labels ``y`` (n,).
+
+        There is no ``sample_weight``, because the policy weights the rows.
+        """
         epochs = renamed_argument("stages", "epochs", self.epochs, self.stages)
         table = self._table(X, reset=True)
         classes, codes = self._labels(table, y)
@@ -187,12 +194,15 @@ class AdaptiveClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):  #
         return self
 
     def predict_proba(self, X: Any) -> Floats:
-        """Calibrated probabilities (n, K) of the rows of ``X`` (n, F), columns in the order of ``classes_``."""
+        """Calibrated probabilities (n, K) of the rows of ``X`` (n, F), in the order of ``classes_``."""
         check_is_fitted(self, "calibration_")
         return self.calibration_.apply(class_probabilities(self.estimator_, self._table(X, reset=False), self._names), self._rare)
 
     def predict(self, X: Any) -> NDArray[Any]:
-        """Classes (n,) of the rows of ``X`` (n, F): by ``threshold_`` for two classes, the most probable one for more."""
+        """Classes (n,) of the rows of ``X`` (n, F).
+
+        Two classes are decided by ``threshold_``; of more classes the most probable one is chosen.
+        """
         probability = self.predict_proba(X)
         if self.threshold_ is None or self.threshold_ == HALF:
             return np.asarray(self.classes_[probability.argmax(axis=1)])

@@ -2,9 +2,9 @@
 
 The reward part measures the policy's reward, the other part is used to fit the calibration and the threshold.
 
-Too few rows are no error. A class with too few rows stays in training completely. If fewer than two classes could be held out,
-everything is validated on the training rows. Each of these is reported in ``notes``, because metrics on training rows are
-optimistic.
+Too few rows are no error. A class with too few rows stays in training completely. If fewer than two classes
+could be held out, everything is validated on the training rows. Each of these is reported in ``notes``,
+because metrics on training rows are optimistic.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Holdout:
     train: Rows
     """(n,) row numbers to train on, in ascending order."""
     parts: tuple[Rows, ...]
-    """Row numbers of each held-out part, in ascending order; the training rows if no rows could be held out."""
+    """Row numbers of each held-out part, ascending; the training rows if none could be held out."""
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -47,7 +47,8 @@ def hold_out(labels: NDArray[np.integer[Any]], fraction: float, *, parts: int, s
         labels: (n,) class index 0 .. K - 1 of each row; every class has a row.
         fraction: Share of the rows to hold out, all parts together, in (0, .5].
         parts: Number of held-out parts of equal size.
-        shuffle: True: a stratified random split. False: the rows are in order of time, and the last ones are held out.
+        shuffle: True: a stratified random split. False: the rows are in order of time, and the last ones are
+            held out.
         seed: Random seed of the split.
         names: (K,) class names for the notes.
 

@@ -1,17 +1,19 @@
-"""Hugging Face: a ``Trainer`` whose training rows are drawn by an :class:`~balancer.sampling.torch_sampler.AdaptiveSampler`.
+"""Hugging Face: a ``Trainer`` whose training rows are drawn by an
+:class:`~balancer.sampling.torch_sampler.AdaptiveSampler`.
 
     sampler = AdaptiveSampler(train["label"], epochs=3)
     arguments = TrainingArguments(..., eval_strategy="epoch")
     trainer = AdaptiveTrainer(model, arguments, train_dataset=train, eval_dataset=valid, sampler=sampler)
     trainer.train()
 
-An evaluation predicts every validation row anyway. The sampler is updated from these predictions, so nothing is computed twice;
-only a random sample of training rows is predicted in addition. With ``eval_strategy="steps"`` the last evaluation of an epoch
-counts: the weights change once an epoch. The sampler's state is saved next to ``trainer_state.json`` in every checkpoint, and
+An evaluation predicts every validation row anyway. The sampler is updated from these predictions, so nothing
+is computed twice; only a random sample of training rows is predicted in addition. With
+``eval_strategy="steps"`` the last evaluation of an epoch counts: the weights change once an epoch. The
+sampler's state is saved next to ``trainer_state.json`` in every checkpoint, and
 ``train(resume_from_checkpoint=...)`` restores it.
 
-Several processes: each of them has all predictions and draws the same epoch, and accelerate gives each process its batches. So
-the sampler must draw for all ranks: ``AdaptiveSampler(..., rank=0, num_replicas=1)``.
+Several processes: each of them has all predictions and draws the same epoch, and accelerate gives each
+process its batches. So the sampler must draw for all ranks: ``AdaptiveSampler(..., rank=0, num_replicas=1)``.
 """
 
 from __future__ import annotations
@@ -44,7 +46,10 @@ Score = Callable[["EvalLoopOutput"], tuple[Any, Any]]
 
 
 def output_scores(output: EvalLoopOutput) -> tuple[Any, Any]:
-    """Labels and probabilities of an evaluation, from the first array of labels and of predictions (logits of one or K columns)."""
+    """Labels and probabilities of an evaluation.
+
+    If labels or predictions are tuples, the first array is used. Predictions are logits of one or K columns.
+    """
     logits = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
     label = output.label_ids[0] if isinstance(output.label_ids, tuple) else output.label_ids
     if logits is None or label is None:
@@ -56,21 +61,24 @@ def output_scores(output: EvalLoopOutput) -> tuple[Any, Any]:
 
 
 class AdaptiveTrainerMixin:
-    """Add adaptive sampling to ``Trainer`` or a subclass of it, as the first base class; :class:`AdaptiveTrainer` is the plain pair.
+    """Add adaptive sampling to ``Trainer`` or a subclass of it, as the first base class;
+    :class:`AdaptiveTrainer` is the plain pair.
 
     Args:
         sampler: An ``AdaptiveSampler`` made from the labels of ``train_dataset``. It serves one training.
-        score: Function from an evaluation's output to ``(y_true, y_score)``: labels (n,) and probabilities (n, K) in the
-            order of ``sampler.classes_``. None: the sigmoid or softmax of the logits (:func:`output_scores`).
-        pool: Number of training rows to predict after each epoch. With 0 none are predicted, and hardness has no effect.
-        metric_key_prefix: Prefix of the evaluation that updates the sampler: ``eval``, or ``eval_<name>`` if ``eval_dataset``
-            is a dict.
+        score: Function from an evaluation's output to ``(y_true, y_score)``: labels (n,) and probabilities
+            (n, K) in the order of ``sampler.classes_``. None: the sigmoid or softmax of the logits
+            (:func:`output_scores`).
+        pool: Number of training rows to predict after each epoch. With 0 none are predicted, and hardness has
+            no effect.
+        metric_key_prefix: Prefix of the evaluation that updates the sampler: ``eval``, or ``eval_<name>`` if
+            ``eval_dataset`` is a dict.
         steer_by: Deprecated name of ``metric_key_prefix``.
 
     Raises:
         MissingDependencyError: transformers is not installed.
-        InputError: No evaluation is configured, ``batch_eval_metrics`` drops the predictions, or a checkpoint lacks the
-            sampler's state; in training, the errors of ``sampler.update``.
+        InputError: No evaluation is configured, ``batch_eval_metrics`` drops the predictions, or a checkpoint
+            lacks the sampler's state; in training, the errors of ``sampler.update``.
     """
 
     def __init__(
@@ -124,7 +132,10 @@ class AdaptiveTrainerMixin:
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """Evaluate as ``Trainer`` does; in training also update the sampler from the predictions and add its weights to the metrics."""
+        """Evaluate as ``Trainer`` does.
+
+        In training, also update the sampler from the predictions, and add its weights to the metrics.
+        """
         trainer: Any = self
         updates = trainer.is_in_train and metric_key_prefix == self._prefix
         parent: Any = super()
@@ -181,7 +192,8 @@ class AdaptiveTrainerMixin:
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         trainer: Any = self
-        if trainer.args.should_save:  # before the rest, so that a checkpoint with all other files has this one too
+        # Written before the rest, so that a checkpoint with all other files has this one too.
+        if trainer.args.should_save:
             folder = Path(trainer._get_output_dir(trial=trial)) / f"checkpoint-{trainer.state.global_step}"
             folder.mkdir(parents=True, exist_ok=True)
             # Trainer draws a resumed epoch from its beginning and skips the batches that it has trained on.
@@ -193,8 +205,8 @@ class AdaptiveTrainerMixin:
 class AdaptiveCallback(TrainerCallback):
     """Set the sampler's epoch, and update it at the end of an epoch whose evaluations all took place earlier.
 
-    :class:`AdaptiveTrainerMixin` adds it, so a user need not. It can be found or removed by its class, as other callbacks of
-    ``Trainer``.
+    :class:`AdaptiveTrainerMixin` adds it, so a user need not. It can be found or removed by its class, as
+    other callbacks of ``Trainer``.
     """
 
     def __init__(self, trainer: AdaptiveTrainerMixin) -> None:
@@ -205,8 +217,12 @@ class AdaptiveCallback(TrainerCallback):
         return f"AdaptiveCallback({self._trainer.adaptive_sampler!r})"
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Set the sampler's epoch; evaluate first if the checkpoint was saved before the evaluation of its epoch."""
-        # To skip the first batches of a resumed epoch, Trainer wraps the batch sampler, and the wrapper does not pass set_epoch on.
+        """Set the sampler's epoch.
+
+        If the checkpoint was saved before the evaluation of its epoch, evaluate first.
+        """
+        # To skip the first batches of a resumed epoch, Trainer wraps the batch sampler, and the wrapper does
+        # not pass set_epoch on.
         done = int((state.epoch or 0.0) + _WHOLE)
         trainer: Any = self._trainer
         if args.eval_strategy == "epoch" and self._trainer._updated < done:
@@ -219,4 +235,7 @@ class AdaptiveCallback(TrainerCallback):
 
 
 class AdaptiveTrainer(AdaptiveTrainerMixin, Trainer):
-    """``transformers.Trainer`` with adaptive sampling. Takes the arguments of both; see :class:`AdaptiveTrainerMixin`."""
+    """``transformers.Trainer`` with adaptive sampling.
+
+    Takes the arguments of both; see :class:`AdaptiveTrainerMixin`.
+    """

@@ -1,10 +1,12 @@
-"""Keras 3 with any backend: batches drawn by a :class:`~balancer.sampling.core.SamplerCore`, which a callback updates.
+"""Keras 3 with any backend: batches drawn by a :class:`~balancer.sampling.core.SamplerCore`, which a callback
+updates.
 
     sampler = SamplerCore(labels, epochs=10)
     batches = AdaptiveSequence(x, y, sampler, batch_size=256)
     model.fit(batches, epochs=10, callbacks=[AdaptiveCallback(batches, (x_valid, y_valid))])
 
-The callback draws the rows of an epoch before Keras starts its workers, so several workers can make the batches.
+The callback draws the rows of an epoch before Keras starts its workers, so several workers can make the
+batches.
 """
 
 from __future__ import annotations
@@ -86,14 +88,15 @@ class AdaptiveCallback(keras.callbacks.Callback):  # type: ignore[misc]
 
     Args:
         batches: The batches that ``model.fit`` trains on.
-        validation_data: Pair ``(x, y)``. ``y`` is (n,) or (n, 1) with the class names of the sampler's labels, or one-hot in
-            the order of ``sampler.classes_``.
-        pool: Number of training rows to predict after each epoch. With 0 none are predicted, and hardness has no effect.
+        validation_data: Pair ``(x, y)``. ``y`` is (n,) or (n, 1) with the class names of the sampler's
+            labels, or one-hot in the order of ``sampler.classes_``.
+        pool: Number of training rows to predict after each epoch. With 0 none are predicted, and hardness has
+            no effect.
         from_logits: Whether the model's output is logits, without sigmoid or softmax.
         predict_batch_size: Batch size of the predictions.
         state_file: File in which the sampler's state is saved after each epoch, for use together with
-            ``keras.callbacks.BackupAndRestore``: if the file exists when training begins, the state is restored from it, and
-            it is deleted when training ends.
+            ``keras.callbacks.BackupAndRestore``: if the file exists when training begins, the state is
+            restored from it, and it is deleted when training ends.
 
     Raises:
         MissingDependencyError: Keras or its backend is not installed.

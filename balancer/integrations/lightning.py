@@ -1,19 +1,20 @@
-"""Lightning: a callback that updates an :class:`~balancer.sampling.torch_sampler.AdaptiveSampler` from the validation loop.
+"""Lightning: a callback that updates an :class:`~balancer.sampling.torch_sampler.AdaptiveSampler` from the
+validation loop.
 
     sampler = AdaptiveSampler(labels, epochs=10)
     loader = DataLoader(train, batch_size=256, sampler=sampler)
     trainer = Trainer(max_epochs=10, callbacks=[AdaptiveCallback(sampler)])
     trainer.fit(module, loader, valid_loader)
 
-After the last validation of an epoch the callback gives the sampler the scores of the validation rows and of a random sample of
-training rows. The next epoch is drawn by the new weights. The sanity check before training is ignored. The sampler's state is
-part of Lightning's checkpoints.
+After the last validation of an epoch the callback gives the sampler the scores of the validation rows and of
+a random sample of training rows. The next epoch is drawn by the new weights. The sanity check before training
+is ignored. The sampler's state is part of Lightning's checkpoints.
 
-Several processes: the scores are gathered, so the samplers of all ranks make the same update. There are two ways to divide an
-epoch among the ranks. A sampler made with the defaults ``rank=0, num_replicas=1`` draws whole epochs, and Lightning gives each
-rank its part. A sampler made with ``rank`` and ``num_replicas`` draws for its own rank; set
-``Trainer(use_distributed_sampler=False)`` for it. Only the second way resumes exactly in the middle of an epoch; with the first
-one, the interrupted epoch starts again.
+Several processes: the scores are gathered, so the samplers of all ranks make the same update. There are two
+ways to divide an epoch among the ranks. A sampler made with the defaults ``rank=0, num_replicas=1`` draws
+whole epochs, and Lightning gives each rank its part. A sampler made with ``rank`` and ``num_replicas`` draws
+for its own rank; set ``Trainer(use_distributed_sampler=False)`` for it. Only the second way resumes exactly
+in the middle of an epoch; with the first one, the interrupted epoch starts again.
 """
 
 from __future__ import annotations
@@ -55,8 +56,9 @@ else:
 
 
 Scored = tuple[Any, Any]
-"""Labels (n,), with the same class names as the sampler's labels, and probabilities (n, K) in the order of its ``classes_``.
-Arrays or tensors.
+"""Labels (n,) and probabilities (n, K), as arrays or tensors.
+
+The class names are those of the sampler's labels, and the columns are in the order of its ``classes_``.
 """
 
 
@@ -73,15 +75,16 @@ class AdaptiveCallback(Callback):
 
     Args:
         sampler: Sampler of the training loader.
-        score: Function ``(module, batch) -> (y_true, y_score)``: labels (n,) and probabilities (n, K) in the order of
-            ``sampler.classes_``. It is called in evaluation mode and without gradients. None: if ``validation_step`` returns
-            a dict with ``y_true`` and ``y_score``, these are used; otherwise a batch is a pair ``(x, y)`` and ``module(x)``
-            are logits of one or K columns.
-        pool: Number of training rows to score after each epoch, read from the dataset of the training loader. With 0 none
-            are scored, and hardness has no effect.
+        score: Function ``(module, batch) -> (y_true, y_score)``: labels (n,) and probabilities (n, K) in the
+            order of ``sampler.classes_``. It is called in evaluation mode and without gradients. None: if
+            ``validation_step`` returns a dict with ``y_true`` and ``y_score``, these are used; otherwise a
+            batch is a pair ``(x, y)`` and ``module(x)`` are logits of one or K columns.
+        pool: Number of training rows to score after each epoch, read from the dataset of the training loader.
+            With 0 none are scored, and hardness has no effect.
 
     Raises:
-        InputError: Lightning is not installed, or ``pool`` is out of range; in training, the errors of ``sampler.update``.
+        InputError: Lightning is not installed, or ``pool`` is out of range; in training, the errors of
+            ``sampler.update``.
     """
 
     def __init__(
@@ -100,11 +103,18 @@ class AdaptiveCallback(Callback):
 
     @property
     def state_key(self) -> str:
-        """Key of the state in Lightning's checkpoints: the class name of version 0.1, so that its checkpoints can be read."""
+        """Key of the state in Lightning's checkpoints.
+
+        It is the class name of version 0.1, so that checkpoints of that version can be read.
+        """
         return "AdaptiveSamplingCallback"
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Raise InputError if all ranks would train on the same rows, or if the rows would be divided among the ranks twice."""
+        """Check that the rows are divided among the ranks exactly once.
+
+        Raises:
+            InputError: All ranks would train on the same rows, or the rows would be divided twice.
+        """
         whole, wrapped = self.sampler.num_replicas == 1, isinstance(getattr(trainer.train_dataloader, "sampler", None), DistributedSampler)
         if trainer.world_size > 1 and whole and not wrapped:
             raise InputError(
@@ -119,7 +129,10 @@ class AdaptiveCallback(Callback):
             self.sampler.set_epoch(trainer.current_epoch)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Count the items that were trained on. The sampler's count is too high: Lightning fetches a batch ahead."""
+        """Count the items that were trained on.
+
+        The sampler's own count is too high, because Lightning fetches a batch ahead.
+        """
         each = 1 if isinstance(self.sampler, AdaptiveBatchSampler) else getattr(trainer.train_dataloader, "batch_size", None) or 1
         for_one_rank = trainer.world_size == self.sampler.num_replicas
         self._next = trainer.current_epoch
@@ -141,7 +154,10 @@ class AdaptiveCallback(Callback):
             self._parts.append(_arrays(self._scores(pl_module, batch)))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Update the sampler if this is the epoch's last validation, so that checkpoints written after it hold the new weights."""
+        """Update the sampler if this is the epoch's last validation.
+
+        Checkpoints that are written after it then hold the new weights.
+        """
         if not _training(trainer) or not self._parts:
             return
         self._waiting = True
@@ -155,7 +171,10 @@ class AdaptiveCallback(Callback):
         self._next, self._consumed = trainer.current_epoch + 1, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """State of the sampler. Arrays are tensors, because Lightning reads checkpoints with ``weights_only``."""
+        """State of the sampler.
+
+        Arrays are tensors, because Lightning reads checkpoints with ``weights_only``.
+        """
         arrays: dict[str, NDArray[Any]] = {}
         plain = extract_arrays(self.sampler.state_dict(self._consumed), arrays)
         tensors = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
@@ -231,7 +250,10 @@ def _joined(parts: list[tuple[NDArray[Any], NDArray[np.float64]]]) -> tuple[NDAr
 
 
 def _gathered(trainer: Trainer, scored: tuple[NDArray[Any], NDArray[np.float64]]) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    """Labels and scores of all ranks, in the same order on every rank; ranks may hold different numbers of rows."""
+    """Labels and scores of all ranks, in the same order on every rank.
+
+    Ranks may hold different numbers of rows.
+    """
     if trainer.world_size == 1:
         return scored
     gathered: list[Any] = [None] * trainer.world_size

@@ -1,13 +1,14 @@
 """Class probabilities from any scikit-learn classifier, and their correction after training on sampled rows.
 
-The prior correction is used only where it is exact. If classes are drawn with shares that differ from their priors, the odds of
-each class are multiplied by a constant, and dividing by it is the exact correction (Saerens, Latinne and Decaestecker, 2002;
-Elkan, 2001). If hard rows of a class are drawn more often, the density within the class changes, and no constant corrects that.
-Then a curve is fitted on held-out rows (:class:`IncreasingCurve`).
+The prior correction is used only where it is exact. If classes are drawn with shares that differ from their
+priors, the odds of each class are multiplied by a constant, and dividing by it is the exact correction
+(Saerens, Latinne and Decaestecker, 2002; Elkan, 2001). If hard rows of a class are drawn more often, the
+density within the class changes, and no constant corrects that. Then a curve is fitted on held-out rows
+(:class:`IncreasingCurve`).
 
-With more than two classes each class is calibrated against the rest, and the probabilities are normalized to sum to 1. A class
-with too few held-out rows for a curve is shifted in log-odds so that its mean probability is its prior, which is known from all
-rows.
+With more than two classes each class is calibrated against the rest, and the probabilities are normalized to
+sum to 1. A class with too few held-out rows for a curve is shifted in log-odds so that its mean probability
+is its prior, which is known from all rows.
 """
 
 from __future__ import annotations
@@ -32,9 +33,10 @@ SAME_SHARE = 1e-3
 SMOOTH_PART = 0.25
 """Weight of the smooth curve.
 
-It was the best compromise of 0, .1, .25, .5 and 1 on one synthetic table (20,000 rows, 2 % positives, four learners, two seeds);
-the test rows were used for the choice. The calibration error was at most .0055, against .015 for the smooth curve alone (a
-random forest), and log loss was within 3 % of the better of the two curves. With a third seed a linear learner had .007.
+It was the best compromise of 0, .1, .25, .5 and 1 on one synthetic table (20,000 rows, 2 % positives, four
+learners, two seeds); the test rows were used for the choice. The calibration error was at most .0055, against
+.015 for the smooth curve alone (a random forest), and log loss was within 3 % of the better of the two
+curves. With a third seed a linear learner had .007.
 """
 _BISECTIONS = 60
 
@@ -44,7 +46,8 @@ def class_probabilities(estimator: Any, X: Any, classes: NDArray[Any]) -> Floats
 
     Args:
         estimator: The classifier. Without ``predict_proba``, the sigmoid (two classes) or softmax of its
-            ``decision_function`` is used. That ranks the rows in the same order, but is no probability until it is calibrated.
+            ``decision_function`` is used. That ranks the rows in the same order, but is no probability until
+            it is calibrated.
         X: (n, F) rows.
         classes: (K,) sorted classes of the result.
 
@@ -79,12 +82,14 @@ def class_probabilities(estimator: Any, X: Any, classes: NDArray[Any]) -> Floats
 
 @dataclass(frozen=True)
 class IncreasingCurve:
-    """A weighted mean of isotonic regression (3/4) and the smooth curve of ``balancer.evaluation.calibration`` (1/4).
+    """A weighted mean of isotonic regression (3/4) and the smooth curve of
+    ``balancer.evaluation.calibration`` (1/4).
 
-    Isotonic regression fits any shape, also the many exact zeros of a random forest. But it gives equal probabilities to
-    neighbouring rows, and 0 or 1 where a few rows have the same label, so that log loss is unbounded. The smooth curve is
-    strictly increasing, but its shape is restricted. The mean keeps the ranking, stays away from 0 and 1, and comes close to the
-    better of the two in calibration error and log loss.
+    Isotonic regression fits any shape, also the many exact zeros of a random forest. But it gives equal
+    probabilities to neighbouring rows, and 0 or 1 where a few rows have the same label, so that log loss is
+    unbounded. The smooth curve is strictly increasing, but its shape is restricted. The mean keeps the
+    ranking, stays away from 0 and 1, and comes close to the better of the two in calibration error and log
+    loss.
     """
 
     smooth: Calibration
@@ -99,7 +104,12 @@ class IncreasingCurve:
 
     @classmethod
     def fit(cls, score: Floats, positive: NDArray[np.bool_]) -> IncreasingCurve:
-        """Fit the curve on held-out rows, some positive and some negative: ``score`` (n,), ``positive`` (n,)."""
+        """Fit the curve on held-out rows, some of them positive.
+
+        Args:
+            score: (n,) scores.
+            positive: (n,) whether a row is positive.
+        """
         isotonic = IsotonicRegression(out_of_bounds="clip").fit(score, positive)
         return cls(fit_calibration(score, positive.astype(np.int64)), isotonic.X_thresholds_, isotonic.y_thresholds_)
 
@@ -112,12 +122,21 @@ class ProbabilityCorrection:
     factor: Floats
     """(K,) factor for the odds of each class: prior / share for the method ``prior``, otherwise ones."""
     curves: tuple[IncreasingCurve | Calibration, ...] = ()
-    """For the method ``isotonic``: one curve per class, or for two classes only that of the less frequent one. A class with too
-    few rows has a shift in log-odds instead.
+    """Curves of the method ``isotonic``: one per class, for two classes only that of the less frequent one.
+
+    A class with too few rows has a shift in log-odds instead.
     """
 
     def apply(self, scores: Floats, rare: int) -> Floats:
-        """Convert ``scores`` (n, K) to probabilities (n, K); for two classes, ``rare`` is the column that the only curve is for."""
+        """Convert scores to probabilities.
+
+        Args:
+            scores: (n, K) scores of the model.
+            rare: For two classes, the column that the only curve is for.
+
+        Returns:
+            (n, K) probabilities.
+        """
         if self.method == "prior":
             return _normalised(scores * self.factor)
         if self.method is None:
@@ -131,13 +150,22 @@ class ProbabilityCorrection:
 
 
 def prior_is_exact(weights: Sequence[SamplingWeights]) -> bool:
-    """Whether one factor per class corrects the sampling exactly, for a model that was trained with ``weights``, one per epoch."""
+    """Whether one factor per class corrects the sampling of a model exactly.
+
+    Args:
+        weights: Sampling weights of the epochs that the model was trained in.
+    """
     first = weights[0].share
     return all(w.hardness == 0 and bool((np.abs(w.share - first) <= SAME_SHARE * first).all()) for w in weights)
 
 
 def prior_correction(prior: Floats, share: Floats) -> ProbabilityCorrection:
-    """The exact correction for sampling without hardness; ``prior`` and ``share`` (K,) are in the order of the score columns."""
+    """The exact correction for sampling without hardness.
+
+    Args:
+        prior: (K,) class prior, in the order of the score columns.
+        share: (K,) share that each class was drawn with.
+    """
     return ProbabilityCorrection("prior", np.where(share > 0, prior / np.where(share > 0, share, 1.0), 1.0))
 
 
@@ -149,8 +177,8 @@ def fit_correction(scores: Floats, labels: NDArray[np.integer[Any]], prior: Floa
         labels: (n,) column of the true class.
         prior: (K,) class prior of the training rows.
         rare: For two classes, the column to calibrate.
-        held_out: False if the model was trained on these rows. Their scores are then overconfident, so no curve is fitted; the
-            mean probability of each class is shifted to its prior.
+        held_out: False if the model was trained on these rows. Their scores are then overconfident, so no
+            curve is fitted; the mean probability of each class is shifted to its prior.
     """
     columns = [rare] if len(prior) == 2 else range(len(prior))
     curves: list[IncreasingCurve | Calibration] = []
@@ -164,14 +192,20 @@ def fit_correction(scores: Floats, labels: NDArray[np.integer[Any]], prior: Floa
 
 
 def fits(probability: Floats, labels: NDArray[np.integer[Any]], rare: int) -> bool:
-    """Whether ``probability`` (n, K) fits held-out ``labels`` (n,): no calibration curve is better by more than one standard error."""
+    """Whether ``probability`` (n, K) fits held-out ``labels`` (n,).
+
+    It does if no calibration curve is better by more than one standard error.
+    """
     columns = [rare] if probability.shape[1] == 2 else range(probability.shape[1])
     measured = [c for c in columns if 0 < (labels == c).sum() < len(labels)]
     return all(fit_calibration(probability[:, c], (labels == c).astype(np.int64)).method == "identity" for c in measured)
 
 
 def _shift_to_prior(score: Floats, prior: float) -> Calibration:
-    """Find by bisection the shift in log-odds after which the mean of ``score`` is ``prior``. The mean increases with the shift."""
+    """Find the shift in log-odds after which the mean of ``score`` is ``prior``.
+
+    The mean increases with the shift, so bisection finds it.
+    """
     low, high = -30.0, 30.0
     if abs(float(IDENTITY.transform(score).mean()) - prior) < 1e-9:
         return IDENTITY

@@ -2,10 +2,11 @@
 
     sampler = RemoteSampler("http://127.0.0.1:8000", labels, epochs=10)
 
-Rows are drawn in this process; only scores are sent. With the same policy the weights are those of an `AdaptiveSampler`.
+Rows are drawn in this process; only scores are sent. With the same policy the weights are those of an
+`AdaptiveSampler`.
 
-Training does not stop when the service does not answer: the last weights are kept, and the scores of each epoch are stored.
-They are sent in order when the service answers again, so it receives every epoch.
+Training does not stop when the service does not answer: the last weights are kept, and the scores of each
+epoch are stored. They are sent in order when the service answers again, so it receives every epoch.
 """
 
 from __future__ import annotations
@@ -74,7 +75,8 @@ class RemoteController:
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         self._client = httpx.Client(base_url=url.rstrip("/"), headers=headers, timeout=timeout, transport=transport)
         self._errors: tuple[type[Exception], ...] = (httpx.TransportError,)
-        # The service takes class names as text, so classes are numbered. Classes of equal size keep their order by name.
+        # The service takes class names as text, so classes are numbered. Classes of equal size keep their
+        # order by name.
         self.names = [f"class {place:04d}" for place in range(len(counts))]
         self.prior = counts / counts.sum()
         self._request = {
@@ -85,7 +87,7 @@ class RemoteController:
         }
         rest = self.prior[1:] / self.prior[1:].sum()
         self.weights = SamplingWeights(np.append(1 - DEFAULT_SHARE, DEFAULT_SHARE * rest), 0.0, 1.0)
-        """Weights of the next epoch; until the first answer of the service, those of a constant policy without hardness."""
+        """Weights of the next epoch; before the first answer those of a constant without hardness."""
         self.metrics = {"f1": 0.0, "average_precision": 0.0}
         """Validation metrics of the last answer."""
         self.session: str | None = None
@@ -133,7 +135,10 @@ class RemoteController:
         return self.weights
 
     def state_dict(self) -> dict[str, Any]:
-        """State as values that JSON can hold. It contains the session's id, so a resumed training continues the session."""
+        """State as values that JSON can hold.
+
+        It contains the session's id, so a resumed training continues the session.
+        """
         return {
             "session": self.session,
             "epoch": self.epoch,
@@ -172,7 +177,14 @@ class RemoteController:
         self.weights, self.metrics = SamplingWeights(share, answer["hardness"], answer["floor"]), answer["metrics"]
 
     def _post(self, path: str, content: dict[str, Any]) -> dict[str, Any] | None:
-        """The answer; None with a warning if the service does not answer; InputError if it rejects the request."""
+        """Send a request.
+
+        Returns:
+            The answer; None, with a warning, if the service does not answer.
+
+        Raises:
+            InputError: The service rejects the request.
+        """
         reason = ""
         for attempt in range(2):
             try:
@@ -195,7 +207,10 @@ class RemoteController:
         return None
 
     def _encoded(self, rows: ScoredRows) -> dict[str, Any]:
-        """Scored rows as JSON: labels and scores, or histograms of the error by class if there are many rows or weighted ones."""
+        """Scored rows as JSON: labels and scores.
+
+        Many rows or weighted rows become histograms of the error by class.
+        """
         if len(rows.label) <= MAX_ROWS and (rows.weight is None or (rows.weight == 1).all()):
             score = np.asarray(rows.score, dtype=np.float64)
             return {"labels": [self.names[code] for code in rows.label], "scores": score.tolist()}
@@ -225,10 +240,12 @@ class RemoteSampler(AdaptiveSampler):
         policy: Name of a policy: auto, bandit, constant, schedule, rule, random, start.
         num_samples: Rows to draw in an epoch; None: as many as there are labelled rows.
         unlabelled: Label of rows that are never drawn.
-        seed: Random seed. The rows of an epoch depend on the seed, the number of the epoch and the weights only.
+        seed: Random seed. The rows of an epoch depend on the seed, the number of the epoch and the weights
+            only.
         key: API key with the scope `sessions`, if the service needs one.
         timeout: Seconds to wait for an answer.
-        rank, num_replicas: As for `AdaptiveSampler`. Every rank has its own session; the same scores give the same weights.
+        rank, num_replicas: As for `AdaptiveSampler`. Every rank has its own session; the same scores give the
+            same weights.
         transport: Transport of httpx, for tests without a network.
 
     Raises:

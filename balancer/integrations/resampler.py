@@ -2,15 +2,16 @@
 
     make_pipeline(AdaptiveResampler(policy="auto"), RandomForestClassifier())      # imblearn.pipeline
 
-The policy decides not only how many rows of each class are drawn, but also which. A small learner is trained for some epochs with
-weights from the policy, and evaluated on held-out rows. With the final weights, rows of the most frequent class that the learner
-confuses with another class are drawn more often, and easy ones less often. Rows are drawn by systematic resampling: the number of
-draws of a row is its expected number, rounded down or up. So a class that is drawn evenly and does not shrink loses no row. No row
-is synthesized: every row of the result is a row of the table, in the same container and with the same dtypes.
+The policy decides not only how many rows of each class are drawn, but also which. A small learner is trained
+for some epochs with weights from the policy, and evaluated on held-out rows. With the final weights, rows of
+the most frequent class that the learner confuses with another class are drawn more often, and easy ones less
+often. Rows are drawn by systematic resampling: the number of draws of a row is its expected number, rounded
+down or up. So a class that is drawn evenly and does not shrink loses no row. No row is synthesized: every row
+of the result is a row of the table, in the same container and with the same dtypes.
 
-A pipeline resamples only in ``fit``, so the model's scores are no probabilities for the class shares of the table.
-AdaptiveClassifier (:mod:`balancer.integrations.classifier`) corrects that, and adapts while the model itself is trained. Prefer it
-if the model is a scikit-learn classifier.
+A pipeline resamples only in ``fit``, so the model's scores are no probabilities for the class shares of the
+table. AdaptiveClassifier (:mod:`balancer.integrations.classifier`) corrects that, and adapts while the model
+itself is trained. Prefer it if the model is a scikit-learn classifier.
 """
 
 from __future__ import annotations
@@ -48,15 +49,16 @@ class AdaptiveResampler(BaseSampler):  # type: ignore[misc]  # imbalanced-learn 
     Parameters
     ----------
     policy
-        ``auto`` (the learned policy of the package), ``constant`` (or ``constant:share=.2,hardness=1``), ``rule``, the
-        folder of a learned policy, or an object with ``name`` and ``act``.
+        ``auto`` (the learned policy of the package), ``constant`` (or ``constant:share=.2,hardness=1``),
+        ``rule``, the folder of a learned policy, or an object with ``name`` and ``act``.
     estimator
-        Classifier that scores rows for the policy; it is cloned first. It receives the table as it was given. None: LightGBM
-        with 100 small trees; columns that are no numbers are encoded for it.
+        Classifier that scores rows for the policy; it is cloned first. It receives the table as it was given.
+        None: LightGBM with 100 small trees; columns that are no numbers are encoded for it.
     sampling_strategy
-        ``auto``: the policy decides how many rows of each class are drawn. Otherwise it only decides which rows of a class:
-        a dict of the number of rows by class (other classes keep their number), a function from ``y`` to such a dict, or,
-        for two classes, the number of rows of the less frequent class divided by that of the other.
+        ``auto``: the policy decides how many rows of each class are drawn. Otherwise it only decides which
+        rows of a class: a dict of the number of rows by class (other classes keep their number), a function
+        from ``y`` to such a dict, or, for two classes, the number of rows of the less frequent class divided
+        by that of the other.
     epochs
         Number of epochs: how often the policy sets the weights.
     num_samples
@@ -81,16 +83,16 @@ class AdaptiveResampler(BaseSampler):  # type: ignore[misc]  # imbalanced-learn 
     classes_, n_features_in_, feature_names_in_
         As for all scikit-learn estimators; names only if a data frame was given.
     history_
-        A dict for each epoch: ``epoch``, ``share`` (by class), ``hardness``, ``floor``, and the validation metrics after it,
-        ``f1`` and ``average_precision``.
+        A dict for each epoch: ``epoch``, ``share`` (by class), ``hardness``, ``floor``, and the validation
+        metrics after it, ``f1`` and ``average_precision``.
     notes_
         Deviations from what was asked for, a sentence each.
 
     Raises
     ------
     InputError
-        By ``fit`` and ``fit_resample``: a parameter is out of range, there is one class only, a label is missing, or the
-        policy or a class is unknown.
+        By ``fit`` and ``fit_resample``: a parameter is out of range, there is one class only, a label is
+        missing, or the policy or a class is unknown.
 
     >>> from sklearn.datasets import make_classification
     >>> X, y = make_classification(1000, weights=[.9], flip_y=0, random_state=0)
@@ -138,7 +140,8 @@ class AdaptiveResampler(BaseSampler):  # type: ignore[misc]  # imbalanced-learn 
 
         Returns
         -------
-        Drawn rows of ``X`` and ``y``, in the same containers and with the same dtypes; the index of a pandas frame is kept.
+        Drawn rows of ``X`` and ``y``, in the same containers and with the same dtypes; the index of a pandas
+        frame is kept.
         """
         rows = self._fit_resample(X, y, **params)
         # COO and other sparse formats that can't be indexed become CSR, as in imbalanced-learn.
@@ -267,7 +270,8 @@ class _FixedPolicy:
 
 def _row_weights(codes: NDArray[np.int64], weights: SamplingWeights, score: Floats, num_samples: int) -> Floats:
     """Expected draws (n,) of all rows, also the held-out ones, with mean 1."""
-    # A policy's shares start with the most frequent class, ties in the order of the classes; `weights` are in the order of the classes.
+    # A policy's shares start with the most frequent class, ties in the order of the classes; `weights` are in
+    # the order of the classes.
     order = np.argsort(-np.bincount(codes), kind="stable")
     fixed = _FixedPolicy(SamplingWeights(weights.share[order], weights.hardness, weights.floor))
     sampler = SamplerCore(codes, policy=fixed, epochs=1, num_samples=num_samples)
@@ -291,7 +295,10 @@ def _total(num_samples: Any, rows: int, num_classes: int) -> int:
 
 
 def _whole_rows(share: Floats, total: int) -> NDArray[np.int64]:
-    """Round ``share * total`` (K,) to whole numbers of at least 1 that sum to ``total``, by the method of largest remainders."""
+    """Round ``share * total`` (K,) to whole numbers of at least 1 that sum to ``total``.
+
+    The method is that of largest remainders.
+    """
     exact = share * total
     rows = np.floor(exact).astype(np.int64)
     rows[np.argsort(rows - exact, kind="stable")[: total - int(rows.sum())]] += 1

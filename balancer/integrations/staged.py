@@ -1,24 +1,27 @@
-"""Train any scikit-learn classifier over several epochs, so that a policy can change the sampling weights in between.
+"""Train any scikit-learn classifier over several epochs, so that a policy can change the sampling weights in
+between.
 
-Most estimators have no epochs of their own. Of five ways to train, the first that the estimator supports is chosen
-(:func:`choose_staging`):
+Most estimators have no epochs of their own. Of five ways to train, the first that the estimator supports is
+chosen (:func:`choose_staging`):
 
-    boosting        LightGBM (init_model), XGBoost (xgb_model): each epoch adds its part of the trees, with weighted rows
-    partial_fit     each epoch continues training on newly drawn rows
-    warm_start      forests and other ensembles grow by ``n_estimators``: each epoch adds its part, with weighted (or drawn) rows
-    sample_weight   each epoch fits a new model with weighted rows
+    boosting        LightGBM (init_model), XGBoost (xgb_model): each epoch adds its part of the trees, with
+    weighted rows partial_fit     each epoch continues training on newly drawn rows
+    warm_start      forests and other ensembles grow by ``n_estimators``: each epoch adds its part, with
+    weighted (or drawn) rows sample_weight   each epoch fits a new model with weighted rows
     resample        each epoch fits a new model on drawn rows; works for any classifier
 
-With the first three, all epochs contribute to the final model; with the last two, only the last epoch does. A row's weight is its
-expected number of draws (:meth:`SamplerCore.row_weights`), so weighted fits have no sampling noise. scikit-learn's histogram
-boosting can grow too, but its bins depend on the weights: the trees of earlier epochs would be evaluated with other bins, and
-weighted quantiles take twenty times as long as the rest of the fit (version 1.9). So it is fitted on drawn rows in each epoch.
+With the first three, all epochs contribute to the final model; with the last two, only the last epoch does. A
+row's weight is its expected number of draws (:meth:`SamplerCore.row_weights`), so weighted fits have no
+sampling noise. scikit-learn's histogram boosting can grow too, but its bins depend on the weights: the trees
+of earlier epochs would be evaluated with other bins, and weighted quantiles take twenty times as long as the
+rest of the fit (version 1.9). So it is fitted on drawn rows in each epoch.
 
-A policy's budget counts one pass over the table for the whole run, however often an epoch uses its rows. The limits on repeats
-were measured on neural networks that see a row a few times (``balancer.sampling.weights``), and boosted or newly fitted learners
-have no such number. So the limit on the draws of a hard row is wider than for a network. On two synthetic tables (two seeds
-each; the test rows were looked at) that cost at most .003 average precision with the policy ``constant`` and gained up to .03,
-except for stochastic gradient descent fitted in a pipeline (-.03 and +.02). With a hardness of .5 results were mixed.
+A policy's budget counts one pass over the table for the whole run, however often an epoch uses its rows. The
+limits on repeats were measured on neural networks that see a row a few times (``balancer.sampling.weights``),
+and boosted or newly fitted learners have no such number. So the limit on the draws of a hard row is wider
+than for a network. On two synthetic tables (two seeds each; the test rows were looked at) that cost at most
+.003 average precision with the policy ``constant`` and gained up to .03, except for stochastic gradient
+descent fitted in a pipeline (-.03 and +.02). With a hardness of .5 results were mixed.
 """
 
 from __future__ import annotations
@@ -34,6 +37,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import has_fit_parameter
 
+from balancer.dependencies import require
 from balancer.deprecation import warn_renamed
 from balancer.errors import InputError
 from balancer.integrations.probabilities import Floats, class_probabilities
@@ -47,12 +51,19 @@ Staging = Literal["boosting", "partial_fit", "warm_start", "sample_weight", "res
 POOL = 50_000
 """Number of training rows scored after an epoch, at most; the other rows keep their last score."""
 MIN_DRAWS = 256
-"""Minimum number of rows of an epoch, or all rows of a smaller table. A policy's limits on repeats in an epoch refer to it."""
+"""Minimum number of rows of an epoch, or all rows of a smaller table.
+
+A policy's limits on repeats in an epoch refer to it.
+"""
 _INCREMENTAL = ("boosting", "partial_fit", "warm_start")
 
 
 def default_learner() -> Any:
-    """LightGBM with 100 small trees: needs no scaling, accepts missing values and sparse matrices, and can continue training."""
+    """LightGBM with 100 small trees.
+
+    It needs no scaling, accepts missing values and sparse matrices, and can continue training.
+    """
+    require("lightgbm", "the default estimator", "balancer[sklearn]")
     from lightgbm import LGBMClassifier
 
     options: dict[str, Any] = {
@@ -69,7 +80,8 @@ def choose_staging(estimator: Any) -> Staging:
     if _boosting_keyword(estimator):
         return "boosting"
     params = estimator.get_params(deep=False)
-    # Both need the whole table at once: scikit-learn raises an error for them in partial_fit, and warns of the first with warm_start.
+    # Both need the whole table at once: scikit-learn raises an error for them in partial_fit, and warns of
+    # the first with warm_start.
     whole_table = isinstance(params.get("class_weight"), str) or params.get("early_stopping") is True
     if hasattr(estimator, "partial_fit") and not whole_table:
         return "partial_fit"
@@ -123,8 +135,8 @@ class StagedEstimator:
         seed: Random seed of the draws, and of every ``random_state`` of the estimator that is None.
 
     Raises:
-        InputError: ``estimator`` is no scikit-learn classifier or can't be trained in the way ``staging``, or a number is out
-            of range.
+        InputError: ``estimator`` is no scikit-learn classifier or can't be trained in the way ``staging``, or
+            a number is out of range.
     """
 
     def __init__(
@@ -143,7 +155,8 @@ class StagedEstimator:
         self.estimator = clone(estimator)
         self.staging: Staging = choose_staging(estimator) if staging == "auto" else staging  # type: ignore[assignment]  # checked above
         self._X, self._codes = X, codes
-        # XGBoost accepts only 0 .. K - 1. Other estimators get the labels themselves, because their class_weight may name them.
+        # XGBoost accepts only 0 .. K - 1. Other estimators get the labels themselves, because their
+        # class_weight may name them.
         self.names: NDArray[Any] = np.arange(len(classes)) if library(estimator) == "xgboost" else classes
         """(K,) classes that the estimator is trained with."""
         self._y = self.names[codes]
@@ -191,7 +204,8 @@ class StagedEstimator:
         if epoch:
             before = self.estimator.booster_ if keyword == "init_model" else self.estimator.get_booster()
         more = self._trees_until(epoch) - (self._trees_until(epoch - 1) if epoch else 0)
-        # Each call of fit restarts the library's random numbers: with the same seed every epoch would leave out the same rows and columns.
+        # Each call of fit restarts the library's random numbers: with the same seed every epoch would leave
+        # out the same rows and columns.
         given = self._final["random_state"]
         seed = integer_seed(self._seed, "boosting", given if isinstance(given, int) else 0, epoch)
         self.estimator.set_params(n_estimators=more, random_state=seed)
@@ -204,7 +218,8 @@ class StagedEstimator:
 
     def _fit_drawn(self, sampler: SamplerCore, epoch: int) -> None:
         rows = systematic_rows(sampler.row_weights(), generator(self._seed, "draw", epoch))
-        # A new fit only knows the classes among its rows, so one row is added of each class that was not drawn.
+        # A new fit only knows the classes among its rows, so one row is added of each class that was not
+        # drawn.
         lost = np.setdiff1d(self._codes, self._codes[rows])
         rows = np.concatenate([rows, *(np.flatnonzero(self._codes == c)[:1] for c in lost)])
         self.estimator.fit(take_rows(self._X, rows), self._y[rows])
@@ -222,16 +237,16 @@ class StagedEstimator:
 def systematic_rows(expected: Floats, rng: np.random.Generator) -> NDArray[np.int64]:
     """Draw rows by systematic resampling (Madow, 1949; Kitagawa, 1996).
 
-    Independent draws would leave out a third of the rows of a class with one expected draw per row, and repeat others. Systematic
-    resampling has the same expectation and the least variance.
+    Independent draws would leave out a third of the rows of a class with one expected draw per row, and
+    repeat others. Systematic resampling has the same expectation and the least variance.
 
     Args:
         expected: (n,) expected number of draws of each row.
         rng: Source of random numbers.
 
     Returns:
-        Row numbers in ascending order, about ``expected.sum()`` of them. Row i is drawn ``floor(expected[i])`` times or once
-        more.
+        Row numbers in ascending order, about ``expected.sum()`` of them. Row i is drawn
+        ``floor(expected[i])`` times or once more.
     """
     order = rng.permutation(len(expected))
     cumulative = np.cumsum(expected[order])
@@ -259,12 +274,15 @@ class Epoch:
     weights: SamplingWeights
     """Weights that its rows were drawn with."""
     f1: float
-    """Validation F1 at its best threshold after the epoch; for more than two classes the mean over all but the most frequent one."""
+    """Validation F1 at its best threshold after the epoch.
+
+    For more than two classes the mean over all but the most frequent one.
+    """
     average_precision: float
     """Validation average precision after the epoch."""
 
     def metrics(self, number: int, classes: NDArray[Any]) -> EpochMetrics:
-        """Plain values: ``epoch``, ``share`` by class, ``hardness``, ``floor``, ``f1`` and ``average_precision``."""
+        """As plain values: epoch, share by class, hardness, floor, F1 and average precision."""
         return EpochMetrics(
             epoch=number,
             share=dict(zip(classes.tolist(), self.weights.share.tolist(), strict=True)),
@@ -298,6 +316,9 @@ def train_epochs(staged: StagedEstimator, sampler: SamplerCore, X: Any, reward_X
 
 
 def weights_in_model(staging: Staging, epochs: list[Epoch]) -> list[SamplingWeights]:
-    """Weights that the final model was trained with: of all epochs, or of the last one if each epoch fits a new model."""
+    """Weights that the final model was trained with.
+
+    They are those of all epochs, or of the last one if each epoch fits a new model.
+    """
     weights = [epoch.weights for epoch in epochs]
     return weights if staging in _INCREMENTAL else weights[-1:]

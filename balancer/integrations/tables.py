@@ -1,4 +1,7 @@
-"""Tables of any kind: NumPy, SciPy sparse, pandas, polars, lists. Selecting rows keeps the container, the dtypes and the names."""
+"""Tables of any kind: NumPy, SciPy sparse, pandas, polars, lists.
+
+Selecting rows keeps the container, the dtypes and the names.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,10 @@ def is_frame(table: Any) -> bool:
 
 
 def take_rows(table: Any, rows: NDArray[np.integer[Any]]) -> Any:
-    """Select rows of ``table`` without changing its type. A pandas index is selected too, so its labels may repeat."""
+    """Select rows of ``table`` without changing its type.
+
+    A pandas index is selected too, so its labels may repeat.
+    """
     if hasattr(table, "iloc"):
         return table.iloc[rows]
     if isinstance(table, (list, tuple)):
@@ -28,7 +34,10 @@ def take_rows(table: Any, rows: NDArray[np.integer[Any]]) -> Any:
 
 
 def sparse_matrix(table: Any) -> Any:
-    """Convert a SciPy sparse array to a sparse matrix, which LightGBM accepts without a warning; return anything else unchanged."""
+    """Convert a SciPy sparse array to a sparse matrix, which LightGBM accepts without a warning.
+
+    Anything else is returned unchanged.
+    """
     if not issparse(table) or isspmatrix(table):
         return table
     return csc_matrix(table) if table.format == "csc" else csr_matrix(table)
@@ -70,8 +79,8 @@ def label_codes(y: Any) -> tuple[NDArray[Any], NDArray[np.int64]]:
 def numeric_matrix(table: Any) -> Any:
     """Convert a table to numbers (n, F) for a tree learner.
 
-    Numeric arrays and sparse matrices stay as they are. In every other column a value becomes its rank among the column's values.
-    The ranks hold for this table only; they are good enough to score its rows.
+    Numeric arrays and sparse matrices stay as they are. In every other column a value becomes its rank among
+    the column's values. The ranks hold for this table only; they are good enough to score its rows.
     """
     if issparse(table):
         return sparse_matrix(table)

@@ -24,7 +24,7 @@ from balancer.sampling.torch_sampler import AdaptiveSampler
 from balancer.sampling.weights import SamplingWeights
 
 
-def test_logits_become_what_torch_makes_of_them() -> None:
+def test_logits_become_the_probabilities_that_torch_computes() -> None:
     logits = np.random.default_rng(0).normal(scale=200, size=(50, 3))
     np.testing.assert_allclose(logits_to_scores(logits), torch.softmax(torch.as_tensor(logits), dim=1).numpy(), atol=1e-15)
     second = torch.sigmoid(torch.as_tensor(logits[:, 0])).numpy()
@@ -36,13 +36,13 @@ def test_logits_become_what_torch_makes_of_them() -> None:
         logits_to_scores(np.zeros((2, 3, 4)))
 
 
-def test_nan_reaches_the_sampler_which_names_its_row() -> None:
+def test_nan_is_reported_by_the_sampler_with_its_row() -> None:
     sampler = SamplerCore([0, 0, 0, 1], policy="rule", epochs=1)
     with pytest.raises(InputError, match="row 1 is not finite"):
         sampler.update([0, 1], logits_to_scores([[0.0, 1.0], [np.nan, 1.0]]))
 
 
-def test_pools_are_whole_small_tables_or_distinct_rows_of_large_ones() -> None:
+def test_a_pool_is_a_whole_small_table_or_distinct_rows_of_a_large_one() -> None:
     np.testing.assert_array_equal(pool_rows(5, 5, 0, 0), np.arange(5))
     rows = pool_rows(1000, 100, 3, 2)
     assert len(np.unique(rows)) == 100 and (np.diff(rows) > 0).all() and rows.max() < 1000
@@ -55,12 +55,12 @@ def test_pools_are_whole_small_tables_or_distinct_rows_of_large_ones() -> None:
 
 
 def test_metrics_are_named_by_class() -> None:
-    figures = sampling_metrics(["ok", "fraud"], SamplingWeights(np.array([0.8, 0.2]), 1.5), "sampling/")
-    assert figures == {"sampling/share_ok": 0.8, "sampling/share_fraud": 0.2, "sampling/hardness": 1.5}
+    metrics = sampling_metrics(["ok", "fraud"], SamplingWeights(np.array([0.8, 0.2]), 1.5), "sampling/")
+    assert metrics == {"sampling/share_ok": 0.8, "sampling/share_fraud": 0.2, "sampling/hardness": 1.5}
 
 
 @pytest.mark.parametrize("kind", [SamplerCore, AdaptiveSampler])
-def test_state_survives_the_disk(kind: Any, tmp_path: Path) -> None:
+def test_state_is_the_same_after_saving_and_reading(kind: Any, tmp_path: Path) -> None:
     def make() -> Any:
         return kind([0] * 40 + [1] * 4, policy="rule", epochs=3)
 
@@ -75,7 +75,7 @@ def test_state_survives_the_disk(kind: Any, tmp_path: Path) -> None:
     assert (tmp_path / "s").read_bytes() == (tmp_path / "t").read_bytes()
 
 
-def test_torn_or_foreign_files_are_refused(tmp_path: Path) -> None:
+def test_corrupt_files_and_other_files_are_errors(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="missing"):
         read_state(tmp_path / "none")
     save_state(tmp_path / "s", {"a": np.arange(100)})

@@ -1,4 +1,4 @@
-"""Any learner trained under a policy: ranks no worse than on its own, says probabilities, and is one of scikit-learn's kind."""
+"""Classifiers trained with adaptive sampling: ranking, calibration, thresholds, and scikit-learn's checks."""
 
 from __future__ import annotations
 
@@ -75,15 +75,15 @@ def test_scikit_learn_checks(estimator: Any, check: Any) -> None:
     check(estimator)
 
 
-# The network alone is stopped after as many passes as the one in stages gets, which it warns of.
+# The network alone is trained as long as the one with sampling, and warns that it has not converged.
 @pytest.mark.filterwarnings("ignore:Stochastic Optimizer. Maximum iterations:sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("name", LEARNERS)
 def test_ranks_as_well_as_the_learner_alone(tables: Any, name: str) -> None:
     X, y, X_test, y_test = tables
     learner, staging = LEARNERS[name]
-    # Copies of the few positives crowd the neighbourhoods of nearest neighbours: there the shares of the table are kept.
+    # Repeated positives would fill the neighbourhoods of nearest neighbours, so they keep the shares of the table.
     policy = "constant:share=prior,hardness=0" if name == "neighbours" else "constant"
-    # Learners that never go back over a row need the passes.
+    # Learners that see a row once in a pass need the passes.
     length = {"epochs": 8, "passes": 4} if staging == "partial_fit" else {}
     model = adaptive(learner, policy=policy, **length).fit(X, y)
     alone = clone(learner if learner is not None else LEARNERS["lightgbm"][0]).fit(X, y)
@@ -109,11 +109,11 @@ def test_calibration_error_is_no_worse_than_without_sampling(name: str) -> None:
             model = adaptive(learner, policy=policy, calibrate=calibrate).fit(X[:20_000], y[:20_000])
             assert expected_calibration_error(y[20_000:], model.predict_proba(X[20_000:])[:, 1]) <= limit
     raw = adaptive(learner, calibrate=None).fit(X[:20_000], y[:20_000]).predict_proba(X[20_000:])[:, 1]
-    if name == "logistic regression":  # boosted trees under hard rows happen to come out right
+    if name == "logistic regression":  # boosted trees trained on hard rows happen to be calibrated
         assert expected_calibration_error(y[20_000:], raw) > limit
 
 
-def test_prior_correction_undoes_class_sampling_exactly() -> None:
+def test_the_prior_correction_is_exact_for_class_sampling() -> None:
     rng = np.random.default_rng(0)
     density = rng.dirichlet(np.ones(3), 200)  # p(x | class) of each row, up to a factor
     prior, share = np.array([0.9, 0.07, 0.03]), np.array([0.5, 0.25, 0.25])
@@ -136,7 +136,7 @@ def test_prior_correction_is_refused_where_it_is_not_exact(tables: Any) -> None:
     assert expected_calibration_error(y_test, hard.predict_proba(X_test)[:, 1]) < 0.02
 
 
-def test_which_stages_a_prior_correction_stands_for() -> None:
+def test_the_epochs_for_which_a_prior_correction_is_exact() -> None:
     even = SamplingWeights(np.array([0.8, 0.2]), 0.0)
     assert prior_is_exact([even, even])
     assert not prior_is_exact([even, SamplingWeights(np.array([0.7, 0.3]), 0.0)])
@@ -164,7 +164,7 @@ def test_a_class_with_few_rows_is_shifted_to_its_prior() -> None:
     assert correction.apply(np.column_stack([1 - score, score]), 1)[:, 1].mean() == pytest.approx(0.02, abs=1e-6)
 
 
-def test_correction_of_nothing_is_nothing() -> None:
+def test_scores_without_correction_stay_as_they_are() -> None:
     score = np.random.default_rng(0).dirichlet(np.ones(3), 10)
     assert ProbabilityCorrection(None, np.ones(3)).apply(score, 0) is score
 
@@ -185,7 +185,7 @@ def test_more_classes_than_two_with_names() -> None:
             assert average_precision_score(names[2000:] == name, probability[:, c]) > min(1.5 * prior, 0.9)
 
 
-def test_threshold_belongs_to_the_rarer_class_whatever_its_name(tables: Any) -> None:
+def test_the_threshold_is_for_the_less_frequent_class(tables: Any) -> None:
     X, y, X_test, y_test = tables
     named = adaptive(LogisticRegression()).fit(X, np.where(y == 1, "a fraud", "ok"))
     coded = adaptive(LogisticRegression()).fit(X, y)
@@ -234,11 +234,11 @@ def test_one_seed_one_model(tables: Any) -> None:
         first, second = (adaptive(learner).fit(X, y).predict_proba(X_test) for _ in range(2))
         np.testing.assert_array_equal(first, second)
         assert not np.array_equal(adaptive(learner, random_state=1).fit(X, y).predict_proba(X_test), first)
-        # scikit-learn's contract: estimators are sent to workers and copied by pickle. Nothing of ours is ever read from disk so.
+        # scikit-learn copies estimators and sends them to workers with pickle. The package reads no pickle from disk.
         np.testing.assert_array_equal(pickle.loads(pickle.dumps(adaptive(learner).fit(X, y))).predict_proba(X_test), first)
 
 
-def test_estimator_is_left_alone_and_ends_with_its_own_parameters(tables: Any) -> None:
+def test_the_estimator_is_not_changed_and_the_trained_one_has_its_parameters(tables: Any) -> None:
     X, y, *_ = tables
     for learner, count in (
         (RandomForestClassifier(10, random_state=7), lambda m: len(m.estimators_)),
@@ -264,14 +264,14 @@ def test_ways_of_training() -> None:
 
 
 @pytest.mark.parametrize("staging", ["partial_fit", "sample_weight", "resample"])
-def test_a_way_may_be_asked_for(tables: Any, staging: str) -> None:
+def test_the_way_of_training_can_be_chosen(tables: Any, staging: str) -> None:
     X, y, X_test, y_test = tables
     model = adaptive(SGDClassifier(loss="log_loss", alpha=1e-3), staging=staging).fit(X, y)
     assert model.staging_ == staging
     assert average_precision_score(y_test, model.predict_proba(X_test)[:, 1]) > 0.2
 
 
-def test_weights_are_the_draws_expected(tables: Any) -> None:
+def test_weights_are_expected_draws(tables: Any) -> None:
     X, y, *_ = tables
     staged = StagedEstimator(LogisticRegression(), X, y, np.arange(2), staging="auto", epochs=4, passes=1, seed=0)
     sampler = staged.make_sampler("constant:share=.2,hardness=0")
@@ -312,7 +312,7 @@ def test_held_out_rows_by_time_come_last_and_in_order() -> None:
 
 
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 100), st.sampled_from([1, 2]))
-def test_held_out_rows_part_the_table(rare: int, middle: int, seed: int, parts: int) -> None:
+def test_held_out_rows_and_training_rows_are_a_partition(rare: int, middle: int, seed: int, parts: int) -> None:
     labels = np.repeat([0, 1, 2], [100, middle, rare])
     rows = hold_out(labels, 0.3, parts=parts, shuffle=True, seed=seed, names=["0", "1", "2"])
     assert set(labels[rows.train]) == {0, 1, 2}
@@ -321,7 +321,7 @@ def test_held_out_rows_part_the_table(rare: int, middle: int, seed: int, parts: 
         assert all(len(set(labels[part])) >= 2 and 0 in labels[part] for part in rows.parts)
 
 
-def test_time_order_and_few_rows_are_told(tables: Any) -> None:
+def test_rows_in_order_of_time_and_few_rows(tables: Any) -> None:
     X, y, X_test, y_test = tables
     ordered = adaptive(LogisticRegression(), shuffle=False).fit(X, y)
     assert average_precision_score(y_test, ordered.predict_proba(X_test)[:, 1]) > 0.3 and not ordered.notes_

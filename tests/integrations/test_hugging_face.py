@@ -19,7 +19,7 @@ from balancer.sampling.torch_sampler import AdaptiveSampler
 EPOCHS, PRIOR = 4, 0.06
 
 pytestmark = [
-    # Trainer pins memory by default, which without an accelerator torch answers with a warning in each loader.
+    # Trainer pins memory by default; without an accelerator torch warns in each loader.
     pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true"),
 ]
 
@@ -52,17 +52,17 @@ class _Net(torch.nn.Module):
         return {"loss": torch.nn.functional.cross_entropy(logits, labels), "logits": logits}
 
 
-class _Told:
-    """Stands in for a sampler's ``update`` and keeps what it was told."""
+class _Recorder:
+    """Replaces a sampler's ``update``, and records the numbers of rows and the weights."""
 
     def __init__(self, sampler: AdaptiveSampler) -> None:
-        self.told: list[tuple[int, int]] = []
+        self.sizes: list[tuple[int, int]] = []
         self.shares = [sampler.weights.share]
         self._update = sampler.update
 
     def __call__(self, y_true: Any, y_score: Any, *, rows: Any = None, row_score: Any = None) -> Any:
         weights = self._update(y_true, y_score, rows=rows, row_score=row_score)
-        self.told.append((len(y_true), 0 if rows is None else len(rows)))
+        self.sizes.append((len(y_true), 0 if rows is None else len(rows)))
         self.shares.append(weights.share)
         return weights
 
@@ -84,27 +84,27 @@ def _trainer(folder: Path, *, policy: str = "rule", columns: int = 2, own: dict[
         logging_steps=1,
     )
     sampler = AdaptiveSampler(train.label, policy=policy, epochs=EPOCHS, seed=5)
-    told = _Told(sampler)
-    sampler.update = told  # type: ignore[method-assign, assignment]
+    recorder = _Recorder(sampler)
+    sampler.update = recorder  # type: ignore[method-assign, assignment]
     extra = {"eval_dataset": _Table(300, 1), "sampler": sampler} | (own or {})
-    return AdaptiveTrainer(_Net(columns), arguments, train_dataset=train, **extra), told
+    return AdaptiveTrainer(_Net(columns), arguments, train_dataset=train, **extra), recorder
 
 
-def test_the_sampler_moves_after_each_epoch_and_its_draws_follow(tmp_path: Path) -> None:
-    trainer, told = _trainer(tmp_path)
+def test_the_weights_change_after_each_epoch_and_the_draws_follow_them(tmp_path: Path) -> None:
+    trainer, recorder = _trainer(tmp_path)
     trainer.train()
-    assert told.told == [(300, 600)] * EPOCHS
-    moved = [abs(float(now[1] - before[1])) for before, now in zip(told.shares, told.shares[1:], strict=False)]
-    assert min(moved[:-1]) > 1e-3  # in the last two epochs the network decides alike
+    assert recorder.sizes == [(300, 600)] * EPOCHS
+    moved = [abs(float(now[1] - before[1])) for before, now in zip(recorder.shares, recorder.shares[1:], strict=False)]
+    assert min(moved[:-1]) > 1e-3  # in the last two epochs the network predicts the same
     drawn = np.array(trainer.model.seen).reshape(EPOCHS, 600)
-    for labels, share in zip(drawn, told.shares, strict=False):
+    for labels, share in zip(drawn, recorder.shares, strict=False):
         assert labels.mean() == pytest.approx(share[1], abs=0.08)  # 600 draws: four standard deviations
     assert not np.array_equal(drawn[0], drawn[1])
     logged = [line["eval_sampling_share_1"] for line in trainer.state.log_history if "eval_sampling_share_1" in line]
-    np.testing.assert_allclose(logged, [share[1] for share in told.shares[1:]])
+    np.testing.assert_allclose(logged, [share[1] for share in recorder.shares[1:]])
     test = _Table(2000, 2)
     logits = trainer.predict(test).predictions
-    assert len(told.told) == EPOCHS  # predictions outside the training tell nothing
+    assert len(recorder.sizes) == EPOCHS  # predictions outside training do not count
     assert average_precision_score(test.label, logits[:, 1] - logits[:, 0]) > PRIOR + 0.4
 
 
@@ -118,23 +118,23 @@ def test_one_logit_metrics_and_a_dict_of_evaluations(tmp_path: Path) -> None:
         "metric_key_prefix": "eval_far",
         "pool": 50,
     }
-    trainer, told = _trainer(tmp_path, columns=1, num_train_epochs=2, own=own)
+    trainer, recorder = _trainer(tmp_path, columns=1, num_train_epochs=2, own=own)
     trainer.train()
-    assert told.told == [(200, 50)] * 2
+    assert recorder.sizes == [(200, 50)] * 2
     assert any("eval_near_accuracy" in line for line in trainer.state.log_history)
 
 
 def test_evaluations_within_an_epoch_are_one_update(tmp_path: Path) -> None:
-    trainer, told = _trainer(tmp_path, eval_strategy="steps", eval_steps=2, num_train_epochs=3)  # six steps an epoch
+    trainer, recorder = _trainer(tmp_path, eval_strategy="steps", eval_steps=2, num_train_epochs=3)  # six steps an epoch
     trainer.train()
-    assert len(told.told) == 3
-    trainer, told = _trainer(tmp_path, eval_strategy="steps", eval_steps=4, num_train_epochs=2)  # at 4, 8 and 12
+    assert len(recorder.sizes) == 3
+    trainer, recorder = _trainer(tmp_path, eval_strategy="steps", eval_steps=4, num_train_epochs=2)  # at 4, 8 and 12
     trainer.train()
-    assert len(told.told) == 2
+    assert len(recorder.sizes) == 2
 
 
-@pytest.mark.parametrize("steps", [12, 15])  # at the end of an epoch, and amid one
-def test_a_resumed_training_draws_as_if_never_stopped(tmp_path: Path, steps: int) -> None:
+@pytest.mark.parametrize("steps", [12, 15])  # at the end of an epoch, and in the middle of one
+def test_a_resumed_training_draws_the_same_rows_as_an_uninterrupted_one(tmp_path: Path, steps: int) -> None:
     straight, whole = _trainer(tmp_path / "a")
     straight.train()
     saving = {"save_strategy": "steps", "save_steps": steps}
@@ -142,17 +142,17 @@ def test_a_resumed_training_draws_as_if_never_stopped(tmp_path: Path, steps: int
     stopped.train()
     folder = tmp_path / "b" / f"checkpoint-{steps}"
     assert (folder / STATE_FILE).is_file()
-    resumed, told = _trainer(tmp_path / "b", **saving)
+    resumed, recorder = _trainer(tmp_path / "b", **saving)
     resumed.train(resume_from_checkpoint=str(folder) if steps == 12 else True)
     assert resumed.model.seen == straight.model.seen[steps * 100 :]
-    np.testing.assert_array_equal(told.shares[-1], whole.shares[-1])
+    np.testing.assert_array_equal(recorder.shares[-1], whole.shares[-1])
     (folder / STATE_FILE).unlink()
     broken, _ = _trainer(tmp_path / "b")
     with pytest.raises(InputError, match="adaptive sampler"):
         broken.train(resume_from_checkpoint=str(folder))
 
 
-def test_it_says_what_it_needs(tmp_path: Path) -> None:
+def test_errors_for_wrong_arguments(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="eval_strategy"):
         _trainer(tmp_path, eval_strategy="no")
     with pytest.raises(InputError, match="metric_key_prefix"):

@@ -1,4 +1,4 @@
-"""The Keras callback and sequence, by real trainings of a small network on an imbalanced set, on the torch backend."""
+"""The Keras callback and sequence: a small network is trained on imbalanced data, with the torch backend."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from balancer.sampling.core import SamplerCore
 
 EPOCHS, PRIOR = 4, 0.06
 
-# Keras turns torch tensors into arrays by np.array(tensor), and torch's tensors don't know NumPy 2's copy argument yet.
+# Keras converts torch tensors with np.array(tensor), and torch's tensors do not support NumPy 2's copy argument.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
 
 
@@ -58,7 +58,7 @@ def _parts(policy: str = "rule", **options: Any) -> tuple[Any, Any, SamplerCore]
 
 
 def _watch(keras: Any, batches: Any) -> Any:
-    """Callback that keeps the rows of each epoch and the weights they were drawn by."""
+    """Callback that records the rows of each epoch and the weights that they were drawn with."""
 
     class Watch(keras.callbacks.Callback):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
@@ -74,7 +74,7 @@ def _watch(keras: Any, batches: Any) -> Any:
 
 
 @pytest.mark.parametrize("output", ["sigmoid", "logits", "softmax"])
-def test_the_sampler_moves_after_each_epoch_and_its_draws_follow(keras: Any, output: str) -> None:
+def test_the_weights_change_after_each_epoch_and_the_draws_follow_them(keras: Any, output: str) -> None:
     batches, callback, sampler = _parts(from_logits=output == "logits")
     watch, model = _watch(keras, batches), _model(keras, output)
     history = model.fit(batches, epochs=EPOCHS, verbose=0, callbacks=[callback, watch]).history
@@ -127,7 +127,7 @@ def test_workers_get_the_rows_of_their_epoch(keras: Any) -> None:
     assert {row.tobytes() for row in drawn} <= seen
 
 
-def test_a_resumed_training_draws_as_if_never_stopped(keras: Any, tmp_path: Path) -> None:
+def test_a_resumed_training_draws_the_same_rows_as_an_uninterrupted_one(keras: Any, tmp_path: Path) -> None:
     class StopError(RuntimeError):
         pass
 
@@ -154,7 +154,7 @@ def test_a_resumed_training_draws_as_if_never_stopped(keras: Any, tmp_path: Path
     assert not (tmp_path / "b.safetensors").exists()
 
 
-def test_it_says_what_it_needs(keras: Any) -> None:
+def test_errors_for_wrong_arguments(keras: Any) -> None:
     from balancer.integrations.keras import AdaptiveSequence
 
     x, y = _table(60, 0)

@@ -1,4 +1,4 @@
-"""The Lightning callback, by real trainings of a small network on an imbalanced set."""
+"""The Lightning callback: a small network is trained on imbalanced data."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from balancer.sampling.torch_sampler import AdaptiveSampler
 EPOCHS, PRIOR = 4, 0.06
 
 pytestmark = [
-    # Lightning counts the processors and recommends loader workers; two batches of a toy need none.
+    # Lightning recommends loader workers; a loader of two batches needs none.
     pytest.mark.filterwarnings("ignore:The '(train|val)_dataloader' does not have many workers"),
-    # It recommends a longer training than a toy's between two logs.
+    # It recommends more batches between two logs than these trainings have.
     pytest.mark.filterwarnings("ignore:The number of training batches"),
-    # Lightning 2.6 still asks torch for the old form of its tree registration.
+    # Lightning 2.6 uses a deprecated function of torch.
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
     # A resumed training writes into the folder of the first.
     pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
@@ -58,7 +58,7 @@ class _Net(pl.LightningModule):
     def training_step(self, batch: Any, index: int) -> torch.Tensor:
         x, y = batch
         if not self.seen:
-            self.seen.append([])  # resumed amid an epoch
+            self.seen.append([])  # resumed in the middle of an epoch
         self.seen[-1] += y.tolist()
         logits = self(x)
         if logits.shape[1] == 1:
@@ -72,25 +72,25 @@ class _Net(pl.LightningModule):
         return torch.optim.Adam(self.parameters(), 0.02)
 
 
-class _Says(_Net):
-    """Hands its scores over itself."""
+class _ReturnsScores(_Net):
+    """Returns labels and scores from ``validation_step``."""
 
     def validation_step(self, batch: Any, index: int) -> dict[str, torch.Tensor]:
         x, y = batch
         return {"y_true": y, "y_score": torch.softmax(self(x), dim=1)}
 
 
-class _Told:
-    """Stands in for a sampler's ``update`` and keeps what it was told."""
+class _Recorder:
+    """Replaces a sampler's ``update``, and records the numbers of rows and the weights."""
 
     def __init__(self, sampler: AdaptiveSampler) -> None:
-        self.told: list[tuple[int, int]] = []
+        self.sizes: list[tuple[int, int]] = []
         self.shares = [sampler.weights.share]
         self._update = sampler.update
 
     def __call__(self, y_true: Any, y_score: Any, *, rows: Any = None, row_score: Any = None) -> Any:
         weights = self._update(y_true, y_score, rows=rows, row_score=row_score)
-        self.told.append((len(y_true), 0 if rows is None else len(rows)))
+        self.sizes.append((len(y_true), 0 if rows is None else len(rows)))
         self.shares.append(weights.share)
         return weights
 
@@ -109,8 +109,8 @@ def _fit(
     pl.seed_everything(3, verbose=False)
     x, y = _table(600, 0)
     sampler = AdaptiveSampler(y.numpy(), policy=policy, epochs=EPOCHS, seed=5)
-    told = _Told(sampler)
-    sampler.update = told  # type: ignore[method-assign, assignment]
+    recorder = _Recorder(sampler)
+    sampler.update = recorder  # type: ignore[method-assign, assignment]
     callback = AdaptiveCallback(sampler, **options.pop("callback", {}))
     module = net(columns)
     trainer = pl.Trainer(
@@ -126,19 +126,19 @@ def _fit(
     )
     valid = TensorDataset(*_table(300, 1))
     trainer.fit(module, DataLoader(TensorDataset(x, y), 100, sampler=sampler), DataLoader(valid, 128), ckpt_path=ckpt)
-    return trainer, module, told, callback
+    return trainer, module, recorder, callback
 
 
-def test_the_sampler_moves_after_each_epoch_and_its_draws_follow(tmp_path: Path) -> None:
-    trainer, net, told, callback = _fit(tmp_path, enable_checkpointing=False)
-    assert callback.updates == EPOCHS  # the sanity check tells nothing
-    assert told.told == [(300, 600)] * EPOCHS
-    moved = [abs(float(now[1] - before[1])) for before, now in zip(told.shares, told.shares[1:], strict=False)]
+def test_the_weights_change_after_each_epoch_and_the_draws_follow_them(tmp_path: Path) -> None:
+    trainer, net, recorder, callback = _fit(tmp_path, enable_checkpointing=False)
+    assert callback.updates == EPOCHS  # the sanity check does not count
+    assert recorder.sizes == [(300, 600)] * EPOCHS
+    moved = [abs(float(now[1] - before[1])) for before, now in zip(recorder.shares, recorder.shares[1:], strict=False)]
     assert min(moved) > 1e-3
     assert len(net.seen) == EPOCHS
-    for drawn, share in zip(net.seen, told.shares, strict=False):
+    for drawn, share in zip(net.seen, recorder.shares, strict=False):
         assert np.mean(drawn) == pytest.approx(share[1], abs=0.08)  # 600 draws: four standard deviations
-    assert trainer.callback_metrics["sampling/share_1"] == pytest.approx(told.shares[-1][1], abs=1e-6)
+    assert trainer.callback_metrics["sampling/share_1"] == pytest.approx(recorder.shares[-1][1], abs=1e-6)
     assert trainer.callback_metrics["sampling/hardness"] == 0.0
     x, y = _table(2000, 2)
     with torch.no_grad():
@@ -152,48 +152,48 @@ def test_it_takes_scores_from_validation_step_and_from_a_function(tmp_path: Path
 
     ways = [
         _fit(tmp_path, net=net, columns=2, epochs=2, enable_checkpointing=False, callback=options)[2]
-        for net, options in ((_Net, {"score": score}), (_Net, {}), (_Says, {}), (_Says, {"pool": 0}))
+        for net, options in ((_Net, {"score": score}), (_Net, {}), (_ReturnsScores, {}), (_ReturnsScores, {"pool": 0}))
     ]
-    for way in ways[1:]:  # the rule asks validation alone, so that the pool changes nothing
+    for way in ways[1:]:  # the rule uses validation scores only, so the pool has no effect
         np.testing.assert_allclose(way.shares, ways[0].shares, rtol=1e-6)
-    assert [way.told[0][1] for way in ways] == [600, 600, 600, 0]
+    assert [way.sizes[0][1] for way in ways] == [600, 600, 600, 0]
 
 
 def test_several_validations_an_epoch_are_one_update(tmp_path: Path) -> None:
-    _, _, told, callback = _fit(tmp_path, enable_checkpointing=False, val_check_interval=2, epochs=3)
+    _, _, recorder, callback = _fit(tmp_path, enable_checkpointing=False, val_check_interval=2, epochs=3)
     assert callback.updates == 3
-    assert len(told.told) == 3
-    _, _, told, callback = _fit(tmp_path, enable_checkpointing=False, val_check_interval=4, epochs=2)  # six batches: none at the end
+    assert len(recorder.sizes) == 3
+    _, _, recorder, callback = _fit(tmp_path, enable_checkpointing=False, val_check_interval=4, epochs=2)  # six batches: none at the end
     assert callback.updates == 2
 
 
-def test_hardness_has_scores_to_act_on(tmp_path: Path) -> None:
-    _, _, told, _ = _fit(tmp_path, policy="constant:share=.2,hardness=2", epochs=1, enable_checkpointing=False, callback={"pool": 200})
-    assert told.told == [(300, 200)]
+def test_the_pool_has_as_many_rows_as_asked_for(tmp_path: Path) -> None:
+    _, _, recorder, _ = _fit(tmp_path, policy="constant:share=.2,hardness=2", epochs=1, enable_checkpointing=False, callback={"pool": 200})
+    assert recorder.sizes == [(300, 200)]
 
 
 @pytest.mark.parametrize("epochs", [1, 2])
-def test_a_resumed_training_draws_as_if_never_stopped(tmp_path: Path, epochs: int) -> None:
+def test_a_resumed_training_draws_the_same_rows_as_an_uninterrupted_one(tmp_path: Path, epochs: int) -> None:
     _, straight, whole, _ = _fit(tmp_path / "a", enable_checkpointing=False)
     trainer, _, _, _ = _fit(tmp_path / "b", epochs=epochs)
     checkpoint = trainer.checkpoint_callback.best_model_path
     assert checkpoint
-    _, resumed, told, callback = _fit(tmp_path / "b", ckpt=checkpoint)
+    _, resumed, recorder, callback = _fit(tmp_path / "b", ckpt=checkpoint)
     assert callback.updates == EPOCHS
     assert resumed.seen == straight.seen[epochs:]
-    np.testing.assert_array_equal(told.shares[1:], whole.shares[epochs + 1 :])
+    np.testing.assert_array_equal(recorder.shares[1:], whole.shares[epochs + 1 :])
 
 
-# Lightning looks for a resumable loader; here the place in the epoch is kept by the sampler, through the callback.
+# Lightning expects a resumable loader; here the sampler keeps the position in the epoch.
 @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
-@pytest.mark.parametrize("steps", [4, 9])  # amid the first and the second epoch of six batches
-def test_a_training_resumed_amid_an_epoch_goes_on_with_the_next_row(tmp_path: Path, steps: int) -> None:
+@pytest.mark.parametrize("steps", [4, 9])  # in the first and the second epoch of six batches
+def test_a_training_resumed_in_an_epoch_continues_with_the_next_row(tmp_path: Path, steps: int) -> None:
     _, straight, whole, _ = _fit(tmp_path / "a", enable_checkpointing=False)
     more = [[ModelCheckpoint(tmp_path / "b", filename="amid", every_n_train_steps=steps)] for _ in range(2)]
     _fit(tmp_path / "b", more=more[0], max_steps=steps + 1)
-    _, resumed, told, _ = _fit(tmp_path / "b", ckpt=str(tmp_path / "b" / "amid.ckpt"), more=more[1])
+    _, resumed, recorder, _ = _fit(tmp_path / "b", ckpt=str(tmp_path / "b" / "amid.ckpt"), more=more[1])
     assert [label for epoch in resumed.seen for label in epoch] == [label for epoch in straight.seen for label in epoch][100 * steps :]
-    np.testing.assert_array_equal(told.shares[-1], whole.shares[-1])
+    np.testing.assert_array_equal(recorder.shares[-1], whole.shares[-1])
 
 
 _TWO_PROCESSES = """
@@ -207,14 +207,14 @@ from balancer.sampling.torch_sampler import AdaptiveSampler
 
 class Net(t._Net):
     def on_train_end(self):
-        rows = [sum(self.seen, []), [w.tolist() for w in told.shares], told.told]
+        rows = [sum(self.seen, []), [w.tolist() for w in recorder.shares], recorder.sizes]
         Path(sys.argv[1], f"{self.global_rank}.json").write_text(json.dumps(rows))
 
 if __name__ == "__main__":
     pl.seed_everything(3)
     x, y = t._table(600, 0)
     sampler = AdaptiveSampler(y.numpy(), policy="rule", epochs=2, seed=5)
-    told = sampler.update = t._Told(sampler)
+    recorder = sampler.update = t._Recorder(sampler)
     trainer = pl.Trainer(accelerator="cpu", devices=2, strategy="ddp_fork", max_epochs=2, logger=False, enable_checkpointing=False,
                          enable_progress_bar=False, callbacks=[AdaptiveCallback(sampler)])
     valid = DataLoader(TensorDataset(*t._table(301, 1)), 128)
@@ -223,7 +223,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_two_processes_take_the_same_step(tmp_path: Path) -> None:
+def test_two_processes_make_the_same_update(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", _TWO_PROCESSES, str(tmp_path)],
         capture_output=True,
@@ -232,9 +232,11 @@ def test_two_processes_take_the_same_step(tmp_path: Path) -> None:
         cwd=Path(__file__).parents[2],
     )
     assert done.returncode == 0, done.stderr
-    (seen, shares, told), (other_seen, other_shares, other_told) = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    (seen, shares, sizes), (other_seen, other_shares, other_sizes) = (
+        json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)
+    )
     assert shares == other_shares
-    assert told == other_told == [[302, 600]] * 2  # Lightning pads the 301 validation rows to two equal parts
+    assert sizes == other_sizes == [[302, 600]] * 2  # Lightning pads the 301 validation rows to two equal parts
     assert len(seen) == len(other_seen) == 600  # half of each epoch
     assert np.mean(seen[300:] + other_seen[300:]) == pytest.approx(shares[1][1], abs=0.08)
 
@@ -249,7 +251,7 @@ def test_two_processes_take_the_same_step(tmp_path: Path) -> None:
         (2, 2, True, "use_distributed_sampler=False"),
     ],
 )
-def test_rows_are_shared_out_among_ranks_once(ranks: int, own: int, wrapped: bool, match: str | None) -> None:
+def test_rows_are_divided_among_ranks_once(ranks: int, own: int, wrapped: bool, match: str | None) -> None:
     sampler = AdaptiveSampler([0, 0, 0, 1], policy="rule", epochs=2, rank=0, num_replicas=own)
     given = DistributedSampler([0, 0, 0, 1], num_replicas=2, rank=0) if wrapped else sampler
     trainer: Any = SimpleNamespace(world_size=ranks, train_dataloader=SimpleNamespace(sampler=given))
@@ -257,7 +259,7 @@ def test_rows_are_shared_out_among_ranks_once(ranks: int, own: int, wrapped: boo
         AdaptiveCallback(sampler).on_train_start(trainer, _Net())
 
 
-def test_it_says_what_it_needs(tmp_path: Path) -> None:
+def test_errors_for_wrong_arguments(tmp_path: Path) -> None:
     sampler = AdaptiveSampler([0, 0, 1], policy="rule", epochs=2)
     with pytest.raises(InputError, match="pool"):
         AdaptiveCallback(sampler, pool=-1)

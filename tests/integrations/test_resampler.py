@@ -1,4 +1,4 @@
-"""The resampler keeps tables as they are, draws what it says, and is one of imbalanced-learn's kind."""
+"""The resampler: containers and dtypes, numbers of rows, and the checks of imbalanced-learn and scikit-learn."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def table() -> tuple[np.ndarray, np.ndarray]:
 
 
 def listed(decorator: pytest.MarkDecorator) -> pytest.MarkDecorator:
-    """The same parameters as a list: pytest 9 warns of generators, which imbalanced-learn 0.14 still hands over."""
+    """The same parameters as a list, because pytest 9 warns of the generators of imbalanced-learn 0.14."""
     names, values = decorator.mark.args
     return pytest.mark.parametrize(names, list(values), **decorator.mark.kwargs)
 
@@ -68,7 +68,7 @@ def test_rows_of_the_result_are_the_drawn_rows_of_the_table(table: Any) -> None:
     assert (np.abs(drawn - sampler.row_weights_) < 1).all()
 
 
-def test_easy_rows_of_the_commonest_class_come_less_often(table: Any) -> None:
+def test_easy_rows_of_the_most_frequent_class_are_drawn_less_often(table: Any) -> None:
     X, y = table
     hard = resampler("constant:share=.3,hardness=2").fit(X, y)
     score = LogisticRegression().fit(X, y).predict_proba(X)[:, 1]
@@ -119,7 +119,7 @@ def test_frames_keep_their_dtypes_and_names(table: Any) -> None:
     np.testing.assert_array_equal(sampler.sample_indices_, pandas_rows)
 
 
-def test_missing_values_of_a_frame_are_no_obstacle(table: Any) -> None:
+def test_a_frame_may_have_missing_values(table: Any) -> None:
     X, y = table
     frame = pl.DataFrame({"a": X[:, 0], "b": np.where(X[:, 1] > 0, "x", "y")}).with_columns(
         pl.when(pl.col("a") > 1).then(None).otherwise(pl.col("a")).alias("a"),
@@ -129,7 +129,7 @@ def test_missing_values_of_a_frame_are_no_obstacle(table: Any) -> None:
     assert X_new.null_count().sum_horizontal()[0] > 0
 
 
-def test_learner_of_your_own_sees_the_frame(table: Any) -> None:
+def test_a_given_learner_receives_the_frame(table: Any) -> None:
     X, y = table
     frame = pd.DataFrame({"place": np.where(X[:, 2] > 0, "shop", "web"), "hour": np.where(X[:, 1] > 0, "day", "night")})
     learner = make_plain_pipeline(OneHotEncoder(), LogisticRegression())
@@ -161,7 +161,7 @@ def test_more_classes_than_two() -> None:
     _, drawn = sampler.fit_resample(X, names)
     assert sampler.sampling_strategy_["b"] == 540 and sum(sampler.sampling_strategy_.values()) == 900
     assert dict(Counter(drawn.tolist())) == sampler.sampling_strategy_
-    # As many as the root of the prior says: the rarer class gets fewer rows, but more per row.
+    # In proportion to the root of the prior: the rarer class gets fewer rows, but more draws of each.
     assert 1 < sampler.sampling_strategy_["c"] / sampler.sampling_strategy_["a"] < (y == 2).sum() / (y == 0).sum()
 
 
@@ -185,7 +185,7 @@ def test_clone_and_seed(table: Any) -> None:
     assert clone(sampler).get_params()["policy"] == "auto"
 
 
-def test_a_handful_of_rows_is_validated_on_itself_and_says_so() -> None:
+def test_a_few_rows_are_validated_on_themselves_with_a_note() -> None:
     X, y = np.arange(12.0).reshape(-1, 1), np.array([0] * 9 + [1] * 3)
     sampler = resampler()
     X_new, _ = sampler.fit_resample(X, y)
@@ -204,7 +204,7 @@ def test_the_name_of_version_0_1_warns(table: Any) -> None:
 
 @given(st.lists(st.floats(0, 5), min_size=1, max_size=60), st.integers(0, 1000))
 @settings(max_examples=100, deadline=None)
-def test_systematic_rows_come_the_whole_part_of_their_number_or_once_more(expected: Any, seed: Any) -> None:
+def test_systematic_rows_are_drawn_their_expected_number_of_times_rounded_down_or_up(expected: Any, seed: Any) -> None:
     expected = np.array(expected)
     rows = systematic_rows(expected, np.random.default_rng(seed))
     count = np.bincount(rows, minlength=len(expected))
@@ -212,7 +212,7 @@ def test_systematic_rows_come_the_whole_part_of_their_number_or_once_more(expect
     assert abs(len(rows) - expected.sum()) < 1 + 1e-5
 
 
-def test_systematic_rows_have_the_expectation_asked_for() -> None:
+def test_systematic_rows_have_the_given_expectation() -> None:
     expected = np.array([0.1, 0.25, 1.4, 2.0, 0.0, 0.75])
     counts = [np.bincount(systematic_rows(expected, np.random.default_rng(seed)), minlength=6) for seed in range(4000)]
     np.testing.assert_allclose(np.mean(counts, axis=0), expected, atol=0.03)

@@ -1,4 +1,5 @@
-"""What version 0.1 saved can still be used: runs, models, policies, sampler states, comparisons, and a run to resume.
+"""What version 0.1 saved can still be used: runs, models, policies, sampler states, comparisons, and a run to
+resume.
 
 The files are in ``tests/stored/0.1``; the README there says how they were made.
 """
@@ -81,7 +82,7 @@ def test_the_app_reads_a_run(stored: Path, run: str) -> None:
     found = read_run(stored / run)
     assert (found.status, found.problem) == ("complete", "")
     assert len(found.curve) == 2
-    assert found.figures["average_precision"] == json.loads((STORED / run / "report.json").read_text())["test"]["average_precision"]
+    assert found.metrics["average_precision"] == json.loads((STORED / run / "report.json").read_text())["test"]["average_precision"]
 
 
 def test_a_run_is_evaluated_with_the_metrics_of_its_report(stored: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,5 @@
-"""Write the files of this folder. Run it in this folder, with the Python of an environment that has version 0.1 of balancer.
+"""Write the files of this folder. Run it in this folder, with the Python of an environment that has version
+0.1 of balancer.
 
 Everything is real but small: one table of 2,400 simulated rows, one block of width 16, two short epochs.
 """
@@ -74,7 +75,9 @@ def scores(run: str, *words: str, table: str = TABLE) -> pl.DataFrame:
 
 
 def classifier() -> None:
-    """A classifier that no command made, with the options that the runs leave at their defaults; its outputs for 32 histories."""
+    """A classifier that no command made, with the options that the runs leave at their defaults; its outputs
+    for 32 histories.
+    """
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     values = np.column_stack([rng.normal(size=(400, 2)), rng.integers(0, 24, 400)]).astype(np.float32)
