@@ -1,4 +1,4 @@
-"""What the pages show of ``predictions.parquet``: frame in, small frame out, by polars; no Streamlit here."""
+"""Aggregate `predictions.parquet` for the pages, with polars; this module does not use Streamlit."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ import polars as pl
 
 from balancer.evaluation.operating_points import OperatingPoints
 
-UNKNOWN = "not known"
-
 
 def operating_points(predictions: pl.DataFrame, negative: str, *, amounts: bool) -> OperatingPoints:
-    """Every threshold on the rows of a run; ``negative`` is the legitimate class, ``amounts`` whether the table has any."""
+    """Compute all thresholds on the test rows of a run.
+
+    Args:
+        predictions: The content of `predictions.parquet`.
+        negative: Name of the legitimate class.
+        amounts: Whether the table has amounts.
+    """
     label = predictions["label"]
     code = label.is_null().cast(pl.Int8) * -1 + (label.is_not_null() & (label != negative)).fill_null(False).cast(pl.Int8)
     time = predictions["time"].dt.epoch("us").to_numpy() / 1e6
@@ -20,14 +24,17 @@ def operating_points(predictions: pl.DataFrame, negative: str, *, amounts: bool)
 
 
 def outcome(threshold: float, negative: str) -> pl.Expr:
-    """caught, missed, false alarm or passed; null where the label is not known."""
+    """Build the column `outcome`: caught, missed, false alarm or passed; null where the label is unknown."""
     alarm, fraud = pl.col("score") >= threshold, pl.col("label") != negative
-    named = pl.when(alarm & fraud).then(pl.lit("caught")).when(fraud).then(pl.lit("missed")).when(alarm).then(pl.lit("false alarm"))
-    return pl.when(pl.col("label").is_not_null()).then(named.otherwise(pl.lit("passed"))).alias("outcome")
+    known = pl.when(alarm & fraud).then(pl.lit("caught")).when(fraud).then(pl.lit("missed")).when(alarm).then(pl.lit("false alarm"))
+    return pl.when(pl.col("label").is_not_null()).then(known.otherwise(pl.lit("passed"))).alias("outcome")
 
 
 def alarms_by_day(predictions: pl.DataFrame, threshold: float, negative: str) -> pl.DataFrame:
-    """Columns ``day, outcome (caught or false alarm), alarms``, every day of the rows with both."""
+    """Count caught frauds and false alarms by day, also for days without alarms.
+
+    Columns `day, outcome, alarms`.
+    """
     lazy = predictions.lazy()
     days = lazy.select(pl.date_range(pl.col("time").min().dt.date(), pl.col("time").max().dt.date(), "1d").alias("day"))
     both = days.join(pl.LazyFrame({"outcome": ["caught", "false alarm"]}), how="cross")
@@ -41,19 +48,25 @@ def alarms_by_day(predictions: pl.DataFrame, threshold: float, negative: str) ->
 
 
 def by_class(predictions: pl.DataFrame, threshold: float, negative: str, *, amounts: bool) -> pl.DataFrame:
-    """A row per fraud type: ``fraud type, frauds, caught, recall`` and, with amounts, ``money``, ``money caught``."""
-    money = pl.col("amount").clip(0)
+    """Count frauds and alarms by fraud class.
+
+    Columns `fraud class, frauds, caught, recall` and, with amounts, `amount, amount caught`.
+    """
+    amount = pl.col("amount").clip(0)
     alarm = pl.col("score") >= threshold
-    sums = [money.sum().alias("money"), money.filter(alarm).sum().alias("money caught")] if amounts else []
-    frauds = predictions.lazy().filter(pl.col("label") != negative).group_by(pl.col("label").alias("fraud type"))
+    sums = [amount.sum().alias("amount"), amount.filter(alarm).sum().alias("amount caught")] if amounts else []
+    frauds = predictions.lazy().filter(pl.col("label") != negative).group_by(pl.col("label").alias("fraud class"))
     table = frauds.agg(pl.len().alias("frauds"), alarm.sum().alias("caught"), *sums).sort("frauds", descending=True)
     return table.with_columns(recall=pl.col("caught") / pl.col("frauds")).collect()
 
 
 def calibration_bins(predictions: pl.DataFrame, negative: str, *, bins: int = 12) -> pl.DataFrame:
-    """Bins of equal numbers of frauds by score: ``score`` (mean), ``rate`` of frauds with its 95 % Wilson interval ``low, high``, and ``rows``.
+    """Compute the points of a calibration plot.
 
-    With bins of equal numbers of rows nearly all would lie where no fraud is.
+    The bins have equal numbers of frauds: with equal numbers of rows, nearly all bins would have no fraud.
+
+    Returns:
+        A row per bin: `score` (mean), `rate` of frauds with its 95 % Wilson interval `low, high`, and `rows`.
     """
     known = predictions.lazy().filter(pl.col("label").is_not_null()).select("score", fraud=pl.col("label") != negative).collect()
     frauds = known.filter("fraud")["score"].to_numpy()
@@ -70,7 +83,7 @@ def calibration_bins(predictions: pl.DataFrame, negative: str, *, bins: int = 12
 
 
 def attention_of(row: dict[str, object]) -> dict[object, float]:
-    """Earlier transactions of a row of ``predictions.parquet`` and the attention each got, the most first; empty where the run has none."""
+    """Return the attention by id of earlier transactions, largest first; empty where there is none."""
     ids, mass = row.get("attended") or [], row.get("attended_mass") or []
     assert isinstance(ids, list) and isinstance(mass, list)
     return dict(zip(ids, mass, strict=True))

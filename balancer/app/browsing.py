@@ -1,6 +1,7 @@
-"""Runs and comparisons of a folder, whatever state they are in; no Streamlit here.
+"""Find the runs and comparisons of a folder, in any state; this module does not use Streamlit.
 
-Special: a run that is torn, foreign or of a later version is listed with the reason instead of hidden, and a run that is being trained shows how far it is.
+What is special: a run that is damaged or was written by a later version is listed with the reason instead of
+hidden, and a run in training shows its progress.
 """
 
 from __future__ import annotations
@@ -12,30 +13,31 @@ from typing import Any, Literal
 
 import polars as pl
 
+from balancer.comparison.summary import present_document
 from balancer.errors import CorruptFileError, InputError, MissingFileError
 from balancer.files import read_json, read_meta
 from balancer.runs.progress import PROGRESS_FILE
 from balancer.runs.run_folder import RunFolder, epochs_file
-from balancer.training.fitting import BASELINES
+from balancer.training.treatment import BASELINES
 
 Status = Literal["complete", "running", "stopped", "pretrained", "broken"]
-WANTED = ("average_precision", "f1", "fpr", "recall", "precision", "threshold", "positives", "rows")
-"""Figures that a report must have to be shown."""
+REQUIRED = ("average_precision", "f1", "fpr", "recall", "precision", "threshold", "positives", "rows")
+"""Metrics that a report must have to be shown."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder as a list shows it."""
+    """Summary of a run folder."""
 
     path: Path
     status: Status
     problem: str = ""
-    """Why it can't be shown, or what is left to do."""
+    """Why the run can't be shown, or how to continue it."""
     dataset: str = ""
     policy: str = ""
     created: datetime | None = None
-    figures: dict[str, Any] = field(default_factory=dict)
-    """The test figures of report.json; empty unless complete."""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    """The test metrics of report.json; empty unless complete."""
     size: int = 0
     """Bytes of the model on disk."""
     curve: tuple[float, ...] = ()
@@ -43,18 +45,18 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The folder's name."""
+        """Name of the folder."""
         return self.path.name
 
 
 def find_runs(folder: Path) -> list[Run]:
-    """All runs in ``folder``, the newest first; an empty list where there is no such folder."""
+    """List the runs in `folder`, newest first; empty if the folder does not exist."""
     found = [read_run(path) for path in folder.glob("*") if (path / "run.json").is_file() or (path / "report.json").is_file()]
     return sorted(found, key=lambda run: (run.created.timestamp() if run.created else run.path.stat().st_mtime, run.name), reverse=True)
 
 
 def read_run(path: Path) -> Run:
-    """One run; whatever is wrong with it is in ``problem``."""
+    """Read the summary of a run; any error is in `problem`."""
     try:
         folder = RunFolder.open(path)
         config = folder.config()
@@ -66,14 +68,16 @@ def read_run(path: Path) -> Run:
     except (InputError, KeyError, ValueError) as error:
         return Run(path, "broken", str(error))
     if folder.pretrained:
-        return Run(path, "pretrained", f"a model without a head; go on with: balancer train --dataset TABLE --from {path}", **known)
+        return Run(
+            path, "pretrained", f"pretrained, a model without a head: continue with balancer train --dataset TABLE --from {path}", **known
+        )
     if not folder.complete:
         if folder.is_locked():
-            return Run(path, "running", "being trained now", **known)
-        return Run(path, "stopped", f"not finished; go on with: balancer train --resume --out {path}", **known)
+            return Run(path, "running", "in training", **known)
+        return Run(path, "stopped", f"not finished: continue with balancer train --resume --out {path}", **known)
     try:
         report = read_json(path / "report.json", what="it is the report of the run")
-        figures = checked_figures(report, path)
+        metrics = checked_metrics(report, path)
         read_json(path / "decision.json", what="it holds threshold and calibration")
         curve = _validation_curve(epochs_file(path))
         size = (path / "model.safetensors").stat().st_size
@@ -81,57 +85,72 @@ def read_run(path: Path) -> Run:
             raise MissingFileError(f"{path / 'predictions.parquet'} is missing: it holds every test row; give a complete run folder")
     except (InputError, OSError) as error:
         return Run(path, "broken", str(error), **known)
-    return Run(path, "complete", figures=figures, size=size, curve=curve, **known)
+    return Run(path, "complete", metrics=metrics, size=size, curve=curve, **known)
 
 
 def _validation_curve(file: Path) -> tuple[float, ...]:
     try:
         epochs = pl.scan_parquet(file).filter(pl.col("model") == "run").select("average_precision").collect()
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise CorruptFileError(f"{file} can't be read ({error}): it holds the weights by epoch; it is damaged or missing, train anew") from error
+        raise CorruptFileError(
+            f"{file} can't be read ({error}): it holds the weights by epoch; it is damaged or missing, train the run again"
+        ) from error
     return tuple(epochs["average_precision"].to_list())
 
 
-def checked_figures(report: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The test figures of a report; InputError where one that every page needs is missing."""
-    figures = report.get("test")
-    missing = [name for name in WANTED if not isinstance(figures, dict) or name not in figures]
+def checked_metrics(report: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return the test metrics of a report.
+
+    Raises:
+        CorruptFileError: If one is missing that every page needs.
+    """
+    metrics = report.get("test")
+    missing = [name for name in REQUIRED if not isinstance(metrics, dict) or name not in metrics]
     if missing or not isinstance(report.get("baselines"), dict):
-        raise CorruptFileError(f"{path / 'report.json'} lacks {', '.join(missing) or 'baselines'}: it was written by another version; train anew")
-    assert isinstance(figures, dict)
-    return figures
+        raise CorruptFileError(
+            f"{path / 'report.json'} lacks {', '.join(missing) or 'baselines'}: it was written by another version, train the run again"
+        )
+    assert isinstance(metrics, dict)
+    return metrics
 
 
 def find_comparisons(folder: Path) -> list[Path]:
-    """Files of finished comparisons, the newest first."""
+    """List the files of finished comparisons, newest first."""
     return sorted(folder.glob("*/comparison.json"), key=lambda path: path.stat().st_mtime, reverse=True)
 
 
 def read_comparison(path: Path) -> dict[str, Any]:
-    """The document of a comparison; InputError where it is damaged or foreign."""
+    """Read the document of a comparison.
+
+    Raises:
+        CorruptFileError: If it is damaged or was not written by balancer.
+    """
     content = read_json(path, what="it is the result of balancer compare")
     missing = [name for name in ("results", "reference", "paired", "means", "sentence") if name not in content]
     if missing:
         raise CorruptFileError(f"{path} lacks {', '.join(missing)}: it was not written by balancer compare")
-    return content
+    return present_document(content)
 
 
 def progress_of(path: Path) -> dict[str, Any] | None:
-    """How far a run in training is (see :class:`balancer.runs.progress.TrainingProgress`); None where it has not begun."""
+    """Read the progress of a run in training (`balancer.runs.progress`); None before it has begun."""
     try:
-        return read_json(path / "work" / PROGRESS_FILE, what="it says how far the run is")
+        return read_json(path / "work" / PROGRESS_FILE, what="it holds the progress of the run")
     except (MissingFileError, CorruptFileError):
         return None
 
 
-def figures_so_far(path: Path) -> pl.DataFrame:
-    """Validation figures by epoch of a run in training, its own and its baselines' as far as they are: columns ``model, epoch, ...``, shares as lists."""
+def metrics_so_far(path: Path) -> pl.DataFrame:
+    """Read the validation metrics of a run in training and of its baselines.
+
+    Columns `model, epoch, ...`; the shares are lists.
+    """
     lines: list[dict[str, Any]] = []
     for name in ("run", *BASELINES):
         for file in (path / "work" / f"{name}.scores.safetensors", path / "work" / f"{name}.checkpoint.safetensors"):
             try:
                 lines += read_meta(file, what="it holds figures by epoch")["figures"]
                 break
-            except (MissingFileError, CorruptFileError, KeyError):  # not begun, or replaced while it was read
+            except (MissingFileError, CorruptFileError, KeyError):  # not begun, or replaced while being read
                 continue
     return pl.DataFrame(lines)

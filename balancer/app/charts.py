@@ -1,7 +1,7 @@
-"""Charts: a frame in, an Altair chart out; no Streamlit here, so that they can be tested and used in a notebook.
+"""Build Altair charts from frames; without Streamlit, so that charts can be tested and used in a notebook.
 
-Special: every axis has a title with its unit, colours are Okabe and Ito's (told apart with any colour vision), and what colour tells is told by
-shape, order or text as well.
+What is special: every axis has a title with its unit. Colours are those of Okabe and Ito, which can be told
+apart with any colour vision, and every colour is accompanied by a shape, an order or a text.
 """
 
 from __future__ import annotations
@@ -15,19 +15,22 @@ import polars as pl
 BLUE, ORANGE, GREEN, PINK, VERMILION, SKY, GREY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8A8A8A"
 COLOURS = [BLUE, ORANGE, GREEN, PINK, VERMILION, SKY, GREY]
 OUTCOMES = ["caught", "missed", "false alarm", "passed"]
-"""What became of a transaction: a fraud with and without an alarm, a legitimate one with and without."""
+"""Outcomes of a transaction: a fraud with and without an alarm, a legitimate one with and without an
+alarm."""
 OUTCOME_COLOURS = [GREEN, VERMILION, ORANGE, GREY]
 OUTCOME_SHAPES = ["triangle-up", "cross", "square", "circle"]
 WIDTH, HEIGHT = 640, 320
 FIRST = 1e-4
-"""Where a logarithmic axis of rates begins."""
+"""Smallest value on a logarithmic axis of rates."""
 
 _THRESHOLD = "threshold on the calibrated score (log scale)"
+_RECALL = "recall (share of frauds caught)"
+_FPR = "false-positive rate (log scale)"
 
 Chart = alt.Chart | alt.LayerChart | alt.VConcatChart | alt.HConcatChart | alt.ConcatChart
 
 
-_OWN_WIDTH: Any = alt.condition("datum.model == 'this run'", alt.value(3), alt.value(1.5))
+_LINE_WIDTH: Any = alt.condition("datum.model == 'this run'", alt.value(3), alt.value(1.5))
 
 
 def _axis(number_format: str) -> alt.Axis:
@@ -36,7 +39,7 @@ def _axis(number_format: str) -> alt.Axis:
 
 
 def _rule(value: float, title: str, channel: str = "x") -> alt.Chart:
-    """A dashed line at ``value`` of an axis."""
+    """Draw a dashed line at `value` of an axis."""
     encoding: Any = alt.X("at:Q", title=title) if channel == "x" else alt.Y("at:Q", title=title)
     rule: alt.Chart = (
         alt.Chart(alt.InlineData(values=[{"at": value}])).mark_rule(strokeDash=[5, 4], color=VERMILION, size=2).encode(encoding)
@@ -45,20 +48,25 @@ def _rule(value: float, title: str, channel: str = "x") -> alt.Chart:
 
 
 def weights_chart(epochs: pl.DataFrame) -> alt.VConcatChart:
-    """By epoch of one run, linked on hover: shares of the classes but the negative one, hardness and floor, validation AP and F1, false-positive rate.
+    """Plot the weights and validation metrics of a run by epoch, in linked panels.
 
-    ``epochs`` is the run's part of ``epochs.parquet``: columns ``epoch, hardness, floor, average_precision, f1, fpr, share_CLASS``.
+    The panels show the shares of the fraud classes, hardness and floor, average precision and F1, and the
+    false-positive rate.
+
+    Args:
+        epochs: Rows of one model in `epochs.parquet`: columns `epoch, hardness, floor, average_precision, f1,
+            fpr` and `share_CLASS` for each class.
     """
     shares = [name for name in epochs.columns if name.startswith("share_")][1:]
     groups = [
         ("share of draws", "class", ".0%", {name: name.removeprefix("share_") for name in shares}),
         ("weight (no unit)", "weight", ".2f", {"hardness": "hardness exponent", "floor": "floor"}),
-        ("validation score", "score", ".2f", {"average_precision": "average precision", "f1": "F1, best threshold"}),
-        ("false-positive rate", "rate", ".2%", {"fpr": "at that threshold"}),
+        ("validation metric", "metric", ".2f", {"average_precision": "average precision", "f1": "F1, best threshold"}),
+        ("false-positive rate", "rate", ".2%", {"fpr": "at best threshold"}),
     ]
-    # One selection a panel, and every panel answers to all of them.
-    wanted: dict[str, Any] = {"fields": ["epoch"], "nearest": True, "on": "pointerover", "empty": False, "clear": "pointerout"}
-    hovers = [alt.selection_point(name=f"epoch{number}", **wanted) for number in range(len(groups))]
+    # One selection per panel; every panel reacts to all of them.
+    options: dict[str, Any] = {"fields": ["epoch"], "nearest": True, "on": "pointerover", "empty": False, "clear": "pointerout"}
+    hovers = [alt.selection_point(name=f"epoch{number}", **options) for number in range(len(groups))]
     either: Any = alt.LogicalOrPredicate
     hovered = either(**{"or": [{"param": hover.name, "empty": False} for hover in hovers]})
     panels: list[Any] = []
@@ -67,7 +75,7 @@ def weights_chart(epochs: pl.DataFrame) -> alt.VConcatChart:
         long = epochs.select("epoch", *known).rename(known).unpivot(index="epoch", variable_name=legend, value_name="value")
         base = alt.Chart(long).encode(
             alt.X("epoch:Q", title="epoch", axis=alt.Axis(tickMinStep=1, format="d"), scale=alt.Scale(nice=False)),
-            alt.Y("value:Q", title=title, axis=_axis(number), scale=alt.Scale(zero=legend != "score")),
+            alt.Y("value:Q", title=title, axis=_axis(number), scale=alt.Scale(zero=legend != "metric")),
             alt.Color(f"{legend}:N", scale=alt.Scale(range=COLOURS), legend=alt.Legend(title=legend)),
         )
         points = base.mark_point(filled=True).encode(
@@ -80,17 +88,23 @@ def weights_chart(epochs: pl.DataFrame) -> alt.VConcatChart:
     return chart
 
 
-def epochs_chart(lines: pl.DataFrame, *, figure: str, title: str) -> alt.Chart:
-    """``figure`` by epoch, a line per ``model``; ``lines`` has columns ``model, epoch`` and ``figure``."""
+def epochs_chart(lines: pl.DataFrame, *, metric: str, title: str) -> alt.Chart:
+    """Plot a metric by epoch, one line per model.
+
+    Args:
+        lines: Columns `model, epoch` and the metric.
+        metric: Name of the column.
+        title: Title of the axis.
+    """
     chart: alt.Chart = (
         alt.Chart(lines)
         .mark_line(point=True)
         .encode(
             alt.X("epoch:Q", title="epoch", axis=alt.Axis(tickMinStep=1, format="d")),
-            alt.Y(f"{figure}:Q", title=title, scale=alt.Scale(zero=False)),
+            alt.Y(f"{metric}:Q", title=title, scale=alt.Scale(zero=False)),
             alt.Color("model:N", sort=None, scale=alt.Scale(range=COLOURS)),
             alt.Shape("model:N", sort=None),
-            tooltip=["model:N", "epoch:Q", alt.Tooltip(f"{figure}:Q", format=".4f")],
+            tooltip=["model:N", "epoch:Q", alt.Tooltip(f"{metric}:Q", format=".4f")],
         )
         .properties(width=WIDTH, height=HEIGHT)
     )
@@ -98,39 +112,49 @@ def epochs_chart(lines: pl.DataFrame, *, figure: str, title: str) -> alt.Chart:
 
 
 def curves_chart(curves: pl.DataFrame, *, at: Mapping[str, Any] | None = None) -> Chart:
-    """Precision against recall of every model; ``curves`` has columns ``model, recall, precision``; ``at`` marks an operating point."""
-    chart = (
-        alt.Chart(curves.select("model", "recall", "precision"))
-        .mark_line()
-        .encode(
-            alt.X("recall:Q", title="recall (share of frauds caught)", axis=_axis("%"), scale=alt.Scale(domain=[0, 1])),
-            alt.Y("precision:Q", title="precision (share of alarms that are fraud)", axis=_axis("%"), scale=alt.Scale(domain=[0, 1])),
-            alt.Color("model:N", sort=None, scale=alt.Scale(range=COLOURS)),
-            alt.Order("recall:Q"),
-            strokeWidth=_OWN_WIDTH,
-        )
+    """Plot precision against recall of every model.
+
+    Args:
+        curves: Columns `model, recall, precision`.
+        at: An operating point to mark, with `recall` and `precision`.
+    """
+    chart = _model_lines(curves.select("model", "recall", "precision")).encode(
+        alt.X("recall:Q", title=_RECALL, axis=_axis("%"), scale=alt.Scale(domain=[0, 1])),
+        alt.Y("precision:Q", title="precision (share of alarms that are fraud)", axis=_axis("%"), scale=alt.Scale(domain=[0, 1])),
     )
     return _marked(chart, at, "recall", "precision")
 
 
 def roc_chart(curves: pl.DataFrame, *, at: Mapping[str, Any] | None = None) -> Chart:
-    """Recall against the false-positive rate, its axis logarithmic: what matters lies below one in a hundred. Columns ``model, recall, fpr``."""
-    chart = (
-        alt.Chart(curves.select("model", "recall", pl.col("fpr").clip(FIRST)))
-        .mark_line()
-        .encode(
-            alt.X("fpr:Q", title="false-positive rate (log scale)", axis=_axis("~%"), scale=alt.Scale(type="log", domain=[FIRST, 1])),
-            alt.Y("recall:Q", title="recall (share of frauds caught)", axis=_axis("%"), scale=alt.Scale(domain=[0, 1])),
-            alt.Color("model:N", sort=None, scale=alt.Scale(range=COLOURS)),
-            alt.Order("recall:Q"),
-            strokeWidth=_OWN_WIDTH,
-        )
+    """Plot recall against the false-positive rate, on a logarithmic axis for low rates.
+
+    Args:
+        curves: Columns `model, recall, fpr`.
+        at: An operating point to mark, with `recall` and `fpr`.
+    """
+    chart = _model_lines(curves.select("model", "recall", pl.col("fpr").clip(FIRST))).encode(
+        alt.X("fpr:Q", title=_FPR, axis=_axis("~%"), scale=alt.Scale(type="log", domain=[FIRST, 1])),
+        alt.Y("recall:Q", title=_RECALL, axis=_axis("%"), scale=alt.Scale(domain=[0, 1])),
     )
     return _marked(chart, None if at is None or at["fpr"] is None else dict(at) | {"fpr": max(at["fpr"], FIRST)}, "fpr", "recall")
 
 
+def _model_lines(curves: pl.DataFrame) -> alt.Chart:
+    """Draw a line per model in the order of recall, thicker for this run."""
+    lines: alt.Chart = (
+        alt.Chart(curves)
+        .mark_line()
+        .encode(
+            alt.Color("model:N", sort=None, scale=alt.Scale(range=COLOURS)),
+            alt.Order("recall:Q"),
+            strokeWidth=_LINE_WIDTH,
+        )
+    )
+    return lines
+
+
 def _marked(chart: alt.Chart, at: Mapping[str, Any] | None, x: str, y: str) -> Chart:
-    """``chart`` with a ring at an operating point."""
+    """Add a ring at an operating point."""
     if at is None or at[x] is None or at[y] is None:
         plain: alt.Chart = chart.properties(width=WIDTH, height=HEIGHT)
         return plain
@@ -141,32 +165,32 @@ def _marked(chart: alt.Chart, at: Mapping[str, Any] | None, x: str, y: str) -> C
 
 
 def threshold_chart(table: pl.DataFrame, threshold: float) -> alt.LayerChart:
-    """F1, precision and recall by threshold; columns ``threshold, f1, precision, recall``."""
+    """Plot F1, precision and recall by threshold; columns `threshold, f1, precision, recall`."""
     named = {"f1": "F1", "precision": "precision", "recall": "recall"}
-    long = table.select("threshold", *named).rename(named).unpivot(index="threshold", variable_name="figure", value_name="value")
+    long = table.select("threshold", *named).rename(named).unpivot(index="threshold", variable_name="metric", value_name="value")
     lines = (
         alt.Chart(long.with_columns(pl.col("threshold").clip(FIRST)))
         .mark_line()
         .encode(
             _threshold_axis(),
-            alt.Y("value:Q", title="score, 0 to 1", scale=alt.Scale(domain=[0, 1])),
-            alt.Color("figure:N", sort=None, scale=alt.Scale(range=COLOURS)),
+            alt.Y("value:Q", title="F1, precision, recall", scale=alt.Scale(domain=[0, 1])),
+            alt.Color("metric:N", sort=None, scale=alt.Scale(range=COLOURS)),
         )
     )
     return _at_threshold(lines, threshold)
 
 
 def rate_chart(table: pl.DataFrame, threshold: float) -> alt.LayerChart:
-    """The false-positive rate by threshold; columns ``threshold, fpr``."""
+    """Plot the false-positive rate by threshold; columns `threshold, fpr`."""
     line = alt.Chart(table.select(pl.col("threshold", "fpr").clip(FIRST))).mark_line(color=ORANGE)
-    rate = alt.Y("fpr:Q", title="false-positive rate (log scale)", scale=alt.Scale(type="log", domain=[FIRST, 1]), axis=_axis("~%"))
+    rate = alt.Y("fpr:Q", title=_FPR, scale=alt.Scale(type="log", domain=[FIRST, 1]), axis=_axis("~%"))
     return _at_threshold(line.encode(_threshold_axis(), rate), threshold)
 
 
 def cost_chart(table: pl.DataFrame, threshold: float) -> alt.LayerChart:
-    """Cost in the table's own money by threshold; columns ``threshold, cost``."""
+    """Plot the cost by threshold, in the currency of the table; columns `threshold, cost`."""
     line = alt.Chart(table.select(pl.col("threshold").clip(FIRST), "cost")).mark_line(color=BLUE)
-    return _at_threshold(line.encode(_threshold_axis(), alt.Y("cost:Q", title="cost (money)", axis=_axis("~s"))), threshold)
+    return _at_threshold(line.encode(_threshold_axis(), alt.Y("cost:Q", title="cost (currency of the table)", axis=_axis("~s"))), threshold)
 
 
 def _threshold_axis() -> alt.X:
@@ -175,21 +199,21 @@ def _threshold_axis() -> alt.X:
 
 
 def _at_threshold(chart: alt.Chart, threshold: float) -> alt.LayerChart:
-    """``chart`` with a line at the threshold."""
+    """Add a line at the threshold."""
     layers = [chart, _rule(min(max(threshold, FIRST), 1.0), _THRESHOLD)]
     marked: alt.LayerChart = alt.LayerChart(layer=layers).properties(width=WIDTH, height=220)
     return marked
 
 
 def alarms_chart(days: pl.DataFrame) -> alt.Chart:
-    """Alarms by day, frauds and false alarms apart; columns ``day, outcome, alarms``."""
+    """Plot alarms by day, frauds and false alarms separately; columns `day, outcome, alarms`."""
     domain = ["caught", "false alarm"]
     chart: alt.Chart = (
         alt.Chart(days)
         .mark_bar()
         .encode(
             alt.X("day:T", title="day"),
-            alt.Y("alarms:Q", title="alarms a day"),
+            alt.Y("alarms:Q", title="alarms per day"),
             alt.Color("outcome:N", title="alarm", scale=alt.Scale(domain=domain, range=[GREEN, ORANGE])),
             alt.Order("outcome:N"),
             tooltip=["day:T", "outcome:N", "alarms:Q"],
@@ -199,18 +223,23 @@ def alarms_chart(days: pl.DataFrame) -> alt.Chart:
     return chart
 
 
-def confusion_chart(figures: Mapping[str, Any], legitimate: int) -> alt.LayerChart:
-    """The four outcomes as a table of two by two; ``figures`` has ``caught, missed, false_alarms``."""
+def confusion_chart(counts: Mapping[str, Any], legitimate: int) -> alt.LayerChart:
+    """Show the four outcomes as a confusion matrix.
+
+    Args:
+        counts: Has `caught, missed, false_alarms`.
+        legitimate: Number of legitimate transactions.
+    """
     cells = [
-        ("fraud", "alarm", "caught", figures["caught"], GREEN),
-        ("fraud", "no alarm", "missed", figures["missed"], VERMILION),
-        ("legitimate", "alarm", "false alarms", figures["false_alarms"], ORANGE),
-        ("legitimate", "no alarm", "passed", legitimate - figures["false_alarms"], GREY),
+        ("fraud", "alarm", "caught", counts["caught"], GREEN),
+        ("fraud", "no alarm", "missed", counts["missed"], VERMILION),
+        ("legitimate", "alarm", "false alarms", counts["false_alarms"], ORANGE),
+        ("legitimate", "no alarm", "passed", legitimate - counts["false_alarms"], GREY),
     ]
     values: Any = [{"truth": t, "answer": a, "text": f"{n:,}", "name": name, "colour": c} for t, a, name, n, c in cells]
     base = alt.Chart(alt.InlineData(values=values)).encode(
-        alt.X("answer:N", title="the detector says", sort=["alarm", "no alarm"], axis=alt.Axis(labelAngle=0, orient="top")),
-        alt.Y("truth:N", title="it is", sort=["fraud", "legitimate"]),
+        alt.X("answer:N", title="decision", sort=["alarm", "no alarm"], axis=alt.Axis(labelAngle=0, orient="top")),
+        alt.Y("truth:N", title="label", sort=["fraud", "legitimate"]),
     )
     boxes = base.mark_rect(stroke="white").encode(alt.Color("colour:N", scale=None))
     number = base.mark_text(fontSize=22, dy=-6, color="black").encode(text="text:N")
@@ -220,13 +249,13 @@ def confusion_chart(figures: Mapping[str, Any], legitimate: int) -> alt.LayerCha
 
 
 def calibration_chart(bins: pl.DataFrame) -> alt.LayerChart:
-    """Share of frauds against the mean score of bins with equal numbers of frauds or rows; columns ``score, rate, low, high, rows``."""
+    """Plot the share of frauds against the mean score of each bin; columns `score, rate, low, high, rows`."""
     least = 1e-4
     clipped = bins.with_columns(pl.col("score", "rate", "low", "high").clip(least))
     scale = alt.Scale(type="log", domain=[least, 1])
-    x = alt.X("score:Q", title="score (stated probability of fraud, log scale)", scale=scale, axis=_axis("~g"))
+    x = alt.X("score:Q", title="score (predicted probability of fraud, log scale)", scale=scale, axis=_axis("~g"))
     base = alt.Chart(clipped).encode(x)
-    y = alt.Y("rate:Q", title="share that was fraud (log scale)", scale=scale, axis=_axis("~g"))
+    y = alt.Y("rate:Q", title="observed share of fraud (log scale)", scale=scale, axis=_axis("~g"))
     tips = [alt.Tooltip(f"{name}:Q", format=".5f") for name in ("score", "rate", "low", "high")]
     points = base.mark_point(filled=True, size=70, color=BLUE).encode(y, tooltip=[*tips, "rows:Q"])
     bars = base.mark_rule(color=BLUE).encode(alt.Y("low:Q", scale=scale), alt.Y2("high:Q"))
@@ -237,10 +266,13 @@ def calibration_chart(bins: pl.DataFrame) -> alt.LayerChart:
     return chart
 
 
-def surface_chart(surface: pl.DataFrame, path: pl.DataFrame, *, figure: str = "average_precision") -> alt.LayerChart:
-    """What constant weights are expected to reach, and the run's own way through them.
+def surface_chart(surface: pl.DataFrame, path: pl.DataFrame, *, metric: str = "average_precision") -> alt.LayerChart:
+    """Plot the expected metric of constant weights as a heat map, and the weights of the run as a path.
 
-    ``surface`` has columns ``share, hardness, average_precision, f1`` on a grid; ``path`` has ``epoch, share, hardness``.
+    Args:
+        surface: Columns `share, hardness, average_precision, f1` on a grid.
+        path: Columns `epoch, share, hardness` of the run.
+        metric: The metric to show, `average_precision` or `f1`.
     """
     titles = {"average_precision": "expected average precision", "f1": "expected F1"}
     shares, powers = sorted(surface["share"].unique()), sorted(surface["hardness"].unique())
@@ -260,28 +292,33 @@ def surface_chart(surface: pl.DataFrame, path: pl.DataFrame, *, figure: str = "a
             alt.X2("right:Q"),
             alt.Y("low:Q", title=y_title, scale=power),
             alt.Y2("high:Q"),
-            alt.Color(f"{figure}:Q", title=titles[figure].split(), scale=alt.Scale(scheme="cividis")),
-            tooltip=[alt.Tooltip("share:Q", format=".2%"), "hardness:Q", alt.Tooltip(f"{figure}:Q", format=".3f", title=titles[figure])],
+            alt.Color(f"{metric}:Q", title=titles[metric].split(), scale=alt.Scale(scheme="cividis")),
+            tooltip=[alt.Tooltip("share:Q", format=".2%"), "hardness:Q", alt.Tooltip(f"{metric}:Q", format=".3f", title=titles[metric])],
         )
     )
-    way = alt.Chart(path).encode(
+    base = alt.Chart(path).encode(
         alt.X("share:Q", title=x_title, scale=share),
         alt.Y("hardness:Q", title=y_title, scale=power),
         alt.Order("epoch:Q"),
         tooltip=["epoch:Q"],
     )
-    walked = way.mark_line(color=VERMILION, point=alt.OverlayMarkDef(color=VERMILION, size=60))
+    line = base.mark_line(color=VERMILION, point=alt.OverlayMarkDef(color=VERMILION, size=60))
     epochs = path["epoch"].to_list()
-    ends = way.transform_filter(alt.FieldOneOfPredicate(field="epoch", oneOf=[min(epochs), max(epochs)]))
+    ends = base.transform_filter(alt.FieldOneOfPredicate(field="epoch", oneOf=[min(epochs), max(epochs)]))
     numbers = ends.mark_text(dx=12, dy=-10, fontSize=13, fontWeight="bold", color=VERMILION).encode(text=alt.Text("epoch:Q"))
-    chart: alt.LayerChart = (boxes + walked + numbers).properties(width=WIDTH, height=HEIGHT)
+    chart: alt.LayerChart = (boxes + line + numbers).properties(width=WIDTH, height=HEIGHT)
     return chart
 
 
 def timeline_chart(rows: pl.DataFrame, *, threshold: float) -> alt.LayerChart:
-    """One entity's transactions: score by time, what became of each, the chosen one ringed, those its attention used sized by attention.
+    """Plot the transactions of an entity: score by time, outcome as colour and shape, attention as size.
 
-    Columns ``id, time, score, amount, outcome, attention`` (0 for none), ``chosen`` and ``global_node`` (bool).
+    The chosen transaction has a blue ring, global nodes a pink diamond.
+
+    Args:
+        rows: Columns `id, time, score, amount, outcome, attention` (0 for none), `chosen` and `global_node`
+            (bool).
+        threshold: Drawn as a dashed line.
     """
     base = alt.Chart(rows).encode(
         alt.X("time:T", title="time"),
@@ -306,19 +343,24 @@ def timeline_chart(rows: pl.DataFrame, *, threshold: float) -> alt.LayerChart:
 
 
 def contributions_chart(fields: pl.DataFrame, *, most: int = 15) -> alt.Chart:
-    """What each field did to the score; columns ``field, value, contribution`` in log-odds, largest first."""
+    """Plot the contributions of the fields to a score as bars.
+
+    Args:
+        fields: Columns `field, value, contribution` in log-odds, largest first.
+        most: Most fields to show.
+    """
     shown = fields.head(most).with_columns(name=pl.col("field") + " = " + pl.col("value"))
     chart: alt.Chart = (
         alt.Chart(shown)
         .mark_bar()
         .encode(
-            alt.X("contribution:Q", title="change in log-odds (right: fraud)"),
+            alt.X("contribution:Q", title="change in log-odds (right: towards fraud)"),
             alt.Y("name:N", title="field and its value", sort=None, axis=alt.Axis(labelLimit=220)),
             alt.Color(
                 "direction:N",
                 title=None,
                 scale=alt.Scale(domain=["towards fraud", "towards legitimate"], range=[VERMILION, BLUE]),
-                legend=None,  # the axis says it too
+                legend=None,  # the title of the axis explains the direction
             ),
             tooltip=["field:N", "value:N", alt.Tooltip("contribution:Q", format="+.3f")],
         )
@@ -329,7 +371,7 @@ def contributions_chart(fields: pl.DataFrame, *, most: int = 15) -> alt.Chart:
 
 
 def bars_chart(frame: pl.DataFrame, *, x: str, y: str, x_title: str, y_title: str) -> alt.Chart:
-    """Horizontal bars of ``x`` by ``y``, in the order of the frame."""
+    """Plot horizontal bars of `x` by `y`, in the order of the frame."""
     chart: alt.Chart = (
         alt.Chart(frame)
         .mark_bar(color=BLUE)
@@ -344,14 +386,19 @@ def bars_chart(frame: pl.DataFrame, *, x: str, y: str, x_title: str, y_title: st
 
 
 def svg(chart: Chart) -> bytes:
-    """The chart as a file that any browser or office program shows, on white."""
+    """Render a chart as SVG on a white background."""
     import vl_convert
 
     return vl_convert.vegalite_to_svg(chart.properties(background="white").to_dict()).encode()
 
 
 def labelled(curves: pl.DataFrame, names: Mapping[str, str]) -> pl.DataFrame:
-    """Curves with the names people read, the models in the order of ``names``."""
+    """Replace the names of models by titles.
+
+    Args:
+        curves: A table with the column `model`.
+        names: Titles by name; models are put into this order, others are left out.
+    """
     known = set(curves["model"])
     parts = [curves.filter(pl.col("model") == name).with_columns(model=pl.lit(title)) for name, title in names.items() if name in known]
     return pl.concat(parts) if parts else curves.clear()

@@ -1,7 +1,8 @@
-"""Training and comparing in processes of their own: they outlive a page reload, a closed browser and the app itself.
+"""Train and compare in separate processes, which continue without the page and without the app.
 
-Special: whether a job lives is asked of a lock that it holds on its log, not of a process number that another program may have by now. A job is stopped
-by SIGTERM: what it had finished is on disk, and it can be resumed to the result it would have had.
+What is special: a running job holds a lock on its log file, so the app does not depend on process numbers,
+which the system may reuse. A job is stopped by SIGTERM: its finished work is on disk, and it can be resumed
+with the same result.
 """
 
 from __future__ import annotations
@@ -25,37 +26,38 @@ from balancer.files import atomic_path, read_json, write_json
 
 try:
     import fcntl
-except ImportError:  # Windows: the lock is then missing, and so are jobs
+except ImportError:  # Windows has no such lock, so there are no jobs
     fcntl = None  # type: ignore[assignment]
 
 Kind = Literal["train", "compare"]
 JOBS = ".jobs"
 UPLOADS = "uploads"
 MAX_UPLOAD = 500 * 2**20
-"""Bytes of an uploaded table; larger ones are named by their path."""
+"""Most bytes of an uploaded table; give the path of a larger one."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _TAIL = 16_384
+"""Bytes of the log that are read from its end."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A process that trains or compares, or did."""
+    """A process that trains or compares, running or ended."""
 
     name: str
     kind: Kind
     out: Path
-    """Folder that it writes."""
+    """Output folder."""
     log: Path
     pid: int
     started: datetime
 
     @property
     def alive(self) -> bool:
-        """Whether it is at work."""
+        """Whether the job is running."""
         return _locked(self.log)
 
     def tail(self) -> str:
-        """The end of what it printed."""
+        """Return the end of the log."""
         try:
             with self.log.open("rb") as stream:
                 stream.seek(max(0, self.log.stat().st_size - _TAIL))
@@ -65,68 +67,74 @@ class Job:
 
     @property
     def error(self) -> str | None:
-        """The message it ended with, if it ended with one."""
+        """The error message that the job ended with, or None."""
         lines = self.tail().strip().splitlines()
         return None if self.alive or not lines or not lines[-1].startswith("error: ") else lines[-1].removeprefix("error: ")
 
     def stop(self) -> None:
-        """End it; returns when it has ended."""
+        """Stop the job and wait until it has ended."""
         while self.alive:
-            with contextlib.suppress(ProcessLookupError):  # it ended by itself in between
+            with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
                 os.killpg(self.pid, signal.SIGTERM)
             time.sleep(0.05)
 
 
 def checked_name(name: str) -> str:
-    """``name``, if it can be that of a folder inside the runs folder; else InputError."""
+    """Check the name of a run.
+
+    Raises:
+        InputError: If it can't be the name of a folder inside the runs folder.
+    """
     if not _NAME.fullmatch(name):
         raise InputError(
-            f"the name {name!r} can't be a run's: give 1 to 64 letters, digits, '.', '_' or '-', the first a letter or a digit"
+            f"the name {name!r} can't be used for a run: give 1 to 64 letters, digits, '.', '_' or '-' that begin with a letter or digit"
         )
     return name
 
 
 def start(runs: Path, name: str, kind: Kind, arguments: list[str], *, resume: bool = False) -> Job:
-    """Start ``balancer KIND ARGUMENTS --out RUNS/NAME``, or go on with it.
+    """Start `balancer KIND ARGUMENTS --out RUNS/NAME`, or resume it.
 
-    Raises InputError where the name is none, taken, or already at work.
+    Raises:
+        InputError: If the name is invalid or exists already, or if the job is running.
     """
     if fcntl is None:
-        raise InputError(f"the app starts no process on this system: run balancer {kind} in a terminal")
+        raise InputError(f"the app can't start processes on this system: run balancer {kind} in a terminal")
     out = runs.resolve() / checked_name(name)
     if not resume and out.exists():
-        raise InputError(f"there is a run {name!r} already: give another name")
+        raise InputError(f"there is already a run {name!r}: give another name")
     folder = runs.resolve() / JOBS
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / f"{name}.log"
     if _locked(log):
-        raise InputError(f"{name!r} is at work already: wait for it or stop it")
+        raise InputError(f"{name!r} is already running: wait for it or stop it")
     command = [sys.executable, "-m", "balancer", kind, *arguments, "--out", str(out), *(["--resume"] if resume else [])]
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(Path(balancer.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),
         "COLUMNS": "110",
     }
     with log.open("ab" if resume else "wb") as stream:
-        # The lock belongs to the open file, which the process inherits: it ends with the last one that holds it.
+        # The process inherits the open file and with it the lock, which ends when the last process closes the
+        # file.
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True, env=environment
         )
-    threading.Thread(target=process.wait, daemon=True).start()  # or it would stay a zombie after its end
+    threading.Thread(target=process.wait, daemon=True).start()  # otherwise it would stay a zombie process after its end
     job = Job(name, kind, out, log, process.pid, datetime.now(UTC))
     write_json(folder / f"{name}.json", {"kind": kind, "pid": process.pid, "started": job.started.isoformat(), "command": command})
     return job
 
 
 def find_jobs(runs: Path) -> list[Job]:
-    """All jobs started in ``runs``, the newest first; a damaged note of one is passed over."""
+    """List the jobs that were started in `runs`, newest first; damaged job files are left out."""
     found = []
-    for note in (runs.resolve() / JOBS).glob("*.json"):
+    for file in (runs.resolve() / JOBS).glob("*.json"):
         try:
-            content: dict[str, Any] = read_json(note, what="it is the note of a job")
+            content: dict[str, Any] = read_json(file, what="it describes a job")
             started = datetime.fromisoformat(content["started"])
             found.append(
-                Job(note.stem, content["kind"], runs.resolve() / note.stem, note.with_suffix(".log"), int(content["pid"]), started)
+                Job(file.stem, content["kind"], runs.resolve() / file.stem, file.with_suffix(".log"), int(content["pid"]), started)
             )
         except (MissingFileError, CorruptFileError, KeyError, ValueError):  # removed meanwhile, or damaged
             continue
@@ -134,13 +142,20 @@ def find_jobs(runs: Path) -> list[Job]:
 
 
 def keep_upload(runs: Path, name: str, content: bytes) -> Path:
-    """Write an uploaded table into the runs folder; its path. InputError for another kind of file, or too large a one."""
+    """Write an uploaded table into the runs folder.
+
+    Returns:
+        The path of the table.
+
+    Raises:
+        InputError: If the file is of another kind, or too large.
+    """
     suffix = Path(name).suffix.lower()
     if suffix not in (".parquet", ".csv"):
-        raise InputError(f"{name} is no table: give a .parquet or .csv file")
+        raise InputError(f"{name} is not a table: give a .parquet or .csv file")
     if len(content) > MAX_UPLOAD:
         raise InputError(
-            f"{name} has {len(content) / 2**20:,.0f} MB, more than {MAX_UPLOAD / 2**20:,.0f}: put it on this machine and give its path"
+            f"{name} has {len(content) / 2**20:,.0f} MB, more than {MAX_UPLOAD / 2**20:,.0f}: copy it to this machine and give its path"
         )
     stem = re.sub(r"[^A-Za-z0-9_-]+", "_", Path(name).stem)[:60].strip("_-") or "table"
     target = runs.resolve() / UPLOADS / f"{stem}{suffix}"

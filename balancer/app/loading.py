@@ -1,7 +1,8 @@
-"""What the pages share: the runs folder, the chosen run, files read once per change, tables and charts with their downloads.
+"""Shared by the pages: the chosen run, cached files, tables and charts with downloads.
 
-Special: caches are keyed by a file's path, size, time of change and a digest of its ends, so a run that is trained anew or a threshold that is saved
-shows at once, and 350,000 rows are read once.
+What is special: the caches are keyed by path, size, modification time and a digest of the first and last
+bytes of a file. So a run that is trained again or a saved threshold is visible immediately, and a large table
+is read only once.
 """
 
 from __future__ import annotations
@@ -34,11 +35,12 @@ if TYPE_CHECKING:
 
 NAMES = {"run": "this run"} | TITLES
 _ENDS = 65_536
+"""Bytes of the beginning and of the end of a file in its digest."""
 Stamp = tuple[str, int, int, str]
 
 
 def runs_folder() -> Path:
-    """The folder given behind ``--`` as ``--runs DIR``, or in BALANCER_RUNS, or ``runs``."""
+    """Return the folder given after `--` as `--runs DIR`, or in BALANCER_RUNS, or `runs`."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--runs", type=Path, default=Path(os.environ.get("BALANCER_RUNS", "runs")))
     folder: Path = parser.parse_known_args()[0].runs
@@ -46,7 +48,7 @@ def runs_folder() -> Path:
 
 
 def stamp(path: Path) -> Stamp:
-    """What a cached reading of a file hangs on."""
+    """Return the cache key of a file: path, size, modification time, digest of the first and last bytes."""
     status = path.stat()
     with path.open("rb") as stream:
         ends = stream.read(_ENDS)
@@ -60,47 +62,47 @@ def _json(key: Stamp) -> dict[str, Any]:
     return read_json(Path(key[0]), what="it belongs to the run")
 
 
-@st.cache_resource(max_entries=8, show_spinner="reading the run")
+@st.cache_resource(max_entries=8, show_spinner="Reading the run")
 def _table(key: Stamp) -> pl.DataFrame:
     try:
         return pl.read_parquet(key[0])
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise CorruptFileError(f"{key[0]} can't be read ({error}): it is damaged; train anew") from error
+        raise CorruptFileError(f"{key[0]} can't be read ({error}): it is damaged, train the run again") from error
 
 
-@st.cache_resource(max_entries=8, show_spinner="ranking the test rows")
+@st.cache_resource(max_entries=8, show_spinner="Ranking the test rows")
 def _points(key: Stamp, negative: str, amounts: bool) -> OperatingPoints:
     return operating_points(_table(key), negative, amounts=amounts)
 
 
 def read(run: Run, name: str) -> dict[str, Any]:
-    """A JSON file of a run."""
+    """Read a JSON file of a run."""
     path = run.path / name
     if not path.is_file():
-        raise MissingFileError(f"{path} is missing: the run was written by an older version, or is damaged; train anew")
+        raise MissingFileError(f"{path} is missing, the run was written by an older version or is damaged: train it again")
     return _json(stamp(path))
 
 
 def table(run: Run, name: str) -> pl.DataFrame:
-    """A Parquet file of a run; shared between sessions, so never to be changed in place."""
+    """Read a Parquet file of a run. It is shared between sessions: do not change it in place."""
     path = run.path / name
     if not path.is_file():
-        raise MissingFileError(f"{path} is missing: the run was written by an older version, or is damaged; train anew")
+        raise MissingFileError(f"{path} is missing, the run was written by an older version or is damaged: train it again")
     return _table(stamp(path))
 
 
 def negative_class(run: Run) -> str:
-    """The legitimate class as ``predictions.parquet`` writes it."""
+    """Return the name of the legitimate class in `predictions.parquet`."""
     return str(read(run, "schema.json")["classes"][0])
 
 
 def has_amounts(run: Run) -> bool:
-    """Whether the run's table has amounts."""
+    """Whether the table of the run has amounts."""
     return read(run, "schema.json")["spec"].get("amount") is not None
 
 
 def points(run: Run) -> OperatingPoints:
-    """Every threshold on the run's test rows."""
+    """Return all thresholds on the test rows of the run."""
     path = run.path / "predictions.parquet"
     if not path.is_file():
         raise MissingFileError(f"{path} is missing: it holds every test row; give a complete run folder")
@@ -108,23 +110,23 @@ def points(run: Run) -> OperatingPoints:
 
 
 def threshold_of(run: Run) -> float:
-    """The threshold that scoring uses now: the tuned one, or one that was saved here."""
+    """Return the threshold that scoring uses: the tuned one, or one that was saved on the page Threshold."""
     return float(read(run, "decision.json")["threshold"])
 
 
-def alarm_figures_of(run: Run) -> dict[str, Any]:
-    """Caught, missed, money and alarms a day as the report has them; a report of an older version has none, so they are counted again."""
-    found = run.figures.get("alarms")
-    return dict(found) if found else points(run).metrics(float(run.figures["threshold"]))
+def alarm_counts_of(run: Run) -> dict[str, Any]:
+    """Return the counts of alarms from the report, or count them if an older version wrote it."""
+    found = run.metrics.get("alarms")
+    return dict(found) if found else points(run).metrics(float(run.metrics["threshold"]))
 
 
 def all_runs() -> list[Run]:
-    """The runs of the folder."""
+    """Return all runs of the folder."""
     return find_runs(runs_folder())
 
 
 def chosen_run() -> Run:
-    """The run picked beside the pages; where there is none that can be shown, the page says what to do and ends."""
+    """Return the run chosen in the sidebar; without any finished run, show what to do and end the page."""
     picked = st.session_state.get("run")
     shown = [run for run in all_runs() if run.status == "complete"]
     for run in shown:
@@ -134,10 +136,10 @@ def chosen_run() -> Run:
 
 
 def no_run_yet() -> NoReturn:
-    """Offer to train on the sample, and end the page."""
+    """Offer to train on the sample table, and end the page."""
     st.info(
-        f"No finished run in `{runs_folder()}` yet. Train one on the sample here (some minutes), or in a terminal: "
-        "`balancer train --dataset data_samples/transactions.parquet`"
+        f"There is no finished run in `{runs_folder()}` yet. Train one on the sample table here (takes some minutes), or in a "
+        "terminal: `balancer train --dataset data_samples/transactions.parquet`"
     )
     if st.button("Train on the sample now", type="primary", icon=":material/play_arrow:"):
         from balancer.app.jobs import start
@@ -157,13 +159,13 @@ def no_run_yet() -> NoReturn:
 
 
 def sample_table() -> Path:
-    """The simulated table that the project ships."""
+    """Return the path of the simulated table that is part of the package."""
     import balancer.data_samples
 
     return Path(next(iter(balancer.data_samples.__path__))) / "transactions.parquet"
 
 
-@st.cache_resource(max_entries=1, show_spinner="reading the table that the run was trained on")
+@st.cache_resource(max_entries=1, show_spinner="Reading the table that the run was trained on")
 def _dataset(run_path: str, fingerprint: str, changed: int) -> Dataset:
     from balancer.runs.run_folder import RunFolder
     from balancer.runs.trained_run import training_table
@@ -172,12 +174,16 @@ def _dataset(run_path: str, fingerprint: str, changed: int) -> Dataset:
 
 
 def dataset(run: Run) -> Dataset:
-    """The run's table, read as it was for training; InputError where it is gone or has changed."""
+    """Read the table of the run as for training.
+
+    Raises:
+        InputError: If the table is missing or has changed.
+    """
     path = Path(run.dataset)
     return _dataset(str(run.path), read(run, "run.json")["fingerprint"], path.stat().st_mtime_ns if path.exists() else 0)
 
 
-@st.cache_resource(max_entries=2, show_spinner="making the small students' table")
+@st.cache_resource(max_entries=2, show_spinner="Preparing the data of the small students")
 def _problem(_dataset: Dataset, fingerprint: str, seed: int) -> PopulationProblem:
     from balancer.training.policy_stage import problem_of
 
@@ -185,12 +191,12 @@ def _problem(_dataset: Dataset, fingerprint: str, seed: int) -> PopulationProble
 
 
 def problem(run: Run) -> PopulationProblem:
-    """What the small students learn of the run's table."""
+    """Return the learning problem of the small students on the table of the run."""
     content = read(run, "run.json")
     return _problem(dataset(run), content["fingerprint"], int(content["seed"]))
 
 
-@st.cache_resource(max_entries=2, show_spinner="reading the model")
+@st.cache_resource(max_entries=2, show_spinner="Reading the model")
 def _trained(path: str, model: Stamp, decision: Stamp) -> TrainedRun:
     from balancer.runs.trained_run import TrainedRun
 
@@ -198,20 +204,26 @@ def _trained(path: str, model: Stamp, decision: Stamp) -> TrainedRun:
 
 
 def trained(run: Run) -> TrainedRun:
-    """The run's model."""
+    """Return the trained model of the run."""
     return _trained(str(run.path), stamp(run.path / "model.safetensors"), stamp(run.path / "decision.json"))
 
 
 def show_chart(chart: Chart, name: str, *, about: str) -> None:
-    """A chart as wide as the page, ``about`` for those who can't see it, and its SVG."""
-    # What is stacked of several charts has a width of its own: stretched, each of them would get the whole page's.
+    """Show a chart as wide as its column, with a download as SVG.
+
+    Args:
+        chart: The chart.
+        name: Name of the file.
+        about: Text for screen readers.
+    """
+    # A concatenation of charts keeps its width: stretched, each of its charts would be as wide as the page.
     stacked = isinstance(chart, alt.VConcatChart | alt.HConcatChart | alt.ConcatChart)
     st.altair_chart(chart, width="content" if stacked else "stretch", key=f"chart-{name}", alt=about)
     download_svg(chart, name)
 
 
 def download_svg(chart: Chart, name: str) -> None:
-    """A chart as a file, made when it is asked for."""
+    """Offer a chart as an SVG file, which is rendered on request."""
     st.download_button(
         "SVG",
         partial(svg, chart),
@@ -227,7 +239,18 @@ def download_svg(chart: Chart, name: str) -> None:
 def show_table(
     frame: pl.DataFrame, name: str, *, columns: Mapping[str, Any] | None = None, height: int | None = None, pick: bool = False
 ) -> int | None:
-    """A table and its CSV and Parquet; with ``pick`` the number of the row that was clicked, if any."""
+    """Show a table with downloads as CSV and Parquet.
+
+    Args:
+        frame: The table.
+        name: Name of the files.
+        columns: Streamlit's column configuration.
+        height: Height in pixels.
+        pick: Whether a row can be selected.
+
+    Returns:
+        The index of the selected row, or None.
+    """
     size: dict[str, Any] = {} if height is None else {"height": height}
     event: Any = None
     if pick:
@@ -237,38 +260,38 @@ def show_table(
     else:
         st.dataframe(frame, hide_index=True, column_config=columns, key=f"table-{name}", **size)
     with st.container(horizontal=True, gap="small"):
-        kept: dict[str, Any] = {"type": "tertiary", "icon": ":material/download:", "on_click": "ignore"}
-        st.download_button("CSV", partial(as_csv, frame), f"{name}.csv", "text/csv", key=f"csv-{name}", **kept)
+        options: dict[str, Any] = {"type": "tertiary", "icon": ":material/download:", "on_click": "ignore"}
+        st.download_button("CSV", partial(as_csv, frame), f"{name}.csv", "text/csv", key=f"csv-{name}", **options)
         st.download_button(
-            "Parquet", partial(as_parquet, frame), f"{name}.parquet", "application/octet-stream", key=f"parquet-{name}", **kept
+            "Parquet", partial(as_parquet, frame), f"{name}.parquet", "application/octet-stream", key=f"parquet-{name}", **options
         )
     rows = event["selection"]["rows"] if event else []
     return int(rows[0]) if rows else None
 
 
 def as_csv(frame: pl.DataFrame) -> bytes:
-    """A table as CSV; lists, which CSV has not, as their items joined by spaces."""
+    """Convert a table to CSV; the items of a list are joined by spaces."""
     lists = [name for name, kind in frame.schema.items() if isinstance(kind, pl.List)]
     return frame.with_columns(pl.col(name).cast(pl.List(pl.String)).list.join(" ") for name in lists).write_csv().encode()
 
 
 def as_parquet(frame: pl.DataFrame) -> bytes:
-    """A table as Parquet."""
+    """Convert a table to Parquet."""
     buffer = io.BytesIO()
     frame.write_parquet(buffer)
     return buffer.getvalue()
 
 
 def number(value: float | None, decimals: int = 3) -> str:
-    """A figure as people read it; a dash where there is none."""
+    """Format a number; a dash for None."""
     return "–" if value is None else f"{value:,.{decimals}f}"
 
 
 def percent(value: float | None, decimals: int = 1) -> str:
-    """A share as people read it."""
+    """Format a share as a percentage; a dash for None."""
     return "–" if value is None else f"{100 * value:.{decimals}f} %"
 
 
 def money(value: float | None) -> str:
-    """An amount in the table's own money, as people read it."""
+    """Format an amount without decimals; a dash for None."""
     return "–" if value is None else f"{value:,.0f}"

@@ -1,4 +1,8 @@
-"""The application: ``streamlit run app`` or ``balancer app`` shows the runs in ``runs``, ``-- --runs DIR`` or ``--runs DIR`` those of another folder."""
+"""The application: pages about the runs of a folder.
+
+`streamlit run app` or `balancer app` shows the runs in the folder `runs`; `streamlit run app -- --runs DIR`
+or `balancer app --runs DIR` shows those of another folder.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +23,12 @@ PAGES = (
 
 
 def main() -> None:
-    """The frame around every page: which pages there are, and which run they are about."""
+    """Show the list of pages, the choice of the run, and the chosen page."""
     st.set_page_config(page_title="balancer", page_icon=":material/balance:", layout="wide")
     page = st.navigation([st.Page(f"views/{name}.py", title=title, icon=icon, default=name == "runs") for name, title, icon in PAGES])
     names = [run.name for run in all_runs() if run.status == "complete"]
     if names:
-        st.sidebar.selectbox("Run", names, key="run", help="The run that the pages are about")
+        st.sidebar.selectbox("Run", names, key="run", help="The run that the pages show")
     try:
         page.run()
     except InputError as error:

@@ -32,7 +32,7 @@ from benchmarks.lib.streams import SAMPLE
 from benchmarks.lib.timing import seconds
 
 PAGES = ("runs", "weights", "threshold", "transactions", "compare", "train", "model")
-TITLES = {"weights": "Sampling weights", "compare": "Policies side by side"}
+TITLES = {"weights": "Sampling weights", "compare": "Comparison"}
 """Headings of the pages whose heading differs from the name of their link."""
 LIMIT = 1.0
 """Seconds that a page may take."""

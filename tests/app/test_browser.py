@@ -42,13 +42,13 @@ def test_from_the_first_look_to_a_threshold_that_is_saved(tiny_run: Path, tmp_pa
         opened.goto(address)
         settle(opened)
         pick_run(opened, "first")
-        expect(opened.get_by_role("heading", name="What first buys")).to_be_visible()
+        expect(opened.get_by_role("heading", name="Results: first")).to_be_visible()
         assert value(opened, "Frauds caught") == f"{report['alarms']['caught']:,} of {report['positives']:,}"
         for name in ("Weights", "Transactions", "Compare", "Train", "Model"):
             go(opened, name)
             no_traceback(opened)
         go(opened, "Threshold")
-        before = value(opened, "Alarms a day")
+        before = value(opened, "Alarms per day")
         assert before == f"{report['alarms']['alarms_per_day']:,.1f}"
         opened.get_by_role("radio", name="score").or_(opened.get_by_role("button", name="score", exact=True)).first.click()
         settle(opened)
@@ -56,9 +56,9 @@ def test_from_the_first_look_to_a_threshold_that_is_saved(tiny_run: Path, tmp_pa
         slider.focus()
         slider.press("Home")  # a score of 0: everything is an alarm
         settle(opened)
-        expect(opened.get_by_test_id("stMetric").filter(has_text="Alarms a day").get_by_test_id("stMetricValue")).not_to_have_text(before)
+        expect(opened.get_by_test_id("stMetric").filter(has_text="Alarms per day").get_by_test_id("stMetricValue")).not_to_have_text(before)
         opened.get_by_role("button", name="Save this threshold").click()
-        expect(opened.get_by_text("saved here")).to_be_visible()
+        expect(opened.get_by_text("saved on this page")).to_be_visible()
         saved = json.loads((runs / "first" / "decision.json").read_text())
         assert saved["tuned"] == report["threshold"] != saved["threshold"]
         go(opened, "Runs")

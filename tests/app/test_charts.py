@@ -31,7 +31,7 @@ CURVES = pl.DataFrame(
     {"model": ["run"] * 3, "recall": [0.1, 0.5, 1.0], "precision": [1.0, 0.5, 0.1], "fpr": [0.0, 0.01, 1.0], "threshold": [0.9, 0.5, 0.0]}
 )
 POINTS = operating_points(ROWS, "0", amounts=True)
-FIGURES = POINTS.figures(0.5)
+COUNTS = POINTS.metrics(0.5)
 SURFACE = pl.DataFrame(
     {"share": [0.1, 0.1, 0.5, 0.5], "hardness": [0.0, 1.0] * 2, "average_precision": [0.3, 0.5, 0.4, 0.2], "f1": [0.1] * 4}
 )
@@ -43,15 +43,15 @@ SENSITIVITY = SensitivityReport(
 )
 ALL = {
     "weights": charts.weights_chart(HISTORY),
-    "epochs": charts.epochs_chart(HISTORY.with_columns(model=pl.lit("run")), figure="f1", title="F1"),
-    "precision-recall": charts.curves_chart(CURVES, at=FIGURES),
+    "epochs": charts.epochs_chart(HISTORY.with_columns(model=pl.lit("run")), metric="f1", title="F1"),
+    "precision-recall": charts.curves_chart(CURVES, at=COUNTS),
     "precision-recall alone": charts.curves_chart(CURVES),
-    "roc": charts.roc_chart(CURVES, at=FIGURES),
+    "roc": charts.roc_chart(CURVES, at=COUNTS),
     "threshold": charts.threshold_chart(POINTS.table(), 0.5),
     "rate": charts.rate_chart(POINTS.table(), 0.0),
     "cost": charts.cost_chart(POINTS.table(cost=POINTS.cost(5)), 2.0),
     "alarms": charts.alarms_chart(alarms_by_day(ROWS, 0.5, "0")),
-    "confusion": charts.confusion_chart(FIGURES, POINTS.legitimate),
+    "confusion": charts.confusion_chart(COUNTS, POINTS.legitimate),
     "calibration": charts.calibration_chart(calibration_bins(ROWS, "0", bins=3)),
     "surface": charts.surface_chart(SURFACE, WAY),
     "timeline": charts.timeline_chart(LINE, threshold=0.5),
@@ -85,14 +85,14 @@ def test_outcomes_and_their_sums() -> None:
     assert named["outcome"].null_count() == 1
     counts = dict(named["outcome"].drop_nulls().value_counts().rows())
     assert counts == {"caught": 6, "missed": 2, "passed": 31}
-    assert (FIGURES["caught"], FIGURES["missed"], FIGURES["false_alarms"]) == (6, 2, 0)
+    assert (COUNTS["caught"], COUNTS["missed"], COUNTS["false_alarms"]) == (6, 2, 0)
     days = alarms_by_day(ROWS, 0.5, "0")
     assert days["alarms"].sum() == 6
     assert days["day"].n_unique() == 12  # days without an alarm are there too
     types = by_class(ROWS, 0.5, "0", amounts=True)
-    assert dict(types.select("fraud type", "caught").rows()) == {"stolen": 3, "takeover": 3}
+    assert dict(types.select("fraud class", "caught").rows()) == {"stolen": 3, "takeover": 3}
     frauds = ROWS.filter(pl.col("label").is_in(["stolen", "takeover"]))
-    assert types["money"].sum() == frauds["amount"].sum()
+    assert types["amount"].sum() == frauds["amount"].sum()
 
 
 def test_calibration_bins_hold_every_known_row_and_an_interval_around_the_rate() -> None:

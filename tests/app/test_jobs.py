@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import pytest
 
 from balancer.app import jobs
-from balancer.app.browsing import figures_so_far, progress_of, read_run
+from balancer.app.browsing import metrics_so_far, progress_of, read_run
 from balancer.errors import InputError
 from tests.conftest import TINY
 
@@ -56,18 +56,18 @@ def test_started_watched_stopped_and_resumed_to_the_same_end(tiny_table: Path, t
 
 
 @pytest.mark.slow
-def test_progress_and_figures_of_a_run_at_work(tiny_table: Path, tmp_path: Path) -> None:
+def test_progress_and_metrics_of_a_running_job(tiny_table: Path, tmp_path: Path) -> None:
     job = jobs.start(tmp_path, "long", "train", ["--dataset", str(tiny_table), *TINY, "--epochs", "300", "--policy", "auto"])
     try:
-        # An epoch's figures are written before its progress, so that progress is what the test waits for.
+        # The metrics of an epoch are written before its progress, so that progress is what the test waits for.
         now = until(lambda: advanced(job) or not job.alive)
         assert isinstance(now, dict), job.tail()
         assert read_run(job.out).status == "running"
         assert now["stage"] == "classifier"
         assert 0 < now["done"] <= now["total"] == 300
-        figures = figures_so_far(job.out)
-        assert figures.height > 0
-        assert figures["average_precision"].is_between(0, 1).all()
+        metrics = metrics_so_far(job.out)
+        assert metrics.height > 0
+        assert metrics["average_precision"].is_between(0, 1).all()
     finally:
         job.stop()
 
@@ -90,7 +90,7 @@ def test_uploads_stay_in_their_folder_and_within_their_size(tmp_path: Path, monk
     runs = tmp_path / "runs"
     for name, kept in (("../../etc/passwd.csv", "passwd.csv"), ("a b!.PARQUET", "a_b.parquet"), ("....csv", "table.csv")):
         assert jobs.keep_upload(runs, name, b"x") == runs.resolve() / "uploads" / kept
-    with pytest.raises(InputError, match="no table"):
+    with pytest.raises(InputError, match="not a table"):
         jobs.keep_upload(runs, "model.pkl", b"x")
     monkeypatch.setattr(jobs, "MAX_UPLOAD", 3)
     with pytest.raises(InputError, match="more than"):

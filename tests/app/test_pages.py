@@ -113,8 +113,8 @@ def test_a_run_of_an_older_version(runs: Path, page: str) -> None:
     """Before this version a run had no counts of alarms in its report, and before sparse attention no attended rows and no form."""
     folder = runs / "first"
     report = report_of(folder)
-    for figures in (report["test"], *report["baselines"].values()):
-        del figures["alarms"]
+    for metrics in (report["test"], *report["baselines"].values()):
+        del metrics["alarms"]
     (folder / "report.json").write_text(json.dumps(report))
     rows = pl.read_parquet(folder / "predictions.parquet")
     rows.drop("attended", "attended_mass", "global_nodes").write_parquet(folder / "predictions.parquet")
@@ -152,16 +152,16 @@ def test_a_pretrained_run_says_how_to_go_on(runs: Path, tiny_run: Path) -> None:
     assert "--from" in opened().info[0].value
 
 
-def test_figures_are_those_of_the_report(runs: Path) -> None:
+def test_metrics_are_those_of_the_report(runs: Path) -> None:
     report, app = report_of(runs / "first"), opened()
     test, alarms = report["test"], report["test"]["alarms"]
     listed = app.dataframe[0].value
     for title, key in (("average precision", "average_precision"), ("F1", "f1"), ("false-positive rate", "fpr")):
         assert listed[title].iloc[0] == test[key]
     assert tile(app, "Frauds caught") == f"{alarms['caught']:,} of {alarms['caught'] + alarms['missed']:,}"
-    assert tile(app, "False alarms a day") == f"{alarms['false_alarms_per_day']:,.1f}"
-    assert tile(app, "Money caught") == f"{alarms['amount_caught']:,.0f}"
-    assert tile(app, "Money lost") == f"{alarms['amount_missed']:,.0f}"
+    assert tile(app, "False alarms per day") == f"{alarms['false_alarms_per_day']:,.1f}"
+    assert tile(app, "Amount caught") == f"{alarms['amount_caught']:,.0f}"
+    assert tile(app, "Amount missed") == f"{alarms['amount_missed']:,.0f}"
     shown = app.dataframe[1].value
     assert list(shown["model"]) == ["this run", "no sampling", "1:1 over-sampling", "class weights", "LightGBM"]
     for row, own in enumerate([test, *report["baselines"].values()]):
@@ -170,17 +170,17 @@ def test_figures_are_those_of_the_report(runs: Path) -> None:
         assert shown["FA/10k at 0.60"].iloc[row] == own["false_alarms_per_10k_at_recall"]["0.60"]
         assert shown["ECE"].iloc[row] == own["ece"]
     page = opened("threshold")
-    told = {
+    expected = {
         "Threshold": f"{test['threshold']:.4g}",
-        "Alarms a day": f"{alarms['alarms_per_day']:,.1f}",
+        "Alarms per day": f"{alarms['alarms_per_day']:,.1f}",
         "Precision": f"{100 * test['precision']:.1f} %",
         "Recall": f"{100 * test['recall']:.1f} %",
         "F1": f"{test['f1']:.3f}",
         "False-positive rate": f"{100 * test['fpr']:.2f} %",
-        "Money caught": f"{alarms['amount_caught']:,.0f}",
-        "Money lost": f"{alarms['amount_missed']:,.0f}",
+        "Amount caught": f"{alarms['amount_caught']:,.0f}",
+        "Amount missed": f"{alarms['amount_missed']:,.0f}",
     }
-    assert {metric.label: metric.value for metric in page.metric} == told
+    assert {metric.label: metric.value for metric in page.metric} == expected
 
 
 def test_several_runs_stand_side_by_side(runs: Path, tiny_run: Path) -> None:
@@ -192,26 +192,26 @@ def test_several_runs_stand_side_by_side(runs: Path, tiny_run: Path) -> None:
     assert not app.metric
 
 
-def wish(app: AppTest, name: str) -> AppTest:
-    return app.get_by_key("wish").set_value(name).run()  # type: ignore[attr-defined,no-any-return]
+def choose_by(app: AppTest, name: str) -> AppTest:
+    return app.get_by_key("criterion").set_value(name).run()  # type: ignore[attr-defined,no-any-return]
 
 
-def test_a_threshold_by_wish_moves_the_figures_and_is_saved(runs: Path) -> None:
+def test_a_threshold_chosen_by_a_limit_changes_the_metrics_and_is_saved(runs: Path) -> None:
     app = opened("threshold")
-    before = tile(app, "Alarms a day")
-    app = wish(app, "alarms a day")
+    before = tile(app, "Alarms per day")
+    app = choose_by(app, "alarms per day")
     app.number_input(key="budget").set_value(0.5).run()
-    assert float(tile(app, "Alarms a day")) <= 0.5 < float(before)
-    app = wish(app, "recall")
+    assert float(tile(app, "Alarms per day")) <= 0.5 < float(before)
+    app = choose_by(app, "recall")
     app.slider(key="least").set_value(90).run()
     assert float(tile(app, "Recall").split()[0]) >= 90
-    app = wish(app, "false-positive rate")
+    app = choose_by(app, "false-positive rate")
     app.number_input(key="cap").set_value(1.0).run()
     assert float(tile(app, "False-positive rate").split()[0]) <= 1.0
-    app = wish(app, "cost")
+    app = choose_by(app, "cost")
     app.number_input(key="price").set_value(1e9).run()
-    assert float(tile(app, "Alarms a day")) == 0
-    app = wish(app, "score")
+    assert float(tile(app, "Alarms per day")) == 0
+    app = choose_by(app, "score")
     app.slider(key="score").set_value(0.4).run()
     tuned = Decision.load(runs / "first").threshold
     next(button for button in app.button if button.label == "Save this threshold").click().run()
@@ -219,7 +219,7 @@ def test_a_threshold_by_wish_moves_the_figures_and_is_saved(runs: Path) -> None:
     saved = Decision.load(runs / "first")
     assert (saved.threshold, saved.tuned, saved.chosen) == (0.4, tuned, "a score of 0.4")
     assert TrainedRun.load(runs / "first").decision.threshold == 0.4  # what score and evaluate use
-    next(button for button in app.button if button.label == "Back to the tuned one").click().run()
+    next(button for button in app.button if button.label == "Restore the tuned threshold").click().run()
     assert Decision.load(runs / "first") == Decision(saved.calibration, tuned)
 
 
@@ -330,7 +330,7 @@ def test_a_name_that_leaves_the_folder_or_is_taken_is_refused(runs: Path, name: 
     app.text_input(key="run-name").set_value(name).run()
     next(button for button in app.button if button.label == "Start training").click().run()
     assert not app.exception
-    assert ("already" if name == "first" else "can't be a run's") in app.error[0].value
+    assert ("already" if name == "first" else "can't be used for a run") in app.error[0].value
     assert {path.name for path in runs.parent.iterdir()} == {"runs"}
 
 

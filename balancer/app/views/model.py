@@ -1,4 +1,4 @@
-"""Model: its parts, what each weighs, and how long a score takes on this machine."""
+"""The page Model: the parts of the model and their sizes, quantization, and latency on this machine."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from balancer.models import ModelConfig
 
 BATCHES = (1, 32, 256)
 REPEATS = 15
+"""Forward passes per latency measurement."""
 
 
 def show() -> None:
-    """The page."""
+    """Show the page."""
     run = chosen_run()
     st.title("Model")
     content = read(run, "model.json")
     config = ModelConfig.from_dict(content["config"]).to_dict()
     st.markdown(
         f"**{config['embedding']}** embedding → {config['num_layers']} × **{config['attention']}** attention → **{config['head']}** head, "
-        f"width {config['d_model']}, over {config['history_length']} transactions of an entity (form *{config['form']}*)."
+        f"width {config['d_model']}. It reads {config['history_length']} transactions of an entity (form *{config['form']}*)."
     )
     layers = _layers(str(run.path / "model.safetensors"), stamp(run.path / "model.safetensors"))
     parts = layers.group_by("part", maintain_order=True).agg(pl.col("parameters").sum(), pl.col("bytes").sum())
@@ -48,8 +49,8 @@ def show() -> None:
     with right:
         kilobytes = parts.select("part", size=pl.col("bytes") / 1000)
         chart = bars_chart(kilobytes, x="size", y="part", x_title="weights (kB)", y_title="part")
-        show_chart(chart, f"{run.name}-parts", about="kilobytes by part")
-    with st.expander("Every layer"):
+        show_chart(chart, f"{run.name}-parts", about="kilobytes of the weights by part")
+    with st.expander("All layers"):
         show_table(layers, f"{run.name}-layers")
     _precision(run)
     st.subheader("Latency on this machine")
@@ -63,18 +64,20 @@ def show() -> None:
             columns={name: st.column_config.NumberColumn(format="%.2f") for name in ("median, ms", "per transaction, ms")},
         )
         st.caption(
-            f"Median of {REPEATS} passes over full histories on {read(run, 'run.json')['threads']} thread(s), data already read; other work on this machine slows it."
+            f"Median of {REPEATS} forward passes over full histories on {read(run, 'run.json')['threads']} thread(s), without reading "
+            "the data. Other work on this machine makes it slower."
         )
 
 
 def _precision(run: Run) -> None:
-    """What quantizing found and did, where it was done."""
+    """Show the results of quantization, if there are any."""
     from balancer.models.quantization import SensitivityReport
 
-    st.subheader("Precision")
+    st.subheader("Quantization")
     if not (run.path / "precision.json").is_file():
         st.markdown(
-            f"Not quantized yet: `balancer quantize {run.path}` measures what each layer minds and writes a smaller model beside this one."
+            f"The model is not quantized yet. `balancer quantize {run.path}` measures how sensitive each layer is to quantization and writes a "
+            "smaller model to the run folder."
         )
         return
     content = read(run, "precision.json")
@@ -97,28 +100,28 @@ def _precision(run: Run) -> None:
             {
                 "layer": row["layer"],
                 "precision": row["got"],
-                "divergence if INT8": scores[row["layer"]]["score"]["int8"],
+                "divergence with INT8": scores[row["layer"]]["score"]["int8"],
                 "bytes before": row["bytes_before"],
                 "bytes after": row["bytes_after"],
                 "ms before": scores[row["layer"]]["ms"].get("fp32"),
                 "ms after": scores[row["layer"]]["ms"].get(row["got"]),
-                "why not what was planned": row["reason"],
+                "reason for another precision": row["reason"],
             }
             for row in rows
         ],
         strict=False,
         infer_schema_length=None,
-    ).sort("divergence if INT8", descending=True)
+    ).sort("divergence with INT8", descending=True)
     chart = SensitivityReport.from_dict(about["sensitivity"]).chart(content["got"])
-    show_chart(chart, f"{run.name}-sensitivity", about="divergence of each layer when it is rounded to INT8")
-    numbers = {"divergence if INT8": st.column_config.NumberColumn(format="scientific")}
+    show_chart(chart, f"{run.name}-sensitivity", about="divergence of the scores when one layer is rounded to INT8")
+    numbers = {"divergence with INT8": st.column_config.NumberColumn(format="scientific")}
     show_table(
         layers,
         f"{run.name}-precision",
         columns=numbers | {name: st.column_config.NumberColumn(format="%.3f") for name in ("ms before", "ms after")},
     )
     st.caption(
-        "Divergence (nats a row) is how far the scores move when that layer alone is rounded; milliseconds are of a calibration batch."
+        "Divergence (nats per row): how much the scores change when only this layer is rounded. Milliseconds: time for a calibration batch."
     )
 
 
@@ -128,7 +131,7 @@ def _fields(config: dict[str, list[str]]) -> int:
 
 @st.cache_data(max_entries=8, show_spinner=False)
 def _layers(path: str, key: tuple[str, int, int, str]) -> pl.DataFrame:
-    """A row per tensor, from the file's header: ``part, layer, shape, type, parameters, bytes``."""
+    """List the tensors from the header of the file: columns `part, layer, shape, type, parameters, bytes`."""
     from safetensors import safe_open
 
     sizes = {"F32": 4, "F16": 2, "BF16": 2, "I8": 1, "U8": 1, "I64": 8, "I32": 4, "F64": 8, "BOOL": 1}
@@ -153,24 +156,24 @@ def _layers(path: str, key: tuple[str, int, int, str]) -> pl.DataFrame:
 
 
 def _latency(run: Run) -> pl.DataFrame:
-    """Median milliseconds of a forward pass by batch size."""
+    """Measure the median milliseconds of a forward pass by batch size."""
     import torch
 
     from balancer.devices import torch_threads
     from balancer.models import SequenceBatch
     from balancer.models.quantization import timed
 
-    own = trained(run)
-    config = own.model.config
+    detector = trained(run)
+    config = detector.model.config
     fields = len(config.numeric_fields) + len(config.categorical_fields)
     rows = []
     for size in BATCHES:
         values = np.zeros((size, config.history_length, fields), dtype=np.float32)
-        batch = SequenceBatch.from_windows(values, np.full(size, config.history_length), own.device)
-        rows_of = torch.arange(size, device=own.device)
+        batch = SequenceBatch.from_windows(values, np.full(size, config.history_length), detector.device)
+        rows_of = torch.arange(size, device=detector.device)
         targets = (rows_of, torch.full_like(rows_of, config.history_length - 1)) if config.form == "histories" else None
-        with torch.inference_mode(), torch_threads(own.threads):
-            median = timed({"model": functools.partial(own.model, batch, targets)}, REPEATS)["model"]
+        with torch.inference_mode(), torch_threads(detector.threads):
+            median = timed({"model": functools.partial(detector.model, batch, targets)}, REPEATS)["model"]
         rows.append({"batch": size, "median, ms": median, "per transaction, ms": median / size})
     return pl.DataFrame(rows)
 

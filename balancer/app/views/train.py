@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 import streamlit as st
 
-from balancer.app.browsing import figures_so_far, find_runs, progress_of, read_run
+from balancer.app.browsing import find_runs, metrics_so_far, progress_of, read_run
 from balancer.app.charts import epochs_chart, labelled
 from balancer.app.jobs import MAX_UPLOAD, UPLOADS, Job, find_jobs, keep_upload, start
 from balancer.app.loading import NAMES, runs_folder, sample_table, stamp
@@ -206,9 +206,9 @@ def _watch(name: str) -> None:
         state = read_run(job.out) if job.out.is_dir() else None
         if state is not None and state.status == "complete":
             st.success(
-                f"**{name}** is trained: average precision {state.figures['average_precision']:.3f} on the test rows. See the page Runs."
+                f"**{name}** is trained: average precision {state.metrics['average_precision']:.3f} on the test rows. See the page Runs."
             )
-            _figures(job)
+            _metrics(job)
             # The list of runs in the sidebar was drawn before this run was complete.
             if st.session_state.setdefault("announced", {}).get(name) is False:
                 st.session_state["announced"][name] = True
@@ -240,15 +240,15 @@ def _at_work(job: Job) -> None:
     if st.button("Stop", key=f"stop-{job.name}", icon=":material/stop:", help="Finished work is kept; the run can be resumed."):
         job.stop()
         st.rerun()
-    _figures(job)
+    _metrics(job)
     with st.expander("Log"):
         st.code(job.tail()[-3000:] or "nothing yet", language=None)
 
 
-def _figures(job: Job) -> None:
-    lines = figures_so_far(job.out)
+def _metrics(job: Job) -> None:
+    lines = metrics_so_far(job.out)
     if lines.height:
-        chart = epochs_chart(labelled(lines, NAMES), figure="average_precision", title="average precision on validation rows")
+        chart = epochs_chart(labelled(lines, NAMES), metric="average_precision", title="average precision on validation rows")
         st.altair_chart(chart.properties(height=220), width="stretch", key=f"live-{job.name}")
 
 

@@ -1,4 +1,4 @@
-"""Transactions: the highest scores, the misses and the false alarms; one card's timeline; and why a transaction was scored as it was."""
+"""The page Transactions: list and filter them; the timeline of an entity, and an explanation of a score."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from balancer.app.loading import (
 from balancer.errors import InputError
 
 MOST = 500
-"""Transactions listed; the filters narrow them down."""
+"""Most transactions in the list."""
 ALL = "all"
 HIDDEN = ["attended", "attended_mass", "global_nodes", "decision"]
 
 
 def show() -> None:
-    """The page."""
+    """Show the page."""
     run = chosen_run()
     st.title("Transactions")
     threshold, negative = threshold_of(run), negative_class(run)
@@ -40,9 +40,9 @@ def show() -> None:
     found = _filtered(run, rows, threshold, negative)
     listed = found.head(MOST).collect()
     count = found.select(pl.len()).collect().item()
-    st.caption(f"{count:,} of {rows.height:,} test transactions" + (f", the first {MOST} of them listed" if count > MOST else ""))
+    st.caption(f"{count:,} of {rows.height:,} test transactions" + (f", the first {MOST} are listed" if count > MOST else ""))
     if not listed.height:
-        st.info("No transaction fits these filters: widen them.")
+        st.info("No transaction matches these filters: widen them.")
         return
     columns = {
         "score": st.column_config.ProgressColumn(format="%.4f", min_value=0, max_value=1),
@@ -51,7 +51,7 @@ def show() -> None:
     }
     left_out = [name for name in HIDDEN if name in listed.columns]
     picked = show_table(listed.drop(left_out), f"{run.name}-transactions", columns=columns, height=320, pick=True)
-    wanted = st.text_input("Look at a transaction", key="transaction", placeholder="its id; or click a row above").strip()
+    wanted = st.text_input("Explain a transaction", key="transaction", placeholder="id, or select a row above").strip()
     chosen = listed.row(picked or 0, named=True)
     if wanted:
         match = rows.filter(pl.col("id").cast(pl.String) == wanted)
@@ -63,14 +63,14 @@ def show() -> None:
 
 
 def _filtered(run: Run, rows: pl.DataFrame, threshold: float, negative: str) -> pl.LazyFrame:
-    """The rows that the filters leave, highest scores first (misses by amount)."""
+    """Ask for filters and return the rows that match them, highest scores first."""
     kind = st.segmented_control("Show", [ALL, *OUTCOMES], default=ALL, required=True, key="kind",
                                 format_func=lambda name: "highest scores" if name == ALL else name)  # fmt: skip
     first, last = rows.select(pl.col("time").min().dt.date().alias("a"), pl.col("time").max().dt.date().alias("b")).row(0)
     left, middle, right = st.columns(3)
     entity = left.text_input("Card or account", key="entity", placeholder="any").strip() if "entity" in rows.columns else ""
     days = middle.date_input("Days", (first, last), min_value=first, max_value=last, key="days")
-    least = right.number_input("Amount of at least", value=None, key="least-amount", placeholder="any") if has_amounts(run) else None
+    least = right.number_input("Lowest amount", value=None, key="least-amount", placeholder="any") if has_amounts(run) else None
     lazy = rows.lazy().with_columns(outcome(threshold, negative))
     if kind != ALL:
         lazy = lazy.filter(pl.col("outcome") == kind)
@@ -84,9 +84,9 @@ def _filtered(run: Run, rows: pl.DataFrame, threshold: float, negative: str) -> 
 
 
 def _one(run: Run, rows: pl.DataFrame, chosen: dict[str, Any], threshold: float, negative: str) -> None:
-    """One transaction: its figures, its entity's timeline, and why."""
+    """Show one transaction: score and label, the timeline of its entity, and an explanation."""
     st.header(f"Transaction {chosen['id']}")
-    tiles = {"Score": f"{chosen['score']:.4f}", "It was": chosen["outcome"] or "not labelled", "Label": str(chosen["label"] or "not known")}
+    tiles = {"Score": f"{chosen['score']:.4f}", "Outcome": chosen["outcome"] or "unknown", "Label": str(chosen["label"] or "unknown")}
     if has_amounts(run):
         tiles["Amount"] = f"{chosen['amount']:,.2f}"
     for column, (title, value) in zip(st.columns(len(tiles)), tiles.items(), strict=True):
@@ -95,26 +95,27 @@ def _one(run: Run, rows: pl.DataFrame, chosen: dict[str, Any], threshold: float,
     used = attention_of(chosen)
     nodes = set(chosen.get("global_nodes") or [])
     if chosen.get("entity") is not None:
-        st.subheader(f"Everything of {chosen['entity']} in the test rows")
-        own = rows.lazy().filter(pl.col("entity") == chosen["entity"]).with_columns(outcome(threshold, negative)).collect()
-        ids = own["id"].to_list()
+        st.subheader(f"Test transactions of {chosen['entity']}")
+        same = rows.lazy().filter(pl.col("entity") == chosen["entity"]).with_columns(outcome(threshold, negative)).collect()
+        ids = same["id"].to_list()
         attention, is_node = [float(used.get(name, 0.0)) for name in ids], [name in nodes for name in ids]
-        line = own.select("id", "time", "score", "amount", "outcome").with_columns(
+        line = same.select("id", "time", "score", "amount", "outcome").with_columns(
             chosen=pl.col("id") == chosen["id"], attention=pl.Series(attention), global_node=pl.Series(is_node)
         )
         show_chart(
             timeline_chart(line, threshold=threshold), f"{chosen['id']}-timeline", about="scores of the entity's transactions over time"
         )
         st.caption(
-            "The blue ring is this transaction; larger marks are earlier ones that its attention used, pink diamonds those kept in sight as global "
-            "nodes; the dashed line is the threshold."
+            "Blue ring: this transaction. Larger marks: more attention. Pink diamonds: global nodes of sparse attention. Dashed line: the "
+            "threshold."
         )
-    st.subheader("Why")
+    st.subheader("Explanation")
     if not used:
         st.markdown(
-            "The run's attention names no earlier transaction for this one: it is the first of its history, or the run is of an older version."
+            "There is no attention to earlier transactions: this is the first one of its entity, the model has no attention weights, or an "
+            "older version wrote the run."
         )
-    if st.toggle("Read the table and the model: fields, and what lies before the test rows", key="deep"):
+    if st.toggle("Read the table and the model: contributions of the fields, and transactions before the test", key="deep"):
         _deep(run, chosen, used, nodes)
     elif used:
         earlier = pl.DataFrame(
@@ -127,12 +128,13 @@ def _one(run: Run, rows: pl.DataFrame, chosen: dict[str, Any], threshold: float,
             columns={"attention": _share_column()},
         )
         st.caption(
-            "Earlier transactions that weighed most. Those without a score lie before the test rows. Attention is where the model looked, not a proof of cause."
+            "Earlier transactions with the most attention. Those without a score are before the test rows. Attention shows which "
+            "transactions the model used, not what caused the score."
         )
 
 
 def _deep(run: Run, chosen: dict[str, Any], used: dict[Any, float], nodes: set[Any]) -> None:
-    """What needs the run's own table and model: the earlier rows themselves, and field contributions."""
+    """Show the contributions of the fields, and the transactions that the model read."""
     from balancer.devices import torch_threads
     from balancer.inference.attribution import field_contributions
 
@@ -145,15 +147,16 @@ def _deep(run: Run, chosen: dict[str, Any], used: dict[Any, float], nodes: set[A
     (place,) = (data.ids == chosen["id"]).arg_true().to_list()
     left, right = st.columns(2)
     with left:
-        st.markdown("**What each field did to the score**")
+        st.markdown("**Contributions of the fields**")
         with torch_threads(model.threads):
             fields = field_contributions(model.model, data, place, device=model.device)
         show_chart(contributions_chart(fields), f"{chosen['id']}-fields", about="change in log-odds by field")
         st.caption(
-            "The change in log-odds when the field is shown instead of hidden, over all that the model sees. Fields that tell the same need not add up."
+            "The change in the log-odds of fraud when the field is present instead of hidden, in all transactions that the model reads. "
+            "Contributions of fields with the same information do not add up."
         )
     with right:
-        st.markdown("**The history it was judged with**")
+        st.markdown("**Transactions that the model read**")
         first = max(int(store.start[place]), place - model.model.config.history_length + 1)
         at = list(range(place, first - 1, -1))
         ids = data.ids[at].to_list()
@@ -169,9 +172,10 @@ def _deep(run: Run, chosen: dict[str, Any], used: dict[Any, float], nodes: set[A
             strict=False,
         )
         show_table(frame, f"{chosen['id']}-history", columns={"attention": _share_column()}, height=420)
-        shown = sum(value for value in used.values())
+        shown = sum(used.values())
         st.caption(
-            f"This transaction first. Earlier ones that are named hold {percent(shown, 0)} of its attention; labels come later than scores do."
+            f"This transaction is first. The earlier ones with a number have {percent(shown, 0)} of its attention. Labels become known "
+            "after the score."
         )
 
 

@@ -1,4 +1,4 @@
-"""Weights: what the policy did epoch by epoch, what constant weights would reach, and a game against it."""
+"""The page Weights: weights by epoch, results of constant weights, a game against the policy."""
 
 from __future__ import annotations
 
@@ -19,46 +19,46 @@ if TYPE_CHECKING:
     from balancer.policy_learning.playground import Playground
 
 SURFACE_FILE = "surface.parquet"
-POLICY, NONE, EVEN = "the run's policy", "no sampling", "1:1 over-sampling"
+POLICY, NONE, EVEN = "the policy of the run", "no sampling", "1:1 over-sampling"
 
 
 def show() -> None:
-    """The page."""
+    """Show the page."""
     run = chosen_run()
     st.title("Sampling weights")
     st.markdown(
-        f"How **{run.name}** drew its training rows (policy `{run.policy}`), and what its validation rows said after each epoch. "
-        "*Share* is how many of the draws are fraud, *hardness* how much rows that the model gets wrong are preferred, *floor* the part drawn "
-        "regardless of that. Move over an epoch to see it in every panel."
+        f"The sampling weights of **{run.name}** (policy `{run.policy}`) and the validation metrics after each epoch. *Share*: share of the "
+        "draws that are fraud. *Hardness*: how strongly rows with a large error are preferred. *Floor*: share of the draws that ignore "
+        "hardness. Move the pointer over an epoch to highlight it in every panel."
     )
-    own = table(run, epochs_file(run.path).name).filter(pl.col("model") == "run").drop("model")
-    show_chart(weights_chart(own), f"{run.name}-weights", about="shares, hardness, floor and validation figures by epoch")
-    with st.expander("The figures"):
-        show_table(own, f"{run.name}-history")
+    epochs = table(run, epochs_file(run.path).name).filter(pl.col("model") == "run").drop("model")
+    show_chart(weights_chart(epochs), f"{run.name}-weights", about="shares, hardness, floor and validation metrics by epoch")
+    with st.expander("Weights and metrics as a table"):
+        show_table(epochs, f"{run.name}-epochs-table")
     _rivals(run)
-    st.header("What weights would reach")
-    _surface(run, own)
+    st.header("Expected results of constant weights")
+    _surface(run, epochs)
     st.header("Play against the policy")
     _game(run)
 
 
 def _rivals(run: Run) -> None:
-    """How the learned policy stood against its rivals on the students of seeds it never saw, as its training measured."""
+    """Show the evaluation of the learned policy on students with new seeds."""
     if not (run.path / "policy" / "policy.json").is_file():
         return
     found = read(run, "policy/policy.json").get("training", {}).get("evaluation")
     if not found:
         return
-    st.subheader("The policy on small students of seeds it never saw")
+    st.subheader("The policy on small students with new seeds")
     names = {
         "ppo": POLICY,
         "constant": "a good constant",
         "one_to_one": EVEN,
         "none": NONE,
-        "start": "its starting weights",
+        "start": "its initial weights",
         "random": "random weights",
     }
-    rows = [{"policy": names.get(name, name)} | own for name, own in found.items()]
+    rows = [{"policy": names.get(name, name)} | metrics for name, metrics in found.items()]
     frame = pl.DataFrame(rows).rename(
         {"average_precision": "average precision", "f1": "F1", "minority_share": "last share", "hardness": "last hardness"}
     )
@@ -66,12 +66,12 @@ def _rivals(run: Run) -> None:
     show_table(frame, f"{run.name}-rivals", columns=columns | {"last share": st.column_config.NumberColumn(format="percent")})
 
 
-def _surface(run: Run, own: pl.DataFrame) -> None:
-    """The map of constants with the run's way on it; measured once, then kept in the run folder."""
+def _surface(run: Run, epochs: pl.DataFrame) -> None:
+    """Show a map of constant weights and the path of the run; it is measured once and kept."""
     st.markdown(
-        "Small students are trained side by side on the run's own rows under every combination of share and hardness; the colour is what they "
-        "reach on its validation rows, the line the way that the run took, from its first epoch to its last. Students see a row's own fields, not "
-        "its history: read directions off it, not sizes."
+        "Small students are trained on the rows of the run with every combination of share and hardness. The colour is their metric on "
+        "validation rows. The line shows the weights of the run, from the first epoch to the last. Students do not read the history of a "
+        "row, so the map shows which direction is better, not how much better."
     )
     file = run.path / SURFACE_FILE
     if not file.is_file():
@@ -79,39 +79,41 @@ def _surface(run: Run, own: pl.DataFrame) -> None:
             return
         from balancer.policy_learning.playground import response_surface
 
-        bar = st.progress(0.0, "training small students under all combinations")
+        bar = st.progress(0.0, "Training small students with all combinations")
 
-        def tell(done: int, total: int) -> None:
-            bar.progress(done / total, f"epoch {done} of {total} of all small students")
+        def show_progress(done: int, total: int) -> None:
+            bar.progress(done / total, f"Epoch {done} of {total} of all small students")
 
         made = response_surface(
             problem(run),
             seed=int(read(run, "run.json")["seed"]),
-            progress=tell,
+            progress=show_progress,
         )
         with atomic_path(file) as temporary:
             made.write_parquet(temporary)
         st.rerun()
-    figure = st.segmented_control("Colour", ["average_precision", "f1"], default="average_precision", required=True, key="surface-figure",
+    metric = st.segmented_control("Colour", ["average_precision", "f1"], default="average_precision", required=True, key="surface-metric",
                                   format_func={"average_precision": "average precision", "f1": "F1"}.__getitem__)  # fmt: skip
-    shares = [name for name in own.columns if name.startswith("share_")][1:]
-    way = own.select("epoch", pl.sum_horizontal(shares).alias("share"), "hardness")
+    shares = [name for name in epochs.columns if name.startswith("share_")][1:]
+    path = epochs.select("epoch", pl.sum_horizontal(shares).alias("share"), "hardness")
     made = table(run, SURFACE_FILE)
     show_chart(
-        surface_chart(made, way, figure=figure), f"{run.name}-surface", about="expected figure by share and hardness, and the run's way"
+        surface_chart(made, path, metric=metric),
+        f"{run.name}-surface",
+        about="expected metric by share and hardness, and the path of the run",
     )
-    best = made.sort(figure, descending=True).row(0, named=True)
+    best = made.sort(metric, descending=True).row(0, named=True)
     st.caption(
-        f"Best constant on these students: share {100 * best['share']:.2g} %, hardness {best['hardness']:g}, with {best[figure]:.3f}."
+        f"Best constant weights on these students: share {100 * best['share']:.2g} %, hardness {best['hardness']:g}, with {best[metric]:.3f}."
     )
 
 
 @st.fragment
 def _game(run: Run) -> None:
-    """Weights by hand, an epoch at a time; the other players are siblings of the person's students."""
+    """Let the user choose the weights of each epoch; rivals train identical students with other weights."""
     st.markdown(
-        f"Set the weights for the next epoch and train. Beside your students, their siblings train under **{POLICY}**, **{NONE}** and **{EVEN}**: "
-        "same nets, same starting weights, same random numbers."
+        f"Choose the weights of the next epoch and train. Identical students train with **{POLICY}**, **{NONE}** and **{EVEN}**: the same "
+        "networks, initial weights and random numbers."
     )
     state = st.session_state
     if state.get("game-run") != run.name:
@@ -143,18 +145,17 @@ def _game(run: Run) -> None:
         state["game-run"] = run.name
     if game is None:
         return
-    from balancer.policy_learning.playground import minority_share
-    from balancer.sampling.weights import SamplingWeights
+    from balancer.sampling.weights import SamplingWeights, proportional_share
 
     place = st.empty()
-    # A click on Stop, or a moved slider, ends this pass between two epochs and begins another, which goes on or doesn't.
+    # A click on Stop or a moved slider ends this script run between two epochs and starts the next one.
     trained = False
     while (one or going) and not game.over:
-        game.play(SamplingWeights(minority_share(game.prior, share / 100), hardness, floor))
+        game.play(SamplingWeights(proportional_share(game.prior, share / 100), hardness, floor))
         with place.container():
             _standing(game)
         one, trained = False, True
-    if trained:  # the buttons above were drawn before
+    if trained:  # the buttons above show the state before
         state["game-going"] = False
         st.rerun()
     with place.container():
@@ -163,28 +164,30 @@ def _game(run: Run) -> None:
         return
     rows = pl.DataFrame(game.rows)
     download_svg(chart, "game")
-    with st.expander("Every player's weights and figures"):
+    with st.expander("Weights and metrics of all players"):
         show_table(rows, "game-rows")
     if game.over:
         last = rows.filter(pl.col("epoch") == game.epoch)
-        own = last.filter(pl.col("player") == game.players[0])["average_precision"].item()
-        ahead = last.filter((pl.col("player") != game.players[0]) & (pl.col("average_precision") < own))["player"].to_list()
+        yours = last.filter(pl.col("player") == game.players[0])["average_precision"].item()
+        beaten = last.filter((pl.col("player") != game.players[0]) & (pl.col("average_precision") < yours))["player"].to_list()
         st.success(
-            f"The game is over: you end above {', '.join(ahead)}." if ahead else "The game is over: every rival ends above you or level."
+            f"The game is over: you are better than {', '.join(beaten)}." if beaten else "The game is over: no rival is worse than you."
         )
 
 
 def _standing(game: Playground) -> alt.Chart | None:
-    """Who stands where after the last epoch, and the chart; None before the first."""
-    st.progress(game.epoch / game.epochs, f"epoch {game.epoch} of {game.epochs}")
+    """Show the results after the last epoch and return their chart; None before the first epoch."""
+    st.progress(game.epoch / game.epochs, f"Epoch {game.epoch} of {game.epochs}")
     if not game.rows:
         return None
     rows = pl.DataFrame(game.rows)
     last = {row["player"]: row["average_precision"] for row in rows.filter(pl.col("epoch") == game.epoch).to_dicts()}
-    own = last[game.players[0]]
+    yours = last[game.players[0]]
     for column, name in zip(st.columns(len(game.players)), game.players, strict=True):
-        column.metric(f"{name}: AP", f"{last[name]:.3f}", None if name == game.players[0] else f"you {own - last[name]:+.3f}", border=True)
-    chart = epochs_chart(rows.rename({"player": "model"}), figure="average_precision", title="students' validation AP")
+        column.metric(
+            f"{name}: AP", f"{last[name]:.3f}", None if name == game.players[0] else f"you {yours - last[name]:+.3f}", border=True
+        )
+    chart = epochs_chart(rows.rename({"player": "model"}), metric="average_precision", title="validation AP of the students")
     st.altair_chart(chart, width="stretch", alt="average precision by epoch of each player")
     return chart
 
@@ -193,9 +196,9 @@ def _new_game(run: Run) -> Playground:
     from balancer.policy_learning.playground import Playground
     from balancer.sampling.policies import ConstantPolicy, load_policy
 
-    own, content = run.path / "policy", read(run, "run.json")
+    learned, content = run.path / "policy", read(run, "run.json")
     classes = len(read(run, "schema.json")["classes"])
-    policy = load_policy(own if own.is_dir() else content["config"]["policy"], num_classes=classes)
+    policy = load_policy(learned if learned.is_dir() else content["config"]["policy"], num_classes=classes)
     rivals = {POLICY: policy, NONE: ConstantPolicy(None, 0.0), EVEN: ConstantPolicy(0.5, 0.0)}
     return Playground(problem(run), rivals, seed=int(content["seed"]))
 
