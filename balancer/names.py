@@ -1,4 +1,4 @@
-"""Names that users type and that several packages share. This module imports nothing, so the command line reads it without torch."""
+"""Names that users type and that several packages share; importing them loads nothing else."""
 
 from __future__ import annotations
 

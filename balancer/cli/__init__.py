@@ -1,8 +1,8 @@
 """The command line: ``balancer COMMAND --flags``.
 
-Each command's flags are a dataclass (:mod:`balancer.options.flags`). A command's module is imported only when the command is
-called, so that ``balancer --help`` answers at once. Bad input ends in one line on stderr and exit code 2, Ctrl-C in exit code
-130 and the command that continues.
+Each command's flags are a dataclass (:mod:`balancer.options.flags`). A command's module is imported only when
+the command is called, so that ``balancer --help`` answers at once. Bad input ends in one line on stderr and
+exit code 2, Ctrl-C in exit code 130 and the command that continues.
 """
 
 from __future__ import annotations

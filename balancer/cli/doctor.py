@@ -57,6 +57,7 @@ def examine() -> dict[str, Any]:
     from balancer.models.attention.backends import BACKENDS
     from balancer.models.attention.choice import LENGTHS, explain_choice, processor
     from balancer.models.attention.layout import Layout
+    from balancer.models.quantization import native
 
     versions: dict[str, str | None] = {}
     for name in LIBRARIES:
@@ -71,7 +72,7 @@ def examine() -> dict[str, Any]:
         try:
             choice = explain_choice(probe[:, :length], Layout())
             auto[str(length)] = {"backend": choice.name, "reason": choice.reason, "milliseconds": choice.milliseconds.get(str(length), {})}
-        except InputError as error:  # an environment variable names a backend that does not work here: shown, not an error
+        except InputError as error:  # an environment variable names a backend that does not work here
             auto[str(length)] = {"backend": None, "reason": str(error), "milliseconds": {}}
     return {
         "balancer": __version__,
@@ -85,6 +86,7 @@ def examine() -> dict[str, Any]:
             "backends": {name: backend.refuses(probe, Layout()) or "works" for name, backend in BACKENDS.items()},
             "auto": auto,
         },
+        "quantization": {"INT8 kernel in C++": native.absence() or "works"},
     }
 
 
@@ -101,6 +103,7 @@ def _print(result: dict[str, Any]) -> None:
     console.print(head)
     for title, rows in (
         ("\nattention backend", result["attention"]["backends"].items()),
+        ("\nquantization", result["quantization"].items()),
         (
             "\nauto chooses, at this many tokens",
             ((length, f"{choice['backend'] or 'none'}: {choice['reason']}") for length, choice in result["attention"]["auto"].items()),

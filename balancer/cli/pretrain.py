@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _print(result: dict[str, Any], console: Any, folder: str) -> None:
-    """Print the fields of the next transaction that the model predicts best, compared with their frequencies alone."""
+    """Print the fields that the model predicts best, compared with predicting their frequencies."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -59,10 +59,14 @@ def _print(result: dict[str, Any], console: Any, folder: str) -> None:
     gain = {name: prior[name] - last["fields"][name] for name in prior}
     best = sorted(gain, key=lambda name: -gain[name])
     for name in best[:SHOWN_FIELDS]:
-        table.add_row(name, f"{last['fields'][name]:.3f}", f"{prior[name]:.3f}", f"{100 * gain[name] / max(prior[name], 1e-9):.0f} %")
+        table.add_row(name, f"{last['fields'][name]:.3f}", f"{prior[name]:.3f}", _reduction(last["fields"][name], prior[name]))
     mean = sum(prior.values()) / len(prior)
     table.add_section()
-    table.add_row(f"all {len(prior)} fields", f"{last['next']:.3f}", f"{mean:.3f}", f"{100 * (1 - last['next'] / max(mean, 1e-9)):.0f} %")
+    table.add_row(f"all {len(prior)} fields", f"{last['next']:.3f}", f"{mean:.3f}", _reduction(last["next"], mean))
     console.print()
     console.print(table)
     console.print(Text(f"continue with labels: balancer train --dataset TABLE --from {folder}", style="dim"), soft_wrap=True)
+
+
+def _reduction(loss: float, prior: float) -> str:
+    return f"{100 * (1 - loss / prior):.0f} %" if prior >= 0.0005 else "–"  # 0.000 in the table

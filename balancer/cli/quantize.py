@@ -15,8 +15,8 @@ from balancer.options.flags import Flag, read_flags
 class QuantizeConfig:
     """Reduce a trained run's size and latency within a given drop of average precision.
 
-    Layers get INT8 weights where the model tolerates it, and stay in BF16 or FP32 where it does not. The quantized model is
-    written beside the full one.
+    Layers get INT8 weights where the model tolerates it, and stay in BF16 or FP32 where it does not. The
+    quantized model is written beside the full one.
     """
 
     run: Annotated[
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def print_quantization(result: dict[str, Any], console: Any, run: Path) -> None:
-    """Print the full and the quantized model side by side, then the precision of each layer and the reason."""
+    """Print both models side by side, then the precision of each layer with the reason."""
     from rich import box
     from rich.table import Table
     from rich.text import Text

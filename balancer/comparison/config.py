@@ -92,7 +92,8 @@ class ComparisonOptions(Options):
 class CompareConfig(TableOptions, ComparisonOptions, SizeOptions, ScheduleOptions, RunOptions):
     """Compare sampling treatments and baselines on a table.
 
-    All are trained with equal budgets, on rolling time folds and with several seeds; differences are given with intervals.
+    All are trained with equal budgets, on rolling time folds and with several seeds; differences are given
+    with intervals.
     """
 
     HEADING: ClassVar[str] = "Output"
@@ -125,9 +126,11 @@ class CompareConfig(TableOptions, ComparisonOptions, SizeOptions, ScheduleOption
         """Check that all treatments and the chart can be made, before the table is read.
 
         Raises:
-            InputError: A treatment is unknown, does not fit the student, or needs a package that is not installed.
+            InputError: A treatment is unknown, does not fit the student, or needs a package that is not
+                installed.
         """
-        from balancer.sampling.policies import BUNDLES, load_bundle, load_policy  # NumPy is not needed for the help
+        # Imported here because the help does not need NumPy.
+        from balancer.sampling.policies import BUNDLES, load_bundle, load_policy
 
         for name in self.chosen():
             if self.student == "classifier" and name in POPULATION_ONLY:
@@ -144,7 +147,7 @@ class CompareConfig(TableOptions, ComparisonOptions, SizeOptions, ScheduleOption
 
 
 def _joined(pieces: Sequence[str]) -> tuple[str, ...]:
-    """Names of treatments, each once and in order; commas inside ``constant:share=.2,hardness=1`` do not separate names."""
+    """Names of treatments, each once; commas inside ``constant:share=.2,hardness=1`` are not separators."""
     names: list[str] = []
     for piece in pieces:
         if names and _OPTION.match(piece):

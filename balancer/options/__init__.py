@@ -1,1 +1,1 @@
-"""What commands are told: frozen dataclasses that are the flags, their help and the saved configuration."""
+"""Flags of the commands: groups of options as frozen dataclasses, from which each command is composed."""

@@ -10,7 +10,7 @@ from balancer.options.checks import check_whole
 from balancer.options.flags import Flag, Options
 
 ROLES = ("entity", "time", "label", "negative", "unlabelled", "amount", "id", "numeric", "categorical", "context", "label_delay", "gap")
-"""Fields of :class:`TableOptions` that are keys of a spec, which :func:`balancer.data.roles.resolve_spec` completes."""
+"""Fields of :class:`TableOptions` that are keys of a spec (:class:`balancer.data.spec.Spec`)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Options that say how long and how a model is trained, on which auxiliary tasks, and from which weights it starts."""
+"""Options of training: length and method, auxiliary tasks, and the weights to start from."""
 
 from __future__ import annotations
 

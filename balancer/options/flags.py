@@ -1,6 +1,7 @@
 """A frozen dataclass is a command's flags, their help and its saved configuration, so the three always agree.
 
-Each field is a flag. Its type says how the text is parsed, its default is the flag's default, and its help is an annotation::
+Each field is a flag. Its type says how the text is parsed, its default is the flag's default, and its help is
+an annotation::
 
     @dataclass(frozen=True, kw_only=True)
     class RunOptions(Options):
@@ -8,12 +9,17 @@ Each field is a flag. Its type says how the text is parsed, its default is the f
 
         seed: Annotated[int, "Random seed; the same seed reproduces the run exactly."] = 0
 
-Commands are composed: the dataclass of a command inherits from the groups of options that it needs, and its help lists them
-under their headings. To change a default, a command declares the field again: ``dropout: float = 0.1``. To fix a value, so that
-it is no flag, it declares ``head: str = field(default="auto", init=False)``.
+Commands are composed: the dataclass of a command inherits from the groups of options that it needs, and its
+help lists them under their headings. To change a default, a command declares the field again::
 
-:func:`parse` returns only the flags that were typed, so that ``--resume`` can tell a flag that was left out from one that has
-its default.
+    dropout: float = 0.1
+
+To fix a value, so that it is not a flag, it declares the field with ``init=False``::
+
+    head: str = field(default="auto", init=False)
+
+:func:`parse` returns only the flags that were typed, so that ``--resume`` can tell a flag that was left out
+from one that has its default.
 """
 
 from __future__ import annotations
@@ -43,12 +49,12 @@ HELP_WIDTH = 100
 
 
 class DeprecatedFlag(DeprecationWarning):
-    """A flag, or a value of one, that version 0.1 had under another name. The command line shows it to the user."""
+    """A flag or a value that version 0.1 had under another name. The command line shows this warning."""
 
 
 @dataclass(frozen=True)
 class Flag:
-    """Help of a field, and what its type and default do not say. A plain text in its place is the help alone."""
+    """Help of a field, and what its type and default do not say. A text in its place is the help only."""
 
     help: str
     """One sentence or two; the default is appended when the help is shown."""
@@ -68,10 +74,10 @@ class Flag:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Base of all groups of options: each group checks its fields in ``__post_init__`` and calls the next group's."""
+    """Base of all option groups; each checks its fields in ``__post_init__`` and calls the next one."""
 
     HEADING: ClassVar[str] = ""
-    """Heading of the group in the help. The sentence below it is the summary line of the group's docstring."""
+    """Heading of the group in the help. Below it stands the summary line of the group's docstring."""
 
     def __post_init__(self) -> None:
         """Check the fields; the base class has none."""
@@ -157,7 +163,7 @@ class Parameter:
 
 
 def flag_of(name: str) -> str:
-    """The flag of a field: ``bad_rows`` is ``--bad-rows``, and ``from_``, as ``from`` is a keyword of Python, is ``--from``."""
+    """The flag of a field: ``--bad-rows`` for ``bad_rows``, ``--from`` for ``from_`` (a keyword)."""
     return "--" + name.rstrip("_").replace("_", "-")
 
 
@@ -281,7 +287,8 @@ def present_names(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
         values: Saved values by field name.
 
     Returns:
-        The values by the present names of the fields. Where a value is given under both names, the present name counts.
+        The values by the present names of the fields. Where a value is given under both names, the present
+        name counts.
     """
     result = dict(values)
     for each in parameters(cls):
@@ -349,7 +356,7 @@ def _warn(text: str) -> None:
 
 
 def _sentence(cls: type, heading: str) -> str | None:
-    """The summary of the group's docstring; the docstring of the command itself is the description, not repeated here."""
+    """The summary line of a group's docstring, None for the fields of the command itself."""
     group = next((base for base in cls.__mro__[1:] if heading and vars(base).get("HEADING") == heading), None)
     return None if group is None else inspect.cleandoc(group.__doc__ or "").split("\n\n")[0]
 

@@ -1,6 +1,6 @@
-"""What a person sees while it trains: stage, how far, how long to go, the figures now; on a terminal live, in a log a line an epoch.
+"""Progress of a run: stage, steps done, time left and current metrics; live on a terminal, as lines in a log.
 
-With a file the same goes there as JSON, so that another process (the app) can watch a run that it did not start.
+The same can be written to a JSON file, so that another process, such as the app, can watch the run.
 """
 
 from __future__ import annotations
@@ -17,19 +17,24 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from balancer.files import write_json
 
 LOG_SECONDS = 10.0
-"""In a log, a stage with many steps says at most one line in this time."""
+"""In a log, a stage prints at most one line in this time."""
 FILE_SECONDS = 0.5
-"""The file is written at most this often, and at the end of each stage."""
+"""The file is written at most once in this time, and at the end of each stage."""
 PROGRESS_FILE = "progress.json"
 
 Advance = Callable[..., None]
 
 
 class TrainingProgress:
-    """Progress of a run on ``console`` and, if given, in ``file``; ``stage`` gives a function to call after each step: ``advance(done, detail)``.
+    """Progress of a run on a console, and optionally in a file.
 
-    The file holds ``stage, done, total, detail, seconds`` (of the stage so far), ``seconds_left`` (null before the first step) and ``stages``, those
-    begun so far with ``stage, done, total``.
+    The file holds ``stage``, ``done``, ``total``, ``detail``, ``seconds`` (since the start of the stage),
+    ``seconds_left`` (null before the first step) and ``stages``: the stages started so far, each with
+    ``stage``, ``done`` and ``total``.
+
+    Args:
+        console: Where progress is shown.
+        file: JSON file to write; None for none.
     """
 
     def __init__(self, console: Console, file: Path | None = None) -> None:
@@ -57,16 +62,25 @@ class TrainingProgress:
             self.live.stop()
 
     def say(self, text: str) -> None:
-        """Print a line, above the bars where there are bars."""
+        """Print a line; on a terminal above the progress bars."""
         (self.live.console if self.live is not None else self.console).print(text, highlight=False, soft_wrap=True)
 
     @contextmanager
     def stage(self, name: str, total: int, done: int = 0) -> Iterator[Advance]:
-        """Show a stage of ``total`` steps of which ``done`` were finished before."""
+        """Show a stage.
+
+        Args:
+            name: Title.
+            total: Number of steps.
+            done: Steps that were finished by an earlier process.
+
+        Yields:
+            A function to call after each step, with the number of steps done and a short text.
+        """
         started, last, written = time.monotonic(), 0.0, 0.0
-        own: dict[str, Any] = {"stage": name, "done": done, "total": total}
-        self.stages.append(own)
-        self._write(own, "", 0.0, None)
+        state: dict[str, Any] = {"stage": name, "done": done, "total": total}
+        self.stages.append(state)
+        self._write(state, "", 0.0, None)
         task: TaskID | None = None
         if self.live is not None:
             task = self.live.add_task(name, total=total, completed=done, detail="")
@@ -75,27 +89,27 @@ class TrainingProgress:
 
         def advance(step: int, detail: str = "") -> None:
             nonlocal last, written
-            own["done"], now = step, time.monotonic()
+            state["done"], now = step, time.monotonic()
             left = (now - started) / max(1, step - done) * (total - step)
             if step >= total or now - written >= FILE_SECONDS:
                 written = now
-                self._write(own, detail, now - started, left)
+                self._write(state, detail, now - started, left)
             if self.live is not None and task is not None:
                 self.live.update(task, completed=step, detail=detail)
                 return
             if step >= total or now - last >= LOG_SECONDS:
                 last = now
-                self.say(f"{name} {step}/{total}  {detail}" + (f"  ({left:.0f} s to go)" if step < total else f"  ({now - started:.0f} s)"))
+                self.say(f"{name} {step}/{total}  {detail}" + (f"  ({left:.0f} s left)" if step < total else f"  ({now - started:.0f} s)"))
 
         yield advance
 
-    def _write(self, own: dict[str, Any], detail: str, seconds: float, left: float | None) -> None:
+    def _write(self, state: dict[str, Any], detail: str, seconds: float, left: float | None) -> None:
         if self.file is not None:
-            write_json(self.file, own | {"detail": detail, "seconds": seconds, "seconds_left": left, "stages": self.stages})
+            write_json(self.file, state | {"detail": detail, "seconds": seconds, "seconds_left": left, "stages": self.stages})
 
 
 def describe(figures: dict[str, Any]) -> str:
-    """The figures of an epoch in one line: validation AP, F1 and false-alarm rate, then the sampling weights."""
+    """The validation metrics and sampling weights of an epoch, in one line."""
     share = " ".join(f"{100 * value:.3g}" for value in figures["share"][1:])
     return (
         f"AP {figures['average_precision']:.3f}  F1 {figures['f1']:.3f}  FPR {100 * figures['fpr']:.2f} %"

@@ -1,6 +1,7 @@
-"""From scores to the files of a run: calibration, threshold, figures beside the baselines, predictions, history, report.
+"""Write the files of a run from the scores of its models: decision, predictions, metrics by epoch, report.
 
-Every model is treated alike: its scores on the threshold half fit its calibration and its threshold, its scores on the test rows are judged once.
+All models are treated alike: calibration and threshold are fitted on the threshold rows, and the test rows
+are used once.
 """
 
 from __future__ import annotations
@@ -29,12 +30,14 @@ REFERENCE_FILE = "reference.json"
 
 @dataclass(frozen=True)
 class Scores:
-    """Raw scores of one model: (n, K) class probabilities of a classifier, (n,) fraud probability of boosted trees."""
+    """Raw scores of one model: class probabilities (n, K), or fraud probabilities (n,) of boosted trees."""
 
     threshold: np.ndarray
+    """Scores of the threshold rows."""
     test: np.ndarray
+    """Scores of the test rows."""
     figures: list[dict[str, Any]]
-    """A dict per epoch."""
+    """Metrics of each epoch."""
 
     def save(self, path: Path) -> None:
         """Write to one file, atomically."""
@@ -59,12 +62,25 @@ def write_results(
     explanation: dict[str, pl.Series],
     tasks: dict[str, Any],
 ) -> dict[str, Any]:
-    """Write everything of a run that comes after training; return the report. ``explanation`` are further columns for the test rows,
-    ``tasks`` the figures of further tasks.
+    """Write the files of a run that follow from its scores.
+
+    Args:
+        folder: The run.
+        dataset: Its data set.
+        scores: Scores by name of the model; ``run`` is the run's own classifier, the others are baselines.
+        policy: Description of the policy, for the report.
+        schedule: Epochs and steps of the training.
+        config: Configuration of the run.
+        seconds: Duration of each stage.
+        explanation: Further columns of ``predictions.parquet``.
+        tasks: Metrics of the auxiliary tasks.
+
+    Returns:
+        The report.
     """
     held, test = dataset.rows(Split.THRESHOLD), dataset.rows(Split.TEST)
-    decisions = {name: Decision.fit(own.threshold, dataset.store.label[held]) for name, own in scores.items()}
-    figures = {name: evaluate_rows(dataset, test, own.test, decisions[name]) for name, own in scores.items()}
+    decisions = {name: Decision.fit(each.threshold, dataset.store.label[held]) for name, each in scores.items()}
+    figures = {name: evaluate_rows(dataset, test, each.test, decisions[name]) for name, each in scores.items()}
     decisions["run"].save(folder.path)
     write_json(folder.path / SCHEMA_FILE, dataset.schema.to_dict())
     calibrated = decisions["run"].calibration.transform(fraud_score(scores["run"].threshold))
@@ -92,16 +108,16 @@ def write_results(
             "timing": {"seconds": {name: round(value, 1) for name, value in seconds.items()}},
         },
     )
-    raw_scores = {name: fraud_score(own.test) for name, own in scores.items()}
+    raw_scores = {name: fraud_score(each.test) for name, each in scores.items()}
     write_report(report, folder.path, label=dataset.store.label[test], scores=raw_scores)
     return report
 
 
 def _epochs(scores: dict[str, Scores], classes: tuple[str, ...]) -> pl.DataFrame:
-    """A row per model and epoch; the share of each class in a column of its own."""
+    """A row per model and epoch, with a column for the share of each class."""
     rows = []
-    for own in scores.values():
-        for line in own.figures:
+    for each in scores.values():
+        for line in each.figures:
             shares = {f"share_{name}": value for name, value in zip(classes, line["share"], strict=True)}
             rows.append({key: value for key, value in line.items() if key != "share"} | shares)
     return pl.DataFrame(rows)

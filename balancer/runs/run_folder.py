@@ -1,7 +1,8 @@
-"""The run folder: what `balancer train` leaves, readable without our code, and complete or resumable at every moment.
+"""The folder that ``balancer train`` writes. It can be read without this package, and is complete or
+resumable at any time.
 
-``run.json`` holds configuration, data fingerprint and status; ``work/`` holds what is finished so far and is gone when the run is.
-A lock keeps two processes from writing one run.
+``run.json`` holds configuration, data fingerprint and status. ``work/`` holds the finished stages until the
+run is complete. A lock prevents two processes from writing the same run.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -16,6 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from balancer.dependencies import is_installed
 from balancer.errors import CorruptFileError, InputError, MissingFileError
 from balancer.files import read_json, write_json
 from balancer.options.flags import flag_of, from_dict, to_dict
@@ -36,12 +39,11 @@ def epochs_file(folder: Path) -> Path:
 
 
 class RunFolder:
-    """A run on disk.
+    """A run on disk; use :meth:`create` or :meth:`open`.
 
-    Parameters
-    ----------
-    path
-        The folder; use :meth:`create` or :meth:`open`.
+    Args:
+        path: The folder.
+        content: The content of its ``run.json``.
     """
 
     def __init__(self, path: Path, content: dict[str, Any]) -> None:
@@ -50,7 +52,7 @@ class RunFolder:
 
     @staticmethod
     def default_path(dataset: Path) -> Path:
-        """``runs/NAME-DATE-TIME``, with a number behind it where that is taken."""
+        """``runs/NAME-DATE-TIME``, with a number appended if it exists."""
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
         base = Path("runs") / f"{dataset.resolve().stem}-{stamp}"
         path, number = base, 1
@@ -61,15 +63,31 @@ class RunFolder:
 
     @staticmethod
     def refuse_existing(path: Path) -> None:
-        """Raise InputError where ``path`` is anything but missing or an empty folder."""
-        # A hidden file is no output: a run killed in its first moment may have left a temporary one.
+        """Check that ``path`` does not exist or is an empty folder.
+
+        Raises:
+            InputError: It holds something.
+        """
+        # Hidden files do not count: a run that was killed at its start may have left a temporary one.
         if path.exists() and (not path.is_dir() or any(not entry.name.startswith(".") for entry in path.iterdir())):
             hint = "add --resume to continue that run, or " if (path / "run.json").is_file() else ""
             raise InputError(f"--out {path} exists and is not empty: {hint}name another folder")
 
     @classmethod
     def create(cls, path: Path, config: TrainConfig, *, fingerprint: str, device: str, threads: int, data: dict[str, Any]) -> RunFolder:
-        """Make the folder and its ``run.json`` with status ``running``."""
+        """Make the folder and its ``run.json`` with status ``running``.
+
+        Args:
+            path: The folder.
+            config: Configuration of the run.
+            fingerprint: Fingerprint of the data set.
+            device: Device of the run.
+            threads: Number of torch threads of the run.
+            data: Description of the data, for the report.
+
+        Raises:
+            InputError: The folder is not empty or can't be made.
+        """
         cls.refuse_existing(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -93,15 +111,14 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
-        """Read a run that is there, whatever its status.
+        """Read an existing run of any status.
 
-        Raises
-        ------
-        InputError
-            When the folder or its run.json is missing, damaged, foreign or of a later format.
+        Raises:
+            InputError: The folder or its ``run.json`` is missing, damaged, of another program or of a later
+                version.
         """
         if not path.is_dir():
-            raise MissingFileError(f"{path} is no run folder: give the folder that balancer train wrote")
+            raise MissingFileError(f"{path} is not a run folder: give the folder that balancer train wrote")
         content = read_json(path / "run.json", what="it describes the run")
         missing = [key for key in ("format", "status", "config", "fingerprint", "device", "threads") if key not in content]
         if missing:
@@ -114,16 +131,20 @@ class RunFolder:
 
     @property
     def complete(self) -> bool:
-        """Whether the run has ended and has all its files."""
+        """Whether the run has finished and has all its files."""
         return bool(self.content["status"] == "complete")
 
     @property
     def pretrained(self) -> bool:
-        """Whether `balancer pretrain` made it and has ended: a model to start from, without a head, threshold or report."""
+        """Whether this is a finished run of ``balancer pretrain``: a model without threshold and report."""
         return bool(self.content["status"] == PRETRAINED)
 
     def config(self) -> TrainConfig:
-        """The configuration the run was started with."""
+        """The configuration that the run was started with.
+
+        Raises:
+            CorruptFileError: It was written by a later version, or is damaged.
+        """
         try:
             config = from_dict(TrainConfig, self.content["config"])
         except (TypeError, KeyError) as error:
@@ -132,7 +153,14 @@ class RunFolder:
         return config
 
     def refuse_other_flags(self, given: dict[str, Any]) -> None:
-        """Raise InputError where a flag that was typed differs from what the run was started with."""
+        """Check that the flags agree with those the run was started with.
+
+        Args:
+            given: Values that were typed, by field name.
+
+        Raises:
+            InputError: A flag that changes the result differs.
+        """
         saved = self.config()
         for name, value in given.items():
             if name in NOT_PART_OF_THE_RESULT:
@@ -146,7 +174,7 @@ class RunFolder:
                 )
 
     def finish(self, status: str = "complete") -> None:
-        """Mark the run complete (or pretrained) and remove the intermediate files."""
+        """Set the status to complete (or pretrained) and remove the intermediate files."""
         self.content = self.content | {"status": status}
         write_json(self.path / "run.json", self.content)
         shutil.rmtree(self.work, ignore_errors=True)
@@ -158,7 +186,13 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run; another process that tries meanwhile gets an InputError. The lock ends with the process, however it ends."""
+        """Lock the folder until the block ends; the lock also ends with the process.
+
+        Raises:
+            InputError: Another process has locked it.
+        """
+        if not is_installed("fcntl"):
+            warnings.warn(f"this system has no file locks: don't write to {self.path} from two processes at once", stacklevel=3)
         with self._lock() as held:
             if not held:
                 raise InputError(f"{self.path} is being written by another balancer process: wait for it or stop it")
@@ -169,7 +203,7 @@ class RunFolder:
         """Try to lock the folder until the block ends; whether this succeeded."""
         try:
             import fcntl
-        except ImportError:  # Windows has no fcntl: nothing keeps a second process from writing the run there
+        except ImportError:  # Windows
             yield True
             return
         descriptor = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR)
@@ -200,5 +234,5 @@ def with_saved_dataset(given: dict[str, Any]) -> dict[str, Any]:
 def _version(name: str) -> str:
     try:
         return metadata.version(name)
-    except metadata.PackageNotFoundError:  # a plain checkout has no metadata of its own
+    except metadata.PackageNotFoundError:  # a checkout that is not installed has no metadata
         return "checkout"

@@ -14,10 +14,22 @@ from balancer.runs.trained_run import TrainedRun
 
 
 def score_file(run: TrainedRun, source: Path, output: Path, *, past: Path | None, bad_rows: Any, streaming: bool = False) -> dict[str, Any]:
-    """Score the rows of ``source`` and write them with score, decision and class to ``output`` (.parquet or .csv), in the order they came.
+    """Score the rows of a table and write them with score, decision and class, in their order.
 
-    ``past`` holds earlier rows of the same entities, with labels where they are known: context, not scored. ``streaming`` reads one row
-    at a time. Returns what to tell: rows, alarms, dropped.
+    Args:
+        run: The run to score with.
+        source: Table to score.
+        output: File to write, .parquet or .csv.
+        past: Table of earlier rows of the same entities, with labels where known; they are context and not
+            scored.
+        bad_rows: ``error`` or ``drop``.
+        streaming: Read one row at a time, as ``balancer serve`` does.
+
+    Returns:
+        A summary: rows, alarms, threshold, dropped rows by reason, output.
+
+    Raises:
+        InputError: The table or the output can't be used.
     """
     if output.suffix not in (".parquet", ".csv"):
         raise InputError(f"--output {output} must end in .parquet or .csv")
@@ -42,9 +54,20 @@ def score_file(run: TrainedRun, source: Path, output: Path, *, past: Path | None
 
 
 def evaluate_file(run: TrainedRun, source: Path, *, past: Path | None, bad_rows: Any) -> dict[str, Any]:
-    """Figures of the run on labelled rows: on the table it was trained on only its test part, on any other all rows.
+    """Evaluate a run on labelled data: on its own table only the test rows, on any other table all rows.
 
-    Returns a dict with ``part``, ``rows_of`` and ``test``, the last with the keys of report.json.
+    Args:
+        run: The run to evaluate.
+        source: Labelled table.
+        past: Table of earlier rows of the same entities; they are context and not evaluated.
+        bad_rows: ``error`` or ``drop``.
+
+    Returns:
+        ``part`` (``test`` or ``all``), ``dataset``, ``rows``, ``dropped``, and ``test`` with the keys of
+        report.json.
+
+    Raises:
+        InputError: The table can't be used, or has no labelled or no positive row.
     """
     spec = run.schema.spec
     dataset = load_dataset(source, spec, schema=run.schema, past=past, bad_rows=bad_rows)
@@ -52,11 +75,13 @@ def evaluate_file(run: TrainedRun, source: Path, *, past: Path | None, bad_rows:
     if trained_on:
         dataset = load_dataset(source, spec, bad_rows=bad_rows, hash_buckets=run.schema.hash_buckets, vocabularies=run.schema.vocabularies)
     if spec.label is None or not (dataset.store.label[dataset.split == Split.TEST] >= 0).any():
-        raise InputError(f"{source} has no labelled row: evaluate needs the column {spec.label!r}; without labels use balancer score")
+        raise InputError(
+            f"{source} has no labelled row: balancer evaluate needs the column {spec.label!r}; without labels use balancer score"
+        )
     rows = dataset.rows(Split.TEST)
     if not (dataset.store.label[rows] > 0).any():
         raise InputError(
-            f"column {spec.label!r} of {source} has no positive row: there is nothing to evaluate by; give rows that hold some"
+            f"column {spec.label!r} of {source} has no positive row, so nothing can be evaluated: give a table with positive rows"
         )
     return {
         "part": "test" if trained_on else "all",

@@ -1,4 +1,4 @@
-"""Use a finished run: score new rows, or evaluate it on labelled ones."""
+"""A finished run, loaded to score rows."""
 
 from __future__ import annotations
 
@@ -39,29 +39,37 @@ class TrainedRun:
 
     @classmethod
     def load(cls, path: Path, *, precision: Precision = "full") -> TrainedRun:
-        """Read a run folder, with its full model or with the one that `balancer quantize` made; InputError naming the file that is missing, truncated or foreign."""
+        """Read a run folder.
+
+        Args:
+            path: The folder.
+            precision: The full model, or the one written by ``balancer quantize``.
+
+        Raises:
+            InputError: The run is not complete, or a file is missing, damaged or of another program; the
+                message names it.
+        """
         folder = RunFolder.open(path)
         if folder.pretrained:
-            raise InputError(
-                f"the run in {path} is pretrained only, its head has learned nothing: train one by balancer train --from {path}"
-            )
+            raise InputError(f"the run in {path} is pretrained only and its head is untrained: train it with balancer train --from {path}")
         if not folder.complete:
             raise InputError(f"the run in {path} is not complete: continue it with balancer train --resume --out {path}")
         content = read_json(path / SCHEMA_FILE, what="it holds the fields the model was trained on")
         try:
             schema = Schema.from_dict(content)
         except (InputError, TypeError, AttributeError) as error:
-            raise CorruptFileError(f"{path / SCHEMA_FILE} can't be used ({error}): give a run folder as balancer train wrote it") from error
+            raise CorruptFileError(f"{path / SCHEMA_FILE} can't be used ({error}): give a run folder that balancer train wrote") from error
         model = load_classifier(path) if precision == "full" else load_quantized_classifier(path)
-        own = (schema.numeric_fields, schema.categorical_fields, schema.classes)
-        if own != (model.config.numeric_fields, model.config.categorical_fields, model.config.classes):
-            raise CorruptFileError(f"{path / SCHEMA_FILE} and {path / 'model.json'} name different fields or classes: they are of two runs")
+        names = (schema.numeric_fields, schema.categorical_fields, schema.classes)
+        if names != (model.config.numeric_fields, model.config.categorical_fields, model.config.classes):
+            files = f"{path / SCHEMA_FILE} and {path / 'model.json'}"
+            raise CorruptFileError(f"{files} name different fields or classes: they belong to two runs")
         device = torch.device(choose_device())
         return cls(folder, model.to(device), schema, Decision.load(path), device)
 
     @property
     def threads(self) -> int:
-        """CPU threads that torch used in training. Scores are the same to the last bit with this number (`torch_threads`)."""
+        """CPU threads that torch used in training; with the same number scores are equal to the last bit."""
         return int(self.folder.content["threads"])
 
     def scores(self, dataset: Dataset, rows: np.ndarray) -> np.ndarray:
@@ -70,18 +78,22 @@ class TrainedRun:
             return score_rows(self.model, dataset, rows, device=self.device)
 
     def streamed_scores(self, dataset: Dataset, rows: np.ndarray) -> np.ndarray:
-        """The same, one row at a time, as ``balancer serve`` computes them; a bar on the terminal tells how far it is."""
+        """As :meth:`scores`, one row at a time like ``balancer serve``; shows its progress on the terminal."""
         with Progress(console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task("reading rows", total=len(dataset.store))
             return score_streaming(self.model, dataset, rows, device=self.device, progress=lambda done: bar.update(task, completed=done))
 
 
 def training_table(folder: RunFolder) -> Dataset:
-    """The table that a run was trained on, read as it was then; InputError where it is gone or has changed."""
+    """The data set that a run was trained on.
+
+    Raises:
+        InputError: The table is missing or has changed.
+    """
     config = folder.config()
     if not config.dataset.exists():
         raise MissingFileError(
-            f"{config.dataset} is not here: it is the table that the run in {folder.path} was trained on; go where that path leads to it"
+            f"{config.dataset} is not here: the run in {folder.path} was trained on it; call this command where that path leads to it"
         )
     schema = Schema.from_dict(read_json(folder.path / SCHEMA_FILE, what="it holds the fields the model was trained on"))
     dataset = load_dataset(
@@ -89,6 +101,6 @@ def training_table(folder: RunFolder) -> Dataset:
     )
     if dataset.fingerprint != folder.content["fingerprint"]:
         raise InputError(
-            f"{config.dataset} has changed since the run in {folder.path} was trained: what it holds now does not belong to the run"
+            f"{config.dataset} has changed since the run in {folder.path} was trained: restore the table that it was trained on"
         )
     return dataset

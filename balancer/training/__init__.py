@@ -1,1 +1,1 @@
-"""PPO on the population, fitting a classifier under a policy, and the run folder."""
+"""Train a run: prepare the data, learn the policy, fit the classifier and its baselines."""

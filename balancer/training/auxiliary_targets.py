@@ -1,7 +1,8 @@
 """Targets of the auxiliary tasks: the next transaction of the same entity, or hidden fields of this one.
 
-Targets are computed from the store when they are needed. They need no label, so unlabelled rows are used too. A next row
-counts only if it is in the same split as its predecessor, so training sees nothing of the validation and test rows.
+Targets are computed from the store when they are needed. They need no label, so unlabelled rows are used too.
+A next row counts only if it is in the same split as its predecessor, so training sees nothing of the
+validation and test rows.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ def _spread(rows: np.ndarray, count: int) -> np.ndarray:
 
 
 def _work(dataset: Dataset, model: ModelConfig, rows: np.ndarray) -> int:
-    """Cost of a pass over ``rows`` (n,): the number of rows, or for whole histories the number of positions that are read."""
+    """Cost of a pass over ``rows`` (n,): number of rows, or for whole histories number of positions read."""
     if model.form == "rows":
         return max(1, len(rows))
     segments = dataset.store.segments(rows, model.history_length)
@@ -78,7 +78,7 @@ def _work(dataset: Dataset, model: ModelConfig, rows: np.ndarray) -> int:
 
 
 def _probe(dataset: Dataset, model: ModelConfig, rows: np.ndarray) -> np.ndarray:
-    """Rows to time: all ``rows`` (n,), or for whole histories those of a dozen histories, as all would take as long as an epoch."""
+    """Rows to time: all ``rows`` (n,), or for whole histories those of a dozen histories, to save time."""
     if model.form == "rows":
         return rows
     segments = dataset.store.segments(rows, model.history_length)

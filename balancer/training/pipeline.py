@@ -1,7 +1,8 @@
 """The stages of ``balancer train``: policy, classifier, baselines, boosted trees, report.
 
-All checks come before the run folder exists, so bad input leaves no files behind. After that each stage writes its result
-atomically under ``work/`` and runs only once: an interruption costs at most one epoch, and the resumed run gives the same bits.
+All checks come before the run folder exists, so bad input leaves no files behind. After that each stage
+writes its result atomically under ``work/`` and runs only once: an interruption costs at most one epoch, and
+the resumed run gives the same bits.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ def train_run(config: TrainConfig, given: dict[str, Any], console: Console) -> P
     """Train, or resume a run.
 
     Args:
-        config: Configuration of a new run; to resume, ``resume`` and ``out`` are used and the rest comes from the run folder.
+        config: Configuration of a new run; to resume, ``resume`` and ``out`` are used and the rest comes from
+            the run folder.
         given: Fields of ``config`` that were typed; to resume, they must agree with the run.
         console: Where progress is printed.
 
@@ -49,7 +51,8 @@ def train_run(config: TrainConfig, given: dict[str, Any], console: Console) -> P
         The run folder.
 
     Raises:
-        InputError: The options or the table can't be used. Either no file was written, or the run can be resumed.
+        InputError: The options or the table can't be used. Either no file was written, or the run can be
+            resumed.
     """
     saved = None
     if config.resume:
@@ -87,6 +90,12 @@ def _run_stages(prepared: Prepared, folder: RunFolder, console: Console) -> None
         tasks = describe_tasks(model, dataset, config.seed, device)
         explanation = explain(model, dataset, dataset.rows(Split.TEST), device=device)
         seconds["explanation"] = time.monotonic() - started
+    if not explanation:
+        console.print(
+            f"note: attention {model.config.attention} has no weights to show: predictions.parquet names no earlier transactions",
+            highlight=False,
+            soft_wrap=True,
+        )
     write_results(
         folder,
         dataset,
@@ -126,7 +135,7 @@ def _describe_policy(config: TrainConfig, policy: Policy) -> dict[str, Any]:
 
 
 def _classifier_stage(prepared: Prepared, folder: RunFolder, treatment: Treatment, progress: TrainingProgress) -> Scores:
-    """Fit a classifier and store its scores of the threshold and test rows; the run's model also goes into the run folder."""
+    """Fit a classifier and store its scores of the threshold and test rows; the run's model is stored too."""
     config, result = prepared.config, folder.work / f"{treatment.name}.scores.safetensors"
     if result.exists():
         return Scores.load(result)
@@ -169,7 +178,8 @@ def _lightgbm_stage(prepared: Prepared, folder: RunFolder, progress: TrainingPro
             prepared.dataset,
             seed=integer_seed(prepared.config.seed, "lightgbm"),
             threads=prepared.threads,
-            progress=lambda trees, _: advance(min(trees, MAX_ROUNDS - 1)),  # early stopping may end it before MAX_ROUNDS
+            # Early stopping may end it before MAX_ROUNDS; the last step is shown when it has ended.
+            progress=lambda trees, _: advance(min(trees, MAX_ROUNDS - 1)),
         )
         advance(MAX_ROUNDS, f"kept {fitted.trees} trees")
     scores = Scores(fitted.threshold_score, fitted.test_score, [])

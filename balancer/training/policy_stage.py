@@ -18,7 +18,8 @@ from balancer.sampling.seeding import integer_seed
 
 
 def problem_of(dataset: Dataset, seed: int) -> PopulationProblem:
-    """The problem that the students of the population learn: the fields of the training and reward rows, without their histories.
+    """The problem that the students of the population learn: the fields of the training and reward rows,
+    without their histories.
 
     Args:
         dataset: A data set that has been split.
@@ -47,7 +48,8 @@ def learn_policy(
     device: str,
     progress: TrainingProgress,
 ) -> None:
-    """Train a policy with PPO and write it to ``folder``; does nothing if it is there, and continues from a checkpoint.
+    """Train a policy with PPO and write it to ``folder``; does nothing if it is there, and continues from a
+    checkpoint.
 
     Args:
         dataset: A data set that has been split.

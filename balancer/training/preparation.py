@@ -1,4 +1,4 @@
-"""Everything a run needs before its stages start: the data set, the model's configuration, the schedule, and the run folder."""
+"""What a run needs before its stages start: data set, configuration of the model, schedule, run folder."""
 
 from __future__ import annotations
 
@@ -38,10 +38,11 @@ from balancer.training.auxiliary_targets import make_task
 from balancer.training.warm_start import Base, describe_start, starter
 
 MOST_PASSES = 1.25
-"""A run draws at most this many rows per training row, so a small table gets fewer steps than the budget says.
+"""A run draws at most this many rows per training row, so a small table gets fewer steps than the budget
+says.
 
-With more draws the classifier memorizes frauds that it sees repeatedly: balanced sampling in one pass is nearly as good as
-natural sampling in three (docs/experiments.md).
+With more draws the classifier memorizes frauds that it sees repeatedly: balanced sampling in one pass is
+nearly as good as natural sampling in three (docs/experiments.md).
 """
 
 MIN_STEPS_PER_EPOCH = 10
@@ -124,15 +125,16 @@ def prepare(
 ) -> Prepared:
     """Check the options, read the data and fit the encodings, without writing a file.
 
-    The caller sets the number of torch threads to `Prepared.threads` (:func:`balancer.devices.torch_threads`).
+    The caller sets the number of torch threads to `Prepared.threads`
+    (:func:`balancer.devices.torch_threads`).
 
     Args:
         config: Configuration of the run.
         console: Where the size of the data is printed.
         device: Device of the run that is resumed; None chooses it by ``config.device``.
         threads: Threads of the run that is resumed; None takes ``config.threads``.
-        given: Fields of ``config`` that were typed. In a run that starts from another one, the sizes that were not typed are
-            taken from that run.
+        given: Fields of ``config`` that were typed. In a run that starts from another one, the sizes that
+            were not typed are taken from that run.
         need_label: Whether the table must have a label column; False for a table to pretrain on.
 
     Raises:
@@ -203,7 +205,8 @@ def model_config(
     """The configuration of the classifier for a data set.
 
     Args:
-        dataset: Its fields, classes and training rows are used. Where no training row has a label, bin edges are quantiles.
+        dataset: Its fields, classes and training rows are used. Where no training row has a label, bin edges
+            are quantiles.
         options: Architecture and size.
         seed: Seed of the search for bin edges.
         tasks: Names of auxiliary tasks (:data:`balancer.names.AUXILIARY_TASKS`).
@@ -243,7 +246,8 @@ def model_config(
 def schedule_for(options: FitOptions, train_rows: int) -> Budget:
     """Epochs and steps of a training on ``train_rows`` rows.
 
-    A small table gets fewer steps than the budget says (:data:`MOST_PASSES`), unless ``steps_per_epoch`` is given.
+    A small table gets fewer steps than the budget says (:data:`MOST_PASSES`), unless ``steps_per_epoch`` is
+    given.
     """
     schedule = options.schedule()
     if options.steps_per_epoch is not None:

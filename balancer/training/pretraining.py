@@ -1,8 +1,8 @@
 """``balancer pretrain``: train a model without labels, as a start for training with few labels.
 
-Two tasks are learned on the training rows of the split: the bin or code of each field of the entity's next transaction, and of
-hidden fields of the current one. Labels, validation rows and test rows are not used, so the model may be the start of a run on
-the same table.
+Two tasks are learned on the training rows of the split: the bin or code of each field of the entity's next
+transaction, and of hidden fields of the current one. Labels, validation rows and test rows are not used, so
+the model may be the start of a run on the same table.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ def pretrain_run(config: PretrainConfig, given: dict[str, Any], console: Console
     """Pretrain, or resume a pretraining.
 
     Args:
-        config: Configuration of a new run; to resume, ``resume`` and ``out`` are used and the rest comes from the run folder.
+        config: Configuration of a new run; to resume, ``resume`` and ``out`` are used and the rest comes from
+            the run folder.
         given: Fields of ``config`` that were typed; to resume, they must agree with the run.
         console: Where progress is printed.
 
@@ -50,7 +51,8 @@ def pretrain_run(config: PretrainConfig, given: dict[str, Any], console: Console
         The run folder, and the content of its ``pretraining.json``.
 
     Raises:
-        InputError: The options or the table can't be used. Either no file was written, or the run can be resumed.
+        InputError: The options or the table can't be used. Either no file was written, or the run can be
+            resumed.
     """
     saved, run = None, config.as_train()
     if config.resume:
@@ -119,7 +121,8 @@ def _learn(prepared: Prepared, folder: RunFolder, console: Console) -> dict[str,
 
 
 class _Evaluation:
-    """Loss of the task ``next_fields`` on reward rows, in nats per field, and the loss of predicting training frequencies.
+    """Loss of the task ``next_fields`` on reward rows, in nats per field, and the loss of predicting training
+    frequencies.
 
     Args:
         dataset: A data set that has been split.

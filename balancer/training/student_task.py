@@ -16,7 +16,8 @@ from balancer.training.trainer import ClassifierTrainer
 def classifier_task(dataset: Dataset, model: ModelConfig, batch_size: int, device: str) -> StudentTask:
     """A task in which the transaction-sequence classifier is trained on a data set.
 
-    Of the reward rows all positives are scored, and at most :data:`~balancer.envs.class_weights.POOL_LIMIT` negatives.
+    Of the reward rows all positives are scored, and at most :data:`~balancer.envs.class_weights.POOL_LIMIT`
+    negatives.
 
     Args:
         dataset: A data set that has been split.

@@ -1,7 +1,7 @@
 """Start a run from the model of another one, of which some parts are kept, some trained further and some new.
 
-Where the embedding is kept, the table is encoded with the codes of the first run, so a category means the same to both models.
-What is kept, new and dropped is printed before anything is written.
+Where the embedding is kept, the table is encoded with the codes of the first run, so a category means the
+same to both models. What is kept, new and dropped is printed before anything is written.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ class Base:
         return {name: getattr(config, field) for name, field in _SHAPES.items() if given.get(name, "auto") == "auto"}
 
     def keeps_embedding(self, schema: Schema, config: TrainConfig) -> bool:
-        """Whether the embedding can be kept: the fields have the same names, and ``config`` asks for no other embedding.
+        """Whether the embedding can be kept: the fields have the same names, and ``config`` asks for no other
+        embedding.
 
         Raises:
             InputError: It can't, and ``train_only`` does not allow a new one.
@@ -93,7 +94,8 @@ class Base:
         return False
 
     def start(self, model: ModelConfig, config: TrainConfig, keeps_embedding: bool) -> Callable[[], Replacement]:
-        """A function that makes the model to start with; new weights come from torch's global random generator.
+        """A function that makes the model to start with; new weights come from torch's global random
+        generator.
 
         Args:
             model: Configuration of the model to make.
