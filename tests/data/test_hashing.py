@@ -14,7 +14,7 @@ from balancer.data.schema import Schema, encode, field_codes
 from balancer.data.spec import DAY, Spec
 from balancer.data.split import Split
 from balancer.errors import InputError
-from balancer.options.train import TrainConfig
+from balancer.options.data import DataOptions
 
 SPEC = Spec(time="time", entity="card", label="fraud", amount="amount", categorical=("kind", "shop"), label_delay=2 * DAY)
 
@@ -82,7 +82,7 @@ def test_bad_numbers_are_named(number: int) -> None:
     with pytest.raises(InputError, match="hash_buckets is"):
         load_dataset(make_table(), SPEC, hash_buckets=number)
     with pytest.raises(InputError, match="--hash-buckets is"):
-        TrainConfig(Path("x"), hash_buckets=number)
+        DataOptions(dataset=Path("x"), hash_buckets=number)
 
 
 def test_a_run_keeps_its_buckets(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from balancer.data.split import Split
 from balancer.inference.attribution import LEAST, SHOWN, explain, field_contributions
 from balancer.inference.scoring import score_rows
 from balancer.models import ATTENTIONS, Attention, ModelConfig, SequenceBatch
-from balancer.options.train import TrainConfig
+from balancer.options.model import ModelOptions
 from balancer.training.preparation import model_config
 from balancer.training.trainer import ClassifierTrainer
 
@@ -29,17 +29,15 @@ def dataset(tiny_table: Path) -> Dataset:
     return load_dataset(tiny_table, resolve_spec(tiny_table))
 
 
-def student(dataset: Dataset, tiny_table: Path, **given: object) -> ClassifierTrainer:
+def student(dataset: Dataset, **given: object) -> ClassifierTrainer:
     flags = {"history_length": 24, "d_model": 16, "layers": 2, "attention_window": 4, "global_nodes": 2} | given
-    return ClassifierTrainer(dataset, model_config(dataset, TrainConfig(tiny_table, **flags)), seed=0, total_steps=1)  # type: ignore[arg-type]
+    return ClassifierTrainer(dataset, model_config(dataset, ModelOptions(**flags), seed=0), seed=0, total_steps=1)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("form", ["rows", "histories"])
 @pytest.mark.parametrize("attention", ["dense", "window", "sparse"])
-def test_names_earlier_transactions_of_the_same_entity_that_weighed_most(
-    dataset: Dataset, tiny_table: Path, attention: str, form: str
-) -> None:
-    made = student(dataset, tiny_table, attention=attention, form=form)
+def test_names_earlier_transactions_of_the_same_entity_that_weighed_most(dataset: Dataset, attention: str, form: str) -> None:
+    made = student(dataset, attention=attention, form=form)
     rows = dataset.rows(Split.TEST)[:60]
     columns = explain(made.model, dataset, rows, device=CPU)
     place = {name: row for row, name in enumerate(dataset.ids.to_list())}
@@ -58,8 +56,8 @@ def test_names_earlier_transactions_of_the_same_entity_that_weighed_most(
         assert columns["global_nodes"].list.len().max() > 0
 
 
-def test_mass_is_that_of_the_blocks(dataset: Dataset, tiny_table: Path) -> None:
-    made = student(dataset, tiny_table, attention="dense", layers=1)
+def test_mass_is_that_of_the_blocks(dataset: Dataset) -> None:
+    made = student(dataset, attention="dense", layers=1)
     row = dataset.rows(Split.TEST)[-1:]
     values, lengths = dataset.store.windows(row, 24)
     batch = SequenceBatch.from_windows(values, lengths)
@@ -77,7 +75,7 @@ def test_mass_is_that_of_the_blocks(dataset: Dataset, tiny_table: Path) -> None:
     assert given["attended"][0].to_list() == expected
 
 
-def test_an_attention_that_cannot_tell_gives_no_columns(dataset: Dataset, tiny_table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_attention_that_cannot_tell_gives_no_columns(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     class Still(Attention):
         def __init__(self, config: ModelConfig) -> None:
             super().__init__()
@@ -86,7 +84,7 @@ def test_an_attention_that_cannot_tell_gives_no_columns(dataset: Dataset, tiny_t
             return batch.last() if last_only else batch
 
     monkeypatch.setitem(ATTENTIONS, "still", Still)
-    made = student(dataset, tiny_table, attention="still")
+    made = student(dataset, attention="still")
     assert explain(made.model, dataset, dataset.rows(Split.TEST)[:5], device=CPU) == {}
 
 
@@ -105,8 +103,8 @@ def test_a_run_on_whole_histories_is_made_and_used(tiny_table: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("form", ["rows", "histories"])
-def test_field_contributions_are_the_change_in_log_odds_when_the_field_is_hidden(dataset: Dataset, tiny_table: Path, form: str) -> None:
-    made = student(dataset, tiny_table, form=form, attention="dense")
+def test_field_contributions_are_the_change_in_log_odds_when_the_field_is_hidden(dataset: Dataset, form: str) -> None:
+    made = student(dataset, form=form, attention="dense")
     row = int(dataset.rows(Split.TEST)[20])
     told = field_contributions(made.model, dataset, row, device=CPU)
     schema, store = dataset.schema, dataset.store

@@ -14,7 +14,7 @@ from balancer.data.split import Split
 from balancer.inference import batches as sequence_batches
 from balancer.inference.batches import history_batches, minibatches
 from balancer.models import ModelConfig, SequenceBatch
-from balancer.options.train import TrainConfig
+from balancer.options.model import ModelOptions
 from balancer.training.preparation import model_config
 from balancer.training.trainer import ClassifierTrainer
 
@@ -26,9 +26,9 @@ def dataset(tiny_table: Path) -> Dataset:
     return load_dataset(tiny_table, resolve_spec(tiny_table))
 
 
-def config(dataset: Dataset, tiny_table: Path, **given: object) -> ModelConfig:
+def config(dataset: Dataset, **given: object) -> ModelConfig:
     flags = {"form": "histories", "history_length": 20, "d_model": 16, "layers": 2, "attention": "dense"} | given
-    return model_config(dataset, TrainConfig(tiny_table, **flags))  # type: ignore[arg-type]
+    return model_config(dataset, ModelOptions(**flags), seed=0)  # type: ignore[arg-type]
 
 
 def test_parts_hold_every_target_once_and_stay_small(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,9 +41,9 @@ def test_parts_hold_every_target_once_and_stay_small(dataset: Dataset, monkeypat
         assert count * width <= 100
         row, position = (x.numpy() for x in part.targets)
         assert part.batch.mask[part.targets].all()
-        np.testing.assert_array_equal(part.first[row] + position, rows[part.which])
-        np.testing.assert_array_equal(part.batch.values[row, position], dataset.store.values[rows[part.which]])
-        seen.append(part.which)
+        np.testing.assert_array_equal(part.first[row] + position, rows[part.index])
+        np.testing.assert_array_equal(part.batch.values[row, position], dataset.store.values[rows[part.index]])
+        seen.append(part.index)
     np.testing.assert_array_equal(np.sort(np.concatenate(seen)), np.arange(500))
 
 
@@ -60,10 +60,8 @@ def test_minibatches_hold_every_target_once_and_whole_histories(dataset: Dataset
 
 
 @pytest.mark.parametrize("attention", ["dense", "window", "sparse"])
-def test_scores_are_those_of_each_history_by_itself(dataset: Dataset, tiny_table: Path, attention: str) -> None:
-    student = ClassifierTrainer(
-        dataset, config(dataset, tiny_table, attention=attention, attention_window=4, global_nodes=2), seed=0, total_steps=1
-    )
+def test_scores_are_those_of_each_history_by_itself(dataset: Dataset, attention: str) -> None:
+    student = ClassifierTrainer(dataset, config(dataset, attention=attention, attention_window=4, global_nodes=2), seed=0, total_steps=1)
     rows = dataset.rows(Split.TEST)[:40]
     scores = student.score(rows)
     segments = dataset.store.segments(rows, 20)
@@ -76,14 +74,14 @@ def test_scores_are_those_of_each_history_by_itself(dataset: Dataset, tiny_table
         np.testing.assert_allclose(scores[index], own[0].numpy(), atol=2e-6)
 
 
-def test_gradient_does_not_depend_on_the_passes(dataset: Dataset, tiny_table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradient_does_not_depend_on_the_passes(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = np.random.default_rng(0).choice(dataset.rows(Split.TRAIN), 64)
     gradients = []
     for tokens in (32_768, 60):
         monkeypatch.setattr(sequence_batches, "MAX_TOKENS", tokens)
         student = ClassifierTrainer(
             dataset,
-            config(dataset, tiny_table, dropout=0.0, field_dropout=0.0),
+            config(dataset, dropout=0.0, field_dropout=0.0),
             seed=0,
             total_steps=1,
             class_weight=np.array([0.5, 4.0]),
@@ -98,9 +96,9 @@ def test_gradient_does_not_depend_on_the_passes(dataset: Dataset, tiny_table: Pa
 
 
 @pytest.mark.parametrize("attention", ["dense", "sparse"])
-def test_training_repeats_and_continues_to_the_same_bits(dataset: Dataset, tiny_table: Path, attention: str) -> None:
+def test_training_repeats_and_continues_to_the_same_bits(dataset: Dataset, attention: str) -> None:
     rows = np.random.default_rng(0).choice(dataset.rows(Split.TRAIN), (2, 256))
-    made = config(dataset, tiny_table, attention=attention, attention_window=4, global_nodes=2)
+    made = config(dataset, attention=attention, attention_window=4, global_nodes=2)
 
     def student() -> ClassifierTrainer:
         return ClassifierTrainer(dataset, made, seed=5, total_steps=4, batch_size=128, warmup=0.5)

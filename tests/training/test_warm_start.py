@@ -16,10 +16,10 @@ from balancer.data.roles import resolve_spec
 from balancer.data.simulation.stream import simulate, write_simulation
 from balancer.data.split import Split
 from balancer.models import load_classifier, part_of
-from balancer.options.train import TrainConfig
+from balancer.options.model import ModelOptions
 from balancer.training.auxiliary_targets import make_task, task_targets
 from balancer.training.preparation import model_config
-from balancer.training.trainer import ClassifierStudent
+from balancer.training.trainer import ClassifierTrainer
 from tests.conftest import TINY
 
 SHORT = ("--epochs", "2", "--steps-per-epoch", "6", "--policy", "rule", "--threads", "1")
@@ -69,7 +69,7 @@ def test_only_what_is_trained_has_optimizer_memory(tiny_run: Path, tiny_table: P
     spec = resolve_spec(tiny_table)
     dataset = load_dataset(tiny_table, spec)
     base = load_classifier(tiny_run)
-    student = ClassifierStudent(dataset, base.config, seed=0, total_steps=2, start=lambda: base, train_only={"head"})
+    student = ClassifierTrainer(dataset, base.config, seed=0, total_steps=2, start=lambda: base, train_only={"head"})
     student.fit(dataset.rows(Split.TRAIN)[:256])
     assert len(student.optimizer.state_dict()["state"]) == 2  # weight and bias
 
@@ -121,7 +121,7 @@ def test_a_new_stream_takes_a_new_embedding_and_head(tiny_run: Path, tmp_path: P
         (("--from", "RUN", "--d-model", "48"), "--d-model 48 differs from the model in"),
         (("--from", "RUN", "--train-only", "head", "--attention", "window"), "add attention to --train-only"),
         (("--from", "RUN", "--train-only", "head", "--categorical", "channel"), "add embedding to --train-only"),
-        (("--from", "nowhere"), "nowhere is no run folder"),
+        (("--from", "nowhere"), "nowhere is not a run folder"),
         (("--tasks", "next_amonut"), "--tasks: unknown task 'next_amonut'; did you mean 'next_amount'?"),
         (("--tasks", "next_amount", "--task-weights", "heavy"), "--task-weights is 'heavy'"),
         (("--attention", "spars"), "--attention: unknown attention 'spars'; did you mean 'sparse'?"),
@@ -150,7 +150,7 @@ def test_a_part_of_ones_own_by_module_and_class(later_table: Path, tmp_path: Pat
 
 def test_targets_look_at_the_next_row_of_the_same_entity_and_part(tiny_table: Path) -> None:
     dataset = load_dataset(tiny_table, resolve_spec(tiny_table))
-    config = model_config(dataset, TrainConfig(tiny_table, history_length=4))
+    config = model_config(dataset, ModelOptions(history_length=4), seed=0)
     store, every = dataset.store, np.arange(len(dataset.store))
     task = make_task("next_category", dataset, config)
     found = task_targets(dataset, config, task, every)[:, 0]
@@ -222,12 +222,12 @@ def test_a_run_with_tasks_resumes_to_the_same_bits(tiny_table: Path, tmp_path: P
 
 
 def test_unlabelled_rows_teach(tiny_table: Path) -> None:
-    from balancer.training.auxiliary_sampling import TaskSampling
+    from balancer.training.auxiliary_sampling import AuxiliarySampling
 
     dataset = load_dataset(tiny_table, resolve_spec(tiny_table))
     dataset.store.label[dataset.split == Split.TRAIN] = -1
-    config = model_config(dataset, TrainConfig(tiny_table, history_length=4, tasks=("next_category", "masked_fields")))
-    drawn = TaskSampling(dataset, config, epochs=2, steps=5, batch_size=64, seed=0).draw(0)
+    config = model_config(dataset, ModelOptions(history_length=4), seed=0, tasks=("next_category", "masked_fields"))
+    drawn = AuxiliarySampling(dataset, config, epochs=2, steps=5, batch_size=64, seed=0).draw(0)
     assert {name: len(rows) for name, rows in drawn.items()} == {"next_category": 80, "masked_fields": 80}
     assert all((dataset.split[rows] == Split.TRAIN).all() for rows in drawn.values())
 
@@ -270,8 +270,8 @@ def test_pretraining_resumes_to_the_same_bits(tiny_table: Path, tmp_path: Path, 
 
 def test_hidden_fields_are_hidden_and_nothing_else(tiny_table: Path) -> None:
     dataset = load_dataset(tiny_table, resolve_spec(tiny_table))
-    config = model_config(dataset, TrainConfig(tiny_table, history_length=4, tasks=("masked_fields",)))
-    student = ClassifierStudent(dataset, config, seed=0, total_steps=2, task_weights={})
+    config = model_config(dataset, ModelOptions(history_length=4), seed=0, tasks=("masked_fields",))
+    student = ClassifierTrainer(dataset, config, seed=0, total_steps=2, task_weights={})
     rows = dataset.rows(Split.TEST)[:32]
     batch = student._batch(rows)
     before = batch.values.clone()

@@ -1,0 +1,87 @@
+"""Help of every command, and mistyped commands and flags: as a person in an 80-column terminal meets them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from balancer.cli import COMMANDS, keys, main, policy
+
+EVERY = [
+    *([name] for name in COMMANDS),
+    *(["keys", name] for name in keys.COMMANDS),
+    *(["policy", name] for name in policy.COMMANDS),
+]
+
+
+def exit_code(arguments: list[str]) -> object:
+    try:
+        return main(arguments)
+    except SystemExit as stopped:
+        return stopped.code
+
+
+@pytest.mark.parametrize("command", [[], *EVERY], ids=lambda command: " ".join(command) or "balancer")
+def test_help_fits_80_columns(command: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert exit_code([*command, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"usage: {' '.join(['balancer', *command])} ")
+    assert max(map(len, text.splitlines())) <= 80
+    assert "==SUPPRESS==" not in text
+
+
+def test_help_needs_no_library() -> None:
+    """The help is fast because nothing heavy is imported; time itself depends on the machine."""
+    code = f"""
+import sys
+from balancer.cli import main
+
+for command in {EVERY!r}:
+    try:
+        main([*command, "--help"])
+    except SystemExit:
+        pass
+print([name for name in ("numpy", "polars", "rich", "torch", "fastapi") if name in sys.modules])
+"""
+    result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "unknown command trian: did you mean train? (balancer --help)"),
+        (["policy", "evalute"], "unknown command evalute: did you mean evaluate? (balancer policy --help)"),
+        (["keys", "creat"], "unknown command creat: did you mean create? (balancer keys --help)"),
+        (["train", "--epoch", "3"], "unknown flag --epoch: did you mean --epochs? (balancer train --help)"),
+        (["train", "--dataset", "x", "--budget", "quik"], "--budget: unknown value 'quik'; did you mean 'quick'?"),
+        (["score", "--input", "x"], "RUN is missing: it is required (balancer score --help)"),
+        (["simulate"], "--out is missing: it is required (balancer simulate --help)"),
+        (["serve", "--prot", "1"], "unknown flag --prot: did you mean --port? (balancer serve --help)"),
+    ],
+)
+def test_a_mistake_is_one_line_with_the_nearest_name(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith(f"error: {message}")
+    assert printed.err.count("\n") == 1
+    assert printed.out == ""
+
+
+def test_without_a_command_the_help_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ([], ["keys"], ["policy"]):
+        assert main(command) == 2
+        assert capsys.readouterr().out.startswith("usage: ")
+
+
+def test_an_old_flag_works_and_prints_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--dataset", "absent.parquet", "--history", "8", "--form", "window"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "warning: --history is now --history-length; the old name will be removed in version 0.3",
+        "warning: --form window is now --form rows; the old name will be removed in version 0.3",
+        "error: absent.parquet does not exist: check the path of the table",
+    ]
