@@ -20,14 +20,18 @@ PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 
 _BLOCK = """
-import sys
-blocked = set({blocked!r})
-class Block:
+import re, sys
+from importlib.machinery import PathFinder
+blocked, needed = set({blocked!r}), set({needed!r})
+class Installed:
     @staticmethod
-    def find_spec(fullname, path, target=None):
-        if fullname.partition(".")[0] in blocked:
-            raise ModuleNotFoundError(f"No module named {{fullname!r}}", name=fullname)
-sys.meta_path.insert(0, Block)
+    def find_distributions(*given, **named):
+        every = PathFinder.find_distributions(*given, **named)
+        return (each for each in every if re.sub(r"[-_.]+", "-", each.name).lower() in needed)
+    @staticmethod
+    def find_spec(fullname, path=None, target=None):
+        return None if fullname.partition(".")[0] in blocked else PathFinder.find_spec(fullname, path, target)
+sys.meta_path[:] = [Installed if finder is PathFinder else finder for finder in sys.meta_path]
 """
 
 
@@ -72,7 +76,7 @@ def run_with_only(requirements: Iterable[Requirement], code: str, *arguments: st
         if module != "balancer" and not {plain(owner) for owner in owners} & needed
     }
     return subprocess.run(
-        [sys.executable, "-c", _BLOCK.format(blocked=sorted(blocked)) + code, *arguments],
+        [sys.executable, "-c", _BLOCK.format(blocked=sorted(blocked), needed=sorted(needed | {"balancer"})) + code, *arguments],
         cwd=cwd,
         env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,

@@ -8,7 +8,6 @@ import pickle
 import re
 import subprocess
 import sys
-import tomllib
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -19,9 +18,8 @@ from balancer import errors
 from balancer.cli import COMMANDS, EXTRAS, main
 from balancer.dependencies import INSTALL, explained_imports, is_installed, missing, require
 from balancer.errors import InputError, MissingDependencyError, UnsupportedError
+from tests.isolation import ROOT, plain, ranges, run_with_only
 
-ROOT = Path(__file__).resolve().parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 KINDS = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, InputError)]
 
 
@@ -64,16 +62,8 @@ def test_only_import_errors_of_optional_libraries_are_explained(monkeypatch: pyt
 
 
 def distributions(extra: str) -> set[str]:
-    """Names of what an extra installs beyond the core, those of extras that it includes too."""
-    found: set[str] = set()
-    for text in PROJECT["optional-dependencies"][extra]:
-        name = re.sub(r"[-_.]+", "-", re.split(r"[^A-Za-z0-9._-]", text, maxsplit=1)[0]).lower()
-        if name == "balancer":
-            for each in re.findall(r"\[([^]]*)\]", text)[0].split(","):
-                found |= distributions(each)
-        else:
-            found.add(name)
-    return found
+    """Names of what an extra lists beyond the core, those of extras that it includes too."""
+    return {plain(requirement.name) for requirement in ranges(extra)}
 
 
 @pytest.mark.parametrize("library", sorted(INSTALL))
@@ -85,7 +75,7 @@ def test_what_is_said_to_install_a_library_does(library: str) -> None:
         return
     listed = distributions(install.removeprefix("balancer[").removesuffix("]"))
     brought = {"scipy": "scikit-learn", "pydantic": "fastapi", "starlette": "fastapi"}
-    owners = {name.lower().replace("_", "-") for name in packages_distributions().get(library, [library])}
+    owners = {plain(name) for name in packages_distributions().get(library, [library])}
     assert (owners | {brought.get(library, library)}) & listed
 
 
@@ -94,21 +84,9 @@ def test_an_extra_that_a_command_names_has_all_that_training_or_serving_needs(co
     assert distributions(EXTRAS.get(command, "train")) >= {"polars", "rich", "torch"}
 
 
-BLOCKED = """
-import sys
-class Block:
-    @staticmethod
-    def find_spec(fullname, path, target=None):
-        if fullname.partition(".")[0] in {blocked!r}:
-            raise ModuleNotFoundError("No module named " + repr(fullname), name=fullname)
-sys.meta_path.insert(0, Block)
-"""
-
-
 def in_core(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run code where nothing but the core's own dependencies can be imported."""
-    code = BLOCKED.format(blocked=set(INSTALL)) + code
-    return subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    return run_with_only(ranges(), "import sys\n" + code, *arguments)
 
 
 COMMAND = "from balancer.cli import main; sys.exit(main(sys.argv[1:]))"

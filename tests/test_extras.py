@@ -79,7 +79,9 @@ with warnings.catch_warnings():
     from fastapi.testclient import TestClient
 from balancer.serving.config import ServeConfig
 from balancer.serving.http.app import create_app
+from balancer.serving.storage.database import Database
 import balancer.serving.http.server
+Database(f"sqlite:///{sys.argv[2]}").upgrade()
 app = create_app(ServeConfig(run=Path(sys.argv[1]), database=f"sqlite:///{sys.argv[2]}"))
 row = {"transaction_id": "a", "card_id": "c", "time": "2026-01-05T10:00:00", "amount": 20.0, "merchant_id": "m",
        "merchant_category": "grocery", "channel": "chip", "region": "r", "distance_km": 2.5}
@@ -93,13 +95,16 @@ assert not {"gymnasium", "stable_baselines3", "sklearn", "balancer.training"} & 
 """
 
 
-@pytest.mark.parametrize("extra", ["serve", "postgresql"])
-def test_serve_scores_with_a_trained_run(extra: str, tiny_run: Path, tiny_table: Path, tmp_path: Path) -> None:
-    alone(extra, SERVE, tiny_run, tmp_path / "a.db")
-    alone(extra, COMMAND, "keys", "create", "--tenant", "t", "--scopes", "score", "--database", f"sqlite:///{tmp_path / 'a.db'}")
-    if extra == "serve":
-        alone(extra, COMMAND, "score", tiny_run, "--input", tiny_table, "--output", tmp_path / "scores.csv")
-        alone(extra, COMMAND, "evaluate", tiny_run, "--dataset", tiny_table)
+@pytest.mark.slow
+def test_serve_scores_with_a_trained_run(tiny_run: Path, tiny_table: Path, tmp_path: Path) -> None:
+    alone("serve", SERVE, tiny_run, tmp_path / "a.db")
+    alone("serve", COMMAND, "keys", "create", "--tenant", "t", "--scopes", "score", "--database", f"sqlite:///{tmp_path / 'a.db'}")
+    alone("serve", COMMAND, "score", tiny_run, "--input", tiny_table, "--output", tmp_path / "scores.csv")
+    alone("serve", COMMAND, "evaluate", tiny_run, "--dataset", tiny_table)
+
+
+def test_postgresql_is_serve_and_a_driver() -> None:
+    assert installed(ranges("postgresql")) - installed(ranges("serve")) == {"psycopg", "psycopg-binary"}
 
 
 CODE = {
@@ -141,5 +146,5 @@ def test_imports_and_first_use(extra: str) -> None:
 
 def test_every_extra_is_tried_or_needs_what_is_not_installed_for_development() -> None:
     source = Path(__file__).read_text()
-    tried = set(CODE) | set(re.findall(r'alone\("(\w+)"', source)) | {"serve", "postgresql"}
+    tried = set(CODE) | set(re.findall(r'alone\("(\w+)"', source)) | {"postgresql"}
     assert set(EXTRAS) - tried == {"cluster", "executorch", "examples", "bench", "dev"}

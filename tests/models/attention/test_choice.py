@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from balancer.errors import InputError
+from balancer.errors import InputError, UnsupportedError
 from balancer.models.attention import choice
 from balancer.models.attention.backends import BACKENDS
 from balancer.models.attention.choice import LENGTHS, VARIABLE, explain_choice
@@ -158,8 +158,16 @@ def test_the_environment_forces_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "triton")
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     if BACKENDS["triton"].refuses(query(32), LAYOUT) is not None:
-        with pytest.raises(InputError, match="unset it"):
+        with pytest.raises(UnsupportedError, match="unset it"):
             explain_choice(query(32), LAYOUT)
+
+
+def test_a_cache_that_cannot_be_written_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    timed(monkeypatch, {"torch": 1.0})
+    with pytest.warns(UserWarning, match="each process measures the attention backends again"):
+        assert explain_choice(query(100), LAYOUT).name == "torch"
 
 
 def test_really_measured() -> None:
