@@ -143,7 +143,7 @@ def _classifier_stage(prepared: Prepared, folder: RunFolder, treatment: Treatmen
     done = read_arrays(checkpoint, what="it is a checkpoint")[1]["figures"] if checkpoint.exists() else []
     title = "classifier" if treatment.name == "run" else f"baseline {treatment.name}"
     with progress.stage(title, prepared.schedule.epochs, len(done)) as advance:
-        student, figures = fit_classifier(
+        trainer, figures = fit_classifier(
             prepared.dataset,
             prepared.model,
             treatment,
@@ -159,11 +159,11 @@ def _classifier_stage(prepared: Prepared, folder: RunFolder, treatment: Treatmen
         )
     if treatment.name == "run":
         if config.train_only is not None and config.from_ is not None:
-            save_delta(student.model, folder.path, base=config.from_, parts=config.train_only)
+            save_delta(trainer.model, folder.path, base=config.from_, parts=config.train_only)
         else:
-            save_classifier(student.model, folder.path)
+            save_classifier(trainer.model, folder.path)
     dataset = prepared.dataset
-    scores = Scores(student.score(dataset.rows(Split.THRESHOLD)), student.score(dataset.rows(Split.TEST)), figures)
+    scores = Scores(trainer.score(dataset.rows(Split.THRESHOLD)), trainer.score(dataset.rows(Split.TEST)), figures)
     scores.save(result)
     checkpoint.unlink()
     return scores

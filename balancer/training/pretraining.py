@@ -75,7 +75,7 @@ def _learn(prepared: Prepared, folder: RunFolder, console: Console) -> dict[str,
     model = replace(prepared.model, field_dropout=0.0)
     folder.work.mkdir(exist_ok=True)
     checkpoint = folder.work / "pretraining.checkpoint.safetensors"
-    student = ClassifierTrainer(
+    trainer = ClassifierTrainer(
         dataset,
         model,
         seed=config.seed,
@@ -92,7 +92,7 @@ def _learn(prepared: Prepared, folder: RunFolder, console: Console) -> dict[str,
     figures: list[dict[str, Any]] = []
     if checkpoint.exists():
         arrays, meta = read_arrays(checkpoint, what="it is the checkpoint of the pretraining")
-        student.load_state_dict(arrays)
+        trainer.load_state_dict(arrays)
         figures = meta["figures"]
     evaluation = _Evaluation(dataset, model, config.seed)
     no_rows = np.zeros(0, dtype=np.int64)
@@ -101,13 +101,13 @@ def _learn(prepared: Prepared, folder: RunFolder, console: Console) -> dict[str,
         progress.stage("pretraining", config.epochs, len(figures)) as advance,
     ):
         for epoch in range(len(figures), config.epochs):
-            loss = student.fit(no_rows, sampling.draw(epoch))
-            fields = evaluation.losses(student)
+            loss = trainer.fit(no_rows, sampling.draw(epoch))
+            fields = evaluation.losses(trainer)
             line = {"epoch": epoch + 1, "loss": loss, "next": float(np.mean(list(fields.values()))), "fields": fields}
             figures.append(line)
-            write_arrays(checkpoint, student.state_dict(), {"figures": figures})
+            write_arrays(checkpoint, trainer.state_dict(), {"figures": figures})
             advance(epoch + 1, f"loss {loss:.3f}  next transaction {line['next']:.3f} of {evaluation.prior_mean:.3f} nats")
-    save_classifier(student.model, folder.path)
+    save_classifier(trainer.model, folder.path)
     write_json(folder.path / SCHEMA_FILE, dataset.schema.to_dict())
     summary = {
         "epochs": figures,
@@ -147,9 +147,9 @@ class _Evaluation:
             self.prior[name] = float(-np.log(share[target]).mean()) if len(target) else 0.0
         self.prior_mean = float(np.mean(list(self.prior.values())))
 
-    def losses(self, student: ClassifierTrainer) -> dict[str, float]:
+    def losses(self, trainer: ClassifierTrainer) -> dict[str, float]:
         """Mean negative log-likelihood of each field."""
-        scores = score_task(student.model, self.dataset, self.task.name, self.rows, device=torch.device(student.device))
+        scores = score_task(trainer.model, self.dataset, self.task.name, self.rows, device=torch.device(trainer.device))
         found = {}
         for column, name in enumerate(self.task.fields):
             known = self.target[:, column] >= 0

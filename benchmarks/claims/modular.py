@@ -29,7 +29,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -43,13 +43,15 @@ from balancer.data.dataset import Dataset
 from balancer.data.split import Split
 from balancer.inference.scoring import score_rows
 from balancer.models import Classifier, ModelConfig
-from balancer.options.train import Budget, TrainConfig
+from balancer.options.fit import Budget, FitOptions, TaskOptions
+from balancer.options.model import ModelOptions
 from balancer.sampling.policies import load_policy
 from balancer.sampling.seeding import generator
-from balancer.training.auxiliary_sampling import TaskSampling, describe_tasks
-from balancer.training.fitting import Scheme, thinned
+from balancer.training.auxiliary_sampling import AuxiliarySampling, describe_tasks
+from balancer.training.fitting import thinned
 from balancer.training.preparation import model_config
-from balancer.training.trainer import ClassifierStudent
+from balancer.training.trainer import ClassifierTrainer
+from balancer.training.treatment import Treatment
 from benchmarks.lib.commands import BALANCER, parser
 from benchmarks.lib.recording import RESULTS, ROOT, record, recorded
 from benchmarks.lib.statistics import mean_interval
@@ -76,16 +78,37 @@ stream = cache(load_stream)
 
 
 def fitted(
-    dataset: Dataset, config: TrainConfig, model: ModelConfig, budget: Budget, start: Callable[[], Classifier] | None, device: str
-) -> tuple[ClassifierStudent, float]:
+    dataset: Dataset,
+    fit: FitOptions,
+    model: ModelConfig,
+    budget: Budget,
+    *,
+    seed: int,
+    device: str,
+    start: Callable[[], Classifier] | None = None,
+    train_only: Collection[str] | None = None,
+    task_weights: Mapping[str, float] | None = None,
+) -> tuple[ClassifierTrainer, float]:
     """Train a classifier under the shipped policy ``auto``; return it and the processor seconds of its training."""
 
-    def progress(epoch: int, _figures: dict[str, Any]) -> None:
+    def progress(epoch: int, _: dict[str, Any]) -> None:
         print(f"    epoch {epoch}/{budget.epochs}", file=sys.stderr, flush=True)
 
-    scheme = Scheme("run", load_policy("auto", num_classes=len(dataset.schema.classes)))
+    treatment = Treatment("run", load_policy("auto", num_classes=len(dataset.schema.classes)))
     started = time.process_time()
-    student, _ = train_classifier(dataset, model, scheme, budget, config, device=device, start=start, after_epoch=progress)
+    student, _ = train_classifier(
+        dataset,
+        model,
+        treatment,
+        budget,
+        fit,
+        seed=seed,
+        device=device,
+        start=start,
+        after_epoch=progress,
+        train_only=train_only,
+        task_weights=task_weights,
+    )
     return student, time.process_time() - started
 
 
@@ -112,7 +135,7 @@ def keep(cells: Cells, path: Path, key: str, measure: Callable[[], dict[str, Any
 
 def mean_of(cells: list[dict[str, Any]], key: str) -> float:
     """Mean of one figure over the seeds."""
-    return statistics.mean(cell[key] for cell in cells)
+    return float(statistics.mean(cell[key] for cell in cells))
 
 
 def steps_of(budget: Budget) -> int:
@@ -127,26 +150,26 @@ def transfer(save: Save, device: str, seeds: int) -> dict[str, Any]:
     def base() -> Classifier:
         if not trunk:
             dataset = stream("sparkov")
-            config = TrainConfig(Path("sparkov"))
-            trunk.append(fitted(dataset, config, model_config(dataset, config), FULL, None, device)[0].model)
+            model = model_config(dataset, ModelOptions(), seed=0)
+            trunk.append(fitted(dataset, FitOptions(), model, FULL, seed=0, device=device)[0].model)
         return trunk[0]
 
     def training(name: str, seed: int) -> dict[str, Any]:
         dataset = stream("handbook")
-        config = TrainConfig(Path("handbook"), seed=seed)
+        options, fit = ModelOptions(), FitOptions()
+        frozen = name == "transfer_frozen"
         if name != "full":
             # A short training needs larger steps and less noise; chosen on seed 0, and better for all three treatments.
-            frozen = name == "transfer_frozen"
-            config = replace(config, learning_rate=6e-3 if frozen else 4e-3, dropout=0.05 if frozen else 0.1, field_dropout=0.05)
-            if frozen:
-                config = replace(config, from_=Path("sparkov"), train_only=("embedding", "head"))
-        model = model_config(dataset, config)
+            fit = FitOptions(learning_rate=6e-3 if frozen else 4e-3)
+            options = ModelOptions(dropout=0.05 if frozen else 0.1, field_dropout=0.05)
+        model = model_config(dataset, options, seed=seed)
         start = None
         if name.startswith("transfer"):
             names = ("numeric_fields", "categorical_fields", "cardinalities", "edges", "classes", "dropout", "field_dropout")
             changes = {name: getattr(model, name) for name in names}
             start = partial(moved, base(), embedding="transaction", head=model.head, **changes)
-        student, seconds = fitted(dataset, config, model, FULL if name == "full" else SHORT, start, device)
+        budget, train_only = FULL if name == "full" else SHORT, ("embedding", "head") if frozen else None
+        student, seconds = fitted(dataset, fit, model, budget, seed=seed, device=device, start=start, train_only=train_only)
         trained = sum(p.numel() for p in student.model.parameters() if p.requires_grad)
         return evaluated(student.model, dataset, device) | {"seconds": seconds, "trained_parameters": trained}
 
@@ -157,7 +180,7 @@ def transfer(save: Save, device: str, seeds: int) -> dict[str, Any]:
 
         def share(key: str, cells: list[dict[str, Any]] = cells) -> float:
             """Mean over the seeds of the ratio to the figure of the full training."""
-            return statistics.mean(cell[key] / full[key] for cell, full in zip(cells, found["full"], strict=True))
+            return float(statistics.mean(cell[key] / full[key] for cell, full in zip(cells, found["full"], strict=True)))
 
         summary[name] = {
             "average_precision": mean_of(cells, "average_precision"),
@@ -178,11 +201,13 @@ def tasks(save: Save, device: str, seeds: int) -> dict[str, Any]:
 
     def training(name: str, seed: int) -> dict[str, Any]:
         dataset = stream("handbook", "TX_FRAUD" if name == "fraud" else None)
-        config = TrainConfig(Path("handbook"), seed=seed)
+        options = TaskOptions()
         if name.startswith("all"):
-            config = replace(config, tasks=AUXILIARY, task_weights="uncertainty" if name == "all_uncertainty" else config.task_weights)
-        model = model_config(dataset, config)
-        student, seconds = fitted(dataset, config, model, TASKS_BUDGET, None, device)
+            options = TaskOptions(tasks=AUXILIARY, task_weights="uncertainty" if name == "all_uncertainty" else options.task_weights)
+        model = model_config(dataset, ModelOptions(), seed=seed, tasks=options.tasks or ())
+        student, seconds = fitted(
+            dataset, FitOptions(), model, TASKS_BUDGET, seed=seed, device=device, task_weights=options.fixed_task_weights()
+        )
         return evaluated(student.model, dataset, device) | {
             "seconds": seconds,
             "tasks": describe_tasks(student.model, dataset, seed, torch.device(device)),
@@ -218,18 +243,18 @@ def pretraining(save: Save, device: str, seeds: int) -> dict[str, Any]:
     def trunk() -> Classifier:
         if not learned:
             dataset = few(0)
-            config = TrainConfig(Path("sparkov"), tasks=("next_fields", "masked_fields"), task_weights="1", field_dropout=0.0, dropout=0.1)
+            options = TaskOptions(tasks=("next_fields", "masked_fields"), task_weights="1")
             # Without labels the bin edges are quantiles. A later training keeps them unless it has a new embedding.
-            model = model_config(dataset, config)
-            student = ClassifierStudent(
+            model = model_config(dataset, ModelOptions(dropout=0.1, field_dropout=0.0), seed=0, tasks=options.tasks or ())
+            student = ClassifierTrainer(
                 dataset,
                 model,
                 seed=0,
                 total_steps=steps_of(PRETRAINING),
-                task_weights=config.fixed_task_weights(),
+                task_weights=options.fixed_task_weights(),
                 device=device,
             )
-            sampling = TaskSampling(
+            sampling = AuxiliarySampling(
                 dataset, model, epochs=PRETRAINING.epochs, steps=PRETRAINING.steps_per_epoch, batch_size=256, seed=0, share=1.0
             )
             for epoch in range(PRETRAINING.epochs):
@@ -239,13 +264,14 @@ def pretraining(save: Save, device: str, seeds: int) -> dict[str, Any]:
         return learned[0]
 
     def training(name: str, seed: int, budget: Budget) -> dict[str, Any]:
-        dataset, config = few(seed), TrainConfig(Path("sparkov"), seed=seed)
+        dataset = few(seed)
+        start: Callable[[], Classifier] | None = None
         if name == "scratch":
-            model, start = model_config(dataset, config), None
+            model = model_config(dataset, ModelOptions(), seed=seed)
         else:
-            model = model_config(dataset, config, trunk().config)
+            model = model_config(dataset, ModelOptions(), seed=seed, kept=trunk().config)
             start = partial(moved, trunk(), head=model.head, tasks=(), dropout=model.dropout, field_dropout=model.field_dropout)
-        student, seconds = fitted(dataset, config, model, budget, start, device)
+        student, seconds = fitted(dataset, FitOptions(), model, budget, seed=seed, device=device, start=start)
         return evaluated(student.model, dataset, device) | {"seconds": seconds}
 
     summary: dict[str, Any] = {"labels": LABELLED, "seeds": seeds, "pretraining_steps": steps_of(PRETRAINING)}

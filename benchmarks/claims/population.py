@@ -26,7 +26,6 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -40,11 +39,11 @@ from balancer.envs.class_weights import ClassWeightsEnv
 from balancer.envs.population import HIDDEN, WARMUP_SHARE, PopulationStack, StudentKinds
 from balancer.envs.problem import PopulationProblem, synthetic_problem
 from balancer.envs.vec_env import PopulationVecEnv
-from balancer.options.train import Budget, TrainConfig
+from balancer.options.fit import Budget, FitOptions
 from balancer.sampling.policies import ConstantPolicy
 from balancer.sampling.row_sampler import RowSampler
-from balancer.training.fitting import Scheme
-from balancer.training.trainer import ClassifierStudent
+from balancer.training.trainer import ClassifierTrainer
+from balancer.training.treatment import Treatment
 from benchmarks.lib.commands import parser
 from benchmarks.lib.recording import RESULTS, record
 from benchmarks.lib.training import default_model, simulated_dataset, train_classifier
@@ -202,11 +201,10 @@ def population_share(problem: PopulationProblem, students: int) -> float:
 def classifier_share(steps: int) -> float:
     """The same share for the classifier under a constant policy, on a simulated table."""
     dataset = simulated_dataset(ROWS, seed=SEED, fraud_rate=0.02)
-    config, clock = TrainConfig(dataset=Path("simulated")), Clock()
-    model = default_model(dataset, config, edges_seed=SEED)
-    with clock.around(ClassifierStudent, RowSampler):
+    model, clock = default_model(dataset, edges_seed=SEED), Clock()
+    with clock.around(ClassifierTrainer, RowSampler):
         begin = time.process_time()
-        train_classifier(dataset, model, Scheme("constant", ConstantPolicy()), Budget(3, steps), config)
+        train_classifier(dataset, model, Treatment("constant", ConstantPolicy()), Budget(3, steps), FitOptions())
         return clock.seconds / (time.process_time() - begin)
 
 

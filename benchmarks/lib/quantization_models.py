@@ -26,10 +26,9 @@ from torch import Tensor, nn
 from balancer.data.dataset import Dataset
 from balancer.data.split import Split
 from balancer.models import Classifier, ModelConfig, SequenceBatch, fit_edges
-from balancer.options.train import TrainConfig
+from balancer.options.model import ModelOptions
 from balancer.training.preparation import model_config
-from balancer.training.trainer import ClassifierStudent
-from benchmarks.lib.streams import STREAMS
+from balancer.training.trainer import ClassifierTrainer
 from benchmarks.lib.training import load_stream
 
 FIELDS, CATEGORIES, CODES = 40, 5, 50
@@ -128,8 +127,8 @@ def windows(rows: int, history_length: int, seed: int = 0) -> SequenceBatch:
 def trained(name: str, *, steps: int, seed: int, layers: int = 2) -> tuple[Classifier, Dataset]:
     """A classifier trained on a stream with the default settings and one fraud in eight drawn rows, and its data set."""
     dataset = load_stream(name)
-    config = TrainConfig(STREAMS[name].table, layers=layers)
-    student = ClassifierStudent(dataset, model_config(dataset, config), seed=seed, total_steps=steps)
+    config = model_config(dataset, ModelOptions(layers=layers), seed=0)
+    student = ClassifierTrainer(dataset, config, seed=seed, total_steps=steps)
     rows = dataset.rows(Split.TRAIN)
     fraud = dataset.store.label[rows] > 0
     rng = np.random.default_rng(seed)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,13 +15,14 @@ from balancer.devices import torch_threads
 from balancer.models import Classifier
 from balancer.models.attention.functional import resolve
 from balancer.models.attention.sparse import SparseCore
-from balancer.options.train import TrainConfig
+from balancer.options.fit import FitOptions
+from balancer.options.model import ModelOptions
 from balancer.sampling.row_sampler import RowSampler
 from balancer.sampling.seeding import generator
 from balancer.sampling.weights import SamplingWeights
 from balancer.training.fitting import Pools
 from balancer.training.preparation import model_config
-from balancer.training.trainer import ClassifierStudent
+from balancer.training.trainer import ClassifierTrainer
 
 SHARE = 0.12
 """Share of frauds among the drawn rows, with hardness 0; the same in every trial."""
@@ -60,23 +60,22 @@ def train_trial(
         sparse attention scores with, None for dense attention.
     """
     with torch_threads(threads):
-        config = TrainConfig(
-            Path("the data set is given"),
+        model = ModelOptions(
             attention=attention,
             form="histories",
             history_length=history_length,
             attention_window=attention_window,
             global_nodes=num_global,
-            seed=seed,
         )
+        fit = FitOptions()
         pools = Pools.of(dataset)
-        student = ClassifierStudent(
+        student = ClassifierTrainer(
             dataset,
-            model_config(dataset, config),
+            model_config(dataset, model, seed=seed),
             seed=seed,
             total_steps=steps,
-            batch_size=config.batch_size,
-            learning_rate=config.learning_rate,
+            batch_size=fit.batch_size,
+            learning_rate=fit.learning_rate,
             warmup=warmup,
         )
         labels = np.full(len(dataset.store.label), -1, dtype=np.int64)
@@ -87,7 +86,7 @@ def train_trial(
         for draw in range(DRAWS):
             done, until = (steps * part // DRAWS for part in (draw, draw + 1))
             weights = SamplingWeights(share, 0.0, 0.0)
-            student.fit(sampler.draw((until - done) * config.batch_size, weights, generator(seed, "draw", draw)))
+            student.fit(sampler.draw((until - done) * fit.batch_size, weights, generator(seed, "draw", draw)))
         trained = time.perf_counter()
         rows = dataset.rows(Split.TEST)
         score = 1.0 - student.score(rows)[:, 0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,11 @@ from balancer.data.roles import resolve_spec
 from balancer.data.simulation.stream import simulate
 from balancer.data.split import Split
 from balancer.models import Classifier, ModelConfig, fit_edges
-from balancer.options.train import Budget, TrainConfig
-from balancer.training.fitting import Scheme, fit_classifier
-from balancer.training.trainer import ClassifierStudent
+from balancer.options.fit import Budget, FitOptions
+from balancer.options.model import ModelOptions
+from balancer.training.fitting import fit_classifier
+from balancer.training.trainer import ClassifierTrainer
+from balancer.training.treatment import Treatment
 from benchmarks.lib.streams import STREAMS
 
 
@@ -33,8 +35,9 @@ def simulated_dataset(rows: int, *, seed: int, fraud_rate: float) -> Dataset:
     return load_dataset(table, resolve_spec(table))
 
 
-def default_model(dataset: Dataset, config: TrainConfig, *, edges_seed: int) -> ModelConfig:
-    """The default classifier for ``dataset`` with the dropout of ``config``; its bin edges are fitted with ``edges_seed``."""
+def default_model(dataset: Dataset, *, edges_seed: int) -> ModelConfig:
+    """The default classifier of a run on ``dataset``; its bin edges are fitted with ``edges_seed``."""
+    options = ModelOptions()
     store, schema, train = dataset.store, dataset.schema, dataset.rows(Split.TRAIN)
     return ModelConfig(
         schema.numeric_fields,
@@ -42,22 +45,25 @@ def default_model(dataset: Dataset, config: TrainConfig, *, edges_seed: int) -> 
         schema.cardinalities,
         fit_edges(store.values[train, : store.num_numeric], store.label[train].astype(np.int64), seed=edges_seed),
         classes=schema.classes,
-        dropout=config.dropout,
-        field_dropout=config.field_dropout,
+        dropout=options.dropout,
+        field_dropout=options.field_dropout,
     )
 
 
 def train_classifier(
     dataset: Dataset,
     model: ModelConfig,
-    scheme: Scheme,
+    treatment: Treatment,
     budget: Budget,
-    config: TrainConfig,
+    options: FitOptions,
     *,
+    seed: int = 0,
     device: str = "cpu",
     start: Callable[[], Classifier] | None = None,
     after_epoch: Callable[[int, dict[str, Any]], None] = lambda epoch, figures: None,
-) -> tuple[ClassifierStudent, list[dict[str, Any]]]:
+    train_only: Collection[str] | None = None,
+    task_weights: Mapping[str, float] | None = None,
+) -> tuple[ClassifierTrainer, list[dict[str, Any]]]:
     """Train a classifier without keeping its checkpoint; the arguments are those of :func:`balancer.training.fitting.fit_classifier`.
 
     Returns:
@@ -66,5 +72,16 @@ def train_classifier(
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "checkpoint.safetensors"
         return fit_classifier(
-            dataset, model, scheme, budget, config, device=device, checkpoint=checkpoint, start=start, after_epoch=after_epoch
+            dataset,
+            model,
+            treatment,
+            budget,
+            options,
+            seed=seed,
+            device=device,
+            checkpoint=checkpoint,
+            start=start,
+            after_epoch=after_epoch,
+            train_only=train_only,
+            task_weights=task_weights,
         )
