@@ -1,1 +1,1 @@
-"""Policies and baselines side by side on one table, over time windows and seeds: cells, paired statistics, table and chart."""
+"""Compare treatments on one table, over time folds and seeds: cells, paired statistics, table and chart."""

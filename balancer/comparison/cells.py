@@ -1,4 +1,7 @@
-"""Finished cells on disk: one small JSON file per (policy, window, seed), whole or absent, so that a comparison can be stopped at any moment."""
+"""Finished cells on disk: one small JSON file per (treatment, fold, seed), complete or absent.
+
+So a comparison can be stopped at any moment.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +19,16 @@ from balancer.options.flags import flag_of, present_names
 
 FORMAT = 1
 CONFIG_FILE = "compare.json"
+OLD_KEYS = {"policy": "treatment", "window": "fold", "windows": "folds", "windows_better": "folds_better"}
+"""Keys of version 0.1 and their present names."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What one training is called."""
+    """Name of one training."""
 
-    policy: str
-    window: int
+    treatment: str
+    fold: int
     seed: int
 
 
@@ -31,15 +36,23 @@ class CellFolder:
     """Cells of one comparison.
 
     Args:
-        path: the folder; use :meth:`create` or :meth:`resume`.
+        path: The folder; use :meth:`create` or :meth:`resume`.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @classmethod
-    def create(cls, path: Path, said: Mapping[str, Any]) -> CellFolder:
-        """Make the folder for a comparison of which ``said`` holds all flags, by field name; InputError where it holds something."""
+    def create(cls, path: Path, flags: Mapping[str, Any]) -> CellFolder:
+        """Make the folder of a new comparison.
+
+        Args:
+            path: The folder.
+            flags: All flags of the comparison, by field name.
+
+        Raises:
+            InputError: The folder is not empty, or it can't be made.
+        """
         if path.exists() and (not path.is_dir() or any(not entry.name.startswith(".") for entry in path.iterdir())):
             hint = "add --resume to continue that comparison, or " if (path / CONFIG_FILE).is_file() else ""
             raise InputError(f"--out {path} exists and is not empty: {hint}name another folder")
@@ -47,58 +60,89 @@ class CellFolder:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"--out {path} can't be made: {error.strerror or error}; name another folder") from error
-        write_json(path / CONFIG_FILE, {"format": FORMAT, "flags": dict(said)})
+        write_json(path / CONFIG_FILE, {"format": FORMAT, "flags": dict(flags)})
         return cls(path)
 
     @classmethod
-    def resume(cls, path: Path, said: Mapping[str, Any], *, may_differ: Collection[str]) -> CellFolder:
-        """Open the folder of a comparison with the same flags but for ``may_differ``; InputError naming one that differs."""
+    def resume(cls, path: Path, flags: Mapping[str, Any], *, may_differ: Collection[str]) -> CellFolder:
+        """Open the folder of a comparison to continue it.
+
+        Args:
+            path: The folder.
+            flags: All flags, by field name.
+            may_differ: Flags that may differ from those that the comparison was started with.
+
+        Raises:
+            InputError: There is no comparison in the folder, or another flag differs.
+        """
         before = cls.flags(path)
-        for name in sorted(before.keys() | said.keys()):
-            if name not in may_differ and _plain(name, before.get(name)) != _plain(name, said.get(name)):
+        for name in sorted(before.keys() | flags.keys()):
+            if name not in may_differ and _plain(name, before.get(name)) != _plain(name, flags.get(name)):
                 raise InputError(
-                    f"{flag_of(name)} {said.get(name)} differs from the comparison in {path}, started with {before.get(name)}: "
+                    f"{flag_of(name)} {flags.get(name)} differs from the comparison in {path}, started with {before.get(name)}: "
                     f"leave {flag_of(name)} out to resume it, or name another folder"
                 )
-        write_json(path / CONFIG_FILE, {"format": FORMAT, "flags": dict(said)})
+        _rename_old_files(path)
+        write_json(path / CONFIG_FILE, {"format": FORMAT, "flags": dict(flags)})
         return cls(path)
 
     @staticmethod
     def flags(path: Path) -> dict[str, Any]:
-        """All flags of the comparison in ``path``, by field name; InputError where there is none."""
+        """All flags of the comparison in ``path``, by field name.
+
+        Raises:
+            InputError: There is no comparison in ``path``.
+        """
         if not path.is_dir():
             raise InputError(f"--out {path} is no folder: give the one of the comparison to continue, or leave --resume out")
         content = read_json(path / CONFIG_FILE, what="it says what is compared here")
         if content.get("format") != FORMAT or not isinstance(content.get("flags"), dict):
-            raise CorruptFileError(f"{path / CONFIG_FILE} was not written by this version of balancer compare: start anew in another folder")
+            raise CorruptFileError(
+                f"{path / CONFIG_FILE} was not written by this version of balancer compare: start again in another folder"
+            )
         return present_names(CompareConfig, content["flags"])
 
     def read(self, cell: Cell) -> dict[str, Any] | None:
-        """A finished cell, or None."""
+        """The content of a finished cell, or None."""
         file = self._file(cell)
         if not file.is_file():
             return None
-        content = read_json(file, what="it is a finished cell of the comparison, delete it to have it made again")
-        if (content.get("policy"), content.get("window"), content.get("seed")) != (cell.policy, cell.window, cell.seed):
-            raise CorruptFileError(f"{file} is of another cell: delete it to have it made again")
+        content = present_keys(read_json(file, what="it is a finished cell of the comparison, delete it to train it again"))
+        if (content.get("treatment"), content.get("fold"), content.get("seed")) != (cell.treatment, cell.fold, cell.seed):
+            raise CorruptFileError(f"{file} is of another cell: delete it to train it again")
         return content
 
     def missing(self, cells: Iterable[Cell]) -> list[Cell]:
-        """Those not finished yet."""
+        """The cells that are not finished."""
         return [cell for cell in cells if not self._file(cell).is_file()]
 
     def write(self, cell: Cell, content: dict[str, Any]) -> None:
-        """Finish a cell."""
+        """Store the content of a finished cell."""
         file = self._file(cell)
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(file, {"policy": cell.policy, "window": cell.window, "seed": cell.seed} | content)
+        write_json(file, {"treatment": cell.treatment, "fold": cell.fold, "seed": cell.seed} | content)
 
     def _file(self, cell: Cell) -> Path:
-        return self.path / "cells" / slug(cell.policy) / f"window-{cell.window}-seed-{cell.seed}.json"
+        return self.path / "cells" / slug(cell.treatment) / f"fold-{cell.fold}-seed-{cell.seed}.json"
+
+
+def present_keys(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a cell, or of another mapping, that version 0.1 may have written: with the present keys.
+
+    >>> present_keys({"policy": "auto", "window": 2, "seed": 0})
+    {'treatment': 'auto', 'fold': 2, 'seed': 0}
+    """
+    return {OLD_KEYS.get(key, key): value for key, value in content.items()}
+
+
+def _rename_old_files(path: Path) -> None:
+    """Give files and folders of a comparison that version 0.1 started their present names."""
+    for file in [*path.glob("cells/*/window-*"), *path.glob("policies/window-*"), *path.glob("work/window-*")]:
+        file.rename(file.with_name(file.name.replace("window-", "fold-", 1)))
 
 
 def slug(name: str) -> str:
-    """A policy's name as a file name; one that can't be is told apart by a digest.
+    """The name of a treatment as a file name; a digest keeps names apart that differ in other characters.
 
     >>> slug("one_to_one"), slug("constant:share=.2")
     ('one_to_one', 'constant-share-.2-bd3b76')
@@ -108,5 +152,7 @@ def slug(name: str) -> str:
 
 
 def _plain(name: str, value: Any) -> Any:
-    """A flag's value as it is compared: paths by what they lead to."""
+    """A flag's value for comparison: paths are resolved, and a list is the text that version 0.1 stored."""
+    if isinstance(value, list | tuple):
+        return ",".join(value)
     return str(Path(value).resolve()) if name in ("dataset", "spec") and value is not None else value

@@ -1,4 +1,4 @@
-"""The chart of a comparison: per metric a dot and its 95 % interval for every policy, zero being the reference."""
+"""The chart of a comparison: for every metric and treatment a dot with its 95 % interval; zero is the reference."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ if TYPE_CHECKING:
 
 PANELS = ("average_precision", "f1", f"{FALSE_ALARMS}_0.60", f"{FALSE_ALARMS}_0.70", "ece")
 BETTER, WORSE, NOISE = "#0072B2", "#D55E00", "#777777"
-"""Okabe and Ito's colours: told apart with any colour vision."""
+"""Colours of Okabe and Ito, which can be distinguished with any colour vision."""
 
 
 def chart_rows(content: Mapping[str, Any], metric: str) -> list[dict[str, Any]]:
-    """One row a policy: ``policy, difference, low, high, verdict``; of a metric of false alarms, the change in percent."""
+    """One row per treatment: ``treatment, difference, low, high, verdict``; for false alarms the change in percent."""
     rows = []
     ratio = METRICS[metric].recall is not None
-    for policy, own in content["paired"].items():
-        if metric not in own:
+    for treatment, metrics in content["paired"].items():
+        if metric not in metrics:
             continue
-        found = own[metric]
+        found = metrics[metric]
         value, low, high = (
             (_percent(found, end) for end in ("", "_low", "_high")) if ratio else (found["difference"], found["low"], found["high"])
         )
-        verdict = "within noise"  # as is what has no interval
+        verdict = "within noise"  # also where there is no interval
         if low is None or high is None:
             low = high = value
         elif low > 0 or high < 0:
             verdict = "better" if (low > 0) == METRICS[metric].higher_is_better else "worse"
-        rows.append({"policy": policy, "difference": value, "low": low, "high": high, "verdict": verdict})
+        rows.append({"treatment": treatment, "difference": value, "low": low, "high": high, "verdict": verdict})
     return rows
 
 
@@ -45,7 +45,13 @@ def _percent(found: Mapping[str, Any], end: str) -> float | None:
 
 
 def comparison_chart(content: Mapping[str, Any], *, columns: int = 3, titled: bool = True) -> alt.ConcatChart:
-    """The chart of what :func:`balancer.comparison.summary.document` made; policies by average precision. ``titled`` puts the sentence above it."""
+    """Draw the chart of a comparison; treatments are sorted by average precision.
+
+    Args:
+        content: Document of :func:`balancer.comparison.summary.document`.
+        columns: Panels per row.
+        titled: Whether the summary is the title.
+    """
     import altair as alt
 
     averages = content["means"]
@@ -60,7 +66,7 @@ def comparison_chart(content: Mapping[str, Any], *, columns: int = 3, titled: bo
         direction = "right is better" if about.higher_is_better else "left is better"
         axis = alt.X("low:Q", title=f"{unit} to {content['reference']} ({direction})", scale=alt.Scale(zero=False))
         base = alt.Chart(alt.InlineData(values=rows)).encode(
-            y=alt.Y("policy:N", sort=order, title="policy"),
+            y=alt.Y("treatment:N", sort=order, title="treatment"),
             color=alt.Color(
                 "verdict:N",
                 title="95 % interval",
@@ -78,7 +84,7 @@ def comparison_chart(content: Mapping[str, Any], *, columns: int = 3, titled: bo
 
 
 def write_chart(content: Mapping[str, Any], file: Path) -> None:
-    """Write the chart as .svg, or as .html that needs no network."""
+    """Write the chart as .svg, or as an .html file that needs no network."""
     chart = comparison_chart(content)
     with atomic_path(file) as temporary:
         if file.suffix == ".svg":

@@ -1,104 +1,88 @@
-"""The transaction-sequence classifier as student of a comparison: the same fit as ``balancer train``, one arm after another."""
+"""Train treatments with the transaction-sequence classifier, one after another, as ``balancer train`` does."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from balancer.comparison.cells import slug
-from balancer.comparison.treatments import Arm, ScorePair, Tick, Trained
+from balancer.comparison.treatments import ScorePair, Tick, Trained
 from balancer.data.dataset import Dataset
 from balancer.data.split import Split
-from balancer.options.train import Budget, TrainConfig
+from balancer.options.fit import FitOptions
+from balancer.options.model import ModelOptions
 from balancer.sampling.policies import OutsideTraining, policy_notes
-from balancer.sampling.seeding import generator
 from balancer.sampling.weights import Floats
-from balancer.training.fitting import Pools, Scheme, baseline_scheme, fit_classifier
+from balancer.training.fitting import Pools, fit_classifier
 from balancer.training.preparation import model_config
-from balancer.training.trainer import ClassifierStudent
+from balancer.training.trainer import ClassifierTrainer
+from balancer.training.treatment import Treatment
 
 
-class SequenceStudent:
-    """Classifiers on one window.
+class SequenceTrainer:
+    """Trains classifiers on one fold.
 
     Args:
-        dataset: the window.
-        config: sizes, recipe, epochs and steps, as of ``balancer train``; its seed is replaced by each training's.
-        folder: where checkpoints lie, so that a comparison that was stopped goes on within a training or a search; whoever keeps the result clears it.
-        device: where it trains.
+        dataset: The fold.
+        model: Architecture and size of the classifier.
+        fit: Length and method of training.
+        seed: Seed of the search for bin edges; each training has a seed of its own.
+        folder: Folder of the checkpoints, with which a comparison that was stopped continues within a training or a
+            search. Whoever stores the result deletes it.
+        device: Where to train.
     """
 
     side_by_side = False
 
-    def __init__(self, dataset: Dataset, config: TrainConfig, *, folder: Path, device: str = "cpu") -> None:
-        self.dataset, self.config, self.folder, self.device = dataset, config, folder, device
-        self.model = model_config(dataset, config)
-        self._held, self._test = dataset.rows(Split.THRESHOLD), dataset.rows(Split.TEST)
+    def __init__(self, dataset: Dataset, model: ModelOptions, fit: FitOptions, *, seed: int, folder: Path, device: str = "cpu") -> None:
+        self.dataset, self.fit, self.folder, self.device = dataset, fit, folder, device
+        self.model = model_config(dataset, model, seed=seed)
+        self._threshold, self._test = dataset.rows(Split.THRESHOLD), dataset.rows(Split.TEST)
 
     @property
     def counts(self) -> Floats:
         """(K,) training rows of each class."""
         return Pools.of(self.dataset).train_counts.astype(np.float64)
 
-    def train(self, arms: Sequence[Arm], seed: int, tick: Tick) -> Trained:
-        """Train the arms one after another; see :class:`balancer.comparison.treatments.Student`."""
-        students: list[ClassifierStudent] = []
-        figures: list[dict[str, object]] = []
-        for index, arm in enumerate(arms):
-            prefix = f"{index + 1} of {len(arms)}, " if len(arms) > 1 else ""
-            student, history = self._fit(arm, seed, lambda epoch, prefix=prefix: tick(f"{prefix}epoch {epoch}"))  # type: ignore[misc]
-            students.append(student)
-            figures.append(history[-1])
+    def train(self, treatments: Sequence[Treatment], seed: int, tick: Tick) -> Trained:
+        """Train the treatments one after another; see :class:`balancer.comparison.treatments.Trainer`."""
+        trainers: list[ClassifierTrainer] = []
+        last: list[dict[str, object]] = []
+        for index, treatment in enumerate(treatments):
+            prefix = f"{index + 1} of {len(treatments)}, " if len(treatments) > 1 else ""
+            trainer, epochs = self._fit(treatment, seed, lambda epoch, prefix=prefix: tick(f"{prefix}epoch {epoch}"))  # type: ignore[misc]
+            trainers.append(trainer)
+            last.append(epochs[-1])
 
         def scores(wanted: Sequence[int]) -> list[ScorePair]:
-            return [(students[index].score(self._held), students[index].score(self._test)) for index in wanted]
+            return [(trainers[index].score(self._threshold), trainers[index].score(self._test)) for index in wanted]
 
-        shares = [np.asarray(each["share"], dtype=np.float64) for each in figures]
+        shares = [np.asarray(figures["share"], dtype=np.float64) for figures in last]
         return Trained(
-            np.array([each["average_precision"] for each in figures], dtype=np.float64),
+            np.array([figures["average_precision"] for figures in last], dtype=np.float64),
             np.array([1.0 - share[0] for share in shares]),
-            np.array([each["hardness"] for each in figures], dtype=np.float64),
-            tuple(tuple(policy_notes(arm.policy)) for arm in arms),
+            np.array([figures["hardness"] for figures in last], dtype=np.float64),
+            tuple(tuple(policy_notes(treatment.policy)) for treatment in treatments),
             scores,
         )
 
-    def _fit(self, arm: Arm, seed: int, after_epoch: Callable[[int], None]) -> tuple[ClassifierStudent, list[dict[str, object]]]:
-        config = self.config
-        schedule = config.schedule()
-        checkpoint = self.folder / f"{slug(arm.name)}-{seed}.safetensors"
+    def _fit(
+        self, treatment: Treatment, seed: int, after_epoch: Callable[[int], None]
+    ) -> tuple[ClassifierTrainer, list[dict[str, object]]]:
         self.folder.mkdir(parents=True, exist_ok=True)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", OutsideTraining)  # said in the cell's notes instead
-            student, figures = fit_classifier(
-                thinned_train(self.dataset, seed) if arm.rows == "under" else self.dataset,
+            warnings.simplefilter("ignore", OutsideTraining)  # the cell's notes report it
+            return fit_classifier(
+                self.dataset,
                 self.model,
-                self._scheme(arm),
-                Budget(schedule.epochs, schedule.steps_per_epoch),
-                replace(config, seed=seed),
+                treatment,
+                self.fit.schedule(),
+                self.fit,
+                seed=seed,
                 device=self.device,
-                checkpoint=checkpoint,
-                after_epoch=lambda epoch, line: after_epoch(epoch),
+                checkpoint=self.folder / f"{slug(treatment.name)}-{seed}.safetensors",
+                after_epoch=lambda epoch, figures: after_epoch(epoch),
             )
-        return student, figures
-
-    def _scheme(self, arm: Arm) -> Scheme:
-        # The fixed ways go without a policy: nothing has to be scored for them after an epoch.
-        if arm.name in ("none", "one_to_one", "class_weight"):
-            return baseline_scheme(arm.name, self.counts)
-        if arm.rows == "under":
-            return Scheme(arm.name, share=baseline_scheme("one_to_one", self.counts).share)
-        return Scheme(arm.name, policy=arm.policy)
-
-
-def thinned_train(dataset: Dataset, seed: int) -> Dataset:
-    """``dataset`` with the first class of its training rows thinned to the number of the others; what is left out stays as history."""
-    train = dataset.rows(Split.TRAIN)
-    common = train[dataset.store.label[train] == 0]
-    kept = min(len(common), len(train) - len(common))
-    split = dataset.split.copy()
-    split[generator(seed, "under-sampling").permutation(common)[kept:]] = Split.GAP
-    return replace(dataset, split=split)

@@ -1,4 +1,4 @@
-"""From the scores of a trained student to the figures of a cell: every policy is calibrated, thresholded and judged by the same lines."""
+"""From scores to the figures of a cell: every treatment is calibrated, thresholded and evaluated by the same code."""
 
 from __future__ import annotations
 
@@ -14,30 +14,38 @@ from balancer.inference.decision import Decision, fraud_score
 
 
 @dataclass(frozen=True)
-class JudgedRows:
-    """What the figures of a window are taken from."""
+class EvaluatedRows:
+    """The labelled rows of a fold from which figures are computed."""
 
     classes: tuple[str, ...]
-    """Names, the negative one first."""
+    """Names, the negative class first."""
     threshold_label: np.ndarray
-    """(n,) class index on the threshold half of validation."""
+    """(n,) class index of the threshold half of validation."""
     test_label: np.ndarray
-    """(t,)."""
+    """(t,) class index of the test rows."""
     test_time: np.ndarray
     """(t,) seconds."""
     test_entity: np.ndarray | None
     """(t,) code, or None without entities."""
 
     @classmethod
-    def of(cls, dataset: Dataset) -> JudgedRows:
-        """Those of a data set that was split."""
-        store, held, test = dataset.store, dataset.rows(Split.THRESHOLD), dataset.rows(Split.TEST)
+    def of(cls, dataset: Dataset) -> EvaluatedRows:
+        """Those of a data set that has been split."""
+        store, threshold, test = dataset.store, dataset.rows(Split.THRESHOLD), dataset.rows(Split.TEST)
         entity = store.entity[test] if dataset.schema.spec.entity is not None else None
-        return cls(dataset.schema.classes, store.label[held], store.label[test], store.time[test], entity)
+        return cls(dataset.schema.classes, store.label[threshold], store.label[test], store.time[test], entity)
 
     def figures(self, threshold_score: np.ndarray, test_score: np.ndarray) -> dict[str, Any]:
-        """The keys of :func:`balancer.evaluation.metrics.evaluate_scores` for raw scores (rows, K) or (rows,): calibration and threshold come from the
-        threshold half, the test rows are judged once.
+        """Compute the figures of raw scores.
+
+        Calibration and threshold are fitted on the threshold half; the test rows are used once.
+
+        Args:
+            threshold_score: (n, K) or (n,) scores of the threshold half.
+            test_score: (t, K) or (t,) scores of the test rows.
+
+        Returns:
+            The keys of :func:`balancer.evaluation.metrics.evaluate_scores`.
         """
         decision = Decision.fit(threshold_score, self.threshold_label)
         raw = fraud_score(test_score)

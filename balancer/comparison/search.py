@@ -1,7 +1,7 @@
-"""Constants chosen on the reward half, in every window and for every seed anew: what somebody would do who tunes instead of adapts.
+"""Constants chosen on the reward half, again for every fold and seed: the result of tuning instead of adapting.
 
-Every candidate is a whole training at the budget of the others; the one with the best average precision on the reward half is the result, as it was trained.
-The trainings used stand in the cell.
+Every candidate is a complete training with the budget of the other treatments. The candidate with the best average
+precision on the reward half is the result, as it was trained. The cell records the number of trainings.
 
 TPE: Bergstra et al. 2011, by Optuna; in batches with a constant liar, for students that train side by side.
 """
@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from balancer.comparison.treatments import Arm, ScorePair, Student, Tick, Trained
+from balancer.comparison.treatments import ScorePair, Tick, Trained, Trainer
 from balancer.sampling.policies import ConstantPolicy
 from balancer.sampling.seeding import integer_seed
 from balancer.sampling.weights import MAX_HARDNESS
+from balancer.training.treatment import Treatment
 
 SHARES = (0.05, 0.5)
-"""Range of the grid over share and hardness."""
+"""Range of total shares of the minority in the grid over share and hardness."""
 GRID_HARDNESS = 1.5
 """Largest hardness of the grid."""
 TPE_BATCH = 5
@@ -28,30 +29,40 @@ TPE_BATCH = 5
 
 @dataclass(frozen=True)
 class Found:
-    """The best of a search."""
+    """The best constant of a search."""
 
     scores: ScorePair
     constant: ConstantPolicy
     reward: float
     trainings: int
 
+    @property
+    def share(self) -> float:
+        """Total share of the minority."""
+        return _share(self.constant)
 
-def search(name: str, student: Student, seed: int, trials: int, tick: Tick) -> Found:
-    """``constant_share``, ``constant`` or ``tpe`` with ``trials`` trainings."""
+
+def _share(constant: ConstantPolicy) -> float:
+    assert isinstance(constant.share, float)  # every candidate has a total share
+    return constant.share
+
+
+def search(name: str, trainer: Trainer, seed: int, trials: int, tick: Tick) -> Found:
+    """Run the search ``constant_share``, ``constant`` or ``tpe`` with ``trials`` trainings."""
     if name == "tpe":
-        return _tpe(student, seed, trials, tick)
-    prior = student.counts / student.counts.sum()
+        return _tpe(trainer, seed, trials, tick)
+    prior = trainer.counts / trainer.counts.sum()
     candidates = share_grid(1.0 - float(prior[0]), trials) if name == "constant_share" else constant_grid(trials)
-    return _best(candidates, [_train(student, candidates, seed, tick)])
+    return _best(candidates, [_train(trainer, candidates, seed, tick)])
 
 
 def share_grid(minority: float, trials: int) -> list[ConstantPolicy]:
-    """Total shares from the prior to one half, even in their logarithm, without hardness."""
+    """Constants without hardness; total shares from the prior to one half at equal ratios."""
     return [ConstantPolicy(float(share), 0.0) for share in np.geomspace(min(minority, 0.5), 0.5, trials)]
 
 
 def constant_grid(trials: int) -> list[ConstantPolicy]:
-    """At most ``trials`` constants; of 20, five shares times four levels of hardness.
+    """At most ``trials`` constants; for 20, five shares times four levels of hardness.
 
     >>> sorted({c.hardness for c in constant_grid(20)}), len(constant_grid(20))
     ([0.0, 0.5, 1.0, 1.5], 20)
@@ -61,13 +72,13 @@ def constant_grid(trials: int) -> list[ConstantPolicy]:
     return [ConstantPolicy(float(share), float(level)) for level in np.linspace(0.0, GRID_HARDNESS, levels) for share in shares]
 
 
-def _train(student: Student, constants: Sequence[ConstantPolicy], seed: int, tick: Tick) -> Trained:
-    arms = [Arm(f"constant:share={c.share:.6g},hardness={c.hardness:.6g}" if c.share is not None else c.name, c) for c in constants]
-    return student.train(arms, seed, tick)
+def _train(trainer: Trainer, constants: Sequence[ConstantPolicy], seed: int, tick: Tick) -> Trained:
+    treatments = [Treatment(f"constant:share={_share(c):.6g},hardness={c.hardness:.6g}", c) for c in constants]
+    return trainer.train(treatments, seed, tick)
 
 
 def _best(candidates: Sequence[ConstantPolicy], batches: Sequence[Trained]) -> Found:
-    """The best of ``candidates``, which were trained in ``batches`` one after another; the first of equals."""
+    """The best of ``candidates``, the first among equals; ``batches`` are their trainings in order."""
     reward = np.concatenate([batch.reward for batch in batches])
     winner = place = int(reward.argmax())
     for batch in batches:
@@ -77,10 +88,10 @@ def _best(candidates: Sequence[ConstantPolicy], batches: Sequence[Trained]) -> F
     raise AssertionError("every candidate is in a batch")
 
 
-def _tpe(student: Student, seed: int, trials: int, tick: Tick) -> Found:
+def _tpe(trainer: Trainer, seed: int, trials: int, tick: Tick) -> Found:
     import optuna
 
-    prior = student.counts / student.counts.sum()
+    prior = trainer.counts / trainer.counts.sum()
     lowest = min(max(1.0 - float(prior[0]), 1e-4), 0.49)
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -92,7 +103,7 @@ def _tpe(student: Student, seed: int, trials: int, tick: Tick) -> Found:
         while len(candidates) < trials:
             asked = [study.ask() for _ in range(min(TPE_BATCH, trials - len(candidates)))]
             constants = [_suggested(trial, lowest) for trial in asked]
-            batches.append(_train(student, constants, seed, tick))
+            batches.append(_train(trainer, constants, seed, tick))
             candidates += constants
             for trial, value in zip(asked, batches[-1].reward, strict=True):
                 study.tell(trial, float(value))

@@ -1,10 +1,11 @@
-"""Paired differences between policies, with intervals that tell noise from a gain.
+"""Paired differences between treatments, with intervals that separate a gain from noise.
 
-Seeds are averaged inside a window and windows are what is resampled: trainings on one window share its data, and an interval over seeds would only say how
-reproducible a training is (Agarwal et al. 2021 argue for intervals and the interquartile mean; Holm 1979 for the correction over many policies).
-Of a single window seeds are resampled, and the result says so.
+Seeds are averaged within a fold, and folds are resampled: trainings on one fold share its data, and an interval over
+seeds would only show how reproducible a training is (Agarwal et al. 2021 on intervals and the interquartile mean;
+Holm 1979 on the correction for many treatments). With a single fold, seeds are resampled, and the result says so.
 
-False alarms are compared as a ratio too, half a false alarm added to both sides, so that none at all is no infinite gain.
+False alarms are also compared as a ratio; half a false alarm is added to both sides, so that a result without false
+alarms is not an infinite gain.
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ FALSE_ALARMS = "false_alarms_per_10k_at_recall"
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure that policies are compared by."""
+    """A figure by which treatments are compared."""
 
     key: str
     title: str
     higher_is_better: bool = True
     recall: str | None = None
-    """Of false alarms: the recall they are counted at."""
+    """For false alarms: the recall at which they are counted."""
 
     def of(self, result: Mapping[str, Any]) -> float | None:
-        """Its value in a cell."""
+        """Its value in a cell, or None."""
         value = result.get(self.key) if self.recall is None else result.get(FALSE_ALARMS, {}).get(self.recall)
         return None if value is None else float(value)
 
@@ -53,52 +54,57 @@ METRICS: dict[str, Metric] = {
 
 
 def paired(results: Sequence[Mapping[str, Any]], reference: str, *, seed: int = 0) -> dict[str, dict[str, dict[str, Any]]]:
-    """Differences of every policy to ``reference``, by policy and metric.
+    """Differences of every treatment to a reference.
 
     Args:
-        results: cells, each with ``policy``, ``window``, ``seed`` and figures; pairs are cells of equal window and seed.
-        reference: policy that is subtracted.
-        seed: of the bootstrap.
+        results: Cells, each with ``treatment``, ``fold``, ``seed`` and figures; a pair has the same fold and seed.
+        reference: Treatment that is subtracted.
+        seed: Random seed of the bootstrap.
 
     Returns:
-        ``{policy: {metric: {difference, low, high, interquartile_mean, windows, windows_better, over, p, p_holm}}}``: mean difference over the windows with its
-        95 % bootstrap interval (null where there is nothing to resample), in how many windows the policy was better, what was resampled (``windows`` or
-        ``seeds``), and two-sided bootstrap p-values, plain and by Holm over the policies. Metrics of false alarms also have ``ratio``,
-        ``ratio_low``, ``ratio_high``. A metric without a pair is left out.
+        ``{treatment: {metric: {difference, low, high, interquartile_mean, folds, folds_better, over, p, p_holm}}}``:
+        mean difference over the folds with its 95 % bootstrap interval (null where there is nothing to resample), in
+        how many folds the treatment was better, what was resampled (``folds`` or ``seeds``), and two-sided bootstrap
+        p-values, plain and corrected by Holm for the number of treatments. Metrics of false alarms also have
+        ``ratio``, ``ratio_low`` and ``ratio_high``. A metric without a pair is left out.
     """
-    policies = [name for name in dict.fromkeys(result["policy"] for result in results) if name != reference]
-    cells = {(result["policy"], result["window"], result["seed"]): result for result in results}
-    found: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in policies}
+    treatments = [name for name in dict.fromkeys(result["treatment"] for result in results) if name != reference]
+    cells = {(result["treatment"], result["fold"], result["seed"]): result for result in results}
+    found: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in treatments}
     for key, metric in METRICS.items():
-        for name in policies:
+        for name in treatments:
             pairs = _pairs(cells, metric, name, reference)
             if pairs:
                 found[name][key] = _compared(pairs, metric, seed)
-        compared = [name for name in policies if key in found[name]]
+        compared = [name for name in treatments if key in found[name]]
         for name, value in zip(compared, holm([found[name][key]["p"] for name in compared]), strict=True):
             found[name][key]["p_holm"] = value
     return found
 
 
 def means(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """Mean of every metric by policy, windows weighing alike; and of the trainings a cell used."""
+    """Mean of every metric by treatment, with equal weight for every fold; and of the trainings per cell."""
     found: dict[str, dict[str, float]] = {}
-    for name in dict.fromkeys(result["policy"] for result in results):
-        own = [result for result in results if result["policy"] == name]
+    for name in dict.fromkeys(result["treatment"] for result in results):
+        cells = [result for result in results if result["treatment"] == name]
         values: dict[str, float] = {}
         for key, metric in METRICS.items():
-            by_window: dict[int, list[float]] = {}
-            for result in own:
+            by_fold: dict[int, list[float]] = {}
+            for result in cells:
                 if (value := metric.of(result)) is not None:
-                    by_window.setdefault(result["window"], []).append(value)
-            if by_window:
-                values[key] = float(np.mean([np.mean(each) for each in by_window.values()]))
-        found[name] = values | {"trainings": float(np.mean([result.get("trainings", 1) for result in own]))}
+                    by_fold.setdefault(result["fold"], []).append(value)
+            if by_fold:
+                values[key] = float(np.mean([np.mean(each) for each in by_fold.values()]))
+        found[name] = values | {"trainings": float(np.mean([result.get("trainings", 1) for result in cells]))}
     return found
 
 
 def bootstrap(values: Floats, *, seed: int) -> tuple[float, float, float]:
-    """Low and high end of the 95 % percentile interval of the mean of ``values`` (n,), n > 1, and the two-sided p-value that the mean is 0."""
+    """Bootstrap of the mean of ``values`` (n,), n > 1.
+
+    Returns:
+        Low and high end of the 95 % percentile interval, and the two-sided p-value of a mean of 0.
+    """
     draws = generator(seed, "bootstrap", len(values)).integers(len(values), size=(RESAMPLES, len(values)))
     resampled = values[draws].mean(axis=1)
     low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
@@ -107,7 +113,7 @@ def bootstrap(values: Floats, *, seed: int) -> tuple[float, float, float]:
 
 
 def interquartile_mean(values: Floats) -> float:
-    """Mean of the middle half of ``values`` (n,), a value on the border with the part of it that lies inside.
+    """Mean of the middle half of ``values`` (n,); a value on the border counts by the part that lies inside.
 
     >>> interquartile_mean(np.array([0.0, 1.0, 2.0, 30.0]))
     1.5
@@ -119,7 +125,7 @@ def interquartile_mean(values: Floats) -> float:
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Holm's step-down correction; what is None stays so and does not count.
+    """Holm's step-down correction of p-values; None stays None and is not counted.
 
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]
@@ -135,25 +141,25 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 Key = tuple[str, int, int]
 _Pairs = dict[int, list[tuple[float, float, float]]]
-"""By window: value, the reference's value, and half a false alarm in the metric's unit."""
+"""By fold: value, value of the reference, and half a false alarm in the unit of the metric."""
 
 
 def _pairs(cells: Mapping[Key, Mapping[str, Any]], metric: Metric, name: str, reference: str) -> _Pairs:
     pairs: _Pairs = {}
-    for (policy, window, seed), result in cells.items():
-        other = cells.get((reference, window, seed))
-        if policy != name or other is None:
+    for (treatment, fold, seed), result in cells.items():
+        other = cells.get((reference, fold, seed))
+        if treatment != name or other is None:
             continue
         value, base = metric.of(result), metric.of(other)
         if value is not None and base is not None:
             half = 5_000.0 / max(1, result.get("rows", 0) - result.get("positives", 0)) if metric.recall is not None else 0.0
-            pairs.setdefault(window, []).append((value, base, half))
+            pairs.setdefault(fold, []).append((value, base, half))
     return pairs
 
 
 def _compared(pairs: _Pairs, metric: Metric, seed: int) -> dict[str, Any]:
-    over = "windows" if len(pairs) > 1 else "seeds"
-    groups = [np.array(each) for each in pairs.values()] if over == "windows" else [np.array([each]) for each in next(iter(pairs.values()))]
+    over = "folds" if len(pairs) > 1 else "seeds"
+    groups = [np.array(each) for each in pairs.values()] if over == "folds" else [np.array([each]) for each in next(iter(pairs.values()))]
     value, base, half = np.array([group.mean(axis=0) for group in groups]).T
     difference = value - base
     result: dict[str, Any] = {"difference": float(difference.mean())} | _interval(difference, seed)

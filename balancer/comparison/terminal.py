@@ -1,4 +1,4 @@
-"""The result of a comparison on a terminal: a table, best average precision first, and the sentence."""
+"""The result of a comparison on a terminal: a table, best average precision first, and the summary."""
 
 from __future__ import annotations
 
@@ -25,41 +25,41 @@ COLUMNS = (
 )
 
 REST = 64
-"""Characters of a line besides the policy."""
+"""Characters of a line besides the treatment."""
 
 
 def print_comparison(content: Mapping[str, Any], console: Console) -> None:
-    """Print what :func:`balancer.comparison.summary.document` made."""
+    """Print the document of :func:`balancer.comparison.summary.document`."""
     reference, averages, differences = content["reference"], content["means"], content["paired"]
     table = Table(box=SIMPLE_HEAD, padding=0, show_edge=False)
     table.add_column(
-        "policy", no_wrap=True, overflow="ellipsis", width=min(max(map(len, averages), default=16), max(16, console.width - REST))
+        "treatment", no_wrap=True, overflow="ellipsis", width=min(max(map(len, averages), default=16), max(16, console.width - REST))
     )
     for _, title, _ in COLUMNS:
         table.add_column(title, justify="right", no_wrap=True, min_width=max(4, *map(len, title.split("\n"))))
     table.add_column("AP, less\n" + escape(reference), justify="right", no_wrap=True, width=20)
     for name in sorted(averages, key=lambda name: -averages[name].get(HEADLINE, -1.0)):
-        own = averages[name]
-        cells = [_short(form.format(own[key])) if key in own else "-" for key, _, form in COLUMNS]
+        figures = averages[name]
+        cells = [_short(form.format(figures[key])) if key in figures else "-" for key, _, form in COLUMNS]
         table.add_row(escape(name), *cells, "reference" if name == reference else escape(_difference(differences.get(name, {}))))
     console.print(table)
     console.print(
-        "means over windows and seeds; FA: false alarms per 10,000 legitimate rows at a recall; runs: trainings that a result took; [95 % interval]",
+        "means over folds and seeds; FA: false alarms per 10,000 legitimate rows at a recall; runs: trainings per result; [95 % interval]",
         markup=False,
         highlight=False,
     )
     console.print(content["sentence"], highlight=False, markup=False)
 
 
-def _difference(own: Mapping[str, Any]) -> str:
+def _difference(metrics: Mapping[str, Any]) -> str:
     """Difference in average precision with its interval."""
-    if HEADLINE not in own:
+    if HEADLINE not in metrics:
         return "-"
-    low, high = own[HEADLINE]["low"], own[HEADLINE]["high"]
-    middle = f"{own[HEADLINE]['difference']:+.3f}"
+    low, high = metrics[HEADLINE]["low"], metrics[HEADLINE]["high"]
+    middle = f"{metrics[HEADLINE]['difference']:+.3f}"
     return _short(middle if low is None else f"{middle} [{low:+.3f}, {high:+.3f}]")
 
 
 def _short(text: str) -> str:
-    """Numbers below 1 without their 0, so that the table fits 80 columns."""
+    """Numbers below 1 without the leading 0, so that the table fits 80 columns."""
     return re.sub(r"(?<![\d.])0\.(?=\d)", ".", text)

@@ -14,7 +14,7 @@ half those of this episode, half those of all, so that a task where little can b
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import gymnasium
@@ -212,10 +212,10 @@ class TaskVecEnv(OneVecEnv):
             self.support[name] = (np.minimum(low, flat.min(axis=0)), np.maximum(high, flat.max(axis=0)))
         return padded(observation)
 
-    def state(self) -> dict[str, NDArray[Any]]:
+    def state_dict(self) -> dict[str, NDArray[Any]]:
         """The range of every feature."""
         return {f"{name}.{end}": values for name, pair in self.support.items() for end, values in zip(("low", "high"), pair, strict=True)}
 
-    def load_state(self, arrays: dict[str, NDArray[Any]]) -> None:
-        """Inverse of :meth:`state`."""
+    def load_state_dict(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Restore the ranges of :meth:`state_dict`."""
         self.support = {name: (arrays[f"{name}.low"], arrays[f"{name}.high"]) for name in self.support}

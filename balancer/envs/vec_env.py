@@ -13,7 +13,7 @@ step by step it would be noise that the critic can't explain.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -112,12 +112,12 @@ class OneVecEnv(VecEnv):
         """Standard deviation of the paid figure among siblings, over the episodes of :attr:`finals`: what ``reward_scale`` is set to."""
         return float(np.sqrt(np.mean([final["spread"] ** 2 for final in self.finals])))
 
-    def state(self) -> dict[str, NDArray[Any]]:
-        """What it has gathered beyond counters, for a checkpoint."""
+    def state_dict(self) -> dict[str, NDArray[Any]]:
+        """Arrays of a checkpoint, besides the counters that are set from outside."""
         return {}
 
-    def load_state(self, arrays: dict[str, NDArray[Any]]) -> None:
-        """Inverse of :meth:`state`."""
+    def load_state_dict(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Restore the arrays of :meth:`state_dict`."""
 
     def close(self) -> None:
         """Nothing to release."""

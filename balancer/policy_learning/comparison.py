@@ -13,11 +13,11 @@ from balancer.envs.task_env import TaskEpisode
 from balancer.envs.tasks import TaskSplit, draw_task
 from balancer.envs.vec_env import PopulationEpisode
 from balancer.policy_learning.budgets import PolicyBudget
-from balancer.policy_learning.walking import stacked, walk_policies
+from balancer.policy_learning.walking import walk_policies
 from balancer.sampling.policies import ConstantPolicy, Policy, RandomPolicy, StartPolicy
 from balancer.sampling.scores import REWARDS, RankingMetrics
 from balancer.sampling.seeding import integer_seed
-from balancer.sampling.weights import Floats, SamplingWeights
+from balancer.sampling.weights import Floats, SamplingWeights, stacked
 
 
 def _figures(metrics: RankingMetrics, weights: Sequence[SamplingWeights], policies: int) -> dict[str, Floats]:

@@ -1,7 +1,8 @@
-"""Sampling weights tried by hand: a person beside policies, epoch by epoch, on the small students that PPO practises on; and the map of all constants.
+"""Sampling weights chosen by a person, compared with policies epoch by epoch; and a map of constant weights.
 
-Special: everyone's students are siblings (same nets, same initial weights, same random numbers), so a difference is what the weights did. The students
-see a row's own fields, not its history: what they say of weights carries over to the classifier in direction, not in size.
+The students are the small networks on which PPO trains its policies. The students of all players are siblings (same
+networks, same initial weights, same random numbers), so a difference comes from the weights alone. Students see the
+fields of a row, not its history: their results predict the direction of an effect on the classifier, not its size.
 """
 
 from __future__ import annotations
@@ -17,37 +18,35 @@ from balancer.envs.population import PopulationStack
 from balancer.envs.problem import PopulationProblem
 from balancer.envs.vec_env import PopulationEpisode
 from balancer.errors import InputError
-from balancer.policy_learning.walking import stacked
-from balancer.sampling.observation import Observation
-from balancer.sampling.policies import Policy, answered
+from balancer.policy_learning.walking import PolicyWalk, walk_policies
+from balancer.sampling.constant_policy import ConstantPolicy
+from balancer.sampling.policies import Policy
 from balancer.sampling.scores import RankingMetrics
-from balancer.sampling.weights import START_FLOOR, SamplingWeights, start_weights
+from balancer.sampling.weights import SamplingWeights, class_prior, proportional_share, stacked
 
 EPOCHS, STEPS, BATCH = 8, 30, 128
-"""The quick budget's episode."""
+"""Epochs, mini-batches per epoch and rows per mini-batch of the budget ``quick``."""
 GROUPS = 4
-"""Nets of different kinds that every player trains; figures are their means."""
+"""Kinds of networks that every player trains; figures are their means."""
 YOU = "you"
 SHARES = 7
 HARDNESS = (0.0, 0.5, 1.0, 1.5, 2.0)
-"""The map's grid: shares of the classes but the first, from their prior to one half; exponents of hardness."""
-
-
-def minority_share(prior: np.ndarray, total: float) -> np.ndarray:
-    """Shares (K,) in which the classes but the first have ``total`` together and keep their proportions."""
-    return np.concatenate([[1.0 - total], total * prior[1:] / prior[1:].sum()])
+"""Grid of the map: number of total shares of the minority, from its prior to one half; exponents of hardness."""
 
 
 class Playground:
-    """One game: the person's students and those of every policy, an epoch at a time.
+    """One game: the students of a person and those of every policy, one epoch at a time.
 
     Args:
-        problem: what the students learn.
-        policies: the other players, by the name that is shown.
-        epochs: epochs of the game.
-        steps_per_epoch: mini-batches of an epoch.
-        groups: kinds of nets, each trained by every player.
-        seed: of everything random.
+        problem: Data of the students.
+        policies: The other players, by displayed name.
+        epochs: Epochs of the game.
+        steps_per_epoch: Mini-batches of an epoch.
+        groups: Kinds of networks; every player trains each of them.
+        seed: Random seed.
+
+    Raises:
+        InputError: A policy has the name of the person.
     """
 
     def __init__(
@@ -61,42 +60,49 @@ class Playground:
         seed: int = 0,
     ) -> None:
         if YOU in policies:
-            raise InputError(f"no policy may be called {YOU!r}: that is the person")
+            raise InputError(f"no policy may be called {YOU!r}: that is the name of the person")
         self.players = (YOU, *policies)
         self._policies = list(policies.values())
         self._episode = _episode(problem, len(self.players), epochs=epochs, steps=steps_per_epoch, groups=groups, seed=seed)
         self.epochs, self.prior = epochs, self._episode.prior
-        self.weights = [start_weights(self.prior, self._episode.share_limit)] * self._episode.stack.num
-        self._observation = self._episode.first(*stacked(self.weights))
+        self._walk = PolicyWalk(self._episode)
         self.rows: list[dict[str, Any]] = []
-        """A dict per player and epoch: ``player, epoch, average_precision, f1, share, hardness, floor``."""
+        """One dict per player and epoch: ``player, epoch, average_precision, f1, share, hardness, floor``."""
+
+    @property
+    def weights(self) -> list[SamplingWeights]:
+        """Weights of the last epoch by student; student i belongs to player ``i % number of players``."""
+        return self._walk.weights
 
     @property
     def epoch(self) -> int:
-        """Epochs played."""
+        """Number of epochs played."""
         return self._episode.epoch
 
     @property
     def over(self) -> bool:
-        """Whether the last epoch was played."""
+        """Whether the last epoch has been played."""
         return self.epoch >= self.epochs
 
-    def play(self, own: SamplingWeights) -> list[dict[str, Any]]:
-        """Train an epoch, the person's students under ``own`` as they are; the rows of that epoch. InputError when the game is over."""
+    def play(self, weights: SamplingWeights) -> list[dict[str, Any]]:
+        """Train one epoch.
+
+        Args:
+            weights: Weights of the person's students, used unchanged.
+
+        Returns:
+            The rows of this epoch.
+
+        Raises:
+            InputError: The game is over.
+        """
         if self.over:
             raise InputError(f"the game is over after {self.epochs} epochs: start a new one")
         players = len(self.players)
         with torch_threads(1):
-            for student in range(self._episode.stack.num):
-                if student % players == 0:
-                    self.weights[student] = own
-                    continue
-                seen = Observation(self._observation.per_class[student], self._observation.shared[student])
-                answer = self._policies[student % players - 1].act(seen)
-                self.weights[student] = answered(self.weights[student], answer, self.prior, self._episode.share_limit)
-            self._observation, metrics = self._episode.train_epoch(*stacked(self.weights))
+            self._walk.train_epoch([ConstantPolicy.of(weights, YOU), *self._policies])
         share, hardness, floor = (values.reshape(-1, players, *values.shape[1:]).mean(axis=0) for values in stacked(self.weights))
-        figures = _means(metrics, players)
+        figures = _means(self._walk.metrics, players)
         rows = [
             {"player": name, "epoch": self.epoch}
             | {figure: float(values[i]) for figure, values in figures.items()}
@@ -118,32 +124,30 @@ def response_surface(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> pl.DataFrame:
-    """Validation figures that constant weights reach: columns ``share, hardness, average_precision, f1``, means over ``groups`` kinds of nets.
+    """Validation figures of constant weights.
 
     Args:
-        problem: what the students learn.
-        shares: total shares of the classes but the first; None: from their prior to one half in equal ratios.
-        hardness: exponents.
-        epochs: epochs of each training.
-        steps_per_epoch: mini-batches of an epoch.
-        groups: kinds of nets.
-        seed: of everything random.
-        progress: told (epochs done, epochs in all).
+        problem: Data of the students.
+        shares: Total shares of the minority; None: from its prior to one half in equal ratios.
+        hardness: Exponents.
+        epochs: Epochs of each training.
+        steps_per_epoch: Mini-batches of an epoch.
+        groups: Kinds of networks.
+        seed: Random seed.
+        progress: Called with the number of finished epochs and of all epochs.
+
+    Returns:
+        Columns ``share, hardness, average_precision, f1``, means over ``groups`` kinds of networks.
     """
-    prior = np.asarray(problem.train_counts, dtype=np.float64) / np.sum(problem.train_counts)
+    prior = class_prior(problem.train_counts)
     lowest = float(1 - prior[0])
     if shares is None:
         shares = [float(value) for value in np.geomspace(min(lowest, 0.5), 0.5, SHARES)]
     grid = [(share, power) for share in shares for power in hardness]
-    weights = [SamplingWeights(minority_share(prior, share), power, START_FLOOR) for share, power in grid]
+    constants = [ConstantPolicy(tuple(proportional_share(prior, share).tolist()), power) for share, power in grid]
     episode = _episode(problem, len(grid), epochs=epochs, steps=steps_per_epoch, groups=groups, seed=seed)
-    every = stacked(weights * groups)
-    episode.first(*every)
     with torch_threads(1):
-        for epoch in range(epochs):
-            _, metrics = episode.train_epoch(*every)
-            if progress is not None:
-                progress(epoch + 1, epochs)
+        _, metrics = walk_policies(episode, constants, lambda done: progress(done, epochs) if progress is not None else None)
     columns = {name: values.tolist() for name, values in _means(metrics, len(grid)).items()}
     return pl.DataFrame({"share": [share for share, _ in grid], "hardness": [power for _, power in grid]} | columns)
 
@@ -156,5 +160,5 @@ def _episode(problem: PopulationProblem, players: int, *, epochs: int, steps: in
 
 
 def _means(metrics: RankingMetrics, players: int) -> dict[str, np.ndarray]:
-    """Of each player, (players,)."""
+    """Mean figures (players,) of each player."""
     return {name: metrics.named(name).reshape(-1, players).mean(axis=0) for name in ("average_precision", "f1")}

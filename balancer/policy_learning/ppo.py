@@ -142,7 +142,7 @@ def _save(file: Path, model: PPO, env: OneVecEnv, told: dict[str, Any], history:
     arrays = {f"policy.{name}": value.detach().numpy().copy() for name, value in model.policy.state_dict().items()}
     for index, moments in model.policy.optimizer.state_dict()["state"].items():
         arrays |= {f"adam.{index}.{name}": value.numpy().copy() for name, value in moments.items()}
-    arrays |= {f"env.{name}": value for name, value in env.state().items()}
+    arrays |= {f"env.{name}": value for name, value in env.state_dict().items()}
     counters = {"told": told, "history": history, "env_steps": model.num_timesteps, "reward_scale": env.reward_scale}
     write_bytes(file, save(arrays, metadata={"counters": json.dumps(counters)}))
 
@@ -168,7 +168,7 @@ def _restore(file: Path, model: PPO, env: OneVecEnv, told: dict[str, Any]) -> li
             moments.setdefault(int(index), {})[key] = value
     optimizer = model.policy.optimizer
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    env.load_state({name[4:]: value for name, value in arrays.items() if name.startswith("env.")})
+    env.load_state_dict({name[4:]: value for name, value in arrays.items() if name.startswith("env.")})
     model.num_timesteps = int(counters["env_steps"])
     env.reward_scale = float(counters["reward_scale"])
     history: list[float] = counters["history"]

@@ -1,37 +1,65 @@
-"""The one loop that walks policies through students."""
+"""The one loop in which policies train the students of an episode, epoch by epoch.
+
+Comparisons of policies, ``balancer compare``, the playground and the map of constants all use it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from balancer.envs.vec_env import PopulationEpisode
-from balancer.sampling.observation import Observation
-from balancer.sampling.policies import Policy, answered
+from balancer.sampling.policies import Policy, ask
 from balancer.sampling.scores import REWARDS, RankingMetrics
-from balancer.sampling.weights import Floats, SamplingWeights, start_weights
+from balancer.sampling.weights import SamplingWeights, stacked, start_weights
 
 
-def walk_policies(walk: PopulationEpisode, policies: Sequence[Policy]) -> tuple[list[SamplingWeights], RankingMetrics]:
-    """Train all students of an episode that has just begun, student i under ``policies[i % len(policies)]``; the last weights and validation metrics (M,)."""
-    num = walk.stack.num
-    weights = [start_weights(walk.prior, walk.share_limit)] * num
-    observation = walk.first(*stacked(weights))
-    metrics = RankingMetrics(*(np.zeros(num) for _ in REWARDS))
-    for _ in range(walk.epochs):
-        for student in range(num):
-            seen = Observation(observation.per_class[student], observation.shared[student])
-            answer = policies[student % len(policies)].act(seen)
-            weights[student] = answered(weights[student], answer, walk.prior, walk.share_limit)
-        observation, metrics = walk.train_epoch(*stacked(weights))
-    return weights, metrics
+class PolicyWalk:
+    """Students of an episode that train under policies; starts from the weights that every policy starts from.
+
+    Args:
+        episode: An episode that has just begun.
+    """
+
+    def __init__(self, episode: PopulationEpisode) -> None:
+        self.episode = episode
+        self.weights: list[SamplingWeights] = [start_weights(episode.prior, episode.share_limit)] * episode.stack.num
+        """Weights of the last epoch, by student."""
+        self.metrics = RankingMetrics(*(np.zeros(episode.stack.num) for _ in REWARDS))
+        """Validation metrics (M,) after the last epoch; 0 before the first."""
+        self._observation = episode.first(*stacked(self.weights))
+
+    def train_epoch(self, policies: Sequence[Policy]) -> None:
+        """Let the policies choose the weights, then train one epoch; student i has ``policies[i % len(policies)]``.
+
+        Raises:
+            InputError: A policy's answer can't be used.
+        """
+        prior, limit = self.episode.prior, self.episode.share_limit
+        self.weights = [
+            ask(policies[student % len(policies)], self._observation[student], weights, prior, limit)
+            for student, weights in enumerate(self.weights)
+        ]
+        self._observation, self.metrics = self.episode.train_epoch(*stacked(self.weights))
 
 
-def stacked(weights: Sequence[SamplingWeights]) -> tuple[Floats, Floats, Floats]:
-    """Shares (M, K), hardness (M,) and floor (M,) of M students."""
-    return (
-        np.stack([w.share for w in weights]),
-        np.array([w.hardness for w in weights]),
-        np.array([w.floor for w in weights]),
-    )
+def walk_policies(
+    episode: PopulationEpisode, policies: Sequence[Policy], after_epoch: Callable[[int], None] | None = None
+) -> tuple[list[SamplingWeights], RankingMetrics]:
+    """Train all students of an episode that has just begun, to its end.
+
+    Args:
+        episode: The episode.
+        policies: Student i trains under ``policies[i % len(policies)]``.
+        after_epoch: Called with the number of finished epochs.
+
+    Returns:
+        Weights of the last epoch by student, and the validation metrics (M,) after it.
+    """
+    walk = PolicyWalk(episode)
+    for epoch in range(episode.epochs):
+        walk.train_epoch(policies)
+        if after_epoch is not None:
+            after_epoch(epoch + 1)
+    return walk.weights, walk.metrics

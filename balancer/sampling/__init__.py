@@ -1,7 +1,8 @@
-"""Sampling: what a policy sees, what it chooses, and how rows are drawn by it. NumPy alone; torch only in ``torch_sampler``.
+"""Sampling: what a policy sees, what it chooses, and how rows are drawn.
 
-``AdaptiveSampler`` and ``AdaptiveBatchSampler`` (torch), ``AdaptiveResampler`` (imbalanced-learn) and ``AdaptiveClassifier`` (scikit-learn) can be imported
-from here too; what they need is loaded when they are first asked for.
+NumPy alone; torch is used only in ``torch_sampler``. ``AdaptiveSampler`` and ``AdaptiveBatchSampler``
+(torch), ``AdaptiveResampler`` (imbalanced-learn) and ``AdaptiveClassifier`` (scikit-learn) can be imported
+from here too; their libraries are loaded when such a name is first used.
 """
 
 import importlib

@@ -1,10 +1,10 @@
 """Learned policies: a folder of ``policy.safetensors`` and ``policy.json``, run by NumPy alone.
 
-Such a folder is called a bundle. It may hold the range of every feature in the policy's training (``support``) and
-the best constant of that training (``fallback``). Outside that range the answer of a learned policy can't be
-trusted, so it answers with the constant, warns once and keeps a note for the report; as soon as an observation lies
-inside the range, the policy acts again. The answer depends on the observation alone, so a resumed run needs no state
-of the policy.
+Such a folder is called a bundle. It may hold the range of every feature in the policy's training
+(``support``) and the best constant of that training (``fallback``). Outside that range the answer of a
+learned policy can't be trusted, so it answers with the constant, warns once and keeps a note for the report;
+as soon as an observation lies inside the range, the policy acts again. The answer depends on the observation
+alone, so a resumed run needs no state of the policy.
 
 ``auto`` and ``bandit`` are bundles in the package (:data:`BUNDLES`).
 """
@@ -40,7 +40,7 @@ Features are scaled to about 1."""
 
 
 class OutsideTraining(UserWarning):
-    """An observation lies outside the training range of a learned policy, which therefore uses its constant."""
+    """An observation lies outside the training range of a learned policy, so its constant is used."""
 
 
 @dataclass(frozen=True)
@@ -116,11 +116,12 @@ class BundlePolicy:
         name: Name in reports.
         support: Range of the training observations; None: the policy acts on every observation.
         fallback: Constant used outside ``support``.
-        together: Change the log shares of all minority classes by their mean, so that their proportions stay those
-            of the start.
+        together: Change the log shares of all minority classes by their mean, so that their proportions stay
+            those of the start.
 
     Raises:
-        InputError: An array is missing, not finite, or does not fit the observation or the neighbouring layers.
+        InputError: An array is missing, not finite, or does not fit the observation or the neighbouring
+            layers.
     """
 
     def __init__(
@@ -144,8 +145,13 @@ class BundlePolicy:
         _check_arrays(arrays)
         self.arrays = {key: np.asarray(value, dtype=np.float64) for key, value in arrays.items()}
 
+    def __repr__(self) -> str:
+        """Name, classes of the training, and whether the constant was used."""
+        classes = "any" if self.support is None else "{} to {}".format(*self.support.num_classes)
+        return f"BundlePolicy({self.name!r}, num_classes={classes}, used_fallback={bool(self.notes)})"
+
     def act(self, observation: Observation) -> Floats | SamplingWeights | ConstantPolicy:
-        """(K + 2,) mean action, or the answer of the fallback where ``observation`` lies outside the support."""
+        """(K + 2,) mean action; outside the support the answer of the fallback."""
         outside = self.support.outside(observation) if self.support is not None else None
         if outside is not None:
             self._note(*outside)
@@ -154,7 +160,7 @@ class BundlePolicy:
         return action
 
     def act_many(self, observation: Observation) -> Floats:
-        """(M, K + 2) mean actions for observations of M classifiers, per_class (M, K, D), whatever the support."""
+        """(M, K + 2) mean actions for observations of M classifiers; the support is ignored."""
         per_class, shared = observation.per_class.astype(np.float64), observation.shared.astype(np.float64)
         spread = np.broadcast_to(shared[:, None], (*per_class.shape[:2], shared.shape[1]))
         code = np.tanh(self._linear("encode_2", np.tanh(self._linear("encode_1", np.concatenate([per_class, spread], axis=2)))))
@@ -197,6 +203,10 @@ class AutoPolicy:
         """The learned policy; None where it is not installed."""
         self.fallback = self.bundle.fallback if self.bundle is not None else FALLBACK
 
+    def __repr__(self) -> str:
+        """Name, and whether the bundle is installed."""
+        return f"AutoPolicy({self.name!r}, installed={self.bundle is not None})"
+
     @property
     def summary(self) -> dict[str, Any]:
         """Description of the training in ``policy.json``; empty where the bundle is not installed."""
@@ -210,7 +220,7 @@ class AutoPolicy:
         return [f"policy {self.name} is not part of this installation; its constant is used instead"]
 
     def act(self, observation: Observation) -> Floats | SamplingWeights | ConstantPolicy:
-        """The answer of the bundle (:meth:`BundlePolicy.act`), or of the fallback where there is no bundle."""
+        """The answer of the bundle (:meth:`BundlePolicy.act`); without a bundle that of the fallback."""
         return (self.fallback if self.bundle is None else self.bundle).act(observation)
 
 

@@ -25,6 +25,9 @@ from balancer.sampling.weights import (
     minority_share,
 )
 
+DEFAULT_SHARE = 0.2
+"""Total share of the minority in the best constant of the published grid over share and hardness."""
+
 
 def _check_range(name: str, value: float, high: float) -> None:
     if not 0 <= value <= high:
@@ -64,7 +67,7 @@ class ConstantPolicy:
     [0.5, 0.3, 0.2]
     """
 
-    share: float | tuple[float, ...] | PriorPower | None = 0.2
+    share: float | tuple[float, ...] | PriorPower | None = DEFAULT_SHARE
     """Class shares.
 
     A number is the total share of the minority, divided among its classes by the root of their prior. None
@@ -77,6 +80,11 @@ class ConstantPolicy:
     def __post_init__(self) -> None:
         _check_range("hardness", self.hardness, MAX_HARDNESS)
         _check_range("floor", self.floor, 1.0)
+
+    @classmethod
+    def of(cls, weights: SamplingWeights, name: str = "constant") -> ConstantPolicy:
+        """The constant with given weights."""
+        return cls(tuple(weights.share.tolist()), weights.hardness, weights.floor, name)
 
     def act(self, observation: Observation) -> SamplingWeights | ConstantPolicy:
         """The constant weights.

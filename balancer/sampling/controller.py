@@ -1,10 +1,11 @@
-"""The loop around a policy: it holds the weights, shows the policy each observation, and applies the policy's answer.
+"""The loop around a policy: it holds the weights, shows the policy each observation, and applies the policy's
+answer.
 
-The sequence is that of an episode of ``balancer/ClassWeights-v0``: the policy acts once before the first epoch, on
-priors and budget, then after each epoch.
+The sequence is that of an episode of ``balancer/ClassWeights-v0``: the policy acts once before the first
+epoch, on priors and budget, then after each epoch.
 
-A policy may be any object, so its answer is checked before it is used. An update that fails leaves everything as it
-was: a copy of the history is updated first.
+A policy may be any object, so its answer is checked before it is used. An update that fails leaves everything
+as it was: a copy of the history is updated first.
 """
 
 from __future__ import annotations
@@ -88,8 +89,8 @@ class SamplingController:
             reward: Scores of the reward half of validation.
 
         Raises:
-            InputError: The scores don't fit the classes, or the policy's answer can't be used. Nothing has changed
-                then.
+            InputError: The scores don't fit the classes, or the policy's answer can't be used. Nothing has
+                changed then.
         """
         for rows in (train, reward):
             if rows.score.shape[1] != len(self.prior):

@@ -1,19 +1,22 @@
-"""The adaptive sampler for any training loop, in NumPy alone: labels of any kind go in, rows to train on come out.
+"""The core of the adaptive samplers, in NumPy alone: labels of any kind go in, rows to train on come out.
 
     sampler = SamplerCore(labels, epochs=10)
     for _ in range(sampler.epochs):
         model.fit(x[rows := sampler.draw()], y[rows])
         sampler.update(y_valid, model.predict_proba(x_valid)[:, 1])
 
-The torch samplers and the integrations stand on it. Everything a caller hands over is checked before anything changes, so an
-:class:`~balancer.errors.InputError` leaves the sampler as it was.
+The torch samplers and the integrations are built on it. All arguments are checked before anything changes, so
+an :class:`~balancer.errors.InputError` leaves the sampler as it was.
+
+Classes have two orders. Arguments and results have the order of :attr:`SamplerCore.classes_`, sorted as in
+scikit-learn. Inside (controller, policy, row sampler) the commonest class comes first, as the negative class.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,22 +26,24 @@ from balancer.errors import InputError
 from balancer.sampling.controller import SamplingController
 from balancer.sampling.labels import CHUNK, LabelCodes
 from balancer.sampling.observation import ScoredRows
-from balancer.sampling.policies import Policy, load_policy, policy_notes
+from balancer.sampling.policies import ConstantPolicy, Policy, load_policy, policy_notes
 from balancer.sampling.quotas import batch_share, quotas
 from balancer.sampling.row_sampler import RowSampler
 from balancer.sampling.seeding import generator
 from balancer.sampling.weights import Floats, SamplingWeights
 
 STATE_VERSION = 1
+MOST_SHOWN = 10
+"""Classes that a ``repr`` shows at most."""
 _TOLERANCE = 1e-6
-"""How far beyond 0 and 1 a rounded probability may lie."""
+"""How far a rounded probability may lie outside [0, 1]."""
 
 
 class Controller(Protocol):
-    """What sets the weights; `SamplingController` is one."""
+    """Object that sets the weights, such as `SamplingController`; the commonest class comes first."""
 
     weights: SamplingWeights
-    """Weights to draw the coming epoch with, the commonest class first."""
+    """Weights of the next epoch."""
 
     @property
     def epoch(self) -> int:
@@ -46,47 +51,57 @@ class Controller(Protocol):
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Figures of the last update."""
+        """Validation figures of the last update."""
 
     def update(self, train: ScoredRows, reward: ScoredRows) -> SamplingWeights:
-        """Weights for the next epoch."""
+        """Choose the weights of the next epoch from scores of training rows and of held-out rows."""
 
     def state_dict(self) -> dict[str, Any]:
-        """JSON-able."""
+        """State as values that JSON can hold."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Inverse of `state_dict`."""
+        """Restore the state of `state_dict`."""
+
+
+AnyController = TypeVar("AnyController", bound=Controller)
 
 
 class SamplerCore:
-    """Draws training rows by class and hardness; the weights move once an epoch, by :meth:`update`.
+    """Draws training rows by class and hardness; :meth:`update` changes the weights once an epoch.
 
-    An epoch never consists of the commonest class alone: where chance would have it so, one draw goes to another class (see :meth:`draw`).
+    An epoch never consists of the commonest class alone: where chance would draw only that class, one draw
+    goes to another class (see :meth:`draw`).
 
     Args:
-        labels: (N,) class of each training row: whole numbers (negative ones too), booleans, text or bytes. ``None`` and NaN mean no label.
-        policy: ``auto`` (the learned one that comes with the package), ``constant`` (also ``constant:share=.2,hardness=1``), ``rule``, the folder of a
-            learned policy, or an object with ``name`` and ``act``.
-        epochs: how many epochs the training has.
-        num_samples: rows an epoch draws, at least one for each class; None: as many as there are labelled rows.
-        unlabelled: a label that marks rows never to be drawn, e.g. -1.
-        seed: every epoch's draw is a function of it, of the epoch's number and of the weights.
+        labels: (N,) class of each training row: whole numbers (also negative ones), booleans, text or bytes.
+            ``None`` and NaN mean no label.
+        policy: ``auto`` (the learned policy of the package), ``constant`` (also
+            ``constant:share=.2,hardness=1``), ``rule``, the folder of a learned policy, an object with
+            ``name`` and ``act``, or weights for all epochs, with the shares in the order of :attr:`classes_`.
+        epochs: Number of epochs of the training.
+        num_samples: Rows drawn in an epoch, at least one for each class; None: as many as there are labelled
+            rows.
+        unlabelled: A label that marks rows that are never drawn, e.g. -1.
+        seed: Random seed; an epoch's draw is a function of it, of the epoch's number and of the weights.
 
     Raises:
-        InputError: fewer than two classes, no epoch, too few rows an epoch, or a policy that can't be loaded or answers nonsense.
+        InputError: Fewer than two classes, no epoch, too few rows an epoch, or a policy that can't be loaded
+            or gives an answer that can't be used.
 
     >>> sampler = SamplerCore(["ok"] * 990 + ["fraud"] * 10, policy="constant:share=.2", epochs=3, num_samples=100)
     >>> sampler.classes_, sampler.counts.tolist(), sampler.draw().shape
     (['fraud', 'ok'], [10, 990], (100,))
     >>> sampler.weights.share.round(3).tolist()
     [0.2, 0.8]
+    >>> sampler
+    SamplerCore(policy='constant', epoch=1 of 3, share={'fraud': 0.2, 'ok': 0.8}, hardness=1, floor=0.05, num_samples=100, rows=1000)
     """
 
     def __init__(
         self,
         labels: ArrayLike | Sequence[str],
         *,
-        policy: str | Path | Policy = "auto",
+        policy: str | Path | Policy | SamplingWeights = "auto",
         epochs: int,
         num_samples: int | None = None,
         unlabelled: Any = None,
@@ -98,7 +113,7 @@ class SamplerCore:
         given = int(self._labels.counts.sum()) if num_samples is None else num_samples
         self.num_samples = whole_number(given, "num_samples, the rows of an epoch,", num_classes, "the number of classes")
         self.seed = whole_number(seed, "seed", 0)
-        self.policy: Policy = load_policy(policy, num_classes=num_classes) if isinstance(policy, (str, Path)) else policy
+        self.policy: Policy = self._loaded(policy)
         self._rows = RowSampler(self._labels.codes, num_classes)
         self._policy_name: str | None = None
         self._controller: Controller = SamplingController(
@@ -112,19 +127,43 @@ class SamplerCore:
         self.epoch = 0
         """Number of the epoch that :meth:`draw` draws next."""
 
+    def __repr__(self) -> str:
+        """Policy, epoch, sizes and present weights."""
+        return f"SamplerCore({self.describe()}, num_samples={self.num_samples}, rows={self.num_rows})"
+
+    def describe(self) -> str:
+        """The state as text for a ``repr``: policy, epoch, share of each class, hardness and floor."""
+        weights = self.weights
+        names = [repr(name) for name in self.classes_]
+        shares = [f"{name}: {share:.3g}" for name, share in zip(names, weights.share, strict=True)]
+        if len(shares) > MOST_SHOWN:
+            shares = [*shares[:MOST_SHOWN], f"... {len(shares)} classes"]
+        return (
+            f"policy={self.policy_name!r}, epoch={self.epoch} of {self.epochs}, share={{{', '.join(shares)}}}, "
+            f"hardness={weights.hardness:.3g}, floor={weights.floor:.3g}"
+        )
+
     @property
     def classes_(self) -> list[Any]:
-        """The K classes in sorted order, plain Python values: the order of the columns of scores, of :attr:`weights` and of :attr:`counts`."""
+        """The K classes in sorted order, plain Python values.
+
+        Columns of scores, :attr:`weights` and :attr:`counts` have this order.
+        """
         return self._labels.classes
 
-    @property
-    def class_counts(self) -> NDArray[np.int64]:
-        """(K,) training rows of each class, the commonest first: the order in which a controller holds them."""
-        return self._labels.counts
+    def use_controller(self, make: Callable[[NDArray[np.int64]], AnyController], name: str) -> AnyController:
+        """Let another controller set the weights from now on.
 
-    def use_controller(self, controller: Controller, name: str) -> None:
-        """Let another controller set the weights from now on, under the name of its policy."""
+        Args:
+            make: Makes the controller from the (K,) training rows of each class, commonest class first.
+            name: Name of its policy.
+
+        Returns:
+            The controller.
+        """
+        controller = make(self._labels.counts)
         self._controller, self._policy_name = controller, name
+        return controller
 
     @property
     def counts(self) -> NDArray[np.int64]:
@@ -133,23 +172,22 @@ class SamplerCore:
 
     @property
     def num_rows(self) -> int:
-        """N, labelled or not."""
+        """N, number of training rows with and without a label."""
         return len(self._labels.codes)
 
     @property
     def weights(self) -> SamplingWeights:
         """Weights of the next draw, shares in the order of :attr:`classes_`."""
-        now = self._controller.weights
-        return SamplingWeights(now.share[self._labels.rank], now.hardness, now.floor)
+        return self._controller.weights.reordered(self._labels.rank)
 
     @property
     def updates(self) -> int:
-        """Epochs whose scores were handed over."""
+        """Number of epochs whose scores were given to :meth:`update`."""
         return self._controller.epoch
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Figures of the last update: ``f1`` at its best threshold and ``average_precision``; 0 before the first."""
+        """Figures of the last update: ``f1`` at its best threshold and ``average_precision``; 0 before it."""
         return self._controller.metrics
 
     @property
@@ -159,19 +197,21 @@ class SamplerCore:
 
     @property
     def notes(self) -> list[str]:
-        """What the policy has to say of itself, e.g. that it fell back to a constant; empty where it says nothing."""
+        """Notes from the policy, e.g. that it used a constant instead; mostly none."""
         return policy_notes(self.policy)
 
     def draw(self, epoch: int | None = None, n: int | None = None, rng: np.random.Generator | None = None) -> NDArray[np.int64]:
-        """Rows of an epoch, with replacement: a class by its share, then a row of it.
+        """Draw the rows of an epoch with replacement: a class by its share, then a row of that class.
 
-        Where all of them would be of the commonest class although others have a share, one draw, at a random place, goes to one of those others, by
-        their shares. So no epoch is without a positive row; :meth:`row_weights` counts it in. Draw an epoch at once: many small draws would each get one.
+        Where all draws would be of the commonest class although other classes have a share, one draw, at a
+        random position, goes to one of those classes, by their shares. So every epoch has a row of the
+        minority, and :meth:`row_weights` takes that into account. Draw an epoch in one call: many small draws
+        would each get one.
 
         Args:
-            epoch: its number; None: the next one, which is counted on.
-            n: how many rows, at least one for each class; None: ``num_samples``.
-            rng: randomness of the caller's own in place of that of seed and epoch; the epoch is then not counted on.
+            epoch: Number of the epoch; None: the next one, and the count of epochs goes up by one.
+            n: Number of rows, at least one for each class; None: ``num_samples``.
+            rng: Source of randomness instead of seed and epoch; the count of epochs then stays.
 
         Returns:
             (n,) int64 rows.
@@ -184,9 +224,13 @@ class SamplerCore:
         return rows
 
     def draw_batches(self, epoch: int, num_batches: int, batch_size: int) -> NDArray[np.int64]:
-        """(num_batches, batch_size) rows of an epoch whose every batch holds its exact quota of each class; see :func:`~balancer.sampling.quotas.quotas`.
+        """Draw the rows of an epoch in batches that each hold an exact quota of every class.
 
-        Within its class a row is drawn as by :meth:`draw`. The epoch is not counted on.
+        See :func:`~balancer.sampling.quotas.quotas`. Within its class a row is drawn as by :meth:`draw`. The
+        count of epochs stays.
+
+        Returns:
+            (num_batches, batch_size) int64 rows.
         """
         rng = generator(self.seed, "draw batches", epoch)
         weights = self._controller.weights
@@ -202,13 +246,17 @@ class SamplerCore:
         return rows
 
     def batch_share(self, batch_size: int) -> Floats:
-        """(K,) share of each class in batches of ``batch_size`` rows, in the order of :attr:`classes_`; see :func:`~balancer.sampling.quotas.batch_share`."""
+        """(K,) share of each class in batches of ``batch_size`` rows, in the order of :attr:`classes_`.
+
+        See :func:`~balancer.sampling.quotas.batch_share`.
+        """
         return batch_share(self._controller.weights.share, batch_size)[self._labels.rank]
 
     def row_weights(self) -> Floats:
-        """(N,) how often each row is expected in the next epoch, relative to the mean over labelled rows: mean 1, and 0 for unlabelled rows.
+        """(N,) expected draws of each row in the next epoch, relative to the mean over the labelled rows.
 
-        The deterministic counterpart of :meth:`draw`, for estimators that take ``sample_weight``.
+        The mean is 1, and unlabelled rows have 0. This is the deterministic counterpart of :meth:`draw`, for
+        estimators that take ``sample_weight``.
         """
         weights = self._rows.probabilities(self._controller.weights, self.num_samples, keep_minority=True)
         weights *= self._labels.counts.sum()
@@ -222,20 +270,24 @@ class SamplerCore:
         rows: ArrayLike | None = None,
         row_score: ArrayLike | None = None,
     ) -> SamplingWeights:
-        """Tell the sampler how the model does; call it once, after each epoch.
+        """Report the model's scores; call it once, after each epoch.
 
         Args:
-            y_true: (n,) classes of held-out rows, named as in ``labels``: the commonest class and at least one other. Rows without a label are ignored.
-            y_score: (n, K) probabilities in the order of :attr:`classes_`; with two classes also (n,), that of the rarer one.
-            rows: (m,) indices of training rows, any part of them; those without a label are ignored.
-            row_score: their scores, in the same form as ``y_score``; hardness has something to act on only with these.
+            y_true: (n,) classes of held-out rows, named as in ``labels``: the commonest class and at least
+                one other. Rows without a label are ignored.
+            y_score: (n, K) probabilities in the order of :attr:`classes_`; with two classes also (n,)
+                probabilities of the rarer class.
+            rows: (m,) indices of some of the training rows; rows without a label are ignored.
+            row_score: Scores of these rows, in the same form as ``y_score``. Hardness has an effect only with
+                them.
 
         Returns:
-            The weights of the next epoch.
+            The weights of the next epoch, shares in the order of :attr:`classes_`.
 
         Raises:
-            InputError: NaN, no probabilities, differing lengths, a class that ``labels`` lacks, nothing to measure, a row out of range, or a policy whose
-                answer can't be drawn by. The sampler is then as it was.
+            InputError: NaN, values that are no probabilities, different lengths, a class that ``labels``
+                lacks, held-out rows of one class only, a row out of range, or a policy's answer that can't be
+                used. Nothing has changed then.
         """
         if (rows is None) != (row_score is None):
             raise InputError("give rows and row_score together, or neither")
@@ -245,7 +297,7 @@ class SamplerCore:
             common = self._labels.classes[self._labels.order[0]]
             lacks = f"no row of class {common!r}" if not counts[0] else f"rows of class {common!r} only"
             raise InputError(
-                f"y_true holds {lacks}, nothing can be measured by it; hold out rows of at least two classes, {common!r} among them"
+                f"y_true holds {lacks}, so nothing can be measured; hold out rows of at least two classes, {common!r} among them"
             )
         train, chosen = held_out, None
         if rows is not None:
@@ -258,6 +310,16 @@ class SamplerCore:
             self._rows.refresh(chosen, train.score)
         return self.weights
 
+    def _loaded(self, policy: str | Path | Policy | SamplingWeights) -> Policy:
+        num_classes = len(self._labels.counts)
+        if isinstance(policy, (str, Path)):
+            return load_policy(policy, num_classes=num_classes)
+        if not isinstance(policy, SamplingWeights):
+            return policy
+        if len(policy.share) != num_classes:
+            raise InputError(f"policy holds shares for {len(policy.share)} classes, the labels have {num_classes}")
+        return ConstantPolicy.of(policy.reordered(self._labels.order), name="fixed")
+
     def _chosen(self, rows: ArrayLike) -> NDArray[np.int64]:
         chosen = np.asarray(rows)
         if chosen.ndim != 1 or chosen.dtype.kind not in "iu" or (len(chosen) and not 0 <= chosen.min() <= chosen.max() < self.num_rows):
@@ -265,32 +327,35 @@ class SamplerCore:
         return chosen.astype(np.int64)
 
     def _scored(self, codes: NDArray[np.int64], score: Any, rows_name: str, score_name: str) -> ScoredRows:
-        """Labelled rows with their scores as (n, K), the commonest class first."""
+        """Labelled rows with their scores as (n, K), commonest class first."""
         num_classes = len(self._labels.counts)
         try:
-            given = np.asarray(score, dtype=np.float64)
+            scores = np.asarray(score, dtype=np.float64)
         except (TypeError, ValueError) as error:
             raise InputError(f"{score_name} must be numbers ({error})") from error
-        if given.ndim not in (1, 2) or (given.shape[1:] or (2,)) != (num_classes,):
+        if scores.ndim not in (1, 2) or (scores.shape[1:] or (2,)) != (num_classes,):
             raise InputError(
                 f"{score_name} must have one column for each of the {num_classes} classes"
-                f"{' or be one vector' if num_classes == 2 else ''}, not shape {given.shape}"
+                f"{' or be one vector' if num_classes == 2 else ''}, not shape {scores.shape}"
             )
-        if len(given) != len(codes):
-            raise InputError(f"{score_name} has {len(given)} rows and {rows_name} {len(codes)}; give one label and one score a row")
-        if not np.isfinite(given).all():
-            row = int(np.flatnonzero(~np.isfinite(given.reshape(len(given), -1)).all(axis=1))[0])
-            raise InputError(f"{score_name} of row {row} is not finite; check the model's output for NaN before handing it over")
-        if len(given) and (given.min() < -_TOLERANCE or given.max() > 1 + _TOLERANCE):
+        if len(scores) != len(codes):
+            raise InputError(f"{score_name} has {len(scores)} rows and {rows_name} {len(codes)}; give one label and one score a row")
+        if not np.isfinite(scores).all():
+            row = int(np.flatnonzero(~np.isfinite(scores.reshape(len(scores), -1)).all(axis=1))[0])
+            raise InputError(f"{score_name} of row {row} is not finite; check the model's output for NaN first")
+        if len(scores) and (scores.min() < -_TOLERANCE or scores.max() > 1 + _TOLERANCE):
             raise InputError(
-                f"{score_name} must be probabilities from 0 to 1, found {given.min():.4g} to {given.max():.4g}; apply the sigmoid or softmax"
+                f"{score_name} must be probabilities from 0 to 1, found {scores.min():.4g} to {scores.max():.4g}; apply the sigmoid or softmax"
             )
-        given = np.clip(given, 0.0, 1.0)
-        ranked = np.stack([1.0 - given, given], axis=1) if given.ndim == 1 else given[:, self._labels.order]
+        scores = np.clip(scores, 0.0, 1.0)
+        ranked = np.stack([1.0 - scores, scores], axis=1) if scores.ndim == 1 else scores[:, self._labels.order]
         return ScoredRows(codes[codes >= 0], ranked[codes >= 0])
 
     def state_dict(self) -> dict[str, Any]:
-        """All that :meth:`load_state_dict` needs to go on exactly; JSON-able but for the NumPy arrays in ``rows``."""
+        """State from which :meth:`load_state_dict` continues exactly.
+
+        JSON can hold it, except for the NumPy arrays in ``rows``.
+        """
         return {
             "version": STATE_VERSION,
             "labels": self._labels.fingerprint,
@@ -300,18 +365,20 @@ class SamplerCore:
             "seed": self.seed,
             "epoch": self.epoch,
             "controller": self._controller.state_dict(),
-            "rows": self._rows.state(),
+            "rows": self._rows.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Inverse of :meth:`state_dict`, seed included.
+        """Restore the state of :meth:`state_dict`, including the seed.
 
-        InputError where it was saved for other labels, another policy, number of epochs or ``num_samples``, or is no such state; nothing is changed then.
+        Raises:
+            InputError: It was saved for other labels, another policy, number of epochs or ``num_samples``, or
+                is no such state. Nothing has changed then.
         """
         if not isinstance(state, Mapping) or state.get("version") != STATE_VERSION:
-            raise InputError("saved state is not that of a sampler of this version; start the training anew")
-        own = {"labels": self._labels.fingerprint, "policy": self.policy_name, "epochs": self.epochs, "num_samples": self.num_samples}
-        for name, value in own.items():
+            raise InputError("saved state is not that of a sampler of this version; start the training again")
+        present = {"labels": self._labels.fingerprint, "policy": self.policy_name, "epochs": self.epochs, "num_samples": self.num_samples}
+        for name, value in present.items():
             if state.get(name) == value:
                 continue
             if name == "labels":
@@ -321,15 +388,20 @@ class SamplerCore:
         try:
             seed, epoch = whole_number(state["seed"], "seed", 0), whole_number(state["epoch"], "epoch", 0)
             self._controller.load_state_dict(state["controller"])
-            self._rows.load_state(state["rows"])
+            self._rows.load_state_dict(state["rows"])
         except (KeyError, TypeError, ValueError) as error:
-            self._controller.load_state_dict(before)  # the rows come last, and change all at once
-            raise error if isinstance(error, InputError) else InputError(f"saved state is torn ({error!r}); load another one") from error
+            self._controller.load_state_dict(before)  # the rows come last and change as a whole
+            raise error if isinstance(error, InputError) else InputError(f"saved state is corrupt ({error!r}); load another one") from error
         self.seed, self.epoch = seed, epoch
 
 
 def whole_number(value: Any, name: str, least: int, why: str = "") -> int:
-    """``value`` as an int; InputError naming ``name`` where it is none, or less than ``least``."""
+    """``value`` as an int.
+
+    Raises:
+        InputError: It is no whole number, or less than ``least``; the message names ``name`` and ends with
+            ``why``.
+    """
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
         raise InputError(f"{name} must be a whole number and at least {least}{f' ({why})' if why else ''}, not {value!r}")
     return int(value)

@@ -1,8 +1,9 @@
-"""Labels as people hold them, whole numbers or names, turned into small class codes; a hundred million of them in pieces.
+"""Class labels as whole numbers or names, encoded as small class codes; a hundred million rows, in pieces.
 
-The commonest class becomes code 0, which is what policies and hardness take for the negative one; ties go by the order of the labels. A row without a
-label gets -1 and is never drawn. Only the codes are kept, one to four bytes a row: no sort of all rows and no index of eight bytes each, as
-``numpy.unique(return_inverse=True)`` would make.
+The commonest class becomes code 0, which policies and hardness treat as the negative class; equally common
+classes keep the order of their labels. A row without a label gets -1 and is never drawn. Only the codes are
+kept, one to four bytes a row: no sort of all rows and no index of eight bytes each, as
+``numpy.unique(return_inverse=True)`` makes.
 """
 
 from __future__ import annotations
@@ -18,19 +19,22 @@ from numpy.typing import ArrayLike, NDArray
 from balancer.errors import InputError
 
 CHUNK = 1 << 20
-"""Rows worked on at once: what bounds the memory of every pass over the labels."""
+"""Rows processed at once; it bounds the memory of every pass over the labels."""
 _SHOWN = 10
 
 
 class LabelCodes:
-    """Class codes of the training labels, and the way from any later label to its code.
+    """Class codes of the training labels; encodes later labels in the same way.
 
     Args:
-        labels: (N,) whole numbers, booleans, text or bytes; lists and object arrays may hold ``None`` or NaN for no label, float arrays NaN.
-        unlabelled: a value that also means no label, e.g. -1 or ``"unknown"``; none: no such value, -1 is then a class as any other.
+        labels: (N,) whole numbers, booleans, text or bytes. ``None`` (in lists and object arrays) and NaN
+            mean no label.
+        unlabelled: A value that also means no label, e.g. -1 or ``"unknown"``; None: there is no such value,
+            and -1 is a class like any other.
 
     Raises:
-        InputError: no vector, no rows, other types, mixed types, or fewer than two classes.
+        InputError: The labels are no vector, empty, of another type or of mixed types, or hold fewer than two
+            classes.
 
     >>> coded = LabelCodes(["ok", "fraud", None, "ok"])
     >>> coded.classes, coded.codes.tolist(), coded.counts.tolist()
@@ -59,7 +63,7 @@ class LabelCodes:
         """(K,) code of each of :attr:`classes`."""
         self.counts: NDArray[np.int64] = counts[self.order]
         """(K,) rows of each code."""
-        recode = np.append(self.rank, -1).astype(codes.dtype)  # the last one answers to -1
+        recode = np.append(self.rank, -1).astype(codes.dtype)  # the last element encodes -1
         for place in _places(len(codes)):
             codes[place] = recode[codes[place]]
         self.codes: NDArray[np.signedinteger[Any]] = codes
@@ -78,7 +82,18 @@ class LabelCodes:
         return digest.hexdigest()
 
     def encode(self, labels: ArrayLike | Sequence[str], name: str) -> NDArray[np.int64]:
-        """(n,) codes of other rows' labels, -1 without a label; InputError naming ``name`` where one was not seen among the training labels."""
+        """Encode the labels of other rows.
+
+        Args:
+            labels: (n,) labels.
+            name: Name of the argument in error messages.
+
+        Returns:
+            (n,) codes, -1 without a label.
+
+        Raises:
+            InputError: A label is not among the training labels.
+        """
         given = _vector(labels, name)
         codes = np.full(len(given), -1, dtype=np.int64)
         for place, values, known in self._pieces(given, name):
@@ -95,7 +110,7 @@ class LabelCodes:
         return codes
 
     def _pieces(self, given: NDArray[Any], name: str) -> Iterator[tuple[slice, NDArray[Any], Any]]:
-        """(place, labels that are there, which of the rows have them), piece after piece."""
+        """Piece by piece: slice of the rows, their labels, and which of the rows have one."""
         for place in _places(len(given)):
             values, known = _typed(given[place], name)
             if self._unlabelled is not None and len(values):
@@ -112,7 +127,7 @@ def code_type(num_classes: int) -> type[np.signedinteger[Any]]:
 
 
 def count_codes(codes: NDArray[np.integer[Any]], num_classes: int) -> NDArray[np.int64]:
-    """(K,) rows of each code; -1 is not counted."""
+    """(K,) number of rows of each code; -1 is not counted."""
     counts = np.zeros(num_classes, dtype=np.int64)
     for place in _places(len(codes)):
         piece = codes[place]
@@ -125,7 +140,7 @@ def _places(n: int) -> Iterator[slice]:
 
 
 def _vector(labels: Any, name: str) -> NDArray[Any]:
-    """One vector; a list becomes objects, lest NumPy turn None or a number among names into text."""
+    """``labels`` as one vector; a list becomes objects, so that None and numbers don't become text."""
     try:
         given = np.asarray(labels, dtype=object if isinstance(labels, (list, tuple)) else None)
     except (TypeError, ValueError) as error:
@@ -136,7 +151,7 @@ def _vector(labels: Any, name: str) -> NDArray[Any]:
 
 
 def _typed(piece: NDArray[Any], name: str) -> tuple[NDArray[Any], Any]:
-    """Labels of a piece as an array of numbers or text, and the rows (slice or mask) that have one."""
+    """Labels of a piece as an array of numbers or text, and the rows (slice, mask or index) that have one."""
     known: Any = slice(None)
     if piece.dtype.kind == "O":
         kept = piece.tolist()
@@ -161,7 +176,7 @@ def _typed(piece: NDArray[Any], name: str) -> tuple[NDArray[Any], Any]:
 
 
 def _missing(value: Any) -> bool:
-    """None, NaN, or the NA of pandas (which can't be compared, and must not be imported for this)."""
+    """Whether a label is None, NaN, or the NA of pandas (which can't be compared; pandas is not imported)."""
     return (
         value is None
         or (isinstance(value, (float, np.floating)) and bool(np.isnan(value)))

@@ -1,19 +1,24 @@
-"""Class first, then row: the sampler that turns :class:`SamplingWeights` into rows.
+"""Draw a class, then a row of that class: turns :class:`SamplingWeights` into rows.
 
-A class is drawn by its share, then one of its rows: uniformly, or with weight ``(error + 1e-3) ** hardness`` where ``error`` is the last
-known ``1 - p(true class)``. Hardness acts on the first class, the negative one, alone: there the error is the fraud score, and hard
-negatives are the false alarms to come, whereas the hard rows of a rare class are mostly its mislabelled and unlearnable ones.
+A class is drawn by its share, then one of its rows: uniformly, or with weight ``(error + 1e-3) ** hardness``,
+where ``error`` is the last known ``1 - p(true class)``. Hardness acts within class 0, the negative class,
+alone. There the error is the fraud score, so hard negatives are likely false alarms; hard rows of a rare
+class are mostly mislabelled or can't be learned.
 
-Scores arrive piecemeal from sub-sampled pools. Were a row that was never scored to carry the mean weight of those that were, nearly all draws of a large
-table would ignore hardness for most of the training. So the scored rows get the part ``q = max(scored / rows, min(1, scored / draws))`` of the hard draws: as
-many as there are scored rows to choose from, and at the least what the mean weight would give them.
+Scores are known only for sub-sampled pools of rows. If unscored rows had the mean weight of the scored ones,
+nearly all draws of a large table would ignore hardness for most of the training. So the scored rows get the
+fraction ``q = max(scored / rows, min(1, scored / draws))`` of the hard draws: as many draws as there are
+scored rows to choose from, and at least what the mean weight would give them.
 
-No row is expected more than :data:`MAX_HARD_DRAWS` times in one call of ``draw`` (an epoch): weights are cut to that, for the few hardest rows of a small table
-would otherwise be drawn hundreds of times and memorised, and with them the look-alikes among the frauds.
+No row is expected more than :data:`MAX_HARD_DRAWS` times in one call of ``draw`` (an epoch): larger weights
+are cut. Otherwise the few hardest rows of a small table would be drawn hundreds of times and memorised,
+together with the frauds that look like them.
 
-Made for a hundred million rows: four bytes a row for its place in its class and four for the error of a row of the first class. A uniform draw costs O(1), a
-hard one a binary search among the scored rows. These lie in the order of their errors, sorted once per refresh; weights are summed up once per hardness. So
-other shares, another floor or another number of draws cost nothing per row: where weights are cut is found by binary search in what is there.
+The sampler is made for a hundred million rows: four bytes a row for its place in its class and four for the
+error of a row of class 0. A uniform draw costs O(1), a hard one a binary search among the scored rows. These
+are sorted by their errors once per refresh, and their weights are summed once per hardness. Other shares,
+another floor or another number of draws cost nothing per row: a binary search in these sums finds where the
+weights are cut.
 """
 
 from __future__ import annotations
@@ -29,27 +34,36 @@ from balancer.sampling.labels import CHUNK, code_type, count_codes
 from balancer.sampling.weights import ERROR_OFFSET, Floats, SamplingWeights, class_prior
 
 HARD_CLASS = 0
-"""The class within which hardness acts."""
+"""The class within which hardness acts: the negative class."""
 MAX_HARD_DRAWS = 2.0
-"""Most times that a row of it is expected to be drawn in an epoch for being hard, or that many times the average of a small table's rows."""
+"""How often hardness may draw a row of that class in an epoch, at most, in expectation.
+
+In a small table: this many times as often as the average row."""
 NEWTON_STEPS = 8
-"""Cutting weights lowers their sum and so the limit itself; Newton's method finds the limit from above, nearly always in fewer steps."""
+"""Steps of Newton's method, which finds where weights are cut; nearly always fewer are needed.
+
+Cutting weights lowers their sum and so the limit itself; the method approaches that limit from above."""
 
 
 def scored_part(scored: int, rows: int, draws: int | NDArray[np.integer[Any]]) -> Any:
-    """Part of the hard draws that goes to the scored rows; see the module's docstring."""
+    """Fraction of the hard draws that goes to the scored rows; see the module's docstring."""
     return np.maximum(scored / max(rows, 1), np.minimum(1.0, scored / np.maximum(draws, 1)))
 
 
 def largest_probability(scored: int, draws: Any) -> Any:
-    """Probability that no scored row may exceed, so that none is expected more than :data:`MAX_HARD_DRAWS` times among ``draws``, or that many times as
-    often as the average row where there are more draws than rows.
+    """Largest probability of a scored row in a hard draw.
+
+    With it no row is expected more than :data:`MAX_HARD_DRAWS` times among ``draws``; where there are more
+    draws than rows, no row is expected more than that many times as often as the average row.
     """
     return MAX_HARD_DRAWS * np.maximum(1.0 / np.maximum(draws, 1.0), 1.0 / max(scored, 1))
 
 
 def kept_share(share: Floats, draws: int) -> Floats:
-    """(K,) expected share of each class among ``draws`` that are kept from holding the first class alone (``keep_minority`` of :meth:`RowSampler.draw`)."""
+    """(K,) expected share of each class where ``draws`` may not hold class 0 alone.
+
+    See ``keep_minority`` of :meth:`RowSampler.draw`.
+    """
     minority = 1.0 - share[0]
     if minority <= 0:
         return share
@@ -58,30 +72,33 @@ def kept_share(share: Floats, draws: int) -> Floats:
 
 
 class _ScoredRows:
-    """The scored rows of the first class, in the order of their errors: all that depends on the scores alone."""
+    """The scored rows of class 0, sorted by their errors: everything that depends on the scores alone."""
 
     def __init__(self, error: NDArray[np.float32]) -> None:
         scored = np.flatnonzero(~np.isnan(error))
         index = _index_type(len(error))
-        order = np.argsort(error[scored], kind="stable")  # stable: equal errors keep one order on every machine
+        order = np.argsort(error[scored], kind="stable")  # stable: the same order on every machine
         self.place = scored[order].astype(index)
-        """(s,) places among the rows of the class, the easiest first."""
+        """(s,) positions among the rows of the class, the easiest row first."""
         self.error = error[scored][order]
         self._gap = (scored - np.arange(len(scored))).astype(index)
         self.rows = len(error)
 
     @property
     def unscored(self) -> int:
-        """How many rows have no score."""
+        """Number of rows without a score."""
         return self.rows - len(self.place)
 
     def unscored_places(self, number: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Places of the unscored rows ``number`` (n,), counted from 0; found among the gaps between scored ones, they need no list of their own."""
+        """Positions of the unscored rows ``number`` (n,), counted from 0.
+
+        They are found from the gaps between the scored rows, so no list of them is kept.
+        """
         return number + np.searchsorted(self._gap, number.astype(self._gap.dtype), side="right")
 
 
 class _HardTable:
-    """Summed weights of the scored rows at one hardness."""
+    """Cumulative weights of the scored rows at one hardness."""
 
     def __init__(self, scored: _ScoredRows, hardness: float) -> None:
         self._scored, self.hardness = scored, hardness
@@ -89,7 +106,12 @@ class _HardTable:
         self._cumulative = np.cumsum(self._weight, dtype=np.float64)
 
     def _cut(self, draws: int) -> tuple[float, int, float]:
-        """(part of the hard draws for scored rows, how many rows keep their weight, the weight of the others) at ``draws`` draws of the class."""
+        """Where weights are cut at ``draws`` draws of the class.
+
+        Returns:
+            Fraction of the hard draws for scored rows, number of rows that keep their weight, weight of the
+            others.
+        """
         count = len(self._weight)
         part = float(scored_part(count, self._scored.rows, draws))
         if not count:
@@ -102,7 +124,13 @@ class _HardTable:
         return part, int(np.searchsorted(self._weight, np.float32(limit), side="right")), float(limit)
 
     def places(self, within: Floats, stage: Floats, draws: int) -> NDArray[np.int64]:
-        """Places for uniform numbers: ``stage`` decides between scored and unscored rows, ``within`` which of them."""
+        """Positions (n,) for uniform random numbers.
+
+        Args:
+            within: (n,) selects the row.
+            stage: (n,) decides between scored and unscored rows.
+            draws: Draws of the class in the epoch.
+        """
         part, under, limit = self._cut(draws)
         result = np.empty(len(within), dtype=np.int64)
         hard = stage < part
@@ -136,8 +164,12 @@ class RowSampler:
     """Draws rows of a labelled table, with replacement.
 
     Args:
-        labels: (N,) class index of each row, -1 for a row that is never to be drawn (unlabelled, or not a training row).
-        num_classes: K; InputError where a label is out of range, or fewer than two classes have rows.
+        labels: (N,) class index of each row; -1 for a row that is never drawn (unlabelled, or not a training
+            row).
+        num_classes: K.
+
+    Raises:
+        InputError: A label is out of range, or fewer than two classes have rows.
     """
 
     def __init__(self, labels: NDArray[np.integer[Any]], num_classes: int) -> None:
@@ -163,11 +195,14 @@ class RowSampler:
         return class_prior(self.counts)
 
     def refresh(self, rows: NDArray[np.integer[Any]], scores: NDArray[np.floating[Any]]) -> None:
-        """Remember the scores of some rows.
+        """Store the scores of some rows.
 
         Args:
-            rows: (n,) rows of the table; those of other classes than the first are ignored.
-            scores: (n, K) class probabilities; InputError where one is not finite or the lengths differ, and nothing is changed.
+            rows: (n,) rows of the table; rows of other classes than class 0 are ignored.
+            scores: (n, K) class probabilities.
+
+        Raises:
+            InputError: A score is not finite, or the lengths differ. Nothing has changed then.
         """
         rows, scores = np.asarray(rows), np.asarray(scores)
         if scores.shape != (len(rows), self.num_classes):
@@ -180,23 +215,33 @@ class RowSampler:
             return
         if rows.min() < 0 or rows.max() >= self.num_rows:
             raise InputError(f"rows must lie in 0 to {self.num_rows - 1}, found {rows.min()} to {rows.max()}")
-        own = self._own(HARD_CLASS)
-        if not len(own):
+        negatives = self._class_rows(HARD_CLASS)
+        if not len(negatives):
             return
-        place = np.minimum(np.searchsorted(own, rows.astype(own.dtype)), len(own) - 1)
-        known = own[place] == rows
+        place = np.minimum(np.searchsorted(negatives, rows.astype(negatives.dtype)), len(negatives) - 1)
+        known = negatives[place] == rows
         self._error[place[known]] = np.clip(1.0 - scores[known, HARD_CLASS], 0.0, 1.0)
         self._scored = self._table = None
 
     def draw(self, n: int, weights: SamplingWeights, rng: np.random.Generator, *, keep_minority: bool = False) -> NDArray[np.int64]:
-        """(n,) rows, drawn by ``weights``; a function of its arguments and the scores remembered, so a resumed run draws the same.
+        """Draw rows.
 
-        With ``keep_minority``, draws that would all be of the first class although others have a share get one of those others at a place of its own,
-        drawn by their shares. :func:`kept_share` says what that does to the expectation.
+        The result depends on the arguments and the stored scores alone, so a resumed run draws the same rows.
+
+        Args:
+            n: Number of rows.
+            weights: Sampling weights.
+            rng: Source of randomness.
+            keep_minority: Where all draws would be of class 0 although other classes have a share, draw one
+                row of those classes, by their shares, at a random position. :func:`kept_share` gives the
+                expected shares.
+
+        Returns:
+            (n,) int64 rows of the table.
         """
         share = self._share(weights)
         edges = np.cumsum(share)
-        edges[np.flatnonzero(share)[-1] :] = 1.0  # a rounded sum must not leave a crack for a class without share
+        edges[np.flatnonzero(share)[-1] :] = 1.0  # rounding must not give a class without share a draw
         result = np.empty(n, dtype=np.int64)
         alone = True
         for start in range(0, n, CHUNK):
@@ -212,41 +257,54 @@ class RowSampler:
     def fill(
         self, classes: NDArray[np.integer[Any]], weights: SamplingWeights, rng: np.random.Generator, *, epoch_draws: int
     ) -> NDArray[np.int64]:
-        """(n,) rows of ``classes`` (n,), each drawn within its class, as a part of an epoch of ``epoch_draws`` rows; each class must have rows."""
+        """Draw a row for each given class.
+
+        Args:
+            classes: (n,) class of each row to draw; each must have rows.
+            weights: Sampling weights; their shares serve to limit the draws of hard rows.
+            rng: Source of randomness.
+            epoch_draws: Rows drawn in the whole epoch, of which these are a part.
+
+        Returns:
+            (n,) int64 rows of the table.
+        """
         within, mixed = rng.random(len(classes)), rng.random(len(classes))
         rows = np.empty(len(classes), dtype=np.int64)
         for c in np.flatnonzero(np.bincount(classes, minlength=self.num_classes)).tolist():
-            chosen, own = np.flatnonzero(classes == c), self._own(c)
-            place = np.minimum((within[chosen] * len(own)).astype(np.int64), len(own) - 1)
+            chosen, class_rows = np.flatnonzero(classes == c), self._class_rows(c)
+            place = np.minimum((within[chosen] * len(class_rows)).astype(np.int64), len(class_rows) - 1)
             if c == HARD_CLASS and weights.hardness > 0:
                 stage = (mixed[chosen] - weights.floor) / max(1.0 - weights.floor, 1e-12)
                 hard = stage >= 0
                 draws = self._hard_draws(weights, epoch_draws)
                 place[hard] = self._hard_table(weights.hardness).places(within[chosen[hard]], stage[hard], draws)
-            rows[chosen] = own[place]
+            rows[chosen] = class_rows[place]
         return rows
 
     def probabilities(self, weights: SamplingWeights, draws: int, *, keep_minority: bool = False) -> Floats:
-        """(N,) probability of each row in one of the ``draws`` draws of an epoch by ``weights``; sums to 1, 0 for rows that are never drawn."""
+        """(N,) probability of each row in one draw of an epoch of ``draws`` rows.
+
+        The probabilities sum to 1; they are 0 for rows that are never drawn.
+        """
         share = self._share(weights)
         if keep_minority:
             share = kept_share(share, draws)
         result = np.zeros(self.num_rows)
         for c in np.flatnonzero(share).tolist():
-            own = self._own(c)
+            class_rows = self._class_rows(c)
             if c == HARD_CLASS and weights.hardness > 0:
                 hard = self._hard_table(weights.hardness).probabilities(self._hard_draws(weights, draws))
-                result[own] = share[c] * (weights.floor / len(own) + (1.0 - weights.floor) * hard)
+                result[class_rows] = share[c] * (weights.floor / len(class_rows) + (1.0 - weights.floor) * hard)
             else:
-                result[own] = share[c] / len(own)
+                result[class_rows] = share[c] / len(class_rows)
         return result
 
-    def _own(self, c: int) -> NDArray[Any]:
+    def _class_rows(self, c: int) -> NDArray[Any]:
         """Rows of class ``c``, ascending."""
         return self._rows[self._starts[c] : self._starts[c + 1]]
 
     def _share(self, weights: SamplingWeights) -> Floats:
-        """(K,) shares of the classes that have rows."""
+        """(K,) shares of the classes that have rows, normalised."""
         if len(weights.share) != self.num_classes:
             raise InputError(f"weights are for {len(weights.share)} classes, the labels have {self.num_classes}")
         share = np.where(self.counts > 0, weights.share, 0.0)
@@ -255,7 +313,7 @@ class RowSampler:
         return np.asarray(share / share.sum(), dtype=np.float64)
 
     def _hard_draws(self, weights: SamplingWeights, draws: int) -> int:
-        """Expected draws of the first class in an epoch: what limits a row's probability, the same for every part of the epoch."""
+        """Expected draws of class 0 in an epoch; they limit a row's probability in each part of it."""
         return max(1, round(draws * float(self._share(weights)[HARD_CLASS])))
 
     def _hard_table(self, hardness: float) -> _HardTable:
@@ -265,9 +323,12 @@ class RowSampler:
             self._table = _HardTable(self._scored, hardness)
         return self._table
 
-    def state(self) -> dict[str, NDArray[Any]]:
-        """Arrays that :meth:`load_state` needs: ``counts`` (K,), and of the s rows of the first class that were scored ``scored`` (their places in the
-        class) and ``error`` (s,) float32.
+    def state_dict(self) -> dict[str, NDArray[Any]]:
+        """Stored scores as arrays, for :meth:`load_state_dict`.
+
+        Returns:
+            ``counts`` (K,) rows of each class; ``scored`` (s,) positions of the scored rows of class 0 in
+            that class; ``error`` (s,) their errors, float32.
         """
         scored = np.flatnonzero(~np.isnan(self._error))
         return {
@@ -276,17 +337,21 @@ class RowSampler:
             "error": self._error[scored],
         }
 
-    def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Inverse of :meth:`state`; InputError where it was saved for other rows or is incomplete, and nothing is changed."""
+    def load_state_dict(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Restore the scores of :meth:`state_dict`.
+
+        Raises:
+            InputError: The state is incomplete or was saved for other rows. Nothing has changed then.
+        """
         missing = [name for name in ("counts", "scored", "error") if name not in state]
         if missing:
-            raise InputError(f"saved sampler state has no {missing[0]!r}; it is of another version, start the run anew")
+            raise InputError(f"saved sampler state has no {missing[0]!r}; it is of another version: start a new run")
         counts, scored = (np.asarray(state[name]).astype(np.int64) for name in ("counts", "scored"))
         error = np.asarray(state["error"], dtype=np.float32)
         if not np.array_equal(counts, self.counts):
             raise InputError("saved sampler state is for other training rows; continue with the table the run was started on")
         if scored.ndim != 1 or scored.shape != error.shape or (len(scored) and not 0 <= scored.min() <= scored.max() < len(self._error)):
-            raise InputError("saved sampler state is torn; start the run anew")
+            raise InputError("saved sampler state is corrupt: start a new run")
         self._error = np.full(len(self._error), np.nan, dtype=np.float32)
         self._error[scored] = error
         self._scored = self._table = None
@@ -297,7 +362,10 @@ def _index_type(rows: int) -> type[np.integer[Any]]:
 
 
 def _grouped(codes: NDArray[np.signedinteger[Any]], starts: NDArray[np.int64]) -> NDArray[Any]:
-    """Rows by class, ascending within each; class c begins at ``starts[c]``. A counting sort in pieces: no index of eight bytes for every row."""
+    """Rows by class, ascending within each class; class c begins at ``starts[c]``.
+
+    A counting sort in pieces, so that no index of eight bytes for every row is needed.
+    """
     result = np.empty(int(starts[-1]), dtype=_index_type(len(codes)))
     free = starts[:-1].copy()
     for first in range(0, len(codes), CHUNK):

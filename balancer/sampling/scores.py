@@ -1,7 +1,9 @@
-"""Ranking metrics of many score vectors at once, by one sort each; equal to scikit-learn's, ties and sample weights included.
+"""Ranking metrics of many score vectors at once, each by one sort; equal to scikit-learn's, with ties and
+sample weights.
 
-A student population is scored on the same rows every epoch, so the metrics are batched: ``label`` and ``weight`` are shared, ``score``
-has one line per student. NumPy alone, for the embedded sampler needs them too.
+A population of students is scored on the same rows every epoch, so the metrics are batched: ``label`` and
+``weight`` are shared, ``score`` has one row per student. NumPy alone, because the sampler's core needs them
+too.
 """
 
 from __future__ import annotations
@@ -23,20 +25,26 @@ class RankingMetrics:
     """Metrics of M score vectors against one label vector; all (M,) float64."""
 
     f1: NDArray[np.float64]
-    """F1 at the threshold that is best for it."""
+    """F1 at its best threshold."""
     average_precision: NDArray[np.float64]
     partial_auc: NDArray[np.float64]
-    """Area under the ROC curve up to a false-positive rate of .01, divided by .01: mean recall there."""
+    """Area under the ROC curve up to a false-positive rate of .01, divided by .01: the mean recall there."""
 
     def named(self, reward: Reward) -> NDArray[np.float64]:
-        """The metric called ``reward``."""
+        """The metric with the name ``reward``."""
         return {"f1": self.f1, "average_precision": self.average_precision, "partial_auc": self.partial_auc}[reward]
 
 
 def ranking_metrics(positive: NDArray[np.bool_], score: NDArray[Any], weight: NDArray[Any]) -> RankingMetrics:
-    """Metrics of ``score`` (M, n) where ``positive`` (n,) is the label and ``weight`` (n,) what each row counts for.
+    """Metrics of binary scores.
 
-    All are 0 where no row is positive, and the partial AUC also where none is negative.
+    Args:
+        positive: (n,) label.
+        score: (M, n) scores.
+        weight: (n,) weight of each row.
+
+    Returns:
+        Metrics (M,). All are 0 where no row is positive, and the partial AUC also where no row is negative.
     """
     order = np.argsort(-score, axis=1)
     ranked = np.take_along_axis(score, order, axis=1)
@@ -65,7 +73,7 @@ def _partial_auc(
     num_positive: float,
     num_negative: float,
 ) -> NDArray[np.float64]:
-    """Trapezoids of each student's ROC curve up to ``PARTIAL_AUC_FPR``; only the head of the ranking is walked."""
+    """(M,) area under each ROC curve up to ``PARTIAL_AUC_FPR`` by trapezoids, divided by that rate."""
     area = np.zeros(len(true_positive))
     if num_positive <= 0 or num_negative <= 0:
         return area
@@ -81,19 +89,23 @@ def _partial_auc(
 
 
 def macro_metrics(label: NDArray[np.integer[Any]], score: NDArray[Any], weight: NDArray[Any]) -> RankingMetrics:
-    """Mean over the classes but the first, each against the rest, of :func:`ranking_metrics`; of two classes simply the second's.
+    """Mean of :func:`ranking_metrics` over all classes but class 0, each against the rest.
+
+    With two classes these are the metrics of class 1. A class without a row among ``label`` can't be measured
+    and is left out of the mean.
 
     Args:
         label: (n,) class index.
         score: (M, n, K) class probabilities.
-        weight: (n,) how many rows each stands for.
+        weight: (n,) how many rows each represents.
 
-    A class without a row among ``label`` can't be measured and is left out of the mean.
+    Returns:
+        Metrics (M,).
     """
     present = [c for c in range(1, score.shape[2]) if (label == c).any()]
     if not present:
-        nothing = np.zeros(len(score))
-        return RankingMetrics(nothing, nothing, nothing)
+        zero = np.zeros(len(score))
+        return RankingMetrics(zero, zero, zero)
     each = [ranking_metrics(label == c, score[:, :, c], weight) for c in present]
     return RankingMetrics(
         np.mean([m.f1 for m in each], axis=0),

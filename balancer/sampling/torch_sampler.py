@@ -1,4 +1,4 @@
-"""Samplers for a torch training loop of one's own, steered by a policy from validation scores.
+"""Samplers for any torch training loop; a policy sets the weights from validation scores.
 
     sampler = AdaptiveSampler(labels, epochs=10)
     loader = DataLoader(dataset, batch_size=256, sampler=sampler)
@@ -6,18 +6,23 @@
         train_one_epoch(model, loader)
         sampler.update(valid_labels, model_scores(valid))
 
-:class:`AdaptiveBatchSampler` is for ``DataLoader(dataset, batch_sampler=...)`` and gives every batch its exact quota of each class. Learned
-policies and hardness want the scores of some training rows too: give ``rows`` and ``row_score``.
+:class:`AdaptiveBatchSampler` is for ``DataLoader(dataset, batch_sampler=...)`` and gives every batch an exact
+quota of each class. Learned policies and hardness need the scores of some training rows too: give ``rows``
+and ``row_score``.
 
-**Without torch** the samplers work too, for a loop over batches of any other library: only NumPy is needed. Where torch is installed
-they are ``torch.utils.data.Sampler``, so that trainers that check for one accept them.
+**Without torch** the samplers work too, for a loop over batches of any other library: only NumPy is needed.
+Where torch is installed they are ``torch.utils.data.Sampler``, so that trainers that check for one accept
+them.
 
-**Resume.** An epoch is a function of seed, number and weights, so a state is a place in it: :meth:`~_AdaptiveBase.state_dict` in the middle of an epoch and
-:meth:`~_AdaptiveBase.load_state_dict` in a fresh process go on with the very next row. What is counted is what the sampler handed out; a DataLoader with
-workers asks ahead (``prefetch_factor`` batches a worker), so give ``state_dict(consumed=...)`` what was really trained on.
+**Resume.** An epoch is a function of seed, number and weights, so a state holds the position in it. After
+:meth:`~_AdaptiveBase.state_dict` in the middle of an epoch, :meth:`~_AdaptiveBase.load_state_dict` in a new
+process continues with the very next row. The sampler counts the rows that it has returned; a DataLoader with
+workers requests rows in advance (``prefetch_factor`` batches a worker), so pass the number of rows trained on
+to ``state_dict(consumed=...)``.
 
-**Distributed.** Every rank draws the same epoch and takes every ``num_replicas``-th item of it, from its rank on, so no item goes to two ranks and all get as many.
-All ranks need the same labels, seed and calls of ``update`` with the same scores (gather them first): nothing is sent between them here.
+**Distributed.** Every rank draws the same epoch and takes every ``num_replicas``-th item of it, starting at
+its rank. So no item goes to two ranks, and all ranks get the same number. All ranks need the same labels,
+seed and calls of ``update`` with the same scores (gather them first): the samplers don't communicate.
 """
 
 from __future__ import annotations
@@ -49,14 +54,17 @@ else:
 
 
 _PIECE = 1 << 16
-"""Items turned into Python's integers at once: an epoch of a hundred million as one list would take gigabytes."""
+"""Items converted to Python integers at once: a list of a hundred million would take gigabytes."""
 
 
 class _AdaptiveBase(Sampler[Item]):
-    """What both samplers share: ranks, the place in the epoch, update and state. A subclass draws an epoch, all ranks' items."""
+    """Common part of both samplers: ranks, the position in the epoch, update and state.
+
+    A subclass draws the items of an epoch for all ranks.
+    """
 
     _KIND: ClassVar[str]
-    """What a state is called after; also that of classes derived from it."""
+    """Name of the sampler in a state; a derived class has its own."""
 
     def __init__(
         self,
@@ -71,10 +79,11 @@ class _AdaptiveBase(Sampler[Item]):
         self._core = core
         self.rank, self.num_replicas = _place_of(rank, num_replicas)
         self._length = -(-items // self.num_replicas)
-        self._handed = 0  # items of epoch core.epoch that this rank has got
-        self._resume = False  # the next iteration goes on after them, for they were loaded from a state
-        self._begun: int | None = None  # the epoch begun last, which prefetching workers may have emptied already
-        self._walk: object = None  # token of the iterator that counts; an older one must not
+        self._handed = 0  # items of epoch core.epoch that this rank was given
+        self._resume = False  # the next iteration continues after them: they come from a loaded state
+        # Epoch of the last iteration; prefetching workers may have requested all of its items already.
+        self._begun: int | None = None
+        self._walk: object = None  # token of the iterator that counts; older iterators don't
 
     def __repr__(self) -> str:
         """Policy, epoch, present weights and sizes."""
@@ -88,7 +97,7 @@ class _AdaptiveBase(Sampler[Item]):
 
     @property
     def classes_(self) -> list[Any]:
-        """The K classes in sorted order: the order of the columns of scores, and of :attr:`weights`."""
+        """The K classes in sorted order; columns of scores and :attr:`weights` have this order."""
         return self._core.classes_
 
     @property
@@ -103,22 +112,22 @@ class _AdaptiveBase(Sampler[Item]):
 
     @property
     def epochs(self) -> int:
-        """Epochs of the training, as told."""
+        """Number of epochs of the training."""
         return self._core.epochs
 
     @property
     def epoch(self) -> int:
-        """Number of the epoch in progress, or of the next one between two."""
+        """Number of the epoch in progress; between two epochs, of the next one."""
         return self._core.epoch
 
     @property
     def seed(self) -> int:
-        """Seed in use, the generator's mixed in."""
+        """Seed in use, which includes the generator's."""
         return self._core.seed
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Figures of the last update: ``f1`` at its best threshold and ``average_precision``; 0 before the first."""
+        """Figures of the last update: ``f1`` at its best threshold and ``average_precision``; 0 before it."""
         return self._core.metrics
 
     @property
@@ -128,23 +137,24 @@ class _AdaptiveBase(Sampler[Item]):
 
     @property
     def notes(self) -> list[str]:
-        """What the policy has to say of itself, e.g. that it fell back to a constant."""
+        """Notes from the policy, e.g. that it used a constant instead."""
         return self._core.notes
 
     @abstractmethod
     def _draw(self, epoch: int) -> NDArray[np.int64]:
-        """All ranks' items of ``epoch``: (items,) rows or (items, batch_size)."""
+        """Items of ``epoch`` for all ranks: (items,) rows or (items, batch_size)."""
 
     def __len__(self) -> int:
-        """Items of an epoch on this rank; the same on every rank."""
+        """Number of items of an epoch on this rank; every rank has the same number."""
         return self._length
 
     def __iter__(self) -> Iterator[Item]:
-        """Items of the epoch in progress from where a loaded state left it, else of the next epoch."""
+        """Iterate over the next epoch; after loading a state, over the rest of the epoch in progress."""
         if not self._resume:
             self._core.epoch += self._handed > 0  # the loop left the last epoch early
             self._handed = 0
-        # Nothing is drawn, and a place loaded holds, until an item is asked for: a DataLoader with workers makes two iterators and uses the second.
+        # Until an item is requested, nothing is drawn and a loaded position is kept: a DataLoader with workers
+        # makes two iterators and uses the second.
         self._begun, self._walk = self._core.epoch, object()
         return self._walked(self._core.epoch, self._handed, self._walk)
 
@@ -155,7 +165,7 @@ class _AdaptiveBase(Sampler[Item]):
                 if self._walk is token:
                     self._resume = False
                     self._handed += 1
-                    if self._handed == self._length:  # with the last item, for not every loop asks once more
+                    if self._handed == self._length:  # with the last item: not every loop requests one more
                         self._finish()
                 yield item
 
@@ -164,9 +174,10 @@ class _AdaptiveBase(Sampler[Item]):
         self._handed, self._walk, self._resume = 0, None, False
 
     def set_epoch(self, epoch: int) -> None:
-        """Number of the epoch drawn next; without it each iteration counts on by itself.
+        """Set the number of the next epoch; without this call every iteration is the next epoch.
 
-        A place loaded into the middle of that same epoch is kept, so that trainers which call this before every epoch resume exactly.
+        A loaded position in the middle of that same epoch is kept, so that trainers which call this before
+        every epoch resume exactly.
         """
         number = whole_number(epoch, "epoch", 0)
         if not (self._resume and number == self._core.epoch):
@@ -176,19 +187,24 @@ class _AdaptiveBase(Sampler[Item]):
     def update(
         self, y_true: ArrayLike | Sequence[str], y_score: ArrayLike, *, rows: ArrayLike | None = None, row_score: ArrayLike | None = None
     ) -> SamplingWeights:
-        """Tell the sampler how the model does; call it once, after each epoch, on every rank with the same scores. An epoch not yet finished ends by it.
+        """Report the model's scores; call it once, after each epoch, on every rank with the same scores.
+
+        An unfinished epoch ends here.
 
         Args:
-            y_true: (n,) classes of held-out rows, named as in ``labels``: the commonest class and at least one other.
-            y_score: (n, K) probabilities in the order of :attr:`classes_`; with two classes also (n,), that of the rarer one.
-            rows: (m,) indices of training rows, any part of them.
-            row_score: their scores, in the same form as ``y_score``; hardness has something to act on only with these.
+            y_true: (n,) classes of held-out rows, named as in ``labels``: the commonest class and at least
+                one other.
+            y_score: (n, K) probabilities in the order of :attr:`classes_`; with two classes also (n,)
+                probabilities of the rarer class.
+            rows: (m,) indices of some of the training rows.
+            row_score: Scores of these rows, in the same form as ``y_score``. Hardness has an effect only with
+                them.
 
         Returns:
-            The weights of the next epoch.
+            The weights of the next epoch, shares in the order of :attr:`classes_`.
 
         Raises:
-            InputError: as :meth:`balancer.sampling.core.SamplerCore.update`; the sampler is then as it was.
+            InputError: As :meth:`balancer.sampling.core.SamplerCore.update`. Nothing has changed then.
         """
         weights = self._core.update(y_true, y_score, rows=rows, row_score=row_score)
         if self._handed:
@@ -197,11 +213,14 @@ class _AdaptiveBase(Sampler[Item]):
         return weights
 
     def state_dict(self, consumed: int | None = None) -> dict[str, Any]:
-        """State from which :meth:`load_state_dict` goes on exactly; arrays are tensors where torch is installed, so ``torch.load(weights_only=True)`` reads it.
+        """State from which :meth:`load_state_dict` continues exactly.
+
+        Arrays are tensors where torch is installed, so ``torch.load(weights_only=True)`` reads the state.
 
         Args:
-            consumed: items (rows, or batches of the batch sampler) of the epoch begun last that this rank has trained on, those before a resume included;
-                None: as many as were handed out, which with a DataLoader's workers is ahead of the training. :meth:`update` begins a new epoch.
+            consumed: Items (rows, or batches of the batch sampler) of the present epoch that this rank has
+                trained on, including those before a resume. None: as many as the sampler has returned; with a
+                DataLoader's workers that is more than was trained on. :meth:`update` begins a new epoch.
 
         Raises:
             InputError: ``consumed`` is more than the epoch has.
@@ -220,10 +239,12 @@ class _AdaptiveBase(Sampler[Item]):
         return state | {"epoch": epoch, "handed": handed, "kind": self._KIND} | self._shape()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Inverse of :meth:`state_dict`, seed included; the state of any rank serves all.
+        """Restore the state of :meth:`state_dict`, including the seed; the state of one rank can be loaded on
+        all.
 
-        InputError where it was saved for other labels, another policy, sampler or size, or in the middle of an epoch for another number of ranks; nothing
-        is changed then.
+        Raises:
+            InputError: It was saved for other labels, another policy, sampler or size, or in the middle of an
+                epoch for another number of ranks. Nothing has changed then.
         """
         if not isinstance(state, Mapping) or state.get("kind") != type(self).__name__:
             kind = state.get("kind") if isinstance(state, Mapping) else None
@@ -237,34 +258,40 @@ class _AdaptiveBase(Sampler[Item]):
                     f"saved state is for {name} {state.get(name)!r}, this sampler has {value!r}; make the sampler as it was saved"
                 )
         if handed >= self._length:
-            raise InputError(f"saved state is {handed} items into an epoch of {self._length}; it is torn, load another one")
+            raise InputError(f"saved state is {handed} items into an epoch of {self._length}: it is corrupt, load another one")
         self._core.load_state_dict(state)
         self._handed, self._resume, self._begun, self._walk = handed, handed > 0, None, None
 
     def _shape(self) -> dict[str, int]:
-        """What an epoch's items depend on beyond the core."""
+        """Sizes besides those of the core that the items of an epoch depend on."""
         return {"num_replicas": self.num_replicas}
 
 
 class AdaptiveSampler(_AdaptiveBase[int]):
-    """Draws training rows by class and hardness; the weights move once an epoch, by :meth:`update`.
+    """Draws training rows by class and hardness; :meth:`update` changes the weights once an epoch.
 
-    A class first, then one of its rows: a draw costs O(1), by hardness O(log N), and no weight is kept for each row. So there is no limit of 2**24 rows as
-    that of ``WeightedRandomSampler``. An epoch never consists of the commonest class alone: where chance would have it so, one row is exchanged.
+    A class is drawn first, then one of its rows: a draw costs O(1), by hardness O(log N), and no weight is
+    kept for each row. So there is no limit of 2**24 rows, which ``WeightedRandomSampler`` has. An epoch never
+    consists of the commonest class alone: where chance would draw only that class, one row is exchanged.
 
     Args:
-        labels: (N,) class of each training row: whole numbers (negative ones too), booleans, text or bytes. ``None`` and NaN mean no label.
-        policy: ``auto`` (the learned one that comes with the package), ``constant`` (also ``constant:share=.2,hardness=1``), ``rule``, the folder of a
-            learned policy, or an object with ``name`` and ``act``.
-        epochs: how many epochs the training has.
-        num_samples: rows an epoch draws, on all ranks together (rounded up to whole ranks); None: as many as there are labelled rows.
-        unlabelled: a label that marks rows never to be drawn, e.g. -1.
-        seed: every epoch's draw is a function of it, of the epoch's number and of the weights.
-        generator: its ``initial_seed()`` is mixed into the seed; none of its numbers are drawn.
-        rank, num_replicas: this process among how many; None: those of ``torch.distributed``, or 0 of 1 where it is not initialised.
+        labels: (N,) class of each training row: whole numbers (also negative ones), booleans, text or bytes.
+            ``None`` and NaN mean no label.
+        policy: ``auto`` (the learned policy of the package), ``constant`` (also
+            ``constant:share=.2,hardness=1``), ``rule``, the folder of a learned policy, or an object with
+            ``name`` and ``act`` (:class:`~balancer.sampling.policies.Policy`).
+        epochs: Number of epochs of the training.
+        num_samples: Rows drawn in an epoch, on all ranks together (rounded up so that every rank gets the
+            same number); None: as many as there are labelled rows.
+        unlabelled: A label that marks rows that are never drawn, e.g. -1.
+        seed: Random seed; an epoch's draw is a function of it, of the epoch's number and of the weights.
+        generator: Its ``initial_seed()`` is combined with the seed; it is not advanced.
+        rank: Number of this process; None: that of ``torch.distributed``, or 0 where it is not initialised.
+        num_replicas: Number of processes; None: that of ``torch.distributed``, or 1.
 
     Raises:
-        InputError: fewer than two classes, no epoch, too few rows an epoch, a rank out of range, or a policy that can't be loaded.
+        InputError: Fewer than two classes, no epoch, too few rows an epoch, a rank out of range, or a policy
+            that can't be loaded.
 
     >>> sampler = AdaptiveSampler(["ok"] * 990 + ["fraud"] * 10, policy="constant:share=.2", epochs=3, num_samples=100)
     >>> sampler.classes_, len(list(sampler))
@@ -293,7 +320,7 @@ class AdaptiveSampler(_AdaptiveBase[int]):
 
     @property
     def num_samples(self) -> int:
-        """Rows an epoch draws, on all ranks together."""
+        """Rows drawn in an epoch, on all ranks together."""
         return self._core.num_samples
 
     def _sizes(self) -> dict[str, int]:
@@ -304,16 +331,24 @@ class AdaptiveSampler(_AdaptiveBase[int]):
 
 
 class AdaptiveBatchSampler(_AdaptiveBase[list[int]]):
-    """Batches with an exact quota of each class; the weights move once an epoch, by :meth:`update`.
+    """Batches with an exact quota of each class; :meth:`update` changes the weights once an epoch.
 
-    Each batch holds ``share * batch_size`` rows of a class, rounded down or up, and over an epoch the class's total is within one row of its share. A class whose
-    share is less than one row a batch is raised to one, at the cost of the others, where a batch has a row for every class (:attr:`batch_share`).
+    Each batch holds ``share * batch_size`` rows of a class, rounded down or up, and over an epoch the class's
+    total is within one row of its share. Where a batch has at least one row for every class, a share of less
+    than one row a batch is raised to one row, and the other shares shrink (:attr:`batch_share`).
 
     Args:
-        labels: as for :class:`AdaptiveSampler`.
-        batch_size: rows of a batch; every batch is full, there is no last one to drop.
-        num_batches: batches of an epoch, on all ranks together (rounded up to whole ranks); None: as many as the labelled rows fill, rounded up.
-        policy, epochs, unlabelled, seed, generator, rank, num_replicas: as for :class:`AdaptiveSampler`.
+        labels: As for :class:`AdaptiveSampler`.
+        batch_size: Rows of a batch; every batch is full, so there is no last one to drop.
+        policy: As for :class:`AdaptiveSampler`.
+        epochs: As for :class:`AdaptiveSampler`.
+        num_batches: Batches of an epoch, on all ranks together (rounded up so that every rank gets the same
+            number); None: as many as the labelled rows fill, rounded up.
+        unlabelled: As for :class:`AdaptiveSampler`.
+        seed: As for :class:`AdaptiveSampler`.
+        generator: As for :class:`AdaptiveSampler`.
+        rank: As for :class:`AdaptiveSampler`.
+        num_replicas: As for :class:`AdaptiveSampler`.
 
     >>> sampler = AdaptiveBatchSampler(["ok"] * 990 + ["fraud"] * 10, batch_size=10, policy="constant:share=.2", epochs=3, num_batches=4)
     >>> [sum(row >= 990 for row in batch) for batch in sampler]
@@ -366,7 +401,7 @@ class AdaptiveBatchSampler(_AdaptiveBase[list[int]]):
 
 
 def _place_of(rank: int | None, num_replicas: int | None) -> tuple[int, int]:
-    """(rank, number of ranks), from ``torch.distributed`` where it is initialised and neither is given."""
+    """Rank and number of ranks; where neither is given, those of ``torch.distributed``."""
     if (rank is None) != (num_replicas is None):
         raise InputError("give rank and num_replicas together, or neither")
     if rank is None or num_replicas is None:

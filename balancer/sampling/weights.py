@@ -125,7 +125,7 @@ def share_limit(train_counts: NDArray[Any], batch_budget: int) -> float:
 
 
 def start_weights(prior: Floats, limit: float = MAX_MINORITY_SHARE) -> SamplingWeights:
-    """Weights that every policy starts from: :func:`start_share` within ``limit``, no hardness, a small floor."""
+    """Weights that every policy starts from: :func:`start_share` within ``limit``, no hardness."""
     low, start = 1.0 - float(prior[0]), 1.0 - float(start_share(prior)[0])
     return SamplingWeights(minority_share(prior, max(low, min(start, limit))) if start > limit else start_share(prior))
 

@@ -1,7 +1,8 @@
-"""Which rows further tasks learn from: each task has a sampler of its own, and labels are not needed.
+"""Rows for the auxiliary tasks: every task has its own sampler, and labels are not needed.
 
-Special: a task about one thing (the next category) is as imbalanced as fraud is, so its rows are drawn by an adaptive sampler over its own classes, recomputed
-every epoch from its own scores; a task about many fields at once has no classes to weigh, and its rows are drawn evenly.
+A task with one target (such as the next category) is as imbalanced as fraud, so an adaptive sampler over the task's
+classes draws its rows, and its weights are recomputed every epoch from the task's scores. A task with many fields at
+once has no classes to weight, and its rows are drawn evenly.
 """
 
 from __future__ import annotations
@@ -20,27 +21,29 @@ from balancer.models import Classifier, ModelConfig, Task
 from balancer.sampling import SamplerCore
 from balancer.sampling.seeding import generator, integer_seed
 from balancer.training.auxiliary_targets import task_targets
-from balancer.training.trainer import ClassifierStudent
+from balancer.training.trainer import ClassifierTrainer
 
 SHARE = 0.25
-"""Rows of a task in a step, per row of the main decision."""
+"""Rows of a task in a step, per row of the classification."""
 POOL = 2_000
-"""Rows that are scored after an epoch to recompute a task's weights: that many of train, and of the reward half."""
+"""Rows scored after an epoch for a task's weights: this many training rows, and as many of the reward half."""
 LEARNED_CLASSES = 10
-"""Most classes that the learned policy has seen in its training; above it the rule draws."""
-JUDGED = 20_000
-"""Test rows that a task's figures are taken on, at most."""
+"""Most classes in the training of the learned policy; with more, the rule is used."""
+EVALUATED = 20_000
+"""Test rows that a task is evaluated on, at most."""
 
 
-class TaskSampling:
-    """Rows of every further task of a model, epoch by epoch; empty where it has none.
+class AuxiliarySampling:
+    """Rows of every auxiliary task of a model, epoch by epoch; nothing where it has none.
 
-    Parameters
-    ----------
-    epochs, steps, batch_size
-        Of the run.
-    share
-        Rows of each task in a step, per row of ``batch_size``.
+    Args:
+        dataset: A data set that has been split.
+        config: Its ``tasks`` are the auxiliary tasks.
+        epochs: Number of epochs of the run.
+        steps: Steps per epoch.
+        batch_size: Rows of a mini-batch.
+        seed: Random seed.
+        share: Rows of each task in a step, per row of ``batch_size``.
     """
 
     def __init__(
@@ -56,14 +59,14 @@ class TaskSampling:
             target = task_targets(dataset, config, task, self.rows)[:, 0]
             present = len(np.unique(target[target >= 0]))
             if 2 <= present <= self.count:
-                own = integer_seed(seed, f"task {task.name}")
+                task_seed = integer_seed(seed, f"task {task.name}")
                 policy = "auto" if present <= LEARNED_CLASSES else "rule"
                 self.samplers[task.name] = SamplerCore(
-                    target, policy=policy, epochs=epochs, num_samples=self.count, unlabelled=-1, seed=own
+                    target, policy=policy, epochs=epochs, num_samples=self.count, unlabelled=-1, seed=task_seed
                 )
 
     def draw(self, epoch: int) -> dict[str, np.ndarray]:
-        """Store rows of an epoch by task."""
+        """Store rows of an epoch, by task."""
         return {task.name: self._draw(task, epoch) for task in self.config.tasks}
 
     def _draw(self, task: Task, epoch: int) -> np.ndarray:
@@ -71,50 +74,46 @@ class TaskSampling:
             return self.rows[self.samplers[task.name].draw(epoch)]
         return generator(self.seed, f"task {task.name}", epoch).choice(self.rows, self.count)
 
-    def update(self, student: ClassifierStudent, epoch: int) -> None:
-        """Recompute the weights of every task from the student's scores."""
+    def update(self, trainer: ClassifierTrainer, epoch: int) -> None:
+        """Recompute the weights of every task from the model's scores."""
         held = np.flatnonzero(self.dataset.split == Split.REWARD)
         for name, sampler in self.samplers.items():
             task = next(task for task in self.config.tasks if task.name == name)
             rng = generator(self.seed, f"task pool {name}", epoch)
             pool = rng.choice(len(self.rows), min(POOL, len(self.rows)), replace=False)
-            judged = rng.choice(held, min(POOL, len(held)), replace=False)
-            target = task_targets(self.dataset, self.config, task, judged)[:, 0]
+            held_rows = rng.choice(held, min(POOL, len(held)), replace=False)
+            target = task_targets(self.dataset, self.config, task, held_rows)[:, 0]
             known = np.isin(target, sampler.classes_)
-            judged, target = judged[known], target[known]
+            held_rows, target = held_rows[known], target[known]
             common = sampler.classes_[int(np.argmax(sampler.counts))]
             if len(target) and (target == common).any() and (target != common).any():
-                scores = [self._scores(student.model, task, sampler, rows, student.device) for rows in (judged, self.rows[pool])]
+                scores = [self._scores(trainer.model, task, sampler, rows, trainer.device) for rows in (held_rows, self.rows[pool])]
                 sampler.update(target, scores[0], rows=pool, row_score=scores[1])
 
     def _scores(self, model: Classifier, task: Task, sampler: SamplerCore, rows: np.ndarray, device: torch.device) -> np.ndarray:
-        """(n, K) over the classes that training rows have."""
+        """(n, K) probabilities over the classes that occur among the training rows."""
         scores = score_task(model, self.dataset, task.name, rows, device=device)[:, 0, np.asarray(sampler.classes_)].astype(np.float64)
         normal: np.ndarray = scores / np.maximum(scores.sum(1, keepdims=True), 1e-12)
         return normal
 
-    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Arrays by name and JSON, for :meth:`load_state`."""
-        arrays: dict[str, np.ndarray] = {}
-        told = {}
-        for name, sampler in self.samplers.items():
-            state = sampler.state_dict()
-            arrays |= {f"{name}.{key}": array for key, array in state.pop("rows").items()}
-            told[name] = state
-        return arrays, told
+    def state_dict(self) -> dict[str, dict[str, Any]]:
+        """State of every task's sampler, by task."""
+        return {name: sampler.state_dict() for name, sampler in self.samplers.items()}
 
-    def load_state(self, arrays: Mapping[str, np.ndarray], told: Mapping[str, Any]) -> None:
-        """Inverse of :meth:`state`."""
+    def load_state_dict(self, states: Mapping[str, Mapping[str, Any]]) -> None:
+        """Restore the states of :meth:`state_dict`."""
         for name, sampler in self.samplers.items():
-            rows = {key.removeprefix(f"{name}."): array for key, array in arrays.items() if key.startswith(f"{name}.")}
-            sampler.load_state_dict(told[name] | {"rows": rows})
+            sampler.load_state_dict(states[name])
 
 
 def describe_tasks(model: Classifier, dataset: Dataset, seed: int, device: torch.device) -> dict[str, Any]:
-    """Figures of each further task about one thing on test rows, beside always naming the commonest class of train."""
+    """Figures of each auxiliary task with one target on test rows.
+
+    The baseline always predicts the commonest class of the training rows.
+    """
     figures: dict[str, Any] = {}
     test, train = (np.flatnonzero(dataset.split == split) for split in (Split.TEST, Split.TRAIN))
-    test = generator(seed, "task figures").choice(test, min(JUDGED, len(test)), replace=False)
+    test = generator(seed, "task figures").choice(test, min(EVALUATED, len(test)), replace=False)
     for task in model.config.tasks:
         if len(task.sizes) > 1:
             continue

@@ -1,12 +1,13 @@
-"""Fit one classifier under one way of sampling, an epoch at a time, with a checkpoint after each.
+"""Fit one classifier under one treatment, an epoch at a time, with a checkpoint after each epoch.
 
-The run and its baselines go through the same lines: same model, same seed, same epochs; only the scheme differs. Draws, pools and dropout
-are functions of (seed, epoch), so a checkpoint is arrays and counters, and a resumed fit ends in the same bits.
+The run and its baselines use the same code: same model, same seed, same epochs; only the treatment differs. Draws,
+pools and dropout are functions of (seed, epoch), so a checkpoint holds arrays and counters, and a resumed fit gives
+exactly the result of an uninterrupted one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,46 +17,24 @@ from sklearn.metrics import average_precision_score, precision_recall_curve
 
 from balancer.data.dataset import Dataset
 from balancer.data.split import Split
+from balancer.errors import UnsupportedError
 from balancer.files import read_arrays, write_arrays
 from balancer.models import Classifier, ModelConfig
-from balancer.options.train import Budget, TrainConfig
+from balancer.options.fit import Budget, FitOptions
 from balancer.sampling.controller import SamplingController
 from balancer.sampling.observation import ScoredRows
-from balancer.sampling.policies import Policy
+from balancer.sampling.pools import thinned_groups
 from balancer.sampling.row_sampler import RowSampler
 from balancer.sampling.seeding import generator
 from balancer.sampling.weights import SamplingWeights
-from balancer.training.auxiliary_sampling import TaskSampling
-from balancer.training.trainer import ClassifierStudent
-
-BASELINES = ("none", "one_to_one", "class_weight")
-"""Ways of treating imbalance that every report compares with: leave it, over-sample to 1:1, weight the loss."""
+from balancer.training.auxiliary_sampling import AuxiliarySampling
+from balancer.training.trainer import ClassifierTrainer
+from balancer.training.treatment import Treatment, balanced_class_weight, under_sampled
 
 POOL_SHARE = 0.5
-"""Rows of the training pool scored after an epoch, per row trained on; a forward costs a third of a training step."""
+"""Training rows scored after an epoch, per row trained on; scoring costs a third of a training step."""
 REWARD_NEGATIVES = 20_000
-"""Negatives of the reward half that are scored after each epoch; all positives are."""
-
-
-@dataclass(frozen=True)
-class Scheme:
-    """A way of sampling: a policy that answers every epoch, or fixed weights; and loss weights per class."""
-
-    name: str
-    policy: Policy | None = None
-    share: np.ndarray | None = None
-    class_weight: np.ndarray | None = None
-
-
-def baseline_scheme(name: str, counts: np.ndarray) -> Scheme:
-    """Scheme of one of :data:`BASELINES` for training ``counts`` (K,); 1:1 keeps the proportions among the positive classes."""
-    prior = counts / counts.sum()
-    if name == "none":
-        return Scheme(name, share=prior)
-    if name == "one_to_one":
-        return Scheme(name, share=np.concatenate([[0.5], 0.5 * prior[1:] / prior[1:].sum()]))
-    weight = np.where(counts > 0, counts.sum() / (np.maximum(counts, 1) * (counts > 0).sum()), 0.0)
-    return Scheme(name, share=prior, class_weight=weight)
+"""Negatives of the reward half that are scored after each epoch, at most; all positives are scored."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +42,13 @@ class Pools:
     """Labelled store rows by role, and how many of each class."""
 
     train: np.ndarray
+    """(n,) training rows."""
     reward: np.ndarray
+    """(v,) rows of the reward half of validation."""
     train_counts: np.ndarray
+    """(K,) training rows of each class."""
     reward_counts: np.ndarray
+    """(K,) reward rows of each class."""
 
     @classmethod
     def of(cls, dataset: Dataset) -> Pools:
@@ -79,100 +62,187 @@ class Pools:
 def fit_classifier(
     dataset: Dataset,
     model_config: ModelConfig,
-    scheme: Scheme,
+    treatment: Treatment,
     schedule: Budget,
-    config: TrainConfig,
+    options: FitOptions,
     *,
+    seed: int,
     device: str,
     checkpoint: Path,
     after_epoch: Callable[[int, dict[str, Any]], None],
     start: Callable[[], Classifier] | None = None,
-) -> tuple[ClassifierStudent, list[dict[str, Any]]]:
-    """Fit a classifier from ``checkpoint`` on, or from the start where there is none.
+    train_only: Collection[str] | None = None,
+    task_weights: Mapping[str, float] | None = None,
+) -> tuple[ClassifierTrainer, list[dict[str, Any]]]:
+    """Fit a classifier, from ``checkpoint`` if there is one.
 
-    ``after_epoch(epochs done, figures)`` is called once an epoch; ``start`` makes the model to begin with, instead of a new one.
-    Returns the student and the figures of every epoch.
+    Args:
+        dataset: A data set that has been split.
+        model_config: The model to build.
+        treatment: How rows are drawn, and the loss.
+        schedule: Number of epochs and of steps per epoch.
+        options: Batch size, learning rate, optimizer and warm-up of sparse attention.
+        seed: Random seed.
+        device: Where to train.
+        checkpoint: File that is written after every epoch and read at the start.
+        after_epoch: Called after every epoch with the number of finished epochs and the figures of that epoch.
+        start: Makes the model to start from; None: a new one.
+        train_only: Parts of the model to train; None: all.
+        task_weights: Weights of the losses of auxiliary tasks by name; None: learned.
+
+    Returns:
+        The trainer and the figures of every epoch.
+
+    Raises:
+        UnsupportedError: The classifier can't be trained under this treatment.
     """
-    pools = Pools.of(dataset)
-    steps = schedule.steps_per_epoch
-    student = ClassifierStudent(
+    _check_supported(treatment)
+    if treatment.rows == "under":
+        dataset = under_sampled(dataset, seed)
+    counts = Pools.of(dataset).train_counts
+    trainer = ClassifierTrainer(
         dataset,
         model_config,
-        seed=config.seed,
-        total_steps=schedule.epochs * steps,
-        batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
-        class_weight=scheme.class_weight,
-        warmup=config.warmup,
-        optimizer=config.optimizer,
+        seed=seed,
+        total_steps=schedule.epochs * schedule.steps_per_epoch,
+        batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
+        class_weight=balanced_class_weight(counts) if treatment.loss == "class_weight" else None,
+        warmup=options.warmup,
+        optimizer=options.optimizer,
         device=device,
         start=start,
-        train_only=config.train_only,
-        task_weights=config.fixed_task_weights(),
+        train_only=train_only,
+        task_weights=task_weights,
     )
-    tasks = TaskSampling(dataset, model_config, epochs=schedule.epochs, steps=steps, batch_size=config.batch_size, seed=config.seed)
-    labels = np.full(len(dataset.store.label), -1, dtype=np.int64)
-    labels[pools.train] = dataset.store.label[pools.train]
-    sampler = RowSampler(labels, len(dataset.schema.classes))
-    controller = None
-    if scheme.policy is not None:
-        controller = SamplingController(
-            sampler.prior,
-            scheme.policy,
-            epochs=schedule.epochs,
-            batch_budget=schedule.epochs * steps * config.batch_size,
-            train_counts=pools.train_counts,
-            reward_counts=pools.reward_counts,
-        )
-    figures: list[dict[str, Any]] = []
+    fit = _Fit(trainer, treatment, schedule)
     if checkpoint.exists():
-        arrays, meta = read_arrays(checkpoint, what=f"it is the checkpoint of {scheme.name}")
-        student.load_state({name[8:]: array for name, array in arrays.items() if name.startswith("student.")})
-        sampler.load_state({name[8:]: array for name, array in arrays.items() if name.startswith("sampler.")})
-        if controller is not None:
-            controller.load_state_dict(meta["controller"])
-        tasks.load_state({name[5:]: array for name, array in arrays.items() if name.startswith("task.")}, meta.get("tasks", {}))
-        figures = meta["figures"]
-    reward_rows, reward_weight = thinned(pools.reward, dataset.store.label, REWARD_NEGATIVES, generator(config.seed, "reward pool"))
-    for epoch in range(len(figures), schedule.epochs):
-        weights = controller.weights if controller is not None else SamplingWeights(np.asarray(scheme.share), 0.0, 0.0)
-        drawn = sampler.draw(steps * config.batch_size, weights, generator(config.seed, "draw", epoch))
-        loss = student.fit(drawn, tasks.draw(epoch))
-        reward = _scored(student, reward_rows, reward_weight)
-        if controller is not None:
-            pool_size = int(POOL_SHARE * steps * config.batch_size)
-            pool_rows, pool_weight = thinned(pools.train, dataset.store.label, pool_size, generator(config.seed, "pool", epoch))
-            pool = _scored(student, pool_rows, pool_weight)
-            sampler.refresh(pool_rows, pool.score)
-            controller.update(pool, reward)
-        tasks.update(student, epoch)
-        figures.append({"model": scheme.name, "epoch": epoch + 1, "loss": loss} | _describe(weights, reward))
-        state = {f"student.{name}": array for name, array in student.state().items()}
-        state |= {f"sampler.{name}": array for name, array in sampler.state().items()}
-        task_arrays, task_meta = tasks.state()
-        state |= {f"task.{name}": array for name, array in task_arrays.items()}
-        meta = {"controller": controller.state_dict() if controller is not None else None, "figures": figures, "tasks": task_meta}
-        write_arrays(checkpoint, state, meta)
-        after_epoch(epoch + 1, figures[-1])
-    return student, figures
+        fit.load(checkpoint)
+    for epoch in range(len(fit.figures), schedule.epochs):
+        fit.train_epoch(epoch)
+        fit.save(checkpoint)
+        after_epoch(epoch + 1, fit.figures[-1])
+    return fit.trainer, fit.figures
 
 
-def thinned(rows: np.ndarray, label: np.ndarray, negatives: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """All positives of ``rows`` (n,), but at most ``negatives`` of them, and at most ``negatives`` random negatives, with how many rows each stands for."""
-    chosen, weights = [], []
-    for own in (rows[label[rows] > 0], rows[label[rows] == 0]):
-        kept = own if len(own) <= negatives else np.sort(rng.choice(own, negatives, replace=False))
-        chosen.append(kept)
-        weights.append(np.full(len(kept), len(own) / max(1, len(kept))))
-    return np.concatenate(chosen), np.concatenate(weights)
+def _check_supported(treatment: Treatment) -> None:
+    if treatment.rows == "smote" or treatment.loss not in ("plain", "class_weight"):
+        raise UnsupportedError(f"the classifier can't be trained under {treatment.name}: choose another treatment")
 
 
-def _scored(student: ClassifierStudent, rows: np.ndarray, weight: np.ndarray) -> ScoredRows:
-    return ScoredRows(student.dataset.store.label[rows].astype(np.int64), student.score(rows), weight)
+class _Fit:
+    """One fit: the trainer, the samplers of its rows, and the figures so far.
+
+    Args:
+        trainer: Trainer of the classifier, at its start.
+        treatment: How rows are drawn.
+        schedule: Number of epochs and of steps per epoch.
+    """
+
+    def __init__(self, trainer: ClassifierTrainer, treatment: Treatment, schedule: Budget) -> None:
+        self.trainer, self.treatment, self.dataset, self.seed = trainer, treatment, trainer.dataset, trainer.seed
+        self.pools = Pools.of(self.dataset)
+        self.draws = schedule.steps_per_epoch * trainer.batch_size
+        self.figures: list[dict[str, Any]] = []
+        self.auxiliary = AuxiliarySampling(
+            self.dataset,
+            trainer.config,
+            epochs=schedule.epochs,
+            steps=schedule.steps_per_epoch,
+            batch_size=trainer.batch_size,
+            seed=self.seed,
+        )
+        labels = np.full(len(self.dataset.store.label), -1, dtype=np.int64)
+        labels[self.pools.train] = self.dataset.store.label[self.pools.train]
+        self.sampler = RowSampler(labels, len(self.dataset.schema.classes))
+        self.controller: SamplingController | None = None
+        if treatment.fixed_weights is None:
+            self.controller = SamplingController(
+                self.sampler.prior,
+                treatment.policy,
+                epochs=schedule.epochs,
+                batch_budget=schedule.epochs * self.draws,
+                train_counts=self.pools.train_counts,
+                reward_counts=self.pools.reward_counts,
+            )
+        rng = generator(self.seed, "reward pool")
+        self.reward_rows, self.reward_weight = thinned(self.pools.reward, self.dataset.store.label, REWARD_NEGATIVES, rng)
+
+    @property
+    def weights(self) -> SamplingWeights:
+        """Sampling weights of the next epoch."""
+        if self.controller is not None:
+            return self.controller.weights
+        fixed = self.treatment.fixed_weights
+        assert fixed is not None
+        return fixed
+
+    def train_epoch(self, epoch: int) -> None:
+        """Draw the rows of an epoch, train on them, score, and let the policies choose the next weights."""
+        weights = self.weights
+        drawn = self.sampler.draw(self.draws, weights, generator(self.seed, "draw", epoch))
+        loss = self.trainer.fit(drawn, self.auxiliary.draw(epoch))
+        reward = self._scored(self.reward_rows, self.reward_weight)
+        if self.controller is not None:
+            rng = generator(self.seed, "pool", epoch)
+            pool_rows, pool_weight = thinned(self.pools.train, self.dataset.store.label, int(POOL_SHARE * self.draws), rng)
+            pool = self._scored(pool_rows, pool_weight)
+            self.sampler.refresh(pool_rows, pool.score)
+            self.controller.update(pool, reward)
+        self.auxiliary.update(self.trainer, epoch)
+        self.figures.append({"model": self.treatment.name, "epoch": epoch + 1, "loss": loss} | _describe(weights, reward))
+
+    def _scored(self, rows: np.ndarray, weight: np.ndarray) -> ScoredRows:
+        return ScoredRows(self.dataset.store.label[rows].astype(np.int64), self.trainer.score(rows), weight)
+
+    def save(self, checkpoint: Path) -> None:
+        """Write the state after an epoch."""
+        auxiliary_arrays, auxiliary_meta = _flat(self.auxiliary.state_dict())
+        parts = {"student": self.trainer.state_dict(), "sampler": self.sampler.state_dict(), "task": auxiliary_arrays}
+        arrays = {f"{part}.{name}": array for part, state in parts.items() for name, array in state.items()}
+        controller = self.controller.state_dict() if self.controller is not None else None
+        write_arrays(checkpoint, arrays, {"controller": controller, "figures": self.figures, "tasks": auxiliary_meta})
+
+    def load(self, checkpoint: Path) -> None:
+        """Restore the state that :meth:`save` wrote."""
+        arrays, meta = read_arrays(checkpoint, what=f"it is the checkpoint of {self.treatment.name}")
+        self.trainer.load_state_dict(_part(arrays, "student"))
+        self.sampler.load_state_dict(_part(arrays, "sampler"))
+        if self.controller is not None:
+            self.controller.load_state_dict(meta["controller"])
+        self.auxiliary.load_state_dict(_nested(_part(arrays, "task"), meta.get("tasks", {})))
+        self.figures = meta["figures"]
+
+
+def _part(arrays: Mapping[str, np.ndarray], part: str) -> dict[str, np.ndarray]:
+    """The arrays whose name begins with ``part`` and a dot, by the rest of their name."""
+    prefix = f"{part}."
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+
+def _flat(states: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """States of samplers by task, as arrays ``task.name`` and the values that JSON can hold."""
+    arrays = {f"{task}.{name}": array for task, state in states.items() for name, array in state["rows"].items()}
+    return arrays, {task: {name: value for name, value in state.items() if name != "rows"} for task, state in states.items()}
+
+
+def _nested(arrays: Mapping[str, np.ndarray], states: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Inverse of :func:`_flat`."""
+    return {task: dict(state) | {"rows": _part(arrays, task)} for task, state in states.items()}
+
+
+def thinned(rows: np.ndarray, label: np.ndarray, most: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """At most ``most`` positives and at most ``most`` negatives of ``rows`` (n,), and how many rows each represents."""
+    return thinned_groups([(rows[label[rows] > 0], most), (rows[label[rows] == 0], most)], rng, in_order=True)
 
 
 def _describe(weights: SamplingWeights, reward: ScoredRows) -> dict[str, Any]:
-    """Figures of an epoch: the weights it was drawn with, and average precision, best F1 and the false-positive rate there on the reward half."""
+    """Figures of an epoch.
+
+    Returns:
+        The weights it was drawn with; on the reward half the average precision, the best F1, and the false-positive
+        rate at the threshold of the best F1.
+    """
     positive, fraud = reward.label > 0, 1.0 - reward.score[:, 0]
     precision, recall, _ = precision_recall_curve(positive, fraud, sample_weight=reward.weight)
     f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)

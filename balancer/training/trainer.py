@@ -1,13 +1,15 @@
-"""The real student: the transaction-sequence classifier, fitted on rows that somebody else chooses.
+"""Train the transaction-sequence classifier on given rows.
 
-It knows nothing of sampling. ``fit`` takes the store rows to train on, in order, a mini-batch at a time; ``score`` gives class
-probabilities. Its state is arrays (weights, AdamW moments, a step count) and its dropout is drawn from (seed, step), so a saved state
-continues to the same bits. Recipe: AdamW, 5 % linear warm-up then cosine to zero, gradient norm clipped to 1, bf16 autocast on CUDA.
+The trainer does not choose rows. ``fit`` takes the store rows to train on, in order, a mini-batch at a time;
+``score`` gives class probabilities. Its state is arrays (weights, AdamW moments, a step count), and its dropout is
+drawn from (seed, step), so a restored state continues exactly. Recipe: AdamW, 5 % linear warm-up, then cosine to
+zero, gradient norm clipped to 1, bf16 autocast on CUDA.
 
-Further tasks learn from rows of their own in the same pass, and with `train_only` everything but the named parts stays what it is, to the last bit.
+Auxiliary tasks learn from their own rows in the same pass. With `train_only`, all other parts keep their weights
+exactly.
 
-A model of the form `histories` is trained on the same rows: one pass over a history judges all the rows drawn from it. Sparse attention is dense
-for the first part of the steps and learns meanwhile what its global nodes should be.
+A model of the form `histories` is trained on the same rows: one pass over a history scores all the rows drawn from
+it. Sparse attention is dense for the first part of the steps and learns meanwhile which nodes should be global.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import numpy as np
 import torch
 
 from balancer.data.dataset import Dataset
-from balancer.inference.batches import minibatches, sequence_parts
+from balancer.inference.batches import history_batches, minibatches
 from balancer.inference.scoring import score_rows
 from balancer.models import Classifier, ModelConfig, SequenceBatch, Targets, autocast, part_of
 from balancer.models.attention import distillation_loss, warm_up
@@ -32,31 +34,27 @@ from balancer.training.auxiliary_targets import HIDDEN, task_targets
 WARMUP_SHARE = 0.05
 
 
-class ClassifierStudent:
-    """A classifier with its optimizer, on one dataset.
+class ClassifierTrainer:
+    """A classifier with its optimizer, on one data set.
 
-    Parameters
-    ----------
-    dataset
-        Windows and labels come from its store.
-    config
-        What to build; ``config.history_length`` is the window length.
-    seed
-        Weights and dropout are functions of it.
-    total_steps
-        Length of the learning-rate schedule in mini-batches of ``batch_size``.
-    class_weight
-        Loss weight per class, shape (K,), or None.
-    warmup
-        Share of the steps in which sparse attention is dense and its global nodes are learned by distillation; without effect on others.
-    optimizer
-        ``adamw``, or ``adamw8bit`` of bitsandbytes, on CUDA.
-    start
-        Makes the model to begin with instead of a new one; its configuration is ``config``.
-    train_only
-        Parts (`balancer.models.PARTS`) that are trained; all others keep their weights and have no optimizer state. All are where it is None.
-    task_weights
-        Fixed weight of each loss by name, 1 where it has none; where it is None weights are learned from how uncertain each loss is.
+    Args:
+        dataset: Its store holds the histories and labels.
+        config: The model to build; ``config.history_length`` is the length of a history.
+        seed: Random seed of weights and dropout.
+        total_steps: Length of the learning-rate schedule in mini-batches.
+        batch_size: Rows of a mini-batch.
+        learning_rate: Peak learning rate.
+        weight_decay: Weight decay of matrices; vectors have none.
+        class_weight: (K,) loss weight per class, or None.
+        warmup: Fraction of the steps in which sparse attention is dense and its global nodes are learned by
+            distillation; without effect on other attention.
+        optimizer: ``adamw``, or ``adamw8bit`` of bitsandbytes, on CUDA.
+        device: Where to train.
+        start: Makes the model to start from instead of a new one; its configuration is ``config``.
+        train_only: Parts (`balancer.models.PARTS`) that are trained; all others keep their weights and have no
+            optimizer state. None: all parts are trained.
+        task_weights: Fixed weight of each loss by name, 1 where a name is missing. None: weights are learned from the
+            uncertainty of each loss.
     """
 
     def __init__(
@@ -79,7 +77,7 @@ class ClassifierStudent:
     ) -> None:
         self.dataset, self.config, self.seed, self.device = dataset, config, seed, torch.device(device)
         self.total_steps, self.batch_size, self.learning_rate = total_steps, batch_size, learning_rate
-        # Frozen attention has no score to learn.
+        # Attention that is not trained needs no dense steps: it has no score to learn.
         self.warm_steps = round(warmup * total_steps) if train_only is None or "attention" in train_only else 0
         self.task_weights = task_weights
         torch.manual_seed(integer_seed(seed, "weights"))
@@ -102,11 +100,16 @@ class ClassifierStudent:
         self.step = 0
 
     def fit(self, rows: np.ndarray, extra: Mapping[str, np.ndarray] | None = None) -> float:
-        """Train on ``rows`` (n,), one optimizer step per mini-batch; return the mean loss.
+        """Train on rows, one optimizer step per mini-batch.
 
-        Mini-batches are taken in the given order; in the form `histories` rows of one history go together, and the order of histories is drawn.
-        ``extra`` are rows of further tasks by name, spread over the same steps; without any ``rows`` the steps are those of the first task's rows, and the
-        loss is the tasks'.
+        Args:
+            rows: (n,) store rows. Mini-batches are taken in this order; in the form `histories`, the rows of one history
+                stay together, and the order of histories is random.
+            extra: Store rows of auxiliary tasks by name, spread over the same steps. Where ``rows`` is empty, the
+                number of steps follows from these rows, and the loss is that of the tasks.
+
+        Returns:
+            The mean loss over the steps; NaN without rows.
         """
         self.model.train()
         torch.manual_seed(integer_seed(self.seed, "dropout", self.step))
@@ -114,10 +117,12 @@ class ClassifierStudent:
         most = len(rows) or max(map(len, extra.values()), default=0)
         steps = -(-most // self.batch_size)
         sources = [self._minibatches(rows, self.batch_size, "histories")]
-        sources += [self._minibatches(own, -(-len(own) // max(1, steps)), f"histories {name}") for name, own in extra.items()]
+        sources += [
+            self._minibatches(task_rows, -(-len(task_rows) // max(1, steps)), f"histories {name}") for name, task_rows in extra.items()
+        ]
         losses = []
         for chosen in zip_longest(*sources, fillvalue=np.zeros(0, dtype=np.int64)):
-            if any(len(own) for own in chosen):
+            if any(len(source_rows) for source_rows in chosen):
                 warm_up(self.model, self.step < self.warm_steps)
                 for group in self.optimizer.param_groups:
                     group["lr"] = self.learning_rate * self._schedule()
@@ -130,7 +135,7 @@ class ClassifierStudent:
         return float(torch.stack(losses).mean()) if losses else math.nan
 
     def _minibatches(self, rows: np.ndarray, size: int, purpose: str) -> Iterator[np.ndarray]:
-        """The store rows of each optimizer step."""
+        """Store rows of each optimizer step."""
         if not len(rows):
             return
         if self.config.form == "histories":
@@ -142,36 +147,42 @@ class ClassifierStudent:
                 yield rows[first : first + size]
 
     def _backward(self, chosen: tuple[np.ndarray, ...], names: tuple[str, ...]) -> torch.Tensor:
-        """Gradients of the losses of one step, in as many passes as memory asks for; the loss.
+        """Compute the gradients of one step, in as many passes as memory requires.
 
-        ``chosen`` are the main rows, then those of the tasks ``names``.
+        Args:
+            chosen: Rows of the classification, then those of each auxiliary task.
+            names: Names of the auxiliary tasks.
+
+        Returns:
+            The loss.
         """
         rows = np.concatenate(chosen)
-        source = np.repeat(np.arange(len(chosen)), [len(own) for own in chosen])
-        targets = {name: self._targets(name, own) for name, own in zip(names, chosen[1:], strict=True)}
+        sizes = [len(source_rows) for source_rows in chosen]
+        source = np.repeat(np.arange(len(chosen)), sizes)
+        targets = {name: self._targets(name, task_rows) for name, task_rows in zip(names, chosen[1:], strict=True)}
         hidden = self._hidden(rows, source, names, targets)
-        weight = np.concatenate([self._weight(chosen[0]), *((own >= 0).sum(1) for own in targets.values())])
+        weight = np.concatenate([self._weight(chosen[0]), *((target >= 0).sum(1) for target in targets.values())])
         totals = np.bincount(source, weight, minlength=len(chosen))
-        told = torch.zeros((), device=self.device)
+        total = torch.zeros((), device=self.device)
         if self.config.form == "rows":
             batch = self._batch(rows)
             if hidden is not None:
                 self._hide(batch, (torch.arange(len(rows), device=self.device), batch.lengths - 1), hidden)
             return self._pass(batch, None, rows, source, np.ones(len(chosen)), targets, 1.0)
-        offset = np.concatenate([[0], np.cumsum([len(own) for own in chosen])])
-        for part in sequence_parts(self.dataset.store, rows, self.config.history_length, self.device):
-            which = part.which
+        offset = np.concatenate([[0], np.cumsum(sizes)])
+        for part in history_batches(self.dataset.store, rows, self.config.history_length, self.device):
+            which = part.index
             if hidden is not None:
                 self._hide(part.batch, part.targets, hidden[which])
-            # Means over the passes add up to the mean over all rows when each counts by the weight of its rows.
-            own = np.bincount(source[which], weight[which], minlength=len(chosen))
-            share = np.divide(own, totals, out=np.zeros_like(own), where=totals > 0)
+            # The means of the passes add up to the mean over all rows when each is weighted by its rows.
+            pass_weight = np.bincount(source[which], weight[which], minlength=len(chosen))
+            share = np.divide(pass_weight, totals, out=np.zeros_like(pass_weight), where=totals > 0)
             here = {
                 name: target[which[source[which] == number] - offset[number]]
                 for number, (name, target) in enumerate(targets.items(), start=1)
             }
-            told = told + self._pass(part.batch, part.targets, rows[which], source[which], share, here, len(which) / len(rows))
-        return told
+            total = total + self._pass(part.batch, part.targets, rows[which], source[which], share, here, len(which) / len(rows))
+        return total
 
     def _pass(
         self,
@@ -183,9 +194,19 @@ class ClassifierStudent:
         wanted: Mapping[str, np.ndarray],
         part: float,
     ) -> torch.Tensor:
-        """Gradients of one forward pass over rows (n,) that belong to the main decision (``source`` 0) and to tasks (1, 2, ...).
+        """Compute the gradients of one forward pass.
 
-        ``share`` is what a mean over this pass's rows of each source counts, ``part`` the pass's share of all rows; ``wanted`` are the tasks' targets.
+        Args:
+            batch: The encoded histories.
+            targets: Positions of the rows in the batch; None: the last position of each.
+            rows: (n,) store rows.
+            source: (n,) 0 for rows of the classification, 1, 2, ... for rows of the auxiliary tasks.
+            share: Weight of the mean over this pass's rows of each source.
+            wanted: Targets of the auxiliary tasks by name.
+            part: Fraction of all rows that are in this pass.
+
+        Returns:
+            The loss.
         """
         label = torch.as_tensor(self.dataset.store.label[rows[source == 0]].astype(np.int64), device=self.device)
         with autocast(self.device):
@@ -193,28 +214,28 @@ class ClassifierStudent:
             if self.model.tasks is None:
                 loss = float(share[0]) * self.model.loss(self.model.head(encoded), label, self.class_weight)
                 objective = loss + float(share[0]) * distillation_loss(self.model)
-                told = loss
+                shown = loss
             else:
                 losses: dict[str, torch.Tensor] = {}
                 if len(label):
                     logits = self.model.head(_rows(encoded, source == 0))
                     each = self.model.head.losses(logits, label, self.class_weight)
                     losses = {name: float(share[0]) * value for name, value in each.items()}
-                    told = torch.stack(list(losses.values())).sum()
+                    shown = torch.stack(list(losses.values())).sum()
                 for number, (name, target) in enumerate(wanted.items(), start=1):
                     if len(target):
-                        own = self.model.tasks(name, _rows(encoded, source == number))
-                        losses[name] = float(share[number]) * FieldHead.loss(own, torch.as_tensor(target, device=self.device))
+                        outputs = self.model.tasks(name, _rows(encoded, source == number))
+                        losses[name] = float(share[number]) * FieldHead.loss(outputs, torch.as_tensor(target, device=self.device))
                 if not len(label):
-                    told = torch.stack(list(losses.values())).mean()
+                    shown = torch.stack(list(losses.values())).mean()
                 objective = self.model.tasks.weighted(losses, self.task_weights) + part * distillation_loss(self.model)
                 if self.task_weights is None:
                     objective = objective + part * self.model.tasks.price()
         objective.backward()
-        return told.detach()
+        return shown.detach()
 
     def _targets(self, name: str, rows: np.ndarray) -> np.ndarray:
-        """(n, F) targets of a task; of hidden fields those that are hidden in this step."""
+        """(n, F) targets of a task; of masked fields, only those that are masked in this step."""
         task = next(task for task in self.config.tasks if task.name == name)
         found = task_targets(self.dataset, self.config, task, rows)
         if name == "masked_fields":
@@ -223,16 +244,19 @@ class ClassifierStudent:
 
     @staticmethod
     def _hidden(rows: np.ndarray, source: np.ndarray, names: tuple[str, ...], targets: Mapping[str, np.ndarray]) -> np.ndarray | None:
-        """(n, C) bool: fields to hide at each target; None where no task hides any."""
+        """(n, C) bool: fields to mask at each target; None where no task masks any."""
         if "masked_fields" not in targets:
             return None
-        own = targets["masked_fields"] >= 0
-        hidden = np.zeros((len(rows), own.shape[1]), dtype=bool)
-        hidden[source == 1 + names.index("masked_fields")] = own
+        masked = targets["masked_fields"] >= 0
+        hidden = np.zeros((len(rows), masked.shape[1]), dtype=bool)
+        hidden[source == 1 + names.index("masked_fields")] = masked
         return hidden
 
     def _hide(self, batch: SequenceBatch, targets: Targets, hidden: np.ndarray) -> None:
-        """Make the fields ``hidden`` (n, C) at the targets (n,) missing, in place: NaN for a number, code 0 for a category."""
+        """Set the fields ``hidden`` (n, C) at the targets (n,) to missing, in place.
+
+        A missing number is NaN, a missing category has code 0.
+        """
         nothing = torch.zeros(hidden.shape[1], device=self.device)
         nothing[: self.dataset.store.num_numeric] = torch.nan
         row, position = targets
@@ -243,15 +267,15 @@ class ClassifierStudent:
         """(n,) weight of each row in a mean loss."""
         label = self.dataset.store.label[rows]
         weight = np.ones(len(self.config.classes)) if self.class_weight is None else self.class_weight.cpu().numpy()
-        own: np.ndarray = np.where(label >= 0, weight[label], 0.0)
-        return own
+        result: np.ndarray = np.where(label >= 0, weight[label], 0.0)
+        return result
 
     def score(self, rows: np.ndarray) -> np.ndarray:
-        """Class probabilities of ``rows`` (n,): float32 (n, K), class 0 the negative one."""
+        """Class probabilities of ``rows`` (n,): float32 (n, K), class 0 is the negative class."""
         return score_rows(self.model, self.dataset, rows, device=self.device)
 
-    def state(self) -> dict[str, np.ndarray]:
-        """Everything that :meth:`load_state` needs to continue to the same bits."""
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Arrays from which :meth:`load_state_dict` continues exactly."""
         arrays = {f"model.{name}": tensor.detach().cpu().numpy().copy() for name, tensor in self.model.state_dict().items()}
         for index, moments in self.optimizer.state_dict()["state"].items():
             for name, tensor in moments.items():
@@ -259,8 +283,8 @@ class ClassifierStudent:
         arrays["step"] = np.array(self.step)
         return arrays
 
-    def load_state(self, arrays: dict[str, np.ndarray]) -> None:
-        """Take back what :meth:`state` gave."""
+    def load_state_dict(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Restore the arrays of :meth:`state_dict`."""
         tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
         self.model.load_state_dict({name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model.")})
         moments: dict[int, dict[str, torch.Tensor]] = {}
@@ -272,7 +296,7 @@ class ClassifierStudent:
         self.step = int(arrays["step"])
 
     def _schedule(self) -> float:
-        """Factor on the learning rate at the present step: linear warm-up, then cosine to zero."""
+        """Factor of the learning rate at the present step: linear warm-up, then cosine to zero."""
         warmup = max(1, int(WARMUP_SHARE * self.total_steps))
         if self.step < warmup:
             return (self.step + 1) / warmup
@@ -285,6 +309,6 @@ class ClassifierStudent:
 
 
 def _rows(batch: SequenceBatch, chosen: np.ndarray) -> SequenceBatch:
-    """The rows of a batch that are ``chosen`` (n,) bool."""
+    """Rows of a batch where ``chosen`` (n,) is true."""
     index = torch.as_tensor(np.flatnonzero(chosen), device=batch.lengths.device)
     return SequenceBatch(batch.values[index], batch.lengths[index], batch.mask[index])

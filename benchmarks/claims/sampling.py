@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from balancer.comparison.config import CLASSIFIER_POLICIES, POPULATION_POLICIES, CompareConfig
+from balancer.comparison.config import CLASSIFIER_TREATMENTS, POPULATION_TREATMENTS, CompareConfig
 from balancer.comparison.running import run_comparison
 from balancer.comparison.statistics import FALSE_ALARMS, means, paired
 from balancer.comparison.terminal import print_comparison
@@ -46,9 +46,9 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts to measure")
     options.add_argument("--work", type=Path, default=ROOT / "runs" / "sampling", help="folder of finished cells")
-    options.add_argument("--windows", type=int, default=5, help="rolling windows of time")
+    options.add_argument("--folds", type=int, default=5, help="rolling windows of time")
     options.add_argument("--seeds", type=int, default=3, help="seeds per window")
-    options.add_argument("--policies", help="policies to compare, separated by commas (default: all of the learner)")
+    options.add_argument("--treatments", help="policies to compare, separated by commas (default: all of the learner)")
     options.add_argument("--epochs", type=int, default=10, help="epochs of a training")
     options.add_argument("--steps-per-epoch", type=int, default=40, help="mini-batches per epoch")
     options.add_argument("--ppo-rollouts", type=int, default=15, help="rollouts of the PPO fine-tuning")
@@ -67,12 +67,12 @@ def measure(part: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Compare on one data set with one learner; finished cells are read."""
     name, student = part.split("-")
     out = arguments.work / part
-    given = tuple(arguments.policies.split(",")) if arguments.policies else None
+    given = tuple(arguments.treatments.split(",")) if arguments.treatments else None
     config = CompareConfig(
         dataset=STREAMS[name].table,
         spec=STREAMS[name].spec,
-        policies=given or (POPULATION_POLICIES if student == "population" else CLASSIFIER_POLICIES),
-        windows=arguments.windows,
+        treatments=given or (POPULATION_TREATMENTS if student == "population" else CLASSIFIER_TREATMENTS),
+        folds=arguments.folds,
         seeds=arguments.seeds,
         student=student,  # type: ignore[arg-type]  # of PARTS
         epochs=arguments.epochs,
@@ -86,14 +86,14 @@ def measure(part: str, arguments: argparse.Namespace) -> dict[str, Any]:
     console = Console()
     started = time.monotonic()
     with TrainingProgress(console) as progress:
-        _, content = run_comparison(config, {}, progress)
+        _, content = run_comparison(config, progress)
     print_comparison(content, console)
     results = content["results"]
     return {
-        "policies": list(config.chosen()),
+        "treatments": list(config.chosen()),
         "budget": {name: getattr(config, name) for name in ("epochs", "steps_per_epoch", "batch_size", "search_trials", "ppo_rollouts")},
         "seeds": list(range(config.seed, config.seed + config.seeds)),
-        "windows": content["windows"],
+        "folds": content["folds"],
         "seconds_of_this_run": round(time.monotonic() - started),
         "sentence": content["sentence"],
         "claims": claims(results),
@@ -154,13 +154,13 @@ def _claim(text: str, figure: float | None, low: float | None, high: float | Non
 
 
 def per_class(results: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
-    """Mean figures of every fraud class by policy; recall and precision are those at the tuned threshold."""
+    """Mean figures of every fraud class by treatment; recall and precision are those at the tuned threshold."""
     found: dict[str, dict[str, dict[str, float]]] = {}
-    for policy in dict.fromkeys(result["policy"] for result in results):
-        cells = [result["per_class"] for result in results if result["policy"] == policy]
+    for treatment in dict.fromkeys(result["treatment"] for result in results):
+        cells = [result["per_class"] for result in results if result["treatment"] == treatment]
         for name in dict.fromkeys(name for cell in cells for name in cell):
             values = {key: [cell[name][key] for cell in cells if name in cell and cell[name][key] is not None] for key in CLASS_FIGURES}
-            found.setdefault(policy, {})[name] = {key: round(float(np.mean(column)), 5) for key, column in values.items() if column}
+            found.setdefault(treatment, {})[name] = {key: round(float(np.mean(column)), 5) for key, column in values.items() if column}
     return found
 
 

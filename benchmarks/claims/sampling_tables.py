@@ -18,8 +18,8 @@ from imblearn.datasets import make_imbalance
 from sklearn.datasets import load_breast_cancer, load_digits, make_classification, make_hastie_10_2, make_moons
 from sklearn.model_selection import train_test_split
 
-from balancer.comparison.figures import JudgedRows
-from balancer.comparison.population import PopulationStudent, PopulationTask
+from balancer.comparison.figures import EvaluatedRows
+from balancer.comparison.population import PopulationFold, PopulationTrainer
 from balancer.comparison.running import trained_cells
 from balancer.comparison.statistics import means, paired
 from balancer.envs.problem import encoded_problem
@@ -89,7 +89,7 @@ TABLES: dict[str, Callable[[], Table]] = {
 }
 
 
-def task_of(x: np.ndarray, y: np.ndarray, split: int) -> PopulationTask:
+def fold_of(x: np.ndarray, y: np.ndarray, split: int) -> PopulationFold:
     """Split at random and stratified: 50 % train, 15 % reward and 15 % threshold (the halves of validation), 20 % test."""
     parts = []
     rest = np.arange(len(y))
@@ -101,8 +101,8 @@ def task_of(x: np.ndarray, y: np.ndarray, split: int) -> PopulationTask:
     problem, encoder = encoded_problem(
         values[rest], y[rest], values[reward], y[reward], num_numeric=x.shape[1], num_classes=len(classes), seed=split
     )
-    judged = JudgedRows(classes, y[threshold], y[test], np.zeros(len(test)), None)
-    return PopulationTask(problem, encoder.transform(values[threshold]), encoder.transform(values[test]), judged)
+    evaluated = EvaluatedRows(classes, y[threshold], y[test], np.zeros(len(test)), None)
+    return PopulationFold(problem, encoder.transform(values[threshold]), encoder.transform(values[test]), evaluated)
 
 
 def measure(name: str, splits: int) -> dict[str, Any]:
@@ -110,11 +110,11 @@ def measure(name: str, splits: int) -> dict[str, Any]:
     x, y = TABLES[name]()
     results = []
     for split in range(splits):
-        task = task_of(x, y, split)
-        steps = int(np.clip(PASSES * len(task.problem.y_train) / (EPOCHS * BATCH_SIZE), 8, 60))
-        student = PopulationStudent(task, epochs=EPOCHS, steps_per_epoch=steps, batch_size=BATCH_SIZE)
-        for policy, cell in trained_cells(student, task.judged, (*FIXED, "auto"), split, trials=1, tick=lambda text: None):
-            results.append({"policy": policy, "window": split, "seed": split} | cell)
+        fold = fold_of(x, y, split)
+        steps = int(np.clip(PASSES * len(fold.problem.y_train) / (EPOCHS * BATCH_SIZE), 8, 60))
+        trainer = PopulationTrainer(fold, epochs=EPOCHS, steps_per_epoch=steps, batch_size=BATCH_SIZE)
+        for treatment, cell in trained_cells(trainer, fold.evaluated, (*FIXED, "auto"), split, trials=1, tick=lambda text: None):
+            results.append({"treatment": treatment, "fold": split, "seed": split} | cell)
     averages = means(results)
     best = max(FIXED, key=lambda policy: averages[policy]["average_precision"])
     differences = {other: paired(results, other)["auto"] for other in FIXED}

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from balancer.cli import main
-from balancer.comparison.population import PopulationStudent
+from balancer.comparison.population import PopulationTrainer
 
 SHORT = [
-    *("--gap", "1d", "--windows", "1", "--seeds", "2", "--epochs", "2", "--steps-per-epoch", "4", "--search-trials", "4"),
-    *("--policies", "none,one_to_one,constant,constant:share=.2,hardness=1", "--device", "cpu"),
+    *("--gap", "1d", "--folds", "1", "--seeds", "2", "--epochs", "2", "--steps-per-epoch", "4", "--search-trials", "4"),
+    *("--treatments", "none,one_to_one,constant,constant:share=.2,hardness=1", "--device", "cpu"),
 ]
 
 
@@ -24,7 +24,7 @@ def test_table_sentence_and_files(tiny_table: Path, tmp_path: Path, capsys: pyte
     assert " ".join(content["sentence"].split()[:8]) in " ".join(told.split())
     assert "constant:share=…" in told
     assert "95 % interval" in told
-    assert {r["policy"] for r in content["results"]} == {"none", "one_to_one", "constant", "constant:share=.2,hardness=1"}
+    assert {r["treatment"] for r in content["results"]} == {"none", "one_to_one", "constant", "constant:share=.2,hardness=1"}
     assert "<svg" in (tmp_path / "c.svg").read_text()
 
 
@@ -37,7 +37,7 @@ def test_ctrl_c_then_resume_with_nothing_but_the_folder(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(PopulationStudent, "train", stop)
+        patched.setattr(PopulationTrainer, "train", stop)
         assert main(["compare", "--dataset", str(tiny_table), "--out", out, *SHORT]) == 130
     assert f"continue with: balancer compare --resume --out {out}" in capsys.readouterr().err
     assert main(["compare", "--resume", "--out", out, "--json", str(tmp_path / "r.json")]) == 0
@@ -49,9 +49,9 @@ def test_ctrl_c_then_resume_with_nothing_but_the_folder(
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (["--windows", "0"], "--windows is 0"),
-        (["--policies", "nobody"], "no policy at 'nobody'"),
-        (["--policies", "none", "--label", "no_such"], "no column 'no_such'"),
+        (["--folds", "0"], "--folds is 0"),
+        (["--treatments", "nobody"], "no policy at 'nobody'"),
+        (["--treatments", "none", "--label", "no_such"], "no column 'no_such'"),
         (["--chart", "c.bmp"], "must end in .svg or .html"),
         (["--resume"], "--resume needs --out"),
     ],

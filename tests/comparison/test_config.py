@@ -7,65 +7,80 @@ from pathlib import Path
 
 import pytest
 
-from balancer.comparison.config import CLASSIFIER_POLICIES, POPULATION_POLICIES, CompareConfig, parse_flags, role_names
+from balancer.comparison.config import CLASSIFIER_TREATMENTS, POPULATION_TREATMENTS, CompareConfig
 from balancer.errors import InputError
+from balancer.options.data import ROLES
+from balancer.options.flags import DeprecatedFlag, flag_of, parse
 from balancer.options.train import TrainConfig
 
 TABLE = Path("table.parquet")
 
 
 def test_commas_inside_a_constant_do_not_separate() -> None:
-    typed, _ = parse_flags("x", ["--dataset", "t.csv", "--policies", "none,constant:share=.2,hardness=1,floor=0,auto,random:seed=3,none"])
-    assert CompareConfig(**typed).chosen() == ("none", "constant:share=.2,hardness=1,floor=0", "auto", "random:seed=3")
+    given = ["--dataset", "t.csv", "--treatments", "none,constant:share=.2,hardness=1,floor=0,auto,random:seed=3,none"]
+    config = CompareConfig(**parse(CompareConfig, "x", given))
+    assert config.chosen() == ("none", "constant:share=.2,hardness=1,floor=0", "auto", "random:seed=3")
 
 
 def test_roles_are_those_of_train() -> None:
-    given = ["--dataset", "t.csv", "--entity", "card", "--categorical", "a,b", "--gap", "2d", "--windows", "3"]
-    typed, roles = parse_flags("x", given)
-    assert typed == {"dataset": Path("t.csv"), "windows": 3}
-    assert roles == {"entity": "card", "categorical": "a,b", "gap": "2d"}
-    assert set(role_names()) == set(TrainConfig(TABLE, **dict.fromkeys(role_names(), "x")).role_overrides())  # type: ignore[arg-type]
+    given = ["--dataset", "t.csv", "--entity", "card", "--categorical", "a,b", "--gap", "2d", "--folds", "3"]
+    typed = parse(CompareConfig, "x", given)
+    roles = {"entity": "card", "categorical": ("a", "b"), "gap": "2d"}
+    assert typed == {"dataset": Path("t.csv"), "folds": 3} | roles
+    assert CompareConfig(**typed).role_overrides() == roles
+    assert TrainConfig(dataset=TABLE, **roles).role_overrides() == roles  # type: ignore[arg-type]
+
+
+def test_flags_of_version_0_1_work_with_a_warning() -> None:
+    with pytest.warns(DeprecatedFlag) as caught:
+        typed = parse(CompareConfig, "x", ["--dataset", "t.csv", "--policies", "none,auto", "--windows", "3", "--history", "4"])
+    assert typed == {"dataset": Path("t.csv"), "treatments": ("none", "auto"), "folds": 3, "history_length": 4}
+    assert [str(each.message).split(";")[0] for each in caught] == [
+        "--policies is now --treatments",
+        "--windows is now --folds",
+        "--history is now --history-length",
+    ]
 
 
 def test_help_tells_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        parse_flags("balancer compare", ["--help"])
-    told = capsys.readouterr().out
-    assert all(f"--{name.replace('_', '-')} " in told for name in (*role_names(), "windows", "search_trials"))
-    assert "Column whose rows form one history" in told
+        parse(CompareConfig, "balancer compare", ["--help"])
+    text = capsys.readouterr().out
+    assert all(f"{flag_of(name)} " in text for name in (*ROLES, "folds", "treatments", "search_trials"))
+    assert "Column that names the card" in text
 
 
 def test_defaults_follow_the_student() -> None:
-    assert CompareConfig(TABLE).chosen() == POPULATION_POLICIES
-    assert CompareConfig(TABLE, student="classifier").chosen() == CLASSIFIER_POLICIES
-    assert CompareConfig(TABLE).reference_policy() == "one_to_one"
-    assert CompareConfig(TABLE, policies=("auto", "none")).reference_policy() == "auto"
+    assert CompareConfig(dataset=TABLE).chosen() == POPULATION_TREATMENTS
+    assert CompareConfig(dataset=TABLE, student="classifier").chosen() == CLASSIFIER_TREATMENTS
+    assert CompareConfig(dataset=TABLE).reference_treatment() == "one_to_one"
+    assert CompareConfig(dataset=TABLE, treatments=("auto", "none")).reference_treatment() == "auto"
 
 
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"windows": 0}, "--windows is 0"),
+        ({"folds": 0}, "--folds is 0"),
         ({"search_trials": 0}, "--search-trials is 0"),
         ({"seed": -1}, "--seed is -1"),
         ({"resume": True}, "--resume needs --out"),
-        ({"reference": "rule", "policies": ("none", "auto")}, "--reference rule is not compared"),
+        ({"reference": "rule", "treatments": ("none", "auto")}, "--reference rule is not compared"),
         ({"chart": Path("chart.png")}, r"must end in \.svg or \.html"),
         ({"json": Path("/nowhere/at/all.json")}, "does not exist"),
     ],
 )
 def test_refuses(changed: dict[str, object], said: str) -> None:
     with pytest.raises(InputError, match=said):
-        CompareConfig(TABLE, **changed)  # type: ignore[arg-type]
+        CompareConfig(dataset=TABLE, **changed)  # type: ignore[arg-type]
 
 
-def test_policies_are_checked_before_anything_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    CompareConfig(TABLE, policies=("none", "constant", "smote", "tpe", "schedule", "constant:share=.3")).check_policies()
+def test_treatments_are_checked_before_anything_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    CompareConfig(dataset=TABLE, treatments=("none", "constant", "smote", "tpe", "schedule", "constant:share=.3")).check_treatments()
     with pytest.raises(InputError, match="no policy at"):
-        CompareConfig(TABLE, policies=("nothing_of_the_kind",)).check_policies()
-    with pytest.raises(InputError, match="smote is for --student population only"):
-        CompareConfig(TABLE, student="classifier", policies=("smote",)).check_policies()
+        CompareConfig(dataset=TABLE, treatments=("nothing_of_the_kind",)).check_treatments()
+    with pytest.raises(InputError, match="smote needs --student population"):
+        CompareConfig(dataset=TABLE, student="classifier", treatments=("smote",)).check_treatments()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    for changed in ({"policies": ("tpe",)}, {"policies": ("none",), "chart": Path("c.svg")}):
+    for changed in ({"treatments": ("tpe",)}, {"treatments": ("none",), "chart": Path("c.svg")}):
         with pytest.raises(InputError, match=r"pip install 'balancer\[compare\]'"):
-            CompareConfig(TABLE, **changed).check_policies()  # type: ignore[arg-type]
+            CompareConfig(dataset=TABLE, **changed).check_treatments()  # type: ignore[arg-type]

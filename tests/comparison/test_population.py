@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from balancer.comparison.population import PopulationStudent, PopulationTask, resampled
-from balancer.comparison.treatments import Arm, FixedShares, fixed_arm
-from balancer.comparison.windows import WindowedTable
+from balancer.comparison.folds import FoldedTable
+from balancer.comparison.population import PopulationFold, PopulationTrainer, resampled
+from balancer.comparison.treatments import named_treatment
 from balancer.data.simulation.stream import simulate
 from balancer.data.split import Split
 from balancer.envs.problem import PopulationProblem, synthetic_problem
 from balancer.errors import InputError
+from balancer.sampling.constant_policy import ConstantPolicy
+from balancer.training.treatment import Treatment
 
 SEED = 4
 
@@ -24,39 +26,39 @@ def _quiet(text: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def student() -> PopulationStudent:
-    table = WindowedTable(simulate(6_000, seed=3, fraud_rate=0.05, labels="types"), windows=1)
-    dataset = table.load(table.windows[0])
-    task = PopulationTask.of(dataset, 0)
-    assert len(task.x_threshold) == len(dataset.rows(Split.THRESHOLD))
-    assert len(task.x_test) == len(dataset.rows(Split.TEST))  # nothing is left out of what is judged
-    return PopulationStudent(task, epochs=3, steps_per_epoch=10, batch_size=64)
+def trainer() -> PopulationTrainer:
+    table = FoldedTable(simulate(6_000, seed=3, fraud_rate=0.05, labels="types"), folds=1)
+    dataset = table.load(table.folds[0])
+    fold = PopulationFold.of(dataset, 0)
+    assert len(fold.x_threshold) == len(dataset.rows(Split.THRESHOLD))
+    assert len(fold.x_test) == len(dataset.rows(Split.TEST))  # nothing is left out of what is judged
+    return PopulationTrainer(fold, epochs=3, steps_per_epoch=10, batch_size=64)
 
 
-def test_arms_do_not_depend_on_their_company(student: PopulationStudent) -> None:
+def test_treatments_do_not_depend_on_their_company(trainer: PopulationTrainer) -> None:
     names = ("none", "one_to_one", "under", "smote", "class_weight", "focal", "logit_adjustment", "rule")
-    arms = [fixed_arm(name, student.counts, SEED) for name in names]
-    together = student.train(arms, SEED, _quiet)
-    scores = together.scores(range(len(arms)))
+    treatments = [named_treatment(name, trainer.counts, SEED) for name in names]
+    together = trainer.train(treatments, SEED, _quiet)
+    scores = together.scores(range(len(treatments)))
     for index in (1, 3, 6):
-        alone = student.train([arms[index]], SEED, _quiet)
+        alone = trainer.train([treatments[index]], SEED, _quiet)
         np.testing.assert_allclose(alone.reward[0], together.reward[index], atol=1e-5)
         for one, other in zip(alone.scores([0])[0], scores[index], strict=True):
             np.testing.assert_allclose(one, other, atol=1e-4)
     told = [score[1] for score in scores]
-    assert all(np.abs(told[i] - told[0]).max() > 1e-3 for i in range(1, len(arms)))  # and each does something of its own
+    assert all(np.abs(told[i] - told[0]).max() > 1e-3 for i in range(1, len(treatments)))  # and each does something of its own
 
 
-def test_scores_and_reward_are_what_they_say(student: PopulationStudent) -> None:
-    arms = [fixed_arm(name, student.counts, SEED) for name in ("none", "one_to_one")]
-    trained = student.train(arms, SEED, _quiet)
+def test_scores_and_reward_are_what_they_say(trainer: PopulationTrainer) -> None:
+    treatments = [named_treatment(name, trainer.counts, SEED) for name in ("none", "one_to_one")]
+    trained = trainer.train(treatments, SEED, _quiet)
     threshold, test = trained.scores([1])[0]
-    task = student.task
-    assert threshold.shape == (len(task.x_threshold), task.problem.num_classes)
+    fold = trainer.fold
+    assert threshold.shape == (len(fold.x_threshold), fold.problem.num_classes)
     np.testing.assert_allclose(test.sum(axis=1), 1, atol=1e-5)
-    problem = task.problem
-    by_hand = PopulationTask(problem, problem.x_val, problem.x_val, task.judged)
-    again = PopulationStudent(by_hand, epochs=3, steps_per_epoch=10, batch_size=64).train(arms, SEED, _quiet)
+    problem = fold.problem
+    by_hand = PopulationFold(problem, problem.x_val, problem.x_val, fold.evaluated)
+    again = PopulationTrainer(by_hand, epochs=3, steps_per_epoch=10, batch_size=64).train(treatments, SEED, _quiet)
     fraud = 1 - again.scores([1])[0][0][:, 0].astype(np.float64)
     expected = average_precision_score(problem.y_val > 0, fraud, sample_weight=problem.val_weight)
     assert trained.reward[1] == pytest.approx(expected, abs=1e-3)
@@ -64,12 +66,12 @@ def test_scores_and_reward_are_what_they_say(student: PopulationStudent) -> None
     assert trained.hardness.tolist() == [0, 0]
 
 
-def test_same_seed_same_bits_other_seed_other_students(student: PopulationStudent) -> None:
-    arms = [fixed_arm("random", student.counts, SEED), fixed_arm("start", student.counts, SEED)]
-    one, two, other = (student.train(arms, seed, _quiet) for seed in (SEED, SEED, SEED + 1))
+def test_same_seed_same_bits_other_seed_other_students(trainer: PopulationTrainer) -> None:
+    treatments = [named_treatment("random", trainer.counts, SEED), named_treatment("start", trainer.counts, SEED)]
+    one, two, other = (trainer.train(treatments, seed, _quiet) for seed in (SEED, SEED, SEED + 1))
     assert one.scores([0])[0][1].tobytes() == two.scores([0])[0][1].tobytes()
     assert np.abs(one.scores([1])[0][1] - other.scores([1])[0][1]).max() > 1e-3
-    assert fixed_arm("random", student.counts, 1).policy != fixed_arm("random", student.counts, 2).policy
+    assert named_treatment("random", trainer.counts, 1).policy != named_treatment("random", trainer.counts, 2).policy
 
 
 def test_under_and_smote_are_balanced_and_leave_validation_alone() -> None:
@@ -102,23 +104,23 @@ def test_smote_with_a_class_of_one_row() -> None:
     assert made[1] > 3
 
 
-def test_losses_do_what_resampling_does(student: PopulationStudent) -> None:
+def test_losses_do_what_resampling_does(trainer: PopulationTrainer) -> None:
     """Class weights and logit adjustment raise the scores of the rare classes as 1:1 does; focal loss draws scores to the middle."""
     names = ("none", "one_to_one", "class_weight", "logit_adjustment", "focal")
-    trained = student.train([fixed_arm(name, student.counts, SEED) for name in names], SEED, _quiet)
+    trained = trainer.train([named_treatment(name, trainer.counts, SEED) for name in names], SEED, _quiet)
     mean = {name: 1 - test[:, 0].mean() for name, (_, test) in zip(names, trained.scores(range(5)), strict=True)}
     assert all(mean[name] > 1.3 * mean["none"] for name in names[1:])
 
 
 def test_unknown_policy() -> None:
     with pytest.raises(InputError, match="no policy at"):
-        fixed_arm("nobody", np.array([90.0, 10.0]), 0)
+        named_treatment("nobody", np.array([90.0, 10.0]), 0)
 
 
-def test_a_policys_notes_come_along(student: PopulationStudent) -> None:
-    class Talkative(FixedShares):
+def test_a_policys_notes_come_along(trainer: PopulationTrainer) -> None:
+    class Talkative(ConstantPolicy):
         notes = ("fell back",)
 
-    share = tuple((student.counts / student.counts.sum()).tolist())
-    trained = student.train([Arm("t", Talkative(share, "t")), fixed_arm("none", student.counts, 0)], SEED, _quiet)
+    share = tuple((trainer.counts / trainer.counts.sum()).tolist())
+    trained = trainer.train([Treatment("t", Talkative(share, 0.0)), named_treatment("none", trainer.counts, 0)], SEED, _quiet)
     assert trained.notes == (("fell back",), ())

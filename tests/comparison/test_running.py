@@ -13,14 +13,15 @@ import pytest
 from rich.console import Console
 
 from balancer.comparison.config import CompareConfig
-from balancer.comparison.figures import JudgedRows
-from balancer.comparison.population import PopulationStudent
+from balancer.comparison.figures import EvaluatedRows
+from balancer.comparison.population import PopulationTrainer
 from balancer.comparison.running import run_comparison
-from balancer.comparison.treatments import Arm, Tick, Trained
+from balancer.comparison.treatments import Tick, Trained
 from balancer.data.simulation.stream import simulate, write_simulation
 from balancer.errors import InputError
 from balancer.runs.progress import TrainingProgress
 from balancer.sampling.policies import ConstantPolicy
+from balancer.training.treatment import Treatment
 
 ROLES = {"gap": "1d"}
 NAMES = ("none", "one_to_one", "under", "constant", "tpe", "random", "lightgbm")
@@ -35,13 +36,22 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _config(table: Path, out: Path, **changed: Any) -> CompareConfig:
     base = CompareConfig(
-        table, policies=NAMES, windows=2, seeds=2, epochs=2, steps_per_epoch=6, batch_size=64, search_trials=4, out=out, device="cpu"
+        dataset=table,
+        treatments=NAMES,
+        folds=2,
+        seeds=2,
+        epochs=2,
+        steps_per_epoch=6,
+        batch_size=64,
+        search_trials=4,
+        out=out,
+        device="cpu",
     )
     return replace(base, **changed)
 
 
 def _run(config: CompareConfig, **kwargs: Any) -> dict[str, Any]:
-    folder, content = run_comparison(config, kwargs.get("roles", ROLES), TrainingProgress(Console(quiet=True)))
+    folder, content = run_comparison(replace(config, **(ROLES | kwargs)), TrainingProgress(Console(quiet=True)))
     assert folder == config.out
     return content
 
@@ -56,7 +66,7 @@ def test_content(finished: tuple[CompareConfig, dict[str, Any]]) -> None:
     config, content = finished
     assert config.json is not None
     assert json.loads(config.json.read_text()) == json.loads(json.dumps(content))
-    cells = {(r["policy"], r["window"], r["seed"]): r for r in content["results"]}
+    cells = {(r["treatment"], r["fold"], r["seed"]): r for r in content["results"]}
     assert set(cells) == {(name, w, s) for name in NAMES for w in (0, 1) for s in (0, 1)}
     for (name, _, _), cell in cells.items():
         assert {"average_precision", "f1", "f1_at_half", "ece", "per_class"} <= set(cell)
@@ -68,24 +78,24 @@ def test_content(finished: tuple[CompareConfig, dict[str, Any]]) -> None:
     assert {"difference", "low", "high"} <= set(content["paired"]["none"]["average_precision"])
     expected = np.mean([cells["none", w, s]["f1"] - cells["one_to_one", w, s]["f1"] for w in (0, 1) for s in (0, 1)])
     assert content["paired"]["none"]["f1"]["difference"] == pytest.approx(expected)
-    assert [w["rows"] for w in content["windows"]] == [2_500, 2_500]
-    assert content["sentence"].startswith("Over 2 windows and 2 seeds, ")
+    assert [w["rows"] for w in content["folds"]] == [2_500, 2_500]
+    assert content["sentence"].startswith("Over 2 folds and 2 seeds, ")
 
 
 def test_stopped_and_gone_on_with_ends_in_the_same_figures(
     table: Path, finished: tuple[CompareConfig, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = _config(table, table.parent / "stopped")
-    train, left = PopulationStudent.train, 4
+    train, left = PopulationTrainer.train, 4
 
-    def stopping(self: PopulationStudent, arms: Sequence[Arm], seed: int, tick: Tick) -> Trained:
+    def stopping(self: PopulationTrainer, treatments: Sequence[Treatment], seed: int, tick: Tick) -> Trained:
         nonlocal left
         left -= 1
         if left == 0:
             raise KeyboardInterrupt
-        return train(self, arms, seed, tick)
+        return train(self, treatments, seed, tick)
 
-    monkeypatch.setattr(PopulationStudent, "train", stopping)
+    monkeypatch.setattr(PopulationTrainer, "train", stopping)
     with pytest.raises(KeyboardInterrupt):
         _run(config)
     assert config.out is not None
@@ -94,39 +104,39 @@ def test_stopped_and_gone_on_with_ends_in_the_same_figures(
     with pytest.raises(InputError, match="--epochs 3 differs"):
         _run(replace(config, resume=True, epochs=3))
     with pytest.raises(InputError, match="--gap 2d differs"):
-        _run(replace(config, resume=True), roles={"gap": "2d"})
+        _run(replace(config, resume=True), gap="2d")
     content = _run(replace(config, resume=True))
     assert content["results"] == finished[1]["results"]
     assert content["paired"] == finished[1]["paired"]
     assert all(file.stat().st_mtime_ns == moment for file, moment in kept.items())
 
 
-def test_policies_and_seeds_may_be_added_on_resuming(finished: tuple[CompareConfig, dict[str, Any]]) -> None:
-    config = replace(finished[0], resume=True, policies=("none", "rule"), seeds=3, json=None)
+def test_treatments_and_seeds_may_be_added_on_resuming(finished: tuple[CompareConfig, dict[str, Any]]) -> None:
+    config = replace(finished[0], resume=True, treatments=("none", "rule"), seeds=3, json=None)
     content = _run(config)
     assert content["reference"] == "none"
-    before = [r for r in finished[1]["results"] if r["policy"] == "none"]
-    assert [r for r in content["results"] if r["policy"] == "none" and r["seed"] < 2] == before
-    assert sum(r["policy"] == "rule" for r in content["results"]) == 6
+    before = [r for r in finished[1]["results"] if r["treatment"] == "none"]
+    assert [r for r in content["results"] if r["treatment"] == "none" and r["seed"] < 2] == before
+    assert sum(r["treatment"] == "rule" for r in content["results"]) == 6
 
 
 def test_a_changed_table_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "t.parquet"
     write_simulation(simulate(4_000, seed=3, fraud_rate=0.06), path)
-    config = _config(path, tmp_path / "c", policies=("none",), windows=1, seeds=1)
+    config = _config(path, tmp_path / "c", treatments=("none",), folds=1, seeds=1)
     _run(config)
     write_simulation(simulate(4_000, seed=4, fraud_rate=0.06), path)
     with pytest.raises(InputError, match="has changed since"):
-        _run(replace(config, resume=True, policies=("none", "one_to_one")))
+        _run(replace(config, resume=True, treatments=("none", "one_to_one")))
 
 
 def test_nothing_is_written_for_a_table_that_cannot_be_compared(table: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="--windows 1"):
-        _run(_config(table, tmp_path / "c"), roles={})
+    with pytest.raises(InputError, match="--folds 1"):
+        _run(_config(table, tmp_path / "c"), gap=None)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_ppo_goes_on_from_auto_once_a_window(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ppo_goes_on_from_auto_once_a_fold(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[dict[str, Any]] = []
 
     def fake(problem: Any, budget: Any, **told: Any) -> str:
@@ -135,8 +145,8 @@ def test_ppo_goes_on_from_auto_once_a_window(table: Path, tmp_path: Path, monkey
         return "constant:share=.3"
 
     monkeypatch.setattr("balancer.policy_learning.training.train_policy", fake)
-    monkeypatch.setattr("balancer.comparison.config.load_bundle", lambda folder: ConstantPolicy())
-    content = _run(_config(table, tmp_path / "c", policies=("none", "ppo", "constant:share=.3"), ppo_rollouts=3))
+    monkeypatch.setattr("balancer.sampling.policies.load_bundle", lambda folder: ConstantPolicy())
+    content = _run(_config(table, tmp_path / "c", treatments=("none", "ppo", "constant:share=.3"), ppo_rollouts=3))
     assert len(calls) == 2
     assert {call["start"] for call in calls} == {"auto"}
     assert {call["reward"] for call in calls} == {"average_precision"}
@@ -144,15 +154,15 @@ def test_ppo_goes_on_from_auto_once_a_window(table: Path, tmp_path: Path, monkey
     assert calls[0]["folder"] != calls[1]["folder"]
     assert calls[0]["problem"] is not calls[1]["problem"]
     assert calls[0]["resume"] is True
-    cells = {(r["policy"], r["window"], r["seed"]): r for r in content["results"]}
+    cells = {(r["treatment"], r["fold"], r["seed"]): r for r in content["results"]}
     assert cells["ppo", 1, 1]["trainings"] == 1 + 3 * calls[0]["budget"].num_students
     assert cells["ppo", 1, 1]["average_precision"] == cells["constant:share=.3", 1, 1]["average_precision"]
 
 
 def test_classifier(table: Path, tmp_path: Path) -> None:
-    config = _config(table, tmp_path / "c", student="classifier", policies=("none", "under", "constant", "lightgbm"), windows=1, seeds=1)
+    config = _config(table, tmp_path / "c", student="classifier", treatments=("none", "under", "constant", "lightgbm"), folds=1, seeds=1)
     content = _run(replace(config, history_length=4, d_model=16, layers=1, search_trials=2, steps_per_epoch=3))
-    assert [r["policy"] for r in content["results"]] == ["none", "under", "constant", "lightgbm"]
+    assert [r["treatment"] for r in content["results"]] == ["none", "under", "constant", "lightgbm"]
     assert content["student"] == "classifier"
     assert content["reference"] == "none"
     assert not (tmp_path / "c" / "work").exists()
@@ -161,11 +171,11 @@ def test_classifier(table: Path, tmp_path: Path) -> None:
 def test_figures_are_those_of_the_report() -> None:
     label = np.array([0, 1, 0, 1, 0, 0, 1, 0] * 10)
     score = np.clip(label * 0.5 + np.linspace(0, 0.49, 80), 0, 1)
-    judged = JudgedRows(("no", "yes"), label, label, np.arange(80.0), None)
-    figures = judged.figures(score, score)
+    evaluated = EvaluatedRows(("no", "yes"), label, label, np.arange(80.0), None)
+    figures = evaluated.figures(score, score)
     assert figures["average_precision"] == 1.0
     assert figures["f1"] == 1.0
     assert figures["card_precision_at_100"] is None
-    two = judged.figures(np.stack([1 - score, score], axis=1), np.stack([1 - score, score], axis=1))
+    two = evaluated.figures(np.stack([1 - score, score], axis=1), np.stack([1 - score, score], axis=1))
     assert two["f1_at_half"] == figures["f1_at_half"]
     assert two["per_class"]["yes"]["average_precision_one_vs_rest"] == 1.0

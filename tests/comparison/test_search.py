@@ -9,8 +9,9 @@ import optuna
 import pytest
 
 from balancer.comparison.search import constant_grid, search, share_grid
-from balancer.comparison.treatments import Arm, ScorePair, Tick, Trained
+from balancer.comparison.treatments import ScorePair, Tick, Trained
 from balancer.sampling.policies import ConstantPolicy
+from balancer.training.treatment import Treatment
 
 COUNTS = np.array([9_900.0, 100.0])
 
@@ -28,8 +29,8 @@ class _Fake:
     def counts(self) -> np.ndarray:
         return COUNTS
 
-    def train(self, arms: Sequence[Arm], seed: int, tick: Tick) -> Trained:
-        constants = [arm.policy for arm in arms]
+    def train(self, treatments: Sequence[Treatment], seed: int, tick: Tick) -> Trained:
+        constants = [treatment.policy for treatment in treatments]
         assert all(isinstance(c, ConstantPolicy) for c in constants)
         self.trained.append(constants)  # type: ignore[arg-type]
         share, hardness = (np.array([getattr(c, name) for c in constants]) for name in ("share", "hardness"))
@@ -39,7 +40,7 @@ class _Fake:
             self.scored += list(wanted)
             return [(np.array([share[i], hardness[i]]), np.array([reward[i]])) for i in wanted]
 
-        return Trained(reward, share, hardness, tuple(() for _ in arms), scores)
+        return Trained(reward, share, hardness, tuple(() for _ in treatments), scores)
 
 
 def _quiet(text: str) -> None:

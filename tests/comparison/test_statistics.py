@@ -17,8 +17,8 @@ ALARMS = "false_alarms_per_10k_at_recall_0.60"
 
 def _cell(policy: str, window: int, seed: int, value: float, alarms: float | None = 4.0) -> dict[str, Any]:
     return {
-        "policy": policy,
-        "window": window,
+        "treatment": policy,
+        "fold": window,
         "seed": seed,
         "average_precision": value,
         "false_alarms_per_10k_at_recall": {"0.60": alarms},
@@ -33,7 +33,7 @@ def test_seeds_are_averaged_inside_a_window_before_windows_are() -> None:
     found = paired(cells, "base")["a"]["average_precision"]
     assert found["difference"] == pytest.approx((0.3 + 0.1) / 2)
     assert (found["low"], found["high"]) == pytest.approx((0.1, 0.3))
-    assert (found["windows"], found["windows_better"], found["over"]) == (2, 2, "windows")
+    assert (found["folds"], found["folds_better"], found["over"]) == (2, 2, "folds")
     assert means(cells)["a"]["average_precision"] == pytest.approx((0.7 + 0.5) / 2)
 
 
@@ -41,7 +41,7 @@ def test_false_alarms_fewer_is_better_and_the_ratio_bears_none() -> None:
     cells = [_cell("a", w, 0, 0.5, 2.0) for w in range(3)] + [_cell("base", w, 0, 0.5, 4.0) for w in range(3)]
     found = paired(cells, "base")["a"][ALARMS]
     assert found["difference"] == -2.0
-    assert found["windows_better"] == 3
+    assert found["folds_better"] == 3
     assert found["ratio"] == pytest.approx(2.5 / 4.5)  # half a false alarm among 10,000 legitimate rows on both sides
     none = paired([_cell("a", w, 0, 0.5, 0.0) for w in range(3)] + cells[3:], "base")["a"][ALARMS]
     assert none["ratio"] == pytest.approx(0.5 / 4.5)

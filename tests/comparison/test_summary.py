@@ -13,12 +13,12 @@ from balancer.comparison.summary import document
 from balancer.comparison.terminal import print_comparison
 
 
-def _results(gains: dict[str, float], windows: int = 6, wobble: float = 0.01, seeds: int = 2) -> list[dict[str, Any]]:
+def _results(gains: dict[str, float], folds: int = 6, wobble: float = 0.01, seeds: int = 2) -> list[dict[str, Any]]:
     """Cells whose policies differ from ``one_to_one`` by ``gains``, more or less from window to window."""
     return [
         {
-            "policy": name,
-            "window": w,
+            "treatment": name,
+            "fold": w,
             "seed": s,
             "average_precision": 0.6 + gain + (wobble * (-1) ** w * (1 + w / 10) if gain else 0.0),
             "f1": 0.5 + gain,
@@ -30,15 +30,15 @@ def _results(gains: dict[str, float], windows: int = 6, wobble: float = 0.01, se
             "trainings": 20 if name == "tpe" else 1,
         }
         for name, gain in gains.items()
-        for w in range(windows)
+        for w in range(folds)
         for s in range(seeds)
     ]
 
 
 def test_a_gain_beyond_noise() -> None:
     told = document(_results({"one_to_one": 0.0, "auto": 0.06, "none": -0.05}), "one_to_one")["sentence"]
-    assert told.startswith("Over 6 windows and 2 seeds, auto has the best average precision (0.6")
-    assert "more than noise, better in 6 of 6 windows" in told
+    assert told.startswith("Over 6 folds and 2 seeds, auto has the best average precision (0.6")
+    assert "more than noise, better in 6 of 6 folds" in told
     assert "no more than noise" not in told
     assert "false alarms at recall .60 -29 %" in told
 
@@ -59,9 +59,9 @@ def test_a_loss_is_told() -> None:
 
 def test_few_windows_and_one_window() -> None:
     gains = {"one_to_one": 0.0, "auto": 0.06}
-    assert "2 windows are too few" in document(_results(gains, windows=2), "one_to_one")["sentence"]
-    assert "of other times it says nothing" in document(_results(gains, windows=1), "one_to_one")["sentence"]
-    assert "nothing tells from noise" in document(_results(gains, windows=1, seeds=1), "one_to_one")["sentence"]
+    assert "2 folds are too few" in document(_results(gains, folds=2), "one_to_one")["sentence"]
+    assert "may differ at other times" in document(_results(gains, folds=1), "one_to_one")["sentence"]
+    assert "can't be distinguished from noise" in document(_results(gains, folds=1, seeds=1), "one_to_one")["sentence"]
 
 
 def test_nothing_to_compare() -> None:
@@ -82,15 +82,15 @@ def test_table_fits_a_terminal_of_80() -> None:
 
 def test_chart_rows_say_which_intervals_leave_zero_out() -> None:
     content = document(_results({"one_to_one": 0.0, "auto": 0.06, "none": -0.06, "rule": 0.001}), "one_to_one")
-    verdict = {row["policy"]: row["verdict"] for row in chart_rows(content, "average_precision")}
+    verdict = {row["treatment"]: row["verdict"] for row in chart_rows(content, "average_precision")}
     assert verdict == {"auto": "better", "none": "worse", "rule": "within noise"}
-    alarms = {row["policy"]: row for row in chart_rows(content, "false_alarms_per_10k_at_recall_0.60")}
+    alarms = {row["treatment"]: row for row in chart_rows(content, "false_alarms_per_10k_at_recall_0.60")}
     assert alarms["auto"]["verdict"] == "better"
     assert alarms["auto"]["difference"] == pytest.approx(100 * (7.25 / 10.25 - 1), abs=1)
 
 
 def test_what_has_no_interval_is_not_called_better() -> None:
-    content = document(_results({"one_to_one": 0.0, "auto": 0.06}, windows=1, seeds=1), "one_to_one")
+    content = document(_results({"one_to_one": 0.0, "auto": 0.06}, folds=1, seeds=1), "one_to_one")
     for metric in ("average_precision", "false_alarms_per_10k_at_recall_0.60"):
         (row,) = chart_rows(content, metric)
         assert row["verdict"] == "within noise"

@@ -63,7 +63,7 @@ def test_a_rollout_is_whole_episodes_and_resumes_at_its_boundary(pay: str) -> No
         if pay == "final":
             assert not np.any(reward[~done])
     resumed = _env(pay=pay)
-    resumed.load_state(env.state())
+    resumed.load_state_dict(env.state_dict())
     resumed.next_rollout = 1
     again, repaid, _ = _walk(resumed, 1, first=ROLLOUT_STEPS)
     np.testing.assert_array_equal(again[0], seen[ROLLOUT_STEPS])

@@ -7,9 +7,9 @@ import pytest
 
 from balancer.envs.problem import PopulationProblem
 from balancer.errors import InputError
-from balancer.policy_learning.playground import YOU, Playground, minority_share, response_surface
+from balancer.policy_learning.playground import YOU, Playground, response_surface
 from balancer.sampling.policies import ConstantPolicy
-from balancer.sampling.weights import SamplingWeights
+from balancer.sampling.weights import SamplingWeights, proportional_share
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_the_map_agrees_with_a_player_on_one_of_its_points(problem: PopulationPr
     assert surface.select("share", "hardness").rows() == [(0.1, 0.0), (0.1, 1.0), (0.4, 0.0), (0.4, 1.0)]
     play = game(problem)
     while not play.over:
-        told = play.play(SamplingWeights(minority_share(play.prior, 0.4), 1.0, 0.05))
+        told = play.play(SamplingWeights(proportional_share(play.prior, 0.4), 1.0, 0.05))
     assert surface["average_precision"][3] == pytest.approx(told[0]["average_precision"], abs=1e-6)
     assert response_surface(problem, hardness=(0.0,), epochs=1, steps_per_epoch=2, groups=1)["share"].max() == pytest.approx(0.5)
 

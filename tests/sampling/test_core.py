@@ -263,12 +263,12 @@ def test_a_state_of_another_run_changes_nothing() -> None:
         (_sampler().state_dict(), "policy 'constant'"),
         (_changed(state, "version", to=0), "of this version"),
         ({}, "of this version"),
-        (_changed(state, "controller"), "torn"),
-        (_changed(state, "controller", "history", "train"), "torn"),
+        (_changed(state, "controller"), "corrupt"),
+        (_changed(state, "controller", "history", "train"), "corrupt"),
         (_changed(state, "controller", "weights", "share", to=[0.5, 0.5]), "2 classes"),
-        (_changed(state, "rows"), "torn"),
+        (_changed(state, "rows"), "corrupt"),
         (_changed(state, "rows", "error"), "no 'error'"),
-        (_changed(state, "rows", "error", to=np.zeros(3)), "torn"),
+        (_changed(state, "rows", "error", to=np.zeros(3)), "corrupt"),
         (_changed(state, "epoch", to=-1), "epoch must be"),
     ]
     for other, said in bad:

@@ -74,11 +74,11 @@ def test_state_resumes_exactly() -> None:
     weights = SamplingWeights(np.array([0.6, 0.4]), 1.3, 0.1)
     first.refresh(np.arange(300), _scores(np.random.default_rng(0).random(300)))
     first.draw(50, weights, np.random.default_rng(0))
-    second.load_state(first.state())
+    second.load_state_dict(first.state_dict())
     a, b = (s.draw(200, weights, np.random.default_rng(7)) for s in (first, second))
     assert (a == b).all()
     with pytest.raises(InputError, match="other training rows"):
-        RowSampler(label[:100], 2).load_state(first.state())
+        RowSampler(label[:100], 2).load_state_dict(first.state_dict())
 
 
 def test_a_million_rows_rebuild_quickly() -> None:
@@ -226,7 +226,7 @@ def test_rows_of_every_class_are_found_in_pieces(monkeypatch: pytest.MonkeyPatch
     label = np.random.default_rng(0).integers(-1, 4, 100)
     sampler = RowSampler(label, 4)
     for c in range(4):
-        np.testing.assert_array_equal(sampler._own(c), np.flatnonzero(label == c))
+        np.testing.assert_array_equal(sampler._class_rows(c), np.flatnonzero(label == c))
     rows = sampler.draw(4_000, SamplingWeights(np.full(4, 0.25)), np.random.default_rng(0))
     np.testing.assert_allclose(np.bincount(label[rows]) / 4_000, 0.25, atol=0.03)
 
@@ -239,17 +239,17 @@ def test_refusals_change_nothing() -> None:
         sampler.refresh(np.array([0, 1]), _scores(np.array([0.1])))
     with pytest.raises(InputError, match="rows must lie in 0 to 2"):
         sampler.refresh(np.array([0, 3]), _scores(np.array([0.1, 0.2])))
-    assert not len(sampler.state()["error"])
+    assert not len(sampler.state_dict()["error"])
     for torn, said in (
-        ({"error": np.zeros(2, np.float32)}, "torn"),
-        ({"scored": np.array([5])}, "torn"),
+        ({"error": np.zeros(2, np.float32)}, "corrupt"),
+        ({"scored": np.array([5])}, "corrupt"),
         ({"counts": np.array([1, 2])}, "other"),
     ):
         with pytest.raises(InputError, match=said):
-            sampler.load_state({**sampler.state(), **torn})
+            sampler.load_state_dict({**sampler.state_dict(), **torn})
     with pytest.raises(InputError, match="no 'counts'"):
-        sampler.load_state({"error": np.zeros(2), "scored": np.zeros(2)})
-    assert not len(sampler.state()["error"])
+        sampler.load_state_dict({"error": np.zeros(2), "scored": np.zeros(2)})
+    assert not len(sampler.state_dict()["error"])
     with pytest.raises(InputError, match="one class only"):
         RowSampler(np.zeros(4, int), 2)
     with pytest.raises(InputError, match="labels must lie"):

@@ -315,11 +315,11 @@ def test_a_state_of_another_run_changes_nothing(kind: str) -> None:
     for state, said in (
         (other, "saved state is that of Adaptive"),
         ({}, "no torch sampler"),
-        (good | {"handed": 10_000}, "torn"),
+        (good | {"handed": 10_000}, "corrupt"),
         (good | {"handed": None}, "handed of the saved state"),
         (good | {"labels": "0"}, "other training rows"),
         (good | {"epochs": 9}, "epochs 9"),
-        (good | {"controller": {}}, "torn"),
+        (good | {"controller": {}}, "corrupt"),
     ):
         with pytest.raises(InputError, match=said):
             sampler.load_state_dict(state)

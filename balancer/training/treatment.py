@@ -1,0 +1,81 @@
+"""A treatment of class imbalance: how training rows are drawn, from which rows, and with which loss.
+
+The run, its baselines and every row of a comparison are treatments.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from balancer.data.split import Split
+from balancer.sampling.constant_policy import ConstantPolicy
+from balancer.sampling.policies import Policy
+from balancer.sampling.seeding import generator
+from balancer.sampling.weights import Floats, SamplingWeights, class_prior, proportional_share
+
+if TYPE_CHECKING:  # the names of treatments are needed to print help, without the libraries that read tables
+    from balancer.data.dataset import Dataset
+
+Rows = Literal["all", "under", "smote"]
+Loss = Literal["plain", "class_weight", "focal", "logit_adjustment"]
+BASELINES = ("none", "one_to_one", "class_weight")
+"""Treatments that every report compares with: no treatment, over-sampling to 1:1, class weights in the loss."""
+FIXED = ("none", "one_to_one", "under", "smote", "class_weight", "focal", "logit_adjustment")
+"""Treatments without a choice: their class shares follow from the training rows."""
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """One way of training on imbalanced rows."""
+
+    name: str
+    policy: Policy
+    """Chooses the sampling weights of each epoch."""
+    rows: Rows = "all"
+    """``under``: the negative class is thinned once to the number of the other rows. ``smote``: the other classes are
+    extended once to the number of the negative rows, by synthetic rows."""
+    loss: Loss = "plain"
+
+    @property
+    def fixed_weights(self) -> SamplingWeights | None:
+        """The weights of every epoch where they depend on nothing, so that no training row needs to be scored."""
+        return self.policy.fixed_weights() if isinstance(self.policy, ConstantPolicy) else None
+
+
+def fixed_treatment(name: str, counts: NDArray[Any]) -> Treatment:
+    """One of the treatments :data:`FIXED`.
+
+    Args:
+        name: Its name.
+        counts: (K,) training rows of each class.
+
+    Returns:
+        The treatment. 1:1 shares keep the proportions among the positive classes.
+    """
+    prior = class_prior(counts)
+    balanced = name in ("one_to_one", "under", "smote")
+    share = proportional_share(prior, 0.5) if balanced else prior
+    policy = ConstantPolicy(tuple(share.tolist()), hardness=0.0, floor=0.0, name=name)
+    rows: dict[str, Rows] = {value: value for value in get_args(Rows)}
+    losses: dict[str, Loss] = {value: value for value in get_args(Loss)}
+    return Treatment(name, policy, rows=rows.get(name, "all"), loss=losses.get(name, "plain"))
+
+
+def balanced_class_weight(counts: NDArray[Any]) -> Floats:
+    """(K,) loss weights n / (K n_c), as scikit-learn's "balanced", for training ``counts`` (K,); 0 without rows."""
+    weight = np.where(counts > 0, counts.sum() / (np.maximum(counts, 1) * (counts > 0).sum()), 0.0)
+    return np.asarray(weight, dtype=np.float64)
+
+
+def under_sampled(dataset: Dataset, seed: int) -> Dataset:
+    """``dataset`` with as many negative training rows as other ones; the rows left out remain as history."""
+    train = dataset.rows(Split.TRAIN)
+    negatives = train[dataset.store.label[train] == 0]
+    kept = min(len(negatives), len(train) - len(negatives))
+    split = dataset.split.copy()
+    split[generator(seed, "under-sampling").permutation(negatives)[kept:]] = Split.GAP
+    return replace(dataset, split=split)
