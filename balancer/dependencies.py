@@ -1,9 +1,9 @@
 """Optional libraries: what installs each, and the error where one is missing.
 
-`pip install balancer` installs NumPy and safetensors, which the samplers need. Everything else belongs to an extra.
-Modules import optional libraries as usual. A missing one becomes a `MissingDependencyError` in three places only: on the
-command line and in the package's lazily imported public names (both use `explained_imports`), and where a check before
-the import says more than the import could (`require`).
+`pip install balancer` installs NumPy and safetensors, which the samplers need. Everything else belongs to an
+extra. Modules import optional libraries as usual. The command line and the lazily imported public names of the
+package turn a failed import into a `MissingDependencyError` (`explained_imports`). `require` raises it before the
+import, where the flag or class that needs the library can be named.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def is_installed(library: str) -> bool:
 
 
 def require(library: str, needed_by: str, install: str | None = None) -> None:
-    """Check that an optional library is installed, before it is imported or before long work that ends with it.
+    """Check that an optional library is installed, before it is imported or before the work that needs it.
 
     Args:
         library: The name of the module, a key of `INSTALL`.
@@ -88,8 +88,8 @@ def missing(library: str, needed_by: str, install: str | None = None) -> Missing
 def explained_imports(needed_by: str, install: str | None = None) -> Iterator[None]:
     """Turn the import error of an optional library into one that says how to install it.
 
-    Other import errors pass unchanged. So does a `MissingDependencyError` that names an extra: it was raised where more
-    is known.
+    Other import errors pass unchanged. So does a `MissingDependencyError` that names an extra: it already says
+    what needs the library.
 
     Args:
         needed_by: What is imported or called in the block, as the message names it.

@@ -1,11 +1,11 @@
 """Errors that the user can correct.
 
-Whatever bad input, a missing library, an unsuitable machine or a damaged file can cause is an `InputError` or one of its
+Bad input, a missing library, an unsuitable machine and a damaged file all raise `InputError` or one of its
 subclasses. The text names the column, row, file or flag, and the remedy, in one sentence.
 
-The command line prints the text after ``error:`` and exits with code 2, the HTTP service answers with it, and the app shows
-it. They catch `InputError`, so the subclasses need no handlers of their own there. A subclass exists for code that must
-tell one cause from another: catch `UnsupportedError`, never `InputError`, to find out that something can't be done here.
+The command line prints the text after ``error:`` and exits with code 2, the HTTP service answers with it, and the
+app shows it. They catch `InputError`, so the subclasses need no handlers there. The subclasses are for code that
+must distinguish causes: catch `UnsupportedError`, never `InputError`, to find out that something can't be done here.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ class MissingDependencyError(InputError, ImportError):
 class UnsupportedError(InputError):
     """Something that is valid elsewhere can't be done here.
 
-    For example: a backend without the processor's instructions, a device that is not there, a custom attention that has no
-    weights to show, a part that an export format can't hold. It is an `InputError` because the user can choose another
-    backend, device or part.
+    Examples: a backend that lacks the processor's instructions, a device that is not there, a custom attention
+    without weights to show, a part that an export format can't hold. It is an `InputError` because the user can
+    choose another backend, device or part.
     """
 
 
 class MissingFileError(InputError):
-    """A file or folder is not there. It is no `OSError`, so that a handler for the disk's errors does not catch it."""
+    """A file or folder is not there. It is no `OSError`: handlers for errors of the disk must not catch it."""
 
 
 class CorruptFileError(InputError):

@@ -50,7 +50,7 @@ def ranges(*extras: str) -> list[Requirement]:
 
 
 def installed(requirements: Iterable[Requirement]) -> set[str]:
-    """Names of the distributions that these requirements bring, their own requirements too, as far as they are installed here."""
+    """Names of all distributions that these requirements install, as far as this environment has them."""
     found: set[tuple[str, str]] = set()
     todo = [(requirement, "") for requirement in requirements]
     while todo:

@@ -1,4 +1,4 @@
-"""Devices and threads: no call leaves the process's torch threads changed, and each uses the number that its run asks for."""
+"""Devices and threads: each call uses its run's number of torch threads and restores the process's number."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_no_command_leaves_other_threads(tiny_table: Path, tiny_run: Path, tmp_p
         ["quantize", str(tmp_path / "run"), "--max-drop", "0.5"],
         ["score", run, "--input", table, "--output", str(tmp_path / "scores.csv")],
         ["evaluate", run, "--dataset", table],
-        ["compare", "--dataset", table, "--policies", "none", "--windows", "1", "--seeds", "1", *short[:4], "--out", str(tmp_path / "c")],
+        ["compare", "--dataset", table, "--treatments", "none", "--folds", "1", "--seeds", "1", *short[:4], "--out", str(tmp_path / "c")],
         ["policy", "evaluate", "start", "--number", "1", "--groups", "1"],
         ["doctor"],
     ]

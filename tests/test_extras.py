@@ -1,4 +1,4 @@
-"""Each extra works when it is installed alone: what its commands and classes import is among what it installs."""
+"""Each extra works when it is installed alone: it installs what its commands and classes import."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COMMAND = "from balancer.cli import main\nassert main(sys.argv[1:]) == 0\n"
 
 
 def alone(extra: str | None, code: str, *arguments: str | Path, cwd: Path = ROOT) -> str:
-    """The standard output of code that must succeed where only the core, or one extra, is installed."""
+    """The standard output of code that must succeed where only the core or one extra is installed."""
     done = run_with_only(ranges(*([] if extra is None else [extra])), code, *map(str, arguments), cwd=cwd)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -66,8 +66,8 @@ def test_export(tiny_run: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_compare(tiny_table: Path, tmp_path: Path) -> None:
-    flags = ["--windows", "1", "--seeds", "1", "--epochs", "1", "--steps-per-epoch", "2", "--search-trials", "2", "--out", tmp_path / "c"]
-    policies = ["--policies", "none,smote,tpe,lightgbm", "--chart", tmp_path / "chart.svg"]
+    flags = ["--folds", "1", "--seeds", "1", "--epochs", "1", "--steps-per-epoch", "2", "--search-trials", "2", "--out", tmp_path / "c"]
+    policies = ["--treatments", "none,smote,tpe,lightgbm", "--chart", tmp_path / "chart.svg"]
     alone("compare", COMMAND, "compare", "--dataset", tiny_table, *policies, *flags)
 
 

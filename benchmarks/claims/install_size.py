@@ -1,14 +1,15 @@
-"""What an installation costs: seconds, megabytes and packages in an empty environment, and the sampler's loop in it.
+"""What an installation costs: seconds, megabytes and packages in an empty environment.
 
-Claims: `pip install .` brings NumPy and safetensors and nothing else, and in that environment `from balancer import
-AdaptiveSampler` and its loop work, without torch. `balancer[serve]` brings neither Gymnasium nor Stable-Baselines3.
+Claims: `pip install .` installs NumPy and safetensors and nothing else, and in that environment `from balancer
+import AdaptiveSampler` and its loop work, without torch. `balancer[serve]` installs neither Gymnasium nor
+Stable-Baselines3.
 
-    python -m benchmarks.claims.install_size                              # -> benchmarks/results/install_size.json
-    python -m benchmarks.claims.install_size --before ../older-checkout   # beside the core of another checkout
+    python -m benchmarks.claims.install_size                          # -> benchmarks/results/install_size.json
+    python -m benchmarks.claims.install_size --before ../older        # and the core of another checkout
 
-Each installation is made in a new virtual environment from the versions of the checkout's constraints.txt, with the build of
-torch that pip's index has. Seconds depend on the network and on pip's cache, so they are measured on the second of two
-installations. The build compiles the C++ kernels where a compiler is.
+Each installation is made in a new virtual environment with the versions of the checkout's constraints.txt and the
+build of torch that pip's index has. Seconds depend on the network and on pip's cache, so the second of two
+installations is timed. The build compiles the C++ kernels if there is a compiler.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def command(*parts: str | Path, cwd: Path | None = None) -> str:
 
 
 def copied(checkout: Path, target: Path) -> Path:
-    """The files that git knows of, so that the build writes nothing into the checkout and takes over nothing from earlier builds."""
+    """A copy of the files that git knows, so that the build neither reads nor writes files of earlier builds."""
     for name in command("git", "-C", checkout, "ls-files", "--cached", "--others", "--exclude-standard").splitlines():
         file, to = checkout / name, target / name
         if file.is_file() and not file.is_symlink():
@@ -81,7 +82,7 @@ def copied(checkout: Path, target: Path) -> Path:
 
 
 def installation(source: Path, extra: str) -> dict[str, Any]:
-    """Install into an empty environment; seconds, megabytes, packages, and the sampler's loop there."""
+    """Install into an empty environment and run the sampler's loop there; the figures of both."""
     with tempfile.TemporaryDirectory() as folder:
         command(sys.executable, "-m", "venv", folder)
         python = next(Path(folder).glob("[bB][iS]*/python*"))
