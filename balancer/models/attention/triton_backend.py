@@ -1,17 +1,21 @@
-"""The backend `triton`: sparse attention on CUDA as one kernel forward and three backward, both as custom operators of torch.
+"""The backend `triton`: sparse attention on CUDA, with one forward kernel and three backward kernels, as
+custom torch operators.
 
-What is kept between the passes is the log-sum-exp of each query; nothing is of the size of n squared. Gradients of global nodes are summed in
-sorted order, never by atomics, so that results repeat to the bit. How the kernels divide the work is said in `triton_kernels.py` and
-`triton_gradients.py`. As custom operators (`balancer::sparse_attention_triton`) they are opaque to `torch.compile` and to autograd.
+Only the log-sum-exp of each query is saved for the backward pass; no tensor has n squared elements. Gradients
+of global nodes are summed in sorted order, without atomics, so results are bit-reproducible. The modules
+`triton_kernels.py` and `triton_gradients.py` describe how the kernels divide the work. The operators
+(`balancer::sparse_attention_triton`) are opaque to `torch.compile` and autograd.
 
-Float32 is computed in float32, not in TF32, which leaves the tensor cores idle: float16 and bfloat16 are what this backend is for. Sizes of tiles
-come from a fixed table, chosen by what the compiler fits into registers; nothing is tuned at run time.
+Float32 is computed in float32, not in TF32, so it does not use the tensor cores; this backend is meant for
+float16 and bfloat16. Tile sizes come from a fixed table, determined by what the compiler fits into registers;
+there is no auto-tuning.
 
-At small n the time goes into launching kernels, not into running them. No pass waits for the device or copies to the host, so that the caller
-can record CUDA graphs (`torch.cuda.graph`, or `torch.compile(mode="reduce-overhead")`), which is where it belongs.
+For small n most of the time is spent on launching kernels. No pass synchronizes with the device or copies to
+the host, so callers can record CUDA graphs (`torch.cuda.graph`, or `torch.compile(mode="reduce-overhead")`)
+to avoid it.
 
-Nothing here imports Triton before it is used. To try the kernels without CUDA, set TRITON_INTERPRET=1 in the environment before Triton and
-this module are imported: they then run, slowly, on CPU tensors.
+This module imports Triton only when it is used. To run the kernels without CUDA, set TRITON_INTERPRET=1 in
+the environment before Triton and this module are imported. They then run, slowly, on CPU tensors.
 """
 
 from __future__ import annotations
@@ -29,32 +33,38 @@ from balancer.models.attention.layout import Layout
 
 INSTALLED = find_spec("triton") is not None
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "yes", "on", "y")
-"""Triton reads it once for each kernel, on import; so do we."""
+"""Whether kernels are interpreted. Triton reads the variable for each kernel on import, and so does this
+module.
+"""
 WIDEST = 128
-"""The largest d: a head's rows are held whole in registers and shared memory."""
+"""Maximum d: a row of a head is stored completely in registers and shared memory."""
 _LARGEST_TILE = {2: (64, 32), 4: (32, 16)}
-"""By bytes of a number, up to 64 channels and beyond: what the compiler fits into the registers of a program of four warps."""
+"""Tile sizes by bytes per element, for up to 64 channels and for more; limited by the registers of a program
+with four warps.
+"""
 SEGMENT = 256
-"""Where nothing is causal all queries share one set of global nodes; backward, so many are summed by one program."""
+"""Number of queries whose gradients one program sums if not causal, where all queries share one set of global
+nodes.
+"""
 
 
 def refuses(query: Tensor, _layout: Layout) -> str | None:
-    """Why this backend can't be used for `query` (B, n, H, d), or None."""
+    """Return the reason why this backend can't be used for `query` (B, n, H, d), or None if it can."""
     if not INSTALLED:
         return "Triton is not installed"
     if query.device.type != "cuda" and not INTERPRETED:
-        return f"query is on {query.device}, and Triton needs cuda"
+        return f"query is on {query.device}, but Triton needs cuda"
     if query.dtype not in (torch.float32, torch.float16, torch.bfloat16):
-        return f"query is {query.dtype}, and its kernels take float32, float16 and bfloat16"
+        return f"query is {query.dtype}, but its kernels take float32, float16 and bfloat16"
     if query.dtype == torch.bfloat16 and INTERPRETED:
-        return "query is torch.bfloat16, which Triton's interpreter (TRITON_INTERPRET) does not compute in"
+        return "query is torch.bfloat16, which Triton's interpreter (TRITON_INTERPRET) does not support"
     if query.shape[-1] > WIDEST:
-        return f"heads have {query.shape[-1]} channels, and its kernels take at most {WIDEST}"
+        return f"heads have {query.shape[-1]} channels, but its kernels take at most {WIDEST}"
     return None
 
 
 def run(query: Tensor, key: Tensor, value: Tensor, gate: Tensor | None, index: Tensor, padding: Tensor | None, layout: Layout) -> Tensor:
-    """The backend `triton`; arguments as `balancer.models.attention.backends` has them."""
+    """Compute sparse attention; see `balancer.models.attention.backends` for the arguments and the result."""
     out: Tensor = torch.ops.balancer.sparse_attention_triton(
         query,
         key,
@@ -72,44 +82,44 @@ def run(query: Tensor, key: Tensor, value: Tensor, gate: Tensor | None, index: T
 
 @dataclass(frozen=True)
 class _Plan:
-    """How one call is cut into programs."""
+    """Division of one call into programs."""
 
     window: int
     chunk: int
     tile: int
-    """Queries, or keys, of a program."""
+    """Number of queries, or keys, per program."""
     slots: int
-    """Global slots gathered at a time."""
+    """Number of global slots loaded at a time."""
     width: int
-    """d, filled up to what `tl.dot` takes."""
+    """d, padded to a size that `tl.dot` supports."""
 
     @classmethod
     def of(cls, query: Tensor, index: Tensor, window: int, chunk: int, causal: bool) -> _Plan:
-        """A fixed table: the same shapes and dtype are always cut alike, so results don't depend on what ran before."""
+        """Choose the sizes from a fixed table, so that equal shapes and dtypes always give equal results."""
         length, dim = query.shape[1], query.shape[-1]
-        # Beyond the sequence they change nothing, and sums of positions stay within 32 bits.
+        # Larger values would not change the result; limiting them keeps sums of positions within 32 bits.
         window, chunk = min(window, 2 * length), min(chunk, length)
         width = max(16, _power_of_two(dim))
         tile = min(_LARGEST_TILE[query.element_size()][width > 64], max(16, _power_of_two(min(window, length))))
-        # How many chunks a tile can touch, one of them cut at each end.
+        # Maximum number of chunks of a tile, including a partial one at each end.
         touched = -(-(tile - 1) // chunk) + (1 if tile % chunk and chunk % tile else 0) if causal else 1
         slots = min(tile, 32, max(16, _power_of_two(index.shape[-1] * touched)))
         return cls(window, chunk, tile, slots, width)
 
     def options(self) -> dict[str, int]:
-        """The keywords of every launch."""
+        """Return the keyword arguments of every launch."""
         sizes = {"WIDTH": self.width, "TILE": self.tile, "SLOTS": self.slots}
-        # Fusing is said outright because Triton means to change its default, and warns where nothing is said.
+        # Fusing is set explicitly, because Triton plans to change its default and warns if it is not set.
         return {**sizes, "num_warps": 4, "num_stages": 2, "enable_fp_fusion": True}
 
 
 def _power_of_two(number: int) -> int:
-    """The next power of two from `number` on."""
+    """Return the smallest power of two that is at least `number`."""
     return 1 << max(0, number - 1).bit_length()
 
 
 def _rows_dense(*tensors: Tensor) -> list[Tensor]:
-    """The tensors with the channels of a head side by side; the other strides as they come."""
+    """Return the tensors with contiguous channels; other strides are not changed."""
     return [x if x.stride(-1) == 1 else x.contiguous() for x in tensors]
 
 
@@ -147,7 +157,10 @@ def _forward(
     causal: bool,
     block: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Attention (B, n, H, d), and each query's log2 of the sum of exponentials (B, H, n) float32, infinite where it sees nothing."""
+    """Compute the attention (B, n, H, d) and each query's log2 of the sum of exponentials (B, H, n) float32.
+
+    The latter is infinite for a query without any key.
+    """
     from balancer.models.attention import triton_kernels
 
     batch, length, heads, dim = query.shape
@@ -192,7 +205,9 @@ def _backward(
     causal: bool,
     block: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of query, key, value (B, n, H, d) and of the gate (B, n) float32; the last of these is empty where there is no gate."""
+    """Compute the gradients of query, key, value (B, n, H, d), and of the gate (B, n) float32, empty without
+    a gate.
+    """
     from balancer.models.attention import triton_gradients, triton_kernels
 
     batch, length, heads, dim = query.shape
@@ -233,14 +248,14 @@ def _backward(
                 **common,
             )
             sorted_key, sorted_slot = slot_key.sort(stable=True)
-            places = torch.arange(length + 1, device=index.device).expand(batch, -1).contiguous()
-            by_key = [sorted_key, sorted_slot, torch.searchsorted(sorted_key, places)]
+            positions = torch.arange(length + 1, device=index.device).expand(batch, -1).contiguous()
+            by_key = [sorted_key, sorted_slot, torch.searchsorted(sorted_key, positions)]
         _launch(
             triton_gradients.key_gradient,
             tiles,
             *(query, key, value, padding, lse, out_grad, delta, *by_slot, *by_key, key_grad, value_grad, gate_by_head, *strides),
             *(length, heads, plan.window, slots),
-            **{**common, "SLOTS": 16},  # products in float32, of registers that the tile of keys has taken already
+            **{**common, "SLOTS": 16},  # fewer, because these float32 products share the registers with the tile of keys
         )
     if gate is None:
         return query_grad, key_grad, value_grad, lse.new_empty(0)
@@ -260,17 +275,17 @@ def _backward_fake(*given: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return first, second, third, lse.new_empty((0,) if gate is None else gate.shape)
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    """What the backward pass needs: the inputs, and of the outputs both."""
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    """Save inputs and outputs for the backward pass."""
     *tensors, ctx.window, ctx.chunk, ctx.causal, ctx.block = inputs
     ctx.save_for_backward(*tensors, *output)
     ctx.mark_non_differentiable(output[1])
 
 
 def _differentiate(ctx: Any, out_grad: Tensor, _lse_grad: Tensor | None) -> tuple[Tensor | None, ...]:
-    kept = ctx.saved_tensors
-    grads = torch.ops.balancer.sparse_attention_triton_backward(out_grad, *kept, ctx.window, ctx.chunk, ctx.causal, ctx.block)
-    return (*grads[:3], None if kept[3] is None else grads[3], *[None] * 6)
+    saved = ctx.saved_tensors
+    grads = torch.ops.balancer.sparse_attention_triton_backward(out_grad, *saved, ctx.window, ctx.chunk, ctx.causal, ctx.block)
+    return (*grads[:3], None if saved[3] is None else grads[3], *[None] * 6)
 
 
-_forward.register_autograd(_differentiate, setup_context=_keep)
+_forward.register_autograd(_differentiate, setup_context=_save)

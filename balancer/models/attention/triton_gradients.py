@@ -1,11 +1,12 @@
-"""The Triton kernels over slots and over tiles of keys: the gradients of keys, values and gate, without an atomic.
+"""Triton kernels over slots and over tiles of keys: the gradients of keys, values and gate, without atomics.
 
-What reaches a global node comes from queries anywhere. `slot_gradient` sums it per slot and group of queries (a chunk, or a segment where
-nothing is causal) into a buffer; `key_gradient` adds to the band of its keys the slots that hold them, in sorted order. Every sum has one owner
-and one order, so results repeat to the bit.
+A global node receives gradients from distant queries. `slot_gradient` sums them for each slot and group of queries (a
+chunk, or a segment if not causal) into a buffer. `key_gradient` sums the gradients from the band of its keys, and adds
+the slots that hold these keys, in sorted order. Every sum is computed by one program in a fixed order, so results are
+bit-reproducible.
 """
 
-# Triton ships no types: a decorated kernel is untyped to mypy.
+# Triton has no type stubs: a decorated kernel is untyped for mypy.
 # mypy: disallow-untyped-decorators=False
 
 from __future__ import annotations
@@ -13,10 +14,21 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from balancer.models.attention.triton_tiles import LN2, are_real, first_key, first_query, last_key, last_query, load_rows, store_rows, weigh
+from balancer.models.attention.triton_tiles import (
+    LN2,
+    add_key_gradients,
+    are_real,
+    first_key,
+    first_query,
+    last_key,
+    last_query,
+    load_rows,
+    locate,
+    store_rows,
+)
 
 
-# Lengths change from batch to batch; specialized, each new kind of number would compile the kernel anew.
+# Lengths differ between batches; with specialization the kernel would be compiled again for new kinds of values.
 @triton.jit(do_not_specialize=("length", "heads", "window", "num_global", "slots", "group"))
 def slot_gradient(
     query: tl.tensor,
@@ -54,18 +66,19 @@ def slot_gradient(
     TILE: tl.constexpr,
     SLOTS: tl.constexpr,
 ) -> None:
-    """What the queries of a group send to its global slots: (B, H, slots, d) for key (unscaled) and value, (B, H, slots) for the gate.
+    """Sum the gradients that the global slots of each group receive from its queries.
 
-    `slot_key` (B, slots) holds their positions; slots are `num_global` for each `group` of queries in a row.
+    It writes (B, H, slots, d) for key (unscaled) and value, and (B, H, slots) for the gate. `slot_key` (B, slots) are
+    the positions of the keys; each `group` of consecutive queries has `num_global` slots.
     """
-    tiles = tl.cdiv(slots, SLOTS)
-    row = (tl.program_id(0) // tiles).to(tl.int64)
-    slot_start = tl.program_id(0) % tiles * SLOTS
+    row, slot_start = locate(slots, SLOTS)
     batch, head = row // heads, row % heads
     query += batch * query_batch + head * query_head
     key += batch * key_batch + head * key_head
     value += batch * value_batch + head * value_head
     out_grad += (batch * length * heads + head) * DIM
+    lse += row * length
+    delta += row * length
     if gate is not None:
         gate += batch * length
     if padding is not None:
@@ -77,10 +90,10 @@ def slot_gradient(
     key_real = are_real(padding, key_at, key_at >= 0)
     keys = load_rows(key, key_at, key_token, key_real, DIM, WIDTH)
     values = load_rows(value, key_at, value_token, key_real, DIM, WIDTH)
-    worth = tl.zeros((SLOTS,), tl.float32)
+    bias = tl.zeros((SLOTS,), tl.float32)
     if gate is not None:
-        worth = tl.load(gate + key_at, mask=key_real, other=0.0)
-    own = (slot // num_global)[:, None]
+        bias = tl.load(gate + key_at, mask=key_real, other=0.0)
+    slot_group = (slot // num_global)[:, None]
     key_grad = tl.zeros((SLOTS, WIDTH), tl.float32)
     value_grad = tl.zeros((SLOTS, WIDTH), tl.float32)
     gate_grad = tl.zeros((SLOTS,), tl.float32)
@@ -92,22 +105,32 @@ def slot_gradient(
         real = are_real(padding, at, at < end)
         first = first_key(at, window, CAUSAL, BLOCKED)[None, :]
         last = last_key(at, length, window, CAUSAL, BLOCKED)[None, :]
-        seen = (own == (at // group)[None, :]) & ((key_at[:, None] < first) | (key_at[:, None] > last)) & key_real[:, None]
-        asking = load_rows(query, at, query_token, real, DIM, WIDTH)
-        rising = load_rows(out_grad, at, heads * DIM, real, DIM, WIDTH)
-        level = tl.load(lse + row * length + at, mask=real, other=float("inf"))[None, :]
-        inner = tl.load(delta + row * length + at, mask=real, other=0.0)[None, :]
-        logit = tl.dot(keys, tl.trans(asking), input_precision="ieee") * scale + worth[:, None]
-        flow = tl.dot(values, tl.trans(rising), input_precision="ieee")
-        weight, push = weigh(logit, level, seen, flow, inner)
-        value_grad = tl.dot(weight.to(rising.dtype), rising, value_grad, input_precision="ieee")
-        key_grad = tl.dot(push.to(asking.dtype), asking, key_grad, input_precision="ieee")
-        gate_grad += tl.sum(push, 1)
+        seen = (slot_group == (at // group)[None, :]) & ((key_at[:, None] < first) | (key_at[:, None] > last)) & key_real[:, None]
+        key_grad, value_grad, logit_grad = add_key_gradients(
+            key_grad,
+            value_grad,
+            keys,
+            values,
+            bias,
+            seen,
+            query,
+            out_grad,
+            lse,
+            delta,
+            at,
+            real,
+            query_token,
+            heads * DIM,
+            scale,
+            DIM,
+            WIDTH,
+        )
+        gate_grad += tl.sum(logit_grad, 1)
 
-    place = row * slots + slot
-    store_rows(slot_key_grad, place, DIM, inside, key_grad, DIM, WIDTH)
-    store_rows(slot_value_grad, place, DIM, inside, value_grad, DIM, WIDTH)
-    tl.store(slot_gate_grad + place, gate_grad, mask=inside)
+    target = row * slots + slot
+    store_rows(slot_key_grad, target, DIM, inside, key_grad, DIM, WIDTH)
+    store_rows(slot_value_grad, target, DIM, inside, value_grad, DIM, WIDTH)
+    tl.store(slot_gate_grad + target, gate_grad, mask=inside)
 
 
 @triton.jit(do_not_specialize=("length", "heads", "window", "slots"))
@@ -149,19 +172,21 @@ def key_gradient(
     TILE: tl.constexpr,
     SLOTS: tl.constexpr,
 ) -> None:
-    """`key_grad`, `value_grad` (B, n, H, d) of TILE keys, from the band and from the slots that hold them; `gate_grad` (B, H, n) likewise.
+    """Compute the gradients of TILE keys, from the queries near them and from the slots that hold them.
 
-    `sorted_slot` (B, slots) are the slots in the order of their keys, `sorted_key` these keys, and `begin` (B, n + 1) where each key's begin.
-    Without slots, `begin` is None, and nothing is written to `gate_grad`.
+    It writes `key_grad` and `value_grad` (B, n, H, d) and `gate_grad` (B, H, n). `sorted_slot` (B, slots) are the slots
+    in the order of their keys, `sorted_key` (B, slots) these keys, and `begin` (B, n + 1) the index of the first slot
+    of each key. Without slots, `begin` is None and `gate_grad` is not written.
     """
-    tiles = tl.cdiv(length, TILE)
-    row = (tl.program_id(0) // tiles).to(tl.int64)
-    start = tl.program_id(0) % tiles * TILE
+    row, start = locate(length, TILE)
     batch, head = row // heads, row % heads
     query += batch * query_batch + head * query_head
     key += batch * key_batch + head * key_head
     value += batch * value_batch + head * value_head
-    here = (batch * length * heads + head) * DIM
+    offset = (batch * length * heads + head) * DIM
+    out_grad += offset
+    lse += row * length
+    delta += row * length
     if padding is not None:
         padding += batch * length
 
@@ -181,15 +206,9 @@ def key_gradient(
         at = low + tl.arange(0, TILE)
         real = are_real(padding, at, at < end)
         seen = (at[None, :] >= first) & (at[None, :] <= last) & key_real[:, None]
-        asking = load_rows(query, at, query_token, real, DIM, WIDTH)
-        rising = load_rows(out_grad + here, at, heads * DIM, real, DIM, WIDTH)
-        level = tl.load(lse + row * length + at, mask=real, other=float("inf"))[None, :]
-        inner = tl.load(delta + row * length + at, mask=real, other=0.0)[None, :]
-        logit = tl.dot(keys, tl.trans(asking), input_precision="ieee") * scale
-        flow = tl.dot(values, tl.trans(rising), input_precision="ieee")
-        weight, push = weigh(logit, level, seen, flow, inner)
-        to_value = tl.dot(weight.to(rising.dtype), rising, to_value, input_precision="ieee")
-        to_key = tl.dot(push.to(asking.dtype), asking, to_key, input_precision="ieee")
+        to_key, to_value, _ = add_key_gradients(
+            to_key, to_value, keys, values, None, seen, query, out_grad, lse, delta, at, real, query_token, heads * DIM, scale, DIM, WIDTH
+        )
 
     if begin is not None:
         begin += batch * (length + 1)
@@ -197,16 +216,16 @@ def key_gradient(
         rank_end = tl.load(begin + key_end)
         for low in range(tl.load(begin + start), rank_end, SLOTS):
             rank = batch * slots + low + tl.arange(0, SLOTS)
-            held = low + tl.arange(0, SLOTS) < rank_end
-            place = row * slots + tl.load(sorted_slot + rank, mask=held, other=0)
-            mine = key_at[:, None] == tl.load(sorted_key + rank, mask=held, other=-1)[None, :]
-            # Rows of ones and zeros: the product adds to each key what its own slots hold.
-            pick = mine.to(tl.float32)
-            to_key = tl.dot(pick, load_rows(slot_key_grad, place, DIM, held, DIM, WIDTH), to_key, input_precision="ieee")
-            to_value = tl.dot(pick, load_rows(slot_value_grad, place, DIM, held, DIM, WIDTH), to_value, input_precision="ieee")
-            amount = tl.load(slot_gate_grad + place, mask=held, other=0.0)
-            to_gate += tl.sum(tl.where(mine, amount[None, :], 0.0), 1)
+            valid = low + tl.arange(0, SLOTS) < rank_end
+            slot = row * slots + tl.load(sorted_slot + rank, mask=valid, other=0)
+            of_key = key_at[:, None] == tl.load(sorted_key + rank, mask=valid, other=-1)[None, :]
+            # The product with this matrix of ones and zeros adds to each key the gradients of its slots.
+            one_hot = of_key.to(tl.float32)
+            to_key = tl.dot(one_hot, load_rows(slot_key_grad, slot, DIM, valid, DIM, WIDTH), to_key, input_precision="ieee")
+            to_value = tl.dot(one_hot, load_rows(slot_value_grad, slot, DIM, valid, DIM, WIDTH), to_value, input_precision="ieee")
+            amount = tl.load(slot_gate_grad + slot, mask=valid, other=0.0)
+            to_gate += tl.sum(tl.where(of_key, amount[None, :], 0.0), 1)
         tl.store(gate_grad + row * length + key_at, to_gate, mask=inside)
 
-    store_rows(key_grad + here, key_at, heads * DIM, inside, to_key * (scale * LN2), DIM, WIDTH)
-    store_rows(value_grad + here, key_at, heads * DIM, inside, to_value, DIM, WIDTH)
+    store_rows(key_grad + offset, key_at, heads * DIM, inside, to_key * (scale * LN2), DIM, WIDTH)
+    store_rows(value_grad + offset, key_at, heads * DIM, inside, to_value, DIM, WIDTH)

@@ -1,13 +1,15 @@
-"""The Triton kernels over tiles of queries: attention, and the gradient of the queries.
+"""Triton kernels over tiles of queries: attention, and the gradient of the queries.
 
-A tile sees one interval of keys, its band, and then the global slots of its chunks. Sets of global nodes lie behind one another in memory, so
-the slots of all chunks that a tile touches are an interval too, gathered some at a time; a slot counts for the queries of its own chunk. So tiles
-and chunks need not nest, and any window and chunk will do.
+A tile of queries attends to one interval of keys, its band, and then to the global nodes of its chunks. The sets of
+global nodes are consecutive in memory, so the slots of all chunks of a tile form an interval too; they are loaded a
+fixed number at a time, and a slot is masked for queries of other chunks. Tiles therefore need not align with chunks,
+and any window and chunk are possible.
 
-Imported only where Triton is needed. `TRITON_INTERPRET=1`, set before that, makes the kernels plain Python over CPU tensors.
+This module is imported only where Triton is needed. With `TRITON_INTERPRET=1`, set before the import, the kernels run
+as Python on CPU tensors.
 """
 
-# Triton ships no types: a decorated kernel is untyped to mypy.
+# Triton has no type stubs: a decorated kernel is untyped for mypy.
 # mypy: disallow-untyped-decorators=False
 
 from __future__ import annotations
@@ -15,10 +17,23 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from balancer.models.attention.triton_tiles import LN2, are_real, first_key, fold, last_key, load_rows, own_set, store_rows, weigh
+from balancer.models.attention.triton_tiles import (
+    LN2,
+    accumulate,
+    add_query_gradient,
+    first_key,
+    global_logits,
+    last_key,
+    load_rows,
+    locate,
+    query_tile,
+    set_of_globals,
+    store_rows,
+    window_logits,
+)
 
 
-# Lengths change from batch to batch; specialized, each new kind of number would compile the kernel anew.
+# Lengths differ between batches; with specialization the kernel would be compiled again for new kinds of values.
 @triton.jit(do_not_specialize=("length", "heads", "window", "chunk", "num_global", "sets"))
 def forward(
     query: tl.tensor,
@@ -52,10 +67,11 @@ def forward(
     TILE: tl.constexpr,
     SLOTS: tl.constexpr,
 ) -> None:
-    """Attention of TILE queries of one head: `out` (B, n, H, d), and `lse` (B, H, n), infinite where a query sees nothing or is padding."""
-    tiles = tl.cdiv(length, TILE)
-    row = (tl.program_id(0) // tiles).to(tl.int64)
-    start = tl.program_id(0) % tiles * TILE
+    """Compute the attention of TILE queries of one head.
+
+    It writes `out` (B, n, H, d) and `lse` (B, H, n), which is infinite where a query has no key or is padding.
+    """
+    row, start = locate(length, TILE)
     batch, head = row // heads, row % heads
     query += batch * query_batch + head * query_head
     key += batch * key_batch + head * key_head
@@ -66,47 +82,35 @@ def forward(
     if padding is not None:
         padding += batch * length
 
-    at = start + tl.arange(0, TILE)
-    end = tl.minimum(start + TILE, length)
-    inside = at < length
-    real = are_real(padding, at, inside)
-    first = first_key(at, window, CAUSAL, BLOCKED)[:, None]
-    last = last_key(at, length, window, CAUSAL, BLOCKED)[:, None]
-    asking = load_rows(query, at, query_token, real, DIM, WIDTH)
+    at, end, inside, real, first, last, queries = query_tile(
+        query, padding, start, query_token, length, window, CAUSAL, BLOCKED, DIM, WIDTH, TILE
+    )
     peak = tl.full((TILE,), float("-inf"), tl.float32)
     total = tl.zeros((TILE,), tl.float32)
     mixed = tl.zeros((TILE, WIDTH), tl.float32)
 
     band_end = last_key(end - 1, length, window, CAUSAL, BLOCKED) + 1
     for low in range(first_key(start, window, CAUSAL, BLOCKED), band_end, TILE):
-        key_at = low + tl.arange(0, TILE)
-        key_real = are_real(padding, key_at, key_at < band_end)
-        seen = (key_at[None, :] >= first) & (key_at[None, :] <= last) & key_real[None, :]
-        keys = load_rows(key, key_at, key_token, key_real, DIM, WIDTH)
-        logit = tl.dot(asking, tl.trans(keys), input_precision="ieee") * scale
-        logit = tl.where(seen, logit, float("-inf"))
-        mixed, peak, total = fold(logit, load_rows(value, key_at, value_token, key_real, DIM, WIDTH), mixed, peak, total)
+        key_at, key_real, _, logit, seen = window_logits(
+            queries, key, padding, low, band_end, first, last, key_token, scale, DIM, WIDTH, TILE
+        )
+        values = load_rows(value, key_at, value_token, key_real, DIM, WIDTH)
+        mixed, peak, total = accumulate(logit, seen, values, mixed, peak, total)
 
-    own = own_set(at, chunk, CAUSAL)[:, None]
-    slot_end = (own_set(end - 1, chunk, CAUSAL) + 1) * num_global
-    for low in range(own_set(start, chunk, CAUSAL) * num_global, slot_end, SLOTS):
-        slot = low + tl.arange(0, SLOTS)
-        key_at = tl.load(index + slot, mask=slot < slot_end, other=-1)
-        key_real = are_real(padding, key_at, key_at >= 0)
-        # A global node inside the window has been counted there.
-        seen = (own == (slot // num_global)[None, :]) & ((key_at[None, :] < first) | (key_at[None, :] > last)) & key_real[None, :]
-        keys = load_rows(key, key_at, key_token, key_real, DIM, WIDTH)
-        logit = tl.dot(asking, tl.trans(keys), input_precision="ieee") * scale
-        if gate is not None:
-            logit += tl.load(gate + key_at, mask=key_real, other=0.0)[None, :]
-        logit = tl.where(seen, logit, float("-inf"))
-        mixed, peak, total = fold(logit, load_rows(value, key_at, value_token, key_real, DIM, WIDTH), mixed, peak, total)
+    query_set = set_of_globals(at, chunk, CAUSAL)[:, None]
+    slot_end = (set_of_globals(end - 1, chunk, CAUSAL) + 1) * num_global
+    for low in range(set_of_globals(start, chunk, CAUSAL) * num_global, slot_end, SLOTS):
+        key_at, key_real, _, logit, seen = global_logits(
+            queries, key, gate, index, padding, query_set, low, slot_end, first, last, key_token, num_global, scale, DIM, WIDTH, SLOTS
+        )
+        values = load_rows(value, key_at, value_token, key_real, DIM, WIDTH)
+        mixed, peak, total = accumulate(logit, seen, values, mixed, peak, total)
 
     divisor = tl.where(total == 0, 1.0, total)
     mixed = tl.where(real[:, None], mixed / divisor[:, None], 0.0)
     store_rows(out + (batch * length * heads + head) * DIM, at, heads * DIM, inside, mixed, DIM, WIDTH)
-    nothing = (total == 0) | (real == 0)
-    tl.store(lse + row * length + at, tl.where(nothing, float("inf"), peak + tl.log2(divisor)), mask=inside)
+    no_key = (total == 0) | (real == 0)
+    tl.store(lse + row * length + at, tl.where(no_key, float("inf"), peak + tl.log2(divisor)), mask=inside)
 
 
 @triton.jit(do_not_specialize=("length", "heads", "window", "chunk", "num_global", "sets"))
@@ -145,63 +149,50 @@ def query_gradient(
     TILE: tl.constexpr,
     SLOTS: tl.constexpr,
 ) -> None:
-    """`query_grad` (B, n, H, d) of TILE queries, and `delta` (B, H, n): the sum of out times its gradient, which the other two need."""
-    tiles = tl.cdiv(length, TILE)
-    row = (tl.program_id(0) // tiles).to(tl.int64)
-    start = tl.program_id(0) % tiles * TILE
+    """Compute the gradient of TILE queries of one head.
+
+    It writes `query_grad` (B, n, H, d) and `delta` (B, H, n), the sum of `out` times its gradient, which the other
+    gradient kernels read.
+    """
+    row, start = locate(length, TILE)
     batch, head = row // heads, row % heads
     query += batch * query_batch + head * query_head
     key += batch * key_batch + head * key_head
     value += batch * value_batch + head * value_head
     index += batch * sets * num_global
-    here = (batch * length * heads + head) * DIM
+    offset = (batch * length * heads + head) * DIM
     if gate is not None:
         gate += batch * length
     if padding is not None:
         padding += batch * length
 
-    at = start + tl.arange(0, TILE)
-    end = tl.minimum(start + TILE, length)
-    inside = at < length
-    real = are_real(padding, at, inside)
-    first = first_key(at, window, CAUSAL, BLOCKED)[:, None]
-    last = last_key(at, length, window, CAUSAL, BLOCKED)[:, None]
-    asking = load_rows(query, at, query_token, real, DIM, WIDTH)
-    rising = load_rows(out_grad + here, at, heads * DIM, real, DIM, WIDTH)
-    settled = load_rows(out + here, at, heads * DIM, real, DIM, WIDTH)
-    inner = tl.sum(settled.to(tl.float32) * rising.to(tl.float32), 1)
-    tl.store(delta + row * length + at, inner, mask=inside)
-    level = tl.load(lse + row * length + at, mask=inside, other=float("inf"))[:, None]
-    inner = inner[:, None]
+    at, end, inside, real, first, last, queries = query_tile(
+        query, padding, start, query_token, length, window, CAUSAL, BLOCKED, DIM, WIDTH, TILE
+    )
+    out_grads = load_rows(out_grad + offset, at, heads * DIM, real, DIM, WIDTH)
+    outs = load_rows(out + offset, at, heads * DIM, real, DIM, WIDTH)
+    row_delta = tl.sum(outs.to(tl.float32) * out_grads.to(tl.float32), 1)
+    tl.store(delta + row * length + at, row_delta, mask=inside)
+    row_lse = tl.load(lse + row * length + at, mask=inside, other=float("inf"))[:, None]
+    row_delta = row_delta[:, None]
     grad = tl.zeros((TILE, WIDTH), tl.float32)
 
     band_end = last_key(end - 1, length, window, CAUSAL, BLOCKED) + 1
     for low in range(first_key(start, window, CAUSAL, BLOCKED), band_end, TILE):
-        key_at = low + tl.arange(0, TILE)
-        key_real = are_real(padding, key_at, key_at < band_end)
-        seen = (key_at[None, :] >= first) & (key_at[None, :] <= last) & key_real[None, :]
-        keys = load_rows(key, key_at, key_token, key_real, DIM, WIDTH)
-        logit = tl.dot(asking, tl.trans(keys), input_precision="ieee") * scale
+        key_at, key_real, keys, logit, seen = window_logits(
+            queries, key, padding, low, band_end, first, last, key_token, scale, DIM, WIDTH, TILE
+        )
         values = load_rows(value, key_at, value_token, key_real, DIM, WIDTH)
-        flow = tl.dot(rising, tl.trans(values), input_precision="ieee")
-        _, push = weigh(logit, level, seen, flow, inner)
-        grad = tl.dot(push.to(keys.dtype), keys, grad, input_precision="ieee")
+        grad = add_query_gradient(grad, logit, seen, keys, values, out_grads, row_lse, row_delta)
 
-    own = own_set(at, chunk, CAUSAL)[:, None]
-    slot_end = (own_set(end - 1, chunk, CAUSAL) + 1) * num_global
-    for low in range(own_set(start, chunk, CAUSAL) * num_global, slot_end, SLOTS):
-        slot = low + tl.arange(0, SLOTS)
-        key_at = tl.load(index + slot, mask=slot < slot_end, other=-1)
-        key_real = are_real(padding, key_at, key_at >= 0)
-        seen = (own == (slot // num_global)[None, :]) & ((key_at[None, :] < first) | (key_at[None, :] > last)) & key_real[None, :]
-        keys = load_rows(key, key_at, key_token, key_real, DIM, WIDTH)
-        logit = tl.dot(asking, tl.trans(keys), input_precision="ieee") * scale
-        if gate is not None:
-            logit += tl.load(gate + key_at, mask=key_real, other=0.0)[None, :]
+    query_set = set_of_globals(at, chunk, CAUSAL)[:, None]
+    slot_end = (set_of_globals(end - 1, chunk, CAUSAL) + 1) * num_global
+    for low in range(set_of_globals(start, chunk, CAUSAL) * num_global, slot_end, SLOTS):
+        key_at, key_real, keys, logit, seen = global_logits(
+            queries, key, gate, index, padding, query_set, low, slot_end, first, last, key_token, num_global, scale, DIM, WIDTH, SLOTS
+        )
         values = load_rows(value, key_at, value_token, key_real, DIM, WIDTH)
-        flow = tl.dot(rising, tl.trans(values), input_precision="ieee")
-        _, push = weigh(logit, level, seen, flow, inner)
-        grad = tl.dot(push.to(keys.dtype), keys, grad, input_precision="ieee")
+        grad = add_query_gradient(grad, logit, seen, keys, values, out_grads, row_lse, row_delta)
 
-    # From base 2 back to the scale of the logits themselves.
-    store_rows(query_grad + here, at, heads * DIM, inside, grad * (scale * LN2), DIM, WIDTH)
+    # The gradient of base-2 logits is converted to that of the natural logits.
+    store_rows(query_grad + offset, at, heads * DIM, inside, grad * (scale * LN2), DIM, WIDTH)

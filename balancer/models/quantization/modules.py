@@ -1,8 +1,8 @@
 """Layers in low precision, on torch's kernels.
 
 A row's result never depends on the other rows of the batch. INT8 activations have a separate scale for each
-row, sums of INT8 products are exact integers, and a float32 linear layer pads its rows to multiples of
-sixteen, because torch uses different kernels for few and for many rows. NaN in one row does not affect other
+row, sums of INT8 products are exact integers, and a float32 linear layer pads its rows to a multiple of
+``ROWS``, because torch uses different kernels for few and for many rows. NaN in one row does not affect other
 rows.
 """
 
@@ -19,8 +19,12 @@ LARGEST = 127
 """INT8 is used symmetrically, from -127 to 127."""
 _MIDDLE = 128
 """Offset between signed and unsigned bytes."""
-ROWS = 16
-"""The number of float32 rows is padded to a multiple of this."""
+ROWS = 16 if torch.cpu._is_avx512_supported() else 96
+"""The number of float32 rows is padded to a multiple of this.
+
+Without AVX-512, MKL multiplies rows in groups of six, with another kernel for the rows that are left over, and
+with a third one where there are fewer than about fifty rows.
+"""
 _CUDA_ROWS = 32
 """Minimum number of rows that are given to torch's INT8 product on CUDA, which requires more than 16."""
 _TINY = torch.finfo(torch.float32).tiny

@@ -34,7 +34,7 @@ def test_equals_masked_dense_attention_in_float64(causal: bool, mode: str) -> No
     made, x = module(causal=causal, mode=mode, chunk=5), torch.randn(2, 37, D)
     exact = module(causal=causal, mode=mode, chunk=5).double()
     query, key, value = exact._projected(x.double())
-    score, gate = exact.core.scored(x.double())
+    score, gate = exact.core.scores_and_gates(x.double())
     assert score is not None
     index = select_globals(score, 3, causal=causal, chunk=5)
     bias = key_bias(gate, index, None, exact.core.layout, 37)[:, None]
@@ -121,7 +121,7 @@ def test_where_a_query_looks() -> None:
     assert (seen.mass[seen.position < 0] == 0).all()
     assert seen.is_global[0].sum() == 3
     assert not seen.is_global[1].any()
-    score, gate = sparse.core.scored(batch.values)
+    score, gate = sparse.core.scores_and_gates(batch.values)
     assert score is not None and gate is not None
     bias = key_bias(gate, select_globals(score, 3, causal=True, chunk=8), None, sparse.core.layout, 40)
     everywhere = torch.arange(40)
@@ -210,7 +210,7 @@ def test_distillation_finds_the_token_that_is_looked_at() -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    score, _ = made.core.scored(x)
+    score, _ = made.core.scores_and_gates(x)
     assert score is not None
     assert (score.argmax(1) == 5).all()
 

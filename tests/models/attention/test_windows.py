@@ -116,7 +116,7 @@ def test_what_is_computed_grows_by_length(layout: Layout) -> None:
     def pairs(length: int) -> int:
         cut = windows._cut(layout, length)
         assert cut.blocks * cut.block == length + cut.fill
-        return cut.blocks * cut.block * cut.stretch
+        return cut.blocks * cut.block * cut.span
 
     wide = 20 * layout.window
     assert pairs(8 * wide) <= 8.2 * pairs(wide)
@@ -126,7 +126,7 @@ def test_what_is_computed_grows_by_length(layout: Layout) -> None:
 def test_a_window_beyond_the_sequence_costs_what_the_sequence_does() -> None:
     for mode in ("sliding", "block"):
         cut = windows._cut(Layout(100_000, 100_000, mode=mode), 90)  # type: ignore[arg-type]
-        assert cut.blocks * cut.block * cut.stretch <= 4 * 90 * 90
+        assert cut.blocks * cut.block * cut.span <= 4 * 90 * 90
 
 
 @pytest.mark.parametrize("off", range(-4, 5))
