@@ -2,6 +2,8 @@
 
 What is special: a session is its request and the state after its last epoch, both JSON in the database, so any worker answers and a restart changes
 nothing. An epoch's report is known by its number: sent twice it is answered twice and counted once.
+
+Requests and answers list classes sorted by name. The controller inside has the commonest class first.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ POLICIES = ("auto", "bandit", "constant", "schedule", "rule", "random", "start")
 """Named ones only: the folder of a policy would be a path from a request to the file system."""
 _POLICY = re.compile(r"[a-z]+(:[a-z0-9_=.,+-]*)?")
 _TOLERANCE = 1e-6
+SORTED = "sorted"
+"""Order of the classes in requests and answers. A session that version 0.1 began has none: commonest class first."""
 
 ClassName = Annotated[str, Field(min_length=1, max_length=200)]
 Count = Annotated[int, Field(ge=1, le=10**12)]
@@ -60,7 +64,8 @@ class EpochScores(_Strict):
 
     labels: list[ClassName] = Field(min_length=1, description="Class of each row.", examples=[["legitimate", "fraud", "legitimate"]])
     scores: list[Probability] | list[list[Probability]] = Field(
-        description="Per row the probability of each class, in the order that `classes` of the session shows; of two classes also one number, that of the rarer.",
+        description="Per row the probability of each class, in the order of the session's `classes`; with two classes also one number, "
+        "the probability of the rarer class.",
         examples=[[0.1, 0.8, 0.3]],
     )
 
@@ -107,7 +112,7 @@ class Session(Weights):
     created: float = Field(description="Seconds since 1970.")
     epochs: int
     policy: str
-    classes: list[str] = Field(description="The commonest first: the order of the columns of scores.")
+    classes: list[str] = Field(description="The classes, sorted by name: the order of the columns of scores.")
 
 
 class Sessions:
@@ -118,7 +123,7 @@ class Sessions:
 
     def create(self, tenant: str, request: SessionRequest) -> Session:
         """Begin; InputError where the request can't be balanced."""
-        content = request.model_dump()
+        content = request.model_dump() | {"class_order": SORTED}
         controller = _controller(content)
         row: dict[str, Any] = {
             "id": uuid.uuid4().hex,
@@ -126,7 +131,7 @@ class Sessions:
             "tenant": tenant,
             "created": time.time(),
             "request": content,
-            "first": _weights(controller, _classes(content)).model_dump(),
+            "first": _weights(controller, content).model_dump(),
             "state": controller.state_dict(),
             "epoch": 0,
         }
@@ -186,12 +191,12 @@ class Sessions:
                 raise ConflictError(f"the session has {row['request']['epochs']} epochs, there is no epoch {report.epoch}")
             if report.epoch > done + 1:
                 raise ConflictError(f"epoch {done + 1} is next, not {report.epoch}: report them in turn")
-            classes = _classes(row["request"])
             controller = _controller(row["request"])
             controller.load_state_dict(row["state"])
-            reward = _scored(report.reward, classes, controller.prior, "reward")
-            controller.update(reward if report.train is None else _scored(report.train, classes, controller.prior, "train"), reward)
-            answer = _weights(controller, classes)
+            reward = _scored(report.reward, row["request"], controller.prior, "reward")
+            train = reward if report.train is None else _scored(report.train, row["request"], controller.prior, "train")
+            controller.update(train, reward)
+            answer = _weights(controller, row["request"])
             kept = {"session": session, "epoch": report.epoch, "digest": digest, "answer": answer.model_dump()}
             connection.execute(insert(session_epochs).values(kept))
             changed = {"epoch": report.epoch, "state": controller.state_dict()}
@@ -218,13 +223,18 @@ def _shown(connection: Connection, row: dict[str, Any]) -> Session:
 
 def _session(row: dict[str, Any], weights: dict[str, Any]) -> Session:
     request = row["request"]
-    told = {"epochs": request["epochs"], "policy": request["policy"], "classes": _classes(request)}
+    told = {"epochs": request["epochs"], "policy": request["policy"], "classes": _shown_classes(request)}
     return Session(id=row["id"], created=row["created"], **told, **weights)
 
 
 def _classes(request: dict[str, Any]) -> list[str]:
-    """The commonest first, of equally common ones the first by name: as a sampler orders them."""
+    """The classes as the controller has them: commonest first, equally common ones by name."""
     return sorted(request["classes"], key=lambda name: (-request["classes"][name], name))
+
+
+def _shown_classes(request: dict[str, Any]) -> list[str]:
+    """The classes as requests and answers have them."""
+    return sorted(request["classes"]) if request.get("class_order") == SORTED else _classes(request)
 
 
 def _controller(request: dict[str, Any]) -> SamplingController:
@@ -246,21 +256,26 @@ def _controller(request: dict[str, Any]) -> SamplingController:
     )
 
 
-def _weights(controller: SamplingController, classes: list[str]) -> Weights:
+def _weights(controller: SamplingController, request: dict[str, Any]) -> Weights:
     now: SamplingWeights = controller.weights
-    share = dict(zip(classes, now.share.tolist(), strict=True))
-    return Weights(epoch=controller.epoch, weights=share, hardness=now.hardness, floor=now.floor, metrics=controller.metrics)
+    share = dict(zip(_classes(request), now.share.tolist(), strict=True))
+    shown = {name: share[name] for name in _shown_classes(request)}
+    return Weights(epoch=controller.epoch, weights=shown, hardness=now.hardness, floor=now.floor, metrics=controller.metrics)
 
 
-def _scored(told: EpochScores | EpochHistograms, classes: list[str], prior: Floats, what: str) -> ScoredRows:
-    rows = _from_scores(told, classes, what) if isinstance(told, EpochScores) else _from_histograms(told, classes, prior, what)
+def _scored(told: EpochScores | EpochHistograms, request: dict[str, Any], prior: Floats, what: str) -> ScoredRows:
+    classes = _classes(request)
+    if isinstance(told, EpochScores):
+        rows = _from_scores(told, classes, _shown_classes(request), what)
+    else:
+        rows = _from_histograms(told, classes, prior, what)
     held = set(np.unique(rows.label).tolist())
     if what == "reward" and not (0 in held and len(held) > 1):
         raise InputError(f"{what}: nothing can be measured by rows of one class; give {classes[0]!r} and at least one other")
     return rows
 
 
-def _from_scores(told: EpochScores, classes: list[str], what: str) -> ScoredRows:
+def _from_scores(told: EpochScores, classes: list[str], shown: list[str], what: str) -> ScoredRows:
     code = {name: number for number, name in enumerate(classes)}
     unknown = next((name for name in told.labels if name not in code), None)
     if unknown is not None:
@@ -271,7 +286,8 @@ def _from_scores(told: EpochScores, classes: list[str], what: str) -> ScoredRows
     if len(told.scores) != len(label) or columns != {len(classes) if wide else 1} or (not wide and len(classes) > 2):
         raise InputError(f"{what}.scores: give one list of {len(classes)} probabilities for each of the {len(label)} labels")
     given: NDArray[np.float64] = np.clip(np.array(told.scores, dtype=np.float64), 0.0, 1.0)
-    return ScoredRows(label, given if wide else np.stack([1.0 - given, given], axis=1))
+    columns_of = [shown.index(name) for name in classes]
+    return ScoredRows(label, given[:, columns_of] if wide else np.stack([1.0 - given, given], axis=1))
 
 
 def _from_histograms(told: EpochHistograms, classes: list[str], prior: Floats, what: str) -> ScoredRows:

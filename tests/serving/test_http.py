@@ -20,10 +20,12 @@ import pytest
 import schemathesis
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from sqlalchemy import update
 
 from balancer.cli import main
 from balancer.errors import InputError
 from balancer.integrations.remote import RemoteSampler, ServiceAwayWarning
+from balancer.sampling.core import SamplerCore
 from balancer.sampling.torch_sampler import AdaptiveSampler
 from balancer.serving.config import ServeConfig
 from balancer.serving.http import schemas as wire
@@ -31,6 +33,7 @@ from balancer.serving.http.app import create_app
 from balancer.serving.sessions import EpochReport, SessionRequest, Sessions
 from balancer.serving.storage import keys
 from balancer.serving.storage.database import Database
+from balancer.serving.storage.tables import sessions as session_table
 from benchmarks.lib.ports import free_port
 from tests.serving.test_scoring import card
 from tests.serving.tools import opened
@@ -189,7 +192,7 @@ def test_sessions_answer_by_number(client: TestClient, tmp_path: Path) -> None:
     begun = client.post("/v1/sessions", json={"classes": CLASSES, "epochs": 3, "policy": "auto"})
     assert begun.status_code == 201
     session = begun.json()["id"]
-    assert begun.json()["classes"] == ["ok", "fraud"]
+    assert begun.json()["classes"] == ["fraud", "ok"]
     report = {"epoch": 1, "reward": SCORES, "train": SCORES}
     first = client.post(f"/v1/sessions/{session}/epochs", json=report)
     assert first.status_code == 200
@@ -252,6 +255,27 @@ def test_histograms_steer_as_scores_do(database: Database, policy: str) -> None:
         found.append(sessions.report("t", session, EpochReport.model_validate({"epoch": 1, "reward": told})))
     assert found[0].weights["fraud"] == pytest.approx(found[1].weights["fraud"], abs=0.02)
     assert found[0].metrics["average_precision"] == pytest.approx(found[1].metrics["average_precision"], abs=0.02)
+
+
+def test_columns_of_scores_have_the_order_of_the_classes(database: Database) -> None:
+    counts = {"b": 970, "c": 10, "a": 20}
+    labels = [name for name, count in counts.items() for _ in range(count)]
+    scores = np.random.default_rng(0).dirichlet([1, 9, 1], len(labels))  # columns a, b, c
+    core = SamplerCore(labels, policy="rule", epochs=3)
+    core.update(labels, scores)
+    sessions, report = Sessions(database), {"epoch": 1, "reward": {"labels": labels, "scores": scores.tolist()}}
+    begun = sessions.create("t", SessionRequest(classes=counts, epochs=3, policy="rule"))
+    assert begun.classes == core.classes_ == ["a", "b", "c"]
+    answer = sessions.report("t", begun.id, EpochReport.model_validate(report))
+    assert list(answer.weights) == core.classes_
+    assert list(answer.weights.values()) == core.weights.share.tolist()
+    # A session that version 0.1 began keeps its order, commonest class first.
+    old = sessions.create("t", SessionRequest(classes=counts, epochs=3, policy="rule")).id
+    request = SessionRequest(classes=counts, epochs=3, policy="rule").model_dump()
+    database.write(lambda connection: connection.execute(update(session_table).where(session_table.c.id == old).values(request=request)))
+    assert sessions.get("t", old).classes == ["b", "a", "c"]
+    report["reward"] = {"labels": labels, "scores": scores[:, [1, 0, 2]].tolist()}
+    assert sessions.report("t", old, EpochReport.model_validate(report)).weights == answer.weights
 
 
 class Loop(httpx.BaseTransport):
