@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "data_samples" / "transactions.parquet"
 PAGES = {"Runs": 1250, "Weights": 1250, "Threshold": 1180, "Transactions": 1180, "Compare": 1180, "Train": 900, "Model": 1700}
 """Height of each picture."""
-COMPARED = ("--windows", "1", "--seeds", "3", "--search-trials", "8", "--ppo-rollouts", "4")
-POLICIES = ("--policies", "none,one_to_one,constant_share,auto,ppo,lightgbm")
+COMPARED = ("--folds", "1", "--seeds", "3", "--search-trials", "8", "--ppo-rollouts", "4")
+POLICIES = ("--treatments", "none,one_to_one,constant_share,auto,ppo,lightgbm")
 
 
 def prepare(runs: Path) -> None:

@@ -285,8 +285,8 @@ def test_the_map_is_measured_and_the_game_is_played_to_its_end(runs: Path) -> No
 
 
 def test_a_comparison_is_shown_with_its_sentence(runs: Path, tiny_table: Path) -> None:
-    short = ("--gap", "1d", "--windows", "1", "--seeds", "2", "--epochs", "2", "--steps-per-epoch", "4", "--device", "cpu")
-    assert main(["compare", "--dataset", str(tiny_table), "--out", str(runs / "c"), *short, "--policies", "none,one_to_one,auto"]) == 0
+    short = ("--gap", "1d", "--folds", "1", "--seeds", "2", "--epochs", "2", "--steps-per-epoch", "4", "--device", "cpu")
+    assert main(["compare", "--dataset", str(tiny_table), "--out", str(runs / "c"), *short, "--treatments", "none,one_to_one,auto"]) == 0
     content = json.loads((runs / "c" / "comparison.json").read_text())
     app = opened("compare")
     assert not app.exception
@@ -353,7 +353,7 @@ def test_the_precision_plan_is_shown_as_it_is_on_disk(runs: Path) -> None:
         own = content["about"][side]
         assert rows["full" if side == "before" else "quantized"]["average precision"] == own["test"]["average_precision"]
         assert rows["full" if side == "before" else "quantized"]["weights, kB"] == own["bytes"] / 1000
-    (layers,) = (table.value for table in app.dataframe if "divergence if INT8" in table.value.columns)
+    (layers,) = (table.value for table in app.dataframe if "divergence with INT8" in table.value.columns)
     assert dict(zip(layers["layer"], layers["precision"], strict=True)) == content["got"]
 
 

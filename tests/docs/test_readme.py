@@ -21,7 +21,7 @@ SHORT: dict[str, tuple[str, ...]] = {
     "train": TINY,
     "pretrain": (*TINY[:4], *TINY[6:]),
     "compare": (
-        "--windows",
+        "--folds",
         "1",
         "--seeds",
         "1",
@@ -29,7 +29,7 @@ SHORT: dict[str, tuple[str, ...]] = {
         "2",
         "--steps-per-epoch",
         "4",
-        "--policies",
+        "--treatments",
         "none,one_to_one,constant:share=.2",
     ),
     "policy train": ("--rollouts", "1", "--budget", "quick"),
