@@ -17,7 +17,6 @@ itself is trained. Prefer it if the model is a scikit-learn classifier.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -35,7 +34,6 @@ from balancer.integrations.holdout import hold_out
 from balancer.integrations.staged import StagedEstimator, default_learner, systematic_rows, train_epochs
 from balancer.integrations.tables import is_frame, label_codes, numeric_matrix, take_rows
 from balancer.sampling.core import SamplerCore
-from balancer.sampling.observation import Observation
 from balancer.sampling.policies import Policy
 from balancer.sampling.seeding import generator
 from balancer.sampling.weights import Floats, SamplingWeights
@@ -257,24 +255,9 @@ class AdaptiveResampler(BaseSampler):  # type: ignore[misc]  # imbalanced-learn 
         return tags
 
 
-@dataclass(frozen=True)
-class _FixedPolicy:
-    """A policy that always returns the same weights."""
-
-    weights: SamplingWeights
-    name: str = "fixed"
-
-    def act(self, observation: Observation) -> SamplingWeights:  # argument of the protocol
-        return self.weights
-
-
 def _row_weights(codes: NDArray[np.int64], weights: SamplingWeights, score: Floats, num_samples: int) -> Floats:
     """Expected draws (n,) of all rows, also the held-out ones, with mean 1."""
-    # A policy's shares start with the most frequent class, ties in the order of the classes; `weights` are in
-    # the order of the classes.
-    order = np.argsort(-np.bincount(codes), kind="stable")
-    fixed = _FixedPolicy(SamplingWeights(weights.share[order], weights.hardness, weights.floor))
-    sampler = SamplerCore(codes, policy=fixed, epochs=1, num_samples=num_samples)
+    sampler = SamplerCore(codes, policy=weights, epochs=1, num_samples=num_samples)
     sampler.update(codes, score, rows=np.arange(len(codes)), row_score=score)
     return sampler.row_weights()
 
