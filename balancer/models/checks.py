@@ -25,8 +25,9 @@ DEPENDS_ON_PADDING = "values at padding change the result"
 
 
 def example_config(**changes: object) -> ModelConfig:
-    """Build a small configuration for the checks: two numeric fields, one categorical field, histories of up
-    to 23.
+    """Build a small configuration for the checks.
+
+    It has two numeric fields, one categorical field, and histories of up to 23.
     """
     config = ModelConfig(
         ("amount", "gap"),

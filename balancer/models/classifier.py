@@ -1,5 +1,6 @@
-"""`Classifier`: an embedding, blocks and a head, given by name or as objects. Each part can be replaced after
-training.
+"""`Classifier`: an embedding, blocks and a head, given by name or as objects.
+
+Each part can be replaced after training.
 
 A name is a key of the three registries below, an entry point of another package, or `module:Class`. See
 docs/parts.md.
@@ -36,8 +37,10 @@ EMBEDDINGS: dict[str, Callable[[ModelConfig], nn.Module]] = {
     "tabular": TabularEmbedding,
     "token": TokenEmbedding,
 }
-"""Embeddings by name. Each maps a batch of fields (B, n, C) to a batch of channels (B, m, d_model); m may
-differ from n, and the last position is scored.
+"""Embeddings by name.
+
+Each maps a batch of fields (B, n, C) to a batch of channels (B, m, d_model). m may differ from n; the last
+position is scored.
 """
 
 ATTENTIONS: dict[str, Callable[[ModelConfig], Attention]] = {
@@ -62,7 +65,10 @@ HEADS: dict[str, Callable[[ModelConfig], Head]] = {
 
 
 def autocast(device: torch.device | str) -> AbstractContextManager[object]:
-    """Return bfloat16 autocast on CUDA and a null context on a CPU, where it does not speed up small models."""
+    """Return bfloat16 autocast on CUDA, and a null context on a CPU.
+
+    On a CPU it does not speed up small models.
+    """
     kind = torch.device(device).type
     return torch.autocast("cuda", dtype=torch.bfloat16) if kind == "cuda" else nullcontext()
 
@@ -77,9 +83,10 @@ class Classifier(nn.Module):
         >>> import numpy as np, torch
         >>> from balancer.models import Classifier, ModelConfig, SequenceBatch, fit_edges
         >>> rng = np.random.default_rng(0)
-        >>> windows = rng.normal(size=(64, 8, 1)).astype(np.float32)        # 64 histories of 8 transactions, one numeric field
+        >>> windows = rng.normal(size=(64, 8, 1)).astype(np.float32)  # 64 histories, one field
         >>> label = (windows[:, -1, 0] > windows[:, -2, 0] + 1).astype(np.int64)
-        >>> config = ModelConfig(("amount",), (), (), fit_edges(windows[:, -1], label, seed=0), history_length=8)
+        >>> edges = fit_edges(windows[:, -1], label, seed=0)
+        >>> config = ModelConfig(("amount",), (), (), edges, history_length=8)
         >>> model = Classifier(config)
         >>> batch = SequenceBatch.from_windows(windows, np.full(64, 8))
         >>> model.loss(model(batch), torch.from_numpy(label)).backward()
@@ -184,9 +191,7 @@ class Classifier(nn.Module):
         return Replacement(model.train(self.training), tuple(kept), new, dropped)
 
     def deployable(self) -> Classifier:
-        """Return a copy for deployment: adapters are merged into the weights, heads of auxiliary tasks are
-        removed.
-        """
+        """Return a copy for deployment, with adapters merged and without heads of auxiliary tasks."""
         model = copy.deepcopy(self)
         fold(model.blocks)
         model.tasks = None
@@ -231,8 +236,9 @@ class Classifier(nn.Module):
         return logits
 
     def init_state(self, batch_size: int) -> list[Any]:
-        """Initial state of `batch_size` empty histories, for :meth:`step`; its size does not grow with the
-        history.
+        """Initial state of `batch_size` empty histories, for :meth:`step`.
+
+        Its size does not grow with the history.
 
         Raises:
             UnsupportedError: The form is `rows`, or the attention or the head needs the whole history.
@@ -424,7 +430,11 @@ def _maker(registry: dict[str, Any], kind: str, name: str, given: object, base: 
 
 
 def _passed(call: Callable[[], Any], source: str, given: SequenceBatch, receiver: str) -> Any:
-    """Run `call`, which passes `given` from the part `source` to the part `receiver`; InputError if it fails."""
+    """Run `call`, which passes `given` from the part `source` to the part `receiver`.
+
+    Raises:
+        InputError: The call fails; the message names both parts and the shape.
+    """
     try:
         return call()
     except (RuntimeError, IndexError, ValueError) as error:

@@ -38,8 +38,9 @@ class ModelConfig:
     cardinalities: tuple[int, ...]
     """Number of codes of each categorical field, including code 0 (unseen or null)."""
     edges: Sequence[Sequence[float] | NDArray[np.float32]]
-    """Bin edges of each numeric field, strictly increasing, at least two. `fit_edges` computes them. Stored
-    as tuples of floats.
+    """Bin edges of each numeric field, strictly increasing, at least two, as `fit_edges` computes them.
+
+    Stored as tuples of floats.
     """
     classes: tuple[str, ...] = ("legitimate", "fraud")
     """Names of the classes, the negative class first."""
@@ -63,9 +64,7 @@ class ModelConfig:
     attention_window: int = 64
     """Number of positions that window and sparse attention see, including the position itself."""
     global_nodes: int = 8
-    """Number of earlier positions with the highest scores that sparse attention sees in addition to its
-    window.
-    """
+    """Number of earlier positions with high scores that sparse attention sees outside its window."""
     score: str = "landmark_entropy"
     """Score by which global nodes are selected: a key of `balancer.models.attention.SCORES`."""
     form: str = "rows"

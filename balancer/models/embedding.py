@@ -1,5 +1,4 @@
-"""Embedding of transactions: numbers are encoded, categories are looked up, positions are counted back from
-the target.
+"""Embedding of transactions: encoded numbers, category vectors, and positions relative to the target.
 
 Because positions are counted back, the transaction before the target looks the same in a history of 3 and in
 one of 300. In the form `histories`, where every position may be a target, no position is embedded; there the
@@ -22,9 +21,7 @@ from balancer.models.encoding import PiecewiseLinearEncoder
 from balancer.models.periodic import CycleEncoder, PeriodicEncoder
 
 UNSEEN_RATE = 0.01
-"""Probability, in training, of replacing a category by code 0, so that the vector of unseen categories is
-trained.
-"""
+"""Probability, in training, of replacing a category by code 0, which trains its vector."""
 INITIAL_STD = 0.1
 """Standard deviation of the initial vectors of all tables."""
 
@@ -41,9 +38,7 @@ class FieldEmbedding(nn.Module):
     """
 
     hides_whole_windows = True
-    """Whether field dropout hides a field at all positions of a row together, or at each position
-    independently.
-    """
+    """Whether field dropout hides a field at all positions of a row, or at each independently."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -99,8 +94,7 @@ class FieldEmbedding(nn.Module):
 
 
 class TransactionEmbedding(FieldEmbedding):
-    """Sum of the encoded numbers, one vector per category and, in the form `rows`, one per position; then
-    dropout.
+    """Sum of the vectors of numbers, categories and, in the form `rows`, positions; then dropout.
 
     Maps a batch of fields (B, n, C), numeric fields first, then categorical codes as numbers, to (B, n,
     d_model). A NaN in a numeric field is a missing value and contributes nothing. A code outside the known

@@ -40,8 +40,9 @@ LARGEST = 1e37
 def fit_edges(
     values: NDArray[np.float32], label: NDArray[np.integer[Any]], *, max_leaves: int = 24, seed: int
 ) -> list[NDArray[np.float32]]:
-    """Compute the bin edges of each numeric field: the smallest value, thresholds of a decision tree, the
-    largest value.
+    """Compute the bin edges of each numeric field.
+
+    They are the smallest value, the thresholds of a decision tree, and the largest value.
 
     A field that does not separate the classes gets its quantiles; a constant field gets a single bin.
 
@@ -136,8 +137,9 @@ class _Cells(NamedTuple):
 
 
 def _count_cells(value: NDArray[np.float32], label: NDArray[np.integer[Any]], weight: NDArray[np.float64]) -> _Cells:
-    """Merge neighbouring values into cells, so that a tree is fitted on thousands of counts instead of
-    hundreds of thousands of rows.
+    """Merge neighbouring values into cells.
+
+    A tree is then fitted on thousands of counts instead of hundreds of thousands of rows.
 
     A field with few values keeps all of them. Otherwise cells begin and end at quantiles of each class, so
     that they are as fine as the rows of a rare class where that class lies.
@@ -224,8 +226,9 @@ class Bins(nn.Module):
 
 
 class PiecewiseLinearEncoder(nn.Module):
-    """Encode numeric fields as d channels: piecewise-linear values and step indicators, a linear map, summed
-    over fields.
+    """Encode numeric fields as d channels by piecewise-linear values and steps, and a linear map.
+
+    The results are summed over fields.
 
     The value of bin j is `clamp((x - edge[j]) / (edge[j + 1] - edge[j]), 0, 1)` and its step is `x >
     edge[j]`; the step of bin 0 is 1 for every present value. Hence a missing value (NaN) contributes nothing
@@ -279,14 +282,18 @@ class PiecewiseLinearEncoder(nn.Module):
 
 
 def _look_up(table: Tensor, cell: Tensor, present: Tensor, fraction: Tensor) -> Tensor:
-    """Sum over fields of `present * table[cell] + fraction * table[T + cell]`, (R, d), for a table (2 T, d)."""
+    """Sum over fields of `present * table[cell] + fraction * table[T + cell]`, (R, d).
+
+    The table is (2 T, d).
+    """
     index = torch.cat([cell, cell + len(table) // 2], 1)
     return F.embedding_bag(index, table, mode="sum", per_sample_weights=torch.cat([present, fraction], 1))
 
 
 class _TableLookup(torch.autograd.Function):
-    """`_look_up` with a gradient that is fast on a CPU: entries are sorted by cell, and each cell's gradient
-    is one sum of rows.
+    """`_look_up` with a gradient that is fast on a CPU.
+
+    Entries are sorted by cell, and the gradient of each cell is one sum of rows.
 
     torch's own backward pass of embedding_bag uses scatter and takes ten times as long on a CPU. It remains
     in use on CUDA, where it is the faster one.

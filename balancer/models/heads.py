@@ -24,8 +24,9 @@ class Head(nn.Module, ABC):
     losses_of: ClassVar[tuple[str, ...]] = ("decision",)
     """Keys of the dictionary returned by `losses`."""
     needs_sequence: ClassVar[bool] = False
-    """Whether the head reads every position; if not, it receives only the target's, (B, 1, d), which is much
-    cheaper.
+    """Whether the head reads every position.
+
+    If not, it receives only the target's, (B, 1, d), which is much cheaper.
     """
 
     @abstractmethod
@@ -112,8 +113,7 @@ class MulticlassHead(Head):
         return _masked_mean(each, label, class_weight)
 
     def losses(self, logits: Tensor, label: Tensor, class_weight: Tensor | None = None) -> dict[str, Tensor]:
-        """Split the cross-entropy into `fraud` (whether a row is fraud) and `type` (which kind, on rows that
-        are fraud).
+        """Split the cross-entropy into `fraud` (whether) and `type` (which kind, for fraud only).
 
         Both are means over all labelled rows.
         """

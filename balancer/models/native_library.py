@@ -16,8 +16,8 @@ def load_library(folder: Path, stem: str, prepare: Callable[[ctypes.CDLL, str], 
     Args:
         folder: folder of the library.
         stem: beginning of the file name.
-        prepare: called with the library and its file name, to declare its functions. It returns None, or the reason
-            why the library can't be used here.
+        prepare: called with the library and its file name, to declare its functions. It returns None, or the
+            reason why the library can't be used here.
 
     Returns:
         The library and None, or None and the reason why it can't be used.

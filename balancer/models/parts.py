@@ -1,5 +1,4 @@
-"""Find parts by name: those of this package, those registered by other packages, and `module:Class` of the
-user.
+"""Find parts by name: parts of this package, entry points of others, and `module:Class`.
 
 A name in a saved model can make Python import a module, but nothing else runs. The imported object must be a
 subclass of the part's base class, and it is called with the configuration only.
@@ -25,8 +24,9 @@ Part = TypeVar("Part", bound=nn.Module)
 Factory = Callable[[ModelConfig], Part]
 
 ENTRY_POINTS = "balancer.parts"
-"""Group of entry points. `attention.NAME = "package.module:Class"` makes NAME an attention wherever that
-package is installed.
+"""Group of entry points.
+
+`attention.NAME = "package.module:Class"` makes NAME an attention wherever that package is installed.
 """
 
 
@@ -61,8 +61,11 @@ def find_part(registry: Mapping[str, Factory[Part]], kind: str, name: str, base:
 
 
 def name_of(registry: Mapping[str, Factory[Any]], part: object) -> str:
-    """Return the name under which :func:`find_part` finds the class of `part`, or `part` itself if it is a
-    class or function.
+    """Return the name under which :func:`find_part` finds the class of `part`.
+
+    Args:
+        registry: known parts by name.
+        part: a module, class or function.
     """
     for name, factory in registry.items():
         if factory is part or factory is type(part):

@@ -1,5 +1,4 @@
-"""Encoding of numbers by sines and cosines: of learned frequencies for any number, of a known period for
-cyclic fields.
+"""Encoding of numbers by sines and cosines, of learned frequencies or of a known period.
 
 The learned frequencies follow Gorishniy et al. 2022, "On Embeddings for Numerical Features in Tabular Deep
 Learning", section 3.3, where each field has its own linear map and ReLU. In addition, a value is first
@@ -30,8 +29,9 @@ HARMONICS = 4
 
 
 class PeriodicEncoder(nn.Module):
-    """Encode numeric fields as d channels: sin and cos of 2 pi c x for learned c, a linear map and a ReLU,
-    summed over fields.
+    """Encode numeric fields as d channels by sin and cos of 2 pi c x for learned c.
+
+    A linear map and a ReLU follow, and the results are summed over fields.
 
     x is the position of the value among the edges, scaled to mean 0 and standard deviation 1 for values
     spread evenly over the bins. A missing value (NaN) contributes nothing.
@@ -72,8 +72,9 @@ class PeriodicEncoder(nn.Module):
 
 
 class CycleEncoder(nn.Module):
-    """Encode cyclic fields as d channels: sin and cos of the first harmonics, then a linear map. 23:59 is
-    close to 00:00.
+    """Encode cyclic fields as d channels by sin and cos of the first harmonics, and a linear map.
+
+    23:59 is close to 00:00.
 
     A missing or infinite value contributes nothing.
 

@@ -71,8 +71,9 @@ def save_delta(model: Classifier, folder: Path | str, *, base: Path | str, parts
 
 
 def weights_digest(folder: Path | str) -> str:
-    """Hash that identifies the weights in a folder: that of the weights file, combined with the base's if
-    there is one.
+    """Hash that identifies the weights in a folder.
+
+    It is the hash of the weights file, combined with that of the base if there is one.
     """
     content = _read_config(Path(folder))
     digest = str(content.get("weights_sha256"))

@@ -1,5 +1,6 @@
-"""Embedding of single rows without a history: every field is a token, and attention mixes fields instead of
-transactions.
+"""Embedding of single rows without a history: every field is a token.
+
+Attention mixes fields instead of transactions.
 
 The last token represents the row and is the head's input. It is last because attention is causal, so only the
 last token sees all fields.

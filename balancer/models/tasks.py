@@ -93,8 +93,7 @@ class FieldHead(nn.Module):
 
     @staticmethod
     def loss(log_probability: Tensor, target: Tensor) -> Tensor:
-        """Compute the mean cross-entropy over the targets (B, F) int64 that are present; -1 marks a missing
-        target.
+        """Compute the mean cross-entropy over the targets (B, F) int64; -1 marks a missing target.
 
         The loss is zero if no target is present.
         """
@@ -104,8 +103,9 @@ class FieldHead(nn.Module):
 
 
 class TaskHeads(nn.Module):
-    """Heads of all auxiliary tasks, and a learned log-variance for each loss, including those of the main
-    head.
+    """Heads of all auxiliary tasks, and a learned log-variance for each loss.
+
+    The losses of the main head have a log-variance too.
 
     Args:
         d_model: number of input channels.
@@ -138,7 +138,8 @@ class TaskHeads(nn.Module):
         return torch.stack(terms).sum()
 
     def price(self) -> Tensor:
-        """Regularization term of the learned weights: half the sum of the log-variances. Add it once per
-        step.
+        """Regularization term of the learned weights: half the sum of the log-variances.
+
+        Add it once per step.
         """
         return 0.5 * self.log_variance.sum()

@@ -29,8 +29,9 @@ LEAST_CODES = 257
 
 
 class TokenEmbedding(TransactionEmbedding):
-    """One vector per token and, in the form `rows`, one per position counted back from the last; then
-    dropout.
+    """Sum of the vectors of tokens and, in the form `rows`, positions; then dropout.
+
+    Positions are counted back from the last.
 
     Maps a batch of codes as numbers (B, n, 1), as returned by `Tokenizer.batch`, to (B, n, d_model). The
     configuration has categorical_fields=("token",) and cardinalities=(Tokenizer.size,). A code outside the
@@ -110,8 +111,9 @@ class Tokenizer:
 
 
 def train_tokenizer(texts: Iterable[str], size: int) -> Tokenizer:
-    """Train a byte-level byte-pair encoding, which can encode any text and gives frequent words a token of
-    their own.
+    """Train a byte-level byte-pair encoding.
+
+    It can encode any text and gives frequent words a token of their own.
 
     Args:
         texts: training texts.

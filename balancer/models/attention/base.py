@@ -56,7 +56,9 @@ class Attention(nn.Module, ABC):
         raise UnsupportedError(f"{type(self).__name__} has no attention weights; use attention 'dense', 'window' or 'sparse'")
 
     def init_state(self, batch_size: int) -> Any:
-        """Initial state of `batch_size` empty sequences, for :meth:`step`; its size does not grow with the sequence.
+        """Initial state of `batch_size` empty sequences, for :meth:`step`.
+
+        Its size does not grow with the sequence.
 
         Raises:
             UnsupportedError: This attention needs the whole sequence.
@@ -67,7 +69,8 @@ class Attention(nn.Module, ABC):
         """Read one token (B, d) of each sequence.
 
         Returns:
-            The result (B, d), equal to that of :meth:`forward` at this position up to rounding, and the new state.
+            The result (B, d), equal to that of :meth:`forward` at this position up to rounding, and the new
+            state.
 
         Raises:
             UnsupportedError: This attention needs the whole sequence.

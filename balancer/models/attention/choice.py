@@ -1,5 +1,4 @@
-"""Choice of a backend for `auto`: the fastest for the length, from a table measured on this machine at first
-use.
+"""Choice of a backend for `auto`: the fastest one, from times measured on this machine at first use.
 
 Which backend is fastest depends on processor, threads and library, and changes somewhere between 64 and 1,000
 tokens, so it is measured. The table is stored in the user's cache folder, so that all runs on one machine use
@@ -38,8 +37,9 @@ ORDER = ("native", "triton", "torch", "dense")
 CLOSE = 1.1
 """Times within this factor count as equal."""
 HOPELESS = 2.0
-"""A backend slower than the best by this factor is not measured at greater lengths, unless the best is
-`dense`.
+"""A backend slower than the best by this factor is not measured at greater lengths.
+
+An exception is made if the best is `dense`, because its cost grows fastest.
 """
 VARIABLE = "BALANCER_ATTENTION_BACKEND"
 """Environment variable with the name of the backend to use."""
@@ -188,8 +188,8 @@ def _measure(path: Path, key: dict[str, Any], query: Tensor, layout: Layout, num
     for length in LENGTHS:
         times = {name: _milliseconds(name, length, key, query, layout, num_global) for name in remaining}
         table[str(length)] = times
-        # The cost of sparse backends grows linearly, so a much slower one remains slower than a sparse one. It may
-        # still become faster than dense attention, whose cost grows quadratically.
+        # The cost of sparse backends grows linearly, so a much slower one remains slower than a sparse one.
+        # It may still become faster than dense attention, whose cost grows quadratically.
         best = min(times.values())
         dense_is_best = min(times, key=times.__getitem__) == "dense"
         remaining = [name for name in remaining if times[name] <= HOPELESS * best or (name != "dense" and dense_is_best)]

@@ -12,8 +12,7 @@ from balancer.models.batch import SequenceBatch
 
 
 class DenseAttention(Attention):
-    """Multi-head scaled dot-product attention to the position itself and all earlier ones (Vaswani et al.
-    2017).
+    """Multi-head attention to the position itself and all earlier ones (Vaswani et al. 2017).
 
     Padding follows the last real position, so the causal mask alone excludes it and the fast causal path of
     the kernel is used. Only with `last_only` the keys are masked by length.

@@ -17,8 +17,10 @@ from balancer.models.attention.layout import Layout
 SAMPLED = 64
 """Number of sampled queries per pass."""
 TEMPERATURE = 8.0
-"""Factor on the score. An entropy over 16 landmarks has a range of only 2.8 nats, too small for one token
-among a thousand to dominate.
+"""Factor on the score.
+
+An entropy over 16 landmarks has a range of only 2.8 nats, too small for one token among a thousand to
+dominate.
 """
 WEIGHT = 0.1
 """Weight of the distillation loss."""
@@ -26,8 +28,9 @@ WEIGHT = 0.1
 
 @torch.no_grad()
 def far_attention(query: Tensor, key: Tensor, layout: Layout, lengths: Tensor | None) -> Tensor | None:
-    """Compute the attention that keys before their query's window receive from sampled queries, averaged over
-    heads.
+    """Compute the attention that keys outside the window receive from sampled queries.
+
+    It is averaged over heads.
 
     The queries of each sequence are drawn by torch's global generator from its real tokens after the first
     window; a sequence without such tokens receives zeros.
@@ -58,8 +61,9 @@ def far_attention(query: Tensor, key: Tensor, layout: Layout, lengths: Tensor | 
 
 
 def divergence(received: Tensor, score: Tensor, lengths: Tensor | None) -> Tensor:
-    """Compute KL(received || softmax(score)), averaged over the sequences in which distant tokens receive
-    attention.
+    """Compute KL(received || softmax(score)).
+
+    It is averaged over the sequences in which distant tokens receive attention.
 
     Args:
         received: (B, n) from :func:`far_attention`.
@@ -92,17 +96,16 @@ class DenseWarmUp(nn.Module):
 
 
 def warm_up(model: nn.Module, on: bool) -> None:
-    """Switch the dense warm-up, with distillation of the score, on or off for every sparse attention in
-    `model`.
-    """
+    """Switch the dense warm-up on or off for every sparse attention in `model`."""
     for module in model.modules():
         if isinstance(module, DenseWarmUp):
             module.warming, module.divergence = on, None
 
 
 def distillation_loss(model: nn.Module) -> Tensor:
-    """Return the loss to add for the last pass, zero if no sparse attention is warming or there were no
-    distant tokens.
+    """Return the loss to add for the last pass.
+
+    It is zero if no sparse attention is warming up or there were no distant tokens.
     """
     losses = [module.divergence for module in model.modules() if isinstance(module, DenseWarmUp) and module.divergence is not None]
     return WEIGHT * torch.stack(losses).sum() if losses else torch.zeros(())

@@ -34,9 +34,7 @@ class Layout:
     causal: bool = True
     """Whether a query attends only to itself and earlier tokens."""
     mode: Mode = "sliding"
-    """`sliding`: the last `window` tokens, or as many around the query; `block`: the query's block of
-    `window` tokens.
-    """
+    """`sliding`: the last `window` tokens, or as many around the query; `block`: the query's block."""
 
     def __post_init__(self) -> None:
         for name, given in (("window", self.window), ("chunk", self.chunk)):
@@ -52,7 +50,7 @@ class Layout:
             raise InputError(f"mode must be sliding or block, given {self.mode!r}")
 
     def num_chunks(self, length: int) -> int:
-        """Number of sets of global nodes for `length` tokens: one per chunk, or a single one if not causal."""
+        """Number of sets of global nodes: one per chunk, or a single one if not causal."""
         return -(-length // self.chunk) if self.causal else 1
 
     def bounds(self, length: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:

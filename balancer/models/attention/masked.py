@@ -20,8 +20,9 @@ def refuses(query: Tensor, layout: Layout) -> str | None:  # noqa: ARG001 (inter
 
 
 def covers(layout: Layout, length: int) -> bool:
-    """Whether every query's window contains all tokens that it may attend to, so that there are no global
-    nodes.
+    """Whether every query's window contains all tokens that it may attend to.
+
+    Then there are no global nodes.
     """
     reach = layout.window if layout.causal or layout.mode == "block" else (layout.window - 1) // 2 + 1
     return length <= reach

@@ -1,5 +1,6 @@
-"""The backend `native`: a vectorized C++ kernel for float32 on CPUs (kernels/), called by ctypes as a custom
-torch operator.
+"""The backend `native`: a vectorized C++ kernel for float32 on CPUs (kernels/).
+
+It is called by ctypes as a custom torch operator.
 
 The library is compiled when the package is installed, if there is a compiler. Without it the other backends
 are used, and `balancer doctor` reports it. The library contains versions of the kernel for AVX-512, AVX2 and
@@ -132,8 +133,9 @@ def _backward(
     causal: bool,
     block: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Compute the gradients of query, key and value (B, n, H, d), and of the gate (B, n), empty without a
-    gate.
+    """Compute the gradients of query, key and value (B, n, H, d), and of the gate (B, n).
+
+    The last is empty without a gate.
     """
     batch, length, heads, _ = query.shape
     dq, dk, dv = (torch.empty(query.shape) for _ in range(3))

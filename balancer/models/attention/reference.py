@@ -12,8 +12,9 @@ from balancer.models.attention.layout import Layout
 
 
 def key_bias(gate: Tensor | None, index: Tensor, padding: Tensor | None, layout: Layout, length: int) -> Tensor:
-    """Compute the bias of the logits, (B, n, n): 0 in the window, the gate for a global node outside it, else
-    -inf.
+    """Compute the bias of the logits, (B, n, n).
+
+    It is 0 in the window, the gate for a global node outside it, and -inf elsewhere.
 
     Args:
         gate: (B, n) float, or None for 0.

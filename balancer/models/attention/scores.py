@@ -21,8 +21,9 @@ LANDMARKS = 16
 
 
 class TokenScore(nn.Module):
-    """Base class of scores: map tokens (B, n, d), and optionally their raw fields (B, n, C), to scores (B,
-    n).
+    """Base class of scores.
+
+    A score maps tokens (B, n, d), and optionally their raw fields (B, n, C), to (B, n).
 
     The tokens with the highest scores become global nodes.
     """
@@ -100,8 +101,9 @@ class Surprisal(TokenScore):
         self.register_buffer("variance", torch.ones(width))
 
     def forward(self, x: Tensor, fields: Tensor | None = None, padding: Tensor | None = None) -> Tensor:
-        """Compute the surprisal in nats, up to a constant; tokens of `padding` (B, n) do not update the
-        averages.
+        """Compute the surprisal in nats, up to a constant.
+
+        Tokens of `padding` (B, n) do not update the averages.
 
         Raises:
             InputError: The number of fields or channels is not `width`.

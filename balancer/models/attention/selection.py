@@ -1,5 +1,6 @@
-"""Select the k tokens with the highest scores as global nodes; in the causal case once for each chunk of
-queries.
+"""Select the k tokens with the highest scores as global nodes.
+
+In the causal case they are selected once for each chunk of queries.
 
 The top k of a prefix is the merge of the top k of its parts, so chunks are sorted once, and their lists are
 merged in log2(chunks) vectorized passes: O(n log chunk + k (n / chunk) log(n / chunk)), without a loop over

@@ -1,5 +1,4 @@
-"""Sparse self-attention as modules: for any sequences, for `nn.TransformerEncoderLayer`, and for the
-classifier.
+"""Sparse self-attention as modules, for any sequences and for the classifier.
 
 Tokens attend to their window and to the k tokens with the highest scores outside it (scores.py). A gate on
 those k tokens lets the loss train the score. A dense warm-up with distillation gives the score a gradient for
@@ -31,8 +30,9 @@ Score = Callable[[Tensor, Tensor | None], Tensor]
 
 
 class SparseCore(DenseWarmUp):
-    """Score, gate and layout, and the attention of both modules below for queries, keys and values (B, n, H,
-    d).
+    """Score, gate and layout of sparse attention, shared by the modules below.
+
+    It takes queries, keys and values (B, n, H, d).
 
     Args:
         d_model: number of channels of the score's input.
@@ -70,8 +70,9 @@ class SparseCore(DenseWarmUp):
             return ranked(score), None if self.gate is None else self.gate(score)
 
     def is_dense(self, length: int) -> bool:
-        """Whether `auto` uses dense attention: no query has a token outside its window, so the result is the
-        same and dense attention is faster.
+        """Whether `auto` uses dense attention, because no query has a token outside its window.
+
+        The result is the same, and dense attention is faster.
 
         Like the choice of a backend, this depends on history_length and not on the padding of a batch, so
         that a sequence is always computed in the same way.
@@ -80,7 +81,7 @@ class SparseCore(DenseWarmUp):
 
     @property
     def learning(self) -> bool:
-        """Whether this attends densely to train the score. Never True without global nodes or if not causal."""
+        """Whether this attends densely to train the score; never if not causal or without global nodes."""
         return self.warming and self.layout.causal and self.score is not None
 
     def attend(
@@ -335,7 +336,8 @@ class SparseAttention(DenseAttention):
             return batch.last().with_values(self.out(mixed[:, None].flatten(2)))
         positions = torch.arange(batch.values.shape[1], device=batch.values.device)
         key, value = self._keys(batch.values, positions)
-        # Padding follows all real positions, so no real query attends to it; outputs at padding are set to zero.
+        # Padding follows all real positions, so no real query attends to it; outputs at padding are set to
+        # zero.
         mixed = self.core.attend(self._queries(batch.values, positions), key, value, batch.values, None, None, batch.lengths)
         whole = batch.with_values(self.out(mixed.flatten(2)))
         return whole.last() if last_only else whole
@@ -396,8 +398,9 @@ class SparseAttention(DenseAttention):
 
 
 class WindowAttention(SparseAttention):
-    """Each position attends to itself and the `window - 1` positions before it: sparse attention without
-    global nodes.
+    """Sparse attention without global nodes.
+
+    Each position attends to itself and the `window - 1` positions before it.
 
     Args:
         d_model: number of input and output channels.

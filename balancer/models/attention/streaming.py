@@ -1,5 +1,6 @@
-"""Sparse attention token by token, from a state of constant size: the last window, the global nodes, and
-candidates.
+"""Sparse attention token by token, from a state of constant size.
+
+The state consists of the last window, the global nodes, and candidates for them.
 
 A query attends to the same keys as in one pass over the whole sequence, so the results are equal up to
 rounding. Global nodes change only at the start of a chunk. The best tokens of the current chunk are stored as
@@ -43,7 +44,10 @@ class Nodes(NamedTuple):
 
 
 class StreamState(NamedTuple):
-    """State of B sequences, which may be at different positions. Rows can be selected and combined by index."""
+    """State of B sequences, which may be at different positions.
+
+    Rows can be selected and combined by index.
+    """
 
     position: Tensor
     """(B,) int64: number of tokens read."""

@@ -1,5 +1,6 @@
-"""The backend `triton`: sparse attention on CUDA, with one forward kernel and three backward kernels, as
-custom torch operators.
+"""The backend `triton`: sparse attention on CUDA, as custom torch operators.
+
+There are one forward kernel and three backward kernels.
 
 Only the log-sum-exp of each query is saved for the backward pass; no tensor has n squared elements. Gradients
 of global nodes are summed in sorted order, without atomics, so results are bit-reproducible. The modules
@@ -33,18 +34,18 @@ from balancer.models.attention.layout import Layout
 
 INSTALLED = find_spec("triton") is not None
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "yes", "on", "y")
-"""Whether kernels are interpreted. Triton reads the variable for each kernel on import, and so does this
-module.
-"""
+"""Whether kernels are interpreted; like Triton, this module reads the variable on import."""
 WIDEST = 128
 """Maximum d: a row of a head is stored completely in registers and shared memory."""
 _LARGEST_TILE = {2: (64, 32), 4: (32, 16)}
-"""Tile sizes by bytes per element, for up to 64 channels and for more; limited by the registers of a program
-with four warps.
+"""Tile sizes by bytes per element, for up to 64 channels and for more.
+
+They are limited by the registers of a program with four warps.
 """
 SEGMENT = 256
-"""Number of queries whose gradients one program sums if not causal, where all queries share one set of global
-nodes.
+"""Number of queries whose gradients one program sums if not causal.
+
+All queries then share one set of global nodes.
 """
 
 
@@ -205,8 +206,9 @@ def _backward(
     causal: bool,
     block: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Compute the gradients of query, key, value (B, n, H, d), and of the gate (B, n) float32, empty without
-    a gate.
+    """Compute the gradients of query, key, value (B, n, H, d), and of the gate (B, n) float32.
+
+    The last is empty without a gate.
     """
     from balancer.models.attention import triton_gradients, triton_kernels
 

@@ -1,9 +1,9 @@
 """Triton kernels over slots and over tiles of keys: the gradients of keys, values and gate, without atomics.
 
-A global node receives gradients from distant queries. `slot_gradient` sums them for each slot and group of queries (a
-chunk, or a segment if not causal) into a buffer. `key_gradient` sums the gradients from the band of its keys, and adds
-the slots that hold these keys, in sorted order. Every sum is computed by one program in a fixed order, so results are
-bit-reproducible.
+A global node receives gradients from distant queries. `slot_gradient` sums them for each slot and group of
+queries (a chunk, or a segment if not causal) into a buffer. `key_gradient` sums the gradients from the band
+of its keys, and adds the slots that hold these keys, in sorted order. Every sum is computed by one program in
+a fixed order, so results are bit-reproducible.
 """
 
 # Triton has no type stubs: a decorated kernel is untyped for mypy.
@@ -28,7 +28,7 @@ from balancer.models.attention.triton_tiles import (
 )
 
 
-# Lengths differ between batches; with specialization the kernel would be compiled again for new kinds of values.
+# Lengths differ between batches; specialization would compile the kernel again for some of them.
 @triton.jit(do_not_specialize=("length", "heads", "window", "num_global", "slots", "group"))
 def slot_gradient(
     query: tl.tensor,
@@ -68,8 +68,8 @@ def slot_gradient(
 ) -> None:
     """Sum the gradients that the global slots of each group receive from its queries.
 
-    It writes (B, H, slots, d) for key (unscaled) and value, and (B, H, slots) for the gate. `slot_key` (B, slots) are
-    the positions of the keys; each `group` of consecutive queries has `num_global` slots.
+    It writes (B, H, slots, d) for key (unscaled) and value, and (B, H, slots) for the gate. `slot_key` (B,
+    slots) are the positions of the keys; each `group` of consecutive queries has `num_global` slots.
     """
     row, slot_start = locate(slots, SLOTS)
     batch, head = row // heads, row % heads
@@ -174,9 +174,9 @@ def key_gradient(
 ) -> None:
     """Compute the gradients of TILE keys, from the queries near them and from the slots that hold them.
 
-    It writes `key_grad` and `value_grad` (B, n, H, d) and `gate_grad` (B, H, n). `sorted_slot` (B, slots) are the slots
-    in the order of their keys, `sorted_key` (B, slots) these keys, and `begin` (B, n + 1) the index of the first slot
-    of each key. Without slots, `begin` is None and `gate_grad` is not written.
+    It writes `key_grad` and `value_grad` (B, n, H, d) and `gate_grad` (B, H, n). `sorted_slot` (B, slots) are
+    the slots in the order of their keys, `sorted_key` (B, slots) these keys, and `begin` (B, n + 1) the index
+    of the first slot of each key. Without slots, `begin` is None and `gate_grad` is not written.
     """
     row, start = locate(length, TILE)
     batch, head = row // heads, row % heads

@@ -1,12 +1,12 @@
 """Triton kernels over tiles of queries: attention, and the gradient of the queries.
 
-A tile of queries attends to one interval of keys, its band, and then to the global nodes of its chunks. The sets of
-global nodes are consecutive in memory, so the slots of all chunks of a tile form an interval too; they are loaded a
-fixed number at a time, and a slot is masked for queries of other chunks. Tiles therefore need not align with chunks,
-and any window and chunk are possible.
+A tile of queries attends to one interval of keys, its band, and then to the global nodes of its chunks. The
+sets of global nodes are consecutive in memory, so the slots of all chunks of a tile form an interval too;
+they are loaded a fixed number at a time, and a slot is masked for queries of other chunks. Tiles therefore
+need not align with chunks, and any window and chunk are possible.
 
-This module is imported only where Triton is needed. With `TRITON_INTERPRET=1`, set before the import, the kernels run
-as Python on CPU tensors.
+This module is imported only where Triton is needed. With `TRITON_INTERPRET=1`, set before the import, the
+kernels run as Python on CPU tensors.
 """
 
 # Triton has no type stubs: a decorated kernel is untyped for mypy.
@@ -33,7 +33,7 @@ from balancer.models.attention.triton_tiles import (
 )
 
 
-# Lengths differ between batches; with specialization the kernel would be compiled again for new kinds of values.
+# Lengths differ between batches; specialization would compile the kernel again for some of them.
 @triton.jit(do_not_specialize=("length", "heads", "window", "chunk", "num_global", "sets"))
 def forward(
     query: tl.tensor,
@@ -69,7 +69,8 @@ def forward(
 ) -> None:
     """Compute the attention of TILE queries of one head.
 
-    It writes `out` (B, n, H, d) and `lse` (B, H, n), which is infinite where a query has no key or is padding.
+    It writes `out` (B, n, H, d) and `lse` (B, H, n), which is infinite where a query has no key or is
+    padding.
     """
     row, start = locate(length, TILE)
     batch, head = row // heads, row % heads
@@ -151,8 +152,8 @@ def query_gradient(
 ) -> None:
     """Compute the gradient of TILE queries of one head.
 
-    It writes `query_grad` (B, n, H, d) and `delta` (B, H, n), the sum of `out` times its gradient, which the other
-    gradient kernels read.
+    It writes `query_grad` (B, n, H, d) and `delta` (B, H, n), the sum of `out` times its gradient, which the
+    other gradient kernels read.
     """
     row, start = locate(length, TILE)
     batch, head = row // heads, row % heads

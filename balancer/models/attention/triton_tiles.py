@@ -1,7 +1,9 @@
-"""Functions shared by the Triton kernels: rows of a tile, windows of tokens, logits, and steps of the softmax.
+"""Functions shared by the Triton kernels: rows, windows, logits, and steps of the softmax.
 
-Windows are computed from positions (`Layout.bounds` and its inverse), never stored as a mask. The online softmax and
-its recomputation in the backward pass follow FlashAttention-2 (Dao 2023). All logits are in base 2: `scale` is
+Windows are computed from positions (`Layout.bounds` and its inverse), never stored as a mask. The online
+softmax and
+its recomputation in the backward pass follow FlashAttention-2 (Dao 2023). All logits are in base 2: `scale`
+is
 d ** -.5 * log2(e), the gate is multiplied by log2(e), and the log-sum-exp is a log2.
 """
 
@@ -28,7 +30,10 @@ def locate(count: int, TILE: tl.constexpr) -> tuple[tl.tensor, ...]:
 
 @triton.jit
 def load_rows(base: tl.tensor, at: tl.tensor, stride: int, real: tl.tensor, DIM: tl.constexpr, WIDTH: tl.constexpr) -> tl.tensor:
-    """Load rows `at` (R,) of a matrix with DIM columns as (R, WIDTH); zeros where not `real` and from column DIM on."""
+    """Load rows `at` (R,) of a matrix with DIM columns as (R, WIDTH).
+
+    The result is zero where not `real` and from column DIM on.
+    """
     column = tl.arange(0, WIDTH)
     offset = at.to(tl.int64)[:, None] * stride + column[None, :]
     return tl.load(base + offset, mask=real[:, None] & (column < DIM)[None, :], other=0.0)
@@ -152,7 +157,8 @@ def window_logits(
 ) -> tuple[tl.tensor, ...]:
     """Logits of a tile of queries for TILE keys from position `low` on.
 
-    Returns the positions of the keys, the mask of real keys, the keys, the logits, and the mask of keys in the window.
+    Returns the positions of the keys, the mask of real keys, the keys, the logits, and the mask of keys in
+    the window.
     """
     key_at = low + tl.arange(0, TILE)
     key_real = are_real(padding, key_at, key_at < band_end)
@@ -181,7 +187,10 @@ def global_logits(
     WIDTH: tl.constexpr,
     SLOTS: tl.constexpr,
 ) -> tuple[tl.tensor, ...]:
-    """Logits of a tile of queries for the global nodes in SLOTS slots from slot `low` on; returns as `window_logits`."""
+    """Logits of a tile of queries for the global nodes in SLOTS slots from slot `low` on.
+
+    Returns as `window_logits`.
+    """
     slot = low + tl.arange(0, SLOTS)
     key_at = tl.load(index + slot, mask=slot < slot_end, other=-1)
     key_real = are_real(padding, key_at, key_at >= 0)
@@ -200,7 +209,8 @@ def accumulate(
 ) -> tuple[tl.tensor, ...]:
     """One step of the online softmax: add the keys of `logit` where `seen`.
 
-    `mixed` is the weighted sum of values, `peak` the maximum logit, and `total` the sum of exponentials so far.
+    `mixed` is the weighted sum of values, `peak` the maximum logit, and `total` the sum of exponentials so
+    far.
     """
     logit = tl.where(seen, logit, float("-inf"))
     higher = tl.maximum(peak, tl.max(logit, 1))
@@ -255,7 +265,9 @@ def add_key_gradients(
     DIM: tl.constexpr,
     WIDTH: tl.constexpr,
 ) -> tuple[tl.tensor, ...]:
-    """Add the contribution of the queries `at` to the gradients of some keys and values; `bias` (keys,) may be None.
+    """Add the contribution of the queries `at` to the gradients of some keys and values.
+
+    `bias` (keys,) may be None.
 
     Also returns the gradient of the logits (keys, queries).
     """

@@ -23,12 +23,14 @@ from torch import Tensor
 from balancer.models.attention.layout import Layout
 
 BLOCK = 64
-"""Approximate minimum number of queries in a block. Small blocks compute fewer unnecessary keys, large blocks
-copy fewer keys.
+"""Approximate minimum number of queries in a block.
+
+Small blocks compute fewer unnecessary keys, large blocks copy fewer keys.
 """
 SLAB = 1 << 20
-"""Approximate number of elements in the copy of the keys of the sequences computed together, without a
-backward pass.
+"""Approximate number of elements in the copy of the keys of sequences that are computed together.
+
+It applies only without a backward pass.
 """
 
 
@@ -43,7 +45,8 @@ def run(query: Tensor, key: Tensor, value: Tensor, gate: Tensor | None, index: T
     cut = _cut(layout, length)
     nodes, num_sets = _nodes(index, cut, layout)
     node_gate = None if gate is None else gate.gather(1, nodes.clamp(min=0).flatten(1)).view(nodes.shape)
-    # Only a gate that is trained uses the additional channel. One is enough; on other devices rows must be aligned.
+    # Only a gate that is trained uses the additional channel. One is enough; on other devices rows must be
+    # aligned.
     trained = node_gate if node_gate is not None and node_gate.requires_grad else None
     extra = 0 if trained is None else 1 if query.device.type == "cpu" else 8
     bias = _bias(None if trained is not None else node_gate, nodes, num_sets, padding, layout, cut, query.dtype)
@@ -96,8 +99,8 @@ class _Cut:
         """Divide the range of block j at the borders of blocks.
 
         Returns:
-            For each piece: its start in the range, the offset of its block from j, and its first and last (exclusive)
-            row in that block.
+            For each piece: its start in the range, the offset of its block from j, and its first and last
+            (exclusive) row in that block.
         """
         # Positions relative to the first row of block j: -left, the borders of blocks, block + right.
         first, last = -(self.left // self.block), (self.block + self.right - 1) // self.block
@@ -106,8 +109,9 @@ class _Cut:
 
 
 def _cut(layout: Layout, length: int) -> _Cut:
-    """Choose the blocks: parts of a chunk, or several chunks; whole windows in mode `block` if they are
-    chunks.
+    """Choose the blocks: parts of a chunk, or several chunks.
+
+    In mode `block` they are whole windows if these are chunks.
     """
     chunk, window = layout.chunk, min(layout.window, length)
     about = max(BLOCK, window // 2)
@@ -174,9 +178,12 @@ def _bias(
 
 
 class _GatherBlocks(torch.autograd.Function):
-    """Gather (B, n, H, d) as (B * blocks, H, span + slots, d + extra): each block's range, then its global nodes.
+    """Gather (B, n, H, d) as (B * blocks, H, span + slots, d + extra).
 
-    It is implemented by hand, because the backward pass of torch's operators for overlapping windows makes several
+    Each block contains its range of keys, then its global nodes.
+
+    It is implemented by hand, because the backward pass of torch's operators for overlapping windows makes
+    several
     copies of all windows.
     """
 

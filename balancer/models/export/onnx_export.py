@@ -26,8 +26,10 @@ from balancer.models.heads import BinaryHead, MulticlassHead
 
 OPSET = 20  # the first version with a Gelu operator
 _STEEPEST = 3e38
-"""Slope of a step function: times the smallest distance between two float32 values of ordinary size it
-exceeds 1, and it is finite.
+"""Slope of a step function.
+
+Multiplied by the smallest distance between two float32 values of ordinary size it exceeds 1, and it is
+finite.
 """
 
 
@@ -158,8 +160,9 @@ def _masked(block: Block, key_at: Tensor, query_at: Tensor) -> Tensor:
 
 
 class _Numbers(nn.Module):
-    """Encode numeric fields (B, n, F) as steps and piecewise-linear values (B, n, F x 2 bins), each from 0 to
-    1.
+    """Encode numeric fields (B, n, F) as steps and piecewise-linear values (B, n, F x 2 bins).
+
+    All values are from 0 to 1.
 
     It also holds the linear map that follows.
     """
@@ -257,8 +260,9 @@ def _trace(wrapped: nn.Module, fields: int) -> Any:
 
 
 def _name_layers(proto: Any, names: Collection[str]) -> dict[str, str]:
-    """Name each layer's node and weight like its module, and remove the exporter's metadata, which is half of
-    the file.
+    """Name each layer's node and weight like its module, and remove the exporter's metadata.
+
+    The metadata is half of the file.
 
     Returns:
         Node by module name.

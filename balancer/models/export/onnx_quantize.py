@@ -20,8 +20,9 @@ from balancer.models.export.onnx_files import check_feed, package, quiet, read_m
 
 
 def quantize_onnx(source: Path, target: Path, batches: Iterable[SequenceBatch], keep: Collection[str]) -> list[str]:
-    """Quantize linear layers to INT8 with calibrated INT8 inputs, and tables to INT8 rows; all else remains
-    in float32.
+    """Quantize linear layers to INT8 with calibrated INT8 inputs, and tables to INT8 rows.
+
+    Everything else remains in float32.
 
     Args:
         source: file written by `export_onnx`.
@@ -92,8 +93,9 @@ def _quantize_linears(proto: Any, nodes: list[str], feeds: list[dict[str, NDArra
 
 
 def _restore_float_inputs(proto: Any, quantized: set[str]) -> None:
-    """Give float layers their original inputs again: the quantizer rounds a tensor for all its readers if one
-    is quantized.
+    """Give float layers their original inputs again.
+
+    The quantizer rounds a tensor for all its readers if one of them is quantized.
     """
     rounded = {node.output[0]: node.input[0] for node in proto.graph.node if node.op_type == "QuantizeLinear"}
     original = {
@@ -107,8 +109,7 @@ def _restore_float_inputs(proto: Any, quantized: set[str]) -> None:
 
 
 def _quantize_table(proto: Any, name: str) -> None:
-    """Replace a Gather of float rows by a Gather of INT8 rows, followed by scaling with one scale per
-    channel.
+    """Replace a Gather of float rows by a Gather of INT8 rows and a scale per channel.
 
     Only the weights are rounded.
     """

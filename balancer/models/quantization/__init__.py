@@ -1,5 +1,6 @@
-"""Mixed-precision quantization of any torch model: measure, plan, apply, store. See README, "Smaller and
-faster".
+"""Mixed-precision quantization of any torch model: measure, plan, apply, store.
+
+See README, "Smaller and faster".
 
 report = sensitivity(model, batches)
 plan = plan_precision(report, max_bytes=...)

@@ -1,5 +1,4 @@
-"""Apply a precision plan: copy the model with its layers in the planned precisions, and report the result for
-each layer.
+"""Apply a precision plan to a copy of the model, and report the result for each layer.
 
 A precision that the machine does not support is replaced by the next higher one that it does, and the report
 gives the reason. With ``strict`` this is an error instead.

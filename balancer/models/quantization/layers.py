@@ -65,8 +65,9 @@ class Layer:
         return self.rows.numel() + (0 if self.bias is None else self.bias.numel())
 
     def bytes(self, precision: Precision) -> int:
-        """Exact number of bytes of weight, scales and bias on disk. The bias of an INT8 layer remains in
-        float32.
+        """Exact number of bytes of weight, scales and bias on disk.
+
+        The bias of an INT8 layer remains in float32.
         """
         bias = 0 if self.bias is None else self.bias.numel()
         if precision == "int8":
@@ -111,6 +112,9 @@ def _kind(module: nn.Module) -> Kind | None:
 
 
 def fingerprint(layers: list[Layer]) -> str:
-    """Hex digest of names, kinds and shapes of the layers. A plan fits every model with the same fingerprint."""
+    """Hex digest of names, kinds and shapes of the layers.
+
+    A plan fits every model with the same fingerprint.
+    """
     description = [[layer.name, layer.kind, list(layer.rows.shape), list(layer.tied)] for layer in layers]
     return hashlib.sha256(json.dumps(description).encode()).hexdigest()

@@ -22,17 +22,18 @@ _MIDDLE = 128
 ROWS = 16 if torch.cpu._is_avx512_supported() else 96
 """The number of float32 rows is padded to a multiple of this.
 
-Without AVX-512, MKL multiplies rows in groups of six, with another kernel for the rows that are left over, and
-with a third one where there are fewer than about fifty rows.
+Without AVX-512, MKL multiplies rows in groups of six, with another kernel for the rows that are left over,
+and with a third one where there are fewer than about fifty rows.
 """
 _CUDA_ROWS = 32
-"""Minimum number of rows that are given to torch's INT8 product on CUDA, which requires more than 16."""
+"""Minimum number of rows for torch's INT8 product on CUDA, which requires more than 16."""
 _TINY = torch.finfo(torch.float32).tiny
 
 
 def quantize_rows(weight: Tensor, bits: int = 8) -> tuple[Tensor, Tensor]:
-    """Round each row of a weight to signed integers, symmetrically, so that the largest magnitude maps to the
-    largest integer.
+    """Round each row of a weight to signed integers, symmetrically.
+
+    The largest magnitude of a row maps to the largest integer.
 
     Args:
         weight: (R, d).
@@ -83,7 +84,7 @@ def _(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor: 
 
 
 class Int8Linear(nn.Module):
-    """Linear layer with INT8 weights, one scale per output channel, and INT8 activations, one scale per row."""
+    """Linear layer with INT8 weights (a scale per channel) and INT8 activations (a scale per row)."""
 
     weight: Tensor
     scale: Tensor
@@ -178,8 +179,9 @@ class RowwiseLinear(_FrozenLinear):
 
 
 class TableEncoder(nn.Module):
-    """Piecewise-linear encoder with a precomputed table, in float32, bfloat16, or INT8 with one scale per
-    entry.
+    """Piecewise-linear encoder with a precomputed table.
+
+    The table is in float32, bfloat16, or INT8 with one scale per entry.
 
     Args:
         bins: bins of the encoder that it replaces.
@@ -225,8 +227,9 @@ class TableEncoder(nn.Module):
         return looked_up
 
     def _pack(self) -> Tensor:
-        """Pack the table for torch's kernel, (2 T, d + 8) uint8: each entry's bytes, then its scale and
-        offset as float32.
+        """Pack the table for torch's kernel, (2 T, d + 8) uint8.
+
+        Each entry consists of its bytes, then its scale and offset as float32.
         """
         assert self.scale is not None
         ends = torch.stack([self.scale, -_MIDDLE * self.scale], 1).contiguous().view(torch.uint8)

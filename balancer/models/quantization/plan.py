@@ -1,4 +1,7 @@
-"""The precision plan: one precision for each layer of a model, stored as JSON. :mod:`planning` computes one."""
+"""The precision plan: one precision for each layer of a model, stored as JSON.
+
+:mod:`balancer.models.quantization.planning` computes one.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +25,10 @@ class PrecisionPlan:
     fingerprint: str
     """Fingerprint of the model's layers."""
     expected: dict[str, float] = field(default_factory=dict)
-    """Expected ``divergence``, ``bytes`` and ``bytes_ratio``; ``ms`` and ``ms_ratio`` if latencies were
-    measured; ``metric`` and ``metric_drop`` if the metric was measured.
+    """Expected ``divergence``, ``bytes`` and ``bytes_ratio``.
+
+    Also ``ms`` and ``ms_ratio`` if latencies were measured, and ``metric`` and ``metric_drop`` if the metric
+    was measured.
     """
 
     def to_dict(self) -> dict[str, Any]:

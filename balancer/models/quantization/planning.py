@@ -1,5 +1,6 @@
-"""Choose a precision for each layer: a knapsack over exact bytes, measured milliseconds and expected
-divergence.
+"""Choose a precision for each layer within a budget: a knapsack problem.
+
+Costs are exact bytes or measured milliseconds, to be traded against the expected divergence.
 
 A budget is met or an error is raised. The knapsack is solved exactly on the Pareto front of (cost,
 divergence), layer by layer. Because the divergences of single layers need not add up, a budget on the metric
@@ -21,8 +22,9 @@ from balancer.models.quantization.sensitivities import SensitivityReport, Sensit
 
 Metric = Callable[[nn.Module], float]
 FRONT = 4096
-"""Maximum number of points of a Pareto front; beyond it, points closer than this fraction of the range are
-merged.
+"""Maximum number of points of a Pareto front.
+
+Beyond it, points closer than this fraction of the range are merged.
 """
 
 
@@ -80,7 +82,7 @@ def plan_precision(
 
 
 def _options(row: SensitivityRow, precisions: Sequence[Precision], *, by_bytes: bool) -> list[Precision]:
-    """Return the useful precisions of a layer; if its latency was measured, only those not slower than float32."""
+    """Return the useful precisions of a layer: if timed, only those not slower than float32."""
     useful: list[Precision] = []
     for precision in precisions:
         timed = row.ms and not by_bytes
@@ -119,7 +121,7 @@ def _expected(report: SensitivityReport, chosen: Mapping[str, Precision]) -> dic
 def _cheapest_divergence(
     report: SensitivityReport, options: Mapping[str, Sequence[Precision]], cost: str, budget: float
 ) -> dict[str, Precision]:
-    """Minimize the divergence within a budget of bytes or milliseconds: a knapsack with one choice per layer."""
+    """Minimize the divergence within a budget: a knapsack with one choice per layer."""
     front: list[tuple[float, float, tuple[Precision, ...]]] = [(0.0, 0.0, ())]
     for row in report.rows:
         costs = row.bytes if cost == "bytes" else (row.ms or {"fp32": 0.0})
@@ -166,8 +168,9 @@ def _verified(
     *,
     fixed_bytes: int | None,
 ) -> PrecisionPlan:
-    """Raise layers of ``plan`` to higher precisions, the largest divergence per byte first, until the metric
-    is met.
+    """Raise layers of ``plan`` to higher precisions until the metric is met.
+
+    Layers with the largest divergence per byte are raised first.
     """
     full, chosen = metric(model), dict(plan.precision)
     reached = float("-inf")

@@ -97,8 +97,9 @@ class SensitivityReport:
         return sorted(flat, key=lambda row: -row.get("score int8", 0.0))
 
     def chart(self, precision: Mapping[str, str] | None = None) -> alt.Chart:
-        """Draw the divergence of each layer in INT8 as an Altair chart, the most sensitive first. Requires
-        altair.
+        """Draw the divergence of each layer in INT8 as an Altair chart, the most sensitive first.
+
+        Altair must be installed.
 
         Args:
             precision: precision by layer, shown as color.
@@ -272,7 +273,8 @@ def _gradients(
 
     def hook(name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
         def record(_: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
-            # The gradient of the added zero is that of the output, whether or not the weights require gradients.
+            # The gradient of the added zero is that of the output, whether or not the weights require
+            # gradients.
             zero = torch.zeros_like(output, requires_grad=True)
             detached = tuple(value.detach() if isinstance(value, Tensor) else value for value in inputs)
             calls.append((name, detached, output.detach(), zero))
@@ -359,8 +361,9 @@ def _checked(output: Any) -> Tensor:
 
 
 def _rounded(model: nn.Module, layer: Layer, precision: Precision, bits: int) -> dict[str, nn.Module]:
-    """Build the layer's replacements in low precision. With bits other than 8, the rounded weight is stored
-    as float.
+    """Build the layer's replacements in low precision.
+
+    With bits other than 8, the rounded weight is stored as float.
     """
     if precision == "int8" and bits != 8:
         return convert_layer(model, layer, "fp32", rows=_rounded_rows(layer, precision, bits))

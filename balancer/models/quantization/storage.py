@@ -36,8 +36,9 @@ FORMAT = 1
 
 
 def save_quantized(model: nn.Module, applied: Applied, folder: Path, *, plan: PrecisionPlan, about: dict[str, Any] | None = None) -> None:
-    """Write the tensors of a model quantized by :func:`apply_precision` on the torch backend, and
-    ``precision.json``.
+    """Write the tensors of a quantized model, and ``precision.json``.
+
+    The model must be the result of :func:`apply_precision` on the torch backend.
 
     Args:
         model: the quantized model.
