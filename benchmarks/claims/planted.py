@@ -223,7 +223,7 @@ def evaluated(model: Model, given: Sequences) -> dict[str, Any]:
 
 def nodes(attention: SparseSelfAttention, x: Tensor) -> Tensor:
     """Positions of the global nodes, (B, chunks, k); -1 where there is none."""
-    score, _ = attention.core.scored(x)
+    score, _ = attention.core.scores_and_gates(x)
     chunk = Variant().window
     if score is None:
         return torch.full((len(x), -(-x.shape[1] // chunk), 1), -1)

@@ -126,7 +126,7 @@ def throughput(run: Path) -> dict[str, Any]:
     state = model.stream.read(fields[:-1], 2047)
     ways: dict[str, Call] = {
         "step": lambda: model.stream.step(fields[-1], state),
-        "window_again": lambda: model.stream._judged(torch.tensor(fields)),
+        "window_again": lambda: model.stream._score_last(torch.tensor(fields)),
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     with torch.no_grad():
