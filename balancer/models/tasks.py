@@ -137,7 +137,7 @@ class TaskHeads(nn.Module):
             terms.append(weight * loss)
         return torch.stack(terms).sum()
 
-    def price(self) -> Tensor:
+    def uncertainty_penalty(self) -> Tensor:
         """Regularization term of the learned weights: half the sum of the log-variances.
 
         Add it once per step.

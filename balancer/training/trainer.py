@@ -230,7 +230,7 @@ class ClassifierTrainer:
                     shown = torch.stack(list(losses.values())).mean()
                 objective = self.model.tasks.weighted(losses, self.task_weights) + part * distillation_loss(self.model)
                 if self.task_weights is None:
-                    objective = objective + part * self.model.tasks.price()
+                    objective = objective + part * self.model.tasks.uncertainty_penalty()
         objective.backward()
         return shown.detach()
 

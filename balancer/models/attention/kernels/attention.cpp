@@ -1,5 +1,7 @@
-// Sparse attention on CPUs: float32, forward and backward, any window, chunk and number of global nodes (balancer/models/attention/native.py calls it).
-// A plain C interface; one library holds the kernel for several instruction sets, and the machine's best one is taken at run time.
+// Sparse attention on CPUs: float32, forward and backward, with any window, chunk and number of global nodes.
+// It is called by balancer/models/attention/native.py.
+// The interface is plain C. The library contains the kernel for several instruction sets, and the best one of
+// the processor is selected at run time.
 
 #include <algorithm>
 #include <atomic>
@@ -18,13 +20,13 @@
 namespace {
 
 constexpr int TQ = 16;  // queries of a tile
-constexpr int QB = 8;   // of which so many are accumulated in registers at a time
-constexpr int SLACK = 256;  // tokens that are packed before the buffers move along
+constexpr int QB = 8;   // queries of a tile that are accumulated in registers at a time
+constexpr int SLACK = 256;  // tokens that are packed before the contents of the buffers are moved
 
-// What native.py hands over; the order of the fields is that of its ctypes structure.
+// Arguments of native.py, in the order of the fields of its ctypes structure.
 struct Problem {
     const float *query, *key, *value;
-    int64_t queryStride[3], keyStride[3], valueStride[3];  // of batch, token, head; channels lie side by side
+    int64_t queryStride[3], keyStride[3], valueStride[3];  // of batch, token, head; channels are contiguous
     int64_t B, n, H, d;
     const int64_t* index;  // (B, chunks, k), -1 for none
     int64_t chunks, k;
@@ -32,10 +34,10 @@ struct Problem {
     const uint8_t* padding;  // (B, n) or null
     int64_t window, chunk, causal, block;
     float* out;  // (B, n, H, d)
-    float* lse;  // (B, H, n): log of the sum of exponentials, +inf where a query sees nothing
-    const float* grad;      // (B, n, H, d) upstream; null for the forward pass
+    float* lse;  // (B, H, n): log of the sum of exponentials, +inf for a query without any key
+    const float* grad;      // (B, n, H, d) gradient of out; null for the forward pass
     float *dq, *dk, *dv;    // (B, n, H, d)
-    float* dgate;           // (B, H, n) zeros, or null
+    float* dgate;           // (B, H, n) initialized with zeros, or null
     float scale;
     int32_t threads, isa;
 
@@ -97,7 +99,7 @@ struct Problem {
 
 }  // namespace
 
-// The best instruction set here: 0 the compiler's own baseline, 1 AVX2, 2 AVX-512.
+// The best instruction set of the processor: 0 for the compiler's baseline, 1 for AVX2, 2 for AVX-512.
 EXPORT int32_t balancer_attention_isa() {
 #if defined(HAS_X86_SETS)
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) return 2;
@@ -106,10 +108,10 @@ EXPORT int32_t balancer_attention_isa() {
     return 0;
 }
 
-// The size of Problem, so that a library of another version is noticed.
+// The size of Problem, by which native.py detects a library of another version.
 EXPORT int64_t balancer_attention_layout() { return (int64_t)sizeof(Problem); }
 
-// 0, or 1 where memory ran out.
+// Returns 0, or 1 if memory could not be allocated.
 EXPORT int32_t balancer_attention_run(const Problem* problem) {
     const Problem& p = *problem;
     void (*heads)(const Problem&, std::atomic<int64_t>&) = baseline::runHeads;
@@ -131,7 +133,7 @@ EXPORT int32_t balancer_attention_run(const Problem* problem) {
     const int64_t wanted = std::min<int64_t>(p.threads, p.B * p.H);
     try {
         for (int64_t extra = 1; extra < wanted; ++extra) others.emplace_back(work);
-    } catch (const std::exception&) {  // no more threads to be had: the ones there are do it all
+    } catch (const std::exception&) {  // no more threads can be started: the existing ones do all the work
     }
     work();
     for (auto& other : others) other.join();

@@ -1,6 +1,7 @@
-// y = (x rounded to INT8 by row) (W rounded to INT8 by output channel)^T + bias, in one pass over x, for CPUs with AVX512-VNNI
-// (balancer/models/quantization/native.py calls it). Rounding and the order of what follows the exact integer sums are torch's, so the result is
-// the same to the last bit as that of the operator written in torch.
+// y = (x rounded to INT8 by row) (W rounded to INT8 by output channel)^T + bias, in one pass over x, for CPUs
+// with AVX512-VNNI. It is called by balancer/models/quantization/native.py. Rounding, and the order of
+// operations after the exact integer sums, are those of torch, so the results are bit-identical to those of
+// the operator in modules.py.
 
 #include <algorithm>
 #include <atomic>
@@ -29,17 +30,18 @@
 namespace {
 
 constexpr int64_t PANEL = 64;   // output channels of a panel: four vectors of sixteen sums
-constexpr int64_t GROUP = 4;    // products that the instruction adds at once
-constexpr int64_t TILE = 6;     // rows whose sums are in registers at a time
-constexpr int64_t BLOCK = 96;   // rows, at most, that are rounded together and meet a panel while it is in the cache
-constexpr int64_t ALONE = 1 << 21;  // products below which a second thread costs more than it brings
+constexpr int64_t GROUP = 4;    // products that one instruction adds
+constexpr int64_t TILE = 6;     // rows whose sums are held in registers at a time
+constexpr int64_t BLOCK = 96;   // maximum number of rows that are rounded together and share a cached panel
+constexpr int64_t ONE_THREAD = 1 << 21;  // number of products below which a second thread does not pay off
 
 int64_t panels(int64_t n) { return (n + PANEL - 1) / PANEL; }
 int64_t groups(int64_t k) { return (k + GROUP - 1) / GROUP; }
 
 #if HAS_VNNI
 
-// One row to bytes around 128, and its step; a row that is not finite becomes zeros with a step of NaN.
+// Round one row to bytes with offset 128, and return its scale; a row that is not finite becomes zeros with
+// scale NaN.
 VNNI_INLINE float roundRow(const float* x, int64_t k, uint8_t* to) {
     __m512i most = _mm512_setzero_si512();
     const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
@@ -49,7 +51,8 @@ VNNI_INLINE float roundRow(const float* x, int64_t k, uint8_t* to) {
         const __mmask16 rest = static_cast<__mmask16>((1u << (k - j)) - 1);
         most = _mm512_max_epi32(most, _mm512_and_si512(_mm512_castps_si512(_mm512_maskz_loadu_ps(rest, x + j)), magnitude));
     }
-    const int32_t bits = _mm512_reduce_max_epi32(most);  // as integers, infinite and NaN are above every number
+    // As integers, infinity and NaN exceed every finite number.
+    const int32_t bits = _mm512_reduce_max_epi32(most);
     if (bits >= 0x7f800000) {
         std::memset(to, 128, static_cast<size_t>(groups(k) * GROUP));
         return std::numeric_limits<float>::quiet_NaN();
@@ -72,7 +75,7 @@ VNNI_INLINE float roundRow(const float* x, int64_t k, uint8_t* to) {
     return step;
 }
 
-// R rows by one panel.
+// Multiply R rows by one panel.
 template <int R>
 VNNI_INLINE void multiply(const uint8_t* rows, int64_t depth, const int8_t* panel, const int32_t* sums, const float* step, const float* scale,
                           const float* bias, float* y, int64_t n, int64_t width) {
@@ -100,11 +103,12 @@ VNNI_INLINE void multiply(const uint8_t* rows, int64_t depth, const int8_t* pane
         const int64_t left = width - 16 * v;
         if (left <= 0) break;
         const __mmask16 there = left >= 16 ? static_cast<__mmask16>(0xffff) : static_cast<__mmask16>((1u << left) - 1);
-        const __m512i over = _mm512_loadu_si512(sums + 16 * v);  // 128 times the weights of a channel, which the bytes hold too much
+        // 128 times the sum of a channel's weights, because the bytes have offset 128.
+        const __m512i over = _mm512_loadu_si512(sums + 16 * v);
         const __m512 by = _mm512_maskz_loadu_ps(there, scale + 16 * v);
 #pragma GCC unroll 8
         for (int r = 0; r < R; ++r) {
-            // Apart, not fused: torch rounds in between.
+            // Not fused, because torch rounds in between.
             __m512 out = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(total[r][v], over)), _mm512_set1_ps(step[r]));
             out = _mm512_mul_ps(out, by);
             if (bias) out = _mm512_add_ps(out, _mm512_maskz_loadu_ps(there, bias + 16 * v));
@@ -120,14 +124,14 @@ VNNI void block(const float* x, int64_t m, int64_t k, const int8_t* packed, cons
     for (int64_t p = 0; p < panels(n); ++p) {
         const int8_t* panel = packed + p * depth * GROUP * PANEL;
         const int64_t width = std::min(PANEL, n - p * PANEL);
-        const float* own = bias ? bias + p * PANEL : nullptr;
+        const float* panelBias = bias ? bias + p * PANEL : nullptr;
         int64_t r = 0;
         for (; r + TILE <= m; r += TILE)
-            multiply<TILE>(rows + r * depth * GROUP, depth, panel, sums + p * PANEL, step + r, scale + p * PANEL, own, y + r * n + p * PANEL, n, width);
+            multiply<TILE>(rows + r * depth * GROUP, depth, panel, sums + p * PANEL, step + r, scale + p * PANEL, panelBias, y + r * n + p * PANEL, n, width);
         for (; r + 2 <= m; r += 2)
-            multiply<2>(rows + r * depth * GROUP, depth, panel, sums + p * PANEL, step + r, scale + p * PANEL, own, y + r * n + p * PANEL, n, width);
+            multiply<2>(rows + r * depth * GROUP, depth, panel, sums + p * PANEL, step + r, scale + p * PANEL, panelBias, y + r * n + p * PANEL, n, width);
         for (; r < m; ++r)
-            multiply<1>(rows + r * depth * GROUP, depth, panel, sums + p * PANEL, step + r, scale + p * PANEL, own, y + r * n + p * PANEL, n, width);
+            multiply<1>(rows + r * depth * GROUP, depth, panel, sums + p * PANEL, step + r, scale + p * PANEL, panelBias, y + r * n + p * PANEL, n, width);
     }
 }
 
@@ -135,7 +139,7 @@ VNNI void block(const float* x, int64_t m, int64_t k, const int8_t* packed, cons
 
 }  // namespace
 
-// Whether this processor has what the kernel needs.
+// Whether this processor has the instructions that the kernel needs.
 EXPORT int32_t balancer_int8_supported() {
 #if HAS_VNNI
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
@@ -145,13 +149,13 @@ EXPORT int32_t balancer_int8_supported() {
 #endif
 }
 
-// Bytes of a packed weight (N, K).
+// Number of bytes of a packed weight (N, K).
 EXPORT int64_t balancer_int8_packed_bytes(int64_t n, int64_t k) { return panels(n) * groups(k) * GROUP * PANEL; }
 
-// Channels in the sums of a packed weight.
+// Number of channels in the sums of a packed weight.
 EXPORT int64_t balancer_int8_packed_channels(int64_t n) { return panels(n) * PANEL; }
 
-// weight (N, K) int8 into panels, and 128 times the sum of each channel; both are zero where they are padding.
+// Pack a weight (N, K) int8 into panels, and compute 128 times the sum of each channel; padding is zero.
 EXPORT void balancer_int8_pack(const int8_t* weight, int64_t n, int64_t k, int8_t* packed, int32_t* sums) {
     const int64_t depth = groups(k);
     std::memset(packed, 0, static_cast<size_t>(balancer_int8_packed_bytes(n, k)));
@@ -165,15 +169,16 @@ EXPORT void balancer_int8_pack(const int8_t* weight, int64_t n, int64_t k, int8_
     }
 }
 
-// Runs a function on threads; libgomp's own, of the pool that torch computes with. Threads of ours would fight that pool's, which wait for work spinning.
+// Runs a function on the threads of libgomp's pool, with which torch computes. Separate threads would compete
+// with that pool, whose threads spin while they wait for work.
 using Team = void (*)(void (*)(void*), void*, unsigned, unsigned);
 
-// x (M, K), y (M, N), all contiguous; bias and team may be null, without a team one thread does it all. Threads share rows, never a sum. Returns 0, or 1
-// where there was no memory.
+// x (M, K) and y (M, N) are contiguous. bias and team may be null; without a team one thread does all the
+// work. Threads divide the rows, never a sum. Returns 0, or 1 if memory could not be allocated.
 EXPORT int32_t balancer_int8_linear(const float* x, int64_t m, int64_t k, const int8_t* packed, const int32_t* sums, const float* scale,
                                     const float* bias, float* y, int64_t n, int32_t threads, Team team) {
 #if HAS_VNNI
-    const int64_t wanted = team && m * n * k >= ALONE ? std::max<int64_t>(1, threads) : 1;
+    const int64_t wanted = team && m * n * k >= ONE_THREAD ? std::max<int64_t>(1, threads) : 1;
     const int64_t share = (m + wanted - 1) / wanted;
     const int64_t height = std::min(BLOCK, (share + TILE - 1) / TILE * TILE);
     const int64_t blocks = (m + height - 1) / height;
