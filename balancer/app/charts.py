@@ -19,7 +19,7 @@ OUTCOMES = ["caught", "missed", "false alarm", "passed"]
 alarm."""
 OUTCOME_COLOURS = [GREEN, VERMILION, ORANGE, GREY]
 OUTCOME_SHAPES = ["triangle-up", "cross", "square", "circle"]
-WIDTH, HEIGHT = 640, 320
+WIDTH, HEIGHT = 640, 380
 FIRST = 1e-4
 """Smallest value on a logarithmic axis of rates."""
 
@@ -31,6 +31,12 @@ Chart = alt.Chart | alt.LayerChart | alt.VConcatChart | alt.HConcatChart | alt.C
 
 
 _LINE_WIDTH: Any = alt.condition("datum.model == 'this run'", alt.value(3), alt.value(1.5))
+
+
+def _legend(columns: int = 2, title: str | None = None) -> alt.Legend:
+    """Place the legend above the chart, where it leaves the width to the plot."""
+    legend: alt.Legend = alt.Legend(orient="top", columns=columns, title=title)
+    return legend
 
 
 def _axis(number_format: str) -> alt.Axis:
@@ -76,14 +82,14 @@ def weights_chart(epochs: pl.DataFrame) -> alt.VConcatChart:
         base = alt.Chart(long).encode(
             alt.X("epoch:Q", title="epoch", axis=alt.Axis(tickMinStep=1, format="d"), scale=alt.Scale(nice=False)),
             alt.Y("value:Q", title=title, axis=_axis(number), scale=alt.Scale(zero=legend != "metric")),
-            alt.Color(f"{legend}:N", scale=alt.Scale(range=COLOURS), legend=alt.Legend(title=legend)),
+            alt.Color(f"{legend}:N", scale=alt.Scale(range=COLOURS), legend=_legend(4)),
         )
         points = base.mark_point(filled=True).encode(
             size=alt.condition(hovered, alt.value(110), alt.value(30)),
             tooltip=["epoch:Q", f"{legend}:N", alt.Tooltip("value:Q", format=".4f", title=title)],
         )
         line = alt.Chart(epochs.select("epoch")).mark_rule(color=GREY).encode(alt.X("epoch:Q", title="epoch")).transform_filter(hovered)
-        panels.append((base.mark_line() + points.add_params(hover) + line).properties(height=120, width=620))
+        panels.append((base.mark_line() + points.add_params(hover) + line).properties(height=120, width=WIDTH))
     chart: alt.VConcatChart = alt.vconcat(*panels).resolve_scale(color="independent")
     return chart
 
@@ -102,7 +108,7 @@ def epochs_chart(lines: pl.DataFrame, *, metric: str, title: str) -> alt.Chart:
         .encode(
             alt.X("epoch:Q", title="epoch", axis=alt.Axis(tickMinStep=1, format="d")),
             alt.Y(f"{metric}:Q", title=title, scale=alt.Scale(zero=False)),
-            alt.Color("model:N", sort=None, scale=alt.Scale(range=COLOURS)),
+            alt.Color("model:N", sort=None, scale=alt.Scale(range=COLOURS), legend=_legend()),
             alt.Shape("model:N", sort=None),
             tooltip=["model:N", "epoch:Q", alt.Tooltip(f"{metric}:Q", format=".4f")],
         )
@@ -145,7 +151,7 @@ def _model_lines(curves: pl.DataFrame) -> alt.Chart:
         alt.Chart(curves)
         .mark_line()
         .encode(
-            alt.Color("model:N", sort=None, scale=alt.Scale(range=COLOURS)),
+            alt.Color("model:N", sort=None, scale=alt.Scale(range=COLOURS), legend=_legend()),
             alt.Order("recall:Q"),
             strokeWidth=_LINE_WIDTH,
         )
@@ -174,7 +180,7 @@ def threshold_chart(table: pl.DataFrame, threshold: float) -> alt.LayerChart:
         .encode(
             _threshold_axis(),
             alt.Y("value:Q", title="F1, precision, recall", scale=alt.Scale(domain=[0, 1])),
-            alt.Color("metric:N", sort=None, scale=alt.Scale(range=COLOURS)),
+            alt.Color("metric:N", sort=None, scale=alt.Scale(range=COLOURS), legend=_legend(3)),
         )
     )
     return _at_threshold(lines, threshold)
@@ -201,7 +207,7 @@ def _threshold_axis() -> alt.X:
 def _at_threshold(chart: alt.Chart, threshold: float) -> alt.LayerChart:
     """Add a line at the threshold."""
     layers = [chart, _rule(min(max(threshold, FIRST), 1.0), _THRESHOLD)]
-    marked: alt.LayerChart = alt.LayerChart(layer=layers).properties(width=WIDTH, height=220)
+    marked: alt.LayerChart = alt.LayerChart(layer=layers).properties(width=WIDTH, height=260)
     return marked
 
 
@@ -214,11 +220,11 @@ def alarms_chart(days: pl.DataFrame) -> alt.Chart:
         .encode(
             alt.X("day:T", title="day"),
             alt.Y("alarms:Q", title="alarms per day"),
-            alt.Color("outcome:N", title="alarm", scale=alt.Scale(domain=domain, range=[GREEN, ORANGE])),
+            alt.Color("outcome:N", scale=alt.Scale(domain=domain, range=[GREEN, ORANGE]), legend=_legend()),
             alt.Order("outcome:N"),
             tooltip=["day:T", "outcome:N", "alarms:Q"],
         )
-        .properties(width=WIDTH, height=220)
+        .properties(width=WIDTH, height=260)
     )
     return chart
 
@@ -326,13 +332,13 @@ def timeline_chart(rows: pl.DataFrame, *, threshold: float) -> alt.LayerChart:
         tooltip=["id:N", "time:T", "amount:Q", alt.Tooltip("score:Q", format=".4f"), "outcome:N", alt.Tooltip("attention:Q", format=".1%")],
     )
     points = base.mark_point(filled=True, opacity=0.9).encode(
-        alt.Color("outcome:N", scale=alt.Scale(domain=OUTCOMES, range=OUTCOME_COLOURS)),
+        alt.Color("outcome:N", scale=alt.Scale(domain=OUTCOMES, range=OUTCOME_COLOURS), legend=_legend(4)),
         alt.Shape("outcome:N", scale=alt.Scale(domain=OUTCOMES, range=OUTCOME_SHAPES)),
         alt.Size(
             "attention:Q",
             title="attention",
             scale=alt.Scale(range=[45, 500], domain=[0, 0.5], clamp=True),
-            legend=alt.Legend(format=".0%", symbolFillColor=GREY, symbolStrokeColor=GREY),
+            legend=None,  # larger is more; the tooltip has the number
         ),
     )
     ring = base.transform_filter("datum.chosen").mark_point(size=520, strokeWidth=3, color=BLUE, shape="circle")
@@ -354,13 +360,13 @@ def contributions_chart(fields: pl.DataFrame, *, most: int = 15) -> alt.Chart:
         alt.Chart(shown)
         .mark_bar()
         .encode(
-            alt.X("contribution:Q", title="change in log-odds (right: towards fraud)"),
+            alt.X("contribution:Q", title="change in log-odds of fraud"),
             alt.Y("name:N", title="field and its value", sort=None, axis=alt.Axis(labelLimit=220)),
             alt.Color(
                 "direction:N",
                 title=None,
                 scale=alt.Scale(domain=["towards fraud", "towards legitimate"], range=[VERMILION, BLUE]),
-                legend=None,  # the title of the axis explains the direction
+                legend=None,  # the sign says the same
             ),
             tooltip=["field:N", "value:N", alt.Tooltip("contribution:Q", format="+.3f")],
         )

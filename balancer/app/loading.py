@@ -216,9 +216,11 @@ def show_chart(chart: Chart, name: str, *, about: str) -> None:
         name: Name of the file.
         about: Text for screen readers.
     """
-    # A concatenation of charts keeps its width: stretched, each of its charts would be as wide as the page.
-    stacked = isinstance(chart, alt.VConcatChart | alt.HConcatChart | alt.ConcatChart)
-    st.altair_chart(chart, width="content" if stacked else "stretch", key=f"chart-{name}", alt=about)
+    # The prefixes of the keys select the style in streamlit_app.
+    wide = isinstance(chart, alt.HConcatChart | alt.ConcatChart)
+    prefix = "wide" if wide else "stacked" if isinstance(chart, alt.VConcatChart) else "single"
+    with st.container(key=f"{prefix}-{name}"):
+        st.altair_chart(chart, width="content" if wide else "stretch", key=f"chart-{name}", alt=about)
     download_svg(chart, name)
 
 

@@ -20,11 +20,21 @@ PAGES = (
     ("train", "Train", ":material/model_training:"),
     ("model", "Model", ":material/account_tree:"),
 )
+STYLE = """<style>
+/* Columns wrap instead of cutting off numbers or squeezing charts; two columns usually hold charts. */
+[data-testid="stColumn"] { min-width: 11rem; }
+[data-testid="stHorizontalBlock"]:has(> [data-testid="stColumn"]:first-child:nth-last-child(2)) > [data-testid="stColumn"] { min-width: 21rem; }
+/* Streamlit makes each panel of stacked charts as wide as the container, without its axis. */
+[class*="st-key-stacked-"] { padding-right: 5rem; }
+/* A chart that is too wide scrolls, not the page. */
+[class*="st-key-wide-"] { overflow-x: auto; }
+</style>"""
 
 
 def main() -> None:
     """Show the list of pages, the choice of the run, and the chosen page."""
     st.set_page_config(page_title="balancer", page_icon=":material/balance:", layout="wide")
+    st.html(STYLE)
     page = st.navigation([st.Page(f"views/{name}.py", title=title, icon=icon, default=name == "runs") for name, title, icon in PAGES])
     names = [run.name for run in all_runs() if run.status == "complete"]
     if names:

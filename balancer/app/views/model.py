@@ -47,6 +47,7 @@ def show() -> None:
             | dict.fromkeys(("parameters", "bytes"), st.column_config.NumberColumn(format="localized")),
         )
     with right:
+        st.subheader("Size of the parts")
         kilobytes = parts.select("part", size=pl.col("bytes") / 1000)
         chart = bars_chart(kilobytes, x="size", y="part", x_title="weights (kB)", y_title="part")
         show_chart(chart, f"{run.name}-parts", about="kilobytes of the weights by part")

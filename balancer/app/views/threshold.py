@@ -7,6 +7,7 @@ import streamlit as st
 from balancer.app.aggregates import alarms_by_day, by_class, calibration_bins
 from balancer.app.browsing import Run
 from balancer.app.charts import (
+    Chart,
     alarms_chart,
     calibration_chart,
     confusion_chart,
@@ -114,48 +115,38 @@ def _save(run: Run, threshold: float, how: str, saved: float) -> None:
 
 
 def _charts(run: Run, thresholds: OperatingPoints, threshold: float, metrics: dict[str, float], price: float, loss: float) -> None:
+    """Show the charts in pairs, then the tables."""
     rows, negative, amounts = table(run, "predictions.parquet"), negative_class(run), has_amounts(run)
     curves = labelled(table(run, "curves.parquet"), NAMES)
     steps = thresholds.table(cost=thresholds.cost(price, loss) if amounts else None)
-    left, right = st.columns(2)
-    with left:
-        st.subheader("Precision and recall")
-        show_chart(curves_chart(curves, at=metrics), f"{run.name}-pr", about="precision against recall, the threshold marked by a ring")
-        st.subheader("Metrics by threshold")
-        show_chart(threshold_chart(steps, threshold), f"{run.name}-thresholds", about="F1, precision and recall by threshold")
-        show_chart(rate_chart(steps, threshold), f"{run.name}-rates", about="false-positive rate by threshold")
-        st.subheader("Alarms per day")
-        show_chart(
-            alarms_chart(alarms_by_day(rows, threshold, negative)), f"{run.name}-alarms", about="alarms by day, frauds and false alarms"
-        )
-    with right:
-        st.subheader("ROC curve, low rates enlarged")
-        show_chart(roc_chart(curves, at=metrics), f"{run.name}-roc", about="recall against the false-positive rate, logarithmic")
-        st.subheader("Outcomes")
-        show_chart(
-            confusion_chart(metrics, thresholds.legitimate), f"{run.name}-confusion", about="caught, missed, false alarms and passed"
-        )
-        if amounts:
-            st.subheader("Cost")
-            show_chart(cost_chart(steps, threshold), f"{run.name}-cost", about="cost by threshold")
-            st.caption(f"{price:g} per alarm, and {100 * loss:g} % of the amount of every missed fraud. Choose by *cost* to change these.")
-    left, right = st.columns(2)
-    with left:
-        st.subheader("Calibration")
-        show_chart(calibration_chart(calibration_bins(rows, negative)), f"{run.name}-calibration", about="share of frauds by score")
-        st.caption(
-            "On the diagonal the scores are probabilities: of the transactions with a score of 0.2, one in five is fraud. Bars are 95 % intervals."
-        )
-    with right:
-        st.subheader("Fraud classes")
-        frame = by_class(rows, threshold, negative, amounts=amounts)
-        columns = {"recall": st.column_config.NumberColumn(format="percent")}
-        columns |= {
-            name: st.column_config.NumberColumn(format="localized") for name in ("amount", "amount caught") if name in frame.columns
-        }
-        show_table(frame, f"{run.name}-types", columns=columns)
-        with st.expander("Thresholds as a table"):
-            show_table(steps, f"{run.name}-threshold-table")
+    bins = calibration_bins(rows, negative)
+    probabilities = "On the diagonal the scores are probabilities: of the transactions with a score of 0.2, one in five is fraud."
+    cost = f"{price:g} per alarm, and {100 * loss:g} % of the amount of every missed fraud. Choose by *cost* to change these."
+    charts: list[tuple[str, Chart, str, str, str]] = [
+        ("Precision and recall", curves_chart(curves, at=metrics), "pr", "precision against recall; a ring marks the threshold", ""),
+        ("ROC curve, low rates enlarged", roc_chart(curves, at=metrics), "roc", "recall against the false-positive rate", ""),
+        ("Metrics by threshold", threshold_chart(steps, threshold), "thresholds", "F1, precision and recall by threshold", ""),
+        ("False-positive rate by threshold", rate_chart(steps, threshold), "rates", "false-positive rate by threshold", ""),
+        ("Outcomes", confusion_chart(metrics, thresholds.legitimate), "confusion", "caught, missed, false alarms and passed", ""),
+        ("Alarms per day", alarms_chart(alarms_by_day(rows, threshold, negative)), "alarms", "frauds and false alarms by day", ""),
+        ("Calibration", calibration_chart(bins), "calibration", "share of frauds by score", f"{probabilities} Bars are 95 % intervals."),
+    ]
+    if amounts:
+        charts.append(("Cost by threshold", cost_chart(steps, threshold), "cost", "cost by threshold", cost))
+    for first in range(0, len(charts), 2):
+        for column, (title, chart, name, about, note) in zip(st.columns(2), charts[first : first + 2], strict=False):
+            with column:
+                st.subheader(title)
+                show_chart(chart, f"{run.name}-{name}", about=about)
+                if note:
+                    st.caption(note)
+    st.subheader("Fraud classes")
+    frame = by_class(rows, threshold, negative, amounts=amounts)
+    columns = {"recall": st.column_config.NumberColumn(format="percent")}
+    columns |= {name: st.column_config.NumberColumn(format="localized") for name in ("amount", "amount caught") if name in frame.columns}
+    show_table(frame, f"{run.name}-types", columns=columns)
+    with st.expander("Thresholds as a table"):
+        show_table(steps, f"{run.name}-threshold-table")
 
 
 if __name__ == "__main__":

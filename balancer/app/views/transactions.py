@@ -163,15 +163,15 @@ def _deep(run: Run, chosen: dict[str, Any], used: dict[Any, float], nodes: set[A
         frame = pl.DataFrame(
             {
                 "id": ids,
+                "attention": [used.get(name) for name in ids],
                 "time": pl.Series([store.time[row] * 1e6 for row in at]).cast(pl.Int64).cast(pl.Datetime("us")),
                 "amount": [float(store.amount[row]) for row in at],
                 "label": [data.schema.classes[int(store.label[row])] if store.label[row] >= 0 else None for row in at],
-                "attention": [used.get(name) for name in ids],
                 "global node": [name in nodes for name in ids],
             },
             strict=False,
         )
-        show_table(frame, f"{chosen['id']}-history", columns={"attention": _share_column()}, height=420)
+        show_table(frame, f"{chosen['id']}-history", columns={"attention": _share_column()}, height=420 if frame.height > 11 else None)
         shown = sum(used.values())
         st.caption(
             f"This transaction is first. The earlier ones with a number have {percent(shown, 0)} of its attention. Labels become known "

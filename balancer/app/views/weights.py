@@ -60,9 +60,16 @@ def _rivals(run: Run) -> None:
     }
     rows = [{"policy": names.get(name, name)} | metrics for name, metrics in found.items()]
     frame = pl.DataFrame(rows).rename(
-        {"average_precision": "average precision", "f1": "F1", "minority_share": "last share", "hardness": "last hardness"}
+        {
+            "average_precision": "average precision",
+            "f1": "F1",
+            "partial_auc": "partial AUC",
+            "minority_share": "last share",
+            "hardness": "last hardness",
+        },
+        strict=False,
     )
-    columns = {name: st.column_config.NumberColumn(format="%.3f") for name in ("average precision", "F1", "partial_auc", "last hardness")}
+    columns = {name: st.column_config.NumberColumn(format="%.3f") for name in ("average precision", "F1", "partial AUC", "last hardness")}
     show_table(frame, f"{run.name}-rivals", columns=columns | {"last share": st.column_config.NumberColumn(format="percent")})
 
 
