@@ -368,6 +368,9 @@ class _HelpFormatter(argparse.HelpFormatter):
         columns = min(shutil.get_terminal_size().columns, HELP_WIDTH)
         super().__init__(prog, max_help_position=26, width=columns - 2)
 
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n\n".join(super(_HelpFormatter, self)._fill_text(part, width, indent) for part in text.split("\n\n"))
+
     def _split_lines(self, text: str, width: int) -> list[str]:
         # A short default stays on one line.
         kept = re.sub(r"\(default: \S{1,20}\)$", lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), text)

@@ -32,6 +32,10 @@ class PretrainConfig(DataOptions, ModelOptions, FitOptions, RunOptions):
 
     budget: Annotated[Literal["quick", "standard", "thorough"], "How long to train: 800, 3,600 or 16,000 steps."] = "quick"
     epochs: Annotated[int | None, Flag("Epochs.", default="the budget's")] = None
+    label: Annotated[
+        str | None,
+        Flag("Column with the class, or none. Labels are used only for the features of --context.", metavar="COLUMN"),
+    ] = None
     dropout: float = 0.1
     json: Annotated[bool, "Print the losses as JSON instead of a table."] = False
 

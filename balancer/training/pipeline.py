@@ -59,7 +59,7 @@ def train_run(config: TrainConfig, given: dict[str, Any], console: Console) -> P
         saved = RunFolder.open(folder_to_resume(config.out))
         saved.refuse_other_flags(given)
         if saved.complete:
-            console.print(f"{saved.path} is complete already")
+            console.print(f"{saved.path} is complete already", highlight=False, soft_wrap=True)
             return saved.path
     with opened_run(config, console, saved=saved, given=given) as (prepared, folder):
         _run_stages(prepared, folder, console)

@@ -19,7 +19,7 @@ from rich.console import Console
 from balancer.data.dataset import Dataset
 from balancer.data.split import Split
 from balancer.errors import InputError
-from balancer.files import read_arrays, write_arrays, write_json
+from balancer.files import read_arrays, read_json, write_arrays, write_json
 from balancer.inference.scoring import score_task
 from balancer.models import ModelConfig, Task, save_classifier
 from balancer.options.pretrain import TASKS, PretrainConfig
@@ -63,6 +63,9 @@ def pretrain_run(config: PretrainConfig, given: dict[str, Any], console: Console
         saved.refuse_other_flags(typed)
         if saved.config().tasks != TASKS:
             raise InputError(f"--resume: {config.out} was not started by balancer pretrain; continue it with balancer train")
+        if saved.pretrained:
+            console.print(f"{saved.path} is complete already", highlight=False, soft_wrap=True)
+            return saved.path, read_json(saved.path / PRETRAINING_FILE, what="it holds the losses of the pretraining")
     with opened_run(run, console, saved=saved, need_label=False) as (prepared, folder):
         return folder.path, _learn(prepared, folder, console)
 

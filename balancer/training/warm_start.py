@@ -18,6 +18,7 @@ from balancer.data.schema import Schema
 from balancer.errors import InputError
 from balancer.files import read_json
 from balancer.models import Classifier, ModelConfig, Replacement, load_classifier
+from balancer.options.fit import StartOptions
 from balancer.options.flags import flag_of
 from balancer.options.train import TrainConfig
 from balancer.runs.run_folder import RunFolder
@@ -93,13 +94,13 @@ class Base:
             raise InputError(f"{config.dataset} {why}: the embedding of {self.folder} does not fit; add embedding to --train-only")
         return False
 
-    def start(self, model: ModelConfig, config: TrainConfig, keeps_embedding: bool) -> Callable[[], Replacement]:
+    def start(self, model: ModelConfig, options: StartOptions, keeps_embedding: bool) -> Callable[[], Replacement]:
         """A function that makes the model to start with; new weights come from torch's global random
         generator.
 
         Args:
             model: Configuration of the model to make.
-            config: Configuration of the run.
+            options: The parts to train.
             keeps_embedding: The answer of :meth:`keeps_embedding`.
 
         Raises:
@@ -115,7 +116,7 @@ class Base:
         if self.pretrained or model.classes != base.classes or model.head != base.head:
             new["head"] = model.head
         for part in new:
-            if config.train_only is not None and part not in config.train_only:
+            if options.train_only is not None and part not in options.train_only:
                 raise InputError(f"the {part} is new and untrained: add {part} to --train-only")
         changes = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
         changes = {name: value for name, value in changes.items() if name not in ("embedding", "attention", "head")}

@@ -250,7 +250,9 @@ def test_pretraining_without_labels_then_training(tiny_table: Path, tmp_path: Pa
     assert load_classifier(tmp_path / "after").config.tasks == ()
 
 
-def test_pretraining_resumes_to_the_same_bits(tiny_table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pretraining_resumes_to_the_same_bits(
+    tiny_table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     flags = ("pretrain", "--dataset", str(tiny_table), *PRETRAIN)
     assert main([*flags, "--out", str(tmp_path / "whole")]) == 0
     import balancer.training.pretraining as pretraining
@@ -266,6 +268,12 @@ def test_pretraining_resumes_to_the_same_bits(tiny_table: Path, tmp_path: Path, 
     monkeypatch.undo()
     assert main(["pretrain", "--dataset", str(tiny_table), "--resume", "--out", str(tmp_path / "cut")]) == 0
     assert (tmp_path / "cut" / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
+    # The data set is the run's; what is complete is not trained again.
+    written = (tmp_path / "cut" / "model.safetensors").stat().st_mtime_ns
+    capsys.readouterr()
+    assert main(["pretrain", "--resume", "--out", str(tmp_path / "cut")]) == 0
+    assert "is complete already" in capsys.readouterr().out
+    assert (tmp_path / "cut" / "model.safetensors").stat().st_mtime_ns == written
 
 
 def test_hidden_fields_are_hidden_and_nothing_else(tiny_table: Path) -> None:
