@@ -25,6 +25,7 @@ from balancer.devices import choose_device, torch_threads
 from balancer.errors import InputError
 from balancer.evaluation.baselines import fit_lightgbm
 from balancer.files import write_json
+from balancer.options.data import ROLES
 from balancer.options.fit import FitOptions
 from balancer.options.flags import to_dict
 from balancer.options.model import ModelOptions
@@ -64,7 +65,7 @@ def run_comparison(config: CompareConfig, progress: TrainingProgress) -> tuple[P
     config.check_treatments()
     choose_device(config.device)  # an unsuitable one is reported before the folder is made
     table = FoldedTable(config.dataset, folds=config.folds, spec_file=config.spec, roles=config.role_overrides(), bad_rows=config.bad_rows)
-    flags = to_dict(config)
+    flags = {name: value for name, value in to_dict(config).items() if value is not None or name not in ROLES}
     if config.resume:
         assert config.out is not None
         folder = CellFolder.resume(config.out, flags, may_differ=NOT_OF_A_CELL)
