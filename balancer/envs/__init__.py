@@ -1,7 +1,7 @@
 """Gymnasium environments in which a policy learns to sample: one classifier, or a population of students.
 
-Importing this package registers ``balancer/ClassWeights-v0``, and loads nothing more;
-``gymnasium.make("balancer.envs:balancer/ClassWeights-v0")`` does both.
+Importing this package registers ``balancer/ClassWeights-v0`` and loads nothing else;
+``gymnasium.make("balancer.envs:balancer/ClassWeights-v0")`` imports it and makes the environment.
 """
 
 from balancer.dependencies import explained_imports

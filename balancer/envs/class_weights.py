@@ -1,4 +1,4 @@
-"""``balancer/ClassWeights-v0``: one training as one episode, for any student that can be fitted on chosen rows and asked for scores."""
+"""``balancer/ClassWeights-v0``: one training of any student as one episode."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from balancer.envs.problem import PopulationProblem, synthetic_problem
 from balancer.errors import InputError
 from balancer.sampling.observation import ObservationBuilder, observation_size
+from balancer.sampling.pools import thinned_groups
 from balancer.sampling.row_sampler import RowSampler
 from balancer.sampling.scores import REWARDS, Reward
 from balancer.sampling.seeding import generator, integer_seed
-from balancer.sampling.weights import start_weights
+from balancer.sampling.weights import stacked, start_weights
 
 if TYPE_CHECKING:
     from balancer.data.dataset import Dataset
@@ -26,14 +27,16 @@ if TYPE_CHECKING:
 POOL_SHARE = 0.5
 POOL_LIMIT = 20_000
 CLASSIFIER_TASK = "balancer.training.student_task:classifier_task"
-"""Makes the task of ``student="classifier"``. An entry point, as Gymnasium's own ids are: environments don't import training."""
+"""Function that makes the task of ``student="classifier"``.
+
+It is given as an entry point, because environments don't import training."""
 
 
 class Student(Protocol):
-    """What learns: rows are numbers into a table that only the student knows."""
+    """A model that learns; rows are indices into a table that only the student has."""
 
     def fit(self, rows: NDArray[np.int64]) -> Any:
-        """Train on ``rows`` (n,) in the given order."""
+        """Train on ``rows`` (n,) in this order."""
         ...
 
     def score(self, rows: NDArray[np.int64]) -> NDArray[np.floating[Any]]:
@@ -43,54 +46,63 @@ class Student(Protocol):
 
 @dataclass(frozen=True)
 class StudentTask:
-    """A student and the rows it lives on."""
+    """A student and the rows that it is trained and evaluated on."""
 
     label: NDArray[np.integer[Any]]
     """(N,) class of every row."""
     train_rows: NDArray[np.int64]
+    """(n,) rows to train on."""
     reward_rows: NDArray[np.int64]
+    """(v,) rows from which the reward is computed."""
     num_classes: int
+    """K; class 0 is the negative class."""
     train_weight: NDArray[np.float64]
-    """(train rows,) how many rows of the data set each stands for."""
+    """(n,) how many rows of the data set each training row represents."""
     reward_weight: NDArray[np.float64]
+    """(v,) the same for the reward rows."""
     make: Callable[[int, int], Student]
-    """Fresh student from a seed and the number of mini-batches it will train."""
+    """Makes a new student from a seed and the number of mini-batches it will be trained on."""
 
 
 class ClassWeightsEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
-    """Choose, epoch by epoch, how the rows of an imbalanced table are sampled while a classifier trains on it.
+    """Choose, epoch by epoch, how the rows of an imbalanced table are sampled while a classifier trains on
+    it.
 
     ## Description
 
-    An episode is one training of a student: a small net of random kind (``student="population"``) or the transaction-sequence classifier
-    (``student="classifier"``). Before every epoch the agent moves the sampling weights; the epoch's rows are drawn by them, class first,
-    then row. A contextual Markov decision process in the sense of dynamic algorithm configuration (Biedenkapp et al. 2020).
+    An episode is one training of a student: a small network of random kind (``student="population"``) or the
+    transaction-sequence classifier (``student="classifier"``). Before every epoch the agent changes the
+    sampling weights. Then the rows of the epoch are drawn: a class first, then a row of it. The environment
+    is a contextual Markov decision process in the sense of dynamic algorithm configuration (Biedenkapp et al.
+    2020).
 
     ## Action Space
 
-    ``Box(-1, 1, (K + 2,), float32)``, a residual on the present weights; zero keeps them.
+    ``Box(-1, 1, (K + 2,), float32)``, a residual of the present weights; zero keeps them.
 
-    | index | meaning | one step of 1 is | range of the weight |
+    | index | meaning | an action of 1 changes it by | range of the weight |
     |---|---|---|---|
-    | 0 .. K-1 | change of the log share of each class, softmax after | .75 | classes but the first: from their prior to .5 in all |
-    | K | change of the hardness exponent | 1 | 0 to 3 |
-    | K+1 | change of the floor, the part of draws that ignore hardness | .1 | 0 to 1 |
+    | 0 .. K-1 | log share of each class, before a softmax | .75 | all classes but class 0: from their prior to .5 |
+    | K | hardness exponent | 1 | 0 to 3 |
+    | K+1 | floor, the fraction of draws that ignore hardness | .1 | 0 to 1 |
 
     ## Observation Space
 
-    ``Box(-5, 5, (K * D + G,), float32)``: for each class D features (histogram of ``1 - p(true class)`` on a training pool and on
-    validation, and their changes, prior, share over prior, repeats, train-validation gap, F1), then G shared ones (progress, budget left,
-    hardness, floor, positives in validation, F1, average precision and their changes), named in ``balancer.sampling.observation``. Before
-    the first epoch what needs scores is 0.
+    ``Box(-5, 5, (K * D + G,), float32)``: D features of each class (histogram of ``1 - p(true class)`` on a
+    pool of training rows and on validation rows, and their changes, prior, share over prior, repeats, gap
+    between training and validation, F1), then G shared features (progress, remaining budget, hardness, floor,
+    positives in validation, F1, average precision and their changes). ``balancer.sampling.observation`` lists
+    their names. Before the first epoch, features that need scores are 0.
 
     ## Reward
 
-    The change of a validation figure, 0 before the first epoch: with discount 1 an episode's return is the figure at its end. ``f1`` is
-    that at the best threshold; for K > 2 the mean over the classes but the first, each against the rest.
+    The change of a validation figure, which is 0 before the first epoch. So with discount 1 an episode's
+    return is the figure at its end. ``f1`` is the F1 at the best threshold; for K > 2 figures are the mean
+    over all classes but class 0, each against the rest.
 
     ## Starting State
 
-    A fresh student; share = prior ** .5, normalised; hardness 0; floor .05.
+    A new student; share = prior ** .5, normalised; hardness 0; floor .05.
 
     ## Episode End
 
@@ -100,20 +112,20 @@ class ClassWeightsEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
 
     | argument | default | meaning |
     |---|---|---|
-    | ``student`` | ``"population"`` | or ``"classifier"``, or a ``StudentTask``: a model of your own and its rows |
+    | ``student`` | ``"population"`` | or ``"classifier"``, or a ``StudentTask``: your own model and its rows |
     | ``problem`` | a small synthetic one | ``PopulationProblem`` of the population student |
     | ``dataset``, ``model`` | | ``Dataset`` and ``ModelConfig`` of the classifier student |
-    | ``num_classes`` | 2 | of the synthetic problem |
-    | ``epochs``, ``steps_per_epoch``, ``batch_size`` | 8, 30, 128 | length of an episode, of an epoch, of a mini-batch |
-    | ``reward`` | ``"f1"`` | or ``"average_precision"``, ``"partial_auc"`` (to a false-positive rate of .01) |
-    | ``seed`` | 0 | replaced by ``reset(seed=...)``; episode e is a function of (seed, e) |
+    | ``num_classes`` | 2 | number of classes of the synthetic problem |
+    | ``epochs``, ``steps_per_epoch``, ``batch_size`` | 8, 30, 128 | length of an episode, an epoch, a mini-batch |
+    | ``reward`` | ``"f1"`` | or ``"average_precision"``, ``"partial_auc"`` (up to a false-positive rate of .01) |
+    | ``seed`` | 0 | random seed; ``reset(seed=...)`` replaces it; episode e is a function of (seed, e) |
     | ``device`` | ``"cpu"`` | where the student trains |
 
-    Many students at once: ``balancer.envs.vec_env.PopulationVecEnv``, a Stable-Baselines3 ``VecEnv``.
+    For many students at once see ``balancer.envs.vec_env.PopulationVecEnv``, a Stable-Baselines3 ``VecEnv``.
 
     ## Version History
 
-    * v0: first.
+    * v0: first version.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (Gymnasium's own declaration)
@@ -159,7 +171,7 @@ class ClassWeightsEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         self._weight_of[self.task.train_rows] = self.task.train_weight
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Begin the next episode, or with ``seed`` the first one of that seed."""
+        """Begin the next episode; with ``seed``, the first episode of that seed."""
         super().reset(seed=seed, options=options)
         if seed is not None:
             self.seed, self.episode = seed, -1
@@ -177,10 +189,10 @@ class ClassWeightsEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         )
         self.weights = start_weights(self._prior, self._builder.share_limit)
         self._potential = 0.0
-        return self._builder.first(*self._batched()).flat()[0], self._info(0.0, 0.0)
+        return self._builder.first(*stacked([self.weights])).flat()[0], self._info(0.0, 0.0)
 
     def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        """Move the weights, train an epoch, score."""
+        """Apply an action to the weights, train an epoch, score."""
         task, epoch = self.task, self._builder.epoch
         self.weights = self.weights.moved(action, self._prior, self._builder.share_limit)
         rng = generator(self.seed, "environment draw", self.episode, epoch)
@@ -192,7 +204,7 @@ class ClassWeightsEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         observation, metrics = self._builder.after_epoch(
             (task.label[pool], pool_score[None], pool_weight),
             (task.label[task.reward_rows], self._student.score(task.reward_rows)[None], task.reward_weight),
-            *self._batched(),
+            *stacked([self.weights]),
         )
         value = float(metrics.named(self.reward_name)[0])
         paid, self._potential = value - self._potential, value
@@ -200,19 +212,14 @@ class ClassWeightsEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         return observation.flat()[0], paid, done, False, self._info(float(metrics.f1[0]), float(metrics.average_precision[0]))
 
     def _pool(self, size: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Training rows to score: about ``size`` of the first class and of the others, and how many each stands for."""
-        rng = generator(self.seed, "environment pool", self.episode, self._builder.epoch)
-        rows, weights = [], []
-        label = self.task.label[self.task.train_rows]
-        for own in (self.task.train_rows[label == 0], self.task.train_rows[label > 0]):
-            limit = min(max(size, 200), POOL_LIMIT)
-            kept = own if len(own) <= limit else rng.choice(own, limit, replace=False)
-            rows.append(kept)
-            weights.append(self._weight_of[kept] * len(own) / max(len(kept), 1))
-        return np.concatenate(rows), np.concatenate(weights)
+        """Training rows to score, and how many rows each represents.
 
-    def _batched(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-        return self.weights.share[None], np.array([self.weights.hardness]), np.array([self.weights.floor])
+        About ``size`` rows of class 0, and as many of the other classes together.
+        """
+        rng = generator(self.seed, "environment pool", self.episode, self._builder.epoch)
+        label, most = self.task.label[self.task.train_rows], min(max(size, 200), POOL_LIMIT)
+        groups = [(self.task.train_rows[label == 0], most), (self.task.train_rows[label > 0], most)]
+        return thinned_groups(groups, rng, weight=self._weight_of)
 
     def _info(self, f1: float, average_precision: float) -> dict[str, Any]:
         return self.weights.to_dict() | {"epoch": self._builder.epoch, "f1": f1, "average_precision": average_precision}
@@ -225,7 +232,7 @@ def _entry_point(text: str) -> Callable[..., StudentTask]:
 
 
 class _OneOfPopulation:
-    """A stack of one student behind the :class:`Student` interface; rows are the training rows, then the reward rows."""
+    """A stack of one student as a :class:`Student`; rows are the training rows, then the reward rows."""
 
     def __init__(self, problem: PopulationProblem, batch_size: int, device: str, seed: int, total_steps: int) -> None:
         import torch
@@ -245,7 +252,7 @@ class _OneOfPopulation:
 
 
 def population_task(problem: PopulationProblem, batch_size: int, device: str) -> StudentTask:
-    """One small net of random kind on ``problem``."""
+    """Task of one small network of random kind on ``problem``."""
     num_train, num_reward = len(problem.y_train), len(problem.y_val)
     return StudentTask(
         np.concatenate([problem.y_train, problem.y_val]),

@@ -1,13 +1,17 @@
-"""A population of small students, trained as one stack of matrix products: many episodes for the price of a few.
+"""A population of small students, trained as one stack of matrix products: many episodes at the cost of a
+few.
 
-M nets share every kernel launch (``baddbmm``); AdamW is written out, on one flat parameter tensor. Students differ, so that a policy meets weak and
-strong learners: learning rate, weight decay, dropout and width are drawn per group. The students of a group are *siblings*: same net, same initial
-weights, same random numbers in every draw, so that their rewards differ by what their policies did. The nets are in
-:mod:`balancer.envs.student_nets`, their losses in :mod:`balancer.envs.student_losses`; here are the rows, the random numbers and the steps.
+M networks share every kernel launch (``baddbmm``); AdamW is written out on one flat parameter tensor.
+Students differ, so that a policy sees weak and strong learners: learning rate, weight decay, dropout and
+width are drawn per group. The students of a group are *siblings*: same network, same initial weights, same
+random numbers in every draw, so that their rewards differ only by the effects of their policies. The networks
+are in :mod:`balancer.envs.student_nets` and their losses in :mod:`balancer.envs.student_losses`; this module
+has the rows, the random numbers and the steps.
 
-Row draws follow :class:`balancer.sampling.row_sampler.RowSampler`, for all students at once; a test compares the two. Initial weights, dropout and draws come
-from NumPy whatever the device, so the same seed gives the same students on a GPU, up to rounding; there they are sent once for many steps, and no step
-waits for the host.
+Rows are drawn as by :class:`balancer.sampling.row_sampler.RowSampler`, for all students at once; a test
+compares the two. Initial weights, dropout and draws come from NumPy on every device, so the same seed gives
+the same students on a GPU, up to rounding. They are sent to the GPU once for many steps, and no step waits
+for the host.
 """
 
 from __future__ import annotations
@@ -30,28 +34,34 @@ from balancer.sampling.seeding import generator
 from balancer.sampling.weights import ERROR_OFFSET, Floats
 
 HIDDEN, WIDE_HIDDEN = 32, 64
-"""Units of a hidden layer, and of one of ``spread="wide"``."""
+"""Units of a hidden layer for ``spread="default"`` and for ``spread="wide"``."""
 WARMUP_SHARE = 0.05
 SCORE_FLOATS = {"cpu": 1 << 18, "cuda": 1 << 26}
-"""Activations held at once when scoring: what stays in a CPU's cache is three times as fast, a GPU wants large products."""
+"""Activations that exist at once when scoring.
+
+Three times as fast on a CPU if they stay in its cache; a GPU needs large products."""
 DRAW_FLOATS = {"cpu": 1 << 16, "cuda": 1 << 26}
-"""Draws, or weights of rows, worked on at once when drawing; the same reason."""
+"""Draws, or weights of rows, processed at once when drawing, for the same reason."""
 NOISE_FLOATS = 1 << 22
-"""Random numbers for dropout made at once, for as many steps as they last."""
+"""Random numbers for dropout that are generated at once."""
 _BETA_1, _BETA_2, _EPS = 0.9, 0.999, 1e-8
 
 
 @dataclass(frozen=True)
 class StudentKinds:
-    """What sets students apart; all (M,) float64."""
+    """Hyperparameters in which students differ; all (M,) float64.
+
+    Raises:
+        InputError: A value is out of range, or lengths differ.
+    """
 
     learning_rate: Floats
     weight_decay: Floats
     dropout: Floats
     width: Floats
-    """Hidden units in use, of ``hidden``."""
+    """Number of hidden units in use."""
     hidden: int = HIDDEN
-    """Hidden units of the net that holds them all."""
+    """Hidden units of the network of all students."""
 
     def __post_init__(self) -> None:
         values = [np.asarray(getattr(self, each.name), dtype=np.float64) for each in fields(self) if each.name != "hidden"]
@@ -65,9 +75,15 @@ class StudentKinds:
 
     @classmethod
     def drawn(cls, seed: int, episode: int, groups: int, siblings: int, *, spread: Literal["default", "wide"] = "default") -> StudentKinds:
-        """Kinds of ``groups`` groups of ``siblings`` equal students, for one episode.
+        """Draw the kinds of one episode.
 
-        ``wide``: learning rate 1e-3 to 2e-2, weight decay 0 or 1e-4 to 3e-2, dropout 0 to .4, width 4 to 64.
+        Args:
+            seed: Random seed.
+            episode: Number of the episode.
+            groups: Number of groups.
+            siblings: Students of a group, which are equal.
+            spread: ``wide`` draws learning rates from 1e-3 to 2e-2, weight decays of 0 or from 1e-4 to 3e-2,
+                dropout from 0 to .4, widths from 4 to 64.
         """
         u = generator(seed, "population kinds", episode).random((groups, 4))
         hidden = HIDDEN
@@ -90,7 +106,7 @@ class StudentKinds:
     def fixed(
         cls, num: int, learning_rate: float = 6e-3, weight_decay: float = 1e-3, dropout: float = 0.1, width: float = HIDDEN
     ) -> StudentKinds:
-        """``num`` students of one kind."""
+        """The kinds of ``num`` equal students."""
         one = np.ones(num)
         return cls(learning_rate * one, weight_decay * one, dropout * one, width * one, max(HIDDEN, math.ceil(width)))
 
@@ -99,18 +115,18 @@ class PopulationStack:
     """M students on one problem.
 
     Args:
-        problem: their data.
-        groups: groups of siblings; M = groups * siblings.
-        siblings: students of a group, next to one another.
-        batch_size: rows of a mini-batch.
-        seed: everything random is a function of it, the episode and the group.
-        device: where the stack lives.
+        problem: Data of the students.
+        groups: Groups of siblings; M = groups * siblings.
+        siblings: Students of a group; they are next to one another.
+        batch_size: Rows of a mini-batch.
+        seed: Random seed; random numbers are functions of it, the episode and the group.
+        device: Where the stack is.
         net: ``mlp`` or ``transformer``.
-        losses: what sets the students' losses apart; None: cross-entropy for all.
-        kinds: of all students, in every episode; None: drawn for each.
+        losses: Losses of the students; None: cross-entropy for all.
+        kinds: Kinds of the students in every episode; None: drawn for each episode.
 
     Raises:
-        InputError: an unknown net, numbers below 1, or kinds or losses for another number of students.
+        InputError: An unknown network, numbers below 1, or kinds or losses for another number of students.
     """
 
     def __init__(
@@ -149,12 +165,15 @@ class PopulationStack:
         self.begin(0, total_steps=1)
 
     def begin(self, episode: int, *, total_steps: int, kinds: StudentKinds | None = None) -> None:
-        """Fresh students for ``episode``, with a learning rate that warms up and falls to zero over ``total_steps``.
+        """Make new students for an episode.
 
         Args:
-            episode: number that the random numbers are a function of.
-            total_steps: mini-batches to come.
-            kinds: of the students in this episode; None: those given to the stack, or drawn.
+            episode: Number of the episode, on which the random numbers depend.
+            total_steps: Mini-batches of the episode; the learning rate warms up and falls to zero over them.
+            kinds: Kinds of the students in this episode; None: those of the stack, or drawn.
+
+        Raises:
+            InputError: ``kinds`` are for another number of students.
         """
         kinds = kinds or self._fixed or StudentKinds.drawn(self.seed, episode, self.groups, self.siblings)
         if len(kinds.width) != self.num:
@@ -176,16 +195,16 @@ class PopulationStack:
         self._scored = torch.zeros(self._common, dtype=torch.bool, device=self.device)
 
     def _column(self, values: Floats) -> Tensor:
-        """(M, 1)."""
+        """Values (M,) as (M, 1)."""
         return torch.as_tensor(values[:, None], dtype=torch.float32, device=self.device)
 
     def _of_parameters(self, values: Floats) -> Tensor:
-        """Each student's value at each of its parameters, laid out as they are."""
+        """The value of each student for each of its parameters, in the layout of the flat tensor."""
         parts = [np.repeat(values, math.prod(shape)) for shape in self.net.shapes]
         return torch.as_tensor(np.concatenate(parts), dtype=torch.float32, device=self.device)
 
     def fit(self, rows: Tensor) -> None:
-        """Train on ``rows`` (M, n), each student on its own, a mini-batch of columns at a time."""
+        """Train each student on its ``rows`` (M, n), a mini-batch of columns at a time."""
         batches = rows.split(self.batch_size, dim=1)
         at_once = max(1, NOISE_FLOATS // self.net.noise_size(self.batch_size))
         for first in range(0, len(batches), at_once):
@@ -198,7 +217,7 @@ class PopulationStack:
                 self._adamw()
 
     def _noise(self, batches: tuple[Tensor, ...]) -> list[Tensor | None]:
-        """Dropout's uniform numbers for the steps of ``batches``, sent to the device together."""
+        """Uniform numbers for the dropout of each of ``batches``, sent to the device together."""
         if not self._drops:
             return [None] * len(batches)
         sizes = [self.net.noise_size(batch.shape[1]) for batch in batches]
@@ -218,7 +237,7 @@ class PopulationStack:
         self._flat.addcmul_(torch.div(self._first, spread, out=spread), self._rate, value=-factor / (1.0 - _BETA_1**self.step))
 
     def _schedule(self) -> float:
-        """Factor on the learning rates: linear warm-up, then cosine to zero, as the real classifier's."""
+        """Factor of the learning rates: linear warm-up, then cosine to zero, as for the classifier."""
         warmup = max(1, int(WARMUP_SHARE * self.total_steps))
         if self.step < warmup:
             return (self.step + 1) / warmup
@@ -226,7 +245,7 @@ class PopulationStack:
 
     @torch.no_grad()
     def score(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(M, n, K) class probabilities of rows ``x`` (n, F), the same for every student."""
+        """(M, n, K) class probabilities of the same rows ``x`` (n, F) for every student."""
         at_once = max(1, SCORE_FLOATS.get(self.device.type, SCORE_FLOATS["cpu"]) // (self.num * self.net.row_floats))
         score = torch.empty((self.num, self.problem.num_classes, len(x)), device=self.device)
         for first, rows in enumerate(torch.as_tensor(x, device=self.device).split(at_once)):
@@ -235,7 +254,7 @@ class PopulationStack:
         return np.asarray(score.transpose(1, 2).cpu().numpy())
 
     def refresh(self, rows: NDArray[np.integer[Any]], score: NDArray[np.floating[Any]]) -> None:
-        """Remember the scores (M, n, K) of training ``rows`` (n,); those of other classes than the first are ignored."""
+        """Store the scores (M, n, K) of training ``rows`` (n,); only rows of class 0 are used."""
         place = self._place[rows]
         known = place >= 0
         at = torch.as_tensor(place[known], device=self.device)
@@ -243,7 +262,18 @@ class PopulationStack:
         self._scored[at] = True
 
     def draw(self, n: int, epoch: int, share: Floats, hardness: Floats, floor: Floats) -> Tensor:
-        """(M, n) training rows by the weights ``share`` (M, K), ``hardness`` (M,), ``floor`` (M,); siblings use the same random numbers."""
+        """Draw training rows; siblings use the same random numbers.
+
+        Args:
+            n: Rows per student.
+            epoch: Number of the epoch, on which the random numbers depend.
+            share: (M, K) class shares.
+            hardness: (M,).
+            floor: (M,).
+
+        Returns:
+            (M, n) rows.
+        """
         rng = generator(self.seed, "population draw", self.episode, epoch)
         scored, unscored = self._scored.nonzero()[:, 0], (~self._scored).nonzero()[:, 0]
         rows = torch.empty((self.num, n), dtype=torch.int64, device=self.device)
@@ -268,7 +298,7 @@ class PopulationStack:
 
     @staticmethod
     def _hard_place(error: Tensor, scored: Tensor, unscored: Tensor, within: Tensor, stage: Tensor, draws: Tensor, power: Tensor) -> Tensor:
-        """Places among the rows of the first class: of a scored row by hardness, or of one never scored."""
+        """Positions among the rows of class 0: of a scored row, drawn by hardness, or of an unscored row."""
         place = torch.zeros_like(within, dtype=torch.int64)
         if len(unscored):
             place = unscored[(within * len(unscored)).long().clamp_(max=len(unscored) - 1)]

@@ -1,16 +1,20 @@
-"""The loss of each student of a stack: class weights, logit adjustment and focal loss, alone or together, with the gradient written out.
+"""The loss of each student of a stack: class weights, logit adjustment and focal loss, with an explicit
+gradient.
 
 Every student minimises, over a mini-batch of rows i with labels y_i and logits z_i,
 
-    sum_i w[y_i] * (1 - q_i) ** gamma * -log q_i  /  sum_i w[y_i],      q_i = softmax(z_i + offset)[y_i],
+    sum_i w[y_i] * (1 - q_i) ** gamma * -log q_i  /  sum_i w[y_i],      q_i = softmax(z_i + offset)[y_i].
 
-with ``w`` the class weights, so the mean is over the weights, as in torch's cross-entropy and in ``balancer.models.heads``; ``offset`` what logit
-adjustment adds while training and leaves out when scoring (Menon et al. 2021, "Long-tail learning via logit adjustment"; tau times the log prior);
-``gamma`` the exponent of the focal loss (Lin et al. 2017, "Focal loss for dense object detection"; here over a softmax). The derivative by a logit is
+``w`` are the class weights; dividing by their sum gives a weighted mean, as in torch's cross-entropy and in
+``balancer.models.heads``. ``offset`` is what logit adjustment adds in training and leaves out when scoring
+(Menon et al. 2021, "Long-tail learning via logit adjustment"; tau times the log prior). ``gamma`` is the
+exponent of the focal loss (Lin et al. 2017, "Focal loss for dense object detection"; here over a softmax).
+The derivative by a logit is
 
     dz_j = w / sum(w) * ((1 - q) ** gamma + gamma * q * (1 - q) ** (gamma - 1) * -log q) * (p_j - [j = y]).
 
-Logits are laid out class before row, (M, K, B): a softmax over a last axis of two elements takes twenty times as long on a CPU.
+Logits have the layout (M, K, B), class before row: a softmax over a last axis of two elements takes twenty
+times as long on a CPU.
 """
 
 from __future__ import annotations
@@ -29,18 +33,20 @@ _TINY = 1e-30
 
 @dataclass(frozen=True)
 class Losses:
-    """What sets the losses of M students apart; a field left out is the plain cross-entropy in that respect, and costs nothing.
+    """The losses of M students; where all fields are None it is the cross-entropy. A field that is None costs
+    no time.
 
     Raises:
-        InputError: a field of another shape, or a value that is not finite, a negative weight or exponent, or a student whose weights are all 0.
+        InputError: A field has another shape, a value that is not finite or is negative, or a student's
+            weights are all 0.
     """
 
     class_weight: Floats | None = None
-    """(M, K) weight of each class, not negative."""
+    """(M, K) non-negative weight of each class."""
     logit_offset: Floats | None = None
-    """(M, K) added to the logits in training only, e.g. ``tau * log(prior)``."""
+    """(M, K) offset of the logits in training only, e.g. ``tau * log(prior)``."""
     focal_gamma: Floats | None = None
-    """(M,) exponent of the focal loss, not negative; 0 is the cross-entropy."""
+    """(M,) non-negative exponent of the focal loss; 0 is the cross-entropy."""
 
     def __post_init__(self) -> None:
         for name, axes in (("class_weight", 2), ("logit_offset", 2), ("focal_gamma", 1)):
@@ -50,7 +56,7 @@ class Losses:
             value = np.asarray(value, dtype=np.float64)
             if value.ndim != axes or not np.isfinite(value).all() or (name != "logit_offset" and value.size and value.min() < 0):
                 wanted = ("(students, classes)" if axes == 2 else "(students,)") + ("" if name == "logit_offset" else " and not negative")
-                raise InputError(f"{name} must be finite numbers of shape {wanted}, one line a student")
+                raise InputError(f"{name} must be finite numbers of shape {wanted}, one row per student")
             if name == "class_weight" and not value.any(axis=1).all():
                 raise InputError("class_weight must be above 0 for at least one class of every student")
             object.__setattr__(self, name, value)
@@ -60,12 +66,14 @@ class StudentLoss:
     """The losses of M students on a device.
 
     Args:
-        losses: what sets them apart; None for the cross-entropy alone.
-        num: M. classes: K.
-        device, dtype: of the logits to come.
+        losses: The losses; None: the cross-entropy for all students.
+        num: M, number of students.
+        classes: K, number of classes.
+        device: Device of the logits.
+        dtype: Type of the logits.
 
     Raises:
-        InputError: ``losses`` for other students or classes.
+        InputError: ``losses`` are for another number of students or classes.
     """
 
     def __init__(
@@ -73,7 +81,7 @@ class StudentLoss:
     ) -> None:
         losses = losses or Losses()
 
-        def part(name: str, shape: tuple[int, ...], view: tuple[int, ...]) -> Tensor | None:
+        def field(name: str, shape: tuple[int, ...], view: tuple[int, ...]) -> Tensor | None:
             value = getattr(losses, name)
             if value is None:
                 return None
@@ -81,36 +89,36 @@ class StudentLoss:
                 raise InputError(f"{name} is {value.shape}, but the stack has {num} students and {classes} classes: give {shape}")
             return torch.as_tensor(value, dtype=dtype, device=device).view(view)
 
-        self._weight = part("class_weight", (num, classes), (num, classes))
-        self._offset = part("logit_offset", (num, classes), (num, classes, 1))
-        self._gamma = part("focal_gamma", (num,), (num, 1))
+        self._weight = field("class_weight", (num, classes), (num, classes))
+        self._offset = field("logit_offset", (num, classes), (num, classes, 1))
+        self._gamma = field("focal_gamma", (num,), (num, 1))
 
     def value(self, logits: Tensor, label: Tensor) -> Tensor:
-        """(M,) loss of each student: ``logits`` (M, K, B), ``label`` (M, B). Differentiable."""
+        """(M,) loss of each student, differentiable; ``logits`` (M, K, B), ``label`` (M, B)."""
         if self._offset is not None:
             logits = logits + self._offset
-        own = torch.log_softmax(logits, dim=1).gather(1, label[:, None])[:, 0]
-        each = -own
+        log_q = torch.log_softmax(logits, dim=1).gather(1, label[:, None])[:, 0]
+        each = -log_q
         if self._gamma is not None:
-            each = each * (-torch.expm1(own)).clamp_min(_TINY) ** self._gamma
+            each = each * (-torch.expm1(log_q)).clamp_min(_TINY) ** self._gamma
         if self._weight is None:
             return each.mean(dim=1)
         weight = self._weight.gather(1, label)
         return (each * weight).sum(dim=1) / weight.sum(dim=1).clamp_min(_TINY)
 
     def derivative(self, logits: Tensor, label: Tensor) -> Tensor:
-        """(M, K, B) derivative of each student's loss by its logits; ``logits`` is overwritten where there is an offset."""
+        """(M, K, B) derivative of each loss by its logits; with an offset, ``logits`` is overwritten."""
         if self._offset is not None:
             logits = logits.add_(self._offset)
         delta = torch.softmax(logits, dim=1)
         at = label[:, None]
-        own = None if self._gamma is None else delta.gather(1, at)[:, 0].clamp_min_(_TINY)
+        q = None if self._gamma is None else delta.gather(1, at)[:, 0].clamp_min_(_TINY)
         delta.scatter_add_(1, at, delta.new_full((), -1.0).expand(at.shape))
         scale = None
-        if own is not None:
+        if q is not None:
             assert self._gamma is not None
             rest = delta.gather(1, at)[:, 0].neg_().clamp_min_(_TINY)  # 1 - q
-            scale = rest**self._gamma * (1.0 - self._gamma * own * own.log() / rest)
+            scale = rest**self._gamma * (1.0 - self._gamma * q * q.log() / rest)
         if self._weight is not None:
             weight = self._weight.gather(1, label)
             weight /= weight.sum(dim=1, keepdim=True).clamp_min_(_TINY)

@@ -1,11 +1,14 @@
-"""The nets of a stack of students: M of them side by side in every matrix product, behind one small interface.
+"""The networks of a stack of students: M of them in every matrix product, behind one small interface.
 
-``mlp``, two hidden layers, has forward and backward written out, which spares autograd's bookkeeping on products this small; ``transformer`` makes a token of
-each feature (the feature tokenizer of Gorishniy et al. 2021, "Revisiting deep learning models for tabular data") for one pre-norm block, and leaves the
-backward to autograd, one call for all students. All parameters lie in one flat tensor, so optimizer and schedule know nothing of nets.
+``mlp``, two hidden layers, has an explicit forward and backward pass, which avoids the overhead of autograd
+on such small products. ``transformer`` turns each feature into a token (the feature tokenizer of Gorishniy et
+al. 2021, "Revisiting deep learning models for tabular data") for one pre-norm block, and uses autograd with
+one backward call for all students. All parameters lie in one flat tensor, so optimizer and schedule don't
+depend on the network.
 
-A net of ``hidden`` units holds narrower students too: a unit whose weights all begin at 0 gets no gradient and stays out. Dropout noise comes from outside,
-uniform numbers shared by all students; what differs is the share each keeps.
+A network of ``hidden`` units can hold narrower students: a unit whose weights all start at 0 gets no gradient
+and has no effect. The uniform numbers for dropout are given from outside and shared by all students; the
+students differ in the fraction of units they keep.
 """
 
 from __future__ import annotations
@@ -29,57 +32,59 @@ D_MODEL, NUM_HEADS = 16, 2
 
 
 class StudentNet(ABC):
-    """Shapes, first weights, gradient and logits of M equal nets.
+    """Shapes, initial weights, gradient and logits of M equal networks.
 
     Args:
-        features: F of a row.
-        classes: K.
-        hidden: units of a hidden layer.
+        features: F, number of features of a row.
+        classes: K, number of classes.
+        hidden: Units of a hidden layer.
     """
 
     shapes: tuple[tuple[int, ...], ...]
-    """Of each parameter of one student, in the order of the flat tensor."""
+    """Shape of each parameter of one student, in the order of the flat tensor."""
     row_floats: int
-    """Numbers held at once per student and row when scoring."""
+    """Activations per student and row that exist at once when scoring."""
 
     def __init__(self, features: int, classes: int, hidden: int) -> None:
         self.features, self.classes, self.hidden = features, classes, hidden
 
     @property
     def size(self) -> int:
-        """Parameters of one student."""
+        """Number of parameters of one student."""
         return sum(math.prod(shape) for shape in self.shapes)
 
     def views(self, flat: Tensor, num: int) -> list[Tensor]:
-        """Each parameter (M, ...) as a view into ``flat`` (M * size,): one parameter of all students, then the next."""
+        """Each parameter (M, ...) as a view of ``flat`` (M * size,), which holds them one by one."""
         sizes = [num * math.prod(shape) for shape in self.shapes]
         return [part.view(num, *shape) for part, shape in zip(flat.split(sizes), self.shapes, strict=True)]
 
     @abstractmethod
     def initial(self, rng: np.random.Generator, used: NDArray[np.bool_]) -> list[Floats]:
-        """First value of each parameter, (G, ...), for G students whose hidden units in use are ``used`` (G, hidden)."""
+        """Initial value (G, ...) of each parameter; ``used`` (G, hidden) are the hidden units in use."""
 
     @abstractmethod
     def noise_size(self, rows: int) -> int:
-        """Uniform numbers that the dropout of a mini-batch of ``rows`` takes."""
+        """Number of uniform numbers for the dropout of a mini-batch of ``rows`` rows."""
 
     @abstractmethod
     def gradient(
         self, parameters: list[Tensor], out: list[Tensor], x: Tensor, y: Tensor, loss: StudentLoss, noise: Tensor | None, keep: Tensor
     ) -> None:
-        """Write into ``out`` the gradient of each student's loss.
+        """Write the gradient of each student's loss into ``out``.
 
         Args:
-            parameters: as :meth:`views` gives them. out: the same of the gradients.
-            x: (M, B, F). y: (M, B).
-            loss: of the students.
-            noise: (noise_size,) uniform numbers for dropout; None: nobody drops.
-            keep: (M, 1, 1) share of the units that each student keeps.
+            parameters: Views of the parameters, from :meth:`views`.
+            out: Views of the gradients.
+            x: (M, B, F) features.
+            y: (M, B) class indices.
+            loss: Loss of the students.
+            noise: (noise_size,) uniform numbers for dropout; None: no dropout.
+            keep: (M, 1, 1) fraction of the units that each student keeps.
         """
 
     @abstractmethod
     def logits(self, parameters: list[Tensor], x: Tensor) -> Tensor:
-        """(M, K, n) logits of ``x`` (n, F) without dropout, the same rows for every student."""
+        """(M, K, n) logits of the same rows ``x`` (n, F) for every student, without dropout."""
 
 
 class MlpNet(StudentNet):
@@ -89,15 +94,15 @@ class MlpNet(StudentNet):
         super().__init__(features, classes, hidden)
         self.shapes = ((features, hidden), (1, hidden), (hidden, hidden), (1, hidden), (classes, hidden), (classes, 1))
         self.row_floats = hidden
-        self._held: dict[str, Tensor] = {}
+        self._buffers: dict[str, Tensor] = {}
 
     def initial(self, rng: np.random.Generator, used: NDArray[np.bool_]) -> list[Floats]:
-        """Normal, scaled as He et al. 2015; the last layer half of that, biases 0."""
+        """Normal values, scaled as in He et al. 2015, half of that in the last layer; biases 0."""
         groups, hidden = len(used), self.hidden
 
         def normal(rows: int, columns: int) -> Floats:
             weight = rng.normal(size=(groups, rows, columns)) * math.sqrt(2.0 / rows)
-            rng.normal(size=(groups, 1, columns))  # biases had random numbers once; drawn still, so that a seed keeps its students
+            rng.normal(size=(groups, 1, columns))  # unused, but keeps the students of a seed the same
             return weight
 
         first, second, last = normal(self.features, hidden), normal(hidden, hidden), 0.5 * normal(hidden, self.classes)
@@ -112,18 +117,18 @@ class MlpNet(StudentNet):
         ]
 
     def noise_size(self, rows: int) -> int:
-        """One number per unit of both layers and row."""
+        """One number per row and unit of both layers."""
         return 2 * rows * self.hidden
 
     @torch.no_grad()
     def gradient(
         self, parameters: list[Tensor], out: list[Tensor], x: Tensor, y: Tensor, loss: StudentLoss, noise: Tensor | None, keep: Tensor
     ) -> None:
-        """By hand, into memory that is kept from step to step: to ask the system for fresh megabytes takes longer than to fill them."""
+        """Explicit gradient; buffers are reused, because allocating them takes longer than filling them."""
         w1, b1, w2, b2, w3, b3 = parameters
         g1, c1, g2, c2, g3, c3 = out
         shape = (*x.shape[:2], self.hidden)
-        first, second, back, mask = (self._room(name, shape, x) for name in ("first", "second", "back", "mask"))
+        first, second, back, mask = (self._buffer(name, shape, x) for name in ("first", "second", "back", "mask"))
         masks = (None, None) if noise is None else noise.view(2, *shape[1:])
         h1 = _dropped(torch.baddbmm(b1, x, w1, out=first).relu_(), masks[0], keep, mask)
         h2 = _dropped(torch.baddbmm(b2, h1, w2, out=second).relu_(), masks[1], keep, mask)
@@ -133,7 +138,9 @@ class MlpNet(StudentNet):
         back = _through(torch.bmm(delta.transpose(1, 2), w3, out=back), h2, noise, keep)
         torch.bmm(h1.transpose(1, 2), back, out=g2)
         torch.sum(back, 1, keepdim=True, out=c2)
-        back = _through(torch.bmm(back, w2.transpose(1, 2), out=second), h1, noise, keep)  # the second layer's output is done with
+        back = _through(
+            torch.bmm(back, w2.transpose(1, 2), out=second), h1, noise, keep
+        )  # the output of the second layer is not needed any more
         torch.bmm(x.transpose(1, 2), back, out=g1)
         torch.sum(back, 1, keepdim=True, out=c1)
 
@@ -142,21 +149,24 @@ class MlpNet(StudentNet):
         """See :meth:`StudentNet.logits`."""
         w1, b1, w2, b2, w3, b3 = parameters
         shape = (len(w1), len(x), self.hidden)
-        h1 = torch.baddbmm(b1, x.expand(len(w1), -1, -1), w1, out=self._room("first", shape, x)).relu_()
-        h2 = torch.baddbmm(b2, h1, w2, out=self._room("second", shape, x)).relu_()
+        h1 = torch.baddbmm(b1, x.expand(len(w1), -1, -1), w1, out=self._buffer("first", shape, x)).relu_()
+        h2 = torch.baddbmm(b2, h1, w2, out=self._buffer("second", shape, x)).relu_()
         return torch.baddbmm(b3, w3, h2.transpose(1, 2))
 
-    def _room(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        """Memory of the same name as last time, or more of it."""
+    def _buffer(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """The buffer with this name, as a tensor of ``shape``; a larger one where it is too small."""
         size = math.prod(shape)
-        held = self._held.get(name)
-        if held is None or len(held) < size or held.dtype != like.dtype:
-            held = self._held[name] = like.new_empty(size)
-        return held[:size].view(shape)
+        buffer = self._buffers.get(name)
+        if buffer is None or len(buffer) < size or buffer.dtype != like.dtype:
+            buffer = self._buffers[name] = like.new_empty(size)
+        return buffer[:size].view(shape)
 
 
 class TransformerNet(StudentNet):
-    """One pre-norm block over the features as tokens, mean pooling, a linear head. A gain is kept as its distance from 1, so that decay pulls it there."""
+    """One pre-norm block over the features as tokens, mean pooling, a linear head.
+
+    A gain is stored as its difference from 1, so that weight decay moves it towards 1.
+    """
 
     def __init__(self, features: int, classes: int, hidden: int) -> None:
         super().__init__(features, classes, hidden)
@@ -167,7 +177,11 @@ class TransformerNet(StudentNet):
         self.row_floats = features * max(3 * d, hidden)
 
     def initial(self, rng: np.random.Generator, used: NDArray[np.bool_]) -> list[Floats]:
-        """Normal with the variance of the inputs kept; tokens of unit size; biases and gains 0; head and ends of branches smaller."""
+        """Normal values that keep the variance of the inputs, smaller in the head and at the ends of
+        branches.
+
+        Tokens have unit size; biases and gains are 0.
+        """
         groups, d = len(used), D_MODEL
         scale = {0: 0.5, 1: 0.5, 4: d**-0.5, 6: 0.5 * d**-0.5, 10: (2.0 / d) ** 0.5, 12: 0.5 * self.hidden**-0.5, 16: 0.5 * d**-0.5}
         values = [
@@ -179,18 +193,18 @@ class TransformerNet(StudentNet):
         return values
 
     def noise_size(self, rows: int) -> int:
-        """One number per token and channel of what attention adds, and per hidden unit of the token's own layer."""
+        """One number per token and channel of the attention's output, and per token and hidden unit."""
         return rows * self.features * (D_MODEL + self.hidden)
 
     def gradient(
         self, parameters: list[Tensor], out: list[Tensor], x: Tensor, y: Tensor, loss: StudentLoss, noise: Tensor | None, keep: Tensor
     ) -> None:
-        """One backward of the sum of the students' losses: no student's parameter enters another's."""
+        """One backward pass of the sum of the losses: each loss depends on its student's parameters only."""
         leaves = [parameter.detach().requires_grad_() for parameter in parameters]
         with torch.enable_grad():
             total = loss.value(self._forward(leaves, x, noise, keep), y).sum()
-        for own, found in zip(out, torch.autograd.grad(total, leaves), strict=True):
-            own.copy_(found)
+        for target, gradient in zip(out, torch.autograd.grad(total, leaves), strict=True):
+            target.copy_(gradient)
 
     @torch.no_grad()
     def logits(self, parameters: list[Tensor], x: Tensor) -> Tensor:
@@ -215,23 +229,25 @@ class TransformerNet(StudentNet):
 
 
 NETS: dict[Net, type[StudentNet]] = {"mlp": MlpNet, "transformer": TransformerNet}
-"""By name."""
+"""Networks by name."""
 
 
 def _dropped(h: Tensor, noise: Tensor | None, keep: Tensor, mask: Tensor) -> Tensor:
-    """``h`` (M, B, H), divided by the share kept where ``noise`` (B, H) is below that, 0 elsewhere; in place, with room for a ``mask``.
+    """Dropout of ``h`` (M, B, H), in place.
 
-    The mask is a difference rounded up: a comparison gives booleans, which cost ten times as much to multiply by.
+    Units with ``noise`` (B, H) below the fraction ``keep`` are divided by that fraction, others are 0. The
+    mask is a difference rounded up, written into the buffer ``mask``: multiplying by booleans takes ten times
+    as long.
     """
     return h if noise is None else h.mul_(torch.sub(keep, noise, out=mask).ceil_()).div_(keep)
 
 
 def _through(back: Tensor, h: Tensor, noise: Tensor | None, keep: Tensor) -> Tensor:
-    """Gradient before dropout and rectifier, from ``back`` after them, in place; where ``h`` is 0, dropped or not, there is none."""
+    """Gradient before dropout and rectifier, from ``back`` after them, in place; it is 0 where ``h`` is 0."""
     torch.ops.aten.threshold_backward.grad_input(back, h, 0, grad_input=back)
     return back if noise is None else back.div_(keep)
 
 
 def _norm(t: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
-    """Layer norm over the channels of ``t`` (M, n, d) with each student's gain and shift (M, d)."""
+    """Layer norm over the channels of ``t`` (M, n, d) with the gain and shift (M, d) of each student."""
     return torch.addcmul(shift[:, None], F.layer_norm(t, t.shape[-1:]), 1.0 + gain[:, None])

@@ -1,15 +1,20 @@
-"""``TaskVecEnv``: many problems at once, a small population of students on each, as one Stable-Baselines3 ``VecEnv``.
+"""``TaskVecEnv``: many tasks at once, a small population of students on each, as one Stable-Baselines3
+``VecEnv``.
 
-Slots stand side by side. In each, a task of :mod:`balancer.envs.tasks` is played by a group of siblings (same net, same first weights, same
-random numbers); when its episode ends the slot takes the next task. A rollout is :data:`ROLLOUT_STEPS` steps, which every length of episode
-divides, so it holds whole episodes of every slot, and between two rollouts the environment is a counter.
+The environment has slots. In each slot a group of siblings (same network, same initial weights, same random
+numbers) trains on a task of :mod:`balancer.envs.tasks`; when its episode ends, the slot takes the next task.
+A rollout has :data:`ROLLOUT_STEPS` steps, a multiple of every episode length. So it consists of whole
+episodes in every slot, and between two rollouts the environment's only state is a counter.
 
-Tasks differ in their number of classes, a ``VecEnv`` has one observation space: the features of classes that a task lacks are 0, and so is
-their mask (a real class never has the log prior 0; see :mod:`balancer.policy_learning.network`). Actions for them do nothing.
+Tasks differ in their number of classes, but a ``VecEnv`` has one observation space. The features of classes
+that a task lacks are 0, and so is their mask: the log prior of a real class is never 0
+(:mod:`balancer.policy_learning.network`). Actions for such classes have no effect.
 
-Reward: the figure of the *goal*, a large sample of the task's future, less the mean of the siblings, in units of how much such figures differ:
-half those of this episode, half those of all, so that a task where little can be won is not blown up to the size of one where much can.
-``pay="final"`` pays at the end (PPO over the whole training), ``pay="step"`` pays each epoch's change (a bandit, discount 0).
+Reward: the figure on the *goal*, a large sample of the task's future, minus the mean of the siblings. It is
+    divided by
+the spread of such figures, half that of this episode and half that of all episodes, so that a task with
+little to gain does not count as much as one with much to gain. ``pay="final"`` pays at the end (PPO over the
+whole training), ``pay="step"`` pays the change of each epoch (a bandit, discount 0).
 """
 
 from __future__ import annotations
@@ -27,18 +32,18 @@ from balancer.envs.vec_env import OneVecEnv, PopulationEpisode
 from balancer.errors import InputError
 from balancer.sampling.observation import PER_CLASS_FEATURES, SHARED_FEATURES, Observation, observation_size
 from balancer.sampling.scores import REWARDS, RankingMetrics, Reward, macro_metrics
-from balancer.sampling.weights import Floats, move, start_weights
+from balancer.sampling.weights import Floats, move, stacked, start_weights
 
 ROLLOUT_STEPS = 24
 MOST_EPISODES = ROLLOUT_STEPS // min(EPOCHS)
-"""Tasks that one slot may take in a rollout."""
+"""Largest number of tasks of one slot in a rollout."""
 STEP_GOAL = 3
-"""Every third row of the goal pays a single step; all of them pay the end."""
+"""The reward of a single step uses every third row of the goal; that of the end uses all rows."""
 Pay = Literal["final", "step"]
 
 
 def padded(observation: Observation, num_classes: int = MAX_CLASSES) -> NDArray[np.float32]:
-    """(M, num_classes * D + G) flat observations, zeros for the classes that are not there."""
+    """(M, num_classes * D + G) flat observations, with zeros for the classes that a task lacks."""
     lead, k = observation.per_class.shape[:-2], observation.per_class.shape[-2]
     per_class = np.zeros((*lead, num_classes, observation.per_class.shape[-1]), np.float32)
     per_class[..., :k, :] = observation.per_class
@@ -46,11 +51,13 @@ def padded(observation: Observation, num_classes: int = MAX_CLASSES) -> NDArray[
 
 
 class TaskEpisode:
-    """One task, played by a group of siblings under weights given from outside.
+    """Siblings that train on one task under given weights.
 
     Args:
-        task: what is played. siblings: students that differ in nothing but what their policies do. groups: how many such groups.
-        device: where they train.
+        task: The task.
+        siblings: Students of a group, which differ only in the actions of their policies.
+        groups: Number of groups.
+        device: Where they train.
     """
 
     def __init__(self, task: Task, *, siblings: int, groups: int = 1, device: str = "cpu") -> None:
@@ -67,28 +74,22 @@ class TaskEpisode:
         )
         self.episode = PopulationEpisode(stack, epochs=task.epochs, steps_per_epoch=task.steps_per_epoch)
         start = start_weights(self.episode.prior, self.episode.share_limit)
-        self.share: Floats = np.tile(start.share, (stack.num, 1))
-        self.hardness: Floats = np.full(stack.num, start.hardness)
-        self.floor: Floats = np.full(stack.num, start.floor)
+        self.weights: tuple[Floats, Floats, Floats] = stacked([start] * stack.num)
+        """Present share (M, K), hardness (M,) and floor (M,)."""
 
     @property
     def done(self) -> bool:
-        """Whether the training is over."""
+        """Whether the training is finished."""
         return self.episode.epoch >= self.task.epochs
 
     def first(self) -> Observation:
-        """What policies see before the first epoch."""
-        return self.episode.first(self.share, self.hardness, self.floor)
+        """Observation of policies before the first epoch."""
+        return self.episode.first(*self.weights)
 
     def act(self, action: Floats) -> Observation:
-        """Move the weights by residual actions (M, K + 2), train an epoch."""
-        moved = move(self.share, self.hardness, self.floor, action, self.episode.prior, self.episode.share_limit)
-        return self.train(*moved)
-
-    def train(self, share: Floats, hardness: Floats, floor: Floats) -> Observation:
-        """Train an epoch under these weights."""
-        self.share, self.hardness, self.floor = share, hardness, floor
-        return self.episode.train_epoch(share, hardness, floor)[0]
+        """Apply residual actions (M, K + 2) to the weights and train an epoch."""
+        self.weights = move(*self.weights, action, self.episode.prior, self.episode.share_limit)
+        return self.episode.train_epoch(*self.weights)[0]
 
     def goal(self, thinning: int = 1) -> RankingMetrics:
         """Metrics (M,) on every ``thinning``-th row of the goal."""
@@ -98,11 +99,18 @@ class TaskEpisode:
 
 
 class TaskVecEnv(OneVecEnv):
-    """Slots of tasks as one ``VecEnv``; line ``slot * siblings + i`` is student i of a slot.
+    """Slots of tasks as one ``VecEnv``; environment ``slot * siblings + i`` is student i of a slot.
 
     Args:
-        draw: task of a number and of a length in epochs. slots: tasks side by side. siblings: students of each. reward: figure of the goal that is paid.
-        pay: at the end of a training, or each epoch. device: where the students train.
+        draw: Makes the task with a number and with a given number of epochs.
+        slots: Tasks side by side.
+        siblings: Students of each task.
+        reward: Figure on the goal that is the reward.
+        pay: Whether the reward is paid at the end of a training, or after each epoch.
+        device: Where the students train.
+
+    Raises:
+        InputError: Numbers or reward out of range.
     """
 
     def __init__(
@@ -121,7 +129,7 @@ class TaskVecEnv(OneVecEnv):
             raise InputError(f"reward {reward!r} is not known; choose one of {', '.join(REWARDS)}")
         self.slots, self.siblings, self.reward, self.pay, self.device = slots, siblings, reward, pay, device
         self.next_rollout = 0
-        """Number of the rollout that begins at the next reset."""
+        """Number of the rollout that the next reset begins."""
         self.finals = []
         self.support: dict[str, tuple[Floats, Floats]] = {
             name: (np.full(size, np.inf), np.full(size, -np.inf))
@@ -150,25 +158,23 @@ class TaskVecEnv(OneVecEnv):
     def _next(self, slot: int) -> TaskEpisode:
         rollout = self._rollouts[slot]
         number = (rollout * self.slots + slot) * MOST_EPISODES + self._taken[slot]
-        epochs = EPOCHS[(rollout + slot) % len(EPOCHS)]  # one length a slot and rollout, or episodes would not fill it
+        epochs = EPOCHS[(rollout + slot) % len(EPOCHS)]  # one length per slot and rollout, to fill it
         self._taken[slot] += 1
         return TaskEpisode(self._draw(number, epochs), siblings=self.siblings, device=self.device)
 
     def step_async(self, actions: NDArray[Any]) -> None:
-        """Take note of the actions (M, MAX_CLASSES + 2)."""
+        """Store the actions (M, MAX_CLASSES + 2)."""
         self._actions = actions
 
     def step_wait(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
-        """Move the weights, train an epoch, score; slot by slot."""
+        """Apply the actions to the weights, train an epoch, score; slot by slot."""
         lines, paid, done, infos = [], [], [], []
         for slot in range(self.slots):
             action = np.asarray(self._actions[slot * self.siblings : (slot + 1) * self.siblings], np.float64)
             line, reward, over = self._step_slot(slot, action)
             info: list[dict[str, Any]] = [{} for _ in range(self.siblings)]
             if over:
-                for each, last in zip(info, line, strict=True):
-                    each["terminal_observation"] = last
-                    each["TimeLimit.truncated"] = False
+                self._mark_ends(info, line)
                 line = self._begin_again(slot)
             lines.append(line)
             paid.append(reward)
@@ -190,13 +196,12 @@ class TaskVecEnv(OneVecEnv):
         beyond = change - change.mean()
         spread = float(np.sqrt(np.mean(beyond**2)))
         if episode.done:
-            final = {name: float(metrics.named(name).mean()) for name in REWARDS}
-            weights = {"minority_share": float(1.0 - episode.share[:, 0].mean()), "hardness": float(episode.hardness.mean())}
-            self.finals.append(final | weights | {"spread": spread})
+            share, hardness, _ = episode.weights
+            self._finish(metrics, share, hardness, spread)
         return seen, beyond / (0.5 * spread + 0.5 * self.reward_scale + 1e-6), episode.done
 
     def _begin_again(self, slot: int) -> NDArray[np.float32]:
-        """The slot's next task; of the next rollout where this one's steps are done."""
+        """Start the next task of a slot, in the next rollout where the steps of this one are done."""
         if self._steps[slot] % ROLLOUT_STEPS == 0:
             self._rollouts[slot] += 1
             self.next_rollout = max(self.next_rollout, self._rollouts[slot] + 1)

@@ -1,15 +1,17 @@
-"""A distribution of imbalanced problems to learn a sampling policy on, so that it serves tables it has never seen.
+"""A distribution of imbalanced problems to train sampling policies on, so that they work on unseen tables.
 
-What decides how to sample differs from table to table: how rare the rare classes are, how much they overlap with the common one, how many
-rows of them can't be told apart at all, whether the learner is weak or strong enough to memorise them, and how long it trains. So all of
-these are drawn (domain randomisation): problems where hardness is everything, where the share hardly matters, and where each repeat of a
-rare row does harm. One task in eight is the project's own transaction simulator, one in ten trains small transformers; the others are
-mixtures of Gaussians, bent, with drifting centres.
+The best way to sample depends on the table: how rare the rare classes are, how much they overlap with the
+common one, how many of their rows can't be distinguished at all, whether the learner is weak, or strong
+enough to memorise them, and how long it trains. So all of these are drawn (domain randomisation). There are
+problems where hardness matters most, where the share hardly matters, and where every repeat of a rare row
+does harm. One task in eight is the project's transaction simulator, one in ten trains small transformers; the
+others are mixtures of Gaussians under a non-linear map, with drifting centres.
 
-Students are watched on a validation sample as small as a real one, but *paid* on a large sample of the task's future (the goal): the
-policy sees the noise of real life, its reward has little of it.
+Students are observed on a validation sample as small as a real one, but the reward is measured on a large
+sample of the task's future (the goal). So the policy sees realistic noise, and its reward has little.
 
-Task ``index`` is a function of (seed, split, index); ``heldout`` tasks share no random number with those of training.
+Task ``index`` is a function of (seed, split, index); ``heldout`` tasks share no random number with training
+tasks.
 """
 
 from __future__ import annotations
@@ -36,42 +38,42 @@ MAX_CLASSES = 10
 ROWS = (1_000, 200_000)
 """Training rows, log-uniform."""
 MINORITY = (1.0 / 3.0, 1e-3)
-"""Prior of the classes other than the first together."""
+"""Prior of the minority (all classes but class 0)."""
 FEWEST_OF_CLASS = 16
-"""Training rows of a class, at the least: with fewer nothing can be learned."""
+"""Smallest number of training rows of a class: with fewer rows nothing can be learned."""
 PASSES = (0.3, 20.0)
-"""Rows drawn in a training per row of the table, log-uniform; then bounded by STEPS."""
+"""Rows drawn in a training per row of the table, log-uniform; then limited by STEPS."""
 STEPS = (100, 800)
 """Mini-batches of a training."""
 BATCH_SIZE = 128
 SLOWEST = 3e-3
-"""Lowest learning rate of a student."""
+"""Smallest learning rate of a student."""
 TRANSFORMERS = 1 / 10
 EPOCHS = (6, 8, 12, 24)
-"""Epochs of a training, where the caller leaves them open: the divisors of a rollout."""
+"""Epochs of a training where the caller gives none: divisors of the steps of a rollout."""
 VALIDATION_SHARE = 1.0 / 3.0
 """Rows of the reward half per training row."""
 VALIDATION_COMMON = 4_000
-"""Rows of the first class kept in it; each then stands for several."""
+"""Rows of class 0 that are kept in the reward half; each then represents several."""
 GOAL_ROWS = (5_000, 1_500)
-"""Rows of the goal: of the first class, and of the others together."""
+"""Rows of the goal: of class 0, and of the minority."""
 GOAL_PRIOR = 5e-3
-"""The goal counts its rare classes for no less than this: beyond, one row of the common class would decide everything."""
+"""Smallest prior of the minority in the goal: with less, a single negative row would decide the figures."""
 SIMULATED_PART = 0.35
 SIMULATED = 24
-"""Simulated transaction tables that training knows; as many others are held out."""
+"""Number of simulated transaction tables for training; as many others are held out."""
 
 
 @dataclass(frozen=True)
 class Goal:
-    """Rows that the reward is measured on."""
+    """Rows on which the reward is measured."""
 
     x: NDArray[np.float32]
-    """(n, F)."""
+    """(n, F) features."""
     y: NDArray[np.int64]
-    """(n,)."""
+    """(n,) class index."""
     weight: Floats
-    """(n,) how many rows each stands for."""
+    """(n,) how many rows each represents."""
 
 
 @dataclass(frozen=True)
@@ -85,18 +87,21 @@ class Task:
     batch_size: int
     net: Literal["mlp", "transformer"]
     seed: int
-    """Of the students."""
+    """Random seed of the students."""
     traits: dict[str, Any]
-    """What was drawn, for tables and for telling where a policy gains: kind, classes, prior, rows, repeats and the like."""
+    """Properties that were drawn (kind, classes, prior, rows, ...), for tables of a policy's gains."""
 
     def kinds(self, groups: int, siblings: int) -> StudentKinds:
-        """Students of wide variety in weight decay, dropout, width and learning rate; none so slow that it has learned nothing by the end."""
+        """Kinds of students that differ widely in weight decay, dropout, width and learning rate.
+
+        No student is so slow that it has learned nothing by the end.
+        """
         wide = StudentKinds.drawn(self.seed, 0, groups, siblings, spread="wide")
         return replace(wide, learning_rate=SLOWEST * (wide.learning_rate / 1e-3) ** 0.63)
 
 
 def draw_task(seed: int, index: int, split: TaskSplit = "train", *, epochs: int | None = None) -> Task:
-    """Task ``index`` of the distribution; ``epochs`` of its training, or as drawn."""
+    """Draw task ``index`` of the distribution; None draws the number of epochs too."""
     rng = generator(seed, f"task {split}", index)
     simulated = rng.random() < SIMULATED_PART
     transformer = bool(not simulated and rng.random() < TRANSFORMERS / (1 - SIMULATED_PART))
@@ -129,44 +134,51 @@ def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
     return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
-# Mixtures -------------------------------------------------------------------------------------------------------------
+# Mixtures --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _World:
-    """Where the rows of each class come from: clusters that drift, part of a rare class hidden among the common one, all bent by a random layer."""
+    """The distribution of the rows of each class.
+
+    Rows come from clusters that drift. Part of a rare class is hidden among the common class. A random layer
+    maps all rows non-linearly.
+    """
 
     centres: list[Floats]
-    """Per class (clusters, L) at time 0."""
+    """For each class, (clusters, L) centres at time 0."""
     weight: list[Floats]
-    """Per class (clusters,) part of its rows; a small cluster of the common class near a rare one is its look-alikes."""
+    """For each class, (clusters,) fraction of its rows in each cluster.
+
+    A small cluster of the common class near a rare one holds rows that look like the rare class."""
     drift: list[Floats]
-    """Per class (clusters, L) how far a centre moves until time 1."""
+    """For each class, (clusters, L) movement of the centres until time 1."""
     spread: list[Floats]
-    """Per class (clusters,)."""
+    """For each class, (clusters,) standard deviations."""
     hidden: Floats
-    """(K,) part of a class's rows that come from the first class's clusters."""
+    """(K,) fraction of the rows of each class that come from the clusters of class 0."""
     bend: Floats
-    """(L, F) mixing of the latent coordinates into features."""
+    """(L, F) matrix from latent coordinates to features."""
     bias: Floats
-    """(F,)."""
+    """(F,) bias of the features."""
     noise: float
+    """Standard deviation of the noise of the features."""
     idle: int
-    """Features that tell nothing, but by which single rows can be memorised."""
+    """Number of uninformative features, by which single rows can be memorised."""
 
     def rows(self, label: NDArray[np.int64], time: Floats, rng: np.random.Generator) -> NDArray[np.float32]:
         """(n, F) features of rows of class ``label`` (n,) at ``time`` (n,)."""
         source = np.where(rng.random(len(label)) < self.hidden[label], 0, label)
         latent = np.empty((len(label), self.bend.shape[0]))
         for c, centres in enumerate(self.centres):
-            own = np.flatnonzero(source == c)
-            cluster = rng.choice(len(centres), size=len(own), p=self.weight[c])
-            middle = centres[cluster] + time[own, None] * self.drift[c][cluster]
-            latent[own] = middle + rng.normal(size=middle.shape) * self.spread[c][cluster, None]
+            rows = np.flatnonzero(source == c)
+            cluster = rng.choice(len(centres), size=len(rows), p=self.weight[c])
+            middle = centres[cluster] + time[rows, None] * self.drift[c][cluster]
+            latent[rows] = middle + rng.normal(size=middle.shape) * self.spread[c][cluster, None]
         mixed = latent @ self.bend
         bent = np.where(np.arange(mixed.shape[1]) % 2, np.tanh(mixed + self.bias), mixed)
-        told = bent + self.noise * rng.normal(size=bent.shape)
-        return np.concatenate([told, rng.normal(size=(len(label), self.idle))], axis=1).astype(np.float32)
+        noisy = bent + self.noise * rng.normal(size=bent.shape)
+        return np.concatenate([noisy, rng.normal(size=(len(label), self.idle))], axis=1).astype(np.float32)
 
 
 def _world(rng: np.random.Generator, classes: int, features: int, idle: int) -> _World:
@@ -180,7 +192,8 @@ def _world(rng: np.random.Generator, classes: int, features: int, idle: int) -> 
         clusters = int(rng.integers(1, 5))
         direction = rng.normal(size=(clusters, latent))
         direction /= np.linalg.norm(direction, axis=1, keepdims=True)
-        # Often near the rarest kinds of the common class: most of that is far away and easy, a few of its rows are look-alikes.
+        # Often near the smallest clusters of the common class: then most negatives are far away and easy, and
+        # a few look like the rare class.
         near = np.argsort(weight[0])[: max(1, len(common) // 2)] if lookalikes else np.arange(len(common))
         centres.append(common[rng.choice(near, size=clusters)] + (0.5 if lookalikes else 1.0) * apart * direction)
         weight.append(rng.dirichlet(np.full(clusters, 2.0)))
@@ -225,7 +238,7 @@ def _mixture(rng: np.random.Generator, transformer: bool) -> tuple[PopulationPro
     goal_prior = prior.copy()
     if minority < GOAL_PRIOR:
         goal_prior = np.concatenate([[1.0 - GOAL_PRIOR], GOAL_PRIOR * parts])
-    thinner = 3 if transformer else 1  # scoring one costs ten times as much
+    thinner = 3 if transformer else 1  # scoring takes ten times as long
     goal_counts = np.concatenate([[GOAL_ROWS[0]], np.maximum(np.round(GOAL_ROWS[1] * parts), 150)]).astype(np.int64) // thinner
     y_goal = np.repeat(np.arange(classes), goal_counts)
     x_goal = world.rows(y_goal, rng.uniform(0.8, 1.0, len(y_goal)), rng)
@@ -247,24 +260,24 @@ def _mixture(rng: np.random.Generator, transformer: bool) -> tuple[PopulationPro
 
 
 def _noisy(label: NDArray[np.int64], flipped: float, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Labels of which a part is wrong: rare rows reported as common, and as many common ones as rare."""
+    """Labels with errors: some rare rows are labelled common, and as many common rows are labelled rare."""
     label = label.copy()
     for c in range(1, int(label.max()) + 1):
-        own, common = np.flatnonzero(label == c), np.flatnonzero(label == 0)
-        count = min(int(flipped * len(own)), len(own) - 2, len(common) // 2)
+        rare, common = np.flatnonzero(label == c), np.flatnonzero(label == 0)
+        count = min(int(flipped * len(rare)), len(rare) - 2, len(common) // 2)
         if count > 0:
-            lost, gained = rng.choice(own, count, replace=False), rng.choice(common, count, replace=False)
+            lost, gained = rng.choice(rare, count, replace=False), rng.choice(common, count, replace=False)
             label[lost], label[gained] = 0, c
     return label
 
 
-# Simulated transactions -----------------------------------------------------------------------------------------------
+# Simulated transactions ------------------------------------------------------------------------------------
 
 
 def _some_fields(
     problem: PopulationProblem, goal: Goal, traits: dict[str, Any], rng: np.random.Generator
 ) -> tuple[PopulationProblem, Goal, dict[str, Any]]:
-    """A quarter of the encoded fields or more: poor and rich tables from the same transactions."""
+    """The task with a random subset of the encoded fields, a quarter or more: poor and rich tables."""
     features = problem.x_train.shape[1]
     kept = np.sort(rng.permutation(features)[: max(6, int(rng.uniform(0.25, 1.0) * features))])
     thinner = replace(problem, x_train=problem.x_train[:, kept], x_val=problem.x_val[:, kept])
@@ -272,7 +285,7 @@ def _some_fields(
 
 
 def _simulated_dataset(rows: int, rate: float, kinds: Literal["binary", "types"], seed: int) -> Dataset:
-    """Simulated table; one with more fraud where a part of the split came out without any."""
+    """Simulate a table, with more fraud where a split would otherwise have none."""
     for more in (1, 2, 4):
         frame = simulate(rows, seed=seed, fraud_rate=min(more * rate, 0.2), labels=kinds)
         try:
@@ -284,7 +297,7 @@ def _simulated_dataset(rows: int, rate: float, kinds: Literal["binary", "types"]
 
 @functools.cache
 def _simulated(seed: int, split: TaskSplit, number: int) -> tuple[PopulationProblem, Goal, dict[str, Any]]:
-    """Transactions of the project's simulator, seen by the target rows' own fields; the goal is everything after the reward half."""
+    """A problem from the project's simulator; the goal is everything after the reward half."""
     rng = generator(seed, f"task simulated {split}", number)
     rows, rate = int(_log_uniform(rng, 10_000, 40_000)), _log_uniform(rng, 6e-3, 4e-2)
     kinds: Literal["binary", "types"] = "types" if number % 3 == 0 else "binary"
@@ -293,7 +306,7 @@ def _simulated(seed: int, split: TaskSplit, number: int) -> tuple[PopulationProb
     store, classes = dataset.store, len(dataset.schema.classes)
     after = np.concatenate([dataset.rows(Split.THRESHOLD), dataset.rows(Split.TEST)])
     train, reward = dataset.rows(Split.TRAIN), dataset.rows(Split.REWARD)
-    # One call encodes reward and goal rows alike; which is which is told by their number.
+    # One call encodes reward and goal rows in the same way; the first rows are those of the reward half.
     both = problem_from_arrays(
         store.values[train],
         store.label[train].astype(np.int64),

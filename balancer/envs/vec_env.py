@@ -1,14 +1,17 @@
-"""``PopulationVecEnv``: the population of students as a native Stable-Baselines3 ``VecEnv``, one student a line.
+"""``PopulationVecEnv``: the population of students as a native Stable-Baselines3 ``VecEnv``, one environment
+per student.
 
-All students begin and end their episodes together. At an episode's boundary the environment has no state but the number of the next
-episode: students, draws, pools and dropout are functions of (seed, episode, group, epoch), so training resumes there by setting
-:attr:`PopulationVecEnv.next_episode`.
+All students begin and end their episodes together. Between two episodes the environment has no state except
+the number of the next episode: students, draws, pools and dropout are functions of (seed, episode, group,
+epoch), so training resumes there by setting :attr:`PopulationVecEnv.next_episode`.
 
-The reward is a potential's change, so an episode's return is the final validation figure. For training, ``relative`` pays once, at the end: the final
-figure less the mean of the student's siblings, who share its net, its initial weights and its random numbers. What remains is what its policy did, at no
-cost beyond the students that train anyhow (a twin that keeps a constant would double it); easy and hard kinds weigh alike, and ``reward_scale``
-brings the rest to unit size. It is paid at the end because a student's place among its siblings halfway is not in its observation: paid
-step by step it would be noise that the critic can't explain.
+The reward is the change of a potential, so an episode's return is the final validation figure. For training,
+``relative`` pays once, at the end: the final figure minus the mean of the student's siblings, which share its
+network, its initial weights and its random numbers. The rest is the effect of the policy. It costs no
+students besides those that train anyway (a twin under a constant would double their number). Easy and hard
+kinds of students have equal weight, and ``reward_scale`` brings the reward to unit size. It is paid at the
+end because the observation does not show how a student compares with its siblings: as a reward of each step
+it would be noise that the critic can't explain.
 """
 
 from __future__ import annotations
@@ -25,22 +28,26 @@ from balancer.envs.population import PopulationStack
 from balancer.envs.problem import PopulationProblem
 from balancer.errors import InputError
 from balancer.sampling.observation import Observation, ObservationBuilder, observation_size
+from balancer.sampling.pools import thinned_groups
 from balancer.sampling.scores import REWARDS, RankingMetrics, Reward
 from balancer.sampling.seeding import generator
-from balancer.sampling.weights import Floats, class_prior, move, start_weights
+from balancer.sampling.weights import Floats, class_prior, move, stacked, start_weights
 
 POOL_SHARE = 0.5
-"""Negatives of the training pool that are scored after an epoch, per row trained on, as in a real run."""
+"""Negative training rows scored after an epoch, per row trained on, as in a real run."""
 POOL_OTHERS = 1_000
-"""Rows of the other classes in the training pool, at most."""
+"""Training rows of the other classes scored after an epoch, at most."""
 
 
 class PopulationEpisode:
-    """Walks all students of a stack through an episode, epoch by epoch, under weights given from outside.
+    """Trains all students of a stack through an episode, epoch by epoch, under given weights.
 
     Args:
-        stack: the students. epochs: epochs of an episode. steps_per_epoch: mini-batches of an epoch, before ``budgets``. budgets: factors
-        on ``steps_per_epoch``, one after another from episode to episode, so that a policy meets short and long trainings.
+        stack: The students.
+        epochs: Epochs of an episode.
+        steps_per_epoch: Mini-batches of an epoch, before ``budgets``.
+        budgets: Factors of ``steps_per_epoch``, one per episode in turn, so that a policy sees short and long
+            trainings.
     """
 
     def __init__(self, stack: PopulationStack, *, epochs: int, steps_per_epoch: int, budgets: Sequence[float] = (1.0,)) -> None:
@@ -51,7 +58,7 @@ class PopulationEpisode:
         self.begin(0)
 
     def begin(self, number: int) -> None:
-        """Fresh students for episode ``number``."""
+        """Start episode ``number`` with new students."""
         self.number, self.epoch = number, 0
         self.steps = max(1, round(self.steps_per_epoch * self.budgets[number % len(self.budgets)]))
         self.stack.begin(number, total_steps=self.steps * self.epochs)
@@ -67,15 +74,24 @@ class PopulationEpisode:
 
     @property
     def share_limit(self) -> float:
-        """Largest total share of the classes other than the first in this episode."""
+        """Largest total share of the minority in this episode."""
         return self._builder.share_limit
 
     def first(self, share: Floats, hardness: Floats, floor: Floats) -> Observation:
-        """What policies see before the first epoch."""
+        """Observation of policies before the first epoch, under these weights."""
         return self._builder.first(share, hardness, floor)
 
     def train_epoch(self, share: Floats, hardness: Floats, floor: Floats) -> tuple[Observation, RankingMetrics]:
-        """One epoch under the weights ``share`` (M, K), ``hardness`` (M,), ``floor`` (M,): what policies see after it, and validation metrics (M,)."""
+        """Train one epoch.
+
+        Args:
+            share: (M, K) class shares.
+            hardness: (M,).
+            floor: (M,).
+
+        Returns:
+            The observation after the epoch, and the validation metrics (M,).
+        """
         stack, problem = self.stack, self.stack.problem
         n = self.steps * stack.batch_size
         stack.fit(stack.draw(n, self.epoch, share, hardness, floor))
@@ -88,29 +104,41 @@ class PopulationEpisode:
         )
 
     def _pool(self, drawn: int) -> tuple[NDArray[np.int64], Floats]:
-        """Training rows to score after this epoch, and what each stands for."""
+        """Training rows to score after this epoch, and how many rows each represents."""
         rng = generator(self.stack.seed, "population pool", self.number, self.epoch)
-        rows, weights = [], []
-        for own, limit in ((self._common, max(200, int(POOL_SHARE * drawn))), (self._others, POOL_OTHERS)):
-            kept = own if len(own) <= limit else rng.choice(own, limit, replace=False, shuffle=False)
-            rows.append(kept)
-            weights.append(self.stack.problem.train_weight[kept] * len(own) / len(kept))
-        return np.concatenate(rows), np.concatenate(weights)
+        groups = [(self._common, max(200, int(POOL_SHARE * drawn))), (self._others, POOL_OTHERS)]
+        return thinned_groups(groups, rng, weight=self.stack.problem.train_weight, shuffle=False)
 
 
 class OneVecEnv(VecEnv):
-    """What Stable-Baselines3 asks of a ``VecEnv`` and students that live in one object answer alike."""
+    """The methods of a Stable-Baselines3 ``VecEnv`` that are the same for all students of one object."""
 
     render_mode = None
     reward_scale: float = 1.0
-    """What a relative reward is divided by."""
+    """Divisor of a relative reward."""
     finals: list[dict[str, float]]
-    """Means over the students of each episode that ended since the list was emptied: metrics, ``minority_share``, ``hardness``; and the ``spread``
-    of the paid figure among siblings."""
+    """Means over the students of each episode that ended since the list was emptied.
+
+    Metrics, ``minority_share``, ``hardness``; and the ``spread`` of the rewarded figure among siblings."""
 
     def spread(self) -> float:
-        """Standard deviation of the paid figure among siblings, over the episodes of :attr:`finals`: what ``reward_scale`` is set to."""
+        """Standard deviation of the rewarded figure among siblings, over the episodes of :attr:`finals`.
+
+        PPO sets ``reward_scale`` from it.
+        """
         return float(np.sqrt(np.mean([final["spread"] ** 2 for final in self.finals])))
+
+    def _finish(self, metrics: RankingMetrics, share: Floats, hardness: Floats, spread: float) -> None:
+        """Add the means of an episode that ended to :attr:`finals`."""
+        weights = {"minority_share": float(1.0 - share[:, 0].mean()), "hardness": float(hardness.mean())}
+        self.finals.append({name: float(metrics.named(name).mean()) for name in REWARDS} | weights | {"spread": spread})
+
+    @staticmethod
+    def _mark_ends(infos: list[dict[str, Any]], last: NDArray[np.float32]) -> None:
+        """Add the last observations of an episode to its infos, as Stable-Baselines3 expects."""
+        for info, observation in zip(infos, last, strict=True):
+            info["terminal_observation"] = observation
+            info["TimeLimit.truncated"] = False
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
         """Arrays of a checkpoint, besides the counters that are set from outside."""
@@ -123,17 +151,17 @@ class OneVecEnv(VecEnv):
         """Nothing to release."""
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """The same attribute for each student asked for."""
+        """The attribute, once for each requested student."""
         return [getattr(self, attr_name) for _ in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        """Set for all; students can't differ in attributes."""
+        """Set an attribute of all students; they can't differ in attributes."""
         if len(list(self._get_indices(indices))) != self.num_envs:
             raise InputError(f"attributes of {type(self).__name__} are common to all students; set them without indices")
         setattr(self, attr_name, value)
 
     def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
-        """Call a method once, and answer for each student asked for."""
+        """Call a method once; its result, once for each requested student."""
         result = getattr(self, method_name)(*method_args, **method_kwargs)
         return [result for _ in self._get_indices(indices)]
 
@@ -143,20 +171,25 @@ class OneVecEnv(VecEnv):
 
 
 class PopulationVecEnv(OneVecEnv):
-    """``balancer/ClassWeights-v0`` for a population of students at once; spaces, reward and episode end are specified there.
+    """``balancer/ClassWeights-v0`` for a population of students at once; spaces, reward and episode end are
+    the same.
 
     Args:
-        problem: what the students learn.
-        num_students: how many; a multiple of ``siblings``.
-        siblings: students that differ in nothing but what their policies do.
-        epochs: steps of an episode.
-        steps_per_epoch: mini-batches of an epoch.
-        batch_size: rows of a mini-batch.
-        reward: validation figure whose change is paid: ``f1`` at its best threshold, ``average_precision`` or ``partial_auc``.
-        relative: pay, at the end, what goes beyond the mean of the siblings, divided by :attr:`reward_scale`.
-        budgets: factors on ``steps_per_epoch``, from episode to episode.
-        seed: everything random is a function of it.
-        device: where the students train.
+        problem: Data of the students.
+        num_students: Number of students, a multiple of ``siblings``.
+        siblings: Students of a group, which differ only in the actions of their policies.
+        epochs: Steps of an episode.
+        steps_per_epoch: Mini-batches of an epoch.
+        batch_size: Rows of a mini-batch.
+        reward: Validation figure whose change is the reward: ``f1`` at its best threshold,
+            ``average_precision`` or ``partial_auc``.
+        relative: Pay at the end the difference to the mean of the siblings, divided by :attr:`reward_scale`.
+        budgets: Factors of ``steps_per_epoch``, one per episode in turn.
+        seed: Random seed.
+        device: Where the students train.
+
+    Raises:
+        InputError: Numbers or reward out of range.
     """
 
     def __init__(
@@ -186,7 +219,7 @@ class PopulationVecEnv(OneVecEnv):
         self.episode = PopulationEpisode(stack, epochs=epochs, steps_per_epoch=steps_per_epoch, budgets=budgets)
         self.reward, self.relative, self.siblings = reward, relative, siblings
         self.next_episode = 0
-        """Number of the episode that begins next; set it before ``reset`` to continue from there."""
+        """Number of the next episode; set it before ``reset`` to continue there."""
         self.final: dict[str, Floats] = {}
         """Validation metrics (M,) by name at the end of the last episode."""
         self.finals = []
@@ -203,22 +236,19 @@ class PopulationVecEnv(OneVecEnv):
         self.episode.begin(self.next_episode)
         self.next_episode += 1
         start = start_weights(self.episode.prior, self.episode.share_limit)
-        self._share = np.tile(start.share, (self.num_envs, 1))
-        self._hardness = np.full(self.num_envs, start.hardness)
-        self._floor = np.full(self.num_envs, start.floor)
+        self._weights = stacked([start] * self.num_envs)
         self._potential = np.zeros(self.num_envs)
-        return self.episode.first(self._share, self._hardness, self._floor).flat()
+        return self.episode.first(*self._weights).flat()
 
     def step_async(self, actions: NDArray[Any]) -> None:
-        """Take note of the residual actions (M, K + 2)."""
+        """Store the residual actions (M, K + 2)."""
         self._actions = actions
 
     def step_wait(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
-        """Move the weights, train an epoch, score."""
+        """Apply the actions to the weights, train an epoch, score."""
         action, episode = np.asarray(self._actions, np.float64), self.episode
-        moved = move(self._share, self._hardness, self._floor, action, episode.prior, episode.share_limit)
-        self._share, self._hardness, self._floor = moved
-        observation, metrics = self.episode.train_epoch(*moved)
+        self._weights = move(*self._weights, action, episode.prior, episode.share_limit)
+        observation, metrics = self.episode.train_epoch(*self._weights)
         value = metrics.named(self.reward)
         paid = value - self._potential
         self._potential = value
@@ -233,13 +263,9 @@ class PopulationVecEnv(OneVecEnv):
         if done:
             self.final = {name: metrics.named(name) for name in REWARDS}
             groups = value.reshape(-1, self.siblings)
-            self.finals.append(
-                {name: float(metrics.named(name).mean()) for name in REWARDS}
-                | {"minority_share": float(1.0 - self._share[:, 0].mean()), "hardness": float(self._hardness.mean())}
-                | {"spread": float(np.sqrt(np.mean((groups - groups.mean(axis=1, keepdims=True)) ** 2)))}
-            )
-            for info, last in zip(infos, flat, strict=True):
-                info["terminal_observation"] = last
-                info["TimeLimit.truncated"] = False
+            spread = float(np.sqrt(np.mean((groups - groups.mean(axis=1, keepdims=True)) ** 2)))
+            share, hardness, _ = self._weights
+            self._finish(metrics, share, hardness, spread)
+            self._mark_ends(infos, flat)
             flat = self.reset()
         return flat, paid.astype(np.float32), np.full(self.num_envs, done), infos

@@ -74,7 +74,7 @@ def test_students_learn_something_of_the_goal(net: str) -> None:
     for task in chosen:
         played = TaskEpisode(task, siblings=2)
         for _ in range(task.epochs):
-            played.train(np.full((2, 2), 0.5), np.zeros(2), np.full(2, 0.05))
+            played.episode.train_epoch(np.full((2, 2), 0.5), np.zeros(2), np.full(2, 0.05))
         prior = float(task.goal.weight[task.goal.y > 0].sum() / task.goal.weight.sum())
         beyond.append(float(played.goal().average_precision.max()) / prior)
     assert max(beyond) > 2
