@@ -1,9 +1,7 @@
 """`Classifier`: an embedding, blocks and a head, given by name or as objects.
 
-Each part can be replaced after training.
-
-A name is a key of the three registries below, an entry point of another package, or `module:Class`. See
-docs/parts.md.
+Each part can be replaced after training. A name is a key of the three registries below, an entry point of
+another package, or `module:Class`. See docs/parts.md.
 """
 
 from __future__ import annotations
@@ -420,13 +418,13 @@ def _maker(registry: dict[str, Any], kind: str, name: str, given: object, base: 
     if isinstance(given, nn.Module) or not callable(given):
         raise InputError(f"{kind} is a {type(given).__name__}: give a {base.__name__}, or a function that builds one from a ModelConfig")
 
-    def made(config: ModelConfig) -> Part:
+    def build(config: ModelConfig) -> Part:
         part = given(config)
         if not isinstance(part, base):
             raise InputError(f"{kind} '{name}' returns a {type(part).__name__}, not a {base.__name__}")
         return part
 
-    return made
+    return build
 
 
 def _passed(call: Callable[[], Any], source: str, given: SequenceBatch, receiver: str) -> Any:

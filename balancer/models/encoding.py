@@ -42,9 +42,8 @@ def fit_edges(
 ) -> list[NDArray[np.float32]]:
     """Compute the bin edges of each numeric field.
 
-    They are the smallest value, the thresholds of a decision tree, and the largest value.
-
-    A field that does not separate the classes gets its quantiles; a constant field gets a single bin.
+    They are the smallest value, the thresholds of a decision tree, and the largest value. A field that does
+    not separate the classes gets its quantiles; a constant field gets a single bin.
 
     Args:
         values: (R, F), the training rows; NaN and infinite values are ignored.
@@ -139,10 +138,9 @@ class _Cells(NamedTuple):
 def _count_cells(value: NDArray[np.float32], label: NDArray[np.integer[Any]], weight: NDArray[np.float64]) -> _Cells:
     """Merge neighbouring values into cells.
 
-    A tree is then fitted on thousands of counts instead of hundreds of thousands of rows.
-
-    A field with few values keeps all of them. Otherwise cells begin and end at quantiles of each class, so
-    that they are as fine as the rows of a rare class where that class lies.
+    A tree is then fitted on thousands of counts instead of hundreds of thousands of rows. A field with few
+    values keeps all of them. Otherwise cells begin and end at quantiles of each class, so that they are as
+    fine as the rows of a rare class where that class lies.
     """
     order = np.argsort(value, kind="stable")
     value, weight = value[order], weight[order]
@@ -228,11 +226,10 @@ class Bins(nn.Module):
 class PiecewiseLinearEncoder(nn.Module):
     """Encode numeric fields as d channels by piecewise-linear values and steps, and a linear map.
 
-    The results are summed over fields.
-
-    The value of bin j is `clamp((x - edge[j]) / (edge[j + 1] - edge[j]), 0, 1)` and its step is `x >
-    edge[j]`; the step of bin 0 is 1 for every present value. Hence a missing value (NaN) contributes nothing
-    and differs from a small value, and 1e12 is encoded like the largest training value.
+    The results are summed over fields. The value of bin j is `clamp((x - edge[j]) / (edge[j + 1] - edge[j]),
+    0, 1)` and its step is `x > edge[j]`; the step of bin 0 is 1 for every present value. Hence a missing
+    value (NaN) contributes nothing and differs from a small value, and 1e12 is encoded like the largest
+    training value.
 
     Args:
         edges: at least two strictly increasing numbers per field.
@@ -293,10 +290,9 @@ def _look_up(table: Tensor, cell: Tensor, present: Tensor, fraction: Tensor) -> 
 class _TableLookup(torch.autograd.Function):
     """`_look_up` with a gradient that is fast on a CPU.
 
-    Entries are sorted by cell, and the gradient of each cell is one sum of rows.
-
-    torch's own backward pass of embedding_bag uses scatter and takes ten times as long on a CPU. It remains
-    in use on CUDA, where it is the faster one.
+    Entries are sorted by cell, and the gradient of each cell is one sum of rows. torch's own backward pass of
+    embedding_bag uses scatter and takes ten times as long on a CPU. It remains in use on CUDA, where it is
+    the faster one.
     """
 
     @staticmethod

@@ -31,10 +31,9 @@ HARMONICS = 4
 class PeriodicEncoder(nn.Module):
     """Encode numeric fields as d channels by sin and cos of 2 pi c x for learned c.
 
-    A linear map and a ReLU follow, and the results are summed over fields.
-
-    x is the position of the value among the edges, scaled to mean 0 and standard deviation 1 for values
-    spread evenly over the bins. A missing value (NaN) contributes nothing.
+    A linear map and a ReLU follow, and the results are summed over fields. x is the position of the value
+    among the edges, scaled to mean 0 and standard deviation 1 for values spread evenly over the bins. A
+    missing value (NaN) contributes nothing.
 
     Args:
         edges: at least two strictly increasing numbers per field.
@@ -74,9 +73,7 @@ class PeriodicEncoder(nn.Module):
 class CycleEncoder(nn.Module):
     """Encode cyclic fields as d channels by sin and cos of the first harmonics, and a linear map.
 
-    23:59 is close to 00:00.
-
-    A missing or infinite value contributes nothing.
+    23:59 is close to 00:00. A missing or infinite value contributes nothing.
 
     Args:
         columns: for each cycle, the column of its field.

@@ -1,9 +1,7 @@
 """Embedding of single rows without a history: every field is a token.
 
-Attention mixes fields instead of transactions.
-
-The last token represents the row and is the head's input. It is last because attention is causal, so only the
-last token sees all fields.
+Attention mixes fields instead of transactions. The last token represents the row and is the head's input. It
+is last because attention is causal, so only the last token sees all fields.
 """
 
 from __future__ import annotations

@@ -31,12 +31,10 @@ LEAST_CODES = 257
 class TokenEmbedding(TransactionEmbedding):
     """Sum of the vectors of tokens and, in the form `rows`, positions; then dropout.
 
-    Positions are counted back from the last.
-
-    Maps a batch of codes as numbers (B, n, 1), as returned by `Tokenizer.batch`, to (B, n, d_model). The
-    configuration has categorical_fields=("token",) and cardinalities=(Tokenizer.size,). A code outside the
-    known range counts as code 0. Field dropout hides each token independently; hiding the field in the whole
-    window would hide the whole text.
+    Positions are counted back from the last. Maps a batch of codes as numbers (B, n, 1), as returned by
+    `Tokenizer.batch`, to (B, n, d_model). The configuration has categorical_fields=("token",) and
+    cardinalities=(Tokenizer.size,). A code outside the known range counts as code 0. Field dropout hides each
+    token independently; hiding the field in the whole window would hide the whole text.
 
     Args:
         config: as for `TransactionEmbedding`.

@@ -30,10 +30,8 @@ WEIGHT = 0.1
 def far_attention(query: Tensor, key: Tensor, layout: Layout, lengths: Tensor | None) -> Tensor | None:
     """Compute the attention that keys outside the window receive from sampled queries.
 
-    It is averaged over heads.
-
-    The queries of each sequence are drawn by torch's global generator from its real tokens after the first
-    window; a sequence without such tokens receives zeros.
+    It is averaged over heads. The queries of each sequence are drawn by torch's global generator from its
+    real tokens after the first window; a sequence without such tokens receives zeros.
 
     Args:
         query: (B, n, H, d).

@@ -1,11 +1,10 @@
 """The backend `native`: a vectorized C++ kernel for float32 on CPUs (kernels/).
 
-It is called by ctypes as a custom torch operator.
-
-The library is compiled when the package is installed, if there is a compiler. Without it the other backends
-are used, and `balancer doctor` reports it. The library contains versions of the kernel for AVX-512, AVX2 and
-the compiler's baseline, and the best one for the processor is used. The kernel uses torch's number of
-threads; every sum is computed by one thread, so results do not depend on that number.
+It is called by ctypes as a custom torch operator. The library is compiled when the package is installed, if
+there is a compiler. Without it the other backends are used, and `balancer doctor` reports it. The library
+contains versions of the kernel for AVX-512, AVX2 and the compiler's baseline, and the best one for the
+processor is used. The kernel uses torch's number of threads; every sum is computed by one thread, so results
+do not depend on that number.
 """
 
 from __future__ import annotations

@@ -23,9 +23,8 @@ LANDMARKS = 16
 class TokenScore(nn.Module):
     """Base class of scores.
 
-    A score maps tokens (B, n, d), and optionally their raw fields (B, n, C), to (B, n).
-
-    The tokens with the highest scores become global nodes.
+    A score maps tokens (B, n, d), and optionally their raw fields (B, n, C), to (B, n). The tokens with the
+    highest scores become global nodes.
     """
 
     def forward(self, x: Tensor, fields: Tensor | None = None) -> Tensor:

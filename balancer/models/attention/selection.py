@@ -1,11 +1,9 @@
 """Select the k tokens with the highest scores as global nodes.
 
-In the causal case they are selected once for each chunk of queries.
-
-The top k of a prefix is the merge of the top k of its parts, so chunks are sorted once, and their lists are
-merged in log2(chunks) vectorized passes: O(n log chunk + k (n / chunk) log(n / chunk)), without a loop over
-positions. The selection is not differentiable; the score is trained through the gate on the selected keys and
-by distillation (`sparse.py`).
+In the causal case they are selected once for each chunk of queries. The top k of a prefix is the merge of the
+top k of its parts, so chunks are sorted once, and their lists are merged in log2(chunks) vectorized passes:
+O(n log chunk + k (n / chunk) log(n / chunk)), without a loop over positions. The selection is not
+differentiable; the score is trained through the gate on the selected keys and by distillation (`sparse.py`).
 """
 
 from __future__ import annotations

@@ -72,10 +72,9 @@ class SparseCore(DenseWarmUp):
     def is_dense(self, length: int) -> bool:
         """Whether `auto` uses dense attention, because no query has a token outside its window.
 
-        The result is the same, and dense attention is faster.
-
-        Like the choice of a backend, this depends on history_length and not on the padding of a batch, so
-        that a sequence is always computed in the same way.
+        The result is the same, and dense attention is faster. Like the choice of a backend, this depends on
+        history_length and not on the padding of a batch, so that a sequence is always computed in the same
+        way.
         """
         return self.backend == "auto" and self.layout.causal and max(length, self.history_length or 0) <= self.layout.window
 

@@ -1,10 +1,9 @@
 """Sparse attention token by token, from a state of constant size.
 
-The state consists of the last window, the global nodes, and candidates for them.
-
-A query attends to the same keys as in one pass over the whole sequence, so the results are equal up to
-rounding. Global nodes change only at the start of a chunk. The best tokens of the current chunk are stored as
-candidates until then, because they may have left the window.
+The state consists of the last window, the global nodes, and candidates for them. A query attends to the same
+keys as in one pass over the whole sequence, so the results are equal up to rounding. Global nodes change only
+at the start of a chunk. The best tokens of the current chunk are stored as candidates until then, because
+they may have left the window.
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
 """The backend `triton`: sparse attention on CUDA, as custom torch operators.
 
-There are one forward kernel and three backward kernels.
-
-Only the log-sum-exp of each query is saved for the backward pass; no tensor has n squared elements. Gradients
-of global nodes are summed in sorted order, without atomics, so results are bit-reproducible. The modules
-`triton_kernels.py` and `triton_gradients.py` describe how the kernels divide the work. The operators
-(`balancer::sparse_attention_triton`) are opaque to `torch.compile` and autograd.
+There are one forward kernel and three backward kernels. Only the log-sum-exp of each query is saved for the
+backward pass; no tensor has n squared elements. Gradients of global nodes are summed in sorted order, without
+atomics, so results are bit-reproducible. The modules `triton_kernels.py` and `triton_gradients.py` describe
+how the kernels divide the work. The operators (`balancer::sparse_attention_triton`) are opaque to
+`torch.compile` and autograd.
 
 Float32 is computed in float32, not in TF32, so it does not use the tensor cores; this backend is meant for
 float16 and bfloat16. Tile sizes come from a fixed table, determined by what the compiler fits into registers;

@@ -267,9 +267,7 @@ def add_key_gradients(
 ) -> tuple[tl.tensor, ...]:
     """Add the contribution of the queries `at` to the gradients of some keys and values.
 
-    `bias` (keys,) may be None.
-
-    Also returns the gradient of the logits (keys, queries).
+    `bias` (keys,) may be None. Also returns the gradient of the logits (keys, queries).
     """
     queries = load_rows(query, at, query_token, real, DIM, WIDTH)
     out_grads = load_rows(out_grad, at, grad_token, real, DIM, WIDTH)

@@ -180,11 +180,8 @@ def _bias(
 class _GatherBlocks(torch.autograd.Function):
     """Gather (B, n, H, d) as (B * blocks, H, span + slots, d + extra).
 
-    Each block contains its range of keys, then its global nodes.
-
-    It is implemented by hand, because the backward pass of torch's operators for overlapping windows makes
-    several
-    copies of all windows.
+    Each block contains its range of keys, then its global nodes. It is implemented by hand, because the
+    backward pass of torch's operators for overlapping windows makes several copies of all windows.
     """
 
     @staticmethod

@@ -162,9 +162,7 @@ def _masked(block: Block, key_at: Tensor, query_at: Tensor) -> Tensor:
 class _Numbers(nn.Module):
     """Encode numeric fields (B, n, F) as steps and piecewise-linear values (B, n, F x 2 bins).
 
-    All values are from 0 to 1.
-
-    It also holds the linear map that follows.
+    All values are from 0 to 1. It also holds the linear map that follows.
     """
 
     lower: Tensor

@@ -1,9 +1,7 @@
 """Read and write ONNX files with metadata and a digest.
 
-Optional packages are imported only when they are used.
-
-The metadata follows the graph as another piece of the same protobuf message, so the digest of the graph is
-checked without parsing it.
+Optional packages are imported only when they are used. The metadata follows the graph as another piece of the
+same protobuf message, so the digest of the graph is checked without parsing it.
 """
 
 from __future__ import annotations

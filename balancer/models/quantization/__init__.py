@@ -1,10 +1,7 @@
 """Mixed-precision quantization of any torch model: measure, plan, apply, store.
 
-See README, "Smaller and faster".
-
-report = sensitivity(model, batches)
-plan = plan_precision(report, max_bytes=...)
-quantized, applied = apply_precision(model, plan)
+See README, "Smaller and faster". report = sensitivity(model, batches) plan = plan_precision(report,
+max_bytes=...) quantized, applied = apply_precision(model, plan)
 """
 
 from balancer.models.quantization.applying import Applied, AppliedRow, apply_precision

@@ -1,11 +1,10 @@
 """Choose a precision for each layer within a budget: a knapsack problem.
 
-Costs are exact bytes or measured milliseconds, to be traded against the expected divergence.
-
-A budget is met or an error is raised. The knapsack is solved exactly on the Pareto front of (cost,
-divergence), layer by layer. Because the divergences of single layers need not add up, a budget on the metric
-is verified on the whole model, and layers are raised to higher precisions until it is met. A layer that is
-slower in low precision at the given shapes stays in float32, unless the budget is in bytes.
+Costs are exact bytes or measured milliseconds, to be traded against the expected divergence. A budget is met
+or an error is raised. The knapsack is solved exactly on the Pareto front of (cost, divergence), layer by
+layer. Because the divergences of single layers need not add up, a budget on the metric is verified on the
+whole model, and layers are raised to higher precisions until it is met. A layer that is slower in low
+precision at the given shapes stays in float32, unless the budget is in bytes.
 """
 
 from __future__ import annotations
