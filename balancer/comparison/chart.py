@@ -1,4 +1,4 @@
-"""The chart of a comparison: for every metric and treatment a dot with its 95 % interval; zero is the reference."""
+"""The chart of a comparison: a dot with its 95 % interval for every metric and treatment."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ BETTER, WORSE, NOISE = "#0072B2", "#D55E00", "#777777"
 
 
 def chart_rows(content: Mapping[str, Any], metric: str) -> list[dict[str, Any]]:
-    """One row per treatment: ``treatment, difference, low, high, verdict``; for false alarms the change in percent."""
+    """One row per treatment: ``treatment, difference, low, high, verdict``.
+
+    Differences in false alarms are changes in percent.
+    """
     rows = []
     ratio = METRICS[metric].recall is not None
     for treatment, metrics in content["paired"].items():

@@ -1,4 +1,4 @@
-"""Train treatments with the transaction-sequence classifier, one after another, as ``balancer train`` does."""
+"""Train the transaction-sequence classifier under treatments, one after another, as ``balancer train``."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class SequenceTrainer:
         model: Architecture and size of the classifier.
         fit: Length and method of training.
         seed: Seed of the search for bin edges; each training has a seed of its own.
-        folder: Folder of the checkpoints, with which a comparison that was stopped continues within a training or a
-            search. Whoever stores the result deletes it.
+        folder: Folder of the checkpoints, with which a comparison that was stopped continues within a
+            training or a search. Whoever stores the result deletes it.
         device: Where to train.
     """
 

@@ -1,4 +1,4 @@
-"""From scores to the figures of a cell: every treatment is calibrated, thresholded and evaluated by the same code."""
+"""From scores to the figures of a cell: calibration, threshold and metrics, the same for every treatment."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""Time folds of a table, each a data set of its own: splits, features and encodings are computed inside the fold.
+"""Time folds of a table, each a data set of its own: splits, features and encodings are computed inside the
+fold.
 
-F folds of half the rows each start at equal distances from the first row to the middle one. With the usual split of
-60, 20 and 20 % the test rows of up to six folds don't overlap. Training rows overlap, so folds are not independent,
-and intervals over them are a little too narrow.
+F folds of half the rows each start at equal distances from the first row to the middle one. With the usual
+split of 60, 20 and 20 % the test rows of up to six folds don't overlap. Training rows overlap, so folds are
+not independent, and intervals over them are a little too narrow.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ class FoldedTable:
         return self._frame.filter(pl.Series((self._time >= fold.begin) & (self._time < fold.end)))
 
     def _check(self, fold: Fold) -> None:
-        """Check that a fold can be split and every split has the classes it needs, by loading time and label alone."""
+        """Check that a fold can be split and has the classes it needs, by loading time and label alone."""
         assert self.spec.label is not None
         narrow = replace(self.spec, entity=None, amount=None, id=None, numeric=(), categorical=(), context=())
         try:

@@ -1,11 +1,12 @@
 """Train treatments with the population of small students: all treatments of a seed are siblings in one stack.
 
-So the treatments differ only by what their policies did. Each seed has its own stack, because the groups of a stack
-share their dropout masks and seeds must not. SMOTE and random under-sampling train on other rows and so have their
-own stacks; the same seed gives them the same initial weights and random numbers.
+So the treatments differ only by what their policies did. Each seed has its own stack, because the groups of a
+stack share their dropout masks and seeds must not. SMOTE and random under-sampling train on other rows and so
+have their own stacks; the same seed gives them the same initial weights and random numbers.
 
-Sources of the baselines: SMOTE, Chawla et al. 2002, by imbalanced-learn on the encoded rows; focal loss, Lin et al.
-2017, gamma 2; logit adjustment, Menon et al. 2021, tau 1; class weights n / (K n_c), as scikit-learn's "balanced".
+Sources of the baselines: SMOTE, Chawla et al. 2002, by imbalanced-learn on the encoded rows; focal loss, Lin
+et al. 2017, gamma 2; logit adjustment, Menon et al. 2021, tau 1; class weights n / (K n_c), as scikit-learn's
+"balanced".
 """
 
 from __future__ import annotations
@@ -189,9 +190,9 @@ def resampled(problem: PopulationProblem, rows: Rows, seed: int) -> PopulationPr
 
     Args:
         problem: The problem.
-        rows: ``under`` thins class 0 to the number of the other rows. ``smote`` adds synthetic rows to the other
-            classes until together they have as many rows as class 0, in their proportions; a class of one row has no
-            neighbour and stays as it is.
+        rows: ``under`` thins class 0 to the number of the other rows. ``smote`` adds synthetic rows to the
+            other classes until together they have as many rows as class 0, in their proportions; a class of
+            one row has no neighbour and stays as it is.
         seed: Random seed.
     """
     if rows == "all":

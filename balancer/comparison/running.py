@@ -1,4 +1,5 @@
-"""Run a comparison cell by cell: folds, then seeds, then treatments. Finished cells are stored at once and never repeated.
+"""Run a comparison cell by cell: folds, then seeds, then treatments. Finished cells are stored at once and
+never repeated.
 
 :func:`trained_cells` is one seed of one fold and uses no files; the benchmarks on arrays use it too.
 """
@@ -59,8 +60,8 @@ def run_comparison(config: CompareConfig, progress: TrainingProgress) -> tuple[P
         The folder of cells, and the content of the JSON file.
 
     Raises:
-        InputError: The flags, the table or the folder can't be used. Either no file was written, or the comparison
-            can be resumed.
+        InputError: The flags, the table or the folder can't be used. Either no file was written, or the
+            comparison can be resumed.
     """
     config.check_treatments()
     choose_device(config.device)  # an unsuitable one is reported before the folder is made
@@ -222,7 +223,7 @@ class _Comparison:
             )
 
     def _fine_tuned(self, encoded: PopulationFold, index: int, tick: Tick) -> Learned:
-        """Train ``auto`` further by PPO on the training and reward rows of a fold; one policy for all seeds of the fold."""
+        """Fine-tune ``auto`` by PPO on the training and reward rows of a fold, once for all seeds."""
         # Importing PPO takes a second, and most comparisons don't need it.
         from balancer.policy_learning.training import train_policy
 

@@ -1,7 +1,9 @@
-"""Constants chosen on the reward half, again for every fold and seed: the result of tuning instead of adapting.
+"""Constants chosen on the reward half, again for every fold and seed: the result of tuning instead of
+adapting.
 
-Every candidate is a complete training with the budget of the other treatments. The candidate with the best average
-precision on the reward half is the result, as it was trained. The cell records the number of trainings.
+Every candidate is a complete training with the budget of the other treatments. The candidate with the best
+average precision on the reward half is the result, as it was trained. The cell records the number of
+trainings.
 
 TPE: Bergstra et al. 2011, by Optuna; in batches with a constant liar, for students that train side by side.
 """

@@ -1,11 +1,12 @@
 """Paired differences between treatments, with intervals that separate a gain from noise.
 
-Seeds are averaged within a fold, and folds are resampled: trainings on one fold share its data, and an interval over
-seeds would only show how reproducible a training is (Agarwal et al. 2021 on intervals and the interquartile mean;
-Holm 1979 on the correction for many treatments). With a single fold, seeds are resampled, and the result says so.
+Seeds are averaged within a fold, and folds are resampled: trainings on one fold share its data, and an
+interval over seeds would only show how reproducible a training is (Agarwal et al. 2021 on intervals and the
+interquartile mean; Holm 1979 on the correction for many treatments). With a single fold, seeds are resampled,
+and the result says so.
 
-False alarms are also compared as a ratio; half a false alarm is added to both sides, so that a result without false
-alarms is not an infinite gain.
+False alarms are also compared as a ratio; half a false alarm is added to both sides, so that a result without
+false alarms is not an infinite gain.
 """
 
 from __future__ import annotations
@@ -57,16 +58,18 @@ def paired(results: Sequence[Mapping[str, Any]], reference: str, *, seed: int = 
     """Differences of every treatment to a reference.
 
     Args:
-        results: Cells, each with ``treatment``, ``fold``, ``seed`` and figures; a pair has the same fold and seed.
+        results: Cells, each with ``treatment``, ``fold``, ``seed`` and figures; a pair has the same fold and
+            seed.
         reference: Treatment that is subtracted.
         seed: Random seed of the bootstrap.
 
     Returns:
-        ``{treatment: {metric: {difference, low, high, interquartile_mean, folds, folds_better, over, p, p_holm}}}``:
-        mean difference over the folds with its 95 % bootstrap interval (null where there is nothing to resample), in
-        how many folds the treatment was better, what was resampled (``folds`` or ``seeds``), and two-sided bootstrap
-        p-values, plain and corrected by Holm for the number of treatments. Metrics of false alarms also have
-        ``ratio``, ``ratio_low`` and ``ratio_high``. A metric without a pair is left out.
+        ``{treatment: {metric: {difference, low, high, interquartile_mean, folds, folds_better, over, p,
+        p_holm}}}``: mean difference over the folds with its 95 % bootstrap interval (null where there is
+        nothing to resample), in how many folds the treatment was better, what was resampled (``folds`` or
+        ``seeds``), and two-sided bootstrap p-values, plain and corrected by Holm for the number of
+        treatments. Metrics of false alarms also have ``ratio``, ``ratio_low`` and ``ratio_high``. A metric
+        without a pair is left out.
     """
     treatments = [name for name in dict.fromkeys(result["treatment"] for result in results) if name != reference]
     cells = {(result["treatment"], result["fold"], result["seed"]): result for result in results}

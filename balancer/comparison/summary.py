@@ -1,7 +1,7 @@
 """The result of a comparison: the JSON document, and a summary in one sentence.
 
-The summary names the treatment with the best average precision on the test rows, which favours it a little, because
-it is the best of several. A difference whose interval includes 0 is reported as noise.
+The summary names the treatment with the best average precision on the test rows, which favours it a little,
+because it is the best of several. A difference whose interval includes 0 is reported as noise.
 """
 
 from __future__ import annotations

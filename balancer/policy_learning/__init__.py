@@ -1,1 +1,1 @@
-"""Sampling policies are learned, evaluated and compared here: PPO on the environments of `balancer.envs`."""
+"""Learning, evaluating and comparing sampling policies: PPO on the environments of `balancer.envs`."""

@@ -1,4 +1,4 @@
-"""How long a policy trains, by name; light to import, for the command line prints it."""
+"""How long a policy trains, by name; imports nothing heavy, because the command line prints it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ class PolicyBudget:
     """How long a policy trains."""
 
     rollouts: int
-    """Updates of PPO."""
+    """Number of PPO updates."""
     num_students: int = 32
     """Students that train side by side."""
     siblings: int = 8
-    """Students of a group, that differ only in what the policy did."""
+    """Students of a group, which differ only in the actions of the policy."""
     epochs: int = 8
     """Steps of an episode."""
     episodes_per_rollout: int = 1
@@ -22,17 +22,17 @@ class PolicyBudget:
     steps_per_epoch: int = 16
     """Mini-batches of an epoch, before ``factors``."""
     factors: tuple[float, ...] = (1.0, 3.0)
-    """On ``steps_per_epoch``, from episode to episode: the policy meets short and long trainings."""
+    """Factors of ``steps_per_epoch``, one per episode in turn, for short and long trainings."""
     batch_size: int = 128
-    """Rows of a student's mini-batch."""
+    """Rows of a mini-batch of a student."""
     test_groups: int = 8
-    """Groups of students of the comparison afterwards."""
+    """Groups of students in the comparison after the training."""
     test_episodes: int = 2
     """Episodes of that comparison."""
 
     @property
     def env_steps(self) -> int:
-        """Steps of all students together."""
+        """Environment steps of all students together."""
         return self.rollouts * self.num_students * self.epochs * self.episodes_per_rollout
 
 
@@ -48,11 +48,11 @@ class TaskBudget:
     """How long a policy trains on the task distribution."""
 
     rollouts: int
-    """Updates of PPO, after 24 epochs of every student each."""
+    """Number of PPO updates, each after 24 epochs of every student."""
     slots: int = 8
     """Tasks side by side."""
     siblings: int = 8
-    """Students of a task."""
+    """Students of each task."""
     learning_rate: float = 2e-3
 
 

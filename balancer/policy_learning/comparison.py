@@ -1,4 +1,7 @@
-"""Policies beside one another on students that none was trained on, as siblings: same net, same initial weights, same random numbers."""
+"""Compare policies on students that no policy was trained on.
+
+The students are siblings: same network, same initial weights, same random numbers.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ from balancer.sampling.weights import Floats, SamplingWeights, stacked
 
 
 def _figures(metrics: RankingMetrics, weights: Sequence[SamplingWeights], policies: int) -> dict[str, Floats]:
-    """Each figure as (groups, policies)."""
+    """Each figure as an array (groups, policies)."""
     share, hardness, _ = stacked(weights)
     figures = {name: metrics.named(name) for name in REWARDS} | {"minority_share": 1.0 - share[:, 0], "hardness": hardness}
     return {name: values.reshape(-1, policies) for name, values in figures.items()}
@@ -30,10 +33,20 @@ def _figures(metrics: RankingMetrics, weights: Sequence[SamplingWeights], polici
 def compare_policies(
     problem: PopulationProblem, ppo: Policy, plan: PolicyBudget, *, seed: int, device: str = "cpu"
 ) -> dict[str, dict[str, float]]:
-    """Mean final validation figures of ``ppo`` and its rivals on one problem; in each group every policy has one sibling.
+    """Mean final validation figures of ``ppo`` and other policies on one problem.
+
+    In each group every policy has one sibling.
+
+    Args:
+        problem: Data of the students.
+        ppo: The policy to evaluate.
+        plan: Size of the comparison.
+        seed: Random seed.
+        device: Where the students train.
 
     Returns:
-        Policy name to ``f1``, ``average_precision``, ``partial_auc``, and the means of the final ``minority_share`` and ``hardness``.
+        For each policy's name ``f1``, ``average_precision``, ``partial_auc``, and the means of the final
+        ``minority_share`` and ``hardness``.
     """
     policies: list[Policy] = [
         ppo,
@@ -51,11 +64,11 @@ def compare_policies(
         seed=integer_seed(seed, "policy test"),
         device=device,
     )
-    walk = PopulationEpisode(stack, epochs=plan.epochs, steps_per_epoch=plan.steps_per_epoch, budgets=plan.factors)
+    episode = PopulationEpisode(stack, epochs=plan.epochs, steps_per_epoch=plan.steps_per_epoch, budgets=plan.factors)
     collected: dict[str, list[Floats]] = {}
-    for episode in range(plan.test_episodes):
-        walk.begin(episode)
-        weights, metrics = walk_policies(walk, policies)
+    for number in range(plan.test_episodes):
+        episode.begin(number)
+        weights, metrics = walk_policies(episode, policies)
         for name, values in _figures(metrics, weights, len(policies)).items():
             collected.setdefault(name, []).append(values)
     means = {name: np.concatenate(values).mean(axis=0) for name, values in collected.items()}
@@ -64,16 +77,16 @@ def compare_policies(
 
 @dataclass(frozen=True)
 class TaskComparison:
-    """Figures of policies on tasks; arrays are (tasks, policies), each the mean of some students."""
+    """Figures of policies on tasks; arrays are (tasks, policies), each value the mean of some students."""
 
     policies: tuple[str, ...]
     figures: dict[str, Floats]
-    """``average_precision``, ``f1``, ``partial_auc`` on the goal; final ``minority_share`` and ``hardness``."""
+    """On the goal ``average_precision``, ``f1``, ``partial_auc``; final ``minority_share``, ``hardness``."""
     traits: list[dict[str, object]]
-    """What each task was like."""
+    """Properties of each task."""
 
     def against(self, reference: str, figure: str, seed: int = 0, draws: int = 2000) -> dict[str, tuple[float, float, float]]:
-        """Policy to mean difference to ``reference`` over the tasks, with the ends of its 95 % bootstrap interval."""
+        """Mean difference of each policy to ``reference`` over the tasks, and its 95 % bootstrap interval."""
         values = self.figures[figure]
         differences = values - values[:, [self.policies.index(reference)]]
         rng = np.random.default_rng(seed)
@@ -93,14 +106,24 @@ def compare_on_tasks(
     device: str = "cpu",
     progress: Callable[[int], None] | None = None,
 ) -> TaskComparison:
-    """All ``policies`` on the first ``tasks`` tasks of a split, measured on each task's goal."""
+    """Compare policies on the first tasks of a split, measured on the goal of each task.
+
+    Args:
+        policies: The policies.
+        tasks: Number of tasks.
+        seed: Random seed of the tasks.
+        split: ``heldout`` or ``train``.
+        groups: Kinds of students on each task.
+        device: Where the students train.
+        progress: Called with the number of finished tasks.
+    """
     rows: dict[str, list[Floats]] = {}
     traits: list[dict[str, object]] = []
     for index in range(tasks):
         task = draw_task(seed, index, split)
-        played = TaskEpisode(task, siblings=len(policies), groups=groups, device=device)
-        weights, _ = walk_policies(played.episode, policies)
-        for name, values in _figures(played.goal(), weights, len(policies)).items():
+        episode = TaskEpisode(task, siblings=len(policies), groups=groups, device=device)
+        weights, _ = walk_policies(episode.episode, policies)
+        for name, values in _figures(episode.goal(), weights, len(policies)).items():
             rows.setdefault(name, []).append(values.mean(axis=0))
         traits.append(dict(task.traits))
         if progress is not None:

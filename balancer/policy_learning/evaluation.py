@@ -1,4 +1,8 @@
-"""What a policy is worth on tasks it was not trained on, beside constants, rules and the shipped policies: `balancer policy evaluate`."""
+"""Evaluate a policy on tasks it was not trained on, together with constants, rules and the package's
+policies.
+
+The command is ``balancer policy evaluate``.
+"""
 
 from __future__ import annotations
 
@@ -33,24 +37,36 @@ def evaluate_policy(
     device: str = "cpu",
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Figures of ``policy`` and its rivals on ``number`` tasks.
+    """Evaluate a policy and others on tasks.
+
+    Args:
+        policy: Name or folder of the policy.
+        number: Number of tasks.
+        seed: Random seed of the tasks.
+        split: ``heldout`` or ``train``.
+        groups: Kinds of students on each task.
+        reference: Policy with which the others are compared.
+        device: Where the students train.
+        console: Where progress is printed; None: stderr.
 
     Returns:
-        ``policies``: name to the mean of each figure, the final minority share and hardness, and for each figure ``difference`` to the
-        reference with ``low`` and ``high`` of its 95 % bootstrap interval over tasks, and the part of tasks on which it is ahead;
-        ``by_kind``: the mean difference in average precision for parts of the distribution; ``tasks``, ``reference``, ``seed``.
+        ``policies``: for each name the mean of each figure, the final minority share and hardness, and for
+            each figure
+        the ``difference`` to the reference with ``low`` and ``high`` of its 95 % bootstrap interval over
+        tasks, and the fraction of tasks on which the policy is ``ahead``. ``by_kind``: the mean difference in
+        average precision for parts of the distribution. Also ``tasks``, ``reference`` and ``seed``.
 
     Raises:
-        InputError: a policy or reference that is not known.
+        InputError: The policy or the reference is not known.
     """
-    policies = _rivals(policy)
+    policies = _compared_policies(policy)
     if reference not in {each.name for each in policies}:
         raise InputError(f"--reference {reference!r} is not among the policies: {', '.join(each.name for each in policies)}")
     with TrainingProgress(console or Console(stderr=True)) as progress, progress.stage("tasks", number) as advance:
         compared = compare_on_tasks(
             policies, number, seed=seed, split=split, groups=groups, device=device, progress=lambda done: advance(done, "")
         )
-    told: dict[str, dict[str, Any]] = {
+    figures: dict[str, dict[str, Any]] = {
         name: {figure: float(values[:, i].mean()) for figure, values in compared.figures.items()}
         for i, name in enumerate(compared.policies)
     }
@@ -58,19 +74,19 @@ def evaluate_policy(
         at = compared.policies.index(reference)
         for i, (name, (difference, low, high)) in enumerate(compared.against(reference, figure, seed).items()):
             ahead = float((compared.figures[figure][:, i] > compared.figures[figure][:, at]).mean())
-            told[name][f"{figure}_against_reference"] = {"difference": difference, "low": low, "high": high, "ahead": ahead}
+            figures[name][f"{figure}_against_reference"] = {"difference": difference, "low": low, "high": high, "ahead": ahead}
     return {
         "tasks": {"split": split, "number": number, "groups": groups},
         "seed": seed,
         "reference": reference,
-        "policies": told,
+        "policies": figures,
         "by_kind": _by_kind(compared, reference),
     }
 
 
-def _rivals(text: str) -> list[Policy]:
-    asked = load_policy(text, num_classes=MAX_CLASSES) if not Path(text).is_dir() else load_bundle(Path(text), name=Path(text).name)
-    rivals: list[Policy] = [
+def _compared_policies(text: str) -> list[Policy]:
+    evaluated = load_policy(text, num_classes=MAX_CLASSES) if not Path(text).is_dir() else load_bundle(Path(text), name=Path(text).name)
+    others: list[Policy] = [
         ConstantPolicy(None, 0.0, name="none"),
         ConstantPolicy(0.5, 0.0, name="one_to_one"),
         FALLBACK,
@@ -79,8 +95,8 @@ def _rivals(text: str) -> list[Policy]:
         RulePolicy(),
         RandomPolicy(),
     ]
-    rivals += [AutoPolicy(name) for name in ("auto", "bandit") if (BUNDLES / name).is_dir()]
-    return [asked, *(rival for rival in rivals if rival.name != asked.name)]
+    others += [AutoPolicy(name) for name in ("auto", "bandit") if (BUNDLES / name).is_dir()]
+    return [evaluated, *(other for other in others if other.name != evaluated.name)]
 
 
 def _by_kind(compared: TaskComparison, reference: str) -> dict[str, dict[str, float]]:
@@ -88,16 +104,16 @@ def _by_kind(compared: TaskComparison, reference: str) -> dict[str, dict[str, fl
     differences = values - values[:, [compared.policies.index(reference)]]
     kind = np.array([f"{traits['kind']}, {traits['net']}" for traits in compared.traits])
     classes = np.array(["two classes" if traits["classes"] == 2 else "more classes" for traits in compared.traits])
-    told = {}
+    found = {}
     for label in (kind, classes):
         for name in sorted(set(label.tolist())):
             chosen = differences[label == name]
-            told[f"{name} ({len(chosen)})"] = {policy: float(chosen[:, i].mean()) for i, policy in enumerate(compared.policies)}
-    return told
+            found[f"{name} ({len(chosen)})"] = {policy: float(chosen[:, i].mean()) for i, policy in enumerate(compared.policies)}
+    return found
 
 
 def print_evaluation(result: dict[str, Any], console: Console) -> None:
-    """Figures, differences with intervals, and where in the distribution they come from."""
+    """Print figures, differences with intervals, and differences by part of the distribution."""
     tasks = result["tasks"]
     table = Table(
         title=f"{tasks['number']} {tasks['split']} tasks, {tasks['groups']} kinds of students each; differences to {result['reference']}"

@@ -1,12 +1,15 @@
-"""The policy that PPO trains: one encoder shared by all classes, pooled, so that the number of classes is free.
+"""The policy network that PPO trains: one encoder for every class, pooled over the classes, for any number of
+classes.
 
-Each class's features pass the same two layers; their mean and maximum with the shared features make the context. From a class's code and
-the context comes the change of its log share, from the context alone those of hardness and floor. The exploration has three scales, one
-per kind, whatever K. Observations of tasks with different numbers of classes are padded with zeros to one length; a class whose log prior is 0 is not there
-(a real one's never is), takes no part in pooling, and neither its action nor its log-probability counts.
+The features of each class pass the same two layers. Their mean and maximum over the classes form the context,
+together with the shared features. The change of a class's log share is computed from the code of the class
+and the context; the changes of hardness and floor are computed from the context alone. The exploration has
+three scales, one per kind of action, for any K. Observations of tasks with fewer classes are padded with
+zeros. A class with a log prior of 0 is such padding (a real class never has it): it takes no part in pooling,
+and neither its action nor its log-probability counts.
 
-Actor and critic share nothing, for a policy's gradient is small beside a value's.
-:class:`balancer.sampling.bundle.BundlePolicy` is this actor in NumPy; a test holds them together.
+Actor and critic share no parameters, because the gradient of a policy is small compared with that of a value.
+:class:`balancer.sampling.bundle.BundlePolicy` is this actor in NumPy; a test compares the two.
 """
 
 from __future__ import annotations
@@ -28,32 +31,32 @@ _LOG_PRIOR = PER_CLASS_FEATURES.index("log_prior")
 
 
 def split_flat(flat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Per-class features (B, K, D), shared ones (B, G), and which classes are there (B, K), 1 or 0."""
+    """Per-class features (B, K, D), shared features (B, G), and a mask of the real classes (B, K), 1 or 0."""
     num_shared = len(SHARED_FEATURES)
     per_class = flat[:, :-num_shared].reshape(len(flat), -1, len(PER_CLASS_FEATURES))
     return per_class, flat[:, -num_shared:], (per_class[:, :, _LOG_PRIOR] != 0).to(flat.dtype)
 
 
 class PresentGaussian(DiagGaussianDistribution):
-    """Diagonal Gaussian of which only the dimensions of a mask count: ``present`` (B, K + 2), 1 or 0."""
+    """Diagonal Gaussian with a mask: only dimensions where ``present`` (B, K + 2) is 1 count."""
 
     def __init__(self, present: Tensor) -> None:
         super().__init__(present.shape[1])
         self.present = present
 
     def log_prob(self, actions: Tensor) -> Tensor:
-        """(B,)."""
+        """Log-probability (B,) of actions."""
         log_prob: Tensor = (self.distribution.log_prob(actions) * self.present).sum(dim=1)
         return log_prob
 
     def entropy(self) -> Tensor:
-        """(B,)."""
+        """Entropy (B,)."""
         entropy: Tensor = (self.distribution.entropy() * self.present).sum(dim=1)
         return entropy
 
 
 class ClassEncoder(nn.Module):
-    """Flat observations (B, K * D + G) to codes (B, K, 32) and a context (B, 32)."""
+    """Encodes flat observations (B, K * D + G) as codes (B, K, 32) and a context (B, 32)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,18 +66,18 @@ class ClassEncoder(nn.Module):
         self.context = nn.Linear(2 * WIDTH + shared, WIDTH)
 
     def encode(self, flat: Tensor) -> tuple[Tensor, Tensor]:
-        """Codes and context."""
+        """Codes (B, K, 32) and context (B, 32)."""
         per_class, shared, present = split_flat(flat)
         spread = shared[:, None].expand(-1, per_class.shape[1], -1)
         code = torch.tanh(self.encode_2(torch.tanh(self.encode_1(torch.cat([per_class, spread], dim=2)))))
         here = present[:, :, None]
         mean = (code * here).sum(dim=1) / here.sum(dim=1).clamp_min(1.0)
-        largest = code.masked_fill(here == 0, -1.0).amax(dim=1)  # of tanh, so nothing is smaller
+        largest = code.masked_fill(here == 0, -1.0).amax(dim=1)  # tanh values: -1 is the smallest
         return code, torch.tanh(self.context(torch.cat([mean, largest, shared], dim=1)))
 
 
 class ActorNetwork(ClassEncoder):
-    """Mean action (B, K + 2) in (-1, 1); 0 at the start of training."""
+    """Mean action (B, K + 2) in (-1, 1), which is 0 at the start of training."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,18 +89,18 @@ class ActorNetwork(ClassEncoder):
             nn.init.zeros_(last.bias)
 
     def forward(self, flat: Tensor) -> Tensor:
-        """Changes of the log shares, of hardness and of floor."""
+        """Changes of the log shares, of the hardness and of the floor."""
         code, context = self.encode(flat)
         joined = torch.cat([code, context[:, None].expand(-1, code.shape[1], -1)], dim=2)
         share = self.share_2(torch.tanh(self.share_1(joined)))[:, :, 0]
         _, _, present = split_flat(flat)
-        # Adding the same to every log share changes nothing, so that direction is taken out.
+        # Adding the same number to every log share changes nothing, so the mean is removed.
         mean = (share * present).sum(dim=1, keepdim=True) / present.sum(dim=1, keepdim=True).clamp_min(1.0)
         return torch.tanh(torch.cat([(share - mean) * present, self.overall(context)], dim=1))
 
 
 class CriticNetwork(ClassEncoder):
-    """Value (B, 1)."""
+    """Value (B, 1) of observations."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -106,7 +109,7 @@ class CriticNetwork(ClassEncoder):
         nn.init.zeros_(self.value.bias)
 
     def forward(self, flat: Tensor) -> Tensor:
-        """Expected return from here on."""
+        """Expected return from the observations on."""
         _, context = self.encode(flat)
         value: Tensor = self.value(context)
         return value
@@ -121,7 +124,7 @@ class ClassWeightsPolicy(ActorCriticPolicy):
         self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 
     def get_distribution(self, obs: Any) -> DiagGaussianDistribution:
-        """Gaussian around the actor's mean; one scale for all log shares, one for hardness, one for floor."""
+        """Gaussian around the actor's mean; log shares, hardness and floor have one scale each."""
         mean = self.actor(obs)
         log_std = torch.cat([self.log_std[:1].expand(mean.shape[1] - 2), self.log_std[1:]])
         _, _, present = split_flat(obs)
@@ -129,12 +132,12 @@ class ClassWeightsPolicy(ActorCriticPolicy):
         return distribution.proba_distribution(mean, log_std)
 
     def predict_values(self, obs: Any) -> Tensor:
-        """(B, 1)."""
+        """Value (B, 1) of observations."""
         value: Tensor = self.critic(obs)
         return value
 
     def forward(self, obs: Tensor, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        """Actions, values, log-probabilities."""
+        """Actions, values and log-probabilities."""
         distribution = self.get_distribution(obs)
         actions = distribution.get_actions(deterministic=deterministic)
         return actions, self.critic(obs), distribution.log_prob(actions)

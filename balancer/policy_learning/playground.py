@@ -1,8 +1,9 @@
 """Sampling weights chosen by a person, compared with policies epoch by epoch; and a map of constant weights.
 
-The students are the small networks on which PPO trains its policies. The students of all players are siblings (same
-networks, same initial weights, same random numbers), so a difference comes from the weights alone. Students see the
-fields of a row, not its history: their results predict the direction of an effect on the classifier, not its size.
+The students are the small networks on which PPO trains its policies. The students of all players are siblings
+(same networks, same initial weights, same random numbers), so a difference comes from the weights alone.
+Students see the fields of a row, not its history: their results predict the direction of an effect on the
+classifier, not its size.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ GROUPS = 4
 YOU = "you"
 SHARES = 7
 HARDNESS = (0.0, 0.5, 1.0, 1.5, 2.0)
-"""Grid of the map: number of total shares of the minority, from its prior to one half; exponents of hardness."""
+"""Grid of the map: number of total shares, from the prior to one half; exponents of hardness."""
 
 
 class Playground:

@@ -1,8 +1,9 @@
-"""PPO around an environment whose rollouts are whole episodes: resumable to the same bits at each rollout.
+"""PPO on an environment whose rollouts are whole episodes; it can be resumed exactly at every rollout.
 
-Between two rollouts such an environment is a counter. All randomness is seeded anew from (seed, rollout) where a rollout starts, and one
-checkpoint file, written there, holds the weights, Adam's moments and the counters: a training killed anywhere goes back to the last
-rollout's start and walks the same road.
+Between two rollouts such an environment has no state except a counter. Where a rollout starts, all randomness
+is seeded again from (seed, rollout), and one checkpoint file with the weights, Adam's moments and the
+counters is written. A training that is interrupted continues from the start of the last rollout and gives the
+same result.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from balancer.sampling.seeding import integer_seed
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 FIRST_SCALE = 0.02
-"""Spread of the final figure among siblings that the first rollout assumes; later ones use what they saw."""
+"""Spread of the final figure among siblings that is assumed in the first rollout; later it is measured."""
 
 Progress = Callable[[dict[str, Any]], None]
 Actor = dict[str, NDArray[np.float32]]
@@ -41,38 +42,44 @@ Actor = dict[str, NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Learning:
-    """How PPO learns; ``told`` is what a checkpoint must agree with."""
+    """How PPO trains."""
 
-    told: dict[str, Any]
+    settings: dict[str, Any]
+    """Settings of the training, with which a checkpoint must agree."""
     rollouts: int
+    """Number of rollouts."""
     rollout_steps: int
-    """Steps of each student in a rollout; whole episodes."""
+    """Steps of each student in a rollout, which are whole episodes."""
     seek: Callable[[int], None]
-    """Makes the environment's next reset begin that rollout."""
+    """Makes the next reset of the environment begin the rollout with a given number."""
     reward: Reward
-    """Figure of ``finals`` that counts as the return."""
+    """Figure of ``finals`` that is the return."""
     seed: int
     discount: float = 1.0
     learning_rate: float = 2e-3
     initial_std: float | None = None
-    """Exploration at the start; None: the network's own."""
+    """Exploration at the start; None: that of the network."""
     start: Mapping[str, NDArray[Any]] | None = None
-    """Arrays of an actor to go on from."""
+    """Arrays of an actor to start from; None: a new actor."""
 
 
 def learn(env: OneVecEnv, plan: Learning, *, folder: Path, resume: bool, progress: Progress | None) -> tuple[Actor, list[float]]:
-    """Train from the start, or with ``resume`` from the checkpoint in ``folder``.
+    """Train a policy by PPO.
 
     Args:
-        env: an environment of students. plan: what to do. folder: of the checkpoint and TensorBoard's events.
-        resume: go on where a checkpoint is. progress: called after every rollout with ``rollout`` (from 1), ``rollouts``, ``env_steps``,
-        ``return`` and the means over the rollout's episodes of the reward figures, ``minority_share`` and ``hardness``.
+        env: Environment of students.
+        plan: Settings.
+        folder: Folder of the checkpoint and of TensorBoard's events.
+        resume: Whether to continue from a checkpoint in ``folder``.
+        progress: Called after every rollout with ``rollout`` (from 1), ``rollouts``, ``env_steps``,
+            ``return``, and the means over the episodes of the rollout of the reward figures,
+            ``minority_share`` and ``hardness``.
 
     Returns:
         The actor's arrays, and the return of every rollout.
 
     Raises:
-        InputError: a checkpoint that is torn or of another training.
+        InputError: The checkpoint is corrupt or belongs to another training.
     """
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / CHECKPOINT_FILE
@@ -97,29 +104,32 @@ def learn(env: OneVecEnv, plan: Learning, *, folder: Path, resume: bool, progres
         policy.actor.load_state_dict({name: torch.as_tensor(np.array(value), dtype=torch.float32) for name, value in plan.start.items()})
     if plan.initial_std is not None:
         torch.nn.init.constant_(policy.log_std, math.log(plan.initial_std))
-    history: list[float] = []
+    returns: list[float] = []
     if resume and checkpoint.is_file():
-        history = _restore(checkpoint, model, env, plan.told)
-    plan.seek(len(history))
+        returns = _restore(checkpoint, model, env, plan.settings)
+    plan.seek(len(returns))
     remaining = plan.rollouts * plan.rollout_steps * env.num_envs - model.num_timesteps
     if remaining > 0:
-        model.learn(remaining, _Rollouts(env, plan, checkpoint, history, progress), reset_num_timesteps=False)
+        model.learn(remaining, _Rollouts(env, plan, checkpoint, returns, progress), reset_num_timesteps=False)
     model.logger.close()
     actor = {name: value.detach().numpy().copy() for name, value in policy.actor.state_dict().items()}
-    return actor, history
+    return actor, returns
 
 
 class _Rollouts(BaseCallback):
-    """Where a rollout starts: checkpoint, then fresh randomness. Where it ends: the scale of the reward, figures, progress."""
+    """Actions of PPO around a rollout.
 
-    def __init__(self, env: OneVecEnv, plan: Learning, checkpoint: Path, history: list[float], progress: Progress | None) -> None:
+    Before it: the checkpoint, and new random seeds. After it: the scale of the reward, figures, progress.
+    """
+
+    def __init__(self, env: OneVecEnv, plan: Learning, checkpoint: Path, returns: list[float], progress: Progress | None) -> None:
         super().__init__()
-        self.env, self.plan, self.checkpoint, self.history, self.progress = env, plan, checkpoint, history, progress
+        self.env, self.plan, self.checkpoint, self.returns, self.progress = env, plan, checkpoint, returns, progress
 
     def _on_rollout_start(self) -> None:
-        rollout = len(self.history)
+        rollout = len(self.returns)
         if rollout:
-            _save(self.checkpoint, self.model, self.env, self.plan.told, self.history)  # type: ignore[arg-type]
+            _save(self.checkpoint, self.model, self.env, self.plan.settings, self.returns)  # type: ignore[arg-type]
         set_random_seed(integer_seed(self.plan.seed, "rollout", rollout))
         self.env.finals = []
 
@@ -130,35 +140,37 @@ class _Rollouts(BaseCallback):
         finals = self.env.finals
         figures = {name: float(np.mean([final[name] for final in finals])) for name in finals[0] if name != "spread"}
         self.env.reward_scale = max(0.5 * self.env.reward_scale + 0.5 * self.env.spread(), 1e-3)
-        self.history.append(figures[self.plan.reward])
+        self.returns.append(figures[self.plan.reward])
         for name, value in (figures | {"reward_scale": self.env.reward_scale}).items():
             self.logger.record(f"population/{name}", value)
         if self.progress is not None:
-            counts = {"rollout": len(self.history), "rollouts": self.plan.rollouts, "env_steps": self.num_timesteps}
-            self.progress(counts | {"return": self.history[-1]} | figures)
+            counts = {"rollout": len(self.returns), "rollouts": self.plan.rollouts, "env_steps": self.num_timesteps}
+            self.progress(counts | {"return": self.returns[-1]} | figures)
 
 
-def _save(file: Path, model: PPO, env: OneVecEnv, told: dict[str, Any], history: list[float]) -> None:
+def _save(file: Path, model: PPO, env: OneVecEnv, settings: dict[str, Any], returns: list[float]) -> None:
     arrays = {f"policy.{name}": value.detach().numpy().copy() for name, value in model.policy.state_dict().items()}
     for index, moments in model.policy.optimizer.state_dict()["state"].items():
         arrays |= {f"adam.{index}.{name}": value.numpy().copy() for name, value in moments.items()}
     arrays |= {f"env.{name}": value for name, value in env.state_dict().items()}
-    counters = {"told": told, "history": history, "env_steps": model.num_timesteps, "reward_scale": env.reward_scale}
+    counters = {"told": settings, "history": returns, "env_steps": model.num_timesteps, "reward_scale": env.reward_scale}
     write_bytes(file, save(arrays, metadata={"counters": json.dumps(counters)}))
 
 
-def _restore(file: Path, model: PPO, env: OneVecEnv, told: dict[str, Any]) -> list[float]:
-    """Take back what :func:`_save` wrote; the returns so far."""
+def _restore(file: Path, model: PPO, env: OneVecEnv, settings: dict[str, Any]) -> list[float]:
+    """Restore the file of :func:`_save`; the returns of the finished rollouts."""
     try:
         with safe_open(file, framework="numpy") as stored:
             counters = json.loads(stored.metadata()["counters"])
             arrays = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, TypeError, KeyError, json.JSONDecodeError) as error:
         raise CorruptFileError(
-            f"checkpoint {str(file)!r} can't be read ({error}); delete it to start the policy's training anew"
+            f"checkpoint {str(file)!r} can't be read ({error}); delete it to start the policy's training again"
         ) from error
-    if counters["told"] != told:
-        raise InputError(f"checkpoint {str(file)!r} is of another training (data, budget, reward or seed differ); choose another folder")
+    if counters["told"] != settings:
+        raise InputError(
+            f"checkpoint {str(file)!r} belongs to another training (data, budget, reward or seed differ); choose another folder"
+        )
     tensors = {name: torch.from_numpy(value) for name, value in arrays.items()}
     model.policy.load_state_dict({name[7:]: value for name, value in tensors.items() if name.startswith("policy.")})
     moments: dict[int, dict[str, torch.Tensor]] = {}
@@ -171,5 +183,5 @@ def _restore(file: Path, model: PPO, env: OneVecEnv, told: dict[str, Any]) -> li
     env.load_state_dict({name[4:]: value for name, value in arrays.items() if name.startswith("env.")})
     model.num_timesteps = int(counters["env_steps"])
     env.reward_scale = float(counters["reward_scale"])
-    history: list[float] = counters["history"]
-    return history
+    returns: list[float] = counters["history"]
+    return returns

@@ -1,9 +1,11 @@
-"""Training a sampling policy by Stable-Baselines3's PPO: on one data set, or on the distribution of tasks that the shipped policies come from.
+"""Train a sampling policy by Stable-Baselines3's PPO, on one data set or on the distribution of tasks.
 
-On a data set the policy and its rivals (the good constant, 1:1, no sampling, the starting weights, random actions) afterwards meet students
-of seeds never trained on, as siblings; the figures go into ``policy.json``, where ``beats_constant`` says whether PPO earned its keep. On the
-task distribution the bundle also says what its observations were like, so that whoever runs it can tell where it is out of its depth, and that the
-classes but the first move together: on held-out tasks with more than two, what it did between them cost more than it won (docs/experiments.md).
+On a data set, the policy and others (a constant, 1:1, no sampling, the starting weights, random actions) are
+then compared on students with new seeds, as siblings. The figures go into ``policy.json``, where
+``beats_constant`` says whether PPO was better than the constant. On the task distribution, from which the
+policies of the package come, the bundle also holds the range of its observations, so that a policy can detect
+unusual ones, and says that the minority classes move together: on held-out tasks with more than two classes,
+shares learned between them lost more than they gained (docs/experiments.md).
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ from balancer.sampling.seeding import integer_seed
 Kind = Literal["ppo", "bandit"]
 T = TypeVar("T")
 TUNING_RATE, TUNING_STD = 5e-4, 0.25
-"""Learning rate and exploration of a policy that goes on from another."""
+"""Learning rate and exploration of a policy that starts from another."""
 
 
 @torch_threads(1)
@@ -57,29 +59,35 @@ def train_policy(
     """Train a policy on one data set and write its bundle.
 
     Args:
-        problem: what the students learn. budget: ``quick``, ``standard``, ``thorough``, or one of one's own. seed: one seed, one bundle, whatever the number of threads.
-        folder: where ``policy.safetensors``, ``policy.json``, the checkpoint and TensorBoard's events go. reward: validation figure that
-        PPO maximises. rollouts: instead of the budget's. start: policy to go on from, ``auto`` or the folder of a bundle; None: from nothing.
-        device: where the students train; the policy itself is too small for anything but a CPU. resume: continue from the checkpoint in
-        ``folder``, or return at once where the bundle is there; else start anew. progress: see :func:`policy_learning.learn`.
+        problem: Data of the students.
+        budget: ``quick``, ``standard``, ``thorough``, or a budget.
+        seed: Random seed; the same seed gives the same bundle, whatever the number of threads.
+        folder: Folder of ``policy.safetensors``, ``policy.json``, the checkpoint and TensorBoard's events.
+        reward: Validation figure that PPO maximises.
+        rollouts: Number of rollouts; None: that of the budget.
+        start: Policy to start from, ``auto`` or the folder of a bundle; None: a new policy.
+        device: Where the students train; the policy itself always trains on the CPU.
+        resume: Continue from the checkpoint in ``folder``, or return at once where the bundle exists.
+        progress: See :func:`balancer.policy_learning.ppo.learn`.
 
     Returns:
         ``folder``, for :func:`balancer.sampling.load_policy`.
 
     Raises:
-        InputError: unknown budget or start, or a checkpoint that is torn or of another training.
+        InputError: The budget or the start is not known, or a checkpoint is corrupt or belongs to another
+            training.
     """
     plan = _chosen(POLICY_BUDGETS, budget)
     plan = plan if rollouts is None else replace(plan, rollouts=rollouts)
-    first = None if start is None else load_bundle(BUNDLES / start if start in ("auto", "bandit") else Path(start))
-    told: dict[str, Any] = {
+    base = None if start is None else load_bundle(BUNDLES / start if start in ("auto", "bandit") else Path(start))
+    settings: dict[str, Any] = {
         "budget": asdict(plan) | {"factors": list(plan.factors)},
         "reward": reward,
         "seed": seed,
         "problem": _fingerprint(problem),
     }
-    told |= {"start": None if first is None else _digest(first.arrays)}
-    if resume and _finished(folder, told):
+    settings |= {"start": None if base is None else _digest(base.arrays)}
+    if resume and _finished(folder, settings):
         return folder
     env = PopulationVecEnv(
         problem,
@@ -98,22 +106,22 @@ def train_policy(
     def seek(rollout: int) -> None:
         env.next_episode = rollout * plan.episodes_per_rollout
 
-    learning = Learning(told, plan.rollouts, plan.epochs * plan.episodes_per_rollout, seek, reward, seed)
-    if first is not None:
-        learning = replace(learning, start=first.arrays, learning_rate=TUNING_RATE, initial_std=TUNING_STD)
-    actor, history = learn(env, learning, folder=folder, resume=resume, progress=progress)
+    learning = Learning(settings, plan.rollouts, plan.epochs * plan.episodes_per_rollout, seek, reward, seed)
+    if base is not None:
+        learning = replace(learning, start=base.arrays, learning_rate=TUNING_RATE, initial_std=TUNING_STD)
+    actor, returns = learn(env, learning, folder=folder, resume=resume, progress=progress)
     figures = compare_policies(problem, BundlePolicy(actor, {}), plan, seed=seed, device=device)
     margin = figures["ppo"][reward] - figures["constant"][reward]
     summary = {
-        "told": told,
+        "told": settings,
         "env_steps": plan.env_steps,
-        "returns": history,
+        "returns": returns,
         "evaluation": figures,
         "beats_constant": bool(margin > 0),
         "margin_over_constant": margin,
     }
-    # What goes on from a policy that moves the minority as a whole does so too.
-    minority = {"minority": "together"} if first is not None and first.together else {}
+    # A policy that starts from one which changes the minority's shares together does so too.
+    minority = {"minority": "together"} if base is not None and base.together else {}
     return _write(folder, actor, minority | {"training": summary})
 
 
@@ -130,14 +138,30 @@ def train_task_policy(
     resume: bool = False,
     progress: Progress | None = None,
 ) -> Path:
-    """Train a policy on the task distribution (:mod:`balancer.envs.tasks`) and write its bundle; arguments as in :func:`train_policy`.
+    """Train a policy on the task distribution (:mod:`balancer.envs.tasks`) and write its bundle.
 
-    ``kind``: ``ppo`` is paid what the whole training reaches; ``bandit``, with the same observations, what the next epoch brings (discount 0).
+    Args:
+        kind: ``ppo`` is rewarded for the result of the whole training; ``bandit``, with the same
+            observations, for the gain of the next epoch (discount 0).
+        budget: As in :func:`train_policy`.
+        seed: As in :func:`train_policy`.
+        folder: As in :func:`train_policy`.
+        reward: As in :func:`train_policy`.
+        rollouts: As in :func:`train_policy`.
+        device: As in :func:`train_policy`.
+        resume: As in :func:`train_policy`.
+        progress: As in :func:`train_policy`.
+
+    Returns:
+        ``folder``.
+
+    Raises:
+        InputError: As :func:`train_policy`.
     """
     plan = _chosen(TASK_BUDGETS, budget)
     plan = plan if rollouts is None else replace(plan, rollouts=rollouts)
-    told = {"tasks": "train", "kind": kind, "budget": asdict(plan), "reward": reward, "seed": seed}
-    if resume and _finished(folder, told):
+    settings = {"tasks": "train", "kind": kind, "budget": asdict(plan), "reward": reward, "seed": seed}
+    if resume and _finished(folder, settings):
         return folder
     tasks = integer_seed(seed, "tasks")
     env = TaskVecEnv(
@@ -153,11 +177,11 @@ def train_task_policy(
         env.next_rollout = rollout
 
     discount = 1.0 if kind == "ppo" else 0.0
-    learning = Learning(told, plan.rollouts, ROLLOUT_STEPS, seek, reward, seed, discount, plan.learning_rate)
-    actor, history = learn(env, learning, folder=folder, resume=resume, progress=progress)
+    learning = Learning(settings, plan.rollouts, ROLLOUT_STEPS, seek, reward, seed, discount, plan.learning_rate)
+    actor, returns = learn(env, learning, folder=folder, resume=resume, progress=progress)
     ranges = {name: {"low": low.tolist(), "high": high.tolist()} for name, (low, high) in env.support.items()}
     support = ranges | {"num_classes": [2, MAX_CLASSES]}
-    summary = {"told": told, "env_steps": plan.rollouts * ROLLOUT_STEPS * env.num_envs, "returns": history}
+    summary = {"told": settings, "env_steps": plan.rollouts * ROLLOUT_STEPS * env.num_envs, "returns": returns}
     return _write(folder, actor, {"support": support, "fallback": fallback_to_dict(FALLBACK), "minority": "together", "training": summary})
 
 
@@ -169,12 +193,16 @@ def _chosen(budgets: dict[str, T], budget: str | T) -> T:
     return budgets[budget]
 
 
-def _finished(folder: Path, told: dict[str, Any]) -> bool:
-    """Whether the bundle is there; InputError where it is of another training."""
+def _finished(folder: Path, settings: dict[str, Any]) -> bool:
+    """Whether the bundle exists.
+
+    Raises:
+        InputError: It belongs to another training.
+    """
     if not (folder / CONFIG_FILE).is_file():
         return False
-    if load_bundle(folder).summary.get("told") != told:
-        raise InputError(f"the policy in {str(folder)!r} is of another training; choose another folder, or train without resuming")
+    if load_bundle(folder).summary.get("told") != settings:
+        raise InputError(f"the policy in {str(folder)!r} belongs to another training; choose another folder, or train without resuming")
     return True
 
 

@@ -153,8 +153,8 @@ class _AdaptiveBase(Sampler[Item]):
         if not self._resume:
             self._core.epoch += self._handed > 0  # the loop left the last epoch early
             self._handed = 0
-        # Until an item is requested, nothing is drawn and a loaded position is kept: a DataLoader with workers
-        # makes two iterators and uses the second.
+        # Until an item is requested, nothing is drawn and a loaded position is kept: a DataLoader with
+        # workers makes two iterators and uses the second.
         self._begun, self._walk = self._core.epoch, object()
         return self._walked(self._core.epoch, self._handed, self._walk)
 

@@ -1,8 +1,8 @@
 """Rows for the auxiliary tasks: every task has its own sampler, and labels are not needed.
 
-A task with one target (such as the next category) is as imbalanced as fraud, so an adaptive sampler over the task's
-classes draws its rows, and its weights are recomputed every epoch from the task's scores. A task with many fields at
-once has no classes to weight, and its rows are drawn evenly.
+A task with one target (such as the next category) is as imbalanced as fraud, so an adaptive sampler over the
+task's classes draws its rows, and its weights are recomputed every epoch from the task's scores. A task with
+many fields at once has no classes to weight, and its rows are drawn evenly.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from balancer.training.trainer import ClassifierTrainer
 SHARE = 0.25
 """Rows of a task in a step, per row of the classification."""
 POOL = 2_000
-"""Rows scored after an epoch for a task's weights: this many training rows, and as many of the reward half."""
+"""Rows of train, and of the reward half, that are scored after an epoch for a task's weights."""
 LEARNED_CLASSES = 10
 """Most classes in the training of the learned policy; with more, the rule is used."""
 EVALUATED = 20_000

@@ -1,8 +1,8 @@
 """Fit one classifier under one treatment, an epoch at a time, with a checkpoint after each epoch.
 
-The run and its baselines use the same code: same model, same seed, same epochs; only the treatment differs. Draws,
-pools and dropout are functions of (seed, epoch), so a checkpoint holds arrays and counters, and a resumed fit gives
-exactly the result of an uninterrupted one.
+The run and its baselines use the same code: same model, same seed, same epochs; only the treatment differs.
+Draws, pools and dropout are functions of (seed, epoch), so a checkpoint holds arrays and counters, and a
+resumed fit gives exactly the result of an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -85,7 +85,8 @@ def fit_classifier(
         seed: Random seed.
         device: Where to train.
         checkpoint: File that is written after every epoch and read at the start.
-        after_epoch: Called after every epoch with the number of finished epochs and the figures of that epoch.
+        after_epoch: Called after every epoch with the number of finished epochs and the figures of that
+            epoch.
         start: Makes the model to start from; None: a new one.
         train_only: Parts of the model to train; None: all.
         task_weights: Weights of the losses of auxiliary tasks by name; None: learned.
@@ -232,7 +233,7 @@ def _nested(arrays: Mapping[str, np.ndarray], states: Mapping[str, Mapping[str, 
 
 
 def thinned(rows: np.ndarray, label: np.ndarray, most: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """At most ``most`` positives and at most ``most`` negatives of ``rows`` (n,), and how many rows each represents."""
+    """At most ``most`` positives and ``most`` negatives of ``rows``, and how many rows each represents."""
     return thinned_groups([(rows[label[rows] > 0], most), (rows[label[rows] == 0], most)], rng, in_order=True)
 
 
@@ -240,8 +241,8 @@ def _describe(weights: SamplingWeights, reward: ScoredRows) -> dict[str, Any]:
     """Figures of an epoch.
 
     Returns:
-        The weights it was drawn with; on the reward half the average precision, the best F1, and the false-positive
-        rate at the threshold of the best F1.
+        The weights it was drawn with; on the reward half the average precision, the best F1, and the
+        false-positive rate at the threshold of the best F1.
     """
     positive, fraud = reward.label > 0, 1.0 - reward.score[:, 0]
     precision, recall, _ = precision_recall_curve(positive, fraud, sample_weight=reward.weight)

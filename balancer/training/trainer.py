@@ -1,15 +1,16 @@
 """Train the transaction-sequence classifier on given rows.
 
 The trainer does not choose rows. ``fit`` takes the store rows to train on, in order, a mini-batch at a time;
-``score`` gives class probabilities. Its state is arrays (weights, AdamW moments, a step count), and its dropout is
-drawn from (seed, step), so a restored state continues exactly. Recipe: AdamW, 5 % linear warm-up, then cosine to
-zero, gradient norm clipped to 1, bf16 autocast on CUDA.
+``score`` gives class probabilities. Its state is arrays (weights, AdamW moments, a step count), and its
+dropout is drawn from (seed, step), so a restored state continues exactly. Recipe: AdamW, 5 % linear warm-up,
+then cosine to zero, gradient norm clipped to 1, bf16 autocast on CUDA.
 
-Auxiliary tasks learn from their own rows in the same pass. With `train_only`, all other parts keep their weights
-exactly.
+Auxiliary tasks learn from their own rows in the same pass. With `train_only`, all other parts keep their
+weights exactly.
 
-A model of the form `histories` is trained on the same rows: one pass over a history scores all the rows drawn from
-it. Sparse attention is dense for the first part of the steps and learns meanwhile which nodes should be global.
+A model of the form `histories` is trained on the same rows: one pass over a history scores all the rows drawn
+from it. Sparse attention is dense for the first part of the steps and learns meanwhile which nodes should be
+global.
 """
 
 from __future__ import annotations
@@ -51,10 +52,10 @@ class ClassifierTrainer:
         optimizer: ``adamw``, or ``adamw8bit`` of bitsandbytes, on CUDA.
         device: Where to train.
         start: Makes the model to start from instead of a new one; its configuration is ``config``.
-        train_only: Parts (`balancer.models.PARTS`) that are trained; all others keep their weights and have no
-            optimizer state. None: all parts are trained.
-        task_weights: Fixed weight of each loss by name, 1 where a name is missing. None: weights are learned from the
-            uncertainty of each loss.
+        train_only: Parts (`balancer.models.PARTS`) that are trained; all others keep their weights and have
+            no optimizer state. None: all parts are trained.
+        task_weights: Fixed weight of each loss by name, 1 where a name is missing. None: weights are learned
+            from the uncertainty of each loss.
     """
 
     def __init__(
@@ -103,10 +104,10 @@ class ClassifierTrainer:
         """Train on rows, one optimizer step per mini-batch.
 
         Args:
-            rows: (n,) store rows. Mini-batches are taken in this order; in the form `histories`, the rows of one history
-                stay together, and the order of histories is random.
-            extra: Store rows of auxiliary tasks by name, spread over the same steps. Where ``rows`` is empty, the
-                number of steps follows from these rows, and the loss is that of the tasks.
+            rows: (n,) store rows. Mini-batches are taken in this order; in the form `histories`, the rows of
+                one history stay together, and the order of histories is random.
+            extra: Store rows of auxiliary tasks by name, spread over the same steps. Where ``rows`` is empty,
+                the number of steps follows from these rows, and the loss is that of the tasks.
 
         Returns:
             The mean loss over the steps; NaN without rows.

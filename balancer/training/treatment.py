@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # the names of treatments are needed to print help, without t
 Rows = Literal["all", "under", "smote"]
 Loss = Literal["plain", "class_weight", "focal", "logit_adjustment"]
 BASELINES = ("none", "one_to_one", "class_weight")
-"""Treatments that every report compares with: no treatment, over-sampling to 1:1, class weights in the loss."""
+"""Treatments in every report: no treatment, over-sampling to 1:1, class weights in the loss."""
 FIXED = ("none", "one_to_one", "under", "smote", "class_weight", "focal", "logit_adjustment")
 """Treatments without a choice: their class shares follow from the training rows."""
 
@@ -36,13 +36,13 @@ class Treatment:
     policy: Policy
     """Chooses the sampling weights of each epoch."""
     rows: Rows = "all"
-    """``under``: the negative class is thinned once to the number of the other rows. ``smote``: the other classes are
-    extended once to the number of the negative rows, by synthetic rows."""
+    """``under``: the negative class is thinned once to the number of the other rows. ``smote``: the other
+    classes are extended once to the number of the negative rows, by synthetic rows."""
     loss: Loss = "plain"
 
     @property
     def fixed_weights(self) -> SamplingWeights | None:
-        """The weights of every epoch where they depend on nothing, so that no training row needs to be scored."""
+        """The weights of every epoch where they depend on no scores; else None."""
         return self.policy.fixed_weights() if isinstance(self.policy, ConstantPolicy) else None
 
 
@@ -66,7 +66,7 @@ def fixed_treatment(name: str, counts: NDArray[Any]) -> Treatment:
 
 
 def balanced_class_weight(counts: NDArray[Any]) -> Floats:
-    """(K,) loss weights n / (K n_c), as scikit-learn's "balanced", for training ``counts`` (K,); 0 without rows."""
+    """(K,) loss weights n / (K n_c) for ``counts`` (K,), as scikit-learn's "balanced"; 0 without rows."""
     weight = np.where(counts > 0, counts.sum() / (np.maximum(counts, 1) * (counts > 0).sum()), 0.0)
     return np.asarray(weight, dtype=np.float64)
 
