@@ -1,1 +1,1 @@
-"""One script for each claim. Its docstring states the claim; its result is ``benchmarks/results/NAME.json``."""
+"""One script for each claim. Its docstring states the claim; its result is in ``benchmarks/results``."""

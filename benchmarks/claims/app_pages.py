@@ -1,9 +1,10 @@
 """The app: how long each page takes on a run with 350,000 test rows.
 
-A run is trained on the sample for a short time, as only its files matter. Its test rows are repeated with other ids, times and
-scores until there are 350,000. Every page is then rendered by Streamlit's test runner in this process: the first time, when files
-are read, and again, as after every click. Where there is a Chromium, the time from the click on the name of a page until Streamlit
-has finished is measured in a headless browser as well.
+A run is trained on the sample for a short time, as only its files matter. Its test rows are repeated with
+other ids, times and scores until there are 350,000. Every page is then rendered by Streamlit's test runner in
+this process: the first time, when files are read, and again, as after every click. Where there is a Chromium,
+the time from the click on the name of a page until Streamlit has finished is measured in a headless browser
+as well.
 
 Claim: no page takes longer than one second.
 
@@ -39,7 +40,7 @@ LIMIT = 1.0
 
 
 def enlarge(run: Path, rows: int, seed: int) -> None:
-    """Repeat the predictions of ``run`` until there are ``rows`` of them, with noise on scores and amounts."""
+    """Repeat the predictions of ``run`` until there are ``rows``, with noise on scores and amounts."""
     file = run / "predictions.parquet"
     small = pl.read_parquet(file)
     copies = -(-rows // small.height)
@@ -56,7 +57,7 @@ def enlarge(run: Path, rows: int, seed: int) -> None:
 
 
 def in_process(repeats: int) -> dict[str, dict[str, float]]:
-    """Seconds of every page in Streamlit's test runner: the first time, and the median of ``repeats`` further times."""
+    """Seconds of every page in Streamlit's test runner: the first time, and the median of more times."""
     app = AppTest.from_file(str(ROOT / "balancer" / "app" / "streamlit_app.py"), default_timeout=120).run()
     taken: dict[str, dict[str, float]] = {}
     for name in PAGES:
@@ -69,7 +70,7 @@ def in_process(repeats: int) -> dict[str, dict[str, float]]:
 
 
 def in_browser(runs: Path, repeats: int) -> dict[str, float]:
-    """Median seconds from a click on the name of a page until it has run, after a first visit; empty without a browser."""
+    """Median seconds from a click on a page's name until it has run; empty without a browser."""
     if CHROMIUM is None:
         return {}
     taken: dict[str, list[float]] = {name: [] for name in PAGES}

@@ -1,20 +1,21 @@
-"""Sparse attention against dense attention: kernels, whole models, average precision, and the choice of window and global nodes.
+"""Sparse attention against dense attention: speed, average precision, window and global nodes.
 
 Sparse attention has 64 keys in a window and 8 global nodes. Kernels are timed in turns with
-`torch.nn.functional.scaled_dot_product_attention`: batch 8, 4 heads of 32 channels, one thread; the choice of the global nodes
-is part of the time. Each claim is checked, and the result is recorded whether the claim holds or not:
+`torch.nn.functional.scaled_dot_product_attention`: batch 8, 4 heads of 32 channels, one thread; the choice of
+the global nodes is part of the time. Each claim is checked, and the result is recorded whether the claim
+holds or not:
 
-- Forward, causal: the backend torch (block windows) is at least 2 times faster at 512 tokens and 5 times at 2,048; the backend
-  native (sliding windows) 5, 11 and 40 times at 512, 2,048 and 8,192.
+- Forward, causal: the backend torch (block windows) is at least 2 times faster at 512 tokens and 5 times at
+  2,048; the backend native (sliding windows) 5, 11 and 40 times at 512, 2,048 and 8,192.
 - Forward and backward, causal: the backend native is 7 and 17 times faster at 512 and 2,048 tokens.
 - The time grows at most as n ** 1.1 from 1,024 to 32,768 tokens.
 - A whole model is 3.2 times faster at some length; the result says from which length on.
-- On histories of 256 and 1,024 transactions of two public streams the average precision is at most .8 % below that of dense
-  attention.
+- On histories of 256 and 1,024 transactions of two public streams the average precision is at most .8 % below
+  that of dense attention.
 
-    python -m benchmarks.claims.attention --only kernels model             # some parts; the recorded others are kept
-    python -m benchmarks.claims.attention --only quality --data handbook   # one stream; finished cells are not made again
-    python -m benchmarks.claims.attention --device cuda                    # kernels in bfloat16 -> attention_cuda.json
+    python -m benchmarks.claims.attention --only kernels model            # some parts; others are kept
+    python -m benchmarks.claims.attention --only quality --data handbook  # one stream; others are kept
+    python -m benchmarks.claims.attention --device cuda                   # -> results/attention_cuda.json
 
 The result is benchmarks/results/attention.json. `python -m benchmarks.report` draws its charts.
 """
@@ -41,8 +42,9 @@ from benchmarks.lib.streams import PUBLIC
 PARTS = ("kernels", "model", "quality", "sweep")
 BY_STREAM = ("quality", "sweep")
 STEPS = 200
-"""Optimizer steps of a training; it takes two to five minutes with one thread. With 64 steps models are far from trained, and
-the training still takes more than a third of the time."""
+"""Optimizer steps of a training; it takes two to five minutes with one thread. With 64 steps models are far
+from trained, and the training still takes more than a third of the time.
+"""
 CUDA_LENGTHS, CUDA_WIDTHS = (512, 1024, 2048, 4096, 8192, 16_384, 32_768), (16, 32, 64)
 
 
@@ -109,7 +111,7 @@ def measured_stream(part: str, data: str, arguments: argparse.Namespace) -> dict
 
 
 def merge(path: Path, part: str, found: dict[str, Any], data: str | None = None) -> None:
-    """Record a part, or one stream of it, and keep the other parts. The file is read anew, as another process may have written it."""
+    """Record a part, or one stream of it, and keep what the file contains by now."""
     parts = recorded(path).get("parts", {})
     found = rounded({"date": today()} | found, 5)
     if data is None:

@@ -1,8 +1,10 @@
-"""Read a public stream with `load_dataset`: wall-clock time and peak memory of reading, checking, features, split and store.
+"""Reading a public stream with `load_dataset`: wall-clock time and peak memory.
 
-Each stream is read in a new process with two threads, so that its peak memory is measured alone.
+Reading includes checks, features, split and store. Each stream is read in a new process with two threads, so
+that its peak memory is measured alone.
 
-Claim: handbook, with 1.75 million rows, takes at most 25 s and 1.5 GiB. The script ends with status 1 if it takes more.
+Claim: handbook, with 1.75 million rows, takes at most 25 s and 1.5 GiB. The script ends with status 1 if it
+takes more.
 
     python -m benchmarks.claims.ingest                  # -> benchmarks/results/ingest.json
 """

@@ -1,15 +1,15 @@
 """What an installation costs: seconds, megabytes and packages in an empty environment.
 
-Claims: `pip install .` installs NumPy and safetensors and nothing else, and in that environment `from balancer
-import AdaptiveSampler` and its loop work, without torch. `balancer[serve]` installs neither Gymnasium nor
-Stable-Baselines3.
+Claims: `pip install .` installs NumPy and safetensors and nothing else, and in that environment `from
+balancer import AdaptiveSampler` and its loop work, without torch. `balancer[serve]` installs neither
+Gymnasium nor Stable-Baselines3.
 
-    python -m benchmarks.claims.install_size                          # -> benchmarks/results/install_size.json
-    python -m benchmarks.claims.install_size --before ../older        # and the core of another checkout
+    python -m benchmarks.claims.install_size                      # -> benchmarks/results/install_size.json
+    python -m benchmarks.claims.install_size --before ../older    # and the core of another checkout
 
-Each installation is made in a new virtual environment with the versions of the checkout's constraints.txt and the
-build of torch that pip's index has. Seconds depend on the network and on pip's cache, so the second of two
-installations is timed. The build compiles the C++ kernels if there is a compiler.
+Each installation is made in a new virtual environment with the versions of the checkout's constraints.txt and
+the build of torch that pip's index has. Seconds depend on the network and on pip's cache, so the second of
+two installations is timed. The build compiles the C++ kernels if there is a compiler.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def megabytes(folder: Path) -> float:
 
 
 def cpu_seconds() -> float:
-    """Processor time of finished child processes: unlike seconds, it does not count what else the machine does."""
+    """Processor time of finished child processes, which other work on the machine does not change."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
@@ -79,7 +79,7 @@ def command(*parts: str | Path, cwd: Path | None = None) -> str:
 
 
 def copied(checkout: Path, target: Path) -> Path:
-    """A copy of the files that git knows, so that the build neither reads nor writes files of earlier builds."""
+    """A copy of the files that git tracks, without the files of earlier builds."""
     for name in command("git", "-C", checkout, "ls-files", "--cached", "--others", "--exclude-standard").splitlines():
         file, to = checkout / name, target / name
         if file.is_file() and not file.is_symlink():

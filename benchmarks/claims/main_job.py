@@ -1,10 +1,11 @@
-"""The main job on public streams: what `balancer train` reaches compared with its baselines, in what time and memory.
+"""The main job on public streams: quality, time and memory of `balancer train` and its baselines.
 
-Claims: with the standard budget on two cores, handbook and sparkov each take at most 30 minutes and 4 GiB, and reach an average
-precision of at least .77 and .94 on the test rows. The LightGBM of the report reaches .75 and .97.
+Claims: with the standard budget on two cores, handbook and sparkov each take at most 30 minutes and 4 GiB,
+and reach an average precision of at least .77 and .94 on the test rows. The LightGBM of the report
+reaches .75 and .97.
 
-    python -m benchmarks.claims.main_job                # handbook, sparkov and the sample -> benchmarks/results/main_job.json
-    python -m benchmarks.claims.main_job --only sample  # one of them; the recorded figures of the others are kept
+    python -m benchmarks.claims.main_job                # all data sets -> benchmarks/results/main_job.json
+    python -m benchmarks.claims.main_job --only sample  # one of them; the others are kept
     python -m benchmarks.claims.main_job --device cuda  # -> benchmarks/results/main_job_cuda.json
 """
 
@@ -75,7 +76,7 @@ def main() -> None:
     for name in [arguments.only] if arguments.only else STREAMS:
         result = measure(name, arguments.device, arguments.seed, arguments.threads)
         if result is not None:
-            # The file is read anew: another process may have recorded another data set in the meantime.
+            # The file is read again: another process may have recorded another data set in the meantime.
             record({"datasets": recorded(path).get("datasets", {}) | {name: result}}, path)
 
 

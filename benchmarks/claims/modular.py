@@ -1,23 +1,23 @@
-"""The modular architecture: a trunk moved to another stream, several tasks on one trunk, pretraining without labels, the light build.
+"""The modular architecture: transfer to another stream, several tasks, pretraining, the light build.
 
 Claims:
 
-- transfer: a model trained on sparkov reaches, with a new embedding and a new head on handbook, at least 97 % of the average
-  precision of the full training in at most 30 % of its training time. A model trained from scratch in the same number of steps is
-  measured as well.
-- tasks: on handbook a model that also learns the type of fraud, the next amount and the time to it is at least as good at
-  detecting fraud as one that learns fraud alone, with equal steps.
-- pretraining: on sparkov with 5 % of the training labels a pretrained trunk is better than one from scratch; the 95 % interval of
-  the difference over five seeds lies above 0.
-- light: the exported light build has at most 1 MB, at most 10 % of the full model's latency at batch 1, and an average precision
-  within .02 of the full model's on handbook.
+- transfer: a model trained on sparkov reaches, with a new embedding and a new head on handbook, at least 97 %
+  of the average precision of the full training in at most 30 % of its training time. A model trained from
+  scratch in the same number of steps is measured as well.
+- tasks: on handbook a model that also learns the type of fraud, the next amount and the time to it is at
+  least as good at detecting fraud as one that learns fraud alone, with equal steps.
+- pretraining: on sparkov with 5 % of the training labels a pretrained trunk is better than one from scratch;
+  the 95 % interval of the difference over five seeds lies above 0.
+- light: the exported light build has at most 1 MB, at most 10 % of the full model's latency at batch 1, and
+  an average precision within .02 of the full model's on handbook.
 
-Every cell is stored as soon as it is finished, so a stopped run continues. Times are processor seconds of one thread, which other
-work on the machine does not change. Average precision is measured on all frauds and 60,000 legitimate rows of the test rows,
-weighted.
+Every cell is stored as soon as it is finished, so a stopped run continues. Times are processor seconds of one
+thread, which other work on the machine does not change. Average precision is measured on all frauds and
+60,000 legitimate rows of the test rows, weighted.
 
     python -m benchmarks.claims.modular                        # all -> benchmarks/results/modular.json
-    python -m benchmarks.claims.modular --only transfer tasks  # some; the recorded figures of the others are kept
+    python -m benchmarks.claims.modular --only transfer tasks  # some; the others are kept
     python -m benchmarks.claims.modular --device cuda          # -> benchmarks/results/modular_cuda.json
 """
 
@@ -89,7 +89,7 @@ def fitted(
     train_only: Collection[str] | None = None,
     task_weights: Mapping[str, float] | None = None,
 ) -> tuple[ClassifierTrainer, float]:
-    """Train a classifier under the shipped policy ``auto``; return it and the processor seconds of its training."""
+    """Train a classifier under the policy ``auto``; return it and its processor seconds."""
 
     def progress(epoch: int, _: dict[str, Any]) -> None:
         print(f"    epoch {epoch}/{budget.epochs}", file=sys.stderr, flush=True)
@@ -113,7 +113,7 @@ def fitted(
 
 
 def evaluated(model: Classifier, dataset: Dataset, device: str) -> dict[str, Any]:
-    """Average precision of fraud, and if there are several types of fraud the macro F1 of the type among the frauds."""
+    """Average precision of fraud; with several types of fraud, the macro F1 of the type among frauds too."""
     rows, weight = thinned(dataset.rows(Split.TEST), dataset.store.label, NEGATIVES, generator(0, "modular test"))
     label, score = dataset.store.label[rows], score_rows(model, dataset, rows, device=torch.device(device))
     found = {"average_precision": float(average_precision_score(label > 0, 1.0 - score[:, 0], sample_weight=weight))}
@@ -144,7 +144,7 @@ def steps_of(budget: Budget) -> int:
 
 
 def transfer(save: Save, device: str, seeds: int) -> dict[str, Any]:
-    """Move the trunk of a model of sparkov to handbook with a new embedding and head; train all of it, or keep the trunk frozen."""
+    """Move sparkov's trunk to handbook with a new embedding and head; train all of it or freeze the trunk."""
     trunk: list[Classifier] = []
 
     def base() -> Classifier:
@@ -159,7 +159,7 @@ def transfer(save: Save, device: str, seeds: int) -> dict[str, Any]:
         options, fit = ModelOptions(), FitOptions()
         frozen = name == "transfer_frozen"
         if name != "full":
-            # A short training needs larger steps and less noise; chosen on seed 0, and better for all three treatments.
+            # A short training needs larger steps and less noise; chosen on seed 0, better for all three.
             fit = FitOptions(learning_rate=6e-3 if frozen else 4e-3)
             options = ModelOptions(dropout=0.05 if frozen else 0.1, field_dropout=0.05)
         model = model_config(dataset, options, seed=seed)
@@ -244,7 +244,7 @@ def pretraining(save: Save, device: str, seeds: int) -> dict[str, Any]:
         if not learned:
             dataset = few(0)
             options = TaskOptions(tasks=("next_fields", "masked_fields"), task_weights="1")
-            # Without labels the bin edges are quantiles. A later training keeps them unless it has a new embedding.
+            # Without labels the bin edges are quantiles; a later training keeps them with the embedding.
             model = model_config(dataset, ModelOptions(dropout=0.1, field_dropout=0.0), seed=0, tasks=options.tasks or ())
             student = ClassifierTrainer(
                 dataset,
@@ -287,7 +287,7 @@ def pretraining(save: Save, device: str, seeds: int) -> dict[str, Any]:
 
 
 def light(save: Save, device: str, seeds: int) -> dict[str, Any]:
-    """Export a run on handbook by `balancer export --target onnx --lite`; one seed, on a CPU, where light builds are used.
+    """Export a run on handbook by `balancer export --target onnx --lite`; one seed, on a CPU.
 
     Its latencies need a machine that does nothing else. The run is kept in runs/ and is not trained again.
     """

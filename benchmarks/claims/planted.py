@@ -1,21 +1,23 @@
-"""Can sparse attention learn what to keep? A planted dependency over 300 and more tokens, by the choice of the global nodes.
+"""A planted dependency over 300 and more tokens, learned with different choices of the global nodes.
 
-Early in each sequence of noise there is one probe, whose amount is positive or negative. Hundreds of tokens later, far triggers
-ask for its sign. Near triggers ask for the sign of cues within their window; they are the control. A model with one block can
-see the probe from a far trigger only as a global node. With a second block there is another way: a global node within the window
-after the probe reads the probe in the first block and passes it on in the second. The variants `..._two_blocks` measure that.
+Early in each sequence of noise there is one probe, whose amount is positive or negative. Hundreds of tokens
+later, far triggers ask for its sign. Near triggers ask for the sign of cues within their window; they are the
+control. A model with one block can see the probe from a far trigger only as a global node. With a second
+block there is another way: a global node within the window after the probe reads the probe in the first block
+and passes it on in the second. The variants `..._two_blocks` measure that.
 
 Claims, each checked and recorded whether it holds or not:
 
-- With the default recipe (entropy over learned landmarks, gate, dense attention with distillation for the first 40 % of the
-  steps) the AUC of far triggers is at least .99, and the probe is among the global nodes for at least 95 % of them, with every
-  seed.
+- With the default recipe (entropy over learned landmarks, gate, dense attention with distillation for the
+  first 40 % of the steps) the AUC of far triggers is at least .99, and the probe is among the global nodes
+  for at least 95 % of them, with every seed.
 - Without global nodes, or with random ones, the mean AUC is within .05 of chance.
-- As the label has two values, a model may also keep only the probes of one sign, and take their absence for the other sign.
-  `sign_kept` is the share of probes kept of the sign that is kept more often; it is at least .95 with every seed.
+- As the label has two values, a model may also keep only the probes of one sign, and take their absence for
+  the other sign. `sign_kept` is the share of probes kept of the sign that is kept more often; it is at least
+  .95 with every seed.
 
     python -m benchmarks.claims.planted                                      # all variants
-    python -m benchmarks.claims.planted --only landmark_entropy --seeds 0 1  # some; finished cells are not made again
+    python -m benchmarks.claims.planted --only landmark_entropy --seeds 0 1  # some; the others are kept
 
 The result is benchmarks/results/planted.json.
 """
@@ -51,11 +53,13 @@ LENGTH, WINDOW, NODES = 512, 64, 8
 WIDTH, HEADS, BATCH, RATE = 32, 2, 16, 3e-3
 WARM_SHARE = 0.4
 FAR, TRIGGERS, NOISE = 300, 6, 48
-"""Fewest tokens from the probe to a far trigger; triggers of each kind in a sequence; kinds of noise tokens, each of which appears
-about ten times in a sequence."""
+"""Fewest tokens from the probe to a far trigger; triggers of each kind in a sequence; kinds of noise tokens,
+each of which appears about ten times in a sequence.
+"""
 PROBE, CUE, FAR_TRIGGER, NEAR_TRIGGER = range(NOISE, NOISE + 4)
-"""Kinds of tokens after the noise kinds. The sign of a probe or a cue is in its amount, not in its kind: with two kinds it would be
-enough to find one of them."""
+"""Kinds of tokens after the noise kinds. The sign of a probe or a cue is in its amount, not in its kind: with
+two kinds it would be enough to find one of them.
+"""
 TESTED = 1024
 """Test sequences."""
 
@@ -115,7 +119,7 @@ def draw(rows: int, rng: np.random.Generator) -> Sequences:
     kind = rng.integers(0, NOISE, (rows, LENGTH))
     at, labels = np.arange(rows), rng.integers(0, 2, (2, rows))
     probe = rng.integers(8, 96, rows)
-    # Slots of four positions, so that every trigger has its own slot; the first far trigger is at 396 or later.
+    # Slots of four positions, one for each trigger; the first far trigger is at 396 or later.
     far = 396 + np.stack([rng.permutation(28)[:TRIGGERS] for _ in at]) * 4
     pair = 100 + np.stack([rng.permutation(8)[:TRIGGERS] for _ in at]) * 48
     cue = pair + 2 + rng.integers(0, 2, pair.shape) * 4
@@ -196,7 +200,7 @@ def task_loss(model: Model, given: Sequences) -> Tensor:
 
 @torch.no_grad()
 def evaluated(model: Model, given: Sequences) -> dict[str, Any]:
-    """AUC of both kinds of triggers, and the share of far triggers for which the probe is a global node in some block.
+    """AUC of both kinds of triggers, and the share of far triggers whose probe is a global node in a block.
 
     The share is given for all far triggers, and for those of the sign that is kept more often.
     """

@@ -1,14 +1,15 @@
-"""The population of students: how much faster it trains than one student per process, and what scoring for hardness costs.
+"""The population of students: its speed compared with one student per process; the cost of hardness.
 
 Claims:
 
-- 64 students of `PopulationVecEnv` train at least 6 times as many student-batches per CPU-second as Stable-Baselines3's
-  `SubprocVecEnv` over the same student as an ordinary torch module in a Python loop, everything else equal. On CUDA they train at
-  least 50 times as many per second.
-- Scoring the pool of training rows for hardness takes less than 20 % of an epoch, in the population and in `balancer train`.
+- 64 students of `PopulationVecEnv` train at least 6 times as many student-batches per CPU-second as
+  Stable-Baselines3's `SubprocVecEnv` over the same student as an ordinary torch module in a Python loop,
+  everything else equal. On CUDA they train at least 50 times as many per second.
+- Scoring the pool of training rows for hardness takes less than 20 % of an epoch, in the population and in
+  `balancer train`.
 
-CPU-seconds are those of this process and its children; on CUDA the population is measured in seconds of wall-clock time. The two
-kinds of environment take turns, and each figure is the median of the rounds.
+CPU-seconds are those of this process and its children; on CUDA the population is measured in seconds of
+wall-clock time. The two kinds of environment take turns, and each figure is the median of the rounds.
 
     python -m benchmarks.claims.population                # -> benchmarks/results/population.json
     python -m benchmarks.claims.population --device cuda  # -> benchmarks/results/population_cuda.json
@@ -53,7 +54,7 @@ SCORE_BATCH = 4096
 
 
 class LoopStudent:
-    """The student of the population as usual torch code: a module, autograd, AdamW and a learning-rate scheduler."""
+    """The student of the population as usual torch code: module, autograd, AdamW, scheduler."""
 
     def __init__(self, problem: PopulationProblem, seed: int, total_steps: int) -> None:
         torch.manual_seed(seed)
@@ -164,7 +165,7 @@ class Clock:
 
     @contextmanager
     def around(self, student: type[Any], table: type[Any]) -> Iterator[None]:
-        """Time ``student.score`` and ``table.refresh``; a scoring counts only if its result is passed to ``refresh``."""
+        """Time ``table.refresh``, and those calls of ``student.score`` whose result it gets."""
         score, refresh = student.score, table.refresh
 
         def timed_score(*arguments: Any) -> Any:

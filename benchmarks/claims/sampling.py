@@ -1,17 +1,18 @@
-"""The comparison of sampling policies: all policies and baselines on two public streams, over rolling windows of time and seeds.
+"""The comparison of sampling policies and baselines on two public streams, over folds and seeds.
 
 Two learners are compared: the small network of the population and the sequence classifier.
 
 Claims, each checked and recorded whether it holds or not:
 
-- Against 1:1 over-sampling and random under-sampling, `auto` raises at least 29 % fewer false alarms at recall .60 and .70, has
-  an F1 at the default threshold more than 17 % higher, and a tuned F1 at least 3 % higher.
+- Against 1:1 over-sampling and random under-sampling, `auto` raises at least 29 % fewer false alarms at
+  recall .60 and .70, has an F1 at the default threshold more than 17 % higher, and a tuned F1 at least 3 %
+  higher.
 - Its calibration error and average precision are not worse than without resampling.
-- Its average precision is not below that of TPE over constants, and is above that of the bandit. The average precision of PPO is
-  not below that of `auto`, and is above that of the bandit.
+- Its average precision is not below that of TPE over constants, and is above that of the bandit. The average
+  precision of PPO is not below that of `auto`, and is above that of the bandit.
 
-    python -m benchmarks.claims.sampling --only sparkov-population     # one part; the recorded others are kept
-    python -m benchmarks.claims.sampling                               # all four; finished cells are not made again
+    python -m benchmarks.claims.sampling --only sparkov-population  # one part; the others are kept
+    python -m benchmarks.claims.sampling                            # all four; finished cells are kept
 
 The result is benchmarks/results/sampling.json.
 """
@@ -47,8 +48,8 @@ def main() -> None:
     options.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts to measure")
     options.add_argument("--work", type=Path, default=ROOT / "runs" / "sampling", help="folder of finished cells")
     options.add_argument("--folds", type=int, default=5, help="rolling windows of time")
-    options.add_argument("--seeds", type=int, default=3, help="seeds per window")
-    options.add_argument("--treatments", help="policies to compare, separated by commas (default: all of the learner)")
+    options.add_argument("--seeds", type=int, default=3, help="seeds per fold")
+    options.add_argument("--treatments", help="treatments to compare, separated by commas (default: all of the learner)")
     options.add_argument("--epochs", type=int, default=10, help="epochs of a training")
     options.add_argument("--steps-per-epoch", type=int, default=40, help="mini-batches per epoch")
     options.add_argument("--ppo-rollouts", type=int, default=15, help="rollouts of the PPO fine-tuning")
@@ -104,7 +105,7 @@ def measure(part: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def claims(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Check every claim: its figure, its interval, and ``holds``: ``yes``, ``no``, ``within noise`` or ``not measured``."""
+    """Check every claim; ``holds`` is ``yes``, ``no``, ``within noise`` or ``not measured``."""
     averages = means(results)
     references = ("one_to_one", "under", "none", "tpe", "auto", "bandit")
     against: dict[str, Any] = {name: paired(results, name) for name in references if name in averages}
@@ -154,7 +155,7 @@ def _claim(text: str, figure: float | None, low: float | None, high: float | Non
 
 
 def per_class(results: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
-    """Mean figures of every fraud class by treatment; recall and precision are those at the tuned threshold."""
+    """Mean figures of every fraud class by treatment; recall and precision at the tuned threshold."""
     found: dict[str, dict[str, dict[str, float]]] = {}
     for treatment in dict.fromkeys(result["treatment"] for result in results):
         cells = [result["per_class"] for result in results if result["treatment"] == treatment]

@@ -1,8 +1,8 @@
-"""Ten imbalanced tables of scikit-learn and imbalanced-learn: `auto`, which was trained on none of them, against fixed treatments.
+"""Ten tables of scikit-learn and imbalanced-learn: `auto`, trained on none of them, against fixed treatments.
 
-Claim: against the best fixed treatment of each table, chosen by its figures on the test rows, `auto` wins or ties on most tables.
-A tie is a difference whose 95 % interval over the splits includes 0. The splits of a table share rows, so the intervals are a
-little too narrow: some ties are counted as wins or losses.
+Claim: against the best fixed treatment of each table, chosen by its figures on the test rows, `auto` wins or
+ties on most tables. A tie is a difference whose 95 % interval over the splits includes 0. The splits of a
+table share rows, so the intervals are a little too narrow: some ties are counted as wins or losses.
 
     python -m benchmarks.claims.sampling_tables         # -> benchmarks/results/sampling_tables.json
 """
@@ -28,10 +28,12 @@ from benchmarks.lib.recording import RESULTS, record, recorded
 
 FIXED = ("none", "one_to_one", "under", "smote", "class_weight", "focal", "logit_adjustment")
 EPOCHS, BATCH_SIZE, PASSES = 10, 128, 6.0
-"""Epochs, rows of a mini-batch, and draws per training row of every training; an epoch has 8 to 60 mini-batches."""
+"""Epochs, rows of a mini-batch, draws per training row; an epoch has 8 to 60 mini-batches."""
 BESIDE_SIZE = (1, 4, 8, 9, 11, 14, 18, 19)
-"""Columns of the breast cancer table that don't depend on the size of the nuclei (texture, smoothness, symmetry, fractal dimension).
-With the size every treatment has an average precision of 1, so the table would always be a tie."""
+"""Columns of the breast cancer table that don't depend on the size of the nuclei (texture, smoothness,
+symmetry, fractal dimension). With the size every treatment has an average precision of 1, so the table would
+always be a tie.
+"""
 Table = tuple[np.ndarray, np.ndarray]
 
 
@@ -90,7 +92,7 @@ TABLES: dict[str, Callable[[], Table]] = {
 
 
 def fold_of(x: np.ndarray, y: np.ndarray, split: int) -> PopulationFold:
-    """Split at random and stratified: 50 % train, 15 % reward and 15 % threshold (the halves of validation), 20 % test."""
+    """Split at random and stratified: 50 % train, 15 % reward, 15 % threshold, 20 % test."""
     parts = []
     rest = np.arange(len(y))
     for share in (0.2, 0.15 / 0.8, 0.15 / 0.65):
@@ -106,7 +108,7 @@ def fold_of(x: np.ndarray, y: np.ndarray, split: int) -> PopulationFold:
 
 
 def measure(name: str, splits: int) -> dict[str, Any]:
-    """Train under every treatment on ``splits`` splits of a table, and compare ``auto`` with the best fixed treatment."""
+    """Train under every treatment on splits of a table, and compare ``auto`` with the best fixed one."""
     x, y = TABLES[name]()
     results = []
     for split in range(splits):

@@ -1,17 +1,18 @@
-"""The service: how long a transaction takes with a short or a long history, and whether anything is lost under failures.
+"""The service: latency with short and long histories, and correctness under failures.
 
 Claims:
 
-- latency: with one worker on one core, a history of 2,048 and one transaction per request, 99 % of the requests take at most 10 ms,
-  and at most 1.3 times as long as with a history of 64 transactions.
-- throughput: reading one more transaction from the stored state is faster than reading the whole window again; the result says
-  how many times.
-- trouble: for some minutes the service runs at half of its peak rate, with a model swap, label uploads, a worker killed every
-  minute, and a restart of the database. No accepted transaction is lost, none is counted twice, and the scores are those of an
-  uninterrupted replay.
+- latency: with one worker on one core, a history of 2,048 and one transaction per request, 99 % of the
+  requests take at most 10 ms, and at most 1.3 times as long as with a history of 64 transactions.
+- throughput: reading one more transaction from the stored state is faster than reading the whole window
+  again; the result says how many times.
+- trouble: for some minutes the service runs at half of its peak rate, with a model swap, label uploads, a
+  worker killed every minute, and a restart of the database. No accepted transaction is lost, none is counted
+  twice, and the scores are those of an uninterrupted replay.
 
-The model has the default size for long histories (64 channels, 2 layers, window 64, 8 global nodes, history 2,048). It is hardly
-trained, because the quality of its scores does not matter here. Server and client run on different cores.
+The model has the default size for long histories (64 channels, 2 layers, window 64, 8 global nodes, history
+2,048). It is hardly trained, because the quality of its scores does not matter here. Server and client run on
+different cores.
 
     python -m benchmarks.claims.service                 # all -> benchmarks/results/service.json
     python -m benchmarks.claims.service --only latency  # one part; the recorded others are kept
@@ -38,8 +39,10 @@ from sqlalchemy import Connection, select
 from balancer.cli import main as balancer
 from balancer.data.simulation.stream import simulate, write_simulation
 from balancer.devices import torch_threads
+from balancer.serving.scoring.entities import Entities
+from balancer.serving.scoring.parsing import parse_transaction
 from balancer.serving.scoring.registry import LoadedModel
-from balancer.serving.scoring.scorer import Scorer, read_row
+from balancer.serving.scoring.scorer import Scorer
 from balancer.serving.storage import keys
 from balancer.serving.storage.database import Database
 from balancer.serving.storage.tables import entities, transactions
@@ -72,7 +75,7 @@ def trained(folder: Path, name: str, seed: int) -> Path:
 
 
 def latency(folder: Path, run: Path) -> dict[str, Any]:
-    """Milliseconds of a request by length of the history, and transactions per second with 50 transactions per request."""
+    """Milliseconds of a request by length of the history, and the rate with 50 transactions per request."""
     service = Service(folder, f"sqlite:///{folder / 'latency.db'}", "--run", str(run), core=0)
     os.sched_setaffinity(0, {1} if (os.cpu_count() or 1) > 1 else {0})
     rng, found = random.Random(0), {}
@@ -144,7 +147,7 @@ def throughput(run: Path) -> dict[str, Any]:
 
 
 class Trouble:
-    """Kills a worker every minute and restarts the database once, in a thread of its own."""
+    """Kills a worker every minute and restarts the database once, in a separate thread."""
 
     def __init__(self, service: Service, postgres: Postgres, minutes: float) -> None:
         self.service, self.postgres, self.minutes = service, postgres, minutes
@@ -172,7 +175,7 @@ class Trouble:
 
 
 def trouble(folder: Path, minutes: float) -> dict[str, Any]:
-    """Run the service under failures, and compare what it stored with what was sent and with an uninterrupted replay."""
+    """Run the service under failures; compare what it stored with what was sent and with a replay."""
     postgres = Postgres(Path(tempfile.mkdtemp(prefix="postgres-")))
     url = postgres.database("bank")
     database = Database(url, patience=60)
@@ -246,9 +249,9 @@ def replayed(folder: Path, bank: Bank, days: int, swapped: int | None) -> dict[s
     for number in range(days):
         model = models["one" if swapped is None or number < swapped else "two"]
         if number >= LABEL_DELAY_DAYS:
-            scorer.label("bank", model.schema, dict(bank.labels_of(number - LABEL_DELAY_DAYS)))
+            Entities(database).label("bank", model.schema, dict(bank.labels_of(number - LABEL_DELAY_DAYS)))
         for card in bank.cards:
-            row = read_row(bank.sent[f"{card}-{number}"], model.schema, card, time.time(), 0.0)
+            row = parse_transaction(bank.sent[f"{card}-{number}"], model.schema, card, time.time(), 0.0)
             scores[row.id] = scorer.score("bank", model, [row]).answers[0]["score"]
     return scores
 

@@ -1,8 +1,8 @@
 """The simulator: how fast it is, and how hard the classification of its tables is.
 
-Claims: a million rows take at most 20 s on one core. On the sample (60,000 rows, 2 % fraud, seed 12) and on a larger stream,
-boosted trees with simple causal features reach an average precision between .6 and .85 on rows later than their training rows:
-the task is neither trivial nor hopeless.
+Claims: a million rows take at most 20 s on one core. On the sample (60,000 rows, 2 % fraud, seed 12) and on a
+larger stream, boosted trees with simple causal features reach an average precision between .6 and .85 on
+rows later than their training rows: the task is neither trivial nor hopeless.
 
     python -m benchmarks.claims.simulate                # -> benchmarks/results/simulate.json
 """
@@ -37,7 +37,8 @@ FRAUDS = ("card_testing", "stolen_card", "account_takeover", "compromised_mercha
 def simple_features(frame: pl.DataFrame) -> tuple[np.ndarray, list[str]]:
     """Features (rows, features) as float64, and their names.
 
-    A feature depends on the row itself, on earlier rows of its card, and on labels that are at least 7 days old.
+    A feature depends on the row itself, on earlier rows of its card, and on labels that are at least 7 days
+    old.
     """
     fraud = (pl.col("fraud_type") != "legitimate").cast(pl.Float64)
     log_amount = pl.col("amount").log()

@@ -1,9 +1,9 @@
-"""The main job on simulated tables like the sample, one for each seed: is the sample's report typical, or luck?
+"""The main job on simulated tables like the sample: is the sample's report typical, or luck?
 
-Claim: over the seeds the run's average precision on the test rows is above that of 1:1 over-sampling and of no sampling. The
-recorded table contains the losses too.
+Claim: over the seeds the run's average precision on the test rows is above that of 1:1 over-sampling and of
+no sampling. The recorded table contains the losses too.
 
-    python -m benchmarks.claims.simulated_seeds         # seeds 7 to 12 -> benchmarks/results/simulated_seeds.json
+    python -m benchmarks.claims.simulated_seeds     # seeds 7 to 12 -> benchmarks/results/simulated_seeds.json
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Start the app in a separate process and open it in a headless Chromium: for benchmarks, browser tests and screenshots."""
+"""Start the app in a separate process, and open it in a headless Chromium."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cells: measurements that are stored one by one as soon as they are finished, so that a stopped benchmark can continue."""
+"""Cells: measurements that are stored one by one, so that a stopped benchmark can continue."""
 
 from __future__ import annotations
 

@@ -15,7 +15,8 @@ def claim(text: str, figure: float | None, limit: float, *, above: bool = True) 
         above: whether the figure must be at least ``limit`` (True) or at most (False).
 
     Returns:
-        ``claim`` and ``holds`` (``met``, ``not met`` or ``not measured``), and for a measured claim ``figure`` and ``limit``.
+        ``claim`` and ``holds`` (``met``, ``not met`` or ``not measured``), and for a measured claim
+        ``figure`` and ``limit``.
     """
     if figure is None:
         return {"claim": text, "holds": "not measured"}

@@ -6,7 +6,7 @@ import argparse
 import sys
 
 BALANCER = (sys.executable, "-m", "balancer")
-"""Command that runs ``balancer`` in a process of its own, with the Python of this process."""
+"""Command that runs ``balancer`` in a separate process, with the Python of this process."""
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:

@@ -1,4 +1,4 @@
-"""What the quantized models are compared with: oneDNN's float32, ONNX Runtime's float32 and its dynamic INT8."""
+"""Contenders of the quantized models: oneDNN's float32, ONNX Runtime's float32 and dynamic INT8."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def onednn(model: nn.Module, rows: int) -> nn.Module:
 
 
 def onnx_calls(model: nn.Module, ids: Tensor, folder: Path, threads: int) -> dict[str, Callable[[], Any]]:
-    """Calls of the same model in ONNX Runtime, by name: in float32, and in its own dynamic INT8."""
+    """Calls of the same model in ONNX Runtime, by name: in float32, and in its dynamic INT8."""
     import onnxruntime
     from onnxruntime.quantization import QuantType, quantize_dynamic
 

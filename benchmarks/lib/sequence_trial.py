@@ -1,4 +1,4 @@
-"""Train one classifier on whole histories with fixed sampling weights: no policy, no baselines, no run folder."""
+"""Train one classifier on whole histories with fixed sampling weights, without a run folder."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def train_trial(
         threads: CPU threads.
 
     Returns:
-        ``average_precision`` on the test rows, ``seconds_train``, ``seconds_score``, ``rows_scored``, and the ``backend`` that
-        sparse attention scores with, None for dense attention.
+        ``average_precision`` on the test rows, ``seconds_train``, ``seconds_score``, ``rows_scored``, and the
+        ``backend`` that sparse attention scores with, None for dense attention.
     """
     with torch_threads(threads):
         model = ModelOptions(

@@ -1,4 +1,4 @@
-"""The service in processes of its own, and a client that sends it transactions like a bank."""
+"""The service in separate processes, and a client that sends it transactions like a bank."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ class Bank:
             time.sleep(0.1)
 
     def day(self, number: int, rate: float) -> None:
-        """Send one transaction of each card, at ``rate`` per second in all; 0 sends them as fast as possible."""
+        """Send one transaction of each card, ``rate`` per second in all; 0 is as fast as possible."""
         rng = random.Random(number)
         rows = [transaction(number, card, START + DAY * number + rng.random() * 86_000, rng) for card in self.cards]
 

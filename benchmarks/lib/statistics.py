@@ -10,7 +10,7 @@ from scipy import stats
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float | None, float | None]:
-    """Mean of ``values`` and the ends of its 95 % interval by Student's t; the ends are None for a single value."""
+    """Mean of ``values`` and ends of its 95 % interval by Student's t, None for a single value."""
     center = mean(values)
     if len(values) < 2:
         return center, None, None

@@ -1,7 +1,8 @@
-"""The tables that the benchmarks read: the sample of this repository and two public streams of card transactions.
+"""The tables that the benchmarks read: the sample, and two public streams of card transactions.
 
-The public streams are not part of the repository. They are looked for in ``../shared/data/NAME/transactions.parquet``,
-seen from the root of the checkout. Their dataset specs are in ``benchmarks/lib/datasets``.
+The public streams are not part of the repository. They are looked for in
+``../shared/data/NAME/transactions.parquet``, seen from the root of the checkout. Their dataset specs are in
+``benchmarks/lib/datasets``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Time calls in turns.
 
-All calls run once in each round, one after another. What slows the machine down slows all of them, so the ratio of two
-times within a round is reliable even where the times are not.
+All calls run once in each round, one after another. What slows the machine down slows all of them, so the
+ratio of two times within a round is reliable even where the times are not.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def seconds(call: Call) -> float:
 def compared(times: Mapping[str, list[float]]) -> dict[str, Any]:
     """Number of rounds and median milliseconds by call.
 
-    If ``dense`` is among the calls, also ``times_faster``: how many times faster than ``dense`` each other call is, as the
-    median of the ratios within the rounds.
+    If ``dense`` is among the calls, also ``times_faster``: how many times faster than ``dense`` each other
+    call is, as the median of the ratios within the rounds.
     """
     found: dict[str, Any] = {
         "rounds": len(next(iter(times.values()))),

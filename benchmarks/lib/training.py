@@ -64,7 +64,7 @@ def train_classifier(
     train_only: Collection[str] | None = None,
     task_weights: Mapping[str, float] | None = None,
 ) -> tuple[ClassifierTrainer, list[dict[str, Any]]]:
-    """Train a classifier without keeping its checkpoint; the arguments are those of :func:`balancer.training.fitting.fit_classifier`.
+    """Train a classifier as :func:`balancer.training.fitting.fit_classifier` does, without a checkpoint.
 
     Returns:
         The trained classifier and the figures of every epoch.

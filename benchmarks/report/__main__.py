@@ -1,7 +1,7 @@
-"""Make the whole report from the recorded results: the tables of the README, the charts, and the picture of a run if one is given.
+"""Make the report from the recorded results: tables of the README, charts, and a run's picture.
 
-python -m benchmarks.report                     # README.md, docs/images/attention_speed.svg and attention_sweep.svg
-python -m benchmarks.report --run runs/RUN      # and docs/images/report.svg
+python -m benchmarks.report                     # README.md and charts in docs/images
+python -m benchmarks.report --run runs/RUN      # docs/images/report.svg too
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Charts of sparse attention from its recorded result: speed by length, and the effect of window and global nodes.
+"""Charts of sparse attention: speed by length, and the effect of window and global nodes.
 
-python -m benchmarks.report.attention_chart     # -> docs/images/attention_speed.svg and docs/images/attention_sweep.svg
+python -m benchmarks.report.attention_chart     # -> docs/images/attention_speed.svg, attention_sweep.svg
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from balancer.files import atomic_path
 from benchmarks.lib.recording import RESULTS, ROOT, recorded
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7"]
-"""Colours of Okabe and Ito, which can be distinguished with any colour vision; the shapes repeat the distinction."""
+"""Colours of Okabe and Ito, distinguishable with any colour vision; shapes repeat the distinction."""
 SHAPES = ["circle", "square", "triangle-up", "diamond"]
 GREY = "#777777"
 PANELS = (

@@ -1,4 +1,4 @@
-"""The tables of the README, made from the recorded results. No figure is typed by hand; a test compares the README with them.
+"""The tables of the README, made from the recorded results; a test compares the README with them.
 
 python -m benchmarks.report.readme_tables       # writes the tables between their markers in README.md
 """

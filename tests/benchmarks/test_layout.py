@@ -1,4 +1,6 @@
-"""Rules for the scripts in `benchmarks`: they run as modules, say what they claim, and need nothing of the tests."""
+"""Rules for the scripts in `benchmarks`: they run as modules, say what they claim, and need nothing of the
+tests.
+"""
 
 from __future__ import annotations
 

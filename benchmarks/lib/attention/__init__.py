@@ -1,1 +1,1 @@
-"""Measurements of sparse attention: kernels on the CPU and on CUDA, whole models, and trainings on public streams."""
+"""Measurements of sparse attention: kernels on CPU and CUDA, whole models, trainings on public streams."""

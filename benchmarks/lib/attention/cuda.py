@@ -1,9 +1,9 @@
-"""Sparse attention on CUDA in bfloat16: times by CUDA events, peak memory by torch's allocator, errors against float64.
+"""Sparse attention on CUDA in bfloat16: times by CUDA events, peak memory, errors against float64.
 
-Dense attention is torch's flash attention; no other kernel may replace it. FlexAttention with a sliding window of the same
-width, compiled anew for each length, is measured as well. It has no global nodes, so it does less work. Forward passes are timed
-a second time as replayed CUDA graphs: at a few thousand tokens, launching the small kernels that choose the global nodes may
-cost more than running them.
+Dense attention is torch's flash attention; no other kernel may replace it. FlexAttention with a sliding
+window of the same width, compiled again for each length, is measured as well. It has no global nodes, so it
+does less work. Forward passes are timed a second time as replayed CUDA graphs: at a few thousand tokens,
+launching the small kernels that choose the global nodes may cost more than running them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from benchmarks.lib.timing import PASSES, Call, compared, in_words, interleaved
 CONTENDERS = tuple(f"{backend} {mode}" for backend in ("torch", "triton") for mode in ("block", "sliding"))
 FLEX = "flex window"
 CLAIMS = ((2048, 3.2), (8192, 10.0))
-"""Claims: tokens, and how many times faster than flash attention the best contender is at least; causal, heads of 32 channels."""
+"""Claims: tokens, and times faster than flash attention at least; causal, heads of 32 channels."""
 CHECK_LENGTH = 512
 BETWEEN = 20
 """Computations between two events: a single one is too short to be timed."""
@@ -144,7 +144,7 @@ def _flex(setting: Setting, length: int, causal: bool, passes: str) -> Call:
 
 
 def _usable(calls: Mapping[str, Call]) -> tuple[dict[str, Call], dict[str, str]]:
-    """The calls that work, warmed up, and the reasons why the others fail, e.g. too little memory, or no compiler."""
+    """The calls that work, warmed up, and why the others fail, e.g. too little memory."""
     usable, reasons = {}, {}
     for name, call in calls.items():
         try:
@@ -159,7 +159,7 @@ def _usable(calls: Mapping[str, Call]) -> tuple[dict[str, Call], dict[str, str]]
 
 
 def _captured(calls: Mapping[str, Call]) -> tuple[dict[str, Call], dict[str, str]]:
-    """Each call as a CUDA graph to replay. A call that waits for the device (e.g. for a size that depends on data) can't be captured."""
+    """Each call as a CUDA graph to replay; a call that waits for the device can't be captured."""
     graphs: dict[str, Call] = {}
     reasons = {}
     for name, call in calls.items():
@@ -214,8 +214,8 @@ def _peak(call: Call) -> float:
 def error(name: str, setting: Setting, causal: bool, *, device: str = "cuda", dtype: torch.dtype = torch.bfloat16) -> dict[str, Any]:
     """Largest error of the output and of the gradients, relative to the largest value of the exact result.
 
-    The exact result is that of the reference in float64 on the same rounded inputs. The error of dense attention is given as
-    well: it shows which part of the error is due to the precision alone.
+    The exact result is that of the reference in float64 on the same rounded inputs. The error of dense
+    attention is given as well: it shows which part of the error is due to the precision alone.
     """
     small = replace(setting, batch=2)
     leaves, gradient, score = small.inputs(CHECK_LENGTH, device=device, dtype=dtype)

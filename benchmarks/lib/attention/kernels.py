@@ -1,7 +1,8 @@
-"""Sparse attention against torch's dense attention on a CPU: speed, growth of the time with the length, and memory.
+"""Sparse attention against torch's dense attention on a CPU: speed, growth with the length, memory.
 
-A time is the median of rounds in which every contender runs once (see ``benchmarks.lib.timing``). The choice of the global
-nodes is part of what is timed. All contenders get the same inputs of shape (B, n, H, d), as a model's linear layers give them.
+A time is the median of rounds in which every contender runs once (see ``benchmarks.lib.timing``). The choice
+of the global nodes is part of what is timed. All contenders get the same inputs of shape (B, n, H, d), as a
+model's linear layers give them.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class Setting:
     """Seed of the inputs."""
 
     def inputs(self, length: int, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> tuple[list[Tensor], Tensor, Tensor]:
-        """Query, key and value (B, n, H, d) that require gradients, a gradient of the output (B, n, H, d), and scores (B, n)."""
+        """Leaves query, key and value and a gradient of the output, (B, n, H, d) each, and scores (B, n)."""
         generator = torch.Generator().manual_seed(self.seed + length)
         shape = (self.batch, length, self.heads, self.width)
         *leaves, gradient = (torch.randn(shape, generator=generator).to(device, dtype) for _ in range(4))
@@ -74,7 +75,7 @@ def dense(query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> Tensor:
 
 
 def sparse(name: str, setting: Setting, leaves: list[Tensor], score: Tensor, *, causal: bool) -> Tensor:
-    """Sparse attention by the contender ``BACKEND MODE`` over query, key and value (B, n, H, d) with scores (B, n)."""
+    """Sparse attention by ``BACKEND MODE`` over query, key and value (B, n, H, d) with scores (B, n)."""
     query, key, value = leaves
     backend, mode = name.split(" ")
     return sparse_attention(
@@ -93,7 +94,7 @@ def sparse(name: str, setting: Setting, leaves: list[Tensor], score: Tensor, *, 
 def attention_call(
     name: str, setting: Setting, length: int, *, causal: bool, passes: str, device: str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Call:
-    """One computation over ``length`` tokens by ``dense`` or by ``BACKEND MODE``; the inputs are made here, not in the call."""
+    """A call of ``dense`` or ``BACKEND MODE`` over ``length`` tokens; the inputs are made beforehand."""
     leaves, gradient, score = setting.inputs(length, device=device, dtype=dtype)
 
     def attend() -> Tensor:
@@ -103,7 +104,7 @@ def attention_call(
 
 
 def passing(attend: Callable[[], Tensor], leaves: list[Tensor], gradient: Tensor, passes: str) -> Call:
-    """``attend`` without gradients, or with the gradients of ``leaves`` for the ``gradient`` of its output."""
+    """A call of ``attend`` without gradients, or with those of ``leaves`` for the output's ``gradient``."""
 
     def forward() -> None:
         with torch.no_grad():
@@ -116,7 +117,7 @@ def passing(attend: Callable[[], Tensor], leaves: list[Tensor], gradient: Tensor
 
 
 def refusals(names: Iterable[str], setting: Setting, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> dict[str, str]:
-    """Which contenders can't run on this machine, and why. Backends that compile at their first call are compiled afterwards."""
+    """Which contenders can't run on this machine, and why; compiles the backends that can."""
     found = {}
     for name in names:
         try:
@@ -133,7 +134,8 @@ def kernels(lengths: Iterable[int], growth_lengths: Iterable[int], memory_length
 
     Args:
         lengths: numbers of tokens at which dense attention is timed too.
-        growth_lengths: larger numbers of tokens, at which only the growth of the time is measured, without dense attention.
+        growth_lengths: larger numbers of tokens, at which only the growth of the time is measured, without
+            dense attention.
         memory_lengths: numbers of tokens at which memory is measured.
         budget: seconds for one length, direction and kind of passes; three rounds are made in any case.
 
@@ -149,7 +151,7 @@ def kernels(lengths: Iterable[int], growth_lengths: Iterable[int], memory_length
     for length in (*lengths, *growth_lengths):
         for causal in (True, False):
             for passes in PASSES:
-                # Bidirectional dense attention with gradients would take longer at 8192 tokens than everything else.
+                # Bidirectional dense attention with gradients takes very long at 8192 tokens.
                 with_dense = length in tuple(lengths) and (causal or passes == "forward" or length <= 4096)
                 names = ["dense", *able] if with_dense else able
                 if not names:
@@ -219,7 +221,7 @@ def memory(names: Iterable[str], setting: Setting, length: int, passes: str) -> 
 
 
 def _peak(name: str, setting: Setting, length: int, passes: str) -> float | None:
-    """Measure the growth in MiB in this process, or return None where the operating system does not report it."""
+    """Measure the growth in MiB in this process; None where the operating system does not report it."""
     torch.set_num_threads(1)
     attention_call(name, setting, 2 * setting.window, causal=True, passes=passes)()
     call = attention_call(name, setting, length, causal=True, passes=passes)

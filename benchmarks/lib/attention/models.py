@@ -1,8 +1,9 @@
-"""Whole classifiers: the time with sparse attention against the time with dense attention, and scores per second by ``step``.
+"""Whole classifiers: time with sparse attention against dense attention, and speed of streaming.
 
-A faster kernel does not make a whole model faster by the same factor: projections, feed-forward layers and norms take the same
-time with any attention. Here the classifier scores every transaction of its histories at once, embedding and head included.
-Streaming is compared with what a model without a state must do for each new transaction: read the last n transactions again.
+A faster kernel does not make a whole model faster by the same factor: projections, feed-forward layers and
+norms take the same time with any attention. Here the classifier scores every transaction of its histories at
+once, embedding and head included. Streaming is compared with what a model without a state must do for each
+new transaction: read the last n transactions again.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ SEED = 0
 
 
 def classifier(attention: str, width: int, history_length: int, window: int = WINDOW, global_nodes: int = GLOBALS) -> Classifier:
-    """A classifier over invented fields with seeded weights and without dropout; its backend is chosen automatically."""
+    """A classifier over invented fields, with seeded weights and without dropout."""
     torch.manual_seed(SEED)
     edges = [list(np.linspace(-2, 2, 16))] * NUMERIC
     config = ModelConfig(
@@ -68,7 +69,7 @@ def every_target(rows: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def scoring(model: Classifier, rows: int, length: int, passes: str) -> Call:
-    """One pass over ``rows`` histories in which every transaction is scored, forward or forward and backward."""
+    """One pass over ``rows`` histories in which every transaction is scored."""
     batch, targets = fields(rows, length), every_target(rows, length)
     label = torch.arange(rows * length) % 2
 
@@ -84,7 +85,7 @@ def scoring(model: Classifier, rows: int, length: int, passes: str) -> Call:
 
 
 def chosen_backend(width: int, length: int, passes: str) -> str:
-    """Name of the backend that `auto` chooses. It measures the backends at its first use; those measurements are not timed."""
+    """Name of the backend that `auto` chooses, after the measurements of its first use."""
     with torch.set_grad_enabled(passes != "forward"):
         query = torch.empty(1, length, HEADS, width // HEADS, requires_grad=True)
         return resolve("auto", query, Layout(WINDOW, WINDOW), GLOBALS)
@@ -132,7 +133,7 @@ def model(lengths: Iterable[int], widths: Iterable[int], windows: Iterable[int],
 
 
 def times_faster(shapes: Iterable[tuple[int, int]], history_length: int, *, budget: float) -> list[float]:
-    """How many times faster a classifier's forward pass is than with dense attention, by pair of window and global nodes.
+    """How many times faster than with dense attention a forward pass is, by window and global nodes.
 
     Every transaction is scored. All pairs are timed in turns, in ``budget`` seconds altogether.
     """
@@ -149,7 +150,7 @@ def times_faster(shapes: Iterable[tuple[int, int]], history_length: int, *, budg
 
 
 def passed(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Check for each width and kind of passes whether a whole model gets 3.2 times faster, and from which measured length on."""
+    """Check whether a whole model gets 3.2 times faster, and from which measured length on."""
     found = []
     for width, passes in dict.fromkeys((cell["width"], cell["passes"]) for cell in cells):
         chosen = [cell for cell in cells if (cell["width"], cell["passes"]) == (width, passes)]
@@ -162,7 +163,7 @@ def passed(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def streaming(width: int, windows: Iterable[int], *, budget: float) -> dict[str, Any]:
-    """Scores per second for one new transaction on each of 32 cards: by `step`, and by reading the last n transactions again."""
+    """Scores per second for one new transaction on each of 32 cards, by `step` and by reading again."""
     stream = fields(CARDS, 2 * WINDOW + GLOBALS).values
     stepping = classifier("sparse", width, stream.shape[1])
     state = stepping.init_state(CARDS)

@@ -1,9 +1,10 @@
 """Classifiers trained on whole histories of public streams, with dense and with sparse attention.
 
-A cell is one training: stream, attention, length of the history, window, global nodes, seed, steps. Each cell is stored in a
-file of its own as soon as it is finished. A stopped run therefore continues where it was, two parts of the benchmark share
-cells, and two processes can work at the same time. Trainings with sparse and with dense attention differ in the attention
-alone: seeds, rows and their order are the same, so differences are paired by seed.
+A cell is one training: stream, attention, length of the history, window, global nodes, seed, steps. Each cell
+is stored in a separate file as soon as it is finished. A stopped run therefore continues where it was, two
+parts of the benchmark share cells, and two processes can work at the same time. Trainings with sparse and
+with dense attention differ in the attention alone: seeds, rows and their order are the same, so differences
+are paired by seed.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ def trained(cell: Cell, effort: Effort, train: Train = train_trial) -> dict[str,
 
 
 def quality(data: str, histories: Iterable[int], seeds: Iterable[int], effort: Effort, train: Train = train_trial) -> dict[str, Any]:
-    """Average precision of sparse minus that of dense attention on one stream, by length of the history, over ``seeds``."""
+    """Average precision of sparse minus dense attention on one stream, by length of the history."""
     reason = missing(data)
     if reason is not None:
         return {"skipped": reason}
@@ -141,8 +142,8 @@ def sweep(
         global_nodes: numbers of global nodes to try.
         seed: seed of every training.
         effort: length of the trainings and the folder of finished cells.
-        speed: how many times faster than dense attention each pair of window and global nodes is. It is called once, after
-            the trainings, so that all pairs are timed in turns.
+        speed: how many times faster than dense attention each pair of window and global nodes is. It is
+            called once, after the trainings, so that all pairs are timed in turns.
         train: trains one cell.
     """
     reason = missing(data)

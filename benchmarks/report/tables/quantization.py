@@ -14,7 +14,7 @@ def quantization_claims() -> str:
 
 
 def quantization_bert() -> str:
-    """Latency on BERT's shape relative to torch's float32 and to the best float32, with one thread and with two."""
+    """Latency on BERT's shape relative to torch's float32 and to the best float32."""
     threads = load("quantization")["bert"]["threads"]
     columns = [threads[count][key] for count in ("1", "2") for key in ("of_torch", "of_best")]
     rows = [[name, *(f"{column[name]:.2f}" if name in column else "-" for column in columns)] for name in columns[0]]

@@ -13,7 +13,7 @@ PARTS = {
 
 
 def sampling() -> str:
-    """Figures of every policy with every data set and learner, and the difference of its average precision to that of 1:1."""
+    """Figures of every policy with every data set and learner, compared with 1:1."""
     heading = ["data, learner", "sampling", "AP", "difference to 1:1 [95 %]", "F1, tuned", "F1 at .5"]
     heading += ["false alarms per 10k at recall .60 / .70", "ECE", "trainings"]
     rows = []

@@ -11,7 +11,7 @@ import torch
 from benchmarks.claims import attention
 
 
-def test_parts_are_kept_when_another_is_measured_anew(tmp_path: Path) -> None:
+def test_parts_are_kept_when_another_is_measured_again(tmp_path: Path) -> None:
     path = tmp_path / "attention.json"
     attention.merge(path, "kernels", {"cells": [1.23456789]})
     attention.merge(path, "quality", {"seeds": [0]}, "handbook")
@@ -20,14 +20,15 @@ def test_parts_are_kept_when_another_is_measured_anew(tmp_path: Path) -> None:
     content = json.loads(path.read_text())
     assert list(content["parts"]) == ["kernels", "quality"]
     assert content["parts"]["kernels"]["cells"] == [1.2346]
-    assert {data: own["seeds"] for data, own in content["parts"]["quality"]["streams"].items()} == {"handbook": [2], "sparkov": [1]}
+    assert {data: found["seeds"] for data, found in content["parts"]["quality"]["streams"].items()} == {"handbook": [2], "sparkov": [1]}
     assert {"machine", "versions", "date"} <= set(content)
 
 
 @pytest.mark.slow
 def test_a_quick_run_of_the_models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     before = torch.get_num_threads()
-    monkeypatch.setenv("BALANCER_ATTENTION_BACKEND", "torch")  # nothing is to be measured and kept in the user's cache
+    # No backend is measured, and nothing is written to the user's cache.
+    monkeypatch.setenv("BALANCER_ATTENTION_BACKEND", "torch")
     attention.main(["--quick", "--only", "model", "--results", str(tmp_path)])
     torch.set_num_threads(before)
     part = json.loads((tmp_path / "attention.json").read_text())["parts"]["model"]
@@ -50,4 +51,4 @@ def test_quick_kernels_on_cuda(tmp_path: Path) -> None:
     attention.main(["--quick", "--device", "cuda", "--results", str(tmp_path)])
     part = json.loads((tmp_path / "attention_cuda.json").read_text())["parts"]["kernels"]
     assert all("dense" in cell["milliseconds"] for cell in part["cells"])
-    assert all(value < 0.1 for own in part["errors"] for value in own["relative_error"]["sparse"].values())
+    assert all(value < 0.1 for error in part["errors"] for value in error["relative_error"]["sparse"].values())

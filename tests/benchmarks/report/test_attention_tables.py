@@ -53,8 +53,8 @@ def sweep() -> dict[str, Any]:
         for window in (16, 64)
         for nodes in (0, 8)
     ]
-    own = {"dense": {"average_precision": 0.75}, "points": points}
-    return {"streams": {"handbook": own, "sparkov": {"skipped": "it is not there"}}}
+    measured = {"dense": {"average_precision": 0.75}, "points": points}
+    return {"streams": {"handbook": measured, "sparkov": {"skipped": "it is not there"}}}
 
 
 @pytest.fixture

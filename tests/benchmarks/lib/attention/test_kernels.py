@@ -74,5 +74,6 @@ def test_contenders_attend_to_the_same_inputs() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak of a resident set is read from /proc")
 def test_memory_of_a_child_process() -> None:
     found = kernels.memory(["dense"], kernels.Setting(), 4096, "forward_backward")["mib"]["dense"]
-    # Output and three gradients of 8 * 4096 * 128 numbers are 64 MiB; a matrix of all pairs would be 2 GiB for each head.
+    # Output and three gradients of 8 * 4096 * 128 numbers are 64 MiB; a matrix of all pairs would be
+    # 2 GiB for each head.
     assert found is None or 50 < found < 500

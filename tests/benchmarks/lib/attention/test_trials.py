@@ -1,4 +1,6 @@
-"""Trainings with dense and sparse attention: cells, pairs by seed, and streams that are missing. Nothing is trained here."""
+"""Trainings with dense and sparse attention: cells, pairs by seed, and streams that are missing. Nothing is
+trained here.
+"""
 
 from __future__ import annotations
 
