@@ -1,5 +1,4 @@
-"""Time folds of a table, each a data set of its own: splits, features and encodings are computed inside the
-fold.
+"""Time folds of a table: splits, features and encodings are computed inside each fold.
 
 F folds of half the rows each start at equal distances from the first row to the middle one. With the usual
 split of 60, 20 and 20 % the test rows of up to six folds don't overlap. Training rows overlap, so folds are

@@ -22,7 +22,7 @@ from balancer.comparison.treatments import ScorePair, Tick, Trained
 from balancer.data.dataset import Dataset
 from balancer.data.split import Split
 from balancer.envs.population import PopulationStack, StudentKinds
-from balancer.envs.problem import PopulationProblem, RowEncoder, encoded_problem
+from balancer.envs.problem import PopulationProblem, RowEncoder, dataset_problem
 from balancer.envs.student_losses import Losses
 from balancer.envs.vec_env import PopulationEpisode
 from balancer.evaluation.calibration import pooled_score
@@ -53,18 +53,9 @@ class PopulationFold:
     @classmethod
     def of(cls, dataset: Dataset, seed: int) -> PopulationFold:
         """Encode a data set that has been split; the encodings are fitted on its training rows alone."""
-        store = dataset.store
-        train, reward, held, test = (dataset.rows(split) for split in (Split.TRAIN, Split.REWARD, Split.THRESHOLD, Split.TEST))
-        problem, encoder = encoded_problem(
-            store.values[train],
-            store.label[train].astype(np.int64),
-            store.values[reward],
-            store.label[reward].astype(np.int64),
-            num_numeric=store.num_numeric,
-            num_classes=len(dataset.schema.classes),
-            seed=integer_seed(seed, "problem"),
-        )
-        return cls(problem, _encoded(encoder, store.values, held), _encoded(encoder, store.values, test), EvaluatedRows.of(dataset))
+        problem, encoder = dataset_problem(dataset, seed)
+        values, threshold, test = dataset.store.values, dataset.rows(Split.THRESHOLD), dataset.rows(Split.TEST)
+        return cls(problem, _encoded(encoder, values, threshold), _encoded(encoder, values, test), EvaluatedRows.of(dataset))
 
 
 def _encoded(encoder: RowEncoder, values: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -1,5 +1,4 @@
-"""Run a comparison cell by cell: folds, then seeds, then treatments. Finished cells are stored at once and
-never repeated.
+"""Run a comparison cell by cell: folds, then seeds, then treatments; finished cells are never repeated.
 
 :func:`trained_cells` is one seed of one fold and uses no files; the benchmarks on arrays use it too.
 """

@@ -1,5 +1,4 @@
-"""Constants chosen on the reward half, again for every fold and seed: the result of tuning instead of
-adapting.
+"""Constants chosen on the reward half for every fold and seed: tuning instead of adapting.
 
 Every candidate is a complete training with the budget of the other treatments. The candidate with the best
 average precision on the reward half is the result, as it was trained. The cell records the number of

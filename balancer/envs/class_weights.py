@@ -65,8 +65,7 @@ class StudentTask:
 
 
 class ClassWeightsEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
-    """Choose, epoch by epoch, how the rows of an imbalanced table are sampled while a classifier trains on
-    it.
+    """Choose, epoch by epoch, how the rows of an imbalanced table are sampled during training.
 
     ## Description
 

@@ -1,5 +1,4 @@
-"""A population of small students, trained as one stack of matrix products: many episodes at the cost of a
-few.
+"""A population of small students, trained as one stack of matrix products.
 
 M networks share every kernel launch (``baddbmm``); AdamW is written out on one flat parameter tensor.
 Students differ, so that a policy sees weak and strong learners: learning rate, weight decay, dropout and
@@ -29,13 +28,13 @@ from balancer.envs.problem import PopulationProblem
 from balancer.envs.student_losses import Losses, StudentLoss
 from balancer.envs.student_nets import NETS, Net
 from balancer.errors import InputError
+from balancer.models.schedule import learning_rate_factor
 from balancer.sampling.row_sampler import NEWTON_STEPS, largest_probability, scored_part
 from balancer.sampling.seeding import generator
 from balancer.sampling.weights import ERROR_OFFSET, Floats
 
 HIDDEN, WIDE_HIDDEN = 32, 64
 """Units of a hidden layer for ``spread="default"`` and for ``spread="wide"``."""
-WARMUP_SHARE = 0.05
 SCORE_FLOATS = {"cpu": 1 << 18, "cuda": 1 << 26}
 """Activations that exist at once when scoring.
 
@@ -228,20 +227,13 @@ class PopulationStack:
         return list(torch.as_tensor(np.concatenate(drawn), device=self.device).split(sizes))
 
     def _adamw(self) -> None:
-        factor = self._schedule()
+        factor = learning_rate_factor(self.step, self.total_steps)
         self.step += 1
         self._first.lerp_(self._grad, 1.0 - _BETA_1)
         self._second.mul_(_BETA_2).addcmul_(self._grad, self._grad, value=1.0 - _BETA_2)
         spread = torch.sqrt(self._second, out=self._buffer).div_(math.sqrt(1.0 - _BETA_2**self.step)).add_(_EPS)
         self._flat.addcmul_(self._flat, self._decay, value=-factor)
         self._flat.addcmul_(torch.div(self._first, spread, out=spread), self._rate, value=-factor / (1.0 - _BETA_1**self.step))
-
-    def _schedule(self) -> float:
-        """Factor of the learning rates: linear warm-up, then cosine to zero, as for the classifier."""
-        warmup = max(1, int(WARMUP_SHARE * self.total_steps))
-        if self.step < warmup:
-            return (self.step + 1) / warmup
-        return 0.5 * (1.0 + math.cos(math.pi * min(1.0, (self.step - warmup) / max(1, self.total_steps - warmup))))
 
     @torch.no_grad()
     def score(self, x: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,5 +1,4 @@
-"""The problem of a population of small students: encoded row features of a data set, for a network of a few
-hundred steps.
+"""The problem of a population of small students: encoded row features of a data set.
 
 For each numeric field a student gets the field's rank in train, mapped to a normal score, and a target-aware
 encoding: the log-odds of the leaf of a small decision tree, smoothed towards the prior where a leaf is small.
@@ -16,15 +15,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.tree import DecisionTreeClassifier
 
+from balancer.data.split import Split
 from balancer.errors import InputError
 from balancer.sampling.pools import thinned_groups
 from balancer.sampling.seeding import generator, integer_seed
+
+if TYPE_CHECKING:
+    from balancer.data.dataset import Dataset
 
 MAX_TRAIN = 120_000
 MAX_REWARD = 8_000
@@ -187,6 +190,28 @@ def encoded_problem(
     x_val = encoder.transform(reward_values[held])
     problem = PopulationProblem(x_train, label, x_val, reward_label[held].astype(np.int64), train_weight, val_weight, num_classes)
     return problem, encoder
+
+
+def dataset_problem(dataset: Dataset, seed: int) -> tuple[PopulationProblem, RowEncoder]:
+    """The problem of a data set that has been split, and its encoder.
+
+    Students see the fields of the training and reward rows, without their histories.
+
+    Args:
+        dataset: The data set.
+        seed: Random seed.
+    """
+    store = dataset.store
+    train, reward = dataset.rows(Split.TRAIN), dataset.rows(Split.REWARD)
+    return encoded_problem(
+        store.values[train],
+        store.label[train].astype(np.int64),
+        store.values[reward],
+        store.label[reward].astype(np.int64),
+        num_numeric=store.num_numeric,
+        num_classes=len(dataset.schema.classes),
+        seed=integer_seed(seed, "problem"),
+    )
 
 
 def _fit_encoder(

@@ -1,5 +1,4 @@
-"""The loss of each student of a stack: class weights, logit adjustment and focal loss, with an explicit
-gradient.
+"""The losses of students: class weights, logit adjustment and focal loss, with an explicit gradient.
 
 Every student minimises, over a mini-batch of rows i with labels y_i and logits z_i,
 
@@ -33,8 +32,9 @@ _TINY = 1e-30
 
 @dataclass(frozen=True)
 class Losses:
-    """The losses of M students; where all fields are None it is the cross-entropy. A field that is None costs
-    no time.
+    """The losses of M students; the cross-entropy where all fields are None.
+
+    A field that is None costs no time.
 
     Raises:
         InputError: A field has another shape, a value that is not finite or is negative, or a student's

@@ -177,8 +177,9 @@ class TransformerNet(StudentNet):
         self.row_floats = features * max(3 * d, hidden)
 
     def initial(self, rng: np.random.Generator, used: NDArray[np.bool_]) -> list[Floats]:
-        """Normal values that keep the variance of the inputs, smaller in the head and at the ends of
-        branches.
+        """Normal values that keep the variance of the inputs.
+
+        They are smaller in the head and at the ends of branches.
 
         Tokens have unit size; biases and gains are 0.
         """

@@ -1,5 +1,4 @@
-"""``TaskVecEnv``: many tasks at once, a small population of students on each, as one Stable-Baselines3
-``VecEnv``.
+"""``TaskVecEnv``: many tasks, with a small population of students on each, as one ``VecEnv``.
 
 The environment has slots. In each slot a group of siblings (same network, same initial weights, same random
 numbers) trains on a task of :mod:`balancer.envs.tasks`; when its episode ends, the slot takes the next task.
@@ -10,11 +9,10 @@ Tasks differ in their number of classes, but a ``VecEnv`` has one observation sp
 that a task lacks are 0, and so is their mask: the log prior of a real class is never 0
 (:mod:`balancer.policy_learning.network`). Actions for such classes have no effect.
 
-Reward: the figure on the *goal*, a large sample of the task's future, minus the mean of the siblings. It is
-    divided by
-the spread of such figures, half that of this episode and half that of all episodes, so that a task with
-little to gain does not count as much as one with much to gain. ``pay="final"`` pays at the end (PPO over the
-whole training), ``pay="step"`` pays the change of each epoch (a bandit, discount 0).
+The reward is the figure on the *goal*, a large sample of the task's future, minus the mean of the siblings.
+It is divided by the spread of such figures, half that of this episode and half that of all episodes, so that
+a task with little to gain does not count as much as one with much to gain. ``pay="final"`` pays at the end
+(PPO over the whole training), ``pay="step"`` pays the change of each epoch (a bandit, discount 0).
 """
 
 from __future__ import annotations

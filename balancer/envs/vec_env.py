@@ -1,5 +1,4 @@
-"""``PopulationVecEnv``: the population of students as a native Stable-Baselines3 ``VecEnv``, one environment
-per student.
+"""``PopulationVecEnv``: a population of students as a native Stable-Baselines3 ``VecEnv``.
 
 All students begin and end their episodes together. Between two episodes the environment has no state except
 the number of the next episode: students, draws, pools and dropout are functions of (seed, episode, group,
@@ -171,8 +170,7 @@ class OneVecEnv(VecEnv):
 
 
 class PopulationVecEnv(OneVecEnv):
-    """``balancer/ClassWeights-v0`` for a population of students at once; spaces, reward and episode end are
-    the same.
+    """``balancer/ClassWeights-v0`` for many students at once; spaces, reward and episode end are the same.
 
     Args:
         problem: Data of the students.

@@ -1,5 +1,4 @@
-"""Evaluate a policy on tasks it was not trained on, together with constants, rules and the package's
-policies.
+"""Evaluate a policy and others on tasks it was not trained on.
 
 The command is ``balancer policy evaluate``.
 """
@@ -50,11 +49,11 @@ def evaluate_policy(
         console: Where progress is printed; None: stderr.
 
     Returns:
-        ``policies``: for each name the mean of each figure, the final minority share and hardness, and for
-            each figure
-        the ``difference`` to the reference with ``low`` and ``high`` of its 95 % bootstrap interval over
-        tasks, and the fraction of tasks on which the policy is ``ahead``. ``by_kind``: the mean difference in
-        average precision for parts of the distribution. Also ``tasks``, ``reference`` and ``seed``.
+        A dict. ``policies`` has for each name the mean of each figure, the final minority share and hardness,
+        and for each figure the ``difference`` to the reference with ``low`` and ``high`` of its 95 %
+        bootstrap interval over tasks, and the fraction of tasks on which the policy is ``ahead``. ``by_kind`` has the
+        mean difference in average precision for parts of the distribution. The others are ``tasks``,
+        ``reference`` and ``seed``.
 
     Raises:
         InputError: The policy or the reference is not known.

@@ -1,5 +1,4 @@
-"""The policy network that PPO trains: one encoder for every class, pooled over the classes, for any number of
-classes.
+"""The policy network that PPO trains: one encoder for every class, for any number of classes.
 
 The features of each class pass the same two layers. Their mean and maximum over the classes form the context,
 together with the shared features. The change of a class's log share is computed from the code of the class

@@ -16,8 +16,7 @@ from balancer.sampling.weights import SamplingWeights, stacked, start_weights
 
 
 class PolicyWalk:
-    """Students of an episode that train under policies; starts from the weights that every policy starts
-    from.
+    """Students of an episode that train under policies, from the starting weights on.
 
     Args:
         episode: An episode that has just begun.
@@ -32,8 +31,9 @@ class PolicyWalk:
         self._observation = episode.first(*stacked(self.weights))
 
     def train_epoch(self, policies: Sequence[Policy]) -> None:
-        """Let the policies choose the weights, then train one epoch; student i has ``policies[i %
-        len(policies)]``.
+        """Let the policies choose the weights, then train one epoch.
+
+        Student i trains under ``policies[i % len(policies)]``.
 
         Raises:
             InputError: A policy's answer can't be used.

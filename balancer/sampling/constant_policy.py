@@ -60,8 +60,7 @@ class PriorPower:
 
 @dataclass(frozen=True)
 class ConstantPolicy:
-    """The same weights in every epoch; the default is the best constant of the published grid over share and
-    hardness.
+    """The same weights in every epoch; the default is the best constant of the published grid.
 
     >>> ConstantPolicy((0.5, 0.3, 0.2), hardness=0.0).fixed_weights().share.tolist()
     [0.5, 0.3, 0.2]
@@ -137,8 +136,7 @@ def fallback_to_dict(policy: ConstantPolicy) -> dict[str, float]:
 
 
 def fallback_from_dict(values: Mapping[str, Any]) -> ConstantPolicy:
-    """The constant that a bundle's ``policy.json`` describes; a value that is left out is that of
-    :data:`FALLBACK`.
+    """The constant that a ``policy.json`` describes; missing values are those of :data:`FALLBACK`.
 
     Raises:
         InputError: A number is out of range.

@@ -1,5 +1,4 @@
-"""The loop around a policy: it holds the weights, shows the policy each observation, and applies the policy's
-answer.
+"""The loop around a policy: it shows the policy each observation and applies its answer to the weights.
 
 The sequence is that of an episode of ``balancer/ClassWeights-v0``: the policy acts once before the first
 epoch, on priors and budget, then after each epoch.

@@ -1,5 +1,4 @@
-"""What a policy sees: a scale-free description of a classifier in training, for any data set and number of
-classes.
+"""What a policy sees: a scale-free description of a classifier in training, for any number of classes.
 
 Environments and the sampler's core both build their observations here, so a policy meets in a real run what
 it learned on a population of small networks. For each class the observation holds the distribution of the
@@ -120,8 +119,7 @@ class ErrorSummary:
     """Distribution of the error of M classifiers on the same rows."""
 
     histogram: Floats
-    """(M, K, bins) square root of the fraction of the class's rows in each bin; 0 for a class without
-    rows."""
+    """(M, K, bins) square root of the fraction of a class's rows in each bin; 0 without rows."""
     mean: Floats
     """(M, K) mean error."""
     f1_argmax: Floats

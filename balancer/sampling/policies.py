@@ -232,7 +232,7 @@ def load_policy(text: str | Path, *, num_classes: int) -> Policy:
             - ``constant``, ``constant:share=.2,hardness=1`` (keys ``share``, a number or ``prior``;
               ``hardness``; ``floor``);
             - ``schedule``, ``schedule:start_share=.5,end_share=.29`` (also ``start_hardness``,
-                ``end_hardness``);
+              ``end_hardness``);
             - ``rule``; ``random``, ``random:seed=3``; ``start`` (keeps the starting weights);
             - the folder of a learned policy.
         num_classes: K, number of classes of the run.

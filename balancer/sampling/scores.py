@@ -1,5 +1,4 @@
-"""Ranking metrics of many score vectors at once, each by one sort; equal to scikit-learn's, with ties and
-sample weights.
+"""Ranking metrics of many score vectors at once, by one sort each; equal to scikit-learn's.
 
 A population of students is scored on the same rows every epoch, so the metrics are batched: ``label`` and
 ``weight`` are shared, ``score`` has one row per student. NumPy alone, because the sampler's core needs them

@@ -239,8 +239,7 @@ class _AdaptiveBase(Sampler[Item]):
         return state | {"epoch": epoch, "handed": handed, "kind": self._KIND} | self._shape()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the state of :meth:`state_dict`, including the seed; the state of one rank can be loaded on
-        all.
+        """Restore the state of :meth:`state_dict`, including the seed; any rank's state fits all ranks.
 
         Raises:
             InputError: It was saved for other labels, another policy, sampler or size, or in the middle of an

@@ -1,5 +1,4 @@
-"""Sampling weights: the share of each class, the hardness exponent, the floor of uniform draws; and how an
-action changes them.
+"""Sampling weights (class shares, hardness exponent, floor of uniform draws) and their change by an action.
 
 The environments (many students at once), the trainer and the sampler's core use the same functions: each
 accepts any leading shape.
@@ -25,8 +24,7 @@ Floats = NDArray[np.float64]
 
 MAX_HARDNESS = 3.0
 ERROR_OFFSET = 1e-3
-"""Added to a row's error before it is raised to the hardness, so that a perfectly learned row can still be
-drawn."""
+"""Added to a row's error before it is raised to the hardness, so that every row can be drawn."""
 
 MAX_MINORITY_SHARE = 0.5
 MAX_REPEATS = 8.0
@@ -36,8 +34,7 @@ Measured with the sequence classifier: 3 to 7 repeats are best whatever the budg
 rows are memorised (docs/experiments.md)."""
 START_FLOOR = 0.05
 SHARE_STEP = 0.75
-"""Largest change of one log share in one epoch; with two classes the log-odds change by at most twice
-that."""
+"""Largest change of a log share in an epoch; of two classes, the log-odds change by at most twice that."""
 HARDNESS_STEP = 1.0
 FLOOR_STEP = 0.1
 _TINY = 1e-12
@@ -137,8 +134,7 @@ def minority_share(prior: Floats, total: float) -> Floats:
 
 
 def proportional_share(prior: Floats, total: float) -> Floats:
-    """(K,) class shares: ``total`` goes to the minority, divided among its classes in proportion to their
-    prior.
+    """(K,) class shares: ``total`` goes to the minority, divided in proportion to each class's prior.
 
     >>> proportional_share(np.array([0.7, 0.2, 0.1]), 0.6).round(3).tolist()
     [0.4, 0.4, 0.2]

@@ -5,16 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from balancer.data.dataset import Dataset
-from balancer.data.split import Split
-from balancer.envs.problem import PopulationProblem, problem_from_arrays
+from balancer.envs.problem import PopulationProblem, dataset_problem
 from balancer.options.policy import PolicyOptions
 from balancer.policy_learning.training import POLICY_BUDGETS, train_policy
 from balancer.runs.progress import TrainingProgress
 from balancer.sampling.policies import CONFIG_FILE
-from balancer.sampling.seeding import integer_seed
 
 
 def problem_of(dataset: Dataset, seed: int) -> PopulationProblem:
@@ -25,17 +21,8 @@ def problem_of(dataset: Dataset, seed: int) -> PopulationProblem:
         dataset: A data set that has been split.
         seed: Seed of the problem's random choices.
     """
-    store = dataset.store
-    train, reward = dataset.rows(Split.TRAIN), dataset.rows(Split.REWARD)
-    return problem_from_arrays(
-        store.values[train],
-        store.label[train].astype(np.int64),
-        store.values[reward],
-        store.label[reward].astype(np.int64),
-        num_numeric=store.num_numeric,
-        num_classes=len(dataset.schema.classes),
-        seed=integer_seed(seed, "problem"),
-    )
+    problem, _ = dataset_problem(dataset, seed)
+    return problem
 
 
 def learn_policy(

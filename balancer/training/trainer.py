@@ -28,11 +28,10 @@ from balancer.inference.batches import history_batches, minibatches
 from balancer.inference.scoring import score_rows
 from balancer.models import Classifier, ModelConfig, SequenceBatch, Targets, autocast, part_of
 from balancer.models.attention import distillation_loss, warm_up
+from balancer.models.schedule import learning_rate_factor
 from balancer.models.tasks import FieldHead
 from balancer.sampling.seeding import generator, integer_seed
 from balancer.training.auxiliary_targets import HIDDEN, task_targets
-
-WARMUP_SHARE = 0.05
 
 
 class ClassifierTrainer:
@@ -126,7 +125,7 @@ class ClassifierTrainer:
             if any(len(source_rows) for source_rows in chosen):
                 warm_up(self.model, self.step < self.warm_steps)
                 for group in self.optimizer.param_groups:
-                    group["lr"] = self.learning_rate * self._schedule()
+                    group["lr"] = self.learning_rate * learning_rate_factor(self.step, self.total_steps)
                 self.optimizer.zero_grad(set_to_none=True)
                 losses.append(self._backward(chosen, tuple(extra)))
                 torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -295,14 +294,6 @@ class ClassifierTrainer:
                 moments.setdefault(int(index), {})[key] = tensor
         self.optimizer.load_state_dict({"state": moments, "param_groups": self.optimizer.state_dict()["param_groups"]})
         self.step = int(arrays["step"])
-
-    def _schedule(self) -> float:
-        """Factor of the learning rate at the present step: linear warm-up, then cosine to zero."""
-        warmup = max(1, int(WARMUP_SHARE * self.total_steps))
-        if self.step < warmup:
-            return (self.step + 1) / warmup
-        done = (self.step - warmup) / max(1, self.total_steps - warmup)
-        return 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
 
     def _batch(self, rows: np.ndarray) -> SequenceBatch:
         values, lengths = self.dataset.store.windows(rows, self.config.history_length)

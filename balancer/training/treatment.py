@@ -36,8 +36,10 @@ class Treatment:
     policy: Policy
     """Chooses the sampling weights of each epoch."""
     rows: Rows = "all"
-    """``under``: the negative class is thinned once to the number of the other rows. ``smote``: the other
-    classes are extended once to the number of the negative rows, by synthetic rows."""
+    """Training rows that are drawn from.
+
+    For ``under``, the negative class is thinned once to the number of the other rows. For ``smote``,
+    synthetic rows extend the other classes once to the number of the negative rows."""
     loss: Loss = "plain"
 
     @property
