@@ -27,6 +27,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -37,9 +38,10 @@ from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 from torch import nn
 
 from balancer.envs.class_weights import ClassWeightsEnv
-from balancer.envs.population import HIDDEN, WARMUP_SHARE, PopulationStack, StudentKinds
+from balancer.envs.population import HIDDEN, PopulationStack, StudentKinds
 from balancer.envs.problem import PopulationProblem, synthetic_problem
 from balancer.envs.vec_env import PopulationVecEnv
+from balancer.models.schedule import learning_rate_factor
 from balancer.options.fit import Budget, FitOptions
 from balancer.sampling.policies import ConstantPolicy
 from balancer.sampling.row_sampler import RowSampler
@@ -67,14 +69,8 @@ class LoopStudent:
         self.optimizer = torch.optim.AdamW(
             self.net.parameters(), lr=float(kinds.learning_rate[0]), weight_decay=float(kinds.weight_decay[0])
         )
-        warmup = max(1, int(WARMUP_SHARE * total_steps))
-
-        def factor(step: int) -> float:
-            if step < warmup:
-                return (step + 1) / warmup
-            return float(0.5 * (1 + np.cos(np.pi * min(1.0, (step - warmup) / max(1, total_steps - warmup)))))
-
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, factor)
+        schedule = partial(learning_rate_factor, total_steps=total_steps)
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, schedule)
 
     def fit(self, rows: np.ndarray) -> None:
         """Train on mini-batches of ``rows`` (n,), in their order."""
