@@ -80,7 +80,7 @@ def _list(arguments: Sequence[str]) -> int:
 
     database = Database(config.database)
     database.upgrade()
-    found = keys.listed(database)
+    found = keys.list_keys(database)
     if config.json:
         rows = [{"id": key.id, "tenant": key.tenant, "name": key.name, "scopes": list(key.scopes), "created": key.created} for key in found]
         print(json.dumps([row | {"revoked": key.revoked} for row, key in zip(rows, found, strict=True)], indent=2))

@@ -1,8 +1,8 @@
 """The service: balancing sessions and scoring over HTTP (docs/service.md).
 
-    api ──> session_routes, scoring_routes, operation_routes ──> sessions | scoring | registry, drift ──> database, tables
-                 └─> access (keys, scopes, limits)                    scoring ──> history, memory
+    http/ (app, routes, auth, middleware) ──> sessions/, scoring/ ──> storage/ (database, tables, keys)
 
-What is special: whatever a worker knows is in the database before it answers, in one transaction with the answer. A worker can be killed at any
-moment, several can serve at once, and a request can be sent again without counting twice.
+What is special: everything that a worker learns from a request is in the database before it answers, in the
+same database transaction as the answer. So a worker can be killed at any time, several can serve at once, and
+a request can be sent again without counting twice.
 """

@@ -1,4 +1,4 @@
-"""What a request can run into beside bad input: each is a status of its own."""
+"""Errors of a request beside bad input; each has its own HTTP status."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from balancer.errors import InputError
 
 
 class ConflictError(InputError):
-    """What was sent contradicts what is stored."""
+    """The request contradicts stored data."""
 
 
 class MissingError(InputError):
-    """There is no such thing, or it is another tenant's."""
+    """The object does not exist, or belongs to another tenant."""

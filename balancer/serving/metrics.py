@@ -1,4 +1,4 @@
-"""What Prometheus is told; summed over the workers where there are several (`PROMETHEUS_MULTIPROC_DIR`)."""
+"""Prometheus metrics. With several workers they are summed (`PROMETHEUS_MULTIPROC_DIR`)."""
 
 from __future__ import annotations
 
@@ -10,29 +10,31 @@ from prometheus_client.multiprocess import MultiProcessCollector
 _SECONDS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 _SCORES = (0.01, 0.05, *(tenth / 10 for tenth in range(1, 10)), 0.95, 0.99, 1.0)
 
-_OWN = CollectorRegistry()
-REQUESTS = Counter("balancer_requests", "Requests by method, route and status", ("method", "route", "status"), registry=_OWN)
-REQUEST_SECONDS = Histogram("balancer_request_seconds", "Time from the request to its answer", ("route",), buckets=_SECONDS, registry=_OWN)
-SCORES = Histogram("balancer_score", "Scores of transactions", buckets=_SCORES, registry=_OWN)
-ALARMS = Counter("balancer_alarms", "Transactions decided to be fraud", registry=_OWN)
-TRANSACTIONS = Counter("balancer_transactions", "Transactions scored, repetitions left out", registry=_OWN)
-REPEATED = Counter("balancer_repeated_transactions", "Transactions that were stored before", registry=_OWN)
-LATE = Counter("balancer_late_transactions", "Transactions that came after a later one of their entity", registry=_OWN)
-LABELS = Counter("balancer_labels", "Labels stored", registry=_OWN)
-ALERT_RATE = Gauge("balancer_alert_rate", "Share of alarms among the latest transactions", registry=_OWN, multiprocess_mode="livemax")
+_REGISTRY = CollectorRegistry()
+REQUESTS = Counter("balancer_requests", "Requests by method, route and status", ("method", "route", "status"), registry=_REGISTRY)
+REQUEST_SECONDS = Histogram(
+    "balancer_request_seconds", "Time from the request to its answer", ("route",), buckets=_SECONDS, registry=_REGISTRY
+)
+SCORES = Histogram("balancer_score", "Scores of transactions", buckets=_SCORES, registry=_REGISTRY)
+ALARMS = Counter("balancer_alarms", "Transactions with an alarm", registry=_REGISTRY)
+TRANSACTIONS = Counter("balancer_transactions", "Transactions scored, without repeated ones", registry=_REGISTRY)
+REPEATED = Counter("balancer_repeated_transactions", "Transactions that were already stored", registry=_REGISTRY)
+LATE = Counter("balancer_late_transactions", "Transactions that arrived after a later one of their entity", registry=_REGISTRY)
+LABELS = Counter("balancer_labels", "Labels stored", registry=_REGISTRY)
+ALERT_RATE = Gauge("balancer_alert_rate", "Share of alarms among the latest transactions", registry=_REGISTRY, multiprocess_mode="livemax")
 DRIFT = Gauge(
     "balancer_drift_psi",
-    "Population stability index of a field, or of the score, against the training rows; the largest of the workers",
+    "Population stability index of a field or of the score, against the training rows; the largest value of the workers",
     ("field",),
-    registry=_OWN,
+    registry=_REGISTRY,
     multiprocess_mode="livemax",
 )
 
 
-def rendered() -> bytes:
-    """The metrics in Prometheus' text format."""
+def render_metrics() -> bytes:
+    """Render the metrics in the text format of Prometheus."""
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-        return bytes(generate_latest(_OWN))
+        return bytes(generate_latest(_REGISTRY))
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     return bytes(generate_latest(registry))

@@ -1,4 +1,4 @@
-"""The service over HTTP: keys, scopes, tenants, limits, sessions, the client, its OpenAPI tried out, and a worker that is killed."""
+"""The service over HTTP: keys, scopes, tenants, limits, sessions, the client, OpenAPI fuzzing, and a killed worker."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ from balancer.integrations.remote import RemoteSampler, ServiceAwayWarning
 from balancer.sampling.core import SamplerCore
 from balancer.sampling.torch_sampler import AdaptiveSampler
 from balancer.serving.config import ServeConfig
-from balancer.serving.http import schemas as wire
+from balancer.serving.http import schemas
 from balancer.serving.http.app import create_app
-from balancer.serving.sessions import EpochReport, SessionRequest, Sessions
+from balancer.serving.sessions.schemas import EpochReport, SessionRequest
+from balancer.serving.sessions.store import Sessions
 from balancer.serving.storage import keys
 from balancer.serving.storage.database import Database
 from balancer.serving.storage.tables import sessions as session_table
@@ -70,12 +71,12 @@ def key_of(database: Database) -> Callable[..., dict[str, str]]:
     return made
 
 
-def test_a_transaction_is_judged_and_shown(client: TestClient) -> None:
+def test_a_transaction_is_scored_and_shown(client: TestClient) -> None:
     answer = client.post("/v1/score", json={"transactions": [card()], "explain": 2})
     assert answer.status_code == 200, answer.text
-    told = answer.json()["decisions"][0]
-    wire.ScoreAnswer.model_validate(answer.json())
-    assert set(told) == {"id", "score", "decision", "class", "threshold", "model", "late_by", "repeated", "weighed_most"}
+    decision = answer.json()["decisions"][0]
+    schemas.ScoreAnswer.model_validate(answer.json())
+    assert set(decision) == {"id", "score", "decision", "class", "threshold", "model", "late_by", "repeated", "weighed_most"}
     assert client.get("/v1/entities/c").json()["latest"][0]["id"] == "a"
     assert client.post("/v1/labels", json={"labels": [{"id": "a", "label": "1"}, {"id": "b", "label": "0"}]}).json() == {
         "stored": 1,
@@ -117,7 +118,7 @@ def test_every_route_refuses_a_missing_wrong_or_under_scoped_key(
             assert sorted(codes.values()).count(403) == 2, (method, path, codes)
             tried += 1
     assert tried == 12
-    key = keys.listed(database)[0]
+    key = keys.list_keys(database)[0]
     keys.revoke(database, key.id)
     assert client.post("/v1/score", json={"transactions": [card()]}, headers=scoped["score"]).status_code == 401
 
@@ -143,9 +144,9 @@ def test_tenants_see_nothing_of_each_other(client: TestClient, key_of: Callable[
 
 
 @pytest.mark.parametrize(
-    ("options", "status", "told"),
+    ("options", "status", "error"),
     [
-        ({"json": {"transactions": [card()] * 6}}, 413, "6 rows in one request, at most 5"),
+        ({"json": {"transactions": [card()] * 6}}, 413, "6 rows in one request, but at most 5"),
         ({"content": b'{"transactions": [' + b"{}," * 1_000_000 + b"{}]}"}, 413, "more than 20000 bytes"),
         ({"content": b"\xff\xfe{"}, 400, ""),
         ({"content": b'{"transactions": [{"amount": NaN}]}'}, 422, "column 'card_id' is missing"),
@@ -156,14 +157,14 @@ def test_tenants_see_nothing_of_each_other(client: TestClient, key_of: Callable[
         ({"json": {"transactions": [card()]}, "headers": {"Host": "evil.example"}}, 421, "loopback names only"),
     ],
 )
-def test_what_can_not_be_taken_is_refused_in_words(client: TestClient, options: dict[str, Any], status: int, told: str) -> None:
+def test_unusable_requests_are_refused_with_a_message(client: TestClient, options: dict[str, Any], status: int, error: str) -> None:
     answer = client.post("/v1/score", **({"headers": {"Content-Type": "application/json"}} | options))
     assert answer.status_code == status, answer.text
-    assert told in answer.json()["error"]
+    assert error in answer.json()["error"]
 
 
 @pytest.mark.usefixtures("database")
-def test_too_many_requests_are_told_to_wait(tmp_path: Path) -> None:
+def test_too_many_requests_are_refused(tmp_path: Path) -> None:
     config = ServeConfig(database=f"sqlite:///{tmp_path / 'service.db'}", rate=2.0)
     with TestClient(create_app(config)) as client:
         codes = [client.get("/v1/sessions").status_code for _ in range(5)]
@@ -174,12 +175,12 @@ def test_too_many_requests_are_told_to_wait(tmp_path: Path) -> None:
         assert client.post("/v1/score", json={"transactions": [card()]}).json()["error"].startswith("no model is in service")
 
 
-def test_no_log_line_holds_what_was_sent(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_log_line_has_content_of_a_request(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", "balancer.service"):
         client.post("/v1/score", json={"transactions": [card(card_id="4111111111111111")]})
         client.get("/v1/entities/4111111111111111")
     lines = [
-        json.dumps({"m": record.getMessage(), **getattr(record, "told", {})})
+        json.dumps({"m": record.getMessage(), **getattr(record, "fields", {})})
         for record in caplog.records
         if record.name == "balancer.service"
     ]
@@ -197,14 +198,14 @@ def test_sessions_answer_by_number(client: TestClient, tmp_path: Path) -> None:
     first = client.post(f"/v1/sessions/{session}/epochs", json=report)
     assert first.status_code == 200
     assert client.post(f"/v1/sessions/{session}/epochs", json=report).json() == first.json()
-    for changed, told in (
+    for changed, error in (
         ({"reward": {**SCORES, "scores": [0, 0, 0]}}, "with other scores"),
-        ({"epoch": 3}, "epoch 2 is next"),
+        ({"epoch": 3}, "the next epoch is 2"),
         ({"epoch": 4}, "has 3 epochs"),
     ):
         answer = client.post(f"/v1/sessions/{session}/epochs", json=report | changed)
         assert answer.status_code == 409
-        assert told in answer.json()["error"]
+        assert error in answer.json()["error"]
     # Another process, the same file: nothing is kept in memory.
     with TestClient(create_app(ServeConfig(database=f"sqlite:///{tmp_path / 'service.db'}"))) as restarted:
         assert restarted.get(f"/v1/sessions/{session}").json()["weights"] == first.json()["weights"]
@@ -219,29 +220,29 @@ def test_sessions_answer_by_number(client: TestClient, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("request_", "report", "told"),
+    ("request_", "report", "error"),
     [
-        ({"policy": "/etc"}, {}, "policy: '/etc' is none that a service has"),
+        ({"policy": "/etc"}, {}, "policy: the service has no policy '/etc'"),
         ({"policy": "constant:share=7"}, {}, "share"),
         ({"classes": {"ok": 5}}, {}, "classes"),
         ({"reward_classes": {"frod": 5}}, {}, "unknown class 'frod'; did you mean 'fraud'"),
         ({}, {"reward": {"labels": ["ok", "no"], "scores": [0, 1]}}, "unknown class 'no'"),
-        ({}, {"reward": {"labels": ["ok", "ok"], "scores": [0, 1]}}, "rows of one class"),
+        ({}, {"reward": {"labels": ["ok", "ok"], "scores": [0, 1]}}, "one class is not enough"),
         ({}, {"reward": {"labels": ["ok", "fraud"], "scores": [0]}}, "reward.scores"),
-        ({}, {"reward": {"edges": [0, 0.5], "counts": {"ok": [1], "fraud": [1]}}}, "must rise from 0 to 1"),
+        ({}, {"reward": {"edges": [0, 0.5], "counts": {"ok": [1], "fraud": [1]}}}, "increase from 0 to 1"),
         ({}, {"reward": {"edges": [0, 0.5, 1], "counts": {"ok": [1], "fraud": [1, 1]}}}, "1 counts for 2 bins"),
     ],
 )
-def test_bad_sessions_are_refused_in_words(client: TestClient, request_: dict[str, Any], report: dict[str, Any], told: str) -> None:
+def test_bad_sessions_are_refused_with_a_message(client: TestClient, request_: dict[str, Any], report: dict[str, Any], error: str) -> None:
     answer = client.post("/v1/sessions", json={"classes": CLASSES, "epochs": 2} | request_)
     if report:
         answer = client.post(f"/v1/sessions/{answer.json()['id']}/epochs", json={"epoch": 1} | report)
     assert answer.status_code == 422
-    assert told in answer.json()["error"]
+    assert error in answer.json()["error"]
 
 
 @pytest.mark.parametrize("policy", ["auto", "rule"])
-def test_histograms_steer_as_scores_do(database: Database, policy: str) -> None:
+def test_histograms_give_the_same_weights_as_scores(database: Database, policy: str) -> None:
     rng = np.random.default_rng(0)
     label = np.arange(5000) % 100 == 0
     score = np.clip(rng.beta(1, 12, 5000) + 0.4 * label, 0, 1)
@@ -249,10 +250,10 @@ def test_histograms_steer_as_scores_do(database: Database, policy: str) -> None:
     counts = {name: np.histogram(error[label == code], edges)[0].tolist() for code, name in enumerate(("ok", "fraud"))}
     rows = {"labels": ["fraud" if own else "ok" for own in label], "scores": score.tolist()}
     sessions, found = Sessions(database), []
-    for told in (rows, {"edges": edges.tolist(), "counts": counts}):
+    for reward in (rows, {"edges": edges.tolist(), "counts": counts}):
         request = SessionRequest(classes={"ok": 19_800, "fraud": 200}, epochs=4, policy=policy)
         session = sessions.create("t", request).id
-        found.append(sessions.report("t", session, EpochReport.model_validate({"epoch": 1, "reward": told})))
+        found.append(sessions.report("t", session, EpochReport.model_validate({"epoch": 1, "reward": reward})))
     assert found[0].weights["fraud"] == pytest.approx(found[1].weights["fraud"], abs=0.02)
     assert found[0].metrics["average_precision"] == pytest.approx(found[1].metrics["average_precision"], abs=0.02)
 
@@ -279,7 +280,7 @@ def test_columns_of_scores_have_the_order_of_the_classes(database: Database) -> 
 
 
 class Loop(httpx.BaseTransport):
-    """From the client straight into the application; it can be away."""
+    """Passes requests directly to the application; can simulate that the service is unavailable."""
 
     def __init__(self, client: TestClient) -> None:
         self.client, self.down = client, False
@@ -293,7 +294,7 @@ class Loop(httpx.BaseTransport):
 
 
 @pytest.mark.parametrize("policy", ["auto", "rule"])
-def test_the_remote_sampler_is_the_local_one_and_outlives_the_service(client: TestClient, policy: str) -> None:
+def test_the_remote_sampler_equals_the_local_one_and_continues_without_the_service(client: TestClient, policy: str) -> None:
     labels, rng, loop = ["ok"] * 990 + ["fraud"] * 10, np.random.default_rng(0), Loop(client)
     local = AdaptiveSampler(labels, policy=policy, epochs=6, seed=3)
     remote = RemoteSampler("http://service", labels, policy=policy, epochs=6, seed=3, transport=loop)
@@ -301,17 +302,17 @@ def test_the_remote_sampler_is_the_local_one_and_outlives_the_service(client: Te
     assert list(local) == list(remote)
     truth, rows = ["ok"] * 50 + ["fraud"] * 5, np.arange(980, 1000)
     for epoch in range(5):
-        told = {"y_true": truth, "y_score": rng.random(55), "rows": rows, "row_score": rng.random(20)}
+        scores = {"y_true": truth, "y_score": rng.random(55), "rows": rows, "row_score": rng.random(20)}
         before = remote.weights.share.tolist()
         loop.down = epoch in (1, 2)
-        local.update(**told)
+        local.update(**scores)
         if loop.down:
             with pytest.warns(ServiceAwayWarning, match="the last weights are kept"):
-                remote.update(**told)
+                remote.update(**scores)
             assert remote.away
             assert remote.weights.share.tolist() == before
             continue
-        remote.update(**told)
+        remote.update(**scores)
         assert not remote.away
         assert remote.weights.share.tolist() == local.weights.share.tolist()
         assert (remote.weights.hardness, remote.weights.floor) == (local.weights.hardness, local.weights.floor)
@@ -329,7 +330,7 @@ def test_a_service_that_was_never_there_leaves_a_constant(client: TestClient) ->
         sampler = RemoteSampler("http://service", ["ok"] * 90 + ["fraud"] * 10, epochs=2, transport=loop)
     assert sampler.away
     assert len(list(sampler)) == 100
-    with pytest.raises(InputError, match="policy: '/tmp' is none"):
+    with pytest.raises(InputError, match="policy: the service has no policy '/tmp'"):
         loop.down = False
         RemoteSampler("http://service", ["ok"] * 90 + ["fraud"] * 10, epochs=2, policy="/tmp", transport=loop)
 

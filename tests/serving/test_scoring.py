@@ -1,4 +1,4 @@
-"""Scores of the service: the table's to the last bit; late, repeated and contradicting transactions; two workers; another model."""
+"""Scores of the service equal those of a table; late, repeated and contradicting transactions; two workers; a swapped model."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ from balancer.errors import InputError
 from balancer.runs.tables import score_file
 from balancer.runs.trained_run import TrainedRun
 from balancer.serving.errors import ConflictError, MissingError
+from balancer.serving.scoring.entities import Entities
+from balancer.serving.scoring.parsing import parse_transaction
 from balancer.serving.scoring.registry import LoadedModel, Registry
-from balancer.serving.scoring.scorer import Scorer, read_row
+from balancer.serving.scoring.scorer import Scorer
 from balancer.serving.storage.database import Database
 from benchmarks.lib.postgres import Postgres
 from tests.serving.tools import SEQUENCE, opened, parsed, replay, sent, started_postgres
@@ -81,16 +83,16 @@ def test_scores_are_those_of_the_table_to_the_last_bit(
     output = tmp_path / "out.parquet"
     score_file(TrainedRun.load(run), tmp_path / "in.parquet", output, past=None, bad_rows="error", streaming=True)
     wanted = dict(pl.read_parquet(output).select(pl.col("transaction_id").cast(pl.String), "score").iter_rows())
-    assert replay(Scorer(database), model, rows) == wanted
+    assert replay(database, model, rows) == wanted
     assert model.stream.has_state
-    assert rows["card_id"].value_counts()["count"].max() > 24  # three stretches of 8: states were handed over
+    assert rows["card_id"].value_counts()["count"].max() > 24  # three segments of 8 rows: states were passed on
 
     score_file(TrainedRun.load(run), tmp_path / "in.parquet", output, past=None, bad_rows="error")
     whole = dict(pl.read_parquet(output).select(pl.col("transaction_id").cast(pl.String), "score").iter_rows())
     assert max(abs(wanted[name] - whole[name]) for name in wanted) < 1e-5
 
 
-def test_a_window_model_too_and_many_rows_a_request(tmp_path: Path, tiny_run: Path, rows: pl.DataFrame) -> None:
+def test_a_model_with_windows_and_many_rows_per_request(tmp_path: Path, tiny_run: Path, rows: pl.DataFrame) -> None:
     model = LoadedModel.load(tiny_run, "window")
     assert not model.stream.has_state
     part = rows.head(300).with_columns(is_fraud=pl.lit(None, pl.Int8))  # no labels: requests may then hold any number of days
@@ -106,23 +108,23 @@ def test_a_window_model_too_and_many_rows_a_request(tmp_path: Path, tiny_run: Pa
     np.testing.assert_allclose(found, calibrated, atol=1e-6)
 
 
-def test_a_repetition_gets_the_answer_of_then_and_a_contradiction_none(database: Database, model: LoadedModel) -> None:
+def test_a_repeated_transaction_gets_the_same_answer_and_a_contradicting_one_is_refused(database: Database, model: LoadedModel) -> None:
     scorer = Scorer(database)
     first = scorer.score("t", model, [parsed(card(), model)]).answers[0]
     scorer.score("t", model, [parsed(card(transaction_id="b", time="2026-01-05T11:00:00"), model)])
     again = scorer.score("t", model, [parsed(card(), model)]).answers[0]
     assert again == first | {"repeated": True}
-    assert scorer.entity("t", "c", 5)["transactions"] == 2
-    with pytest.raises(ConflictError, match="'a' was stored before with other content"):
+    assert Entities(database).get("t", "c", 5)["transactions"] == 2
+    with pytest.raises(ConflictError, match="'a' is already stored with other content"):
         scorer.score("t", model, [parsed(card(transaction_id="z"), model), parsed(card(amount=21.0), model)])
-    assert scorer.entity("t", "c", 5)["transactions"] == 2  # nothing of the refused request was kept
+    assert Entities(database).get("t", "c", 5)["transactions"] == 2  # nothing of the refused request was kept
     other = scorer.score("other", model, [parsed(card(amount=21.0), model)]).answers[0]
     assert not other["repeated"]
     with pytest.raises(MissingError):
-        scorer.entity("nobody", "c", 5)
+        Entities(database).get("nobody", "c", 5)
 
 
-def test_a_late_transaction_is_judged_as_if_it_happened_last(database: Database, model: LoadedModel) -> None:
+def test_a_late_transaction_is_scored_at_the_last_time(database: Database, model: LoadedModel) -> None:
     scorer = Scorer(database)
     scorer.score("t", model, [parsed(card(), model)])
     late = scorer.score("t", model, [parsed(card(transaction_id="b", time="2026-01-05T09:30:00"), model)]).answers[0]
@@ -144,45 +146,45 @@ def test_labels_enter_the_risk_of_their_context_when_known_and_can_be_taken_back
     for number in range(5):
         score(f"seed{number}", 2)
     before = score("before", 10)
-    assert scorer.label("t", model.schema, {f"seed{number}": fraud for number in range(5)} | {"ghost": fraud}) == ["ghost"]
+    assert Entities(database).label("t", model.schema, {f"seed{number}": fraud for number in range(5)} | {"ghost": fraud}) == ["ghost"]
     assert score("too-early", 8) == score("no-labels", 8, "elsewhere")
     known = score("known", 10)
     assert known != before
     assert score("apart", 10, "elsewhere") == before
-    scorer.label("t", model.schema, {f"seed{number}": fraud for number in range(5)})  # said again, counted once
+    Entities(database).label("t", model.schema, {f"seed{number}": fraud for number in range(5)})  # repeated labels count once
     assert score("once", 10) == known
-    scorer.label("t", model.schema, dict.fromkeys([f"seed{number}" for number in range(5)]))
+    Entities(database).label("t", model.schema, dict.fromkeys([f"seed{number}" for number in range(5)]))
     assert score("taken-back", 10) == before
     with pytest.raises(InputError, match="the label of 'seed0' is 'maybe'"):
-        scorer.label("t", model.schema, {"seed0": "maybe"})
+        Entities(database).label("t", model.schema, {"seed0": "maybe"})
 
 
-def test_what_weighed_most_is_named(database: Database, model: LoadedModel) -> None:
+def test_transactions_with_the_most_attention_are_listed(database: Database, model: LoadedModel) -> None:
     scorer = Scorer(database)
     names = [f"t{number}" for number in range(12)]
     for number, name in enumerate(names):
         answer = scorer.score(
             "t", model, [parsed(card(transaction_id=name, time=f"2026-01-05T10:{number:02d}:00"), model)], explain=3
         ).answers[0]
-        told = answer["weighed_most"]
-        assert len(told) == min(number, 3)
-        assert {each["id"] for each in told} <= set(names[:number])
-        assert all(0 <= each["weight"] <= 1 for each in told)
+        listed = answer["weighed_most"]
+        assert len(listed) == min(number, 3)
+        assert {each["id"] for each in listed} <= set(names[:number])
+        assert all(0 <= each["weight"] <= 1 for each in listed)
 
 
-def test_an_entity_is_forgotten_with_what_it_added(database: Database, model: LoadedModel) -> None:
+def test_an_entity_is_deleted_with_its_counts(database: Database, model: LoadedModel) -> None:
     scorer = Scorer(database)
     scorer.score("t", model, [parsed(card(), model)])
-    scorer.label("t", model.schema, {"a": model.schema.classes[1]})
-    scorer.forget("t", "c")
+    Entities(database).label("t", model.schema, {"a": model.schema.classes[1]})
+    Entities(database).delete("t", "c")
     with pytest.raises(MissingError):
-        scorer.forget("t", "c")
+        Entities(database).delete("t", "c")
     later = card(transaction_id="n", card_id="e", time="2026-01-20T10:00:00")
     fresh = scorer.score("u", model, [parsed(later, model)]).answers[0]["score"]
     assert scorer.score("t", model, [parsed(later, model)]).answers[0]["score"] == fresh
 
 
-def test_another_model_reads_the_stored_rows_and_goes_on(tmp_path: Path, run: Path, tiny_run: Path, rows: pl.DataFrame) -> None:
+def test_another_model_reads_the_stored_rows_and_continues(tmp_path: Path, run: Path, tiny_run: Path, rows: pl.DataFrame) -> None:
     database = opened(f"sqlite:///{tmp_path / 'a.db'}")
     folder = tmp_path / "models"
     folder.mkdir()
@@ -191,13 +193,13 @@ def test_another_model_reads_the_stored_rows_and_goes_on(tmp_path: Path, run: Pa
     registry = Registry(database, None, folder)
     rows = rows.with_columns(is_fraud=pl.lit(None, pl.Int8))  # labels of the first half would come to one of the two only
     one, half = registry.activate("one"), len(rows) // 2
-    replay(Scorer(database), one, rows.head(half))
+    replay(database, one, rows.head(half))
     two = registry.activate("two")
     assert registry.current is two
     assert one.digest != two.digest
-    found = replay(Scorer(database), two, rows.tail(len(rows) - half))
+    found = replay(database, two, rows.tail(len(rows) - half))
     other = opened(f"sqlite:///{tmp_path / 'b.db'}")
-    wanted = replay(Scorer(other), two, rows)
+    wanted = replay(other, two, rows)
     # A state read in one pass differs in its last bits only.
     assert max(abs(found[name] - wanted[name]) for name in found) < 1e-5
     follower = Registry(database, None, folder)
@@ -230,21 +232,21 @@ def test_two_workers_at_once_on_one_entity(url: str, database: Database, run: Pa
         command = [sys.executable, "-c", WORKER, str(Path(__file__).parents[2]), url, str(run), str(path)]
         workers.append(subprocess.Popen(command, stderr=subprocess.PIPE))
     for worker in workers:
-        _, told = worker.communicate(timeout=120)
-        assert worker.returncode == 0, told.decode()[-2000:]
-    stored = Scorer(database).entity("t", "c", 1000)
+        _, errors = worker.communicate(timeout=120)
+        assert worker.returncode == 0, errors.decode()[-2000:]
+    stored = Entities(database).get("t", "c", 1000)
     assert stored["transactions"] == 81  # 40 of each, and the one that both sent, once
     order = [each["id"] for each in reversed(stored["latest"])]
     for own in names:
         assert [name for name in order if name in own] == own
-    # The same order on one worker gives the same scores: nobody read what another had half written.
+    # The same order on one worker gives the same scores: no worker read uncommitted data.
     alone = opened(f"sqlite:///{tmp_path / 'alone.db'}")
     scores = [Scorer(alone).score("t", model, [parsed(card(transaction_id=name), model)]).answers[0]["score"] for name in order]
     assert scores == [each["score"] for each in reversed(stored["latest"])]
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"amount": None}, "column 'amount' is null, not a number"),
         ({"amount": math.nan}, "column 'amount' is not finite"),
@@ -253,26 +255,26 @@ def test_two_workers_at_once_on_one_entity(url: str, database: Database, run: Pa
         ({"distance_km": 1e39}, "beyond the range of 32-bit floats"),
         ({"time": "yesterday"}, "column 'time' can't be read as a time"),
         ({"time": 1.7e12}, "convert milliseconds to seconds"),
-        ({"time": "2126-01-01T00:00:00"}, "ahead of the service's clock"),
+        ({"time": "2126-01-01T00:00:00"}, "ahead of the clock of the service"),
         ({"card_id": None}, "column 'card_id' is null"),
-        ({"card_id": "a\x00b"}, "column 'card_id' is no printable text"),
-        ({"channel": "x" * 1001}, "column 'channel' is no printable text"),
+        ({"card_id": "a\x00b"}, "column 'card_id' is not a printable text"),
+        ({"channel": "x" * 1001}, "column 'channel' is not a printable text"),
     ],
 )
-def test_bad_values_name_their_column(model: LoadedModel, changes: dict[str, Any], told: str) -> None:
-    with pytest.raises(InputError, match=told):
-        read_row(card(**changes), model.schema, "transactions[0]", 1.8e9, 3600.0)
+def test_bad_values_name_their_column(model: LoadedModel, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        parse_transaction(card(**changes), model.schema, "transactions[0]", 1.8e9, 3600.0)
 
 
-def test_a_missing_column_is_named_and_further_ones_are_left_out(model: LoadedModel) -> None:
+def test_a_missing_column_is_named_and_other_columns_are_ignored(model: LoadedModel) -> None:
     raw = card(card_product="gold")
-    assert read_row(raw, model.schema, "x", 1.8e9, 0.0).id == "a"
+    assert parse_transaction(raw, model.schema, "x", 1.8e9, 0.0).id == "a"
     del raw["region"]
     with pytest.raises(InputError, match=r"x: column 'region' is missing; give null"):
-        read_row(raw, model.schema, "x", 1.8e9, 0.0)
+        parse_transaction(raw, model.schema, "x", 1.8e9, 0.0)
 
 
-def test_unusual_values_are_judged(database: Database, model: LoadedModel) -> None:
+def test_unusual_values_are_scored(database: Database, model: LoadedModel) -> None:
     scorer = Scorer(database)
     for number, changes in enumerate(
         [{"amount": 1e12}, {"amount": -5}, {"channel": "never seen"}, {"channel": None, "merchant_id": None}, {"distance_km": None}]

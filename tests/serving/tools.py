@@ -1,4 +1,4 @@
-"""What the tests of the service share: a run to serve, rows to send, databases of both kinds."""
+"""Shared by the tests of the service: rows to send, databases of both kinds."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ import polars as pl
 import pytest
 
 from balancer.data.checks import label_names
+from balancer.serving.scoring.entities import Entities
+from balancer.serving.scoring.history import Row
+from balancer.serving.scoring.parsing import parse_transaction
 from balancer.serving.scoring.registry import LoadedModel
-from balancer.serving.scoring.scorer import Row, Scorer, read_row
+from balancer.serving.scoring.scorer import Scorer
 from balancer.serving.storage.database import Database
 from benchmarks.lib.postgres import Postgres, postgres_programs
 
@@ -20,7 +23,7 @@ SEQUENCE = (
     *("--attention", "sparse", "--attention-window", "4", "--global-nodes", "2", "--d-model", "16", "--layers", "2", "--threads", "1"),
 )
 LONG_AGO = 1e12
-"""A clock tolerance under which any time will do: the tables of the tests lie where they lie."""
+"""A clock tolerance that accepts any time, because the tables of the tests have fixed dates."""
 
 
 def sent(frame: pl.DataFrame, model: LoadedModel) -> list[dict[str, Any]]:
@@ -34,12 +37,12 @@ def sent(frame: pl.DataFrame, model: LoadedModel) -> list[dict[str, Any]]:
 
 
 def parsed(raw: dict[str, Any], model: LoadedModel) -> Row:
-    return read_row(raw, model.schema, "row", time.time(), LONG_AGO)
+    return parse_transaction(raw, model.schema, "row", time.time(), LONG_AGO)
 
 
-def replay(scorer: Scorer, model: LoadedModel, frame: pl.DataFrame, tenant: str = "t", size: int = 1) -> dict[str, float]:
-    """Score by id, `size` rows a request, each label brought when it is known."""
-    spec = model.schema.spec
+def replay(database: Database, model: LoadedModel, frame: pl.DataFrame, tenant: str = "t", size: int = 1) -> dict[str, float]:
+    """Return scores by id, with `size` rows per request; labels are sent when they become known."""
+    scorer, entities, spec = Scorer(database), Entities(database), model.schema.spec
     assert spec.label is not None and spec.id is not None
     labels = dict(zip(frame[spec.id].cast(pl.String), label_names(frame[spec.label], spec.unlabelled), strict=True))
     rows, scores, waiting = [parsed(raw, model) for raw in sent(frame, model)], {}, []
@@ -47,7 +50,7 @@ def replay(scorer: Scorer, model: LoadedModel, frame: pl.DataFrame, tenant: str 
         part = rows[first : first + size]
         known = [row for row in waiting if row.time + spec.label_delay <= part[0].time]
         if known:
-            scorer.label(tenant, model.schema, {row.id: labels[row.id] for row in known})
+            entities.label(tenant, model.schema, {row.id: labels[row.id] for row in known})
             waiting = waiting[len(known) :]
         scores |= {answer["id"]: answer["score"] for answer in scorer.score(tenant, model, part).answers}
         waiting += part

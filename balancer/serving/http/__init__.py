@@ -1,1 +1,1 @@
-"""The HTTP side of the service: routes, JSON, keys, limits, the server processes."""
+"""The HTTP side of the service: routes, JSON, keys, limits, logs, server processes."""

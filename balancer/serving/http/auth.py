@@ -1,4 +1,4 @@
-"""Who may ask for what: the key of a request, its scope, and how often."""
+"""Check the key of a request: whether it is valid, its scope, and its rate limit."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]
 
 
 OPEN_SECONDS = 1.0
-"""How long it is remembered whether there is a key at all."""
+"""Seconds for which it is cached whether any key exists."""
 
 
 class Access:
-    """Checks keys against the database, and counts.
+    """Checks keys against the database and limits their rates.
 
     Args:
-        database: where the keys are.
-        rate: requests a second that a key has at this worker; 0: no limit.
-        open_allowed: whether anybody may ask while there is no key: on loopback only.
+        database: Where the keys are stored.
+        rate: Requests per second and key at this worker; 0 for no limit.
+        open_allowed: Whether requests without a key are allowed while no key exists; on loopback only.
     """
 
     def __init__(self, database: Database, rate: float, *, open_allowed: bool) -> None:
@@ -39,7 +39,7 @@ class Access:
 
     @property
     def is_open(self) -> bool:
-        """Whether anybody may ask; the first key is noticed within a second."""
+        """Whether requests without a key are allowed. The first key takes effect within a second."""
         if not self._open_allowed:
             return False
         if time.monotonic() > self._open_until:
@@ -47,7 +47,7 @@ class Access:
         return self._open
 
     def allow(self, scope: str) -> Callable[..., Key]:
-        """A dependency: the key of a request that has the scope."""
+        """Build a FastAPI dependency that returns the key of a request if it has the scope."""
 
         def checked(request: Request, bearer: Bearer) -> Key:
             if bearer is None:
@@ -59,26 +59,30 @@ class Access:
                 if found is None:
                     raise HTTPException(401, "the key is wrong or was revoked", {"WWW-Authenticate": "Bearer"})
                 key = found
-            request.state.told = {"key": key.id, "tenant": key.tenant}
+            request.state.log_fields = {"key": key.id, "tenant": key.tenant}
             if scope not in key.scopes:
                 raise HTTPException(403, f"the key lacks the scope {scope!r}; it has {', '.join(key.scopes)}")
             wait = self._wait(key.id)
             if wait > 0:
-                raise HTTPException(429, f"more than {self._rate:g} requests a second; wait {wait:.2f} s", {"Retry-After": "1"})
+                raise HTTPException(429, f"more than {self._rate:g} requests per second; wait {wait:.2f} s", {"Retry-After": "1"})
             return key
 
         return checked
 
     def _wait(self, key: str) -> float:
-        """Seconds until the key may ask again; 0 takes one from its bucket, which holds a second's worth."""
+        """Take a request from the bucket of the key, which holds the requests of one second.
+
+        Returns:
+            0, or the seconds until the next request is allowed.
+        """
         if not self._rate:
             return 0.0
         now = time.monotonic()
         with self._lock:
-            left, then = self._buckets.get(key, (max(self._rate, 1.0), now))
-            left = min(max(self._rate, 1.0), left + (now - then) * self._rate)
-            if left < 1:
-                self._buckets[key] = left, now
-                return (1 - left) / self._rate
-            self._buckets[key] = left - 1, now
+            tokens, updated = self._buckets.get(key, (max(self._rate, 1.0), now))
+            tokens = min(max(self._rate, 1.0), tokens + (now - updated) * self._rate)
+            if tokens < 1:
+                self._buckets[key] = tokens, now
+                return (1 - tokens) / self._rate
+            self._buckets[key] = tokens - 1, now
             return 0.0

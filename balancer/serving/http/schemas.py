@@ -1,33 +1,27 @@
-"""The JSON of requests and answers, as pydantic models: what OpenAPI shows, with examples."""
+"""JSON of requests and answers, as pydantic models with the descriptions of the OpenAPI document."""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-from balancer.serving.sessions import Session
+from balancer.serving.sessions.schemas import Session, StrictModel
 
 Value = str | int | float | bool | None
 
 
-class Strict(BaseModel):
-    """Unknown keys are refused: a misspelt one would be overlooked."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
 class Problem(BaseModel):
-    """What was wrong, and what to do."""
+    """An error and its remedy."""
 
     error: str = Field(examples=["transactions[0]: column 'amount' is missing; give a value"])
 
 
-class ScoreRequest(Strict):
-    """Transactions to judge, by the columns of the table that the model was trained on."""
+class ScoreRequest(StrictModel):
+    """Transactions to score, with the columns of the table that the model was trained on."""
 
     transactions: list[dict[str, Value]] = Field(
         min_length=1,
-        description="In any order; those of one entity are judged in order of time. The column of the id (or `id`, where the table has none) makes a "
-        "repetition harmless.",
+        description="In any order; the transactions of an entity are scored in order of time. The column of the id (or `id`, where the table "
+        "has none) makes a repeated request harmless.",
         examples=[
             [
                 {
@@ -45,12 +39,15 @@ class ScoreRequest(Strict):
         ],
     )
     explain: int = Field(
-        0, ge=0, le=100, description="How many earlier transactions that weighed most to name; they are looked up again, which takes time."
+        0,
+        ge=0,
+        le=100,
+        description="Number of earlier transactions with the most attention to list. They are read again from the database, which takes time.",
     )
 
 
 class Weighed(BaseModel):
-    """An earlier transaction that the model looked at."""
+    """An earlier transaction that the model attended to."""
 
     id: str
     time: float = Field(description="Seconds since 1970.")
@@ -58,18 +55,20 @@ class Weighed(BaseModel):
 
 
 class Decision(BaseModel):
-    """The answer to one transaction; the same each time it is asked for."""
+    """The answer to one transaction; repeated requests get the same answer."""
 
     id: str
     score: float = Field(description="Calibrated probability of fraud.", examples=[0.031])
     decision: bool = Field(description="Whether the score reaches the threshold.")
     class_: str = Field(
-        alias="class", description="The likeliest kind of fraud of an alarm, else the legitimate class.", examples=["legitimate"]
+        alias="class", description="The most likely fraud class of an alarm, otherwise the legitimate class.", examples=["legitimate"]
     )
     threshold: float
-    model: str = Field(description="Name of the run that judged.")
-    late_by: float = Field(description="Seconds by which it came after a later one of its entity; it was judged as if it happened then.")
-    repeated: bool = Field(description="Whether it was stored before: this is the answer of then.")
+    model: str = Field(description="Name of the run that scored the transaction.")
+    late_by: float = Field(
+        description="Seconds by which the transaction is earlier than the last one of its entity. It is scored as if it were at that time."
+    )
+    repeated: bool = Field(description="Whether the transaction was stored before. This is then the earlier answer.")
     weighed_most: list[Weighed] | None = None
 
 
@@ -79,24 +78,24 @@ class ScoreAnswer(BaseModel):
     decisions: list[Decision]
 
 
-class Label(Strict):
-    """What a transaction turned out to be."""
+class Label(StrictModel):
+    """The label of a transaction."""
 
     id: str = Field(min_length=1, max_length=1000)
-    label: str | None = Field(max_length=1000, description="A class of the model, or null to take a label back.", examples=["1"])
+    label: str | None = Field(max_length=1000, description="A class of the model, or null to remove a label.", examples=["1"])
 
 
-class LabelRequest(Strict):
+class LabelRequest(StrictModel):
     """Labels that have become known."""
 
     labels: list[Label] = Field(min_length=1)
 
 
 class LabelAnswer(BaseModel):
-    """What became of them."""
+    """The result of a label request."""
 
     stored: int
-    unknown: list[str] = Field(description="Ids that no transaction here has; their labels are not kept.")
+    unknown: list[str] = Field(description="Ids of transactions that are not stored here; their labels are ignored.")
 
 
 class Latest(BaseModel):
@@ -109,7 +108,7 @@ class Latest(BaseModel):
 
 
 class Entity(BaseModel):
-    """What is stored of an entity."""
+    """The stored data of an entity."""
 
     entity: str
     transactions: int
@@ -117,10 +116,10 @@ class Entity(BaseModel):
     latest: list[Latest]
 
 
-class ModelRequest(Strict):
+class ModelRequest(StrictModel):
     """A run to put in service."""
 
-    name: str = Field(min_length=1, max_length=200, description="One of those that GET /v1/models lists.", examples=["2026-06"])
+    name: str = Field(min_length=1, max_length=200, description="One of the names that GET /v1/models lists.", examples=["2026-06"])
 
 
 class Activation(BaseModel):
@@ -132,7 +131,7 @@ class Activation(BaseModel):
 
 
 class Models(BaseModel):
-    """What is in service, and what could be."""
+    """The model in service, and the available ones."""
 
     in_service: str | None
     available: list[str]
@@ -140,14 +139,14 @@ class Models(BaseModel):
 
 
 class State(BaseModel):
-    """Whether the service can work."""
+    """The state of the service."""
 
     status: str = Field(examples=["ready"])
     model: str | None = None
 
 
 class SessionPage(BaseModel):
-    """Some sessions, oldest first."""
+    """A page of sessions, oldest first."""
 
     sessions: list[Session]
-    next: str | None = Field(description="Give it as `after` for the next page; null on the last.")
+    next: str | None = Field(description="`after` for the next page; null on the last page.")

@@ -1,6 +1,9 @@
-"""Start the workers and stop them: each finishes what it has accepted, one that dies is replaced.
+"""Start and stop the worker processes.
 
-What is special: the socket is bound before a worker starts, so what comes while one is being replaced waits instead of failing.
+A worker finishes its requests before it ends; a worker that dies is replaced.
+
+What is special: the socket is bound before the workers start, so requests that arrive while a worker is being
+replaced wait instead of failing.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from uvicorn.supervisors import Multiprocess
 from balancer.errors import InputError
 from balancer.options.flags import from_dict, to_dict
 from balancer.serving.config import ServeConfig
+from balancer.serving.http.logs import LOGGER, log_to_stderr
 from balancer.serving.storage import keys
 from balancer.serving.storage.database import Database
 
@@ -27,47 +31,49 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 CONFIG = "BALANCER_SERVE"
-"""Environment variable by which a worker gets its configuration."""
+"""Environment variable with the configuration of the workers."""
 
 
 def worker_app() -> FastAPI:
-    """The application of a worker process, configured by its environment."""
+    """Build the application of a worker process from the configuration in its environment."""
     from balancer.serving.http.app import create_app
-    from balancer.serving.http.middleware import log_to_stderr
 
     log_to_stderr()
     return create_app(from_dict(ServeConfig, json.loads(os.environ[CONFIG])))
 
 
 def serve(config: ServeConfig) -> int:
-    """Serve until SIGTERM or Ctrl-C; the exit code.
+    """Serve until SIGTERM or Ctrl-C.
+
+    Returns:
+        The exit code.
 
     Raises:
-        InputError: The run, the database or the address can't be used, or the service would be open to others without a key.
+        InputError: If the run, the database or the address can't be used, or if others could connect without
+            a key.
     """
     config = _absolute(config)
     database = Database(config.database, patience=config.timeout)
     database.upgrade()
     has_keys = keys.any_in_use(database)
     if not config.is_loopback and not has_keys:
-        raise InputError(f"--host {config.host} lets others connect, and there is no API key yet: make one by balancer keys create")
+        raise InputError(f"--host {config.host} lets others connect, but there is no API key yet: create one with balancer keys create")
     _check_model(config, database)
     database.close()
     with tempfile.TemporaryDirectory(prefix="balancer-metrics-") as folder:
         os.environ |= {CONFIG: json.dumps(to_dict(config)), "PROMETHEUS_MULTIPROC_DIR": folder}
-        from balancer.serving.http.middleware import log_to_stderr
-
         log_to_stderr()
         server = _server(config)
         bound = server.bind_socket()
-        # Inherited by every connection: an answer of two packets would else wait 40 ms for the client's acknowledgement of the first.
+        # Every connection inherits this. Otherwise an answer of two packets would wait 40 ms for the
+        # acknowledgement of the first.
         bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        told = {
+        fields = {
             "url": f"http{'s' if config.tls_key else ''}://{config.host}:{config.port}",
             "database": database.shown,
             "workers": config.workers,
         }
-        logging.getLogger("balancer.service").info("starting", extra={"told": told | {"keys": has_keys}})
+        logging.getLogger(LOGGER).info("starting", extra={"fields": fields | {"keys": has_keys}})
         Multiprocess(server, [bound]).run()
     return 0
 
@@ -91,14 +97,14 @@ def _server(config: ServeConfig) -> uvicorn.Config:
 
 
 def _check_model(config: ServeConfig, database: Database) -> None:
-    """Load the model once here, so that what is wrong with it is told in one line and not by every worker."""
+    """Load the model once here, so that an error is reported once and not by every worker."""
     from balancer.serving.scoring.registry import Registry
 
     Registry(database, config.run, config.models, config.precision).begin()
 
 
 def _absolute(config: ServeConfig) -> ServeConfig:
-    """With paths that mean the same in every process."""
+    """Make the paths absolute, so that they are the same in every process."""
     paths = {name: getattr(config, name) for name in ("run", "models", "tls_certificate", "tls_key")}
     absolute: dict[str, Any] = {name: path.absolute() for name, path in paths.items() if isinstance(path, Path)}
     return replace(config, **absolute)

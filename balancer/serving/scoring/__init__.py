@@ -1,1 +1,1 @@
-"""Scoring inside the service: history from the database, streamed states, the model in service, monitoring."""
+"""Score transactions with a trained run: parsing, history from the database, states, the model in service."""

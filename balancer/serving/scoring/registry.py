@@ -1,7 +1,8 @@
-"""The model in service: found by name among the run folders of one folder, swapped while requests go on.
+"""The model in service: a run folder, found by its name and replaced while requests continue.
 
-What is special: a request holds the model that it began with, so the old one lives until its last request has ended. Which model is in service stands
-in the database; every worker follows it. A name from a request is looked up in a listing and never becomes part of a path.
+What is special: a request keeps the model that it started with, so the old model stays in memory until its
+last request has ended. The database stores which model is in service, and every worker follows it. A name
+from a request is looked up in a listing and never becomes part of a path.
 """
 
 from __future__ import annotations
@@ -30,28 +31,32 @@ from balancer.serving.storage.database import Database
 from balancer.serving.storage.tables import models
 
 FOLLOW_SECONDS = 1.0
-"""How often a worker looks whether another model is in service."""
+"""Seconds between two checks for another model in service."""
 _FILES = ("model.json", "model.safetensors", "model.quantized.safetensors", "precision.json", SCHEMA_FILE, "decision.json")
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A run that is ready to score."""
+    """A run that is loaded for scoring."""
 
     name: str
     digest: str
-    """SHA-256 of its files: an entity's memory belongs to one of them."""
+    """SHA-256 of its files. A stored state belongs to one digest."""
     schema: Schema
     decision: Decision
     stream: RowStream
     folder: Path
     coder: FieldCoder = field(repr=False)
     reference: Reference | None = field(repr=False)
-    """The training rows, to tell drift by; None for runs that were trained before it was written."""
+    """The distribution of the training rows, for drift; None for runs of older versions."""
 
     @classmethod
     def load(cls, folder: Path, name: str, precision: Precision = "full") -> LoadedModel:
-        """Read a run folder; InputError as `TrainedRun.load`."""
+        """Read a run folder.
+
+        Raises:
+            InputError: As `TrainedRun.load`.
+        """
         run = TrainedRun.load(folder, precision=precision)
         digest = hashlib.sha256(precision.encode())
         for file in (folder / name for name in _FILES):
@@ -63,7 +68,12 @@ class LoadedModel:
         return cls(name, digest.hexdigest(), run.schema, run.decision, stream, folder, FieldCoder(run.schema), reference)
 
     def encoded(self, numeric: NDArray[np.float32], texts: dict[str, str | None]) -> NDArray[np.float32]:
-        """(C,) what the model reads: numbers with the training median where there was none, then codes."""
+        """Compute the input (C,) of the model for one row.
+
+        Args:
+            numeric: (F,) numeric fields; NaN is replaced by the median of the training rows.
+            texts: Values of the categorical and context columns.
+        """
         schema = self.schema
         values = np.empty(len(schema.numeric_fields) + len(schema.categorical_fields), np.float32)
         values[: len(numeric)] = numeric
@@ -76,21 +86,21 @@ class LoadedModel:
 
 
 def same_rows(one: Schema, two: Schema) -> str | None:
-    """What keeps a model of schema `two` from reading what was stored for `one`; None where nothing does."""
-    for what in ("entity", "time", "amount", "id", "numeric", "categorical", "context", "label_delay"):
-        if getattr(one.spec, what) != getattr(two.spec, what):
-            return f"{what} is {getattr(two.spec, what)!r} there and {getattr(one.spec, what)!r} in service"
-    return None if one.numeric_fields == two.numeric_fields else "its numeric fields are others"
+    """Return why a model with schema `two` can't read rows that were stored for `one`; None if it can."""
+    for role in ("entity", "time", "amount", "id", "numeric", "categorical", "context", "label_delay"):
+        if getattr(one.spec, role) != getattr(two.spec, role):
+            return f"its {role} is {getattr(two.spec, role)!r}, not {getattr(one.spec, role)!r}"
+    return None if one.numeric_fields == two.numeric_fields else "it has other numeric fields"
 
 
 class Registry:
-    """The models of a worker.
+    """Loads the model in service of a worker, and puts models in service.
 
     Args:
-        database: where it stands which one is in service.
-        run: run folder to begin with where none was ever put in service.
-        folder: folder of run folders that may be put in service; None: only `run`.
-        precision: full or quantized.
+        database: Stores which model is in service.
+        run: Run folder to put in service if the database names none.
+        folder: Folder of run folders that may be put in service; None: only `run`.
+        precision: The full or the quantized model.
     """
 
     def __init__(self, database: Database, run: Path | None, folder: Path | None, precision: Precision = "full") -> None:
@@ -100,28 +110,31 @@ class Registry:
         self._generation, self._looked = -1, 0.0
 
     def names(self) -> dict[str, Path]:
-        """Run folders that can be put in service, by name."""
+        """Return the run folders that can be put in service, by name."""
         found = {} if self._run is None else {self._run.resolve().name: self._run}
         if self._folder is not None:
             found |= {each.name: each for each in sorted(self._folder.iterdir()) if (each / SCHEMA_FILE).is_file()}
         return found
 
     def begin(self) -> None:
-        """Load the model in service; where there is none yet, put the run that was given in service."""
+        """Load the model in service; if there is none, put the given run in service."""
         self.follow(at_once=True)
         if self._current is None and self._run is not None:
             self.activate(self._run.resolve().name)
 
     @property
     def current(self) -> LoadedModel | None:
-        """The model to judge with; hold it for the length of a request."""
+        """The model in service; a request keeps it until its end."""
         return self._current
 
     def activate(self, name: str) -> LoadedModel:
-        """Put a run in service, for all workers; the present one stays until the new one is loaded and its requests have ended.
+        """Put a run in service for all workers.
+
+        The current model stays in service until the new one is loaded.
 
         Raises:
-            InputError: There is no such run, it can't be loaded, or it reads other columns than the one in service.
+            InputError: If there is no such run, it can't be loaded, or it reads other columns than the
+                current model.
         """
         known = self.names()
         if name not in known:
@@ -129,7 +142,7 @@ class Registry:
         fresh = LoadedModel.load(known[name], name, self._precision)
         with self._lock:
             if self._current is not None and (why := same_rows(self._current.schema, fresh.schema)):
-                raise InputError(f"name: {name!r} can't follow {self._current.name!r}, {why}; serve it from a database of its own")
+                raise InputError(f"name: {name!r} can't replace {self._current.name!r}, because {why}; serve it with another database")
 
             def work(connection: Connection) -> int:
                 latest = _latest(connection)
@@ -145,7 +158,7 @@ class Registry:
         return fresh
 
     def follow(self, *, at_once: bool = False) -> None:
-        """Load the model that another worker has put in service, if there is one; cheap otherwise."""
+        """Load the model that another worker has put in service, if there is one."""
         if self._run is None and self._folder is None:
             return  # balancing sessions only
         if not at_once and time.monotonic() - self._looked < FOLLOW_SECONDS:
@@ -157,7 +170,7 @@ class Registry:
         known = self.names()
         if latest["name"] not in known:
             raise InputError(
-                f"the run in service, {latest['name']!r}, is not among those here ({', '.join(known)}): give it by --run or --models"
+                f"the run in service, {latest['name']!r}, is not among the runs here ({', '.join(known)}): give it with --run or --models"
             )
         fresh = LoadedModel.load(known[latest["name"]], latest["name"], self._precision)
         with self._lock:
@@ -165,7 +178,7 @@ class Registry:
                 self._current, self._generation = fresh, latest["generation"]
 
     def activations(self) -> list[dict[str, Any]]:
-        """What was put in service, the latest first; a hundred at most."""
+        """List the last hundred activations, latest first."""
         chosen = select(models).order_by(models.c.generation.desc()).limit(100)
         return [dict(each) for each in self._database.read(lambda connection: connection.execute(chosen).mappings().all())]
 

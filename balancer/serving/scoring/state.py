@@ -1,4 +1,4 @@
-"""A model's memory of one entity as bytes, and back: raw numbers in the order of the model's own state, nothing that could run."""
+"""Convert the state of a model for one entity to bytes and back: raw numbers, no executable content."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from balancer.inference.streaming import RowState, RowStream
 
 
 def pack(state: RowState) -> bytes:
-    """The numbers of a state, one after another."""
+    """Concatenate the numbers of a state."""
     leaves = [state.fields, *tree_flatten(state.states)[0]]
     return b"".join(leaf.detach().cpu().contiguous().numpy().tobytes() for leaf in leaves)
 
 
 def unpack(content: bytes, position: int, stream: RowStream) -> RowState | None:
-    """The state after `position` rows that `pack` wrote for the same model; None where the length is not that of such a state."""
+    """Restore the state after `position` rows from `pack`; None if the length does not match the model."""
     start = stream.start()
     if not stream.has_state:
         width = start.fields.shape[1] * start.fields.element_size()
@@ -27,7 +27,7 @@ def unpack(content: bytes, position: int, stream: RowStream) -> RowState | None:
             return None
         fields = np.frombuffer(content, np.float32).reshape(-1, start.fields.shape[1])
         return RowState(position, torch.tensor(fields, device=stream.device), [])
-    like, structure = _form(stream, stream.num_segments(position - 1))
+    like, structure = _template(stream, stream.num_segments(position - 1))
     if len(content) != sum(leaf.numel() * leaf.element_size() for leaf in like):
         return None
     leaves, place = [], 0
@@ -39,13 +39,13 @@ def unpack(content: bytes, position: int, stream: RowStream) -> RowState | None:
 
 
 @lru_cache(maxsize=16)
-def _form(stream: RowStream, stretches: int) -> tuple[list[Tensor], TreeSpec]:
-    """Tensors like those of a state of so many stretches, and how they hang together."""
-    return tree_flatten(stream.model.init_state(stretches))
+def _template(stream: RowStream, segments: int) -> tuple[list[Tensor], TreeSpec]:
+    """Return tensors with the shapes of a state of some segments, and their tree structure."""
+    return tree_flatten(stream.model.init_state(segments))
 
 
 def _tensor(content: bytes, like: Tensor) -> Tensor:
-    """A tensor with memory of its own, aligned as torch does it: the last bits of a product may depend on that."""
+    """Copy into memory aligned by torch: the last bits of a product may depend on the alignment."""
     if not content:
         return torch.empty_like(like)
     return torch.frombuffer(bytearray(content), dtype=like.dtype).reshape(like.shape).clone().to(like.device)

@@ -1,1 +1,1 @@
-"""The service's database: connections, tables, migrations, API keys."""
+"""The database of the service: connections, tables, migrations, API keys."""

@@ -1,8 +1,10 @@
-"""Transactions on SQLite or PostgreSQL, tried again where the database was away or two of them met.
+"""Transactions on SQLite or PostgreSQL, repeated when the database is unavailable or transactions conflict.
 
-What is special: work is a function of a connection, run in one transaction. It either happened as a whole or not at all, so it can be run again after a
-lost connection, a deadlock or a restarted database; what must not count twice is recognised by its id (scoring) or number (sessions). On
-SQLite a writer takes its turn at the beginning (BEGIN IMMEDIATE), so that what it reads stays true until it has written.
+What is special: work is a function of a connection and runs in one transaction. The transaction happens
+completely or not at all, so it can be repeated after a lost connection, a deadlock or a restart of the
+database. What must not count twice is recognised by its id (scoring) or its number (sessions). On SQLite a
+writer locks the database at the beginning (BEGIN IMMEDIATE), so that what it reads stays valid until it has
+written.
 """
 
 from __future__ import annotations
@@ -25,23 +27,23 @@ from balancer.errors import InputError
 
 Result = TypeVar("Result")
 POOL = 8
-"""Connections of a process, and requests that it works on at once."""
-MEETINGS = 5
-"""Tries before a row that exists already counts as an error."""
+"""Connections per process, which is also the number of requests that it processes at once."""
+MAX_CONFLICTS = 5
+"""Attempts before a row that already exists is an error."""
 SCHEMA_LOCK = 7_216_302
-"""Number of PostgreSQL's advisory lock that is held while tables are made."""
+"""Number of the advisory lock of PostgreSQL that is held while tables are created."""
 
 
 class UnavailableError(RuntimeError):
-    """The database could not be reached in time; what was asked has not happened, or will be recognised when it is sent again."""
+    """The database was not reached in time; repeating the work is safe."""
 
 
 class Database:
-    """One database, from one process.
+    """The connections of one process to a database.
 
     Args:
         url: `sqlite:///file.db`, or `postgresql://user:password@host/name`.
-        patience: seconds to go on trying where the database is away.
+        patience: Seconds to keep trying while the database is unavailable.
     """
 
     def __init__(self, url: str, *, patience: float = 20.0) -> None:
@@ -50,26 +52,26 @@ class Database:
         self.is_sqlite = self.engine.dialect.name == "sqlite"
 
     def read(self, work: Callable[[Connection], Result]) -> Result:
-        """What `work` gives, in a transaction that writes nothing."""
+        """Run `work` in a transaction that does not write, and return its result."""
         return self._run(work, write=False)
 
     def write(self, work: Callable[[Connection], Result]) -> Result:
-        """What `work` gives, in a transaction; it may be run more than once and leaves one outcome."""
+        """Run `work` in a transaction and return its result; attempts that fail have no effect."""
         return self._run(work, write=True)
 
     def _run(self, work: Callable[[Connection], Result], *, write: bool) -> Result:
-        deadline, pause, met = time.monotonic() + self.patience, 0.01, 0
+        deadline, pause, conflicts = time.monotonic() + self.patience, 0.01, 0
         while True:
             try:
                 with self.engine.connect().execution_options(balancer_write=write) as connection, connection.begin():
                     return work(connection)
             except IntegrityError:
-                # Another transaction has made the same row since this one looked; now it is there to be seen.
-                met += 1
-                if met == MEETINGS:
+                # Another transaction has created the same row since this one read; the next attempt sees it.
+                conflicts += 1
+                if conflicts == MAX_CONFLICTS:
                     raise
             except DBAPIError as error:
-                if not _passing(error):
+                if not _is_transient(error):
                     raise
                 if time.monotonic() + pause > deadline:
                     raise UnavailableError(f"the database did not answer within {self.patience:g} s") from error
@@ -77,10 +79,10 @@ class Database:
             pause = min(2 * pause, 0.5)
 
     def upgrade(self) -> None:
-        """Make or renew the tables; several processes may call it at once.
+        """Create or upgrade the tables; several processes may call this at once.
 
         Raises:
-            InputError: The database can't be opened, or was made by a newer version.
+            InputError: If the database can't be opened, or was created by a newer version.
         """
 
         def work(connection: Connection) -> None:
@@ -94,11 +96,13 @@ class Database:
         try:
             self.write(work)
         except UnavailableError as error:
-            raise InputError(f"--database {self.shown}: {error.__cause__ or error}; is it running, and may this user reach it?") from error
+            raise InputError(
+                f"--database {self.shown}: {error.__cause__ or error}; check that it is running and that this user can connect"
+            ) from error
         except Exception as error:
             if "Can't locate revision" in str(error):
                 raise InputError(
-                    f"--database {self.shown} was made by a newer version of balancer; install that, or name another"
+                    f"--database {self.shown} was created by a newer version of balancer; install that version, or name another database"
                 ) from error
             raise
 
@@ -108,16 +112,16 @@ class Database:
 
     @property
     def shown(self) -> str:
-        """The URL without its password."""
+        """The URL without the password."""
         return self.engine.url.render_as_string(hide_password=True)
 
     def close(self) -> None:
-        """Give all connections back."""
+        """Close all connections."""
         self.engine.dispose()
 
 
 def head_revision() -> str | None:
-    """The newest revision of the tables."""
+    """Return the newest revision of the tables."""
     return ScriptDirectory.from_config(_alembic()).get_current_head()
 
 
@@ -138,20 +142,20 @@ def _engine(url: str) -> Engine:
         require("psycopg", "--database postgresql://")
         return create_engine(parsed.set(drivername="postgresql+psycopg"), pool_size=POOL, max_overflow=0)
     except (ArgumentError, NoSuchModuleError) as error:
-        raise InputError(f"--database is no URL ({error}): give sqlite:///file.db or postgresql://user@host/name") from error
+        raise InputError(f"--database is not a URL ({error}): give sqlite:///file.db or postgresql://user@host/name") from error
 
 
 def _sqlite(url: str) -> Engine:
     path = make_url(url).database
     if not path or path == ":memory:":
-        raise InputError("--database names no file: give sqlite:///FILE, what is in memory only would be lost with the process")
+        raise InputError("--database names no file: give sqlite:///FILE, because a database in memory would be lost with the process")
     if not Path(path).absolute().parent.is_dir():
-        raise InputError(f"--database {url}: the folder {Path(path).parent} does not exist; make it first")
+        raise InputError(f"--database {url}: the folder {Path(path).parent} does not exist; create it first")
     engine = create_engine(url, connect_args={"timeout": 30.0}, pool_size=POOL, max_overflow=0)
 
     @event.listens_for(engine, "connect")
     def opened(connection: Any, _: Any) -> None:
-        connection.isolation_level = None  # SQLAlchemy says when a transaction begins
+        connection.isolation_level = None  # SQLAlchemy begins the transactions
         for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "busy_timeout = 30000"):
             connection.execute(f"PRAGMA {pragma}")
 
@@ -162,12 +166,12 @@ def _sqlite(url: str) -> Engine:
     return engine
 
 
-def _passing(error: DBAPIError) -> bool:
-    """Whether it may go well another time: the database was away, or another transaction was in the way."""
+def _is_transient(error: DBAPIError) -> bool:
+    """Whether another attempt may succeed: the database was unavailable, or transactions conflicted."""
     state = getattr(error.orig, "sqlstate", None) or ""
     if error.connection_invalidated or state[:2] in ("08", "57") or state in ("40001", "40P01", "53300"):
         return True
     if not isinstance(error, OperationalError):
         return False
-    told = str(error.orig).lower()
-    return any(part in told for part in ("locked", "busy", "connection", "server closed", "terminating", "starting up", "shutting down"))
+    message = str(error.orig).lower()
+    return any(text in message for text in ("locked", "busy", "connection", "server closed", "terminating", "starting up", "shutting down"))

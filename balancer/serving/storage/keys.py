@@ -1,7 +1,8 @@
-"""API keys: made once, shown once, kept as a hash.
+"""API keys: created once, shown once, stored as a hash.
 
-A key is `bk_ID_SECRET`. The secret has 256 random bits, so a plain SHA-256 can't be searched back and nothing slower is needed; it is compared in constant
-time. A revoked key is refused from the next request on: every request asks the database.
+A key is `bk_ID_SECRET`. The secret has 256 random bits, so a plain SHA-256 can't be inverted by search, and
+no slower hash is needed. Hashes are compared in constant time. A revoked key is refused from the next request
+on, because every request reads the database.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ from balancer.serving.storage.database import Database
 from balancer.serving.storage.tables import keys
 
 SCOPES = ("score", "sessions", "admin")
-"""What a key may be for: transactions and labels; balancing sessions; models, metrics and erasing."""
+"""Scopes of a key: transactions and labels; balancing sessions; models, metrics and deletion."""
 TOKEN = re.compile(r"bk_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
 _TENANT = re.compile(r"[A-Za-z0-9._-]{1,100}")
 OPEN_TENANT = "local"
-"""Whose data it is while there are no keys."""
+"""The tenant of all data while there are no keys."""
 
 
 @dataclass(frozen=True)
 class Key:
-    """Who is asking."""
+    """An API key without its secret."""
 
     id: str
     tenant: str
@@ -41,14 +42,23 @@ class Key:
 
 
 OPEN = Key("", OPEN_TENANT, "", SCOPES)
-"""Anybody, on a service without keys that listens on loopback."""
+"""The key of requests without a key, on a service without keys that listens on loopback."""
 
 
 def create(database: Database, tenant: str, scopes: tuple[str, ...], name: str = "") -> tuple[Key, str]:
-    """Make a key and return it with its token, which is kept nowhere.
+    """Create a key.
+
+    Args:
+        database: Where the key is stored.
+        tenant: Owner of the data that the key gives access to.
+        scopes: What the key allows, from `SCOPES`.
+        name: A text that describes the key.
+
+    Returns:
+        The key, and its token, which is not stored.
 
     Raises:
-        InputError: An unknown scope, or a tenant's name that is none.
+        InputError: If a scope is unknown, or the name of the tenant or of the key is invalid.
     """
     for scope in scopes:
         if scope not in SCOPES:
@@ -65,24 +75,28 @@ def create(database: Database, tenant: str, scopes: tuple[str, ...], name: str =
     return key, f"bk_{key.id}_{secret}"
 
 
-def listed(database: Database) -> list[Key]:
-    """All keys, revoked ones too, oldest first."""
+def list_keys(database: Database) -> list[Key]:
+    """List all keys, including revoked ones, oldest first."""
     found = database.read(lambda connection: connection.execute(select(keys).order_by(keys.c.created)).all())
     return [Key(row.id, row.tenant, row.name, tuple(row.scopes.split(",")), row.created, row.revoked) for row in found]
 
 
 def revoke(database: Database, key: str) -> None:
-    """Refuse a key from now on; InputError where there is no such key."""
+    """Revoke a key.
+
+    Raises:
+        InputError: If there is no such key in use.
+    """
 
     def work(connection: Connection) -> int:
         return connection.execute(update(keys).where(keys.c.id == key, keys.c.revoked.is_(None)).values(revoked=time.time())).rowcount
 
     if not database.write(work):
-        raise InputError(f"there is no key {key!r} in use; balancer keys list shows them")
+        raise InputError(f"there is no key {key!r} in use; list the keys with balancer keys list")
 
 
 def verify(database: Database, token: str) -> Key | None:
-    """Whose token it is; None for a wrong or revoked one."""
+    """Return the key of a token; None for a wrong or revoked one."""
     parts = TOKEN.fullmatch(token)
     if parts is None:
         return None
@@ -93,7 +107,7 @@ def verify(database: Database, token: str) -> Key | None:
 
 
 def any_in_use(database: Database) -> bool:
-    """Whether there is a key that is not revoked."""
+    """Whether any key is not revoked."""
     chosen = select(keys.c.id).where(keys.c.revoked.is_(None)).limit(1)
     return database.read(lambda connection: connection.execute(chosen).first()) is not None
 

@@ -1,6 +1,6 @@
-"""The tables of the service's database; the migrations in `migrations/versions` make them.
+"""The tables of the database, as the migrations in `migrations/versions` create them.
 
-Every row that belongs to a customer of the service carries its tenant, and every read goes by it.
+Every row of customer data has a tenant, and every query selects by it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from sqlalchemy.dialects import sqlite
 metadata = MetaData()
 
 Whole = BigInteger().with_variant(sqlite.INTEGER(), "sqlite")
-"""64 bits in both; SQLite counts up only what it calls INTEGER."""
+"""64 bits in both databases; SQLite increments only columns of the type INTEGER."""
 
 keys = Table(
     "api_keys",
@@ -19,7 +19,7 @@ keys = Table(
     Column("id", String(16), primary_key=True),
     Column("tenant", String(100), nullable=False),
     Column("name", String(100), nullable=False),
-    Column("scopes", String(100), nullable=False),  # by comma
+    Column("scopes", String(100), nullable=False),  # separated by commas
     Column("digest", String(64), nullable=False),  # SHA-256 of the secret, which has 256 random bits
     Column("created", Double, nullable=False),
     Column("revoked", Double),
@@ -44,14 +44,14 @@ session_epochs = Table(
     metadata,
     Column("session", String(32), ForeignKey("sessions.id", ondelete="CASCADE"), primary_key=True),
     Column("epoch", Integer, primary_key=True),
-    Column("digest", String(64), nullable=False),  # of what was told
+    Column("digest", String(64), nullable=False),  # of the report
     Column("answer", JSON, nullable=False),
 )
 
 models = Table(
     "models",
     metadata,
-    Column("generation", Whole, primary_key=True),  # the highest is the one in service
+    Column("generation", Whole, primary_key=True),  # the highest one is in service
     Column("name", String(200), nullable=False),
     Column("digest", String(64), nullable=False),
     Column("activated", Double, nullable=False),
@@ -64,7 +64,7 @@ entities = Table(
     Column("tenant", String(100), nullable=False),
     Column("name", Text, nullable=False),
     Column("rows", Whole, nullable=False),
-    # What `balancer.data.past` asks of the rows before, of all of them and of the last one; null before the first.
+    # Statistics of `balancer.data.past` over all rows and of the last row; null before the first row.
     Column("first_time", Double),
     Column("last_time", Double),
     Column("last_gap", Double),
@@ -76,7 +76,8 @@ entities = Table(
     Column("sum_level", Whole, nullable=False),
     Column("sum_square", Whole, nullable=False),
     Column("sum_amount", Double, nullable=False),
-    # What the model remembers: of constant size where it can (window keys and values, global nodes); and which model's memory it is.
+    # State of the model after the last row (of constant size if the model supports it), and digest of that
+    # model.
     Column("model", String(64)),
     Column("state", LargeBinary),
     Index("entities_by_name", "tenant", "name", unique=True),
@@ -86,19 +87,19 @@ transactions = Table(
     "transactions",
     metadata,
     Column("entity", Whole, ForeignKey("entities.id", ondelete="CASCADE"), primary_key=True),
-    Column("position", Whole, primary_key=True),  # 0 for the entity's first
+    Column("position", Whole, primary_key=True),  # 0 for the first row of the entity
     Column("tenant", String(100), nullable=False),
     Column("id", Text, nullable=False),
-    Column("digest", String(64), nullable=False),  # of what was sent, to tell a repetition from a contradiction
-    Column("time", Double, nullable=False),  # as it counts: not before the transaction before it
+    Column("digest", String(64), nullable=False),  # of the content, to tell a repeated transaction from a contradicting one
+    Column("time", Double, nullable=False),  # effective time: not before the previous transaction
     Column("sent_time", Double, nullable=False),
-    # Sums over the entity's earlier rows.
+    # Sums over the earlier rows of the entity.
     Column("sum_cos", Whole, nullable=False),
     Column("sum_sin", Whole, nullable=False),
     Column("sum_level", Whole, nullable=False),
     Column("sum_square", Whole, nullable=False),
     Column("sum_amount", Double, nullable=False),
-    Column("fields", LargeBinary, nullable=False),  # float32 numeric fields, NaN where nothing was sent
+    Column("fields", LargeBinary, nullable=False),  # float32 numeric fields, NaN where no value was sent
     Column("texts", JSON, nullable=False),  # values of the categorical and context columns
     Column("answer", JSON, nullable=False),
     Column("label", Text),
@@ -112,13 +113,13 @@ used_values = Table(
     metadata,
     Column("entity", Whole, ForeignKey("entities.id", ondelete="CASCADE"), primary_key=True),
     Column("column", String(200), primary_key=True),
-    Column("value", Text, primary_key=True),  # "" is null, a text has "=" before it
+    Column("value", Text, primary_key=True),  # "" is null; a text is preceded by "="
     Column("used", Whole, nullable=False),
     Column("last_time", Double, nullable=False),
     Column("sum_level", Whole, nullable=False),
     Column("sum_square", Whole, nullable=False),
 )
-"""`balancer.data.past.KeyPast`, per entity."""
+"""`balancer.data.past.KeyPast` per entity, column and value."""
 
 labelled = Table(
     "labelled",
@@ -131,7 +132,7 @@ labelled = Table(
     Column("position", Whole, primary_key=True),
     Column("fraud", Boolean, nullable=False),
 )
-"""Labelled transactions by context value, for the ragged ends of a risk window."""
+"""Labelled transactions by context value, for the incomplete hours at the ends of a risk window."""
 
 labelled_hours = Table(
     "labelled_hours",
@@ -143,4 +144,5 @@ labelled_hours = Table(
     Column("known", Whole, nullable=False),
     Column("frauds", Whole, nullable=False),
 )
-"""The same counted by whole hours, for its inside: a busy terminal costs no more than a quiet one."""
+"""Counts of labelled transactions by full hours, for the inside of a risk window: its cost does not depend on
+the number of transactions."""

@@ -1,4 +1,4 @@
-"""Runs the revisions on the connection that `balancer.serving.storage.database.Database.upgrade` hands over, in its transaction."""
+"""Run the revisions on the connection and in the transaction of `Database.upgrade`."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Make the tables."""
+    """Create the tables."""
     whole = sa.BigInteger().with_variant(sa.INTEGER(), "sqlite")
     op.create_table(
         "api_keys",
@@ -46,7 +46,7 @@ def upgrade() -> None:
         sa.Column("state", sa.LargeBinary(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
     )
-    if op.get_bind().dialect.name == "postgresql":  # floats hardly shrink: trying costs time at every transaction
+    if op.get_bind().dialect.name == "postgresql":  # floats hardly compress, and trying costs time in every transaction
         op.execute("ALTER TABLE entities ALTER COLUMN state SET STORAGE EXTERNAL")
     op.create_index("entities_by_name", "entities", ["tenant", "name"], unique=True)
     op.create_table(

@@ -1,0 +1,59 @@
+"""Errors of the service as JSON, {"error": ...}: their statuses, and their place in the OpenAPI document."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from balancer.errors import InputError
+from balancer.serving.errors import ConflictError, MissingError
+from balancer.serving.http.schemas import Problem
+from balancer.serving.storage.database import UnavailableError
+
+_DESCRIPTIONS = {
+    400: "The request is malformed.",
+    401: "The key is missing, wrong or revoked.",
+    403: "The key lacks the scope.",
+    404: "The object does not exist, or belongs to another tenant.",
+    409: "The request contradicts stored data.",
+    413: "The request has too many bytes or rows.",
+    422: "A value in the request can't be used; the error names it.",
+    429: "Too many requests.",
+    503: "No model is in service, or the database is unavailable; send the same request again.",
+}
+
+
+def problem_responses(*further: int) -> dict[int | str, dict[str, Any]]:
+    """Return the error responses of a route for OpenAPI; `further` are statuses beside the usual ones."""
+    statuses = (400, 401, 403, 413, 422, 429, 503, *further)
+    return {status: {"model": Problem, "description": _DESCRIPTIONS[status]} for status in statuses}
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Make the application answer every error as {"error": ...}."""
+
+    def problem(status: int, error: str, headers: dict[str, str] | None = None) -> JSONResponse:
+        return JSONResponse({"error": error}, status, headers)
+
+    @app.exception_handler(InputError)
+    def bad_input(_: Request, error: InputError) -> JSONResponse:
+        status = 409 if isinstance(error, ConflictError) else 404 if isinstance(error, MissingError) else 422
+        return problem(status, str(error))
+
+    @app.exception_handler(UnavailableError)
+    def unavailable(_: Request, error: UnavailableError) -> JSONResponse:
+        return problem(503, f"{error}; send the same request again", {"Retry-After": "1"})
+
+    @app.exception_handler(RequestValidationError)
+    def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        place = ".".join(str(key) for key in first["loc"] if key != "body") or "the body"
+        return problem(422, f"{place}: {first['msg']}")
+
+    @app.exception_handler(HTTPException)
+    def refused(_: Request, error: HTTPException) -> JSONResponse:
+        return problem(error.status_code, str(error.detail), dict(error.headers or {}))

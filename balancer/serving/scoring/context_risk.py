@@ -1,0 +1,126 @@
+"""Labels by context value: count them, and compute the risk fields of one row (`balancer.data.risk`).
+
+What is special: labels are counted by full hours beside being stored one by one. So a month of a terminal
+with many transactions is a few hundred small rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from sqlalchemy import Boolean, Connection, select, text, update
+
+from balancer.data.features import Field
+from balancer.data.risk import WINDOW_DAYS, rate_fields
+from balancer.data.spec import DAY
+from balancer.serving.storage.tables import labelled, labelled_hours
+
+HOUR = 3600.0
+
+# The statements are fixed texts, because building them for each transaction took half of its time. Both
+# databases accept them.
+_CONTEXT = 'tenant = :tenant AND "column" = :column AND value = :value'
+_TRANSACTION = f"{_CONTEXT} AND time = :time AND entity = :entity AND position = :position"
+_COUNTED = text(f"SELECT fraud FROM labelled WHERE {_TRANSACTION}").columns(fraud=Boolean)
+_UNCOUNT = text(f"DELETE FROM labelled WHERE {_TRANSACTION}")
+_COUNT = text(
+    'INSERT INTO labelled (tenant, "column", value, time, entity, position, fraud) '
+    "VALUES (:tenant, :column, :value, :time, :entity, :position, :fraud)"
+)
+_COUNT_HOUR = text(
+    'INSERT INTO labelled_hours (tenant, "column", value, hour, known, frauds) VALUES (:tenant, :column, :value, :hour, :known, :frauds) '
+    'ON CONFLICT (tenant, "column", value, hour) DO UPDATE SET known = labelled_hours.known + excluded.known, '
+    "frauds = labelled_hours.frauds + excluded.frauds"
+)
+_INSIDE = (
+    "SUM(CASE WHEN hour > :first_{0} AND hour < :last_hour THEN known ELSE 0 END), "
+    "SUM(CASE WHEN hour > :first_{0} AND hour < :last_hour THEN frauds ELSE 0 END)"
+)
+_HOURS = text(
+    f"SELECT SUM(known), {', '.join(_INSIDE.format(number) for number in range(len(WINDOW_DAYS)))} FROM labelled_hours "
+    f"WHERE {_CONTEXT} AND hour >= :first_hour AND hour <= :last_hour"
+)
+_EDGES = text(
+    " UNION ALL ".join(
+        [f"SELECT time, fraud FROM labelled WHERE {_CONTEXT} AND time > :start_{n} AND time < :stop_{n}" for n in range(len(WINDOW_DAYS))]
+        + [f"SELECT time, fraud FROM labelled WHERE {_CONTEXT} AND time >= :last_start AND time <= :end"]
+    )
+)
+
+
+def count_label(connection: Connection, row: Any, columns: Sequence[str], fraud: bool | None) -> None:
+    """Count the label of a stored transaction under its context values.
+
+    Args:
+        connection: A transaction that writes.
+        row: The stored transaction.
+        columns: Context columns.
+        fraud: True for fraud, False for legitimate, None if the label was removed.
+    """
+    for column in columns:
+        value = row.texts[column]
+        if value is None:
+            continue
+        context = {"tenant": row.tenant, "column": column, "value": value}
+        transaction = context | {"time": row.time, "entity": row.entity, "position": row.position}
+        before = connection.execute(_COUNTED, transaction).scalar()
+        if before is fraud:
+            continue
+        if before is not None:
+            connection.execute(_UNCOUNT, transaction)
+        if fraud is not None:
+            connection.execute(_COUNT, transaction | {"fraud": fraud})
+        known, frauds = (fraud is not None) - (before is not None), int(bool(fraud)) - int(bool(before))
+        connection.execute(_COUNT_HOUR, context | {"hour": int(row.time // HOUR), "known": known, "frauds": frauds})
+
+
+def uncount_entity(connection: Connection, tenant: str, entity: int) -> None:
+    """Remove the labels of an entity from the counts by hour."""
+    counted = connection.execute(select(labelled).where(labelled.c.entity == entity).order_by(labelled.c.column, labelled.c.value)).all()
+    hours = labelled_hours.c
+    for row in counted:
+        connection.execute(
+            update(labelled_hours)
+            .where(hours.tenant == tenant, hours.column == row.column, hours.value == row.value, hours.hour == int(row.time // HOUR))
+            .values(known=hours.known - 1, frauds=hours.frauds - int(row.fraud))
+        )
+
+
+def context_fields(connection: Connection, tenant: str, column: str, value: str | None, time: float, delay: float) -> Iterator[Field]:
+    """Compute the risk fields of one row, as `balancer.data.risk.risk_fields` does for a table.
+
+    Args:
+        connection: A transaction.
+        tenant: Whose labels.
+        column: Context column.
+        value: Value of the row in the column.
+        time: Time of the row in seconds.
+        delay: Seconds after which a label is known.
+    """
+    none = (0, 0)
+    counts = [none for _ in WINDOW_DAYS] if value is None else _counts(connection, tenant, column, value, time - delay, delay > 0)
+    for days, (known, frauds) in zip(WINDOW_DAYS, counts, strict=True):
+        for name, values in rate_fields(column, days, np.array([frauds]), np.array([known])):
+            yield name, (values if value is not None else np.zeros(1)).astype(np.float32)
+
+
+def _counts(connection: Connection, tenant: str, column: str, value: str, end: float, closed: bool) -> list[tuple[int, int]]:
+    """Count labels, and labels of fraud, in each window of days before `end` (included if `closed`)."""
+    starts = [end - days * DAY for days in WINDOW_DAYS]  # a window begins after its start
+    last_hour, first_hours = int(end // HOUR), [int(start // HOUR) for start in starts]
+    context = {"tenant": tenant, "column": column, "value": value, "last_hour": last_hour, "first_hour": min(first_hours)}
+    total, *inside = connection.execute(_HOURS, context | {f"first_{number}": hour for number, hour in enumerate(first_hours)}).one()
+    if not total:
+        return [(0, 0)] * len(WINDOW_DAYS)
+    ends = context | {"last_start": last_hour * HOUR, "end": end if closed else math.nextafter(end, -math.inf)}
+    for number, (start, first) in enumerate(zip(starts, first_hours, strict=True)):
+        ends |= {f"start_{number}": start, f"stop_{number}": (first + 1) * HOUR}
+    edges = connection.execute(_EDGES, ends).all()
+    counts = []
+    for number, (start, first) in enumerate(zip(starts, first_hours, strict=True)):
+        frauds = [fraud for time, fraud in edges if start < time < (first + 1) * HOUR or time >= last_hour * HOUR]
+        counts.append((int(inside[2 * number]) + len(frauds), int(inside[2 * number + 1]) + sum(map(bool, frauds))))
+    return counts

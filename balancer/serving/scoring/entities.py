@@ -1,0 +1,104 @@
+"""The stored transactions: add labels, show an entity, delete an entity."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Connection, delete, select, update
+
+from balancer.data.schema import Schema
+from balancer.data.spec import nearest
+from balancer.errors import InputError
+from balancer.serving.errors import MissingError
+from balancer.serving.scoring.context_risk import count_label, uncount_entity
+from balancer.serving.storage.database import Database
+from balancer.serving.storage.tables import entities, transactions
+
+
+class Entities:
+    """Labels, shows and deletes the stored transactions of a database.
+
+    Args:
+        database: Where the transactions are stored.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def label(self, tenant: str, schema: Schema, labels: Mapping[str, str | None]) -> list[str]:
+        """Store the labels of transactions.
+
+        Args:
+            tenant: Whose transactions.
+            schema: The schema of the model, for its classes and context columns.
+            labels: A class by id; None removes a label.
+
+        Returns:
+            The ids that are not stored here.
+
+        Raises:
+            InputError: If a label is not a class of the model.
+        """
+        for name, label in labels.items():
+            if label is not None and label not in schema.classes:
+                raise InputError(f"the label of {name!r} is {label!r}; {nearest(label, schema.classes)}")
+
+        def work(connection: Connection) -> list[str]:
+            columns = transactions.c
+            wanted = select(columns.tenant, columns.id, columns.entity, columns.position, columns.time, columns.texts)
+            found = connection.execute(
+                wanted.where(columns.tenant == tenant, columns.id.in_(list(labels))).order_by(columns.id).with_for_update()
+            ).all()
+            for row in found:
+                label = labels[row.id]
+                connection.execute(
+                    update(transactions)
+                    .where(columns.entity == row.entity, columns.position == row.position)
+                    .values(label=label, labelled=None if label is None else time.time())
+                )
+                count_label(connection, row, schema.spec.context, None if label is None else label != schema.classes[0])
+            return sorted(set(labels) - {row.id for row in found})
+
+        return self._database.write(work)
+
+    def get(self, tenant: str, name: str, limit: int) -> dict[str, Any]:
+        """Return the number of transactions of an entity, its last time, and its latest transactions.
+
+        Raises:
+            MissingError: If the tenant has no such entity.
+        """
+
+        def work(connection: Connection) -> dict[str, Any]:
+            found = connection.execute(select(entities).where(entities.c.tenant == tenant, entities.c.name == name)).mappings().first()
+            if found is None:
+                raise MissingError(f"there is no entity {name!r}")
+            columns = transactions.c
+            latest = connection.execute(
+                select(columns.id, columns.time, columns.answer, columns.label)
+                .where(columns.entity == found["id"])
+                .order_by(columns.position.desc())
+                .limit(limit)
+            )
+            rows = [{"id": each.id, "time": each.time, "score": each.answer["score"], "label": each.label} for each in latest]
+            return {"entity": name, "transactions": found["rows"], "last_time": found["last_time"], "latest": rows}
+
+        return self._database.read(work)
+
+    def delete(self, tenant: str, name: str) -> None:
+        """Delete an entity with all its transactions.
+
+        Raises:
+            MissingError: If the tenant has no such entity.
+        """
+
+        def work(connection: Connection) -> None:
+            chosen = select(entities.c.id).where(entities.c.tenant == tenant, entities.c.name == name).with_for_update()
+            found = connection.execute(chosen).scalar()
+            if found is None:
+                raise MissingError(f"there is no entity {name!r}")
+            uncount_entity(connection, tenant, found)
+            connection.execute(delete(entities).where(entities.c.id == found))
+
+        self._database.write(work)
