@@ -1,4 +1,4 @@
-"""Cells on disk: whole or absent, told apart, and no two comparisons in one folder."""
+"""Cells on disk: complete or absent, distinct, and one comparison per folder."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def test_resume_with_the_same_flags_but_for_those_that_may_differ(tmp_path: Path
     folder = CellFolder.resume(tmp_path / "c", again, may_differ={"treatments"})
     assert folder.read(Cell("none", 0, 0)) is not None
     assert CellFolder.flags(tmp_path / "c")["treatments"] == ["none", "auto"]
-    for changed, said in (({"epochs": 4}, "--epochs 4 differs .* started with 3"), ({"label_delay": "2d"}, "--label-delay 2d differs")):
-        with pytest.raises(InputError, match=said):
+    for changed, message in (({"epochs": 4}, "--epochs 4 differs .* started with 3"), ({"label_delay": "2d"}, "--label-delay 2d differs")):
+        with pytest.raises(InputError, match=message):
             CellFolder.resume(tmp_path / "c", again | changed, may_differ={"treatments"})
     assert CellFolder.flags(tmp_path / "c")["epochs"] == 3
 

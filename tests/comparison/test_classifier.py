@@ -1,4 +1,4 @@
-"""The classifier as student: it fits as balancer train does, goes on from a checkpoint, and leaves nothing of the thinned rows in training."""
+"""Treatments of the classifier: the fit of balancer train, checkpoints, under-sampling."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CompareConfig: checks worded in flags, policies with commas in them, and the role flags of balancer train."""
+"""CompareConfig: checks in terms of flags, names with commas, and the role flags of balancer train."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_defaults_follow_the_student() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     [
         ({"folds": 0}, "--folds is 0"),
         ({"search_trials": 0}, "--search-trials is 0"),
@@ -69,8 +69,8 @@ def test_defaults_follow_the_student() -> None:
         ({"json": Path("/nowhere/at/all.json")}, "does not exist"),
     ],
 )
-def test_refuses(changed: dict[str, object], said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_refuses(changed: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         CompareConfig(dataset=TABLE, **changed)  # type: ignore[arg-type]
 
 

@@ -1,4 +1,4 @@
-"""Rolling folds: where they lie, that nothing outside of one is learned from, and what is said of windows too small."""
+"""Time folds: where they lie, that each is independent of other rows, and errors of small folds."""
 
 from __future__ import annotations
 
@@ -81,8 +81,8 @@ def test_too_small_a_fold_is_said_before_anything_is_made() -> None:
 def test_rows_without_a_time() -> None:
     frame = simulate(4_000, seed=3, fraud_rate=0.05)
     name = FoldedTable(frame, folds=1, roles={"gap": "1d"}).spec.time
-    torn = frame.with_columns(pl.when(pl.int_range(pl.len()) == 7).then(None).otherwise(pl.col(name)).alias(name))
+    corrupt = frame.with_columns(pl.when(pl.int_range(pl.len()) == 7).then(None).otherwise(pl.col(name)).alias(name))
     with pytest.raises(InputError, match="row 8"):
-        FoldedTable(torn, folds=2, roles={"gap": "1d"})
-    table = FoldedTable(torn, folds=2, roles={"gap": "1d"}, bad_rows="drop")
+        FoldedTable(corrupt, folds=2, roles={"gap": "1d"})
+    table = FoldedTable(corrupt, folds=2, roles={"gap": "1d"}, bad_rows="drop")
     assert table.folds[0].rows == 1_999

@@ -1,4 +1,4 @@
-"""The population as student: siblings are comparable, baselines train as they should, all rows are scored."""
+"""Treatments of the population: siblings are comparable, baselines train correctly, all rows are scored."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def trainer() -> PopulationTrainer:
     dataset = table.load(table.folds[0])
     fold = PopulationFold.of(dataset, 0)
     assert len(fold.x_threshold) == len(dataset.rows(Split.THRESHOLD))
-    assert len(fold.x_test) == len(dataset.rows(Split.TEST))  # nothing is left out of what is judged
+    assert len(fold.x_test) == len(dataset.rows(Split.TEST))  # all rows are evaluated
     return PopulationTrainer(fold, epochs=3, steps_per_epoch=10, batch_size=64)
 
 
@@ -45,8 +45,8 @@ def test_treatments_do_not_depend_on_their_company(trainer: PopulationTrainer) -
         np.testing.assert_allclose(alone.reward[0], together.reward[index], atol=1e-5)
         for one, other in zip(alone.scores([0])[0], scores[index], strict=True):
             np.testing.assert_allclose(one, other, atol=1e-4)
-    told = [score[1] for score in scores]
-    assert all(np.abs(told[i] - told[0]).max() > 1e-3 for i in range(1, len(treatments)))  # and each does something of its own
+    test_scores = [score[1] for score in scores]
+    assert all(np.abs(test_scores[i] - test_scores[0]).max() > 1e-3 for i in range(1, len(treatments)))
 
 
 def test_scores_and_reward_are_what_they_say(trainer: PopulationTrainer) -> None:
@@ -105,7 +105,7 @@ def test_smote_with_a_class_of_one_row() -> None:
 
 
 def test_losses_do_what_resampling_does(trainer: PopulationTrainer) -> None:
-    """Class weights and logit adjustment raise the scores of the rare classes as 1:1 does; focal loss draws scores to the middle."""
+    """Class weights, logit adjustment and focal loss raise the scores of the rare classes, as 1:1 does."""
     names = ("none", "one_to_one", "class_weight", "logit_adjustment", "focal")
     trained = trainer.train([named_treatment(name, trainer.counts, SEED) for name in names], SEED, _quiet)
     mean = {name: 1 - test[:, 0].mean() for name, (_, test) in zip(names, trained.scores(range(5)), strict=True)}
@@ -117,10 +117,10 @@ def test_unknown_policy() -> None:
         named_treatment("nobody", np.array([90.0, 10.0]), 0)
 
 
-def test_a_policys_notes_come_along(trainer: PopulationTrainer) -> None:
-    class Talkative(ConstantPolicy):
+def test_notes_of_a_policy_are_kept(trainer: PopulationTrainer) -> None:
+    class WithNotes(ConstantPolicy):
         notes = ("fell back",)
 
     share = tuple((trainer.counts / trainer.counts.sum()).tolist())
-    trained = trainer.train([Treatment("t", Talkative(share, 0.0)), named_treatment("none", trainer.counts, 0)], SEED, _quiet)
+    trained = trainer.train([Treatment("t", WithNotes(share, 0.0)), named_treatment("none", trainer.counts, 0)], SEED, _quiet)
     assert trained.notes == (("fell back",), ())

@@ -1,4 +1,4 @@
-"""Whole comparisons on a small table: contents, stopping and going on to the same figures, PPO and boosted trees."""
+"""Comparisons of a small table: content, stopping and resuming, PPO and boosted trees."""
 
 from __future__ import annotations
 
@@ -139,9 +139,9 @@ def test_nothing_is_written_for_a_table_that_cannot_be_compared(table: Path, tmp
 def test_ppo_goes_on_from_auto_once_a_fold(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[dict[str, Any]] = []
 
-    def fake(problem: Any, budget: Any, **told: Any) -> str:
-        calls.append(told | {"budget": budget, "problem": problem})
-        told["progress"]({"rollout": 1, "rollouts": 3})
+    def fake(problem: Any, budget: Any, **options: Any) -> str:
+        calls.append(options | {"budget": budget, "problem": problem})
+        options["progress"]({"rollout": 1, "rollouts": 3})
         return "constant:share=.3"
 
     monkeypatch.setattr("balancer.policy_learning.training.train_policy", fake)

@@ -1,4 +1,4 @@
-"""Searches over constants: the budget is kept, the best on the reward half wins, TPE gets nearer than chance."""
+"""Searches for constants: the budget, the best on the reward half, TPE against chance."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COUNTS = np.array([9_900.0, 100.0])
 
 
 class _Fake:
-    """A student whose reward is a hill over (log share, hardness); its scores are the constant it was trained with."""
+    """A trainer with a known reward of (log share, hardness); its scores are the constant of the training."""
 
     side_by_side = True
 
@@ -81,4 +81,4 @@ def test_grids() -> None:
     assert shares[-1] == pytest.approx(0.5)
     assert {c.hardness for c in share_grid(0.01, 20)} == {0.0}
     assert len({(c.share, c.hardness) for c in constant_grid(20)}) == 20
-    assert share_grid(0.7, 3)[0].share == pytest.approx(0.5)  # a "minority" of 70 %: the constant then keeps the prior
+    assert share_grid(0.7, 3)[0].share == pytest.approx(0.5)  # for a minority of 70 %, it keeps the prior

@@ -42,7 +42,7 @@ def test_false_alarms_fewer_is_better_and_the_ratio_bears_none() -> None:
     found = paired(cells, "base")["a"][ALARMS]
     assert found["difference"] == -2.0
     assert found["folds_better"] == 3
-    assert found["ratio"] == pytest.approx(2.5 / 4.5)  # half a false alarm among 10,000 legitimate rows on both sides
+    assert found["ratio"] == pytest.approx(2.5 / 4.5)  # half a false alarm in 10,000 on both sides
     none = paired([_cell("a", w, 0, 0.5, 0.0) for w in range(3)] + cells[3:], "base")["a"][ALARMS]
     assert none["ratio"] == pytest.approx(0.5 / 4.5)
     assert none["ratio_low"] == pytest.approx(none["ratio_high"])

@@ -1,4 +1,4 @@
-"""The sentence is not kinder than its figures; the table and the chart show the same."""
+"""The summary agrees with its figures; table and chart show the same."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from balancer.comparison.chart import chart_rows, comparison_chart, write_chart
-from balancer.comparison.summary import document
+from balancer.comparison.summary import document, present_document
 from balancer.comparison.terminal import print_comparison
 
 
@@ -36,23 +36,23 @@ def _results(gains: dict[str, float], folds: int = 6, wobble: float = 0.01, seed
 
 
 def test_a_gain_beyond_noise() -> None:
-    told = document(_results({"one_to_one": 0.0, "auto": 0.06, "none": -0.05}), "one_to_one")["sentence"]
-    assert told.startswith("Over 6 folds and 2 seeds, auto has the best average precision (0.6")
-    assert "more than noise, better in 6 of 6 folds" in told
-    assert "no more than noise" not in told
-    assert "false alarms at recall .60 -29 %" in told
+    text = document(_results({"one_to_one": 0.0, "auto": 0.06, "none": -0.05}), "one_to_one")["sentence"]
+    assert text.startswith("Over 6 folds and 2 seeds, auto has the best average precision (0.6")
+    assert "more than noise, better in 6 of 6 folds" in text
+    assert "no more than noise" not in text
+    assert "false alarms at recall .60 -29 %" in text
 
 
 def test_noise_is_called_noise() -> None:
-    told = document(_results({"one_to_one": 0.0, "auto": 0.004}, wobble=0.05), "one_to_one")["sentence"]
-    assert "no more than noise (the interval includes 0)" in told
+    text = document(_results({"one_to_one": 0.0, "auto": 0.004}, wobble=0.05), "one_to_one")["sentence"]
+    assert "no more than noise (the interval includes 0)" in text
 
 
 def test_a_loss_is_told() -> None:
-    told = document(_results({"one_to_one": 0.0, "auto": -0.1, "tpe": 0.05}), "one_to_one")["sentence"]
-    assert "tpe has the best average precision" in told
-    assert "auto has 0.50" in told
-    assert "-0.1" in told.split("auto has")[1]
+    text = document(_results({"one_to_one": 0.0, "auto": -0.1, "tpe": 0.05}), "one_to_one")["sentence"]
+    assert "tpe has the best average precision" in text
+    assert "auto has 0.50" in text
+    assert "-0.1" in text.split("auto has")[1]
     best_is_reference = document(_results({"one_to_one": 0.0, "auto": -0.1}), "one_to_one")["sentence"]
     assert "one_to_one has the best average precision (0.600), the reference itself; auto has" in best_is_reference
 
@@ -68,12 +68,24 @@ def test_nothing_to_compare() -> None:
     assert "nothing to compare it with" in document(_results({"auto": 0.1}), "auto")["sentence"]
 
 
+def test_a_document_of_version_0_1_is_given_the_present_keys() -> None:
+    content = document(_results({"one_to_one": 0.0, "auto": 0.06}), "one_to_one") | {"folds": [{"fold": 0, "rows": 9}]}
+    old_names = {"treatment": "policy", "fold": "window", "folds": "windows", "folds_better": "windows_better"}
+
+    def old(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {old_names.get(key, key): old(each) for key, each in value.items()}
+        return [old(each) for each in value] if isinstance(value, list) else "windows" if value == "folds" else value
+
+    assert present_document(old(content)) == present_document(content) == content
+
+
 def test_table_fits_a_terminal_of_80() -> None:
     content = document(_results({"one_to_one": 0.0, "auto": 0.06, "tpe": 0.01, "constant:share=.2,hardness=1": 0.02}), "one_to_one")
     console = Console(width=80, record=True)
-    with console.capture() as said:
+    with console.capture() as captured:
         print_comparison(content, console)
-    lines = said.get().splitlines()
+    lines = captured.get().splitlines()
     assert max(map(len, lines)) <= 80
     assert [line.split()[0] for line in lines[3:7]] == ["auto", "constant:share=…", "tpe", "one_to_one"]
     assert lines[3].split()[1:] == [".659", ".560", ".400", "7.0", "20.0", ".0020", "1", "+.059", *lines[3].split()[-2:]]
@@ -100,8 +112,8 @@ def test_what_has_no_interval_is_not_called_better() -> None:
 @pytest.mark.slow
 def test_chart_files(tmp_path: Path) -> None:
     content = document(_results({"one_to_one": 0.0, "auto": 0.06, "none": -0.06}), "one_to_one")
-    told = comparison_chart(content).to_dict()
-    assert told["concat"][0]["title"] == "average precision"
+    chart = comparison_chart(content).to_dict()
+    assert chart["concat"][0]["title"] == "average precision"
     write_chart(content, tmp_path / "c.svg")
     svg = (tmp_path / "c.svg").read_text()
     assert "difference to one_to_one (right is better)" in svg

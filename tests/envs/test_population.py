@@ -31,8 +31,10 @@ def test_equals_autograd_and_adamw() -> None:
             nn.Linear(PROBLEM.x_train.shape[1], HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 3)
         )
         with torch.no_grad():
-            for index, (own, parameter) in enumerate(zip(stack._parameters, net.parameters(), strict=True)):
-                parameter.copy_((own[m] if index == 4 else own[m].T).reshape(parameter.shape))  # the last layer lies as torch's
+            for index, (parameters, parameter) in enumerate(zip(stack._parameters, net.parameters(), strict=True)):
+                parameter.copy_(
+                    (parameters[m] if index == 4 else parameters[m].T).reshape(parameter.shape)
+                )  # the last layer has torch's layout
         nets.append(net)
     rows = torch.as_tensor(np.random.default_rng(0).integers(0, len(PROBLEM.y_train), (2, 32 * 20)))
     x, y = torch.as_tensor(PROBLEM.x_train), torch.as_tensor(PROBLEM.y_train)
@@ -136,7 +138,7 @@ def test_kinds_of_the_episode_go_before_those_of_the_stack() -> None:
 
 @pytest.mark.parametrize("net", ["mlp", "transformer"])
 def test_dropout_of_none_is_dropout_of_nothing(net: str) -> None:
-    """A stack where nobody drops makes no noise; a student without dropout beside one with it is the same student."""
+    """Without dropout no noise is drawn; a student without it does not depend on others with it."""
     scores = []
     for beside in (0.0, 0.3):
         kinds = StudentKinds(np.full(2, 6e-3), np.zeros(2), np.array([0.0, beside]), np.full(2, 16.0))

@@ -53,16 +53,16 @@ def test_thinning_keeps_the_sums_and_the_rare() -> None:
 
 
 def test_thinned_reward_half_judges_as_the_whole() -> None:
-    """Weighted average precision on what was kept is that of the whole, and nearer than what an even sample gives."""
+    """Average precision of the kept rows is that of all rows, and closer than that of a uniform sample."""
     whole = _problem()
 
-    def judged(problem: PopulationProblem) -> float:
+    def average_precision(problem: PopulationProblem) -> float:
         return float(
             average_precision_score(problem.y_val, problem.x_val @ np.array([1.0, 0, 1, 0.5, 0]), sample_weight=problem.val_weight)
         )
 
-    values = [judged(_problem(max_reward=600, seed=s)) for s in range(6)]
-    assert np.mean(values) == pytest.approx(judged(whole), abs=0.05)
+    values = [average_precision(_problem(max_reward=600, seed=s)) for s in range(6)]
+    assert np.mean(values) == pytest.approx(average_precision(whole), abs=0.05)
 
 
 def test_unseen_category_and_missing_number() -> None:
@@ -94,7 +94,7 @@ def test_encoder_gives_the_problem_its_features_and_any_other_row() -> None:
     np.testing.assert_array_equal(encoder.transform(x), problem.x_train)
     np.testing.assert_array_equal(encoder.transform(v), problem.x_val)
     rows = np.array([5, 17, 5])
-    np.testing.assert_array_equal(encoder.transform(v[rows]), problem.x_val[rows])  # a row's features don't depend on its company
+    np.testing.assert_array_equal(encoder.transform(v[rows]), problem.x_val[rows])
 
 
 def test_encoder_of_a_thinned_problem_serves_all_rows() -> None:

@@ -1,4 +1,4 @@
-"""Losses per student: torch's own where there is one, the derivative against autograd, and what is refused."""
+"""Losses of students: against torch, the derivative against autograd, and errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The nets of the stack: gradients against torch's modules in float64, students apart from one another, and learning."""
+"""Networks of a stack: gradients against torch's modules in float64, independent students, learning."""
 
 from __future__ import annotations
 
@@ -79,8 +79,8 @@ def test_gradient_is_that_of_a_plain_net(name: Net, dropout: bool, losses: str) 
     leaves = [parameter.clone().requires_grad_() for parameter in parameters]
     logits = torch.stack([PLAIN[name]([leaf[m] for leaf in leaves], x[m], noise, KEEP[m, 0]) for m in range(M)])
     expected = torch.autograd.grad(loss.value(logits.transpose(1, 2), y).sum(), leaves)
-    for found, own in zip(out, expected, strict=True):
-        torch.testing.assert_close(found, own, rtol=1e-9, atol=1e-11)
+    for found, wanted in zip(out, expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("name", NETS)

@@ -89,7 +89,7 @@ def test_equal_actions_earn_nothing() -> None:
 
 
 def test_classes_that_are_not_there_count_for_nothing() -> None:
-    """The same observation padded to ten classes: same actions for the real ones, same value and the same log-probability."""
+    """Padding to ten classes changes neither the actions of the real classes nor values and probabilities."""
     rng = np.random.default_rng(0)
     seen = Observation(
         rng.uniform(-1, 1, (3, 4, len(PER_CLASS_FEATURES))).astype(np.float32),

@@ -1,4 +1,4 @@
-"""The actor in torch and its NumPy twin, for any number of classes."""
+"""The actor in torch and in NumPy, for any number of classes."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def test_numpy_equals_torch(k: int) -> None:
     with torch.no_grad():
         for parameter in actor.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
-    twin = BundlePolicy({name: value.numpy() for name, value in actor.state_dict().items()}, {})
+    numpy_actor = BundlePolicy({name: value.numpy() for name, value in actor.state_dict().items()}, {})
     for seed in range(5):
         seen = _seen(k, seed)
         with torch.no_grad():
             expected = actor(torch.as_tensor(seen.flat()[None]))[0].numpy()
-        np.testing.assert_allclose(twin.act(seen), expected, atol=1e-6)
+        np.testing.assert_allclose(numpy_actor.act(seen), expected, atol=1e-6)
 
 
 def test_classes_may_be_reordered() -> None:

@@ -1,4 +1,4 @@
-"""A person beside policies on the small students, and the map of constants."""
+"""A person compared with policies on the small students, and the map of constants."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def test_who_plays_as_a_policy_does_gets_what_it_gets(problem: PopulationProblem
     play = game(problem)
     prior = play.prior
     while not play.over:
-        told = play.play(SamplingWeights(prior, 0.0, 0.05))
-    by_player = {row["player"]: row for row in told}
-    assert by_player[YOU]["average_precision"] == by_player["none"]["average_precision"]  # siblings under the same weights are the same
+        rows = play.play(SamplingWeights(prior, 0.0, 0.05))
+    by_player = {row["player"]: row for row in rows}
+    assert by_player[YOU]["average_precision"] == by_player["none"]["average_precision"]  # siblings
     assert by_player[YOU]["average_precision"] != by_player["constant"]["average_precision"]
     assert [row["epoch"] for row in play.rows] == [1, 1, 1, 2, 2, 2, 3, 3, 3]
     assert by_player["constant"]["share"] == pytest.approx(0.2)
@@ -41,8 +41,8 @@ def test_who_plays_as_a_policy_does_gets_what_it_gets(problem: PopulationProblem
 
 
 def test_the_same_seed_plays_the_same(problem: PopulationProblem) -> None:
-    own = SamplingWeights(np.array([0.7, 0.3]), 1.0, 0.1)
-    first, again, other = (game(problem, seed=seed).play(own) for seed in (1, 1, 2))
+    weights = SamplingWeights(np.array([0.7, 0.3]), 1.0, 0.1)
+    first, again, other = (game(problem, seed=seed).play(weights) for seed in (1, 1, 2))
     assert first == again != other
 
 
@@ -55,8 +55,8 @@ def test_the_map_agrees_with_a_player_on_one_of_its_points(problem: PopulationPr
     assert surface.select("share", "hardness").rows() == [(0.1, 0.0), (0.1, 1.0), (0.4, 0.0), (0.4, 1.0)]
     play = game(problem)
     while not play.over:
-        told = play.play(SamplingWeights(proportional_share(play.prior, 0.4), 1.0, 0.05))
-    assert surface["average_precision"][3] == pytest.approx(told[0]["average_precision"], abs=1e-6)
+        rows = play.play(SamplingWeights(proportional_share(play.prior, 0.4), 1.0, 0.05))
+    assert surface["average_precision"][3] == pytest.approx(rows[0]["average_precision"], abs=1e-6)
     assert response_surface(problem, hardness=(0.0,), epochs=1, steps_per_epoch=2, groups=1)["share"].max() == pytest.approx(0.5)
 
 

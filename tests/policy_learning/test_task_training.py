@@ -1,4 +1,4 @@
-"""Policies of the task distribution: training, resuming, the bundle's support; evaluation; both by the command line."""
+"""Policies of the task distribution: training, resuming, support, evaluation, command line."""
 
 from __future__ import annotations
 
@@ -85,9 +85,9 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["policy", "train", "--out", str(out), "--rollouts", "1", "--budget", "quick"]) == 0
     assert "policy evaluate" in capsys.readouterr().out.replace("\n", " ")
     assert main(["policy", "evaluate", str(out), "--number", "2", "--groups", "1", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert {"policy", "none", "one_to_one", "good_constant"} <= set(told["policies"])
-    assert told["policies"]["none"]["average_precision_against_reference"]["difference"] == 0
+    result = json.loads(capsys.readouterr().out)
+    assert {"policy", "none", "one_to_one", "good_constant"} <= set(result["policies"])
+    assert result["policies"]["none"]["average_precision_against_reference"]["difference"] == 0
     assert main(["policy", "evaluate", "start", "--number", "1", "--groups", "1"]) == 0
     assert "difference in AP" in capsys.readouterr().out.replace("\n", " ")
 

@@ -1,4 +1,4 @@
-"""PPO on the population: learns, resumes to the same bytes, writes a bundle that runs."""
+"""PPO on the population: it learns, resumes exactly, and writes a bundle that runs."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def _bytes(folder: Path) -> list[bytes]:
 @pytest.mark.parametrize("moment", [1, 2, 3])
 def test_killed_and_resumed_is_the_same_to_the_byte(moment: int, tmp_path: Path) -> None:
     whole = train_policy(PROBLEM, TINY, seed=3, folder=tmp_path / "whole")
-    told: list[int] = []
+    killed: list[int] = []
 
     def kill(figures: dict[str, Any]) -> None:
-        if figures["rollout"] == moment and not told:
-            told.append(moment)
+        if figures["rollout"] == moment and not killed:
+            killed.append(moment)
             raise _KilledError
 
     with pytest.raises(_KilledError):

@@ -1,4 +1,4 @@
-"""Learned policies: loading, validation, the range they were trained on, and what stands in outside it."""
+"""Learned policies: loading, validation, the range of their training, and the constant outside it."""
 
 from __future__ import annotations
 
@@ -221,11 +221,11 @@ def test_refuses_a_support_or_fallback_that_is_none(tmp_path: Path, config: dict
 
 
 def test_refuses_torn_or_foreign_bundles(tmp_path: Path) -> None:
-    torn = _bundle(tmp_path / "torn")
-    content = (torn / WEIGHTS_FILE).read_bytes()
-    (torn / WEIGHTS_FILE).write_bytes(content[: len(content) // 2])
+    corrupt = _bundle(tmp_path / "corrupt")
+    content = (corrupt / WEIGHTS_FILE).read_bytes()
+    (corrupt / WEIGHTS_FILE).write_bytes(content[: len(content) // 2])
     with pytest.raises(InputError, match="can't be read"):
-        load_bundle(torn)
+        load_bundle(corrupt)
     with pytest.raises(InputError, match="another version"):
         load_bundle(_bundle(tmp_path / "foreign", format_version=99))
     text = _bundle(tmp_path / "text")

@@ -1,4 +1,4 @@
-"""SamplingController: acts before the first epoch, resumes exactly, and leaves its state alone when refused."""
+"""SamplingController: the first answer, exact resume, and no change after an error."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_refusal_changes_nothing() -> None:
 
 
 class _Says:
-    """A policy that answers a good constant at first and then what it is told."""
+    """A policy that first answers with valid weights, and then with a given answer."""
 
     name = "own"
 
@@ -81,7 +81,7 @@ class _Says:
 
 
 @pytest.mark.parametrize(
-    ("then", "said"),
+    ("then", "message"),
     [
         (lambda: np.array([0.1, np.nan, 0, 0, 0]), "'own' answered .* not finite"),
         (lambda: np.zeros(4), "'own' must answer with SamplingWeights or 5 numbers"),
@@ -92,11 +92,11 @@ class _Says:
         (lambda: SamplingWeights(np.array([0.0, 0.0, 1.0])), "'own' gives all draws to classes without training rows"),
     ],
 )
-def test_a_policys_nonsense_is_refused_by_name(then: Callable[[], object], said: str) -> None:
+def test_a_policys_nonsense_is_refused_by_name(then: Callable[[], object], message: str) -> None:
     counts = np.array([980, 20, 0])
     controller = SamplingController(counts / 1000, _Says(then), epochs=5, batch_budget=5000, train_counts=counts, reward_counts=counts)
     before, seen = json.dumps(controller.state_dict()), controller.observation
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         controller.update(_rows(0), _rows(1))
     assert json.dumps(controller.state_dict()) == before
     assert controller.observation is seen

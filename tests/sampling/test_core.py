@@ -1,4 +1,4 @@
-"""SamplerCore: draws against shares and row weights, every refusal with the state unchanged, exact resume, NumPy alone."""
+"""SamplerCore: draws, row weights, errors that change nothing, exact resume, NumPy alone."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_unlabelled_rows_are_ignored_in_updates() -> None:
 
 
 class _Says:
-    """A policy of the user's own."""
+    """A policy that a user wrote."""
 
     name = "own"
 
@@ -153,7 +153,7 @@ def _with(**changed: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda call: call | {"y_score": np.where(np.arange(90)[:, None] == 4, np.nan, call["y_score"])}, "y_score of row 4 is not finite"),
         (lambda call: call | {"y_score": np.where(np.arange(90)[:, None] == 4, np.inf, call["y_score"])}, "y_score of row 4 is not finite"),
@@ -176,11 +176,11 @@ def _with(**changed: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
         (_with(rows=np.empty(0, int), row_score=np.empty((0, 3))), "no scored rows"),
     ],
 )
-def test_bad_updates_change_nothing(change: Callable[[dict[str, Any]], dict[str, Any]], said: str) -> None:
+def test_bad_updates_change_nothing(change: Callable[[dict[str, Any]], dict[str, Any]], message: str) -> None:
     sampler = _sampler("rule")
     sampler.update(**_scored())
     before, rows = _plain(sampler.state_dict()), sampler.draw(epoch=1)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         sampler.update(**change(_scored(1)))
     assert _plain(sampler.state_dict()) == before
     assert (sampler.draw(epoch=1) == rows).all()
@@ -204,7 +204,7 @@ def test_a_policys_nonsense_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"epochs": 0}, "epochs must be a whole number and at least 1"),
         ({"epochs": 2.5}, "epochs must be"),
@@ -214,8 +214,8 @@ def test_a_policys_nonsense_changes_nothing() -> None:
         ({"labels": ["a"] * 9}, "one class only"),
     ],
 )
-def test_refuses_to_be_made(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_refuses_to_be_made(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         _sampler(**options)
 
 
@@ -271,12 +271,25 @@ def test_a_state_of_another_run_changes_nothing() -> None:
         (_changed(state, "rows", "error", to=np.zeros(3)), "corrupt"),
         (_changed(state, "epoch", to=-1), "epoch must be"),
     ]
-    for other, said in bad:
-        with pytest.raises(InputError, match=said):
+    for other, message in bad:
+        with pytest.raises(InputError, match=message):
             two.load_state_dict(other)
         assert _plain(two.state_dict()) == before
     two.load_state_dict(state)
     assert two.seed == 3
+
+
+def test_weights_as_policy_have_the_order_of_the_classes() -> None:
+    weights = SamplingWeights(np.array([0.1, 0.7, 0.2]), 1.0, 0.1)
+    sampler = _sampler(weights)
+    assert sampler.classes_ == CLASSES
+    for _ in range(2):
+        assert sampler.weights.to_dict() == weights.to_dict()
+        sampler.update(**_scored())
+    counts = np.array([(LABELS[sampler.draw(n=3_000)] == c).mean() for c in CLASSES])
+    np.testing.assert_allclose(counts, weights.share, atol=0.05)
+    with pytest.raises(InputError, match="shares for 2 classes, the labels have 3"):
+        _sampler(SamplingWeights(np.array([0.5, 0.5])))
 
 
 def test_batches_hold_their_quotas() -> None:

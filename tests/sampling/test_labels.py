@@ -1,4 +1,4 @@
-"""LabelCodes: every kind of label, in pieces or not, against numpy.unique; refusals that name what is wrong."""
+"""LabelCodes: every kind of label against numpy.unique, and errors that name the problem."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_many_classes_take_wider_codes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "said"),
+    ("labels", "message"),
     [
         ([], "non-empty vector"),
         ([[0, 1]], "non-empty vector"),
@@ -102,8 +102,8 @@ def test_many_classes_take_wider_codes() -> None:
         (np.array(["2020-01-01", "2020-01-02"], dtype="datetime64[D]"), "integers or strings"),
     ],
 )
-def test_refuses_labels(labels: Any, said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_refuses_labels(labels: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         LabelCodes(labels)
 
 
@@ -114,9 +114,9 @@ def test_refuses_a_mix_across_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "said"),
+    ("labels", "message"),
     [(["theft"], "class 'theft' of y_true .*'fraud', 'ok'"), ([0, 1], "y_true holds numbers"), ([["ok"]], "not of shape")],
 )
-def test_refuses_what_training_has_not(labels: Any, said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_refuses_what_training_has_not(labels: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         LabelCodes(["ok", "ok", "fraud"]).encode(labels, "y_true")

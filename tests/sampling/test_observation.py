@@ -1,4 +1,4 @@
-"""Observation: layout, what its features say, refusals of scores that are none."""
+"""Observation: layout, features, and errors for scores that can't be used."""
 
 from __future__ import annotations
 
@@ -51,17 +51,17 @@ def test_histogram_is_that_of_numpy() -> None:
     summary = summarise_errors(label, score, weight)
     for m in range(2):
         for c in range(3):
-            own = label == c
-            error = 1 - score[m, own, c]
+            class_rows = label == c
+            error = 1 - score[m, class_rows, c]
             edges = np.concatenate([[-np.inf], ERROR_EDGES, [np.inf]])
-            mass, _ = np.histogram(error, edges, weights=weight[own])
+            mass, _ = np.histogram(error, edges, weights=weight[class_rows])
             np.testing.assert_allclose(summary.histogram[m, c] ** 2, mass / mass.sum(), atol=1e-12)
-            assert summary.mean[m, c] == pytest.approx(np.average(error, weights=weight[own]))
+            assert summary.mean[m, c] == pytest.approx(np.average(error, weights=weight[class_rows]))
     assert summary.histogram.shape == (2, 3, NUM_BINS)
 
 
 def test_scale_free() -> None:
-    """Ten times the rows and ten times the budget look the same, but for the number of validation positives."""
+    """Ten times the rows and the budget give the same features, except the positives in validation."""
     shared = np.arange(len(SHARED_FEATURES)) != SHARED_FEATURES.index("reward_positives")
     seen = []
     for factor in (1, 10):
@@ -95,7 +95,7 @@ def test_state_survives_json() -> None:
 
 
 @pytest.mark.parametrize(
-    ("label", "score", "said"),
+    ("label", "score", "message"),
     [
         (np.array([0, 1]), np.full((3, 2), 0.5), "one label"),
         (np.array([], int), np.zeros((0, 2)), "no scored rows"),
@@ -103,6 +103,6 @@ def test_state_survives_json() -> None:
         (np.array([0, 1]), np.array([[0.5, 0.5], [np.nan, 0.5]]), "row 1 is not finite"),
     ],
 )
-def test_scored_rows_refuse(label: np.ndarray, score: np.ndarray, said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_scored_rows_refuse(label: np.ndarray, score: np.ndarray, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         ScoredRows(label, score)

@@ -54,7 +54,8 @@ TEXTS = ["constant", "constant:share=prior,hardness=0", "schedule", "rule", "ran
 
 
 @pytest.mark.parametrize("text", TEXTS)
-@pytest.mark.filterwarnings("ignore::balancer.sampling.bundle.OutsideTraining")  # a made-up run need not be like the training of auto
+# The observations here differ from those in the training of auto.
+@pytest.mark.filterwarnings("ignore::balancer.sampling.bundle.OutsideTraining")
 @pytest.mark.parametrize("k", [2, 4])
 @pytest.mark.parametrize("started", [False, True])
 def test_every_policy_answers_in_range(text: str, k: int, started: bool, tmp_path: Path) -> None:

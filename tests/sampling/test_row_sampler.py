@@ -1,4 +1,4 @@
-"""RowSampler: frequencies against the probabilities they stand for, those against plain arithmetic, state, size, refusals."""
+"""RowSampler: frequencies against probabilities, these against plain arithmetic, state, size, errors."""
 
 from __future__ import annotations
 
@@ -125,14 +125,14 @@ def test_probabilities_are_those_of_the_description(rows: int, scored: float, ha
     error = np.where(rng.random(rows) < scored, rng.choice([0.001, 0.01, 0.3, 0.9, 1.0], rows) * rng.random(rows), np.nan).astype(
         np.float32
     )
-    own = np.flatnonzero(label == 0)
+    negatives = np.flatnonzero(label == 0)
     sampler = RowSampler(label, 2)
-    sampler.refresh(own[~np.isnan(error)], _scores(error[~np.isnan(error)].astype(np.float64)))
+    sampler.refresh(negatives[~np.isnan(error)], _scores(error[~np.isnan(error)].astype(np.float64)))
     weights = SamplingWeights(np.array([0.6, 0.4]), hardness, floor)
     found = sampler.probabilities(weights, draws)
     expected = np.zeros(len(label))
     expected[label == 1] = 0.4 / 7
-    expected[own] = 0.6 * (floor / rows + (1 - floor) * _plain_hard_probabilities(error, hardness, max(1, round(0.6 * draws))))
+    expected[negatives] = 0.6 * (floor / rows + (1 - floor) * _plain_hard_probabilities(error, hardness, max(1, round(0.6 * draws))))
     np.testing.assert_allclose(found, expected, rtol=2e-4, atol=1e-12)
     assert found.sum() == pytest.approx(1)
 
@@ -240,13 +240,13 @@ def test_refusals_change_nothing() -> None:
     with pytest.raises(InputError, match="rows must lie in 0 to 2"):
         sampler.refresh(np.array([0, 3]), _scores(np.array([0.1, 0.2])))
     assert not len(sampler.state_dict()["error"])
-    for torn, said in (
+    for corrupt, message in (
         ({"error": np.zeros(2, np.float32)}, "corrupt"),
         ({"scored": np.array([5])}, "corrupt"),
         ({"counts": np.array([1, 2])}, "other"),
     ):
-        with pytest.raises(InputError, match=said):
-            sampler.load_state_dict({**sampler.state_dict(), **torn})
+        with pytest.raises(InputError, match=message):
+            sampler.load_state_dict({**sampler.state_dict(), **corrupt})
     with pytest.raises(InputError, match="no 'counts'"):
         sampler.load_state_dict({"error": np.zeros(2), "scored": np.zeros(2)})
     assert not len(sampler.state_dict()["error"])

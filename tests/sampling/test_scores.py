@@ -24,12 +24,12 @@ def _case(seed: int, ties: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def test_equal_to_scikit_learn(seed: int, ties: bool) -> None:
     positive, score, weight = _case(seed, ties)
     metrics = ranking_metrics(positive, score, weight)
-    for i, own in enumerate(score):
-        assert metrics.average_precision[i] == pytest.approx(average_precision_score(positive, own, sample_weight=weight), abs=1e-12)
-        precision, recall, _ = precision_recall_curve(positive, own, sample_weight=weight)
+    for i, one in enumerate(score):
+        assert metrics.average_precision[i] == pytest.approx(average_precision_score(positive, one, sample_weight=weight), abs=1e-12)
+        precision, recall, _ = precision_recall_curve(positive, one, sample_weight=weight)
         f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
         assert metrics.f1[i] == pytest.approx(f1.max(), abs=1e-9)
-        standardised = roc_auc_score(positive, own, max_fpr=PARTIAL_AUC_FPR, sample_weight=weight)
+        standardised = roc_auc_score(positive, one, max_fpr=PARTIAL_AUC_FPR, sample_weight=weight)
         least, most = 0.5 * PARTIAL_AUC_FPR**2, PARTIAL_AUC_FPR  # McClish, undone
         area = (2 * standardised - 1) * (most - least) + least
         assert metrics.partial_auc[i] == pytest.approx(area / PARTIAL_AUC_FPR, abs=1e-9)

@@ -1,4 +1,4 @@
-"""The torch samplers in a loop of one's own: DataLoader, exact resume anywhere in an epoch, ranks, exact quotas, refusals."""
+"""The torch samplers in a training loop: DataLoader, exact resume, ranks, exact quotas, errors."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_classes_keep_their_names() -> None:
     np.testing.assert_allclose(sampler.weights.share, [0.3, 0.7])
     by_column = sampler.update(["ok", "fraud"], [[0.1, 0.9], [0.8, 0.2]])
     other = AdaptiveSampler(LABELS, policy="constant:share=.3", epochs=2, num_samples=10)
-    assert other.update(["ok", "fraud"], [0.1, 0.8]).to_dict() == by_column.to_dict()  # one column: the rarer class
+    assert other.update(["ok", "fraud"], [0.1, 0.8]).to_dict() == by_column.to_dict()  # of the rarer class
 
 
 def test_epochs_differ_and_repeat() -> None:
@@ -61,7 +61,7 @@ def test_epochs_differ_and_repeat() -> None:
 
 
 @pytest.mark.parametrize(
-    ("y_true", "y_score", "said"),
+    ("y_true", "y_score", "message"),
     [
         (["ok", "fraud"], [0.1, float("nan")], "not finite"),
         (["ok", "fraud"], [0.1], "one label"),
@@ -70,10 +70,10 @@ def test_epochs_differ_and_repeat() -> None:
         ([], [], "no scored rows"),
     ],
 )
-def test_refusal_changes_nothing(y_true: list[str], y_score: list[float], said: str) -> None:
+def test_refusal_changes_nothing(y_true: list[str], y_score: list[float], message: str) -> None:
     sampler = AdaptiveSampler(LABELS, policy="rule", epochs=3, num_samples=20)
     before = sampler.state_dict()
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         sampler.update(np.array(y_true, dtype="U5"), y_score)
     assert sampler.state_dict()["controller"] == before["controller"]
 
@@ -249,8 +249,8 @@ def test_two_processes_take_different_items() -> None:
 
 
 def test_a_generator_seeds_the_draws() -> None:
-    def drawn(seed: int, own: int | None) -> list[int]:
-        return list(_make("rows", seed=seed, generator=None if own is None else torch.Generator().manual_seed(own)))
+    def drawn(seed: int, generator_seed: int | None) -> list[int]:
+        return list(_make("rows", seed=seed, generator=None if generator_seed is None else torch.Generator().manual_seed(generator_seed)))
 
     assert drawn(0, 7) == drawn(0, 7)
     assert len({tuple(drawn(*pair)) for pair in ((0, None), (0, 7), (0, 8), (1, 7))}) == 4
@@ -312,7 +312,7 @@ def test_a_state_of_another_run_changes_nothing(kind: str) -> None:
     before = _plain(sampler.state_dict())
     good = _make(kind).state_dict()
     other = _make("batches" if kind == "rows" else "rows").state_dict()
-    for state, said in (
+    for state, message in (
         (other, "saved state is that of Adaptive"),
         ({}, "no torch sampler"),
         (good | {"handed": 10_000}, "corrupt"),
@@ -321,11 +321,11 @@ def test_a_state_of_another_run_changes_nothing(kind: str) -> None:
         (good | {"epochs": 9}, "epochs 9"),
         (good | {"controller": {}}, "corrupt"),
     ):
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             sampler.load_state_dict(state)
         assert _plain(sampler.state_dict()) == before
-    for consumed, said in ((-1, "consumed must be"), (1000, "an epoch has")):
-        with pytest.raises(InputError, match=said):
+    for consumed, message in ((-1, "consumed must be"), (1000, "an epoch has")):
+        with pytest.raises(InputError, match=message):
             sampler.state_dict(consumed)
     with pytest.raises(InputError, match="epoch must be"):
         sampler.set_epoch(-1)
@@ -337,7 +337,7 @@ def test_a_state_of_another_run_changes_nothing(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"rank": 2, "num_replicas": 2}, "rank 2 must be less"),
         ({"rank": 0}, "rank and num_replicas together"),
@@ -346,8 +346,8 @@ def test_a_state_of_another_run_changes_nothing(kind: str) -> None:
         ({"epochs": 0}, "epochs must be"),
     ],
 )
-def test_refuses_to_be_made(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_refuses_to_be_made(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         _make("rows", **options)
 
 
@@ -368,10 +368,10 @@ def test_the_default_policy_is_auto(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "said"), [(["a"] * 4, "one class only"), ([0.5, 1.0], "integers or strings"), ([[0, 1]], "non-empty vector")]
+    ("labels", "message"), [(["a"] * 4, "one class only"), ([0.5, 1.0], "integers or strings"), ([[0, 1]], "non-empty vector")]
 )
-def test_refuses_labels(labels: list[object], said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_refuses_labels(labels: list[object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         AdaptiveSampler(np.array(labels), epochs=2)
 
 

@@ -1,4 +1,4 @@
-"""Weights: zero keeps, actions stay within bounds, state survives JSON."""
+"""SamplingWeights: a residual of zero, bounds of actions, JSON."""
 
 from __future__ import annotations
 
@@ -80,9 +80,9 @@ def test_json_is_exact() -> None:
 
 
 @pytest.mark.parametrize(
-    ("share", "hardness", "floor", "said"),
+    ("share", "hardness", "floor", "message"),
     [([0.5, 0.6], 0, 0, "sum to 1"), ([1.0], 0, 0, "two or more"), ([0.5, 0.5], 4, 0, "hardness"), ([0.5, 0.5], 0, -1, "floor")],
 )
-def test_refuses(share: list[float], hardness: float, floor: float, said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_refuses(share: list[float], hardness: float, floor: float, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         SamplingWeights(np.array(share), hardness, floor)
