@@ -1,1 +1,1 @@
-"""A trained run is made ready for production: quantized, distilled, exported."""
+"""Prepare a trained run for production: quantize, distil, export."""

@@ -1,7 +1,7 @@
-"""A light student of a trained classifier: same fields, one block of single-head window attention, taught what the full model thinks.
+"""Distil a small student from a trained classifier: one block of single-head window attention.
 
-Special: the teacher's probabilities are what is learned, so rows may be drawn as suits the student (frauds, and what the teacher nearly took for fraud, far
-more often than they come) without any probability being bent by it.
+What is special: the student learns the probabilities of the teacher. So frauds, and rows that the teacher
+scores high, can be drawn much more often than they occur without biasing the probabilities.
 """
 
 from __future__ import annotations
@@ -23,27 +23,29 @@ from balancer.sampling.seeding import generator, integer_seed
 from balancer.training.fitting import thinned
 
 STEPS = 2_000
+"""Optimizer steps."""
 BATCH = 256
 LEARNING_RATE = 3e-3
 NEGATIVES = 100_000
-"""Legitimate rows that the teacher scores, at most."""
+"""Most legitimate rows that the teacher scores."""
 LABEL_SHARE = 0.2
-"""Of the known label in what is learned, beside the teacher's probabilities."""
+"""Share of the label in the target; the rest is the probability of the teacher."""
 WIDTH, HISTORY, BINS = 32, 8, 8
-"""Channels, transactions and bins a field of the student, at most: what it costs goes with the last two, and its scores hardly do."""
-_KINDS = (0.5, 0.25, 0.25)
-"""Shares of a batch: any rows, frauds, rows by the teacher's score."""
+"""Most channels, transactions, and bins per field of the student. Its cost depends on the last two, its
+scores hardly."""
+_SHARES = (0.5, 0.25, 0.25)
+"""Shares of a batch: uniformly drawn rows, frauds, rows drawn by the score of the teacher."""
 
 
 def light_config(full: ModelConfig) -> ModelConfig:
-    """The student's configuration.
+    """Build the configuration of the student.
 
     Raises:
-        UnsupportedError: The full model's embedding is not one that a light build can have.
+        UnsupportedError: If the student can't have the embedding of the full model.
     """
     if full.embedding != "transaction" or full.cycles or full.numeric_encoding != "piecewise":
         raise UnsupportedError(
-            f"embedding '{full.embedding}' can't be carried by a light build; it takes embedding transaction with numeric_encoding piecewise and no cycles"
+            f"embedding '{full.embedding}' can't be used in a light model: train with the embedding transaction, numeric_encoding piecewise and no cycles"
         )
     history_length = min(full.history_length, HISTORY)
     head = "binary" if len(full.classes) == 2 else "multiclass"
@@ -67,7 +69,7 @@ def light_config(full: ModelConfig) -> ModelConfig:
 
 
 def _spread(edges: int) -> list[int]:
-    """Indices of at most BINS + 1 of that many edges, evenly spread, the first and the last among them."""
+    """Choose at most BINS + 1 of `edges` indices, evenly spaced, including the first and the last."""
     return sorted({round(index) for index in np.linspace(0, edges - 1, min(edges, BINS + 1))})
 
 
@@ -80,15 +82,27 @@ def distil(
     steps: int = STEPS,
     progress: Callable[[int, str], None] | None = None,
 ) -> Classifier:
-    """A light student of ``teacher``, taught on the training rows of ``dataset``; ``progress(step, detail)`` is called now and then."""
+    """Train a light student on the training rows.
+
+    Args:
+        teacher: The full model.
+        dataset: The labelled table of the run.
+        seed: Random seed of rows, weights and batches.
+        device: Where both models are.
+        steps: Optimizer steps.
+        progress: Called with (step, detail) every 50 steps.
+
+    Raises:
+        UnsupportedError: If the student can't have the embedding of the full model.
+    """
     config = light_config(teacher.config)
     label = dataset.store.label
     rows, _ = thinned(dataset.rows(Split.TRAIN), label, NEGATIVES, generator(seed, "distilling"))
-    thought = score_rows(teacher, dataset, rows, device=device)
+    teacher_scores = score_rows(teacher, dataset, rows, device=device)
     known = np.eye(len(config.classes), dtype=np.float32)[label[rows].astype(np.int64)]
-    wanted = torch.from_numpy((1 - LABEL_SHARE) * thought + LABEL_SHARE * known).to(device)
-    fraud = fraud_score(thought)
-    # By the square root, or a handful of sure frauds would be all that is drawn.
+    target = torch.from_numpy((1 - LABEL_SHARE) * teacher_scores + LABEL_SHARE * known).to(device)
+    fraud = fraud_score(teacher_scores)
+    # The square root, because otherwise only a few certain frauds would be drawn.
     chance = np.sqrt(np.maximum(fraud, 1e-6))
     positives = np.flatnonzero(label[rows] > 0)
     torch.manual_seed(integer_seed(seed, "light weights"))
@@ -96,7 +110,7 @@ def distil(
     optimizer = torch.optim.AdamW(student.parameters(), LEARNING_RATE, weight_decay=0.01, fused=True)
     rng = generator(seed, "light draws")
     every, by_score = np.arange(len(rows)), np.cumsum(chance / chance.sum())
-    sizes = [round(share * BATCH) for share in _KINDS]
+    sizes = [round(share * BATCH) for share in _SHARES]
     for step in range(steps):
         drawn = np.concatenate(
             [
@@ -109,7 +123,7 @@ def distil(
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / (0.05 * steps + 1)) * 0.5 * (1 + math.cos(math.pi * step / steps))
         optimizer.zero_grad(set_to_none=True)
-        loss = _divergence(student, student(batch), wanted[torch.from_numpy(drawn).to(device)])
+        loss = _divergence(student, student(batch), target[torch.from_numpy(drawn).to(device)])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimizer.step()
@@ -118,8 +132,8 @@ def distil(
     return student.eval()
 
 
-def _divergence(student: Classifier, logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of the student's probabilities under the wanted ones (B, K)."""
+def _divergence(student: Classifier, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Compute the cross-entropy between the target probabilities (B, K) and those of the student."""
     if logits.ndim == 1:
-        return torch.nn.functional.binary_cross_entropy_with_logits(logits, wanted[:, 1])
-    return -(wanted * student.head.probabilities(logits).clamp(min=1e-12).log()).sum(1).mean()
+        return torch.nn.functional.binary_cross_entropy_with_logits(logits, target[:, 1])
+    return -(target * student.head.probabilities(logits).clamp(min=1e-12).log()).sum(1).mean()

@@ -1,11 +1,11 @@
-"""`balancer export`: a run as one file for a machine without torch; with --lite as a small student of it, in INT8 where a plan allows.
+"""Export a run, or a light student of it, to one file for a machine without torch.
 
-Special: the light build is told beside the full model in the same run, in turns: bytes, milliseconds, figures on the test rows under a threshold of its own.
+What is special: the light model is measured side by side with the full model: bytes, milliseconds, and
+metrics on the test rows with its own threshold.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import tempfile
 import time
@@ -20,7 +20,7 @@ from rich.console import Console
 from balancer.data.dataset import Dataset
 from balancer.data.split import Split
 from balancer.deployment.distil import STEPS, distil
-from balancer.deployment.quantize import calibration, validation_metric
+from balancer.deployment.quantize import calibration, check_max_drop, onnx_scores, validation_metric, without_times
 from balancer.devices import torch_threads
 from balancer.errors import InputError, UnsupportedError
 from balancer.files import write_bytes, write_json
@@ -33,32 +33,38 @@ from balancer.runs.trained_run import TrainedRun, training_table
 Target = Literal["onnx", "executorch"]
 SUFFIXES = {"onnx": ".onnx", "executorch": ".pte"}
 BATCHES = (1, 256)
+"""Batch sizes of the latency measurements."""
 LITE_FILE = "lite.json"
-AT_ONCE = 1024
 
 
 def export_run(path: Path, *, target: Target, lite: bool, out: Path | None, max_drop: float, console: Console) -> dict[str, Any]:
-    """Export the run in ``path``; JSON-able: ``file``, ``bytes``, and of a light build ``full``, ``lite``, ``plan`` and how far scores lie apart.
+    """Export a run.
 
     Args:
-        path: a complete run folder; for a light build its table must be where it was.
-        target: ``onnx`` or ``executorch``.
-        lite: distil a light student first.
-        out: file to write (default: ``model.onnx``, ``model.lite.onnx`` or the same with ``.pte``, in the run folder).
-        max_drop: what the light build may lose of average precision on validation by its INT8 layers.
-        console: where progress is told.
+        path: A complete run folder. For a light model, its table must not have moved.
+        target: `onnx` or `executorch`.
+        lite: Whether to distil a light student and export that.
+        out: File to write; by default `model.onnx`, `model.lite.onnx` or the same with `.pte`, in the run
+            folder.
+        max_drop: Largest allowed drop of average precision on validation rows through the INT8 layers of the
+            light model.
+        console: Where progress is printed.
+
+    Returns:
+        A JSON-serializable dict: `file`, `target`, `bytes`; for a light ONNX model also metrics, times and
+        the largest difference from the scores in torch.
 
     Raises:
-        InputError: no complete run, a part that the target can't carry, the table gone or changed, a package missing; nothing was written then.
+        InputError: If the run is not complete, its table is missing or has changed, the target does not
+            support a part of the model, or a package is missing. Nothing was written then.
     """
-    if not 0 <= max_drop < 1:
-        raise InputError(f"--max-drop is {max_drop}: give a share of average precision from 0 to below 1, as 0.003")
+    check_max_drop(max_drop)
     suffix = SUFFIXES[target]
     file = out or path / f"model{'.lite' if lite else ''}{suffix}"
     if file.suffix != suffix:
-        raise InputError(f"--out {file} must end in {suffix} for --target {target}")
+        raise InputError(f"--out {file}: give a file name that ends in {suffix} for --target {target}")
     if not file.parent.is_dir():
-        raise InputError(f"--out {file}: the folder {file.parent} does not exist; make it first")
+        raise InputError(f"--out {file}: the folder {file.parent} does not exist; create it first")
     run = TrainedRun.load(path)
     with torch_threads(run.threads):
         if lite:
@@ -85,12 +91,12 @@ def _export_lite(run: TrainedRun, file: Path, target: Target, max_drop: float, c
     with TrainingProgress(console) as progress, progress.stage("light student", STEPS) as advance:
         student = distil(run.model, dataset, seed=seed, device=run.device, progress=advance)
     plan: dict[str, Any] | None = None
-    told: dict[str, Any] = {}
+    measured: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / f"lite{SUFFIXES[target]}"
         _write(student, whole, target)
         if target == "onnx":
-            plan, told = _quantize(run, student, dataset, whole, file, max_drop, seed, console)
+            plan, measured = _quantize(run, student, dataset, whole, file, max_drop, seed, console)
         else:
             write_bytes(file, whole.read_bytes())
     result = {
@@ -100,7 +106,7 @@ def _export_lite(run: TrainedRun, file: Path, target: Target, max_drop: float, c
         "config": student.config.to_dict(),
         "full_bytes": sum(tensor.nbytes for tensor in run.model.state_dict().values()),
         "seconds": round(time.monotonic() - started, 1),
-    } | told
+    } | measured
     write_json(file.with_name(LITE_FILE), result | ({"plan": plan} if plan else {}))
     return result
 
@@ -108,56 +114,56 @@ def _export_lite(run: TrainedRun, file: Path, target: Target, max_drop: float, c
 def _quantize(
     run: TrainedRun, student: Classifier, dataset: Dataset, whole: Path, file: Path, max_drop: float, seed: int, console: Console
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Plan, write the INT8 file, and tell full and light side by side."""
+    """Plan the precisions, write the INT8 file, and measure the full and the light model side by side."""
     from balancer.models.export.onnx_backend import OnnxClassifier, quantize_onnx
 
     batches = calibration(dataset, student, seed=seed, device=torch.device("cpu"))
     student = student.cpu()
-    with console.status("planning the precision of the light build"):
+    with console.status("planning the precision of the light model"):
         report = sensitivity(student, batches, seed=seed)
-        # By size: of a model this small no layer takes long.
-        report = dataclasses.replace(report, rows=[dataclasses.replace(row, ms={}) for row in report.rows])
+        # Plan by size only: every layer of such a small model is fast.
+        report = without_times(report)
         metric = validation_metric(dataset, torch.device("cpu"), seed)
         plan = plan_precision(report, max_metric_drop=max_drop, metric=metric, model=student)
         keep = [name for name, precision in plan.precision.items() if precision != "int8"]
         int8 = quantize_onnx(whole, file, batches, keep)
     light, plain = OnnxClassifier(file), OnnxClassifier(whole)
-    with console.status("figures of the full model and the light build on the test rows"):
+    with console.status("evaluating the full and the light model on the test rows"):
         held, test = dataset.rows(Split.THRESHOLD), dataset.rows(Split.TEST)
-        decision = Decision.fit(_scores(light, dataset, held), dataset.store.label[held])
-        scores = _scores(light, dataset, test)
-        figures = {"full": evaluate_rows(dataset, test, run.scores(dataset, test), run.decision), "lite": evaluate_rows(dataset, test, scores, decision)}
-        some = test[:: max(1, len(test) // 5_000)]
-        values, lengths = dataset.store.windows(some, student.config.history_length)
-        with torch.inference_mode():
-            torchs = student.probabilities(SequenceBatch.from_windows(values, lengths)).numpy()
-        apart = {
-            "float": np.abs(_scores(plain, dataset, some) - torchs).max(),
-            "int8": np.abs(_scores(light, dataset, some) - torchs).max(),
+        decision = Decision.fit(onnx_scores(light, dataset, held), dataset.store.label[held])
+        scores = onnx_scores(light, dataset, test)
+        metrics = {
+            "full": evaluate_rows(dataset, test, run.scores(dataset, test), run.decision),
+            "lite": evaluate_rows(dataset, test, scores, decision),
         }
-    wanted = ("average_precision", "f1", "fpr")
+        sample = test[:: max(1, len(test) // 5_000)]
+        values, lengths = dataset.store.windows(sample, student.config.history_length)
+        with torch.inference_mode():
+            in_torch = student.probabilities(SequenceBatch.from_windows(values, lengths)).numpy()
+        difference = {
+            "float": np.abs(onnx_scores(plain, dataset, sample) - in_torch).max(),
+            "int8": np.abs(onnx_scores(light, dataset, sample) - in_torch).max(),
+        }
+    reported = ("average_precision", "f1", "fpr")
     ms, notes = _latencies(run, dataset, {"lite": light, "lite_float": plain})
     return plan.to_dict(), {
-        "test": {name: {key: own[key] for key in wanted} for name, own in figures.items()},
+        "test": {name: {key: values[key] for key in reported} for name, values in metrics.items()},
         "ms": ms,
         "notes": notes,
         "int8_layers": int8,
-        "largest_difference_to_torch": {name: float(value) for name, value in apart.items()},
+        "largest_difference_to_torch": {name: float(value) for name, value in difference.items()},
         "decision": {"threshold": decision.threshold, "calibration": decision.calibration.to_dict()},
     }
 
 
-def _scores(model: Any, dataset: Dataset, rows: np.ndarray) -> np.ndarray:
-    parts = [
-        model.probabilities(*dataset.store.windows(rows[at : at + AT_ONCE], model.history_length)) for at in range(0, len(rows), AT_ONCE)
-    ]
-    return np.concatenate(parts)
-
-
 def _latencies(run: TrainedRun, dataset: Dataset, light: dict[str, Any]) -> tuple[dict[str, dict[str, float]], list[str]]:
-    """Median milliseconds by batch size, measured in turns, and notes on what could not be measured.
+    """Measure the median milliseconds by batch size, alternating between the models.
 
-    The full model is measured in torch and, where it can be exported, in ONNX Runtime; so are the light builds.
+    The full model is measured in torch and, if it can be exported, in ONNX Runtime; the light models in ONNX
+    Runtime.
+
+    Returns:
+        The milliseconds by model and batch size, and notes on what could not be measured.
     """
     from balancer.models.export.onnx_backend import OnnxClassifier, export_onnx
 
@@ -179,7 +185,7 @@ def _latencies(run: TrainedRun, dataset: Dataset, light: dict[str, Any]) -> tupl
         }
         batch = SequenceBatch.from_windows(*dataset.store.windows(chosen, history), run.device)
         calls["full"] = (
-            functools.partial(full.probabilities, batch) if full.config.form == "rows" else functools.partial(_last, full, batch)
+            functools.partial(full.probabilities, batch) if full.config.form == "rows" else functools.partial(_score_last, full, batch)
         )
         with torch.inference_mode():
             for name, ms in timed(calls).items():
@@ -187,6 +193,6 @@ def _latencies(run: TrainedRun, dataset: Dataset, light: dict[str, Any]) -> tupl
     return found, notes
 
 
-def _last(model: Classifier, batch: SequenceBatch) -> torch.Tensor:
-    """A whole history judged at its last transaction."""
+def _score_last(model: Classifier, batch: SequenceBatch) -> torch.Tensor:
+    """Compute the probabilities of the last transaction of each history."""
     return model.probabilities(batch, (torch.arange(len(batch.lengths), device=batch.lengths.device), batch.lengths - 1))

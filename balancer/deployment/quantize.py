@@ -1,7 +1,8 @@
-"""Make a run smaller and faster: measure its layers, plan their precisions within a budget of average precision, write the result beside the full model.
+"""Quantize a run: measure its layers, plan their precisions, and write the smaller model to the run folder.
 
-Special: the plan is made on training and validation rows and judged on the test rows once, as everything else of a run; a layer that is slower in low
-precision on this machine stays as it is; and what was reached is told beside what was there before, losses too.
+What is special: the plan is made on training and validation rows within a budget of average precision, and is
+evaluated on the test rows once. A layer that is slower in low precision on this machine keeps its precision.
+The results before and after are reported side by side, also when they are worse.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -41,34 +42,45 @@ from balancer.runs.trained_run import TrainedRun, training_table
 from balancer.sampling.seeding import generator
 from balancer.training.fitting import thinned
 
+if TYPE_CHECKING:
+    from balancer.models.export.onnx_backend import OnnxClassifier
+
 Prefer = Literal["speed", "size"]
 Backend = Literal["auto", "torch", "bitsandbytes", "onnxruntime"]
 BATCHES = (1, 32, 256)
-"""Batch sizes at which latency is told."""
+"""Batch sizes of the latency measurements."""
 CALIBRATION_BATCHES, CALIBRATION_ROWS = 8, 64
-"""Batches of training rows that sensitivity is measured on; a long history makes them smaller."""
+"""Number and size of the batches for measuring sensitivity; batches of long histories are smaller."""
 POSITIONS = 65_536
-"""Transactions of a calibration batch at most."""
+"""Most transactions of a calibration batch."""
 METRIC_NEGATIVES = 20_000
-"""Negative validation rows that the metric is taken on; all positive ones are."""
+"""Most negative validation rows for the metric; all positive rows are used."""
+SCORE_BATCH = 1024
+"""Rows of a batch in ONNX Runtime."""
 FULL_FILE, ONNX_FILE = "model.onnx", "model.int8.onnx"
 
 
 def quantize_run(path: Path, *, max_drop: float, backend: Backend, console: Console, prefer: Prefer = "speed") -> dict[str, Any]:
-    """Quantize the run in ``path``; JSON-able: ``before`` and ``after`` (bytes, ms by batch size, figures), ``plan``, ``applied``, ``seconds``.
+    """Quantize a run.
 
     Args:
-        path: a complete run folder; its table must be where it was.
-        max_drop: what average precision on validation may lose.
-        backend: ``torch`` (what ``auto`` is), ``bitsandbytes`` (measured only, its layers are not stored), or ``onnxruntime`` (ONNX files).
-        console: where progress is told.
-        prefer: ``speed`` leaves layers alone that are slower in low precision here, ``size`` does not ask for time.
+        path: A complete run folder. Its table must not have moved.
+        max_drop: Largest allowed drop of average precision on validation rows.
+        backend: `torch` (the same as `auto`), `bitsandbytes` (only measured, not saved), or `onnxruntime`
+            (ONNX files).
+        console: Where progress is printed.
+        prefer: `speed` keeps the precision of layers that are slower in low precision on this machine; `size`
+            ignores times.
+
+    Returns:
+        A JSON-serializable dict: `before` and `after` (bytes, ms by batch size, test metrics), `plan`,
+        `applied`, `sensitivity`, `seconds`.
 
     Raises:
-        InputError: no complete run, its table gone or changed, a budget that can't be met; nothing was written then.
+        InputError: If the run is not complete, its table is missing or has changed, or the budget can't be
+            met. Nothing was written then.
     """
-    if not 0 <= max_drop < 1:
-        raise InputError(f"--max-drop is {max_drop}: give a share of average precision from 0 to below 1, as 0.003")
+    check_max_drop(max_drop)
     started = time.monotonic()
     run = TrainedRun.load(path)
     with torch_threads(run.threads):
@@ -78,25 +90,49 @@ def quantize_run(path: Path, *, max_drop: float, backend: Backend, console: Cons
     folder = run.folder
     with folder.locked(), torch_threads(run.threads):
         batches = calibration(dataset, run.model, seed=int(folder.content["seed"]), device=run.device)
-        with console.status("measuring what each layer minds"):
+        with console.status("measuring how sensitive each layer is to quantization"):
             report = sensitivity(run.model, batches, seed=int(folder.content["seed"]))
-        with console.status("planning, and verifying on validation rows"):
+        with console.status("planning the precision of each layer, and checking it on validation rows"):
             metric = validation_metric(dataset, run.device, int(folder.content["seed"]))
-            judged = (
-                report if prefer == "speed" else dataclasses.replace(report, rows=[dataclasses.replace(row, ms={}) for row in report.rows])
-            )
-            plan = plan_precision(judged, max_metric_drop=max_drop, metric=metric, model=run.model)
+            considered = report if prefer == "speed" else without_times(report)
+            plan = plan_precision(considered, max_metric_drop=max_drop, metric=metric, model=run.model)
         before = measured(run, run.model, dataset, sum(tensor.nbytes for tensor in run.model.state_dict().values()))
         if backend == "onnxruntime":
             after, applied = _onnx(run, dataset, batches, plan, path)
         else:
             after, applied = _torch(run, dataset, plan, report, path, backend, before)
-    told = {"backend": applied.get("backend", backend), "max_drop": max_drop, "before": before, "after": after, "plan": plan.to_dict()}
-    return told | {"applied": applied, "sensitivity": report.to_dict(), "seconds": round(time.monotonic() - started, 1)}
+    return {
+        "backend": applied.get("backend", backend),
+        "max_drop": max_drop,
+        "before": before,
+        "after": after,
+        "plan": plan.to_dict(),
+        "applied": applied,
+        "sensitivity": report.to_dict(),
+        "seconds": round(time.monotonic() - started, 1),
+    }
+
+
+def check_max_drop(max_drop: float) -> None:
+    """Check the budget of average precision.
+
+    Raises:
+        InputError: If it is not from 0 to below 1.
+    """
+    if not 0 <= max_drop < 1:
+        raise InputError(f"--max-drop is {max_drop}: give a share of average precision from 0 to below 1, for example 0.003")
+
+
+def without_times(report: SensitivityReport) -> SensitivityReport:
+    """Remove the times from a report, so that a plan does not consider them."""
+    return dataclasses.replace(report, rows=[dataclasses.replace(row, ms={}) for row in report.rows])
 
 
 def calibration(dataset: Dataset, model: Classifier, *, seed: int, device: torch.device) -> list[SequenceBatch]:
-    """Batches of training rows, frauds among them as often as rows of the other class: where scores differ, rounding tells."""
+    """Draw batches of training rows for measuring sensitivity, half of them frauds if there are enough.
+
+    Rounding has the largest effect on the scores of frauds.
+    """
     rows, history = dataset.rows(Split.TRAIN), model.config.history_length
     size = max(1, min(CALIBRATION_ROWS, POSITIONS // history))
     rng = generator(seed, "calibration")
@@ -105,11 +141,11 @@ def calibration(dataset: Dataset, model: Classifier, *, seed: int, device: torch
     chosen = np.concatenate([rng.choice(rows[kind], min(half, int(kind.sum())), replace=False) for kind in (fraud, ~fraud)])
     chosen = rng.permutation(chosen)
     batches = [chosen[first : first + size] for first in range(0, len(chosen), size)]
-    return [SequenceBatch.from_windows(*dataset.store.windows(own, history), device) for own in batches]
+    return [SequenceBatch.from_windows(*dataset.store.windows(batch, history), device) for batch in batches]
 
 
 def validation_metric(dataset: Dataset, device: torch.device, seed: int) -> Callable[[torch.nn.Module], float]:
-    """Average precision of a classifier on validation rows."""
+    """Return a function that computes the average precision of a classifier on validation rows."""
     rows = np.concatenate([dataset.rows(Split.REWARD), dataset.rows(Split.THRESHOLD)])
     rows, weight = thinned(rows, dataset.store.label, METRIC_NEGATIVES, generator(seed, "quantization metric"))
     label = dataset.store.label[rows] > 0
@@ -123,7 +159,11 @@ def validation_metric(dataset: Dataset, device: torch.device, seed: int) -> Call
 
 
 def measured(run: TrainedRun, model: torch.nn.Module, dataset: Dataset, size: int) -> dict[str, Any]:
-    """``bytes``, ``ms`` by batch size and the test figures of a model under the run's own calibration and threshold."""
+    """Measure a model with the calibration and threshold of the run.
+
+    Returns:
+        `bytes` (the given `size`), `ms` by batch size, and the test metrics under `test`.
+    """
     assert isinstance(model, Classifier)
     rows = dataset.rows(Split.TEST)
     test = evaluate_rows(dataset, rows, score_rows(model, dataset, rows, device=run.device), run.decision)
@@ -131,13 +171,13 @@ def measured(run: TrainedRun, model: torch.nn.Module, dataset: Dataset, size: in
 
 
 def latencies(models: dict[str, torch.nn.Module], dataset: Dataset, run: TrainedRun) -> dict[str, dict[str, float]]:
-    """Median milliseconds of each model by batch size, in turns, on test rows with full padding."""
+    """Measure the median milliseconds of each model by batch size, alternating between models."""
     found: dict[str, dict[str, float]] = {name: {} for name in models}
     rows, history = dataset.rows(Split.TEST), run.model.config.history_length
     for size in BATCHES:
         chosen = np.resize(rows, min(size, max(1, 4 * POSITIONS // history)))
         if len(chosen) < size:
-            continue  # such a batch of such histories would be scored in parts
+            continue  # such large batches of long histories are scored in parts
         batch = SequenceBatch.from_windows(*dataset.store.windows(chosen, history), run.device)
         with torch.inference_mode():
             calls = {name: functools.partial(model, batch) for name, model in models.items()}
@@ -149,7 +189,7 @@ def latencies(models: dict[str, torch.nn.Module], dataset: Dataset, run: Trained
 def _torch(
     run: TrainedRun, dataset: Dataset, plan: PrecisionPlan, report: SensitivityReport, path: Path, backend: Backend, before: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Apply, write, load again, and measure what was loaded."""
+    """Apply the plan, save the model, load it again, and measure the loaded model."""
     quantized, applied = apply_precision(run.model, plan, backend="auto" if backend == "onnxruntime" else backend)
     if applied.backend == "bitsandbytes":
         after = measured(run, quantized, dataset, _bytes(applied, before["bytes"]))
@@ -158,7 +198,7 @@ def _torch(
     loaded = load_quantized_classifier(path, run.device)
     after = measured(run, loaded, dataset, (path / "model.quantized.safetensors").stat().st_size)
     both = latencies({"full": copy.deepcopy(run.model), "quantized": loaded}, dataset, run)
-    before["ms"], after["ms"] = both["full"], both["quantized"]  # side by side
+    before["ms"], after["ms"] = both["full"], both["quantized"]  # measured alternately
     save_quantized(quantized, applied, path, plan=plan, about={"sensitivity": report.to_dict(), "before": before, "after": after})
     return after, applied.to_dict()
 
@@ -170,22 +210,28 @@ def _bytes(applied: Applied, full: int) -> int:
 def _onnx(
     run: TrainedRun, dataset: Dataset, batches: list[SequenceBatch], plan: PrecisionPlan, path: Path
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Export, quantize with the plan's high-precision layers left out, measure by ONNX Runtime."""
+    """Export the model, quantize the layers planned in INT8, and measure the file in ONNX Runtime."""
     from balancer.models.export.onnx_backend import OnnxClassifier, export_onnx, quantize_onnx
 
     export_onnx(run.model, path / FULL_FILE)
     keep = [name for name, precision in plan.precision.items() if precision != "int8"]
-    got = quantize_onnx(path / FULL_FILE, path / ONNX_FILE, batches, keep)
+    int8_layers = quantize_onnx(path / FULL_FILE, path / ONNX_FILE, batches, keep)
     model, history = OnnxClassifier(path / ONNX_FILE, threads=int(run.folder.content["threads"])), run.model.config.history_length
-    rows, parts = dataset.rows(Split.TEST), []
-    for first in range(0, len(rows), 1024):
-        parts.append(model.probabilities(*dataset.store.windows(rows[first : first + 1024], history)))
-    test = evaluate_rows(dataset, rows, np.concatenate(parts), run.decision)
+    rows = dataset.rows(Split.TEST)
+    test = evaluate_rows(dataset, rows, onnx_scores(model, dataset, rows), run.decision)
     ms = {}
     for size in BATCHES:
         values, lengths = dataset.store.windows(np.resize(rows, size), history)
         ms[str(size)] = timed({"onnx": functools.partial(model.probabilities, values, lengths)})["onnx"]
-    told = [{"layer": name, "wanted": wanted, "got": "int8" if name in got else "fp32"} for name, wanted in plan.precision.items()]
-    for row in told:
-        row["reason"] = "" if row["got"] == row["wanted"] else "ONNX Runtime quantizes to INT8 or leaves float32"
-    return {"bytes": (path / ONNX_FILE).stat().st_size, "ms": ms, "test": test}, {"backend": "onnxruntime", "rows": told}
+    layers = [
+        {"layer": name, "wanted": planned, "got": "int8" if name in int8_layers else "fp32"} for name, planned in plan.precision.items()
+    ]
+    for layer in layers:
+        layer["reason"] = "" if layer["got"] == layer["wanted"] else "ONNX Runtime has INT8 and float32 only"
+    return {"bytes": (path / ONNX_FILE).stat().st_size, "ms": ms, "test": test}, {"backend": "onnxruntime", "rows": layers}
+
+
+def onnx_scores(model: OnnxClassifier, dataset: Dataset, rows: np.ndarray) -> np.ndarray:
+    """Compute class probabilities (n, K) of the store `rows` (n,) in ONNX Runtime."""
+    batches = [rows[first : first + SCORE_BATCH] for first in range(0, len(rows), SCORE_BATCH)]
+    return np.concatenate([model.probabilities(*dataset.store.windows(batch, model.history_length)) for batch in batches])

@@ -1,4 +1,4 @@
-"""`balancer export`: the file scores as the run does, the light build is small and close, and what can't be carried is said."""
+"""`balancer export`: the file gives the scores of the run; the light model is small and close; errors name the part."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NO_EXECUTORCH = importlib.util.find_spec("executorch") is None
 def light(
     tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> tuple[dict[str, object], Path]:
-    """A light build after few steps, and what was told of it."""
+    """A light model after few steps, and the result of its export."""
     monkeypatch.setattr(exporting, "STEPS", 60)
     monkeypatch.setattr(exporting, "distil", lambda *given, **named: distilling.distil(*given, **named, steps=60))
     file = tmp_path / "light.onnx"
@@ -51,11 +51,11 @@ def test_the_whole_model_scores_as_torch_does(tiny_run: Path, tmp_path: Path, ca
     assert np.abs(found - run.scores(dataset, rows)).max() < 1e-5
 
 
-def test_the_light_build_is_small_and_told_beside_the_full_model(light: tuple[dict[str, object], Path]) -> None:
-    told, file = light
-    assert told["bytes"] == file.stat().st_size < 1_000_000
-    assert told["int8_layers"]
-    test, ms, apart = told["test"], told["ms"], told["largest_difference_to_torch"]
+def test_the_light_model_is_small_and_measured_beside_the_full_model(light: tuple[dict[str, object], Path]) -> None:
+    result, file = light
+    assert result["bytes"] == file.stat().st_size < 1_000_000
+    assert result["int8_layers"]
+    test, ms, apart = result["test"], result["ms"], result["largest_difference_to_torch"]
     assert isinstance(test, dict)
     assert isinstance(ms, dict)
     assert isinstance(apart, dict)
@@ -116,7 +116,7 @@ def test_adapters_are_folded_and_tasks_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         (
             {"attention": "sparse"},
@@ -126,30 +126,30 @@ def test_adapters_are_folded_and_tasks_left_out(tmp_path: Path) -> None:
         ({"numeric_encoding": "periodic"}, "numeric_encoding 'periodic' and cycles can't be exported to ONNX"),
     ],
 )
-def test_what_the_target_cannot_carry_is_named(changes: dict[str, object], told: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=told):
+def test_an_unsupported_part_is_named(changes: dict[str, object], message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
         export_onnx(Classifier(example_config(**changes)), tmp_path / "model.onnx")
     assert not (tmp_path / "model.onnx").exists()
 
 
 def test_a_light_build_of_what_it_cannot_be_made_of_is_refused() -> None:
-    with pytest.raises(InputError, match="embedding 'tabular' can't be carried by a light build"):
+    with pytest.raises(InputError, match="embedding 'tabular' can't be used in a light model"):
         light_config(example_config(embedding="tabular", history_length=1))
     config = light_config(example_config(attention="sparse", form="histories", adapter_rank=4))
     assert (config.attention, config.form, config.adapter_rank, config.history_length) == ("window", "rows", 0, distilling.HISTORY)
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
-        (("--out", "somewhere.bin"), "--out somewhere.bin must end in .onnx for --target onnx"),
+        (("--out", "somewhere.bin"), "--out somewhere.bin: give a file name that ends in .onnx for --target onnx"),
         (("--out", "missing/model.onnx"), "the folder missing does not exist"),
         (("--max-drop", "2"), "--max-drop is 2.0"),
     ],
 )
-def test_bad_flags(flags: tuple[str, ...], told: str, tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_flags(flags: tuple[str, ...], message: str, tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", str(tiny_run), *flags]) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_no_run_and_no_table(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,7 +21,7 @@ def run(tiny_run: Path, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def told(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
+def printed_json(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
     capsys.readouterr()
     assert main(arguments) == 0
     content: dict[str, object] = json.loads(capsys.readouterr().out)
@@ -31,13 +31,13 @@ def told(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, 
 def test_a_run_is_quantized_and_scored_in_its_new_precision(
     run: Path, tiny_table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    content = told(["quantize", str(run), "--max-drop", "0.05", "--json"], capsys)
+    content = printed_json(["quantize", str(run), "--max-drop", "0.05", "--json"], capsys)
     before, after = content["before"], content["after"]
     report = json.loads((run / "report.json").read_text())["test"]
     assert before["test"]["average_precision"] == pytest.approx(report["average_precision"], abs=1e-6)  # type: ignore[index]
     assert after["bytes"] == (run / "model.quantized.safetensors").stat().st_size  # type: ignore[index]
     assert set(after["ms"]) == {"1", "32", "256"}  # type: ignore[index]
-    evaluated = told(["evaluate", str(run), "--dataset", str(tiny_table), "--precision", "quantized", "--json"], capsys)
+    evaluated = printed_json(["evaluate", str(run), "--dataset", str(tiny_table), "--precision", "quantized", "--json"], capsys)
     assert evaluated["test"] == after["test"]  # type: ignore[index]
     full, low = tmp_path / "full.parquet", tmp_path / "low.parquet"
     assert main(["score", str(run), "--input", str(tiny_table), "--output", str(full)]) == 0
@@ -49,7 +49,7 @@ def test_a_run_is_quantized_and_scored_in_its_new_precision(
 
 def test_size_may_be_preferred_to_speed(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(applying, "cpu_supports", lambda *_: True)  # without INT8 instructions torch computes the same, more slowly
-    content = told(["quantize", str(run), "--max-drop", "0.5", "--prefer", "size", "--json"], capsys)
+    content = printed_json(["quantize", str(run), "--max-drop", "0.5", "--prefer", "size", "--json"], capsys)
     assert {row["got"] for row in content["applied"]["rows"]} == {"int8"}  # type: ignore[index]
     assert content["after"]["bytes"] < 0.35 * content["before"]["bytes"]  # type: ignore[index]
 
