@@ -3,9 +3,10 @@
 Bad input, a missing library, an unsuitable machine and a damaged file all raise `InputError` or one of its
 subclasses. The text names the column, row, file or flag, and the remedy, in one sentence.
 
-The command line prints the text after ``error:`` and exits with code 2, the HTTP service answers with it, and the
-app shows it. They catch `InputError`, so the subclasses need no handlers there. The subclasses are for code that
-must distinguish causes: catch `UnsupportedError`, never `InputError`, to find out that something can't be done here.
+The command line prints the text after ``error:`` and exits with code 2, the HTTP service answers with it, and
+the app shows it. They catch `InputError`, so the subclasses need no handlers there. The subclasses are for
+code that must distinguish causes: catch `UnsupportedError`, never `InputError`, to find out that something
+can't be done here.
 """
 
 from __future__ import annotations
@@ -39,14 +40,15 @@ class MissingDependencyError(InputError, ImportError):
 class UnsupportedError(InputError):
     """Something that is valid elsewhere can't be done here.
 
-    Examples: a backend that lacks the processor's instructions, a device that is not there, a custom attention
-    without weights to show, a part that an export format can't hold. It is an `InputError` because the user can
-    choose another backend, device or part.
+    Examples: a backend that lacks the processor's instructions, a device that is not there, a custom
+    attention without weights to show, a part that an export format can't hold. It is an `InputError` because
+    the user can choose another backend, device or part.
     """
 
 
 class MissingFileError(InputError):
-    """A file or folder is not there. It is no `OSError`: handlers for errors of the disk must not catch it."""
+    """A file or folder does not exist. It is not an `OSError`, so that handlers for disk errors do not catch
+    it."""
 
 
 class CorruptFileError(InputError):
@@ -54,8 +56,8 @@ class CorruptFileError(InputError):
 
 
 class UnwritableFileError(InputError):
-    """A file or folder can't be written: no permission, a full disk, or something else of that name."""
+    """A file or folder can't be written: no permission, a full disk, or another object with that name."""
 
 
 class MissingClassError(InputError):
-    """A table, or one part of its split, has no labelled row of a class that is needed there."""
+    """A table, or one of its splits, has no labelled row of a class that is needed there."""

@@ -1,6 +1,8 @@
-"""Files that are either the old one or the whole new one: write beside the target, flush to disk, rename over it.
+"""Write files atomically: write a temporary file in the same folder, flush it to disk, and rename it to the
+target.
 
-Every file of a run goes through here, so that a kill or a full disk at any moment leaves no half-written file under a final name.
+Every file of a run is written here, so that a killed process or a full disk never leaves an incomplete file
+under its final name.
 """
 
 from __future__ import annotations
@@ -20,12 +22,12 @@ from balancer.errors import CorruptFileError, MissingFileError, UnwritableFileEr
 
 @contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
-    """Yield a temporary path in the target's folder; on a clean exit it replaces ``target``, on an error it is removed.
+    """Yield a temporary path in the folder of the target.
 
-    Raises
-    ------
-    InputError
-        When the folder can't be written or the disk is full; the target is as it was.
+    When the block ends, the temporary file replaces the target; on an error it is removed.
+
+    Raises:
+        UnwritableFileError: If the folder can't be written or the disk is full; the target is unchanged.
     """
     temporary: Path | None = None
     try:
@@ -37,11 +39,11 @@ def atomic_path(target: Path) -> Iterator[Path]:
             os.fsync(stream.fileno())
         umask = os.umask(0)
         os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; a run folder is shared like any other output
+        temporary.chmod(0o666 & ~umask)  # mkstemp creates private files, but a run folder is shared
         temporary.replace(target)
     except OSError as error:
         raise UnwritableFileError(
-            f"cannot write {target}: {error.strerror or error}; free some space or choose another place with --out"
+            f"cannot write {target}: {error.strerror or error}; free some space, or choose another folder with --out"
         ) from error
     finally:
         if temporary is not None:
@@ -50,28 +52,31 @@ def atomic_path(target: Path) -> Iterator[Path]:
 
 
 def write_bytes(target: Path, content: bytes) -> None:
-    """Replace ``target`` by ``content``, atomically."""
+    """Write `content` to a file, atomically."""
     with atomic_path(target) as temporary:
         temporary.write_bytes(content)
 
 
 def write_text(target: Path, content: str) -> None:
-    """Replace ``target`` by ``content`` in UTF-8, atomically."""
+    """Write `content` to a file in UTF-8, atomically."""
     write_bytes(target, content.encode())
 
 
 def write_json(target: Path, content: Any) -> None:
-    """Replace ``target`` by ``content`` as indented JSON without NaN (strict JSON), atomically."""
+    """Write `content` to a file as indented strict JSON (without NaN), atomically."""
     write_text(target, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: Path, *, what: str) -> dict[str, Any]:
-    """Read a JSON object that this project wrote; ``what`` says in the error what the file is for.
+    """Read a JSON object that this package wrote.
 
-    Raises
-    ------
-    InputError
-        When the file is missing, truncated, or no JSON object.
+    Args:
+        path: The file.
+        what: What the file is for, for the error message.
+
+    Raises:
+        MissingFileError: If the file does not exist.
+        CorruptFileError: If it is truncated or is not a JSON object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -80,32 +85,31 @@ def read_json(path: Path, *, what: str) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise CorruptFileError(f"{path} can't be read ({error}): {what}; it is damaged or not written by balancer") from error
     if not isinstance(content, dict):
-        raise CorruptFileError(f"{path} holds no JSON object: {what}; it is damaged or not written by balancer")
+        raise CorruptFileError(f"{path} does not hold a JSON object: {what}; it is damaged or not written by balancer")
     return content
 
 
 def write_arrays(target: Path, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any] | None = None) -> None:
-    """Write named arrays and a JSON-able ``meta`` as one safetensors file, atomically."""
+    """Write named arrays and a JSON-serializable `meta` to a safetensors file, atomically."""
     from safetensors.numpy import save
 
-    contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}  # ascontiguousarray would make scalars vectors
+    contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}  # ascontiguousarray would turn scalars into vectors
     write_bytes(target, save(contiguous, metadata={"balancer": json.dumps(dict(meta or {}), allow_nan=False)}))
 
 
 def read_arrays(path: Path, *, what: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Read what :func:`write_arrays` wrote: (arrays by name, meta).
+    """Read the arrays by name, and `meta`, from a file of `write_arrays`.
 
-    Raises
-    ------
-    InputError
-        When the file is missing, truncated or foreign.
+    Raises:
+        MissingFileError: If the file does not exist.
+        CorruptFileError: If it is truncated or was not written by this package.
     """
     with _opened(path, what) as (stream, meta):
         return {name: stream.get_tensor(name) for name in stream.keys()}, meta  # noqa: SIM118 - not a dict
 
 
 def read_meta(path: Path, *, what: str) -> dict[str, Any]:
-    """Only the meta of what :func:`write_arrays` wrote; raises as :func:`read_arrays` does."""
+    """Read only `meta` from a file of `write_arrays`; raises as `read_arrays` does."""
     with _opened(path, what) as (_, meta):
         return meta
 
