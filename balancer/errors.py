@@ -47,8 +47,7 @@ class UnsupportedError(InputError):
 
 
 class MissingFileError(InputError):
-    """A file or folder does not exist. It is not an `OSError`, so that handlers for disk errors do not catch
-    it."""
+    """A file or folder does not exist. It is not an `OSError`: handlers for disk errors must not catch it."""
 
 
 class CorruptFileError(InputError):

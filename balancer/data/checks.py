@@ -199,7 +199,7 @@ def label_names(values: pl.Series, unlabelled: str | None) -> pl.Series:
 
     Args:
         values: (N,) the column.
-        unlabelled: The value that means "unknown", beside null and NaN.
+        unlabelled: The value that means "unknown", besides null and NaN.
 
     Returns:
         (N,) text, null where a row is unlabelled.

@@ -1,4 +1,4 @@
-"""Errors of a request beside bad input; each has its own HTTP status."""
+"""Errors of a request besides bad input; each has its own HTTP status."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ _DESCRIPTIONS = {
 
 
 def problem_responses(*further: int) -> dict[int | str, dict[str, Any]]:
-    """Return the error responses of a route for OpenAPI; `further` are statuses beside the usual ones."""
+    """Return the error responses of a route for OpenAPI; `further` are statuses besides the usual ones."""
     statuses = (400, 401, 403, 413, 422, 429, 503, *further)
     return {status: {"model": Problem, "description": _DESCRIPTIONS[status]} for status in statuses}
 

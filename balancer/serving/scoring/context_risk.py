@@ -1,6 +1,6 @@
 """Labels by context value: count them, and compute the risk fields of one row (`balancer.data.risk`).
 
-What is special: labels are counted by full hours beside being stored one by one. So a month of a terminal
+What is special: labels are stored one by one, and counted by full hours. So a month of a terminal
 with many transactions is a few hundred small rows.
 """
 
