@@ -37,10 +37,6 @@ class Postgres:
         self._programs, self.folder, self.port = programs, folder / "data", free_port()
         self._prefix = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
         if self._prefix:
-            folder.chmod(0o755)
-            for parent in folder.parents:
-                if parent != Path("/tmp") and str(parent).startswith("/tmp/"):
-                    parent.chmod(0o755)
             self.folder.mkdir()
             shutil.chown(self.folder, "postgres", "postgres")
         self._run("initdb", "-D", str(self.folder), "-U", "balancer", "--auth=trust", "--no-sync", "-E", "UTF8", "--locale=C")
@@ -61,8 +57,19 @@ class Postgres:
         return f"postgresql://balancer@127.0.0.1:{self.port}/{name}"
 
     def _run(self, program: str, *arguments: str) -> None:
+        if self._prefix:
+            self._let_postgres_in()
         command = [*self._prefix, str(self._programs / program), *arguments]
         # The server keeps running after pg_ctl ends, so it must not inherit a pipe that somebody waits on.
         done = subprocess.run(command, cwd="/", stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
         if done.returncode:
             raise RuntimeError(f"{program} failed; see {self.folder / 'log'}")
+
+    def _let_postgres_in(self) -> None:
+        """Let the user ``postgres`` enter the folders above the data.
+
+        This is repeated before each program, because every start of pytest closes its temporary folders again.
+        """
+        for parent in self.folder.parents:
+            if parent == self.folder.parent or str(parent).startswith("/tmp/"):
+                parent.chmod(0o755)
