@@ -68,7 +68,7 @@ class Postgres:
     def _let_postgres_in(self) -> None:
         """Let the user ``postgres`` enter the folders above the data.
 
-        This is repeated before each program, because every start of pytest closes its temporary folders again.
+        It is repeated before each program, because every start of pytest closes its temporary folders.
         """
         for parent in self.folder.parents:
             if parent == self.folder.parent or str(parent).startswith("/tmp/"):
