@@ -1,8 +1,8 @@
 """Layers in low precision, on torch's kernels.
 
 A row's result never depends on the other rows of the batch. INT8 activations have a separate scale for each
-row, sums of INT8 products are exact integers, and a float32 linear layer pads its rows to a multiple of
-``ROWS``, because torch uses different kernels for few and for many rows. NaN in one row does not affect other
+row, sums of INT8 products are exact integers, and a float32 linear layer multiplies its rows in groups of
+sixteen, because torch uses different kernels for few and for many rows. NaN in one row does not affect other
 rows.
 """
 
@@ -19,11 +19,13 @@ LARGEST = 127
 """INT8 is used symmetrically, from -127 to 127."""
 _MIDDLE = 128
 """Offset between signed and unsigned bytes."""
-ROWS = 16 if torch.cpu._is_avx512_supported() else 96
-"""The number of float32 rows is padded to a multiple of this.
+ROWS = 16
+"""The number of float32 rows is padded to a multiple of this."""
+_ONE_KERNEL = torch.cpu._is_avx512_supported()
+"""Whether one product of all rows is enough, because every multiple of ``ROWS`` is multiplied by the same kernel.
 
-Without AVX-512, MKL multiplies rows in groups of six, with another kernel for the rows that are left over,
-and with a third one where there are fewer than about fifty rows.
+With AVX2 on Intel processors it is not: MKL multiplies rows in groups of six, and it has other kernels for the
+rows that are left over and for small products. The share of a thread changes the kernel, too.
 """
 _CUDA_ROWS = 32
 """Minimum number of rows for torch's INT8 product on CUDA, which requires more than 16."""
@@ -173,9 +175,20 @@ class RowwiseLinear(_FrozenLinear):
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., K) to (..., N)."""
         rows = x.reshape(-1, x.shape[-1])
+        if not _ONE_KERNEL and x.is_cpu:
+            return self._by_groups(rows)[: len(rows)].view(*x.shape[:-1], self.weight.shape[0])
         padding = -len(rows) % ROWS
         out = F.linear(F.pad(rows, (0, 0, 0, padding)) if padding else rows, self.weight, self.bias)
-        return out[: len(rows)].view(*x.shape[:-1], -1)
+        return out[: len(rows)].view(*x.shape[:-1], self.weight.shape[0])
+
+    def _by_groups(self, rows: Tensor) -> Tensor:
+        """Multiply (R, K) as a batch of products of ``ROWS`` rows; at least two, because torch multiplies a
+        single one like any other matrix. Returns (R padded, N).
+        """
+        count = max(2, -(-len(rows) // ROWS))
+        groups = F.pad(rows, (0, 0, 0, count * ROWS - len(rows))).view(count, ROWS, -1)
+        out = groups.bmm(self.weight.mT.expand(count, -1, -1)).flatten(0, 1)
+        return out if self.bias is None else out + self.bias
 
 
 class TableEncoder(nn.Module):
