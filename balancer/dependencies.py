@@ -1,9 +1,10 @@
 """Optional libraries: what installs each, and the error where one is missing.
 
 `pip install balancer` installs NumPy and safetensors, which the samplers need. Everything else belongs to an
-extra. Modules import optional libraries as usual. The command line and the lazily imported public names of the
-package turn a failed import into a `MissingDependencyError` (`explained_imports`). `require` raises it before the
-import, where the flag or class that needs the library can be named.
+extra. Modules import optional libraries as usual. The command line and the lazily imported public names of
+the
+package turn a failed import into a `MissingDependencyError` (`explained_imports`). `require` raises it before
+the import, where the flag or class that needs the library can be named.
 """
 
 from __future__ import annotations
@@ -88,8 +89,8 @@ def missing(library: str, needed_by: str, install: str | None = None) -> Missing
 def explained_imports(needed_by: str, install: str | None = None) -> Iterator[None]:
     """Turn the import error of an optional library into one that says how to install it.
 
-    Other import errors pass unchanged. So does a `MissingDependencyError` that names an extra: it already says
-    what needs the library.
+    Other import errors pass unchanged. So does a `MissingDependencyError` that names an extra: it already
+    says what needs the library.
 
     Args:
         needed_by: What is imported or called in the block, as the message names it.

@@ -1,9 +1,10 @@
 """Where torch computes: the device, and the number of CPU threads for a block of code.
 
-Results depend on the number of threads: torch splits sums by thread, so the last bits of a score can change with
+Results depend on the number of threads: torch splits sums by thread, so the last bits of a score can change
+with
 it. Training, scoring and evaluation therefore use the number that the run was trained with. The number is a
-setting of the whole process. A call that changed it permanently would slow down whatever the caller does next, or
-change its results.
+setting of the whole process. A call that changed it permanently would slow down whatever the caller does
+next, or change its results.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from balancer.errors import UnsupportedError
 def torch_threads(count: int) -> Iterator[None]:
     """Let torch use `count` CPU threads in a `with` block or a decorated function, then restore the number.
 
-    One thread is best for small products: on a busy machine two threads that wait for each other took 20 times
-    as long as one.
+    One thread is best for small products: on a busy machine two threads that wait for each other took 20
+    times as long as one.
 
     Threads of the process that first use torch during the block begin with `count` too, and keep it.
     """

@@ -2,9 +2,10 @@
 
     python docs/draw_rooms.py
 
-replaces the graphs and the table in `docs/architecture.md`; a test fails where the page is out of date. A graph leaves
-out an arrow where a longer path of arrows leads to the same room (its transitive reduction), so that it can be read;
-the table lists every room that a room imports directly.
+replaces the graphs and the table in `docs/architecture.md`; a test fails where the page is out of date. A
+graph leaves
+out an arrow where a longer path of arrows leads to the same room (its transitive reduction), so that it can
+be read; the table lists every room that a room imports directly.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ SPLIT = ("balancer.serving", "balancer.models", "balancer.data")
 
 
 def arrows(graph: grimp.ImportGraph, room: str) -> dict[str, set[str]]:
-    """Which of the rooms directly inside `room` each of them imports; rooms that neither import nor are imported are left out."""
+    """Which of the rooms directly inside `room` each of them imports; rooms that neither import nor are
+    imported are left out.
+    """
     children = sorted(graph.find_children(room))
     found: dict[str, set[str]] = {child: set() for child in children}
     for child in children:

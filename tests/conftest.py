@@ -1,4 +1,5 @@
-"""Settings shared by all tests: one thread per process, seeded examples, and no accelerator unless it is asked for."""
+"""Settings shared by all tests: one thread per process, seeded examples, and no accelerator unless it is
+asked for."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-# Before NumPy, torch and polars are first imported: workers of pytest-xdist share the cores, and sums in a fixed order repeat exactly.
+# Before NumPy, torch and polars are first imported: workers of pytest-xdist share the cores, and sums in a
+# fixed order repeat exactly.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("POLARS_MAX_THREADS", "1")
 os.environ.setdefault("KERAS_BACKEND", "torch")  # Keras takes TensorFlow unless told

@@ -1,4 +1,5 @@
-"""Errors: their classes, and what the command line and the package say where an optional library is missing."""
+"""Errors: their classes, and what the command line and the package say where an optional library is
+missing."""
 
 from __future__ import annotations
 
@@ -194,7 +195,8 @@ def test_what_is_unsupported_ends_a_command_in_one_line(capsys: pytest.CaptureFi
 
 
 def test_no_module_catches_input_errors_to_find_out_what_is_unsupported() -> None:
-    """Handlers of InputError show its text to the user, raise again or undo something; they don't just go on."""
+    """Handlers of InputError show its text to the user, raise again or undo something; they don't just go
+    on."""
     for file in Path(balancer.__file__).parent.rglob("*.py"):
         found = re.findall(r"except \(?InputError[^\n]*\n\s+(pass|continue|return(?![^\n]*error)[^\n]*)", file.read_text())
         assert not found, f"{file}: {found}"

@@ -133,7 +133,8 @@ def test_editable_install_imports(checkout: Path, tmp_path: Path) -> None:
     shutil.copytree(checkout, source)
     pip("--no-build-isolation", "--editable", source, "--prefix", tmp_path / "venv", "--ignore-installed", cwd=tmp_path)
     assert any(site.glob("*balancer*")), "the editable install went elsewhere"
-    # The dependencies come from this environment: a folder named by a .pth file is searched, but its own .pth files (an editable
+    # The dependencies come from this environment: a folder named by a .pth file is searched, but its own .pth
+    # files (an editable
     # install of this tree, say) are not read.
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     found = places(tmp_path, python=python)
@@ -150,7 +151,8 @@ def test_plain_checkout_without_links_imports_everything(checkout: Path, tmp_pat
 
 @pytest.mark.parametrize("links", ["missing", "text files"])
 def test_a_checkout_without_links_works(checkout: Path, tmp_path: Path, links: str) -> None:
-    """Windows without the right to make links: git leaves the four names out, or writes files that hold the links' targets."""
+    """Windows without the right to make links: git leaves the four names out, or writes files that hold the
+    links' targets."""
     source = tmp_path / "checkout"
     shutil.copytree(checkout, source)
     if links == "text files":
@@ -191,7 +193,8 @@ def test_import_loads_neither_torch_nor_numpy() -> None:
 
 @pytest.mark.parametrize("allowed", ["numpy torch", "numpy safetensors"])
 def test_sampler_needs_numpy_only(allowed: str) -> None:
-    """With torch alone (`load_policy` of a constant reads no file), and in a core install, where the learned policy is read too."""
+    """With torch alone (`load_policy` of a constant reads no file), and in a core install, where the learned
+    policy is read too."""
     code = """
 assert {"polars", "gymnasium", "stable_baselines3", "sklearn", "rich"} <= blocked
 import balancer

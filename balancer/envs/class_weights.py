@@ -81,7 +81,7 @@ class ClassWeightsEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
 
     | index | meaning | an action of 1 changes it by | range of the weight |
     |---|---|---|---|
-    | 0 .. K-1 | log share of each class, before a softmax | .75 | all classes but class 0: from their prior to .5 |
+    | 0 .. K-1 | log share of each class, before a softmax | .75 | classes but class 0: prior to .5 in all |
     | K | hardness exponent | 1 | 0 to 3 |
     | K+1 | floor, the fraction of draws that ignore hardness | .1 | 0 to 1 |
 
@@ -111,12 +111,12 @@ class ClassWeightsEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
 
     | argument | default | meaning |
     |---|---|---|
-    | ``student`` | ``"population"`` | or ``"classifier"``, or a ``StudentTask``: your own model and its rows |
+    | ``student`` | ``"population"`` | or ``"classifier"``, or a ``StudentTask``: your model and its rows |
     | ``problem`` | a small synthetic one | ``PopulationProblem`` of the population student |
     | ``dataset``, ``model`` | | ``Dataset`` and ``ModelConfig`` of the classifier student |
     | ``num_classes`` | 2 | number of classes of the synthetic problem |
-    | ``epochs``, ``steps_per_epoch``, ``batch_size`` | 8, 30, 128 | length of an episode, an epoch, a mini-batch |
-    | ``reward`` | ``"f1"`` | or ``"average_precision"``, ``"partial_auc"`` (up to a false-positive rate of .01) |
+    | ``epochs``, ``steps_per_epoch``, ``batch_size`` | 8, 30, 128 | of an episode, an epoch, a mini-batch |
+    | ``reward`` | ``"f1"`` | or ``"average_precision"``, ``"partial_auc"`` (to a FPR of .01) |
     | ``seed`` | 0 | random seed; ``reset(seed=...)`` replaces it; episode e is a function of (seed, e) |
     | ``device`` | ``"cpu"`` | where the student trains |
 

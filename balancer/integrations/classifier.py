@@ -121,7 +121,8 @@ class AdaptiveClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):  #
     >>> from sklearn.datasets import make_classification
     >>> from sklearn.linear_model import LogisticRegression
     >>> X, y = make_classification(1000, weights=[.9], random_state=0)
-    >>> model = AdaptiveClassifier(LogisticRegression(), policy="constant", epochs=2, random_state=0).fit(X, y)
+    >>> model = AdaptiveClassifier(LogisticRegression(), policy="constant", epochs=2, random_state=0)
+    >>> model = model.fit(X, y)
     >>> model.staging_, len(model.history_), model.calibration_.method
     ('sample_weight', 2, 'isotonic')
     """

@@ -51,8 +51,8 @@ def evaluate_policy(
     Returns:
         A dict. ``policies`` has for each name the mean of each figure, the final minority share and hardness,
         and for each figure the ``difference`` to the reference with ``low`` and ``high`` of its 95 %
-        bootstrap interval over tasks, and the fraction of tasks on which the policy is ``ahead``. ``by_kind`` has the
-        mean difference in average precision for parts of the distribution. The others are ``tasks``,
+        bootstrap interval over tasks, and the fraction of tasks on which the policy is ``ahead``. ``by_kind``
+        has the mean difference in average precision for parts of the distribution. The others are ``tasks``,
         ``reference`` and ``seed``.
 
     Raises:

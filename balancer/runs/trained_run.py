@@ -78,7 +78,9 @@ class TrainedRun:
             return score_rows(self.model, dataset, rows, device=self.device)
 
     def streamed_scores(self, dataset: Dataset, rows: np.ndarray) -> np.ndarray:
-        """As :meth:`scores`, one row at a time like ``balancer serve``; shows its progress on the terminal."""
+        """As :meth:`scores`, one row at a time like ``balancer serve``; shows its progress on the
+        terminal.
+        """
         with Progress(console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task("reading rows", total=len(dataset.store))
             return score_streaming(self.model, dataset, rows, device=self.device, progress=lambda done: bar.update(task, completed=done))

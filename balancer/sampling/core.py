@@ -88,13 +88,15 @@ class SamplerCore:
         InputError: Fewer than two classes, no epoch, too few rows an epoch, or a policy that can't be loaded
             or gives an answer that can't be used.
 
-    >>> sampler = SamplerCore(["ok"] * 990 + ["fraud"] * 10, policy="constant:share=.2", epochs=3, num_samples=100)
+    >>> sampler = SamplerCore(["ok"] * 990 + ["fraud"] * 10, policy="constant:share=.2", epochs=3,
+    ...     num_samples=100)
     >>> sampler.classes_, sampler.counts.tolist(), sampler.draw().shape
     (['fraud', 'ok'], [10, 990], (100,))
     >>> sampler.weights.share.round(3).tolist()
     [0.2, 0.8]
     >>> sampler
-    SamplerCore(policy='constant', epoch=1 of 3, share={'fraud': 0.2, 'ok': 0.8}, hardness=1, floor=0.05, num_samples=100, rows=1000)
+    SamplerCore(policy='constant', epoch=1 of 3, share={'fraud': 0.2, 'ok': 0.8}, hardness=1, floor=0.05,
+    num_samples=100, rows=1000)
     """
 
     def __init__(

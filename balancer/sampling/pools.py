@@ -30,7 +30,8 @@ def thinned_groups(
     Returns:
         The kept rows, group after group, and how many rows each represents (float64).
 
-    >>> rows, represented = thinned_groups([(np.arange(10), 5), (np.arange(10, 12), 5)], np.random.default_rng(0))
+    >>> rows, represented = thinned_groups([(np.arange(10), 5), (np.arange(10, 12), 5)],
+    ...     np.random.default_rng(0))
     >>> len(rows), represented.tolist()
     (7, [2.0, 2.0, 2.0, 2.0, 2.0, 1.0, 1.0])
     """

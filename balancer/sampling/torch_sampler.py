@@ -292,7 +292,8 @@ class AdaptiveSampler(_AdaptiveBase[int]):
         InputError: Fewer than two classes, no epoch, too few rows an epoch, a rank out of range, or a policy
             that can't be loaded.
 
-    >>> sampler = AdaptiveSampler(["ok"] * 990 + ["fraud"] * 10, policy="constant:share=.2", epochs=3, num_samples=100)
+    >>> sampler = AdaptiveSampler(["ok"] * 990 + ["fraud"] * 10, policy="constant:share=.2", epochs=3,
+    ...     num_samples=100)
     >>> sampler.classes_, len(list(sampler))
     (['fraud', 'ok'], 100)
     >>> dict(zip(sampler.classes_, sampler.weights.share.round(3).tolist()))
@@ -349,7 +350,8 @@ class AdaptiveBatchSampler(_AdaptiveBase[list[int]]):
         rank: As for :class:`AdaptiveSampler`.
         num_replicas: As for :class:`AdaptiveSampler`.
 
-    >>> sampler = AdaptiveBatchSampler(["ok"] * 990 + ["fraud"] * 10, batch_size=10, policy="constant:share=.2", epochs=3, num_batches=4)
+    >>> sampler = AdaptiveBatchSampler(["ok"] * 990 + ["fraud"] * 10, batch_size=10,
+    ...     policy="constant:share=.2", epochs=3, num_batches=4)
     >>> [sum(row >= 990 for row in batch) for batch in sampler]
     [2, 2, 2, 2]
     """

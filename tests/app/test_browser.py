@@ -1,4 +1,5 @@
-"""The app in a real browser: open, pick a run, move the threshold, train the sample to its end, compare two runs."""
+"""The app in a real browser: open, pick a run, move the threshold, train the sample to its end, compare two
+runs."""
 
 from __future__ import annotations
 

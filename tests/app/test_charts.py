@@ -1,4 +1,5 @@
-"""Charts: every axis has a title, every chart becomes an SVG, nothing is drawn that the frame does not hold."""
+"""Charts: every axis has a title, every chart becomes an SVG, nothing is drawn that the frame does not
+hold."""
 
 from __future__ import annotations
 
@@ -62,14 +63,15 @@ ALL = {
 
 
 def axes(spec: Any) -> list[tuple[str, Any]]:
-    """Every x and y of a chart, however it is nested; a layer may leave its title to another layer of the same view."""
+    """Every x and y of a chart, however it is nested; a layer may leave its title to another layer of the
+    same view."""
     if "layer" in spec:
         inner = [found for layer in spec["layer"] for found in axes(layer)]
         titled = {channel for channel, title in inner if title}
         return [(channel, title or channel in titled) for channel, title in inner]
     found = [axis for key in ("vconcat", "hconcat", "concat") for part in spec.get(key, []) for axis in axes(part)]
-    own = spec.get("encoding", {})
-    return found + [(channel, own[channel].get("title")) for channel in ("x", "y") if channel in own]
+    encoding = spec.get("encoding", {})
+    return found + [(channel, encoding[channel].get("title")) for channel in ("x", "y") if channel in encoding]
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -1,4 +1,5 @@
-"""Processes that outlive the page: started, watched, stopped, resumed; names and uploads that stay where they belong."""
+"""Processes that outlive the page: started, watched, stopped, resumed; names and uploads that stay where they
+belong."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ T = TypeVar("T")
 
 
 def until(reached: Callable[[], T], seconds: float = 600) -> T:
-    """Return the first true value of ``reached``; the limit only ends a test that hangs, on a slow machine too."""
+    """Return the first true value of ``reached``; the limit only ends a test that hangs, on a slow machine
+    too."""
     deadline = time.monotonic() + seconds
     while not (value := reached()):
         assert time.monotonic() < deadline, "waited too long"
@@ -59,7 +61,8 @@ def test_started_watched_stopped_and_resumed_to_the_same_end(tiny_table: Path, t
 def test_progress_and_metrics_of_a_running_job(tiny_table: Path, tmp_path: Path) -> None:
     job = jobs.start(tmp_path, "long", "train", ["--dataset", str(tiny_table), *TINY, "--epochs", "300", "--policy", "auto"])
     try:
-        # The metrics of an epoch are written before its progress, so that progress is what the test waits for.
+        # The metrics of an epoch are written before its progress, so that progress is what the test waits
+        # for.
         now = until(lambda: advanced(job) or not job.alive)
         assert isinstance(now, dict), job.tail()
         assert read_run(job.out).status == "running"
@@ -99,6 +102,6 @@ def test_uploads_stay_in_their_folder_and_within_their_size(tmp_path: Path, monk
 
 def test_damaged_notes_are_passed_over(tmp_path: Path) -> None:
     (tmp_path / ".jobs").mkdir()
-    (tmp_path / ".jobs" / "torn.json").write_text("{")
+    (tmp_path / ".jobs" / "damaged.json").write_text("{")
     (tmp_path / ".jobs" / "odd.json").write_text(json.dumps({"kind": "train"}))
     assert jobs.find_jobs(tmp_path) == []

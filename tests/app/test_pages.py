@@ -1,4 +1,5 @@
-"""Every page on a real run, an empty folder, broken runs, and runs of other versions; and what the pages show against report.json."""
+"""Every page on a real run, an empty folder, broken runs, and runs of other versions; and what the pages show
+against report.json."""
 
 from __future__ import annotations
 
@@ -86,15 +87,15 @@ BREAKS = {
 
 @pytest.mark.parametrize("name", BREAKS)
 def test_a_broken_run_is_named_with_the_reason_and_the_others_are_shown(runs: Path, tiny_run: Path, name: str) -> None:
-    shutil.copytree(tiny_run, runs / "torn")
+    shutil.copytree(tiny_run, runs / "broken-run")
     content = BREAKS[name]
     if content is None:
-        (runs / "torn" / name).unlink()
+        (runs / "broken-run" / name).unlink()
     else:
-        (runs / "torn" / name).write_text(content)
+        (runs / "broken-run" / name).write_text(content)
     app = opened()
     assert not app.exception
-    assert "torn" in app.error[0].value
+    assert "broken-run" in app.error[0].value
     assert name in app.error[0].value
     assert app.sidebar.selectbox[0].options == ["first"]
 
@@ -102,7 +103,7 @@ def test_a_broken_run_is_named_with_the_reason_and_the_others_are_shown(runs: Pa
 @pytest.mark.parametrize("page", ABOUT_A_RUN)
 def test_damage_found_on_a_page_is_said_there(runs: Path, page: str) -> None:
     for name in ("schema.json", "curves.parquet", "model.json"):
-        (runs / "first" / name).write_text("torn")
+        (runs / "first" / name).write_text("damaged")
     app = opened(page)
     assert not app.exception
     assert len(app.error) == (page != "weights")
@@ -110,7 +111,8 @@ def test_damage_found_on_a_page_is_said_there(runs: Path, page: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_a_run_of_an_older_version(runs: Path, page: str) -> None:
-    """Before this version a run had no counts of alarms in its report, and before sparse attention no attended rows and no form."""
+    """Before this version a run had no counts of alarms in its report, and before sparse attention no
+    attended rows and no form."""
     folder = runs / "first"
     report = report_of(folder)
     for metrics in (report["test"], *report["baselines"].values()):
@@ -164,11 +166,11 @@ def test_metrics_are_those_of_the_report(runs: Path) -> None:
     assert tile(app, "Amount missed") == f"{alarms['amount_missed']:,.0f}"
     shown = app.dataframe[1].value
     assert list(shown["model"]) == ["this run", "no sampling", "1:1 over-sampling", "class weights", "LightGBM"]
-    for row, own in enumerate([test, *report["baselines"].values()]):
-        assert shown["AP"].iloc[row] == own["average_precision"]
-        assert shown["F1 tuned"].iloc[row] == own["f1"]
-        assert shown["FA/10k at 0.60"].iloc[row] == own["false_alarms_per_10k_at_recall"]["0.60"]
-        assert shown["ECE"].iloc[row] == own["ece"]
+    for row, metrics in enumerate([test, *report["baselines"].values()]):
+        assert shown["AP"].iloc[row] == metrics["average_precision"]
+        assert shown["F1 tuned"].iloc[row] == metrics["f1"]
+        assert shown["FA/10k at 0.60"].iloc[row] == metrics["false_alarms_per_10k_at_recall"]["0.60"]
+        assert shown["ECE"].iloc[row] == metrics["ece"]
     page = opened("threshold")
     expected = {
         "Threshold": f"{test['threshold']:.4g}",
@@ -278,8 +280,8 @@ def test_the_map_is_measured_and_the_game_is_played_to_its_end(runs: Path) -> No
     assert "The game is over" in app.success[0].value
     table = app.dataframe[-1].value
     assert table["epoch"].max() == 8
-    own = table[table["player"] == "you"]
-    assert own["share"].iloc[-1] == pytest.approx(0.5)
+    values = table[table["player"] == "you"]
+    assert values["share"].iloc[-1] == pytest.approx(0.5)
     next(button for button in app.button if button.label == "Start again").click().run()
     assert not [metric for metric in app.metric if metric.label == "you: AP"]
 
@@ -309,8 +311,8 @@ def test_roles_in_doubt_are_asked_for_and_a_mistake_is_one_line(tmp_path: Path) 
     assert next(button for button in app.button if button.label == "Start training").disabled
     app.text_input(key="path").set_value(str(tmp_path / "missing.csv")).run()
     assert "does not exist" in app.error[0].value
-    (tmp_path / "torn.parquet").write_bytes(b"PAR1 torn")
-    app.text_input(key="path").set_value(str(tmp_path / "torn.parquet")).run()
+    (tmp_path / "damaged.parquet").write_bytes(b"PAR1 damaged")
+    app.text_input(key="path").set_value(str(tmp_path / "damaged.parquet")).run()
     assert "can't be read" in app.error[0].value
 
 
@@ -350,9 +352,9 @@ def test_the_precision_plan_is_shown_as_it_is_on_disk(runs: Path) -> None:
     before_after = app.dataframe[2].value if "full" in app.dataframe[2].value.columns else app.dataframe[1].value
     rows = before_after.set_index("")
     for side in ("before", "after"):
-        own = content["about"][side]
-        assert rows["full" if side == "before" else "quantized"]["average precision"] == own["test"]["average_precision"]
-        assert rows["full" if side == "before" else "quantized"]["weights, kB"] == own["bytes"] / 1000
+        values = content["about"][side]
+        assert rows["full" if side == "before" else "quantized"]["average precision"] == values["test"]["average_precision"]
+        assert rows["full" if side == "before" else "quantized"]["weights, kB"] == values["bytes"] / 1000
     (layers,) = (table.value for table in app.dataframe if "divergence with INT8" in table.value.columns)
     assert dict(zip(layers["layer"], layers["precision"], strict=True)) == content["got"]
 

@@ -40,7 +40,8 @@ def test_killed_at_three_random_moments(tiny_run: Path, tiny_table: Path, tmp_pa
     while kills < 3:
         process = start(out, *flags)
         before = written(out)
-        # Wait until this process has written something, so that three kills hit three different places of the work.
+        # Wait until this process has written something, so that three kills hit three different places of the
+        # work.
         while process.poll() is None and written(out) <= before:
             time.sleep(0.02)
         time.sleep(moments.uniform(0.0, 0.8))

@@ -129,7 +129,7 @@ def test_classes(values: pl.Series, negative: str | None, classes: tuple[str, ..
     assert find_classes(label_names(values, None), negative) == classes
 
 
-def test_doubtful_classes() -> None:
+def test_ambiguous_classes() -> None:
     with pytest.raises(InputError, match="only the class '0'"):
         find_classes(label_names(series([0, 0]), None), None)
     with pytest.raises(InputError, match="no value at all"):

@@ -123,7 +123,8 @@ def test_scoring_with_past_rows_builds_the_same_fields(data: Dataset) -> None:
     assert (scored.split == Split.GAP).sum() == 800
     assert scored.input_frame().equals(table[800:].drop("fraud", "note", "id"))
     expected = data.store.values[np.argsort(data.store.row)][800:]
-    # Labels within the scored table can't be known, so only rows up to a delay after its start see the same context.
+    # Labels within the scored table can't be known, so only rows up to a delay after its start see the same
+    # context.
     near = (table["time"][800:] <= table["time"][799] + SPEC.label_delay).to_numpy()
     np.testing.assert_array_equal(scored.store.values[rows][near], expected[near])
     no_risk = [i for i, name in enumerate(schema.numeric_fields) if "_fraud_rate_" not in name and not name.startswith("shop_count_")]

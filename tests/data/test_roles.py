@@ -1,4 +1,4 @@
-"""Roles found from names and dtypes, and doubt that names the flag."""
+"""Roles inferred from names and dtypes; an ambiguous role names the flag."""
 
 from __future__ import annotations
 
@@ -68,13 +68,13 @@ def test_unknown_role_and_misnamed_column() -> None:
         ({"tx_id": "transaction_id"}, "--id"),
     ],
 )
-def test_doubt_names_the_flag(change: dict[str, str], flag: str) -> None:
+def test_an_ambiguous_role_names_the_flag(change: dict[str, str], flag: str) -> None:
     twice = TABLE.with_columns(pl.col(old).alias(new) for new, old in change.items())
     with pytest.raises(InputError, match=f"several columns may be .* with {flag}"):
         resolve_spec(twice)
 
 
-def test_what_is_not_there() -> None:
+def test_missing_columns() -> None:
     with pytest.raises(InputError, match="no label column was recognised: name it with --label"):
         resolve_spec(TABLE.drop("is_fraud"))
     assert resolve_spec(TABLE.drop("is_fraud"), need_label=False).label is None

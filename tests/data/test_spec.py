@@ -1,4 +1,4 @@
-"""Spec files and their complaints."""
+"""Spec files and their error messages."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_bad_spec_files_name_file_and_key(tmp_path: Path, content: str, message:
     assert "my.toml" in str(caught.value)
 
 
-def test_absent_spec_file(tmp_path: Path) -> None:
+def test_missing_spec_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist: check --spec"):
         read_spec_file(tmp_path / "no.toml")
 

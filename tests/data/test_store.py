@@ -67,6 +67,6 @@ def test_slices_agree_with_slices() -> None:
     store = make_store([3, 30])
     first, last = np.array([0, 5, 20]), np.array([2, 5, 29])
     values = store.slices(first, last, 12)
-    for begin, end, own in zip(first, last, values, strict=True):
-        np.testing.assert_array_equal(own[: end - begin + 1], store.values[begin : end + 1])
-        assert not own[end - begin + 1 :].any()
+    for begin, end, rows_of_slice in zip(first, last, values, strict=True):
+        np.testing.assert_array_equal(rows_of_slice[: end - begin + 1], store.values[begin : end + 1])
+        assert not rows_of_slice[end - begin + 1 :].any()

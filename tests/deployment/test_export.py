@@ -1,4 +1,5 @@
-"""`balancer export`: the file gives the scores of the run; the light model is small and close; errors name the part."""
+"""`balancer export`: the file gives the scores of the run; the light model is small and close; errors name
+the part."""
 
 from __future__ import annotations
 
@@ -72,14 +73,14 @@ def test_the_student_learns_what_the_teacher_thinks(tiny_run: Path) -> None:
     run = TrainedRun.load(tiny_run)
     dataset = training_table(run.folder)
     rows = dataset.rows(Split.TEST)
-    wanted = run.scores(dataset, rows)[:, 1]
+    expected = run.scores(dataset, rows)[:, 1]
     agreed = []
     for steps in (1, 200):
         student = distilling.distil(run.model, dataset, seed=0, device=torch.device("cpu"), steps=steps)
         values, lengths = dataset.store.windows(rows, student.config.history_length)
         with torch.inference_mode():
             found = student.probabilities(SequenceBatch.from_windows(values, lengths))[:, 1].numpy()
-        agreed.append(np.corrcoef(found, wanted)[0, 1])
+        agreed.append(np.corrcoef(found, expected)[0, 1])
     assert agreed[1] > max(0.8, agreed[0])
     again = distilling.distil(run.model, dataset, seed=0, device=torch.device("cpu"), steps=200)
     assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), student.state_dict().values(), strict=True))
@@ -97,8 +98,8 @@ def test_window_attention_is_carried(window: int, tmp_path: Path) -> None:
     lengths = rng.integers(0, 8, 20)
     export_onnx(model, tmp_path / "model.onnx")
     with torch.inference_mode():
-        wanted = model.probabilities(SequenceBatch.from_windows(values, lengths)).numpy()
-    assert np.abs(OnnxClassifier(tmp_path / "model.onnx").probabilities(values, lengths) - wanted).max() < 1e-5
+        expected = model.probabilities(SequenceBatch.from_windows(values, lengths)).numpy()
+    assert np.abs(OnnxClassifier(tmp_path / "model.onnx").probabilities(values, lengths) - expected).max() < 1e-5
 
 
 def test_adapters_are_folded_and_tasks_left_out(tmp_path: Path) -> None:
@@ -111,8 +112,8 @@ def test_adapters_are_folded_and_tasks_left_out(tmp_path: Path) -> None:
     export_onnx(model.eval(), tmp_path / "model.onnx")
     values, lengths = np.random.default_rng(0).normal(size=(9, 7, 3)).astype(np.float32), np.full(9, 7)
     with torch.inference_mode():
-        wanted = model.probabilities(SequenceBatch.from_windows(values, lengths)).numpy()
-    assert np.abs(OnnxClassifier(tmp_path / "model.onnx").probabilities(values, lengths) - wanted).max() < 1e-4
+        expected = model.probabilities(SequenceBatch.from_windows(values, lengths)).numpy()
+    assert np.abs(OnnxClassifier(tmp_path / "model.onnx").probabilities(values, lengths) - expected).max() < 1e-4
 
 
 @pytest.mark.parametrize(
@@ -176,7 +177,7 @@ def test_executorch_that_is_not_there(tiny_run: Path, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.skipif(NO_EXECUTORCH, reason="executorch is heavy and not among the tests' requirements")
-@pytest.mark.filterwarnings("ignore")  # of executorch's own imports
+@pytest.mark.filterwarnings("ignore")  # of the imports of executorch
 def test_executorch_scores_as_torch_does(tiny_run: Path, tmp_path: Path) -> None:
     from executorch.runtime import Runtime
 
@@ -191,8 +192,8 @@ def test_executorch_scores_as_torch_does(tiny_run: Path, tmp_path: Path) -> None
         values, lengths = dataset.store.windows(np.array([row]), model.config.history_length)
         (found,) = method.execute((torch.from_numpy(values), torch.from_numpy(lengths)))
         with torch.inference_mode():
-            wanted = model.probabilities(SequenceBatch.from_windows(values, lengths))
-        assert (found - wanted).abs().max() < 1e-3
+            expected = model.probabilities(SequenceBatch.from_windows(values, lengths))
+        assert (found - expected).abs().max() < 1e-3
 
 
 def test_importing_the_command_loads_no_runtime() -> None:

@@ -1,4 +1,5 @@
-"""CONTRIBUTING.md: its example runs, and the files, links and make targets that it names exist; the templates are valid forms."""
+"""CONTRIBUTING.md: its example runs, and the files, links and make targets that it names exist; the templates
+are valid forms."""
 
 from __future__ import annotations
 

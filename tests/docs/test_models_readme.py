@@ -1,4 +1,5 @@
-"""The code in models/README.md runs as it stands there, and a part of one's own goes through training, storing and loading."""
+"""The code in models/README.md runs as it stands there, and a part of one's own goes through training,
+storing and loading."""
 
 from __future__ import annotations
 

@@ -55,7 +55,8 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     }  # they wait for a browser, for requests; tests of their own give them some
     for command in commands:
         assert command[0] == "balancer"
-        # Real commands at a length that a test can afford; a resumed run takes its length from the run folder.
+        # Real commands at a length that a test can afford; a resumed run takes its length from the run
+        # folder.
         short = () if "--resume" in command else SHORT.get(" ".join(command[1:3]), SHORT.get(command[1], ()))
         assert main([*command[1:], *short]) == 0, command
     assert (tmp_path / "scored.parquet").is_file()
@@ -71,7 +72,8 @@ def test_python_examples(number: int) -> None:
 def test_the_quantization_example_on_any_processor(
     supported: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Where the processor lacks a planned precision, the example says what each layer got instead, and why."""
+    """Where the processor lacks a planned precision, the example says what each layer got instead, and
+    why."""
     (example,) = (block for block in blocks("python") if "apply_precision" in block)
     for module in (applying, sensitivities):
         monkeypatch.setattr(module, "cpu_supports", lambda precision, *_: precision in supported)

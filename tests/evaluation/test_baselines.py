@@ -1,4 +1,5 @@
-"""The boosted-trees baseline isolates narrow bands, uses categories, repeats bit for bit and prints nothing."""
+"""The boosted-trees baseline isolates narrow bands, uses categories, repeats bit for bit and prints
+nothing."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ def dataset(tiny_table: Path) -> Dataset:
 
 
 def with_narrow_bands(dataset: Dataset) -> Dataset:
-    """The same rows, but fraud is: category 1 with an amount in a band that holds 1.5 % of all amounts. No other field tells."""
+    """The same rows, but fraud is: category 1 with an amount in a band that holds 1.5 % of all amounts. No
+    other field tells."""
     rng = np.random.default_rng(0)
     store = dataset.store
     n = len(store)

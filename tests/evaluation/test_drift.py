@@ -1,4 +1,5 @@
-"""The stability index is small for rows like the training rows and large for others; damaged references are rejected."""
+"""The stability index is small for rows like the training rows and large for others; damaged references are
+rejected."""
 
 from __future__ import annotations
 

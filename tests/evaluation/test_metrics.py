@@ -91,12 +91,12 @@ def test_figures_equal_scikit_learn() -> None:
     assert set(result["false_alarms_per_10k_at_recall"]) == {"0.60", "0.65", "0.70", "0.80"}
     assert set(result["recall_at_fpr"]) == {"0.001", "0.01"}
     for index, name in enumerate(CLASSES[1:], start=1):
-        own, rows_of = result["per_class"][name], (rows["label"] == index) | (rows["label"] == 0)
-        assert own["average_precision"] == pytest.approx(average_precision_score(fraud[rows_of], score[rows_of]))
+        of_class, rows_of = result["per_class"][name], (rows["label"] == index) | (rows["label"] == 0)
+        assert of_class["average_precision"] == pytest.approx(average_precision_score(fraud[rows_of], score[rows_of]))
         own_score = rows["class_scores"][:, index]
-        assert own["average_precision_one_vs_rest"] == pytest.approx(average_precision_score(rows["label"] == index, own_score))
-        assert own["recall"] == pytest.approx(np.mean(alarm[rows["label"] == index]))
-        assert own["rows"] == (rows["label"] == index).sum()
+        assert of_class["average_precision_one_vs_rest"] == pytest.approx(average_precision_score(rows["label"] == index, own_score))
+        assert of_class["recall"] == pytest.approx(np.mean(alarm[rows["label"] == index]))
+        assert of_class["rows"] == (rows["label"] == index).sum()
     assert json.loads(json.dumps(result, allow_nan=False)) == result
 
 
@@ -127,7 +127,8 @@ def test_what_does_not_exist_is_null() -> None:
 
 def test_card_precision_by_hand() -> None:
     day = 86_400.0
-    # Day 0: entities 1 (.9, fraud on a lower row), 2 (.8), 3 and 4 level at .5, of which 4 has fraud; day 1: entity 1 only, no fraud.
+    # Day 0: entities 1 (.9, fraud on a lower row), 2 (.8), 3 and 4 level at .5, of which 4 has fraud; day 1:
+    # entity 1 only, no fraud.
     time = [1, 2, 3, 4, 5, day + 1]
     entity = [1, 1, 2, 3, 4, 1]
     score = [0.9, 0.1, 0.8, 0.5, 0.5, 0.2]

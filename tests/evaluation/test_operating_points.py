@@ -1,4 +1,4 @@
-"""Thresholds by wish, against counting the alarms of every threshold one by one."""
+"""Thresholds that meet a limit, compared with counting the alarms of every threshold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What predictions.parquet says of earlier transactions, against the model's own attention."""
+"""Attention to earlier transactions in predictions.parquet, compared with the attention of the model."""
 
 from __future__ import annotations
 
@@ -69,9 +69,9 @@ def test_mass_is_that_of_the_blocks(dataset: Dataset) -> None:
         key = block.attention.key_value(x).chunk(2, -1)[0].unflatten(-1, (4, -1))[0]
         mass = torch.einsum("hd,nhd->hn", query, key).mul(query.shape[-1] ** -0.5).softmax(-1).mean(0)[:-1]
     given = explain(made.model, dataset, row, device=CPU)
-    wanted = mass.topk(SHOWN)
-    np.testing.assert_allclose(given["attended_mass"][0].to_numpy(), wanted.values.numpy(), rtol=1e-4)
-    expected = dataset.ids.gather(row[0] - lengths[0] + 1 + wanted.indices.numpy()).to_list()
+    expected_mass = mass.topk(SHOWN)
+    np.testing.assert_allclose(given["attended_mass"][0].to_numpy(), expected_mass.values.numpy(), rtol=1e-4)
+    expected = dataset.ids.gather(row[0] - lengths[0] + 1 + expected_mass.indices.numpy()).to_list()
     assert given["attended"][0].to_list() == expected
 
 
@@ -106,10 +106,10 @@ def test_a_run_on_whole_histories_is_made_and_used(tiny_table: Path, tmp_path: P
 def test_field_contributions_are_the_change_in_log_odds_when_the_field_is_hidden(dataset: Dataset, form: str) -> None:
     made = student(dataset, form=form, attention="dense")
     row = int(dataset.rows(Split.TEST)[20])
-    told = field_contributions(made.model, dataset, row, device=CPU)
+    contributions = field_contributions(made.model, dataset, row, device=CPU)
     schema, store = dataset.schema, dataset.store
-    assert set(told["field"]) == {*schema.numeric_fields, *schema.categorical_fields}
-    assert (np.diff(np.abs(told["contribution"].to_numpy())) <= 0).all()
+    assert set(contributions["field"]) == {*schema.numeric_fields, *schema.categorical_fields}
+    assert (np.diff(np.abs(contributions["contribution"].to_numpy())) <= 0).all()
 
     def log_odds(values: np.ndarray) -> float:
         hidden = dataclasses.replace(dataset, store=dataclasses.replace(store, values=values))
@@ -121,4 +121,4 @@ def test_field_contributions_are_the_change_in_log_odds_when_the_field_is_hidden
         values[:, field] = missing
         name = (*schema.numeric_fields, *schema.categorical_fields)[field]
         expected = log_odds(store.values) - log_odds(values)
-        assert told.filter(pl.col("field") == name)["contribution"].item() == pytest.approx(expected, abs=1e-4)
+        assert contributions.filter(pl.col("field") == name)["contribution"].item() == pytest.approx(expected, abs=1e-4)

@@ -1,4 +1,5 @@
-"""Every target once, where it stands, in batches of bounded size; and a classifier on whole histories against one history at a time."""
+"""Every target once, where it stands, in batches of bounded size; and a classifier on whole histories against
+one history at a time."""
 
 from __future__ import annotations
 
@@ -70,8 +71,8 @@ def test_scores_are_those_of_each_history_by_itself(dataset: Dataset, attention:
         alone = torch.from_numpy(dataset.store.values[first : row + 1])[None]
         lengths = np.array([alone.shape[1]])
         with torch.no_grad():
-            own = student.model.probabilities(SequenceBatch.from_windows(alone, lengths))  # the last position
-        np.testing.assert_allclose(scores[index], own[0].numpy(), atol=2e-6)
+            expected = student.model.probabilities(SequenceBatch.from_windows(alone, lengths))  # the last position
+        np.testing.assert_allclose(scores[index], expected[0].numpy(), atol=2e-6)
 
 
 def test_gradient_does_not_depend_on_the_passes(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,5 @@
-"""Row by row gives what the table gives, in every form; states can be read in one pass; rows do not depend on their company."""
+"""Row by row gives what the table gives, in every form; states can be read in one pass; rows do not depend on
+their company."""
 
 from __future__ import annotations
 

@@ -81,7 +81,8 @@ def test_scikit_learn_checks(estimator: Any, check: Any) -> None:
 def test_ranks_as_well_as_the_learner_alone(tables: Any, name: str) -> None:
     X, y, X_test, y_test = tables
     learner, staging = LEARNERS[name]
-    # Repeated positives would fill the neighbourhoods of nearest neighbours, so they keep the shares of the table.
+    # Repeated positives would fill the neighbourhoods of nearest neighbours, so they keep the shares of the
+    # table.
     policy = "constant:share=prior,hardness=0" if name == "neighbours" else "constant"
     # Learners that see a row once in a pass need the passes.
     length = {"epochs": 8, "passes": 4} if staging == "partial_fit" else {}
@@ -234,7 +235,8 @@ def test_one_seed_one_model(tables: Any) -> None:
         first, second = (adaptive(learner).fit(X, y).predict_proba(X_test) for _ in range(2))
         np.testing.assert_array_equal(first, second)
         assert not np.array_equal(adaptive(learner, random_state=1).fit(X, y).predict_proba(X_test), first)
-        # scikit-learn copies estimators and sends them to workers with pickle. The package reads no pickle from disk.
+        # scikit-learn copies estimators and sends them to workers with pickle. The package reads no pickle
+        # from disk.
         np.testing.assert_array_equal(pickle.loads(pickle.dumps(adaptive(learner).fit(X, y))).predict_proba(X_test), first)
 
 

@@ -17,7 +17,8 @@ from balancer.sampling.core import SamplerCore
 
 EPOCHS, PRIOR = 4, 0.06
 
-# Keras converts torch tensors with np.array(tensor), and torch's tensors do not support NumPy 2's copy argument.
+# Keras converts torch tensors with np.array(tensor), and torch's tensors do not support NumPy 2's copy
+# argument.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
 
 

@@ -1,4 +1,5 @@
-"""The resampler: containers and dtypes, numbers of rows, and the checks of imbalanced-learn and scikit-learn."""
+"""The resampler: containers and dtypes, numbers of rows, and the checks of imbalanced-learn and
+scikit-learn."""
 
 from __future__ import annotations
 

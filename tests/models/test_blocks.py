@@ -33,7 +33,8 @@ def test_last_only_equals_the_whole() -> None:
 
 @pytest.mark.parametrize("last_only", [False, True])
 def test_every_linear_is_called_and_may_be_swapped(last_only: bool) -> None:
-    """Quantization replaces linears by other modules: a weight that is read beside its module would escape it."""
+    """Quantization replaces linears by other modules: a weight that is read beside its module would escape
+    it."""
 
     class Swapped(nn.Module):
         def __init__(self, inner: nn.Linear) -> None:

@@ -54,7 +54,8 @@ def test_a_row_scores_the_same_with_more_padding() -> None:
 
 @pytest.mark.parametrize("attention", ["dense", "window"])
 def test_each_position_of_the_sequence_is_what_a_cut_window_gives(attention: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Causality of the whole: all positions at once equal each history cut there, but for positions counted from the target."""
+    """Causality of the whole: all positions at once equal each history cut there, but for positions counted
+    from the target."""
 
     class AllPositions(BinaryHead):
         needs_sequence = True
@@ -91,7 +92,8 @@ def test_huge_and_missing_numbers_stay_finite() -> None:
 
 
 def planted(rows: int, seed: int) -> tuple[SequenceBatch, torch.Tensor]:
-    """Fraud when the target's amount exceeds the one before it and that one's category is 2: neither transaction tells alone."""
+    """Fraud when the target's amount exceeds the one before it and that one's category is 2: neither
+    transaction tells alone."""
     values, _ = windows(rows, seed)
     label = ((values[:, -1, 0] > values[:, -2, 0]) & (values[:, -2, 2] >= 3)).astype(np.int64)
     kind = label * (1 + (values[:, -1, 1] > 0))

@@ -1,4 +1,5 @@
-"""Parts are named, imported, given and replaced; every combination works; adapters and deltas keep what they must."""
+"""Parts are named, imported, given and replaced; every combination works; adapters and deltas keep what they
+must."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The service over HTTP: keys, scopes, tenants, limits, sessions, the client, OpenAPI fuzzing, and a killed worker."""
+"""The service over HTTP: keys, scopes, tenants, limits, sessions, the client, OpenAPI fuzzing, and a killed
+worker."""
 
 from __future__ import annotations
 
@@ -248,7 +249,7 @@ def test_histograms_give_the_same_weights_as_scores(database: Database, policy: 
     score = np.clip(rng.beta(1, 12, 5000) + 0.4 * label, 0, 1)
     error, edges = np.where(label, 1 - score, score), np.linspace(0, 1, 1001)
     counts = {name: np.histogram(error[label == code], edges)[0].tolist() for code, name in enumerate(("ok", "fraud"))}
-    rows = {"labels": ["fraud" if own else "ok" for own in label], "scores": score.tolist()}
+    rows = {"labels": ["fraud" if is_fraud else "ok" for is_fraud in label], "scores": score.tolist()}
     sessions, found = Sessions(database), []
     for reward in (rows, {"edges": edges.tolist(), "counts": counts}):
         request = SessionRequest(classes={"ok": 19_800, "fraud": 200}, epochs=4, policy=policy)
@@ -339,7 +340,7 @@ def test_schemathesis_finds_no_failure_of_the_service(app: FastAPI) -> None:
     from hypothesis import HealthCheck, given, settings
 
     with TestClient(app), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its own
+        warnings.simplefilter("ignore")  # warnings of schemathesis
         schema = schemathesis.openapi.from_asgi("/openapi.json", app)
 
         operations = 0
@@ -358,7 +359,7 @@ def test_schemathesis_finds_no_failure_of_the_service(app: FastAPI) -> None:
 
 
 def served(arguments: list[str], folder: Path) -> tuple[subprocess.Popen[bytes], str]:
-    """A service in processes of its own, and its URL, once it answers."""
+    """Start a service as a separate process, and return it with its URL when it answers."""
     port = free_port()
     command = [sys.executable, "-m", "balancer", "serve", "--port", str(port), *arguments]
     with (folder / "log").open("ab") as log:

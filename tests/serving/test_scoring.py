@@ -1,4 +1,5 @@
-"""Scores of the service equal those of a table; late, repeated and contradicting transactions; two workers; a swapped model."""
+"""Scores of the service equal those of a table; late, repeated and contradicting transactions; two workers; a
+swapped model."""
 
 from __future__ import annotations
 
@@ -82,14 +83,14 @@ def test_scores_are_those_of_the_table_to_the_last_bit(
     rows.write_parquet(tmp_path / "in.parquet")
     output = tmp_path / "out.parquet"
     score_file(TrainedRun.load(run), tmp_path / "in.parquet", output, past=None, bad_rows="error", streaming=True)
-    wanted = dict(pl.read_parquet(output).select(pl.col("transaction_id").cast(pl.String), "score").iter_rows())
-    assert replay(database, model, rows) == wanted
+    expected = dict(pl.read_parquet(output).select(pl.col("transaction_id").cast(pl.String), "score").iter_rows())
+    assert replay(database, model, rows) == expected
     assert model.stream.has_state
     assert rows["card_id"].value_counts()["count"].max() > 24  # three segments of 8 rows: states were passed on
 
     score_file(TrainedRun.load(run), tmp_path / "in.parquet", output, past=None, bad_rows="error")
     whole = dict(pl.read_parquet(output).select(pl.col("transaction_id").cast(pl.String), "score").iter_rows())
-    assert max(abs(wanted[name] - whole[name]) for name in wanted) < 1e-5
+    assert max(abs(expected[name] - whole[name]) for name in expected) < 1e-5
 
 
 def test_a_model_with_windows_and_many_rows_per_request(tmp_path: Path, tiny_run: Path, rows: pl.DataFrame) -> None:
@@ -199,9 +200,9 @@ def test_another_model_reads_the_stored_rows_and_continues(tmp_path: Path, run: 
     assert one.digest != two.digest
     found = replay(database, two, rows.tail(len(rows) - half))
     other = opened(f"sqlite:///{tmp_path / 'b.db'}")
-    wanted = replay(other, two, rows)
+    expected = replay(other, two, rows)
     # A state read in one pass differs in its last bits only.
-    assert max(abs(found[name] - wanted[name]) for name in found) < 1e-5
+    assert max(abs(found[name] - expected[name]) for name in found) < 1e-5
     follower = Registry(database, None, folder)
     follower.begin()
     assert follower.current is not None
@@ -226,9 +227,9 @@ for raw in json.load(open(sys.argv[4])):
 def test_two_workers_at_once_on_one_entity(url: str, database: Database, run: Path, model: LoadedModel, tmp_path: Path) -> None:
     names = [[f"{worker}-{number}" for number in range(40)] for worker in range(2)]
     workers = []
-    for worker, own in enumerate(names):
+    for worker, ids in enumerate(names):
         path = tmp_path / f"{worker}.json"
-        path.write_text(json.dumps([card(transaction_id=name) for name in [*own[:20], "both", *own[20:]]]))
+        path.write_text(json.dumps([card(transaction_id=name) for name in [*ids[:20], "both", *ids[20:]]]))
         command = [sys.executable, "-c", WORKER, str(Path(__file__).parents[2]), url, str(run), str(path)]
         workers.append(subprocess.Popen(command, stderr=subprocess.PIPE))
     for worker in workers:
@@ -237,8 +238,8 @@ def test_two_workers_at_once_on_one_entity(url: str, database: Database, run: Pa
     stored = Entities(database).get("t", "c", 1000)
     assert stored["transactions"] == 81  # 40 of each, and the one that both sent, once
     order = [each["id"] for each in reversed(stored["latest"])]
-    for own in names:
-        assert [name for name in order if name in own] == own
+    for ids in names:
+        assert [name for name in order if name in ids] == ids
     # The same order on one worker gives the same scores: no worker read uncommitted data.
     alone = opened(f"sqlite:///{tmp_path / 'alone.db'}")
     scores = [Scorer(alone).score("t", model, [parsed(card(transaction_id=name), model)]).answers[0]["score"] for name in order]

@@ -1,4 +1,5 @@
-"""One real, tiny run: what is in the folder, that its figures agree with each other, and that it is used and refused as documented."""
+"""One real, tiny run: what is in the folder, that its figures agree with each other, and that it is used and
+refused as documented."""
 
 from __future__ import annotations
 

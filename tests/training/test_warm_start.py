@@ -1,4 +1,5 @@
-"""`train --from`, `--train-only`, `--tasks` and `pretrain`: what stays is bit-identical, what is stored is small, what is resumed ends the same."""
+"""`train --from`, `--train-only`, `--tasks` and `pretrain`: what stays is bit-identical, what is stored is
+small, what is resumed ends the same."""
 
 from __future__ import annotations
 

@@ -139,7 +139,9 @@ def channel_codes(rng: np.random.Generator, world: World, payments: Payments) ->
 
 
 def distances(rng: np.random.Generator, world: World, payments: Payments) -> Floats:
-    """Compute (n,) km from the home of the cardholder to the terminal or, online, to the device, rounded to 0.1."""
+    """Compute (n,) km from the home of the cardholder to the terminal or, online, to the device, rounded to
+    0.1.
+    """
     device = world.centre[payments.region] + rng.normal(0.0, 12.0, (len(payments), 2))
     at_home = payments.online & (payments.region == world.cards.home[payments.card])
     device = np.where(at_home[:, None], world.cards.place[payments.card] + rng.normal(0.0, 3.0, (len(payments), 2)), device)

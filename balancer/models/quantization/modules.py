@@ -22,10 +22,11 @@ _MIDDLE = 128
 ROWS = 16
 """The number of float32 rows is padded to a multiple of this."""
 _ONE_KERNEL = torch.cpu._is_avx512_supported()
-"""Whether one product of all rows is enough, because every multiple of ``ROWS`` is multiplied by the same kernel.
+"""Whether one product of all rows is enough, because every multiple of ``ROWS`` is multiplied by the same
+kernel.
 
-With AVX2 on Intel processors it is not: MKL multiplies rows in groups of six, and it has other kernels for the
-rows that are left over and for small products. The share of a thread changes the kernel, too.
+With AVX2 on Intel processors it is not: MKL multiplies rows in groups of six, and it has other kernels for
+the rows that are left over and for small products. The share of a thread changes the kernel, too.
 """
 _CUDA_ROWS = 32
 """Minimum number of rows for torch's INT8 product on CUDA, which requires more than 16."""

@@ -1,4 +1,5 @@
-"""The simulator: repeatable, with exact counts, without leaks; each fraud type can be learned from causal fields."""
+"""The simulator: repeatable, with exact counts, without leaks; each fraud type can be learned from causal
+fields."""
 
 from __future__ import annotations
 
@@ -19,12 +20,14 @@ from balancer.errors import InputError
 
 SAMPLE = Path(__file__).parents[3] / "data_samples" / "transactions.parquet"
 CHANCE = 0.04
-"""Largest random deviation of an area under the curve from .5: test frauds come in about 500 episodes, so its standard error is .013."""
+"""Largest random deviation of an area under the curve from .5: test frauds come in about 500 episodes, so its
+standard error is .013."""
 
 
 @pytest.fixture(scope="module")
 def stream() -> pl.DataFrame:
-    """A large stream with many frauds: more than a sample, because chance is only told apart from a leak by numbers."""
+    """A large stream with many frauds: more than a sample, because chance is only told apart from a leak by
+    numbers."""
     frame = simulate(200_000, seed=3, fraud_rate=0.05, labels="types")
     return frame.with_columns(fraud=(pl.col("fraud_type") != "legitimate").cast(pl.Int8))
 
@@ -42,7 +45,7 @@ def numbers(column: pl.Series) -> pl.Series:
     return column.str.slice(1).cast(pl.Int64)
 
 
-# ---------------------------------------------------------------------------------------------------------------- figures and form
+# ----------------------------------------------------------------------------------------- figures and form
 
 
 def test_the_same_seed_gives_the_same_rows_and_another_one_others() -> None:
@@ -105,11 +108,12 @@ def test_a_hundred_thousand_rows_take_a_tenth_of_the_time_for_a_million() -> Non
     assert time.perf_counter() - begin < 5.0  # generous to a busy machine: .5 s on an idle core
 
 
-# ---------------------------------------------------------------------------------------------------------------- no leak
+# -------------------------------------------------------------------------------------------------- no leak
 
 
 def hints(frame: pl.DataFrame) -> dict[str, pl.DataFrame]:
-    """What must tell nothing: numbers of rows, cards and merchants, digits, the second, the day, the fixed property of a card."""
+    """What must tell nothing: numbers of rows, cards and merchants, digits, the second, the day, the fixed
+    property of a card."""
     cents = (pl.col("amount") * 100).round().cast(pl.Int64) % 100
     day = pl.col("time").dt.date()
     learned = pl.col("transaction_id") <= 0.6 * frame.height
@@ -189,7 +193,7 @@ def test_cards_have_several_episodes_or_none(stream: pl.DataFrame) -> None:
     assert 0.2 < (quiet == 0).mean() < 0.95
 
 
-# ---------------------------------------------------------------------------------------------------------------- learnable, and not too easily
+# ---------------------------------------------------------------------------- learnable, and not too easily
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +233,8 @@ def test_each_type_is_learnable_from_what_it_does_but_has_look_alikes(features: 
 
 
 def test_a_compromised_merchant_shows_in_its_delayed_reports(features: pl.DataFrame) -> None:
-    """Fraud rate of the merchant 7 to 21 days ago, by a sorted search; brute force in a sample of rows says the same."""
+    """Fraud rate of the merchant 7 to 21 days ago, by a sorted search; brute force in a sample of rows says
+    the same."""
     frame = features.filter(pl.col("fraud_type").is_in(["legitimate", "compromised_merchant"]))
     label = (frame["fraud_type"] == "compromised_merchant").to_numpy()
     when = frame["time"].dt.epoch("s").to_numpy().astype(np.int64)
@@ -247,7 +252,7 @@ def test_a_compromised_merchant_shows_in_its_delayed_reports(features: pl.DataFr
     assert label[risk > 0.5].mean() > 5 * label.mean()
 
 
-# ---------------------------------------------------------------------------------------------------------------- sample, files, bad input
+# --------------------------------------------------------------------------------- sample, files, bad input
 
 
 def test_the_sample_is_what_the_command_makes() -> None:

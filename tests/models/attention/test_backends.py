@@ -1,4 +1,5 @@
-"""Checks common to every backend that works here: float64, the future, padding, NaN, edges of windows, and what is refused."""
+"""Checks common to every backend that works here: float64, the future, padding, NaN, edges of windows, and
+what is refused."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ PROBE = torch.zeros(1, 4, 1, 16)
 
 
 def here(name: str) -> object:
-    """The backend's name, skipped with its own reason where it can't work; Triton's interpreter has a file of its own."""
+    """The backend's name, skipped with its own reason where it can't work; Triton's interpreter has a file of
+    its own."""
     reason = BACKENDS[name].refuses(PROBE, Layout()) or ("on a CPU it is an interpreter" if name == "triton" else None)
     return pytest.param(name, marks=pytest.mark.skipif(reason is not None, reason=str(reason)))
 

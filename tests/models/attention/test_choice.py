@@ -1,4 +1,5 @@
-"""What `auto` takes: measured once, kept on disk, decided in a fixed order where times are close, and told in words."""
+"""What `auto` takes: measured once, kept on disk, decided in a fixed order where times are close, and told in
+words."""
 
 from __future__ import annotations
 

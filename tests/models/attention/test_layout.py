@@ -1,4 +1,5 @@
-"""Windows and chunks: each window by its definition, no blind spot between windows and candidates, and what is refused."""
+"""Windows and chunks: each window by its definition, no blind spot between windows and candidates, and what
+is refused."""
 
 from __future__ import annotations
 

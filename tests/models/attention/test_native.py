@@ -1,4 +1,5 @@
-"""The native kernel: every instruction set against float64, one result for any number of threads, known to torch as an operator; and installing without it."""
+"""The native kernel: every instruction set against float64, one result for any number of threads, known to
+torch as an operator; and installing without it."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ pytestmark = pytest.mark.skipif(native.absence() is not None, reason=f"the nativ
 def problem(
     n: int, d: int, k: int, layout: Layout, *, gated: bool, padded: bool, seed: int = 0
 ) -> tuple[list[Tensor], Tensor, Tensor | None]:
-    """Query, key, value and gate as leaves (the gate may be missing), index and padding; the second sequence may be padding only."""
+    """Query, key, value and gate as leaves (the gate may be missing), index and padding; the second sequence
+    may be padding only."""
     generator = torch.Generator().manual_seed(seed)
     leaves = [torch.randn(2, n, 3, d, generator=generator) for _ in range(3)]
     if gated:

@@ -1,4 +1,5 @@
-"""Common checks over every registered attention, and both of ours against masked dense attention in float64."""
+"""Common checks over every registered attention, and both of ours against masked dense attention in
+float64."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Sparse attention as modules: against dense masked attention, never looking ahead, as a part of torch's own encoder layer, and one token at a time."""
+"""Sparse attention as modules: against dense masked attention, never looking ahead, as a part of torch's own
+encoder layer, and one token at a time."""
 
 from __future__ import annotations
 
@@ -57,7 +58,8 @@ def test_no_output_depends_on_a_later_token(score: str, mode: str) -> None:
 
 def test_the_check_catches_a_choice_over_the_whole_sequence() -> None:
     def leaking(x: Tensor) -> Tensor:
-        # The best of all tokens, later ones too, under a causal mask: what may be looked at depends on what comes.
+        # The best of all tokens, later ones too, under a causal mask: what may be looked at depends on what
+        # comes.
         heads = x.unflatten(-1, (HEADS, -1))
         score = x.sum(-1)
         kept = score >= score.topk(12, dim=1).values[:, -1:]

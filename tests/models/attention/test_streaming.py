@@ -1,4 +1,5 @@
-"""One token at a time against one pass: every position, both modes, equal scores, rows at different places."""
+"""One token at a time against one pass: every position, both modes, equal scores, rows at different
+places."""
 
 from __future__ import annotations
 
@@ -70,7 +71,8 @@ def test_a_thousand_tokens(mode: str, window: int, chunk: int, rotary: bool) -> 
 
 @pytest.mark.parametrize("score", sorted(SCORES))
 def test_tokens_that_come_again_and_again(score: str) -> None:
-    # Few kinds of tokens: nearly every choice is among equals, and which of them is taken shows, because positions turn the keys.
+    # Few kinds of tokens: nearly every choice is among equals, and which of them is taken shows, because
+    # positions turn the keys.
     for seed in range(4):
         torch.manual_seed(seed)
         made = SparseAttention(32, HEADS, 16, 4, rotary=True, score=score).eval()

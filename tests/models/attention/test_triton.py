@@ -1,7 +1,10 @@
-"""The Triton kernels against masked dense attention in float64: in Triton's interpreter on CPU tensors, and the same on CUDA.
+"""The Triton kernels against masked dense attention in float64: in Triton's interpreter on CPU tensors, and
+the same on CUDA.
 
-Whether kernels are interpreted is settled when Triton is first imported, for the whole process, `torch.compile` included. So one test here runs this
-file once more in a process of its own, with TRITON_INTERPRET=1; there the tests marked `on_device` run on the CPU. Elsewhere they need CUDA.
+Whether kernels are interpreted is settled when Triton is first imported, for the whole process,
+`torch.compile` included. So one test here runs this
+file once more in a process of its own, with TRITON_INTERPRET=1; there the tests marked `on_device` run on the
+CPU. Elsewhere they need CUDA.
 """
 
 from __future__ import annotations
@@ -87,7 +90,8 @@ class Case:
         """What float32 rounding can leave of the gradients of query and key.
 
         Both gradients are weighted sums of differences: (output gradient times value) minus (output gradient
-        times output). For a query that sees one key only, the two products are equal and the exact gradient is
+        times output). For a query that sees one key only, the two products are equal and the exact gradient
+        is
         zero, so no relative error exists. Each product is a sum of d terms in float32, and processors add the
         terms in different orders. The floor allows each product an error of one unit roundoff, 2^-24, of the
         sum of the absolute values of its terms.
@@ -121,7 +125,8 @@ def test_in_the_interpreter() -> None:
     assert " passed" in done.stdout
 
 
-# Against the reference --------------------------------------------------------------------------------------------------
+# Against the reference
+# --------------------------------------------------------------------------------------------------
 
 
 @on_device
@@ -190,7 +195,8 @@ def test_strides_as_they_come() -> None:
     case.check()
 
 
-# Padding, NaN, order ----------------------------------------------------------------------------------------------------
+# Padding, NaN, order
+# ----------------------------------------------------------------------------------------------------
 
 
 @on_device
@@ -251,7 +257,8 @@ def test_nothing_to_do(shape: tuple[int, int, int, int]) -> None:
     assert out.shape == shape and query.grad is not None
 
 
-# As operators of torch --------------------------------------------------------------------------------------------------
+# As operators of torch
+# --------------------------------------------------------------------------------------------------
 
 
 @on_device
@@ -302,7 +309,8 @@ def test_compiles_without_a_break() -> None:
             assert eager is not None and traced is not None and torch.equal(eager, traced)
 
 
-# On CUDA alone ----------------------------------------------------------------------------------------------------------
+# On CUDA alone
+# ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.gpu
@@ -348,7 +356,8 @@ def test_both_passes_can_be_recorded_in_a_cuda_graph() -> None:
     assert all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True))
 
 
-# Without CUDA and without the interpreter -------------------------------------------------------------------------------
+# Without CUDA and without the interpreter
+# -------------------------------------------------------------------------------
 
 
 def test_says_in_words_what_it_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -398,7 +407,8 @@ SLOT_ARGUMENTS = ("begin", "sorted_key", "sorted_slot", "slot_key_grad", "slot_v
 def test_kernels_compile_for_cuda(
     number: str, dim: int, layout: Layout, bare: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The interpreter takes more than the compiler does; the compiler needs no GPU. `bare`: no gate, padding and global nodes."""
+    """The interpreter takes more than the compiler does; the compiler needs no GPU. `bare`: no gate, padding
+    and global nodes."""
     compiler = pytest.importorskip("triton.compiler")
     target = pytest.importorskip("triton.backends.compiler").GPUTarget("cuda", 80, 32)
     from balancer.models.attention import triton_gradients, triton_kernels

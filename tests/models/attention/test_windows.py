@@ -1,4 +1,5 @@
-"""The backend `torch`: many blocks, blocks of parts of a chunk and of several chunks, trained gates without a mask that has a gradient."""
+"""The backend `torch`: many blocks, blocks of parts of a chunk and of several chunks, trained gates without a
+mask that has a gradient."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The ONNX file against torch: same scores at any batch and length, INT8 where it was asked for, no row that hangs on its neighbours."""
+"""The ONNX file against torch: same scores at any batch and length, INT8 where it was asked for, no row that
+hangs on its neighbours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Layers in low precision against float32, sensitivity against brute force, plans against their budgets, and what must never happen silently."""
+"""Layers in low precision against float32, sensitivity against brute force, plans against their budgets, and
+what must never happen silently."""
 
 from __future__ import annotations
 

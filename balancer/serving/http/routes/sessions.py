@@ -40,7 +40,9 @@ def add_sessions(app: FastAPI, sessions: Sessions, access: Access) -> None:
 
     @app.post("/v1/sessions/{session}/epochs", tags=["sessions"], responses=problem_responses(404, 409))
     def report(session: SessionId, request: EpochReport, key: Key = allowed) -> Weights:
-        """Report an epoch and get the weights of the next; a repeated report gets the same answer. Scope: sessions."""
+        """Report an epoch and get the weights of the next; a repeated report gets the same answer. Scope:
+        sessions.
+        """
         return sessions.report(key.tenant, session, request)
 
     @app.delete("/v1/sessions/{session}", tags=["sessions"], status_code=204, responses=problem_responses(404))
