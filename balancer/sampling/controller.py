@@ -41,7 +41,7 @@ class SamplingController:
     >>> from balancer.sampling.policies import load_policy
     >>> counts = np.array([990, 10])
     >>> controller = SamplingController(counts / 1000, load_policy("constant:share=.2", num_classes=2),
-    ...                                 epochs=4, batch_budget=4000, train_counts=counts, reward_counts=counts)
+    ...     epochs=4, batch_budget=4000, train_counts=counts, reward_counts=counts)
     >>> controller.weights.share.round(3).tolist()
     [0.8, 0.2]
     """
