@@ -38,7 +38,7 @@ def typed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def opened(page: str = "runs") -> AppTest:
-    app = AppTest.from_file(APP, default_timeout=120).run()
+    app = AppTest.from_file(APP, default_timeout=600).run()
     return app if page == "runs" else app.switch_page(f"views/{page}.py").run()
 
 

@@ -70,7 +70,7 @@ def test_ctrl_c_says_how_to_go_on_and_a_second_process_is_refused(
     assert main(["train", "--resume", "--out", str(out)]) == 2
     assert "another balancer process" in capsys.readouterr().err
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=180)
+    output, _ = process.communicate(timeout=600)
     assert process.returncode == 130
     assert f"balancer train --resume --out {out}" in output
     assert "Traceback" not in output

@@ -239,7 +239,7 @@ def test_two_processes_take_different_items() -> None:
         subprocess.Popen([sys.executable, "-c", _RANK, str(rank), str(port)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         for rank in range(2)
     ]
-    out = [process.communicate(timeout=60)[0] for process in started]
+    out = [process.communicate(timeout=600)[0] for process in started]
     (rows_0, batches_0), (rows_1, batches_1) = json.loads(out[0].strip().splitlines()[-1])
     labels = ["ok"] * 95 + ["fraud"] * 5
     rows = AdaptiveSampler(labels, policy="constant:share=.2", epochs=2, num_samples=40)

@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -29,7 +30,7 @@ from balancer.integrations.remote import RemoteSampler, ServiceAwayWarning
 from balancer.sampling.core import SamplerCore
 from balancer.sampling.torch_sampler import AdaptiveSampler
 from balancer.serving.config import ServeConfig
-from balancer.serving.http import schemas
+from balancer.serving.http import auth, schemas
 from balancer.serving.http.app import create_app
 from balancer.serving.sessions.schemas import EpochReport, SessionRequest
 from balancer.serving.sessions.store import Sessions
@@ -165,14 +166,15 @@ def test_unusable_requests_are_refused_with_a_message(client: TestClient, option
 
 
 @pytest.mark.usefixtures("database")
-def test_too_many_requests_are_refused(tmp_path: Path) -> None:
+def test_too_many_requests_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(auth, "time", SimpleNamespace(monotonic=lambda: now))
     config = ServeConfig(database=f"sqlite:///{tmp_path / 'service.db'}", rate=2.0)
     with TestClient(create_app(config)) as client:
         codes = [client.get("/v1/sessions").status_code for _ in range(5)]
-        assert codes[:2] == [200, 200]
-        assert 429 in codes
-        assert client.post("/v1/score", json={"transactions": [card()]}).status_code in (429, 503)
-        time.sleep(1.1)
+        assert codes == [200, 200, 429, 429, 429]
+        assert client.post("/v1/score", json={"transactions": [card()]}).status_code == 429
+        now += 1.1
         assert client.post("/v1/score", json={"transactions": [card()]}).json()["error"].startswith("no model is in service")
 
 
@@ -365,9 +367,9 @@ def served(arguments: list[str], folder: Path) -> tuple[subprocess.Popen[bytes],
     with (folder / "log").open("ab") as log:
         process = subprocess.Popen(command, stderr=log, cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"})
     url = f"http://127.0.0.1:{port}"
-    for _ in range(600):
+    for _ in range(3000):  # a slow machine takes long to import everything
         try:
-            if httpx.get(f"{url}/readyz", timeout=1).status_code == 200:
+            if httpx.get(f"{url}/readyz", timeout=10).status_code == 200:
                 return process, url
         except httpx.TransportError:
             pass
@@ -379,19 +381,19 @@ def served(arguments: list[str], folder: Path) -> tuple[subprocess.Popen[bytes],
 def test_a_killed_worker_is_replaced_and_nothing_is_lost(tmp_path: Path, tiny_run: Path) -> None:
     process, url = served(["--run", str(tiny_run), "--database", f"sqlite:///{tmp_path / 'k.db'}"], tmp_path)
     try:
-        with httpx.Client(base_url=url, timeout=30) as client:
+        with httpx.Client(base_url=url, timeout=300) as client:
             accepted = []
             for number in range(30):
                 raw = card(transaction_id=f"k{number}", time=f"2026-01-05T10:{number:02d}:00")
                 if number == 12:
                     worker = psutil.Process(process.pid).children()[-1]
                     worker.send_signal(signal.SIGKILL)
-                for attempt in range(60):
+                for attempt in range(1200):
                     try:
                         answer = client.post("/v1/score", json={"transactions": [raw]})
                         break
                     except httpx.TransportError:
-                        assert attempt < 59
+                        assert attempt < 1199
                         time.sleep(0.25)
                 assert answer.status_code == 200
                 accepted.append(answer.json()["decisions"][0])
@@ -399,7 +401,7 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(tmp_path: Path, tiny_ru
             assert stored["transactions"] == 30
             assert client.get("/metrics").text.count("balancer_transactions_total 3") == 1
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(300) == 0
     finally:
         process.kill()
     lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]

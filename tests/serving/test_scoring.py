@@ -233,7 +233,7 @@ def test_two_workers_at_once_on_one_entity(url: str, database: Database, run: Pa
         command = [sys.executable, "-c", WORKER, str(Path(__file__).parents[2]), url, str(run), str(path)]
         workers.append(subprocess.Popen(command, stderr=subprocess.PIPE))
     for worker in workers:
-        _, errors = worker.communicate(timeout=120)
+        _, errors = worker.communicate(timeout=600)
         assert worker.returncode == 0, errors.decode()[-2000:]
     stored = Entities(database).get("t", "c", 1000)
     assert stored["transactions"] == 81  # 40 of each, and the one that both sent, once

@@ -103,9 +103,13 @@ def test_habits_of_a_card_persist(stream: pl.DataFrame) -> None:
 
 
 def test_a_hundred_thousand_rows_take_a_tenth_of_the_time_for_a_million() -> None:
-    begin = time.perf_counter()
-    simulate(100_000, seed=0)
-    assert time.perf_counter() - begin < 5.0  # generous to a busy machine: .5 s on an idle core
+    seconds = []
+    for rows in (10_000, 100_000):
+        begin = time.process_time()  # of this process alone, whatever else the machine does
+        simulate(rows, seed=0)
+        seconds.append(time.process_time() - begin)
+    # Half a second on a fast core. On a slow machine the time may grow twice as fast as the rows.
+    assert seconds[1] < max(5.0, 20 * seconds[0])
 
 
 # -------------------------------------------------------------------------------------------------- no leak
