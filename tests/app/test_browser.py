@@ -12,15 +12,16 @@ import pytest
 from benchmarks.lib.browser import CHROMIUM, go, page, served, settle
 
 pytest.importorskip("playwright", reason="the browser tests need playwright")
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium")]
-TRAINING = 900_000
-"""Milliseconds that training on the sample may take while other tests keep the cores busy."""
+expect.set_options(timeout=60_000)  # milliseconds; what is expected appears late on a slow machine
+TRAINING = 3_600_000
+"""Milliseconds that training on the sample may take on a slow machine with other tests beside it."""
 
 
-def value(opened: Page, label: str) -> str:
-    return opened.get_by_test_id("stMetric").filter(has_text=label).first.get_by_test_id("stMetricValue").inner_text()
+def value(opened: Page, label: str) -> Locator:
+    return opened.get_by_test_id("stMetric").filter(has_text=label).first.get_by_test_id("stMetricValue")
 
 
 def pick_run(opened: Page, name: str) -> None:
@@ -44,7 +45,7 @@ def test_from_the_first_look_to_a_threshold_that_is_saved(tiny_run: Path, tmp_pa
         settle(opened)
         pick_run(opened, "first")
         expect(opened.get_by_role("heading", name="Results: first")).to_be_visible()
-        assert value(opened, "Frauds caught") == f"{report['alarms']['caught']:,} of {report['positives']:,}"
+        expect(value(opened, "Frauds caught")).to_have_text(f"{report['alarms']['caught']:,} of {report['positives']:,}")
         for name in ("Weights", "Transactions", "Compare", "Train", "Model"):
             go(opened, name)
             no_traceback(opened)
@@ -83,4 +84,4 @@ def test_the_sample_is_trained_to_its_end_across_a_reload(tmp_path: Path) -> Non
         go(opened, "Runs")
         no_traceback(opened)
         report = json.loads((tmp_path / "runs" / "sample" / "report.json").read_text())["test"]
-        assert value(opened, "Frauds caught") == f"{report['alarms']['caught']:,} of {report['positives']:,}"
+        expect(value(opened, "Frauds caught")).to_have_text(f"{report['alarms']['caught']:,} of {report['positives']:,}")
