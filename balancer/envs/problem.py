@@ -127,7 +127,7 @@ class RowEncoder:
         return (np.clip((columns - self.mean) / self.spread, -8, 8) * varies).astype(np.float32)
 
 
-def problem_from_arrays(
+def encoded_problem(
     train_values: NDArray[np.float32],
     train_label: NDArray[np.integer[Any]],
     reward_values: NDArray[np.float32],
@@ -138,8 +138,8 @@ def problem_from_arrays(
     seed: int,
     max_train: int = MAX_TRAIN,
     max_reward: int = MAX_REWARD,
-) -> PopulationProblem:
-    """Make a problem from the fields of rows.
+) -> tuple[PopulationProblem, RowEncoder]:
+    """Make a problem from the fields of rows, and the encoder for other rows.
 
     Args:
         train_values: (n, C) numeric fields, then categorical codes, of the training rows.
@@ -155,33 +155,6 @@ def problem_from_arrays(
     Raises:
         InputError: A part lacks rows of class 0 or of all other classes.
     """
-    problem, _ = encoded_problem(
-        train_values,
-        train_label,
-        reward_values,
-        reward_label,
-        num_numeric=num_numeric,
-        num_classes=num_classes,
-        seed=seed,
-        max_train=max_train,
-        max_reward=max_reward,
-    )
-    return problem
-
-
-def encoded_problem(
-    train_values: NDArray[np.float32],
-    train_label: NDArray[np.integer[Any]],
-    reward_values: NDArray[np.float32],
-    reward_label: NDArray[np.integer[Any]],
-    *,
-    num_numeric: int,
-    num_classes: int,
-    seed: int,
-    max_train: int = MAX_TRAIN,
-    max_reward: int = MAX_REWARD,
-) -> tuple[PopulationProblem, RowEncoder]:
-    """The problem of :func:`problem_from_arrays`, with the same arguments, and the encoder for other rows."""
     reward_label = np.asarray(reward_label)
     chosen, train_weight = _thinned(np.asarray(train_label), max_train, generator(seed, "thin train"))
     values, label = train_values[chosen], np.asarray(train_label)[chosen].astype(np.int64)
@@ -333,6 +306,7 @@ def synthetic_problem(num_classes: int = 2, *, rows: int = 6_000, seed: int = 0)
     x = rng.normal(size=(len(label), 8)) + centre[label] * (rng.random((len(label), 1)) < 0.8)
     x[:, 4:] = np.abs(x[:, 4:])  # a non-linear relation
     cut = len(label) // 2
-    return problem_from_arrays(
+    problem, _ = encoded_problem(
         x[:cut].astype(np.float32), label[:cut], x[cut:].astype(np.float32), label[cut:], num_numeric=8, num_classes=num_classes, seed=seed
     )
+    return problem

@@ -28,7 +28,7 @@ from balancer.data.roles import resolve_spec
 from balancer.data.simulation.stream import simulate
 from balancer.data.split import Split
 from balancer.envs.population import StudentKinds
-from balancer.envs.problem import PopulationProblem, problem_from_arrays
+from balancer.envs.problem import PopulationProblem, encoded_problem
 from balancer.errors import InputError, MissingClassError
 from balancer.sampling.seeding import generator, integer_seed
 from balancer.sampling.weights import Floats
@@ -307,7 +307,7 @@ def _simulated(seed: int, split: TaskSplit, number: int) -> tuple[PopulationProb
     after = np.concatenate([dataset.rows(Split.THRESHOLD), dataset.rows(Split.TEST)])
     train, reward = dataset.rows(Split.TRAIN), dataset.rows(Split.REWARD)
     # One call encodes reward and goal rows in the same way; the first rows are those of the reward half.
-    both = problem_from_arrays(
+    both, _ = encoded_problem(
         store.values[train],
         store.label[train].astype(np.int64),
         store.values[np.concatenate([reward, after])],

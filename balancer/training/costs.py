@@ -40,15 +40,15 @@ def estimate(prepared: Prepared) -> dict[str, Estimate]:
     """
     dataset, model, config, device = prepared.dataset, prepared.model, prepared.config, prepared.device
     pools = Pools.of(dataset)
-    student = ClassifierTrainer(dataset, model, seed=0, total_steps=PROBE_STEPS, batch_size=config.batch_size, device=device)
+    trainer = ClassifierTrainer(dataset, model, seed=0, total_steps=PROBE_STEPS, batch_size=config.batch_size, device=device)
     rows = _probe(dataset, model, _spread(pools.train, PROBE_STEPS * config.batch_size))
-    student.fit(rows[: config.batch_size])  # the first step includes set-up, so it is not timed
+    trainer.fit(rows[: config.batch_size])  # the first step includes set-up, so it is not timed
     started = time.perf_counter()
-    student.fit(rows)
+    trainer.fit(rows)
     fitting = (time.perf_counter() - started) / _work(dataset, model, rows)
-    student.score(rows[: config.batch_size])
+    trainer.score(rows[: config.batch_size])
     started = time.perf_counter()
-    student.score(rows)
+    trainer.score(rows)
     scoring = (time.perf_counter() - started) / _work(dataset, model, rows)
     models = 1 + len(BASELINES)
     reward = _work(dataset, model, _spread(pools.reward, min(len(pools.reward), 2 * REWARD_NEGATIVES)))

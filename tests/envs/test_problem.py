@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from balancer.envs.problem import PopulationProblem, encoded_problem, problem_from_arrays, synthetic_problem
+from balancer.envs.problem import PopulationProblem, encoded_problem, synthetic_problem
 from balancer.errors import InputError
 
 
@@ -20,7 +20,8 @@ def _arrays(n: int = 4000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 def _problem(**changed: object) -> PopulationProblem:
     (x, y), (v, w) = _arrays(), _arrays(seed=1)
-    return problem_from_arrays(x, y, v, w, **({"num_numeric": 2, "num_classes": 2, "seed": 0} | changed))  # type: ignore[arg-type]
+    problem, _ = encoded_problem(x, y, v, w, **({"num_numeric": 2, "num_classes": 2, "seed": 0} | changed))  # type: ignore[arg-type]
+    return problem
 
 
 def test_features_are_standardised_and_tell() -> None:
@@ -38,7 +39,7 @@ def test_features_are_standardised_and_tell() -> None:
 def test_encodings_never_see_reward_labels() -> None:
     (x, y), (v, w) = _arrays(), _arrays(seed=1)
     shuffled = np.random.default_rng(3).permutation(w)
-    one, two = (problem_from_arrays(x, y, v, label, num_numeric=2, num_classes=2, seed=0) for label in (w, shuffled))
+    one, two = (encoded_problem(x, y, v, label, num_numeric=2, num_classes=2, seed=0)[0] for label in (w, shuffled))
     assert one.x_train.tobytes() == two.x_train.tobytes()
     assert one.x_val.tobytes() == two.x_val.tobytes()
 
@@ -68,7 +69,7 @@ def test_thinned_reward_half_judges_as_the_whole() -> None:
 def test_unseen_category_and_missing_number() -> None:
     (x, y), (v, w) = _arrays(), _arrays(seed=1)
     v[0, 2], v[1, 0] = 40, np.nan
-    problem = problem_from_arrays(x, y, v, w, num_numeric=2, num_classes=2, seed=0)
+    problem, _ = encoded_problem(x, y, v, w, num_numeric=2, num_classes=2, seed=0)
     assert np.isfinite(problem.x_val).all()
 
 
@@ -83,13 +84,13 @@ def test_synthetic(k: int) -> None:
 def test_refuses_a_part_without_positives() -> None:
     (x, y), (v, w) = _arrays(), _arrays(seed=1)
     with pytest.raises(InputError, match="reward rows hold no row"):
-        problem_from_arrays(x, y, v, np.zeros_like(w), num_numeric=2, num_classes=2, seed=0)
+        encoded_problem(x, y, v, np.zeros_like(w), num_numeric=2, num_classes=2, seed=0)
 
 
 def test_encoder_gives_the_problem_its_features_and_any_other_row() -> None:
     (x, y), (v, w) = _arrays(), _arrays(seed=1)
     problem, encoder = encoded_problem(x, y, v, w, num_numeric=2, num_classes=2, seed=0)
-    whole = problem_from_arrays(x, y, v, w, num_numeric=2, num_classes=2, seed=0)
+    whole = _problem()
     assert problem.x_train.tobytes() == whole.x_train.tobytes()
     np.testing.assert_array_equal(encoder.transform(x), problem.x_train)
     np.testing.assert_array_equal(encoder.transform(v), problem.x_val)
