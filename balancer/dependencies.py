@@ -2,9 +2,8 @@
 
 `pip install balancer` installs NumPy and safetensors, which the samplers need. Everything else belongs to an
 extra. Modules import optional libraries as usual. The command line and the lazily imported public names of
-the
-package turn a failed import into a `MissingDependencyError` (`explained_imports`). `require` raises it before
-the import, where the flag or class that needs the library can be named.
+the package turn a failed import into a `MissingDependencyError` (`explained_imports`). `require` raises it
+before the import, where the flag or class that needs the library can be named.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ def drawn() -> str:
 
 
 def replaced(page: str) -> str:
-    """`page` with its drawn part made anew."""
+    """`page` with its drawn part replaced."""
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}\n\n{drawn()}\n\n{END}{after}"

@@ -31,7 +31,7 @@ class SequenceTrainer:
         fit: Length and method of training.
         seed: Seed of the search for bin edges; each training has a seed of its own.
         folder: Folder of the checkpoints, with which a comparison that was stopped continues within a
-            training or a search. Whoever stores the result deletes it.
+            training or a search. The caller deletes it when it has stored the result.
         device: Where to train.
     """
 

@@ -159,7 +159,7 @@ def _parse_times(values: pl.Series, check: RowCheck) -> pl.Series:
 
     Raises:
         InputError: If no format reads the text, if rows have different formats, or if day and month can't be
-            told apart.
+            distinguished.
     """
     text = values.str.strip_chars()
     head = text.drop_nulls().head(200)
@@ -171,7 +171,7 @@ def _parse_times(values: pl.Series, check: RowCheck) -> pl.Series:
         )
     parsed = {form: _parse(text, form) for form, count in read.items() if count == best}
     form = min(parsed, key=lambda name: (parsed[name].null_count(), parsed[name][0] is None))
-    # Two formats read the same text as different times: day and month can't be told apart.
+    # Two formats read the same text as different times: day and month can't be distinguished.
     rival = next((name for name, other in parsed.items() if bool((other != parsed[form]).any())), None)
     if rival is not None:
         raise InputError(f"column {values.name!r}: {head[0]!r} can be read as {form!r} or {rival!r}: write times as 2024-05-31 13:45:00")

@@ -46,7 +46,7 @@ class TransactionStore:
     amount: NDArray[np.float64]
     """(N,) amount in the unit of the table (0 where the table has no amount)."""
     row: NDArray[np.int64]
-    """(N,) position in the input table, from 0; -1 for rows of `history`."""
+    """(N,) position in the input table, from 0; -1 for rows of `past`."""
 
     def __len__(self) -> int:
         return len(self.time)

@@ -138,9 +138,8 @@ class MlpNet(StudentNet):
         back = _through(torch.bmm(delta.transpose(1, 2), w3, out=back), h2, noise, keep)
         torch.bmm(h1.transpose(1, 2), back, out=g2)
         torch.sum(back, 1, keepdim=True, out=c2)
-        back = _through(
-            torch.bmm(back, w2.transpose(1, 2), out=second), h1, noise, keep
-        )  # the output of the second layer is not needed any more
+        # The output of the second layer is not needed any more, so its buffer is used again.
+        back = _through(torch.bmm(back, w2.transpose(1, 2), out=second), h1, noise, keep)
         torch.bmm(x.transpose(1, 2), back, out=g1)
         torch.sum(back, 1, keepdim=True, out=c1)
 
@@ -177,11 +176,9 @@ class TransformerNet(StudentNet):
         self.row_floats = features * max(3 * d, hidden)
 
     def initial(self, rng: np.random.Generator, used: NDArray[np.bool_]) -> list[Floats]:
-        """Normal values that keep the variance of the inputs.
+        """Normal values that keep the variance of the inputs; biases and gains are 0.
 
-        They are smaller in the head and at the ends of branches.
-
-        Tokens have unit size; biases and gains are 0.
+        Tokens have unit size. Values in the head and in the last layer of each branch are smaller.
         """
         groups, d = len(used), D_MODEL
         scale = {0: 0.5, 1: 0.5, 4: d**-0.5, 6: 0.5 * d**-0.5, 10: (2.0 / d) ** 0.5, 12: 0.5 * self.hidden**-0.5, 16: 0.5 * d**-0.5}

@@ -6,10 +6,10 @@ epoch), so training resumes there by setting :attr:`PopulationVecEnv.next_episod
 
 The reward is the change of a potential, so an episode's return is the final validation figure. For training,
 ``relative`` pays once, at the end: the final figure minus the mean of the student's siblings, which share its
-network, its initial weights and its random numbers. The rest is the effect of the policy. It costs no
-students besides those that train anyway (a twin under a constant would double their number). Easy and hard
-kinds of students have equal weight, and ``reward_scale`` brings the reward to unit size. It is paid at the
-end because the observation does not show how a student compares with its siblings: as a reward of each step
+network, its initial weights and its random numbers. The rest is the effect of the policy. No students are
+needed besides those that train anyway; comparing each with a student under a constant policy would double
+their number. Easy and hard kinds of students have equal weight, and ``reward_scale`` brings the reward to
+unit size. It is paid at the end because the observation does not show how a student compares with its siblings: as a reward of each step
 it would be noise that the critic can't explain.
 """
 

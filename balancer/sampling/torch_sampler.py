@@ -229,7 +229,7 @@ class _AdaptiveBase(Sampler[Item]):
         if consumed is not None:
             handed = whole_number(consumed, "consumed", 0)
             if handed > self._length:
-                raise InputError(f"consumed is {handed}, an epoch has {self._length} items on this rank; count anew in each epoch")
+                raise InputError(f"consumed is {handed}, an epoch has {self._length} items on this rank; count from 0 in each epoch")
             epoch = self._core.epoch if self._begun is None else self._begun
             if handed == self._length:
                 epoch, handed = epoch + 1, 0
