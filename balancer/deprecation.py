@@ -39,6 +39,7 @@ NAMES = {
     "balancer.RowSampler": "balancer.sampling.RowSampler",
     "balancer.SamplingController": "balancer.sampling.SamplingController",
     "balancer.integrations.lightning.AdaptiveSamplingCallback": "balancer.integrations.lightning.AdaptiveCallback",
+    "balancer.models.Task": "balancer.models.AuxiliaryTask",
     "balancer.sampling.EmbeddedSampler": "balancer.SamplerCore",
     "balancer.sampling.core.EmbeddedSampler": "balancer.SamplerCore",
 }

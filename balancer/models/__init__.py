@@ -3,7 +3,10 @@
 All parts exchange `SequenceBatch`, and `Classifier(ModelConfig(...))` assembles them. See models/README.md.
 """
 
+from typing import TYPE_CHECKING
+
 from balancer.dependencies import require
+from balancer.deprecation import deprecated_attribute
 
 require("torch", "balancer.models")  # before the parts, which import it
 
@@ -18,7 +21,7 @@ from balancer.models.heads import BinaryHead, Head, MulticlassHead
 from balancer.models.parts import PARTS, part_of
 from balancer.models.storage import load_classifier, save_classifier, save_delta, weights_digest
 from balancer.models.tabular import TabularEmbedding
-from balancer.models.tasks import Task
+from balancer.models.tasks import AuxiliaryTask
 from balancer.models.text import TokenEmbedding, Tokenizer, load_tokenizer, train_tokenizer
 
 __all__ = [
@@ -27,6 +30,7 @@ __all__ = [
     "HEADS",
     "PARTS",
     "Attention",
+    "AuxiliaryTask",
     "BinaryHead",
     "Block",
     "Classifier",
@@ -40,7 +44,6 @@ __all__ = [
     "SparseAttention",
     "TabularEmbedding",
     "Targets",
-    "Task",
     "TokenEmbedding",
     "Tokenizer",
     "TransactionEmbedding",
@@ -55,3 +58,8 @@ __all__ = [
     "train_tokenizer",
     "weights_digest",
 ]
+
+if not TYPE_CHECKING:  # the name of version 0.1
+
+    def __getattr__(name: str) -> object:
+        return deprecated_attribute(__name__, name)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from balancer.deprecation import renamed_fields
 from balancer.errors import InputError
-from balancer.models.tasks import Task
+from balancer.models.tasks import AuxiliaryTask
 
 _RENAMED = {"history": "history_length", "window": "attention_window"}
 _RENAMED_FORMS = {"window": "rows", "sequence": "histories"}
@@ -78,7 +78,7 @@ class ModelConfig:
     """Head: binary, multiclass, or a custom part."""
     adapter_rank: int = 0
     """Rank of the low-rank adapters of the blocks' linear layers; 0 for none."""
-    tasks: tuple[Task, ...] = ()
+    tasks: tuple[AuxiliaryTask, ...] = ()
     """Auxiliary tasks learned on the shared trunk."""
     numeric_encoding: str = "piecewise"
     """Encoding of numbers: `piecewise` (bins with steps) or `periodic` (sines of learned frequencies)."""
@@ -93,7 +93,9 @@ class ModelConfig:
         for name in ("numeric_fields", "categorical_fields", "classes", "cardinalities"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         object.__setattr__(self, "edges", tuple(tuple(float(edge) for edge in field) for field in self.edges))
-        object.__setattr__(self, "tasks", tuple(task if isinstance(task, Task) else Task.from_dict(task) for task in self.tasks))
+        object.__setattr__(
+            self, "tasks", tuple(task if isinstance(task, AuxiliaryTask) else AuxiliaryTask.from_dict(task) for task in self.tasks)
+        )
         cycles = self.cycles.items() if isinstance(self.cycles, Mapping) else self.cycles
         object.__setattr__(self, "cycles", tuple((name, float(period)) for name, period in cycles))
         self._check_fields()
@@ -192,7 +194,7 @@ def _renamed(content: Mapping[str, Any]) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     """Convert nested tuples to lists and tasks to dictionaries."""
-    if isinstance(value, Task):
+    if isinstance(value, AuxiliaryTask):
         return value.to_dict()
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
 

@@ -19,7 +19,7 @@ from balancer.models.batch import SequenceBatch
 
 
 @dataclass(frozen=True)
-class Task:
+class AuxiliaryTask:
     """An auxiliary task with F targets, each a class index."""
 
     name: str
@@ -43,7 +43,7 @@ class Task:
         return {"name": self.name, "sizes": list(self.sizes), "fields": list(self.fields), "edges": list(self.edges)}
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> Task:
+    def from_dict(cls, content: Mapping[str, Any]) -> AuxiliaryTask:
         """Build a task from the result of :meth:`to_dict`.
 
         Raises:
@@ -113,7 +113,7 @@ class TaskHeads(nn.Module):
         main: names of the losses of the main head.
     """
 
-    def __init__(self, d_model: int, tasks: Sequence[Task], main: Sequence[str]) -> None:
+    def __init__(self, d_model: int, tasks: Sequence[AuxiliaryTask], main: Sequence[str]) -> None:
         super().__init__()
         self.heads = nn.ModuleDict({task.name: FieldHead(d_model, task.sizes) for task in tasks})
         self.names = (*main, *self.heads)

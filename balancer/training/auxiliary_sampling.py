@@ -17,7 +17,7 @@ from sklearn.metrics import f1_score
 from balancer.data.dataset import Dataset
 from balancer.data.split import Split
 from balancer.inference.scoring import score_task
-from balancer.models import Classifier, ModelConfig, Task
+from balancer.models import AuxiliaryTask, Classifier, ModelConfig
 from balancer.sampling import SamplerCore
 from balancer.sampling.seeding import generator, integer_seed
 from balancer.training.auxiliary_targets import task_targets
@@ -69,7 +69,7 @@ class AuxiliarySampling:
         """Store rows of an epoch, by task."""
         return {task.name: self._draw(task, epoch) for task in self.config.tasks}
 
-    def _draw(self, task: Task, epoch: int) -> np.ndarray:
+    def _draw(self, task: AuxiliaryTask, epoch: int) -> np.ndarray:
         if task.name in self.samplers:
             return self.rows[self.samplers[task.name].draw(epoch)]
         return generator(self.seed, f"task {task.name}", epoch).choice(self.rows, self.count)
@@ -90,7 +90,7 @@ class AuxiliarySampling:
                 scores = [self._scores(trainer.model, task, sampler, rows, trainer.device) for rows in (held_rows, self.rows[pool])]
                 sampler.update(target, scores[0], rows=pool, row_score=scores[1])
 
-    def _scores(self, model: Classifier, task: Task, sampler: SamplerCore, rows: np.ndarray, device: torch.device) -> np.ndarray:
+    def _scores(self, model: Classifier, task: AuxiliaryTask, sampler: SamplerCore, rows: np.ndarray, device: torch.device) -> np.ndarray:
         """(n, K) probabilities over the classes that occur among the training rows."""
         scores = score_task(model, self.dataset, task.name, rows, device=device)[:, 0, np.asarray(sampler.classes_)].astype(np.float64)
         normal: np.ndarray = scores / np.maximum(scores.sum(1, keepdims=True), 1e-12)

@@ -14,7 +14,7 @@ from balancer.data.dataset import Dataset
 from balancer.data.spec import nearest
 from balancer.data.split import Split
 from balancer.errors import InputError
-from balancer.models import ModelConfig, Task
+from balancer.models import AuxiliaryTask, ModelConfig
 from balancer.names import AUXILIARY_TASKS
 
 BUCKETS = 8
@@ -23,7 +23,7 @@ HIDDEN = 0.5
 """Probability that a field of a row is hidden in ``masked_fields``."""
 
 
-def make_task(name: str, dataset: Dataset, config: ModelConfig) -> Task:
+def make_task(name: str, dataset: Dataset, config: ModelConfig) -> AuxiliaryTask:
     """Make an auxiliary task; its classes come from the training rows.
 
     Args:
@@ -42,7 +42,7 @@ def make_task(name: str, dataset: Dataset, config: ModelConfig) -> Task:
     if name == "next_category":
         if not config.categorical_fields:
             raise InputError("--tasks next_category: the table has no categorical column; name one by --categorical")
-        return Task(name, (config.cardinalities[0],), config.categorical_fields[:1])
+        return AuxiliaryTask(name, (config.cardinalities[0],), config.categorical_fields[:1])
     if name in ("next_amount", "next_time"):
         if name == "next_amount" and dataset.schema.spec.amount is None:
             raise InputError("--tasks next_amount: the table has no amount; name its column by --amount")
@@ -51,13 +51,13 @@ def make_task(name: str, dataset: Dataset, config: ModelConfig) -> Task:
         edges = np.unique(np.quantile(value, np.linspace(0, 1, BUCKETS + 1)[1:-1])) if len(value) else np.zeros(0)
         if not len(edges):
             raise InputError(f"--tasks {name}: no training row is followed by another of its entity; leave the task out")
-        return Task(name, (len(edges) + 1,), (name,), tuple(edges.tolist()))
+        return AuxiliaryTask(name, (len(edges) + 1,), (name,), tuple(edges.tolist()))
     sizes = (*(len(edges) - 1 for edges in config.edges), *config.cardinalities)
     # A field of a single bin gets a second class that never occurs, because a task has at least two classes.
-    return Task(name, tuple(max(2, size) for size in sizes), (*config.numeric_fields, *config.categorical_fields))
+    return AuxiliaryTask(name, tuple(max(2, size) for size in sizes), (*config.numeric_fields, *config.categorical_fields))
 
 
-def task_targets(dataset: Dataset, config: ModelConfig, task: Task, rows: NDArray[np.integer]) -> NDArray[np.int64]:
+def task_targets(dataset: Dataset, config: ModelConfig, task: AuxiliaryTask, rows: NDArray[np.integer]) -> NDArray[np.int64]:
     """Class indices (n, F) of a task's F targets.
 
     Args:

@@ -21,7 +21,7 @@ from balancer.data.split import Split
 from balancer.errors import InputError
 from balancer.files import read_arrays, read_json, write_arrays, write_json
 from balancer.inference.scoring import score_task
-from balancer.models import ModelConfig, Task, save_classifier
+from balancer.models import AuxiliaryTask, ModelConfig, save_classifier
 from balancer.options.pretrain import TASKS, PretrainConfig
 from balancer.options.run import folder_to_resume
 from balancer.runs.progress import PROGRESS_FILE, TrainingProgress
@@ -135,7 +135,7 @@ class _Evaluation:
 
     def __init__(self, dataset: Dataset, config: ModelConfig, seed: int) -> None:
         self.dataset = dataset
-        self.task: Task = next(task for task in config.tasks if task.name == "next_fields")
+        self.task: AuxiliaryTask = next(task for task in config.tasks if task.name == "next_fields")
         held = np.flatnonzero(dataset.split == Split.REWARD)
         train = np.flatnonzero(dataset.split == Split.TRAIN)
         rng = generator(seed, "pretraining figures")
