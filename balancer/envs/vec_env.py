@@ -9,8 +9,8 @@ The reward is the change of a potential, so an episode's return is the final val
 network, its initial weights and its random numbers. The rest is the effect of the policy. No students are
 needed besides those that train anyway; comparing each with a student under a constant policy would double
 their number. Easy and hard kinds of students have equal weight, and ``reward_scale`` brings the reward to
-unit size. It is paid at the end because the observation does not show how a student compares with its siblings: as a reward of each step
-it would be noise that the critic can't explain.
+unit size. It is paid at the end because the observation does not show how a student compares with its
+siblings: as a reward of each step it would be noise that the critic can't explain.
 """
 
 from __future__ import annotations
