@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from balancer.cli import run_command
 from balancer.errors import InputError
@@ -97,7 +97,7 @@ def _train(arguments: Sequence[str]) -> int:
     from balancer.devices import choose_device
     from balancer.policy_learning.budgets import TASK_BUDGETS
     from balancer.policy_learning.training import train_task_policy
-    from balancer.runs.progress import TrainingProgress
+    from balancer.runs.progress import TrainingProgress, describe_students
 
     console, device = Console(), choose_device(config.device)
     rollouts = config.rollouts or TASK_BUDGETS[config.budget].rollouts
@@ -112,20 +112,13 @@ def _train(arguments: Sequence[str]) -> int:
                 rollouts=rollouts,
                 device=device,
                 resume=config.resume,
-                progress=lambda figures: advance(int(figures["rollout"]), _describe(figures)),
+                progress=lambda figures: advance(int(figures["rollout"]), describe_students(figures)),
             )
     except KeyboardInterrupt:
         print(f"stopped; continue with: balancer policy train --resume --out {config.out}, and the flags given before", file=sys.stderr)
         return 130
     console.print(f"policy written to {config.out}; evaluate it with: balancer policy evaluate {config.out}")
     return 0
-
-
-def _describe(figures: dict[str, Any]) -> str:
-    return (
-        f"AP {figures['average_precision']:.3f}  F1 {figures['f1']:.3f}"
-        f"  share {100 * figures['minority_share']:.3g} %  hardness {figures['hardness']:.2f}"
-    )
 
 
 def _evaluate(arguments: Sequence[str]) -> int:

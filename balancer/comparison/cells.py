@@ -16,6 +16,7 @@ from balancer.comparison.config import CompareConfig
 from balancer.errors import CorruptFileError, InputError
 from balancer.files import read_json, write_json
 from balancer.options.flags import flag_of, present_names
+from balancer.runs.run_folder import make_folder, refuse_existing
 
 FORMAT = 1
 CONFIG_FILE = "compare.json"
@@ -53,13 +54,8 @@ class CellFolder:
         Raises:
             InputError: The folder is not empty, or it can't be made.
         """
-        if path.exists() and (not path.is_dir() or any(not entry.name.startswith(".") for entry in path.iterdir())):
-            hint = "add --resume to continue that comparison, or " if (path / CONFIG_FILE).is_file() else ""
-            raise InputError(f"--out {path} exists and is not empty: {hint}name another folder")
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"--out {path} can't be made: {error.strerror or error}; name another folder") from error
+        refuse_existing(path, CONFIG_FILE, "comparison")
+        make_folder(path)
         write_json(path / CONFIG_FILE, {"format": FORMAT, "flags": dict(flags)})
         return cls(path)
 

@@ -108,6 +108,14 @@ class TrainingProgress:
             write_json(self.file, state | {"detail": detail, "seconds": seconds, "seconds_left": left, "stages": self.stages})
 
 
+def describe_students(figures: dict[str, Any]) -> str:
+    """The mean metrics and sampling weights of the students after a rollout of PPO, in one line."""
+    return (
+        f"AP {figures['average_precision']:.3f}  F1 {figures['f1']:.3f}"
+        f"  share {100 * figures['minority_share']:.3g} %  hardness {figures['hardness']:.2f}"
+    )
+
+
 def describe(figures: dict[str, Any]) -> str:
     """The validation metrics and sampling weights of an epoch, in one line."""
     share = " ".join(f"{100 * value:.3g}" for value in figures["share"][1:])

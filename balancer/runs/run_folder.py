@@ -68,10 +68,7 @@ class RunFolder:
         Raises:
             InputError: It holds something.
         """
-        # Hidden files do not count: a run that was killed at its start may have left a temporary one.
-        if path.exists() and (not path.is_dir() or any(not entry.name.startswith(".") for entry in path.iterdir())):
-            hint = "add --resume to continue that run, or " if (path / "run.json").is_file() else ""
-            raise InputError(f"--out {path} exists and is not empty: {hint}name another folder")
+        refuse_existing(path, "run.json", "run")
 
     @classmethod
     def create(cls, path: Path, config: TrainConfig, *, fingerprint: str, device: str, threads: int, data: dict[str, Any]) -> RunFolder:
@@ -89,10 +86,7 @@ class RunFolder:
             InputError: The folder is not empty or can't be made.
         """
         cls.refuse_existing(path)
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"--out {path} can't be made: {error.strerror or error}; name another folder") from error
+        make_folder(path)
         content = {
             "format": FORMAT,
             "status": "running",
@@ -216,6 +210,35 @@ class RunFolder:
             yield held
         finally:
             os.close(descriptor)
+
+
+def refuse_existing(path: Path, file: str, kind: str) -> None:
+    """Check that ``path``, the value of ``--out``, does not exist or is an empty folder.
+
+    Args:
+        path: The folder to write.
+        file: File by which a folder that can be resumed is recognized.
+        kind: What such a folder holds, for the message.
+
+    Raises:
+        InputError: It holds something.
+    """
+    # Hidden files do not count: a process that was killed at its start may have left a temporary one.
+    if path.exists() and (not path.is_dir() or any(not entry.name.startswith(".") for entry in path.iterdir())):
+        hint = f"add --resume to continue that {kind}, or " if (path / file).is_file() else ""
+        raise InputError(f"--out {path} exists and is not empty: {hint}name another folder")
+
+
+def make_folder(path: Path) -> None:
+    """Make the folder of ``--out`` and its parents.
+
+    Raises:
+        InputError: It can't be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {path} can't be made: {error.strerror or error}; name another folder") from error
 
 
 def with_saved_dataset(given: dict[str, Any]) -> dict[str, Any]:

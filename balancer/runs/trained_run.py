@@ -54,11 +54,7 @@ class TrainedRun:
             raise InputError(f"the run in {path} is pretrained only and its head is untrained: train it with balancer train --from {path}")
         if not folder.complete:
             raise InputError(f"the run in {path} is not complete: continue it with balancer train --resume --out {path}")
-        content = read_json(path / SCHEMA_FILE, what="it holds the fields the model was trained on")
-        try:
-            schema = Schema.from_dict(content)
-        except (InputError, TypeError, AttributeError) as error:
-            raise CorruptFileError(f"{path / SCHEMA_FILE} can't be used ({error}): give a run folder that balancer train wrote") from error
+        schema = read_schema(path)
         model = load_classifier(path) if precision == "full" else load_quantized_classifier(path)
         names = (schema.numeric_fields, schema.categorical_fields, schema.classes)
         if names != (model.config.numeric_fields, model.config.categorical_fields, model.config.classes):
@@ -86,6 +82,20 @@ class TrainedRun:
             return score_streaming(self.model, dataset, rows, device=self.device, progress=lambda done: bar.update(task, completed=done))
 
 
+def read_schema(folder: Path) -> Schema:
+    """Read the schema of the table that the run in ``folder`` was trained on.
+
+    Raises:
+        MissingFileError: The file is missing.
+        CorruptFileError: The file is damaged.
+    """
+    content = read_json(folder / SCHEMA_FILE, what="it holds the fields the model was trained on")
+    try:
+        return Schema.from_dict(content)
+    except (InputError, TypeError, AttributeError) as error:
+        raise CorruptFileError(f"{folder / SCHEMA_FILE} can't be used ({error}): give a run folder that balancer train wrote") from error
+
+
 def training_table(folder: RunFolder) -> Dataset:
     """The data set that a run was trained on.
 
@@ -97,7 +107,7 @@ def training_table(folder: RunFolder) -> Dataset:
         raise MissingFileError(
             f"{config.dataset} is not here: the run in {folder.path} was trained on it; call this command where that path leads to it"
         )
-    schema = Schema.from_dict(read_json(folder.path / SCHEMA_FILE, what="it holds the fields the model was trained on"))
+    schema = read_schema(folder.path)
     dataset = load_dataset(
         config.dataset, schema.spec, bad_rows=config.bad_rows, hash_buckets=schema.hash_buckets, vocabularies=schema.vocabularies
     )

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from balancer.data.dataset import Dataset
 from balancer.envs.problem import PopulationProblem, dataset_problem
 from balancer.options.policy import PolicyOptions
 from balancer.policy_learning.training import POLICY_BUDGETS, train_policy
-from balancer.runs.progress import TrainingProgress
+from balancer.runs.progress import TrainingProgress, describe_students
 from balancer.sampling.policies import CONFIG_FILE
 
 
@@ -60,13 +59,5 @@ def learn_policy(
             rollouts=rollouts,
             device=device,
             resume=True,
-            progress=lambda figures: advance(int(figures["rollout"]), _describe(figures)),
+            progress=lambda figures: advance(int(figures["rollout"]), f"students: {describe_students(figures)}"),
         )
-
-
-def _describe(figures: dict[str, Any]) -> str:
-    """Mean metrics of the students after a rollout, in one line."""
-    return (
-        f"students: AP {figures['average_precision']:.3f}  F1 {figures['f1']:.3f}"
-        f"  share {100 * figures['minority_share']:.3g} %  hardness {figures['hardness']:.2f}"
-    )

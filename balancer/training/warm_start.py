@@ -16,14 +16,13 @@ import torch
 
 from balancer.data.schema import Schema
 from balancer.errors import InputError
-from balancer.files import read_json
 from balancer.models import Classifier, ModelConfig, Replacement, load_classifier
 from balancer.options.fit import StartOptions
 from balancer.options.flags import flag_of
 from balancer.options.train import TrainConfig
 from balancer.runs.run_folder import RunFolder
+from balancer.runs.trained_run import read_schema
 
-SCHEMA_FILE = "schema.json"
 _SIZES = {"d_model": "d_model", "layers": "num_layers", "history_length": "history_length", "form": "form"}
 _SHAPES = _SIZES | {"attention_window": "attention_window", "global_nodes": "global_nodes", "attention": "attention"}
 _SHARED_PROJECTIONS = frozenset({"dense", "window", "sparse"})
@@ -49,8 +48,7 @@ class Base:
         run = RunFolder.open(path)
         if not run.complete and not run.pretrained:
             raise InputError(f"--from {path} is not finished: continue it first with --resume --out {path}")
-        schema = Schema.from_dict(read_json(path / SCHEMA_FILE, what="it holds the fields the model was trained on"))
-        return cls(path, load_classifier(path), schema, run.pretrained)
+        return cls(path, load_classifier(path), read_schema(path), run.pretrained)
 
     def sizes(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The options that follow from the model.
