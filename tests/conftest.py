@@ -13,7 +13,7 @@ from pathlib import Path
 # fixed order repeat exactly.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("POLARS_MAX_THREADS", "1")
-os.environ.setdefault("KERAS_BACKEND", "torch")  # Keras takes TensorFlow unless told
+os.environ.setdefault("KERAS_BACKEND", "torch")  # else Keras takes TensorFlow
 # What is measured while other tests keep the cores busy is not kept for the user.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="balancer-tests-")
 

@@ -19,11 +19,11 @@ SHORT = [
 def test_table_sentence_and_files(tiny_table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = ["--json", str(tmp_path / "r.json"), "--chart", str(tmp_path / "c.svg")]
     assert main(["compare", "--dataset", str(tiny_table), "--out", str(tmp_path / "c"), *SHORT, *files]) == 0
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     content = json.loads((tmp_path / "r.json").read_text())
-    assert " ".join(content["sentence"].split()[:8]) in " ".join(told.split())
-    assert "constant:share=…" in told
-    assert "95 % interval" in told
+    assert " ".join(content["sentence"].split()[:8]) in " ".join(printed.split())
+    assert "constant:share=…" in printed
+    assert "95 % interval" in printed
     assert {r["treatment"] for r in content["results"]} == {"none", "one_to_one", "constant", "constant:share=.2,hardness=1"}
     assert "<svg" in (tmp_path / "c.svg").read_text()
 

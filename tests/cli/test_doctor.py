@@ -1,4 +1,4 @@
-"""`balancer doctor`: what it says is so."""
+"""`balancer doctor`: its report agrees with the machine."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["versions"]["torch"] == torch.__version__
-    assert set(told["attention"]["backends"]) == set(BACKENDS)
-    assert told["attention"]["backends"]["torch"] == "works"
-    assert told["attention"]["backends"]["native"] == (native.absence() or "works")
-    assert set(told["quantization"]) == {"INT8 kernel in C++"}
-    assert told["attention"]["auto"]["64"]["backend"] == "dense"
-    assert told["attention"]["auto"]["512"]["milliseconds"]
-    assert told["processor"]
-    assert {own["backend"] for own in told["attention"]["auto"].values()} <= set(BACKENDS) - {"reference"}
+    result = json.loads(capsys.readouterr().out)
+    assert result["versions"]["torch"] == torch.__version__
+    assert set(result["attention"]["backends"]) == set(BACKENDS)
+    assert result["attention"]["backends"]["torch"] == "works"
+    assert result["attention"]["backends"]["native"] == (native.absence() or "works")
+    assert set(result["quantization"]) == {"INT8 kernel in C++"}
+    assert result["attention"]["auto"]["64"]["backend"] == "dense"
+    assert result["attention"]["auto"]["512"]["milliseconds"]
+    assert result["processor"]
+    assert {choice["backend"] for choice in result["attention"]["auto"].values()} <= set(BACKENDS) - {"reference"}
 
 
 def test_table_and_bad_flag(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,8 +46,8 @@ def test_table_and_bad_flag(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
 def test_a_backend_that_cannot_be_taken_is_told_of(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BALANCER_ATTENTION_BACKEND", "imaginary")
     assert main(["doctor", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["attention"]["auto"]["512"]["backend"] is None
-    assert "imaginary" in told["attention"]["auto"]["512"]["reason"]
+    result = json.loads(capsys.readouterr().out)
+    assert result["attention"]["auto"]["512"]["backend"] is None
+    assert "imaginary" in result["attention"]["auto"]["512"]["reason"]
     assert main(["doctor"]) == 0
     assert "imaginary" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The shipped checks find what a part does wrong, and pass what is right."""
+"""The checks for parts: they find each violated rule, and correct parts pass."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class NoMissing(TransactionEmbedding):
 
 
 @pytest.mark.parametrize(
-    ("check", "part", "told"),
+    ("check", "part", "message"),
     [
         (check_attention, Future, "must be causal"),
         (check_attention, DirtyPadding, "not zero at padding"),
@@ -83,8 +83,8 @@ class NoMissing(TransactionEmbedding):
         (check_embedding, NoMissing, "padding|NaN"),
     ],
 )
-def test_what_is_wrong_is_told(check: Callable[[Any], None], part: type, told: str) -> None:
-    with pytest.raises(AssertionError, match=told):
+def test_the_violated_rule_is_named(check: Callable[[Any], None], part: type, message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
         check(part)
 
 

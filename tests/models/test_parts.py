@@ -175,7 +175,7 @@ class ManyClasses(BinaryHead):
 
 
 @pytest.mark.parametrize(
-    ("parts", "told"),
+    ("parts", "message"),
     [
         ({"embedding": Wide}, r"embedding '.*:Wide' gives \(2, 2, 24\), but attention 'dense' takes \(2, 2, 16\)"),
         ({"attention": Narrow}, r"attention '.*:Narrow' gives \(2, 2, 8\) for the \(2, 2, 16\) of embedding 'transaction'"),
@@ -188,8 +188,8 @@ class ManyClasses(BinaryHead):
         ({"head": nn.Linear(3, 3)}, "head is a Linear: give a Head"),
     ],
 )
-def test_parts_that_do_not_fit_are_named_with_their_shapes(parts: dict[str, object], told: str) -> None:
-    with pytest.raises(InputError, match=told):
+def test_parts_that_do_not_fit_are_named_with_their_shapes(parts: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         Classifier(example_config(), **parts)  # type: ignore[arg-type]
 
 
@@ -202,14 +202,14 @@ def test_a_class_in_a_file_of_ones_own(tmp_path: Path, monkeypatch: pytest.Monke
     save_classifier(model.eval(), "saved")
     batch, _ = rows(model.config)
     assert torch.equal(load_classifier("saved").probabilities(batch), model.probabilities(batch))
-    for name, told in {
+    for name, message in {
         "own_part_of_a_test:Nothing": "can't be imported .*Nothing",
         "no_such_module_anywhere:A": "run in the folder of no_such_module_anywhere.py",
         "own_part_of_a_test:not_a_class": "is not a subclass of Attention",
         "os:system": "is not a subclass of Attention",
         "torch.nn:Linear": "is not a subclass of Attention",
     }.items():
-        with pytest.raises(InputError, match=told):
+        with pytest.raises(InputError, match=message):
             Classifier(example_config(attention=name))
 
 

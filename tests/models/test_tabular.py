@@ -1,4 +1,4 @@
-"""TabularEmbedding: fields as tokens, the last one judged."""
+"""TabularEmbedding: fields as tokens; the last one represents the row."""
 
 from __future__ import annotations
 

@@ -78,8 +78,8 @@ def test_only_what_is_trained_has_optimizer_memory(tiny_run: Path, tiny_table: P
 def test_scores_of_the_run_and_of_score_are_the_same(tiny_run: Path, later_table: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     assert train("--dataset", later_table, "--from", tiny_run, "--train-only", "head", "--out", out) == 0
-    told = main(["evaluate", str(out), "--dataset", str(later_table), "--json"])
-    assert told == 0
+    code = main(["evaluate", str(out), "--dataset", str(later_table), "--json"])
+    assert code == 0
     # The vocabularies are the base's: a category has the code it had there.
     assert (
         json.loads((out / "schema.json").read_text())["vocabularies"] == json.loads((tiny_run / "schema.json").read_text())["vocabularies"]
@@ -91,9 +91,9 @@ def test_evaluate_gives_the_reports_figures(tiny_run: Path, later_table: Path, t
     assert train("--dataset", later_table, "--from", tiny_run, "--train-only", "head", "--out", out) == 0
     capsys.readouterr()
     assert main(["evaluate", str(out), "--dataset", str(later_table), "--json"]) == 0
-    told, report = json.loads(capsys.readouterr().out), json.loads((out / "report.json").read_text())
-    assert told["part"] == "test"
-    assert told["test"]["average_precision"] == report["test"]["average_precision"]
+    result, report = json.loads(capsys.readouterr().out), json.loads((out / "report.json").read_text())
+    assert result["part"] == "test"
+    assert result["test"]["average_precision"] == report["test"]["average_precision"]
 
 
 def test_quantizing_a_run_with_adapters_folds_them(tiny_run: Path, later_table: Path, tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_a_new_stream_takes_a_new_embedding_and_head(tiny_run: Path, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
         (("--train-only", "head"), "--train-only needs --from"),
         (("--from", "RUN", "--train-only", "atention"), "--train-only: unknown part 'atention'; did you mean 'attention'?"),
@@ -130,12 +130,12 @@ def test_a_new_stream_takes_a_new_embedding_and_head(tiny_run: Path, tmp_path: P
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(
-    flags: tuple[str, ...], told: str, tiny_run: Path, later_table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    flags: tuple[str, ...], message: str, tiny_run: Path, later_table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
     own = [str(tiny_run) if flag == "RUN" else flag for flag in flags]
     assert train("--dataset", later_table, "--out", out, *own) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not out.exists()
 
 
@@ -241,9 +241,9 @@ def test_pretraining_without_labels_then_training(tiny_table: Path, tmp_path: Pa
     pl.read_parquet(tiny_table).drop("is_fraud").write_parquet(bare)
     before = tmp_path / "before"
     assert main(["pretrain", "--dataset", str(bare), "--out", str(before), *PRETRAIN, "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["epochs"][-1]["loss"] < told["epochs"][0]["loss"]
-    assert set(told["prior"]) == set(told["epochs"][0]["fields"])
+    result = json.loads(capsys.readouterr().out)
+    assert result["epochs"][-1]["loss"] < result["epochs"][0]["loss"]
+    assert set(result["prior"]) == set(result["epochs"][0]["fields"])
     assert main(["score", str(before), "--input", str(bare), "--output", str(tmp_path / "x.csv")]) == 2
     assert "pretrained only" in capsys.readouterr().err
     assert train("--dataset", tiny_table, "--from", before, "--out", tmp_path / "after") == 0

@@ -1,5 +1,4 @@
-"""What `auto` takes: measured once, kept on disk, decided in a fixed order where times are close, and told in
-words."""
+"""The backend that `auto` chooses: measured once, stored on disk, by a fixed order where times are close."""
 
 from __future__ import annotations
 
@@ -51,9 +50,9 @@ def test_the_fastest_is_taken_and_close_ones_by_order(monkeypatch: pytest.Monkey
     for path in choice.cache_folder().iterdir():
         path.unlink()
     timed(monkeypatch, {"dense": 1.0, "torch": 1.05, "native": 3.0})
-    told = explain_choice(query(100), LAYOUT)
-    assert told.name == "torch"
-    assert "dense 128.00 ms" in told.reason
+    chosen = explain_choice(query(100), LAYOUT)
+    assert chosen.name == "torch"
+    assert "dense 128.00 ms" in chosen.reason
 
 
 def test_it_is_measured_once_and_kept_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,9 +91,9 @@ def test_beyond_the_last_length_dense_grows_by_the_square(monkeypatch: pytest.Mo
     monkeypatch.setattr(choice, "HOPELESS", 100.0)
     assert explain_choice(query(128), LAYOUT).name == "dense"
     assert explain_choice(query(2 * 128), LAYOUT).name == "dense"
-    told = explain_choice(query(4 * 128), LAYOUT)
-    assert told.name == "torch"
-    assert "extrapolated to 512" in told.reason and "dense 2048.00 ms" in told.reason
+    chosen = explain_choice(query(4 * 128), LAYOUT)
+    assert chosen.name == "torch"
+    assert "extrapolated to 512" in chosen.reason and "dense 2048.00 ms" in chosen.reason
 
 
 def test_the_short_way_says_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,10 +172,10 @@ def test_a_cache_that_cannot_be_written_is_warned_of(tmp_path: Path, monkeypatch
 
 def test_really_measured() -> None:
     before = torch.random.get_rng_state()
-    told = explain_choice(query(128), LAYOUT)
+    chosen = explain_choice(query(128), LAYOUT)
     assert torch.equal(torch.random.get_rng_state(), before)  # measuring draws no number of the caller's
-    assert told.name in BACKENDS and told.name != "reference"
-    assert set(told.milliseconds) == {"64", "128"}
+    assert chosen.name in BACKENDS and chosen.name != "reference"
+    assert set(chosen.milliseconds) == {"64", "128"}
     tracked = [torch.randn(1, 100, 2, 16, requires_grad=True) for _ in range(3)]
     sparse_attention(*tracked, torch.randn(1, 100), window=32).sum().backward()
     assert len(list(choice.cache_folder().iterdir())) == 2  # with gradients it is a table of its own

@@ -181,7 +181,7 @@ def test_installs_where_there_is_no_compiler(tmp_path: Path) -> None:
     source = tmp_path / "source"
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
     if not tracked:
-        pytest.skip("not a git checkout: which files belong to the project can't be told")
+        pytest.skip("not a git checkout: the files of the project can't be listed")
     for name in tracked:
         if (ROOT / name).is_file() and not name.startswith(("tests/", "benchmarks/", "docs/")):
             (source / name).parent.mkdir(parents=True, exist_ok=True)

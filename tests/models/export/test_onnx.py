@@ -1,5 +1,5 @@
-"""The ONNX file against torch: same scores at any batch and length, INT8 where it was asked for, no row that
-hangs on its neighbours."""
+"""The ONNX file against torch: the same scores for any batch and length, INT8 where it is requested, and rows
+that do not depend on other rows."""
 
 from __future__ import annotations
 
@@ -142,8 +142,8 @@ def test_the_command_writes_an_onnx_file(tiny_run: Path, tmp_path: Path, capsys:
     shutil.copytree(tiny_run, run)
     capsys.readouterr()
     assert main(["quantize", str(run), "--backend", "onnxruntime", "--max-drop", ".05", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["backend"] == "onnxruntime"
-    assert told["after"]["bytes"] == (run / "model.int8.onnx").stat().st_size
-    assert told["after"]["test"]["average_precision"] == pytest.approx(told["before"]["test"]["average_precision"], abs=0.1)
-    assert {row["got"] for row in told["applied"]["rows"]} <= {"int8", "fp32"}
+    result = json.loads(capsys.readouterr().out)
+    assert result["backend"] == "onnxruntime"
+    assert result["after"]["bytes"] == (run / "model.int8.onnx").stat().st_size
+    assert result["after"]["test"]["average_precision"] == pytest.approx(result["before"]["test"]["average_precision"], abs=0.1)
+    assert {row["got"] for row in result["applied"]["rows"]} <= {"int8", "fp32"}

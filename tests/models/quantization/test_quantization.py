@@ -198,7 +198,7 @@ def test_nan_in_a_linear_is_nan_out_of_its_row_alone() -> None:
 
 
 def trained_like(seed: int) -> Classifier:
-    """A classifier after some steps on a task it can learn, so that its layers differ in what they mind."""
+    """A classifier after some steps on a task it can learn, so that its layers differ in sensitivity."""
     model = classifier(seed, layers=3)
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     model.train()
@@ -472,19 +472,19 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     quantized, applied = apply_precision(model, plan)
     save_classifier(model, tmp_path)
     save_quantized(quantized, applied, tmp_path, plan=plan)
-    weights, told = tmp_path / "model.quantized.safetensors", tmp_path / "precision.json"
-    whole, content = weights.read_bytes(), told.read_text()
+    weights, plan_file = tmp_path / "model.quantized.safetensors", tmp_path / "precision.json"
+    whole, content = weights.read_bytes(), plan_file.read_text()
     weights.write_bytes(whole[:-100])
     with pytest.raises(InputError, match="damaged"):
         load_quantized_classifier(tmp_path)
     weights.write_bytes(whole)
-    told.write_text(json.dumps(json.loads(content) | {"got": dict.fromkeys(json.loads(content)["got"], "bf16")}))
+    plan_file.write_text(json.dumps(json.loads(content) | {"got": dict.fromkeys(json.loads(content)["got"], "bf16")}))
     with pytest.raises(InputError, match="does not fit"):
         load_quantized_classifier(tmp_path)
-    told.write_text(json.dumps({"format": 1}))
+    plan_file.write_text(json.dumps({"format": 1}))
     with pytest.raises(InputError, match="quantize"):
         load_quantized_classifier(tmp_path)
-    told.write_text(content)
+    plan_file.write_text(content)
     save_classifier(classifier(d_model=16), tmp_path)
     with pytest.raises(InputError, match="another model"):
         load_quantized_classifier(tmp_path)
