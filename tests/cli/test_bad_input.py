@@ -1,4 +1,4 @@
-"""Bad input as a person meets it: one line that names column, row, flag or file, exit code 2, and no output
+"""Bad input on the command line: one line that names column, row, flag or file, exit code 2, and no output
 folder."""
 
 from __future__ import annotations

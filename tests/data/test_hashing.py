@@ -1,5 +1,5 @@
-"""Hash buckets: rare and unseen values share a few codes, the same ones everywhere; without buckets nothing
-changes."""
+"""Hash buckets: rare and unseen values share a few codes, which are the same everywhere; without buckets
+nothing changes."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""The code in models/README.md runs as it stands there, and a part of one's own goes through training,
-storing and loading."""
+"""The code in balancer/models/README.md runs, and a custom part can be trained, stored and loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every python block of docs/parts.md runs, in order, where its file is."""
+"""Every Python block of docs/parts.md runs, in order, in the folder of its file."""
 
 from __future__ import annotations
 

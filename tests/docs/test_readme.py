@@ -1,4 +1,4 @@
-"""Every command and every example of the README is run, in the order in which they stand there."""
+"""Every command and every example of the README runs, in the order of the page."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def _masked(h: Tensor, noise: Tensor | None, keep: Tensor) -> Tensor:
 
 
 def _mlp(w: list[Tensor], x: Tensor, noise: Tensor | None, keep: Tensor) -> Tensor:
-    """One student's logits (B, K), as anyone would write them."""
+    """One student's logits (B, K), written out."""
     parts = [None, None] if noise is None else list(noise.view(2, B, HIDDEN))
     h = _masked(torch.relu(nn.functional.linear(x, w[0].T, w[1][0])), parts[0], keep)
     h = _masked(torch.relu(nn.functional.linear(h, w[2].T, w[3][0])), parts[1], keep)
@@ -120,7 +120,8 @@ def test_units_left_out_stay_out(name: Net, width: int) -> None:
 
 
 def _rings() -> PopulationProblem:
-    """Separable, though by no plane: rare rows lie outside of a circle in the first two of four features."""
+    """A problem that a non-linear model can separate: rare rows lie outside of a circle in the first two of
+    four features."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(6000, 4)).astype(np.float32)
     radius = (x[:, :2] ** 2).sum(axis=1)

@@ -1,4 +1,4 @@
-"""The distribution of tasks: repeatable, varied, held apart, and able to be learned."""
+"""The distribution of tasks: repeatable, varied, learnable, held-out tasks apart from training tasks."""
 
 from __future__ import annotations
 

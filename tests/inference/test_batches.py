@@ -1,5 +1,5 @@
-"""Every target once, where it stands, in batches of bounded size; and a classifier on whole histories against
-one history at a time."""
+"""Every target once, at its position, in batches of bounded size; a classifier on whole histories against one
+history at a time."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Row by row gives what the table gives, in every form; states can be read in one pass; rows do not depend on
-their company."""
+"""Row by row gives the scores of the table, in every form; states can be computed in one pass; rows do not
+depend on other rows of the batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Block: pre-norm, padding-safe, and asked for its last position alone."""
+"""Block: pre-norm, padding has no effect, and the last position can be computed alone."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def test_last_only_equals_the_whole() -> None:
 
 @pytest.mark.parametrize("last_only", [False, True])
 def test_every_linear_is_called_and_may_be_swapped(last_only: bool) -> None:
-    """Quantization replaces linears by other modules: a weight that is read beside its module would escape
-    it."""
+    """Quantization replaces linear layers by other modules, so a weight that is read without its module would
+    not be quantized."""
 
     class Swapped(nn.Module):
         def __init__(self, inner: nn.Linear) -> None:

@@ -14,7 +14,7 @@ from balancer.models.checks import check_attention, check_embedding, check_head,
 
 
 class Mean(Attention):
-    """Right: each position gets the mean of what came before it."""
+    """Correct: each position gets the mean of the positions before it."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Classifier: what the parts promise holds for the whole, and it learns."""
+"""Classifier: the rules of the parts hold for the whole model, and it learns."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def test_a_row_scores_the_same_with_more_padding() -> None:
 
 @pytest.mark.parametrize("attention", ["dense", "window"])
 def test_each_position_of_the_sequence_is_what_a_cut_window_gives(attention: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Causality of the whole: all positions at once equal each history cut there, but for positions counted
-    from the target."""
+    """Causality of the whole model: all positions at once equal each history cut there, except for positions
+    counted from the target."""
 
     class AllPositions(BinaryHead):
         needs_sequence = True

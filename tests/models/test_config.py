@@ -1,4 +1,4 @@
-"""ModelConfig: its JSON, and what it refuses."""
+"""ModelConfig: its JSON, and its errors."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Parts are named, imported, given and replaced; every combination works; adapters and deltas keep what they
-must."""
+"""Parts by name, by import and as objects, and their replacement; every combination; adapters and deltas."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers as sines and cosines, cycles, and that the default is what it was."""
+"""Numbers as sines and cosines, cycles, and that the default encoding has not changed."""
 
 from __future__ import annotations
 

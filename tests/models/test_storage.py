@@ -1,4 +1,4 @@
-"""save_classifier and load_classifier: exact, and clear about every broken folder."""
+"""save_classifier and load_classifier: exact, with an error for every damaged folder."""
 
 from __future__ import annotations
 

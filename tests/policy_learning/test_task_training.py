@@ -23,7 +23,7 @@ TINY = TaskBudget(rollouts=2, slots=1, siblings=2)
 
 
 class _KilledError(Exception):
-    """Stands for SIGKILL."""
+    """Replaces SIGKILL in the test."""
 
 
 @pytest.mark.slow

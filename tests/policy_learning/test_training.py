@@ -19,7 +19,7 @@ TINY = PolicyBudget(rollouts=3, num_students=4, siblings=2, epochs=3, steps_per_
 
 
 class _KilledError(Exception):
-    """Stands for SIGKILL: nothing is tidied up after it."""
+    """Replaces SIGKILL in the test: nothing is cleaned up after it."""
 
 
 def _bytes(folder: Path) -> list[bytes]:

@@ -1,4 +1,5 @@
-"""The loop of policies through students: who trains under which policy, and errors that name the policy."""
+"""The loop in which policies train students: which student trains under which policy, and errors that name
+the policy."""
 
 from __future__ import annotations
 

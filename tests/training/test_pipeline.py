@@ -1,5 +1,5 @@
-"""One real, tiny run: what is in the folder, that its figures agree with each other, and that it is used and
-refused as documented."""
+"""One real, tiny run: the files in its folder, metrics that agree with each other, and documented uses and
+errors."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def report_of(run: Path) -> dict[str, Any]:
 
 
 def without_times(report: dict[str, Any]) -> dict[str, Any]:
-    """The report but for its times, wherever they stand."""
+    """The report without its times."""
     return {key: without_times(value) if isinstance(value, dict) else value for key, value in report.items() if key != "timing"}
 
 

@@ -1,5 +1,5 @@
-"""`train --from`, `--train-only`, `--tasks` and `pretrain`: what stays is bit-identical, what is stored is
-small, what is resumed ends the same."""
+"""`train --from`, `--train-only`, `--tasks` and `pretrain`: frozen weights stay bit-identical, stored files
+are small, and resumed runs give the same result."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SHORT = ("--epochs", "2", "--steps-per-epoch", "6", "--policy", "rule", "--threa
 
 @pytest.fixture(scope="module")
 def later_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The columns of the tiny table, other transactions."""
+    """Other transactions with the columns of the tiny table."""
     path = tmp_path_factory.mktemp("later") / "later.parquet"
     write_simulation(simulate(6_000, seed=4, fraud_rate=0.03), path)
     return path

@@ -1,5 +1,5 @@
-"""Checks common to every backend that works here: float64, the future, padding, NaN, edges of windows, and
-what is refused."""
+"""Checks of every backend that works on this machine: float64, causality, padding, NaN, window borders,
+errors."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ PROBE = torch.zeros(1, 4, 1, 16)
 
 
 def here(name: str) -> object:
-    """The backend's name, skipped with its own reason where it can't work; Triton's interpreter has a file of
-    its own."""
+    """The backend's name. Skipped with the backend's reason where it can't be used; Triton's interpreter has
+    a separate test file."""
     reason = BACKENDS[name].refuses(PROBE, Layout()) or ("on a CPU it is an interpreter" if name == "triton" else None)
     return pytest.param(name, marks=pytest.mark.skipif(reason is not None, reason=str(reason)))
 
@@ -82,7 +82,7 @@ def test_equals_the_float64_reference(
 
 
 def moved(tensors: list[Tensor], border: int) -> list[Tensor]:
-    """The same up to `border`, five sigma away after it, scores and gates too."""
+    """The same inputs up to `border`, five standard deviations away after it, also scores and gates."""
     return [torch.cat([x[:, :border], x[:, border:] + 5 * torch.randn(x[:, border:].shape)], 1) for x in tensors]
 
 

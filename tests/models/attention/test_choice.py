@@ -28,7 +28,7 @@ def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def timed(monkeypatch: pytest.MonkeyPatch, times: dict[str, float]) -> list[tuple[str, int]]:
-    """Let backends take these milliseconds a token; returns what is measured."""
+    """Set the milliseconds per token of each backend; return a record of what is measured."""
     asked: list[tuple[str, int]] = []
 
     def milliseconds(name: str, length: int, *_: Any) -> float:

@@ -1,4 +1,5 @@
-"""The dense warm-up: what is distilled, against sums over an explicit (n, n) softmax, and who takes part."""
+"""The dense warm-up: its target, compared with sums over an explicit (n, n) softmax, and which modules it
+changes."""
 
 from __future__ import annotations
 

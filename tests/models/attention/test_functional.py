@@ -1,4 +1,4 @@
-"""`sparse_attention`: what it refuses beyond the common checks, and sequences of padding."""
+"""`sparse_attention`: errors beyond the common checks, and sequences of only padding."""
 
 from __future__ import annotations
 

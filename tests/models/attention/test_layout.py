@@ -1,5 +1,4 @@
-"""Windows and chunks: each window by its definition, no blind spot between windows and candidates, and what
-is refused."""
+"""Windows and chunks: each window against its definition, no token that no query can see, and errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The backend `dense`: where it goes without a mask, and that it may."""
+"""The backend `dense`: when it uses no mask, and that the result is then correct."""
 
 from __future__ import annotations
 

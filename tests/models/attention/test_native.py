@@ -1,5 +1,5 @@
-"""The native kernel: every instruction set against float64, one result for any number of threads, known to
-torch as an operator; and installing without it."""
+"""The native kernel: every instruction set against float64, the same result for any number of threads, a
+torch operator, and installation without a compiler."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Common checks over every registered attention, and both of ours against masked dense attention in
+"""Common checks of every registered attention, and both built-in ones against masked dense attention in
 float64."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Scores of tokens: each of the token alone, and what their names say."""
+"""Scores of tokens: each depends on its token alone, and is what its name says."""
 
 from __future__ import annotations
 

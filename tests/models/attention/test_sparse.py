@@ -1,5 +1,5 @@
-"""Sparse attention as modules: against dense masked attention, never looking ahead, as a part of torch's own
-encoder layer, and one token at a time."""
+"""Sparse attention as modules: against dense masked attention, causality, as a part of torch's encoder layer,
+and token by token."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """One token at a time against one pass: every position, both modes, equal scores, rows at different
-places."""
+positions."""
 
 from __future__ import annotations
 

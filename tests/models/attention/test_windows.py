@@ -1,5 +1,5 @@
-"""The backend `torch`: many blocks, blocks of parts of a chunk and of several chunks, trained gates without a
-mask that has a gradient."""
+"""The backend `torch`: many blocks, blocks that are parts of a chunk or several chunks, and trained gates
+without a mask that needs a gradient."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """Layers in low precision against float32, sensitivity against brute force, plans against their budgets, and
-what must never happen silently."""
+errors that must be reported."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def part(whole: SequenceBatch, rows: slice) -> SequenceBatch:
 
 @pytest.fixture
 def any_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every layer gets its planned precision, as a model does that was quantized on another processor.
+    """Every layer gets its planned precision, as in a model that was quantized on another processor.
 
     Without the instructions for a precision torch computes the same, more slowly.
     """
