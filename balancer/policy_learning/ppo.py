@@ -28,6 +28,7 @@ from stable_baselines3.common.utils import set_random_seed
 from balancer.envs.vec_env import OneVecEnv
 from balancer.errors import CorruptFileError, InputError
 from balancer.files import write_bytes
+from balancer.models.optimizer_state import load_moments, moments_to_arrays
 from balancer.policy_learning.network import ClassWeightsPolicy
 from balancer.sampling.scores import Reward
 from balancer.sampling.seeding import integer_seed
@@ -150,8 +151,7 @@ class _Rollouts(BaseCallback):
 
 def _save(file: Path, model: PPO, env: OneVecEnv, settings: dict[str, Any], returns: list[float]) -> None:
     arrays = {f"policy.{name}": value.detach().numpy().copy() for name, value in model.policy.state_dict().items()}
-    for index, moments in model.policy.optimizer.state_dict()["state"].items():
-        arrays |= {f"adam.{index}.{name}": value.numpy().copy() for name, value in moments.items()}
+    arrays |= moments_to_arrays(model.policy.optimizer, "adam")
     arrays |= {f"env.{name}": value for name, value in env.state_dict().items()}
     counters = {"told": settings, "history": returns, "env_steps": model.num_timesteps, "reward_scale": env.reward_scale}
     write_bytes(file, save(arrays, metadata={"counters": json.dumps(counters)}))
@@ -171,15 +171,9 @@ def _restore(file: Path, model: PPO, env: OneVecEnv, settings: dict[str, Any]) -
         raise InputError(
             f"checkpoint {str(file)!r} belongs to another training (data, budget, reward or seed differ); choose another folder"
         )
-    tensors = {name: torch.from_numpy(value) for name, value in arrays.items()}
-    model.policy.load_state_dict({name[7:]: value for name, value in tensors.items() if name.startswith("policy.")})
-    moments: dict[int, dict[str, torch.Tensor]] = {}
-    for name, value in tensors.items():
-        if name.startswith("adam."):
-            _, index, key = name.split(".")
-            moments.setdefault(int(index), {})[key] = value
-    optimizer = model.policy.optimizer
-    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    weights = {name.removeprefix("policy."): value for name, value in arrays.items() if name.startswith("policy.")}
+    model.policy.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
+    load_moments(model.policy.optimizer, "adam", arrays)
     env.load_state_dict({name[4:]: value for name, value in arrays.items() if name.startswith("env.")})
     model.num_timesteps = int(counters["env_steps"])
     env.reward_scale = float(counters["reward_scale"])

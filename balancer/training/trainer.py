@@ -28,6 +28,7 @@ from balancer.inference.batches import history_batches, minibatches
 from balancer.inference.scoring import score_rows
 from balancer.models import Classifier, ModelConfig, SequenceBatch, Targets, autocast, part_of
 from balancer.models.attention import distillation_loss, warm_up
+from balancer.models.optimizer_state import load_moments, moments_to_arrays
 from balancer.models.schedule import learning_rate_factor
 from balancer.models.tasks import FieldHead
 from balancer.sampling.seeding import generator, integer_seed
@@ -277,22 +278,15 @@ class ClassifierTrainer:
     def state_dict(self) -> dict[str, np.ndarray]:
         """Arrays from which :meth:`load_state_dict` continues exactly."""
         arrays = {f"model.{name}": tensor.detach().cpu().numpy().copy() for name, tensor in self.model.state_dict().items()}
-        for index, moments in self.optimizer.state_dict()["state"].items():
-            for name, tensor in moments.items():
-                arrays[f"optimizer.{index}.{name}"] = torch.as_tensor(tensor).detach().cpu().numpy().copy()
+        arrays |= moments_to_arrays(self.optimizer, "optimizer")
         arrays["step"] = np.array(self.step)
         return arrays
 
     def load_state_dict(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Restore the arrays of :meth:`state_dict`."""
-        tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
-        self.model.load_state_dict({name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model.")})
-        moments: dict[int, dict[str, torch.Tensor]] = {}
-        for name, tensor in tensors.items():
-            if name.startswith("optimizer."):
-                _, index, key = name.split(".")
-                moments.setdefault(int(index), {})[key] = tensor
-        self.optimizer.load_state_dict({"state": moments, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        weights = {name.removeprefix("model."): array for name, array in arrays.items() if name.startswith("model.")}
+        self.model.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in weights.items()})
+        load_moments(self.optimizer, "optimizer", arrays)
         self.step = int(arrays["step"])
 
     def _batch(self, rows: np.ndarray) -> SequenceBatch:
