@@ -14,7 +14,7 @@ from balancer.comparison.terminal import print_comparison
 
 
 def _results(gains: dict[str, float], folds: int = 6, wobble: float = 0.01, seeds: int = 2) -> list[dict[str, Any]]:
-    """Cells whose policies differ from ``one_to_one`` by ``gains``, more or less from window to window."""
+    """Cells whose treatments differ from ``one_to_one`` by ``gains``, with variation between folds."""
     return [
         {
             "treatment": name,
