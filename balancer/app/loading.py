@@ -185,9 +185,9 @@ def dataset(run: Run) -> Dataset:
 
 @st.cache_resource(max_entries=2, show_spinner="Preparing the data of the small students")
 def _problem(_dataset: Dataset, fingerprint: str, seed: int) -> PopulationProblem:
-    from balancer.training.policy_stage import problem_of
+    from balancer.envs.problem import dataset_problem
 
-    return problem_of(_dataset, seed)
+    return dataset_problem(_dataset, seed)[0]
 
 
 def problem(run: Run) -> PopulationProblem:

@@ -6,10 +6,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from balancer.cli import run_command
 from balancer.options.flags import Flag, read_flags
+
+if TYPE_CHECKING:
+    from balancer.serving.storage.database import Database
 
 COMMANDS = {
     "create": "create an API key and print it once",
@@ -58,13 +61,20 @@ def main(arguments: Sequence[str]) -> int:
     return run_command("balancer keys", "Manage the API keys of the service.", COMMANDS, arguments, lambda name, rest: actions[name](rest))
 
 
+def _opened(url: str) -> Database:
+    """The database at ``url``, its tables brought up to date."""
+    from balancer.serving.storage.database import Database
+
+    database = Database(url)
+    database.upgrade()
+    return database
+
+
 def _create(arguments: Sequence[str]) -> int:
     config = read_flags(CreateConfig, "balancer keys create", arguments)
     from balancer.serving.storage import keys
-    from balancer.serving.storage.database import Database
 
-    database = Database(config.database)
-    database.upgrade()
+    database = _opened(config.database)
     key, token = keys.create(database, config.tenant, config.scopes, config.name)
     if config.json:
         print(json.dumps({"id": key.id, "tenant": key.tenant, "scopes": list(key.scopes), "key": token}, indent=2))
@@ -76,10 +86,8 @@ def _create(arguments: Sequence[str]) -> int:
 def _list(arguments: Sequence[str]) -> int:
     config = read_flags(ListConfig, "balancer keys list", arguments)
     from balancer.serving.storage import keys
-    from balancer.serving.storage.database import Database
 
-    database = Database(config.database)
-    database.upgrade()
+    database = _opened(config.database)
     found = keys.list_keys(database)
     if config.json:
         rows = [{"id": key.id, "tenant": key.tenant, "name": key.name, "scopes": list(key.scopes), "created": key.created} for key in found]
@@ -100,10 +108,8 @@ def _list(arguments: Sequence[str]) -> int:
 def _revoke(arguments: Sequence[str]) -> int:
     config = read_flags(RevokeConfig, "balancer keys revoke", arguments)
     from balancer.serving.storage import keys
-    from balancer.serving.storage.database import Database
 
-    database = Database(config.database)
-    database.upgrade()
+    database = _opened(config.database)
     keys.revoke(database, config.id)
     print(f"key {config.id} is revoked")
     return 0

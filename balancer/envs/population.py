@@ -281,15 +281,17 @@ class PopulationStack:
             place = torch.minimum(place, count.sub_(1), out=place).clamp_(min=0)
             if hardness[part].max() > 0:
                 level, power = self._column(floor[part]), self._column(hardness[part])
-                stage = (u[2] - level) / (1.0 - level).clamp_min(1e-12)
+                rescaled = (u[2] - level) / (1.0 - level).clamp_min(1e-12)
                 common = drawn == 0
-                found = self._hard_place(self._error[part], scored, unscored, u[1], stage, common.sum(dim=1), power)
-                place = torch.where((stage >= 0) & common & (power > 0), found, place)
+                found = self._hard_place(self._error[part], scored, unscored, u[1], rescaled, common.sum(dim=1), power)
+                place = torch.where((rescaled >= 0) & common & (power > 0), found, place)
             torch.index_select(self._order, 0, place.add_(self._start[drawn]).view(-1), out=rows[part].view(-1))
         return rows
 
     @staticmethod
-    def _hard_place(error: Tensor, scored: Tensor, unscored: Tensor, within: Tensor, stage: Tensor, draws: Tensor, power: Tensor) -> Tensor:
+    def _hard_place(
+        error: Tensor, scored: Tensor, unscored: Tensor, within: Tensor, rescaled: Tensor, draws: Tensor, power: Tensor
+    ) -> Tensor:
         """Positions among the rows of class 0: of a scored row, drawn by hardness, or of an unscored row."""
         place = torch.zeros_like(within, dtype=torch.int64)
         if len(unscored):
@@ -312,4 +314,4 @@ class PopulationStack:
         cumulative = torch.minimum(weight, limit, out=weight).cumsum_(dim=1)
         found = torch.searchsorted(cumulative, within.double() * cumulative[:, -1:], right=True)
         part = torch.as_tensor(shares, dtype=torch.float32, device=error.device)
-        return torch.where(stage < part[:, None], scored[found.clamp_(max=len(scored) - 1)], place)
+        return torch.where(rescaled < part[:, None], scored[found.clamp_(max=len(scored) - 1)], place)

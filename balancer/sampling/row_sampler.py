@@ -123,17 +123,17 @@ class _HardTable:
             limit = most * (self._cumulative[under - 1] if under else 0.0) / (1.0 - most * (count - under))
         return part, int(np.searchsorted(self._weight, np.float32(limit), side="right")), float(limit)
 
-    def places(self, within: Floats, stage: Floats, draws: int) -> NDArray[np.int64]:
+    def places(self, within: Floats, rescaled: Floats, draws: int) -> NDArray[np.int64]:
         """Positions (n,) for uniform random numbers.
 
         Args:
             within: (n,) selects the row.
-            stage: (n,) decides between scored and unscored rows.
+            rescaled: (n,) uniform numbers, rescaled to [0, 1); they decide between scored and unscored rows.
             draws: Draws of the class in the epoch.
         """
         part, under, limit = self._cut(draws)
         result = np.empty(len(within), dtype=np.int64)
-        hard = stage < part
+        hard = rescaled < part
         count = len(self._weight)
         if hard.any():
             kept = self._cumulative[under - 1] if under else 0.0
@@ -274,10 +274,10 @@ class RowSampler:
             chosen, class_rows = np.flatnonzero(classes == c), self._class_rows(c)
             place = np.minimum((within[chosen] * len(class_rows)).astype(np.int64), len(class_rows) - 1)
             if c == HARD_CLASS and weights.hardness > 0:
-                stage = (mixed[chosen] - weights.floor) / max(1.0 - weights.floor, 1e-12)
-                hard = stage >= 0
+                rescaled = (mixed[chosen] - weights.floor) / max(1.0 - weights.floor, 1e-12)
+                hard = rescaled >= 0
                 draws = self._hard_draws(weights, epoch_draws)
-                place[hard] = self._hard_table(weights.hardness).places(within[chosen[hard]], stage[hard], draws)
+                place[hard] = self._hard_table(weights.hardness).places(within[chosen[hard]], rescaled[hard], draws)
             rows[chosen] = class_rows[place]
         return rows
 

@@ -30,7 +30,7 @@ from balancer.runs.results import Scores, write_results
 from balancer.runs.run_folder import RunFolder
 from balancer.sampling.policies import AutoPolicy, BundlePolicy, Policy, load_policy
 from balancer.sampling.seeding import integer_seed
-from balancer.training.auxiliary_sampling import describe_tasks
+from balancer.training.auxiliary_evaluation import describe_tasks
 from balancer.training.costs import print_costs
 from balancer.training.fitting import Pools, fit_classifier
 from balancer.training.policy_stage import learn_policy

@@ -5,23 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from balancer.data.dataset import Dataset
-from balancer.envs.problem import PopulationProblem, dataset_problem
+from balancer.envs.problem import dataset_problem
 from balancer.options.policy import PolicyOptions
 from balancer.policy_learning.training import POLICY_BUDGETS, train_policy
 from balancer.runs.progress import TrainingProgress, describe_students
 from balancer.sampling.policies import CONFIG_FILE
-
-
-def problem_of(dataset: Dataset, seed: int) -> PopulationProblem:
-    """The problem that the students of the population learn: the fields of the training and reward rows,
-    without their histories.
-
-    Args:
-        dataset: A data set that has been split.
-        seed: Seed of the problem's random choices.
-    """
-    problem, _ = dataset_problem(dataset, seed)
-    return problem
 
 
 def learn_policy(
@@ -51,7 +39,7 @@ def learn_policy(
         return
     with progress.stage("policy (PPO)", rollouts) as advance:
         train_policy(
-            problem_of(dataset, seed),
+            dataset_problem(dataset, seed)[0],
             budget,
             seed=seed,
             folder=folder,

@@ -47,7 +47,8 @@ from balancer.options.fit import Budget, FitOptions, TaskOptions
 from balancer.options.model import ModelOptions
 from balancer.sampling.policies import load_policy
 from balancer.sampling.seeding import generator
-from balancer.training.auxiliary_sampling import AuxiliarySampling, describe_tasks
+from balancer.training.auxiliary_evaluation import describe_tasks
+from balancer.training.auxiliary_sampling import AuxiliarySampling
 from balancer.training.fitting import thinned
 from balancer.training.preparation import model_config
 from balancer.training.trainer import ClassifierTrainer
