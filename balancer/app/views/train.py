@@ -48,7 +48,9 @@ def show() -> None:
     policy = left.selectbox(
         "Policy", policies, key="policy", help="ppo is trained on this table; auto was trained beforehand and takes no time"
     )
-    length = middle.number_input("History length: transactions of an entity that the model reads", 1, 4096, 16, key="history_length")
+    length = middle.number_input(
+        "History length", 1, 4096, 16, key="history_length", help="Transactions of an entity that the model reads, the scored one included"
+    )
     seed = right.number_input("Seed", 0, 2**31 - 1, 0, key="seed")
     flags |= {"policy": policy, "history_length": int(length), "seed": int(seed)}
     budget = _budget(source, flags)
@@ -62,6 +64,11 @@ def show() -> None:
             st.rerun()
 
 
+def _shown(path: Path) -> str:
+    """The path relative to the working directory, if it lies in it."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
 def _source() -> Path | None:
     """Ask for the table: the sample, one used or uploaded before, a path, or an upload."""
     uploads = sorted((runs_folder() / UPLOADS).glob("*"))
@@ -69,7 +76,7 @@ def _source() -> Path | None:
     known = list(dict.fromkeys(path.resolve() for path in [sample_table(), *uploads, *used]))
     how = st.segmented_control("Table", ["known here", "a path", "upload"], default="known here", required=True, key="how")
     if how == "known here":
-        return st.selectbox("Choose", known, format_func=str, key="known", label_visibility="collapsed")
+        return st.selectbox("Choose", known, format_func=_shown, key="known", label_visibility="collapsed")
     if how == "a path":
         text = st.text_input("Path of a Parquet or CSV file, or of a folder of Parquet files", key="path").strip()
         return Path(text).expanduser().resolve() if text else None
