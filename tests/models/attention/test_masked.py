@@ -50,9 +50,11 @@ def test_a_mask_only_where_it_says_something(causal: bool, mode: str, padding: s
             key_padding_mask=PADDINGS[padding],
             backend=backend,
         )
-        (out**2).sum().backward()
+        out.backward(torch.randn(out.shape, generator=generator))
         results.append([out.detach(), *(x.grad for x in leaves)])
     for expected, own in zip(*results, strict=True):
+        # The gradient of a query that sees one key is zero: 3e-6 covers the rounding of the products that
+        # cancel, whose sum of absolute values is about ten.
         torch.testing.assert_close(own, expected, atol=3e-6, rtol=1e-5)
     assert bool(asked) == (padding != "none" if not causal else padding not in ("none", "right"))
 
