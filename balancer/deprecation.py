@@ -14,8 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 MODULES = {
@@ -29,7 +30,10 @@ MODULES = {
     "balancer.models.quantization.onnx_quantize": "balancer.models.export.onnx_quantize",
     "balancer.sampling.embedded": "balancer.sampling.core",
     "balancer.serving.client": "balancer.integrations.remote",
+    "balancer.serving.database": "balancer.serving.storage.database",
     "balancer.serving.history": "balancer.serving.scoring.history",
+    "balancer.serving.memory": "balancer.serving.scoring.state",
+    "balancer.serving.registry": "balancer.serving.scoring.registry",
     "balancer.training.streaming": "balancer.inference.streaming",
 }
 """Modules: old name to new name."""
@@ -42,6 +46,8 @@ NAMES = {
     "balancer.models.Task": "balancer.models.AuxiliaryTask",
     "balancer.sampling.EmbeddedSampler": "balancer.SamplerCore",
     "balancer.sampling.core.EmbeddedSampler": "balancer.SamplerCore",
+    "balancer.serving.scoring.Scorer": "balancer.serving.scoring.scorer.Scorer",
+    "balancer.serving.scoring.read_row": "balancer.serving.scoring.parsing.parse_transaction",
 }
 """Attributes of modules: old name to new name.
 
@@ -127,6 +133,30 @@ def renamed_fields(names: Mapping[str, str], values: Mapping[str, Mapping[str, s
 
         cls.__init__ = init  # type: ignore[method-assign, assignment]
         return cls
+
+    return decorate
+
+
+def renamed_keyword(old: str, new: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Let a function accept a keyword argument under the name of version 0.1.
+
+    >>> @renamed_keyword("history", "past")
+    ... def load(*, past: int) -> int:
+    ...     return past
+    >>> with warnings.catch_warnings(action="ignore"):
+    ...     load(history=3)
+    3
+    """
+
+    def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        @functools.wraps(function)
+        def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
+            if old in kwargs:
+                warn_renamed(f"the argument {old} of {function.__name__}", new)
+                kwargs[new] = kwargs.pop(old)
+            return function(*args, **kwargs)
+
+        return wrapped
 
     return decorate
 

@@ -67,6 +67,22 @@ def test_a_renamed_argument() -> None:
         assert renamed_argument("stages", "epochs", 8, 3) == 3
 
 
+def test_earlier_rows_are_accepted_under_their_old_name() -> None:
+    import polars as pl
+
+    from balancer.data.dataset import load_dataset
+    from balancer.data.spec import Spec
+
+    table = pl.DataFrame({"time": range(100), "label": [0, 1] * 50, "x": range(100)})
+    spec = Spec(entity=None, time="time", label="label", numeric=("x",), label_delay=0.0)
+    schema = load_dataset(table, spec).schema
+    new = load_dataset(table[50:], schema.spec, schema=schema, past=table[:50])
+    with pytest.warns(DeprecationWarning, match="the argument history of load_dataset .*: use past") as caught:
+        old = load_dataset(table[50:], schema.spec, schema=schema, history=table[:50])  # type: ignore[call-arg]
+    assert caught[0].filename == __file__
+    assert old.fingerprint == new.fingerprint
+
+
 def test_a_model_configuration_accepts_the_names_of_version_0_1() -> None:
     from balancer.models import ModelConfig
 

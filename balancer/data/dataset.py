@@ -34,6 +34,7 @@ from balancer.data.schema import RARE, Schema, check_buckets, distinct, encode, 
 from balancer.data.spec import Spec, nearest
 from balancer.data.split import Split, split_by_time
 from balancer.data.store import TransactionStore
+from balancer.deprecation import renamed_keyword
 from balancer.errors import InputError, MissingClassError
 
 
@@ -86,6 +87,7 @@ class _Table:
     dropped: dict[str, int]
 
 
+@renamed_keyword("history", "past")
 def load_dataset(
     path: Source,
     spec: Spec,
