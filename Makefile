@@ -22,7 +22,7 @@ help:
 	@echo "make clean   remove builds and caches; .venv and runs stay"
 
 run: $(VENV)/.train
-	$(BIN)/balancer train --dataset data_samples/transactions.parquet
+	$(BIN)/balancer train --dataset balancer/data_samples/transactions.parquet
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n $(JOBS) $(TESTS)
@@ -34,7 +34,7 @@ check: $(VENV)/.dev
 	$(BIN)/mypy -p balancer
 
 app: $(VENV)/.app
-	$(BIN)/streamlit run app
+	$(BIN)/balancer app
 
 screenshots: $(VENV)/.dev
 	$(BIN)/python -m tests.app.screenshots

@@ -87,7 +87,7 @@ def test_make_targets_and_links() -> None:
         done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
     printed = subprocess.run(["make", "-n", "run"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert "balancer train --dataset data_samples/transactions.parquet" in printed
+    assert "balancer train --dataset balancer/data_samples/transactions.parquet" in printed
     for link in re.findall(r"\]\(([^)#]+)\)", README):
         assert link.startswith("http") or (ROOT / link).exists(), link
 
