@@ -62,6 +62,12 @@ _HOME = {
 
 install()
 
+if not TYPE_CHECKING:  # `from balancer import *` and `help(balancer)` show what can be imported in this environment
+    from balancer.dependencies import is_installed
+
+    _NEEDS = {"AdaptiveClassifier": "sklearn", "AdaptiveResampler": "imblearn"}
+    __all__ = [name for name in __all__ if name not in _NEEDS or is_installed(_NEEDS[name])]
+
 if not TYPE_CHECKING:  # type checkers read the imports above instead, and so report a misspelt name
 
     def __getattr__(name: str) -> object:
@@ -76,4 +82,4 @@ if not TYPE_CHECKING:  # type checkers read the imports above instead, and so re
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({name for name in globals() if name.startswith("__")} | {*__all__})

@@ -100,7 +100,9 @@ def renamed_argument(old: str, new: str, value: Any, given: Any, *, stacklevel: 
 
 
 def renamed_fields(names: Mapping[str, str], values: Mapping[str, Mapping[str, str]] | None = None) -> Callable[[type[T]], type[T]]:
-    """Let a dataclass accept keyword arguments of version 0.1; a decorator above ``@dataclass``.
+    """Let a dataclass accept keyword arguments of version 0.1, and show its fields under their old names too.
+
+    It is a decorator above ``@dataclass``.
 
     Args:
         names: Old name of an argument to its present name.
@@ -122,6 +124,7 @@ def renamed_fields(names: Mapping[str, str], values: Mapping[str, Mapping[str, s
         @functools.wraps(original)
         def init(self: T, *args: Any, **kwargs: Any) -> None:
             for old in names.keys() & kwargs.keys():
+                _refuse_both(cls.__name__, old, names[old], kwargs)
                 warn_renamed(f"the argument {old} of {cls.__name__}", names[old])
                 kwargs[names[old]] = kwargs.pop(old)
             for name, renamed in (values or {}).items():
@@ -132,6 +135,8 @@ def renamed_fields(names: Mapping[str, str], values: Mapping[str, Mapping[str, s
             original(self, *args, **kwargs)
 
         cls.__init__ = init  # type: ignore[method-assign, assignment]
+        for old, new in names.items():
+            setattr(cls, old, _renamed_property(f"{cls.__name__}.{old}", new))
         return cls
 
     return decorate
@@ -152,13 +157,27 @@ def renamed_keyword(old: str, new: str) -> Callable[[Callable[P, T]], Callable[P
         @functools.wraps(function)
         def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
             if old in kwargs:
-                warn_renamed(f"the argument {old} of {function.__name__}", new)
+                _refuse_both(function.__qualname__, old, new, kwargs)
+                warn_renamed(f"the argument {old} of {function.__qualname__}", new)
                 kwargs[new] = kwargs.pop(old)
             return function(*args, **kwargs)
 
         return wrapped
 
     return decorate
+
+
+def _refuse_both(function: str, old: str, new: str, given: Mapping[str, Any]) -> None:
+    if new in given:
+        raise TypeError(f"{function} got {new} and its old name {old}: give {new} only")
+
+
+def _renamed_property(old: str, new: str) -> property:
+    def value(self: Any) -> Any:
+        warn_renamed(old, new)
+        return getattr(self, new)
+
+    return property(value)
 
 
 class _RenamedModule(Loader):
@@ -173,6 +192,8 @@ class _RenamedModule(Loader):
         warn_renamed(f"the module {module.__name__}", new)
         replacement = importlib.import_module(new)
         module.__getattr__ = lambda name: getattr(replacement, name)  # type: ignore[method-assign]
+        module.__dir__ = lambda: dir(replacement)  # type: ignore[method-assign]
+        module.__all__ = getattr(replacement, "__all__", [name for name in vars(replacement) if not name.startswith("_")])  # type: ignore[attr-defined]
         module.__doc__ = replacement.__doc__
 
 

@@ -67,6 +67,56 @@ def test_a_renamed_argument() -> None:
         assert renamed_argument("stages", "epochs", 8, 3) == 3
 
 
+def test_an_old_and_a_new_name_together_are_refused() -> None:
+    from balancer.models import ModelConfig
+    from balancer.options.flags import parse
+    from balancer.options.train import TrainConfig
+
+    fields = {"numeric_fields": ("a",), "categorical_fields": (), "cardinalities": (), "edges": ([0, 1],)}
+    with pytest.raises(TypeError, match="give history_length only"):
+        ModelConfig(**fields, history_length=8, history=9)  # type: ignore[call-arg]
+    for flags in (["--history", "8", "--history-length", "9"], ["--history-length", "9", "--history", "8"]):
+        with (
+            pytest.raises(balancer.InputError, match="give --history-length only"),
+            pytest.warns(DeprecationWarning, match="--history is now"),
+        ):
+            parse(TrainConfig, "balancer train", ["--dataset", "t.csv", *flags])
+
+
+def test_old_attributes_arguments_and_methods() -> None:
+    import torch
+
+    from balancer.models import ModelConfig
+    from balancer.models.attention import SparseAttention, WindowAttention
+    from balancer.models.quantization import uniform_plan
+    from balancer.sampling import RowSampler
+
+    config = ModelConfig(("a",), (), (), ([0, 1],), history_length=8, attention_window=4)
+    with pytest.warns(DeprecationWarning, match="ModelConfig.history is deprecated .*: use history_length") as caught:
+        assert config.history == 8  # type: ignore[attr-defined]
+    assert caught[0].filename == __file__
+    with pytest.warns(DeprecationWarning, match="use attention_window"):
+        assert config.window == 4  # type: ignore[attr-defined]
+    for attention in (SparseAttention, WindowAttention):
+        with pytest.warns(DeprecationWarning, match=f"history of {attention.__name__}"):
+            assert attention(16, 2, 4, history=12).core.history_length == 12  # type: ignore[call-arg]
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4))
+    with pytest.warns(DeprecationWarning, match="use keep_as"):
+        old = uniform_plan(model, keep=("0",), kept="fp32")  # type: ignore[call-arg]
+    assert old == uniform_plan(model, keep=("0",), keep_as="fp32")
+    sampler = RowSampler(torch.tensor([0, 0, 1]).numpy(), 2)
+    with pytest.warns(DeprecationWarning, match="use state_dict"):
+        state = sampler.state()
+    with pytest.warns(DeprecationWarning, match="use load_state_dict"):
+        sampler.load_state(state)
+
+
+def test_a_renamed_module_can_be_imported_with_a_star() -> None:
+    code = "from balancer.serving.client import *; print(RemoteSampler.__name__)"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "RemoteSampler\n"
+
+
 def test_earlier_rows_are_accepted_under_their_old_name() -> None:
     import polars as pl
 

@@ -116,7 +116,8 @@ def checked_metrics(report: dict[str, Any], path: Path) -> dict[str, Any]:
 
 def find_comparisons(folder: Path) -> list[Path]:
     """List the files of finished comparisons, newest first."""
-    return sorted(folder.glob("*/comparison.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+    files = (path for path in folder.glob("*/comparison.json") if not path.parent.name.startswith("."))
+    return sorted(files, key=lambda path: path.stat().st_mtime, reverse=True)
 
 
 def read_comparison(path: Path) -> dict[str, Any]:

@@ -6,9 +6,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from balancer.cli import run_command
+from balancer.errors import InputError
 from balancer.options.flags import Flag, read_flags
 
 if TYPE_CHECKING:
@@ -61,11 +63,18 @@ def main(arguments: Sequence[str]) -> int:
     return run_command("balancer keys", "Manage the API keys of the service.", COMMANDS, arguments, lambda name, rest: actions[name](rest))
 
 
-def _opened(url: str) -> Database:
-    """The database at ``url``, its tables brought up to date."""
+def _opened(url: str, *, create: bool = False) -> Database:
+    """The database at ``url``, its tables brought up to date.
+
+    Raises:
+        InputError: It can't be opened, or it is a file that does not exist and ``create`` is False.
+    """
     from balancer.serving.storage.database import Database
 
     database = Database(url)
+    file = database.engine.url.database
+    if database.is_sqlite and not create and file is not None and not Path(file).is_file():
+        raise InputError(f"--database {database.shown} does not exist: balancer keys create makes it, or name another one")
     database.upgrade()
     return database
 
@@ -74,7 +83,7 @@ def _create(arguments: Sequence[str]) -> int:
     config = read_flags(CreateConfig, "balancer keys create", arguments)
     from balancer.serving.storage import keys
 
-    database = _opened(config.database)
+    database = _opened(config.database, create=True)
     key, token = keys.create(database, config.tenant, config.scopes, config.name)
     if config.json:
         print(json.dumps({"id": key.id, "tenant": key.tenant, "scopes": list(key.scopes), "key": token}, indent=2))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from balancer.envs.problem import PopulationProblem, synthetic_problem
 from balancer.errors import InputError
+from balancer.sampling.core import whole_number
 from balancer.sampling.observation import ObservationBuilder, observation_size
 from balancer.sampling.pools import thinned_groups
 from balancer.sampling.row_sampler import RowSampler
@@ -146,8 +147,9 @@ class ClassWeightsEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
     ) -> None:
         if reward not in REWARDS:
             raise InputError(f"reward {reward!r} is not known; choose one of {', '.join(REWARDS)}")
-        if min(epochs, steps_per_epoch, batch_size) < 1:
-            raise InputError("epochs, steps_per_epoch and batch_size must be at least 1")
+        for name, value in (("epochs", epochs), ("steps_per_epoch", steps_per_epoch), ("batch_size", batch_size)):
+            whole_number(value, name, 1)
+        whole_number(num_classes, "num_classes", 2)
         if isinstance(student, StudentTask):
             self.task = student
         elif student == "population":
@@ -191,7 +193,15 @@ class ClassWeightsEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         return self._builder.first(*stacked([self.weights])).flat()[0], self._info(0.0, 0.0)
 
     def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        """Apply an action to the weights, train an epoch, score."""
+        """Apply an action to the weights, train an epoch, score.
+
+        Raises:
+            InputError: ``action`` has another shape than the action space, or :meth:`reset` was not called.
+        """
+        if self.episode < 0:
+            raise InputError("step was called before reset: call reset first")
+        if np.shape(action) != self.action_space.shape:
+            raise InputError(f"the action has the shape {np.shape(action)}, the action space {self.action_space.shape}")
         task, epoch = self.task, self._builder.epoch
         self.weights = self.weights.moved(action, self._prior, self._builder.share_limit)
         rng = generator(self.seed, "environment draw", self.episode, epoch)

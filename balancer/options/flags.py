@@ -216,6 +216,11 @@ def parse(cls: type, program: str, arguments: Sequence[str]) -> dict[str, Any]:
         raise InputError(f"{error.argument_name}: {error.message} {hint}") from None
     given = vars(namespace)
     known = parameters(cls)
+    typed = {word.partition("=")[0] for word in arguments}
+    for each in known:
+        used = [name for name in (each.shown, *each.flag.aliases) if name in typed]
+        if len(used) > 1:
+            raise InputError(f"{' and '.join(used)} mean the same: give {each.shown} only {hint}")
     for each in known:
         if each.flag.positional:
             values = given.pop(each.name)
@@ -246,8 +251,12 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     '--epoch: did you mean --epochs?'
     >>> did_you_mean("--imaginary", ["--epochs"])
     '--imaginary'
+    >>> did_you_mean("--hist", ["--id", "--history-length"])
+    '--hist: did you mean --history-length?'
     """
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    names = list(known)
+    prefixed = [name for name in names if len(word) > 4 and name.startswith(word)]
+    close = prefixed or difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     return f"{word}: did you mean {close[0]}?" if close else word
 
 

@@ -13,6 +13,10 @@ LONG_HISTORY = 256
 """History length from which ``auto`` means sparse attention over whole histories."""
 
 
+HEADS = 4
+"""Attention heads of the classifier, the default of ``ModelConfig``."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SizeOptions(Options):
     """Architecture and size of the classifier."""
@@ -29,6 +33,8 @@ class SizeOptions(Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_whole(self, "history_length", "d_model", "layers")
+        if self.d_model % HEADS:
+            raise InputError(f"--d-model is {self.d_model}: give a multiple of {HEADS}, the number of attention heads")
 
 
 @dataclass(frozen=True, kw_only=True)

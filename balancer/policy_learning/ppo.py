@@ -30,6 +30,7 @@ from balancer.errors import CorruptFileError, InputError
 from balancer.files import write_bytes
 from balancer.models.optimizer_state import load_moments, moments_to_arrays
 from balancer.policy_learning.network import ClassWeightsPolicy
+from balancer.runs.run_folder import make_folder
 from balancer.sampling.scores import Reward
 from balancer.sampling.seeding import integer_seed
 
@@ -80,9 +81,9 @@ def learn(env: OneVecEnv, plan: Learning, *, folder: Path, resume: bool, progres
         The actor's arrays, and the return of every rollout.
 
     Raises:
-        InputError: The checkpoint is corrupt or belongs to another training.
+        InputError: The checkpoint is corrupt or belongs to another training, or ``folder`` can't be made.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     checkpoint = folder / CHECKPOINT_FILE
     env.reward_scale = FIRST_SCALE
     set_random_seed(integer_seed(plan.seed, "policy weights"))

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from balancer.dependencies import is_installed
-from balancer.errors import CorruptFileError, InputError, MissingFileError
+from balancer.errors import CorruptFileError, InputError, MissingFileError, UnwritableFileError
 from balancer.files import read_json, write_json
 from balancer.options.flags import flag_of, from_dict, to_dict
 from balancer.options.run import folder_to_resume
@@ -175,8 +175,11 @@ class RunFolder:
 
     def is_locked(self) -> bool:
         """Whether another process is writing the run now."""
-        with self._lock() as held:
-            return not held
+        try:
+            with self._lock() as held:
+                return not held
+        except UnwritableFileError:  # where nobody can write, nobody is writing
+            return False
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -200,7 +203,10 @@ class RunFolder:
         except ImportError:  # Windows
             yield True
             return
-        descriptor = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR)
+        try:
+            descriptor = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR)
+        except OSError as error:
+            raise UnwritableFileError(f"{self.path} can't be written ({error.strerror}): copy the run to a writable folder") from error
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -233,12 +239,12 @@ def make_folder(path: Path) -> None:
     """Make the folder of ``--out`` and its parents.
 
     Raises:
-        InputError: It can't be made.
+        UnwritableFileError: It can't be made.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"--out {path} can't be made: {error.strerror or error}; name another folder") from error
+        raise UnwritableFileError(f"--out {path} can't be made: {error.strerror or error}; name another folder") from error
 
 
 def with_saved_dataset(given: dict[str, Any]) -> dict[str, Any]:

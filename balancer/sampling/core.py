@@ -317,6 +317,10 @@ class SamplerCore:
         if isinstance(policy, (str, Path)):
             return load_policy(policy, num_classes=num_classes)
         if not isinstance(policy, SamplingWeights):
+            if not callable(getattr(policy, "act", None)):
+                raise InputError(
+                    f"policy must be a name, the folder of a policy, weights, or an object with name and act(observation), not {policy!r}"
+                )
             return policy
         if len(policy.share) != num_classes:
             raise InputError(f"policy holds shares for {len(policy.share)} classes, the labels have {num_classes}")

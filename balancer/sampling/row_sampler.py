@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from balancer.deprecation import warn_renamed
 from balancer.errors import InputError
 from balancer.sampling.labels import CHUNK, code_type, count_codes
 from balancer.sampling.weights import ERROR_OFFSET, Floats, SamplingWeights, class_prior
@@ -336,6 +337,16 @@ class RowSampler:
             "scored": scored.astype(_index_type(len(self._error))),
             "error": self._error[scored],
         }
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """The name of :meth:`state_dict` in version 0.1."""
+        warn_renamed("RowSampler.state", "state_dict")
+        return self.state_dict()
+
+    def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """The name of :meth:`load_state_dict` in version 0.1."""
+        warn_renamed("RowSampler.load_state", "load_state_dict")
+        self.load_state_dict(state)
 
     def load_state_dict(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Restore the scores of :meth:`state_dict`.

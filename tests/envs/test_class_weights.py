@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import gymnasium
 import numpy as np
 import pytest
@@ -55,3 +57,19 @@ def test_deterministic_and_episodes_differ() -> None:
 def test_refuses(changed: dict[str, object]) -> None:
     with pytest.raises(InputError):
         ClassWeightsEnv(**(SMALL | changed))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wrong", [{"num_classes": 1}, {"epochs": 1.5}, {"epochs": 0}, {"batch_size": 0}])
+def test_a_wrong_number_is_named(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        ClassWeightsEnv(**wrong)
+
+
+def test_a_step_needs_a_reset_and_an_action_of_the_space() -> None:
+    env = ClassWeightsEnv(epochs=1, steps_per_epoch=1)
+    with pytest.raises(InputError, match="call reset first"):
+        env.step(np.zeros(4, np.float32))
+    env.reset(seed=0)
+    for size in (3, 5):
+        with pytest.raises(InputError, match="shape"):
+            env.step(np.zeros(size, np.float32))

@@ -318,3 +318,9 @@ def test_needs_numpy_alone() -> None:
         f"assert not set('{heavy}'.split()) & set(sys.modules), set('{heavy}'.split()) & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("policy", [object(), 5, None, len])
+def test_an_object_that_is_no_policy_is_refused(policy: Any) -> None:
+    with pytest.raises(InputError, match="an object with name and act"):
+        SamplerCore([0, 0, 1], epochs=1, policy=policy)

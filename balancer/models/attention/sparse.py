@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from balancer.deprecation import renamed_keyword
 from balancer.errors import InputError, UnsupportedError
 from balancer.models.attention.base import Attended
 from balancer.models.attention.dense import DenseAttention
@@ -310,6 +311,7 @@ class SparseAttention(DenseAttention):
             batch).
     """
 
+    @renamed_keyword("history", "history_length")
     def __init__(
         self,
         d_model: int,
@@ -409,5 +411,6 @@ class WindowAttention(SparseAttention):
         history_length: as for `SparseAttention`.
     """
 
+    @renamed_keyword("history", "history_length")
     def __init__(self, d_model: int, num_heads: int, window: int = 64, *, rotary: bool = False, history_length: int | None = None) -> None:
         super().__init__(d_model, num_heads, window, 0, rotary=rotary, history_length=history_length)

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from torch import nn
 
+from balancer.deprecation import renamed_keyword
 from balancer.errors import CorruptFileError, InputError
 from balancer.models.quantization.layers import PRECISIONS, Precision, find_layers, fingerprint
 
@@ -62,6 +63,7 @@ class PrecisionPlan:
             raise InputError(f"the plan is for another model{hint}: create one for this model by plan_precision")
 
 
+@renamed_keyword("kept", "keep_as")
 def uniform_plan(
     model: nn.Module, precision: Precision = "int8", *, keep: Sequence[str] = (), keep_as: Precision = "bf16"
 ) -> PrecisionPlan:

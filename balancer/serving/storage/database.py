@@ -99,6 +99,8 @@ class Database:
             raise InputError(
                 f"--database {self.shown}: {error.__cause__ or error}; check that it is running and that this user can connect"
             ) from error
+        except OperationalError as error:
+            raise InputError(f"--database {self.shown} can't be used: {error.orig}; check that it exists and can be written") from error
         except Exception as error:
             if "Can't locate revision" in str(error):
                 raise InputError(
