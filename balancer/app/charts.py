@@ -1,7 +1,7 @@
 """Build Altair charts from frames; without Streamlit, so that charts can be tested and used in a notebook.
 
-What is special: every axis has a title with its unit. Colours are those of Okabe and Ito, which can be told
-apart with any colour vision, and every colour is accompanied by a shape, an order or a text.
+What is special: every axis has a title with its unit. Colours are those of Okabe and Ito, which can be
+distinguished with any colour vision, and every colour is accompanied by a shape, an order or a text.
 """
 
 from __future__ import annotations

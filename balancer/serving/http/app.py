@@ -93,5 +93,5 @@ async def _follow(registry: Registry) -> None:
         await asyncio.sleep(FOLLOW_SECONDS)
         try:
             await run_in_threadpool(registry.follow)
-        except Exception:
+        except Exception:  # whatever is wrong with the new model, the service must keep the one it has
             LOG.exception("the model in service could not be loaded; the previous one stays in service")

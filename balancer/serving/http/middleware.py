@@ -65,7 +65,7 @@ class RequestMiddleware:
                 await _answer(send_with_headers, *refusal)
             else:
                 await self._call_app(scope, body or b"", receive, send_with_headers, lambda: status)
-        except Exception:
+        except Exception:  # every request gets an answer and a line in the log
             LOG.exception("failed", extra={"fields": {"request": number}})
             if not status:
                 await _answer(send_with_headers, 500, f"the service failed on this request; its log has more under request {number}")

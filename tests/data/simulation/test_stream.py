@@ -26,8 +26,8 @@ standard error is .013."""
 
 @pytest.fixture(scope="module")
 def stream() -> pl.DataFrame:
-    """A large stream with many frauds: more than a sample, because chance is only told apart from a leak by
-    numbers."""
+    """A large stream with many frauds: more than a sample, because only numbers
+    distinguish chance from a leak."""
     frame = simulate(200_000, seed=3, fraud_rate=0.05, labels="types")
     return frame.with_columns(fraud=(pl.col("fraud_type") != "legitimate").cast(pl.Int8))
 
