@@ -118,7 +118,7 @@ def test_bad_specs(text: str, named: str, tiny_table: Path, tmp_path: Path, caps
         (("--policy", "magic"), "magic"),
         (("--policy", "constant:share=2"), "share=2"),
         (("--attention", "imaginary"), "imaginary"),
-        (("--d-model", "30"), "d_model"),
+        (("--d-model", "30"), "--d-model is 30"),
         (("--gap", "400d"), "gap"),
         (("--seed", "-1"), "--seed"),
     ],
