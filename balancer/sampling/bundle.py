@@ -6,7 +6,7 @@ learned policy can't be trusted, so it answers with the constant, warns once and
 as soon as an observation lies inside the range, the policy acts again. The answer depends on the observation
 alone, so a resumed run needs no state of the policy.
 
-``auto`` and ``bandit`` are bundles in the package (:data:`BUNDLES`).
+``ppo`` and ``bandit`` are bundles in the package (:data:`BUNDLES`).
 """
 
 from __future__ import annotations
@@ -22,15 +22,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balancer.errors import CorruptFileError, InputError, MissingFileError
-from balancer.sampling.constant_policy import FALLBACK, ConstantPolicy, fallback_from_dict
-from balancer.sampling.observation import PER_CLASS_FEATURES, SHARED_FEATURES, Observation
-from balancer.sampling.weights import FLOOR_STEP, HARDNESS_STEP, MAX_HARDNESS, SHARE_STEP, Floats, SamplingWeights
+from balancer.sampling.constant_policy import FALLBACK, ConstantPolicy, DefaultPolicy, fallback_from_dict
+from balancer.sampling.observation import (
+    PER_CLASS_FEATURES,
+    PER_CLASS_FEATURES_V0,
+    SHARED_FEATURES,
+    SHARED_FEATURES_V0,
+    Observation,
+)
+from balancer.sampling.weights import (
+    FLOOR_STEP,
+    HALF_LIFE_STEP,
+    HALF_LIVES,
+    HARDNESS_STEP,
+    IMPORTANCE_STEP,
+    MAX_HARDNESS,
+    SHARE_STEP,
+    Floats,
+    SamplingWeights,
+)
 
-BUNDLE_VERSION = 1
 WEIGHTS_FILE = "policy.safetensors"
 CONFIG_FILE = "policy.json"
 BUNDLES = Path(__file__).parent / "bundles"
 """Folder that holds the bundles of the package, one folder each."""
+FEATURES = {0: (PER_CLASS_FEATURES_V0, SHARED_FEATURES_V0), 1: (PER_CLASS_FEATURES, SHARED_FEATURES)}
+"""Features of each class and shared features, by the version of the environment that a policy learned in."""
+OVERALL = {0: 2, 1: 4}
+"""Numbers of an action besides the log shares, by that version."""
 LAYERS = ("encode_1", "encode_2", "context", "share_1", "share_2", "overall")
 
 SLACK_PART, SLACK = 0.1, 0.05
@@ -52,16 +71,18 @@ class Support:
     shared: tuple[Floats, Floats]
     """Lowest and highest (G,) of each column of ``Observation.shared``."""
     num_classes: tuple[int, int]
+    version: int = 1
+    """Version of the environment."""
 
     @classmethod
-    def from_dict(cls, state: Mapping[str, Any]) -> Support:
-        """Read the ``support`` of a ``policy.json``.
+    def from_dict(cls, state: Mapping[str, Any], version: int) -> Support:
+        """Read the ``support`` of a ``policy.json`` of a policy for this version of the environment.
 
         Raises:
             ValueError, KeyError, TypeError: The content has another form.
         """
         ranges = []
-        for part, size in (("per_class", len(PER_CLASS_FEATURES)), ("shared", len(SHARED_FEATURES))):
+        for part, size in zip(("per_class", "shared"), map(len, FEATURES[version]), strict=True):
             low, high = (np.asarray(state[part][end], dtype=np.float64) for end in ("low", "high"))
             if low.shape != (size,) or high.shape != (size,) or not (low <= high).all() or not np.isfinite(high - low).all():
                 raise ValueError(f"support of {part} must be {size} finite ranges, low and high")
@@ -69,7 +90,7 @@ class Support:
         fewest, most = (int(number) for number in state["num_classes"])
         if not 2 <= fewest <= most:
             raise ValueError(f"support of num_classes must be a range from 2, not {fewest} to {most}")
-        return cls(ranges[0], ranges[1], (fewest, most))
+        return cls(ranges[0], ranges[1], (fewest, most), version)
 
     def outside(self, observation: Observation) -> tuple[str, str] | None:
         """Find the feature that lies farthest outside its range.
@@ -86,8 +107,8 @@ class Support:
             return "num_classes", f"the table has {num_classes} classes, the training had {low} to {high}"
         worst, found = 0.0, None
         for names, values, (lows, highs) in (
-            (PER_CLASS_FEATURES, observation.per_class, self.per_class),
-            (SHARED_FEATURES, observation.shared[None], self.shared),
+            (FEATURES[self.version][0], observation.per_class, self.per_class),
+            (FEATURES[self.version][1], observation.shared[None], self.shared),
         ):
             scale = SLACK_PART * (highs - lows) + SLACK
             excess = np.maximum(lows - values, values - highs) / scale - 1.0
@@ -115,9 +136,10 @@ class BundlePolicy:
         summary: Description of the training in ``policy.json``.
         name: Name in reports.
         support: Range of the training observations; None: the policy acts on every observation.
-        fallback: Constant used outside ``support``.
+        fallback: Constant used outside ``support``; None: that of the version.
         together: Change the log shares of all minority classes by their mean, so that their proportions stay
             those of the start.
+        version: Version of the environment that it learned in.
 
     Raises:
         InputError: An array is missing, not finite, or does not fit the observation or the neighbouring
@@ -131,18 +153,20 @@ class BundlePolicy:
         name: str = "ppo",
         *,
         support: Support | None = None,
-        fallback: ConstantPolicy = FALLBACK,
+        fallback: ConstantPolicy | DefaultPolicy | None = None,
         together: bool = False,
+        version: int = 1,
     ) -> None:
-        self.name = name
+        self.name, self.version = name, version
         self.together = together
         self.summary = summary
         """Description of the training in ``policy.json``."""
-        self.support, self.fallback = support, fallback
+        self.support = support
+        self.fallback = fallback or (DefaultPolicy() if version else FALLBACK)
         self.notes: list[str] = []
         """Remarks for the report: where the policy used its constant."""
         self._warned: set[str] = set()
-        _check_arrays(arrays)
+        _check_arrays(arrays, version)
         self.arrays = {key: np.asarray(value, dtype=np.float64) for key, value in arrays.items()}
 
     def __repr__(self) -> str:
@@ -151,16 +175,21 @@ class BundlePolicy:
         return f"BundlePolicy({self.name!r}, num_classes={classes}, used_fallback={bool(self.notes)})"
 
     def act(self, observation: Observation) -> Floats | SamplingWeights | ConstantPolicy:
-        """(K + 2,) mean action; outside the support the answer of the fallback."""
+        """(K + 4,) mean action, (K + 2,) for version 0; outside the support the answer of the fallback."""
+        full = observation
+        if self.version == 0:
+            observation = observation.v0()
         outside = self.support.outside(observation) if self.support is not None else None
         if outside is not None:
             self._note(*outside)
-            return self.fallback.act(observation)
+            return self.fallback.act(full)
         action: Floats = self.act_many(Observation(observation.per_class[None], observation.shared[None]))[0]
         return action
 
     def act_many(self, observation: Observation) -> Floats:
-        """(M, K + 2) mean actions for observations of M classifiers; the support is ignored."""
+        """(M, K + 4) mean actions for observations of M classifiers; the support is ignored."""
+        if self.version == 0:
+            observation = observation.v0()
         per_class, shared = observation.per_class.astype(np.float64), observation.shared.astype(np.float64)
         spread = np.broadcast_to(shared[:, None], (*per_class.shape[:2], shared.shape[1]))
         code = np.tanh(self._linear("encode_2", np.tanh(self._linear("encode_1", np.concatenate([per_class, spread], axis=2)))))
@@ -190,18 +219,18 @@ class AutoPolicy:
     """A policy of the package by its name; without that bundle it is the fallback constant, with a note.
 
     Args:
-        name: ``auto`` or ``bandit``.
+        name: ``ppo`` or ``bandit``.
         bundles: Folder that holds the bundle's folder.
 
     Raises:
         InputError: The bundle is there but can't be used (:func:`load_bundle`).
     """
 
-    def __init__(self, name: str = "auto", bundles: Path = BUNDLES) -> None:
+    def __init__(self, name: str = "ppo", bundles: Path = BUNDLES) -> None:
         self.name = name
         self.bundle = load_bundle(bundles / name, name=name) if (bundles / name).is_dir() else None
         """The learned policy; None where it is not installed."""
-        self.fallback = self.bundle.fallback if self.bundle is not None else FALLBACK
+        self.fallback = self.bundle.fallback if self.bundle is not None else DefaultPolicy()
 
     def __repr__(self) -> str:
         """Name, and whether the bundle is installed."""
@@ -249,32 +278,46 @@ def load_bundle(folder: Path, name: str = "ppo") -> BundlePolicy:
         raise CorruptFileError(
             f"policy at {str(folder)!r} can't be read ({error}); it may be corrupt: train it again or copy it again"
         ) from error
-    if not isinstance(config, dict) or any(config.get(key) != value for key, value in bundle_layout().items()):
+    version = next((version for version in FEATURES if _has_layout(config, version)), None)
+    if version is None:
         raise CorruptFileError(
             f"policy at {str(folder)!r} was made for another version of observation or action; train it again with this version"
         )
     try:
-        support = Support.from_dict(config["support"]) if "support" in config else None
-        fallback = fallback_from_dict(config.get("fallback", {}))
+        support = Support.from_dict(config["support"], version) if "support" in config else None
+        fallback = fallback_from_dict(config["fallback"]) if version == 0 and "fallback" in config else None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CorruptFileError(f"policy at {str(folder)!r} can't be read ({error}); copy {CONFIG_FILE} again or train it again") from error
     together = config.get("minority", "apart") == "together"
-    return BundlePolicy(arrays, config.get("training", {}), name, support=support, fallback=fallback, together=together)
+    return BundlePolicy(arrays, config.get("training", {}), name, support=support, fallback=fallback, together=together, version=version)
 
 
-def bundle_layout() -> dict[str, Any]:
+def _has_layout(config: Any, version: int) -> bool:
+    return isinstance(config, dict) and all(config.get(key) == value for key, value in bundle_layout(version).items())
+
+
+def bundle_layout(version: int = 1) -> dict[str, Any]:
     """What a bundle and the code that runs it must agree on: version, features, steps of the action.
 
     Features are already scaled: they need no normalisation.
+
+    Args:
+        version: Version of the environment that the policy learned in.
     """
+    per_class, shared = FEATURES[version]
+    steps: dict[str, Any] = {"share_step": SHARE_STEP, "hardness_step": HARDNESS_STEP, "max_hardness": MAX_HARDNESS}
+    if version == 0:
+        steps |= {"floor_step": FLOOR_STEP}
+    else:
+        steps |= {"importance_step": IMPORTANCE_STEP, "half_life_step": HALF_LIFE_STEP, "half_lives": list(HALF_LIVES)}
     return {
-        "format_version": BUNDLE_VERSION,
-        "observation": {"per_class": list(PER_CLASS_FEATURES), "shared": list(SHARED_FEATURES)},
-        "action": {"share_step": SHARE_STEP, "hardness_step": HARDNESS_STEP, "floor_step": FLOOR_STEP, "max_hardness": MAX_HARDNESS},
+        "format_version": version + 1,
+        "observation": {"per_class": list(per_class), "shared": list(shared)},
+        "action": steps,
     }
 
 
-def _check_arrays(arrays: Mapping[str, NDArray[Any]]) -> None:
+def _check_arrays(arrays: Mapping[str, NDArray[Any]], version: int) -> None:
     """Check that all layers are there, finite, and fit one another; their widths are free.
 
     Raises:
@@ -287,7 +330,7 @@ def _check_arrays(arrays: Mapping[str, NDArray[Any]]) -> None:
         if np.asarray(arrays[name]).dtype.kind != "f" or not np.isfinite(arrays[name]).all():
             raise InputError(f"array {name!r} of the policy must be finite floating-point numbers; {remedy}")
     width = {layer: int(np.size(arrays[f"{layer}.bias"])) for layer in LAYERS}
-    per_class, shared = len(PER_CLASS_FEATURES), len(SHARED_FEATURES)
+    per_class, shared = map(len, FEATURES[version])
     inputs = {
         "encode_1": per_class + shared,
         "encode_2": width["encode_1"],
@@ -296,7 +339,7 @@ def _check_arrays(arrays: Mapping[str, NDArray[Any]]) -> None:
         "share_2": width["share_1"],
         "overall": width["context"],
     }
-    outputs = width | {"share_2": 1, "overall": 2}
+    outputs = width | {"share_2": 1, "overall": OVERALL[version]}
     for layer in LAYERS:
         weight, bias = np.shape(arrays[f"{layer}.weight"]), np.shape(arrays[f"{layer}.bias"])
         if weight != (outputs[layer], inputs[layer]) or bias != (outputs[layer],):

@@ -7,6 +7,7 @@ any table, so learned policies fall back on such a constant: :data:`FALLBACK`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -39,13 +40,16 @@ class PriorPower:
     """Class shares in proportion to ``prior ** power``, within the run's limit on the minority's share."""
 
     power: float = 0.5
-    """1 keeps the prior, 0 makes all classes equal."""
+    """1 keeps the prior, 0 makes all classes equal; below 0, rare classes are drawn more often than others."""
 
     def __post_init__(self) -> None:
-        _check_range("share_power", self.power, 1.0)
+        if not -1 <= self.power <= 1:
+            raise InputError(f"share_power of a constant policy must lie in [-1, 1], not {self.power}")
 
-    def share(self, prior: Floats, limit: float = MAX_MINORITY_SHARE) -> Floats:
+    def share(self, prior: Floats, limit: float | None = MAX_MINORITY_SHARE) -> Floats:
         """(K,) shares for ``prior`` (K,); the minority's total lies between its prior and ``limit``.
+
+        With None every class has its power of the prior, without bounds.
 
         >>> PriorPower(0.5).share(np.array([0.99, 0.01])).round(3).tolist()
         [0.909, 0.091]
@@ -55,7 +59,7 @@ class PriorPower:
         prior = np.asarray(prior, dtype=np.float64)
         share = np.where(prior > 0, prior, 1.0) ** self.power * (prior > 0)
         share /= share.sum()
-        return bounded_share(share, prior, limit)
+        return share if limit is None else bounded_share(share, prior, limit)
 
 
 @dataclass(frozen=True)
@@ -75,15 +79,29 @@ class ConstantPolicy:
     hardness: float = 1.0
     floor: float = START_FLOOR
     name: str = "constant"
+    class_importance: float = 0.0
+    hardness_importance: float = 0.0
+    half_life: float = math.inf
+    bounded: bool = True
+    """Whether the run's limit on the minority's share bounds a :class:`PriorPower`."""
 
     def __post_init__(self) -> None:
         _check_range("hardness", self.hardness, MAX_HARDNESS)
-        _check_range("floor", self.floor, 1.0)
+        for name in ("floor", "class_importance", "hardness_importance"):
+            _check_range(name, getattr(self, name), 1.0)
 
     @classmethod
     def of(cls, weights: SamplingWeights, name: str = "constant") -> ConstantPolicy:
         """The constant with given weights."""
-        return cls(tuple(weights.share.tolist()), weights.hardness, weights.floor, name)
+        return cls(
+            tuple(weights.share.tolist()),
+            weights.hardness,
+            weights.floor,
+            name,
+            weights.class_importance,
+            weights.hardness_importance,
+            weights.half_life,
+        )
 
     def act(self, observation: Observation) -> SamplingWeights | ConstantPolicy:
         """The constant weights.
@@ -101,14 +119,14 @@ class ConstantPolicy:
     def weights(self, prior: Floats, limit: float = MAX_MINORITY_SHARE) -> SamplingWeights:
         """The weights for training rows with ``prior`` (K,); ``limit`` bounds a :class:`PriorPower` only."""
         if isinstance(self.share, PriorPower):
-            share = self.share.share(prior, limit)
+            share = self.share.share(prior, limit if self.bounded else None)
         elif isinstance(self.share, tuple):
             share = np.array(self.share)
         elif self.share is None:
             share = prior
         else:
             share = total_share(prior, self.share)
-        return SamplingWeights(share, self.hardness, self.floor)
+        return SamplingWeights(share, self.hardness, self.floor, self.class_importance, self.hardness_importance, self.half_life)
 
     def fixed_weights(self) -> SamplingWeights | None:
         """The weights where they depend on nothing (shares given class by class, no hardness), else None.
@@ -116,12 +134,42 @@ class ConstantPolicy:
         A training under such weights needs no scores of its training rows.
         """
         if isinstance(self.share, tuple) and self.hardness == 0:
-            return SamplingWeights(np.array(self.share), self.hardness, self.floor)
+            return self.weights(np.array(self.share))
         return None
 
 
+COMPENSATED = ConstantPolicy(PriorPower(0.5), 0.5, START_FLOOR, "compensated constant", 0.5, 0.5, bounded=False)
+"""The constant for any table where drawn rows are counted by the sampler's loss (docs/experiments.md)."""
+
+PLAIN = ConstantPolicy(PriorPower(0.0), 0.5, START_FLOOR, "plain constant", bounded=False)
+"""The constant for two classes and a loss that counts every row alike: equal shares, as usual over-sampling."""
+
+PLAIN_MANY = ConstantPolicy(PriorPower(-0.1), 0.0, START_FLOOR, "plain constant", bounded=False)
+"""The same for more classes.
+
+Without compensation, hardness moves the borders towards the frequent classes."""
+
+
+@dataclass(frozen=True)
+class DefaultPolicy:
+    """The constant of the package: :data:`COMPENSATED` with the sampler's loss, otherwise a plain one.
+
+    It suits any table and any number of classes, and it needs no training.
+    """
+
+    name: str = "constant"
+
+    def act(self, observation: Observation) -> SamplingWeights:
+        """The constant weights for the prior and the loss in use."""
+        if observation.compensated:
+            constant = COMPENSATED
+        else:
+            constant = PLAIN if len(observation.per_class) == 2 else PLAIN_MANY
+        return constant.weights(observation.prior)
+
+
 FALLBACK = ConstantPolicy(PriorPower(0.5), hardness=1.0, floor=START_FLOOR, name="good_constant")
-"""The constant for any table: the best one of the training tasks. Learned policies fall back on it."""
+"""The constant that learned policies of K + 2 numbers fall back on: the best one of their training tasks."""
 
 
 def total_share(prior: Floats, share: float) -> Floats:

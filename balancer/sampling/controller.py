@@ -34,6 +34,7 @@ class SamplingController:
         batch_budget: Rows drawn in the whole run (steps times batch size).
         train_counts: (K,) training rows of each class.
         reward_counts: (K,) rows of each class in the reward half of validation.
+        compensated: Whether drawn rows are counted by the sampler's loss.
 
     Raises:
         InputError: The policy's first answer can't be used.
@@ -55,15 +56,21 @@ class SamplingController:
         batch_budget: int,
         train_counts: NDArray[Any],
         reward_counts: NDArray[Any],
+        compensated: bool = False,
     ) -> None:
         self.prior: Floats = np.asarray(prior, dtype=np.float64)
         self.policy = policy
         self._builder = ObservationBuilder(
-            self.prior, epochs=epochs, batch_budget=batch_budget, train_counts=train_counts, reward_counts=reward_counts
+            self.prior,
+            epochs=epochs,
+            batch_budget=batch_budget,
+            train_counts=train_counts,
+            reward_counts=reward_counts,
+            compensated=compensated,
         )
         self.weights = start_weights(self.prior, self._builder.share_limit)
         """Weights to draw the coming epoch with."""
-        self.observation: Observation = self._builder.first(*stacked([self.weights]))[0]
+        self.observation: Observation = self._builder.first(stacked([self.weights]))[0]
         """The policy's last observation."""
         self.weights = self._ask(self.observation)
 
@@ -71,6 +78,15 @@ class SamplingController:
     def epoch(self) -> int:
         """Epochs finished so far."""
         return self._builder.epoch
+
+    @property
+    def compensated(self) -> bool:
+        """Whether drawn rows are counted by the sampler's loss; a change has an effect from the next update on."""
+        return self._builder.compensated
+
+    @compensated.setter
+    def compensated(self, value: bool) -> None:
+        self._builder.compensated = value
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -95,7 +111,7 @@ class SamplingController:
             if rows.score.shape[1] != len(self.prior):
                 raise InputError(f"scores have {rows.score.shape[1]} columns for {len(self.prior)} classes")
         builder = copy.copy(self._builder)  # shallow: the builder replaces its arrays and never changes them
-        observations, _ = builder.after_epoch(_batched(train), _batched(reward), *stacked([self.weights]))
+        observations, _ = builder.after_epoch(_batched(train), _batched(reward), stacked([self.weights]))
         observation = observations[0]
         weights = self._ask(observation)
         self._builder, self.observation, self.weights = builder, observation, weights
@@ -106,7 +122,7 @@ class SamplingController:
 
     def state_dict(self) -> dict[str, Any]:
         """State as values that JSON can hold; floats survive JSON exactly."""
-        return {"weights": self.weights.to_dict(), "history": self._builder.state_dict()}
+        return {"weights": self.weights.to_dict(), "history": self._builder.state_dict(), "compensated": self.compensated}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the state of :meth:`state_dict`.
@@ -121,6 +137,7 @@ class SamplingController:
             )
         builder = copy.copy(self._builder)
         builder.load_state_dict(state["history"])
+        builder.compensated = bool(state.get("compensated", False))
         self._builder, self.weights = builder, weights
 
 

@@ -42,7 +42,7 @@ class LabelCodes:
     """
 
     def __init__(self, labels: ArrayLike | Sequence[str], unlabelled: Any = None) -> None:
-        self._unlabelled = unlabelled
+        self.unlabelled = unlabelled
         given = _vector(labels, "labels")
         if not len(given):
             raise InputError("labels must be one non-empty vector; give the class of each training row")
@@ -113,8 +113,8 @@ class LabelCodes:
         """Piece by piece: slice of the rows, their labels, and which of the rows have one."""
         for place in _places(len(given)):
             values, known = _typed(given[place], name)
-            if self._unlabelled is not None and len(values):
-                marked = np.broadcast_to(np.asarray(values == self._unlabelled), values.shape)
+            if self.unlabelled is not None and len(values):
+                marked = np.broadcast_to(np.asarray(values == self.unlabelled), values.shape)
                 if marked.any():
                     rows = np.arange(place.stop - place.start)[known]
                     values, known = values[~marked], rows[~marked]

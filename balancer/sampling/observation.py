@@ -22,17 +22,23 @@ from numpy.typing import NDArray
 
 from balancer.errors import InputError
 from balancer.sampling.scores import RankingMetrics, macro_metrics
-from balancer.sampling.weights import Floats, share_limit
+from balancer.sampling.weights import Floats, WeightArrays, share_limit
 
 ERROR_EDGES = np.array([0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98])
 NUM_BINS = len(ERROR_EDGES) + 1
-PER_CLASS_FEATURES: tuple[str, ...] = (
+PER_CLASS_FEATURES_V0: tuple[str, ...] = (
     *(f"{kind}_{i}" for kind in ("train_error", "reward_error", "train_change", "reward_change") for i in range(NUM_BINS)),
     *("is_first", "log_prior", "log_share_over_prior", "repeats", "gap", "f1_argmax"),
 )
-SHARED_FEATURES: tuple[str, ...] = (
+SHARED_FEATURES_V0: tuple[str, ...] = (
     *("progress", "budget_left", "hardness", "floor", "reward_positives"),
     *("f1", "average_precision", "f1_change", "average_precision_change"),
+)
+"""Features of ``balancer/ClassWeights-v0`` and of policies of version 0.1; new ones are added behind them."""
+PER_CLASS_FEATURES: tuple[str, ...] = (*PER_CLASS_FEATURES_V0, "log_mass_over_prior")
+SHARED_FEATURES: tuple[str, ...] = (
+    *SHARED_FEATURES_V0,
+    *("compensated", "class_importance", "hardness_importance", "recency", "below_best", "epochs_since_best"),
 )
 _LIMIT = 5.0
 _TINY = 1e-12
@@ -50,6 +56,10 @@ class Observation:
     """(..., K, D), columns :data:`PER_CLASS_FEATURES`."""
     shared: NDArray[np.float32]
     """(..., G), columns :data:`SHARED_FEATURES`."""
+
+    def v0(self) -> Observation:
+        """The features of ``balancer/ClassWeights-v0`` alone."""
+        return Observation(self.per_class[..., : len(PER_CLASS_FEATURES_V0)], self.shared[..., : len(SHARED_FEATURES_V0)])
 
     def flat(self) -> NDArray[np.float32]:
         """(..., K * D + G) features: class after class, then the shared ones."""
@@ -71,14 +81,20 @@ class Observation:
         return np.asarray(prior / prior.sum(axis=-1, keepdims=True), dtype=np.float64)
 
     @property
+    def compensated(self) -> bool:
+        """Whether drawn rows are counted by the sampler's loss."""
+        return bool(self.shared[..., SHARED_FEATURES.index("compensated")].max() > 0)
+
+    @property
     def started(self) -> bool:
         """Whether an epoch has been scored already."""
         return bool(self.shared[..., SHARED_FEATURES.index("progress")].max() > 0)
 
 
-def observation_size(num_classes: int) -> int:
-    """Length of :meth:`Observation.flat`."""
-    return num_classes * len(PER_CLASS_FEATURES) + len(SHARED_FEATURES)
+def observation_size(num_classes: int, version: int = 1) -> int:
+    """Length of :meth:`Observation.flat`; of ``v0().flat()`` for version 0."""
+    per_class, shared = (PER_CLASS_FEATURES, SHARED_FEATURES) if version else (PER_CLASS_FEATURES_V0, SHARED_FEATURES_V0)
+    return num_classes * len(per_class) + len(shared)
 
 
 @dataclass(frozen=True)
@@ -159,11 +175,21 @@ class ObservationBuilder:
         train_counts: (K,) training rows of each class.
         reward_counts: (K,) rows of each class in the reward half of validation.
         num: M, the number of classifiers.
+        compensated: Whether drawn rows are counted by the sampler's loss.
     """
 
     def __init__(
-        self, prior: Floats, *, epochs: int, batch_budget: int, train_counts: NDArray[Any], reward_counts: NDArray[Any], num: int = 1
+        self,
+        prior: Floats,
+        *,
+        epochs: int,
+        batch_budget: int,
+        train_counts: NDArray[Any],
+        reward_counts: NDArray[Any],
+        num: int = 1,
+        compensated: bool = False,
     ) -> None:
+        self.compensated = compensated
         self.prior = np.asarray(prior, dtype=np.float64)
         self.epochs, self.batch_budget = epochs, batch_budget
         self.train_counts = np.asarray(train_counts, dtype=np.float64)
@@ -177,52 +203,47 @@ class ObservationBuilder:
         self.reward = self.train
         self.f1 = np.zeros(num)
         self.average_precision = np.zeros(num)
+        self.best = np.zeros(num)
+        """(M,) best average precision so far."""
+        self.since_best = np.zeros(num)
+        """(M,) epochs since then."""
 
-    def first(self, share: Floats, hardness: Floats, floor: Floats) -> Observation:
-        """Observation before the first epoch.
-
-        Args:
-            share: (M, K) class shares of the starting weights.
-            hardness: (M,).
-            floor: (M,).
-        """
+    def first(self, weights: WeightArrays) -> Observation:
+        """Observation before the first epoch, from the starting weights."""
         zero = np.zeros_like(self.train.histogram)
-        return self._build(share, hardness, floor, zero, zero, np.zeros_like(self.f1), np.zeros_like(self.f1))
+        return self._build(weights, zero, zero, np.zeros_like(self.f1), np.zeros_like(self.f1))
 
     def after_epoch(
         self,
         train: tuple[NDArray[np.integer[Any]], NDArray[np.floating[Any]], NDArray[np.floating[Any]]],
         reward: tuple[NDArray[np.integer[Any]], NDArray[np.floating[Any]], NDArray[np.floating[Any]]],
-        share: Floats,
-        hardness: Floats,
-        floor: Floats,
+        weights: WeightArrays,
     ) -> tuple[Observation, RankingMetrics]:
         """Observation after an epoch, and the validation metrics in it.
 
         Args:
             train: Labels (n,), scores (M, n, K) and weights (n,) of the training pool.
             reward: The same of the reward half of validation.
-            share: (M, K) class shares that the epoch was drawn with.
-            hardness: (M,) of the epoch.
-            floor: (M,) of the epoch.
+            weights: Weights that the epoch was drawn with.
         """
         last_train, last_reward, last_f1, last_ap = self.train, self.reward, self.f1, self.average_precision
         self.train, self.reward = summarise_errors(*train), summarise_errors(*reward)
         metrics = macro_metrics(*reward)
         self.f1, self.average_precision = metrics.f1, metrics.average_precision
         self.epoch += 1
-        self.repeats = self.repeats + share * (self.batch_budget / self.epochs) / np.maximum(self.train_counts, 1.0)
+        improved = self.average_precision > self.best
+        self.best = np.where(improved, self.average_precision, self.best)
+        self.since_best = np.where(improved, 0.0, self.since_best + 1.0)
+        self.repeats = self.repeats + weights.share * (self.batch_budget / self.epochs) / np.maximum(self.train_counts, 1.0)
         train_change = self.train.histogram - last_train.histogram
         reward_change = self.reward.histogram - last_reward.histogram
         if self.epoch == 1:  # there is no earlier epoch to compare with
             train_change, reward_change, last_f1, last_ap = 0 * train_change, 0 * reward_change, self.f1, self.average_precision
         change = (self.f1 - last_f1, self.average_precision - last_ap)
-        return self._build(share, hardness, floor, train_change, reward_change, *change), metrics
+        return self._build(weights, train_change, reward_change, *change), metrics
 
-    def _build(
-        self, share: Floats, hardness: Floats, floor: Floats, train_change: Floats, reward_change: Floats, df1: Floats, dap: Floats
-    ) -> Observation:
-        num, num_classes = self.repeats.shape
+    def _build(self, weights: WeightArrays, train_change: Floats, reward_change: Floats, df1: Floats, dap: Floats) -> Observation:
+        share, (num, num_classes) = weights.share, self.repeats.shape
         log_prior = np.log(np.maximum(self.prior, 1e-9))
         is_first = np.zeros(num_classes)
         is_first[0] = 1.0
@@ -233,6 +254,7 @@ class ObservationBuilder:
             np.log1p(self.repeats) / 3.0,
             self.reward.mean - self.train.mean,
             self.reward.f1_argmax,
+            (np.maximum(weights.logit_offset(self.prior), np.log(1e-9)) - log_prior) / 3.0,
         )
         histograms = (self.train.histogram, self.reward.histogram, 4.0 * train_change, 4.0 * reward_change)
         per_class = np.concatenate([*histograms, np.stack(columns, axis=-1)], axis=-1)
@@ -242,7 +264,14 @@ class ObservationBuilder:
         positives = np.log1p(self.reward_positives) / 10.0
         fixed = [np.full(num, value) for value in (progress, left)]
         shared = np.stack(
-            [*fixed, hardness / 3.0, floor, np.full(num, positives), self.f1, self.average_precision, 10.0 * df1, 10.0 * dap], axis=-1
+            [
+                *(*fixed, weights.hardness / 3.0, weights.floor, np.full(num, positives)),
+                *(self.f1, self.average_precision, 10.0 * df1, 10.0 * dap),
+                *(np.full(num, float(self.compensated)), weights.class_importance, weights.hardness_importance),
+                *(np.log2(1.0 + 1.0 / weights.half_life) / 4.0, 10.0 * (self.best - self.average_precision)),
+                self.since_best / max(self.epochs, 1),
+            ],
+            axis=-1,
         )
         return Observation(
             np.clip(per_class, -_LIMIT, _LIMIT).astype(np.float32),
@@ -254,7 +283,8 @@ class ObservationBuilder:
         state: dict[str, Any] = {"epoch": self.epoch, "repeats": self.repeats.tolist()}
         for name, part in (("train", self.train), ("reward", self.reward)):
             state[name] = {key: getattr(part, key).tolist() for key in ("histogram", "mean", "f1_argmax")}
-        return state | {"f1": self.f1.tolist(), "average_precision": self.average_precision.tolist()}
+        figures = ("f1", "average_precision", "best", "since_best")
+        return state | {name: getattr(self, name).tolist() for name in figures}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the memory of the last epoch.
@@ -272,4 +302,7 @@ class ObservationBuilder:
             ErrorSummary(*(np.array(state[name][key], dtype=np.float64) for key in ("histogram", "mean", "f1_argmax")))
             for name in ("train", "reward")
         )
-        self.f1, self.average_precision = np.array(state["f1"], dtype=np.float64), np.array(state["average_precision"], dtype=np.float64)
+        self.f1, self.average_precision = (np.array(state[name], dtype=np.float64) for name in ("f1", "average_precision"))
+        # States of version 0.1 don't hold the best epoch: it is the last one then.
+        self.best = np.array(state.get("best", state["average_precision"]), dtype=np.float64)
+        self.since_best = np.array(state.get("since_best", np.zeros(len(self.f1))), dtype=np.float64)

@@ -3,8 +3,8 @@
 A policy sees an :class:`Observation` and answers in one of three forms. :func:`ask` asks it and turns the
 answer into the next weights:
 
-- a residual action in ``[-1, 1] ** (K + 2)``, applied to the present weights and bounded by the run's share
-  limit (learned policies);
+- a residual action in ``[-1, 1] ** (K + 4)``, applied to the present weights (learned policies), or in
+  ``[-1, 1] ** (K + 2)``, also bounded by the run's share limit (those of version 0.1);
 - the :class:`SamplingWeights` it wants, used unchanged (constants and rules that a person wrote);
 - a :class:`ConstantPolicy`, for shares that depend on the run's prior and limit (the fallback of learned
     policies).
@@ -35,10 +35,10 @@ from balancer.sampling.bundle import (
     bundle_layout,
     load_bundle,
 )
-from balancer.sampling.constant_policy import FALLBACK, ConstantPolicy, PriorPower, total_share
+from balancer.sampling.constant_policy import DEFAULT_SHARE, FALLBACK, ConstantPolicy, DefaultPolicy, PriorPower, total_share
 from balancer.sampling.observation import SHARED_FEATURES, Observation
 from balancer.sampling.seeding import generator
-from balancer.sampling.weights import MAX_HARDNESS, START_FLOOR, Floats, SamplingWeights
+from balancer.sampling.weights import HALF_LIVES, MAX_HARDNESS, START_FLOOR, Floats, SamplingWeights
 
 __all__ = [
     "BUNDLES",
@@ -50,6 +50,7 @@ __all__ = [
     "AutoPolicy",
     "BundlePolicy",
     "ConstantPolicy",
+    "DefaultPolicy",
     "OutsideTraining",
     "Policy",
     "PriorPower",
@@ -66,7 +67,7 @@ __all__ = [
 ]
 
 Answer = Floats | SamplingWeights | ConstantPolicy
-SHIPPED = ("auto", "bandit")
+SHIPPED = ("ppo", "bandit")
 """Learned policies in the package."""
 
 
@@ -88,8 +89,9 @@ class Policy(Protocol):
             observation: Of one classifier; classes in the order of the run, the negative class first.
 
         Returns:
-            (K + 2,) residual action in [-1, 1] (change of each log share, of the hardness, of the floor), or
-            the weights themselves. Classes have the order of the observation.
+            (K + 4,) residual action in [-1, 1] (change of each log share, of the hardness, of the two
+            importance exponents, of the half-life), or the weights themselves. Classes have the order of the
+            observation.
         """
         ...
 
@@ -115,9 +117,9 @@ def ask(policy: Policy, observation: Observation, weights: SamplingWeights, prio
         raise InputError(f"policy {name!r}: {error}") from error
     if not isinstance(answer, (SamplingWeights, ConstantPolicy)):
         action = np.asarray(answer)
-        if action.shape != (num_classes + 2,) or action.dtype.kind not in "iuf":
+        if action.shape not in ((num_classes + 4,), (num_classes + 2,)) or action.dtype.kind not in "iuf":
             raise InputError(
-                f"policy {name!r} must answer with SamplingWeights or {num_classes + 2} numbers for {num_classes} classes, "
+                f"policy {name!r} must answer with SamplingWeights or {num_classes + 4} numbers for {num_classes} classes, "
                 f"not {action.dtype} of shape {action.shape}"
             )
         if not np.isfinite(action).all():
@@ -227,10 +229,13 @@ def load_policy(text: str | Path, *, num_classes: int) -> Policy:
     Args:
         text: One of
 
-            - ``auto`` (learned, part of the package; outside its training range it answers with a constant),
-              ``bandit`` (the same, trained on the reward of single epochs);
-            - ``constant``, ``constant:share=.2,hardness=1`` (keys ``share``, a number or ``prior``;
-              ``hardness``; ``floor``);
+            - ``auto``, the best policy of the package for a table that it has not seen: the constant
+              (:class:`~balancer.sampling.constant_policy.DefaultPolicy`), which ``constant`` is too;
+            - ``constant:share=.2,hardness=1``: a constant of one's own (keys ``share``, a number, ``prior``,
+              ``root`` or ``equal``; ``hardness``; ``floor``; ``class_importance``; ``hardness_importance``;
+              ``half_life``);
+            - ``ppo``, learned, part of the package; outside its training range it answers with a constant;
+              ``bandit``, the same, trained on the reward of single epochs;
             - ``schedule``, ``schedule:start_share=.5,end_share=.29`` (also ``start_hardness``,
               ``end_hardness``);
             - ``rule``; ``random``, ``random:seed=3``; ``start`` (keeps the starting weights);
@@ -242,19 +247,24 @@ def load_policy(text: str | Path, *, num_classes: int) -> Policy:
             version.
 
     >>> load_policy("constant:share=.2,hardness=.5", num_classes=2)
-    ConstantPolicy(share=0.2, hardness=0.5, floor=0.05, name='constant')
+    ConstantPolicy(share=0.2, hardness=0.5, ...)
     >>> load_policy("schedule:end_share=.1", num_classes=2)
     SchedulePolicy(start_share=0.5, end_share=0.1, start_hardness=0.5, end_hardness=1.5, name='schedule')
     """
     if num_classes < 2:
         raise InputError(f"a policy needs at least two classes, not {num_classes}")
     name, colon, options = str(text).partition(":")
+    if name == "auto" or (name == "constant" and not colon):
+        if colon:
+            raise InputError(f"policy auto takes no options, so leave {options!r} out")
+        return DefaultPolicy(name)
     if name == "constant":
-        at_prior, options = _without_prior(options)
-        given = _options(name, options, {"share": _SHARE, "hardness": _HARDNESS, "floor": (0.0, 1.0)}, "share=.2,hardness=1")
-        base = ConstantPolicy()
-        share = None if at_prior else given.get("share", base.share)
-        return ConstantPolicy(share, given.get("hardness", base.hardness), given.get("floor", base.floor))
+        share, options = _named_share(options)
+        given = _options(name, options, _CONSTANT, "share=.2,hardness=1")
+        if "share" in given:
+            share = given.pop("share")
+        bounded = not isinstance(share, PriorPower)
+        return ConstantPolicy(share, given.pop("hardness", 1.0), given.pop("floor", START_FLOOR), "constant", **given, bounded=bounded)
     if name == "schedule":
         limits = {"start_share": _SHARE, "end_share": _SHARE, "start_hardness": _HARDNESS, "end_hardness": _HARDNESS}
         given = _options(name, options, limits, "start_share=.5,end_share=.29")
@@ -274,10 +284,25 @@ def load_policy(text: str | Path, *, num_classes: int) -> Policy:
 _SHARE, _HARDNESS = (0.0, 1.0), (0.0, MAX_HARDNESS)
 
 
-def _without_prior(options: str) -> tuple[bool, str]:
-    """Whether ``share=prior`` is among the options, and the other options."""
+_IMPORTANCE = (0.0, 1.0)
+_CONSTANT = {
+    "share": _SHARE,
+    "hardness": _HARDNESS,
+    "floor": (0.0, 1.0),
+    "class_importance": _IMPORTANCE,
+    "hardness_importance": _IMPORTANCE,
+    "half_life": HALF_LIVES,
+}
+_NAMED_SHARES: dict[str, PriorPower | None] = {"prior": None, "root": PriorPower(0.5), "equal": PriorPower(0.0)}
+
+
+def _named_share(options: str) -> tuple[float | PriorPower | None, str]:
+    """The share of the option ``share=NAME``, or the default share, and the other options."""
     parts = options.split(",")
-    return "share=prior" in parts, ",".join(part for part in parts if part != "share=prior")
+    for name, share in _NAMED_SHARES.items():
+        if f"share={name}" in parts:
+            return share, ",".join(part for part in parts if part != f"share={name}")
+    return DEFAULT_SHARE, options
 
 
 def _options(name: str, options: str, limits: Mapping[str, tuple[float, float]], example: str) -> dict[str, float]:

@@ -1,28 +1,32 @@
-"""Draw a class, then a row of that class: turns :class:`SamplingWeights` into rows.
+"""Draw a class, then a row of that class: turns :class:`SamplingWeights` into rows and their loss weights.
 
-A class is drawn by its share, then one of its rows: uniformly, or with weight ``(error + 1e-3) ** hardness``,
-where ``error`` is the last known ``1 - p(true class)``. Hardness acts within class 0, the negative class,
-alone. There the error is the fraud score, so hard negatives are likely false alarms; hard rows of a rare
-class are mostly mislabelled or can't be learned.
+A class is drawn by its share, then one of its rows: with probability ``floor`` without hardness, otherwise
+with weight ``(error + 1e-3) ** hardness``, where ``error`` is the last known ``1 - p(true class)``. Hardness
+acts within every class. Its effect is largest where a class has many more rows than draws, that is, where
+rows have to be chosen; a class whose rows are all drawn several times in an epoch is drawn evenly.
 
 Scores are known only for sub-sampled pools of rows. If unscored rows had the mean weight of the scored ones,
 nearly all draws of a large table would ignore hardness for most of the training. So the scored rows get the
 fraction ``q = max(scored / rows, min(1, scored / draws))`` of the hard draws: as many draws as there are
 scored rows to choose from, and at least what the mean weight would give them.
 
-No row is expected more than :data:`MAX_HARD_DRAWS` times in one call of ``draw`` (an epoch): larger weights
-are cut. Otherwise the few hardest rows of a small table would be drawn hundreds of times and memorised,
-together with the frauds that look like them.
+No row is expected more than :data:`MAX_HARD_DRAWS` times in an epoch by its hardness, or as often as the
+average row of its class where that is more: larger weights are cut. Otherwise the few hardest rows of a small
+table would be drawn hundreds of times and memorised, together with the rows that look like them.
 
-The sampler is made for a hundred million rows: four bytes a row for its place in its class and four for the
-error of a row of class 0. A uniform draw costs O(1), a hard one a binary search among the scored rows. These
-are sorted by their errors once per refresh, and their weights are summed once per hardness. Other shares,
-another floor or another number of draws cost nothing per row: a binary search in these sums finds where the
-weights are cut.
+With the age of each row, a row is also drawn by its age (:attr:`SamplingWeights.half_life`): by rejection, so
+that no sum over the rows is needed.
+
+The sampler is made for a hundred million rows: four bytes a row for its place in its class and, once scores
+are known, four for its error. An even draw costs O(1), a hard one a binary search among the scored rows.
+These are sorted by their errors once per refresh, and their weights are summed once per hardness. Other
+shares, another floor or another number of draws cost nothing per row: a binary search in these sums finds
+where the weights are cut.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,12 +38,8 @@ from balancer.errors import InputError
 from balancer.sampling.labels import CHUNK, code_type, count_codes
 from balancer.sampling.weights import ERROR_OFFSET, Floats, SamplingWeights, class_prior
 
-HARD_CLASS = 0
-"""The class within which hardness acts: the negative class."""
 MAX_HARD_DRAWS = 2.0
-"""How often hardness may draw a row of that class in an epoch, at most, in expectation.
-
-In a small table: this many times as often as the average row."""
+"""How often hardness may draw a row in an epoch, at most, in expectation."""
 NEWTON_STEPS = 8
 """Steps of Newton's method, which finds where weights are cut; nearly always fewer are needed.
 
@@ -54,10 +54,10 @@ def scored_part(scored: int, rows: int, draws: int | NDArray[np.integer[Any]]) -
 def largest_probability(scored: int, draws: Any) -> Any:
     """Largest probability of a scored row in a hard draw.
 
-    With it no row is expected more than :data:`MAX_HARD_DRAWS` times among ``draws``; where there are more
-    draws than rows, no row is expected more than that many times as often as the average row.
+    With it no row is expected more than :data:`MAX_HARD_DRAWS` times among ``draws``, or more often than the
+    average row where that is more.
     """
-    return MAX_HARD_DRAWS * np.maximum(1.0 / np.maximum(draws, 1.0), 1.0 / max(scored, 1))
+    return np.maximum(MAX_HARD_DRAWS / np.maximum(draws, 1.0), 1.0 / max(scored, 1))
 
 
 def kept_share(share: Floats, draws: int) -> Floats:
@@ -73,7 +73,7 @@ def kept_share(share: Floats, draws: int) -> Floats:
 
 
 class _ScoredRows:
-    """The scored rows of class 0, sorted by their errors: everything that depends on the scores alone."""
+    """The scored rows of a class, sorted by their errors: everything that depends on the scores alone."""
 
     def __init__(self, error: NDArray[np.float32]) -> None:
         scored = np.flatnonzero(~np.isnan(error))
@@ -99,7 +99,7 @@ class _ScoredRows:
 
 
 class _HardTable:
-    """Cumulative weights of the scored rows at one hardness."""
+    """Cumulative weights of the scored rows of a class at one hardness."""
 
     def __init__(self, scored: _ScoredRows, hardness: float) -> None:
         self._scored, self.hardness = scored, hardness
@@ -118,6 +118,8 @@ class _HardTable:
         if not count:
             return part, 0, 0.0
         most = float(largest_probability(count, part * draws))
+        if most * count <= 1.0:  # no room for hardness: all scored rows alike
+            return part, 0, float(self._cumulative[-1] / count)
         limit, under = most * self._cumulative[-1], count
         for _ in range(NEWTON_STEPS):
             under = int(np.searchsorted(self._weight, np.float32(limit), side="right"))
@@ -150,15 +152,17 @@ class _HardTable:
             result[~hard] = self._scored.unscored_places(number)
         return result
 
-    def probabilities(self, draws: int) -> Floats:
-        """(rows of the class,) probability of each in a draw by hardness."""
+    def probabilities(self, draws: int) -> tuple[Floats, float]:
+        """Probability in a draw by hardness of each scored row (s,), the easiest first, and of an unscored one."""
         part, under, limit = self._cut(draws)
-        result = np.full(self._scored.rows, (1.0 - part) / max(self._scored.unscored, 1))
-        if len(self._weight):
-            weight = self._weight.astype(np.float64)
-            weight[under:] = limit
-            result[self._scored.place] = part * weight / weight.sum()
-        return result
+        weight = self._weight.astype(np.float64)
+        weight[under:] = limit
+        return part * weight / max(weight.sum(), 1e-300), (1.0 - part) / max(self._scored.unscored, 1)
+
+    @property
+    def place(self) -> NDArray[Any]:
+        """(s,) positions of the scored rows among those of the class."""
+        return self._scored.place
 
 
 class RowSampler:
@@ -168,38 +172,50 @@ class RowSampler:
         labels: (N,) class index of each row; -1 for a row that is never drawn (unlabelled, or not a training
             row).
         num_classes: K.
+        age: (N,) age of each row as a fraction of the time span of the training rows, 0 for the newest; None:
+            not known, and the half-life has no effect.
 
     Raises:
-        InputError: A label is out of range, or fewer than two classes have rows.
+        InputError: A label or an age is out of range, or fewer than two classes have rows.
     """
 
-    def __init__(self, labels: NDArray[np.integer[Any]], num_classes: int) -> None:
+    def __init__(self, labels: NDArray[np.integer[Any]], num_classes: int, *, age: NDArray[np.floating[Any]] | None = None) -> None:
         labels = np.asarray(labels)
         if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
             raise InputError(f"labels must be one vector of class indices, not {labels.dtype} of shape {labels.shape}")
         if len(labels) and (labels.min() < -1 or labels.max() >= num_classes):
             raise InputError(f"labels must lie in -1 to {num_classes - 1}, found {labels.min()} to {labels.max()}")
         self.num_classes, self.num_rows = num_classes, len(labels)
-        codes = labels.astype(code_type(num_classes), copy=False)
-        self.counts: NDArray[np.int64] = count_codes(codes, num_classes)
+        self._codes = labels.astype(code_type(num_classes), copy=False)
+        self.counts: NDArray[np.int64] = count_codes(self._codes, num_classes)
         if (self.counts > 0).sum() < 2:
             raise InputError("training rows hold one class only; sampling needs at least two, check the label column and the split")
         self._starts = np.concatenate([[0], np.cumsum(self.counts)])
-        self._rows = _grouped(codes, self._starts)
-        self._error = np.full(self.counts[HARD_CLASS], np.nan, dtype=np.float32)
-        self._scored: _ScoredRows | None = None
-        self._table: _HardTable | None = None
+        self._rows = _grouped(self._codes, self._starts)
+        self._age = None if age is None else _checked_age(age, self.num_rows, self._codes)
+        self._forget()
+        self._error: NDArray[np.float32] | None = None  # of the rows in the order of self._rows, once known
+
+    def _forget(self) -> None:
+        """Drop what was derived from scores that have changed."""
+        self._scored: dict[int, _ScoredRows] = {}
+        self._tables: dict[int, _HardTable] = {}
 
     @property
     def prior(self) -> Floats:
         """(K,) share of each class among the rows that can be drawn."""
         return class_prior(self.counts)
 
+    @property
+    def has_age(self) -> bool:
+        """Whether the ages of the rows are known."""
+        return self._age is not None
+
     def refresh(self, rows: NDArray[np.integer[Any]], scores: NDArray[np.floating[Any]]) -> None:
         """Store the scores of some rows.
 
         Args:
-            rows: (n,) rows of the table; rows of other classes than class 0 are ignored.
+            rows: (n,) rows of the table; rows that are never drawn are ignored.
             scores: (n, K) class probabilities.
 
         Raises:
@@ -216,16 +232,17 @@ class RowSampler:
             return
         if rows.min() < 0 or rows.max() >= self.num_rows:
             raise InputError(f"rows must lie in 0 to {self.num_rows - 1}, found {rows.min()} to {rows.max()}")
-        negatives = self._class_rows(HARD_CLASS)
-        if not len(negatives):
-            return
-        place = np.minimum(np.searchsorted(negatives, rows.astype(negatives.dtype)), len(negatives) - 1)
-        known = negatives[place] == rows
-        self._error[place[known]] = np.clip(1.0 - scores[known, HARD_CLASS], 0.0, 1.0)
-        self._scored = self._table = None
+        if self._error is None:
+            self._error = np.full(len(self._rows), np.nan, dtype=np.float32)
+        codes = self._codes[rows]
+        for c in np.flatnonzero(np.bincount(codes[codes >= 0], minlength=self.num_classes)).tolist():
+            chosen = codes == c
+            place = np.searchsorted(self._class_rows(c), rows[chosen].astype(self._rows.dtype))
+            self._error[self._starts[c] + place] = np.clip(1.0 - scores[chosen, c], 0.0, 1.0)
+        self._forget()
 
     def draw(self, n: int, weights: SamplingWeights, rng: np.random.Generator, *, keep_minority: bool = False) -> NDArray[np.int64]:
-        """Draw rows.
+        """Draw the rows of an epoch.
 
         The result depends on the arguments and the stored scores alone, so a resumed run draws the same rows.
 
@@ -240,20 +257,29 @@ class RowSampler:
         Returns:
             (n,) int64 rows of the table.
         """
-        share = self._share(weights)
-        edges = np.cumsum(share)
-        edges[np.flatnonzero(share)[-1] :] = 1.0  # rounding must not give a class without share a draw
         result = np.empty(n, dtype=np.int64)
         alone = True
         for start in range(0, n, CHUNK):
             place = slice(start, min(start + CHUNK, n))
-            drawn = np.searchsorted(edges, rng.random(place.stop - start), side="right")
+            drawn = self.draw_classes(place.stop - start, weights, rng)
             result[place] = self.fill(drawn, weights, rng, epoch_draws=n)
             alone = alone and not drawn.any()
-        if keep_minority and n and alone and share[HARD_CLASS] < 1:
-            other = 1 + np.searchsorted(np.cumsum(share[1:]), rng.random(1) * share[1:].sum(), side="right")
-            result[rng.integers(n)] = self.fill(other, weights, rng, epoch_draws=n)[0]
+        if keep_minority and n and alone and self.class_share(weights)[0] < 1:
+            result[rng.integers(n)] = self.minority_row(weights, rng, epoch_draws=n)
         return result
+
+    def draw_classes(self, n: int, weights: SamplingWeights, rng: np.random.Generator) -> NDArray[np.int64]:
+        """(n,) classes, drawn by their shares."""
+        share = self.class_share(weights)
+        edges = np.cumsum(share)
+        edges[np.flatnonzero(share)[-1] :] = 1.0  # rounding must not give a class without share a draw
+        return np.asarray(np.searchsorted(edges, rng.random(n), side="right"))
+
+    def minority_row(self, weights: SamplingWeights, rng: np.random.Generator, *, epoch_draws: int) -> int:
+        """One row of the classes but class 0, by their shares."""
+        share = self.class_share(weights)
+        other = 1 + np.searchsorted(np.cumsum(share[1:]), rng.random(1) * share[1:].sum(), side="right")
+        return int(self.fill(other, weights, rng, epoch_draws=epoch_draws)[0])
 
     def fill(
         self, classes: NDArray[np.integer[Any]], weights: SamplingWeights, rng: np.random.Generator, *, epoch_draws: int
@@ -270,15 +296,30 @@ class RowSampler:
             (n,) int64 rows of the table.
         """
         within, mixed = rng.random(len(classes)), rng.random(len(classes))
+        rows = self._filled(classes, weights, within, mixed, epoch_draws)
+        if self._age is None or not math.isfinite(weights.half_life):
+            return rows
+        newest = self._newest()
+        waiting = np.arange(len(rows))
+        while len(waiting):  # rejection: a row is kept by its age, relative to the newest row of its class
+            age = self._age[rows[waiting]] - newest[classes[waiting]]
+            waiting = waiting[rng.random(len(waiting)) >= np.exp2(-age / weights.half_life)]
+            rows[waiting] = self._filled(classes[waiting], weights, rng.random(len(waiting)), rng.random(len(waiting)), epoch_draws)
+        return rows
+
+    def _filled(
+        self, classes: NDArray[np.integer[Any]], weights: SamplingWeights, within: Floats, mixed: Floats, epoch_draws: int
+    ) -> NDArray[np.int64]:
+        """A row (n,) of each class, without regard to its age, from uniform random numbers (n,)."""
         rows = np.empty(len(classes), dtype=np.int64)
         for c in np.flatnonzero(np.bincount(classes, minlength=self.num_classes)).tolist():
             chosen, class_rows = np.flatnonzero(classes == c), self._class_rows(c)
             place = np.minimum((within[chosen] * len(class_rows)).astype(np.int64), len(class_rows) - 1)
-            if c == HARD_CLASS and weights.hardness > 0:
+            if weights.hardness > 0 and self._error is not None:
                 rescaled = (mixed[chosen] - weights.floor) / max(1.0 - weights.floor, 1e-12)
                 hard = rescaled >= 0
-                draws = self._hard_draws(weights, epoch_draws)
-                place[hard] = self._hard_table(weights.hardness).places(within[chosen[hard]], rescaled[hard], draws)
+                draws = self._class_draws(weights, epoch_draws)[c]
+                place[hard] = self._hard_table(c, weights.hardness).places(within[chosen[hard]], rescaled[hard], draws)
             rows[chosen] = class_rows[place]
         return rows
 
@@ -287,24 +328,74 @@ class RowSampler:
 
         The probabilities sum to 1; they are 0 for rows that are never drawn.
         """
-        share = self._share(weights)
+        share = self.class_share(weights)
         if keep_minority:
             share = kept_share(share, draws)
         result = np.zeros(self.num_rows)
         for c in np.flatnonzero(share).tolist():
-            class_rows = self._class_rows(c)
-            if c == HARD_CLASS and weights.hardness > 0:
-                hard = self._hard_table(weights.hardness).probabilities(self._hard_draws(weights, draws))
-                result[class_rows] = share[c] * (weights.floor / len(class_rows) + (1.0 - weights.floor) * hard)
-            else:
-                result[class_rows] = share[c] / len(class_rows)
+            result[self._class_rows(c)] = share[c] * self._within(c, weights, draws)
         return result
+
+    def loss_weights(self, rows: NDArray[np.integer[Any]], weights: SamplingWeights, draws: int) -> Floats:
+        """(n,) loss weight of drawn ``rows`` (n,), with mean 1 over the draws of an epoch.
+
+        It is the weight of the row's class times that of the row within its class
+        (:attr:`SamplingWeights.hardness_importance`), which has mean 1 over the draws of the class. Rows that
+        are never drawn get 0.
+
+        Args:
+            rows: Rows of the table.
+            weights: The weights that they were drawn with.
+            draws: Rows drawn in the epoch.
+        """
+        rows = np.asarray(rows)
+        codes = self._codes[rows]
+        by_class = weights.class_weight(self.prior)
+        result = np.where(codes >= 0, by_class[codes], 0.0)
+        if weights.hardness == 0 or weights.hardness_importance == 0 or self._error is None:
+            return result
+        for c in np.flatnonzero(np.bincount(codes[codes >= 0], minlength=self.num_classes)).tolist():
+            chosen = np.flatnonzero(codes == c)
+            drawn, target = self._within(c, weights, draws), self._by_age(c, weights)
+            ratio = np.divide(target, drawn, out=np.ones_like(drawn), where=drawn > 0) ** weights.hardness_importance
+            place = np.searchsorted(self._class_rows(c), rows[chosen].astype(self._rows.dtype))
+            result[chosen] *= ratio[place] / (ratio * drawn).sum()
+        return result
+
+    def _within(self, c: int, weights: SamplingWeights, draws: int) -> Floats:
+        """(rows of the class,) probability of each row of class ``c`` in a draw of that class."""
+        aged = self._by_age(c, weights)
+        if weights.hardness == 0 or self._error is None:
+            return aged
+        count = int(self.counts[c])
+        table = self._hard_table(c, weights.hardness)
+        scored, unscored = table.probabilities(int(self._class_draws(weights, draws)[c]))
+        mixed = np.full(count, weights.floor / count + (1.0 - weights.floor) * unscored)
+        mixed[table.place] = weights.floor / count + (1.0 - weights.floor) * scored
+        if self._age is not None and math.isfinite(weights.half_life):
+            mixed *= aged
+            mixed /= mixed.sum()
+        return mixed
+
+    def _by_age(self, c: int, weights: SamplingWeights) -> Floats:
+        """(rows of the class,) probability of each row of class ``c`` without hardness."""
+        count = int(self.counts[c])
+        if self._age is None or not math.isfinite(weights.half_life):
+            return np.full(count, 1.0 / max(count, 1))
+        recent = np.exp2(-(self._age[self._class_rows(c)] - self._newest()[c]) / weights.half_life).astype(np.float64)
+        return np.asarray(recent / recent.sum())
+
+    def _newest(self) -> NDArray[np.float32]:
+        """(K,) age of the newest row of each class."""
+        assert self._age is not None
+        ages = [self._age[self._class_rows(c)] for c in range(self.num_classes)]
+        return np.array([age.min() if len(age) else 0.0 for age in ages], dtype=np.float32)
 
     def _class_rows(self, c: int) -> NDArray[Any]:
         """Rows of class ``c``, ascending."""
         return self._rows[self._starts[c] : self._starts[c + 1]]
 
-    def _share(self, weights: SamplingWeights) -> Floats:
+    def class_share(self, weights: SamplingWeights) -> Floats:
         """(K,) shares of the classes that have rows, normalised."""
         if len(weights.share) != self.num_classes:
             raise InputError(f"weights are for {len(weights.share)} classes, the labels have {self.num_classes}")
@@ -313,30 +404,28 @@ class RowSampler:
             raise InputError("weights sum to zero over the classes that have rows; give a share to one of them")
         return np.asarray(share / share.sum(), dtype=np.float64)
 
-    def _hard_draws(self, weights: SamplingWeights, draws: int) -> int:
-        """Expected draws of class 0 in an epoch; they limit a row's probability in each part of it."""
-        return max(1, round(draws * float(self._share(weights)[HARD_CLASS])))
+    def _class_draws(self, weights: SamplingWeights, draws: int) -> NDArray[np.int64]:
+        """(K,) expected draws of each class in an epoch; they limit a row's probability in each part of it."""
+        return np.maximum(np.round(draws * self.class_share(weights)), 1).astype(np.int64)
 
-    def _hard_table(self, hardness: float) -> _HardTable:
-        if self._scored is None:
-            self._scored = _ScoredRows(self._error)
-        if self._table is None or self._table.hardness != hardness:
-            self._table = _HardTable(self._scored, hardness)
-        return self._table
+    def _hard_table(self, c: int, hardness: float) -> _HardTable:
+        assert self._error is not None
+        if c not in self._scored:
+            self._scored[c] = _ScoredRows(self._error[self._starts[c] : self._starts[c + 1]])
+        if c not in self._tables or self._tables[c].hardness != hardness:
+            self._tables[c] = _HardTable(self._scored[c], hardness)
+        return self._tables[c]
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
         """Stored scores as arrays, for :meth:`load_state_dict`.
 
         Returns:
-            ``counts`` (K,) rows of each class; ``scored`` (s,) positions of the scored rows of class 0 in
-            that class; ``error`` (s,) their errors, float32.
+            ``counts`` (K,) rows of each class; ``scored`` (s,) positions of the scored rows when all rows are
+            ordered by class; ``error`` (s,) their errors, float32.
         """
-        scored = np.flatnonzero(~np.isnan(self._error))
-        return {
-            "counts": self.counts.copy(),
-            "scored": scored.astype(_index_type(len(self._error))),
-            "error": self._error[scored],
-        }
+        error = np.full(0, np.nan, dtype=np.float32) if self._error is None else self._error
+        scored = np.flatnonzero(~np.isnan(error))
+        return {"counts": self.counts.copy(), "scored": scored.astype(_index_type(len(self._rows))), "error": error[scored]}
 
     def state(self) -> dict[str, NDArray[Any]]:
         """The name of :meth:`state_dict` in version 0.1."""
@@ -351,6 +440,8 @@ class RowSampler:
     def load_state_dict(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Restore the scores of :meth:`state_dict`.
 
+        States of version 0.1 hold the scores of class 0 alone, whose rows come first.
+
         Raises:
             InputError: The state is incomplete or was saved for other rows. Nothing has changed then.
         """
@@ -361,11 +452,20 @@ class RowSampler:
         error = np.asarray(state["error"], dtype=np.float32)
         if not np.array_equal(counts, self.counts):
             raise InputError("saved sampler state is for other training rows; continue with the table the run was started on")
-        if scored.ndim != 1 or scored.shape != error.shape or (len(scored) and not 0 <= scored.min() <= scored.max() < len(self._error)):
+        if scored.ndim != 1 or scored.shape != error.shape or (len(scored) and not 0 <= scored.min() <= scored.max() < len(self._rows)):
             raise InputError("saved sampler state is corrupt: start a new run")
-        self._error = np.full(len(self._error), np.nan, dtype=np.float32)
-        self._error[scored] = error
-        self._scored = self._table = None
+        self._error = None
+        if len(scored):
+            self._error = np.full(len(self._rows), np.nan, dtype=np.float32)
+            self._error[scored] = error
+        self._forget()
+
+
+def _checked_age(age: Any, num_rows: int, codes: NDArray[np.signedinteger[Any]]) -> NDArray[np.float32]:
+    ages = np.asarray(age, dtype=np.float32)
+    if ages.shape != (num_rows,) or not (np.isfinite(ages) | (codes < 0)).all() or (len(ages) and np.nanmin(ages) < 0):
+        raise InputError(f"age must be one finite number of 0 or more for each of the {num_rows} rows")
+    return ages
 
 
 def _index_type(rows: int) -> type[np.integer[Any]]:

@@ -14,19 +14,27 @@ and ``row_score``.
 Where torch is installed they are ``torch.utils.data.Sampler``, so that trainers that check for one accept
 them.
 
+**Loss.** With ``loss = sampler.loss(model(x), y)`` instead of the cross-entropy, rows that are drawn more often
+count less, and the model's logits don't depend on what was drawn (:mod:`balancer.sampling.losses`);
+``sampler.probabilities(logits)`` are calibrated. With any other loss the sampler draws as usual over-sampling
+does, because nothing would compensate more.
+
 **Resume.** An epoch is a function of seed, number and weights, so a state holds the position in it. After
 :meth:`~_AdaptiveBase.state_dict` in the middle of an epoch, :meth:`~_AdaptiveBase.load_state_dict` in a new
-process continues with the very next row. The sampler counts the rows that it has returned; a DataLoader with
-workers requests rows in advance (``prefetch_factor`` batches a worker), so pass the number of rows trained on
-to ``state_dict(consumed=...)``.
+process continues with the very next row, and ``len`` is the number of rows that are left. A DataLoader with
+workers requests rows in advance; the sampler counts the batches that the loader has returned. Behind another
+loader or batch sampler it counts the rows that it has returned itself: pass the number of rows trained on to
+``state_dict(consumed=...)`` there.
 
-**Distributed.** Every rank draws the same epoch and takes every ``num_replicas``-th item of it, starting at
-its rank. So no item goes to two ranks, and all ranks get the same number. All ranks need the same labels,
-seed and calls of ``update`` with the same scores (gather them first): the samplers don't communicate.
+**Distributed.** Every rank takes its part of the same epoch, one after the other, and draws only that part.
+So no item goes to two ranks, and all ranks get the same number. All ranks need the same labels, seed and
+calls of ``update`` with the same scores (gather them first): the samplers don't communicate.
 """
 
 from __future__ import annotations
 
+import sys
+import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -37,7 +45,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from balancer.dependencies import is_installed
 from balancer.errors import InputError
-from balancer.sampling.core import SamplerCore, whole_number
+from balancer.sampling.core import BLOCK, SamplerCore, batches_of_block, whole_number
 from balancer.sampling.policies import Policy
 from balancer.sampling.seeding import integer_seed
 from balancer.sampling.weights import Floats, SamplingWeights
@@ -46,15 +54,12 @@ Item = TypeVar("Item")
 HAS_TORCH = is_installed("torch")
 if TYPE_CHECKING or HAS_TORCH:
     import torch
-    from torch.utils.data import Sampler
+    from torch.utils.data import BatchSampler, Sampler
+    from torch.utils.data.dataloader import _BaseDataLoaderIter
 else:
 
     class Sampler(Generic[Item]):
         """What a DataLoader takes as its sampler: an iterable with a length."""
-
-
-_PIECE = 1 << 16
-"""Items converted to Python integers at once: a list of a hundred million would take gigabytes."""
 
 
 class _AdaptiveBase(Sampler[Item]):
@@ -79,11 +84,14 @@ class _AdaptiveBase(Sampler[Item]):
         self._core = core
         self.rank, self.num_replicas = _place_of(rank, num_replicas)
         self._length = -(-items // self.num_replicas)
+        self._skipped = 0  # items of this epoch that were trained on before a resume
         self._handed = 0  # items of epoch core.epoch that this rank was given
         self._resume = False  # the next iteration continues after them: they come from a loaded state
         # Epoch of the last iteration; prefetching workers may have requested all of its items already.
         self._begun: int | None = None
         self._walk: object = None  # token of the iterator that counts; older iterators don't
+        self._loader: _LoaderCount | None = None  # what a DataLoader has returned of the present iteration
+        self._tensors: tuple[object, dict[Any, tuple[torch.Tensor, torch.Tensor]]] = (None, {})
 
     def __repr__(self) -> str:
         """Policy, epoch, present weights and sizes."""
@@ -140,38 +148,197 @@ class _AdaptiveBase(Sampler[Item]):
         """Notes from the policy, e.g. that it used a constant instead."""
         return self._core.notes
 
+    @property
+    def prior(self) -> Floats:
+        """(K,) class prior of the training rows, in the order of :attr:`classes_`."""
+        return self._core.prior
+
+    @property
+    def class_weight(self) -> Floats:
+        """(K,) loss weight of each class in the present epoch, with mean 1 over the drawn rows."""
+        return self._core.class_weight
+
+    @property
+    def logit_offset(self) -> Floats:
+        """(K,) what to add to the logits in training, never in scoring, in the present epoch."""
+        return self._core.logit_offset
+
+    @property
+    def compensated(self) -> bool:
+        """Whether the loss counts drawn rows by their weights: as given, or as seen so far."""
+        return self._core.compensated
+
+    @property
+    def best_epoch(self) -> int | None:
+        """Number of the update, from 0, after which the average precision was best; None before any."""
+        return self._core.best_epoch
+
+    @property
+    def improved(self) -> bool:
+        """Whether the last update was the best so far: save the model then."""
+        return self._core.improved
+
+    @property
+    def finished(self) -> bool:
+        """Whether training may stop: all epochs are done, or none of the last ``patience`` was better."""
+        return self._core.finished
+
+    def sample_weight(self, rows: ArrayLike) -> Floats:
+        """(n,) loss weight of drawn ``rows`` (n,); see :meth:`.SamplerCore.sample_weight`."""
+        return self._core.sample_weight(rows)
+
+    def loss(
+        self,
+        logits: torch.Tensor,
+        target: torch.Tensor,
+        rows: ArrayLike | None = None,
+        *,
+        reduction: str = "mean",
+        label_smoothing: float = 0.0,
+    ) -> torch.Tensor:
+        """Cross-entropy of drawn rows, counted so that sampling is compensated.
+
+        Args:
+            logits: (B, K) in the order of :attr:`classes_`; with two classes also (B,) or (B, 1), the
+                log-odds of ``classes_[1]``, as for ``binary_cross_entropy_with_logits``.
+            target: (B,) or (B, 1) classes, named as in ``labels``, or indices into :attr:`classes_` where
+                these are text; or (B, K) probabilities of the classes. Rows with the ``unlabelled`` value
+                don't count.
+            rows: (B,) indices of the training rows, which add the weight of a row within its class. Without
+                them a row has the weight of its class.
+            reduction: ``mean`` (weighted by the weights), ``sum`` or ``none``.
+            label_smoothing: Part of the target that is divided equally among the classes, in [0, 1].
+
+        Returns:
+            float32, a number or (B,).
+
+        Raises:
+            InputError: Shapes that don't fit, or a target that is no class.
+        """
+        from balancer.sampling.losses import compensated_loss
+
+        weights = self._core.weights
+        if self._tensors[0] is not self._core._controller.weights:
+            self._tensors = (self._core._controller.weights, {})
+        known = self._tensors[1]
+        if logits.device not in known:
+            known[logits.device] = tuple(  # type: ignore[assignment]
+                torch.as_tensor(values, dtype=torch.float32, device=logits.device)
+                for values in (weights.class_weight(self.prior), weights.logit_offset(self.prior))
+            )
+        self._core.use_compensation()
+        class_weight, logit_offset = known[logits.device]
+        row_weight = None
+        if rows is not None:
+            indices = rows.cpu().numpy() if isinstance(rows, torch.Tensor) else rows
+            row_weight = torch.as_tensor(self._core.sample_weight(indices), dtype=torch.float32, device=logits.device)
+        return compensated_loss(
+            logits,
+            self._codes(target.to(logits.device)),
+            class_weight,
+            logit_offset,
+            row_weight=row_weight,
+            reduction=reduction,
+            label_smoothing=label_smoothing,
+        )
+
+    def _codes(self, target: torch.Tensor) -> torch.Tensor:
+        """(B,) index into ``classes_`` of each target, -1 without a label; (B, K) probabilities stay as they are."""
+        classes = self.classes_
+        if target.ndim == 2 and target.shape[1] == len(classes) and target.is_floating_point():
+            return target
+        if target.ndim == 2 and target.shape[1] == 1:
+            target = target[:, 0]
+        if target.ndim != 1:
+            raise InputError(f"target must be classes (B,) or probabilities (B, {len(classes)}), not of shape {tuple(target.shape)}")
+        if isinstance(classes[0], (str, bytes)):
+            names = torch.arange(len(classes), device=target.device)
+        else:
+            names = torch.tensor([int(c) for c in classes], device=target.device)
+        if target.dtype != torch.bool and target.is_floating_point() and target.numel() and bool((target != target.round()).any()):
+            raise InputError("target must be whole numbers, the classes of the rows, or probabilities (B, K)")
+        value = target.long()
+        code = torch.searchsorted(names, value).clamp_max(len(names) - 1)
+        unlabelled = self._core.unlabelled
+        skipped = torch.zeros_like(value, dtype=torch.bool)
+        if isinstance(unlabelled, (int, float, np.integer)):
+            skipped = value == int(unlabelled)
+        wrong = (names[code] != value) & ~skipped
+        if bool(wrong.any()):
+            shown = ", ".join(map(repr, classes[:10])) + (", ..." if len(classes) > 10 else "")
+            raise InputError(f"target holds {value[wrong][0].item()}, which is not among the classes of training ({shown})")
+        return torch.where(skipped, -1, code)
+
+    def probabilities(self, logits: Any, prior: str | ArrayLike = "natural") -> Any:
+        """Class probabilities from the raw logits of a model that was trained with :meth:`loss`.
+
+        Args:
+            logits: (n, K) in the order of :attr:`classes_`; with two classes also (n,) or (n, 1), the
+                log-odds of ``classes_[1]``. A tensor or an array.
+            prior: Stream to which the probabilities belong: ``natural`` (the class prior of the training
+                rows), ``balanced`` (all classes equally frequent), or a prior (K,).
+
+        Returns:
+            (n, K) in the order of :attr:`classes_`: a float32 tensor on the device of ``logits``, or an
+            array.
+
+        Raises:
+            InputError: Logits of another shape, or a prior that is none.
+        """
+        if not HAS_TORCH or not isinstance(logits, torch.Tensor):
+            return self._core.probabilities(logits, prior)
+        wide, classes = logits.float(), len(self.classes_)
+        if classes == 2 and (wide.ndim == 1 or wide.shape[1:] == (1,)):
+            wide = torch.stack([torch.zeros_like(wide.reshape(-1)), wide.reshape(-1)], dim=1)
+        if wide.ndim != 2 or wide.shape[1] != classes:
+            raise InputError(f"logits must have the shape (n, {classes}), not {tuple(logits.shape)}; move the classes to the last axis")
+        log_prior = torch.as_tensor(np.log(self._core.stream_prior(prior)), dtype=torch.float32, device=wide.device)
+        return torch.softmax(wide + log_prior, dim=1)
+
     @abstractmethod
-    def _draw(self, epoch: int) -> NDArray[np.int64]:
-        """Items of ``epoch`` for all ranks: (items,) rows or (items, batch_size)."""
+    def _block(self, epoch: int, block: int) -> NDArray[np.int64]:
+        """Items of a block of ``epoch``, of the epoch of all ranks: (n,) rows or (n, batch_size)."""
+
+    @property
+    @abstractmethod
+    def _block_items(self) -> int:
+        """Items of a block; the last block of an epoch may have fewer."""
 
     def __len__(self) -> int:
-        """Number of items of an epoch on this rank; every rank has the same number."""
-        return self._length
+        """Number of items of the present epoch on this rank; after loading a state, of those that are left.
+
+        Every rank has the same number.
+        """
+        return self._length - self._skipped
 
     def __iter__(self) -> Iterator[Item]:
         """Iterate over the next epoch; after loading a state, over the rest of the epoch in progress."""
         if not self._resume:
             self._core.epoch += self._handed > 0  # the loop left the last epoch early
-            self._handed = 0
+            self._handed = self._skipped = 0
         # Until an item is requested, nothing is drawn and a loaded position is kept: a DataLoader with
         # workers makes two iterators and uses the second.
         self._begun, self._walk = self._core.epoch, object()
+        self._loader = _loader_count(self, self._handed)
         return self._walked(self._core.epoch, self._handed, self._walk)
 
     def _walked(self, epoch: int, start: int, token: object) -> Iterator[Item]:
-        items = self._draw(epoch)[self.rank :: self.num_replicas]
-        for first in range(start, len(items), _PIECE):
-            for item in items[first : first + _PIECE].tolist():
+        first, end = self.rank * self._length + start, (self.rank + 1) * self._length
+        while first < end:
+            block, offset = divmod(first, self._block_items)
+            for item in self._block(epoch, block)[offset : offset + end - first].tolist():
                 if self._walk is token:
                     self._resume = False
                     self._handed += 1
                     if self._handed == self._length:  # with the last item: not every loop requests one more
                         self._finish()
                 yield item
+            first = (block + 1) * self._block_items
 
     def _finish(self) -> None:
         self._core.epoch += 1
         self._handed, self._walk, self._resume = 0, None, False
+        self._skipped = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Set the number of the next epoch; without this call every iteration is the next epoch.
@@ -181,8 +348,8 @@ class _AdaptiveBase(Sampler[Item]):
         """
         number = whole_number(epoch, "epoch", 0)
         if not (self._resume and number == self._core.epoch):
-            self._core.epoch, self._handed, self._resume = number, 0, False
-        self._begun = self._walk = None
+            self._core.epoch, self._handed, self._resume, self._skipped = number, 0, False, 0
+        self._begun = self._walk = self._loader = None
 
     def update(
         self, y_true: ArrayLike | Sequence[str], y_score: ArrayLike, *, rows: ArrayLike | None = None, row_score: ArrayLike | None = None
@@ -209,7 +376,7 @@ class _AdaptiveBase(Sampler[Item]):
         weights = self._core.update(y_true, y_score, rows=rows, row_score=row_score)
         if self._handed:
             self._finish()
-        self._begun = None
+        self._begun = self._loader = None
         return weights
 
     def state_dict(self, consumed: int | None = None) -> dict[str, Any]:
@@ -219,13 +386,21 @@ class _AdaptiveBase(Sampler[Item]):
 
         Args:
             consumed: Items (rows, or batches of the batch sampler) of the present epoch that this rank has
-                trained on, including those before a resume. None: as many as the sampler has returned; with a
-                DataLoader's workers that is more than was trained on. :meth:`update` begins a new epoch.
+                trained on, including those before a resume. None: those of the batches that the DataLoader has
+                returned, or, where there is none, as many as the sampler has returned. :meth:`update` begins
+                a new epoch.
 
         Raises:
             InputError: ``consumed`` is more than the epoch has.
         """
         epoch, handed = self._core.epoch, self._handed
+        if consumed is None and self._loader is not None and self._begun is not None:
+            consumed = self._loader.items(self._length)
+            if consumed is None and self._loader.workers:
+                warnings.warn(
+                    "a DataLoader with workers and a batch sampler of its own reads ahead: give state_dict the number of rows trained on, consumed=",
+                    stacklevel=2,
+                )
         if consumed is not None:
             handed = whole_number(consumed, "consumed", 0)
             if handed > self._length:
@@ -260,6 +435,7 @@ class _AdaptiveBase(Sampler[Item]):
             raise InputError(f"saved state is {handed} items into an epoch of {self._length}: it is corrupt, load another one")
         self._core.load_state_dict(state)
         self._handed, self._resume, self._begun, self._walk = handed, handed > 0, None, None
+        self._skipped, self._loader = handed, None
 
     def _shape(self) -> dict[str, int]:
         """Sizes besides those of the core that the items of an epoch depend on."""
@@ -276,8 +452,8 @@ class AdaptiveSampler(_AdaptiveBase[int]):
     Args:
         labels: (N,) class of each training row: whole numbers (also negative ones), booleans, text or bytes.
             ``None`` and NaN mean no label.
-        policy: ``auto`` (the learned policy of the package), ``constant`` (also
-            ``constant:share=.2,hardness=1``), ``rule``, the folder of a learned policy, or an object with
+        policy: ``auto`` (the best policy of the package), ``constant:share=.2,hardness=1`` (a constant of
+            one's own), ``ppo`` (learned), ``rule``, the folder of a learned policy, or an object with
             ``name`` and ``act`` (:class:`~balancer.sampling.policies.Policy`).
         epochs: Number of epochs of the training.
         num_samples: Rows drawn in an epoch, on all ranks together (rounded up so that every rank gets the
@@ -287,6 +463,9 @@ class AdaptiveSampler(_AdaptiveBase[int]):
         generator: Its ``initial_seed()`` is combined with the seed; it is not advanced.
         rank: Number of this process; None: that of ``torch.distributed``, or 0 where it is not initialised.
         num_replicas: Number of processes; None: that of ``torch.distributed``, or 1.
+        times: As for :class:`~balancer.sampling.core.SamplerCore`.
+        compensated: As for :class:`~balancer.sampling.core.SamplerCore`.
+        patience: As for :class:`~balancer.sampling.core.SamplerCore`.
 
     Raises:
         InputError: Fewer than two classes, no epoch, too few rows an epoch, a rank out of range, or a policy
@@ -314,8 +493,21 @@ class AdaptiveSampler(_AdaptiveBase[int]):
         generator: torch.Generator | None = None,
         rank: int | None = None,
         num_replicas: int | None = None,
+        times: ArrayLike | None = None,
+        compensated: bool | None = None,
+        patience: int | None = None,
     ) -> None:
-        core = SamplerCore(labels, policy=policy, epochs=epochs, num_samples=num_samples, unlabelled=unlabelled, seed=seed)
+        core = SamplerCore(
+            labels,
+            policy=policy,
+            epochs=epochs,
+            num_samples=num_samples,
+            unlabelled=unlabelled,
+            seed=seed,
+            times=times,
+            compensated=compensated,
+            patience=patience,
+        )
         super().__init__(core, core.num_samples, generator, rank, num_replicas)
 
     @property
@@ -326,8 +518,12 @@ class AdaptiveSampler(_AdaptiveBase[int]):
     def _sizes(self) -> dict[str, int]:
         return {"num_samples": self.num_samples}
 
-    def _draw(self, epoch: int) -> NDArray[np.int64]:
-        return self._core.draw(epoch, self._length * self.num_replicas)
+    @property
+    def _block_items(self) -> int:
+        return BLOCK
+
+    def _block(self, epoch: int, block: int) -> NDArray[np.int64]:
+        return self._core.draw_block(epoch, block, self._length * self.num_replicas)
 
 
 class AdaptiveBatchSampler(_AdaptiveBase[list[int]]):
@@ -349,6 +545,9 @@ class AdaptiveBatchSampler(_AdaptiveBase[list[int]]):
         generator: As for :class:`AdaptiveSampler`.
         rank: As for :class:`AdaptiveSampler`.
         num_replicas: As for :class:`AdaptiveSampler`.
+        times: As for :class:`AdaptiveSampler`.
+        compensated: As for :class:`AdaptiveSampler`.
+        patience: As for :class:`AdaptiveSampler`.
 
     >>> sampler = AdaptiveBatchSampler(["ok"] * 990 + ["fraud"] * 10, batch_size=10,
     ...     policy="constant:share=.2", epochs=3, num_batches=4)
@@ -371,6 +570,9 @@ class AdaptiveBatchSampler(_AdaptiveBase[list[int]]):
         generator: torch.Generator | None = None,
         rank: int | None = None,
         num_replicas: int | None = None,
+        times: ArrayLike | None = None,
+        compensated: bool | None = None,
+        patience: int | None = None,
     ) -> None:
         self.batch_size = whole_number(batch_size, "batch_size", 1)
         rows = None if num_batches is None else whole_number(num_batches, "num_batches", 1) * self.batch_size
@@ -381,6 +583,9 @@ class AdaptiveBatchSampler(_AdaptiveBase[list[int]]):
             num_samples=rows,
             unlabelled=unlabelled,
             seed=seed,
+            times=times,
+            compensated=compensated,
+            patience=patience,
         )
         self.num_batches = -(-core.num_samples // self.batch_size)
         """Batches of an epoch, on all ranks together."""
@@ -394,11 +599,62 @@ class AdaptiveBatchSampler(_AdaptiveBase[list[int]]):
     def _sizes(self) -> dict[str, int]:
         return {"batch_size": self.batch_size, "num_batches": self.num_batches}
 
-    def _draw(self, epoch: int) -> NDArray[np.int64]:
-        return self._core.draw_batches(epoch, self._length * self.num_replicas, self.batch_size)
+    @property
+    def _block_items(self) -> int:
+        return batches_of_block(self.batch_size)
+
+    def _block(self, epoch: int, block: int) -> NDArray[np.int64]:
+        return self._core.draw_batch_block(epoch, block, self._length * self.num_replicas, self.batch_size)
 
     def _shape(self) -> dict[str, int]:
         return super()._shape() | {"batch_size": self.batch_size}
+
+
+class _LoaderCount:
+    """Counts what a DataLoader's iterator has returned, without keeping the iterator alive.
+
+    Args:
+        attributes: The attributes of the iterator. They stay readable when a loop was left and the iterator
+            is gone, which is when a state is usually saved.
+        batch_size: Items of the sampler in a batch of the loader; None: not known.
+        before: Items of the epoch that were trained on before.
+    """
+
+    def __init__(self, attributes: dict[str, Any], batch_size: int | None, before: int) -> None:
+        self._attributes, self._batch_size, self._before = attributes, batch_size, before
+        self.workers = bool(attributes.get("_num_workers"))
+
+    def items(self, most: int) -> int | None:
+        """Items of the epoch that were returned, at most ``most``; None where that is not known."""
+        if self._batch_size is None or "_num_yielded" not in self._attributes:
+            return None
+        return min(self._before + int(self._attributes["_num_yielded"]) * self._batch_size, most)
+
+
+def _loader_count(sampler: Sampler[Any], before: int) -> _LoaderCount | None:
+    """The count of the DataLoader that begins to iterate over ``sampler``; None where it is another loop.
+
+    The loader does not name itself to its sampler, so it is looked for among the callers.
+    """
+    if not HAS_TORCH:
+        return None
+    frame = sys._getframe(1)
+    for _ in range(_CALLERS):
+        caller = frame.f_back
+        if caller is None:
+            return None
+        frame, owner = caller, caller.f_locals.get("self")
+        if isinstance(owner, _BaseDataLoaderIter):
+            batches = getattr(owner, "_index_sampler", None)
+            if batches is sampler:
+                return _LoaderCount(vars(owner), 1, before)
+            plain = type(batches) is BatchSampler and batches.sampler is sampler
+            return _LoaderCount(vars(owner), batches.batch_size if plain else None, before)
+    return None
+
+
+_CALLERS = 8
+"""How many callers are looked through for a DataLoader."""
 
 
 def _place_of(rank: int | None, num_replicas: int | None) -> tuple[int, int]:

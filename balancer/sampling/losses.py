@@ -1,0 +1,116 @@
+"""The loss that goes with a sampler, for torch: class weights, weights of rows, and an offset of the logits.
+
+    sampler = AdaptiveSampler(labels, epochs=10)
+    loss = sampler.loss(model(x), y)              # in training, instead of the cross-entropy
+    p = sampler.probabilities(model(x_later))     # (B, K), of the natural stream
+
+A row is counted by the weight that compensates how often it is drawn. The logarithm of each class's mass is
+added to the logits in training only. So the raw logits are those of a stream in which all classes are equally
+frequent, whatever was drawn; adding the logarithm of the prior gives those of the natural stream.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from balancer.errors import InputError
+
+if TYPE_CHECKING:
+    from balancer.sampling.torch_sampler import AdaptiveBatchSampler, AdaptiveSampler
+
+REDUCTIONS = ("mean", "sum", "none")
+
+
+def compensated_loss(
+    logits: Tensor,
+    code: Tensor,
+    class_weight: Tensor,
+    logit_offset: Tensor,
+    *,
+    row_weight: Tensor | None = None,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Cross-entropy of rows that were drawn by a sampler.
+
+    Args:
+        logits: (B,), (B, 1) or (B, K), floating point; one logit a row is the log-odds of class 1 of two.
+        code: (B,) class index, negative for a row without a label; or (B, K) class probabilities.
+        class_weight: (K,).
+        logit_offset: (K,), added to the logits.
+        row_weight: (B,) weight of each row instead of that of its class.
+        reduction: ``mean`` (divided by the sum of the weights), ``sum`` or ``none``.
+        label_smoothing: Part of the target that is divided equally among the classes, in [0, 1].
+
+    Returns:
+        float32, a number or (B,).
+
+    Raises:
+        InputError: Shapes, reduction or smoothing that don't fit.
+    """
+    num_classes = len(class_weight)
+    if reduction not in REDUCTIONS:
+        raise InputError(f"reduction must be one of {', '.join(REDUCTIONS)}, not {reduction!r}")
+    if not 0 <= label_smoothing <= 1:
+        raise InputError(f"label_smoothing must lie in [0, 1], not {label_smoothing}")
+    if not logits.is_floating_point():
+        raise InputError(f"logits must be floating point, not {logits.dtype}")
+    wide = logits.float()
+    if wide.ndim == 1 or wide.shape[1:] == (1,):
+        if num_classes != 2:
+            raise InputError(f"logits of shape {tuple(logits.shape)} are for two classes; give {num_classes} columns, one for each class")
+        wide = wide.reshape(-1)
+        wide = torch.stack([torch.zeros_like(wide), wide], dim=1)
+    if wide.ndim != 2 or wide.shape[1] != num_classes:
+        raise InputError(f"logits must have the shape (B, {num_classes}), not {tuple(logits.shape)}; move the classes to the last axis")
+    if len(code) != len(wide):
+        raise InputError(f"logits have {len(wide)} rows and target {len(code)}; give one target a row")
+    log_p = F.log_softmax(wide + logit_offset, dim=1)
+    if code.ndim == 2:
+        soft = code.to(log_p.dtype)
+        weight = soft @ class_weight
+        each = -(soft * log_p).sum(dim=1)
+    else:
+        known = code >= 0
+        index = code.clamp_min(0)
+        weight = class_weight[index] * known
+        each = -log_p.gather(1, index[:, None])[:, 0]
+    if label_smoothing:
+        each = (1.0 - label_smoothing) * each - label_smoothing * log_p.mean(dim=1)
+    if row_weight is not None:
+        weight = row_weight if code.ndim == 2 else row_weight * known
+    each = each * weight
+    if reduction == "none":
+        return each
+    total = each.sum()
+    return total if reduction == "sum" else total / weight.sum().clamp_min(torch.finfo(torch.float32).tiny)
+
+
+class AdaptiveLoss(nn.Module):
+    """The loss of a sampler as a module, for loops and trainers that take one.
+
+    It has no parameters and no state; the sampler's state holds all.
+
+    Args:
+        sampler: Sampler that the training rows are drawn by.
+        reduction: ``mean``, ``sum`` or ``none``.
+        label_smoothing: As in :meth:`~balancer.sampling.torch_sampler.AdaptiveSampler.loss`.
+
+    >>> from balancer import AdaptiveSampler
+    >>> sampler = AdaptiveSampler([0] * 90 + [1] * 10, epochs=2)
+    >>> loss = AdaptiveLoss(sampler)
+    >>> loss(torch.zeros(4), torch.tensor([0, 1, 1, 0])).round(decimals=3).item()
+    0.693
+    """
+
+    def __init__(self, sampler: AdaptiveSampler | AdaptiveBatchSampler, *, reduction: str = "mean", label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.sampler, self.reduction, self.label_smoothing = sampler, reduction, label_smoothing
+
+    def forward(self, logits: Tensor, target: Tensor, rows: Any = None) -> Tensor:
+        """The loss; see :meth:`~balancer.sampling.torch_sampler.AdaptiveSampler.loss`."""
+        return self.sampler.loss(logits, target, rows=rows, reduction=self.reduction, label_smoothing=self.label_smoothing)

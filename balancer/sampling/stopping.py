@@ -1,0 +1,59 @@
+"""When a training may stop: the epoch with the best validation figure, and how long ago it was."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+LEAST_PATIENCE = 3
+PATIENCE_PART = 4
+"""Without a given patience: this fraction (one divided by it) of the epochs, at least LEAST_PATIENCE."""
+
+
+class Stopping:
+    """Follows a validation figure over the epochs; larger is better.
+
+    Args:
+        epochs: Number of epochs of the training.
+        patience: Epochs without a better figure after which the training is finished; None: a quarter of the
+            epochs, at least three.
+
+    >>> stopping = Stopping(10, patience=2)
+    >>> for figure in (0.5, 0.7, 0.6, 0.65):
+    ...     stopping.update(figure)
+    >>> stopping.best_epoch, stopping.improved, stopping.finished
+    (1, False, True)
+    """
+
+    def __init__(self, epochs: int, patience: int | None = None) -> None:
+        self.epochs = epochs
+        self.patience = max(LEAST_PATIENCE, -(-epochs // PATIENCE_PART)) if patience is None else patience
+        self._figures: list[float] = []
+
+    def update(self, figure: float) -> None:
+        """Add the figure of the next epoch."""
+        self._figures.append(float(figure))
+
+    @property
+    def best_epoch(self) -> int | None:
+        """Number of the epoch with the best figure, counted from 0, the earliest of equals; None before any."""
+        return max(range(len(self._figures)), key=self._figures.__getitem__) if self._figures else None
+
+    @property
+    def improved(self) -> bool:
+        """Whether the last epoch was the best so far."""
+        return bool(self._figures) and self.best_epoch == len(self._figures) - 1
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done, or the patience is used up."""
+        done = len(self._figures)
+        return done >= self.epochs or (self.best_epoch is not None and done - 1 - self.best_epoch >= self.patience)
+
+    def state_dict(self) -> dict[str, Any]:
+        """State as values that JSON can hold."""
+        return {"figures": list(self._figures)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the state of :meth:`state_dict`."""
+        self._figures = [float(figure) for figure in state["figures"]]
