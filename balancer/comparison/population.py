@@ -73,11 +73,23 @@ class PopulationTrainer:
         steps_per_epoch: Mini-batches of an epoch.
         batch_size: Rows of a mini-batch.
         device: Where the stack is.
+        keep_best: Score each student as it was after the epoch with its best average precision on the reward
+            rows (early stopping), not as it was after the last.
     """
 
     side_by_side = True
 
-    def __init__(self, fold: PopulationFold, *, epochs: int, steps_per_epoch: int, batch_size: int, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        fold: PopulationFold,
+        *,
+        epochs: int,
+        steps_per_epoch: int,
+        batch_size: int,
+        device: str = "cpu",
+        keep_best: bool = False,
+    ) -> None:
+        self.keep_best = keep_best
         self.fold, self.epochs, self.steps_per_epoch, self.batch_size, self.device = fold, epochs, steps_per_epoch, batch_size, device
 
     @property
@@ -127,8 +139,10 @@ class _Stack:
             device=trainer.device,
             kinds=StudentKinds.fixed(len(chosen), learning_rate=6e-3, weight_decay=1e-3, dropout=0.1, width=32),
             losses=_losses(chosen, trainer.counts),
+            compensated=np.array([treatment.loss == "sampler" for treatment in chosen]),
+            bias=np.stack([treatment.initial_bias(class_counts(problem)) for treatment in chosen]),
         )
-        episode = PopulationEpisode(self.stack, epochs=trainer.epochs, steps_per_epoch=trainer.steps_per_epoch)
+        episode = PopulationEpisode(self.stack, epochs=trainer.epochs, steps_per_epoch=trainer.steps_per_epoch, keep_best=trainer.keep_best)
         together = f"{len(chosen)} side by side, " if len(chosen) > 1 else ""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", OutsideTraining)  # the cell's notes report it
@@ -137,8 +151,10 @@ class _Stack:
                 [treatment.policy for treatment in chosen],
                 lambda epoch: tick(f"{together}epoch {epoch}/{trainer.epochs}"),
             )
-        share, self.hardness, _ = stacked(weights)
-        self.minority_share = 1.0 - share[:, 0]
+        last = stacked(weights)
+        self.hardness, self.minority_share = last.hardness, 1.0 - last.share[:, 0]
+        if trainer.keep_best:
+            self.stack.restore_kept()
         score = self.stack.score(problem.x_val)
         pooled = pooled_score(score.reshape(-1, problem.num_classes)).reshape(len(chosen), -1)
         self.reward = ranking_metrics(problem.y_val > 0, pooled, problem.val_weight).average_precision
@@ -155,6 +171,11 @@ class _Stack:
         """(chosen, n, K)."""
         pieces = [self.stack.score(x[first : first + SCORE_ROWS])[chosen] for first in range(0, len(x), SCORE_ROWS)]
         return np.concatenate(pieces, axis=1)
+
+
+def class_counts(problem: PopulationProblem) -> Floats:
+    """(K,) rows of each class that ``problem`` is trained on, without regard to what they represent."""
+    return problem.train_counts
 
 
 def _losses(treatments: Sequence[Treatment], counts: Floats) -> Losses:

@@ -8,12 +8,13 @@ from typing import Protocol
 
 import numpy as np
 
-from balancer.sampling.policies import load_policy
+from balancer.sampling.policies import Policy, load_policy
 from balancer.sampling.weights import Floats
 from balancer.training.treatment import FIXED, Treatment, fixed_treatment
 
 ScorePair = tuple[np.ndarray, np.ndarray]
 """Raw class probabilities (rows, K) of the threshold half and of the test rows."""
+PLAIN = "plain:"
 Tick = Callable[[str], None]
 """Called once an epoch with a short text about the progress."""
 
@@ -59,9 +60,11 @@ class Trainer(Protocol):
 def named_treatment(name: str, counts: Floats, seed: int) -> Treatment:
     """The treatment with a name: one of the fixed treatments, or a policy.
 
+    Policies are trained with the sampler's loss; ``plain:`` before the name trains with the cross-entropy.
+
     Args:
         name: A fixed treatment (:data:`~balancer.training.treatment.FIXED`), or a policy as
-            :func:`~balancer.sampling.policies.load_policy` takes it.
+            :func:`~balancer.sampling.policies.load_policy` takes it, also after ``plain:``.
         counts: (K,) training rows of each class.
         seed: Random seed of the policy ``random``.
 
@@ -70,4 +73,12 @@ def named_treatment(name: str, counts: Floats, seed: int) -> Treatment:
     """
     if name in FIXED:
         return fixed_treatment(name, counts)
-    return Treatment(name, load_policy(f"random:seed={seed}" if name == "random" else name, num_classes=len(counts)))
+    policy = name.removeprefix(PLAIN)
+    loaded = load_policy(f"random:seed={seed}" if policy == "random" else policy, num_classes=len(counts))
+    return Treatment(name, loaded, loss="plain" if policy != name or is_v0(loaded) else "sampler")
+
+
+def is_v0(policy: Policy) -> bool:
+    """Whether a policy answers with K + 2 numbers, which know no compensation."""
+    learned = getattr(policy, "bundle", policy)
+    return getattr(learned, "version", 1) == 0 or policy.name in ("rule", "schedule", "random", "start")

@@ -31,7 +31,7 @@ from balancer.errors import InputError
 from balancer.models.schedule import learning_rate_factor
 from balancer.sampling.row_sampler import NEWTON_STEPS, largest_probability, scored_part
 from balancer.sampling.seeding import generator
-from balancer.sampling.weights import ERROR_OFFSET, Floats
+from balancer.sampling.weights import ERROR_OFFSET, Floats, WeightArrays, class_prior
 
 HIDDEN, WIDE_HIDDEN = 32, 64
 """Units of a hidden layer for ``spread="default"`` and for ``spread="wide"``."""
@@ -123,6 +123,8 @@ class PopulationStack:
         net: ``mlp`` or ``transformer``.
         losses: Losses of the students; None: cross-entropy for all.
         kinds: Kinds of the students in every episode; None: drawn for each episode.
+        compensated: (M,) whether each student counts drawn rows by their weights; None: none does.
+        bias: (M, K) biases of the output layers at the start; None: 0.
 
     Raises:
         InputError: An unknown network, numbers below 1, or kinds or losses for another number of students.
@@ -140,6 +142,8 @@ class PopulationStack:
         net: Net = "mlp",
         losses: Losses | None = None,
         kinds: StudentKinds | None = None,
+        compensated: NDArray[np.bool_] | None = None,
+        bias: Floats | None = None,
     ) -> None:
         if net not in NETS:
             raise InputError(f"net {net!r} is not known; choose one of {', '.join(NETS)}")
@@ -152,14 +156,17 @@ class PopulationStack:
         self._loss = StudentLoss(losses, self.num, problem.num_classes, device=self.device)
         self._x = torch.as_tensor(problem.x_train, device=self.device)
         self._y = torch.as_tensor(problem.y_train, device=self.device)
+        self.compensated = np.zeros(self.num, dtype=bool) if compensated is None else np.asarray(compensated, dtype=bool)
+        self._bias = bias
+        self._prior = class_prior(problem.train_counts)
         order = np.argsort(problem.y_train, kind="stable")
-        counts = np.bincount(problem.y_train, minlength=problem.num_classes)
-        self._common = int(counts[0])
+        self._counts = np.bincount(problem.y_train, minlength=problem.num_classes)
+        self._starts = np.cumsum(self._counts) - self._counts
         self._order = torch.as_tensor(order, device=self.device)  # rows class by class
-        self._count = torch.as_tensor(counts, device=self.device)
-        self._start = torch.as_tensor(np.cumsum(counts) - counts, device=self.device)
-        self._place = np.full(len(problem.y_train), -1)
-        self._place[order[: self._common]] = np.arange(self._common)
+        self._count = torch.as_tensor(self._counts, device=self.device)
+        self._start = torch.as_tensor(self._starts, device=self.device)
+        self._place = np.argsort(order)  # of each row in that order
+        self._age = None if problem.train_age is None else torch.as_tensor(problem.train_age[order], device=self.device)
         self._batch = self._x.new_empty((self.num * batch_size, self._x.shape[1]))
         self.begin(0, total_steps=1)
 
@@ -186,12 +193,15 @@ class PopulationStack:
         self._grad, self._buffer = torch.zeros_like(self._flat), torch.zeros_like(self._flat)
         self._first, self._second = torch.zeros_like(self._flat), torch.zeros_like(self._flat)
         self._parameters, self._gradients = self.net.views(self._flat, self.num), self.net.views(self._grad, self.num)
+        if self._bias is not None:  # the last parameter of every network
+            self._parameters[-1].add_(torch.as_tensor(self._bias[:, :, None], dtype=torch.float32, device=self.device))
+        self._kept: list[Tensor] | None = None
         self._rate = self._of_parameters(kinds.learning_rate)
         self._decay = self._of_parameters(kinds.learning_rate * kinds.weight_decay)
         self._keep = self._column(1.0 - kinds.dropout)[:, :, None]
         self._drops = bool(kinds.dropout.any())
-        self._error = torch.full((self.num, self._common), math.nan, device=self.device)
-        self._scored = torch.zeros(self._common, dtype=torch.bool, device=self.device)
+        self._error = torch.full((self.num, len(self._order)), math.nan, device=self.device)
+        self._scored = torch.zeros(len(self._order), dtype=torch.bool, device=self.device)
 
     def _column(self, values: Floats) -> Tensor:
         """Values (M,) as (M, 1)."""
@@ -202,17 +212,21 @@ class PopulationStack:
         parts = [np.repeat(values, math.prod(shape)) for shape in self.net.shapes]
         return torch.as_tensor(np.concatenate(parts), dtype=torch.float32, device=self.device)
 
-    def fit(self, rows: Tensor) -> None:
-        """Train each student on its ``rows`` (M, n), a mini-batch of columns at a time."""
+    def fit(self, rows: Tensor, row_weight: Tensor | None = None) -> None:
+        """Train each student on its ``rows`` (M, n), a mini-batch of columns at a time.
+
+        ``row_weight`` (M, n) are the weights of the rows in the loss besides those of their classes.
+        """
         batches = rows.split(self.batch_size, dim=1)
+        weights = [None] * len(batches) if row_weight is None else row_weight.split(self.batch_size, dim=1)
         at_once = max(1, NOISE_FLOATS // self.net.noise_size(self.batch_size))
         for first in range(0, len(batches), at_once):
             chosen = batches[first : first + at_once]
-            for batch, noise in zip(chosen, self._noise(chosen), strict=True):
+            for batch, weight, noise in zip(chosen, weights[first : first + at_once], self._noise(chosen), strict=True):
                 flat, features = batch.reshape(-1), self._x.shape[1]
                 x = torch.index_select(self._x, 0, flat, out=self._batch[: len(flat)]).view(*batch.shape, features)
                 y = self._y.index_select(0, flat).view(batch.shape)
-                self.net.gradient(self._parameters, self._gradients, x, y, self._loss, noise, self._keep)
+                self.net.gradient(self._parameters, self._gradients, x, y, self._loss, noise, self._keep, weight)
                 self._adamw()
 
     def _noise(self, batches: tuple[Tensor, ...]) -> list[Tensor | None]:
@@ -246,72 +260,182 @@ class PopulationStack:
         return np.asarray(score.transpose(1, 2).cpu().numpy())
 
     def refresh(self, rows: NDArray[np.integer[Any]], score: NDArray[np.floating[Any]]) -> None:
-        """Store the scores (M, n, K) of training ``rows`` (n,); only rows of class 0 are used."""
-        place = self._place[rows]
-        known = place >= 0
-        at = torch.as_tensor(place[known], device=self.device)
-        self._error[:, at] = torch.as_tensor(1.0 - score[:, known, 0], dtype=torch.float32, device=self.device)
+        """Store the scores (M, n, K) of training ``rows`` (n,)."""
+        label = self.problem.y_train[rows]
+        at = torch.as_tensor(self._place[rows], device=self.device)
+        self._error[:, at] = torch.as_tensor(1.0 - score[:, np.arange(len(rows)), label], dtype=torch.float32, device=self.device)
         self._scored[at] = True
 
-    def draw(self, n: int, epoch: int, share: Floats, hardness: Floats, floor: Floats) -> Tensor:
+    def keep(self, students: NDArray[np.bool_]) -> None:
+        """Keep the present parameters of some ``students`` (M,), for :meth:`restore_kept`."""
+        if self._kept is None:
+            self._kept = [parameter.clone() for parameter in self._parameters]
+        chosen = torch.as_tensor(students, device=self.device)
+        for kept, parameter in zip(self._kept, self._parameters, strict=True):
+            kept[chosen] = parameter[chosen]
+
+    def restore_kept(self) -> None:
+        """Set the parameters to those that were kept, where there are any."""
+        for parameter, kept in zip(self._parameters, self._kept or [], strict=False):
+            parameter.copy_(kept)
+
+    def draw(self, n: int, epoch: int, weights: WeightArrays) -> tuple[Tensor, Tensor | None]:
         """Draw training rows; siblings use the same random numbers.
+
+        The loss of students with compensation takes the weights into account from here on.
 
         Args:
             n: Rows per student.
             epoch: Number of the epoch, on which the random numbers depend.
-            share: (M, K) class shares.
-            hardness: (M,).
-            floor: (M,).
+            weights: Weights of the students.
 
         Returns:
-            (M, n) rows.
+            (M, n) rows, and (M, n) their weights in the loss within their class; None where all are 1.
         """
+        if self.compensated.any():
+            counts = self.compensated[:, None]
+            class_weight = np.where(counts, weights.class_weight(self._prior), 1.0)
+            self._loss.compensate(class_weight, np.where(counts, weights.logit_offset(self._prior), 0.0))
+        importance = np.where(self.compensated, weights.hardness_importance, 0.0) * (weights.hardness > 0)
         rng = generator(self.seed, "population draw", self.episode, epoch)
-        scored, unscored = self._scored.nonzero()[:, 0], (~self._scored).nonzero()[:, 0]
+        scored = [self._scored[start : start + count].nonzero()[:, 0] for start, count in zip(self._starts, self._counts, strict=True)]
+        aged = self._age is not None and bool(np.isfinite(weights.half_life).any())
         rows = torch.empty((self.num, n), dtype=torch.int64, device=self.device)
-        groups = max(1, DRAW_FLOATS.get(self.device.type, DRAW_FLOATS["cpu"]) // (self.siblings * max(n, len(scored))))
+        row_weight = torch.ones((self.num, n), device=self.device) if importance.any() else None
+        longest = max([len(self._order) if aged else 0, n, *map(len, scored)])
+        groups = max(1, DRAW_FLOATS.get(self.device.type, DRAW_FLOATS["cpu"]) // (self.siblings * longest))
         for first in range(0, self.groups, groups):
             numbers = rng.random((min(groups, self.groups - first), n, 3), dtype=np.float32)
             u = torch.as_tensor(numbers, device=self.device).permute(2, 0, 1).contiguous().repeat_interleave(self.siblings, dim=1)
             part = slice(first * self.siblings, first * self.siblings + u.shape[1])
-            edges = torch.as_tensor(np.cumsum(share[part], axis=1)[:, :-1], dtype=torch.float32, device=self.device).contiguous()
+            own = WeightArrays(*(values[part] for values in weights))
+            edges = torch.as_tensor(np.cumsum(own.share, axis=1)[:, :-1], dtype=torch.float32, device=self.device).contiguous()
             drawn = torch.searchsorted(edges, u[0], right=True)
             count = self._count[drawn]
             place = (u[1] * count).long()
             place = torch.minimum(place, count.sub_(1), out=place).clamp_(min=0)
-            if hardness[part].max() > 0:
-                level, power = self._column(floor[part]), self._column(hardness[part])
-                rescaled = (u[2] - level) / (1.0 - level).clamp_min(1e-12)
-                common = drawn == 0
-                found = self._hard_place(self._error[part], scored, unscored, u[1], rescaled, common.sum(dim=1), power)
-                place = torch.where((rescaled >= 0) & common & (power > 0), found, place)
+            for c, known in enumerate(scored):
+                if not self._counts[c] or not (aged or (len(known) and own.hardness.max() > 0)):
+                    continue
+                chosen = drawn == c
+                draws = _Draws(self._error[part], int(self._starts[c]), int(self._counts[c]), known, chosen.sum(dim=1).cpu().numpy(), own)
+                if aged:
+                    assert self._age is not None
+                    probability = draws.probabilities(self._age)
+                    found = _inverse(probability, u[1])
+                elif draws.even:
+                    continue
+                else:
+                    level = self._column(own.floor)
+                    rescaled = (u[2] - level) / (1.0 - level).clamp_min(1e-12)
+                    found = torch.where((rescaled >= 0) & (self._column(own.hardness) > 0), draws.places(u[1], rescaled), place)
+                place = torch.where(chosen, found, place)
+                if row_weight is not None and not draws.even:
+                    exponent = self._column(importance[part])
+                    ratio = draws.ratios(self._age if aged else None, exponent)
+                    row_weight[part] = torch.where(chosen, ratio.gather(1, draws.columns(found)), row_weight[part])
             torch.index_select(self._order, 0, place.add_(self._start[drawn]).view(-1), out=rows[part].view(-1))
-        return rows
+        return rows, row_weight
 
-    @staticmethod
-    def _hard_place(
-        error: Tensor, scored: Tensor, unscored: Tensor, within: Tensor, rescaled: Tensor, draws: Tensor, power: Tensor
-    ) -> Tensor:
-        """Positions among the rows of class 0: of a scored row, drawn by hardness, or of an unscored row."""
-        place = torch.zeros_like(within, dtype=torch.int64)
-        if len(unscored):
-            place = unscored[(within * len(unscored)).long().clamp_(max=len(unscored) - 1)]
-        if not len(scored):
-            return place
-        drawn = draws.cpu().numpy()
-        shares = scored_part(len(scored), len(scored) + len(unscored), drawn)
-        most = torch.as_tensor(largest_probability(len(scored), shares * drawn), device=error.device)[:, None]
-        weight = error.index_select(1, scored).add_(ERROR_OFFSET).pow_(power).double()
-        limit = most * weight.sum(dim=1, keepdim=True)
+
+class _Draws:
+    """How the rows of one class are drawn by some students.
+
+    Args:
+        error: (G, N) errors, class by class.
+        start: First column of the class.
+        count: Rows of the class.
+        scored: (s,) places of the scored rows within the class, ascending.
+        draws: (G,) draws of the class in the epoch.
+        weights: Weights of the students.
+    """
+
+    def __init__(self, error: Tensor, start: int, count: int, scored: Tensor, draws: NDArray[np.int64], weights: WeightArrays) -> None:
+        device = error.device
+        self._start, self._count, self._scored, self._weights = start, count, scored, weights
+        self._shares = scored_part(len(scored), count, draws)
+        most = largest_probability(len(scored), self._shares * draws)
+        hard = weights.hardness > 0
+        self.even = not (len(scored) and (hard & (most * len(scored) > 1.0 + 1e-9)).any())
+        """Whether no row is preferred for its error."""
+        if self.even:
+            return
+        weight = error.index_select(1, start + scored).add_(ERROR_OFFSET).pow_(_column(weights.hardness, device)).double()
+        limit_of = torch.as_tensor(np.maximum(most, (1.0 + 1e-9) / len(scored)), device=device)[:, None]
+        limit = limit_of * weight.sum(dim=1, keepdim=True)
         for _ in range(NEWTON_STEPS):
             over = weight > limit
             last, limit = (
                 limit,
-                most * weight.masked_fill(over, 0.0).sum(dim=1, keepdim=True) / (1.0 - most * over.sum(dim=1, keepdim=True)),
+                limit_of
+                * weight.masked_fill(over, 0.0).sum(dim=1, keepdim=True)
+                / (1.0 - limit_of * over.sum(dim=1, keepdim=True)).clamp_min(1e-12),
             )
             if torch.equal(last, limit):
                 break
-        cumulative = torch.minimum(weight, limit, out=weight).cumsum_(dim=1)
-        found = torch.searchsorted(cumulative, within.double() * cumulative[:, -1:], right=True)
-        part = torch.as_tensor(shares, dtype=torch.float32, device=error.device)
-        return torch.where(rescaled < part[:, None], scored[found.clamp_(max=len(scored) - 1)], place)
+        self._weight = torch.minimum(weight, limit, out=weight)
+        self._cumulative: Tensor | None = None
+
+    def places(self, within: Tensor, rescaled: Tensor) -> Tensor:
+        """(G, n) places within the class: of scored rows by hardness, or of unscored rows."""
+        if self._cumulative is None:
+            self._cumulative = self._weight.cumsum(dim=1)
+        found = torch.searchsorted(self._cumulative, within.double() * self._cumulative[:, -1:], right=True)
+        place = self._scored[found.clamp_(max=len(self._scored) - 1)]
+        unscored = self._unscored()
+        if not len(unscored):
+            return place
+        other = unscored[(within * len(unscored)).long().clamp_(max=len(unscored) - 1)]
+        part = torch.as_tensor(self._shares, dtype=torch.float32, device=place.device)
+        return torch.where(rescaled < part[:, None], place, other)
+
+    def columns(self, place: Tensor) -> Tensor:
+        """(G, n) column of :meth:`ratios` of each place."""
+        return place.clamp(0, self._count - 1)
+
+    def ratios(self, age: Tensor | None, exponent: Tensor) -> Tensor:
+        """(G, rows of the class) loss weight of each row, with mean 1 over the draws."""
+        probability = self.probabilities(age)
+        even = torch.full_like(probability, 1.0 / self._count) if age is None else self._recent(age)
+        ratio = (even / probability.clamp_min(1e-30)) ** exponent
+        return (ratio / (ratio * probability).sum(dim=1, keepdim=True)).float()
+
+    def probabilities(self, age: Tensor | None) -> Tensor:
+        """(G, rows of the class) float64 probability of each row in a draw of the class."""
+        floor, device = _column(self._weights.floor, self._scored.device).double(), self._scored.device
+        students = len(self._weights.hardness)
+        mixed = torch.full((students, self._count), 1.0 / self._count, dtype=torch.float64, device=device)
+        if not self.even:
+            hard = torch.as_tensor(self._weights.hardness > 0, device=device)[:, None]
+            shares = torch.as_tensor(self._shares, device=device)[:, None]
+            unscored = self._count - len(self._scored)
+            part = mixed * floor + (1.0 - floor) * (1.0 - shares) / max(unscored, 1)
+            by_error = floor / self._count + (1.0 - floor) * shares * self._weight / self._weight.sum(dim=1, keepdim=True)
+            part[:, self._scored] = by_error
+            mixed = torch.where(hard, part, mixed)
+        if age is not None:
+            mixed = mixed * self._recent(age)
+            mixed = mixed / mixed.sum(dim=1, keepdim=True)
+        return mixed
+
+    def _recent(self, age: Tensor) -> Tensor:
+        """(G, rows of the class) probability of each row by its age alone."""
+        own = age[self._start : self._start + self._count].double()
+        recent = torch.exp2(-(own - own.min()) / _column(self._weights.half_life, age.device).double())
+        return recent / recent.sum(dim=1, keepdim=True)
+
+    def _unscored(self) -> Tensor:
+        unscored = torch.ones(self._count, dtype=torch.bool, device=self._scored.device)
+        unscored[self._scored] = False
+        return unscored.nonzero()[:, 0]
+
+
+def _column(values: Floats, device: torch.device) -> Tensor:
+    return torch.as_tensor(values[:, None], dtype=torch.float32, device=device)
+
+
+def _inverse(probability: Tensor, within: Tensor) -> Tensor:
+    """(G, n) columns of ``probability`` (G, m) for uniform random numbers ``within`` (G, n)."""
+    cumulative = probability.cumsum(dim=1)
+    found = torch.searchsorted(cumulative, within.double() * cumulative[:, -1:], right=True)
+    return found.clamp_(max=probability.shape[1] - 1)

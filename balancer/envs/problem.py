@@ -62,6 +62,8 @@ class PopulationProblem:
     val_weight: NDArray[np.float64]
     """(v,) the same for the reward rows."""
     num_classes: int
+    train_age: NDArray[np.float32] | None = None
+    """(n,) age of each training row as a fraction of their time span, 0 for the newest; None: not known."""
 
     def __post_init__(self) -> None:
         for name, y in (("training", self.y_train), ("reward", self.y_val)):

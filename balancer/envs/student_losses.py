@@ -4,8 +4,8 @@ Every student minimises, over a mini-batch of rows i with labels y_i and logits 
 
     sum_i w[y_i] * (1 - q_i) ** gamma * -log q_i  /  sum_i w[y_i],      q_i = softmax(z_i + offset)[y_i].
 
-``w`` are the class weights; dividing by their sum gives a weighted mean, as in torch's cross-entropy and in
-``balancer.models.heads``. ``offset`` is what logit adjustment adds in training and leaves out when scoring
+``w`` are the class weights, times the weights of the drawn rows where the sampling is compensated; dividing
+by their sum gives a weighted mean, as in torch's cross-entropy and in ``balancer.models.heads``. ``offset`` is what logit adjustment adds in training and leaves out when scoring
 (Menon et al. 2021, "Long-tail learning via logit adjustment"; tau times the log prior). ``gamma`` is the
 exponent of the focal loss (Lin et al. 2017, "Focal loss for dense object detection"; here over a softmax).
 The derivative by a logit is
@@ -19,6 +19,7 @@ times as long on a CPU.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -89,25 +90,53 @@ class StudentLoss:
                 raise InputError(f"{name} is {value.shape}, but the stack has {num} students and {classes} classes: give {shape}")
             return torch.as_tensor(value, dtype=dtype, device=device).view(view)
 
-        self._weight = field("class_weight", (num, classes), (num, classes))
-        self._offset = field("logit_offset", (num, classes), (num, classes, 1))
+        self._weight = self._fixed_weight = field("class_weight", (num, classes), (num, classes))
+        self._offset = self._fixed_offset = field("logit_offset", (num, classes), (num, classes, 1))
         self._gamma = field("focal_gamma", (num,), (num, 1))
+        self._made: dict[str, Any] = {"dtype": dtype, "device": device}
 
-    def value(self, logits: Tensor, label: Tensor) -> Tensor:
-        """(M,) loss of each student, differentiable; ``logits`` (M, K, B), ``label`` (M, B)."""
+    def compensate(self, class_weight: Floats, logit_offset: Floats) -> None:
+        """Add weights and offsets of the next epoch's draws to those of the losses.
+
+        Args:
+            class_weight: (M, K), 1 for students without compensation.
+            logit_offset: (M, K), 0 for students without compensation.
+        """
+        weight, offset = (torch.as_tensor(values, **self._made) for values in (class_weight, logit_offset[:, :, None]))
+        self._weight = weight if self._fixed_weight is None else weight * self._fixed_weight
+        self._offset = offset if self._fixed_offset is None else offset + self._fixed_offset
+
+    def value(self, logits: Tensor, label: Tensor, row_weight: Tensor | None = None) -> Tensor:
+        """(M,) loss of each student, differentiable.
+
+        Args:
+            logits: (M, K, B).
+            label: (M, B).
+            row_weight: (M, B) weights of the rows besides those of their classes.
+        """
         if self._offset is not None:
             logits = logits + self._offset
         log_q = torch.log_softmax(logits, dim=1).gather(1, label[:, None])[:, 0]
         each = -log_q
         if self._gamma is not None:
             each = each * (-torch.expm1(log_q)).clamp_min(_TINY) ** self._gamma
-        if self._weight is None:
+        weight = self._row_weight(label, row_weight)
+        if weight is None:
             return each.mean(dim=1)
-        weight = self._weight.gather(1, label)
         return (each * weight).sum(dim=1) / weight.sum(dim=1).clamp_min(_TINY)
 
-    def derivative(self, logits: Tensor, label: Tensor) -> Tensor:
-        """(M, K, B) derivative of each loss by its logits; with an offset, ``logits`` is overwritten."""
+    def _row_weight(self, label: Tensor, row_weight: Tensor | None) -> Tensor | None:
+        """(M, B) weight of each row; None where all count alike."""
+        if self._weight is None:
+            return row_weight
+        weight = self._weight.gather(1, label)
+        return weight if row_weight is None else weight.mul_(row_weight)
+
+    def derivative(self, logits: Tensor, label: Tensor, row_weight: Tensor | None = None) -> Tensor:
+        """(M, K, B) derivative of each loss by its logits; with an offset, ``logits`` is overwritten.
+
+        The arguments are those of :meth:`value`.
+        """
         if self._offset is not None:
             logits = logits.add_(self._offset)
         delta = torch.softmax(logits, dim=1)
@@ -119,9 +148,9 @@ class StudentLoss:
             assert self._gamma is not None
             rest = delta.gather(1, at)[:, 0].neg_().clamp_min_(_TINY)  # 1 - q
             scale = rest**self._gamma * (1.0 - self._gamma * q * q.log() / rest)
-        if self._weight is not None:
-            weight = self._weight.gather(1, label)
-            weight /= weight.sum(dim=1, keepdim=True).clamp_min_(_TINY)
+        weight = self._row_weight(label, row_weight)
+        if weight is not None:
+            weight = weight / weight.sum(dim=1, keepdim=True).clamp_min_(_TINY)
             scale = weight if scale is None else scale.mul_(weight)
         elif scale is not None:
             scale /= label.shape[1]

@@ -68,7 +68,15 @@ class StudentNet(ABC):
 
     @abstractmethod
     def gradient(
-        self, parameters: list[Tensor], out: list[Tensor], x: Tensor, y: Tensor, loss: StudentLoss, noise: Tensor | None, keep: Tensor
+        self,
+        parameters: list[Tensor],
+        out: list[Tensor],
+        x: Tensor,
+        y: Tensor,
+        loss: StudentLoss,
+        noise: Tensor | None,
+        keep: Tensor,
+        row_weight: Tensor | None = None,
     ) -> None:
         """Write the gradient of each student's loss into ``out``.
 
@@ -80,6 +88,7 @@ class StudentNet(ABC):
             loss: Loss of the students.
             noise: (noise_size,) uniform numbers for dropout; None: no dropout.
             keep: (M, 1, 1) fraction of the units that each student keeps.
+            row_weight: (M, B) weights of the rows in the loss; None: 1.
         """
 
     @abstractmethod
@@ -122,7 +131,15 @@ class MlpNet(StudentNet):
 
     @torch.no_grad()
     def gradient(
-        self, parameters: list[Tensor], out: list[Tensor], x: Tensor, y: Tensor, loss: StudentLoss, noise: Tensor | None, keep: Tensor
+        self,
+        parameters: list[Tensor],
+        out: list[Tensor],
+        x: Tensor,
+        y: Tensor,
+        loss: StudentLoss,
+        noise: Tensor | None,
+        keep: Tensor,
+        row_weight: Tensor | None = None,
     ) -> None:
         """Explicit gradient; buffers are reused, because allocating them takes longer than filling them."""
         w1, b1, w2, b2, w3, b3 = parameters
@@ -132,7 +149,7 @@ class MlpNet(StudentNet):
         masks = (None, None) if noise is None else noise.view(2, *shape[1:])
         h1 = _dropped(torch.baddbmm(b1, x, w1, out=first).relu_(), masks[0], keep, mask)
         h2 = _dropped(torch.baddbmm(b2, h1, w2, out=second).relu_(), masks[1], keep, mask)
-        delta = loss.derivative(torch.baddbmm(b3, w3, h2.transpose(1, 2)), y)
+        delta = loss.derivative(torch.baddbmm(b3, w3, h2.transpose(1, 2)), y, row_weight)
         torch.bmm(delta, h2, out=g3)
         torch.sum(delta, 2, keepdim=True, out=c3)
         back = _through(torch.bmm(delta.transpose(1, 2), w3, out=back), h2, noise, keep)
@@ -195,12 +212,20 @@ class TransformerNet(StudentNet):
         return rows * self.features * (D_MODEL + self.hidden)
 
     def gradient(
-        self, parameters: list[Tensor], out: list[Tensor], x: Tensor, y: Tensor, loss: StudentLoss, noise: Tensor | None, keep: Tensor
+        self,
+        parameters: list[Tensor],
+        out: list[Tensor],
+        x: Tensor,
+        y: Tensor,
+        loss: StudentLoss,
+        noise: Tensor | None,
+        keep: Tensor,
+        row_weight: Tensor | None = None,
     ) -> None:
         """One backward pass of the sum of the losses: each loss depends on its student's parameters only."""
         leaves = [parameter.detach().requires_grad_() for parameter in parameters]
         with torch.enable_grad():
-            total = loss.value(self._forward(leaves, x, noise, keep), y).sum()
+            total = loss.value(self._forward(leaves, x, noise, keep), y, row_weight).sum()
         for target, gradient in zip(out, torch.autograd.grad(total, leaves), strict=True):
             target.copy_(gradient)
 

@@ -30,10 +30,13 @@ from balancer.sampling.observation import Observation, ObservationBuilder, obser
 from balancer.sampling.pools import thinned_groups
 from balancer.sampling.scores import REWARDS, RankingMetrics, Reward
 from balancer.sampling.seeding import generator
-from balancer.sampling.weights import Floats, class_prior, move, stacked, start_weights
+from balancer.sampling.constant_policy import COMPENSATED
+from balancer.sampling.weights import Floats, WeightArrays, class_prior, move, stacked, start_weights
 
 POOL_SHARE = 0.5
 """Negative training rows scored after an epoch, per row trained on, as in a real run."""
+ACTION_SIZE = (2, 4)
+"""Numbers of an action besides the log shares, by the version of the environment."""
 POOL_OTHERS = 1_000
 """Training rows of the other classes scored after an epoch, at most."""
 
@@ -47,9 +50,20 @@ class PopulationEpisode:
         steps_per_epoch: Mini-batches of an epoch, before ``budgets``.
         budgets: Factors of ``steps_per_epoch``, one per episode in turn, so that a policy sees short and long
             trainings.
+        keep_best: Keep each student as it was after the epoch with its best average precision on the reward
+            rows; ``stack.restore_kept()`` brings it back.
     """
 
-    def __init__(self, stack: PopulationStack, *, epochs: int, steps_per_epoch: int, budgets: Sequence[float] = (1.0,)) -> None:
+    def __init__(
+        self,
+        stack: PopulationStack,
+        *,
+        epochs: int,
+        steps_per_epoch: int,
+        budgets: Sequence[float] = (1.0,),
+        keep_best: bool = False,
+    ) -> None:
+        self.keep_best = keep_best
         self.stack, self.epochs, self.steps_per_epoch, self.budgets = stack, epochs, steps_per_epoch, tuple(budgets)
         problem = stack.problem
         self.prior = class_prior(problem.train_counts)
@@ -69,38 +83,45 @@ class PopulationEpisode:
             train_counts=problem.train_counts,
             reward_counts=problem.reward_counts,
             num=self.stack.num,
+            compensated=bool(self.stack.compensated.any()),
         )
+        self._best = np.full(self.stack.num, -np.inf)
 
     @property
     def share_limit(self) -> float:
         """Largest total share of the minority in this episode."""
         return self._builder.share_limit
 
-    def first(self, share: Floats, hardness: Floats, floor: Floats) -> Observation:
+    def start(self, version: int = 0) -> WeightArrays:
+        """Weights that the students start from, by the version of the environment."""
+        one = start_weights(self.prior, self.share_limit) if version == 0 else COMPENSATED.weights(self.prior)
+        return stacked([one] * self.stack.num)
+
+    def first(self, weights: WeightArrays) -> Observation:
         """Observation of policies before the first epoch, under these weights."""
-        return self._builder.first(share, hardness, floor)
+        return self._builder.first(weights)
 
-    def train_epoch(self, share: Floats, hardness: Floats, floor: Floats) -> tuple[Observation, RankingMetrics]:
-        """Train one epoch.
-
-        Args:
-            share: (M, K) class shares.
-            hardness: (M,).
-            floor: (M,).
+    def train_epoch(self, weights: WeightArrays) -> tuple[Observation, RankingMetrics]:
+        """Train one epoch under the weights of each student.
 
         Returns:
             The observation after the epoch, and the validation metrics (M,).
         """
         stack, problem = self.stack, self.stack.problem
         n = self.steps * stack.batch_size
-        stack.fit(stack.draw(n, self.epoch, share, hardness, floor))
+        stack.fit(*stack.draw(n, self.epoch, weights))
         pool, weight = self._pool(n)
         train_score, reward_score = stack.score(problem.x_train[pool]), stack.score(problem.x_val)
         stack.refresh(pool, train_score)
         self.epoch += 1
-        return self._builder.after_epoch(
-            (problem.y_train[pool], train_score, weight), (problem.y_val, reward_score, problem.val_weight), share, hardness, floor
+        observation, metrics = self._builder.after_epoch(
+            (problem.y_train[pool], train_score, weight), (problem.y_val, reward_score, problem.val_weight), weights
         )
+        improved = metrics.average_precision > self._best
+        if self.keep_best and improved.any():
+            stack.keep(improved)
+        self._best = np.where(improved, metrics.average_precision, self._best)
+        return observation, metrics
 
     def _pool(self, drawn: int) -> tuple[NDArray[np.int64], Floats]:
         """Training rows to score after this epoch, and how many rows each represents."""
@@ -170,7 +191,7 @@ class OneVecEnv(VecEnv):
 
 
 class PopulationVecEnv(OneVecEnv):
-    """``balancer/ClassWeights-v0`` for many students at once; spaces, reward and episode end are the same.
+    """``balancer/ClassWeights-v1`` (or v0) for many students at once; spaces, reward and episode end are the same.
 
     Args:
         problem: Data of the students.
@@ -185,6 +206,7 @@ class PopulationVecEnv(OneVecEnv):
         budgets: Factors of ``steps_per_epoch``, one per episode in turn.
         seed: Random seed.
         device: Where the students train.
+        version: Version of the environment, 0 or 1.
 
     Raises:
         InputError: Numbers or reward out of range.
@@ -204,7 +226,9 @@ class PopulationVecEnv(OneVecEnv):
         budgets: Sequence[float] = (1.0,),
         seed: int = 0,
         device: str = "cpu",
+        version: int = 1,
     ) -> None:
+        self.version = version
         if siblings < 1 or num_students < 1 or num_students % siblings or (relative and siblings < 2):
             raise InputError(
                 f"num_students ({num_students}) must be a multiple of siblings ({siblings}), and a relative reward needs at least two"
@@ -212,7 +236,13 @@ class PopulationVecEnv(OneVecEnv):
         if reward not in REWARDS:
             raise InputError(f"reward {reward!r} is not known; choose one of {', '.join(REWARDS)}")
         stack = PopulationStack(
-            problem, groups=num_students // siblings, siblings=siblings, batch_size=batch_size, seed=seed, device=device
+            problem,
+            groups=num_students // siblings,
+            siblings=siblings,
+            batch_size=batch_size,
+            seed=seed,
+            device=device,
+            compensated=np.full(num_students, bool(version)),
         )
         self.episode = PopulationEpisode(stack, epochs=epochs, steps_per_epoch=steps_per_epoch, budgets=budgets)
         self.reward, self.relative, self.siblings = reward, relative, siblings
@@ -224,30 +254,34 @@ class PopulationVecEnv(OneVecEnv):
         k = problem.num_classes
         super().__init__(
             num_students,
-            gymnasium.spaces.Box(-5.0, 5.0, (observation_size(k),), np.float32),
-            gymnasium.spaces.Box(-1.0, 1.0, (k + 2,), np.float32),
+            gymnasium.spaces.Box(-5.0, 5.0, (observation_size(k, version),), np.float32),
+            gymnasium.spaces.Box(-1.0, 1.0, (k + ACTION_SIZE[version],), np.float32),
         )
-        self._actions = np.zeros((num_students, k + 2), np.float32)
+        self._actions = np.zeros((num_students, k + ACTION_SIZE[version]), np.float32)
 
     def reset(self) -> NDArray[np.float32]:
         """Begin episode :attr:`next_episode` for all students; (M, observation)."""
         self.episode.begin(self.next_episode)
         self.next_episode += 1
-        start = start_weights(self.episode.prior, self.episode.share_limit)
-        self._weights = stacked([start] * self.num_envs)
+        self._weights = self.episode.start(self.version)
         self._potential = np.zeros(self.num_envs)
-        return self.episode.first(*self._weights).flat()
+        return self._flat(self.episode.first(self._weights))
+
+    def _flat(self, observation: Observation) -> NDArray[np.float32]:
+        return (observation if self.version else observation.v0()).flat()
 
     def step_async(self, actions: NDArray[Any]) -> None:
-        """Store the residual actions (M, K + 2)."""
+        """Store the residual actions (M, K + 2), or (M, K + 4) of version 1."""
         self._actions = actions
 
     def step_wait(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
         """Apply the actions to the weights, train an epoch, score."""
         action, episode = np.asarray(self._actions, np.float64), self.episode
-        self._weights = move(*self._weights, action, episode.prior, episode.share_limit)
-        observation, metrics = self.episode.train_epoch(*self._weights)
+        self._weights = move(self._weights, action, episode.prior, episode.share_limit)
+        observation, metrics = self.episode.train_epoch(self._weights)
         value = metrics.named(self.reward)
+        if self.version:  # a student counts as it was at its best epoch
+            value = np.maximum(value, self._potential)
         paid = value - self._potential
         self._potential = value
         done = self.episode.epoch >= self.episode.epochs
@@ -257,13 +291,12 @@ class PopulationVecEnv(OneVecEnv):
         infos: list[dict[str, Any]] = [
             {"f1": float(f1), "average_precision": float(ap)} for f1, ap in zip(metrics.f1, metrics.average_precision, strict=True)
         ]
-        flat = observation.flat()
+        flat = self._flat(observation)
         if done:
             self.final = {name: metrics.named(name) for name in REWARDS}
             groups = value.reshape(-1, self.siblings)
             spread = float(np.sqrt(np.mean((groups - groups.mean(axis=1, keepdims=True)) ** 2)))
-            share, hardness, _ = self._weights
-            self._finish(metrics, share, hardness, spread)
+            self._finish(metrics, self._weights.share, self._weights.hardness, spread)
             self._mark_ends(infos, flat)
             flat = self.reset()
         return flat, paid.astype(np.float32), np.full(self.num_envs, done), infos

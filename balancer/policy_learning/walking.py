@@ -12,7 +12,7 @@ import numpy as np
 from balancer.envs.vec_env import PopulationEpisode
 from balancer.sampling.policies import Policy, ask
 from balancer.sampling.scores import REWARDS, RankingMetrics
-from balancer.sampling.weights import SamplingWeights, stacked, start_weights
+from balancer.sampling.weights import SamplingWeights, stacked
 
 
 class PolicyWalk:
@@ -24,11 +24,12 @@ class PolicyWalk:
 
     def __init__(self, episode: PopulationEpisode) -> None:
         self.episode = episode
-        self.weights: list[SamplingWeights] = [start_weights(episode.prior, episode.share_limit)] * episode.stack.num
+        starts = episode.start(0).student(0), episode.start(1).student(0)
+        self.weights: list[SamplingWeights] = [starts[int(compensated)] for compensated in episode.stack.compensated]
         """Weights of the last epoch, by student."""
         self.metrics = RankingMetrics(*(np.zeros(episode.stack.num) for _ in REWARDS))
         """Validation metrics (M,) after the last epoch; 0 before the first."""
-        self._observation = episode.first(*stacked(self.weights))
+        self._observation = episode.first(stacked(self.weights))
 
     def train_epoch(self, policies: Sequence[Policy]) -> None:
         """Let the policies choose the weights, then train one epoch.
@@ -43,7 +44,7 @@ class PolicyWalk:
             ask(policies[student % len(policies)], self._observation[student], weights, prior, limit)
             for student, weights in enumerate(self.weights)
         ]
-        self._observation, self.metrics = self.episode.train_epoch(*stacked(self.weights))
+        self._observation, self.metrics = self.episode.train_epoch(stacked(self.weights))
 
 
 def walk_policies(

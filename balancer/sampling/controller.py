@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balancer.errors import InputError
+from balancer.sampling.constant_policy import COMPENSATED
 from balancer.sampling.observation import Observation, ObservationBuilder, ScoredRows
 from balancer.sampling.policies import Policy, ask
 from balancer.sampling.weights import Floats, SamplingWeights, stacked, start_weights
@@ -68,8 +69,9 @@ class SamplingController:
             reward_counts=reward_counts,
             compensated=compensated,
         )
-        self.weights = start_weights(self.prior, self._builder.share_limit)
+        self.weights = self._start()
         """Weights to draw the coming epoch with."""
+        self._compensated = compensated  # at the last answer of the policy
         self.observation: Observation = self._builder.first(stacked([self.weights]))[0]
         """The policy's last observation."""
         self.weights = self._ask(self.observation)
@@ -113,9 +115,17 @@ class SamplingController:
         builder = copy.copy(self._builder)  # shallow: the builder replaces its arrays and never changes them
         observations, _ = builder.after_epoch(_batched(train), _batched(reward), stacked([self.weights]))
         observation = observations[0]
-        weights = self._ask(observation)
+        if self.compensated and not self._compensated:
+            weights = ask(self.policy, observation, self._start(), self.prior, self._builder.share_limit)
+        else:
+            weights = self._ask(observation)
+        self._compensated = self.compensated
         self._builder, self.observation, self.weights = builder, observation, weights
         return weights
+
+    def _start(self) -> SamplingWeights:
+        """The weights that residual actions start from."""
+        return COMPENSATED.weights(self.prior) if self.compensated else start_weights(self.prior, self._builder.share_limit)
 
     def _ask(self, observation: Observation) -> SamplingWeights:
         return ask(self.policy, observation, self.weights, self.prior, self._builder.share_limit)
@@ -137,7 +147,7 @@ class SamplingController:
             )
         builder = copy.copy(self._builder)
         builder.load_state_dict(state["history"])
-        builder.compensated = bool(state.get("compensated", False))
+        builder.compensated = self._compensated = bool(state.get("compensated", False))
         self._builder, self.weights = builder, weights
 
 

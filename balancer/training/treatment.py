@@ -21,10 +21,17 @@ if TYPE_CHECKING:  # the names of treatments are needed to print help, without t
     from balancer.data.dataset import Dataset
 
 Rows = Literal["all", "under", "smote"]
-Loss = Literal["plain", "class_weight", "focal", "logit_adjustment"]
+Loss = Literal["plain", "class_weight", "focal", "logit_adjustment", "sampler"]
+"""``sampler`` counts drawn rows by their weights and adds the offset of the weights to the logits."""
+Bias = Literal["fitting", "zero"]
+"""Bias of the output layer at the start.
+
+``fitting`` is the log of the class shares that the model is trained with; ``zero`` fits 1:1 alone."""
 BASELINES = ("none", "one_to_one", "class_weight")
 """Treatments in every report: no treatment, over-sampling to 1:1, class weights in the loss."""
-FIXED = ("none", "one_to_one", "under", "smote", "class_weight", "focal", "logit_adjustment")
+ZERO_BIAS = ("none_zero_bias", "focal_zero_bias")
+"""Treatments that start with a bias of zero, which is usual and does not fit them."""
+FIXED = ("none", "one_to_one", "under", "smote", "class_weight", "focal", "logit_adjustment", *ZERO_BIAS)
 """Treatments without a choice: their class shares follow from the training rows."""
 
 
@@ -41,6 +48,22 @@ class Treatment:
     For ``under``, the negative class is thinned once to the number of the other rows. For ``smote``,
     synthetic rows extend the other classes once to the number of the negative rows."""
     loss: Loss = "plain"
+    bias: Bias = "fitting"
+
+    def initial_bias(self, counts: NDArray[Any]) -> Floats:
+        """(K,) bias of the output layer at the start.
+
+        Args:
+            counts: (K,) training rows of each class.
+        """
+        prior = class_prior(counts)
+        mass = np.ones(len(prior))  # with an offset the logits are those of a balanced stream
+        if self.bias == "fitting" and self.loss not in ("sampler", "logit_adjustment"):
+            weights = self.policy.weights(prior) if isinstance(self.policy, ConstantPolicy) else None
+            mass = np.maximum((prior if weights is None else weights.share), 1e-9)
+            if self.loss == "class_weight":
+                mass = np.maximum(mass * balanced_class_weight(counts), 1e-9)
+        return np.asarray(np.log(mass / mass.sum()) + np.log(len(mass)))
 
     @property
     def fixed_weights(self) -> SamplingWeights | None:
@@ -58,13 +81,15 @@ def fixed_treatment(name: str, counts: NDArray[Any]) -> Treatment:
     Returns:
         The treatment. 1:1 shares keep the proportions among the positive classes.
     """
+    base = name.removesuffix("_zero_bias")
     prior = class_prior(counts)
     balanced = name in ("one_to_one", "under", "smote")
     share = proportional_share(prior, 0.5) if balanced else prior
     policy = ConstantPolicy(tuple(share.tolist()), hardness=0.0, floor=0.0, name=name)
     rows: dict[str, Rows] = {value: value for value in get_args(Rows)}
     losses: dict[str, Loss] = {value: value for value in get_args(Loss)}
-    return Treatment(name, policy, rows=rows.get(name, "all"), loss=losses.get(name, "plain"))
+    bias: Bias = "fitting" if name == base else "zero"
+    return Treatment(name, policy, rows=rows.get(base, "all"), loss=losses.get(base, "plain"), bias=bias)
 
 
 def balanced_class_weight(counts: NDArray[Any]) -> Floats:
