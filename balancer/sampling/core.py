@@ -21,6 +21,7 @@ scikit-learn. Inside (controller, policy, row sampler) the commonest class comes
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -30,12 +31,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from balancer.deprecation import deprecated_attribute
 from balancer.errors import InputError
+from balancer.sampling.ages import ages
 from balancer.sampling.controller import SamplingController
+from balancer.sampling.inputs import numbers, plain
 from balancer.sampling.labels import LabelCodes
 from balancer.sampling.observation import ScoredRows
 from balancer.sampling.policies import ConstantPolicy, Policy, load_policy, policy_notes
-from balancer.sampling.quotas import batch_share, quotas
-from balancer.sampling.row_sampler import RowSampler
+from balancer.sampling.quotas import QuotaPlan, batch_share
+from balancer.sampling.row_sampler import RowSampler, kept_share
 from balancer.sampling.seeding import generator
 from balancer.sampling.stopping import Stopping
 from balancer.sampling.weights import Floats, SamplingWeights
@@ -47,6 +50,10 @@ _CERTAIN = -40.0
 """Logarithm of a probability that is as good as 0."""
 MOST_SHOWN = 10
 """Classes that a ``repr`` shows at most."""
+MANY_CLASSES = 100
+"""Labels with more classes than this are checked for being amounts or numbers of things."""
+_ROWS_OF_CODES, _ROWS_OF_IDS = 50, 1000
+"""Fewest rows of the average class that pass that check: for classes 0 to K - 1, and for other numbers."""
 _TOLERANCE = 1e-6
 """How far a rounded probability may lie outside [0, 1]."""
 
@@ -131,29 +138,39 @@ class SamplerCore:
         patience: int | None = None,
     ) -> None:
         self._labels = LabelCodes(labels, unlabelled)
+        _check_classes(self._labels)
         num_classes = len(self._labels.counts)
         self.epochs = whole_number(epochs, "epochs", 1)
         given = int(self._labels.counts.sum()) if num_samples is None else num_samples
         self.num_samples = whole_number(given, "num_samples, the rows of an epoch,", num_classes, "the number of classes")
         self.seed = whole_number(seed, "seed", 0)
         self.policy: Policy = self._loaded(policy)
-        age = None if times is None else ages(times, self._labels.codes)
+        age = None if times is None else ages(times, self._labels.codes >= 0)
         self._rows = RowSampler(self._labels.codes, num_classes, age=age)
+        if compensated not in (None, True, False):
+            raise InputError(f"compensated must be True, False or None (find out), not {compensated!r}")
         self._compensation = compensated
         self._stopping = Stopping(self.epochs, None if patience is None else whole_number(patience, "patience", 1))
         self._policy_name: str | None = None
-        self._quotas: tuple[tuple[Any, ...], NDArray[np.int64]] | None = None  # of the last blocks of batches
-        self._controller: Controller = SamplingController(
+        self._quotas: tuple[tuple[Any, ...], QuotaPlan] | None = None  # of the last blocks of batches
+        self._drawn: tuple[SamplingWeights, SamplingWeights] | None = None  # weights, and those with the shares drawn
+        self._epoch_draws, self._batch_size = self.num_samples, 0  # as rows are drawn in the loop; 0: no batches
+        self._begun = False  # whether rows were drawn
+        self._contradicted = False  # whether the weights are used although compensated=False was given
+        self._controller: Controller = self._new_controller()
+        self.epoch = 0
+        """Number of the epoch that :meth:`draw` draws next."""
+
+    def _new_controller(self) -> SamplingController:
+        return SamplingController(
             self._rows.prior,
             self.policy,
             epochs=self.epochs,
             batch_budget=self.epochs * self.num_samples,
             train_counts=self._rows.counts,
             reward_counts=self._rows.counts,
-            compensated=bool(compensated),
+            compensated=self.compensated,
         )
-        self.epoch = 0
-        """Number of the epoch that :meth:`draw` draws next."""
 
     def __repr__(self) -> str:
         """Policy, epoch, sizes and present weights."""
@@ -174,7 +191,19 @@ class SamplerCore:
                 for name in ("class_importance", "hardness_importance")
                 if getattr(weights, name) > 0
             )
+            + (f", half_life={weights.half_life:.3g}" if np.isfinite(weights.half_life) else "")
         )
+
+    def use_draws(self, epoch_draws: int, batch_size: int = 0) -> None:
+        """Say how the loop draws its rows, where it is not by :meth:`draw` with ``num_samples``.
+
+        The weights of the loss depend on it: few rows, or batches with quotas, change the shares.
+
+        Args:
+            epoch_draws: Rows of an epoch.
+            batch_size: Rows of a batch with quotas; 0: rows are drawn one by one.
+        """
+        self._epoch_draws, self._batch_size, self._drawn = epoch_draws, batch_size, None
 
     @property
     def classes_(self) -> list[Any]:
@@ -232,21 +261,45 @@ class SamplerCore:
     def class_weight(self) -> Floats:
         """(K,) loss weight of each class in the present epoch, with mean 1 over the drawn rows."""
         self.use_compensation()
-        return self._controller.weights.class_weight(self._rows.prior)[self._labels.rank]
+        return self._drawn_weights().class_weight(self._rows.prior)[self._labels.rank]
 
     @property
     def logit_offset(self) -> Floats:
         """(K,) what to add to the logits in training, never in scoring, in the present epoch."""
         self.use_compensation()
-        return self._controller.weights.logit_offset(self._rows.prior)[self._labels.rank]
+        return self._drawn_weights().logit_offset(self._rows.prior)[self._labels.rank]
+
+    def _drawn_weights(self) -> SamplingWeights:
+        """The present weights with the shares that rows are drawn with, commonest class first.
+
+        A batch with quotas holds at least one row of every class, and an epoch one row of the minority.
+        """
+        weights = self._controller.weights
+        if self._drawn is None or self._drawn[0] is not weights:
+            share = self._rows.class_share(weights)
+            share = batch_share(share, self._batch_size) if self._batch_size else kept_share(share, self._epoch_draws)
+            self._drawn = weights, dataclasses.replace(weights, share=share)
+        return self._drawn[1]
 
     def use_compensation(self) -> None:
         """Note that the loss counts drawn rows by their weights, unless ``compensated=False`` was given.
 
-        Policies take it into account from the next :meth:`update` on.
+        Policies take it into account from the next :meth:`update` on, and at once where no row was drawn yet.
         """
         if self._compensation is None:
             self._compensation = True
+            if not self._begun and isinstance(self._controller, SamplingController):
+                self._controller = self._new_controller()
+        self._contradicted = self._contradicted or not self._compensation
+
+    def class_indices(self, labels: ArrayLike | Sequence[str], name: str = "labels") -> NDArray[np.int64]:
+        """(n,) index into :attr:`classes_` of each of ``labels`` (n,), -1 without a label.
+
+        Raises:
+            InputError: A label that the training rows lack; the message calls the argument ``name``.
+        """
+        codes = self._labels.encode(labels, name)
+        return np.where(codes < 0, -1, self._labels.order[codes])
 
     def sample_weight(self, rows: ArrayLike) -> Floats:
         """(n,) loss weight of drawn ``rows`` (n,) in the present epoch, with mean 1 over the drawn rows.
@@ -259,7 +312,8 @@ class SamplerCore:
         """
         chosen = self._chosen(rows)
         self.use_compensation()
-        return self._rows.loss_weights(chosen, self._controller.weights, self.num_samples)
+        weights = self._drawn_weights()
+        return self._rows.loss_weights(chosen, weights, self._epoch_draws)
 
     def probabilities(self, logits: ArrayLike, prior: str | ArrayLike = "natural") -> Floats:
         """Class probabilities from the raw logits of a model that was trained with the compensation.
@@ -276,7 +330,7 @@ class SamplerCore:
         Raises:
             InputError: Logits of another shape, or a prior that is none.
         """
-        wide = two_columns(np.asarray(logits, dtype=np.float64), len(self.classes_)) + np.log(self.stream_prior(prior))
+        wide = two_columns(numbers(logits, "logits"), len(self.classes_)) + np.log(self.stream_prior(prior))
         wide -= wide.max(axis=1, keepdims=True)
         odds = np.exp(wide)
         return np.asarray(odds / odds.sum(axis=1, keepdims=True))
@@ -288,7 +342,7 @@ class SamplerCore:
                 raise InputError(f"prior must be natural, balanced or {len(self.classes_)} numbers, not {prior!r}")
             given = self.prior if prior == "natural" else np.ones(len(self.classes_))
         else:
-            given = np.asarray(prior, dtype=np.float64)
+            given = numbers(prior, "prior")
         if given.shape != (len(self.classes_),) or not np.isfinite(given).all() or given.min() < 0 or not given.sum() > 0:
             raise InputError(f"prior must be {len(self.classes_)} numbers of 0 or more, one for each class, not {prior!r}")
         return np.asarray(np.maximum(given / given.sum(), 1e-12), dtype=np.float64)
@@ -330,6 +384,8 @@ class SamplerCore:
         weights = self._controller.weights
         if self._compensation is False and weights.compensated:
             notes.append("the weights count drawn rows differently, but the loss does not: give compensated=None or another policy")
+        if self._contradicted:
+            notes.append("compensated=False was given, but the loss or the weights of the sampler are used: leave it out")
         if np.isfinite(weights.half_life) and not self._rows.has_age:
             notes.append("the weights have a half-life, but the times of the rows are not known: give the sampler times")
         return notes
@@ -352,6 +408,7 @@ class SamplerCore:
         """
         size = self.num_samples if n is None else whole_number(n, "n", len(self._labels.counts), "the number of classes")
         number = self.epoch if epoch is None else whole_number(epoch, "epoch", 0)
+        self._begun = True
         if rng is not None:
             return self._rows.draw(size, self._controller.weights, rng, keep_minority=True)
         rows = np.concatenate([self.draw_block(number, block, size) for block in range(-(-size // BLOCK))])
@@ -373,6 +430,7 @@ class SamplerCore:
         Returns:
             (n,) int64 rows, n at most :data:`BLOCK`.
         """
+        self._begun = True
         rng = generator(self.seed, "draw", epoch, *([block] if block else []))
         size = min(BLOCK, epoch_draws - block * BLOCK)
         weights = self._controller.weights
@@ -384,7 +442,10 @@ class SamplerCore:
         return rows
 
     def _only_common(self, epoch: int, epoch_draws: int) -> bool:
-        """Whether all draws of an epoch of several blocks are of the commonest class though others have a share."""
+        """Whether all draws of an epoch of several blocks are of the commonest class, though not meant to be.
+
+        Where that is possible the classes of the blocks are drawn again, until one has another class.
+        """
         weights = self._controller.weights
         common = float(self._rows.class_share(weights)[0])
         if common >= 1 or epoch_draws * np.log(max(common, 1e-12)) < _CERTAIN:
@@ -414,16 +475,15 @@ class SamplerCore:
         Returns:
             (n, batch_size) int64 rows, n at most :func:`batches_of_block`.
         """
-        each = batches_of_block(batch_size)
-        weights = self._controller.weights
+        self._begun = True
+        each, weights = batches_of_block(batch_size), self._controller.weights
         asked = (self.seed, epoch, num_batches, batch_size, weights)
         if self._quotas is None or not _same(self._quotas[0], asked):
-            self._quotas = asked, quotas(weights.share, num_batches, batch_size, generator(self.seed, "draw batches", epoch))
-        counts = self._quotas[1]
-        expected = dataclasses.replace(weights, share=counts.sum(axis=0) / counts.sum())
-        part = counts[block * each : (block + 1) * each]
+            self._quotas = asked, QuotaPlan(weights.share, num_batches, batch_size, generator(self.seed, "draw batches", epoch))
+        counts = self._quotas[1].rows(block * each, (block + 1) * each)
+        expected = dataclasses.replace(weights, share=batch_share(weights.share, batch_size))
         rng = generator(self.seed, "draw batches", epoch, block + 1)
-        classes = np.repeat(np.tile(np.arange(counts.shape[1]), len(part)), part.ravel()).reshape(len(part), batch_size)
+        classes = np.repeat(np.tile(np.arange(counts.shape[1]), len(counts)), counts.ravel()).reshape(len(counts), batch_size)
         mixed = rng.permuted(classes, axis=1)
         return self._rows.fill(mixed.ravel(), expected, rng, epoch_draws=num_batches * batch_size).reshape(mixed.shape)
 
@@ -457,8 +517,8 @@ class SamplerCore:
         Args:
             y_true: (n,) classes of held-out rows, named as in ``labels``: the commonest class and at least
                 one other. Rows without a label are ignored.
-            y_score: (n, K) probabilities in the order of :attr:`classes_`; with two classes also (n,)
-                probabilities of the rarer class.
+            y_score: (n, K) probabilities in the order of :attr:`classes_`; with two classes also (n,) or
+                (n, 1) probabilities of the rarer class. Tensors may be on any device and carry gradients.
             rows: (m,) indices of some of the training rows; rows without a label are ignored.
             row_score: Scores of these rows, in the same form as ``y_score``. Hardness has an effect only with
                 them.
@@ -517,7 +577,9 @@ class SamplerCore:
         return ConstantPolicy.of(policy.reordered(self._labels.order), name="fixed")
 
     def _chosen(self, rows: ArrayLike) -> NDArray[np.int64]:
-        chosen = np.asarray(rows)
+        chosen = np.asarray(plain(rows))
+        if chosen.ndim == 2 and chosen.shape[1] == 1:
+            chosen = chosen[:, 0]
         if chosen.ndim != 1 or chosen.dtype.kind not in "iu" or (len(chosen) and not 0 <= chosen.min() <= chosen.max() < self.num_rows):
             raise InputError(f"rows must be one vector of indices of training rows, from 0 to {self.num_rows - 1}")
         return chosen.astype(np.int64)
@@ -525,10 +587,9 @@ class SamplerCore:
     def _scored(self, codes: NDArray[np.int64], score: Any, rows_name: str, score_name: str) -> ScoredRows:
         """Labelled rows with their scores as (n, K), commonest class first."""
         num_classes = len(self._labels.counts)
-        try:
-            scores = np.asarray(score, dtype=np.float64)
-        except (TypeError, ValueError) as error:
-            raise InputError(f"{score_name} must be numbers ({error})") from error
+        scores = numbers(score, score_name)
+        if num_classes == 2 and scores.shape[1:] == (1,):
+            scores = scores[:, 0]
         if scores.ndim not in (1, 2) or (scores.shape[1:] or (2,)) != (num_classes,):
             raise InputError(
                 f"{score_name} must have one column for each of the {num_classes} classes"
@@ -582,17 +643,39 @@ class SamplerCore:
             if name == "labels":
                 raise InputError("saved state is for other training rows; load it with the labels it was saved with, in the same order")
             raise InputError(f"saved state is for {name} {state.get(name)!r}, this sampler has {value!r}; make the sampler as it was saved")
-        before = self._controller.state_dict()
+        before, stopping = self._controller.state_dict(), Stopping(self.epochs, self._stopping.patience)
+        compensation = state.get("compensated", self._compensation)
         try:
             seed, epoch = whole_number(state["seed"], "seed", 0), whole_number(state["epoch"], "epoch", 0)
+            if compensation not in (None, True, False):
+                raise ValueError(f"compensated is {compensation!r}")
+            stopping.load_state_dict(state.get("stopping", {"figures": []}))
             self._controller.load_state_dict(state["controller"])
             self._rows.load_state_dict(state["rows"])
-            self._stopping.load_state_dict(state.get("stopping", {"figures": []}))
         except (KeyError, TypeError, ValueError) as error:
             self._controller.load_state_dict(before)  # the rows come last and change as a whole
             raise error if isinstance(error, InputError) else InputError(f"saved state is corrupt ({error!r}); load another one") from error
         self.seed, self.epoch = seed, epoch
-        self._compensation = state.get("compensated", self._compensation)
+        self._stopping, self._compensation, self._begun = stopping, compensation, True
+
+
+def _check_classes(labels: LabelCodes) -> None:
+    """Refuse values that nearly all differ, and warn of whole numbers that look like amounts or identifiers.
+
+    Raises:
+        InputError: There are more than :data:`MANY_CLASSES`, most of them with one row.
+    """
+    classes, rows = labels.classes, int(labels.counts.sum())
+    if len(classes) <= MANY_CLASSES:
+        return
+    held = f"labels hold {len(classes)} different values in {rows} rows"
+    if rows < 2 * len(classes):
+        raise InputError(f"{held}, so they are no classes; give the class of each row, or divide a quantity into a few ranges")
+    if isinstance(classes[0], (str, bytes)):
+        return
+    if rows < len(classes) * (_ROWS_OF_CODES if classes == list(range(len(classes))) else _ROWS_OF_IDS):
+        text = f"{held}, and each is taken as a class of its own; divide a quantity into a few ranges, give names of classes as text"
+        warnings.warn(text, stacklevel=4)
 
 
 def _same(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
@@ -603,29 +686,6 @@ def _same(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
 def batches_of_block(batch_size: int) -> int:
     """Number of batches that are drawn together."""
     return max(1, BLOCK // batch_size)
-
-
-def ages(times: ArrayLike, codes: NDArray[np.signedinteger[Any]]) -> NDArray[np.float32]:
-    """(N,) age of each row as a fraction of the time span of the labelled rows, 0 for the newest of them.
-
-    Args:
-        times: (N,) numbers or ``datetime64``.
-        codes: (N,) class of each row, negative without a label.
-
-    Raises:
-        InputError: Another number of times, or a time of a labelled row that is missing.
-    """
-    given = np.asarray(times)
-    if given.shape != codes.shape or given.dtype.kind not in "iufMm":
-        raise InputError(f"times must be {len(codes)} numbers or datetime64, one for each row, not {given.dtype} of shape {given.shape}")
-    number = given.astype("datetime64[ns]").astype(np.int64) if given.dtype.kind == "M" else given.astype(np.float64)
-    missing = np.isnat(given) if given.dtype.kind in "Mm" else ~np.isfinite(number)
-    labelled = codes >= 0
-    if (missing & labelled).any():
-        raise InputError(f"times has no time for row {int(np.flatnonzero(missing & labelled)[0])}; give a time for each labelled row")
-    newest, oldest = number[labelled].max(), number[labelled].min()
-    age = (newest - number) / max(float(newest - oldest), 1e-300)
-    return np.where(labelled, age, 0.0).astype(np.float32)
 
 
 def two_columns(logits: NDArray[Any], num_classes: int) -> NDArray[Any]:

@@ -13,12 +13,18 @@ from numpy.typing import ArrayLike, NDArray
 from balancer.dependencies import is_installed
 from balancer.errors import InputError
 from balancer.sampling.core import SamplerCore
+from balancer.sampling.inputs import plain
 from balancer.sampling.weights import Floats, SamplingWeights
 
 HAS_TORCH = is_installed("torch")
 """Whether torch is installed."""
 if TYPE_CHECKING or HAS_TORCH:
     import torch
+_IGNORED = -100
+"""What torch's cross-entropy takes as no label, too."""
+_SUM_TOLERANCE = 0.02
+"""How far probabilities may be from summing to 1; those in half precision are."""
+_SHOWN = 10
 
 
 class CoreView:
@@ -26,6 +32,7 @@ class CoreView:
 
     _core: SamplerCore
     _kept_tensors: tuple[object, Floats, dict[Any, tuple[torch.Tensor, torch.Tensor]]] | None = None
+    _kept_names: tuple[list[int], tuple[int, ...], dict[Any, torch.Tensor]] | None = None
 
     @property
     def classes_(self) -> list[Any]:
@@ -107,11 +114,15 @@ class CoreView:
         """Whether training may stop: all epochs are done, or none of the last ``patience`` was better."""
         return self._core.finished
 
+    def use_compensation(self) -> None:
+        """Note that the loss counts drawn rows by their weights; as :meth:`.SamplerCore.use_compensation`."""
+        self._core.use_compensation()
+
     def loss(
         self,
         logits: torch.Tensor,
-        target: torch.Tensor,
-        rows: ArrayLike | None = None,
+        target: torch.Tensor | ArrayLike,
+        rows: torch.Tensor | ArrayLike | None = None,
         *,
         reduction: str = "mean",
         label_smoothing: float = 0.0,
@@ -122,30 +133,33 @@ class CoreView:
             logits: (B, K) in the order of :attr:`classes_`; with two classes also (B,) or (B, 1), the
                 log-odds of ``classes_[1]``, as for ``binary_cross_entropy_with_logits``.
             target: (B,) or (B, 1) classes, named as in ``labels``, or indices into :attr:`classes_` where
-                these are text; or (B, K) probabilities of the classes. Rows with the ``unlabelled`` value
-                don't count.
+                these are text; or (B, K) probabilities of the classes. Rows without a label don't count: NaN,
+                the ``unlabelled`` value, -100, and -1 among indices.
             rows: (B,) indices of the training rows, which add the weight of a row within its class. Without
                 them a row has the weight of its class.
             reduction: ``mean`` (weighted by the weights), ``sum`` or ``none``.
             label_smoothing: Part of the target that is divided equally among the classes, in [0, 1].
 
         Returns:
-            float32, a number or (B,).
+            A number or (B,), in float32; in float64 for logits in float64.
 
         Raises:
             InputError: Shapes that don't fit, or a target that is no class.
         """
         from balancer.sampling.losses import compensated_loss
 
-        self._core.use_compensation()
+        if not isinstance(logits, torch.Tensor):
+            raise InputError(f"logits must be a tensor, not {type(logits).__name__}")
+        self.use_compensation()
         class_weight, logit_offset = self._loss_tensors(logits.device)
         row_weight = None
         if rows is not None:
-            indices = rows.cpu().numpy() if isinstance(rows, torch.Tensor) else rows
-            row_weight = torch.as_tensor(self._core.sample_weight(indices), dtype=torch.float32, device=logits.device)
+            row_weight = torch.as_tensor(self._core.sample_weight(rows), dtype=torch.float32, device=logits.device)
+            if len(row_weight) != len(logits):
+                raise InputError(f"rows has {len(row_weight)} indices and logits {len(logits)} rows; give one index a row")
         return compensated_loss(
             logits,
-            self._codes(target.to(logits.device)),
+            self._codes(target, logits.device),
             class_weight,
             logit_offset,
             row_weight=row_weight,
@@ -160,40 +174,64 @@ class CoreView:
         if kept is None or kept[0] is not weights or not np.array_equal(kept[1], prior):
             kept = self._kept_tensors = (weights, prior, {})
         if device not in kept[2]:
-            shown = self._core.weights
             weight, offset = (
-                torch.as_tensor(values, dtype=torch.float32, device=device)
-                for values in (shown.class_weight(prior), shown.logit_offset(prior))
+                torch.as_tensor(values, dtype=torch.float32, device=device) for values in (self._core.class_weight, self._core.logit_offset)
             )
             kept[2][device] = weight, offset
         return kept[2][device]
 
-    def _codes(self, target: torch.Tensor) -> torch.Tensor:
-        """(B,) index into ``classes_`` of each target, -1 without a label; (B, K) is returned as given."""
+    def _codes(self, target: Any, device: torch.device) -> torch.Tensor:
+        """(B,) index into ``classes_`` of each target, -1 without a label; (B, K) is checked and returned."""
         classes = self.classes_
-        if target.ndim == 2 and target.shape[1] == len(classes) and target.is_floating_point():
-            return target
-        if target.ndim == 2 and target.shape[1] == 1:
-            target = target[:, 0]
-        if target.ndim != 1:
-            raise InputError(f"target must be classes (B,) or probabilities (B, {len(classes)}), not of shape {tuple(target.shape)}")
-        if isinstance(classes[0], (str, bytes)):
-            names = torch.arange(len(classes), device=target.device)
-        else:
-            names = torch.tensor([int(c) for c in classes], device=target.device)
-        if target.dtype != torch.bool and target.is_floating_point() and target.numel() and bool((target != target.round()).any()):
-            raise InputError("target must be whole numbers, the classes of the rows, or probabilities (B, K)")
-        value = target.long()
+        given = target
+        if not isinstance(given, torch.Tensor):
+            array = np.asarray(plain(target))
+            if array.dtype.kind in "OUS":
+                return torch.as_tensor(self._core.class_indices(target, "target"), device=device)
+            given = torch.as_tensor(array)
+        given = given.to(device)
+        if given.ndim == 2 and given.shape[1] == len(classes):
+            soft = given if given.is_floating_point() else given.float()
+            if len(soft) and bool(((soft.detach().sum(dim=1) - 1.0).abs() > _SUM_TOLERANCE).any()):
+                raise InputError(
+                    "target must be probabilities of the classes that sum to 1 in each row; rows of several classes (multi-label) "
+                    "need a sampler for each label"
+                )
+            return soft
+        if given.ndim == 2 and given.shape[1] == 1:
+            given = given[:, 0]
+        if given.ndim != 1:
+            raise InputError(f"target must be classes (B,) or probabilities (B, {len(classes)}), not of shape {tuple(given.shape)}")
+        names, ignored = self._names(device)
+        known = ~given.isnan() if given.is_floating_point() else torch.ones_like(given, dtype=torch.bool)
+        value = torch.where(known, given, 0).long()
+        for label in ignored:
+            known &= value != label
         code = torch.searchsorted(names, value).clamp_max(len(names) - 1)
-        unlabelled = self._core.unlabelled
-        skipped = torch.zeros_like(value, dtype=torch.bool)
-        if isinstance(unlabelled, (int, float, np.integer)):
-            skipped = value == int(unlabelled)
-        wrong = (names[code] != value) & ~skipped
-        if bool(wrong.any()):
-            shown = ", ".join(map(repr, classes[:10])) + (", ..." if len(classes) > 10 else "")
-            raise InputError(f"target holds {value[wrong][0].item()}, which is not among the classes of training ({shown})")
-        return torch.where(skipped, -1, code)
+        wrong = known & ((names[code] != value) | (value != given))
+        if bool(wrong.any()):  # the only time that the device is waited for
+            shown = ", ".join(map(repr, classes[:_SHOWN])) + (", ..." if len(classes) > _SHOWN else "")
+            raise InputError(f"target holds {given[wrong][0].item()}, which is not among the classes of training ({shown})")
+        return torch.where(known, code, -1)
+
+    def _names(self, device: torch.device) -> tuple[torch.Tensor, tuple[int, ...]]:
+        """The classes (K,) as whole numbers on ``device``, and the numbers that mean no label."""
+        if self._kept_names is None:
+            classes, unlabelled = self.classes_, self._core.unlabelled
+            if isinstance(classes[0], (str, bytes)):
+                names, ignored = list(range(len(classes))), [-1]
+            else:
+                names, ignored = [int(c) for c in classes], []
+                if isinstance(unlabelled, (int, float, np.number)) and np.isfinite(unlabelled):
+                    ignored.append(int(unlabelled))
+            if names[-1] > np.iinfo(np.int64).max:
+                raise InputError(f"class {names[-1]} is beyond what torch can hold; name the classes by smaller numbers or text")
+            ignored += [label for label in (_IGNORED,) if label not in names and label not in ignored]
+            self._kept_names = names, tuple(ignored), {}
+        names, ignored_labels, tensors = self._kept_names
+        if device not in tensors:
+            tensors[device] = torch.tensor(names, device=device)
+        return tensors[device], ignored_labels
 
     def probabilities(self, logits: Any, prior: str | ArrayLike = "natural") -> Any:
         """Class probabilities from the raw logits of a model that was trained with :meth:`loss`.
@@ -205,18 +243,18 @@ class CoreView:
                 rows), ``balanced`` (all classes equally frequent), or a prior (K,).
 
         Returns:
-            (n, K) in the order of :attr:`classes_`: a float32 tensor on the device of ``logits``, or an
-            array.
+            (n, K) in the order of :attr:`classes_`: a tensor on the device of ``logits``, in float32, or in
+            float64 where these are; or an array in float64.
 
         Raises:
             InputError: Logits of another shape, or a prior that is none.
         """
         if not HAS_TORCH or not isinstance(logits, torch.Tensor):
             return self._core.probabilities(logits, prior)
-        wide, classes = logits.float(), len(self.classes_)
+        wide, classes = logits if logits.dtype == torch.float64 else logits.float(), len(self.classes_)
         if classes == 2 and (wide.ndim == 1 or wide.shape[1:] == (1,)):
             wide = torch.stack([torch.zeros_like(wide.reshape(-1)), wide.reshape(-1)], dim=1)
         if wide.ndim != 2 or wide.shape[1] != classes:
             raise InputError(f"logits must have the shape (n, {classes}), not {tuple(logits.shape)}; move the classes to the last axis")
-        log_prior = torch.as_tensor(np.log(self._core.stream_prior(prior)), dtype=torch.float32, device=wide.device)
+        log_prior = torch.as_tensor(np.log(self._core.stream_prior(prior)), dtype=wide.dtype, device=wide.device)
         return torch.softmax(wide + log_prior, dim=1)

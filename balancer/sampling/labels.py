@@ -17,9 +17,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from balancer.errors import InputError
+from balancer.sampling.inputs import plain
 
 CHUNK = 1 << 20
 """Rows processed at once; it bounds the memory of every pass over the labels."""
+WIDE = 1 << 16
+"""Whole numbers that lie within a range of this size are counted in a table; others are sorted."""
 _SHOWN = 10
 
 
@@ -46,28 +49,30 @@ class LabelCodes:
         given = _vector(labels, "labels")
         if not len(given):
             raise InputError("labels must be one non-empty vector; give the class of each training row")
-        found = [part for part in (np.unique(values) for _, values, _ in self._pieces(given, "labels")) if len(part)]
-        if len({_family(part) for part in found}) > 1:
-            raise InputError("labels holds a mix of numbers and text; convert the labels to one kind first")
-        self._sorted: NDArray[Any] = np.unique(np.concatenate(found)) if found else np.empty(0)
+        self._sorted, counts = _counted(values for _, values, _ in self._pieces(given, "labels"))
         if len(self._sorted) < 2:
-            held = f"one class only ({self._sorted.tolist()[0]!r})" if found else "no class, every row is unlabelled"
+            held = f"one class only ({self._sorted.tolist()[0]!r})" if len(self._sorted) else "no class, every row is unlabelled"
             raise InputError(f"labels hold {held}; sampling needs at least two")
-        codes = np.full(len(given), -1, dtype=code_type(len(self._sorted)))
-        for place, values, known in self._pieces(given, "labels"):
-            codes[place][known] = np.searchsorted(self._sorted, values)
-        counts = count_codes(codes, len(self._sorted))
         self.order: NDArray[np.int64] = np.argsort(-counts, kind="stable")
         """(K,) index into :attr:`classes` of each code."""
         self.rank: NDArray[np.int64] = np.argsort(self.order)
         """(K,) code of each of :attr:`classes`."""
         self.counts: NDArray[np.int64] = counts[self.order]
         """(K,) rows of each code."""
-        recode = np.append(self.rank, -1).astype(codes.dtype)  # the last element encodes -1
-        for place in _places(len(codes)):
-            codes[place] = recode[codes[place]]
+        codes = np.full(len(given), -1, dtype=code_type(len(self._sorted)))
+        lookup = _Lookup(self._sorted, self.rank.astype(codes.dtype))
+        for place, values, known in self._pieces(given, "labels"):
+            codes[place][known] = lookup(values)
         self.codes: NDArray[np.signedinteger[Any]] = codes
         """(N,) code of each row, -1 for one without a label; int8 up to 127 classes."""
+
+    def __repr__(self) -> str:
+        """Number of rows, and the rows of each class."""
+        names = [repr(name) for name in self._sorted[:_SHOWN].tolist()]
+        counts = [f"{name}: {count}" for name, count in zip(names, self.counts[self.rank].tolist(), strict=False)]
+        if len(self._sorted) > _SHOWN:
+            counts.append(f"... {len(self._sorted)} classes")
+        return f"LabelCodes(rows={len(self.codes)}, counts={{{', '.join(counts)}}})"
 
     @property
     def classes(self) -> list[Any]:
@@ -111,7 +116,7 @@ class LabelCodes:
 
     def _pieces(self, given: NDArray[Any], name: str) -> Iterator[tuple[slice, NDArray[Any], Any]]:
         """Piece by piece: slice of the rows, their labels, and which of the rows have one."""
-        for place in _places(len(given)):
+        for place in pieces(len(given)):
             values, known = _typed(given[place], name)
             if self.unlabelled is not None and len(values):
                 marked = np.broadcast_to(np.asarray(values == self.unlabelled), values.shape)
@@ -128,25 +133,105 @@ def code_type(num_classes: int) -> type[np.signedinteger[Any]]:
 
 def count_codes(codes: NDArray[np.integer[Any]], num_classes: int) -> NDArray[np.int64]:
     """(K,) number of rows of each code; -1 is not counted."""
-    counts = np.zeros(num_classes, dtype=np.int64)
-    for place in _places(len(codes)):
-        piece = codes[place]
-        counts += np.bincount(piece[piece >= 0], minlength=num_classes)
-    return counts
+    counts = np.zeros(num_classes + 1, dtype=np.int64)
+    for place in pieces(len(codes)):
+        counts += np.bincount(codes[place].astype(np.intp) + 1, minlength=num_classes + 1)
+    return counts[1:]
 
 
-def _places(n: int) -> Iterator[slice]:
+def pieces(n: int) -> Iterator[slice]:
+    """Slices of at most :data:`CHUNK` rows that together are rows 0 to ``n``."""
     return (slice(start, min(start + CHUNK, n)) for start in range(0, n, CHUNK))
+
+
+def _counted(parts: Iterator[NDArray[Any]]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Sorted classes (K,) and their number of rows (K,), from pieces of labels.
+
+    Raises:
+        InputError: There are both numbers and text.
+    """
+    table = _CountTable()
+    found: list[tuple[NDArray[Any], NDArray[Any]]] = []
+    for values in parts:
+        if len(values) and not table.add(values):
+            found.append(np.unique(values, return_counts=True))
+    if len(table.counts):
+        found.append((table.classes, table.counts[table.counts > 0]))
+    if len({_family(classes) for classes, _ in found}) > 1:
+        raise InputError("labels holds a mix of numbers and text; convert the labels to one kind first")
+    if not found:
+        return np.empty(0), np.empty(0, dtype=np.int64)
+    if len(found) == 1:
+        return found[0]
+    classes, place = np.unique(np.concatenate([classes for classes, _ in found]), return_inverse=True)
+    counts = np.zeros(len(classes), dtype=np.int64)
+    np.add.at(counts, place, np.concatenate([counts for _, counts in found]))
+    return classes, counts
+
+
+class _CountTable:
+    """Counts whole numbers within a range of :data:`WIDE`, which grows as they come."""
+
+    def __init__(self) -> None:
+        self.counts: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+        self._low = 0
+        self._type: np.dtype[Any] | None = None
+
+    def add(self, values: NDArray[Any]) -> bool:
+        """Count ``values`` (n,) with n of at least 1; False, without a change, where they don't fit."""
+        if values.dtype.kind not in "iub":
+            return False
+        low, high = int(values.min()), int(values.max())
+        if len(self.counts):
+            low, high = min(low, self._low), max(high, self._low + len(self.counts) - 1)
+        if high - low >= WIDE or high > np.iinfo(np.int64).max:
+            return False
+        grown = np.zeros(high - low + 1, dtype=np.int64)
+        grown[self._low - low :][: len(self.counts)] = self.counts
+        index = values.astype(np.int64)
+        index -= low
+        self.counts, self._low = grown + np.bincount(index, minlength=len(grown)), low
+        self._type = values.dtype if self._type is None else np.result_type(self._type, values.dtype)
+        return True
+
+    @property
+    def classes(self) -> NDArray[Any]:
+        """The numbers that came, sorted, in the type that they came in."""
+        return (np.flatnonzero(self.counts) + self._low).astype(self._type)
+
+
+class _Lookup:
+    """The codes of labels that all are among the sorted ``classes`` (K,); ``codes`` (K,) are theirs."""
+
+    def __init__(self, classes: NDArray[Any], codes: NDArray[Any]) -> None:
+        self._classes, self._codes = classes, codes
+        self._table: NDArray[Any] | None = None
+        if classes.dtype.kind in "iub" and int(classes[-1]) - int(classes[0]) < WIDE and int(classes[-1]) <= np.iinfo(np.int64).max:
+            self._low = int(classes[0])
+            self._table = np.zeros(int(classes[-1]) - self._low + 1, dtype=codes.dtype)
+            self._table[classes.astype(np.int64) - self._low] = codes
+
+    def __call__(self, labels: NDArray[Any]) -> NDArray[Any]:
+        """(n,) codes of labels (n,)."""
+        if self._table is None or labels.dtype.kind not in "iub":
+            return np.asarray(self._codes[np.searchsorted(self._classes, labels)])
+        index = labels.astype(np.int64)
+        index -= self._low
+        return np.asarray(self._table[index])
 
 
 def _vector(labels: Any, name: str) -> NDArray[Any]:
     """``labels`` as one vector; a list becomes objects, so that None and numbers don't become text."""
+    values = plain(labels)
     try:
-        given = np.asarray(labels, dtype=object if isinstance(labels, (list, tuple)) else None)
+        given = np.asarray(values, dtype=object if isinstance(values, (list, tuple)) else None)
     except (TypeError, ValueError) as error:
         raise InputError(f"{name} must be one vector of classes ({error})") from error
+    if given.ndim == 2 and given.shape[1] == 1:
+        given = given[:, 0]
     if given.ndim != 1:
-        raise InputError(f"{name} must be one non-empty vector of classes, not of shape {given.shape}")
+        remedy = "; give one class a row (argmax(axis=1) of one-hot rows)" if given.ndim == 2 else ""
+        raise InputError(f"{name} must be one non-empty vector of classes, not of shape {given.shape}{remedy}")
     return given
 
 
@@ -158,10 +243,18 @@ def _typed(piece: NDArray[Any], name: str) -> tuple[NDArray[Any], Any]:
         if set(map(type, kept)) - {str, int, bool}:
             known = np.fromiter((not _missing(value) for value in kept), dtype=bool, count=len(piece))
             kept = piece[known].tolist()
+        several = next((value for value in kept if not isinstance(value, (str, bytes)) and hasattr(value, "__len__")), None)
+        if several is not None:
+            raise InputError(
+                f"{name} holds a row with several classes ({several!r:.60}); give one class a row, and a sampler for each label"
+            )
         kinds = {"text" if isinstance(value, str) else "bytes" if isinstance(value, bytes) else "numbers" for value in kept}
         if len(kinds) > 1:
             raise InputError(f"{name} holds a mix of {' and '.join(sorted(kinds))}; convert the labels to one kind first")
-        piece = np.asarray(kept) if kept else np.empty(0, dtype=np.int64)
+        try:
+            piece = np.asarray(kept) if kept else np.empty(0, dtype=np.int64)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{name} must be integers or strings ({error}); convert the labels first") from error
     if piece.dtype.kind == "f":
         there = ~np.isnan(piece)
         whole = piece[there]

@@ -20,9 +20,21 @@ from torch import Tensor, nn
 from balancer.errors import InputError
 
 if TYPE_CHECKING:
-    from balancer.sampling.torch_sampler import AdaptiveBatchSampler, AdaptiveSampler
+    from balancer.sampling.core_view import CoreView
 
 REDUCTIONS = ("mean", "sum", "none")
+
+
+def check_options(reduction: str, label_smoothing: float) -> None:
+    """Check the options of a loss.
+
+    Raises:
+        InputError: Another reduction than those of :data:`REDUCTIONS`, or a smoothing outside [0, 1].
+    """
+    if reduction not in REDUCTIONS:
+        raise InputError(f"reduction must be one of {', '.join(REDUCTIONS)}, not {reduction!r}")
+    if not 0 <= label_smoothing <= 1:
+        raise InputError(f"label_smoothing must lie in [0, 1], not {label_smoothing}")
 
 
 def compensated_loss(
@@ -37,6 +49,9 @@ def compensated_loss(
 ) -> Tensor:
     """Cross-entropy of rows that were drawn by a sampler.
 
+    The weight belongs to the row: a smoothed target is counted by the weight of the row's class. Mixed rows,
+    with class probabilities as target, count as the rows that were mixed.
+
     Args:
         logits: (B,), (B, 1) or (B, K), floating point; one logit a row is the log-odds of class 1 of two.
         code: (B,) class index, negative for a row without a label; or (B, K) class probabilities.
@@ -47,19 +62,16 @@ def compensated_loss(
         label_smoothing: Part of the target that is divided equally among the classes, in [0, 1].
 
     Returns:
-        float32, a number or (B,).
+        A number or (B,), in float32; in float64 for logits in float64.
 
     Raises:
         InputError: Shapes, reduction or smoothing that don't fit.
     """
     num_classes = len(class_weight)
-    if reduction not in REDUCTIONS:
-        raise InputError(f"reduction must be one of {', '.join(REDUCTIONS)}, not {reduction!r}")
-    if not 0 <= label_smoothing <= 1:
-        raise InputError(f"label_smoothing must lie in [0, 1], not {label_smoothing}")
+    check_options(reduction, label_smoothing)
     if not logits.is_floating_point():
         raise InputError(f"logits must be floating point, not {logits.dtype}")
-    wide = logits.float()
+    wide = logits if logits.dtype == torch.float64 else logits.float()
     if wide.ndim == 1 or wide.shape[1:] == (1,):
         if num_classes != 2:
             raise InputError(f"logits of shape {tuple(logits.shape)} are for two classes; give {num_classes} columns, one for each class")
@@ -69,21 +81,17 @@ def compensated_loss(
         raise InputError(f"logits must have the shape (B, {num_classes}), not {tuple(logits.shape)}; move the classes to the last axis")
     if len(code) != len(wide):
         raise InputError(f"logits have {len(wide)} rows and target {len(code)}; give one target a row")
-    log_p = F.log_softmax(wide + logit_offset, dim=1)
+    loss = -F.log_softmax(wide + logit_offset, dim=1)
     if code.ndim == 2:
-        soft = code.to(log_p.dtype)
-        weight = soft @ class_weight
-        each = -(soft * log_p).sum(dim=1)
+        soft = code.to(loss.dtype)
+        counted = soft * class_weight if row_weight is None else soft * row_weight[:, None]
+        weight, each = counted.sum(dim=1), (counted * loss).sum(dim=1)
     else:
-        known = code >= 0
         index = code.clamp_min(0)
-        weight = class_weight[index] * known
-        each = -log_p.gather(1, index[:, None])[:, 0]
+        weight = (class_weight[index] if row_weight is None else row_weight) * (code >= 0)
+        each = weight * loss.gather(1, index[:, None])[:, 0]
     if label_smoothing:
-        each = (1.0 - label_smoothing) * each - label_smoothing * log_p.mean(dim=1)
-    if row_weight is not None:
-        weight = row_weight if code.ndim == 2 else row_weight * known
-    each = each * weight
+        each = (1.0 - label_smoothing) * each + label_smoothing * weight * loss.mean(dim=1)
     if reduction == "none":
         return each
     total = each.sum()
@@ -93,7 +101,8 @@ def compensated_loss(
 class AdaptiveLoss(nn.Module):
     """The loss of a sampler as a module, for loops and trainers that take one.
 
-    It has no parameters and no state; the sampler's state holds all.
+    It has no parameters and no state; the sampler's state holds all. A copy of the module, as for averaged
+    weights, has the same sampler. Make it before the first epoch: then that epoch is drawn for it already.
 
     Args:
         sampler: Sampler that the training rows are drawn by.
@@ -103,14 +112,26 @@ class AdaptiveLoss(nn.Module):
     >>> from balancer import AdaptiveSampler
     >>> sampler = AdaptiveSampler([0] * 90 + [1] * 10, epochs=2)
     >>> loss = AdaptiveLoss(sampler)
-    >>> loss(torch.zeros(4), torch.tensor([0, 1, 1, 0])).round(decimals=3).item()
-    0.693
+    >>> round(loss(torch.zeros(4), torch.tensor([0, 1, 1, 0])).item(), 3)
+    0.779
     """
 
-    def __init__(self, sampler: AdaptiveSampler | AdaptiveBatchSampler, *, reduction: str = "mean", label_smoothing: float = 0.0) -> None:
+    def __init__(self, sampler: CoreView, *, reduction: str = "mean", label_smoothing: float = 0.0) -> None:
         super().__init__()
+        if not callable(getattr(sampler, "loss", None)):
+            raise InputError(f"sampler must be an adaptive sampler, which has a loss, not {type(sampler).__name__}")
+        check_options(reduction, label_smoothing)
         self.sampler, self.reduction, self.label_smoothing = sampler, reduction, label_smoothing
+        sampler.use_compensation()
 
-    def forward(self, logits: Tensor, target: Tensor, rows: Any = None) -> Tensor:
-        """The loss; see :meth:`~balancer.sampling.torch_sampler.AdaptiveSampler.loss`."""
+    def __deepcopy__(self, memo: dict[int, Any]) -> AdaptiveLoss:
+        """A module with the same sampler."""
+        return AdaptiveLoss(self.sampler, reduction=self.reduction, label_smoothing=self.label_smoothing).train(self.training)
+
+    def extra_repr(self) -> str:
+        """The sampler and the options."""
+        return f"{self.sampler!r}, reduction={self.reduction!r}, label_smoothing={self.label_smoothing:g}"
+
+    def forward(self, logits: Tensor, target: Any, rows: Any = None) -> Tensor:
+        """The loss; arguments as for :meth:`~balancer.sampling.torch_sampler.AdaptiveSampler.loss`."""
         return self.sampler.loss(logits, target, rows=rows, reduction=self.reduction, label_smoothing=self.label_smoothing)

@@ -49,8 +49,8 @@ def batch_share(share: Floats, batch_size: int) -> Floats:
         low |= newly
 
 
-def quotas(share: Floats, num_batches: int, batch_size: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Number of rows of each class in each batch.
+class QuotaPlan:
+    """Number of rows of each class in each batch of an epoch; any part of it can be had alone.
 
     Args:
         share: (K,) share of each class; :func:`batch_share` raises it to one row a batch.
@@ -58,22 +58,35 @@ def quotas(share: Floats, num_batches: int, batch_size: int, rng: np.random.Gene
         batch_size: At least 1.
         rng: For the order of the batches and the common offset.
 
-    Returns:
-        (num_batches, K) rows. Each batch sums to ``batch_size``. Each entry is ``share * batch_size`` rounded
-        down or up. Each column sums to within one of ``share * batch_size * num_batches``.
-
     Raises:
         InputError: ``num_batches`` or ``batch_size`` is below 1.
     """
-    if min(num_batches, batch_size) < 1:
-        raise InputError(f"num_batches and batch_size must be at least 1, not {num_batches} and {batch_size}")
-    ideal = batch_share(share, batch_size) * batch_size
-    base = np.floor(ideal + _TINY)
-    edges = np.concatenate([[0.0], np.cumsum(np.maximum(ideal - base, 0.0))])
-    left = batch_size - int(base.sum())
-    edges = np.minimum(edges, left)
-    # The sum is whole: rounding must neither lose a row nor give one to a class without a share.
-    edges[np.flatnonzero(ideal)[-1] + 1 :] = left
-    shift = rng.permutation(num_batches) + rng.random()
-    points = np.floor(edges + (shift / num_batches)[:, None]).astype(np.int64)
-    return np.asarray(base.astype(np.int64) + np.diff(points, axis=1))
+
+    def __init__(self, share: Floats, num_batches: int, batch_size: int, rng: np.random.Generator) -> None:
+        if min(num_batches, batch_size) < 1:
+            raise InputError(f"num_batches and batch_size must be at least 1, not {num_batches} and {batch_size}")
+        ideal = batch_share(share, batch_size) * batch_size
+        base = np.floor(ideal + _TINY)
+        edges = np.concatenate([[0.0], np.cumsum(np.maximum(ideal - base, 0.0))])
+        left = batch_size - int(base.sum())
+        self._edges = np.minimum(edges, left)
+        # The sum is whole: rounding must neither lose a row nor give one to a class without a share.
+        self._edges[np.flatnonzero(ideal)[-1] + 1 :] = left
+        self._base = base.astype(np.int64)
+        self._order, self._offset = rng.permutation(num_batches), float(rng.random())
+
+    def rows(self, start: int, stop: int) -> NDArray[np.int64]:
+        """Number of rows of each class in batches ``start`` to ``stop``, or to the last one.
+
+        Returns:
+            (n, K) rows. Each batch sums to ``batch_size``. Each entry is ``share * batch_size`` rounded down
+            or up. Over all batches each column sums to within one of ``share * batch_size * num_batches``.
+        """
+        shift = (self._order[start:stop] + self._offset) / len(self._order)
+        points = np.floor(self._edges + shift[:, None]).astype(np.int64)
+        return np.asarray(self._base + np.diff(points, axis=1))
+
+
+def quotas(share: Floats, num_batches: int, batch_size: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """(num_batches, K) number of rows of each class in every batch of an epoch; see :class:`QuotaPlan`."""
+    return QuotaPlan(share, num_batches, batch_size, rng).rows(0, num_batches)

@@ -15,7 +15,8 @@ average row of its class where that is more: larger weights are cut. Otherwise t
 table would be drawn hundreds of times and memorised, together with the rows that look like them.
 
 With the age of each row, a row is also drawn by its age (:attr:`SamplingWeights.half_life`): by rejection, so
-that no sum over the rows is needed.
+that no sum over the rows is needed. Where nearly all rows of a class would be rejected, because one of them
+is far newer than the others, the row is drawn from the sums after all.
 
 The sampler is made for a hundred million rows: four bytes a row for its place in its class and, once scores
 are known, four for its error. An even draw costs O(1), a hard one a binary search among the scored rows.
@@ -27,7 +28,7 @@ where the weights are cut.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ from numpy.typing import NDArray
 from balancer.deprecation import warn_renamed
 from balancer.errors import InputError
 from balancer.sampling.labels import CHUNK, code_type, count_codes
-from balancer.sampling.weights import ERROR_OFFSET, Floats, SamplingWeights, class_prior
+from balancer.sampling.weights import ERROR_OFFSET, Floats, SamplingWeights, class_prior, class_weights
 
 MAX_HARD_DRAWS = 2.0
 """How often hardness may draw a row in an epoch, at most, in expectation."""
@@ -44,6 +45,15 @@ NEWTON_STEPS = 8
 """Steps of Newton's method, which finds where weights are cut; nearly always fewer are needed.
 
 Cutting weights lowers their sum and so the limit itself; the method approaches that limit from above."""
+_FEW_CLASSES = 8
+"""Up to this number of classes, a pass for each class is faster than a sort."""
+_LEAST_ACCEPTED = 0.02
+"""A class of which rejection by age would keep a smaller part is drawn from sums over its rows."""
+_ROUNDS = 1_000
+"""Rounds of rejection, at most."""
+_TINY = 1e-300
+_PROBED = 4_096
+"""Rows of a class from which that part is estimated; a fixed choice, so that draws stay repeatable."""
 
 
 def scored_part(scored: int, rows: int, draws: int | NDArray[np.integer[Any]]) -> Any:
@@ -105,6 +115,7 @@ class _HardTable:
         self._scored, self.hardness = scored, hardness
         self._weight = np.power(scored.error + np.float32(ERROR_OFFSET), np.float32(hardness))
         self._cumulative = np.cumsum(self._weight, dtype=np.float64)
+        self._last: tuple[int, tuple[float, int, float]] | None = None
 
     def _cut(self, draws: int) -> tuple[float, int, float]:
         """Where weights are cut at ``draws`` draws of the class.
@@ -113,6 +124,11 @@ class _HardTable:
             Fraction of the hard draws for scored rows, number of rows that keep their weight, weight of the
             others.
         """
+        if self._last is None or self._last[0] != draws:
+            self._last = draws, self._found_cut(draws)
+        return self._last[1]
+
+    def _found_cut(self, draws: int) -> tuple[float, int, float]:
         count = len(self._weight)
         part = float(scored_part(count, self._scored.rows, draws))
         if not count:
@@ -153,11 +169,20 @@ class _HardTable:
         return result
 
     def probabilities(self, draws: int) -> tuple[Floats, float]:
-        """Probability in a draw by hardness of each scored row (s,), the easiest first, and of an unscored one."""
+        """Probability in a hard draw of each scored row (s,), the easiest first, and of an unscored one."""
         part, under, limit = self._cut(draws)
         weight = self._weight.astype(np.float64)
         weight[under:] = limit
         return part * weight / max(weight.sum(), 1e-300), (1.0 - part) / max(self._scored.unscored, 1)
+
+    def probability_of(self, error: NDArray[np.float32], draws: int) -> Floats:
+        """(n,) probability in a draw by hardness of rows with ``error`` (n,), NaN without a score."""
+        part, under, limit = self._cut(draws)
+        total = (self._cumulative[under - 1] if under else 0.0) + limit * (len(self._weight) - under)
+        with np.errstate(invalid="ignore"):
+            weight = np.power(error + np.float32(ERROR_OFFSET), np.float32(self.hardness)).astype(np.float64)
+        scored = part * (np.minimum(weight, limit) if under else limit) / max(total, 1e-300)
+        return np.where(np.isnan(error), (1.0 - part) / max(self._scored.unscored, 1), scored)
 
     @property
     def place(self) -> NDArray[Any]:
@@ -193,13 +218,23 @@ class RowSampler:
         self._starts = np.concatenate([[0], np.cumsum(self.counts)])
         self._rows = _grouped(self._codes, self._starts)
         self._age = None if age is None else _checked_age(age, self.num_rows, self._codes)
-        self._forget()
+        self._newest: NDArray[np.float32] | None = None  # (K,) age of the newest row of each class, once needed
         self._error: NDArray[np.float32] | None = None  # of the rows in the order of self._rows, once known
+        self._forget()
+
+    def __repr__(self) -> str:
+        """Number of rows and classes, of rows with a score, and whether ages are known."""
+        scored = 0 if self._error is None else int((~np.isnan(self._error)).sum())
+        age = ", age=True" if self.has_age else ""
+        return f"RowSampler(rows={self.num_rows}, num_classes={self.num_classes}, scored={scored}{age})"
 
     def _forget(self) -> None:
         """Drop what was derived from scores that have changed."""
         self._scored: dict[int, _ScoredRows] = {}
         self._tables: dict[int, _HardTable] = {}
+        # By class, with the weights that they belong to: mean of the weights of rows, sums of probabilities.
+        self._means: dict[int, tuple[tuple[float, ...], float]] = {}
+        self._sums: dict[int, tuple[tuple[float, ...], Floats]] = {}
 
     @property
     def prior(self) -> Floats:
@@ -235,10 +270,8 @@ class RowSampler:
         if self._error is None:
             self._error = np.full(len(self._rows), np.nan, dtype=np.float32)
         codes = self._codes[rows]
-        for c in np.flatnonzero(np.bincount(codes[codes >= 0], minlength=self.num_classes)).tolist():
-            chosen = codes == c
-            place = np.searchsorted(self._class_rows(c), rows[chosen].astype(self._rows.dtype))
-            self._error[self._starts[c] + place] = np.clip(1.0 - scores[chosen, c], 0.0, 1.0)
+        for c, chosen in _groups(codes, self.num_classes):
+            self._error[self._starts[c] + self._places(c, rows[chosen])] = np.clip(1.0 - scores[chosen, c], 0.0, 1.0)
         self._forget()
 
     def draw(self, n: int, weights: SamplingWeights, rng: np.random.Generator, *, keep_minority: bool = False) -> NDArray[np.int64]:
@@ -297,31 +330,66 @@ class RowSampler:
         """
         within, mixed = rng.random(len(classes)), rng.random(len(classes))
         rows = self._filled(classes, weights, within, mixed, epoch_draws)
-        if self._age is None or not math.isfinite(weights.half_life):
-            return rows
-        newest = self._newest()
-        waiting = np.arange(len(rows))
-        while len(waiting):  # rejection: a row is kept by its age, relative to the newest row of its class
-            age = self._age[rows[waiting]] - newest[classes[waiting]]
-            waiting = waiting[rng.random(len(waiting)) >= np.exp2(-age / weights.half_life)]
-            rows[waiting] = self._filled(classes[waiting], weights, rng.random(len(waiting)), rng.random(len(waiting)), epoch_draws)
+        if self._age is not None and math.isfinite(weights.half_life):
+            self._replace_old(rows, classes, weights, rng, epoch_draws)
         return rows
 
     def _filled(
         self, classes: NDArray[np.integer[Any]], weights: SamplingWeights, within: Floats, mixed: Floats, epoch_draws: int
     ) -> NDArray[np.int64]:
         """A row (n,) of each class, without regard to its age, from uniform random numbers (n,)."""
-        rows = np.empty(len(classes), dtype=np.int64)
-        for c in np.flatnonzero(np.bincount(classes, minlength=self.num_classes)).tolist():
-            chosen, class_rows = np.flatnonzero(classes == c), self._class_rows(c)
-            place = np.minimum((within[chosen] * len(class_rows)).astype(np.int64), len(class_rows) - 1)
-            if weights.hardness > 0 and self._error is not None:
-                rescaled = (mixed[chosen] - weights.floor) / max(1.0 - weights.floor, 1e-12)
-                hard = rescaled >= 0
-                draws = self._class_draws(weights, epoch_draws)[c]
-                place[hard] = self._hard_table(c, weights.hardness).places(within[chosen[hard]], rescaled[hard], draws)
-            rows[chosen] = class_rows[place]
-        return rows
+        count = self.counts[classes]
+        place = np.minimum((within * count).astype(np.int64), count - 1)
+        if weights.hardness > 0 and self._error is not None:
+            rescaled = (mixed - weights.floor) / max(1.0 - weights.floor, 1e-12)
+            draws = self._class_draws(weights, epoch_draws)
+            for c, chosen in _groups(np.where(rescaled >= 0, classes, -1), self.num_classes):
+                table = self._hard_table(c, weights.hardness)
+                place[chosen] = table.places(within[chosen], rescaled[chosen], int(draws[c]))
+        place += self._starts[classes]
+        return np.asarray(self._rows[place].astype(np.int64))
+
+    def _replace_old(
+        self,
+        rows: NDArray[np.int64],
+        classes: NDArray[np.integer[Any]],
+        weights: SamplingWeights,
+        rng: np.random.Generator,
+        epoch_draws: int,
+    ) -> None:
+        """Draw ``rows`` (n,) of ``classes`` (n,) again, in place, until the half-life has its effect.
+
+        A row is kept with a probability that halves with its age, relative to the newest row of its class.
+        """
+        assert self._age is not None
+        newest, exact = self._newest_of_classes(), np.zeros(self.num_classes, dtype=bool)
+        for c, _ in _groups(classes, self.num_classes):
+            probed = self._class_rows(c)[:: max(1, int(self.counts[c]) // _PROBED)]
+            exact[c] = self._recency(probed, c, weights).mean() < _LEAST_ACCEPTED
+        waiting = np.flatnonzero(~exact[classes])
+        for _ in range(_ROUNDS):
+            if not len(waiting):
+                break
+            age = self._age[rows[waiting]] - newest[classes[waiting]]
+            waiting = waiting[rng.random(len(waiting)) >= np.exp2(-age / weights.half_life)]
+            rows[waiting] = self._filled(classes[waiting], weights, rng.random(len(waiting)), rng.random(len(waiting)), epoch_draws)
+        left = np.concatenate([np.flatnonzero(exact[classes]), waiting])
+        for c, chosen in _groups(classes[left], self.num_classes):
+            sums = self._summed(c, weights, epoch_draws)
+            place = np.searchsorted(sums, rng.random(len(chosen)) * sums[-1], side="right")
+            rows[left[chosen]] = self._class_rows(c)[np.minimum(place, len(sums) - 1)]
+
+    def _summed(self, c: int, weights: SamplingWeights, draws: int) -> Floats:
+        """(rows of the class,) cumulative probabilities of the rows of class ``c``."""
+        key = self._key(c, weights, draws)
+        if c not in self._sums or self._sums[c][0] != key:
+            self._sums[c] = key, np.cumsum(self._within(c, weights, draws))
+        return self._sums[c][1]
+
+    def _key(self, c: int, weights: SamplingWeights, draws: int) -> tuple[float, ...]:
+        """All that the probabilities and weights of the rows of class ``c`` depend on, besides the scores."""
+        numbers = (weights.hardness, weights.floor, weights.hardness_importance, weights.half_life)
+        return (*numbers, float(self._class_draws(weights, draws)[c]))
 
     def probabilities(self, weights: SamplingWeights, draws: int, *, keep_minority: bool = False) -> Floats:
         """(N,) probability of each row in one draw of an epoch of ``draws`` rows.
@@ -350,17 +418,41 @@ class RowSampler:
         """
         rows = np.asarray(rows)
         codes = self._codes[rows]
-        by_class = weights.class_weight(self.prior)
+        by_class = class_weights(self.class_share(weights), weights.class_importance, self.prior)
         result = np.where(codes >= 0, by_class[codes], 0.0)
         if weights.hardness == 0 or weights.hardness_importance == 0 or self._error is None:
             return result
-        for c in np.flatnonzero(np.bincount(codes[codes >= 0], minlength=self.num_classes)).tolist():
-            chosen = np.flatnonzero(codes == c)
-            drawn, target = self._within(c, weights, draws), self._by_age(c, weights)
-            ratio = np.divide(target, drawn, out=np.ones_like(drawn), where=drawn > 0) ** weights.hardness_importance
-            place = np.searchsorted(self._class_rows(c), rows[chosen].astype(self._rows.dtype))
-            result[chosen] *= ratio[place] / (ratio * drawn).sum()
+        for c, chosen in _groups(codes, self.num_classes):
+            error = self._error[self._starts[c] + self._places(c, rows[chosen])]
+            hard = self._hard_table(c, weights.hardness).probability_of(error, int(self._class_draws(weights, draws)[c]))
+            result[chosen] *= self._corrected(c, hard, weights) / self._mean_corrected(c, weights, draws)
         return result
+
+    def _corrected(self, c: int, hard: Floats, weights: SamplingWeights) -> Floats:
+        """Weights, up to a factor, of rows of class ``c`` with probabilities ``hard`` in a draw by hardness.
+
+        The age cancels: it is in both probabilities, with hardness and without.
+        """
+        relative = weights.floor + (1.0 - weights.floor) * hard * float(self.counts[c])
+        return np.asarray(np.maximum(relative, _TINY) ** -weights.hardness_importance)
+
+    def _mean_corrected(self, c: int, weights: SamplingWeights, draws: int) -> float:
+        """Mean of :meth:`_corrected` over the draws of class ``c``; computed once for an epoch's weights."""
+        key = self._key(c, weights, draws)
+        if c not in self._means or self._means[c][0] != key:
+            table, drawn = self._hard_table(c, weights.hardness), int(self._class_draws(weights, draws)[c])
+            scored, unscored = table.probabilities(drawn)
+            even = weights.floor / float(self.counts[c])
+            if self._age is not None and math.isfinite(weights.half_life):
+                hard = np.full(int(self.counts[c]), unscored)
+                hard[table.place] = scored
+                mean = float(self._corrected(c, hard, weights) @ self._within(c, weights, draws))
+            else:
+                mean = float(self._corrected(c, scored, weights) @ (even + (1.0 - weights.floor) * scored))
+                rest = int(self.counts[c]) - len(scored)
+                mean += rest * float(self._corrected(c, np.array([unscored]), weights)[0]) * (even + (1.0 - weights.floor) * unscored)
+            self._means[c] = key, mean
+        return self._means[c][1]
 
     def _within(self, c: int, weights: SamplingWeights, draws: int) -> Floats:
         """(rows of the class,) probability of each row of class ``c`` in a draw of that class."""
@@ -382,14 +474,26 @@ class RowSampler:
         count = int(self.counts[c])
         if self._age is None or not math.isfinite(weights.half_life):
             return np.full(count, 1.0 / max(count, 1))
-        recent = np.exp2(-(self._age[self._class_rows(c)] - self._newest()[c]) / weights.half_life).astype(np.float64)
+        recent = self._recency(self._class_rows(c), c, weights)
         return np.asarray(recent / recent.sum())
 
-    def _newest(self) -> NDArray[np.float32]:
+    def _recency(self, rows: NDArray[Any], c: int, weights: SamplingWeights) -> Floats:
+        """(n,) how often ``rows`` (n,) of class ``c`` are drawn, relative to the newest row of the class."""
+        assert self._age is not None
+        recent = np.exp2(-(self._age[rows] - self._newest_of_classes()[c]) / weights.half_life)
+        return np.asarray(recent, dtype=np.float64)
+
+    def _newest_of_classes(self) -> NDArray[np.float32]:
         """(K,) age of the newest row of each class."""
         assert self._age is not None
-        ages = [self._age[self._class_rows(c)] for c in range(self.num_classes)]
-        return np.array([age.min() if len(age) else 0.0 for age in ages], dtype=np.float32)
+        if self._newest is None:
+            ages = (self._age[self._class_rows(c)] for c in range(self.num_classes))
+            self._newest = np.array([age.min() if len(age) else 0.0 for age in ages], dtype=np.float32)
+        return self._newest
+
+    def _places(self, c: int, rows: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+        """(n,) positions of ``rows`` (n,) of class ``c`` among the rows of the class."""
+        return np.asarray(np.searchsorted(self._class_rows(c), rows.astype(self._rows.dtype)))
 
     def _class_rows(self, c: int) -> NDArray[Any]:
         """Rows of class ``c``, ascending."""
@@ -405,7 +509,7 @@ class RowSampler:
         return np.asarray(share / share.sum(), dtype=np.float64)
 
     def _class_draws(self, weights: SamplingWeights, draws: int) -> NDArray[np.int64]:
-        """(K,) expected draws of each class in an epoch; they limit a row's probability in each part of it."""
+        """(K,) expected draws of each class in an epoch; they limit a row's probability."""
         return np.maximum(np.round(draws * self.class_share(weights)), 1).astype(np.int64)
 
     def _hard_table(self, c: int, hardness: float) -> _HardTable:
@@ -472,20 +576,30 @@ def _index_type(rows: int) -> type[np.integer[Any]]:
     return np.uint32 if rows <= np.iinfo(np.uint32).max else np.int64
 
 
+def _groups(codes: NDArray[np.integer[Any]], num_classes: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Each class that occurs among ``codes`` (n,) with the positions of its rows; -1 is left out."""
+    if num_classes <= _FEW_CLASSES:
+        for c in range(num_classes):
+            chosen = np.flatnonzero(codes == c)
+            if len(chosen):
+                yield c, chosen
+        return
+    narrow = codes.astype(code_type(num_classes), copy=False)  # NumPy sorts small types by counting
+    order = np.argsort(narrow, kind="stable")
+    ends = np.searchsorted(narrow[order], np.arange(-1, num_classes), side="right")
+    for c in np.flatnonzero(np.diff(ends)).tolist():
+        yield c, order[ends[c] : ends[c + 1]]
+
+
 def _grouped(codes: NDArray[np.signedinteger[Any]], starts: NDArray[np.int64]) -> NDArray[Any]:
     """Rows by class, ascending within each class; class c begins at ``starts[c]``.
 
     A counting sort in pieces, so that no index of eight bytes for every row is needed.
     """
     result = np.empty(int(starts[-1]), dtype=_index_type(len(codes)))
-    free = starts[:-1].copy()
+    free = starts[:-1].tolist()
     for first in range(0, len(codes), CHUNK):
-        piece = codes[first : first + CHUNK]
-        rows = np.argsort(piece, kind="stable")
-        ordered = piece[rows]
-        rows, ordered = rows[ordered >= 0], ordered[ordered >= 0]
-        here = np.bincount(ordered, minlength=len(free))
-        before = np.cumsum(here) - here
-        result[np.arange(len(rows)) + (free - before)[ordered]] = rows + first
-        free += here
+        for c, rows in _groups(codes[first : first + CHUNK], len(free)):
+            result[free[c] : free[c] + len(rows)] = rows + first
+            free[c] += len(rows)
     return result

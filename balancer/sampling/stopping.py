@@ -34,9 +34,14 @@ class Stopping:
         """Add the figure of the next epoch."""
         self._figures.append(float(figure))
 
+    def __repr__(self) -> str:
+        """Epochs so far, the best one, and whether the training may stop."""
+        done = len(self._figures)
+        return f"Stopping({done} of {self.epochs}, best_epoch={self.best_epoch}, patience={self.patience}, finished={self.finished})"
+
     @property
     def best_epoch(self) -> int | None:
-        """Number of the epoch with the best figure, counted from 0, the earliest of equals; None before any."""
+        """Number, from 0, of the epoch with the best figure, the earliest of equals; None before any."""
         return max(range(len(self._figures)), key=self._figures.__getitem__) if self._figures else None
 
     @property

@@ -14,10 +14,14 @@ and ``row_score``.
 Where torch is installed they are ``torch.utils.data.Sampler``, so that trainers that check for one accept
 them.
 
-**Loss.** With ``loss = sampler.loss(model(x), y)`` instead of the cross-entropy, rows that are drawn more often
-count less, and the model's logits don't depend on what was drawn (:mod:`balancer.sampling.losses`);
+**Loss.** With ``loss = sampler.loss(model(x), y)`` instead of the cross-entropy, rows that are drawn more
+often count less, and the model's logits don't depend on what was drawn (:mod:`balancer.sampling.losses`);
 ``sampler.probabilities(logits)`` are calibrated. With any other loss the sampler draws as usual over-sampling
 does, because nothing would compensate more.
+
+**Scores.** ``sampler.update(y_valid, sampler.probabilities(logits))`` needs no thought of the order of
+classes: columns of logits, probabilities and scores all have the order of ``classes_``. A single column
+of logits is the log-odds of ``classes_[1]``, but one of scores is the probability of the rarer class.
 
 **Resume.** An epoch is a function of seed, number and weights, so a state holds the position in it. After
 :meth:`~_AdaptiveBase.state_dict` in the middle of an epoch, :meth:`~_AdaptiveBase.load_state_dict` in a new
@@ -35,6 +39,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+import weakref
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -69,6 +74,8 @@ class _AdaptiveBase(CoreView, Sampler[Item]):
 
     _KIND: ClassVar[str]
     """Name of the sampler in a state; a derived class has its own."""
+    _batch_rows: int = 0
+    """Rows of a batch with quotas; 0 where the items are rows."""
 
     def __init__(
         self,
@@ -83,6 +90,7 @@ class _AdaptiveBase(CoreView, Sampler[Item]):
         self._core = core
         self.rank, self.num_replicas = _place_of(rank, num_replicas)
         self._length = -(-items // self.num_replicas)
+        core.use_draws(self._length * self.num_replicas * (self._batch_rows or 1), self._batch_rows)
         self._skipped = 0  # items of this epoch that were trained on before a resume
         self._handed = 0  # items of epoch core.epoch that this rank was given
         self._resume = False  # the next iteration continues after them: they come from a loaded state
@@ -129,7 +137,7 @@ class _AdaptiveBase(CoreView, Sampler[Item]):
         # Until an item is requested, nothing is drawn and a loaded position is kept: a DataLoader with
         # workers makes two iterators and uses the second.
         self._begun, self._walk = self._core.epoch, object()
-        self._loader = _loader_count(self, self._handed)
+        self._loader = _loader_count(self, self._handed, self._core.num_rows)
         return self._walked(self._core.epoch, self._handed, self._walk)
 
     def _walked(self, epoch: int, start: int, token: object) -> Iterator[Item]:
@@ -171,8 +179,8 @@ class _AdaptiveBase(CoreView, Sampler[Item]):
         Args:
             y_true: (n,) classes of held-out rows, named as in ``labels``: the commonest class and at least
                 one other.
-            y_score: (n, K) probabilities in the order of :attr:`classes_`; with two classes also (n,)
-                probabilities of the rarer class.
+            y_score: (n, K) probabilities in the order of :attr:`classes_`; with two classes also (n,) or
+                (n, 1) probabilities of the rarer class. Tensors may be on any device and carry gradients.
             rows: (m,) indices of some of the training rows.
             row_score: Scores of these rows, in the same form as ``y_score``. Hardness has an effect only with
                 them.
@@ -196,9 +204,9 @@ class _AdaptiveBase(CoreView, Sampler[Item]):
 
         Args:
             consumed: Items (rows, or batches of the batch sampler) of the present epoch that this rank has
-                trained on, including those before a resume. None: those of the batches that the DataLoader has
-                returned, or, where there is none, as many as the sampler has returned. :meth:`update` begins
-                a new epoch.
+                trained on, including those before a resume. None: those of the batches that the DataLoader
+                has returned, or, where there is none, as many as the sampler has returned. :meth:`update`
+                begins a new epoch.
 
         Raises:
             InputError: ``consumed`` is more than the epoch has.
@@ -208,7 +216,8 @@ class _AdaptiveBase(CoreView, Sampler[Item]):
             consumed = self._loader.items(self._length)
             if consumed is None and self._loader.workers:
                 warnings.warn(
-                    "a DataLoader with workers and a batch sampler of its own reads ahead: give state_dict the number of rows trained on, consumed=",
+                    "the DataLoader reads ahead and returns batches in an order or of a size that is not known here: "
+                    "give state_dict the number of rows trained on, consumed=",
                     stacklevel=2,
                 )
         if consumed is not None:
@@ -384,7 +393,7 @@ class AdaptiveBatchSampler(_AdaptiveBase[list[int]]):
         compensated: bool | None = None,
         patience: int | None = None,
     ) -> None:
-        self.batch_size = whole_number(batch_size, "batch_size", 1)
+        self.batch_size = self._batch_rows = whole_number(batch_size, "batch_size", 1)
         rows = None if num_batches is None else whole_number(num_batches, "num_batches", 1) * self.batch_size
         core = SamplerCore(
             labels,
@@ -423,28 +432,54 @@ class AdaptiveBatchSampler(_AdaptiveBase[list[int]]):
 class _LoaderCount:
     """Counts what a DataLoader's iterator has returned, without keeping the iterator alive.
 
+    The attributes of the iterator stay readable when a loop was left and the iterator is gone, which is when
+    a state is usually saved. Then the count is taken from them and they are dropped, with the data set that
+    they hold.
+
     Args:
-        attributes: The attributes of the iterator. They stay readable when a loop was left and the iterator
-            is gone, which is when a state is usually saved.
+        iterator: The iterator.
         batch_size: Items of the sampler in a batch of the loader; None: not known.
         before: Items of the epoch that were trained on before.
+        drop_last: Whether the loader leaves out a last batch that is not full.
     """
 
-    def __init__(self, attributes: dict[str, Any], batch_size: int | None, before: int) -> None:
-        self._attributes, self._batch_size, self._before = attributes, batch_size, before
-        self.workers = bool(attributes.get("_num_workers"))
+    def __init__(self, iterator: _BaseDataLoaderIter, batch_size: int | None, before: int, *, drop_last: bool) -> None:
+        self._batch_size, self._before, self._drop_last = batch_size, before, drop_last
+        self._batches = 0
+        self._attributes: dict[str, Any] | None = vars(iterator)
+        self.workers = bool(self._attributes.get("_num_workers"))
+        self._watch = weakref.ref(iterator, self._end)
+
+    def _end(self, _: object) -> None:
+        self._batches, self._attributes = self._counted(), None
+
+    def _counted(self) -> int:
+        return self._batches if self._attributes is None else int(self._attributes.get("_num_yielded", 0))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The count alone: queues and processes of the iterator can't be copied."""
+        return vars(self) | {"_batches": self._counted(), "_attributes": None, "_watch": None}
 
     def items(self, most: int) -> int | None:
-        """Items of the epoch that were returned, at most ``most``; None where that is not known."""
-        if self._batch_size is None or "_num_yielded" not in self._attributes:
+        """Items of the epoch that were returned, at most ``most``; None where that is not known.
+
+        An epoch whose last batch was left out by the loader counts as complete.
+        """
+        if self._batch_size is None:
             return None
-        return min(self._before + int(self._attributes["_num_yielded"]) * self._batch_size, most)
+        batches, left = self._counted(), most - self._before
+        if self._drop_last and batches >= left // self._batch_size:
+            return most
+        return min(self._before + batches * self._batch_size, most)
 
 
-def _loader_count(sampler: Sampler[Any], before: int) -> _LoaderCount | None:
+def _loader_count(sampler: Sampler[Any], before: int, num_rows: int) -> _LoaderCount | None:
     """The count of the DataLoader that begins to iterate over ``sampler``; None where it is another loop.
 
     The loader does not name itself to its sampler, so it is looked for among the callers.
+
+    Raises:
+        InputError: The loader's data set has another length than the labels, ``num_rows``.
     """
     if not HAS_TORCH:
         return None
@@ -456,11 +491,28 @@ def _loader_count(sampler: Sampler[Any], before: int) -> _LoaderCount | None:
         frame, owner = caller, caller.f_locals.get("self")
         if isinstance(owner, _BaseDataLoaderIter):
             batches = getattr(owner, "_index_sampler", None)
+            if batches is sampler or getattr(batches, "sampler", None) is sampler:
+                _check_length(getattr(owner, "_dataset", None), num_rows)
+            size = batches.batch_size if type(batches) is BatchSampler and batches.sampler is sampler else None
             if batches is sampler:
-                return _LoaderCount(vars(owner), 1, before)
-            plain = type(batches) is BatchSampler and batches.sampler is sampler
-            return _LoaderCount(vars(owner), batches.batch_size if plain else None, before)
+                size = 1
+            if getattr(owner, "_in_order", True) is False:
+                size = None
+            drop_last = batches is not sampler and bool(getattr(batches, "drop_last", False))
+            return _LoaderCount(owner, size, before, drop_last=drop_last)
     return None
+
+
+def _check_length(dataset: Any, num_rows: int) -> None:
+    try:
+        length = len(dataset)
+    except (TypeError, NotImplementedError):  # not known
+        return
+    if length != num_rows:
+        raise InputError(
+            f"labels has {num_rows} rows and the data set of the loader {length}; make the sampler from the labels of that data set, "
+            "in its order, with unlabelled= for rows not to draw"
+        )
 
 
 _CALLERS = 8

@@ -1,4 +1,4 @@
-"""Sampling weights: how rows are drawn, how much a drawn row counts in the loss, and how an action changes both.
+"""Sampling weights: how rows are drawn, how much a drawn row counts in the loss, and how actions change both.
 
 How often a row is drawn and how much it counts are two numbers. Class shares, hardness, floor and half-life
 decide what is *drawn*. Two importance exponents decide how much a drawn row *counts*: 0 counts every drawn
@@ -85,7 +85,7 @@ class SamplingWeights:
 
     The weight is its probability without hardness, divided by its probability, to this power."""
     half_life: float = math.inf
-    """Age at which a row is drawn half as often, above 0, as a fraction of the time span of the training rows.
+    """Age at which a row is drawn half as often, above 0, as a fraction of the training rows' time span.
 
     Infinite: the age has no effect. It needs the times of the rows."""
 
@@ -165,7 +165,7 @@ class WeightArrays(NamedTuple):
 
     def student(self, number: int) -> SamplingWeights:
         """The weights of one student."""
-        return SamplingWeights(*(values[number] if values.ndim > 1 else float(values[number]) for values in self))
+        return SamplingWeights(self.share[number], *(float(values[number]) for values in self[1:]))
 
     def class_weight(self, prior: Floats) -> Floats:
         """(M, K) loss weights of the classes."""
@@ -289,10 +289,11 @@ def move(weights: WeightArrays, action: Floats, prior: Floats, limit: float = MA
     if rest.shape[-1] == 1:
         floor = np.clip(weights.floor + FLOOR_STEP * rest[..., 0], 0.0, 1.0)
         return weights._replace(share=bounded_share(raw, prior, limit), hardness=hardness, floor=floor)
-    exponents = [
+    class_importance, hardness_importance = (
         np.clip(exponent + IMPORTANCE_STEP * rest[..., column], 0.0, 1.0)
         for column, exponent in enumerate((weights.class_importance, weights.hardness_importance))
-    ]
+    )
     shortest, longest = HALF_LIVES
     half_life = np.clip(np.minimum(weights.half_life, longest) * 2.0 ** (HALF_LIFE_STEP * rest[..., 2]), shortest, longest)
-    return WeightArrays(raw, hardness, weights.floor, *exponents, np.where(half_life >= longest, np.inf, half_life))
+    half_life = np.where(half_life >= longest, np.inf, half_life)
+    return WeightArrays(raw, hardness, weights.floor, class_importance, hardness_importance, half_life)
