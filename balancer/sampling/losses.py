@@ -11,16 +11,13 @@ frequent, whatever was drawn; adding the logarithm of the prior gives those of t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from balancer.errors import InputError
-
-if TYPE_CHECKING:
-    from balancer.sampling.core_view import CoreView
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -98,6 +95,17 @@ def compensated_loss(
     return total if reduction == "sum" else total / weight.sum().clamp_min(torch.finfo(torch.float32).tiny)
 
 
+class HasLoss(Protocol):
+    """What :class:`AdaptiveLoss` needs of a sampler."""
+
+    def use_compensation(self) -> None:
+        """Note that the loss is used."""
+
+    def loss(self, logits: Tensor, target: Any, rows: Any = None, *, reduction: str = "mean", label_smoothing: float = 0.0) -> Tensor:
+        """The loss of a batch."""
+        ...
+
+
 class AdaptiveLoss(nn.Module):
     """The loss of a sampler as a module, for loops and trainers that take one.
 
@@ -116,7 +124,7 @@ class AdaptiveLoss(nn.Module):
     0.779
     """
 
-    def __init__(self, sampler: CoreView, *, reduction: str = "mean", label_smoothing: float = 0.0) -> None:
+    def __init__(self, sampler: HasLoss, *, reduction: str = "mean", label_smoothing: float = 0.0) -> None:
         super().__init__()
         if not callable(getattr(sampler, "loss", None)):
             raise InputError(f"sampler must be an adaptive sampler, which has a loss, not {type(sampler).__name__}")
