@@ -18,7 +18,9 @@ from balancer.errors import InputError
 from balancer.sampling.bundle import (
     BUNDLES,
     CONFIG_FILE,
+    FEATURES,
     LAYERS,
+    OVERALL,
     WEIGHTS_FILE,
     AutoPolicy,
     BundlePolicy,
@@ -26,41 +28,52 @@ from balancer.sampling.bundle import (
     bundle_layout,
     load_bundle,
 )
-from balancer.sampling.constant_policy import FALLBACK, ConstantPolicy, PriorPower
-from balancer.sampling.observation import PER_CLASS_FEATURES, SHARED_FEATURES, Observation, ObservationBuilder
-from balancer.sampling.policies import load_policy, policy_notes
-from balancer.sampling.weights import start_share, start_weights
+from balancer.sampling.constant_policy import ConstantPolicy, DefaultPolicy, PriorPower
+from balancer.sampling.observation import (
+    PER_CLASS_FEATURES,
+    PER_CLASS_FEATURES_V0,
+    SHARED_FEATURES,
+    SHARED_FEATURES_V0,
+    Observation,
+    ObservationBuilder,
+)
+from balancer.sampling.policies import SHIPPED, load_policy, policy_notes
+from balancer.sampling.weights import SamplingWeights, stacked, start_share, start_weights
 
 D, G = len(PER_CLASS_FEATURES), len(SHARED_FEATURES)
 LOG_PRIOR = PER_CLASS_FEATURES.index("log_prior")
 
 
-def _arrays(seed: int = 0, width: int = 8) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(seed)
+VERSIONS = pytest.mark.parametrize("version", [0, 1])
+
+
+def _arrays(seed: int = 0, width: int = 8, version: int = 1) -> dict[str, np.ndarray]:
+    rng, (d, g) = np.random.default_rng(seed), map(len, FEATURES[version])
     shapes = {
-        "encode_1": (width, D + G),
+        "encode_1": (width, d + g),
         "encode_2": (width, width),
-        "context": (width, 2 * width + G),
+        "context": (width, 2 * width + g),
         "share_1": (width, 2 * width),
         "share_2": (1, width),
-        "overall": (2, width),
+        "overall": (OVERALL[version], width),
     }
     arrays = {f"{name}.weight": rng.normal(size=shapes[name]).astype(np.float32) for name in LAYERS}
     return arrays | {f"{name}.bias": rng.normal(size=shapes[name][0]).astype(np.float32) for name in LAYERS}
 
 
-def _support(low: float = -1.0, high: float = 1.0, classes: tuple[int, int] = (2, 4)) -> dict[str, Any]:
+def _support(low: float = -1.0, high: float = 1.0, classes: tuple[int, int] = (2, 4), version: int = 1) -> dict[str, Any]:
+    d, g = map(len, FEATURES[version])
     return {
-        "per_class": {"low": [low] * D, "high": [high] * D},
-        "shared": {"low": [low] * G, "high": [high] * G},
+        "per_class": {"low": [low] * d, "high": [high] * d},
+        "shared": {"low": [low] * g, "high": [high] * g},
         "num_classes": list(classes),
     }
 
 
-def _bundle(folder: Path, arrays: dict[str, np.ndarray] | None = None, **config: Any) -> Path:
+def _bundle(folder: Path, arrays: dict[str, np.ndarray] | None = None, version: int = 1, **config: Any) -> Path:
     folder.mkdir(parents=True)
-    save_file(_arrays() if arrays is None else arrays, folder / WEIGHTS_FILE)
-    (folder / CONFIG_FILE).write_text(json.dumps(bundle_layout() | {"training": {"beats_constant": True}} | config))
+    save_file(_arrays(version=version) if arrays is None else arrays, folder / WEIGHTS_FILE)
+    (folder / CONFIG_FILE).write_text(json.dumps(bundle_layout(version) | {"training": {"beats_constant": True}} | config))
     return folder
 
 
@@ -72,23 +85,26 @@ def _first(counts: list[int]) -> Observation:
     train = np.array(counts)
     builder = ObservationBuilder(train / train.sum(), epochs=4, batch_budget=4000, train_counts=train, reward_counts=train)
     start = start_weights(builder.prior)
-    seen = builder.first(start.share[None], np.zeros(1), np.zeros(1))
+    seen = builder.first(stacked([start]))
     return Observation(seen.per_class[0], seen.shared[0])
 
 
-def test_many_observations_are_each_as_one() -> None:
-    policy, rng = BundlePolicy(_arrays(), {}), np.random.default_rng(1)
+@VERSIONS
+def test_many_observations_are_each_as_one(version: int) -> None:
+    policy, rng = BundlePolicy(_arrays(version=version), {}, version=version), np.random.default_rng(1)
     many = Observation(rng.uniform(-1, 1, (5, 3, D)).astype(np.float32), rng.uniform(-1, 1, (5, G)).astype(np.float32))
     actions = policy.act_many(many)
-    assert actions.shape == (5, 5)
+    assert actions.shape == (5, 3 + OVERALL[version])
     for i, action in enumerate(actions):
         alone = policy.act(Observation(many.per_class[i], many.shared[i]))
         assert isinstance(alone, np.ndarray)
         np.testing.assert_allclose(alone, action, rtol=1e-12)
 
 
-def test_inside_its_range_it_acts_and_is_silent(tmp_path: Path) -> None:
-    plain, ranged = load_bundle(_bundle(tmp_path / "a")), load_bundle(_bundle(tmp_path / "b", support=_support()))
+@VERSIONS
+def test_inside_its_range_it_acts_and_is_silent(tmp_path: Path, version: int) -> None:
+    plain = load_bundle(_bundle(tmp_path / "a", version=version))
+    ranged = load_bundle(_bundle(tmp_path / "b", version=version, support=_support(version=version)))
     for value in (-1.0, 0.3, 1.2, -1.2):  # within a tenth of the range and .05 of slack
         answer, expected = ranged.act(_seen(value=value)), plain.act(_seen(value=value))
         assert isinstance(answer, np.ndarray) and isinstance(expected, np.ndarray)
@@ -98,7 +114,7 @@ def test_inside_its_range_it_acts_and_is_silent(tmp_path: Path) -> None:
 
 def test_outside_its_range_the_constant_stands_in_and_it_says_so_once(tmp_path: Path) -> None:
     fallback = {"share_power": 0.6, "hardness": 1.25, "floor": 0.1}
-    policy = load_policy(_bundle(tmp_path / "b", support=_support(), fallback=fallback), num_classes=2)
+    policy = load_policy(_bundle(tmp_path / "b", version=0, support=_support(version=0), fallback=fallback), num_classes=2)
     seen = _seen()
     seen.per_class[1, LOG_PRIOR] = -1.9
     with pytest.warns(OutsideTraining, match=r"prior of a class is 7\.49e-05, in training it was 0\.00674 to 148"):
@@ -113,8 +129,28 @@ def test_outside_its_range_the_constant_stands_in_and_it_says_so_once(tmp_path: 
     assert [("prior" in note, "5 classes" in note) for note in policy_notes(policy)] == [(True, False), (False, True)]
 
 
-def test_the_farthest_feature_is_named(tmp_path: Path) -> None:
-    policy = load_bundle(_bundle(tmp_path / "b", support=_support()))
+def test_outside_its_range_a_policy_of_this_version_answers_as_the_default(tmp_path: Path) -> None:
+    policy = load_policy(_bundle(tmp_path / "b", support=_support(classes=(2, 2))), num_classes=3)
+    seen = _first([9_000, 90, 10])
+    with pytest.warns(OutsideTraining, match="3 classes"):
+        answer = policy.act(seen)
+    assert isinstance(answer, SamplingWeights)
+    assert answer.to_dict() == DefaultPolicy().act(seen).to_dict()
+
+
+def test_features_that_came_later_do_not_matter_to_an_old_policy(tmp_path: Path) -> None:
+    policy = load_bundle(_bundle(tmp_path / "b", version=0, support=_support(version=0)))
+    seen, other = _seen(), _seen()
+    other.shared[len(SHARED_FEATURES_V0) :] = 4.0
+    other.per_class[:, len(PER_CLASS_FEATURES_V0) :] = -4.0
+    answers = [policy.act(each) for each in (seen, other)]
+    np.testing.assert_array_equal(answers[0], answers[1])  # type: ignore[arg-type]
+    assert np.shape(answers[0]) == (4,)
+
+
+@VERSIONS
+def test_the_farthest_feature_is_named(tmp_path: Path, version: int) -> None:
+    policy = load_bundle(_bundle(tmp_path / "b", version=version, support=_support(version=version)))
     seen = _seen()
     seen.per_class[0, PER_CLASS_FEATURES.index("repeats")] = 2.0
     seen.shared[SHARED_FEATURES.index("budget_left")] = 4.0
@@ -140,15 +176,17 @@ def test_the_constant_gives_nothing_to_a_class_without_rows() -> None:
 
 
 def test_without_its_bundle_auto_is_the_constant_and_says_so(tmp_path: Path) -> None:
-    policy = AutoPolicy("auto", tmp_path)
-    assert policy.act(_seen()) == FALLBACK
+    policy, seen = AutoPolicy("auto", tmp_path), _first([9_000, 100])
+    answer = policy.act(seen)
+    assert isinstance(answer, SamplingWeights)
+    assert answer.to_dict() == DefaultPolicy().act(seen).to_dict()
     assert policy.summary == {}
     assert ["not part of this installation" in note for note in policy_notes(policy)] == [True]
 
 
 def test_auto_is_the_bundle_of_its_name(tmp_path: Path) -> None:
     fallback = {"share_power": 0.4, "hardness": 1.0, "floor": 0.0}
-    folder = _bundle(tmp_path / "auto", support=_support(), fallback=fallback)
+    folder = _bundle(tmp_path / "auto", version=0, support=_support(version=0), fallback=fallback)
     policy = AutoPolicy("auto", tmp_path)
     assert policy.name == "auto"
     assert policy.summary == {"beats_constant": True}
@@ -160,7 +198,7 @@ def test_auto_is_the_bundle_of_its_name(tmp_path: Path) -> None:
     assert len(policy_notes(policy)) == 1
 
 
-@pytest.mark.parametrize("name", ["auto", "bandit"])
+@pytest.mark.parametrize("name", SHIPPED)
 @pytest.mark.filterwarnings(
     "ignore::balancer.sampling.bundle.OutsideTraining"
 )  # K = 10 may be beyond its training; the test is that it answers
@@ -176,10 +214,13 @@ def test_the_shipped_policy_is_small_and_runs_for_any_number_of_classes(name: st
         answers = [load_policy(name, num_classes=k).act(seen) for _ in range(2)]
         if isinstance(answers[0], ConstantPolicy):
             assert answers[0] == answers[1] == network.fallback
+        elif isinstance(answers[0], SamplingWeights):
+            assert isinstance(answers[1], SamplingWeights)
+            assert answers[0].to_dict() == answers[1].to_dict()
         else:
             np.testing.assert_array_equal(answers[0], answers[1])
         many = network.act_many(Observation(seen.per_class[None], seen.shared[None]))
-        assert many.shape == (1, k + 2)
+        assert many.shape == (1, k + OVERALL[network.version])
         assert np.abs(many).max() <= 1
 
 
@@ -203,11 +244,11 @@ def test_refuses_arrays_that_do_not_fit(tmp_path: Path, name: str, value: np.nda
     "config",
     [
         {"support": {}},
-        {"support": _support() | {"num_classes": [4, 2]}},
-        {"support": _support() | {"num_classes": 3}},
-        {"support": _support() | {"shared": {"low": [0.0], "high": [1.0]}}},
-        {"support": _support(1.0, -1.0)},
-        {"support": _support(float("nan"))},
+        {"support": _support(version=0) | {"num_classes": [4, 2]}},
+        {"support": _support(version=0) | {"num_classes": 3}},
+        {"support": _support(version=0) | {"shared": {"low": [0.0], "high": [1.0]}}},
+        {"support": _support(1.0, -1.0, version=0)},
+        {"support": _support(float("nan"), version=0)},
         {"support": 3},
         {"fallback": {"share": 0.5}},
         {"fallback": {"hardness": 9}},
@@ -217,7 +258,12 @@ def test_refuses_arrays_that_do_not_fit(tmp_path: Path, name: str, value: np.nda
 )
 def test_refuses_a_support_or_fallback_that_is_none(tmp_path: Path, config: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="can't be read"):
-        load_bundle(_bundle(tmp_path / "b", **config))
+        load_bundle(_bundle(tmp_path / "b", version=0, **config))
+
+
+def test_refuses_a_support_of_another_version(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="can't be read"):
+        load_bundle(_bundle(tmp_path / "b", support=_support(version=0)))
 
 
 def test_refuses_torn_or_foreign_bundles(tmp_path: Path) -> None:
@@ -256,5 +302,5 @@ def test_classes_that_move_together_keep_their_proportions() -> None:
     assert isinstance(one, np.ndarray)
     assert isinstance(two, np.ndarray)
     np.testing.assert_allclose(two[1:4], one[1:4].mean())
-    np.testing.assert_array_equal(two[[0, 4, 5]], one[[0, 4, 5]])
+    np.testing.assert_array_equal(two[[0, 4, 5, 6, 7]], one[[0, 4, 5, 6, 7]])
     assert np.ptp(one[1:4]) > 0

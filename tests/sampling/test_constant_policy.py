@@ -40,12 +40,18 @@ def test_ways_of_giving_shares(share: Any, expected: np.ndarray) -> None:
 
 
 def test_the_limit_bounds_a_power_of_the_prior_only() -> None:
-    budget = 40_000
-    limit = share_limit(COUNTS, budget)
-    assert limit < 0.4
-    assert _weights(ConstantPolicy(PriorPower(0.0)), budget).share[1:].sum() == pytest.approx(limit)
-    assert _weights(ConstantPolicy(0.4), budget).share[1:].sum() == pytest.approx(0.4)
-    assert _weights(ConstantPolicy((0.2, 0.5, 0.3)), budget).share[1:].sum() == pytest.approx(0.8)
+    counts = np.array([9_900, 60, 40])
+    prior, limit = counts / 10_000, share_limit(counts, 40_000)
+    assert limit == pytest.approx(8 * 0.01)
+
+    def minority(policy: ConstantPolicy) -> float:
+        controller = SamplingController(prior, policy, epochs=4, batch_budget=40_000, train_counts=counts, reward_counts=counts)
+        return float(controller.weights.share[1:].sum())
+
+    assert minority(ConstantPolicy(PriorPower(0.0))) == pytest.approx(limit)
+    assert minority(ConstantPolicy(PriorPower(0.0), bounded=False)) == pytest.approx(2 / 3)
+    assert minority(ConstantPolicy(0.4)) == pytest.approx(0.4)
+    assert minority(ConstantPolicy((0.2, 0.5, 0.3))) == pytest.approx(0.8)
 
 
 def test_fixed_weights_need_shares_by_class_and_no_hardness() -> None:

@@ -84,7 +84,8 @@ class _Says:
     ("then", "message"),
     [
         (lambda: np.array([0.1, np.nan, 0, 0, 0]), "'own' answered .* not finite"),
-        (lambda: np.zeros(4), "'own' must answer with SamplingWeights or 5 numbers"),
+        (lambda: np.zeros(4), "'own' must answer with SamplingWeights or 7 numbers"),
+        (lambda: np.zeros(6), "'own' must answer with SamplingWeights or 7 numbers"),
         (lambda: None, "'own' must answer"),
         (lambda: SamplingWeights(np.array([0.5, 0.5])), "'own' answered shares for 2 classes"),
         (lambda: SamplingWeights(np.array([0.5, 0.4, 0.0])), "'own': class shares must"),

@@ -10,10 +10,10 @@ import pytest
 from safetensors.numpy import save_file
 
 from balancer.errors import InputError
-from balancer.sampling.constant_policy import ConstantPolicy, PriorPower
+from balancer.sampling.constant_policy import COMPENSATED, PLAIN, PLAIN_MANY, ConstantPolicy, PriorPower
 from balancer.sampling.observation import PER_CLASS_FEATURES, SHARED_FEATURES, Observation, ObservationBuilder
-from balancer.sampling.policies import LAYERS, Policy, answered, bundle_layout, load_policy, policy_notes
-from balancer.sampling.weights import SamplingWeights, start_weights
+from balancer.sampling.policies import LAYERS, Policy, answered, ask, bundle_layout, load_policy, policy_notes
+from balancer.sampling.weights import FLOOR_STEP, IMPORTANCE_STEP, SamplingWeights, stacked, start_weights
 
 
 def _arrays(seed: int = 0, width: int = 8) -> dict[str, np.ndarray]:
@@ -24,7 +24,7 @@ def _arrays(seed: int = 0, width: int = 8) -> dict[str, np.ndarray]:
         "context": (width, 2 * width + g),
         "share_1": (width, 2 * width),
         "share_2": (1, width),
-        "overall": (2, width),
+        "overall": (4, width),
     }
     arrays = {f"{name}.weight": rng.normal(size=shapes[name]).astype(np.float32) for name in LAYERS}
     return arrays | {f"{name}.bias": rng.normal(size=shapes[name][0]).astype(np.float32) for name in LAYERS}
@@ -37,20 +37,24 @@ def _bundle(folder: Path) -> Path:
     return folder
 
 
-def _seen(k: int, started: bool = True) -> Observation:
+def _seen(k: int, started: bool = True, compensated: bool = False) -> Observation:
     counts = np.array([5000] + [20] * (k - 1))
-    builder = ObservationBuilder(counts / counts.sum(), epochs=4, batch_budget=4000, train_counts=counts, reward_counts=counts)
-    start = start_weights(builder.prior)
-    weights = (start.share[None], np.zeros(1), np.zeros(1))
-    seen = builder.first(*weights)
+    builder = ObservationBuilder(
+        counts / counts.sum(), epochs=4, batch_budget=4000, train_counts=counts, reward_counts=counts, compensated=compensated
+    )
+    weights = stacked([start_weights(builder.prior)])
+    seen = builder.first(weights)
     if started:
         rng = np.random.default_rng(0)
         data = (np.arange(200) % k, rng.dirichlet(np.ones(k), (1, 200)), np.ones(200))
-        seen, _ = builder.after_epoch(data, data, *weights)
+        seen, _ = builder.after_epoch(data, data, weights)
     return Observation(seen.per_class[0], seen.shared[0])
 
 
-TEXTS = ["constant", "constant:share=prior,hardness=0", "schedule", "rule", "random", "random:seed=3", "start", "auto", "bandit", "bundle"]
+TEXTS = [
+    *("constant", "constant:share=prior,hardness=0", "schedule", "rule", "random", "random:seed=3", "start", "auto", "ppo", "bandit"),
+    *("constant:share=root,class_importance=.5,hardness_importance=.25,half_life=.5", "constant:share=equal", "bundle"),
+]
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -64,7 +68,7 @@ def test_every_policy_answers_in_range(text: str, k: int, started: bool, tmp_pat
     answer = policy.act(seen)
     assert policy.name == ("ppo" if text == "bundle" else text.partition(":")[0])
     if isinstance(answer, np.ndarray):
-        assert answer.shape == (k + 2,)
+        assert answer.shape in ((k + 2,), (k + 4,))
         assert np.abs(answer).max() <= 1
     start = start_weights(seen.prior, 0.3)
     weights = answered(start, answer, seen.prior, 0.3)
@@ -81,6 +85,62 @@ def test_constant_means_what_it_says() -> None:
     natural = load_policy("constant:share=prior,hardness=0", num_classes=2).act(_seen(2))
     assert isinstance(natural, SamplingWeights)
     assert natural.share[1] == pytest.approx(20 / 5020, rel=1e-5)
+
+
+def test_constant_takes_importance_and_half_life() -> None:
+    answer = load_policy("constant:share=root,class_importance=.5,hardness_importance=.25,half_life=.5,floor=.2", num_classes=2).act(
+        _seen(2)
+    )
+    weights = answered(start_weights(np.array([0.5, 0.5])), answer, np.array([0.99, 0.01]), 0.05)
+    np.testing.assert_allclose(weights.share[1], np.sqrt(0.01) / (np.sqrt(0.01) + np.sqrt(0.99)))  # not bounded by the limit
+    assert weights.to_dict() | {"share": None} == {
+        **{"share": None, "hardness": 1.0, "floor": 0.2},
+        **{"class_importance": 0.5, "hardness_importance": 0.25, "half_life": 0.5},
+    }
+    equal = answered(weights, load_policy("constant:share=equal", num_classes=2).act(_seen(2)), np.array([0.99, 0.01]), 0.05)
+    assert equal.share.tolist() == [0.5, 0.5]
+    assert not equal.compensated
+
+
+@pytest.mark.parametrize("text", ["auto", "constant"])
+@pytest.mark.parametrize("k", [2, 3, 100])
+def test_the_default_depends_on_the_loss_and_the_number_of_classes(text: str, k: int) -> None:
+    policy = load_policy(text, num_classes=k)
+    assert policy.name == text
+    for compensated, constant in ((True, COMPENSATED), (False, PLAIN if k == 2 else PLAIN_MANY)):
+        seen = _seen(k, compensated=compensated)
+        answer = policy.act(seen)
+        assert isinstance(answer, SamplingWeights)
+        assert answer.to_dict() == constant.weights(seen.prior).to_dict()
+        assert answer.compensated == compensated
+    with pytest.raises(InputError, match="takes no options"):
+        load_policy("auto:", num_classes=k)
+
+
+def test_residuals_of_both_lengths() -> None:
+    prior, limit = np.array([0.99, 0.01]), 0.05
+    start = start_weights(prior, limit)
+    old = answered(start, np.array([-1.0, 1.0, 1.0, 1.0]), prior, limit)
+    new = answered(start, np.array([-1.0, 1.0, 1.0, 1.0, -1.0, 0.5]), prior, limit)
+    assert old.share[1] == pytest.approx(limit)
+    assert new.share[1] > 0.15  # compensation bounds what such rows count, so the limit does not
+    assert (old.floor, new.floor) == (pytest.approx(start.floor + FLOOR_STEP), start.floor)
+    assert (new.class_importance, new.hardness_importance) == (IMPORTANCE_STEP, 0.0)
+    with pytest.raises(InputError, match="'own' must answer with SamplingWeights or 6 numbers"):
+        ask(_Own(np.zeros(5)), _seen(2), start, prior, limit)
+    assert ask(_Own(np.zeros(6)), _seen(2), start, prior, limit).share.tolist() == pytest.approx(start.share.tolist())
+
+
+class _Own:
+    """A policy that gives one answer."""
+
+    name = "own"
+
+    def __init__(self, answer: np.ndarray) -> None:
+        self.answer = answer
+
+    def act(self, observation: Observation) -> np.ndarray:
+        return self.answer
 
 
 def test_answers_become_weights() -> None:
@@ -162,7 +222,8 @@ def test_bundle_treats_equal_classes_equally(tmp_path: Path) -> None:
             "random:seed=x",
             "random:seed=.5",
         ),
-        *("random:seed=-1", "auto:share=.2", "rule:", "start:x", "ppo", ""),
+        *("random:seed=-1", "auto:share=.2", "rule:", "start:x", "ppo:share=.2", "bandit:", "constant:half_life=99", ""),
+        *("constant:class_importance=1.1", "constant:share=even"),
     ],
 )
 def test_refuses(text: str) -> None:
