@@ -83,10 +83,20 @@ def check_pool(pool: int) -> int:
     return pool
 
 
-def sampling_metrics(classes: list[Any], weights: SamplingWeights, prefix: str) -> dict[str, float]:
-    """Metrics to log: ``<prefix>share_<class>`` for each class, and ``<prefix>hardness``."""
+def sampling_metrics(
+    classes: list[Any], weights: SamplingWeights, prefix: str, figures: Mapping[str, float] | None = None
+) -> dict[str, float]:
+    """Metrics to log: ``<prefix>share_<class>`` for each class, and ``<prefix>hardness``.
+
+    Args:
+        classes: Names in the order of the shares.
+        weights: Weights of the next epoch.
+        prefix: Begins each name.
+        figures: Validation figures to log too, by name, e.g. ``sampler.metrics``.
+    """
     shares = {f"{prefix}share_{name}": float(share) for name, share in zip(classes, weights.share, strict=True)}
-    return shares | {f"{prefix}hardness": float(weights.hardness)}
+    named = {f"{prefix}{name}": float(value) for name, value in (figures or {}).items()}
+    return shares | {f"{prefix}hardness": float(weights.hardness)} | named
 
 
 def extract_arrays(state: Any, arrays: dict[str, NDArray[Any]], path: str = "state") -> Any:
