@@ -39,6 +39,7 @@ from balancer.sampling.observation import ScoredRows
 from balancer.sampling.policies import ConstantPolicy, Policy, load_policy, policy_notes
 from balancer.sampling.quotas import QuotaPlan, batch_share
 from balancer.sampling.row_sampler import RowSampler, kept_share
+from balancer.sampling.scores import macro_metrics
 from balancer.sampling.seeding import generator
 from balancer.sampling.stopping import Stopping
 from balancer.sampling.weights import Floats, SamplingWeights
@@ -533,14 +534,7 @@ class SamplerCore:
         """
         if (rows is None) != (row_score is None):
             raise InputError("give rows and row_score together, or neither")
-        held_out = self._scored(self._labels.encode(y_true, "y_true"), y_score, "y_true", "y_score")
-        counts = np.bincount(held_out.label, minlength=len(self._labels.counts))
-        if not counts[0] or not counts[1:].any():
-            common = self._labels.classes[self._labels.order[0]]
-            lacks = f"no row of class {common!r}" if not counts[0] else f"rows of class {common!r} only"
-            raise InputError(
-                f"y_true holds {lacks}, so nothing can be measured; hold out rows of at least two classes, {common!r} among them"
-            )
+        held_out = self._held_out(y_true, y_score)
         train, chosen = held_out, None
         if rows is not None:
             chosen = self._chosen(rows)
@@ -561,6 +555,29 @@ class SamplerCore:
         if chosen is not None:
             self._rows.refresh(chosen, train.score)
         return self.weights
+
+    def measure(self, y_true: ArrayLike | Sequence[str], y_score: ArrayLike) -> dict[str, float]:
+        """Figures of held-out rows as in :attr:`metrics`, but without an update.
+
+        Args:
+            y_true: As for :meth:`update`.
+            y_score: As for :meth:`update`.
+        """
+        held_out = self._held_out(y_true, y_score)
+        figures = macro_metrics(held_out.label, held_out.score[None], np.ones(len(held_out.label)))
+        return {"f1": float(figures.f1[0]), "average_precision": float(figures.average_precision[0])}
+
+    def _held_out(self, y_true: ArrayLike | Sequence[str], y_score: ArrayLike) -> ScoredRows:
+        """Checked labels and scores of held-out rows."""
+        held_out = self._scored(self._labels.encode(y_true, "y_true"), y_score, "y_true", "y_score")
+        counts = np.bincount(held_out.label, minlength=len(self._labels.counts))
+        if not counts[0] or not counts[1:].any():
+            common = self._labels.classes[self._labels.order[0]]
+            lacks = f"no row of class {common!r}" if not counts[0] else f"rows of class {common!r} only"
+            raise InputError(
+                f"y_true holds {lacks}, so nothing can be measured; hold out rows of at least two classes, {common!r} among them"
+            )
+        return held_out
 
     def _loaded(self, policy: str | Path | Policy | SamplingWeights) -> Policy:
         num_classes = len(self._labels.counts)

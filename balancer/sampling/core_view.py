@@ -167,6 +167,38 @@ class CoreView:
             label_smoothing=label_smoothing,
         )
 
+    def validation_loss(
+        self,
+        logits: torch.Tensor,
+        target: torch.Tensor | ArrayLike,
+        *,
+        prior: str | ArrayLike = "natural",
+        reduction: str = "mean",
+    ) -> torch.Tensor:
+        """Cross-entropy of :meth:`probabilities`, for rows as they come; every row counts alike.
+
+        Args:
+            logits: As for :meth:`loss`.
+            target: As for :meth:`loss`.
+            prior: As for :meth:`probabilities`.
+            reduction: ``mean``, ``sum`` or ``none``.
+
+        Returns:
+            A number or (B,), in float32; in float64 for logits in float64.
+
+        Raises:
+            InputError: As :meth:`loss` and :meth:`probabilities`.
+        """
+        from balancer.sampling.losses import compensated_loss
+
+        if not isinstance(logits, torch.Tensor):
+            raise InputError(f"logits must be a tensor, not {type(logits).__name__}")
+        log_prior = np.log(self._core.stream_prior(prior))
+        weight, offset = (
+            torch.as_tensor(values, dtype=torch.float32, device=logits.device) for values in (np.ones(len(log_prior)), log_prior)
+        )
+        return compensated_loss(logits, self._codes(target, logits.device), weight, offset, reduction=reduction)
+
     def _loss_tensors(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """Class weights (K,) and logit offsets (K,) on ``device``, copied there once for each epoch."""
         weights, prior = self._core._controller.weights, self._core.prior

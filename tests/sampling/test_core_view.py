@@ -1,0 +1,38 @@
+"""What samplers show of their core: the loss for validation, and figures without an update."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from balancer.errors import InputError
+from balancer.sampling.torch_sampler import AdaptiveBatchSampler, AdaptiveSampler
+
+
+@pytest.mark.parametrize("prior", ["natural", "balanced", (0.2, 0.5, 0.3)], ids=str)
+def test_the_validation_loss_is_that_of_the_probabilities(prior: str | tuple[float, ...]) -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.choice(["a", "b", "c"], 300, p=[0.1, 0.6, 0.3])
+    sampler = AdaptiveBatchSampler(labels, batch_size=20, epochs=2)
+    logits, code = torch.as_tensor(rng.normal(size=(40, 3)), dtype=torch.float32), rng.integers(3, size=40)
+    p = np.asarray(sampler.probabilities(logits, prior))
+    each = -np.log(p[np.arange(40), code])
+    for target in (code, np.array(["a", "b", "c"])[code]):
+        np.testing.assert_allclose(sampler.validation_loss(logits, target, prior=prior, reduction="none"), each, rtol=1e-5)
+    assert float(sampler.validation_loss(logits, code, prior=prior)) == pytest.approx(each.mean(), rel=1e-5)
+    assert not sampler.compensated  # it says nothing about the loss of the training
+    with pytest.raises(InputError, match="a tensor"):
+        sampler.validation_loss(logits.numpy(), code)  # type: ignore[arg-type]
+
+
+def test_figures_can_be_measured_without_an_update() -> None:
+    y = np.repeat([0, 1], [90, 10])
+    sampler = AdaptiveSampler(y, epochs=3, policy="rule")
+    score = np.random.default_rng(0).random(100)
+    measured = sampler._core.measure(y, score)
+    assert sampler._core.updates == 0 and sampler.metrics["average_precision"] == 0
+    sampler.update(y, score)
+    assert measured == pytest.approx(sampler.metrics)
+    with pytest.raises(InputError, match="class 0 only"):
+        sampler._core.measure([0, 0], [0.1, 0.2])
