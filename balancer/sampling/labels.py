@@ -243,11 +243,11 @@ def _typed(piece: NDArray[Any], name: str) -> tuple[NDArray[Any], Any]:
         if set(map(type, kept)) - {str, int, bool}:
             known = np.fromiter((not _missing(value) for value in kept), dtype=bool, count=len(piece))
             kept = piece[known].tolist()
-        several = next((value for value in kept if not isinstance(value, (str, bytes)) and hasattr(value, "__len__")), None)
-        if several is not None:
-            raise InputError(
-                f"{name} holds a row with several classes ({several!r:.60}); give one class a row, and a sampler for each label"
-            )
+            several = next((value for value in kept if not isinstance(value, (str, bytes)) and hasattr(value, "__len__")), None)
+            if several is not None:
+                raise InputError(
+                    f"{name} holds a row with several classes ({several!r:.60}); give one class a row, and a sampler for each label"
+                )
         kinds = {"text" if isinstance(value, str) else "bytes" if isinstance(value, bytes) else "numbers" for value in kept}
         if len(kinds) > 1:
             raise InputError(f"{name} holds a mix of {' and '.join(sorted(kinds))}; convert the labels to one kind first")
@@ -258,7 +258,7 @@ def _typed(piece: NDArray[Any], name: str) -> tuple[NDArray[Any], Any]:
     if piece.dtype.kind == "f":
         there = ~np.isnan(piece)
         whole = piece[there]
-        if not (np.isfinite(whole) & (whole == np.floor(whole)) & (np.abs(whole) < 2**53)).all():
+        if not (np.isfinite(whole) & (whole == np.floor(whole)) & (np.abs(whole.astype(np.float64)) < 2**53)).all():
             raise InputError(f"{name} must be integers or strings, not {piece.dtype} with fractions; convert the labels first")
         if not there.all():
             known = np.arange(len(there))[there] if isinstance(known, slice) else np.flatnonzero(known)[there]

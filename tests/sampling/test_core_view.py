@@ -30,9 +30,9 @@ def test_figures_can_be_measured_without_an_update() -> None:
     y = np.repeat([0, 1], [90, 10])
     sampler = AdaptiveSampler(y, epochs=3, policy="rule")
     score = np.random.default_rng(0).random(100)
-    measured = sampler._core.measure(y, score)
+    measured = sampler.measure(y, score)
     assert sampler._core.updates == 0 and sampler.metrics["average_precision"] == 0
     sampler.update(y, score)
     assert measured == pytest.approx(sampler.metrics)
     with pytest.raises(InputError, match="class 0 only"):
-        sampler._core.measure([0, 0], [0.1, 0.2])
+        sampler.measure([0, 0], [0.1, 0.2])

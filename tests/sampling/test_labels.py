@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -69,6 +70,62 @@ def test_pandas_and_polars_columns() -> None:
         assert LabelCodes(column).codes.tolist() == [0, 0, 1, -1]
 
 
+@pytest.mark.parametrize(
+    "labels",
+    [
+        [[0], [0], [1]],
+        np.array([[0.0], [0.0], [1.0]]),
+        torch.tensor([[0], [0], [1]]),
+        torch.tensor([0, 0, 1], dtype=torch.int8),
+        torch.tensor([0.0, 0.0, 1.0], dtype=torch.bfloat16),
+        torch.tensor([0.0, 0.0, 1.0], requires_grad=True),
+        [torch.tensor(0), torch.tensor(0), torch.tensor(1)],
+        np.array([0, 0, 1], dtype=np.float16),
+        (0, 0, 1),
+        range(2),
+    ],
+)
+def test_columns_and_tensors(labels: Any) -> None:
+    coded = LabelCodes(labels)
+    assert coded.classes == [0, 1]
+    assert coded.codes.tolist() == ([0, 1] if isinstance(labels, range) else [0, 0, 1])
+    assert coded.encode(labels, "y").tolist() == coded.codes.tolist()
+
+
+@pytest.mark.parametrize("kind", ["bool", "int8", "uint8", "int64", "uint64", "float32"])
+@given(st.data())
+def test_counting_equals_sorting(kind: str, data: st.DataObject) -> None:
+    low, high = (0, 1) if kind == "bool" else (0, 200) if kind.startswith("u") else (-100, 100)
+    scale = data.draw(st.sampled_from([1, 2**20])) if kind in ("int64", "uint64") else 1  # a wide range is sorted
+    values = np.array(data.draw(st.lists(st.integers(low, high), min_size=2, max_size=40))) * scale
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "CHUNK", data.draw(st.integers(1, 50)))
+        if len(set(values.tolist())) < 2:
+            with pytest.raises(InputError, match="one class only"):
+                LabelCodes(values.astype(kind))
+            return
+        coded = LabelCodes(values.astype(kind))
+        classes, index, counts = np.unique(values.astype(kind), return_inverse=True, return_counts=True)
+    assert coded.classes == classes.tolist()
+    np.testing.assert_array_equal(coded.codes, coded.rank[index])
+    np.testing.assert_array_equal(coded.counts[coded.rank], counts)
+
+
+def test_a_range_that_becomes_wide_is_counted_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CHUNK", 2)
+    values = np.array([5, 5, 7, 5, 10**12, 7, -(10**9), 5, 2**62, 8])
+    coded = LabelCodes(values)
+    classes, counts = np.unique(values, return_counts=True)
+    assert coded.classes == classes.tolist()
+    np.testing.assert_array_equal(coded.counts[coded.rank], counts)
+    assert [coded.classes[coded.order[c]] for c in coded.codes] == values.tolist()
+
+
+def test_labels_show_their_counts() -> None:
+    assert repr(LabelCodes(["ok", "ok", "fraud", None])) == "LabelCodes(rows=4, counts={'fraud': 1, 'ok': 2})"
+    assert repr(LabelCodes(np.arange(12))).endswith("9: 1, ... 12 classes})")
+
+
 def test_ties_go_by_the_order_of_the_labels() -> None:
     assert LabelCodes(["b", "c", "a", "a", "b", "c"]).order.tolist() == [0, 1, 2]
 
@@ -100,6 +157,16 @@ def test_many_classes_take_wider_codes() -> None:
         (np.array([0.5, 1.0]), "integers or strings"),
         (np.array([np.inf, 1.0]), "integers or strings"),
         (np.array(["2020-01-01", "2020-01-02"], dtype="datetime64[D]"), "integers or strings"),
+        ([[0], [1, 2], [0]], r"a row with several classes \(\[0\]\); give one class a row"),
+        ([{0}, {1, 2}], "a row with several classes"),
+        ([np.array([0, 1]), np.array([1])], "a row with several classes"),
+        (np.eye(3), r"not of shape \(3, 3\); give one class a row \(argmax"),
+        (np.zeros((2, 2, 2)), "not of shape"),
+        (5, "not of shape"),
+        ("fraud", "not of shape"),
+        ([object(), object()], "integers or strings"),
+        ([1 + 2j, 1 + 2j], "integers or strings"),
+        ([torch.tensor([0, 1]), torch.tensor([1])], "a row with several classes"),
     ],
 )
 def test_refuses_labels(labels: Any, message: str) -> None:
@@ -115,7 +182,7 @@ def test_refuses_a_mix_across_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("labels", "message"),
-    [(["theft"], "class 'theft' of y_true .*'fraud', 'ok'"), ([0, 1], "y_true holds numbers"), ([["ok"]], "not of shape")],
+    [(["theft"], "class 'theft' of y_true .*'fraud', 'ok'"), ([0, 1], "y_true holds numbers"), ([["ok", "ok"]], "not of shape")],
 )
 def test_refuses_what_training_has_not(labels: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):

@@ -94,8 +94,12 @@ def test_constant_takes_importance_and_half_life() -> None:
     weights = answered(start_weights(np.array([0.5, 0.5])), answer, np.array([0.99, 0.01]), 0.05)
     np.testing.assert_allclose(weights.share[1], np.sqrt(0.01) / (np.sqrt(0.01) + np.sqrt(0.99)))  # not bounded by the limit
     assert weights.to_dict() | {"share": None} == {
-        **{"share": None, "hardness": 1.0, "floor": 0.2},
-        **{"class_importance": 0.5, "hardness_importance": 0.25, "half_life": 0.5},
+        "share": None,
+        "hardness": 1.0,
+        "floor": 0.2,
+        "class_importance": 0.5,
+        "hardness_importance": 0.25,
+        "half_life": 0.5,
     }
     equal = answered(weights, load_policy("constant:share=equal", num_classes=2).act(_seen(2)), np.array([0.99, 0.01]), 0.05)
     assert equal.share.tolist() == [0.5, 0.5]
