@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import copy
+import datetime as dt
 import json
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from balancer.errors import InputError
-from balancer.sampling.core import SamplerCore
+from balancer.sampling import core as module
+from balancer.sampling.ages import ages
+from balancer.sampling.constant_policy import COMPENSATED, PLAIN
+from balancer.sampling.core import SamplerCore, batches_of_block
 from balancer.sampling.observation import Observation
 from balancer.sampling.row_sampler import kept_share
-from balancer.sampling.weights import SamplingWeights
+from balancer.sampling.weights import SamplingWeights, class_weights
 
 LABELS = np.array(["ok"] * 940 + ["theft"] * 40 + ["fraud"] * 20)
 CLASSES = ["fraud", "ok", "theft"]
@@ -173,6 +181,17 @@ def _with(**changed: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
         (_with(rows=np.arange(501, 1001)), "from 0 to 999"),
         (_with(rows=-np.arange(500)), "from 0 to 999"),
         (_with(rows=np.arange(500.0)), "vector of indices"),
+        (_with(rows=np.ones(500, bool)), "vector of indices"),
+        (
+            lambda call: call | {"y_score": [row.tolist()[: 2 + i % 2] for i, row in enumerate(call["y_score"])]},
+            "rows have different lengths",
+        ),
+        (lambda call: call | {"y_score": torch.as_tensor(call["y_score"])[:, :1]}, "y_score must have one column for each of the 3"),
+        (lambda call: call | {"y_true": [[name] * (1 + i % 2) for i, name in enumerate(call["y_true"])]}, "a row with several classes"),
+        (
+            lambda call: call | {"y_true": np.eye(3)[np.zeros(90, int)]},
+            r"y_true must be one non-empty vector of classes, not of shape \(90, 3\)",
+        ),
         (_with(rows=np.empty(0, int), row_score=np.empty((0, 3))), "no scored rows"),
     ],
 )
@@ -324,3 +343,339 @@ def test_needs_numpy_alone() -> None:
 def test_an_object_that_is_no_policy_is_refused(policy: Any) -> None:
     with pytest.raises(InputError, match="an object with name and act"):
         SamplerCore([0, 0, 1], epochs=1, policy=policy)
+
+
+def _as_column(values: np.ndarray) -> np.ndarray:
+    return values[:, None]
+
+
+FORMS: list[Callable[[np.ndarray], Any]] = [
+    np.ndarray.tolist,
+    lambda values: torch.as_tensor(values, dtype=torch.float32).requires_grad_(),
+    lambda values: torch.as_tensor(values, dtype=torch.float64).exp().log(),
+    lambda values: [torch.as_tensor(value).requires_grad_() for value in values],
+    _as_column,
+    lambda values: torch.as_tensor(values)[:, None].bfloat16(),
+    lambda values: torch.as_tensor(values).half(),
+    lambda values: values.astype(np.float16),
+]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_scores_come_in_any_form(form: Callable[[np.ndarray], Any]) -> None:
+    rng = np.random.default_rng(0)
+    labels, truth = rng.permutation([0] * 90 + [1] * 10), np.array([0, 1] * 20)
+    score = np.round(rng.random(40) * 64) / 64  # exact in every precision
+    rows, row_score = np.arange(60), np.round(rng.random(60) * 64) / 64
+    one, two = (SamplerCore(labels, policy="rule", epochs=2) for _ in range(2))
+    one.update(truth, score, rows=rows, row_score=row_score)
+    two.update(torch.as_tensor(truth)[:, None], form(score), rows=torch.as_tensor(rows), row_score=form(row_score))
+    assert _plain(one.state_dict()) == _plain(two.state_dict())
+
+
+def test_scores_of_many_classes_come_as_tensors_or_lists() -> None:
+    call = _scored()
+    states = []
+    for form in (np.asarray, lambda v: torch.as_tensor(np.asarray(v)).requires_grad_(), lambda v: list(torch.as_tensor(np.asarray(v)))):
+        sampler = _sampler("rule")
+        sampler.update(**call | {"y_score": form(call["y_score"]), "row_score": form(call["row_score"])})
+        states.append(_plain(sampler.state_dict()))
+    assert states[0] == states[1] == states[2]
+
+
+@pytest.mark.parametrize("labels", [LABELS[:, None], [[name] for name in LABELS], LABELS.tolist()])
+def test_labels_come_as_a_column(labels: Any) -> None:
+    assert (_sampler(labels=labels).draw() == _sampler().draw()).all()
+
+
+def test_amounts_are_no_classes() -> None:
+    rng = np.random.default_rng(0)
+    with pytest.raises(InputError, match="hold 900 different values in 1000 rows, so they are no classes"):
+        SamplerCore(np.concatenate([np.arange(900), np.arange(100)]), epochs=1)
+    with pytest.raises(InputError, match="no classes"):
+        SamplerCore([f"card {i}" for i in range(300)], epochs=1)
+    for labels in (rng.permutation(np.arange(5_000) % 1_000), rng.permutation(np.arange(100_000) % 500) * 5):
+        with pytest.warns(UserWarning, match="each is taken as a class of its own; divide a quantity") as seen:
+            SamplerCore(labels, epochs=1)
+        assert len(seen) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        SamplerCore(np.arange(5_000) % 100, epochs=1)
+        SamplerCore(np.arange(60_000) % 1_000, epochs=1)  # codes of classes
+        SamplerCore([f"class {i % 1000}" for i in range(5_000)], epochs=1)
+
+
+def test_ages_of_any_times() -> None:
+    labelled = np.array([True, True, True, False])
+    expected = [1.0, 0.5, 0.0, 0.0]
+    days = np.array(["2020-01-01", "2020-01-03", "2020-01-05", "NaT"], dtype="datetime64[D]")
+    for times in (
+        np.array([1, 3, 5, 99]),
+        np.array([1, 3, 5, 99], dtype=np.uint8),
+        [1.0, 3.0, 5.0, np.nan],
+        days,
+        days.astype("datetime64[ns]"),
+        days - days[0],
+        [dt.date(2020, 1, 1), dt.datetime(2020, 1, 3), dt.datetime(2020, 1, 5), None],
+        torch.tensor([[1.0], [3.0], [5.0], [0.0]]),
+    ):
+        found = ages(times, labelled)
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, expected)
+    assert ages(np.full(4, 7), labelled).tolist() == [0.0] * 4
+    far = np.array(["0001-01-01", "5000-01-01", "9999-01-01", "9999-01-01"], dtype="datetime64[s]")  # beyond nanoseconds
+    np.testing.assert_allclose(ages(far, labelled), expected, atol=1e-3)
+
+
+def test_ages_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    times, labelled = rng.integers(0, 10**18, 50), rng.random(50) < 0.8
+    whole = ages(times, labelled)
+    monkeypatch.setattr("balancer.sampling.labels.CHUNK", 7)
+    np.testing.assert_array_equal(ages(times, labelled), whole)
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        ([1, 2, 3], "times must be 4 numbers"),
+        (["a"] * 4, "times must be 4 numbers"),
+        ([1.0, np.nan, 2.0, 3.0], "no time for row 1"),
+        (np.array(["2020-01-01"] * 3 + ["NaT"], dtype="datetime64[D]"), "no time for row 3"),
+        ([object()] * 4, "times must be numbers, dates or datetime64"),
+    ],
+)
+def test_refuses_times(times: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        SamplerCore([0, 0, 1, 1], epochs=1, times=times)
+
+
+def test_recent_rows_are_drawn_more_often() -> None:
+    labels, times = np.array([0, 1] * 500), np.arange(1_000)
+    sampler = SamplerCore(labels, policy="constant:share=.5,hardness=0,half_life=.1", epochs=2, times=times)
+    assert sampler.notes == []
+    drawn = sampler.draw(n=20_000)
+    assert (drawn >= 900).mean() == pytest.approx(0.5 / (1 - 2**-10), abs=0.02)
+    assert labels[drawn].mean() == pytest.approx(0.5, abs=0.02)
+    blind = SamplerCore(labels, policy="constant:share=.5,hardness=0,half_life=.1", epochs=2)
+    assert (blind.draw(n=20_000) >= 900).mean() == pytest.approx(0.1, abs=0.02)
+    assert ["half-life" in note and "times" in note for note in blind.notes] == [True]
+
+
+BLOCKED = {"policy": "constant:share=.3,hardness=1.5", "epochs": 3}
+
+
+@settings(max_examples=25, deadline=None)
+@given(block=st.integers(1, 60), draws=st.integers(3, 400), epoch=st.integers(0, 3), aged=st.booleans())
+def test_any_block_alone_is_its_part_of_the_epoch(block: int, draws: int, epoch: int, aged: bool) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "BLOCK", block)
+        times = np.arange(len(LABELS)) if aged else None
+        samplers = [_sampler(SamplingWeights(np.array([0.3, 0.4, 0.3]), 1.0, half_life=0.3), times=times) for _ in range(2)]
+        for sampler in samplers:
+            sampler.update(**_scored())
+        whole = samplers[0].draw(epoch, draws)
+        assert len(whole) == draws
+        for place in reversed(range(-(-draws // block))):  # in any order
+            part = samplers[1].draw_block(epoch, place, draws)
+            np.testing.assert_array_equal(part, whole[place * block : (place + 1) * block])
+        size = 1 + block % 7
+        batches = samplers[0].draw_batches(epoch, 1 + draws // size, size)
+        each = batches_of_block(size)
+        assert batches.shape == (1 + draws // size, size)
+        for place in reversed(range(-(-len(batches) // each))):
+            part = samplers[1].draw_batch_block(epoch, place, len(batches), size)
+            np.testing.assert_array_equal(part, batches[place * each : (place + 1) * each])
+
+
+def test_blocks_follow_the_shares_and_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BLOCK", 100)
+    sampler = _sampler("constant:share=.3,hardness=0")
+    rows = sampler.draw(n=30_000)
+    parts = rows.reshape(300, 100)
+    assert len({part.tobytes() for part in parts}) == 300
+    counts = np.array([(LABELS[rows] == c).sum() for c in CLASSES])
+    expected = sampler.weights.share * len(rows)
+    assert ((counts - expected) ** 2 / expected).sum() < 13.8
+
+
+def test_an_epoch_of_several_blocks_has_a_minority_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BLOCK", 8)
+    sampler = SamplerCore([0] * 999 + [1], policy="constant:share=prior,hardness=0", epochs=2, num_samples=40)
+    positives = [(sampler.draw() == 999).sum() for _ in range(400)]
+    assert min(positives) == 1
+    assert np.mean(positives) == pytest.approx(40 * kept_share(np.array([0.999, 0.001]), 40)[1], rel=0.02)
+
+
+def test_many_batches_do_not_take_the_memory_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = np.arange(60_000) % 1_000
+    sampler = SamplerCore(labels, policy="constant:share=.9,hardness=0", epochs=1)
+    asked: list[tuple[int, int]] = []
+    rows = module.QuotaPlan.rows
+    monkeypatch.setattr(module.QuotaPlan, "rows", lambda self, *part: (asked.append(part), rows(self, *part))[1])
+    assert sampler.draw_batch_block(0, 1_000, 500_000, 256).shape == (256, 256)
+    assert asked == [(256_000, 256_256)]  # of half a million
+
+
+def _core(**options: Any) -> SamplerCore:
+    return SamplerCore([0] * 970 + [1] * 30, **({"epochs": 4} | options))
+
+
+def _equal(weights: SamplingWeights, other: SamplingWeights) -> bool:
+    """Whether weights are the same; a policy sees the prior in single precision."""
+    return np.allclose(weights.share, other.share, rtol=1e-6) and weights.to_dict() | {"share": 0} == other.to_dict() | {"share": 0}
+
+
+def test_compensation_is_found_out_given_or_refused() -> None:
+    found, given, refused = _core(), _core(compensated=True), _core(compensated=False)
+    prior = np.array([0.97, 0.03])
+    assert _equal(found.weights, PLAIN.weights(prior)) and _equal(refused.weights, PLAIN.weights(prior))
+    assert _equal(given.weights, COMPENSATED.weights(prior))
+    assert [sampler.compensated for sampler in (found, given, refused)] == [False, True, False]
+    for sampler in (found, given, refused):
+        sampler.draw()
+        assert sampler.class_weight.shape == (2,)  # a loop that uses it
+        sampler.update([0, 1], [0.1, 0.9])
+    assert _equal(found.weights, COMPENSATED.weights(prior)) and _equal(given.weights, COMPENSATED.weights(prior))
+    assert _equal(refused.weights, PLAIN.weights(prior))
+    assert [sampler.compensated for sampler in (found, given, refused)] == [True, True, False]
+    assert found.notes == given.notes == []
+    assert ["compensated=False was given" in note for note in refused.notes] == [True]
+    with pytest.raises(InputError, match="compensated must be"):
+        _core(compensated="yes")
+
+
+def test_compensation_that_is_asked_for_before_the_first_draw_has_an_effect_at_once() -> None:
+    early, late = _core(), _core()
+    early.use_compensation()
+    assert early.weights.to_dict() == _core(compensated=True).weights.to_dict()
+    late.draw()
+    late.use_compensation()
+    assert late.weights.to_dict() == _core().weights.to_dict()
+    assert late.compensated
+    resumed = _core()
+    resumed.load_state_dict(late.state_dict())
+    assert resumed.compensated
+    assert resumed.weights.to_dict() == late.weights.to_dict()
+    resumed.update([0, 1], [0.1, 0.9])
+    late.update([0, 1], [0.1, 0.9])
+    assert resumed.weights.to_dict() == late.weights.to_dict() != _core().weights.to_dict()
+
+
+def test_a_loop_without_the_loss_is_told_that_weights_have_no_effect() -> None:
+    sampler = _core(policy="constant:share=.2,class_importance=.5", compensated=False)
+    assert ["does not" in note for note in sampler.notes] == [True]
+    assert _core(policy="constant:share=.2,class_importance=.5").notes == []
+
+
+def test_class_weights_and_offsets_have_the_order_of_the_classes() -> None:
+    sampler = _sampler(SamplingWeights(np.array([0.3, 0.3, 0.4]), class_importance=0.5))
+    prior = np.array([0.02, 0.94, 0.04])
+    np.testing.assert_allclose(sampler.prior, prior)
+    np.testing.assert_allclose(sampler.class_weight, class_weights(np.array([0.3, 0.3, 0.4]), 0.5, prior))
+    np.testing.assert_allclose(np.exp(sampler.logit_offset), np.array([0.3, 0.3, 0.4]) * sampler.class_weight)
+    rows = np.array([0, 945, 990])  # ok, theft, fraud
+    np.testing.assert_allclose(sampler.sample_weight(rows), sampler.class_weight[[1, 2, 0]])
+    np.testing.assert_allclose(sampler.sample_weight(torch.as_tensor(rows)[:, None]), sampler.sample_weight(rows.tolist()))
+    with pytest.raises(InputError, match="from 0 to 999"):
+        sampler.sample_weight([1_000])
+
+
+@pytest.mark.parametrize("batch_size", [0, 4, 16])
+def test_loss_weights_have_mean_one_over_what_is_really_drawn(batch_size: int) -> None:
+    """Few draws, or batches with a row of every class, change the shares, and the weights follow them."""
+    labels = np.where(np.arange(1000) % 11 == 3, None, LABELS)  # type: ignore[call-overload]
+    policy = SamplingWeights(np.array([0.01, 0.97, 0.02]), 1.0, 0.1, 0.5, 0.5)
+    sampler = _sampler(policy, labels=labels, num_samples=48)
+    sampler.use_draws(48, batch_size)
+    sampler.update(**_scored() | {"rows": np.flatnonzero(labels == "ok")[:500]})
+    drawn = [sampler.draw_batches(i, 48 // batch_size, batch_size).ravel() if batch_size else sampler.draw(epoch=i) for i in range(2_000)]
+    rows = np.concatenate(drawn)
+    weight = sampler.sample_weight(rows)
+    assert weight.mean() == pytest.approx(1, rel=0.02)
+    share = np.array([(labels[rows] == c).mean() for c in CLASSES])
+    mass = np.array([weight[labels[rows] == c].sum() for c in CLASSES]) / len(rows)
+    np.testing.assert_allclose(np.exp(sampler.logit_offset), mass, rtol=0.1)
+    np.testing.assert_allclose((share * sampler.class_weight).sum(), 1, rtol=0.02)
+    assert not sampler.sample_weight(np.flatnonzero(labels == None)).any()  # noqa: E711 - compares each label
+    assert (share[0] > 0.05) == (batch_size > 0)
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(odds / odds.sum(axis=1, keepdims=True))
+
+
+@given(st.integers(0, 99), st.sampled_from(["natural", "balanced", "own"]))
+def test_probabilities_are_a_softmax_with_the_prior(seed: int, kind: str) -> None:
+    rng = np.random.default_rng(seed)
+    sampler, logits = _sampler(), rng.normal(size=(5, 3)) * 10
+    prior = {"natural": sampler.prior, "balanced": np.full(3, 1 / 3), "own": rng.dirichlet(np.ones(3)) + 1e-3}[kind]
+    found = sampler.probabilities(logits, kind if kind != "own" else 7 * prior)
+    np.testing.assert_allclose(found, _softmax(logits + np.log(prior / prior.sum())), rtol=1e-9, atol=1e-12)
+    assert found.sum(axis=1) == pytest.approx(np.ones(5))
+
+
+def test_one_logit_is_the_log_odds_of_the_second_class() -> None:
+    sampler = _core()
+    logits = np.array([-1.0, 0.0, 2.0])
+    by_hand = 1 / (1 + 0.97 / 0.03 * np.exp(-logits))
+    for form in (logits, logits[:, None], np.stack([np.zeros(3), logits], axis=1), logits.tolist(), torch.tensor(logits).requires_grad_()):
+        np.testing.assert_allclose(sampler.probabilities(form)[:, 1], by_hand)
+    np.testing.assert_allclose(sampler.probabilities(logits, "balanced")[:, 1], 1 / (1 + np.exp(-logits)))
+    np.testing.assert_allclose(sampler.probabilities([1000.0, -1000.0])[:, 1], [1, 0], atol=1e-12)
+    assert sampler.probabilities(logits, [1.0, 0.0])[:, 1].max() < 1e-9  # a stream without the class
+
+
+@pytest.mark.parametrize(
+    ("logits", "prior", "message"),
+    [
+        (np.zeros((2, 3)), "natural", r"logits must have the shape \(n, 2\), not \(2, 3\)"),
+        (np.zeros((2, 2, 2)), "natural", "logits must have the shape"),
+        (["a"], "natural", "logits must be numbers"),
+        ([[1, 2], [3]], "natural", "different lengths"),
+        (np.zeros(2), "flat", "natural, balanced or 2 numbers, not 'flat'"),
+        (np.zeros(2), [0.2, 0.3, 0.5], "prior must be 2 numbers"),
+        (np.zeros(2), [-0.1, 1.1], "prior must be 2 numbers"),
+        (np.zeros(2), [0.0, 0.0], "prior must be 2 numbers"),
+        (np.zeros(2), [np.nan, 1.0], "prior must be 2 numbers"),
+    ],
+)
+def test_refuses_logits_and_priors(logits: Any, prior: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        _core().probabilities(logits, prior)
+
+
+def test_the_best_epoch_and_when_to_stop() -> None:
+    sampler = _core(epochs=20, patience=2)
+    truth, good, bad = [0, 0, 1, 1], [0.1, 0.2, 0.8, 0.9], [0.1, 0.9, 0.8, 0.2]
+    assert (sampler.best_epoch, sampler.improved, sampler.finished) == (None, False, False)
+    seen = []
+    for score in (bad, good, bad, good):
+        sampler.update(truth, score)
+        seen.append((sampler.best_epoch, sampler.improved, sampler.finished))
+    assert seen == [(0, True, False), (1, True, False), (1, False, False), (1, False, True)]
+    other = _core(epochs=20, patience=2)
+    other.load_state_dict(json.loads(_plain(sampler.state_dict())))
+    assert (other.best_epoch, other.finished) == (1, True)
+    old = {name: value for name, value in sampler.state_dict().items() if name not in ("stopping", "compensated")}
+    other.load_state_dict(old)  # a state of version 0.1
+    assert (other.best_epoch, other.finished, other.compensated) == (None, False, False)
+    with pytest.raises(InputError, match="patience must be"):
+        _core(patience=0)
+
+
+@pytest.mark.parametrize("broken", [{"stopping": {"figures": ["x"]}}, {"stopping": {}}, {"compensated": "yes"}])
+def test_a_state_with_a_broken_part_changes_nothing(broken: dict[str, Any]) -> None:
+    one, two = _core(seed=3), _core()
+    one.update([0, 1], [0.1, 0.9], rows=[0, 1], row_score=[0.5, 0.5])
+    before = _plain(two.state_dict())
+    with pytest.raises(InputError, match="corrupt"):
+        two.load_state_dict(one.state_dict() | broken)
+    assert _plain(two.state_dict()) == before
+
+
+def test_a_sampler_shows_what_has_an_effect() -> None:
+    assert "importance" not in repr(_core(policy="constant:share=.2"))
+    text = repr(_core(policy="constant:share=.2,class_importance=.5,hardness_importance=.25,half_life=.5"))
+    assert "class_importance=0.5, hardness_importance=0.25, half_life=0.5" in text
