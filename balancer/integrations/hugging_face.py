@@ -1,10 +1,19 @@
 """Hugging Face: a ``Trainer`` whose training rows are drawn by an
 :class:`~balancer.sampling.torch_sampler.AdaptiveSampler`.
 
-    sampler = AdaptiveSampler(train["label"], epochs=3)
+    sampler = AdaptiveSampler(train["label"], epochs=3, compensated=True)
     arguments = TrainingArguments(..., eval_strategy="epoch")
     trainer = AdaptiveTrainer(model, arguments, train_dataset=train, eval_dataset=valid, sampler=sampler)
     trainer.train()
+    p = sampler.probabilities(trainer.predict(later).predictions)
+
+**Loss.** With ``compensated=True`` the trainer computes the sampler's loss from logits and labels
+(:func:`compute_loss_func`): rows that are drawn more often count less, and the model's logits don't depend on
+what was drawn. Without it, the model's own loss is used, and the sampler draws as usual over-sampling does.
+
+**Best epoch.** Evaluations report ``eval_sampling_average_precision``, so ``load_best_model_at_end=True``,
+``metric_for_best_model="sampling_average_precision"`` and a ``save_strategy`` like the ``eval_strategy``
+restore the best model. ``stop_when_finished=True`` stops as ``sampler.finished`` says.
 
 An evaluation predicts every validation row anyway. The sampler is updated from these predictions, so nothing
 is computed twice; only a random sample of training rows is predicted in addition. With
@@ -18,7 +27,7 @@ process its batches. So the sampler must draw for all ranks: ``AdaptiveSampler(.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,10 +37,12 @@ from balancer.dependencies import explained_imports
 from balancer.deprecation import UNSET, renamed_argument
 from balancer.errors import InputError
 from balancer.integrations.callback_base import POOL, check_pool, logits_to_scores, pool_rows, read_state, sampling_metrics, save_state
+from balancer.sampling.core_view import CoreView
 from balancer.sampling.seeding import integer_seed
 from balancer.sampling.torch_sampler import AdaptiveSampler
 
 with explained_imports("AdaptiveTrainer", "balancer[transformers]"):
+    import torch
     from torch.utils.data import Subset
     from transformers import Trainer, TrainerCallback
 if TYPE_CHECKING:
@@ -60,12 +71,63 @@ def output_scores(output: EvalLoopOutput) -> tuple[Any, Any]:
     return label.reshape(len(label)).astype(np.int64) if label.shape[1:] in ((), (1,)) else label, logits_to_scores(logits)
 
 
+def compute_loss_func(sampler: CoreView, *, label_smoothing: float = 0.0) -> Callable[..., torch.Tensor]:
+    """The ``compute_loss_func`` of ``Trainer`` for rows that ``sampler`` draws.
+
+    In training it is ``sampler.loss``. With the number of items that ``Trainer`` counts for all the batches
+    of a step, it is their sum divided by that number, so that accumulated gradients are those of one large
+    batch; without it, the mean. In evaluation it is ``sampler.validation_loss``: the cross-entropy of
+    ``sampler.probabilities`` on the rows as they come.
+
+    ``Trainer`` does not give labels to a model then; a model must accept to be called without them.
+
+    Args:
+        sampler: Sampler of the training rows, or a stream.
+        label_smoothing: As for ``sampler.loss``.
+
+    Returns:
+        Function ``(outputs, labels, num_items_in_batch=None) -> loss``. Logits are ``outputs["logits"]``,
+        ``outputs.logits`` or the first output, (B, K) or one column for two classes.
+    """
+
+    def compute_loss(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        if labels is None:
+            raise InputError("the batch has no labels, which the sampler's loss needs; name them in label_names of TrainingArguments")
+        logits, reduction = _logits(outputs), "mean" if num_items_in_batch is None else "sum"
+        if torch.is_grad_enabled():
+            loss = sampler.loss(logits, labels, reduction=reduction, label_smoothing=label_smoothing)
+        else:
+            loss = sampler.validation_loss(logits, labels, reduction=reduction)
+        if num_items_in_batch is None:
+            return loss
+        # Trainer counts the elements of the labels: K a row where these are probabilities.
+        items = torch.as_tensor(num_items_in_batch, device=loss.device) / max(labels.numel() // max(len(labels), 1), 1)
+        scaled: torch.Tensor = loss / items.clamp_min(1.0)
+        return scaled
+
+    return compute_loss
+
+
+def _logits(outputs: Any) -> torch.Tensor:
+    """Logits of a model's output."""
+    if isinstance(outputs, Mapping):
+        logits = outputs.get("logits")
+    else:
+        logits = getattr(outputs, "logits", outputs)
+        logits = logits[0] if isinstance(logits, (tuple, list)) else logits
+    if not isinstance(logits, torch.Tensor):
+        raise InputError("the model's output holds no logits, which the sampler's loss needs; give Trainer a compute_loss_func of your own")
+    return logits
+
+
 class AdaptiveTrainerMixin:
     """Add adaptive sampling to ``Trainer`` or a subclass of it, as the first base class;
     :class:`AdaptiveTrainer` is the plain pair.
 
     Args:
-        sampler: An ``AdaptiveSampler`` made from the labels of ``train_dataset``. It serves one training.
+        sampler: An ``AdaptiveSampler`` made from the labels of ``train_dataset``. It serves one training. If
+            it was made with ``compensated=True``, and neither ``compute_loss_func`` is given nor
+            ``compute_loss`` overridden, its loss is used (:func:`compute_loss_func`).
         score: Function from an evaluation's output to ``(y_true, y_score)``: labels (n,) and probabilities
             (n, K) in the order of ``sampler.classes_``. None: the sigmoid or softmax of the logits
             (:func:`output_scores`).
@@ -73,6 +135,8 @@ class AdaptiveTrainerMixin:
             no effect.
         metric_key_prefix: Prefix of the evaluation that updates the sampler: ``eval``, or ``eval_<name>`` if
             ``eval_dataset`` is a dict.
+        stop_when_finished: Whether to stop when ``sampler.finished``: after ``patience`` epochs without a
+            better average precision, or after ``epochs`` of the sampler. By default ``Trainer`` decides.
         steer_by: Deprecated name of ``metric_key_prefix``.
 
     Raises:
@@ -88,6 +152,7 @@ class AdaptiveTrainerMixin:
         score: Score | None = None,
         pool: int = POOL,
         metric_key_prefix: str = "eval",
+        stop_when_finished: bool = False,
         steer_by: str = UNSET,
         **kwargs: Any,
     ) -> None:
@@ -100,6 +165,7 @@ class AdaptiveTrainerMixin:
             )
         self.adaptive_sampler = sampler
         self._score, self._pool, self._prefix = score or output_scores, check_pool(pool), metric_key_prefix
+        self._stop = stop_when_finished
         self._pending: tuple[Any, Any] | None = None  # scores of the last evaluation, until the sampler is updated
         self._updated = 0  # the last epoch that ended with an update
         super().__init__(*args, **kwargs)
@@ -115,6 +181,8 @@ class AdaptiveTrainerMixin:
             raise InputError(
                 f"metric_key_prefix is {metric_key_prefix!r}, which is no evaluation of this trainer; choose one of {', '.join(names)}"
             )
+        if sampler.compensated and trainer.compute_loss_func is None and type(trainer).compute_loss is Trainer.compute_loss:
+            trainer.compute_loss_func = compute_loss_func(sampler)
         trainer.add_callback(AdaptiveCallback(self))
 
     def __repr__(self) -> str:
@@ -144,9 +212,11 @@ class AdaptiveTrainerMixin:
         )
         if updates:
             self._pending = self._score(output)
+            figures = self.adaptive_sampler.measure(*self._pending)
             if self._epoch > 0 and abs(self._epoch - round(self._epoch)) < _WHOLE:
                 self._update()
-            metrics = sampling_metrics(self.adaptive_sampler.classes_, self.adaptive_sampler.weights, f"{metric_key_prefix}_sampling_")
+            prefix, sampler = f"{metric_key_prefix}_sampling_", self.adaptive_sampler
+            metrics = sampling_metrics(sampler.classes_, sampler.weights, prefix, figures)
             output.metrics.update(metrics)  # type: ignore[union-attr]  # None only in the type
         return output
 
@@ -232,6 +302,15 @@ class AdaptiveCallback(TrainerCallback):
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Update the sampler from the last evaluation."""
         self._trainer._update()
+        self._stop(control)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Stop if the evaluation at the end of an epoch has finished the sampler."""
+        self._stop(control)
+
+    def _stop(self, control: Any) -> None:
+        if self._trainer._stop and self._trainer.adaptive_sampler.finished:
+            control.should_training_stop = True
 
 
 class AdaptiveTrainer(AdaptiveTrainerMixin, Trainer):

@@ -118,6 +118,15 @@ class CoreView:
         """Note that the loss counts drawn rows by their weights; as :meth:`.SamplerCore.use_compensation`."""
         self._core.use_compensation()
 
+    def measure(self, y_true: ArrayLike, y_score: ArrayLike) -> dict[str, float]:
+        """Figures of held-out rows as in :attr:`metrics`, but without an update.
+
+        Args:
+            y_true: As for :meth:`update`.
+            y_score: As for :meth:`update`.
+        """
+        return self._core.measure(y_true, y_score)
+
     def loss(
         self,
         logits: torch.Tensor,
