@@ -114,12 +114,13 @@ def pooled_score(class_scores: ArrayLike) -> Floats:
     return np.minimum(pooled, 1.0)
 
 
-def fit_calibration(score: ArrayLike, label: ArrayLike) -> Calibration:
+def fit_calibration(score: ArrayLike, label: ArrayLike, weight: ArrayLike | None = None) -> Calibration:
     """Choose and fit a calibration on validation rows.
 
     Args:
         score: (n,) raw fraud score in [0, 1].
         label: (n,) class index; 0 is legitimate, -1 is unlabelled (these rows are left out).
+        weight: (n,) how much each row counts, above 0; None: 1 each.
 
     Raises:
         InputError: If a score is outside [0, 1], or the labelled rows are all legitimate or all frauds.
@@ -136,6 +137,8 @@ def fit_calibration(score: ArrayLike, label: ArrayLike) -> Calibration:
     if fraud.sum() < MIN_POSITIVES:
         return IDENTITY
     u, v = _features(scores)
+    counts = np.ones(len(scores)) if weight is None else np.asarray(weight, dtype=np.float64)[labels >= 0]
+    counts = counts / counts.mean()
     # Folds are stratified by class. Rows of one episode may be in several folds, which matters little with
     # three parameters.
     fold = np.empty(len(fraud), dtype=np.int64)
@@ -146,14 +149,15 @@ def fit_calibration(score: ArrayLike, label: ArrayLike) -> Calibration:
     for held_out in range(FOLDS):
         inside, outside = fold != held_out, fold == held_out
         for index, method in enumerate(candidates):
-            fitted = _fit(method, u[inside], v[inside], fraud[inside])
-            loss[index, outside] = _log_loss(fitted.a * u[outside] + fitted.b * v[outside] + fitted.c, fraud[outside])
+            fitted = _fit(method, u[inside], v[inside], fraud[inside], counts[inside])
+            each = _log_loss(fitted.a * u[outside] + fitted.b * v[outside] + fitted.c, fraud[outside])
+            loss[index, outside] = counts[outside] * each
     best = int(loss.mean(axis=1).argmin())
     for index, method in enumerate(candidates):
         worse = loss[index] - loss[best]
         if worse.mean() <= worse.std() / np.sqrt(len(worse)):
-            return _fit(method, u, v, fraud)
-    return _fit(candidates[best], u, v, fraud)
+            return _fit(method, u, v, fraud, counts)
+    return _fit(candidates[best], u, v, fraud, counts)
 
 
 def _features(score: Floats) -> tuple[Floats, Floats]:
@@ -180,18 +184,18 @@ def _log_loss(logit: Floats, fraud: NDArray[np.bool_]) -> Floats:
     return np.logaddexp(0.0, np.where(fraud, -logit, logit))
 
 
-def _fit(method: Method, u: Floats, v: Floats, fraud: NDArray[np.bool_]) -> Calibration:
+def _fit(method: Method, u: Floats, v: Floats, fraud: NDArray[np.bool_], counts: Floats) -> Calibration:
     """Fit one candidate by Newton's method with bounded slopes."""
     if method == "identity":
         return IDENTITY
     if method == "platt":
-        slope, intercept = _bounded_newton(np.column_stack([u + v, np.ones_like(u)]), fraud, {})
+        slope, intercept = _bounded_newton(np.column_stack([u + v, np.ones_like(u)]), fraud, counts, {})
         return Calibration("platt", slope, slope, intercept)
-    a, b, c = _bounded_newton(np.column_stack([u, v, np.ones_like(u)]), fraud, {})
+    a, b, c = _bounded_newton(np.column_stack([u, v, np.ones_like(u)]), fraud, counts, {})
     return Calibration("beta", a, b, c)
 
 
-def _bounded_newton(features: Floats, fraud: NDArray[np.bool_], fixed: dict[int, float]) -> list[float]:
+def _bounded_newton(features: Floats, fraud: NDArray[np.bool_], counts: Floats, fixed: dict[int, float]) -> list[float]:
     """Fit a logistic regression with slopes between `MIN_SLOPE` and `MAX_SLOPE`.
 
     A quadratic penalty with the weight of one row pulls the slopes towards 1. The loss is convex, so a slope
@@ -200,6 +204,7 @@ def _bounded_newton(features: Floats, fraud: NDArray[np.bool_], fixed: dict[int,
     Args:
         features: (n, p) inputs; the last column is the intercept.
         fraud: (n,) whether a row is a fraud.
+        counts: (n,) how much each row counts, with mean 1.
         fixed: Slopes that are fixed, by column.
     """
     free = [column for column in range(features.shape[1]) if column not in fixed]
@@ -212,13 +217,13 @@ def _bounded_newton(features: Floats, fraud: NDArray[np.bool_], fixed: dict[int,
     inputs = features[:, free]
 
     def objective(trial: Floats) -> float:
-        return float(_log_loss(features @ trial, fraud).sum() + 0.5 * (penalty * (trial[free] - 1) ** 2).sum())
+        return float((counts * _log_loss(features @ trial, fraud)).sum() + 0.5 * (penalty * (trial[free] - 1) ** 2).sum())
 
     loss = objective(weight)
     for _ in range(50):
         probability = _sigmoid(features @ weight)
-        gradient = inputs.T @ (probability - target) + penalty * (weight[free] - 1)
-        curvature = (inputs * (probability * (1 - probability))[:, None]).T @ inputs + np.diag(penalty + 1e-9)
+        gradient = inputs.T @ (counts * (probability - target)) + penalty * (weight[free] - 1)
+        curvature = (inputs * (counts * probability * (1 - probability))[:, None]).T @ inputs + np.diag(penalty + 1e-9)
         step = np.linalg.solve(curvature, gradient)
         # Halve the step until the loss decreases: with the large intercept that over-sampling causes, a full
         # step overshoots.
@@ -236,5 +241,5 @@ def _bounded_newton(features: Floats, fraud: NDArray[np.bool_], fixed: dict[int,
     for column in free[:-1]:
         bounded = float(np.clip(weight[column], MIN_SLOPE, MAX_SLOPE))
         if bounded != weight[column]:
-            return _bounded_newton(features, fraud, fixed | {column: bounded})
+            return _bounded_newton(features, fraud, counts, fixed | {column: bounded})
     return [float(value) for value in weight]

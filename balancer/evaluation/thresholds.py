@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from balancer.errors import InputError
 
 
-def tune_threshold(score: ArrayLike, label: ArrayLike) -> float:
+def tune_threshold(score: ArrayLike, label: ArrayLike, weight: ArrayLike | None = None) -> float:
     """Find the threshold with the best F1 for `score >= threshold`.
 
     Of several thresholds with the same F1 the highest is chosen, which raises the fewest alarms.
@@ -21,6 +21,7 @@ def tune_threshold(score: ArrayLike, label: ArrayLike) -> float:
     Args:
         score: (n,) probability of fraud.
         label: (n,) class index; 0 is legitimate, -1 is unlabelled (these rows are left out).
+        weight: (n,) how much each row counts; None: 1 each.
 
     Raises:
         InputError: If no row is a fraud.
@@ -34,7 +35,8 @@ def tune_threshold(score: ArrayLike, label: ArrayLike) -> float:
         )
     from sklearn.metrics import precision_recall_curve  # slow to import, and the service does not need it
 
-    precision, recall, thresholds = precision_recall_curve(fraud, scores)
+    weights = None if weight is None else np.asarray(weight, dtype=np.float64)[labels >= 0]
+    precision, recall, thresholds = precision_recall_curve(fraud, scores, sample_weight=weights)
     precision, recall = precision[:-1], recall[:-1]  # the last point is no alarm at all and has no threshold
     # Rounded, so that equal values of F1 compare as equal whatever the order of the arithmetic.
     f1 = np.round(2 * precision * recall / np.maximum(precision + recall, np.finfo(np.float64).tiny), 12)

@@ -505,6 +505,44 @@ class SamplerCore:
         weights *= self._labels.counts.sum()
         return weights
 
+    def effective_weights(self) -> Floats:
+        """(N,) mass of each row in the next epoch, relative to the mean over the labelled rows.
+
+        The mass is the expected draws of a row (:meth:`row_weights`) times its loss weight
+        (:meth:`sample_weight`); its mean is 1, and unlabelled rows have 0. An estimator that is fitted on all
+        rows with these weights is trained with what a network is trained with that draws its rows. The class
+        shares of its stream are ``exp(logit_offset)``; :meth:`init_score` takes them out of its raw scores.
+
+        >>> sampler = SamplerCore([0] * 98 + [1] * 2, epochs=1)
+        >>> sampler.effective_weights()[[0, -1]].round(2).tolist()
+        [0.97, 2.56]
+        """
+        self.use_compensation()
+        weights = self._drawn_weights()
+        mass = self._rows.probabilities(weights, self._epoch_draws)
+        mass *= self._rows.loss_weights(np.arange(self.num_rows), weights, self._epoch_draws)
+        mass *= self._labels.counts.sum()
+        return mass
+
+    def init_score(self, num_rows: int | None = None) -> Floats:
+        """Raw scores that boosted trees start from: ``init_score`` of LightGBM, ``base_margin`` of XGBoost.
+
+        Trees that are trained with :meth:`effective_weights` from these scores have, without them, the raw
+        scores of a stream with equally frequent classes; :meth:`probabilities` takes them. (XGBoost adds its
+        ``base_score`` in scoring: set it to .5, which is a raw score of 0.)
+
+        Args:
+            num_rows: Number of rows; None: all training rows.
+
+        Returns:
+            Two classes: (n,), the log-odds of ``classes_[1]``, the same for each row. More: (n, K).
+
+        >>> SamplerCore([0] * 98 + [1] * 2, epochs=1).init_score(1).round(2).tolist()
+        [-2.92]
+        """
+        offset, rows = self.logit_offset, self.num_rows if num_rows is None else whole_number(num_rows, "num_rows", 0)
+        return np.full(rows, offset[1] - offset[0]) if len(offset) == 2 else np.tile(offset, (rows, 1))
+
     def update(
         self,
         y_true: ArrayLike | Sequence[str],
@@ -512,6 +550,7 @@ class SamplerCore:
         *,
         rows: ArrayLike | None = None,
         row_score: ArrayLike | None = None,
+        y_weight: ArrayLike | None = None,
     ) -> SamplingWeights:
         """Report the model's scores; call it once, after each epoch.
 
@@ -523,6 +562,7 @@ class SamplerCore:
             rows: (m,) indices of some of the training rows; rows without a label are ignored.
             row_score: Scores of these rows, in the same form as ``y_score``. Hardness has an effect only with
                 them.
+            y_weight: (n,) how much each held-out row counts in the figures; None: 1 each.
 
         Returns:
             The weights of the next epoch, shares in the order of :attr:`classes_`.
@@ -534,7 +574,7 @@ class SamplerCore:
         """
         if (rows is None) != (row_score is None):
             raise InputError("give rows and row_score together, or neither")
-        held_out = self._held_out(y_true, y_score)
+        held_out = self._held_out(y_true, y_score, y_weight)
         train, chosen = held_out, None
         if rows is not None:
             chosen = self._chosen(rows)
@@ -556,20 +596,27 @@ class SamplerCore:
             self._rows.refresh(chosen, train.score)
         return self.weights
 
-    def measure(self, y_true: ArrayLike | Sequence[str], y_score: ArrayLike) -> dict[str, float]:
+    def measure(self, y_true: ArrayLike | Sequence[str], y_score: ArrayLike, y_weight: ArrayLike | None = None) -> dict[str, float]:
         """Figures of held-out rows as in :attr:`metrics`, but without an update.
 
         Args:
             y_true: As for :meth:`update`.
             y_score: As for :meth:`update`.
+            y_weight: As for :meth:`update`.
         """
-        held_out = self._held_out(y_true, y_score)
-        figures = macro_metrics(held_out.label, held_out.score[None], np.ones(len(held_out.label)))
+        held_out = self._held_out(y_true, y_score, y_weight)
+        figures = macro_metrics(held_out.label, held_out.score[None], np.asarray(held_out.weight))
         return {"f1": float(figures.f1[0]), "average_precision": float(figures.average_precision[0])}
 
-    def _held_out(self, y_true: ArrayLike | Sequence[str], y_score: ArrayLike) -> ScoredRows:
-        """Checked labels and scores of held-out rows."""
-        held_out = self._scored(self._labels.encode(y_true, "y_true"), y_score, "y_true", "y_score")
+    def _held_out(self, y_true: ArrayLike | Sequence[str], y_score: ArrayLike, y_weight: ArrayLike | None = None) -> ScoredRows:
+        """Checked labels, scores and weights of held-out rows."""
+        codes = self._labels.encode(y_true, "y_true")
+        held_out = self._scored(codes, y_score, "y_true", "y_score")
+        if y_weight is not None:
+            weight = numbers(y_weight, "y_weight")
+            if weight.shape != codes.shape or not np.isfinite(weight).all() or not weight.min() >= 0 or not weight.max() > 0:
+                raise InputError(f"y_weight must be {len(codes)} finite numbers of 0 or more, one for each of y_true, not all 0")
+            held_out = dataclasses.replace(held_out, weight=weight[codes >= 0])
         counts = np.bincount(held_out.label, minlength=len(self._labels.counts))
         if not counts[0] or not counts[1:].any():
             common = self._labels.classes[self._labels.order[0]]
