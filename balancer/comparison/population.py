@@ -155,7 +155,11 @@ class _Stack:
         self.hardness, self.minority_share = last.hardness, 1.0 - last.share[:, 0]
         if trainer.keep_best:
             self.stack.restore_kept()
-        score = self.stack.score(problem.x_val)
+        # A model that was trained with an offset has the logits of a balanced stream: add the log prior.
+        natural = np.array([treatment.loss in ("sampler", "logit_adjustment") for treatment in chosen])
+        self._stream_prior = np.where(natural[:, None], class_prior(trainer.counts), 1.0)
+        score = self.stack.score(problem.x_val) * self._stream_prior[:, None]
+        score /= score.sum(axis=2, keepdims=True)
         pooled = pooled_score(score.reshape(-1, problem.num_classes)).reshape(len(chosen), -1)
         self.reward = ranking_metrics(problem.y_val > 0, pooled, problem.val_weight).average_precision
 
@@ -170,7 +174,8 @@ class _Stack:
     def _score(self, x: np.ndarray, chosen: list[int]) -> np.ndarray:
         """(chosen, n, K)."""
         pieces = [self.stack.score(x[first : first + SCORE_ROWS])[chosen] for first in range(0, len(x), SCORE_ROWS)]
-        return np.concatenate(pieces, axis=1)
+        score = np.concatenate(pieces, axis=1) * self._stream_prior[chosen][:, None]
+        return score / score.sum(axis=2, keepdims=True)
 
 
 def class_counts(problem: PopulationProblem) -> Floats:

@@ -29,7 +29,7 @@ from balancer.envs.student_losses import Losses, StudentLoss
 from balancer.envs.student_nets import NETS, Net
 from balancer.errors import InputError
 from balancer.models.schedule import learning_rate_factor
-from balancer.sampling.row_sampler import NEWTON_STEPS, largest_probability, scored_part
+from balancer.sampling.row_sampler import NEWTON_STEPS, is_chosen, largest_probability, scored_part
 from balancer.sampling.seeding import generator
 from balancer.sampling.weights import ERROR_OFFSET, Floats, WeightArrays, class_prior
 
@@ -318,7 +318,9 @@ class PopulationStack:
                 if not self._counts[c] or not (aged or (len(known) and own.hardness.max() > 0)):
                     continue
                 chosen = drawn == c
-                draws = _Draws(self._error[part], int(self._starts[c]), int(self._counts[c]), known, chosen.sum(dim=1).cpu().numpy(), own)
+                draws = _Draws(
+                    self._error[part], c, self._starts, self._counts, known, chosen.sum(dim=1).cpu().numpy(), own, self._prior[c]
+                )
                 if aged:
                     assert self._age is not None
                     probability = draws.probabilities(self._age)
@@ -328,7 +330,7 @@ class PopulationStack:
                 else:
                     level = self._column(own.floor)
                     rescaled = (u[2] - level) / (1.0 - level).clamp_min(1e-12)
-                    found = torch.where((rescaled >= 0) & (self._column(own.hardness) > 0), draws.places(u[1], rescaled), place)
+                    found = torch.where((rescaled >= 0) & draws.hard, draws.places(u[1], rescaled), place)
                 place = torch.where(chosen, found, place)
                 if row_weight is not None and not draws.even:
                     exponent = self._column(importance[part])
@@ -343,21 +345,36 @@ class _Draws:
 
     Args:
         error: (G, N) errors, class by class.
-        start: First column of the class.
-        count: Rows of the class.
+        number: The class.
+        starts: (K,) first column of each class.
+        counts: (K,) rows of each class.
         scored: (s,) places of the scored rows within the class, ascending.
         draws: (G,) draws of the class in the epoch.
         weights: Weights of the students.
+        prior: Prior of the class.
     """
 
-    def __init__(self, error: Tensor, start: int, count: int, scored: Tensor, draws: NDArray[np.int64], weights: WeightArrays) -> None:
+    def __init__(
+        self,
+        error: Tensor,
+        number: int,
+        starts: NDArray[np.int64],
+        counts: NDArray[np.int64],
+        scored: Tensor,
+        draws: NDArray[np.int64],
+        weights: WeightArrays,
+        prior: float,
+    ) -> None:
         device = error.device
+        start, count = int(starts[number]), int(counts[number])
         self._start, self._count, self._scored, self._weights = start, count, scored, weights
         self._shares = scored_part(len(scored), count, draws)
         most = largest_probability(len(scored), self._shares * draws)
-        hard = weights.hardness > 0
+        hard = (weights.hardness > 0) & is_chosen(weights.share[:, number], prior)
         self.even = not (len(scored) and (hard & (most * len(scored) > 1.0 + 1e-9)).any())
         """Whether no row is preferred for its error."""
+        self.hard = torch.as_tensor(hard, device=device)[:, None]
+        """(G, 1) of which students rows are preferred for their errors."""
         if self.even:
             return
         weight = error.index_select(1, start + scored).add_(ERROR_OFFSET).pow_(_column(weights.hardness, device)).double()
@@ -406,13 +423,12 @@ class _Draws:
         students = len(self._weights.hardness)
         mixed = torch.full((students, self._count), 1.0 / self._count, dtype=torch.float64, device=device)
         if not self.even:
-            hard = torch.as_tensor(self._weights.hardness > 0, device=device)[:, None]
             shares = torch.as_tensor(self._shares, device=device)[:, None]
             unscored = self._count - len(self._scored)
             part = mixed * floor + (1.0 - floor) * (1.0 - shares) / max(unscored, 1)
             by_error = floor / self._count + (1.0 - floor) * shares * self._weight / self._weight.sum(dim=1, keepdim=True)
             part[:, self._scored] = by_error
-            mixed = torch.where(hard, part, mixed)
+            mixed = torch.where(self.hard, part, mixed)
         if age is not None:
             mixed = mixed * self._recent(age)
             mixed = mixed / mixed.sum(dim=1, keepdim=True)

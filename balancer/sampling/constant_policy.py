@@ -138,7 +138,7 @@ class ConstantPolicy:
         return None
 
 
-COMPENSATED = ConstantPolicy(PriorPower(0.5), 0.5, START_FLOOR, "compensated constant", 0.5, 0.5, bounded=False)
+COMPENSATED = ConstantPolicy(PriorPower(1.0 / 3.0), 1.0, START_FLOOR, "compensated constant", 0.5, bounded=False)
 """The constant for any table where drawn rows are counted by the sampler's loss (docs/experiments.md)."""
 
 PLAIN = ConstantPolicy(PriorPower(0.0), 0.5, START_FLOOR, "plain constant", bounded=False)

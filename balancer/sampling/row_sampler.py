@@ -2,8 +2,8 @@
 
 A class is drawn by its share, then one of its rows: with probability ``floor`` without hardness, otherwise
 with weight ``(error + 1e-3) ** hardness``, where ``error`` is the last known ``1 - p(true class)``. Hardness
-acts within every class. Its effect is largest where a class has many more rows than draws, that is, where
-rows have to be chosen; a class whose rows are all drawn several times in an epoch is drawn evenly.
+acts within each class that is not drawn more often than its prior, that is, where rows have to be chosen
+(:func:`is_chosen`). Other classes are drawn evenly.
 
 Scores are known only for sub-sampled pools of rows. If unscored rows had the mean weight of the scored ones,
 nearly all draws of a large table would ignore hardness for most of the training. So the scored rows get the
@@ -68,6 +68,15 @@ def largest_probability(scored: int, draws: Any) -> Any:
     average row where that is more.
     """
     return np.maximum(MAX_HARD_DRAWS / np.maximum(draws, 1.0), 1.0 / max(scored, 1))
+
+
+def is_chosen(share: Any, prior: Any) -> Any:
+    """Whether hardness chooses the rows of a class: where it is drawn less often than its prior, or as often.
+
+    The rows of a class that is drawn more often are all drawn, and preferring the hard ones would repeat
+    those that are mislabelled or can't be learned.
+    """
+    return share <= prior * (1.0 + 1e-9)
 
 
 def kept_share(share: Floats, draws: int) -> Floats:
@@ -340,10 +349,11 @@ class RowSampler:
         """A row (n,) of each class, without regard to its age, from uniform random numbers (n,)."""
         count = self.counts[classes]
         place = np.minimum((within * count).astype(np.int64), count - 1)
-        if weights.hardness > 0 and self._error is not None:
+        hard = self._hard_classes(weights)
+        if hard.any():
             rescaled = (mixed - weights.floor) / max(1.0 - weights.floor, 1e-12)
             draws = self._class_draws(weights, epoch_draws)
-            for c, chosen in _groups(np.where(rescaled >= 0, classes, -1), self.num_classes):
+            for c, chosen in _groups(np.where((rescaled >= 0) & hard[classes], classes, -1), self.num_classes):
                 table = self._hard_table(c, weights.hardness)
                 place[chosen] = table.places(within[chosen], rescaled[chosen], int(draws[c]))
         place += self._starts[classes]
@@ -389,7 +399,13 @@ class RowSampler:
     def _key(self, c: int, weights: SamplingWeights, draws: int) -> tuple[float, ...]:
         """All that the probabilities and weights of the rows of class ``c`` depend on, besides the scores."""
         numbers = (weights.hardness, weights.floor, weights.hardness_importance, weights.half_life)
-        return (*numbers, float(self._class_draws(weights, draws)[c]))
+        return (*numbers, float(self._hard_classes(weights)[c]), float(self._class_draws(weights, draws)[c]))
+
+    def _hard_classes(self, weights: SamplingWeights) -> NDArray[np.bool_]:
+        """(K,) whether the rows of each class are chosen by hardness."""
+        if weights.hardness == 0 or self._error is None:
+            return np.zeros(self.num_classes, dtype=bool)
+        return np.asarray(is_chosen(self.class_share(weights), self.prior))
 
     def probabilities(self, weights: SamplingWeights, draws: int, *, keep_minority: bool = False) -> Floats:
         """(N,) probability of each row in one draw of an epoch of ``draws`` rows.
@@ -420,9 +436,10 @@ class RowSampler:
         codes = self._codes[rows]
         by_class = class_weights(self.class_share(weights), weights.class_importance, self.prior)
         result = np.where(codes >= 0, by_class[codes], 0.0)
-        if weights.hardness == 0 or weights.hardness_importance == 0 or self._error is None:
+        hard_classes = self._hard_classes(weights)
+        if weights.hardness_importance == 0 or self._error is None:
             return result
-        for c, chosen in _groups(codes, self.num_classes):
+        for c, chosen in _groups(np.where(hard_classes[codes], codes, -1), self.num_classes):
             error = self._error[self._starts[c] + self._places(c, rows[chosen])]
             hard = self._hard_table(c, weights.hardness).probability_of(error, int(self._class_draws(weights, draws)[c]))
             result[chosen] *= self._corrected(c, hard, weights) / self._mean_corrected(c, weights, draws)
@@ -457,7 +474,7 @@ class RowSampler:
     def _within(self, c: int, weights: SamplingWeights, draws: int) -> Floats:
         """(rows of the class,) probability of each row of class ``c`` in a draw of that class."""
         aged = self._by_age(c, weights)
-        if weights.hardness == 0 or self._error is None:
+        if not self._hard_classes(weights)[c]:
             return aged
         count = int(self.counts[c])
         table = self._hard_table(c, weights.hardness)
