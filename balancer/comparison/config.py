@@ -138,7 +138,7 @@ class CompareConfig(TableOptions, ComparisonOptions, SizeOptions, ScheduleOption
             if name not in POPULATION_TREATMENTS and name not in ("start", "schedule"):
                 load_policy(name, num_classes=2)
             if name == "ppo":
-                load_bundle(BUNDLES / "auto")  # ppo starts from it
+                load_bundle(BUNDLES / "ppo")  # ppo starts from it
             if name in _EXTRAS:
                 require(_EXTRAS[name], f"--treatments {name}", "balancer[compare]")
         if self.chart is not None:

@@ -175,7 +175,8 @@ class _Stack:
         """(chosen, n, K)."""
         pieces = [self.stack.score(x[first : first + SCORE_ROWS])[chosen] for first in range(0, len(x), SCORE_ROWS)]
         score = np.concatenate(pieces, axis=1) * self._stream_prior[chosen][:, None]
-        return score / score.sum(axis=2, keepdims=True)
+        score /= score.sum(axis=2, keepdims=True)
+        return score
 
 
 def class_counts(problem: PopulationProblem) -> Floats:

@@ -34,7 +34,7 @@ from balancer.runs.progress import TrainingProgress
 from balancer.runs.run_folder import RunFolder
 from balancer.sampling.policies import Policy, load_policy
 from balancer.sampling.seeding import integer_seed
-from balancer.training.treatment import Treatment
+from balancer.training.treatment import policy_treatment
 
 RESULT_FILE = "comparison.json"
 """Document of a comparison in its folder; ``--json`` writes a copy of it."""
@@ -112,7 +112,7 @@ def trained_cells(
     """
     learned = learned or {}
     treatments = [
-        Treatment(name, learned[name].policy) if name in learned else named_treatment(name, trainer.counts, seed)
+        policy_treatment(name, learned[name].policy) if name in learned else named_treatment(name, trainer.counts, seed)
         for name in names
         if name not in SEARCHES
     ]
@@ -222,7 +222,7 @@ class _Comparison:
             )
 
     def _fine_tuned(self, encoded: PopulationFold, index: int, tick: Tick) -> Learned:
-        """Fine-tune ``auto`` by PPO on the training and reward rows of a fold, once for all seeds."""
+        """Fine-tune the shipped policy on the training and reward rows of a fold, once for all seeds."""
         # Importing PPO takes a second, and most comparisons don't need it.
         from balancer.policy_learning.training import train_policy
 
@@ -239,7 +239,7 @@ class _Comparison:
             budget,
             seed=integer_seed(config.seed, "fine-tuning", index),
             folder=self.folder.path / "policies" / f"fold-{index}",
-            start="auto",
+            start="ppo",
             reward="average_precision",
             resume=True,
             device=self.device,

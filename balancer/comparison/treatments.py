@@ -8,9 +8,9 @@ from typing import Protocol
 
 import numpy as np
 
-from balancer.sampling.policies import Policy, load_policy
+from balancer.sampling.policies import load_policy
 from balancer.sampling.weights import Floats
-from balancer.training.treatment import FIXED, Treatment, fixed_treatment
+from balancer.training.treatment import FIXED, Treatment, fixed_treatment, policy_treatment
 
 ScorePair = tuple[np.ndarray, np.ndarray]
 """Raw class probabilities (rows, K) of the threshold half and of the test rows."""
@@ -75,10 +75,4 @@ def named_treatment(name: str, counts: Floats, seed: int) -> Treatment:
         return fixed_treatment(name, counts)
     policy = name.removeprefix(PLAIN)
     loaded = load_policy(f"random:seed={seed}" if policy == "random" else policy, num_classes=len(counts))
-    return Treatment(name, loaded, loss="plain" if policy != name or is_v0(loaded) else "sampler")
-
-
-def is_v0(policy: Policy) -> bool:
-    """Whether a policy answers with K + 2 numbers, which know no compensation."""
-    learned = getattr(policy, "bundle", policy)
-    return getattr(learned, "version", 1) == 0 or policy.name in ("rule", "schedule", "random", "start")
+    return Treatment(name, loaded) if policy != name else policy_treatment(name, loaded)

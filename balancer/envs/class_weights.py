@@ -1,4 +1,4 @@
-"""``balancer/ClassWeights-v0``: one training of any student as one episode."""
+"""``balancer/ClassWeights-v1`` and ``-v0``: one training of any student as one episode."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balancer.envs.problem import PopulationProblem, synthetic_problem
+from balancer.envs.versions import ACTION_SIZE
 from balancer.errors import InputError
+from balancer.sampling.ages import ages
+from balancer.sampling.constant_policy import COMPENSATED
 from balancer.sampling.core import whole_number
-from balancer.sampling.observation import ObservationBuilder, observation_size
+from balancer.sampling.observation import Observation, ObservationBuilder, observation_size
 from balancer.sampling.pools import thinned_groups
 from balancer.sampling.row_sampler import RowSampler
 from balancer.sampling.scores import REWARDS, Reward
@@ -36,12 +39,20 @@ It is given as an entry point, because environments don't import training."""
 class Student(Protocol):
     """A model that learns; rows are indices into a table that only the student has."""
 
-    def fit(self, rows: NDArray[np.int64]) -> Any:
-        """Train on ``rows`` (n,) in this order."""
+    def fit(self, rows: NDArray[np.int64], weight: NDArray[np.float64], logit_offset: NDArray[np.float64]) -> Any:
+        """Train on rows.
+
+        Version 0 gives ``rows`` alone, and a student for it needs no other argument.
+
+        Args:
+            rows: (n,) rows, in this order.
+            weight: (n,) weight of each row in the loss.
+            logit_offset: (K,) what to add to the logits in training, never in scoring.
+        """
         ...
 
     def score(self, rows: NDArray[np.int64]) -> NDArray[np.floating[Any]]:
-        """(n, K) class probabilities."""
+        """(n, K) class probabilities; for version 1 those of the raw logits, without offset or prior."""
         ...
 
 
@@ -63,6 +74,8 @@ class StudentTask:
     """(v,) the same for the reward rows."""
     make: Callable[[int, int], Student]
     """Makes a new student from a seed and the number of mini-batches it will be trained on."""
+    time: NDArray[np.float64] | None = None
+    """(N,) time of every row; None: the half-life has no effect."""
 
 
 class ClassWeightsEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
@@ -78,31 +91,40 @@ class ClassWeightsEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
 
     ## Action Space
 
-    ``Box(-1, 1, (K + 2,), float32)``, a residual of the present weights; zero keeps them.
+    ``Box(-1, 1, (K + 4,), float32)``, a residual of the present weights; zero keeps them.
 
     | index | meaning | an action of 1 changes it by | range of the weight |
     |---|---|---|---|
-    | 0 .. K-1 | log share of each class, before a softmax | .75 | classes but class 0: prior to .5 in all |
+    | 0 .. K-1 | log share of each class, before a softmax | .75 | 0 to 1 |
     | K | hardness exponent | 1 | 0 to 3 |
-    | K+1 | floor, the fraction of draws that ignore hardness | .1 | 0 to 1 |
+    | K+1 | importance exponent of the classes | .25 | 0 to 1 |
+    | K+2 | importance exponent of the rows within a class | .25 | 0 to 1 |
+    | K+3 | half-life of a row by its age, a fraction of the time span | a factor of 2 | 1/16 to 16 |
+
+    The floor, the fraction of draws that ignore hardness, stays .05. How often a row is drawn and how much it
+    counts are two things: the importance exponents decide the latter, and the log of each class's mass is
+    added to the student's logits in training (:mod:`balancer.sampling.weights`).
 
     ## Observation Space
 
     ``Box(-5, 5, (K * D + G,), float32)``: D features of each class (histogram of ``1 - p(true class)`` on a
-    pool of training rows and on validation rows, and their changes, prior, share over prior, repeats, gap
-    between training and validation, F1), then G shared features (progress, remaining budget, hardness, floor,
-    positives in validation, F1, average precision and their changes). ``balancer.sampling.observation`` lists
+    pool of training rows and on validation rows, and their changes, prior, share and mass over prior,
+    repeats, gap between training and validation, F1), then G shared features (progress, remaining budget,
+    hardness, floor, importance exponents, recency, positives in validation, F1, average precision, their
+    changes, distance to the best epoch so far). ``balancer.sampling.observation`` lists
     their names. Before the first epoch, features that need scores are 0.
 
     ## Reward
 
     The change of a validation figure, which is 0 before the first epoch. So with discount 1 an episode's
-    return is the figure at its end. ``f1`` is the F1 at the best threshold; for K > 2 figures are the mean
+    return is that figure: the best of all epochs, as of a training that keeps its best model (in v0: the
+    last). ``f1`` is the F1 at the best threshold; for K > 2 figures are the mean
     over all classes but class 0, each against the rest.
 
     ## Starting State
 
-    A new student; share = prior ** .5, normalised; hardness 0; floor .05.
+    A new student; share = prior ** (1/3), normalised; hardness 1; floor .05; importance .5 of the classes and
+    0 of the rows; no half-life.
 
     ## Episode End
 
@@ -125,7 +147,10 @@ class ClassWeightsEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
 
     ## Version History
 
-    * v0: first version.
+    * v1: compensated sampling, recency, and the best epoch as the return.
+    * v0: first version. Actions (K + 2,): log shares, hardness, floor (.1 an epoch); the total share of all
+      classes but class 0 stays between its prior and a limit (:func:`balancer.sampling.weights.share_limit`);
+      students count every drawn row alike. ``ClassWeightsEnv(version=0)``.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (Gymnasium's own declaration)
@@ -144,7 +169,11 @@ class ClassWeightsEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         reward: Reward = "f1",
         seed: int = 0,
         device: str = "cpu",
+        version: int = 1,
     ) -> None:
+        if version not in (0, 1):
+            raise InputError(f"version must be 0 or 1, not {version!r}")
+        self.version = version
         if reward not in REWARDS:
             raise InputError(f"reward {reward!r} is not known; choose one of {', '.join(REWARDS)}")
         for name, value in (("epochs", epochs), ("steps_per_epoch", steps_per_epoch), ("batch_size", batch_size)):
@@ -163,10 +192,12 @@ class ClassWeightsEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         self.epochs, self.steps_per_epoch, self.batch_size = epochs, steps_per_epoch, batch_size
         self.reward_name, self.seed, self.episode = reward, seed, -1
         k = self.task.num_classes
-        self.observation_space = gymnasium.spaces.Box(-5.0, 5.0, (observation_size(k),), np.float32)
-        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (k + 2,), np.float32)
+        self.observation_space = gymnasium.spaces.Box(-5.0, 5.0, (observation_size(k, version),), np.float32)
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (k + ACTION_SIZE[version],), np.float32)
         self._drawable = np.full(len(self.task.label), -1, dtype=np.int64)
         self._drawable[self.task.train_rows] = self.task.label[self.task.train_rows]
+        time = self.task.time
+        self._age = None if time is None or not version else ages(time, self._drawable >= 0)
         self._counts = np.bincount(self.task.label[self.task.train_rows], self.task.train_weight, k)
         self._weight_of = np.zeros(len(self.task.label))
         self._weight_of[self.task.train_rows] = self.task.train_weight
@@ -179,7 +210,7 @@ class ClassWeightsEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         self.episode += 1
         task, total = self.task, self.epochs * self.steps_per_epoch
         self._student = task.make(integer_seed(self.seed, "student", self.episode), total)
-        self._sampler = RowSampler(self._drawable, task.num_classes)
+        self._sampler = RowSampler(self._drawable, task.num_classes, age=self._age)
         self._prior = self._counts / self._counts.sum()
         self._builder = ObservationBuilder(
             self._prior,
@@ -187,10 +218,16 @@ class ClassWeightsEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
             batch_budget=total * self.batch_size,
             train_counts=self._counts,
             reward_counts=np.bincount(task.label[task.reward_rows], task.reward_weight, task.num_classes),
+            compensated=bool(self.version),
         )
-        self.weights = start_weights(self._prior, self._builder.share_limit)
+        start = start_weights(self._prior, self._builder.share_limit)
+        self.weights = COMPENSATED.weights(self._prior) if self.version else start
         self._potential = 0.0
-        return self._builder.first(*stacked([self.weights])).flat()[0], self._info(0.0, 0.0)
+        return self._flat(self._builder.first(stacked([self.weights]))), self._info(0.0, 0.0)
+
+    def _flat(self, observation: Observation) -> NDArray[np.float32]:
+        flat: NDArray[np.float32] = (observation if self.version else observation.v0()).flat()[0]
+        return flat
 
     def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Apply an action to the weights, train an epoch, score.
@@ -206,19 +243,26 @@ class ClassWeightsEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         self.weights = self.weights.moved(action, self._prior, self._builder.share_limit)
         rng = generator(self.seed, "environment draw", self.episode, epoch)
         drawn = self.steps_per_epoch * self.batch_size
-        self._student.fit(self._sampler.draw(drawn, self.weights, rng))
+        rows = self._sampler.draw(drawn, self.weights, rng)
+        if self.version:
+            weight = self._sampler.loss_weights(rows, self.weights, drawn)
+            self._student.fit(rows, weight, self.weights.logit_offset(self._prior))
+        else:
+            self._student.fit(rows)  # type: ignore[call-arg]  # students of version 0 need no other argument
         pool, pool_weight = self._pool(int(POOL_SHARE * drawn))
         pool_score = self._student.score(pool)
         self._sampler.refresh(pool, pool_score)
         observation, metrics = self._builder.after_epoch(
             (task.label[pool], pool_score[None], pool_weight),
             (task.label[task.reward_rows], self._student.score(task.reward_rows)[None], task.reward_weight),
-            *stacked([self.weights]),
+            stacked([self.weights]),
         )
         value = float(metrics.named(self.reward_name)[0])
+        if self.version:
+            value = max(value, self._potential)
         paid, self._potential = value - self._potential, value
         done = self._builder.epoch >= self.epochs
-        return observation.flat()[0], paid, done, False, self._info(float(metrics.f1[0]), float(metrics.average_precision[0]))
+        return self._flat(observation), paid, done, False, self._info(float(metrics.f1[0]), float(metrics.average_precision[0]))
 
     def _pool(self, size: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Training rows to score, and how many rows each represents.
@@ -253,8 +297,14 @@ class _OneOfPopulation:
         self._stack = PopulationStack(problem, groups=1, batch_size=batch_size, seed=seed, device=device)
         self._stack.begin(0, total_steps=total_steps)
 
-    def fit(self, rows: NDArray[np.int64]) -> None:
-        self._stack.fit(self._tensor(rows[None], device=self._stack.device))
+    def fit(
+        self, rows: NDArray[np.int64], weight: NDArray[np.float64] | None = None, logit_offset: NDArray[np.float64] | None = None
+    ) -> None:
+        row_weight = None
+        if weight is not None and logit_offset is not None:
+            self._stack.set_offset(logit_offset[None])
+            row_weight = self._tensor(weight[None], dtype=self._stack.dtype, device=self._stack.device)
+        self._stack.fit(self._tensor(rows[None], device=self._stack.device), row_weight)
 
     def score(self, rows: NDArray[np.int64]) -> NDArray[np.floating[Any]]:
         return np.asarray(self._stack.score(self._x[rows])[0])
@@ -271,4 +321,5 @@ def population_task(problem: PopulationProblem, batch_size: int, device: str) ->
         problem.train_weight,
         problem.val_weight,
         lambda seed, total_steps: _OneOfPopulation(problem, batch_size, device, seed, total_steps),
+        None if problem.train_age is None else np.concatenate([-problem.train_age.astype(np.float64), np.zeros(num_reward)]),
     )

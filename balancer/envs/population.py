@@ -212,6 +212,12 @@ class PopulationStack:
         parts = [np.repeat(values, math.prod(shape)) for shape in self.net.shapes]
         return torch.as_tensor(np.concatenate(parts), dtype=torch.float32, device=self.device)
 
+    dtype = torch.float32
+
+    def set_offset(self, logit_offset: Floats) -> None:
+        """Set what is added to the logits (M, K) in training from here on."""
+        self._loss.compensate(np.ones_like(logit_offset), logit_offset)
+
     def fit(self, rows: Tensor, row_weight: Tensor | None = None) -> None:
         """Train each student on its ``rows`` (M, n), a mini-batch of columns at a time.
 

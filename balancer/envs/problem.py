@@ -138,6 +138,7 @@ def encoded_problem(
     num_numeric: int,
     num_classes: int,
     seed: int,
+    train_time: NDArray[np.float64] | None = None,
     max_train: int = MAX_TRAIN,
     max_reward: int = MAX_REWARD,
 ) -> tuple[PopulationProblem, RowEncoder]:
@@ -151,6 +152,7 @@ def encoded_problem(
         num_numeric: How many of the C fields are numeric.
         num_classes: K.
         seed: Random seed of the thinning and of the trees.
+        train_time: (n,) time of each training row; None: not known.
         max_train: Largest number of training rows to keep.
         max_reward: Largest number of reward rows to keep.
 
@@ -163,7 +165,12 @@ def encoded_problem(
     encoder, x_train = _fit_encoder(values, label, train_weight, num_numeric, seed)
     held, val_weight = _likely(reward_label, lambda rows: encoder.likely(reward_values[rows]), max_reward, generator(seed, "thin reward"))
     x_val = encoder.transform(reward_values[held])
-    problem = PopulationProblem(x_train, label, x_val, reward_label[held].astype(np.int64), train_weight, val_weight, num_classes)
+    age = None
+    if train_time is not None:
+        time = np.asarray(train_time, dtype=np.float64)
+        age = ((time.max() - time[chosen]) / max(float(time.max() - time.min()), 1e-300)).astype(np.float32)
+    y_val = reward_label[held].astype(np.int64)
+    problem = PopulationProblem(x_train, label, x_val, y_val, train_weight, val_weight, num_classes, age)
     return problem, encoder
 
 
@@ -186,6 +193,7 @@ def dataset_problem(dataset: Dataset, seed: int) -> tuple[PopulationProblem, Row
         num_numeric=store.num_numeric,
         num_classes=len(dataset.schema.classes),
         seed=integer_seed(seed, "problem"),
+        train_time=store.time[train],
     )
 
 

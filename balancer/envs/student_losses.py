@@ -5,8 +5,9 @@ Every student minimises, over a mini-batch of rows i with labels y_i and logits 
     sum_i w[y_i] * (1 - q_i) ** gamma * -log q_i  /  sum_i w[y_i],      q_i = softmax(z_i + offset)[y_i].
 
 ``w`` are the class weights, times the weights of the drawn rows where the sampling is compensated; dividing
-by their sum gives a weighted mean, as in torch's cross-entropy and in ``balancer.models.heads``. ``offset`` is what logit adjustment adds in training and leaves out when scoring
-(Menon et al. 2021, "Long-tail learning via logit adjustment"; tau times the log prior). ``gamma`` is the
+by their sum gives a weighted mean, as in torch's cross-entropy and in ``balancer.models.heads``. ``offset``
+is what logit adjustment adds in training and leaves out when scoring (Menon et al. 2021, "Long-tail learning
+via logit adjustment"): tau times the log prior, or the log mass of the sampling weights. ``gamma`` is the
 exponent of the focal loss (Lin et al. 2017, "Focal loss for dense object detection"; here over a softmax).
 The derivative by a logit is
 

@@ -27,10 +27,11 @@ from numpy.typing import NDArray
 from balancer.envs.population import PopulationStack
 from balancer.envs.tasks import EPOCHS, MAX_CLASSES, Task
 from balancer.envs.vec_env import OneVecEnv, PopulationEpisode
+from balancer.envs.versions import ACTION_SIZE
 from balancer.errors import InputError
 from balancer.sampling.observation import PER_CLASS_FEATURES, SHARED_FEATURES, Observation, observation_size
 from balancer.sampling.scores import REWARDS, RankingMetrics, Reward, macro_metrics
-from balancer.sampling.weights import Floats, move, stacked, start_weights
+from balancer.sampling.weights import Floats, move
 
 ROLLOUT_STEPS = 24
 MOST_EPISODES = ROLLOUT_STEPS // min(EPOCHS)
@@ -56,9 +57,20 @@ class TaskEpisode:
         siblings: Students of a group, which differ only in the actions of their policies.
         groups: Number of groups.
         device: Where they train.
+        compensated: (M,) which students count drawn rows by their weights; None: all.
+        bias: (M, K) biases of the output layers at the start; None: 0.
     """
 
-    def __init__(self, task: Task, *, siblings: int, groups: int = 1, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        task: Task,
+        *,
+        siblings: int,
+        groups: int = 1,
+        device: str = "cpu",
+        compensated: NDArray[np.bool_] | None = None,
+        bias: Floats | None = None,
+    ) -> None:
         self.task = task
         stack = PopulationStack(
             task.problem,
@@ -69,11 +81,12 @@ class TaskEpisode:
             device=device,
             net=task.net,
             kinds=task.kinds(groups, siblings),
+            compensated=np.ones(groups * siblings, dtype=bool) if compensated is None else compensated,
+            bias=bias,
         )
-        self.episode = PopulationEpisode(stack, epochs=task.epochs, steps_per_epoch=task.steps_per_epoch)
-        start = start_weights(self.episode.prior, self.episode.share_limit)
-        self.weights: tuple[Floats, Floats, Floats] = stacked([start] * stack.num)
-        """Present share (M, K), hardness (M,) and floor (M,)."""
+        self.episode = PopulationEpisode(stack, epochs=task.epochs, steps_per_epoch=task.steps_per_epoch, keep_best=True)
+        self.weights = self.episode.start(1)
+        """Present weights."""
 
     @property
     def done(self) -> bool:
@@ -82,15 +95,21 @@ class TaskEpisode:
 
     def first(self) -> Observation:
         """Observation of policies before the first epoch."""
-        return self.episode.first(*self.weights)
+        return self.episode.first(self.weights)
 
     def act(self, action: Floats) -> Observation:
-        """Apply residual actions (M, K + 2) to the weights and train an epoch."""
-        self.weights = move(*self.weights, action, self.episode.prior, self.episode.share_limit)
-        return self.episode.train_epoch(*self.weights)[0]
+        """Apply residual actions (M, K + 4) to the weights and train an epoch."""
+        self.weights = move(self.weights, action, self.episode.prior)
+        return self.episode.train_epoch(self.weights)[0]
 
     def goal(self, thinning: int = 1) -> RankingMetrics:
-        """Metrics (M,) on every ``thinning``-th row of the goal."""
+        """Metrics (M,) on every ``thinning``-th row of the goal.
+
+        At the end of the training each student counts as it was after its best epoch on validation: with few
+        rare rows the last epochs are noise.
+        """
+        if self.done:
+            self.episode.stack.restore_kept()
         goal = self.task.goal
         chosen = slice(None, None, thinning)
         return macro_metrics(goal.y[chosen], self.episode.stack.score(goal.x[chosen]), goal.weight[chosen])
@@ -138,9 +157,9 @@ class TaskVecEnv(OneVecEnv):
         super().__init__(
             slots * siblings,
             gymnasium.spaces.Box(-5.0, 5.0, (observation_size(MAX_CLASSES),), np.float32),
-            gymnasium.spaces.Box(-1.0, 1.0, (MAX_CLASSES + 2,), np.float32),
+            gymnasium.spaces.Box(-1.0, 1.0, (MAX_CLASSES + ACTION_SIZE[1],), np.float32),
         )
-        self._actions = np.zeros((self.num_envs, MAX_CLASSES + 2), np.float32)
+        self._actions = np.zeros((self.num_envs, MAX_CLASSES + ACTION_SIZE[1]), np.float32)
 
     def reset(self) -> NDArray[np.float32]:
         """Begin rollout :attr:`next_rollout` in all slots; (M, observation)."""
@@ -161,7 +180,7 @@ class TaskVecEnv(OneVecEnv):
         return TaskEpisode(self._draw(number, epochs), siblings=self.siblings, device=self.device)
 
     def step_async(self, actions: NDArray[Any]) -> None:
-        """Store the actions (M, MAX_CLASSES + 2)."""
+        """Store the actions (M, MAX_CLASSES + 4)."""
         self._actions = actions
 
     def step_wait(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
@@ -194,8 +213,7 @@ class TaskVecEnv(OneVecEnv):
         beyond = change - change.mean()
         spread = float(np.sqrt(np.mean(beyond**2)))
         if episode.done:
-            share, hardness, _ = episode.weights
-            self._finish(metrics, share, hardness, spread)
+            self._finish(metrics, episode.weights.share, episode.weights.hardness, spread)
         return seen, beyond / (0.5 * spread + 0.5 * self.reward_scale + 1e-6), episode.done
 
     def _begin_again(self, slot: int) -> NDArray[np.float32]:

@@ -247,7 +247,8 @@ def _mixture(rng: np.random.Generator, transformer: bool) -> tuple[PopulationPro
     def standard(x: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.asarray(np.clip((x - mean) / deviation, -8, 8), dtype=np.float32)
 
-    problem = PopulationProblem(standard(x_train), y_train, standard(x_val), y_val, np.ones(len(y_train)), weight, classes)
+    age = np.linspace(1.0, 0.0, len(y_train), dtype=np.float32)  # the rows are in order of time
+    problem = PopulationProblem(standard(x_train), y_train, standard(x_val), y_val, np.ones(len(y_train)), weight, classes, age)
     goal = Goal(standard(x_goal), y_goal, (goal_prior / goal_counts)[y_goal] * goal_counts.sum())
     traits = {
         "kind": "mixture",
@@ -315,11 +316,19 @@ def _simulated(seed: int, split: TaskSplit, number: int) -> tuple[PopulationProb
         num_numeric=store.num_numeric,
         num_classes=classes,
         seed=number,
+        train_time=store.time[train],
         max_reward=len(reward) + len(after),
     )
     cut = len(reward)
     problem = PopulationProblem(
-        both.x_train, both.y_train, both.x_val[:cut], both.y_val[:cut], both.train_weight, both.val_weight[:cut], classes
+        both.x_train,
+        both.y_train,
+        both.x_val[:cut],
+        both.y_val[:cut],
+        both.train_weight,
+        both.val_weight[:cut],
+        classes,
+        both.train_age,
     )
     goal = Goal(both.x_val[cut:], both.y_val[cut:], both.val_weight[cut:])
     return (

@@ -25,18 +25,17 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from balancer.envs.population import PopulationStack
 from balancer.envs.problem import PopulationProblem
+from balancer.envs.versions import ACTION_SIZE
 from balancer.errors import InputError
+from balancer.sampling.constant_policy import COMPENSATED
 from balancer.sampling.observation import Observation, ObservationBuilder, observation_size
 from balancer.sampling.pools import thinned_groups
 from balancer.sampling.scores import REWARDS, RankingMetrics, Reward
 from balancer.sampling.seeding import generator
-from balancer.sampling.constant_policy import COMPENSATED
 from balancer.sampling.weights import Floats, WeightArrays, class_prior, move, stacked, start_weights
 
 POOL_SHARE = 0.5
 """Negative training rows scored after an epoch, per row trained on, as in a real run."""
-ACTION_SIZE = (2, 4)
-"""Numbers of an action besides the log shares, by the version of the environment."""
 POOL_OTHERS = 1_000
 """Training rows of the other classes scored after an epoch, at most."""
 
@@ -191,7 +190,7 @@ class OneVecEnv(VecEnv):
 
 
 class PopulationVecEnv(OneVecEnv):
-    """``balancer/ClassWeights-v1`` (or v0) for many students at once; spaces, reward and episode end are the same.
+    """``balancer/ClassWeights-v1`` for many students at once; spaces, reward and episode end are the same.
 
     Args:
         problem: Data of the students.

@@ -41,7 +41,7 @@ class Head(nn.Module, ABC):
         """
 
     @abstractmethod
-    def loss(self, logits: Tensor, label: Tensor, class_weight: Tensor | None = None) -> Tensor:
+    def loss(self, logits: Tensor, label: Tensor, class_weight: Tensor | None = None, row_weight: Tensor | None = None) -> Tensor:
         """Compute the mean loss over the labelled rows, zero if there are none.
 
         Args:
@@ -49,11 +49,21 @@ class Head(nn.Module, ABC):
             label: (B,) int64 class index; rows with -1 are unlabelled and ignored.
             class_weight: (K,) weight of each class; the result is then the weighted mean, as in torch's
                 cross-entropy.
+            row_weight: (B,) weight of each row besides that of its class.
         """
 
-    def losses(self, logits: Tensor, label: Tensor, class_weight: Tensor | None = None) -> dict[str, Tensor]:
+    def losses(
+        self, logits: Tensor, label: Tensor, class_weight: Tensor | None = None, row_weight: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Split the loss into terms that can be weighted separately; they sum to `loss`."""
-        return {self.losses_of[0]: self.loss(logits, label, class_weight)}
+        return {self.losses_of[0]: self.loss(logits, label, class_weight, row_weight)}
+
+    def adjusted(self, logits: Tensor, offset: Tensor) -> Tensor:
+        """Add an offset (K,) to the logits of the classes, for the loss of rows drawn by other shares."""
+        return logits + (offset[1] - offset[0] if logits.ndim == 1 else offset)
+
+    def start_at(self, prior: Tensor) -> None:
+        """Set the biases so that a new model predicts about ``prior`` (K,); without effect by default."""
 
 
 class BinaryHead(Head):
@@ -77,10 +87,15 @@ class BinaryHead(Head):
         logits = logits.float()
         return torch.stack([torch.sigmoid(-logits), torch.sigmoid(logits)], -1)
 
-    def loss(self, logits: Tensor, label: Tensor, class_weight: Tensor | None = None) -> Tensor:
+    def loss(self, logits: Tensor, label: Tensor, class_weight: Tensor | None = None, row_weight: Tensor | None = None) -> Tensor:
         """Compute the binary cross-entropy in float32; see :meth:`Head.loss`."""
         each = F.binary_cross_entropy_with_logits(logits.float(), (label > 0).float(), reduction="none")
-        return _masked_mean(each, label, class_weight)
+        return _masked_mean(each, label, class_weight, row_weight)
+
+    @torch.no_grad()
+    def start_at(self, prior: Tensor) -> None:
+        """Set the bias to the log-odds of fraud; see :meth:`Head.start_at`."""
+        self.project.bias.fill_(float(torch.logit(prior[1].double())))
 
 
 class MulticlassHead(Head):
@@ -107,12 +122,25 @@ class MulticlassHead(Head):
         """Convert log-probabilities to probabilities (B, K) float32."""
         return logits.exp()
 
-    def loss(self, logits: Tensor, label: Tensor, class_weight: Tensor | None = None) -> Tensor:
+    def loss(self, logits: Tensor, label: Tensor, class_weight: Tensor | None = None, row_weight: Tensor | None = None) -> Tensor:
         """Compute the cross-entropy over all classes; see :meth:`Head.loss`."""
         each = -logits.gather(1, label.clamp(min=0)[:, None])[:, 0]
-        return _masked_mean(each, label, class_weight)
+        return _masked_mean(each, label, class_weight, row_weight)
 
-    def losses(self, logits: Tensor, label: Tensor, class_weight: Tensor | None = None) -> dict[str, Tensor]:
+    def adjusted(self, logits: Tensor, offset: Tensor) -> Tensor:
+        """Log-probabilities with an offset of the classes; see :meth:`Head.adjusted`."""
+        return F.log_softmax(logits + offset, -1)
+
+    @torch.no_grad()
+    def start_at(self, prior: Tensor) -> None:
+        """Set the biases to the log-odds of fraud and the log shares of its kinds."""
+        prior = prior.double().clamp_min(1e-9)
+        fraud = 1.0 - prior[0]
+        self.project.bias.copy_(torch.cat([torch.logit(fraud)[None], torch.log(prior[1:] / fraud)]))
+
+    def losses(
+        self, logits: Tensor, label: Tensor, class_weight: Tensor | None = None, row_weight: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Split the cross-entropy into `fraud` (whether) and `type` (which kind, for fraud only).
 
         Both are means over all labelled rows.
@@ -120,11 +148,14 @@ class MulticlassHead(Head):
         fraud = logits[:, 1:].logsumexp(-1)
         kind = -(logits.gather(1, label.clamp(min=1)[:, None])[:, 0] - fraud).masked_fill(label < 1, 0)
         either = -torch.where(label > 0, fraud, logits[:, 0])
-        return {"fraud": _masked_mean(either, label, class_weight), "type": _masked_mean(kind, label, class_weight)}
+        weights = (label, class_weight, row_weight)
+        return {"fraud": _masked_mean(either, *weights), "type": _masked_mean(kind, *weights)}
 
 
-def _masked_mean(each: Tensor, label: Tensor, class_weight: Tensor | None) -> Tensor:
+def _masked_mean(each: Tensor, label: Tensor, class_weight: Tensor | None, row_weight: Tensor | None) -> Tensor:
     weight = (label >= 0).to(each.dtype)
     if class_weight is not None:
         weight = weight * class_weight.to(each)[label.clamp(min=0)]
+    if row_weight is not None:
+        weight = weight * row_weight.to(each)
     return (each * weight).sum() / weight.sum().clamp(min=torch.finfo(each.dtype).tiny)

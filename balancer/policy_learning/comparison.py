@@ -17,16 +17,16 @@ from balancer.envs.tasks import TaskSplit, draw_task
 from balancer.envs.vec_env import PopulationEpisode
 from balancer.policy_learning.budgets import PolicyBudget
 from balancer.policy_learning.walking import walk_policies
-from balancer.sampling.policies import ConstantPolicy, Policy, RandomPolicy, StartPolicy
+from balancer.sampling.policies import ConstantPolicy, DefaultPolicy, Policy, RandomPolicy, StartPolicy, compensates
 from balancer.sampling.scores import REWARDS, RankingMetrics
 from balancer.sampling.seeding import integer_seed
-from balancer.sampling.weights import Floats, SamplingWeights, stacked
+from balancer.sampling.weights import Floats, SamplingWeights, class_prior, stacked, start_share
 
 
 def _figures(metrics: RankingMetrics, weights: Sequence[SamplingWeights], policies: int) -> dict[str, Floats]:
     """Each figure as an array (groups, policies)."""
-    share, hardness, _ = stacked(weights)
-    figures = {name: metrics.named(name) for name in REWARDS} | {"minority_share": 1.0 - share[:, 0], "hardness": hardness}
+    last = stacked(weights)
+    figures = {name: metrics.named(name) for name in REWARDS} | {"minority_share": 1.0 - last.share[:, 0], "hardness": last.hardness}
     return {name: values.reshape(-1, policies) for name, values in figures.items()}
 
 
@@ -50,7 +50,7 @@ def compare_policies(
     """
     policies: list[Policy] = [
         ppo,
-        ConstantPolicy(),
+        DefaultPolicy(),
         ConstantPolicy(0.5, 0.0, name="one_to_one"),
         ConstantPolicy(None, 0.0, name="none"),
         StartPolicy(),
@@ -63,6 +63,7 @@ def compare_policies(
         batch_size=plan.batch_size,
         seed=integer_seed(seed, "policy test"),
         device=device,
+        compensated=np.tile([compensates(policy) for policy in policies], plan.test_groups),
     )
     episode = PopulationEpisode(stack, epochs=plan.epochs, steps_per_epoch=plan.steps_per_epoch, budgets=plan.factors)
     collected: dict[str, list[Floats]] = {}
@@ -121,7 +122,18 @@ def compare_on_tasks(
     traits: list[dict[str, object]] = []
     for index in range(tasks):
         task = draw_task(seed, index, split)
-        episode = TaskEpisode(task, siblings=len(policies), groups=groups, device=device)
+        prior = class_prior(task.problem.train_counts)
+        # Without compensation the bias that fits is the log of the shares that are drawn.
+        with_loss = np.array([compensates(policy) for policy in policies])
+        bias = np.where(with_loss[:, None], 0.0, np.log(np.maximum(start_share(prior), 1e-9)))
+        episode = TaskEpisode(
+            task,
+            siblings=len(policies),
+            groups=groups,
+            device=device,
+            compensated=np.tile(with_loss, groups),
+            bias=np.tile(bias, (groups, 1)),
+        )
         weights, _ = walk_policies(episode.episode, policies)
         for name, values in _figures(episode.goal(), weights, len(policies)).items():
             rows.setdefault(name, []).append(values.mean(axis=0))

@@ -18,8 +18,8 @@ from balancer.errors import InputError
 from balancer.policy_learning.comparison import TaskComparison, compare_on_tasks
 from balancer.runs.progress import TrainingProgress
 from balancer.sampling.bundle import BUNDLES, AutoPolicy, load_bundle
-from balancer.sampling.constant_policy import FALLBACK, ConstantPolicy
-from balancer.sampling.policies import Policy, RandomPolicy, RulePolicy, SchedulePolicy, StartPolicy, load_policy
+from balancer.sampling.constant_policy import ConstantPolicy, DefaultPolicy
+from balancer.sampling.policies import SHIPPED, Policy, RandomPolicy, RulePolicy, SchedulePolicy, StartPolicy, load_policy
 
 FIGURES = ("average_precision", "f1", "partial_auc")
 
@@ -88,13 +88,13 @@ def _compared_policies(text: str) -> list[Policy]:
     others: list[Policy] = [
         ConstantPolicy(None, 0.0, name="none"),
         ConstantPolicy(0.5, 0.0, name="one_to_one"),
-        FALLBACK,
+        DefaultPolicy("auto"),
         StartPolicy(),
         SchedulePolicy(),
         RulePolicy(),
         RandomPolicy(),
     ]
-    others += [AutoPolicy(name) for name in ("auto", "bandit") if (BUNDLES / name).is_dir()]
+    others += [AutoPolicy(name) for name in SHIPPED if (BUNDLES / name).is_dir()]
     return [evaluated, *(other for other in others if other.name != evaluated.name)]
 
 

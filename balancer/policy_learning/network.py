@@ -2,9 +2,9 @@
 
 The features of each class pass the same two layers. Their mean and maximum over the classes form the context,
 together with the shared features. The change of a class's log share is computed from the code of the class
-and the context; the changes of hardness and floor are computed from the context alone. The exploration has
-three scales, one per kind of action, for any K. Observations of tasks with fewer classes are padded with
-zeros. A class with a log prior of 0 is such padding (a real class never has it): it takes no part in pooling,
+and the context; the changes of hardness, importance exponents and half-life are computed from the context
+alone. The exploration has one scale per kind of action, for any K. Observations of tasks with fewer classes
+are padded with zeros. A class with a log prior of 0 is such padding (a real class never has it): it takes no part in pooling,
 and neither its action nor its log-probability counts.
 
 Actor and critic share no parameters, because the gradient of a policy is small compared with that of a value.
@@ -22,6 +22,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
 
+from balancer.sampling.bundle import OVERALL
 from balancer.sampling.observation import PER_CLASS_FEATURES, SHARED_FEATURES
 
 WIDTH = 32
@@ -37,7 +38,7 @@ def split_flat(flat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class PresentGaussian(DiagGaussianDistribution):
-    """Diagonal Gaussian with a mask: only dimensions where ``present`` (B, K + 2) is 1 count."""
+    """Diagonal Gaussian with a mask: only dimensions where ``present`` (B, K + 4) is 1 count."""
 
     def __init__(self, present: Tensor) -> None:
         super().__init__(present.shape[1])
@@ -76,19 +77,19 @@ class ClassEncoder(nn.Module):
 
 
 class ActorNetwork(ClassEncoder):
-    """Mean action (B, K + 2) in (-1, 1), which is 0 at the start of training."""
+    """Mean action (B, K + 4) in (-1, 1), which is 0 at the start of training."""
 
     def __init__(self) -> None:
         super().__init__()
         self.share_1 = nn.Linear(2 * WIDTH, WIDTH)
         self.share_2 = nn.Linear(WIDTH, 1)
-        self.overall = nn.Linear(WIDTH, 2)
+        self.overall = nn.Linear(WIDTH, OVERALL[1])
         for last in (self.share_2, self.overall):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
 
     def forward(self, flat: Tensor) -> Tensor:
-        """Changes of the log shares, of the hardness and of the floor."""
+        """Changes of the log shares, of the hardness, of the importance exponents and of the half-life."""
         code, context = self.encode(flat)
         joined = torch.cat([code, context[:, None].expand(-1, code.shape[1], -1)], dim=2)
         share = self.share_2(torch.tanh(self.share_1(joined)))[:, :, 0]
@@ -115,19 +116,19 @@ class CriticNetwork(ClassEncoder):
 
 
 class ClassWeightsPolicy(ActorCriticPolicy):
-    """Stable-Baselines3 policy for ``balancer/ClassWeights-v0`` and ``PopulationVecEnv``."""
+    """Stable-Baselines3 policy for ``balancer/ClassWeights-v1`` and ``PopulationVecEnv``."""
 
     def _build(self, lr_schedule: Schedule) -> None:
         self.actor, self.critic = ActorNetwork(), CriticNetwork()
-        self.log_std = nn.Parameter(torch.full((3,), math.log(INITIAL_STD)))
+        self.log_std = nn.Parameter(torch.full((1 + OVERALL[1],), math.log(INITIAL_STD)))
         self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 
     def get_distribution(self, obs: Any) -> DiagGaussianDistribution:
-        """Gaussian around the actor's mean; log shares, hardness and floor have one scale each."""
+        """Gaussian around the actor's mean; all log shares have one scale, every other number has its own."""
         mean = self.actor(obs)
-        log_std = torch.cat([self.log_std[:1].expand(mean.shape[1] - 2), self.log_std[1:]])
+        log_std = torch.cat([self.log_std[:1].expand(mean.shape[1] - OVERALL[1]), self.log_std[1:]])
         _, _, present = split_flat(obs)
-        distribution = PresentGaussian(torch.cat([present, present.new_ones(len(present), 2)], dim=1))
+        distribution = PresentGaussian(torch.cat([present, present.new_ones(len(present), OVERALL[1])], dim=1))
         return distribution.proba_distribution(mean, log_std)
 
     def predict_values(self, obs: Any) -> Tensor:

@@ -4,8 +4,7 @@ On a data set, the policy and others (a constant, 1:1, no sampling, the starting
 then compared on students with new seeds, as siblings. The figures go into ``policy.json``, where
 ``beats_constant`` says whether PPO was better than the constant. On the task distribution, from which the
 policies of the package come, the bundle also holds the range of its observations, so that a policy can detect
-unusual ones, and says that the minority classes move together: on held-out tasks with more than two classes,
-shares learned between them lost more than they gained (docs/experiments.md).
+unusual ones.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from balancer.policy_learning.budgets import PolicyBudget as PolicyBudget
 from balancer.policy_learning.comparison import compare_policies
 from balancer.policy_learning.ppo import CHECKPOINT_FILE, Actor, Learning, Progress, learn
 from balancer.sampling.bundle import BUNDLES, CONFIG_FILE, WEIGHTS_FILE, BundlePolicy, bundle_layout, load_bundle
-from balancer.sampling.constant_policy import FALLBACK, fallback_to_dict
+from balancer.sampling.policies import SHIPPED
 from balancer.sampling.scores import Reward
 from balancer.sampling.seeding import integer_seed
 
@@ -65,7 +64,7 @@ def train_policy(
         folder: Folder of ``policy.safetensors``, ``policy.json``, the checkpoint and TensorBoard's events.
         reward: Validation figure that PPO maximises.
         rollouts: Number of rollouts; None: that of the budget.
-        start: Policy to start from, ``auto`` or the folder of a bundle; None: a new policy.
+        start: Policy to start from, ``ppo``, ``bandit`` or the folder of a bundle; None: a new policy.
         device: Where the students train; the policy itself always trains on the CPU.
         resume: Continue from the checkpoint in ``folder``, or return at once where the bundle exists.
         progress: See :func:`balancer.policy_learning.ppo.learn`.
@@ -79,7 +78,7 @@ def train_policy(
     """
     plan = _chosen(POLICY_BUDGETS, budget)
     plan = plan if rollouts is None else replace(plan, rollouts=rollouts)
-    base = None if start is None else load_bundle(BUNDLES / start if start in ("auto", "bandit") else Path(start))
+    base = None if start is None else load_bundle(BUNDLES / start if start in SHIPPED else Path(start))
     settings: dict[str, Any] = {
         "budget": asdict(plan) | {"factors": list(plan.factors)},
         "reward": reward,
@@ -182,7 +181,7 @@ def train_task_policy(
     ranges = {name: {"low": low.tolist(), "high": high.tolist()} for name, (low, high) in env.support.items()}
     support = ranges | {"num_classes": [2, MAX_CLASSES]}
     summary = {"told": settings, "env_steps": plan.rollouts * ROLLOUT_STEPS * env.num_envs, "returns": returns}
-    return _write(folder, actor, {"support": support, "fallback": fallback_to_dict(FALLBACK), "minority": "together", "training": summary})
+    return _write(folder, actor, {"support": support, "training": summary})
 
 
 def _chosen(budgets: dict[str, T], budget: str | T) -> T:

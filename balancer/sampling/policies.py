@@ -45,6 +45,7 @@ __all__ = [
     "CONFIG_FILE",
     "FALLBACK",
     "LAYERS",
+    "SHIPPED",
     "WEIGHTS_FILE",
     "Answer",
     "AutoPolicy",
@@ -61,6 +62,7 @@ __all__ = [
     "answered",
     "ask",
     "bundle_layout",
+    "compensates",
     "load_bundle",
     "load_policy",
     "policy_notes",
@@ -147,6 +149,16 @@ def answered(weights: SamplingWeights, answer: Answer, prior: Floats, limit: flo
     if isinstance(answer, ConstantPolicy):
         return answer.weights(prior, limit)
     return weights.moved(answer, prior, limit)
+
+
+def compensates(policy: Policy) -> bool:
+    """Whether a policy is made for the sampler's loss.
+
+    Those of version 0.1, which answer with K + 2 numbers, and the rules of this module that a person wrote
+    are made for a loss that counts every drawn row alike.
+    """
+    learned = getattr(policy, "bundle", policy)
+    return getattr(learned, "version", 1) != 0 and not isinstance(policy, (RandomPolicy, RulePolicy, SchedulePolicy, StartPolicy))
 
 
 def policy_notes(policy: Policy) -> list[str]:

@@ -21,12 +21,13 @@ from balancer.errors import UnsupportedError
 from balancer.files import read_arrays, write_arrays
 from balancer.models import Classifier, ModelConfig
 from balancer.options.fit import Budget, FitOptions
+from balancer.sampling.ages import ages
 from balancer.sampling.controller import SamplingController
 from balancer.sampling.observation import ScoredRows
 from balancer.sampling.pools import thinned_groups
 from balancer.sampling.row_sampler import RowSampler
 from balancer.sampling.seeding import generator
-from balancer.sampling.weights import SamplingWeights
+from balancer.sampling.weights import SamplingWeights, class_prior
 from balancer.training.auxiliary_sampling import AuxiliarySampling
 from balancer.training.trainer import ClassifierTrainer
 from balancer.training.treatment import Treatment, balanced_class_weight, under_sampled
@@ -109,6 +110,7 @@ def fit_classifier(
         batch_size=options.batch_size,
         learning_rate=options.learning_rate,
         class_weight=balanced_class_weight(counts) if treatment.loss == "class_weight" else None,
+        prior=_initial_prior(treatment, counts),
         warmup=options.warmup,
         optimizer=options.optimizer,
         device=device,
@@ -126,8 +128,17 @@ def fit_classifier(
     return fit.trainer, fit.figures
 
 
+def _initial_prior(treatment: Treatment, counts: np.ndarray) -> np.ndarray:
+    """(K,) shares that a new model starts from; with the sampler's loss it has the logits of the natural stream."""
+    if treatment.loss == "sampler":
+        return class_prior(counts)
+    odds = np.exp(treatment.initial_bias(counts))
+    shares: np.ndarray = odds / odds.sum()
+    return shares
+
+
 def _check_supported(treatment: Treatment) -> None:
-    if treatment.rows == "smote" or treatment.loss not in ("plain", "class_weight"):
+    if treatment.rows == "smote" or treatment.loss not in ("plain", "class_weight", "sampler"):
         raise UnsupportedError(f"the classifier can't be trained under {treatment.name}: choose another treatment")
 
 
@@ -155,7 +166,7 @@ class _Fit:
         )
         labels = np.full(len(self.dataset.store.label), -1, dtype=np.int64)
         labels[self.pools.train] = self.dataset.store.label[self.pools.train]
-        self.sampler = RowSampler(labels, len(self.dataset.schema.classes))
+        self.sampler = RowSampler(labels, len(self.dataset.schema.classes), age=ages(self.dataset.store.time, labels >= 0))
         self.controller: SamplingController | None = None
         if treatment.fixed_weights is None:
             self.controller = SamplingController(
@@ -165,6 +176,7 @@ class _Fit:
                 batch_budget=schedule.epochs * self.draws,
                 train_counts=self.pools.train_counts,
                 reward_counts=self.pools.reward_counts,
+                compensated=treatment.loss == "sampler",
             )
         rng = generator(self.seed, "reward pool")
         self.reward_rows, self.reward_weight = thinned(self.pools.reward, self.dataset.store.label, REWARD_NEGATIVES, rng)
@@ -182,6 +194,14 @@ class _Fit:
         """Draw the rows of an epoch, train on them, score, and let the policies choose the next weights."""
         weights = self.weights
         drawn = self.sampler.draw(self.draws, weights, generator(self.seed, "draw", epoch))
+        if self.treatment.loss == "sampler":
+            prior = self.sampler.prior
+            row_weight = None
+            if weights.hardness_importance > 0:
+                row_weight = self.sampler.loss_weights(drawn, weights, self.draws)
+                row_weight /= weights.class_weight(prior)[self.dataset.store.label[drawn]]
+            offset = weights.logit_offset(prior) - np.log(np.maximum(prior, 1e-9))
+            self.trainer.compensate(weights.class_weight(prior), offset, drawn, row_weight)
         loss = self.trainer.fit(drawn, self.auxiliary.draw(epoch))
         reward = self._scored(self.reward_rows, self.reward_weight)
         if self.controller is not None:

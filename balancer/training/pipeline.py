@@ -35,7 +35,7 @@ from balancer.training.costs import print_costs
 from balancer.training.fitting import Pools, fit_classifier
 from balancer.training.policy_stage import learn_policy
 from balancer.training.preparation import Prepared, opened_run
-from balancer.training.treatment import BASELINES, Treatment, fixed_treatment
+from balancer.training.treatment import BASELINES, Treatment, fixed_treatment, policy_treatment
 
 
 def train_run(config: TrainConfig, given: dict[str, Any], console: Console) -> Path:
@@ -77,7 +77,7 @@ def _run_stages(prepared: Prepared, folder: RunFolder, console: Console) -> None
         seconds["policy"] = time.monotonic() - started
         counts = Pools.of(dataset).train_counts
         scores: dict[str, Scores] = {}
-        for treatment in (Treatment("run", policy), *(fixed_treatment(name, counts) for name in BASELINES)):
+        for treatment in (policy_treatment("run", policy), *(fixed_treatment(name, counts) for name in BASELINES)):
             started = time.monotonic()
             scores[treatment.name] = _classifier_stage(prepared, folder, treatment, progress)
             seconds[treatment.name] = time.monotonic() - started

@@ -1,8 +1,11 @@
-"""The transaction-sequence classifier as the student of the environment ``balancer/ClassWeights-v0``."""
+"""The transaction-sequence classifier as the student of the environment ``balancer/ClassWeights-v1``."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from balancer.data.dataset import Dataset
 from balancer.data.split import Split
@@ -38,5 +41,35 @@ def classifier_task(dataset: Dataset, model: ModelConfig, batch_size: int, devic
         len(dataset.schema.classes),
         np.ones(len(train)),
         weight,
-        lambda seed, steps: ClassifierTrainer(dataset, model, seed=seed, total_steps=steps, batch_size=batch_size, device=device),
+        lambda seed, steps: ClassifierStudent(dataset, model, seed=seed, steps=steps, batch_size=batch_size, device=device),
+        dataset.store.time,
     )
+
+
+class ClassifierStudent:
+    """A classifier in training, as the environment uses it.
+
+    Args:
+        dataset: A data set that has been split.
+        model: What to build.
+        seed: Random seed.
+        steps: Mini-batches of the training.
+        batch_size: Rows of a mini-batch.
+        device: Where to train.
+    """
+
+    def __init__(self, dataset: Dataset, model: ModelConfig, *, seed: int, steps: int, batch_size: int, device: str) -> None:
+        self._trainer = ClassifierTrainer(dataset, model, seed=seed, total_steps=steps, batch_size=batch_size, device=device)
+        self._classes = len(dataset.schema.classes)
+
+    def fit(
+        self, rows: NDArray[np.int64], weight: NDArray[np.float64] | None = None, logit_offset: NDArray[np.float64] | None = None
+    ) -> None:
+        """Train on ``rows``; see :class:`balancer.envs.class_weights.Student`."""
+        if weight is not None and logit_offset is not None:
+            self._trainer.compensate(np.ones(self._classes), logit_offset, rows, weight)
+        self._trainer.fit(rows)
+
+    def score(self, rows: NDArray[np.int64]) -> NDArray[np.floating[Any]]:
+        """(n, K) class probabilities."""
+        return self._trainer.score(rows)

@@ -47,6 +47,8 @@ class ClassifierTrainer:
         learning_rate: Peak learning rate.
         weight_decay: Weight decay of matrices; vectors have none.
         class_weight: (K,) loss weight per class, or None.
+        prior: (K,) class shares that a new model starts from, by the biases of its head; None: as the head is
+            made.
         warmup: Fraction of the steps in which sparse attention is dense and its global nodes are learned by
             distillation; without effect on other attention.
         optimizer: ``adamw``, or ``adamw8bit`` of bitsandbytes, on CUDA.
@@ -69,6 +71,7 @@ class ClassifierTrainer:
         learning_rate: float = 2e-3,
         weight_decay: float = 0.01,
         class_weight: np.ndarray | None = None,
+        prior: np.ndarray | None = None,
         warmup: float = 0.0,
         optimizer: Literal["adamw", "adamw8bit"] = "adamw",
         device: str = "cpu",
@@ -83,6 +86,8 @@ class ClassifierTrainer:
         self.task_weights = task_weights
         torch.manual_seed(integer_seed(seed, "weights"))
         self.model = (Classifier(config) if start is None else start()).to(self.device)
+        if start is None and prior is not None:
+            self.model.head.start_at(torch.as_tensor(prior))
         if train_only is not None:
             for name, parameter in self.model.named_parameters():
                 parameter.requires_grad_(part_of(name) in train_only)
@@ -98,7 +103,27 @@ class ClassifierTrainer:
         else:
             self.optimizer = torch.optim.AdamW(groups, lr=learning_rate, fused=True)
         self.class_weight = None if class_weight is None else torch.as_tensor(class_weight, dtype=torch.float32, device=self.device)
+        self._offset: torch.Tensor | None = None
+        self._row_weight: tuple[np.ndarray, np.ndarray] | None = None
         self.step = 0
+
+    def compensate(self, class_weight: np.ndarray, offset: np.ndarray, rows: np.ndarray, row_weight: np.ndarray | None = None) -> None:
+        """Count the rows of the next epoch so that their sampling is compensated.
+
+        Args:
+            class_weight: (K,) loss weight of each class.
+            offset: (K,) what is added to the logits in training only. The logits are then those of the stream
+                whose mass is the offset's share of what the rows are trained with; with the log of the mass
+                less the log prior they are those of the natural stream.
+            rows: (n,) store rows of the epoch.
+            row_weight: (n,) weight of each row within its class; None: 1.
+        """
+        self.class_weight = torch.as_tensor(class_weight, dtype=torch.float32, device=self.device)
+        self._offset = torch.as_tensor(offset, dtype=torch.float32, device=self.device)
+        self._row_weight = None
+        if row_weight is not None:
+            unique, first = np.unique(rows, return_index=True)
+            self._row_weight = unique, np.asarray(row_weight)[first]
 
     def fit(self, rows: np.ndarray, extra: Mapping[str, np.ndarray] | None = None) -> float:
         """Train on rows, one optimizer step per mini-batch.
@@ -209,18 +234,20 @@ class ClassifierTrainer:
         Returns:
             The loss.
         """
-        label = torch.as_tensor(self.dataset.store.label[rows[source == 0]].astype(np.int64), device=self.device)
+        own = rows[source == 0]
+        label = torch.as_tensor(self.dataset.store.label[own].astype(np.int64), device=self.device)
+        row_weight = self._weights_of(own)
         with autocast(self.device):
             encoded = self.model.encode(batch, targets)
             if self.model.tasks is None:
-                loss = float(share[0]) * self.model.loss(self.model.head(encoded), label, self.class_weight)
+                loss = float(share[0]) * self._loss(self._adjusted(self.model.head(encoded)), label, row_weight)
                 objective = loss + float(share[0]) * distillation_loss(self.model)
                 shown = loss
             else:
                 losses: dict[str, torch.Tensor] = {}
                 if len(label):
-                    logits = self.model.head(_rows(encoded, source == 0))
-                    each = self.model.head.losses(logits, label, self.class_weight)
+                    logits = self._adjusted(self.model.head(_rows(encoded, source == 0)))
+                    each = self.model.head.losses(logits, label, self.class_weight, *row_weight)
                     losses = {name: float(share[0]) * value for name, value in each.items()}
                     shown = torch.stack(list(losses.values())).sum()
                 for number, (name, target) in enumerate(wanted.items(), start=1):
@@ -234,6 +261,24 @@ class ClassifierTrainer:
                     objective = objective + part * self.model.tasks.uncertainty_penalty()
         objective.backward()
         return shown.detach()
+
+    def _loss(self, logits: torch.Tensor, label: torch.Tensor, row_weight: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        return self.model.head.loss(logits, label, self.class_weight, *row_weight)
+
+    def _adjusted(self, logits: torch.Tensor) -> torch.Tensor:
+        return logits if self._offset is None else self.model.head.adjusted(logits, self._offset)
+
+    def _weights_of(self, rows: np.ndarray) -> tuple[torch.Tensor, ...]:
+        """The weights (n,) of rows within their classes as the last argument of a loss; empty where all are 1."""
+        if self._row_weight is None:
+            return ()
+        return (torch.as_tensor(self._row_weights(rows), dtype=torch.float32, device=self.device),)
+
+    def _row_weights(self, rows: np.ndarray) -> np.ndarray:
+        assert self._row_weight is not None
+        known, weight = self._row_weight
+        found: np.ndarray = weight[np.searchsorted(known, rows)]
+        return found
 
     def _targets(self, name: str, rows: np.ndarray) -> np.ndarray:
         """(n, F) targets of a task; of masked fields, only those that are masked in this step."""
@@ -269,7 +314,7 @@ class ClassifierTrainer:
         label = self.dataset.store.label[rows]
         weight = np.ones(len(self.config.classes)) if self.class_weight is None else self.class_weight.cpu().numpy()
         result: np.ndarray = np.where(label >= 0, weight[label], 0.0)
-        return result
+        return result if self._row_weight is None else result * self._row_weights(rows)
 
     def score(self, rows: np.ndarray) -> np.ndarray:
         """Class probabilities of ``rows`` (n,): float32 (n, K), class 0 is the negative class."""

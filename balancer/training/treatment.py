@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from balancer.data.split import Split
 from balancer.sampling.constant_policy import ConstantPolicy
-from balancer.sampling.policies import Policy
+from balancer.sampling.policies import Policy, compensates
 from balancer.sampling.seeding import generator
 from balancer.sampling.weights import Floats, SamplingWeights, class_prior, proportional_share
 
@@ -90,6 +90,11 @@ def fixed_treatment(name: str, counts: NDArray[Any]) -> Treatment:
     losses: dict[str, Loss] = {value: value for value in get_args(Loss)}
     bias: Bias = "fitting" if name == base else "zero"
     return Treatment(name, policy, rows=rows.get(base, "all"), loss=losses.get(base, "plain"), bias=bias)
+
+
+def policy_treatment(name: str, policy: Policy) -> Treatment:
+    """Training under a policy, with the sampler's loss if the policy is made for it."""
+    return Treatment(name, policy, loss="sampler" if compensates(policy) else "plain")
 
 
 def balanced_class_weight(counts: NDArray[Any]) -> Floats:
