@@ -282,6 +282,10 @@ class SamplerCore:
             self._drawn = weights, dataclasses.replace(weights, share=share)
         return self._drawn[1]
 
+    def _drawing(self) -> tuple[SamplingWeights, bool]:
+        """Weights that rows are drawn with, and whether an epoch keeps a row of the minority."""
+        return (self._drawn_weights(), False) if self._batch_size else (self._controller.weights, True)
+
     def use_compensation(self) -> None:
         """Note that the loss counts drawn rows by their weights, unless ``compensated=False`` was given.
 
@@ -313,8 +317,8 @@ class SamplerCore:
         """
         chosen = self._chosen(rows)
         self.use_compensation()
-        weights = self._drawn_weights()
-        return self._rows.loss_weights(chosen, weights, self._epoch_draws)
+        weights, kept = self._drawing()
+        return self._rows.loss_weights(chosen, weights, self._epoch_draws, keep_minority=kept)
 
     def probabilities(self, logits: ArrayLike, prior: str | ArrayLike = "natural") -> Floats:
         """Class probabilities from the raw logits of a model that was trained with the compensation.
@@ -518,9 +522,9 @@ class SamplerCore:
         [0.97, 2.56]
         """
         self.use_compensation()
-        weights = self._drawn_weights()
-        mass = self._rows.probabilities(weights, self._epoch_draws)
-        mass *= self._rows.loss_weights(np.arange(self.num_rows), weights, self._epoch_draws)
+        weights, kept = self._drawing()
+        mass = self._rows.probabilities(weights, self._epoch_draws, keep_minority=kept)
+        mass *= self._rows.loss_weights(np.arange(self.num_rows), weights, self._epoch_draws, keep_minority=kept)
         mass *= self._labels.counts.sum()
         return mass
 

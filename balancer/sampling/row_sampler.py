@@ -52,6 +52,8 @@ _LEAST_ACCEPTED = 0.02
 _ROUNDS = 1_000
 """Rounds of rejection, at most."""
 _TINY = 1e-300
+_ROUNDED = 1e-5
+"""How far a share may be above the prior that it is meant to be, relatively."""
 _PROBED = 4_096
 """Rows of a class from which that part is estimated; a fixed choice, so that draws stay repeatable."""
 
@@ -76,7 +78,7 @@ def is_chosen(share: Any, prior: Any) -> Any:
     The rows of a class that is drawn more often are all drawn, and preferring the hard ones would repeat
     those that are mislabelled or can't be learned.
     """
-    return share <= prior * (1.0 + 1e-9)
+    return share <= prior * (1.0 + _ROUNDED)  # policies see the prior in single precision
 
 
 def kept_share(share: Floats, draws: int) -> Floats:
@@ -420,7 +422,9 @@ class RowSampler:
             result[self._class_rows(c)] = share[c] * self._within(c, weights, draws)
         return result
 
-    def loss_weights(self, rows: NDArray[np.integer[Any]], weights: SamplingWeights, draws: int) -> Floats:
+    def loss_weights(
+        self, rows: NDArray[np.integer[Any]], weights: SamplingWeights, draws: int, *, keep_minority: bool = False
+    ) -> Floats:
         """(n,) loss weight of drawn ``rows`` (n,), with mean 1 over the draws of an epoch.
 
         It is the weight of the row's class times that of the row within its class
@@ -431,10 +435,12 @@ class RowSampler:
             rows: Rows of the table.
             weights: The weights that they were drawn with.
             draws: Rows drawn in the epoch.
+            keep_minority: As they were drawn; see :meth:`draw`.
         """
         rows = np.asarray(rows)
         codes = self._codes[rows]
-        by_class = class_weights(self.class_share(weights), weights.class_importance, self.prior)
+        share = self.class_share(weights)
+        by_class = class_weights(kept_share(share, draws) if keep_minority else share, weights.class_importance, self.prior)
         result = np.where(codes >= 0, by_class[codes], 0.0)
         hard_classes = self._hard_classes(weights)
         if weights.hardness_importance == 0 or self._error is None:

@@ -137,10 +137,12 @@ class _AdaptiveBase(CoreView, Sampler[Item]):
         # Until an item is requested, nothing is drawn and a loaded position is kept: a DataLoader with
         # workers makes two iterators and uses the second.
         self._begun, self._walk = self._core.epoch, object()
-        self._loader = _loader_count(self, self._handed, self._core.num_rows)
+        self._loader = _loader_count(self, self._handed)
         return self._walked(self._core.epoch, self._handed, self._walk)
 
     def _walked(self, epoch: int, start: int, token: object) -> Iterator[Item]:
+        if self._loader is not None:
+            _check_length(self._loader.dataset_length, self._core.num_rows)
         first, end = self.rank * self._length + start, (self.rank + 1) * self._length
         while first < end:
             block, offset = divmod(first, self._block_items)
@@ -441,10 +443,14 @@ class _LoaderCount:
         batch_size: Items of the sampler in a batch of the loader; None: not known.
         before: Items of the epoch that were trained on before.
         drop_last: Whether the loader leaves out a last batch that is not full.
+        dataset_length: Rows of the loader's data set; None: unknown, or its sampler is another one.
     """
 
-    def __init__(self, iterator: _BaseDataLoaderIter, batch_size: int | None, before: int, *, drop_last: bool) -> None:
+    def __init__(
+        self, iterator: _BaseDataLoaderIter, batch_size: int | None, before: int, *, drop_last: bool, dataset_length: int | None
+    ) -> None:
         self._batch_size, self._before, self._drop_last = batch_size, before, drop_last
+        self.dataset_length = dataset_length
         self._batches = 0
         self._attributes: dict[str, Any] | None = vars(iterator)
         self.workers = bool(self._attributes.get("_num_workers"))
@@ -473,13 +479,10 @@ class _LoaderCount:
         return min(self._before + batches * self._batch_size, most)
 
 
-def _loader_count(sampler: Sampler[Any], before: int, num_rows: int) -> _LoaderCount | None:
+def _loader_count(sampler: Sampler[Any], before: int) -> _LoaderCount | None:
     """The count of the DataLoader that begins to iterate over ``sampler``; None where it is another loop.
 
     The loader does not name itself to its sampler, so it is looked for among the callers.
-
-    Raises:
-        InputError: The loader's data set has another length than the labels, ``num_rows``.
     """
     if not HAS_TORCH:
         return None
@@ -491,27 +494,28 @@ def _loader_count(sampler: Sampler[Any], before: int, num_rows: int) -> _LoaderC
         frame, owner = caller, caller.f_locals.get("self")
         if isinstance(owner, _BaseDataLoaderIter):
             batches = getattr(owner, "_index_sampler", None)
-            if batches is sampler or getattr(batches, "sampler", None) is sampler:
-                _check_length(getattr(owner, "_dataset", None), num_rows)
-            size = batches.batch_size if type(batches) is BatchSampler and batches.sampler is sampler else None
-            if batches is sampler:
-                size = 1
-            if getattr(owner, "_in_order", True) is False:
-                size = None
+            own = batches is sampler or getattr(batches, "sampler", None) is sampler
+            size = 1 if batches is sampler else batches.batch_size if own and isinstance(batches, BatchSampler) else None
+            if (batches is not sampler and type(batches) is not BatchSampler) or getattr(owner, "_in_order", True) is False:
+                size = None  # batches of another size, or in another order
             drop_last = batches is not sampler and bool(getattr(batches, "drop_last", False))
-            return _LoaderCount(owner, size, before, drop_last=drop_last)
+            length = _length_of(getattr(owner, "_dataset", None)) if own else None
+            return _LoaderCount(owner, size, before, drop_last=drop_last, dataset_length=length)
     return None
 
 
-def _check_length(dataset: Any, num_rows: int) -> None:
+def _length_of(dataset: Any) -> int | None:
     try:
-        length = len(dataset)
-    except (TypeError, NotImplementedError):  # not known
-        return
-    if length != num_rows:
+        return len(dataset)
+    except (TypeError, NotImplementedError):
+        return None
+
+
+def _check_length(dataset_length: int | None, num_rows: int) -> None:
+    if dataset_length is not None and dataset_length != num_rows:
         raise InputError(
-            f"labels has {num_rows} rows and the data set of the loader {length}; make the sampler from the labels of that data set, "
-            "in its order, with unlabelled= for rows not to draw"
+            f"labels has {num_rows} rows and the data set of the loader {dataset_length}; make the sampler from the labels of that "
+            "data set, in its order, with unlabelled= for rows not to draw"
         )
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from balancer.errors import InputError
 from balancer.sampling import row_sampler
-from balancer.sampling.row_sampler import MAX_HARD_DRAWS, NEWTON_STEPS, RowSampler, kept_share, largest_probability, scored_part
+from balancer.sampling.row_sampler import MAX_HARD_DRAWS, NEWTON_STEPS, RowSampler, is_chosen, kept_share, largest_probability, scored_part
 from balancer.sampling.weights import ERROR_OFFSET, SamplingWeights
 
 
@@ -35,12 +35,20 @@ def test_hardness_follows_the_error(hardness: float) -> None:
     error = np.concatenate([np.linspace(0.05, 0.95, 40), np.linspace(0.05, 0.95, 40) ** 2])
     sampler = RowSampler(label, 2)
     sampler.refresh(np.arange(80), _scores(np.where(label == 0, error, 1 - error)))
-    weights = SamplingWeights(np.array([0.8, 0.2]), hardness, 0.25)
-    rows = np.concatenate([sampler.draw(10, weights, np.random.default_rng(i)) for i in range(20_000)])  # few draws: nothing is cut
-    counts = np.bincount(rows, minlength=80)
-    for part in (slice(40), slice(40, 80)):  # within every class
-        weight = (error[part] + ERROR_OFFSET) ** hardness
-        np.testing.assert_allclose(counts[part] / counts[part].sum(), 0.75 * weight / weight.sum() + 0.25 / 40, atol=0.004)
+    for share in ([0.4, 0.6], [0.5, 0.5], [0.6, 0.4]):
+        weights = SamplingWeights(np.array(share), hardness, 0.25)
+        rows = np.concatenate([sampler.draw(10, weights, np.random.default_rng(i)) for i in range(10_000)])  # few: nothing is cut
+        counts = np.bincount(rows, minlength=80)
+        for c, part in enumerate((slice(40), slice(40, 80))):
+            weight = (error[part] + ERROR_OFFSET) ** (hardness if share[c] <= 0.5 else 0.0)  # only where rows have to be chosen
+            np.testing.assert_allclose(counts[part] / counts[part].sum(), 0.75 * weight / weight.sum() + 0.25 / 40, atol=0.005)
+
+
+def test_rounded_shares_count_as_the_prior() -> None:
+    prior = np.array([0.7, 0.2, 0.1])
+    assert is_chosen(prior.astype(np.float32), prior).all()
+    assert is_chosen(prior * (1 + 1e-7), prior).all()
+    assert is_chosen(np.array([0.5, 0.2, 0.3]), prior).tolist() == [True, True, False]
 
 
 @pytest.mark.parametrize("draws", [400, 5_000])
@@ -50,22 +58,24 @@ def test_no_row_is_drawn_over_and_over_for_being_hard(draws: int) -> None:
     error[:20] = 0.9
     sampler = RowSampler(label, 2)
     sampler.refresh(np.arange(1_000), _scores(error))
-    weights = SamplingWeights(np.array([0.999, 0.001]), 3.0, 0.0)
+    weights = SamplingWeights(np.array([0.995, 0.005]), 3.0, 0.0)
+    draws = round(draws / 0.995)
     counts = sum(np.bincount(sampler.draw(draws, weights, np.random.default_rng(i)), minlength=1_005)[:1_000] for i in range(300))
-    most = max(MAX_HARD_DRAWS, draws / 1_000)  # or as often as the average row of the class
+    most = max(MAX_HARD_DRAWS, 0.995 * draws / 1_000)  # or as often as the average row of the class
     np.testing.assert_allclose(counts[:20] / 300, most, rtol=0.17)
     assert counts[:20].mean() / 300 == pytest.approx(most, rel=0.02)
 
 
 def test_a_class_whose_rows_are_all_drawn_is_drawn_evenly() -> None:
-    label = np.array([0] * 1_000 + [1] * 10)
+    label = np.array([0] * 1_000 + [1] * 1_000)
     sampler = RowSampler(label, 2)
-    error = np.where(np.arange(1_010) % 10 == 0, 0.9, 0.01)
-    sampler.refresh(np.arange(1_010), _scores(np.where(label == 0, error, 1 - error)))
-    found = sampler.probabilities(SamplingWeights(np.array([0.5, 0.5]), 2.0, 0.0), 400)
-    np.testing.assert_allclose(found[1_000:] * 400, 20.0)  # 20 draws of each of 10 rows
-    assert found[0] * 400 == pytest.approx(MAX_HARD_DRAWS, rel=0.01)
-    assert found[1] * 400 < 0.05
+    error = np.where(np.arange(2_000) % 10 == 0, 0.9, 0.01)
+    sampler.refresh(np.arange(2_000), _scores(np.where(label == 0, error, 1 - error)))
+    weights = SamplingWeights(np.array([0.5, 0.5]), 2.0, 0.0)
+    few, many = sampler.probabilities(weights, 400) * 400, sampler.probabilities(weights, 8_000) * 8_000
+    np.testing.assert_allclose(few[[0, 1_000]], MAX_HARD_DRAWS, rtol=0.02)
+    assert few[1] < 0.05
+    np.testing.assert_allclose(many, 4.0)  # four draws of each row
 
 
 def test_unscored_rows_share_what_is_left() -> None:
@@ -151,8 +161,10 @@ def test_probabilities_are_those_of_the_description(rows: int, scored: float, ha
     found = sampler.probabilities(weights, draws)
     expected = np.zeros(len(label))
     for share, members, errors in ((0.6, negatives, error), (0.4, positives, positive_error)):
-        hard = _plain_hard_probabilities(errors, hardness, max(1, round(share * draws)))
-        expected[members] = share * (floor / len(members) + (1 - floor) * hard)
+        expected[members] = share / len(members)
+        if share <= len(members) / (rows + 7):
+            hard = _plain_hard_probabilities(errors, hardness, max(1, round(share * draws)))
+            expected[members] = share * (floor / len(members) + (1 - floor) * hard)
     np.testing.assert_allclose(found, expected, rtol=2e-4, atol=1e-12)
     assert found.sum() == pytest.approx(1)
 
@@ -213,15 +225,14 @@ def test_other_shares_cost_nothing_per_row(monkeypatch: pytest.MonkeyPatch) -> N
     for share, floor, n in ((0.9, 0.05, 100), (0.6, 0.05, 100), (0.6, 0.3, 5_000), (0.3, 0.0, 100)):
         sampler.draw(n, SamplingWeights(np.array([share, 1 - share]), 1.0, floor), rng)
         sampler.probabilities(SamplingWeights(np.array([share, 1 - share]), 1.0, floor), n)
-    each = ["_ScoredRows", "_HardTable"] * 2  # of both classes
-    assert built == each
+    assert built == ["_ScoredRows", "_HardTable"]  # of the class whose rows have to be chosen
     sampler.draw(100, SamplingWeights(np.array([0.9, 0.1]), 0.5), rng)
-    assert built[4:] == ["_HardTable"] * 2  # another hardness: no sort
+    assert built[2:] == ["_HardTable"]  # another hardness: no sort
     sampler.refresh(np.arange(10), _scores(rng.random(10)))
     sampler.draw(100, SamplingWeights(np.array([0.9, 0.1]), 0.0), rng)
-    assert len(built) == 6  # and none at all without hardness
+    assert len(built) == 3  # and none at all without hardness
     sampler.draw(100, SamplingWeights(np.array([0.9, 0.1]), 0.5), rng)
-    assert built[6:] == each
+    assert built[3:] == ["_ScoredRows", "_HardTable"]
 
 
 def test_more_rows_than_torch_can_weigh() -> None:
@@ -293,7 +304,9 @@ def _loss_weights(
         rows = np.flatnonzero(label == c)
         recent = np.ones(len(rows)) if age is None else 2.0 ** (-(age[rows] - age[rows].min()) / weights.half_life)
         recent /= recent.sum()
-        hard = _plain_hard_probabilities(error[rows], weights.hardness, max(1, round(share * draws)))
+        hard = np.full(len(rows), 1 / len(rows))
+        if share <= prior[c] and not np.isnan(error[label >= 0]).all():
+            hard = _plain_hard_probabilities(error[rows], weights.hardness, max(1, round(share * draws)))
         drawn = (weights.floor / len(rows) + (1 - weights.floor) * hard) * recent
         drawn /= drawn.sum()
         weight = (recent / drawn) ** weights.hardness_importance
@@ -365,11 +378,11 @@ def test_weights_of_a_batch_do_not_cost_a_pass_over_the_rows(monkeypatch: pytest
     weights = SamplingWeights(np.array([0.6, 0.4]), 1.0, 0.1, 0.5, 0.5, half_life=0.5)
     for _ in range(5):
         sampler.loss_weights(rng.integers(0, 50_000, 256), weights, 1_000)
-    assert asked == [0, 1]  # once for a class and an epoch
+    assert asked == [0]  # once for an epoch and a class that hardness acts in
     sampler.refresh(np.arange(5), _scores(np.full(5, 0.5)))
     sampler.loss_weights(np.arange(60), weights, 1_000)
     sampler.loss_weights(np.arange(60), SamplingWeights(np.array([0.6, 0.4]), 1.0, 0.1, 0.5, 0.5), 1_000)  # no age: no pass at all
-    assert asked == [0, 1, 0, 1]
+    assert asked == [0, 0]
 
 
 @pytest.mark.parametrize("half_life", [0.0625, 0.3, 2.0])

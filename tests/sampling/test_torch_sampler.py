@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
+import itertools
 import json
+import pickle
 import socket
 import subprocess
 import sys
+import weakref
 from typing import Any
 
 import numpy as np
@@ -15,9 +19,10 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, TensorDataset
 
 from balancer.errors import InputError
+from balancer.sampling import core, torch_sampler
 from balancer.sampling.torch_sampler import AdaptiveBatchSampler, AdaptiveSampler
 from balancer.sampling.weights import SamplingWeights
 
@@ -152,15 +157,135 @@ def test_resumes_after_what_a_data_loader_trained_on(kind: str, workers: int) ->
     walk = iter(loader(one))
     head = [next(walk)[0].tolist() for _ in range(9)]
     if workers:  # the loader has asked for the rest already
-        assert one.state_dict()["epoch"] == 1
-    state = one.state_dict(consumed=9 if kind == "batches" else 72)
+        assert one.epoch == 1
+    state = one.state_dict()
     assert (state["epoch"], state["handed"]) == (0, 9 if kind == "batches" else 72)
+    assert _plain(state) == _plain(one.state_dict(consumed=9 if kind == "batches" else 72))
     two.load_state_dict(state)
-    assert head + [batch.tolist() for (batch,) in loader(two)] == whole
+    rest = loader(two)
+    assert len(rest) == 3  # what is left
+    assert head + [batch.tolist() for (batch,) in rest] == whole
+    assert len(rest) == 12
     assert [b.tolist() for (b,) in loader(two)] != whole
     full = one.state_dict(consumed=len(one))
     assert (full["epoch"], full["handed"]) == (1, 0)
     list(walk)  # lets the workers end
+
+
+def _loader(sampler: Any, workers: int = 0, size: int = 8, rows: int = 1000, **options: Any) -> DataLoader[Any]:
+    context = "fork" if workers else None
+    data = TensorDataset(torch.arange(rows))
+    return DataLoader(data, batch_size=size, sampler=sampler, num_workers=workers, multiprocessing_context=context, **options)
+
+
+@pytest.mark.parametrize(("workers", "left_by"), [(0, "break"), (0, "walk"), (2, "break"), (2, "walk"), (2, "persistent")])
+def test_the_loader_is_counted_however_the_loop_is_left(workers: int, left_by: str) -> None:
+    sampler, other = _make("rows"), _make("rows")
+    whole = [batch.tolist() for (batch,) in _loader(_make("rows"))]
+    loader, head = _loader(sampler, workers, persistent_workers=left_by == "persistent"), []
+    walk = iter(loader)
+    for (batch,) in walk:
+        head.append(batch.tolist())
+        if len(head) == 5:
+            break
+    if left_by == "break":
+        del walk  # the iterator is gone when the state is saved, as after a plain loop
+    states = [sampler.state_dict(), copy.deepcopy(sampler).state_dict(), pickle.loads(pickle.dumps(sampler)).state_dict()]
+    assert {(state["epoch"], state["handed"]) for state in states} == {(0, 40)}
+    other.load_state_dict(states[0])
+    assert head + [batch.tolist() for (batch,) in _loader(other, workers)] == whole
+    again = other.state_dict()  # at the end of a resumed epoch
+    assert (again["epoch"], again["handed"]) == (1, 0)
+    if left_by == "walk":
+        list(walk)
+        assert sampler.state_dict()["epoch"] == 1
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_resumed_epoch_can_be_left_again(workers: int) -> None:
+    whole, found, state = [batch.tolist() for (batch,) in _loader(_make("rows"))], [], None
+    for batches in (2, 3, 99):
+        sampler = _make("rows")
+        if state is not None:
+            sampler.load_state_dict(state)
+        loader = _loader(sampler, workers)
+        assert len(loader) == 12 - len(found)
+        for _, (batch,) in zip(range(batches), loader, strict=False):
+            found.append(batch.tolist())
+        state = sampler.state_dict()
+    assert found == whole
+    assert (state["epoch"], state["handed"]) == (1, 0)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_last_batch_that_the_loader_drops_ends_the_epoch(workers: int) -> None:
+    sampler = _make("rows")
+    assert len(list(_loader(sampler, workers, size=10, drop_last=True))) == 9  # of 96 rows
+    state = sampler.state_dict()
+    assert (state["epoch"], state["handed"]) == (1, 0)
+    walk = iter(_loader(sampler, workers, size=10, drop_last=True))
+    next(walk)
+    assert sampler.state_dict()["handed"] == 10
+
+
+class _Pairs(BatchSampler):
+    """A batch sampler that a user wrote."""
+
+    def __iter__(self) -> Any:
+        rows = iter(self.sampler)
+        return iter(lambda: list(itertools.islice(rows, 2)), [])
+
+
+@pytest.mark.parametrize("kind", ["batches", "order"])
+def test_a_loader_that_can_not_be_counted_asks_for_the_number(kind: str) -> None:
+    sampler, data = _make("rows"), TensorDataset(torch.arange(1000))
+    fork = {"num_workers": 2, "multiprocessing_context": "fork"}
+    if kind == "batches":
+        loader: DataLoader[Any] = DataLoader(data, batch_sampler=_Pairs(sampler, 2, False), **fork)
+    else:
+        loader = _loader(sampler, 2, in_order=False)
+    walk = iter(loader)
+    next(walk)
+    with pytest.warns(UserWarning, match="give state_dict the number of rows trained on, consumed="):
+        sampler.state_dict()
+    assert sampler.state_dict(consumed=8)["handed"] == 8
+    list(walk)
+
+
+@KINDS
+@pytest.mark.parametrize("workers", [0, 1])
+def test_labels_of_another_length_than_the_data_are_refused_at_once(kind: str, workers: int) -> None:
+    sampler, chosen = _make(kind), {"num_workers": workers, "multiprocessing_context": "fork" if workers else None}
+    for rows in (999, 1001):
+        data = TensorDataset(torch.arange(rows))
+        loader = DataLoader(data, batch_sampler=sampler, **chosen) if kind == "batches" else _loader(sampler, workers, rows=rows)
+        with pytest.raises(InputError, match=f"labels has 1000 rows and the data set of the loader {rows}; make the sampler"):
+            next(iter(loader))
+    assert sampler.state_dict()["handed"] == 0
+    assert (
+        len(list(DataLoader(_NoLength(), batch_sampler=sampler) if kind == "batches" else DataLoader(_NoLength(), 8, sampler=sampler)))
+        == 12
+    )
+    assert len(list(sampler)) == len(sampler)  # a loop of one's own
+
+
+class _NoLength(Dataset[int]):
+    """A data set whose length is not known."""
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+
+def test_a_sampler_does_not_keep_the_loader_alive() -> None:
+    sampler = _make("rows")
+    data = TensorDataset(torch.arange(1000))
+    kept = weakref.ref(data)
+    for _ in DataLoader(data, batch_size=8, sampler=sampler):
+        break
+    del data
+    gc.collect()
+    assert kept() is None
+    assert sampler.state_dict()["handed"] == 8
 
 
 @KINDS
@@ -190,12 +315,15 @@ def _again(kind: str, sampler: Any) -> Any:
 
 
 @KINDS
-def test_ranks_split_one_epoch(kind: str) -> None:
+@pytest.mark.parametrize("block", [core.BLOCK, 7, 24])
+def test_ranks_take_parts_of_one_epoch(kind: str, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core, "BLOCK", block)
+    monkeypatch.setattr(torch_sampler, "BLOCK", block)
     alone, ranks = _make(kind), [_make(kind, rank=r, num_replicas=4) for r in range(4)]
     for _ in range(2):
         whole, parts = list(alone), [list(rank) for rank in ranks]
         assert [len(part) for part in parts] == [len(rank) for rank in ranks] == [len(whole) // 4] * 4
-        assert [item for group in zip(*parts, strict=True) for item in group] == whole
+        assert [item for part in parts for item in part] == whole  # one after the other
         for each in (alone, *ranks):
             _tell(each)
     uneven = [_make(kind, rank=r, num_replicas=5) for r in range(5)]
@@ -244,8 +372,23 @@ def test_two_processes_take_different_items() -> None:
     labels = ["ok"] * 95 + ["fraud"] * 5
     rows = AdaptiveSampler(labels, policy="constant:share=.2", epochs=2, num_samples=40)
     batches = AdaptiveBatchSampler(labels, batch_size=5, policy="constant:share=.2", epochs=2, num_batches=6)
-    assert [item for pair in zip(rows_0, rows_1, strict=True) for item in pair] == list(rows)
-    assert [item for pair in zip(batches_0, batches_1, strict=True) for item in pair] == list(batches)
+    assert rows_0 + rows_1 == list(rows)
+    assert batches_0 + batches_1 == list(batches)
+
+
+@KINDS
+def test_a_rank_draws_its_own_blocks_alone(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core, "BLOCK", 16)
+    monkeypatch.setattr(torch_sampler, "BLOCK", 16)
+    asked: list[int] = []
+    name = "draw_block" if kind == "rows" else "draw_batch_block"
+    draw = getattr(core.SamplerCore, name)
+    monkeypatch.setattr(core.SamplerCore, name, lambda self, epoch, block, *rest: (asked.append(block), draw(self, epoch, block, *rest))[1])
+    rank = _make(kind, rank=1, num_replicas=3)  # rows 32 to 63, or batches 4 to 7 of two a block
+    next(walk := iter(rank))
+    assert asked == [2]
+    list(walk)
+    assert asked == [2, 3]
 
 
 def test_a_generator_seeds_the_draws() -> None:
