@@ -517,9 +517,9 @@ class SamplerCore:
         rows with these weights is trained with what a network is trained with that draws its rows. The class
         shares of its stream are ``exp(logit_offset)``; :meth:`init_score` takes them out of its raw scores.
 
-        >>> sampler = SamplerCore([0] * 98 + [1] * 2, epochs=1)
-        >>> sampler.effective_weights()[[0, -1]].round(2).tolist()
-        [0.97, 2.56]
+        >>> policy = "constant:share=.2,hardness=0,class_importance=.5"
+        >>> SamplerCore([0] * 98 + [1] * 2, epochs=1, policy=policy).effective_weights()[[0, -1]].round(2).tolist()
+        [0.95, 3.33]
         """
         self.use_compensation()
         weights, kept = self._drawing()
@@ -541,8 +541,9 @@ class SamplerCore:
         Returns:
             Two classes: (n,), the log-odds of ``classes_[1]``, the same for each row. More: (n, K).
 
-        >>> SamplerCore([0] * 98 + [1] * 2, epochs=1).init_score(1).round(2).tolist()
-        [-2.92]
+        >>> policy = "constant:share=.2,hardness=0,class_importance=.5"
+        >>> SamplerCore([0] * 98 + [1] * 2, epochs=1, policy=policy).init_score(1).round(2).tolist()
+        [-2.64]
         """
         offset, rows = self.logit_offset, self.num_rows if num_rows is None else whole_number(num_rows, "num_rows", 0)
         return np.full(rows, offset[1] - offset[0]) if len(offset) == 2 else np.tile(offset, (rows, 1))
