@@ -17,6 +17,8 @@ from balancer.options.flags import Flag, Options
 from balancer.options.model import SizeOptions
 from balancer.options.run import MAX_SEED, RunOptions
 
+PLAIN = "plain:"
+"""Before the name of a policy: train with the cross-entropy instead of the sampler's loss."""
 SEARCHES = ("constant_share", "constant", "tpe")
 """Constants chosen on the reward half out of ``search_trials`` trainings each.
 
@@ -136,7 +138,7 @@ class CompareConfig(TableOptions, ComparisonOptions, SizeOptions, ScheduleOption
             if self.student == "classifier" and name in POPULATION_ONLY:
                 raise InputError(f"--treatments {name} needs --student population: leave it out, or compare the population")
             if name not in POPULATION_TREATMENTS and name not in ("start", "schedule"):
-                load_policy(name, num_classes=2)
+                load_policy(name.removeprefix(PLAIN), num_classes=2)
             if name == "ppo":
                 load_bundle(BUNDLES / "ppo")  # ppo starts from it
             if name in _EXTRAS:

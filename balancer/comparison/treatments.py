@@ -8,13 +8,13 @@ from typing import Protocol
 
 import numpy as np
 
+from balancer.comparison.config import PLAIN
 from balancer.sampling.policies import load_policy
 from balancer.sampling.weights import Floats
 from balancer.training.treatment import FIXED, Treatment, fixed_treatment, policy_treatment
 
 ScorePair = tuple[np.ndarray, np.ndarray]
 """Raw class probabilities (rows, K) of the threshold half and of the test rows."""
-PLAIN = "plain:"
 Tick = Callable[[str], None]
 """Called once an epoch with a short text about the progress."""
 

@@ -244,7 +244,7 @@ def load_policy(text: str | Path, *, num_classes: int) -> Policy:
             - ``auto``, the best policy of the package for a table that it has not seen: the constant
               (:class:`~balancer.sampling.constant_policy.DefaultPolicy`), which ``constant`` is too;
             - ``constant:share=.2,hardness=1``: a constant of one's own (keys ``share``, a number, ``prior``,
-              ``root`` or ``equal``; ``hardness``; ``floor``; ``class_importance``; ``hardness_importance``;
+              ``root``, ``third`` or ``equal``; ``hardness``; ``floor``; ``class_importance``; ``hardness_importance``;
               ``half_life``);
             - ``ppo``, learned, part of the package; outside its training range it answers with a constant;
               ``bandit``, the same, trained on the reward of single epochs;
@@ -305,7 +305,7 @@ _CONSTANT = {
     "hardness_importance": _IMPORTANCE,
     "half_life": HALF_LIVES,
 }
-_NAMED_SHARES: dict[str, PriorPower | None] = {"prior": None, "root": PriorPower(0.5), "equal": PriorPower(0.0)}
+_NAMED_SHARES: dict[str, PriorPower | None] = {"prior": None, "root": PriorPower(0.5), "third": PriorPower(1.0 / 3.0), "equal": PriorPower(0.0)}
 
 
 def _named_share(options: str) -> tuple[float | PriorPower | None, str]:

@@ -72,11 +72,13 @@ class LoopStudent:
         schedule = partial(learning_rate_factor, total_steps=total_steps)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, schedule)
 
-    def fit(self, rows: np.ndarray) -> None:
-        """Train on mini-batches of ``rows`` (n,), in their order."""
+    def fit(self, rows: np.ndarray, weight: np.ndarray, logit_offset: np.ndarray) -> None:
+        """Train on mini-batches of ``rows`` (n,), in their order; see the environment's ``Student``."""
         self.net.train()
-        for batch in torch.as_tensor(rows).split(BATCH):
-            loss = nn.functional.cross_entropy(self.net(self.x[batch]), self.y[batch])
+        offset, counted = torch.as_tensor(logit_offset, dtype=torch.float32), torch.as_tensor(weight, dtype=torch.float32)
+        for batch, row_weight in zip(torch.as_tensor(rows).split(BATCH), counted.split(BATCH), strict=True):
+            each = nn.functional.cross_entropy(self.net(self.x[batch]) + offset, self.y[batch], reduction="none")
+            loss = (each * row_weight).sum() / row_weight.sum()
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
@@ -91,7 +93,7 @@ class LoopStudent:
 
 
 def loop_environment(problem: PopulationProblem, number: int) -> Callable[[], ClassWeightsEnv]:
-    """A function that makes `balancer/ClassWeights-v0` with a :class:`LoopStudent`.
+    """A function that makes `balancer/ClassWeights-v1` with a :class:`LoopStudent`.
 
     Rows drawn, rows scored, observation and reward are those of the environment.
     """

@@ -49,6 +49,7 @@ def main() -> None:
     options.add_argument("--work", type=Path, default=ROOT / "runs" / "sampling", help="folder of finished cells")
     options.add_argument("--folds", type=int, default=5, help="rolling windows of time")
     options.add_argument("--seeds", type=int, default=3, help="seeds per fold")
+    options.add_argument("--first-seed", type=int, default=100, help="first seed")
     options.add_argument("--treatments", help="treatments to compare, separated by commas (default: all of the learner)")
     options.add_argument("--epochs", type=int, default=10, help="epochs of a training")
     options.add_argument("--steps-per-epoch", type=int, default=40, help="mini-batches per epoch")
@@ -75,6 +76,7 @@ def measure(part: str, arguments: argparse.Namespace) -> dict[str, Any]:
         treatments=given or (POPULATION_TREATMENTS if student == "population" else CLASSIFIER_TREATMENTS),
         folds=arguments.folds,
         seeds=arguments.seeds,
+        seed=arguments.first_seed,
         student=student,  # type: ignore[arg-type]  # of PARTS
         epochs=arguments.epochs,
         steps_per_epoch=arguments.steps_per_epoch,
