@@ -184,21 +184,43 @@ class _HardTable:
         part, under, limit = self._cut(draws)
         weight = self._weight.astype(np.float64)
         weight[under:] = limit
-        return part * weight / max(weight.sum(), 1e-300), (1.0 - part) / max(self._scored.unscored, 1)
+        return part * weight / max(weight.sum(), _TINY), (1.0 - part) / max(self._scored.unscored, 1)
 
-    def probability_of(self, error: NDArray[np.float32], draws: int) -> Floats:
-        """(n,) probability in a draw by hardness of rows with ``error`` (n,), NaN without a score."""
+    def terms(self, draws: int) -> tuple[float, float, float, float]:
+        """What gives the probability of any row in a draw by hardness.
+
+        Returns:
+            Factor, lowest and highest weight of a scored row, whose probability is the factor times its
+            weight within these bounds; probability of an unscored row.
+        """
         part, under, limit = self._cut(draws)
         total = (self._cumulative[under - 1] if under else 0.0) + limit * (len(self._weight) - under)
-        with np.errstate(invalid="ignore"):
-            weight = np.power(error + np.float32(ERROR_OFFSET), np.float32(self.hardness)).astype(np.float64)
-        scored = part * (np.minimum(weight, limit) if under else limit) / max(total, 1e-300)
-        return np.where(np.isnan(error), (1.0 - part) / max(self._scored.unscored, 1), scored)
+        return part / max(total, _TINY), 0.0 if under else limit, limit, (1.0 - part) / max(self._scored.unscored, 1)
 
     @property
     def place(self) -> NDArray[Any]:
         """(s,) positions of the scored rows among those of the class."""
         return self._scored.place
+
+
+class _Epoch:
+    """What follows from the weights and the number of draws of an epoch, for each class.
+
+    Args:
+        weights: Sampling weights.
+        draws: Rows drawn in the epoch.
+        share: (K,) shares of the classes that have rows.
+        hard: (K,) whether the rows of a class are chosen by hardness.
+    """
+
+    def __init__(self, weights: SamplingWeights, draws: int, share: Floats, hard: NDArray[np.bool_]) -> None:
+        self.weights, self.all_draws, self.share, self.hard = weights, draws, share, hard
+        self.draws: NDArray[np.int64] = np.maximum(np.round(draws * share), 1).astype(np.int64)
+        """(K,) expected draws of each class in an epoch; they limit a row's probability."""
+        self.terms: Floats = np.full((5, len(share)), np.nan)
+        """(5, K) the terms of each class's hard table, and the mean of its rows' weights, once needed."""
+        self.sums: dict[int, Floats] = {}
+        """Cumulative probabilities of the rows of a class, once needed."""
 
 
 class RowSampler:
@@ -243,9 +265,17 @@ class RowSampler:
         """Drop what was derived from scores that have changed."""
         self._scored: dict[int, _ScoredRows] = {}
         self._tables: dict[int, _HardTable] = {}
-        # By class, with the weights that they belong to: mean of the weights of rows, sums of probabilities.
-        self._means: dict[int, tuple[tuple[float, ...], float]] = {}
-        self._sums: dict[int, tuple[tuple[float, ...], Floats]] = {}
+        self._last: _Epoch | None = None
+
+    def _epoch(self, weights: SamplingWeights, draws: int) -> _Epoch:
+        """What follows from these weights and draws; that of the last call is kept."""
+        last = self._last
+        if last is None or last.weights is not weights or last.all_draws != draws:
+            share = self.class_share(weights)
+            chosen = weights.hardness > 0 and self._error is not None
+            hard = np.asarray(is_chosen(share, self.prior)) if chosen else np.zeros(self.num_classes, dtype=bool)
+            self._last = last = _Epoch(weights, draws, share, hard)
+        return last
 
     @property
     def prior(self) -> Floats:
@@ -351,13 +381,12 @@ class RowSampler:
         """A row (n,) of each class, without regard to its age, from uniform random numbers (n,)."""
         count = self.counts[classes]
         place = np.minimum((within * count).astype(np.int64), count - 1)
-        hard = self._hard_classes(weights)
-        if hard.any():
+        epoch = self._epoch(weights, epoch_draws)
+        if epoch.hard.any():
             rescaled = (mixed - weights.floor) / max(1.0 - weights.floor, 1e-12)
-            draws = self._class_draws(weights, epoch_draws)
-            for c, chosen in _groups(np.where((rescaled >= 0) & hard[classes], classes, -1), self.num_classes):
+            for c, chosen in _groups(np.where((rescaled >= 0) & epoch.hard[classes], classes, -1), self.num_classes):
                 table = self._hard_table(c, weights.hardness)
-                place[chosen] = table.places(within[chosen], rescaled[chosen], int(draws[c]))
+                place[chosen] = table.places(within[chosen], rescaled[chosen], int(epoch.draws[c]))
         place += self._starts[classes]
         return np.asarray(self._rows[place].astype(np.int64))
 
@@ -393,21 +422,10 @@ class RowSampler:
 
     def _summed(self, c: int, weights: SamplingWeights, draws: int) -> Floats:
         """(rows of the class,) cumulative probabilities of the rows of class ``c``."""
-        key = self._key(c, weights, draws)
-        if c not in self._sums or self._sums[c][0] != key:
-            self._sums[c] = key, np.cumsum(self._within(c, weights, draws))
-        return self._sums[c][1]
-
-    def _key(self, c: int, weights: SamplingWeights, draws: int) -> tuple[float, ...]:
-        """All that the probabilities and weights of the rows of class ``c`` depend on, besides the scores."""
-        numbers = (weights.hardness, weights.floor, weights.hardness_importance, weights.half_life)
-        return (*numbers, float(self._hard_classes(weights)[c]), float(self._class_draws(weights, draws)[c]))
-
-    def _hard_classes(self, weights: SamplingWeights) -> NDArray[np.bool_]:
-        """(K,) whether the rows of each class are chosen by hardness."""
-        if weights.hardness == 0 or self._error is None:
-            return np.zeros(self.num_classes, dtype=bool)
-        return np.asarray(is_chosen(self.class_share(weights), self.prior))
+        sums = self._epoch(weights, draws).sums
+        if c not in sums:
+            sums[c] = np.cumsum(self._within(c, weights, draws))
+        return sums[c]
 
     def probabilities(self, weights: SamplingWeights, draws: int, *, keep_minority: bool = False) -> Floats:
         """(N,) probability of each row in one draw of an epoch of ``draws`` rows.
@@ -422,9 +440,7 @@ class RowSampler:
             result[self._class_rows(c)] = share[c] * self._within(c, weights, draws)
         return result
 
-    def loss_weights(
-        self, rows: NDArray[np.integer[Any]], weights: SamplingWeights, draws: int, *, keep_minority: bool = False
-    ) -> Floats:
+    def loss_weights(self, rows: NDArray[np.integer[Any]], weights: SamplingWeights, draws: int, *, keep_minority: bool = False) -> Floats:
         """(n,) loss weight of drawn ``rows`` (n,), with mean 1 over the draws of an epoch.
 
         It is the weight of the row's class times that of the row within its class
@@ -439,52 +455,46 @@ class RowSampler:
         """
         rows = np.asarray(rows)
         codes = self._codes[rows]
-        share = self.class_share(weights)
-        by_class = class_weights(kept_share(share, draws) if keep_minority else share, weights.class_importance, self.prior)
-        result = np.where(codes >= 0, by_class[codes], 0.0)
-        hard_classes = self._hard_classes(weights)
-        if weights.hardness_importance == 0 or self._error is None:
+        epoch = self._epoch(weights, draws)
+        share = kept_share(epoch.share, draws) if keep_minority else epoch.share
+        result = np.where(codes >= 0, class_weights(share, weights.class_importance, self.prior)[codes], 0.0)
+        hard = epoch.hard[codes] & (codes >= 0)
+        if weights.hardness_importance == 0 or self._error is None or not hard.any():
             return result
-        for c, chosen in _groups(np.where(hard_classes[codes], codes, -1), self.num_classes):
-            error = self._error[self._starts[c] + self._places(c, rows[chosen])]
-            hard = self._hard_table(c, weights.hardness).probability_of(error, int(self._class_draws(weights, draws)[c]))
-            result[chosen] *= self._corrected(c, hard, weights) / self._mean_corrected(c, weights, draws)
-        return result
+        codes = np.where(hard, codes, -1)
+        error = np.full(len(rows), np.nan, dtype=np.float32)
+        for c, chosen in _groups(codes, self.num_classes):
+            error[chosen] = self._error[self._starts[c] + self._places(c, rows[chosen])]
+            if np.isnan(epoch.terms[0, c]):
+                epoch.terms[:, c] = *self._hard_table(c, weights.hardness).terms(int(epoch.draws[c])), self._mean_corrected(c, epoch)
+        factor, low, high, unscored, mean = epoch.terms[:, codes]
+        weight = np.power(error + np.float32(ERROR_OFFSET), np.float32(weights.hardness)).astype(np.float64)
+        probability = np.where(np.isnan(error), unscored, factor * np.clip(weight, low, high))
+        corrected = _corrected(probability * self.counts[codes], weights) / mean
+        return np.where(hard, result * corrected, result)
 
-    def _corrected(self, c: int, hard: Floats, weights: SamplingWeights) -> Floats:
-        """Weights, up to a factor, of rows of class ``c`` with probabilities ``hard`` in a draw by hardness.
-
-        The age cancels: it is in both probabilities, with hardness and without.
-        """
-        relative = weights.floor + (1.0 - weights.floor) * hard * float(self.counts[c])
-        return np.asarray(np.maximum(relative, _TINY) ** -weights.hardness_importance)
-
-    def _mean_corrected(self, c: int, weights: SamplingWeights, draws: int) -> float:
-        """Mean of :meth:`_corrected` over the draws of class ``c``; computed once for an epoch's weights."""
-        key = self._key(c, weights, draws)
-        if c not in self._means or self._means[c][0] != key:
-            table, drawn = self._hard_table(c, weights.hardness), int(self._class_draws(weights, draws)[c])
-            scored, unscored = table.probabilities(drawn)
-            even = weights.floor / float(self.counts[c])
-            if self._age is not None and math.isfinite(weights.half_life):
-                hard = np.full(int(self.counts[c]), unscored)
-                hard[table.place] = scored
-                mean = float(self._corrected(c, hard, weights) @ self._within(c, weights, draws))
-            else:
-                mean = float(self._corrected(c, scored, weights) @ (even + (1.0 - weights.floor) * scored))
-                rest = int(self.counts[c]) - len(scored)
-                mean += rest * float(self._corrected(c, np.array([unscored]), weights)[0]) * (even + (1.0 - weights.floor) * unscored)
-            self._means[c] = key, mean
-        return self._means[c][1]
+    def _mean_corrected(self, c: int, epoch: _Epoch) -> float:
+        """Mean of :func:`_corrected` over the draws of class ``c``."""
+        weights, count = epoch.weights, int(self.counts[c])
+        table = self._hard_table(c, weights.hardness)
+        scored, unscored = table.probabilities(int(epoch.draws[c]))
+        if self._age is not None and math.isfinite(weights.half_life):
+            hard = np.full(count, unscored)
+            hard[table.place] = scored
+            return float(_corrected(hard * count, weights) @ self._within(c, weights, epoch.all_draws))
+        hard, rows = np.append(scored, unscored), np.append(np.ones(len(scored)), count - len(scored))
+        drawn = rows * (weights.floor / count + (1.0 - weights.floor) * hard)
+        return float(_corrected(hard * count, weights) @ drawn)
 
     def _within(self, c: int, weights: SamplingWeights, draws: int) -> Floats:
         """(rows of the class,) probability of each row of class ``c`` in a draw of that class."""
         aged = self._by_age(c, weights)
-        if not self._hard_classes(weights)[c]:
+        epoch = self._epoch(weights, draws)
+        if not epoch.hard[c]:
             return aged
         count = int(self.counts[c])
         table = self._hard_table(c, weights.hardness)
-        scored, unscored = table.probabilities(int(self._class_draws(weights, draws)[c]))
+        scored, unscored = table.probabilities(int(epoch.draws[c]))
         mixed = np.full(count, weights.floor / count + (1.0 - weights.floor) * unscored)
         mixed[table.place] = weights.floor / count + (1.0 - weights.floor) * scored
         if self._age is not None and math.isfinite(weights.half_life):
@@ -530,10 +540,6 @@ class RowSampler:
         if not share.sum() > 0:
             raise InputError("weights sum to zero over the classes that have rows; give a share to one of them")
         return np.asarray(share / share.sum(), dtype=np.float64)
-
-    def _class_draws(self, weights: SamplingWeights, draws: int) -> NDArray[np.int64]:
-        """(K,) expected draws of each class in an epoch; they limit a row's probability."""
-        return np.maximum(np.round(draws * self.class_share(weights)), 1).astype(np.int64)
 
     def _hard_table(self, c: int, hardness: float) -> _HardTable:
         assert self._error is not None
@@ -597,6 +603,14 @@ def _checked_age(age: Any, num_rows: int, codes: NDArray[np.signedinteger[Any]])
 
 def _index_type(rows: int) -> type[np.integer[Any]]:
     return np.uint32 if rows <= np.iinfo(np.uint32).max else np.int64
+
+
+def _corrected(relative: Floats, weights: SamplingWeights) -> Floats:
+    """Weights, up to a factor, of rows from their probabilities in a hard draw, relative to an even draw.
+
+    The age cancels: it is in both probabilities, with hardness and without.
+    """
+    return np.asarray(np.maximum(weights.floor + (1.0 - weights.floor) * relative, _TINY) ** -weights.hardness_importance)
 
 
 def _groups(codes: NDArray[np.integer[Any]], num_classes: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
