@@ -111,8 +111,8 @@ class AdaptiveSequence(keras.utils.PyDataset):  # type: ignore[misc]
         self._making = threading.local()  # has an attribute while a batch is made in this thread
         self.requests = 0
         """Batches that were asked for so far."""
-        self.rows = self.draw(sampler.epoch)
-        """(num_samples,) rows of the epoch."""
+        self._rows: NDArray[np.int64] | None = None  # drawn when they are first needed
+        self._row_weight: Floats | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -154,15 +154,19 @@ class AdaptiveSequence(keras.utils.PyDataset):  # type: ignore[misc]
         """Whether a batch has weights."""
         return self.sampler.compensated if self._compensated is None else self._compensated
 
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """(num_samples,) rows of the epoch."""
+        return self.draw(self.sampler.epoch) if self._rows is None else self._rows
+
     def draw(self, epoch: int) -> NDArray[np.int64]:
         """Draw the rows of ``epoch`` (counted from 0) by the present weights."""
         self._drop_queue()
-        self.rows = self.sampler.draw(epoch)
-        self._row_weight: Floats | None = None
-        return self.rows
+        self._rows, self._row_weight = self.sampler.draw(epoch), None
+        return self._rows
 
     def __len__(self) -> int:
-        return math.ceil(len(self.rows) / self.batch_size)
+        return math.ceil(self.sampler.num_samples / self.batch_size)
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
         chosen = slice(index * self.batch_size, (index + 1) * self.batch_size)
@@ -180,8 +184,6 @@ class AdaptiveSequence(keras.utils.PyDataset):  # type: ignore[misc]
         """Called by Keras before it asks for the first batch of an epoch."""
         self._drop_queue()
         self._in_epoch = True
-        if self.compensated:
-            self.row_weight()  # before the workers need it
 
     def on_epoch_end(self) -> None:
         """Called by Keras after the last batch of an epoch."""
@@ -200,8 +202,16 @@ class AdaptiveSequence(keras.utils.PyDataset):  # type: ignore[misc]
         self.requests += 1
         if self._in_epoch and (self.num_workers > 1 or (self.num_workers and self._processes)):
             if self._queue is None:
+                if self.compensated:
+                    self.row_weight()  # before the workers need them
                 made = functools.partial(_made_batch, self)
-                self._queue = BatchQueue(made, len(self), workers=self.num_workers, processes=self._processes, ahead=self._ahead)
+                self._queue = BatchQueue(
+                    made,
+                    math.ceil(len(self.rows) / self.batch_size),
+                    workers=self.num_workers,
+                    processes=self._processes,
+                    ahead=self._ahead,
+                )
             if not self._queue.empty:
                 return self._queue.next()
         return _made_batch(self, index)

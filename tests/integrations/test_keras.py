@@ -373,6 +373,9 @@ def test_weights_are_given_where_the_loss_counts_them() -> None:
     AdaptiveLoss(plain.sampler)
     assert len(plain[0]) == 3
     assert len(AdaptiveSequence(x, y, SamplerCore(y, epochs=3, compensated=True), compensated=False)[0]) == 2
+    late = AdaptiveSequence(x, y, SamplerCore(y, epochs=3))
+    AdaptiveLoss(late.sampler)  # nothing was drawn yet, so the first epoch is drawn for it
+    assert late.sampler.weights.class_importance > 0
     asked = AdaptiveSequence(x, y, SamplerCore(y, epochs=3), compensated=True)
     assert asked.sampler.compensated and len(asked[0]) == 3
     many = AdaptiveSequence(x, y, SamplerCore(y, epochs=3, compensated=True), workers=2, use_multiprocessing=True)
