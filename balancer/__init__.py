@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from balancer.integrations.remote import RemoteSampler
     from balancer.integrations.resampler import AdaptiveResampler
     from balancer.sampling.core import SamplerCore
+    from balancer.sampling.losses import AdaptiveLoss
     from balancer.sampling.policies import Policy, load_policy
     from balancer.sampling.torch_sampler import AdaptiveBatchSampler, AdaptiveSampler
     from balancer.sampling.weights import SamplingWeights
@@ -27,6 +28,7 @@ __version__ = "0.2.0"
 __all__ = [
     "AdaptiveBatchSampler",
     "AdaptiveClassifier",
+    "AdaptiveLoss",
     "AdaptiveResampler",
     "AdaptiveSampler",
     "CorruptFileError",
@@ -45,6 +47,7 @@ __all__ = [
 _HOME = {
     "AdaptiveBatchSampler": "balancer.sampling.torch_sampler",
     "AdaptiveClassifier": "balancer.integrations.classifier",
+    "AdaptiveLoss": "balancer.sampling.losses",
     "AdaptiveResampler": "balancer.integrations.resampler",
     "AdaptiveSampler": "balancer.sampling.torch_sampler",
     "CorruptFileError": "balancer.errors",
@@ -65,7 +68,7 @@ install()
 if not TYPE_CHECKING:  # `from balancer import *` and `help(balancer)` show what can be imported in this environment
     from balancer.dependencies import is_installed
 
-    _NEEDS = {"AdaptiveClassifier": "sklearn", "AdaptiveResampler": "imblearn"}
+    _NEEDS = {"AdaptiveClassifier": "sklearn", "AdaptiveLoss": "torch", "AdaptiveResampler": "imblearn"}
     __all__ = [name for name in __all__ if name not in _NEEDS or is_installed(_NEEDS[name])]
 
 if not TYPE_CHECKING:  # type checkers read the imports above instead, and so report a misspelt name

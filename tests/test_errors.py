@@ -130,7 +130,7 @@ from balancer.errors import MissingDependencyError
 import balancer
 from balancer import *
 help(balancer)
-for name in [*balancer.__all__, "AdaptiveClassifier", "AdaptiveResampler"]:
+for name in [*balancer.__all__, "AdaptiveClassifier", "AdaptiveLoss", "AdaptiveResampler"]:
     try:
         getattr(balancer, name)
         print("there:", name)
@@ -142,6 +142,7 @@ for name in [*balancer.__all__, "AdaptiveClassifier", "AdaptiveResampler"]:
     lines = done.stdout.splitlines()
     assert [line for line in lines if line.startswith("not there: ")] == [
         "not there: AdaptiveClassifier needs sklearn: pip install 'balancer[sklearn]'",
+        "not there: AdaptiveLoss needs torch: pip install 'torch'",
         "not there: AdaptiveResampler needs imblearn: pip install 'balancer[imblearn]'",
     ]
     assert {"there: AdaptiveSampler", "there: SamplerCore", "there: load_policy"} <= set(lines)

@@ -1,7 +1,7 @@
 """Sampling: what a policy sees, what it chooses, and how rows are drawn.
 
-NumPy alone; torch is used only in ``torch_sampler``. ``AdaptiveSampler`` and ``AdaptiveBatchSampler``
-(torch), ``AdaptiveResampler`` (imbalanced-learn) and ``AdaptiveClassifier`` (scikit-learn) can be imported
+NumPy alone; torch is used only in ``torch_sampler``, ``core_view`` and ``losses``. ``AdaptiveSampler``,
+``AdaptiveBatchSampler`` and ``AdaptiveLoss`` (torch), ``AdaptiveResampler`` (imbalanced-learn) and ``AdaptiveClassifier`` (scikit-learn) can be imported
 from here too; their libraries are loaded when such a name is first used.
 """
 
@@ -27,7 +27,7 @@ __all__ = [
     "load_policy",
 ]
 
-_LAZY = ("AdaptiveBatchSampler", "AdaptiveClassifier", "AdaptiveResampler", "AdaptiveSampler")
+_LAZY = ("AdaptiveBatchSampler", "AdaptiveClassifier", "AdaptiveLoss", "AdaptiveResampler", "AdaptiveSampler")
 
 
 def __getattr__(name: str) -> object:
