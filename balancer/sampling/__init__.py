@@ -1,8 +1,9 @@
 """Sampling: what a policy sees, what it chooses, and how rows are drawn.
 
 NumPy alone; torch is used only in ``torch_sampler``, ``core_view`` and ``losses``. ``AdaptiveSampler``,
-``AdaptiveBatchSampler`` and ``AdaptiveLoss`` (torch), ``AdaptiveResampler`` (imbalanced-learn) and ``AdaptiveClassifier`` (scikit-learn) can be imported
-from here too; their libraries are loaded when such a name is first used.
+``AdaptiveBatchSampler`` and ``AdaptiveLoss`` (torch), ``AdaptiveResampler`` (imbalanced-learn) and
+``AdaptiveClassifier`` (scikit-learn) can be imported from here too; their libraries are loaded when such a
+name is first used.
 """
 
 import importlib
