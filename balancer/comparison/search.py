@@ -1,6 +1,6 @@
 """Constants chosen on the reward half for every fold and seed: tuning instead of adapting.
 
-Every candidate is a complete training with the budget of the other treatments. The candidate with the best
+Every candidate is a complete training with the budget of the other treatments, with the sampler's loss. The candidate with the best
 average precision on the reward half is the result, as it was trained. The cell records the number of
 trainings.
 
@@ -19,7 +19,7 @@ from balancer.comparison.treatments import ScorePair, Tick, Trained, Trainer
 from balancer.sampling.policies import ConstantPolicy
 from balancer.sampling.seeding import integer_seed
 from balancer.sampling.weights import MAX_HARDNESS
-from balancer.training.treatment import Treatment
+from balancer.training.treatment import policy_treatment
 
 SHARES = (0.05, 0.5)
 """Range of total shares of the minority in the grid over share and hardness."""
@@ -74,8 +74,12 @@ def constant_grid(trials: int) -> list[ConstantPolicy]:
 
 
 def _train(trainer: Trainer, constants: Sequence[ConstantPolicy], seed: int, tick: Tick) -> Trained:
-    treatments = [Treatment(f"constant:share={_share(c):.6g},hardness={c.hardness:.6g}", c) for c in constants]
-    return trainer.train(treatments, seed, tick)
+    return trainer.train([policy_treatment(_name(c), c) for c in constants], seed, tick)
+
+
+def _name(constant: ConstantPolicy) -> str:
+    importance = f",class_importance={constant.class_importance:.6g}" if constant.class_importance > 0 else ""
+    return f"constant:share={_share(constant):.6g},hardness={constant.hardness:.6g}{importance}"
 
 
 def _best(candidates: Sequence[ConstantPolicy], batches: Sequence[Trained]) -> Found:
@@ -114,4 +118,6 @@ def _tpe(trainer: Trainer, seed: int, trials: int, tick: Tick) -> Found:
 
 
 def _suggested(trial: Any, lowest: float) -> ConstantPolicy:
-    return ConstantPolicy(trial.suggest_float("share", lowest, 0.5, log=True), trial.suggest_float("hardness", 0.0, MAX_HARDNESS))
+    share = trial.suggest_float("share", lowest, 0.5, log=True)
+    hardness = trial.suggest_float("hardness", 0.0, MAX_HARDNESS)
+    return ConstantPolicy(share, hardness, class_importance=trial.suggest_float("class_importance", 0.0, 1.0))
