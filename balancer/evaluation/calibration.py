@@ -114,13 +114,14 @@ def pooled_score(class_scores: ArrayLike) -> Floats:
     return np.minimum(pooled, 1.0)
 
 
-def fit_calibration(score: ArrayLike, label: ArrayLike, weight: ArrayLike | None = None) -> Calibration:
+def fit_calibration(score: ArrayLike, label: ArrayLike, weight: ArrayLike | None = None, *, standard_errors: float = 1.0) -> Calibration:
     """Choose and fit a calibration on validation rows.
 
     Args:
         score: (n,) raw fraud score in [0, 1].
         label: (n,) class index; 0 is legitimate, -1 is unlabelled (these rows are left out).
         weight: (n,) how much each row counts, above 0; None: 1 each.
+        standard_errors: By how many standard errors a candidate must be better than a simpler one.
 
     Raises:
         InputError: If a score is outside [0, 1], or the labelled rows are all legitimate or all frauds.
@@ -155,7 +156,7 @@ def fit_calibration(score: ArrayLike, label: ArrayLike, weight: ArrayLike | None
     best = int(loss.mean(axis=1).argmin())
     for index, method in enumerate(candidates):
         worse = loss[index] - loss[best]
-        if worse.mean() <= worse.std() / np.sqrt(len(worse)):
+        if worse.mean() <= standard_errors * worse.std() / np.sqrt(len(worse)):
             return _fit(method, u, v, fraud, counts)
     return _fit(candidates[best], u, v, fraud, counts)
 

@@ -4,9 +4,13 @@
     model.predict_proba(X_later)
 
 Sampling shifts every score, and most libraries leave the correction to the user. Here ``predict_proba``
-returns probabilities that are calibrated for the class shares of the table that was given, and ``predict``
-uses a threshold tuned on held-out rows. The validation rows are split in two halves: the reward half measures
-the policy's reward, the threshold half is used to fit the calibration and the threshold.
+returns probabilities for the class shares of the table that was given, and ``predict`` uses a threshold tuned
+on held-out rows. The validation rows are split in two halves: the reward half measures the policy's reward,
+the threshold half is used for the threshold, and to check or fit the calibration. Then the estimator is
+trained again, on all rows, so that none is lost to validation.
+
+With the default policy the estimator ranks as it would alone, or better: see "The policy ``auto``" in
+:mod:`balancer.integrations.staged`.
 
 :mod:`balancer.integrations.staged` describes how a classifier is trained epoch by epoch, and
 :mod:`balancer.integrations.probabilities` how its scores are corrected.
@@ -29,7 +33,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from balancer.deprecation import UNSET, renamed_argument
 from balancer.errors import InputError
 from balancer.evaluation.thresholds import tune_threshold
-from balancer.integrations.holdout import Holdout, hold_out
+from balancer.integrations.holdout import divide, hold_out
 from balancer.integrations.probabilities import (
     Floats,
     ProbabilityCorrection,
@@ -39,8 +43,8 @@ from balancer.integrations.probabilities import (
     prior_correction,
     prior_is_exact,
 )
-from balancer.integrations.staged import Epoch, StagedEstimator, default_learner, library, train_epochs, weights_in_model
-from balancer.integrations.tables import is_frame, label_codes, sparse_matrix, take_rows
+from balancer.integrations.staged import Epoch, Rows, StagedEstimator, default_learner, library, model_epochs, train_again, train_epochs
+from balancer.integrations.tables import class_index, is_frame, label_codes, row_weights, sparse_matrix, take_rows
 from balancer.sampling.policies import Policy
 from balancer.sampling.weights import class_prior
 
@@ -55,17 +59,19 @@ class AdaptiveClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):  #
     estimator
         Classifier to train; it is cloned first. Pipelines are classifiers too. None: LightGBM with 100 small
         trees. It receives the table as it was given, arrays and data frames alike. Without ``predict_proba``
-        its ``decision_function`` is used.
+        its ``decision_function`` is used. LightGBM and XGBoost that are made to stop early do so by the
+        average precision of the held-out rows.
     policy
-        ``auto`` (the learned policy of the package), ``constant`` (or ``constant:share=.2,hardness=1``),
-        ``rule``, the folder of a learned policy, or an object with ``name`` and ``act``.
+        ``auto`` (the best constant for the way the estimator is trained), ``constant`` (or
+        ``constant:share=.2,hardness=1``), ``ppo`` and ``bandit`` (learned), ``rule``, the folder of a learned
+        policy, or an object with ``name`` and ``act``.
     epochs
         Number of epochs: how often the policy sets the weights. There are fewer if the estimator has fewer
         trees.
     calibrate
-        ``isotonic``: an increasing curve without the ties of plain isotonic regression, fitted on the
-        threshold half. ``prior``: the exact correction of class shares, if the policy changed only shares and
-        the threshold half does not contradict the correction; otherwise ``isotonic``, with a note. None:
+        ``auto``: the exact correction of class shares; a curve where that is not exact or the threshold half
+        contradicts it. ``prior``: the same, with a note where a curve is used. ``isotonic``: always a curve,
+        increasing and without the ties of plain isotonic regression, fitted on the threshold half. None:
         scores as the estimator returns them.
     threshold
         ``tuned``: the threshold with the best F1 of the less frequent class on the threshold half, or .5 if
@@ -76,6 +82,9 @@ class AdaptiveClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):  #
         Share of the rows to hold out; half of them for each purpose.
     shuffle
         True: a stratified random split. False: the rows are in order of time, and the last ones are held out.
+    refit
+        Whether to train again on all rows in the end, the held-out ones too, as the epochs were trained.
+        Calibration and threshold stay.
     staging
         How the estimator is trained epoch by epoch: ``auto``, or one of ``boosting``, ``partial_fit``,
         ``warm_start``, ``sample_weight``, ``resample``.
@@ -91,14 +100,14 @@ class AdaptiveClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):  #
     classes_, n_features_in_, feature_names_in_
         As for all scikit-learn estimators; names only if a data frame was given.
     estimator_
-        The trained classifier.
+        The trained classifier. Boosted trees give scores of a stream with equally frequent classes.
     staging_
         How it was trained.
     policy_
         The loaded policy.
     history_
         A dict for each epoch: ``epoch``, ``share`` (by class), ``hardness``, ``floor``, and the validation
-        metrics after it, ``f1`` and ``average_precision``.
+        metrics after it, ``f1`` and ``average_precision``. Fewer than ``epochs`` if trees stopped early.
     weights_
         :class:`~balancer.sampling.weights.SamplingWeights` of the last epoch, shares in the order of
         ``classes_``.
@@ -124,7 +133,7 @@ class AdaptiveClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):  #
     >>> model = AdaptiveClassifier(LogisticRegression(), policy="constant", epochs=2, random_state=0)
     >>> model = model.fit(X, y)
     >>> model.staging_, len(model.history_), model.calibration_.method
-    ('sample_weight', 2, 'isotonic')
+    ('sample_weight', 2, 'prior')
     """
 
     def __init__(
@@ -133,10 +142,11 @@ class AdaptiveClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):  #
         *,
         policy: str | Path | Policy = "auto",
         epochs: int = 8,
-        calibrate: str | None = "isotonic",
+        calibrate: str | None = "auto",
         threshold: str | float = "tuned",
         validation_fraction: float = 0.2,
         shuffle: bool = True,
+        refit: bool = True,
         staging: str = "auto",
         passes: int = 4,
         random_state: Any = None,
@@ -149,44 +159,72 @@ class AdaptiveClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):  #
         self.threshold = threshold
         self.validation_fraction = validation_fraction
         self.shuffle = shuffle
+        self.refit = refit
         self.staging = staging
         self.passes = passes
         self.random_state = random_state
         self.stages = stages
 
-    def fit(self, X: Any, y: Any) -> Self:
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        X_val: Any = None,
+        y_val: Any = None,
+        sample_weight_val: Any = None,
+    ) -> Self:
         """Train on ``X`` (n, F) with labels ``y`` (n,).
 
-        There is no ``sample_weight``, because the policy weights the rows.
+        ``sample_weight`` (n,) says how much each row counts, 0 or more; None: 1 each. It multiplies the
+        policy's weight, and it counts in calibration, threshold and validation metrics. A row of weight 0 is
+        left out.
+
+        Validation rows ``X_val`` (m, F), ``y_val`` (m,) and ``sample_weight_val`` (m,) take the place of held
+        out ones. Then the estimator is trained on all rows of ``X`` and on none of ``X_val``.
         """
         epochs = renamed_argument("stages", "epochs", self.epochs, self.stages)
         table = self._table(X, reset=True)
-        classes, codes = self._labels(table, y)
+        given, classes = self._rows(table, y, sample_weight)
         self._check_options(len(classes))
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
-        names = [str(name) for name in classes]
-        rows = hold_out(codes, self.validation_fraction, parts=2, shuffle=self.shuffle, seed=seed, names=names)
-        train_X, train_codes = take_rows(table, rows.train), codes[rows.train]
-        staged = StagedEstimator(
-            self._learner(), train_X, train_codes, classes, staging=self.staging, epochs=epochs, passes=self.passes, seed=seed
-        )
+        names, counts = [str(name) for name in classes], np.bincount(given.codes)
+        if X_val is None:
+            if y_val is not None or sample_weight_val is not None:
+                raise InputError("y_val and sample_weight_val belong to X_val; give it too, or leave them out")
+            rows = hold_out(given.codes, self.validation_fraction, parts=2, shuffle=self.shuffle, seed=seed, names=names)
+            train, validation = given.take(rows.train), given
+        else:
+            validation = self._validation(X_val, y_val, sample_weight_val, classes)
+            rows = divide(validation.codes, common=int(counts.argmax()), shuffle=self.shuffle, seed=seed)
+            train = given
+        reward, tuning = (validation.take(part) for part in rows.parts)
+        held_out = validation.take(np.unique(np.concatenate(rows.parts)))
+        options: dict[str, Any] = {"staging": self.staging, "epochs": epochs, "passes": self.passes, "seed": seed}
+        staged = StagedEstimator(self._learner(), train.X, train.codes, classes, sample_weight=train.weight, **options)
         sampler = staged.make_sampler(self.policy)
-        reward, tuning = rows.parts
-        trained = train_epochs(staged, sampler, train_X, take_rows(table, reward), codes[reward])
+        trained = train_epochs(staged, sampler, train.X, reward, held_out)
 
         notes = [*rows.notes, *sampler.notes]
-        scores = staged.score(take_rows(table, tuning))
-        counts = np.bincount(codes)
         rare = 1 if counts[1] <= counts[0] else 0
-        correction = self._correction(staged, trained, scores, codes, rows, rare, notes)
-        threshold = self._tuned(correction.apply(scores, rare)[:, rare], codes[tuning] == rare) if len(classes) == 2 else None
+        correction = self._correction(staged, trained.epochs, staged.score(held_out.X), train, held_out, rows.separate, rare, notes)
+        probability = correction.apply(staged.score(tuning.X), rare)
+        threshold = self._tuned(probability[:, rare], tuning, rare) if len(classes) == 2 else None
+        final = staged
+        if self.refit and X_val is None and rows.separate:
+            options["rounds"] = trained.rounds
+            final = StagedEstimator(self._learner(), given.X, given.codes, classes, sample_weight=given.weight, **options)
+            train_again(final, given.X, trained.epochs, staged, reward)
+            if correction.method == "prior":
+                correction = prior_correction(class_prior(counts), final.mass)
 
         self.classes_ = classes
-        self.estimator_ = staged.estimator
+        self.estimator_ = final.estimator
         self.staging_ = staged.staging
         self.policy_ = sampler.policy
-        self.history_ = [epoch.metrics(number, classes) for number, epoch in enumerate(trained, 1)]
-        self.weights_ = trained[-1].weights
+        self.history_ = [epoch.metrics(number, classes) for number, epoch in enumerate(trained.epochs, 1)]
+        self.weights_ = trained.epochs[-1].weights
         self.calibration_ = correction
         self.positive_class_ = classes[rare] if len(classes) == 2 else None
         self.threshold_ = threshold
@@ -224,19 +262,33 @@ class AdaptiveClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):  #
         table = validate_data(self, X, reset=reset, accept_sparse=["csr", "csc"] if tags.sparse else False, ensure_all_finite=finite)
         return sparse_matrix(table) if library(self._learner()) == "lightgbm" else table
 
-    def _labels(self, X: Any, y: Any) -> tuple[NDArray[Any], NDArray[np.int64]]:
-        if y is None:
-            raise InputError("AdaptiveClassifier requires y to be passed, but the target y is None")
-        check_consistent_length(X, y)
-        if not (hasattr(y, "isna") or hasattr(y, "is_null")) or len(y.shape) > 1:
-            y = column_or_1d(y, warn=True)
-        coded = label_codes(y)  # reports missing labels; scikit-learn's check would call them an unknown type
+    def _rows(self, table: Any, y: Any, sample_weight: Any) -> tuple[Rows, NDArray[Any]]:
+        """The rows that count, and the classes (K,) among them."""
+        y = self._column(table, y, "y")
+        weight = row_weights(sample_weight, len(y), "sample_weight")
+        if weight is not None and not weight.all():
+            kept = np.flatnonzero(weight)
+            table, y, weight = take_rows(table, kept), take_rows(y, kept), weight[kept]
+        classes, codes = label_codes(y)  # reports missing labels; scikit-learn's check would call them an unknown type
         check_classification_targets(np.asarray(y))
-        return coded
+        return Rows(table, codes, weight), classes
+
+    def _validation(self, X_val: Any, y_val: Any, sample_weight_val: Any, classes: NDArray[Any]) -> Rows:
+        table = self._table(X_val, reset=False)
+        y = self._column(table, y_val, "y_val")
+        rows = Rows(table, class_index(y, classes, "y_val"), row_weights(sample_weight_val, len(y), "sample_weight_val"))
+        return rows if rows.weight is None or rows.weight.all() else rows.take(np.flatnonzero(rows.weight))
+
+    def _column(self, table: Any, y: Any, name: str) -> Any:
+        """Labels as one column, one for each row of ``table``."""
+        if y is None:
+            raise InputError(f"AdaptiveClassifier requires {name} to be passed, but the target {name} is None")
+        check_consistent_length(table, y)
+        return y if (hasattr(y, "isna") or hasattr(y, "is_null")) and len(y.shape) == 1 else column_or_1d(y, warn=True)
 
     def _check_options(self, num_classes: int) -> None:
-        if self.calibrate not in ("isotonic", "prior", None):
-            raise InputError(f"calibrate must be 'isotonic', 'prior' or None, not {self.calibrate!r}")
+        if self.calibrate not in ("auto", "isotonic", "prior", None):
+            raise InputError(f"calibrate must be 'auto', 'prior', 'isotonic' or None, not {self.calibrate!r}")
         if self.threshold in ("tuned", "default"):
             return
         if isinstance(self.threshold, (str, bool)) or not isinstance(self.threshold, (int, float)) or not 0 < self.threshold < 1:
@@ -249,39 +301,47 @@ class AdaptiveClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):  #
         staged: StagedEstimator,
         epochs: list[Epoch],
         scores: Floats,
-        codes: NDArray[np.int64],
-        rows: Holdout,
+        train: Rows,
+        held_out: Rows,
+        separate: bool,
         rare: int,
         notes: list[str],
     ) -> ProbabilityCorrection:
-        prior = class_prior(np.bincount(codes[rows.train], minlength=scores.shape[1]))
+        """The correction for models like the one that gave ``scores`` (n, K) to the rows ``held_out``.
+
+        With weights of rows, the probabilities are those of the weighted table, as those of the estimator
+        alone would be. The prior correction leaves that to the estimator, so its prior counts rows.
+        """
+        prior = class_prior(np.bincount(train.codes, minlength=scores.shape[1]))
         if self.calibrate is None:
             return ProbabilityCorrection(None, np.ones_like(prior))
-        tuning = codes[rows.parts[1]]
-        if self.calibrate == "prior":
-            weights = weights_in_model(staged.staging, epochs)
-            exact = prior_correction(prior, weights[-1].share)
+        if self.calibrate != "isotonic":
+            in_model = model_epochs(staged.staging, epochs)
+            exact = prior_correction(prior, in_model[-1].mass)
             if not hasattr(staged.estimator, "predict_proba"):
                 reason = "the estimator's scores are no probabilities"
-            elif not prior_is_exact(weights):
+            elif not prior_is_exact([epoch.weights for epoch in in_model], [epoch.mass for epoch in in_model]):
                 reason = "the policy changed more than class shares, or changed them between epochs"
-            elif rows.separate and not fits(exact.apply(scores, rare), tuning, rare):
+            elif separate and not fits(exact.apply(scores, rare), held_out.codes, rare, held_out.weight):
                 reason = "the held-out rows contradict it"
             else:
                 return exact
-            notes.append(f"the prior correction is not exact here, {reason}: so the model was calibrated on the threshold half")
-        return fit_correction(scores, tuning, prior, rare, held_out=rows.separate)
+            if self.calibrate == "prior":
+                notes.append(f"the prior correction is not exact here, {reason}: so the model was calibrated on the threshold half")
+        weighted = class_prior(np.bincount(train.codes, train.weight, minlength=scores.shape[1]))
+        return fit_correction(scores, held_out.codes, weighted, rare, held_out=separate, weight=held_out.weight)
 
-    def _tuned(self, probability: Floats, positive: NDArray[np.bool_]) -> float:
+    def _tuned(self, probability: Floats, tuning: Rows, rare: int) -> float:
         """Threshold on the probability of the less frequent class."""
         if self.threshold == "default":
             return HALF
         if self.threshold != "tuned":
             return float(self.threshold)
-        best = tune_threshold(probability, positive.astype(np.int64))
+        positive, weight = tuning.codes == rare, tuning.weight
+        best = tune_threshold(probability, positive.astype(np.int64), weight)
         # Prefer .5 if it is as good: then `predict` returns the most probable class, as users expect.
-        gain = f1_score(positive, probability >= best) - f1_score(positive, probability >= HALF, zero_division=0.0)
-        return best if gain > 1e-9 else HALF
+        plain = f1_score(positive, probability >= HALF, zero_division=0.0, sample_weight=weight)
+        return best if f1_score(positive, probability >= best, sample_weight=weight) - plain > 1e-9 else HALF
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -99,3 +99,40 @@ def _split_by_time(labels: NDArray[np.integer[Any]], fraction: float, parts: int
 def _all_rows(labels: NDArray[np.integer[Any]], parts: int, reason: str) -> Holdout:
     rows = np.arange(len(labels))
     return Holdout(rows, (rows,) * parts, [f"{reason}: validated on the training rows, so metrics and threshold are optimistic"])
+
+
+def divide(labels: NDArray[np.integer[Any]], *, common: int, shuffle: bool, seed: int) -> Holdout:
+    """Divide given validation rows into two halves.
+
+    Args:
+        labels: (n,) class index of each validation row.
+        common: The class that both halves need, the most frequent one of the training rows.
+        shuffle: True: at random, class by class. False: the rows are in order of time, and the second half is
+            the later one.
+        seed: Random seed.
+
+    Returns:
+        Halves as ``parts``, and no training rows. Where a half would lack ``common`` or have no other class,
+        both halves are all rows, and a note says so.
+
+    Raises:
+        InputError: Even all rows lack ``common``, or have no other class.
+    """
+    if shuffle:
+        rank = np.zeros(len(labels), dtype=np.int64)
+        for c in np.unique(labels).tolist():
+            rows = generator(seed, "divide", c).permutation(np.flatnonzero(labels == c))
+            rank[rows] = np.arange(len(rows))
+        halves = [np.flatnonzero(rank % 2 == half) for half in range(2)]
+    else:
+        halves = [np.arange(len(labels) // 2), np.arange(len(labels) // 2, len(labels))]
+    if all(_measurable(labels[half], common) for half in halves):
+        return Holdout(np.zeros(0, dtype=np.int64), tuple(halves))
+    if not _measurable(labels, common):
+        raise InputError("y_val must hold rows of the most frequent class and of another one; give validation more rows")
+    rows = np.arange(len(labels))
+    return Holdout(rows[:0], (rows, rows), ["too few validation rows to divide: the same rows measure the policy and tune the threshold"])
+
+
+def _measurable(labels: NDArray[np.integer[Any]], common: int) -> bool:
+    return bool((labels == common).any() and (labels != common).any())

@@ -1,10 +1,10 @@
 """Class probabilities from any scikit-learn classifier, and their correction after training on sampled rows.
 
-The prior correction is used only where it is exact. If classes are drawn with shares that differ from their
-priors, the odds of each class are multiplied by a constant, and dividing by it is the exact correction
-(Saerens, Latinne and Decaestecker, 2002; Elkan, 2001). If hard rows of a class are drawn more often, the
-density within the class changes, and no constant corrects that. Then a curve is fitted on held-out rows
-(:class:`IncreasingCurve`).
+The prior correction is used only where it is exact. If the mass of the classes in training, what their rows
+count together, differs from their priors, the odds of each class are multiplied by a constant, and dividing
+by it is the exact correction (Saerens, Latinne and Decaestecker, 2002; Elkan, 2001). If hard rows of a class
+count more than others, the density within the class changes, and no constant corrects that. Then a curve is
+fitted on held-out rows (:class:`IncreasingCurve`).
 
 With more than two classes each class is calibrated against the rest, and the probabilities are normalized to
 sum to 1. A class with too few held-out rows for a curve is shifted in log-odds so that its mean probability
@@ -28,8 +28,8 @@ from balancer.sampling.weights import SamplingWeights
 Floats = NDArray[np.float64]
 Correction = Literal["isotonic", "prior"]
 
-SAME_SHARE = 1e-3
-"""Two epochs count as drawn with the same shares if these differ by less than this, relatively."""
+SAME_MASS = 1e-3
+"""Two epochs count as trained with the same mass if it differs by less than this, relatively."""
 SMOOTH_PART = 0.25
 """Weight of the smooth curve.
 
@@ -103,15 +103,16 @@ class IncreasingCurve:
         return np.asarray(SMOOTH_PART * self.smooth.transform(score) + (1 - SMOOTH_PART) * np.interp(score, self.knots, self.steps))
 
     @classmethod
-    def fit(cls, score: Floats, positive: NDArray[np.bool_]) -> IncreasingCurve:
+    def fit(cls, score: Floats, positive: NDArray[np.bool_], weight: Floats | None = None) -> IncreasingCurve:
         """Fit the curve on held-out rows, some of them positive.
 
         Args:
             score: (n,) scores.
             positive: (n,) whether a row is positive.
+            weight: (n,) how much each row counts; None: 1 each.
         """
-        isotonic = IsotonicRegression(out_of_bounds="clip").fit(score, positive)
-        return cls(fit_calibration(score, positive.astype(np.int64)), isotonic.X_thresholds_, isotonic.y_thresholds_)
+        isotonic = IsotonicRegression(out_of_bounds="clip").fit(score, positive, sample_weight=weight)
+        return cls(fit_calibration(score, positive.astype(np.int64), weight), isotonic.X_thresholds_, isotonic.y_thresholds_)
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ class ProbabilityCorrection:
 
     method: Correction | None
     factor: Floats
-    """(K,) factor for the odds of each class: prior / share for the method ``prior``, otherwise ones."""
+    """(K,) factor for the odds of each class: prior / mass for the method ``prior``, otherwise ones."""
     curves: tuple[IncreasingCurve | Calibration, ...] = ()
     """Curves of the method ``isotonic``: one per class, for two classes only that of the less frequent one.
 
@@ -149,27 +150,47 @@ class ProbabilityCorrection:
         return _normalised(np.column_stack([curve.transform(scores[:, c]) for c, curve in enumerate(self.curves)]))
 
 
-def prior_is_exact(weights: Sequence[SamplingWeights]) -> bool:
+def prior_is_exact(weights: Sequence[SamplingWeights], masses: Sequence[Floats] | None = None) -> bool:
     """Whether one factor per class corrects the sampling of a model exactly.
 
     Args:
         weights: Sampling weights of the epochs that the model was trained in.
+        masses: (K,) class shares of the stream that the scores of each epoch's model belong to; None: the
+            shares that rows were drawn with.
     """
-    first = weights[0].share
-    return all(w.hardness == 0 and bool((np.abs(w.share - first) <= SAME_SHARE * first).all()) for w in weights)
+    streams = [w.share for w in weights] if masses is None else list(masses)
+    even = all(w.hardness == 0 or w.hardness_importance == 1 for w in weights)
+    return even and all(bool((np.abs(stream - streams[0]) <= SAME_MASS * streams[0]).all()) for stream in streams)
 
 
-def prior_correction(prior: Floats, share: Floats) -> ProbabilityCorrection:
+def to_prior(scores: Floats, mass: Floats, prior: Floats) -> Floats:
+    """Convert scores (n, K) of a stream with class shares ``mass`` (K,) to those of one with ``prior`` (K,).
+
+    The shares need not sum to 1.
+    """
+    return prior_correction(prior, mass).apply(scores, 0)
+
+
+def prior_correction(prior: Floats, mass: Floats) -> ProbabilityCorrection:
     """The exact correction for sampling without hardness.
 
     Args:
         prior: (K,) class prior, in the order of the score columns.
-        share: (K,) share that each class was drawn with.
+        mass: (K,) class shares of the stream that the scores belong to: the share that each class was drawn
+            with, times what its rows counted.
     """
-    return ProbabilityCorrection("prior", np.where(share > 0, prior / np.where(share > 0, share, 1.0), 1.0))
+    return ProbabilityCorrection("prior", np.where(mass > 0, prior / np.where(mass > 0, mass, 1.0), 1.0))
 
 
-def fit_correction(scores: Floats, labels: NDArray[np.integer[Any]], prior: Floats, rare: int, *, held_out: bool) -> ProbabilityCorrection:
+def fit_correction(
+    scores: Floats,
+    labels: NDArray[np.integer[Any]],
+    prior: Floats,
+    rare: int,
+    *,
+    held_out: bool,
+    weight: Floats | None = None,
+) -> ProbabilityCorrection:
     """Fit a curve for each class on held-out rows.
 
     Args:
@@ -179,39 +200,41 @@ def fit_correction(scores: Floats, labels: NDArray[np.integer[Any]], prior: Floa
         rare: For two classes, the column to calibrate.
         held_out: False if the model was trained on these rows. Their scores are then overconfident, so no
             curve is fitted; the mean probability of each class is shifted to its prior.
+        weight: (n,) how much each row counts; None: 1 each.
     """
     columns = [rare] if len(prior) == 2 else range(len(prior))
     curves: list[IncreasingCurve | Calibration] = []
     for c in columns:
         score, positive = scores[:, c], labels == c
         if held_out and min(positive.sum(), (~positive).sum()) >= MIN_POSITIVES:
-            curves.append(IncreasingCurve.fit(score, positive))
+            curves.append(IncreasingCurve.fit(score, positive, weight))
         else:
-            curves.append(_shift_to_prior(score, float(prior[c])))
+            curves.append(_shift_to_prior(score, float(prior[c]), weight))
     return ProbabilityCorrection("isotonic", np.ones(len(prior)), tuple(curves))
 
 
-def fits(probability: Floats, labels: NDArray[np.integer[Any]], rare: int) -> bool:
-    """Whether ``probability`` (n, K) fits held-out ``labels`` (n,).
+def fits(probability: Floats, labels: NDArray[np.integer[Any]], rare: int, weight: Floats | None = None) -> bool:
+    """Whether ``probability`` (n, K) fits held-out ``labels`` (n,), which count ``weight`` (n,) each.
 
-    It does if no calibration curve is better by more than one standard error.
+    It does if no calibration curve is better by more than two standard errors.
     """
     columns = [rare] if probability.shape[1] == 2 else range(probability.shape[1])
     measured = [c for c in columns if 0 < (labels == c).sum() < len(labels)]
-    return all(fit_calibration(probability[:, c], (labels == c).astype(np.int64)).method == "identity" for c in measured)
+    fitted = [fit_calibration(probability[:, c], (labels == c).astype(np.int64), weight, standard_errors=2.0) for c in measured]
+    return all(calibration.method == "identity" for calibration in fitted)
 
 
-def _shift_to_prior(score: Floats, prior: float) -> Calibration:
-    """Find the shift in log-odds after which the mean of ``score`` is ``prior``.
+def _shift_to_prior(score: Floats, prior: float, weight: Floats | None) -> Calibration:
+    """Find the shift in log-odds after which the mean of ``score``, by ``weight`` (n,), is ``prior``.
 
     The mean increases with the shift, so bisection finds it.
     """
     low, high = -30.0, 30.0
-    if abs(float(IDENTITY.transform(score).mean()) - prior) < 1e-9:
+    if abs(float(np.average(IDENTITY.transform(score), weights=weight)) - prior) < 1e-9:
         return IDENTITY
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        if Calibration("platt", 1.0, 1.0, middle).transform(score).mean() < prior:
+        if np.average(Calibration("platt", 1.0, 1.0, middle).transform(score), weights=weight) < prior:
             low = middle
         else:
             high = middle

@@ -31,7 +31,7 @@ from sklearn.utils.validation import validate_data
 from balancer.deprecation import UNSET, renamed_argument
 from balancer.errors import InputError
 from balancer.integrations.holdout import hold_out
-from balancer.integrations.staged import StagedEstimator, default_learner, systematic_rows, train_epochs
+from balancer.integrations.staged import Rows, StagedEstimator, default_learner, systematic_rows, train_epochs
 from balancer.integrations.tables import is_frame, label_codes, numeric_matrix, take_rows
 from balancer.sampling.core import SamplerCore
 from balancer.sampling.policies import Policy
@@ -157,11 +157,13 @@ class AdaptiveResampler(BaseSampler):  # type: ignore[misc]  # imbalanced-learn 
         held = hold_out(codes, self.validation_fraction, parts=1, shuffle=True, seed=seed, names=[str(name) for name in classes])
         learner = default_learner() if self.estimator is None else self.estimator
         train_X = take_rows(features, held.train)
-        staged = StagedEstimator(learner, train_X, codes[held.train], classes, staging="auto", epochs=self.epochs, passes=1, seed=seed)
+        staged = StagedEstimator(
+            learner, train_X, codes[held.train], classes, staging="auto", epochs=self.epochs, passes=1, seed=seed, compensated=False
+        )
         sampler = staged.make_sampler(self.policy)
         requested = self._class_rows(np.asarray(classes), counts, num_samples)
         reward = held.parts[0]
-        trained = train_epochs(staged, sampler, train_X, take_rows(features, reward), codes[reward])
+        trained = train_epochs(staged, sampler, train_X, Rows(take_rows(features, reward), codes[reward])).epochs
 
         weights = sampler.weights
         row_weights = _row_weights(codes, weights, staged.score(features), sampler.num_samples)

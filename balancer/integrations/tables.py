@@ -76,6 +76,55 @@ def label_codes(y: Any) -> tuple[NDArray[Any], NDArray[np.int64]]:
     return classes, codes.astype(np.int64)
 
 
+def class_index(y: Any, classes: NDArray[Any], name: str) -> NDArray[np.int64]:
+    """Index into the sorted ``classes`` (K,) of each label of ``y`` (n,).
+
+    Raises:
+        InputError: ``y`` has a label that is none of them; the message calls it ``name``.
+    """
+    labels = np.asarray(y)
+    try:
+        codes = np.minimum(np.searchsorted(classes, labels), len(classes) - 1)
+        unknown = np.flatnonzero(classes[codes] != labels)
+    except TypeError as error:
+        raise InputError(f"{name} has labels of another type than y ({error}); name classes alike") from error
+    if len(unknown):
+        raise InputError(f"{name} has the label {labels[unknown[0]]!r} in row {int(unknown[0])}, which y lacks; leave such rows out")
+    return codes.astype(np.int64)
+
+
+def row_weights(weight: Any, rows: int, name: str) -> NDArray[np.float64] | None:
+    """Check the weights of rows.
+
+    Args:
+        weight: (n,) weights, a number for all rows, or None.
+        rows: n.
+        name: Name of the argument, for errors.
+
+    Returns:
+        (n,) a copy, or None.
+
+    Raises:
+        InputError: They are no numbers, not one for each row, negative, not finite, or all 0.
+    """
+    if weight is None:
+        return None
+    try:
+        values = np.array(weight, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name} must be numbers ({error})") from error
+    if values.ndim == 0:
+        values = np.full(rows, float(values))
+    if values.shape != (rows,):
+        raise InputError(f"{name} must be one number for each of the {rows} rows, not an array of shape {values.shape}")
+    bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
+    if len(bad):
+        raise InputError(f"{name} must be finite and not negative, found {values[bad[0]]} in row {int(bad[0])}")
+    if not values.any():
+        raise InputError(f"{name} is zero for all rows; give at least the rows of two classes a weight")
+    return values
+
+
 def numeric_matrix(table: Any) -> Any:
     """Convert a table to numbers (n, F) for a tree learner.
 
