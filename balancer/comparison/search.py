@@ -1,8 +1,8 @@
 """Constants chosen on the reward half for every fold and seed: tuning instead of adapting.
 
-Every candidate is a complete training with the budget of the other treatments, with the sampler's loss. The candidate with the best
-average precision on the reward half is the result, as it was trained. The cell records the number of
-trainings.
+Every candidate is a complete training with the budget of the other treatments, with the sampler's loss. The
+candidate with the best average precision on the reward half is the result, as it was trained. The cell
+records the number of trainings.
 
 TPE: Bergstra et al. 2011, by Optuna; in batches with a constant liar, for students that train side by side.
 """
