@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from balancer.sampling.core import SamplerCore
     from balancer.sampling.losses import AdaptiveLoss
     from balancer.sampling.policies import Policy, load_policy
+    from balancer.sampling.stream import AdaptiveStream
     from balancer.sampling.torch_sampler import AdaptiveBatchSampler, AdaptiveSampler
     from balancer.sampling.weights import SamplingWeights
 
@@ -31,6 +32,7 @@ __all__ = [
     "AdaptiveLoss",
     "AdaptiveResampler",
     "AdaptiveSampler",
+    "AdaptiveStream",
     "CorruptFileError",
     "InputError",
     "MissingDependencyError",
@@ -50,6 +52,7 @@ _HOME = {
     "AdaptiveLoss": "balancer.sampling.losses",
     "AdaptiveResampler": "balancer.integrations.resampler",
     "AdaptiveSampler": "balancer.sampling.torch_sampler",
+    "AdaptiveStream": "balancer.sampling.stream",
     "CorruptFileError": "balancer.errors",
     "InputError": "balancer.errors",
     "MissingDependencyError": "balancer.errors",

@@ -1,9 +1,9 @@
 """Sampling: what a policy sees, what it chooses, and how rows are drawn.
 
-NumPy alone; torch is used only in ``torch_sampler``, ``core_view`` and ``losses``. ``AdaptiveSampler``,
-``AdaptiveBatchSampler`` and ``AdaptiveLoss`` (torch), ``AdaptiveResampler`` (imbalanced-learn) and
-``AdaptiveClassifier`` (scikit-learn) can be imported from here too; their libraries are loaded when such a
-name is first used.
+NumPy alone; torch is used only in ``torch_sampler``, ``stream``, ``core_view`` and ``losses``.
+``AdaptiveSampler``, ``AdaptiveBatchSampler``, ``AdaptiveStream`` and ``AdaptiveLoss`` (torch),
+``AdaptiveResampler`` (imbalanced-learn) and ``AdaptiveClassifier`` (scikit-learn) can be imported from here
+too; their libraries are loaded when such a name is first used.
 """
 
 import importlib
@@ -28,7 +28,7 @@ __all__ = [
     "load_policy",
 ]
 
-_LAZY = ("AdaptiveBatchSampler", "AdaptiveClassifier", "AdaptiveLoss", "AdaptiveResampler", "AdaptiveSampler")
+_LAZY = ("AdaptiveBatchSampler", "AdaptiveClassifier", "AdaptiveLoss", "AdaptiveResampler", "AdaptiveSampler", "AdaptiveStream")
 
 
 def __getattr__(name: str) -> object:

@@ -84,11 +84,18 @@ class SamplingController:
     @property
     def compensated(self) -> bool:
         """Whether drawn rows are counted by the sampler's loss; a change has an effect from the next update on."""
-        return self._builder.compensated
+        return bool(self._builder.compensated)
 
     @compensated.setter
     def compensated(self, value: bool) -> None:
         self._builder.compensated = value
+
+    def use_prior(self, prior: Floats) -> None:
+        """Take another class prior (K,) from the next update on, where it is estimated while rows stream."""
+        builder = copy.copy(self._builder)
+        self.prior = builder.prior = np.asarray(prior, dtype=np.float64)
+        builder.train_counts = self.prior * self._builder.train_counts.sum()
+        self._builder = builder
 
     @property
     def metrics(self) -> dict[str, float]:

@@ -241,7 +241,7 @@ def _typed(piece: NDArray[Any], name: str) -> tuple[NDArray[Any], Any]:
     if piece.dtype.kind == "O":
         kept = piece.tolist()
         if set(map(type, kept)) - {str, int, bool}:
-            known = np.fromiter((not _missing(value) for value in kept), dtype=bool, count=len(piece))
+            known = np.fromiter((not is_missing(value) for value in kept), dtype=bool, count=len(piece))
             kept = piece[known].tolist()
             several = next((value for value in kept if not isinstance(value, (str, bytes)) and hasattr(value, "__len__")), None)
             if several is not None:
@@ -268,7 +268,7 @@ def _typed(piece: NDArray[Any], name: str) -> tuple[NDArray[Any], Any]:
     return piece, known
 
 
-def _missing(value: Any) -> bool:
+def is_missing(value: Any) -> bool:
     """Whether a label is None, NaN, or the NA of pandas (which can't be compared; pandas is not imported)."""
     return (
         value is None
