@@ -24,9 +24,10 @@ SEARCHES = ("constant_share", "constant", "tpe")
 
 The share alone, share and hardness on a grid, or both by Optuna's TPE.
 """
-POPULATION_ONLY = ("smote", "focal", "logit_adjustment", "ppo")
+POPULATION_ONLY = ("smote", "focal", "focal_zero_bias", "logit_adjustment", "ppo")
 POPULATION_TREATMENTS = (
-    *("none", "one_to_one", "under", "smote", "class_weight", "focal", "logit_adjustment", "rule", *SEARCHES),
+    *("none", "none_zero_bias", "one_to_one", "under", "smote", "class_weight", "focal", "focal_zero_bias", "logit_adjustment"),
+    *("rule", *SEARCHES),
     *("random", "bandit", "ppo", "auto", "lightgbm"),
 )
 CLASSIFIER_TREATMENTS = ("none", "one_to_one", "under", "class_weight", "rule", "random", "bandit", "auto", "lightgbm")
