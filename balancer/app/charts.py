@@ -23,6 +23,13 @@ WIDTH, HEIGHT = 640, 380
 FIRST = 1e-4
 """Smallest value on a logarithmic axis of rates."""
 
+WEIGHTS = {
+    "hardness": "hardness exponent",
+    "floor": "floor",
+    "class_importance": "importance of classes",
+    "hardness_importance": "importance within classes",
+}
+"""Columns of sampling weights besides the shares, and their titles."""
 _THRESHOLD = "threshold on the calibrated score (log scale)"
 _RECALL = "recall (share of frauds caught)"
 _FPR = "false-positive rate (log scale)"
@@ -56,17 +63,18 @@ def _rule(value: float, title: str, channel: str = "x") -> alt.Chart:
 def weights_chart(epochs: pl.DataFrame) -> alt.VConcatChart:
     """Plot the weights and validation metrics of a run by epoch, in linked panels.
 
-    The panels show the shares of the fraud classes, hardness and floor, average precision and F1, and the
+    The panels show the shares of the fraud classes, the other weights, average precision and F1, and the
     false-positive rate.
 
     Args:
-        epochs: Rows of one model in `epochs.parquet`: columns `epoch, hardness, floor, average_precision, f1,
-            fpr` and `share_CLASS` for each class.
+        epochs: Rows of one model in `epochs.parquet`: columns `epoch, average_precision, f1, fpr`,
+            `share_CLASS` for each class, and those of the other weights (:data:`WEIGHTS`) that there are;
+            version 0.1 wrote no importance.
     """
     shares = [name for name in epochs.columns if name.startswith("share_")][1:]
     groups = [
         ("share of draws", "class", ".0%", {name: name.removeprefix("share_") for name in shares}),
-        ("weight (no unit)", "weight", ".2f", {"hardness": "hardness exponent", "floor": "floor"}),
+        ("weight (no unit)", "weight", ".2f", WEIGHTS),
         ("validation metric", "metric", ".2f", {"average_precision": "average precision", "f1": "F1, best threshold"}),
         ("false-positive rate", "rate", ".2%", {"fpr": "at best threshold"}),
     ]

@@ -140,26 +140,27 @@ class _Stack:
             kinds=StudentKinds.fixed(len(chosen), learning_rate=6e-3, weight_decay=1e-3, dropout=0.1, width=32),
             losses=_losses(chosen, trainer.counts),
             compensated=np.array([treatment.loss == "sampler" for treatment in chosen]),
-            bias=np.stack([treatment.initial_bias(class_counts(problem)) for treatment in chosen]),
         )
         episode = PopulationEpisode(self.stack, epochs=trainer.epochs, steps_per_epoch=trainer.steps_per_epoch, keep_best=trainer.keep_best)
         together = f"{len(chosen)} side by side, " if len(chosen) > 1 else ""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", OutsideTraining)  # the cell's notes report it
-            weights, _ = walk_policies(
+            walk = walk_policies(
                 episode,
                 [treatment.policy for treatment in chosen],
                 lambda epoch: tick(f"{together}epoch {epoch}/{trainer.epochs}"),
+                bias=lambda weights, _: np.stack(
+                    [treatment.initial_bias(problem.train_counts, first) for treatment, first in zip(chosen, weights, strict=True)]
+                ),
             )
-        last = stacked(weights)
+        last = stacked(walk.weights)
         self.hardness, self.minority_share = last.hardness, 1.0 - last.share[:, 0]
         if trainer.keep_best:
             self.stack.restore_kept()
         # A model that was trained with an offset has the logits of a balanced stream: add the log prior.
         natural = np.array([treatment.loss in ("sampler", "logit_adjustment") for treatment in chosen])
         self._stream_prior = np.where(natural[:, None], class_prior(trainer.counts), 1.0)
-        score = self.stack.score(problem.x_val) * self._stream_prior[:, None]
-        score /= score.sum(axis=2, keepdims=True)
+        score = self._natural(self.stack.score(problem.x_val), self._stream_prior)
         pooled = pooled_score(score.reshape(-1, problem.num_classes)).reshape(len(chosen), -1)
         self.reward = ranking_metrics(problem.y_val > 0, pooled, problem.val_weight).average_precision
 
@@ -174,14 +175,13 @@ class _Stack:
     def _score(self, x: np.ndarray, chosen: list[int]) -> np.ndarray:
         """(chosen, n, K)."""
         pieces = [self.stack.score(x[first : first + SCORE_ROWS])[chosen] for first in range(0, len(x), SCORE_ROWS)]
-        score = np.concatenate(pieces, axis=1) * self._stream_prior[chosen][:, None]
-        score /= score.sum(axis=2, keepdims=True)
-        return score
+        return self._natural(np.concatenate(pieces, axis=1), self._stream_prior[chosen])
 
-
-def class_counts(problem: PopulationProblem) -> Floats:
-    """(K,) rows of each class that ``problem`` is trained on, without regard to what they represent."""
-    return problem.train_counts
+    @staticmethod
+    def _natural(score: np.ndarray, prior: np.ndarray) -> np.ndarray:
+        """Probabilities (M, n, K) times ``prior`` (M, K), normalised."""
+        score = score * prior[:, None]
+        return np.asarray(score / score.sum(axis=2, keepdims=True))
 
 
 def _losses(treatments: Sequence[Treatment], counts: Floats) -> Losses:

@@ -22,7 +22,7 @@ from balancer.sampling.pools import thinned_groups
 from balancer.sampling.row_sampler import RowSampler
 from balancer.sampling.scores import REWARDS, Reward
 from balancer.sampling.seeding import generator, integer_seed
-from balancer.sampling.weights import stacked, start_weights
+from balancer.sampling.weights import class_prior, stacked, start_weights
 
 if TYPE_CHECKING:
     from balancer.data.dataset import Dataset
@@ -210,8 +210,8 @@ class ClassWeightsEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         self.episode += 1
         task, total = self.task, self.epochs * self.steps_per_epoch
         self._student = task.make(integer_seed(self.seed, "student", self.episode), total)
-        self._sampler = RowSampler(self._drawable, task.num_classes, age=self._age)
-        self._prior = self._counts / self._counts.sum()
+        self._prior = class_prior(self._counts)
+        self._sampler = RowSampler(self._drawable, task.num_classes, age=self._age, prior=self._prior)
         self._builder = ObservationBuilder(
             self._prior,
             epochs=self.epochs,

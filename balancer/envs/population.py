@@ -124,7 +124,6 @@ class PopulationStack:
         losses: Losses of the students; None: cross-entropy for all.
         kinds: Kinds of the students in every episode; None: drawn for each episode.
         compensated: (M,) whether each student counts drawn rows by their weights; None: none does.
-        bias: (M, K) biases of the output layers at the start; None: 0.
 
     Raises:
         InputError: An unknown network, numbers below 1, or kinds or losses for another number of students.
@@ -143,7 +142,6 @@ class PopulationStack:
         losses: Losses | None = None,
         kinds: StudentKinds | None = None,
         compensated: NDArray[np.bool_] | None = None,
-        bias: Floats | None = None,
     ) -> None:
         if net not in NETS:
             raise InputError(f"net {net!r} is not known; choose one of {', '.join(NETS)}")
@@ -157,7 +155,6 @@ class PopulationStack:
         self._x = torch.as_tensor(problem.x_train, device=self.device)
         self._y = torch.as_tensor(problem.y_train, device=self.device)
         self.compensated = np.zeros(self.num, dtype=bool) if compensated is None else np.asarray(compensated, dtype=bool)
-        self._bias = bias
         self._prior = class_prior(problem.train_counts)
         order = np.argsort(problem.y_train, kind="stable")
         self._counts = np.bincount(problem.y_train, minlength=problem.num_classes)
@@ -193,8 +190,6 @@ class PopulationStack:
         self._grad, self._buffer = torch.zeros_like(self._flat), torch.zeros_like(self._flat)
         self._first, self._second = torch.zeros_like(self._flat), torch.zeros_like(self._flat)
         self._parameters, self._gradients = self.net.views(self._flat, self.num), self.net.views(self._grad, self.num)
-        if self._bias is not None:  # the last parameter of every network
-            self._parameters[-1].add_(torch.as_tensor(self._bias[:, :, None], dtype=torch.float32, device=self.device))
         self._kept: list[Tensor] | None = None
         self._rate = self._of_parameters(kinds.learning_rate)
         self._decay = self._of_parameters(kinds.learning_rate * kinds.weight_decay)
@@ -213,6 +208,10 @@ class PopulationStack:
         return torch.as_tensor(np.concatenate(parts), dtype=torch.float32, device=self.device)
 
     dtype = torch.float32
+
+    def add_bias(self, bias: Floats) -> None:
+        """Add ``bias`` (M, K) to the biases of the output layers, the last parameter of every network."""
+        self._parameters[-1].add_(torch.as_tensor(bias[:, :, None], dtype=torch.float32, device=self.device))
 
     def set_offset(self, logit_offset: Floats) -> None:
         """Set what is added to the logits (M, K) in training from here on."""
@@ -293,57 +292,65 @@ class PopulationStack:
         Args:
             n: Rows per student.
             epoch: Number of the epoch, on which the random numbers depend.
-            weights: Weights of the students.
+            weights: Weights of the students. The share of a class without rows goes to the other classes.
 
         Returns:
             (M, n) rows, and (M, n) their weights in the loss within their class; None where all are 1.
         """
+        share = weights.share * (self._counts > 0)
+        weights = weights._replace(share=share / share.sum(axis=1, keepdims=True))
         if self.compensated.any():
             counts = self.compensated[:, None]
             class_weight = np.where(counts, weights.class_weight(self._prior), 1.0)
             self._loss.compensate(class_weight, np.where(counts, weights.logit_offset(self._prior), 0.0))
-        importance = np.where(self.compensated, weights.hardness_importance, 0.0) * (weights.hardness > 0)
+        importance = np.where(self.compensated & (weights.hardness > 0), weights.hardness_importance, 0.0)
+        aged = np.isfinite(weights.half_life) & (self._age is not None)
         rng = generator(self.seed, "population draw", self.episode, epoch)
         scored = [self._scored[start : start + count].nonzero()[:, 0] for start, count in zip(self._starts, self._counts, strict=True)]
-        aged = self._age is not None and bool(np.isfinite(weights.half_life).any())
         rows = torch.empty((self.num, n), dtype=torch.int64, device=self.device)
         row_weight = torch.ones((self.num, n), device=self.device) if importance.any() else None
-        longest = max([len(self._order) if aged else 0, n, *map(len, scored)])
+        longest = max([len(self._order) if aged.any() else 0, n, *map(len, scored)])
         groups = max(1, DRAW_FLOATS.get(self.device.type, DRAW_FLOATS["cpu"]) // (self.siblings * longest))
         for first in range(0, self.groups, groups):
             numbers = rng.random((min(groups, self.groups - first), n, 3), dtype=np.float32)
             u = torch.as_tensor(numbers, device=self.device).permute(2, 0, 1).contiguous().repeat_interleave(self.siblings, dim=1)
             part = slice(first * self.siblings, first * self.siblings + u.shape[1])
             own = WeightArrays(*(values[part] for values in weights))
-            edges = torch.as_tensor(np.cumsum(own.share, axis=1)[:, :-1], dtype=torch.float32, device=self.device).contiguous()
+            edges = torch.as_tensor(_edges(own.share), dtype=torch.float32, device=self.device).contiguous()
             drawn = torch.searchsorted(edges, u[0], right=True)
             count = self._count[drawn]
             place = (u[1] * count).long()
-            place = torch.minimum(place, count.sub_(1), out=place).clamp_(min=0)
-            for c, known in enumerate(scored):
-                if not self._counts[c] or not (aged or (len(known) and own.hardness.max() > 0)):
+            place = torch.minimum(place, count.sub_(1), out=place)
+            level = self._column(own.floor)
+            rescaled = (u[2] - level) / (1.0 - level).clamp_min(1e-12)
+            for c in np.flatnonzero(own.share.any(axis=0)).tolist():
+                draws = _Draws(self._error[part], c, self._starts, self._counts, scored[c], n, own, self._prior[c])
+                found = place if draws.even else torch.where((rescaled >= 0) & draws.hard, draws.places(u[1], rescaled), place)
+                if aged[part].any():
+                    assert self._age is not None
+                    old = torch.as_tensor(np.flatnonzero(aged[part]), device=self.device)
+                    # Beside siblings without a half-life nothing changes for these.
+                    found = found.index_copy(0, old, _inverse(draws.probabilities(self._age)[old], u[1][old]))
+                if found is place:
                     continue
                 chosen = drawn == c
-                draws = _Draws(
-                    self._error[part], c, self._starts, self._counts, known, chosen.sum(dim=1).cpu().numpy(), own, self._prior[c]
-                )
-                if aged:
-                    assert self._age is not None
-                    probability = draws.probabilities(self._age)
-                    found = _inverse(probability, u[1])
-                elif draws.even:
-                    continue
-                else:
-                    level = self._column(own.floor)
-                    rescaled = (u[2] - level) / (1.0 - level).clamp_min(1e-12)
-                    found = torch.where((rescaled >= 0) & draws.hard, draws.places(u[1], rescaled), place)
                 place = torch.where(chosen, found, place)
                 if row_weight is not None and not draws.even:
-                    exponent = self._column(importance[part])
-                    ratio = draws.ratios(self._age if aged else None, exponent)
-                    row_weight[part] = torch.where(chosen, ratio.gather(1, draws.columns(found)), row_weight[part])
+                    ratio = draws.ratios(self._age if aged[part].any() else None, self._column(importance[part]))
+                    column = found.clamp(0, draws.count - 1)  # of other classes' draws, which are not used
+                    row_weight[part] = torch.where(chosen, ratio.gather(1, column), row_weight[part])
             torch.index_select(self._order, 0, place.add_(self._start[drawn]).view(-1), out=rows[part].view(-1))
         return rows, row_weight
+
+
+def _edges(share: Floats) -> Floats:
+    """(G, K - 1) upper edges of the classes but the last, for shares (G, K).
+
+    Rounding must not give a class without a share a draw: from the last class with a share on, edges are
+    above 1.
+    """
+    left = np.cumsum(share[:, ::-1], axis=1)[:, ::-1][:, 1:]  # share of the classes behind each
+    return np.where(left > 0, np.cumsum(share, axis=1)[:, :-1], 2.0)
 
 
 class _Draws:
@@ -355,7 +362,7 @@ class _Draws:
         starts: (K,) first column of each class.
         counts: (K,) rows of each class.
         scored: (s,) places of the scored rows within the class, ascending.
-        draws: (G,) draws of the class in the epoch.
+        n: Draws of the epoch, of all classes.
         weights: Weights of the students.
         prior: Prior of the class.
     """
@@ -367,24 +374,26 @@ class _Draws:
         starts: NDArray[np.int64],
         counts: NDArray[np.int64],
         scored: Tensor,
-        draws: NDArray[np.int64],
+        n: int,
         weights: WeightArrays,
         prior: float,
     ) -> None:
         device = error.device
-        start, count = int(starts[number]), int(counts[number])
-        self._start, self._count, self._scored, self._weights = start, count, scored, weights
-        self._shares = scored_part(len(scored), count, draws)
+        start, self.count = int(starts[number]), int(counts[number])
+        self._start, self._scored, self._weights = start, scored, weights
+        draws = np.maximum(np.round(n * weights.share[:, number]), 1.0)
+        self._shares: Floats = scored_part(len(scored), self.count, draws) * np.ones(len(draws))
         most = largest_probability(len(scored), self._shares * draws)
-        hard = (weights.hardness > 0) & is_chosen(weights.share[:, number], prior)
-        self.even = not (len(scored) and (hard & (most * len(scored) > 1.0 + 1e-9)).any())
+        room = most * len(scored) > 1.0
+        hard = room & (weights.hardness > 0) & is_chosen(weights.share[:, number], prior)
+        self.even = not hard.any()
         """Whether no row is preferred for its error."""
         self.hard = torch.as_tensor(hard, device=device)[:, None]
         """(G, 1) of which students rows are preferred for their errors."""
         if self.even:
             return
         weight = error.index_select(1, start + scored).add_(ERROR_OFFSET).pow_(_column(weights.hardness, device)).double()
-        limit_of = torch.as_tensor(np.maximum(most, (1.0 + 1e-9) / len(scored)), device=device)[:, None]
+        limit_of = torch.as_tensor(np.where(room, most, 1.0), device=device)[:, None]
         limit = limit_of * weight.sum(dim=1, keepdim=True)
         for _ in range(NEWTON_STEPS):
             over = weight > limit
@@ -397,14 +406,10 @@ class _Draws:
             if torch.equal(last, limit):
                 break
         self._weight = torch.minimum(weight, limit, out=weight)
-        self._cumulative: Tensor | None = None
 
     def places(self, within: Tensor, rescaled: Tensor) -> Tensor:
         """(G, n) places within the class: of scored rows by hardness, or of unscored rows."""
-        if self._cumulative is None:
-            self._cumulative = self._weight.cumsum(dim=1)
-        found = torch.searchsorted(self._cumulative, within.double() * self._cumulative[:, -1:], right=True)
-        place = self._scored[found.clamp_(max=len(self._scored) - 1)]
+        place = self._scored[_inverse(self._weight, within)]
         unscored = self._unscored()
         if not len(unscored):
             return place
@@ -412,14 +417,10 @@ class _Draws:
         part = torch.as_tensor(self._shares, dtype=torch.float32, device=place.device)
         return torch.where(rescaled < part[:, None], place, other)
 
-    def columns(self, place: Tensor) -> Tensor:
-        """(G, n) column of :meth:`ratios` of each place."""
-        return place.clamp(0, self._count - 1)
-
     def ratios(self, age: Tensor | None, exponent: Tensor) -> Tensor:
         """(G, rows of the class) loss weight of each row, with mean 1 over the draws."""
         probability = self.probabilities(age)
-        even = torch.full_like(probability, 1.0 / self._count) if age is None else self._recent(age)
+        even = torch.full_like(probability, 1.0 / self.count) if age is None else self._recent(age)
         ratio = (even / probability.clamp_min(1e-30)) ** exponent
         return (ratio / (ratio * probability).sum(dim=1, keepdim=True)).float()
 
@@ -427,12 +428,12 @@ class _Draws:
         """(G, rows of the class) float64 probability of each row in a draw of the class."""
         floor, device = _column(self._weights.floor, self._scored.device).double(), self._scored.device
         students = len(self._weights.hardness)
-        mixed = torch.full((students, self._count), 1.0 / self._count, dtype=torch.float64, device=device)
+        mixed = torch.full((students, self.count), 1.0 / self.count, dtype=torch.float64, device=device)
         if not self.even:
             shares = torch.as_tensor(self._shares, device=device)[:, None]
-            unscored = self._count - len(self._scored)
+            unscored = self.count - len(self._scored)
             part = mixed * floor + (1.0 - floor) * (1.0 - shares) / max(unscored, 1)
-            by_error = floor / self._count + (1.0 - floor) * shares * self._weight / self._weight.sum(dim=1, keepdim=True)
+            by_error = floor / self.count + (1.0 - floor) * shares * self._weight / self._weight.sum(dim=1, keepdim=True)
             part[:, self._scored] = by_error
             mixed = torch.where(self.hard, part, mixed)
         if age is not None:
@@ -442,12 +443,12 @@ class _Draws:
 
     def _recent(self, age: Tensor) -> Tensor:
         """(G, rows of the class) probability of each row by its age alone."""
-        own = age[self._start : self._start + self._count].double()
+        own = age[self._start : self._start + self.count].double()
         recent = torch.exp2(-(own - own.min()) / _column(self._weights.half_life, age.device).double())
         return recent / recent.sum(dim=1, keepdim=True)
 
     def _unscored(self) -> Tensor:
-        unscored = torch.ones(self._count, dtype=torch.bool, device=self._scored.device)
+        unscored = torch.ones(self.count, dtype=torch.bool, device=self._scored.device)
         unscored[self._scored] = False
         return unscored.nonzero()[:, 0]
 
@@ -457,7 +458,7 @@ def _column(values: Floats, device: torch.device) -> Tensor:
 
 
 def _inverse(probability: Tensor, within: Tensor) -> Tensor:
-    """(G, n) columns of ``probability`` (G, m) for uniform random numbers ``within`` (G, n)."""
+    """(G, n) columns of ``probability`` (G, m), up to a factor, for uniform numbers ``within`` (G, n)."""
     cumulative = probability.cumsum(dim=1)
     found = torch.searchsorted(cumulative, within.double() * cumulative[:, -1:], right=True)
     return found.clamp_(max=probability.shape[1] - 1)

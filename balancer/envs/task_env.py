@@ -58,7 +58,6 @@ class TaskEpisode:
         groups: Number of groups.
         device: Where they train.
         compensated: (M,) which students count drawn rows by their weights; None: all.
-        bias: (M, K) biases of the output layers at the start; None: 0.
     """
 
     def __init__(
@@ -69,7 +68,6 @@ class TaskEpisode:
         groups: int = 1,
         device: str = "cpu",
         compensated: NDArray[np.bool_] | None = None,
-        bias: Floats | None = None,
     ) -> None:
         self.task = task
         stack = PopulationStack(
@@ -82,7 +80,6 @@ class TaskEpisode:
             net=task.net,
             kinds=task.kinds(groups, siblings),
             compensated=np.ones(groups * siblings, dtype=bool) if compensated is None else compensated,
-            bias=bias,
         )
         self.episode = PopulationEpisode(stack, epochs=task.epochs, steps_per_epoch=task.steps_per_epoch, keep_best=True)
         self.weights = self.episode.start(1)

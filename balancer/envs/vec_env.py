@@ -4,13 +4,14 @@ All students begin and end their episodes together. Between two episodes the env
 the number of the next episode: students, draws, pools and dropout are functions of (seed, episode, group,
 epoch), so training resumes there by setting :attr:`PopulationVecEnv.next_episode`.
 
-The reward is the change of a potential, so an episode's return is the final validation figure. For training,
-``relative`` pays once, at the end: the final figure minus the mean of the student's siblings, which share its
-network, its initial weights and its random numbers. The rest is the effect of the policy. No students are
-needed besides those that train anyway; comparing each with a student under a constant policy would double
-their number. Easy and hard kinds of students have equal weight, and ``reward_scale`` brings the reward to
-unit size. It is paid at the end because the observation does not show how a student compares with its
-siblings: as a reward of each step it would be noise that the critic can't explain.
+The reward is the change of a potential, so an episode's return is a validation figure: the best of all
+epochs, or in version 0 the last. For training, ``relative`` pays once, at the end: that figure minus the mean
+of the student's siblings, which share its network, its initial weights and its random numbers. The rest is
+the effect of the policy. No students are needed besides those that train anyway; comparing each with a
+student under a constant policy would double their number. Easy and hard kinds of students have equal weight,
+and ``reward_scale`` brings the reward to unit size. It is paid at the end because the observation does not
+show how a student compares with its siblings: as a reward of each step it would be noise that the critic
+can't explain.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ class PopulationEpisode:
             train_counts=problem.train_counts,
             reward_counts=problem.reward_counts,
             num=self.stack.num,
-            compensated=bool(self.stack.compensated.any()),
+            compensated=self.stack.compensated,
         )
         self._best = np.full(self.stack.num, -np.inf)
 
@@ -91,7 +92,7 @@ class PopulationEpisode:
         """Largest total share of the minority in this episode."""
         return self._builder.share_limit
 
-    def start(self, version: int = 0) -> WeightArrays:
+    def start(self, version: int) -> WeightArrays:
         """Weights that the students start from, by the version of the environment."""
         one = start_weights(self.prior, self.share_limit) if version == 0 else COMPENSATED.weights(self.prior)
         return stacked([one] * self.stack.num)
@@ -190,7 +191,9 @@ class OneVecEnv(VecEnv):
 
 
 class PopulationVecEnv(OneVecEnv):
-    """``balancer/ClassWeights-v1`` for many students at once; spaces, reward and episode end are the same.
+    """``balancer/ClassWeights-v1`` or ``-v0`` for many students at once.
+
+    Spaces, reward and episode end are the same.
 
     Args:
         problem: Data of the students.
@@ -248,7 +251,7 @@ class PopulationVecEnv(OneVecEnv):
         self.next_episode = 0
         """Number of the next episode; set it before ``reset`` to continue there."""
         self.final: dict[str, Floats] = {}
-        """Validation metrics (M,) by name at the end of the last episode."""
+        """Validation metrics (M,) of the last episode: the best of its epochs, in version 0 the last."""
         self.finals = []
         k = problem.num_classes
         super().__init__(
@@ -263,14 +266,14 @@ class PopulationVecEnv(OneVecEnv):
         self.episode.begin(self.next_episode)
         self.next_episode += 1
         self._weights = self.episode.start(self.version)
-        self._potential = np.zeros(self.num_envs)
+        self._figures: dict[str, Floats] = {name: np.zeros(self.num_envs) for name in REWARDS}
         return self._flat(self.episode.first(self._weights))
 
     def _flat(self, observation: Observation) -> NDArray[np.float32]:
         return (observation if self.version else observation.v0()).flat()
 
     def step_async(self, actions: NDArray[Any]) -> None:
-        """Store the residual actions (M, K + 2), or (M, K + 4) of version 1."""
+        """Store the residual actions (M, K + 4), or (M, K + 2) of version 0."""
         self._actions = actions
 
     def step_wait(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
@@ -278,11 +281,12 @@ class PopulationVecEnv(OneVecEnv):
         action, episode = np.asarray(self._actions, np.float64), self.episode
         self._weights = move(self._weights, action, episode.prior, episode.share_limit)
         observation, metrics = self.episode.train_epoch(self._weights)
-        value = metrics.named(self.reward)
-        if self.version:  # a student counts as it was at its best epoch
-            value = np.maximum(value, self._potential)
-        paid = value - self._potential
-        self._potential = value
+        before = self._figures
+        last: dict[str, Floats] = {name: metrics.named(name) for name in REWARDS}
+        # A training keeps its best model, so each figure is the best of all epochs; in version 0 the last.
+        self._figures = {name: np.maximum(value, before[name]) for name, value in last.items()} if self.version else last
+        value = self._figures[self.reward]
+        paid = value - before[self.reward]
         done = self.episode.epoch >= self.episode.epochs
         if self.relative:
             groups = value.reshape(-1, self.siblings) * done
@@ -292,10 +296,10 @@ class PopulationVecEnv(OneVecEnv):
         ]
         flat = self._flat(observation)
         if done:
-            self.final = {name: metrics.named(name) for name in REWARDS}
+            self.final = self._figures
             groups = value.reshape(-1, self.siblings)
             spread = float(np.sqrt(np.mean((groups - groups.mean(axis=1, keepdims=True)) ** 2)))
-            self._finish(metrics, self._weights.share, self._weights.hardness, spread)
+            self._finish(RankingMetrics(**self._figures), self._weights.share, self._weights.hardness, spread)
             self._mark_ends(infos, flat)
             flat = self.reset()
         return flat, paid.astype(np.float32), np.full(self.num_envs, done), infos

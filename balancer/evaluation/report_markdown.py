@@ -149,7 +149,11 @@ def _split(run: Mapping[str, Any]) -> list[str]:
 def _training(run: Mapping[str, Any]) -> list[str]:
     """Render policy, schedule and configuration."""
     lines = ["## Training", ""]
-    lines += [f"- {key}: {_pairs(run[key])}" for key in ("policy", "schedule", "configuration", "versions") if run.get(key)]
+    policy = run.get("policy", {})
+    notes = policy.get("notes", []) if isinstance(policy, Mapping) else []
+    shown = dict(run) | ({"policy": {key: value for key, value in policy.items() if key != "notes"}} if notes else {})
+    lines += [f"- {key}: {_pairs(shown[key])}" for key in ("policy", "schedule", "configuration", "versions") if shown.get(key)]
+    lines += [f"- note of the policy: {note}" for note in notes]
     lines += [f"- {key}: {run[key]}" for key in ("device", "threads") if key in run]
     return lines if len(lines) > 2 else []
 

@@ -111,7 +111,7 @@ def check_embedding(make: Factory[nn.Module], config: ModelConfig | None = None)
 
 
 def check_head(make: Factory[Head], config: ModelConfig | None = None) -> None:
-    """Check shapes, probabilities and loss of a head.
+    """Check shapes, probabilities, loss and offset of a head.
 
     Args:
         make: class or function that builds the head from a configuration.
@@ -137,6 +137,11 @@ def check_head(make: Factory[Head], config: ModelConfig | None = None) -> None:
     unlabelled[1:] = -1
     _close(head.loss(logits, unlabelled), head.loss(logits[:1], label[:1]), "rows with label -1 change the loss")
     _close(torch.stack(list(head.losses(logits, label).values())).sum(), loss, "the losses do not sum to the loss")
+    first = (torch.arange(len(LENGTHS)) == 0).float()
+    _close(head.loss(logits, label, None, first), head.loss(logits[:1], label[:1]), "the loss does not count rows by row_weight")
+    offset = torch.linspace(-1.0, 1.0, len(config.classes))
+    wished = torch.softmax(probabilities.log() + offset, 1)
+    _close(head.probabilities(head.adjusted(logits, offset)), wished, "adjusted does not add the offset to the logits of the classes")
     _learns(head, lambda: head.loss(head(batch if head.needs_sequence else batch.last()), label))
 
 

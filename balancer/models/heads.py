@@ -17,6 +17,9 @@ from torch import Tensor, nn
 
 from balancer.models.batch import SequenceBatch
 
+_SMALLEST = 1e-9
+"""Smallest share of a class at the start."""
+
 
 class Head(nn.Module, ABC):
     """Base class of heads: logits from the output of the last block, probabilities and loss from logits."""
@@ -56,7 +59,8 @@ class Head(nn.Module, ABC):
         self, logits: Tensor, label: Tensor, class_weight: Tensor | None = None, row_weight: Tensor | None = None
     ) -> dict[str, Tensor]:
         """Split the loss into terms that can be weighted separately; they sum to `loss`."""
-        return {self.losses_of[0]: self.loss(logits, label, class_weight, row_weight)}
+        weights = (class_weight,) if row_weight is None else (class_weight, row_weight)
+        return {self.losses_of[0]: self.loss(logits, label, *weights)}
 
     def adjusted(self, logits: Tensor, offset: Tensor) -> Tensor:
         """Add an offset (K,) to the logits of the classes, for the loss of rows drawn by other shares."""
@@ -95,7 +99,7 @@ class BinaryHead(Head):
     @torch.no_grad()
     def start_at(self, prior: Tensor) -> None:
         """Set the bias to the log-odds of fraud; see :meth:`Head.start_at`."""
-        self.project.bias.fill_(float(torch.logit(prior[1].double())))
+        self.project.bias.fill_(float(torch.logit(prior[1].double(), eps=_SMALLEST)))
 
 
 class MulticlassHead(Head):
@@ -134,9 +138,9 @@ class MulticlassHead(Head):
     @torch.no_grad()
     def start_at(self, prior: Tensor) -> None:
         """Set the biases to the log-odds of fraud and the log shares of its kinds."""
-        prior = prior.double().clamp_min(1e-9)
-        fraud = 1.0 - prior[0]
-        self.project.bias.copy_(torch.cat([torch.logit(fraud)[None], torch.log(prior[1:] / fraud)]))
+        prior = prior.double().clamp_min(_SMALLEST)
+        fraud = prior[1:].sum()
+        self.project.bias.copy_(torch.cat([torch.logit(fraud, eps=_SMALLEST)[None], torch.log(prior[1:] / fraud)]))
 
     def losses(
         self, logits: Tensor, label: Tensor, class_weight: Tensor | None = None, row_weight: Tensor | None = None

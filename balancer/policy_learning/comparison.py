@@ -20,7 +20,7 @@ from balancer.policy_learning.walking import walk_policies
 from balancer.sampling.policies import ConstantPolicy, DefaultPolicy, Policy, RandomPolicy, StartPolicy, compensates
 from balancer.sampling.scores import REWARDS, RankingMetrics
 from balancer.sampling.seeding import integer_seed
-from balancer.sampling.weights import Floats, SamplingWeights, class_prior, stacked, start_share
+from balancer.sampling.weights import Floats, SamplingWeights, stacked
 
 
 def _figures(metrics: RankingMetrics, weights: Sequence[SamplingWeights], policies: int) -> dict[str, Floats]:
@@ -30,12 +30,33 @@ def _figures(metrics: RankingMetrics, weights: Sequence[SamplingWeights], polici
     return {name: values.reshape(-1, policies) for name, values in figures.items()}
 
 
-def compare_policies(
-    problem: PopulationProblem, ppo: Policy, plan: PolicyBudget, *, seed: int, device: str = "cpu"
-) -> dict[str, dict[str, float]]:
-    """Mean final validation figures of ``ppo`` and other policies on one problem.
+@dataclass(frozen=True)
+class PolicyComparison:
+    """Figures of policies; arrays are (groups or tasks, policies)."""
 
-    In each group every policy has one sibling.
+    policies: tuple[str, ...]
+    figures: dict[str, Floats]
+    """``average_precision``, ``f1``, ``partial_auc``; final ``minority_share`` and ``hardness``."""
+
+    def means(self) -> dict[str, dict[str, float]]:
+        """Mean of each figure, by policy."""
+        return {
+            policy: {name: float(values[:, i].mean()) for name, values in self.figures.items()} for i, policy in enumerate(self.policies)
+        }
+
+    def margin(self, policy: str, reference: str, figure: str) -> tuple[float, float]:
+        """Mean difference of a policy to another over the groups, and its standard error; 0 for one group."""
+        values = self.figures[figure]
+        difference = values[:, self.policies.index(policy)] - values[:, self.policies.index(reference)]
+        error = difference.std(ddof=1) / np.sqrt(len(difference)) if len(difference) > 1 else 0.0
+        return float(difference.mean()), float(error)
+
+
+def compare_policies(problem: PopulationProblem, ppo: Policy, plan: PolicyBudget, *, seed: int, device: str = "cpu") -> PolicyComparison:
+    """Compare ``ppo`` and other policies on one problem, by figures on its reward rows.
+
+    In each group every policy has one sibling. A student counts as it is after its last epoch, as the
+    classifier of a run does.
 
     Args:
         problem: Data of the students.
@@ -43,10 +64,6 @@ def compare_policies(
         plan: Size of the comparison.
         seed: Random seed.
         device: Where the students train.
-
-    Returns:
-        For each policy's name ``f1``, ``average_precision``, ``partial_auc``, and the means of the final
-        ``minority_share`` and ``hardness``.
     """
     policies: list[Policy] = [
         ppo,
@@ -69,20 +86,16 @@ def compare_policies(
     collected: dict[str, list[Floats]] = {}
     for number in range(plan.test_episodes):
         episode.begin(number)
-        weights, metrics = walk_policies(episode, policies)
-        for name, values in _figures(metrics, weights, len(policies)).items():
+        walk = walk_policies(episode, policies)
+        for name, values in _figures(walk.metrics, walk.weights, len(policies)).items():
             collected.setdefault(name, []).append(values)
-    means = {name: np.concatenate(values).mean(axis=0) for name, values in collected.items()}
-    return {policy.name: {name: float(mean[i]) for name, mean in means.items()} for i, policy in enumerate(policies)}
+    return PolicyComparison(tuple(policy.name for policy in policies), {name: np.concatenate(values) for name, values in collected.items()})
 
 
 @dataclass(frozen=True)
-class TaskComparison:
-    """Figures of policies on tasks; arrays are (tasks, policies), each value the mean of some students."""
+class TaskComparison(PolicyComparison):
+    """Figures of policies on the goals of tasks; each value is the mean of some students."""
 
-    policies: tuple[str, ...]
-    figures: dict[str, Floats]
-    """On the goal ``average_precision``, ``f1``, ``partial_auc``; final ``minority_share``, ``hardness``."""
     traits: list[dict[str, object]]
     """Properties of each task."""
 
@@ -109,6 +122,8 @@ def compare_on_tasks(
 ) -> TaskComparison:
     """Compare policies on the first tasks of a split, measured on the goal of each task.
 
+    A student counts as it was after its best epoch on validation, as a training that keeps its best model.
+
     Args:
         policies: The policies.
         tasks: Number of tasks.
@@ -120,22 +135,12 @@ def compare_on_tasks(
     """
     rows: dict[str, list[Floats]] = {}
     traits: list[dict[str, object]] = []
+    with_loss = np.array([compensates(policy) for policy in policies])
     for index in range(tasks):
         task = draw_task(seed, index, split)
-        prior = class_prior(task.problem.train_counts)
-        # Without compensation the bias that fits is the log of the shares that are drawn.
-        with_loss = np.array([compensates(policy) for policy in policies])
-        bias = np.where(with_loss[:, None], 0.0, np.log(np.maximum(start_share(prior), 1e-9)))
-        episode = TaskEpisode(
-            task,
-            siblings=len(policies),
-            groups=groups,
-            device=device,
-            compensated=np.tile(with_loss, groups),
-            bias=np.tile(bias, (groups, 1)),
-        )
-        weights, _ = walk_policies(episode.episode, policies)
-        for name, values in _figures(episode.goal(), weights, len(policies)).items():
+        episode = TaskEpisode(task, siblings=len(policies), groups=groups, device=device, compensated=np.tile(with_loss, groups))
+        walk = walk_policies(episode.episode, policies)
+        for name, values in _figures(episode.goal(), walk.weights, len(policies)).items():
             rows.setdefault(name, []).append(values.mean(axis=0))
         traits.append(dict(task.traits))
         if progress is not None:

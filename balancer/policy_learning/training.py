@@ -1,10 +1,11 @@
 """Train a sampling policy by Stable-Baselines3's PPO, on one data set or on the distribution of tasks.
 
-On a data set, the policy and others (a constant, 1:1, no sampling, the starting weights, random actions) are
-then compared on students with new seeds, as siblings. The figures go into ``policy.json``, where
-``beats_constant`` says whether PPO was better than the constant. On the task distribution, from which the
-policies of the package come, the bundle also holds the range of its observations, so that a policy can detect
-unusual ones.
+On a data set, the policy and others (the constant of the package, 1:1, no sampling, the starting weights,
+random actions) are then compared on students with new seeds, as siblings, by the reward rows. Where PPO is
+not better than the constant by more than two standard errors, the bundle keeps the constant, so that it is
+not behind ``auto``. The figures go into ``policy.json``, with a note that says what was kept and why. On the
+task distribution, from which the policies of the package come, the bundle also holds the range of its
+observations, so that a policy can detect unusual ones.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ from balancer.sampling.seeding import integer_seed
 
 Kind = Literal["ppo", "bandit"]
 T = TypeVar("T")
+FIGURES: dict[Reward, str] = {"f1": "F1", "average_precision": "AP", "partial_auc": "partial AUC"}
+MARGIN = 2.0
+"""PPO is kept where it is better than the constant by more than this number of standard errors."""
 TUNING_RATE, TUNING_STD = 5e-4, 0.25
 """Learning rate and exploration of a policy that starts from another."""
 
@@ -64,7 +68,8 @@ def train_policy(
         folder: Folder of ``policy.safetensors``, ``policy.json``, the checkpoint and TensorBoard's events.
         reward: Validation figure that PPO maximises.
         rollouts: Number of rollouts; None: that of the budget.
-        start: Policy to start from, ``ppo``, ``bandit`` or the folder of a bundle; None: a new policy.
+        start: Policy to start from, ``ppo``, ``bandit`` or the folder of a bundle; None: a new policy. See
+            :func:`shipped_start`.
         device: Where the students train; the policy itself always trains on the CPU.
         resume: Continue from the checkpoint in ``folder``, or return at once where the bundle exists.
         progress: See :func:`balancer.policy_learning.ppo.learn`.
@@ -73,12 +78,12 @@ def train_policy(
         ``folder``, for :func:`balancer.sampling.load_policy`.
 
     Raises:
-        InputError: The budget or the start is not known, or a checkpoint is corrupt or belongs to another
-            training.
+        InputError: The budget or the start is not known, the start was trained in version 0 of the
+            environment, or a checkpoint is corrupt or belongs to another training.
     """
     plan = _chosen(POLICY_BUDGETS, budget)
     plan = plan if rollouts is None else replace(plan, rollouts=rollouts)
-    base = None if start is None else load_bundle(BUNDLES / start if start in SHIPPED else Path(start))
+    base = None if start is None else _start(start)
     settings: dict[str, Any] = {
         "budget": asdict(plan) | {"factors": list(plan.factors)},
         "reward": reward,
@@ -109,8 +114,12 @@ def train_policy(
     if base is not None:
         learning = replace(learning, start=base.arrays, learning_rate=TUNING_RATE, initial_std=TUNING_STD)
     actor, returns = learn(env, learning, folder=folder, resume=resume, progress=progress)
-    figures = compare_policies(problem, BundlePolicy(actor, {}), plan, seed=seed, device=device)
-    margin = figures["ppo"][reward] - figures["constant"][reward]
+    # A policy that starts from one which changes the minority's shares together does so too.
+    together = base is not None and base.together
+    compared = compare_policies(problem, BundlePolicy(actor, {}, together=together), plan, seed=seed, device=device)
+    figures = compared.means()
+    margin, error = compared.margin("ppo", "constant", reward)
+    kept = "policy" if margin > MARGIN * error else "constant"
     summary = {
         "told": settings,
         "env_steps": plan.env_steps,
@@ -118,10 +127,40 @@ def train_policy(
         "evaluation": figures,
         "beats_constant": bool(margin > 0),
         "margin_over_constant": margin,
+        "margin_error": error,
     }
-    # A policy that starts from one which changes the minority's shares together does so too.
-    minority = {"minority": "together"} if base is not None and base.together else {}
-    return _write(folder, actor, minority | {"training": summary})
+    trained = "trained" if start is None else f"fine-tuned from {start}"
+    students = len(compared.figures[reward])
+    note = (
+        f"kept {'PPO' if kept == 'policy' else 'auto, the constant'}: on {students} new students, PPO ({trained}) has {FIGURES[reward]} "
+        f"{figures['ppo'][reward]:.3f} on the reward rows, the constant {figures['constant'][reward]:.3f} (difference {margin:+.4f}, "
+        f"standard error {error:.4f}; PPO is kept if its difference is larger than twice that)"
+    )
+    minority = {"minority": "together"} if together else {}
+    return _write(folder, actor, minority | {"kept": kept, "notes": [note], "training": summary})
+
+
+def shipped_start() -> str | None:
+    """The policy of the package that a training on one data set can start from, or None.
+
+    That is ``ppo``, unless it is not installed or was trained in version 0 of the environment.
+    """
+    return "ppo" if (BUNDLES / "ppo").is_dir() and load_bundle(BUNDLES / "ppo").version == 1 else None
+
+
+def _start(start: str | Path) -> BundlePolicy:
+    """The policy to start from.
+
+    Raises:
+        InputError: There is none, or it was trained in version 0 of the environment.
+    """
+    base = load_bundle(BUNDLES / start if start in SHIPPED else Path(start))
+    if base.version != 1:
+        raise InputError(
+            f"policy {str(start)!r} was trained in version 0 of the environment and can't be trained further in version 1; "
+            "name another one to start from, or none"
+        )
+    return base
 
 
 @torch_threads(1)

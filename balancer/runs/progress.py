@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from balancer.files import write_json
+from balancer.files import read_json, write_json
 
 LOG_SECONDS = 10.0
 """In a log, a stage prints at most one line in this time."""
@@ -22,7 +22,38 @@ FILE_SECONDS = 0.5
 """The file is written at most once in this time, and at the end of each stage."""
 PROGRESS_FILE = "progress.json"
 
+SECONDS_FILE = "seconds.json"
+
 Advance = Callable[..., None]
+
+
+class StageClock:
+    """Seconds that each stage of a run took, in a file, so that those of an interrupted run are counted too.
+
+    Args:
+        file: JSON file with the seconds by stage.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        known = read_json(file, what="it holds the seconds of the stages, delete it") if file.is_file() else {}
+        self.seconds: dict[str, float] = {name: float(value) for name, value in known.items()}
+        """Seconds by stage."""
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Count the time of a block for a stage, also where the block fails or is stopped."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
+            write_json(self.file, self.seconds)
+
+    def share(self, name: str) -> str:
+        """The time of a stage and its share of all stages, in words."""
+        own, whole = self.seconds.get(name, 0.0), max(sum(self.seconds.values()), 1e-9)
+        return f"{own:.0f} s, {100 * own / whole:.0f} % of the run's {whole:.0f} s"
 
 
 class TrainingProgress:

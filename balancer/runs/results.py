@@ -120,4 +120,5 @@ def _epochs(scores: dict[str, Scores], classes: tuple[str, ...]) -> pl.DataFrame
         for line in each.figures:
             shares = {f"share_{name}": value for name, value in zip(classes, line["share"], strict=True)}
             rows.append({key: value for key, value in line.items() if key != "share"} | shares)
-    return pl.DataFrame(rows)
+    frame = pl.DataFrame(rows, infer_schema_length=None)  # epochs of version 0.1 lack some columns
+    return frame.with_columns(pl.col(name).cast(pl.Float64) for name in ("half_life",) if name in frame.columns)

@@ -6,6 +6,9 @@ learned policy can't be trusted, so it answers with the constant, warns once and
 as soon as an observation lies inside the range, the policy acts again. The answer depends on the observation
 alone, so a resumed run needs no state of the policy.
 
+A policy that was trained on one table is compared with the constant at the end. Where the constant is as
+good, the bundle says so (``"kept": "constant"``) and answers with it.
+
 ``ppo`` and ``bandit`` are bundles in the package (:data:`BUNDLES`).
 """
 
@@ -13,10 +16,10 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +55,7 @@ OVERALL = {0: 2, 1: 4}
 """Numbers of an action besides the log shares, by that version."""
 LAYERS = ("encode_1", "encode_2", "context", "share_1", "share_2", "overall")
 
+Kept = Literal["policy", "constant"]
 SLACK_PART, SLACK = 0.1, 0.05
 """How far a feature may lie beyond its training range: this fraction of the range, plus this amount.
 
@@ -140,6 +144,8 @@ class BundlePolicy:
         together: Change the log shares of all minority classes by their mean, so that their proportions stay
             those of the start.
         version: Version of the environment that it learned in.
+        kept: Whether the policy acts, or the constant that it was compared with and that was better.
+        notes: Remarks for the report.
 
     Raises:
         InputError: An array is missing, not finite, or does not fit the observation or the neighbouring
@@ -156,15 +162,17 @@ class BundlePolicy:
         fallback: ConstantPolicy | DefaultPolicy | None = None,
         together: bool = False,
         version: int = 1,
+        kept: Kept = "policy",
+        notes: Sequence[str] = (),
     ) -> None:
-        self.name, self.version = name, version
+        self.name, self.version, self.kept = name, version, kept
         self.together = together
         self.summary = summary
         """Description of the training in ``policy.json``."""
         self.support = support
         self.fallback = fallback or (DefaultPolicy() if version else FALLBACK)
-        self.notes: list[str] = []
-        """Remarks for the report: where the policy used its constant."""
+        self.notes: list[str] = list(notes)
+        """Remarks for the report, e.g. where the policy used its constant."""
         self._warned: set[str] = set()
         _check_arrays(arrays, version)
         self.arrays = {key: np.asarray(value, dtype=np.float64) for key, value in arrays.items()}
@@ -172,11 +180,16 @@ class BundlePolicy:
     def __repr__(self) -> str:
         """Name, classes of the training, and whether the constant was used."""
         classes = "any" if self.support is None else "{} to {}".format(*self.support.num_classes)
-        return f"BundlePolicy({self.name!r}, num_classes={classes}, used_fallback={bool(self.notes)})"
+        return f"BundlePolicy({self.name!r}, num_classes={classes}, kept={self.kept!r}, used_fallback={bool(self._warned)})"
 
     def act(self, observation: Observation) -> Floats | SamplingWeights | ConstantPolicy:
-        """(K + 4,) mean action, (K + 2,) for version 0; outside the support the answer of the fallback."""
+        """(K + 4,) mean action, (K + 2,) for version 0.
+
+        Outside the support, and where the constant was kept, the answer of the fallback.
+        """
         full = observation
+        if self.kept == "constant":
+            return self.fallback.act(full)
         if self.version == 0:
             observation = observation.v0()
         outside = self.support.outside(observation) if self.support is not None else None
@@ -288,8 +301,21 @@ def load_bundle(folder: Path, name: str = "ppo") -> BundlePolicy:
         fallback = fallback_from_dict(config["fallback"]) if version == 0 and "fallback" in config else None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CorruptFileError(f"policy at {str(folder)!r} can't be read ({error}); copy {CONFIG_FILE} again or train it again") from error
+    kept, notes = config.get("kept", "policy"), config.get("notes", [])
+    if kept not in get_args(Kept) or not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
+        raise CorruptFileError(f"policy at {str(folder)!r} can't be read (kept or notes); copy {CONFIG_FILE} again or train it again")
     together = config.get("minority", "apart") == "together"
-    return BundlePolicy(arrays, config.get("training", {}), name, support=support, fallback=fallback, together=together, version=version)
+    return BundlePolicy(
+        arrays,
+        config.get("training", {}),
+        name,
+        support=support,
+        fallback=fallback,
+        together=together,
+        version=version,
+        kept=kept,
+        notes=notes,
+    )
 
 
 def _has_layout(config: Any, version: int) -> bool:

@@ -175,7 +175,7 @@ class ObservationBuilder:
         train_counts: (K,) training rows of each class.
         reward_counts: (K,) rows of each class in the reward half of validation.
         num: M, the number of classifiers.
-        compensated: Whether drawn rows are counted by the sampler's loss.
+        compensated: Whether drawn rows are counted by the sampler's loss; one answer, or (M,).
     """
 
     def __init__(
@@ -187,9 +187,9 @@ class ObservationBuilder:
         train_counts: NDArray[Any],
         reward_counts: NDArray[Any],
         num: int = 1,
-        compensated: bool = False,
+        compensated: bool | NDArray[np.bool_] = False,
     ) -> None:
-        self.compensated = compensated
+        self.compensated: Any = compensated
         self.prior = np.asarray(prior, dtype=np.float64)
         self.epochs, self.batch_budget = epochs, batch_budget
         self.train_counts = np.asarray(train_counts, dtype=np.float64)
@@ -267,7 +267,7 @@ class ObservationBuilder:
             [
                 *(*fixed, weights.hardness / 3.0, weights.floor, np.full(num, positives)),
                 *(self.f1, self.average_precision, 10.0 * df1, 10.0 * dap),
-                *(np.full(num, float(self.compensated)), weights.class_importance, weights.hardness_importance),
+                *(np.full(num, self.compensated, dtype=np.float64), weights.class_importance, weights.hardness_importance),
                 *(np.log2(1.0 + 1.0 / weights.half_life) / 4.0, 10.0 * (self.best - self.average_precision)),
                 self.since_best / max(self.epochs, 1),
             ],

@@ -232,12 +232,21 @@ class RowSampler:
         num_classes: K.
         age: (N,) age of each row as a fraction of the time span of the training rows, 0 for the newest; None:
             not known, and the half-life has no effect.
+        prior: (K,) class prior of the table that the rows represent, where classes were thinned; None: their
+            share among the rows.
 
     Raises:
         InputError: A label or an age is out of range, or fewer than two classes have rows.
     """
 
-    def __init__(self, labels: NDArray[np.integer[Any]], num_classes: int, *, age: NDArray[np.floating[Any]] | None = None) -> None:
+    def __init__(
+        self,
+        labels: NDArray[np.integer[Any]],
+        num_classes: int,
+        *,
+        age: NDArray[np.floating[Any]] | None = None,
+        prior: Floats | None = None,
+    ) -> None:
         labels = np.asarray(labels)
         if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
             raise InputError(f"labels must be one vector of class indices, not {labels.dtype} of shape {labels.shape}")
@@ -251,6 +260,7 @@ class RowSampler:
         self._starts = np.concatenate([[0], np.cumsum(self.counts)])
         self._rows = _grouped(self._codes, self._starts)
         self._age = None if age is None else _checked_age(age, self.num_rows, self._codes)
+        self._prior = class_prior(self.counts if prior is None else prior)
         self._newest: NDArray[np.float32] | None = None  # (K,) age of the newest row of each class, once needed
         self._error: NDArray[np.float32] | None = None  # of the rows in the order of self._rows, once known
         self._forget()
@@ -279,8 +289,8 @@ class RowSampler:
 
     @property
     def prior(self) -> Floats:
-        """(K,) share of each class among the rows that can be drawn."""
-        return class_prior(self.counts)
+        """(K,) share of each class among the rows that can be drawn, or in the table that they represent."""
+        return self._prior
 
     @property
     def has_age(self) -> bool:

@@ -199,6 +199,16 @@ def class_weights(share: Floats, importance: Any, prior: Floats) -> Floats:
     return np.asarray(weight / np.maximum((share * weight).sum(axis=-1, keepdims=True), _TINY), dtype=np.float64)
 
 
+def output_bias(share: Floats) -> Floats:
+    """(..., K) biases of an output layer that predicts the class shares; 0 for equal shares.
+
+    >>> output_bias(np.array([0.9, 0.1])).round(3).tolist()
+    [0.588, -1.609]
+    """
+    logarithm = np.log(np.maximum(share, _SMALLEST_MASS))
+    return np.asarray(logarithm + np.log(share.shape[-1]), dtype=np.float64)
+
+
 def class_prior(counts: NDArray[Any]) -> Floats:
     """Share of each class among ``counts`` (K,)."""
     counts = np.asarray(counts, dtype=np.float64)

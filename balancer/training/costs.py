@@ -19,8 +19,8 @@ from balancer.training.trainer import ClassifierTrainer
 from balancer.training.treatment import BASELINES
 
 PROBE_STEPS = 4
-PPO_SECONDS = {"quick": 45.0, "standard": 160.0, "thorough": 1200.0}
-"""Seconds that PPO takes on two cores; they depend little on the table."""
+PPO_SECONDS = {"quick": 20.0, "standard": 40.0, "thorough": 120.0}
+"""Seconds that PPO takes on one core; they depend little on the table."""
 
 
 @dataclass(frozen=True)

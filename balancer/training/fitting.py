@@ -8,7 +8,7 @@ resumed fit gives exactly the result of an uninterrupted one.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,7 @@ def fit_classifier(
     checkpoint: Path,
     after_epoch: Callable[[int, dict[str, Any]], None],
     start: Callable[[], Classifier] | None = None,
+    new_head: bool = True,
     train_only: Collection[str] | None = None,
     task_weights: Mapping[str, float] | None = None,
 ) -> tuple[ClassifierTrainer, list[dict[str, Any]]]:
@@ -89,6 +90,7 @@ def fit_classifier(
         after_epoch: Called after every epoch with the number of finished epochs and the figures of that
             epoch.
         start: Makes the model to start from; None: a new one.
+        new_head: Whether the head of that model is untrained, so that its biases are set.
         train_only: Parts of the model to train; None: all.
         task_weights: Weights of the losses of auxiliary tasks by name; None: learned.
 
@@ -101,7 +103,8 @@ def fit_classifier(
     _check_supported(treatment)
     if treatment.rows == "under":
         dataset = under_sampled(dataset, seed)
-    counts = Pools.of(dataset).train_counts
+    pools = Pools.of(dataset)
+    counts = pools.train_counts
     trainer = ClassifierTrainer(
         dataset,
         model_config,
@@ -110,7 +113,7 @@ def fit_classifier(
         batch_size=options.batch_size,
         learning_rate=options.learning_rate,
         class_weight=balanced_class_weight(counts) if treatment.loss == "class_weight" else None,
-        prior=_initial_prior(treatment, counts),
+        prior=_initial_prior(treatment, pools, schedule, options.batch_size) if new_head else None,
         warmup=options.warmup,
         optimizer=options.optimizer,
         device=device,
@@ -128,11 +131,13 @@ def fit_classifier(
     return fit.trainer, fit.figures
 
 
-def _initial_prior(treatment: Treatment, counts: np.ndarray) -> np.ndarray:
-    """(K,) shares that a new model starts from; with the sampler's loss it has the logits of the natural stream."""
+def _initial_prior(treatment: Treatment, pools: Pools, schedule: Budget, batch_size: int) -> np.ndarray:
+    """(K,) shares that a new head predicts; with the sampler's loss they are those of the natural stream."""
     if treatment.loss == "sampler":
-        return class_prior(counts)
-    odds = np.exp(treatment.initial_bias(counts))
+        return class_prior(pools.train_counts)
+    budget = schedule.epochs * schedule.steps_per_epoch * batch_size
+    first = treatment.first_weights(pools.train_counts, pools.reward_counts, epochs=schedule.epochs, batch_budget=budget)
+    odds = np.exp(treatment.initial_bias(pools.train_counts, first))
     shares: np.ndarray = odds / odds.sum()
     return shares
 
@@ -207,14 +212,25 @@ class _Fit:
         if self.controller is not None:
             rng = generator(self.seed, "pool", epoch)
             pool_rows, pool_weight = thinned(self.pools.train, self.dataset.store.label, int(POOL_SHARE * self.draws), rng)
-            pool = self._scored(pool_rows, pool_weight)
+            pool = self._for_policy(self._scored(pool_rows, pool_weight))
             self.sampler.refresh(pool_rows, pool.score)
-            self.controller.update(pool, reward)
+            self.controller.update(pool, self._for_policy(reward))
         self.auxiliary.update(self.trainer, epoch)
         self.figures.append({"model": self.treatment.name, "epoch": epoch + 1, "loss": loss} | _describe(weights, reward))
 
     def _scored(self, rows: np.ndarray, weight: np.ndarray) -> ScoredRows:
         return ScoredRows(self.dataset.store.label[rows].astype(np.int64), self.trainer.score(rows), weight)
+
+    def _for_policy(self, rows: ScoredRows) -> ScoredRows:
+        """The rows with scores as policies and hardness know them.
+
+        With the sampler's loss these are scores of a stream with equally frequent classes, as in the
+        environments; the model has those of the natural stream.
+        """
+        if self.treatment.loss != "sampler":
+            return rows
+        odds = rows.score / np.maximum(self.sampler.prior, 1e-9)
+        return replace(rows, score=odds / odds.sum(axis=1, keepdims=True))
 
     def save(self, checkpoint: Path) -> None:
         """Write the state after an epoch."""
@@ -275,6 +291,9 @@ def _describe(weights: SamplingWeights, reward: ScoredRows) -> dict[str, Any]:
         "share": weights.share.tolist(),
         "hardness": weights.hardness,
         "floor": weights.floor,
+        "class_importance": weights.class_importance,
+        "hardness_importance": weights.hardness_importance,
+        "half_life": weights.half_life if np.isfinite(weights.half_life) else None,
         "average_precision": float(average_precision_score(positive, fraud, sample_weight=reward.weight)),
         "f1": float(f1[best]),
         "fpr": float(false_alarms / max(1.0, float(reward.weight.sum()) - positives)),

@@ -7,7 +7,6 @@ the resumed run gives the same bits.
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +24,10 @@ from balancer.models import (
 )
 from balancer.options.run import folder_to_resume
 from balancer.options.train import TrainConfig
-from balancer.runs.progress import PROGRESS_FILE, TrainingProgress, describe
+from balancer.runs.progress import PROGRESS_FILE, SECONDS_FILE, StageClock, TrainingProgress, describe
 from balancer.runs.results import Scores, write_results
 from balancer.runs.run_folder import RunFolder
-from balancer.sampling.policies import AutoPolicy, BundlePolicy, Policy, load_policy
+from balancer.sampling.policies import AutoPolicy, BundlePolicy, Policy, load_policy, policy_notes
 from balancer.sampling.seeding import integer_seed
 from balancer.training.auxiliary_evaluation import describe_tasks
 from balancer.training.costs import print_costs
@@ -70,26 +69,26 @@ def _run_stages(prepared: Prepared, folder: RunFolder, console: Console) -> None
     config, dataset = prepared.config, prepared.dataset
     print_costs(prepared, console)
     folder.work.mkdir(exist_ok=True)
-    seconds: dict[str, float] = {}
+    clock = StageClock(folder.work / SECONDS_FILE)
     with TrainingProgress(console, folder.work / PROGRESS_FILE) as progress:
-        started = time.monotonic()
-        policy = _policy(prepared, folder, progress)
-        seconds["policy"] = time.monotonic() - started
+        with clock.stage("policy"):
+            policy = _policy(prepared, folder, progress)
+        for note in policy_notes(policy):
+            progress.say(f"policy {config.policy}: {note}")
         counts = Pools.of(dataset).train_counts
         scores: dict[str, Scores] = {}
         for treatment in (policy_treatment("run", policy), *(fixed_treatment(name, counts) for name in BASELINES)):
-            started = time.monotonic()
-            scores[treatment.name] = _classifier_stage(prepared, folder, treatment, progress)
-            seconds[treatment.name] = time.monotonic() - started
-        started = time.monotonic()
-        scores["lightgbm"] = _lightgbm_stage(prepared, folder, progress)
-        seconds["lightgbm"] = time.monotonic() - started
-    with console.status("attribution: which earlier transactions the score of each test row depends on"):
-        started = time.monotonic()
+            with clock.stage(treatment.name):
+                scores[treatment.name] = _classifier_stage(prepared, folder, treatment, progress)
+        with clock.stage("lightgbm"):
+            scores["lightgbm"] = _lightgbm_stage(prepared, folder, progress)
+    with (
+        console.status("attribution: which earlier transactions the score of each test row depends on"),
+        clock.stage("explanation"),
+    ):
         model, device = load_classifier(folder.path, prepared.device), torch.device(prepared.device)
         tasks = describe_tasks(model, dataset, config.seed, device)
         explanation = explain(model, dataset, dataset.rows(Split.TEST), device=device)
-        seconds["explanation"] = time.monotonic() - started
     if not explanation:
         console.print(
             f"note: attention {model.config.attention} has no weights to show: predictions.parquet names no earlier transactions",
@@ -104,9 +103,11 @@ def _run_stages(prepared: Prepared, folder: RunFolder, console: Console) -> None
         tasks=tasks,
         schedule=prepared.schedule,
         config=config,
-        seconds=seconds,
+        seconds=clock.seconds,
         explanation=explanation,
     )
+    if config.policy == "ppo":
+        console.print(f"policy: {clock.share('policy')}", highlight=False, soft_wrap=True)
     folder.finish()
 
 
@@ -127,11 +128,13 @@ def _policy(prepared: Prepared, folder: RunFolder, progress: TrainingProgress) -
 
 
 def _describe_policy(config: TrainConfig, policy: Policy) -> dict[str, Any]:
-    """The policy for the report; for a learned one also figures of its training."""
+    """The policy for the report, with its notes; for a learned one also figures of its training."""
     summary = policy.summary if isinstance(policy, BundlePolicy | AutoPolicy) else {}
-    return {"asked": config.policy, "name": policy.name} | {
-        key: summary[key] for key in ("env_steps", "beats_constant", "evaluation") if key in summary
-    }
+    kept = isinstance(policy, BundlePolicy) and policy.kept == "constant"
+    found: dict[str, Any] = {"asked": config.policy, "name": "auto" if kept else policy.name}
+    found |= {key: summary[key] for key in ("env_steps", "beats_constant", "margin_over_constant", "evaluation") if key in summary}
+    notes = policy_notes(policy)
+    return found | ({"notes": notes} if notes else {})
 
 
 def _classifier_stage(prepared: Prepared, folder: RunFolder, treatment: Treatment, progress: TrainingProgress) -> Scores:
@@ -154,6 +157,7 @@ def _classifier_stage(prepared: Prepared, folder: RunFolder, treatment: Treatmen
             checkpoint=checkpoint,
             after_epoch=lambda epoch, line: advance(epoch, describe(line)),
             start=prepared.start,
+            new_head=prepared.new_head,
             train_only=config.train_only,
             task_weights=config.fixed_task_weights(),
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 from balancer.data.dataset import Dataset
 from balancer.envs.problem import dataset_problem
 from balancer.options.policy import PolicyOptions
-from balancer.policy_learning.training import POLICY_BUDGETS, train_policy
+from balancer.policy_learning.training import POLICY_BUDGETS, shipped_start, train_policy
 from balancer.runs.progress import TrainingProgress, describe_students
 from balancer.sampling.policies import CONFIG_FILE
 
@@ -22,8 +22,12 @@ def learn_policy(
     device: str,
     progress: TrainingProgress,
 ) -> None:
-    """Train a policy with PPO and write it to ``folder``; does nothing if it is there, and continues from a
-    checkpoint.
+    """Fine-tune the policy ``ppo`` of the package on a data set and write the result to ``folder``.
+
+    The bundle keeps PPO or the constant, whichever the reward half of validation prefers
+    (:func:`balancer.policy_learning.training.train_policy`). Does nothing if the bundle is there, and
+    continues from a checkpoint. Where the package has no policy that can be trained further, a new one is
+    trained.
 
     Args:
         dataset: A data set that has been split.
@@ -37,6 +41,7 @@ def learn_policy(
     rollouts = options.policy_rollouts or POLICY_BUDGETS[budget].rollouts
     if (folder / CONFIG_FILE).is_file():
         return
+    start = shipped_start()
     with progress.stage("policy (PPO)", rollouts) as advance:
         train_policy(
             dataset_problem(dataset, seed)[0],
@@ -45,6 +50,7 @@ def learn_policy(
             folder=folder,
             reward=options.reward,
             rollouts=rollouts,
+            start=start,
             device=device,
             resume=True,
             progress=lambda figures: advance(int(figures["rollout"]), f"students: {describe_students(figures)}"),

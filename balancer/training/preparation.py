@@ -60,6 +60,8 @@ class Prepared:
     threads: int
     start: Callable[[], Classifier] | None = None
     """Makes the model that the classifier and its baselines start from; None means new weights."""
+    new_head: bool = True
+    """Whether the head of that model is untrained."""
 
 
 @contextmanager
@@ -175,7 +177,7 @@ def prepare(
         model = replace(model, adapter_rank=base.model.config.adapter_rank)
     make = base.start(model, config, keeps)
     console.print(f"starts from {base.folder}: {describe_start(make)}", highlight=False, soft_wrap=True)
-    return Prepared(config, dataset, model, schedule, device, threads, starter(make))
+    return Prepared(config, dataset, model, schedule, device, threads, starter(make), base.needs_head(model))
 
 
 def _check_parts(options: ModelOptions) -> None:

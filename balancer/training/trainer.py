@@ -47,8 +47,8 @@ class ClassifierTrainer:
         learning_rate: Peak learning rate.
         weight_decay: Weight decay of matrices; vectors have none.
         class_weight: (K,) loss weight per class, or None.
-        prior: (K,) class shares that a new model starts from, by the biases of its head; None: as the head is
-            made.
+        prior: (K,) class shares that the model predicts at the start, by the biases of its head; None: as the
+            head is.
         warmup: Fraction of the steps in which sparse attention is dense and its global nodes are learned by
             distillation; without effect on other attention.
         optimizer: ``adamw``, or ``adamw8bit`` of bitsandbytes, on CUDA.
@@ -86,7 +86,7 @@ class ClassifierTrainer:
         self.task_weights = task_weights
         torch.manual_seed(integer_seed(seed, "weights"))
         self.model = (Classifier(config) if start is None else start()).to(self.device)
-        if start is None and prior is not None:
+        if prior is not None:
             self.model.head.start_at(torch.as_tensor(prior))
         if train_only is not None:
             for name, parameter in self.model.named_parameters():
@@ -112,9 +112,9 @@ class ClassifierTrainer:
 
         Args:
             class_weight: (K,) loss weight of each class.
-            offset: (K,) what is added to the logits in training only. The logits are then those of the stream
-                whose mass is the offset's share of what the rows are trained with; with the log of the mass
-                less the log prior they are those of the natural stream.
+            offset: (K,) what is added to the logits in training only. With the log of each class's mass, the
+                logits without it are those of a stream with equally frequent classes; with the log of the
+                mass less the log prior, those of the natural stream.
             rows: (n,) store rows of the epoch.
             row_weight: (n,) weight of each row within its class; None: 1.
         """
@@ -269,7 +269,7 @@ class ClassifierTrainer:
         return logits if self._offset is None else self.model.head.adjusted(logits, self._offset)
 
     def _weights_of(self, rows: np.ndarray) -> tuple[torch.Tensor, ...]:
-        """The weights (n,) of rows within their classes as the last argument of a loss; empty where all are 1."""
+        """Weights (n,) of rows within their classes, the last argument of a loss; empty where all are 1."""
         if self._row_weight is None:
             return ()
         return (torch.as_tensor(self._row_weights(rows), dtype=torch.float32, device=self.device),)

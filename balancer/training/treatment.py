@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from balancer.data.split import Split
 from balancer.sampling.constant_policy import ConstantPolicy
+from balancer.sampling.controller import SamplingController
 from balancer.sampling.policies import Policy, compensates
 from balancer.sampling.seeding import generator
-from balancer.sampling.weights import Floats, SamplingWeights, class_prior, proportional_share
+from balancer.sampling.weights import Floats, SamplingWeights, class_prior, output_bias, proportional_share
 
 if TYPE_CHECKING:  # the names of treatments are needed to print help, without the libraries that read tables
     from balancer.data.dataset import Dataset
@@ -50,20 +51,35 @@ class Treatment:
     loss: Loss = "plain"
     bias: Bias = "fitting"
 
-    def initial_bias(self, counts: NDArray[Any]) -> Floats:
+    def initial_bias(self, counts: NDArray[Any], weights: SamplingWeights) -> Floats:
         """(K,) bias of the output layer at the start.
+
+        It is 0 where an offset is added to the logits in training, because these are then the logits of a
+        balanced stream.
 
         Args:
             counts: (K,) training rows of each class.
+            weights: Sampling weights of the first epoch.
         """
-        prior = class_prior(counts)
-        mass = np.ones(len(prior))  # with an offset the logits are those of a balanced stream
-        if self.bias == "fitting" and self.loss not in ("sampler", "logit_adjustment"):
-            weights = self.policy.weights(prior) if isinstance(self.policy, ConstantPolicy) else None
-            mass = np.maximum((prior if weights is None else weights.share), 1e-9)
-            if self.loss == "class_weight":
-                mass = np.maximum(mass * balanced_class_weight(counts), 1e-9)
-        return np.asarray(np.log(mass / mass.sum()) + np.log(len(mass)))
+        if self.bias == "zero" or self.loss in ("sampler", "logit_adjustment"):
+            return np.zeros(len(weights.share))
+        mass = weights.share * balanced_class_weight(counts) if self.loss == "class_weight" else weights.share
+        return output_bias(mass / mass.sum())
+
+    def first_weights(self, train_counts: NDArray[Any], reward_counts: NDArray[Any], *, epochs: int, batch_budget: int) -> SamplingWeights:
+        """Sampling weights of the first epoch; arguments as for :class:`SamplingController`."""
+        if self.fixed_weights is not None:
+            return self.fixed_weights
+        controller = SamplingController(
+            class_prior(train_counts),
+            self.policy,
+            epochs=epochs,
+            batch_budget=batch_budget,
+            train_counts=train_counts,
+            reward_counts=reward_counts,
+            compensated=self.loss == "sampler",
+        )
+        return controller.weights
 
     @property
     def fixed_weights(self) -> SamplingWeights | None:

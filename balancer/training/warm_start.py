@@ -92,6 +92,11 @@ class Base:
             raise InputError(f"{config.dataset} {why}: the embedding of {self.folder} does not fit; add embedding to --train-only")
         return False
 
+    def needs_head(self, model: ModelConfig) -> bool:
+        """Whether the head of ``model`` would be new: none was trained, or one of another kind or classes."""
+        base = self.model.config
+        return self.pretrained or model.classes != base.classes or model.head != base.head
+
     def start(self, model: ModelConfig, options: StartOptions, keeps_embedding: bool) -> Callable[[], Replacement]:
         """A function that makes the model to start with; new weights come from torch's global random
         generator.
@@ -111,7 +116,7 @@ class Base:
             new["embedding"] = model.embedding
         if not same_attention:
             new["attention"] = model.attention
-        if self.pretrained or model.classes != base.classes or model.head != base.head:
+        if self.needs_head(model):
             new["head"] = model.head
         for part in new:
             if options.train_only is not None and part not in options.train_only:

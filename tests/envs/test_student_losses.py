@@ -20,6 +20,9 @@ PARTS = {
     "logit_offset": RNG.normal(size=(M, K)),
     "focal_gamma": np.array([0.0, 0.5, 2.0]),
 }
+EPOCH = RNG.uniform(0.2, 2.0, (M, K)), RNG.normal(size=(M, K))
+"""Class weights and offsets of an epoch's draws."""
+ROW_WEIGHT = torch.as_tensor(RNG.uniform(0.1, 5.0, (M, B)))
 COMBINATIONS = [names for size in range(4) for names in itertools.combinations(PARTS, size)]
 
 
@@ -32,13 +35,20 @@ def _rows(scale: float = 1.0) -> tuple[Tensor, Tensor]:
     return torch.as_tensor(scale * rng.normal(size=(M, K, B))), torch.as_tensor(rng.integers(0, K, (M, B)))
 
 
+@pytest.mark.parametrize("compensated", [False, True], ids=["plain", "compensated"])
+@pytest.mark.parametrize("weighted", [False, True], ids=["alike", "weighted"])
 @pytest.mark.parametrize("names", COMBINATIONS, ids="+".join)
 @pytest.mark.parametrize("scale", [1.0, 30.0])  # the second: probabilities that round to 0 and 1
-def test_derivative_is_autograds(names: tuple[str, ...], scale: float) -> None:
+def test_derivative_is_autograds(names: tuple[str, ...], scale: float, weighted: bool, compensated: bool) -> None:
     loss, (logits, label) = _loss(names), _rows(scale)
+    if compensated:
+        loss.compensate(*EPOCH)
+    row_weight = ROW_WEIGHT if weighted else None
+    before = ROW_WEIGHT.clone()
     leaf = logits.clone().requires_grad_()
-    (expected,) = torch.autograd.grad(loss.value(leaf, label).sum(), leaf)
-    found = loss.derivative(logits.clone(), label)
+    (expected,) = torch.autograd.grad(loss.value(leaf, label, row_weight).sum(), leaf)
+    found = loss.derivative(logits.clone(), label, row_weight)
+    assert torch.equal(ROW_WEIGHT, before)  # given tensors stay as they are
     assert found.isfinite().all()
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
 
@@ -59,6 +69,21 @@ def test_value_is_the_formula(names: tuple[str, ...]) -> None:
         q = (np.exp(z) / np.exp(z).sum(axis=0))[y, np.arange(B)]
         expected = (weight[y] * (1 - q) ** gamma * -np.log(q)).sum() / weight[y].sum()
         assert float(found[m]) == pytest.approx(expected, rel=1e-9)
+
+
+def test_weights_of_rows_and_of_an_epoch_go_beside_those_of_the_losses() -> None:
+    """The formula with both, and the epoch's values replaced by the next epoch's."""
+    logits, label = _rows()
+    loss = _loss(("class_weight", "logit_offset"))
+    loss.compensate(2.0 * EPOCH[0], EPOCH[1] + 1.0)
+    loss.compensate(*EPOCH)
+    found = loss.value(logits, label, ROW_WEIGHT)
+    for m in range(M):
+        y = label[m].numpy()
+        z = logits[m].numpy() + (PARTS["logit_offset"][m] + EPOCH[1][m])[:, None]
+        weight = (PARTS["class_weight"][m] * EPOCH[0][m])[y] * ROW_WEIGHT[m].numpy()
+        q = (np.exp(z) / np.exp(z).sum(axis=0))[y, np.arange(B)]
+        assert float(found[m]) == pytest.approx((weight * -np.log(q)).sum() / weight.sum(), rel=1e-9)
 
 
 def test_class_weights_are_torchs_and_the_classifiers() -> None:

@@ -12,6 +12,7 @@ from balancer.envs.problem import PopulationProblem, synthetic_problem
 from balancer.envs.student_losses import Losses, StudentLoss
 from balancer.envs.student_nets import D_MODEL, NETS, NUM_HEADS, MlpNet, Net, StudentNet, TransformerNet
 from balancer.sampling.scores import macro_metrics
+from balancer.sampling.weights import SamplingWeights, stacked
 
 M, B, FEATURES, CLASSES, HIDDEN = 3, 20, 5, 4, 8
 KEEP = torch.tensor([1.0, 0.8, 0.5], dtype=torch.float64).view(M, 1, 1)
@@ -66,19 +67,21 @@ def _transformer(w: list[Tensor], x: Tensor, noise: Tensor | None, keep: Tensor)
 PLAIN = {"mlp": _mlp, "transformer": _transformer}
 
 
+@pytest.mark.parametrize("weighted", [False, True], ids=["alike", "weighted"])
 @pytest.mark.parametrize("losses", LOSSES)
 @pytest.mark.parametrize("dropout", [False, True])
 @pytest.mark.parametrize("name", NETS)
-def test_gradient_is_that_of_a_plain_net(name: Net, dropout: bool, losses: str) -> None:
+def test_gradient_is_that_of_a_plain_net(name: Net, dropout: bool, losses: str, weighted: bool) -> None:
+    row_weight = torch.as_tensor(np.random.default_rng(5).uniform(0.1, 4, (M, B))) if weighted else None
     net = NETS[name](FEATURES, CLASSES, HIDDEN)
     parameters, out, x, y, drawn = _built(net)
     noise = drawn if dropout else None
     loss = StudentLoss(LOSSES[losses], M, CLASSES, dtype=torch.float64)
     for _ in range(2):  # the second step meets memory that was used
-        net.gradient(parameters, out, x, y, loss, noise, KEEP)
+        net.gradient(parameters, out, x, y, loss, noise, KEEP, row_weight)
     leaves = [parameter.clone().requires_grad_() for parameter in parameters]
     logits = torch.stack([PLAIN[name]([leaf[m] for leaf in leaves], x[m], noise, KEEP[m, 0]) for m in range(M)])
-    expected = torch.autograd.grad(loss.value(logits.transpose(1, 2), y).sum(), leaves)
+    expected = torch.autograd.grad(loss.value(logits.transpose(1, 2), y, row_weight).sum(), leaves)
     for found, wanted in zip(out, expected, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-11)
 
@@ -101,7 +104,7 @@ def test_one_student_alone_is_the_same_student(name: Net) -> None:
         stack.begin(0, total_steps=15, kinds=kinds(siblings, width=20))
         share = np.tile([0.7, 0.3], (siblings, 1))
         share[1:] = 0.5  # what the others draw is another matter
-        stack.fit(stack.draw(32 * 15, 0, share, np.zeros(siblings), np.zeros(siblings)))
+        stack.fit(*stack.draw(32 * 15, 0, stacked([SamplingWeights(each) for each in share])))
         scores.append(stack.score(problem.x_val)[0])
     np.testing.assert_allclose(scores[0], scores[1], atol=1e-5)
 
@@ -112,7 +115,7 @@ def test_units_left_out_stay_out(name: Net, width: int) -> None:
     problem = synthetic_problem(2, rows=800)
     stack = PopulationStack(problem, groups=2, batch_size=32, net=name, kinds=StudentKinds.fixed(2, width=width))
     stack.begin(0, total_steps=10)
-    stack.fit(stack.draw(320, 0, np.full((2, 2), 0.5), np.zeros(2), np.zeros(2)))
+    stack.fit(*stack.draw(320, 0, stacked([SamplingWeights(np.full(2, 0.5))] * 2)))
     into = {"mlp": (0, 1, 3), "transformer": (10, 11)}[name]
     for index in into:
         assert stack._parameters[index][..., :width].any()
@@ -136,7 +139,7 @@ def test_learns_a_separable_problem(name: Net, rate: float) -> None:
     problem = _rings()
     stack = PopulationStack(problem, groups=3, batch_size=64, net=name, kinds=StudentKinds.fixed(3, rate))
     stack.begin(0, total_steps=240)
-    stack.fit(stack.draw(64 * 240, 0, np.full((3, 2), 0.5), np.zeros(3), np.zeros(3)))
+    stack.fit(*stack.draw(64 * 240, 0, stacked([SamplingWeights(np.full(2, 0.5))] * 3)))
     metrics = macro_metrics(problem.y_val, stack.score(problem.x_val), problem.val_weight)
     assert metrics.average_precision.min() > 0.97  # the share of rare rows is what chance would give
 
@@ -151,5 +154,5 @@ def test_transformer_learns_from_many_features() -> None:
     problem = PopulationProblem(x[:900], y[:900], x[900:], y[900:], np.ones(900), np.ones(600), 3)
     stack = PopulationStack(problem, groups=2, batch_size=32, net="transformer", kinds=StudentKinds.drawn(0, 0, 2, 1, spread="wide"))
     stack.begin(0, total_steps=60)
-    stack.fit(stack.draw(32 * 60, 0, np.full((2, 3), 1 / 3), np.zeros(2), np.zeros(2)))
+    stack.fit(*stack.draw(32 * 60, 0, stacked([SamplingWeights(np.full(3, 1 / 3))] * 2)))
     assert (stack.score(x[900:]).argmax(axis=2) == y[900:]).mean() > 0.9

@@ -17,12 +17,12 @@ from balancer.comparison.summary import noise
 from balancer.errors import InputError
 
 WEIGHT_CHOICES = {
-    "the shipped policy, not trained on your table": "auto",
-    "the shipped policy, fine-tuned with PPO on your table": "ppo",
+    "the constant of the package (auto), not tuned on your table": "auto",
+    "PPO, fine-tuned on your table; or auto, where PPO is not better": "ppo",
     "constant weights: the best share of several trials": "constant_share",
     "constant weights: the best share and hardness of a grid": "constant",
     "constant weights: found by a TPE search": "tpe",
-    "a bandit": "bandit",
+    "a bandit, not tuned on your table": "bandit",
     "the usual 1:1 over-sampling": "one_to_one",
     "no sampling": "none",
 }

@@ -44,9 +44,13 @@ def show() -> None:
         st.error(str(error))
         return
     left, middle, right = st.columns(3)
-    policies = ["ppo", "auto", "bandit", "schedule", "rule", "constant"]
+    policies = ["ppo", "auto", "bandit", "schedule", "rule"]
     policy = left.selectbox(
-        "Policy", policies, key="policy", help="ppo is trained on this table; auto was trained beforehand and takes no time"
+        "Policy",
+        policies,
+        key="policy",
+        help="ppo is fine-tuned on this table, and kept only where it is better than auto; auto is a constant that suits any table and "
+        "takes no time",
     )
     length = middle.number_input(
         "History length", 1, 4096, 16, key="history_length", help="Transactions of an entity that the model reads, the scored one included"

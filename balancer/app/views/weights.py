@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import altair as alt
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from balancer.policy_learning.playground import Playground
 
 SURFACE_FILE = "surface.parquet"
+NO_HALF_LIFE = "none"
+HALF_LIVES = {"1/8": 0.125, "1/4": 0.25, "1/2": 0.5, "1": 1.0, NO_HALF_LIFE: math.inf}
+"""Half-lives that can be chosen, as fractions of the training period, by title."""
 POLICY, NONE, EVEN = "the policy of the run", "no sampling", "1:1 over-sampling"
 
 
@@ -29,7 +33,8 @@ def show() -> None:
     st.markdown(
         f"The sampling weights of **{run.name}** (policy `{run.policy}`) and the validation metrics after each epoch. *Share*: share of the "
         "draws that are fraud. *Hardness*: how strongly rows with a large error are preferred. *Floor*: share of the draws that ignore "
-        "hardness. Move the pointer over an epoch to highlight it in every panel."
+        "hardness. *Importance*: how much less a row counts in the loss if it is drawn more often; 0: every drawn row counts alike, "
+        "1: the sampling is undone. Move the pointer over an epoch to highlight it in every panel."
     )
     epochs = table(run, epochs_file(run.path).name).filter(pl.col("model") == "run").drop("model")
     show_chart(weights_chart(epochs), f"{run.name}-weights", about="shares, hardness, floor and validation metrics by epoch")
@@ -50,9 +55,12 @@ def _rivals(run: Run) -> None:
     if not found:
         return
     st.subheader("The policy on small students with new seeds")
+    kept = read(run, "policy/policy.json").get("kept", "policy")
+    if kept == "constant":
+        st.markdown("The constant was kept, because PPO is not better by more than the noise of these students.")
     names = {
-        "ppo": POLICY,
-        "constant": "a good constant",
+        "ppo": "PPO",
+        "constant": "auto, the constant",
         "one_to_one": EVEN,
         "none": NONE,
         "start": "its initial weights",
@@ -76,12 +84,13 @@ def _rivals(run: Run) -> None:
 def _surface(run: Run, epochs: pl.DataFrame) -> None:
     """Show a map of constant weights and the path of the run; it is measured once and kept."""
     st.markdown(
-        "Small students are trained on the rows of the run with every combination of share and hardness. The colour is their metric on "
-        "validation rows. The line shows the weights of the run, from the first epoch to the last. Students do not read the history of a "
-        "row, so the map shows which direction is better, not how much better."
+        "Small students are trained on the rows of the run with every combination of share and hardness, with the sampler's loss. The "
+        "colour is their metric on validation rows. The line shows the weights of the run, from the first epoch to the last. Students do "
+        "not read the history of a row, so the map shows which direction is better, not how much better."
     )
     file = run.path / SURFACE_FILE
-    if not file.is_file():
+    # Maps of version 0.1 were measured with another loss and lack the importance.
+    if not file.is_file() or "class_importance" not in table(run, SURFACE_FILE).columns:
         if not st.button("Measure the map (about a minute)", icon=":material/map:"):
             return
         from balancer.policy_learning.playground import response_surface
@@ -111,7 +120,8 @@ def _surface(run: Run, epochs: pl.DataFrame) -> None:
     )
     best = made.sort(metric, descending=True).row(0, named=True)
     st.caption(
-        f"Best constant weights on these students: share {100 * best['share']:.2g} %, hardness {best['hardness']:g}, with {best[metric]:.3f}."
+        f"Best constant weights on these students: share {100 * best['share']:.2g} %, hardness {best['hardness']:g}, with {best[metric]:.3f} "
+        f"(importance of the classes {best['class_importance']:g} everywhere)."
     )
 
 
@@ -120,17 +130,35 @@ def _game(run: Run) -> None:
     """Let the user choose the weights of each epoch; rivals train identical students with other weights."""
     st.markdown(
         f"Choose the weights of the next epoch and train. Identical students train with **{POLICY}**, **{NONE}** and **{EVEN}**: the same "
-        "networks, initial weights and random numbers."
+        "networks, initial weights, random numbers and loss. The loss corrects for the shares that are drawn, so the scores stay comparable; "
+        "how much less a row counts that is drawn often is yours to choose."
     )
     state = st.session_state
     if state.get("game-run") != run.name:
         state.pop("game", None)
         state["game-going"] = False
     game: Playground | None = state.get("game")
-    left, middle, right = st.columns(3)
-    share = left.slider("Share of draws that are fraud, %", 0.1, 90.0, 10.0, 0.1, key="game-share")
-    hardness = middle.slider("Hardness exponent", 0.0, 3.0, 0.0, 0.1, key="game-hardness")
-    floor = right.slider("Floor", 0.0, 1.0, 0.05, 0.05, key="game-floor")
+    first, second, third, fourth = st.columns(4)
+    share = first.slider("Share of draws that are fraud, %", 0.1, 90.0, 10.0, 0.1, key="game-share")
+    hardness = second.slider(
+        "Hardness exponent", 0.0, 3.0, 0.0, 0.1, key="game-hardness", help="How strongly rows with a large error are preferred"
+    )
+    importance = third.slider(
+        "Importance of classes",
+        0.0,
+        1.0,
+        0.5,
+        0.1,
+        key="game-importance",
+        help="How much less a row counts if its class is drawn more often. 0: every drawn row counts alike; 1: the sampling is undone",
+    )
+    age = fourth.select_slider(
+        "Half-life of a row's age",
+        list(HALF_LIVES),
+        NO_HALF_LIFE,
+        key="game-half-life",
+        help="Age at which a row is drawn half as often, as a part of the training period",
+    )
     with st.container(horizontal=True):
         over = game is not None and game.over
         going = bool(state.get("game-going")) and not over
@@ -158,7 +186,8 @@ def _game(run: Run) -> None:
     # A click on Stop or a moved slider ends this script run between two epochs and starts the next one.
     trained = False
     while (one or going) and not game.over:
-        game.play(SamplingWeights(proportional_share(game.prior, share / 100), hardness, floor))
+        shares = proportional_share(game.prior, share / 100)
+        game.play(SamplingWeights(shares, hardness, class_importance=importance, half_life=HALF_LIVES[age]))
         with place.container():
             _standing(game)
         one, trained = False, True
