@@ -1,17 +1,37 @@
 """Lightning: a callback that updates an :class:`~balancer.sampling.torch_sampler.AdaptiveSampler` from the
-validation loop.
+validation loop, and a module that computes its loss.
 
-    sampler = AdaptiveSampler(labels, epochs=10)
+    class Net(AdaptiveModuleMixin, LightningModule):  # training_step and validation_step are there
+        def __init__(self):
+            super().__init__()
+            self.layers = torch.nn.Linear(8, 2)
+        def forward(self, x):
+            return self.layers(x)
+        def configure_optimizers(self):
+            return torch.optim.Adam(self.parameters())
+
+    sampler = AdaptiveSampler(labels, epochs=10, compensated=True)
     loader = DataLoader(train, batch_size=256, sampler=sampler)
     trainer = Trainer(max_epochs=10, callbacks=[AdaptiveCallback(sampler)])
-    trainer.fit(module, loader, valid_loader)
+    trainer.fit(Net(), loader, valid_loader)
+    p = sampler.probabilities(logits)
 
 After the last validation of an epoch the callback gives the sampler the scores of the validation rows and of
 a random sample of training rows. The next epoch is drawn by the new weights. The sanity check before training
 is ignored. The sampler's state is part of Lightning's checkpoints.
 
-Several processes: the scores are gathered, so the samplers of all ranks make the same update. There are two
-ways to divide an epoch among the ranks. A sampler made with the defaults ``rank=0, num_replicas=1`` draws
+**Loss.** With the sampler's loss, rows that are drawn more often count less, and the model's logits don't
+depend on what was drawn. A ``training_step`` of your own calls :meth:`AdaptiveModuleMixin.adaptive_loss`, or
+``sampler.loss``. With any other loss, leave ``compensated`` out: the sampler then draws as usual
+over-sampling does.
+
+**Best epoch.** The callback logs ``sampling/average_precision``, so
+``ModelCheckpoint(monitor="sampling/average_precision", mode="max")`` keeps the best epoch. With
+``restore_best=True`` the module ends with its weights, ``stop_when_finished=True`` stops as
+``sampler.finished`` says.
+
+**Several processes.** The scores are gathered, so the samplers of all ranks make the same update. There are
+two ways to divide an epoch among the ranks. A sampler made with the defaults ``rank=0, num_replicas=1`` draws
 whole epochs, and Lightning gives each rank its part. A sampler made with ``rank`` and ``num_replicas`` draws
 for its own rank; set ``Trainer(use_distributed_sampler=False)`` for it. Only the second way resumes exactly
 in the middle of an epoch; with the first one, the interrupted epoch starts again.
@@ -19,6 +39,7 @@ in the middle of an epoch; with the first one, the interrupted epoch starts agai
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +58,9 @@ from balancer.integrations.callback_base import (
     pool_rows,
     sampling_metrics,
 )
+from balancer.sampling.core_view import CoreView
 from balancer.sampling.seeding import integer_seed
+from balancer.sampling.stream import AdaptiveStream
 from balancer.sampling.torch_sampler import AdaptiveBatchSampler, AdaptiveSampler
 
 with explained_imports("AdaptiveCallback", "balancer[lightning]"):
@@ -55,6 +78,9 @@ else:
             raise missing("lightning", "AdaptiveCallback") from error
 
 
+_SHARDED = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
+"""Strategies that divide the weights of a module among the ranks."""
+
 Scored = tuple[Any, Any]
 """Labels (n,) and probabilities (n, K), as arrays or tensors.
 
@@ -70,27 +96,88 @@ def forward_scores(module: LightningModule, batch: Any) -> Scored:
     return y, logits_to_scores(_array(module(x)))
 
 
+class AdaptiveModuleMixin:
+    """Add the sampler's loss to a ``LightningModule``, as the first base class.
+
+    :class:`AdaptiveCallback` gives the module its sampler when training begins. A batch is a pair ``(x, y)``,
+    and ``self(x)`` are logits, (B, K) or one column for two classes; override the steps for other batches.
+    """
+
+    adaptive_sampler: CoreView | None = None
+    """The sampler of the training rows."""
+
+    def adaptive_loss(self, logits: Any, target: Any, rows: Any = None, *, label_smoothing: float = 0.0) -> torch.Tensor:
+        """Loss of drawn rows; see :meth:`balancer.sampling.core_view.CoreView.loss`."""
+        return self._adaptive().loss(logits, target, rows, label_smoothing=label_smoothing)
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        """The loss of a batch of drawn rows, which is logged as ``train_loss``."""
+        module: Any = self
+        x, y = _pair(batch)
+        loss = self.adaptive_loss(module(x), y)
+        module.log("train_loss", loss.detach())
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
+        """Labels and scores of a batch, for :class:`AdaptiveCallback`.
+
+        The cross-entropy of the natural probabilities is logged as ``val_loss``.
+        """
+        module: Any = self
+        x, y = _pair(batch)
+        logits = module(x)
+        module.log("val_loss", self._adaptive().validation_loss(logits, y), batch_size=len(logits))
+        return {"y_true": y, "y_score": logits_to_scores(_array(logits))}
+
+    def _adaptive(self) -> CoreView:
+        if self.adaptive_sampler is None:
+            raise InputError("the module has no sampler; add AdaptiveCallback(sampler) to the callbacks, or set module.adaptive_sampler")
+        return self.adaptive_sampler
+
+
 class AdaptiveCallback(Callback):
-    """Update ``sampler`` once an epoch, and log ``sampling/share_<class>`` and ``sampling/hardness``.
+    """Update ``sampler`` once an epoch, and log what it does.
+
+    It logs ``sampling/share_<class>``, ``sampling/hardness``, ``sampling/average_precision`` and
+    ``sampling/f1``.
 
     Args:
-        sampler: Sampler of the training loader.
+        sampler: Sampler of the training loader, or the stream that it reads.
         score: Function ``(module, batch) -> (y_true, y_score)``: labels (n,) and probabilities (n, K) in the
             order of ``sampler.classes_``. It is called in evaluation mode and without gradients. None: if
             ``validation_step`` returns a dict with ``y_true`` and ``y_score``, these are used; otherwise a
             batch is a pair ``(x, y)`` and ``module(x)`` are logits of one or K columns.
         pool: Number of training rows to score after each epoch, read from the dataset of the training loader.
-            With 0 none are scored, and hardness has no effect.
+            With 0 none are scored, and hardness has no effect. Of a stream none are scored.
+        stop_when_finished: Whether to stop when ``sampler.finished``: after ``patience`` epochs without a
+            better average precision, or after ``epochs`` of the sampler. By default ``Trainer`` decides.
+        restore_best: Whether the module ends with its weights of ``sampler.best_epoch``, of which a copy is
+            kept in memory and in checkpoints. By default it ends with those of the last epoch.
 
     Raises:
-        InputError: Lightning is not installed, or ``pool`` is out of range; in training, the errors of
-            ``sampler.update``.
+        MissingDependencyError: Lightning is not installed.
+        InputError: ``pool`` is out of range; in training, the errors of ``sampler.update``, or the training
+            loader does not draw by the sampler.
+
+    Warns:
+        UserWarning: There is no validation, so the sampler is never updated; or it is not known whether the
+            training loader draws by the sampler.
     """
 
     def __init__(
-        self, sampler: AdaptiveSampler | AdaptiveBatchSampler, *, score: Callable[[Any, Any], Scored] | None = None, pool: int = POOL
+        self,
+        sampler: AdaptiveSampler | AdaptiveBatchSampler | AdaptiveStream,
+        *,
+        score: Callable[[Any, Any], Scored] | None = None,
+        pool: int = POOL,
+        stop_when_finished: bool = False,
+        restore_best: bool = False,
     ) -> None:
         self.sampler, self.score, self.pool = sampler, score, check_pool(pool)
+        if isinstance(sampler, AdaptiveStream):
+            self.pool = 0
+        self.stop_when_finished, self.restore_best = stop_when_finished, restore_best
+        self._best: dict[str, torch.Tensor] | None = None
         self.updates = 0
         """Number of epochs after which the sampler was updated."""
         self._parts: list[tuple[NDArray[Any], NDArray[np.float64]]] = []
@@ -109,19 +196,65 @@ class AdaptiveCallback(Callback):
         """
         return "AdaptiveSamplingCallback"
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give the module its sampler if it computes the sampler's loss."""
+        if isinstance(pl_module, AdaptiveModuleMixin):
+            pl_module.adaptive_sampler = self.sampler
+        if self.restore_best and type(trainer.strategy).__name__ in _SHARDED:
+            raise InputError(
+                f"restore_best needs all weights on each rank, {type(trainer.strategy).__name__} divides them; use "
+                'ModelCheckpoint(monitor="sampling/average_precision", mode="max")'
+            )
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check that the rows are divided among the ranks exactly once.
+        """Check that the loader draws by the sampler, once on each rank, and that there is a validation.
 
         Raises:
-            InputError: All ranks would train on the same rows, or the rows would be divided twice.
+            InputError: It does not, all ranks would train on the same rows, or the rows would be divided
+                twice.
         """
-        whole, wrapped = self.sampler.num_replicas == 1, isinstance(getattr(trainer.train_dataloader, "sampler", None), DistributedSampler)
-        if trainer.world_size > 1 and whole and not wrapped:
+        if getattr(trainer, "overfit_batches", 0):
+            warnings.warn("with overfit_batches Lightning trains on the same batches again, which no sampler draws", stacklevel=2)
+            return
+        wrapped = self._check_loader(trainer.train_dataloader)
+        if not isinstance(self.sampler, AdaptiveStream):
+            whole = self.sampler.num_replicas == 1
+            if trainer.world_size > 1 and whole and not wrapped:
+                raise InputError(
+                    "every rank would train on the same rows; give the sampler rank and num_replicas, or let Lightning divide the rows"
+                )
+            if wrapped and not whole:
+                raise InputError("the sampler already draws for one rank only; set use_distributed_sampler=False in Trainer")
+        elif trainer.world_size != self.sampler.num_replicas:
             raise InputError(
-                "every rank would train on the same rows; give the sampler rank and num_replicas, or let Lightning divide the rows"
+                f"the stream draws for {self.sampler.num_replicas} ranks, there are {trainer.world_size}; give it rank and num_replicas"
             )
-        if wrapped and not whole:
-            raise InputError("the sampler already draws for one rank only; set use_distributed_sampler=False in Trainer")
+        if not trainer.enable_validation:
+            warnings.warn(
+                "there is no validation, so AdaptiveCallback never updates the sampler; give fit a validation loader and the module a validation_step",
+                stacklevel=2,
+            )
+
+    def _check_loader(self, loader: Any) -> bool:
+        """Whether Lightning has wrapped the sampler to divide its rows among the ranks.
+
+        Raises:
+            InputError: No loader draws by the sampler.
+        """
+        what = "stream" if isinstance(self.sampler, AdaptiveStream) else "sampler"
+        unknown = False
+        for each in _flat(loader):
+            if not isinstance(each, DataLoader):
+                unknown = True
+            for found, wrapped in _drawn_by(each):
+                if found is self.sampler:
+                    return wrapped
+        if not unknown:
+            argument = "batch_sampler=" if isinstance(self.sampler, AdaptiveBatchSampler) else "sampler="
+            how = "DataLoader(stream, ...)" if what == "stream" else f"DataLoader(dataset, {argument}sampler, ...)"
+            raise InputError(f"the training loader does not draw by the {what} of AdaptiveCallback; make it as {how}, with the same object")
+        warnings.warn(f"the training loader is no DataLoader, so AdaptiveCallback can't see whether it draws by its {what}", stacklevel=2)
+        return False
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set the sampler's epoch, also if Lightning has wrapped the sampler in a distributed one."""
@@ -133,6 +266,12 @@ class AdaptiveCallback(Callback):
 
         The sampler's own count is too high, because Lightning fetches a batch ahead.
         """
+        if isinstance(self.sampler, AdaptiveStream):
+            self._next, self._consumed = (
+                trainer.current_epoch,
+                (batch_idx + 1) * (getattr(trainer.train_dataloader, "batch_size", None) or 1),
+            )
+            return
         each = 1 if isinstance(self.sampler, AdaptiveBatchSampler) else getattr(trainer.train_dataloader, "batch_size", None) or 1
         for_one_rank = trainer.world_size == self.sampler.num_replicas
         self._next = trainer.current_epoch
@@ -170,6 +309,11 @@ class AdaptiveCallback(Callback):
             self._update(trainer, pl_module)
         self._next, self._consumed = trainer.current_epoch + 1, 0
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Restore the weights of the best epoch if asked to."""
+        if self.restore_best and self._best is not None:
+            pl_module.load_state_dict(self._best)
+
     def state_dict(self) -> dict[str, Any]:
         """State of the sampler.
 
@@ -178,25 +322,35 @@ class AdaptiveCallback(Callback):
         arrays: dict[str, NDArray[Any]] = {}
         plain = extract_arrays(self.sampler.state_dict(self._consumed), arrays)
         tensors = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
-        return {"sampler": plain, "arrays": tensors, "updates": self.updates, "epoch": self._next, "consumed": self._consumed}
+        best = {"best": self._best} if self._best is not None else {}
+        return {"sampler": plain, "arrays": tensors, "updates": self.updates, "epoch": self._next, "consumed": self._consumed} | best
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned; raise InputError if it was saved for other labels."""
         arrays = {name: tensor.numpy() for name, tensor in state_dict["arrays"].items()}
         self.sampler.load_state_dict(insert_arrays(state_dict["sampler"], arrays))
-        self._next, self._consumed = int(state_dict["epoch"]), int(state_dict["consumed"])
+        self.sampler._skipped = 0  # Lightning counts the batches of an epoch from its beginning, and len(loader) with them
+        self._next, self._consumed, self._best = int(state_dict["epoch"]), int(state_dict["consumed"]), state_dict.get("best")
         if not self._consumed:  # Lightning draws the first epoch before it sets the epoch
             self.sampler.set_epoch(self._next)
         self.updates = int(state_dict["updates"])
 
     def _update(self, trainer: Trainer, module: LightningModule) -> None:
         label, score = _gathered(trainer, _joined(self._parts))
-        rows, row_score = self._pool(trainer, module)
-        self.sampler.update(label, score, rows=rows, row_score=row_score)
+        if isinstance(self.sampler, AdaptiveStream):
+            self.sampler.update(label, score, seen=_summed(trainer, self.sampler.seen))
+        else:
+            rows, row_score = self._pool(trainer, module)
+            self.sampler.update(label, score, rows=rows, row_score=row_score)
         self._parts, self._waiting = [], False
         self.updates += 1
         self._next, self._consumed = trainer.current_epoch + 1, 0
-        module.log_dict(sampling_metrics(self.sampler.classes_, self.sampler.weights, "sampling/"), rank_zero_only=False)
+        if self.restore_best and self.sampler.improved:
+            self._best = {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
+        if self.stop_when_finished and self.sampler.finished:
+            trainer.should_stop = True
+        metrics = sampling_metrics(self.sampler.classes_, self.sampler.weights, "sampling/", self.sampler.metrics)
+        module.log_dict(metrics, rank_zero_only=False)
 
     def _pool(self, trainer: Trainer, module: LightningModule) -> tuple[NDArray[np.int64] | None, NDArray[np.float64] | None]:
         """Rows of the pool and their scores; each rank scores a part of them."""
@@ -225,6 +379,43 @@ class AdaptiveCallback(Callback):
     def _scores(self, module: LightningModule, batch: Any) -> Scored:
         with torch.no_grad():
             return (self.score or forward_scores)(module, batch)
+
+
+def _pair(batch: Any) -> tuple[Any, Any]:
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        raise InputError("batches are no (x, y) pairs; override training_step and validation_step, and call adaptive_loss there")
+    return batch[0], batch[1]
+
+
+def _flat(loaders: Any) -> list[Any]:
+    """All loaders of a nested collection."""
+    if isinstance(loaders, Mapping):
+        loaders = list(loaders.values())
+    if isinstance(loaders, (list, tuple)):
+        return [loader for each in loaders for loader in _flat(each)]
+    inner = getattr(loaders, "flattened", None)  # Lightning's CombinedLoader
+    return _flat(inner) if isinstance(inner, list) else [loaders]
+
+
+def _drawn_by(loader: Any) -> list[tuple[Any, bool]]:
+    """What a loader draws by, each with whether Lightning divides it among the ranks."""
+    batches = getattr(loader, "batch_sampler", None)
+    found = [(getattr(loader, "dataset", None), False)]
+    for sampler in (batches, getattr(loader, "sampler", None), getattr(batches, "sampler", None)):
+        found.append((sampler, False))
+        inner = getattr(sampler, "dataset", None)
+        if isinstance(sampler, DistributedSampler):
+            found.append((getattr(inner, "_sampler", None), True))
+    return found
+
+
+def _summed(trainer: Trainer, counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The sum of ``counts`` over all ranks."""
+    if trainer.world_size == 1:
+        return counts
+    gathered: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(gathered, counts)
+    return np.asarray(np.sum(gathered, axis=0))
 
 
 def _training(trainer: Trainer) -> bool:

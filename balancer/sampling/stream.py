@@ -57,7 +57,7 @@ from balancer.sampling.weights import Floats, SamplingWeights, class_prior
 Item = TypeVar("Item")
 if TYPE_CHECKING or HAS_TORCH:
     import torch
-    from torch.utils.data import IterableDataset, get_worker_info
+    from torch.utils.data import Dataset, IterableDataset, get_worker_info
 else:
 
     class IterableDataset(Generic[Item]):
@@ -203,7 +203,8 @@ class AdaptiveStream(CoreView, IterableDataset[Any]):
 
     Args:
         source: Iterable of items, read again from its beginning where it ends; an iterator, which is read
-            once; or a function ``(shard, num_shards)`` that returns an iterable of a part of the items.
+            once; a data set with indices; or a function ``(shard, num_shards)`` that returns an iterable of a
+            part of the items.
         classes: The K classes, at least two.
         epochs: Number of epochs of the training.
         num_samples: Items drawn in an epoch, on all ranks together (rounded up so that every rank gets the
@@ -229,7 +230,8 @@ class AdaptiveStream(CoreView, IterableDataset[Any]):
             among ``classes``, or a policy that can't be loaded.
 
     >>> items = [(number, int(number % 50 == 0)) for number in range(1000)]
-    >>> stream = AdaptiveStream(items, classes=[0, 1], epochs=2, policy="constant:share=.2", num_samples=500)
+    >>> stream = AdaptiveStream(items, classes=[0, 1], epochs=2, policy="constant:share=.2", num_samples=500,
+    ...     seed=1)
     >>> drawn = list(stream)
     >>> len(drawn), sum(y for _, y in drawn), stream.prior.round(2).tolist()
     (500, 91, [0.98, 0.02])
@@ -239,7 +241,7 @@ class AdaptiveStream(CoreView, IterableDataset[Any]):
 
     def __init__(
         self,
-        source: Iterable[Any] | Callable[[int, int], Iterable[Any]],
+        source: Iterable[Any] | Dataset[Any] | Callable[[int, int], Iterable[Any]],
         *,
         classes: Sequence[Any],
         epochs: int,
@@ -260,13 +262,13 @@ class AdaptiveStream(CoreView, IterableDataset[Any]):
         names = _checked_classes(classes, unlabelled)
         if not isinstance(repeats, (int, float)) or not repeats >= 1:
             raise InputError(f"repeats must be a number of 1 or more, not {repeats!r}")
-        if not callable(source) and not hasattr(source, "__iter__"):
+        if not callable(source) and not hasattr(source, "__iter__") and not (hasattr(source, "__getitem__") and hasattr(source, "__len__")):
             raise InputError(f"source must be an iterable of items or a function (shard, num_shards), not {type(source).__name__}")
         self.rank, self.num_replicas = _place_of(rank, num_replicas)
         self.buffer, self.repeats, self.sharded = whole_number(buffer, "buffer", 1), float(repeats), sharded
         self._source, self._label, self._unlabelled = source, label, unlabelled
         self._index = {name: number for number, name in enumerate(names)}
-        self._once = not callable(source) and iter(source) is source
+        self._once = hasattr(source, "__next__")
         self._head: list[Any] = []  # of an iterator: items that were read to estimate the prior
         self._reading: tuple[int, Iterator[Any]] | None = None  # position and iterator of this process
         self._board = _Board(len(names))
@@ -286,6 +288,7 @@ class AdaptiveStream(CoreView, IterableDataset[Any]):
         self._length = -(-self._core.num_samples // self.num_replicas)
         self._skipped = 0  # items of this epoch that were trained on before a resume
         self._handed = 0  # items of the epoch in progress that this process has given
+        self._resume = False  # the next iteration continues after them: they come from a loaded state
         self._publish()
 
     def _new_core(self, prior: Floats) -> _StreamCore:
@@ -379,12 +382,12 @@ class AdaptiveStream(CoreView, IterableDataset[Any]):
         if worker >= MOST_WORKERS:
             raise InputError(f"a stream can be read by {MOST_WORKERS} workers at most, not {workers}; set num_workers={MOST_WORKERS}")
         line, shards = _Line(self._board, worker), self.num_replicas * workers
-        resumed = self._handed if self._skipped and workers == 1 else 0
+        resumed = self._handed if self._resume and workers == 1 else 0
         if line.numbers[NOW, ACTIVE]:  # the loop left the last epoch early
             line.numbers[NOW, DONE] += 1
         if line.numbers[NOW, SHARDS] != shards:
             line.numbers[NOW, POSITION], line.numbers[NOW, SHARDS] = 0, shards
-        self._skipped, self._handed = self._skipped if resumed else 0, 0
+        self._skipped, self._handed, self._resume = self._skipped if resumed else 0, 0, False
         line.numbers[NOW, ACTIVE] = 1
         line.counts[START], line.numbers[START] = line.counts[NOW], line.numbers[NOW]
         share, prior = self._board.share.copy()
@@ -450,6 +453,9 @@ class AdaptiveStream(CoreView, IterableDataset[Any]):
         """The items of a shard, from the beginning."""
         if callable(self._source):
             return iter(self._source(shard, shards))
+        if not hasattr(self._source, "__iter__"):
+            indexed: Any = self._source
+            return map(indexed.__getitem__, range(shard, len(indexed), shards))
         whole = itertools.chain(self._head, self._source) if self._once else self._source
         return iter(whole) if self.sharded else itertools.islice(whole, shard, None, shards)
 
@@ -481,8 +487,7 @@ class AdaptiveStream(CoreView, IterableDataset[Any]):
             if given.shape != (num_classes,) or not np.isfinite(given).all() or not given.min() > 0:
                 raise InputError(f"prior must be {num_classes} numbers above 0, one for each class, not {prior!r}")
             return np.asarray(given / given.sum())
-        source = self._source(0, 1) if callable(self._source) else self._source
-        first = list(itertools.islice(iter(source), WARM_UP))
+        first = list(itertools.islice(self._shard(0, 1), WARM_UP))
         if self._once:
             self._head = first
         codes = [self._code(item) for item in first]
@@ -505,14 +510,14 @@ class AdaptiveStream(CoreView, IterableDataset[Any]):
         A loaded position in the middle of that same epoch is kept.
         """
         number = whole_number(epoch, "epoch", 0)
-        if self._skipped and number == self.epoch:
+        if self._resume and number == self.epoch:
             return
         self._next_epoch(number)
 
     def _next_epoch(self, number: int) -> None:
         self._board.epoch[0], self._core.epoch = number, number
         self._board.numbers[:, NOW, (DONE, ACTIVE)] = 0
-        self._handed = self._skipped = 0
+        self._handed, self._skipped, self._resume = 0, 0, False
 
     def update(
         self,
@@ -633,7 +638,7 @@ class AdaptiveStream(CoreView, IterableDataset[Any]):
         self._board.counts[:], self._board.numbers[:] = 0, 0
         self._board.counts[: len(counts), NOW], self._board.numbers[: len(lines), NOW] = counts, lines
         self._board.epoch[0] = core.epoch
-        self._handed = self._skipped = handed
+        self._handed, self._skipped, self._resume = handed, handed, handed > 0
         self._publish()
 
 

@@ -14,13 +14,15 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
 from lightning.pytorch.callbacks import ModelCheckpoint
 from sklearn.metrics import average_precision_score
-from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from balancer.errors import InputError
-from balancer.integrations.lightning import AdaptiveCallback
-from balancer.sampling.torch_sampler import AdaptiveSampler
+from balancer.integrations.lightning import AdaptiveCallback, AdaptiveModuleMixin
+from balancer.sampling.stream import AdaptiveStream
+from balancer.sampling.torch_sampler import AdaptiveBatchSampler, AdaptiveSampler
 
 EPOCHS, PRIOR = 4, 0.06
 
@@ -253,10 +255,224 @@ def test_two_processes_make_the_same_update(tmp_path: Path) -> None:
 )
 def test_rows_are_divided_among_ranks_once(ranks: int, own: int, wrapped: bool, match: str | None) -> None:
     sampler = AdaptiveSampler([0, 0, 0, 1], policy="rule", epochs=2, rank=0, num_replicas=own)
-    given = DistributedSampler([0, 0, 0, 1], num_replicas=2, rank=0) if wrapped else sampler
-    trainer: Any = SimpleNamespace(world_size=ranks, train_dataloader=SimpleNamespace(sampler=given))
+    given = DistributedSamplerWrapper(sampler, num_replicas=2, rank=0) if wrapped else sampler
+    loader = DataLoader(TensorDataset(torch.zeros(4)), sampler=given)
+    trainer: Any = SimpleNamespace(world_size=ranks, train_dataloader=loader, enable_validation=True)
     with pytest.raises(InputError, match=match) if match else nullcontext():
         AdaptiveCallback(sampler).on_train_start(trainer, _Net())
+
+
+class _Compensated(AdaptiveModuleMixin, pl.LightningModule):
+    def __init__(self, columns: int = 1) -> None:
+        super().__init__()
+        self.net = torch.nn.Linear(4, columns)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.net(x)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), 0.05)
+
+
+def _trainer(folder: Path, *callbacks: Any, **options: Any) -> pl.Trainer:
+    return pl.Trainer(
+        **{"enable_checkpointing": False, "max_epochs": EPOCHS} | options,
+        callbacks=list(callbacks),
+        default_root_dir=folder,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+    )
+
+
+@pytest.mark.filterwarnings("ignore:Your `IterableDataset` has `__len__` defined")
+@pytest.mark.parametrize("columns", [1, 2])
+@pytest.mark.parametrize("kind", ["rows", "batches", "stream"])
+def test_a_module_learns_with_the_samplers_loss(tmp_path: Path, kind: str, columns: int) -> None:
+    pl.seed_everything(3, verbose=False)
+    (x, y), valid = _table(2000, 0), _table(1000, 1)
+    options: Any = {"epochs": EPOCHS, "compensated": True}
+    data, sampler = TensorDataset(x, y), None
+    if kind == "rows":
+        sampler = AdaptiveSampler(y, **options)
+        loader: Any = DataLoader(data, 100, sampler=sampler)
+    elif kind == "batches":
+        sampler = AdaptiveBatchSampler(y, batch_size=100, **options)
+        loader = DataLoader(data, batch_sampler=sampler)
+    else:
+        sampler = AdaptiveStream(data, classes=[0, 1], num_samples=2000, **options)
+        loader = DataLoader(sampler, 100)
+    net = _Compensated(columns)
+    trainer = _trainer(tmp_path, AdaptiveCallback(sampler))
+    trainer.fit(net, loader, DataLoader(TensorDataset(*valid), 128))
+    assert sampler._core.updates == EPOCHS and net.adaptive_sampler is sampler
+    with torch.no_grad():
+        logits = net(valid[0])
+    p = np.asarray(sampler.probabilities(logits))
+    natural = -np.log(p[np.arange(1000), valid[1]]).mean()
+    assert trainer.callback_metrics["val_loss"] == pytest.approx(natural, rel=1e-4)
+    assert trainer.callback_metrics["train_loss"] > 0
+    assert p[:, 1].mean() == pytest.approx(PRIOR, abs=0.03)
+    average_precision = average_precision_score(valid[1], p[:, 1])
+    assert trainer.callback_metrics["sampling/average_precision"] == pytest.approx(average_precision, abs=1e-6)
+
+
+def test_a_step_of_ones_own_uses_the_samplers_loss(tmp_path: Path) -> None:
+    losses: list[tuple[float, float]] = []
+
+    class Own(_Compensated):
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            x, y, rows = batch
+            logits = self(x)
+            loss = self.adaptive_loss(logits, y, rows, label_smoothing=0.1)
+            losses.append((loss.item(), sampler.loss(logits, y, rows, label_smoothing=0.1).item()))
+            return loss
+
+    x, y = _table(600, 0)
+    sampler = AdaptiveSampler(y, epochs=2, compensated=True)
+    loader = DataLoader(TensorDataset(x, y, torch.arange(600)), 100, sampler=sampler)
+    _trainer(tmp_path, AdaptiveCallback(sampler, pool=0), max_epochs=2).fit(Own(), loader, DataLoader(TensorDataset(x, y), 200))
+    assert len(losses) == 12 and all(one == other for one, other in losses)
+    with pytest.raises(InputError, match="has no sampler"):
+        _Compensated().training_step((x, y), 0)
+    with pytest.raises(InputError, match="override training_step"):
+        _Compensated().training_step((x, y, 0), 0)
+
+
+class _Other:
+    """A loader of another library."""
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+
+    def __iter__(self) -> Any:
+        return iter(self._loader)
+
+
+@pytest.mark.filterwarnings("ignore:You requested to overfit")
+@pytest.mark.filterwarnings("ignore:You are using `.*overfit_batches")
+def test_the_loader_must_draw_by_the_sampler(tmp_path: Path) -> None:
+    (x, y), epochs = _table(200, 0), 1
+    data, valid = TensorDataset(x, y), DataLoader(TensorDataset(x, y), 100)
+    sampler, batches = AdaptiveSampler(y, epochs=2), AdaptiveBatchSampler(y, batch_size=50, epochs=2)
+    stream = AdaptiveStream(data, classes=[0, 1], epochs=2, num_samples=100)
+
+    def fit(drawn: Any, loader: Any) -> None:
+        _trainer(tmp_path, AdaptiveCallback(drawn, pool=0), max_epochs=epochs).fit(_Net(), loader, valid)
+
+    for drawn, loader, how in (
+        (sampler, DataLoader(data, 50, shuffle=True), "DataLoader\\(dataset, sampler=sampler"),
+        (sampler, DataLoader(data, 50, sampler=AdaptiveSampler(y, epochs=2)), "the same object"),
+        (batches, DataLoader(data, 50), "batch_sampler=sampler"),
+        (stream, DataLoader(data, 50), "DataLoader\\(stream"),
+        (sampler, [DataLoader(data, 50), DataLoader(data, 50)], "does not draw"),
+    ):
+        with pytest.raises(InputError, match=how):
+            fit(drawn, loader)
+    for drawn, loader in ((sampler, DataLoader(data, 50, sampler=sampler)), (batches, DataLoader(data, batch_sampler=batches))):
+        fit(drawn, loader)
+    with pytest.warns(UserWarning, match="can't see whether it draws"):
+        fit(sampler, _Other(DataLoader(data, 50, sampler=sampler)))
+    trainer = _trainer(tmp_path, AdaptiveCallback(sampler, pool=0), max_epochs=1, overfit_batches=1)
+    with pytest.warns(UserWarning, match="with overfit_batches Lightning"):
+        trainer.fit(_Net(), DataLoader(data, 50, sampler=sampler), valid)
+
+
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
+def test_a_missing_validation_is_reported(tmp_path: Path) -> None:
+    class Unvalidated(_Net):
+        validation_step = pl.LightningModule.validation_step
+
+    x, y = _table(200, 0)
+    for net, valid, options in ((_Net(), None, {}), (Unvalidated(), None, {}), (_Net(), True, {"limit_val_batches": 0})):
+        sampler = AdaptiveSampler(y, epochs=2)
+        loaders = [DataLoader(TensorDataset(x, y), 50, sampler=sampler), *([DataLoader(TensorDataset(x, y))] if valid else [])]
+        with pytest.warns(UserWarning, match="never updates the sampler"):
+            _trainer(tmp_path, AdaptiveCallback(sampler), max_epochs=1, **options).fit(net, *loaders)
+
+
+def _with_figures(folder: Path, figures: list[float], *, ckpt: str | None = None, more: Any = (), **options: Any) -> Any:
+    """Train with given average precisions; return module, weights after each epoch, and trainer."""
+    pl.seed_everything(3, verbose=False)
+    x, y = _table(200, 0)
+    sampler = AdaptiveSampler(y, policy="start", epochs=8, patience=2)
+    core, given = sampler._core, iter(figures)
+
+    def update(*_: Any, **__: Any) -> None:
+        core._stopping.update(next(given))
+
+    sampler.update = update  # type: ignore[method-assign, assignment]
+    kept: list[torch.Tensor] = []
+
+    class Keep(pl.Callback):
+        def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
+            kept.append(module.net.weight.detach().clone())
+
+    net = _Compensated()
+    limits = {name: options.pop(name) for name in ("max_epochs", "enable_checkpointing") if name in options}
+    trainer = _trainer(folder, AdaptiveCallback(sampler, pool=0, **options), Keep(), *more, **{"max_epochs": 6} | limits)
+    trainer.fit(net, DataLoader(TensorDataset(x, y), 50, sampler=sampler), DataLoader(TensorDataset(x, y), 100), ckpt_path=ckpt)
+    return net, kept, trainer
+
+
+def test_training_stops_when_the_sampler_has_finished_and_ends_with_the_best_weights(tmp_path: Path) -> None:
+    figures = [0.1, 0.5, 0.4, 0.3, 0.2, 0.9]
+    for options, epochs, end in (
+        ({}, 6, 5),
+        ({"stop_when_finished": True}, 4, 3),
+        ({"restore_best": True}, 6, 5),
+        ({"stop_when_finished": True, "restore_best": True}, 4, 1),
+    ):
+        net, kept, _ = _with_figures(tmp_path, figures, **options)
+        assert len(kept) == epochs
+        torch.testing.assert_close(net.net.weight.detach(), kept[end], rtol=0, atol=0)
+
+
+def test_the_best_weights_are_part_of_a_checkpoint(tmp_path: Path) -> None:
+    last = [ModelCheckpoint(tmp_path, filename="last") for _ in range(2)]
+    options: Any = {"restore_best": True, "enable_checkpointing": True}
+    _, kept, _ = _with_figures(tmp_path, [0.9, 0.1], max_epochs=2, more=last[:1], **options)
+    net, _, _ = _with_figures(tmp_path, [0.2, 0.3], max_epochs=4, more=last[1:], ckpt=str(tmp_path / "last.ckpt"), **options)
+    torch.testing.assert_close(net.net.weight.detach(), kept[0], rtol=0, atol=0)
+
+
+def test_a_checkpoint_can_monitor_the_average_precision(tmp_path: Path) -> None:
+    keep = ModelCheckpoint(tmp_path, monitor="sampling/average_precision", mode="max")
+    trainer, *_ = _fit(tmp_path, more=[keep])
+    assert keep.best_model_score == pytest.approx(max(keep.best_model_score, trainer.callback_metrics["sampling/average_precision"]))
+    assert Path(keep.best_model_path).is_file()
+
+
+def test_weights_that_are_divided_among_ranks_cannot_be_restored() -> None:
+    class FSDPStrategy:
+        pass
+
+    callback = AdaptiveCallback(AdaptiveSampler([0, 0, 1], epochs=2), restore_best=True)
+    with pytest.raises(InputError, match="ModelCheckpoint"):
+        callback.setup(SimpleNamespace(strategy=FSDPStrategy()), _Net(), "fit")  # type: ignore[arg-type]
+
+
+# Lightning expects a resumable loader; here the stream keeps the position in the epoch.
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
+@pytest.mark.filterwarnings("ignore:Your `IterableDataset` has `__len__` defined")
+def test_a_stream_resumes_in_an_epoch_with_the_next_item(tmp_path: Path) -> None:
+    def fit(folder: str, ckpt: str | None = None, **options: Any) -> _Net:
+        pl.seed_everything(3, verbose=False)
+        stream = AdaptiveStream(TensorDataset(*_table(1000, 0)), classes=[0, 1], epochs=EPOCHS, num_samples=600, policy="rule", seed=5)
+        net, more = _Net(), [ModelCheckpoint(tmp_path / folder, filename="amid", every_n_train_steps=9)]
+        trainer = _trainer(tmp_path, AdaptiveCallback(stream), *more, enable_checkpointing=True, **options)
+        trainer.fit(net, DataLoader(stream, 100), DataLoader(TensorDataset(*_table(300, 1)), 128), ckpt_path=ckpt)
+        return net
+
+    straight, _ = fit("a"), fit("b", max_steps=10)
+    resumed = fit("b", str(tmp_path / "b" / "amid.ckpt"))
+    assert [label for epoch in resumed.seen for label in epoch] == [label for epoch in straight.seen for label in epoch][900:]
+    with pytest.raises(InputError, match="ranks"):
+        stream = AdaptiveStream(TensorDataset(*_table(100, 0)), classes=[0, 1], epochs=2, rank=0, num_replicas=2)
+        trainer: Any = SimpleNamespace(world_size=1, train_dataloader=DataLoader(stream), enable_validation=True)
+        AdaptiveCallback(stream).on_train_start(trainer, _Net())
 
 
 def test_errors_for_wrong_arguments(tmp_path: Path) -> None:
