@@ -11,6 +11,7 @@ epoch are stored. They are sent in order when the service answers again, so it r
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -46,6 +47,7 @@ class RemoteController:
         policy: Name of the policy.
         epochs: Epochs of the training.
         num_samples: Rows of an epoch.
+        compensated: Whether drawn rows are counted by the sampler's loss.
         key: API key, if the service needs one.
         timeout: Seconds to wait for an answer.
         transport: Transport of httpx, for tests without a network.
@@ -63,6 +65,7 @@ class RemoteController:
         *,
         epochs: int,
         num_samples: int,
+        compensated: bool = False,
         key: str | None = None,
         timeout: float = 5.0,
         transport: Any = None,
@@ -85,6 +88,10 @@ class RemoteController:
             "policy": policy,
             "num_samples": num_samples,
         }
+        if compensated:
+            self._request["compensated"] = True
+        self.compensated = compensated
+        """Whether drawn rows are counted by the sampler's loss; it has an effect from the next update on."""
         rest = self.prior[1:] / self.prior[1:].sum()
         self.weights = SamplingWeights(np.append(1 - DEFAULT_SHARE, DEFAULT_SHARE * rest), 0.0, 1.0)
         """Weights of the next epoch; before the first answer those of a constant without hardness."""
@@ -124,6 +131,8 @@ class RemoteController:
         report = {"epoch": self.epoch + 1, "reward": self._encoded(reward)}
         if train is not reward:
             report["train"] = self._encoded(train)
+        if self.compensated:  # services of version 0.1 don't know it
+            report["compensated"] = True
         self.pending.append(report)
         self.epoch += 1
         try:
@@ -174,7 +183,10 @@ class RemoteController:
 
     def _take(self, answer: dict[str, Any]) -> None:
         share = np.array([answer["weights"][name] for name in self.names])
-        self.weights, self.metrics = SamplingWeights(share, answer["hardness"], answer["floor"]), answer["metrics"]
+        importance = (answer.get("class_importance", 0.0), answer.get("hardness_importance", 0.0))
+        half_life = math.inf if answer.get("half_life") is None else answer["half_life"]
+        self.weights = SamplingWeights(share, answer["hardness"], answer["floor"], *importance, half_life)
+        self.metrics = answer["metrics"]
 
     def _post(self, path: str, content: dict[str, Any]) -> dict[str, Any] | None:
         """Send a request.
@@ -237,13 +249,15 @@ class RemoteSampler(AdaptiveSampler):
         url: Address of the service, such as http://127.0.0.1:8000.
         labels: (N,) class of each training row, as for `AdaptiveSampler`.
         epochs: Number of epochs of the training.
-        policy: Name of a policy: auto, bandit, constant, schedule, rule, random, start.
+        policy: Name of a policy: auto, ppo, bandit, constant, schedule, rule, random, start.
         num_samples: Rows to draw in an epoch; None: as many as there are labelled rows.
         unlabelled: Label of rows that are never drawn.
         seed: Random seed. The rows of an epoch depend on the seed, the number of the epoch and the weights
             only.
         key: API key with the scope `sessions`, if the service needs one.
         timeout: Seconds to wait for an answer.
+        times, compensated, patience: As for `AdaptiveSampler`. A session is begun with the sampler, so give
+            `compensated=True` for a first epoch that is drawn for the sampler's loss.
         rank, num_replicas: As for `AdaptiveSampler`. Every rank has its own session; the same scores give the
             same weights.
         transport: Transport of httpx, for tests without a network.
@@ -272,6 +286,9 @@ class RemoteSampler(AdaptiveSampler):
         timeout: float = 5.0,
         rank: int | None = None,
         num_replicas: int | None = None,
+        times: ArrayLike | None = None,
+        compensated: bool | None = None,
+        patience: int | None = None,
         transport: Any = None,
     ) -> None:
         super().__init__(
@@ -283,11 +300,22 @@ class RemoteSampler(AdaptiveSampler):
             seed=seed,
             rank=rank,
             num_replicas=num_replicas,
+            times=times,
+            compensated=compensated,
+            patience=patience,
         )
         core: SamplerCore = self._core
         self._remote = core.use_controller(
             lambda counts: RemoteController(
-                url, counts, policy, epochs=epochs, num_samples=core.num_samples, key=key, timeout=timeout, transport=transport
+                url,
+                counts,
+                policy,
+                epochs=epochs,
+                num_samples=core.num_samples,
+                compensated=core.compensated,
+                key=key,
+                timeout=timeout,
+                transport=transport,
             ),
             policy,
         )

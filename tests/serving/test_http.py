@@ -326,6 +326,28 @@ def test_the_remote_sampler_equals_the_local_one_and_continues_without_the_servi
     assert list(resumed) == list(remote)
 
 
+@pytest.mark.parametrize("from_the_start", [True, False])
+def test_the_remote_sampler_compensates_as_the_local_one(client: TestClient, from_the_start: bool) -> None:
+    labels, rng, loop = ["ok"] * 990 + ["fraud"] * 10, np.random.default_rng(0), Loop(client)
+    options: dict[str, Any] = {"epochs": 4, "seed": 3, "compensated": True if from_the_start else None}
+    local = AdaptiveSampler(labels, **options)
+    remote = RemoteSampler("http://service", labels, transport=loop, **options)
+    rows, truth = np.arange(980, 1000), ["ok"] * 50 + ["fraud"] * 5
+    for epoch in range(3):
+        assert list(local) == list(remote)
+        for sampler in (local, remote):
+            sampler.use_compensation()  # what the first loss does
+        np.testing.assert_array_equal(remote.class_weight, local.class_weight)
+        np.testing.assert_array_equal(remote.sample_weight(rows), local.sample_weight(rows))
+        assert remote.weights.compensated == (from_the_start or epoch > 0)
+        scores = {"y_true": truth, "y_score": rng.random(55), "rows": rows, "row_score": rng.random(20)}
+        local.update(**scores)
+        remote.update(**scores)
+        assert remote.weights.to_dict() == local.weights.to_dict()
+        assert (remote.best_epoch, remote.improved) == (local.best_epoch, local.improved)
+    assert client.get(f"/v1/sessions/{remote.session}").json()["class_importance"] == remote.weights.class_importance
+
+
 def test_a_service_that_was_never_there_leaves_a_constant(client: TestClient) -> None:
     loop = Loop(client)
     loop.down = True

@@ -5,6 +5,7 @@ Requests and answers list classes sorted by name. In the controller the most fre
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -54,6 +55,7 @@ def controller_of(request: dict[str, Any]) -> SamplingController:
         batch_budget=request["epochs"] * (request["num_samples"] or int(train.sum())),
         train_counts=train,
         reward_counts=np.array([reward.get(name, 0) for name in classes]),
+        compensated=bool(request.get("compensated", False)),
     )
 
 
@@ -62,7 +64,16 @@ def weights_of(controller: SamplingController, request: dict[str, Any]) -> Weigh
     weights: SamplingWeights = controller.weights
     share = dict(zip(_controller_classes(request), weights.share.tolist(), strict=True))
     shown = {name: share[name] for name in shown_classes(request)}
-    return Weights(epoch=controller.epoch, weights=shown, hardness=weights.hardness, floor=weights.floor, metrics=controller.metrics)
+    return Weights(
+        epoch=controller.epoch,
+        weights=shown,
+        hardness=weights.hardness,
+        floor=weights.floor,
+        class_importance=weights.class_importance,
+        hardness_importance=weights.hardness_importance,
+        half_life=weights.half_life if math.isfinite(weights.half_life) else None,
+        metrics=controller.metrics,
+    )
 
 
 def scored_rows(report: EpochScores | EpochHistograms, request: dict[str, Any], prior: Floats, key: str) -> ScoredRows:

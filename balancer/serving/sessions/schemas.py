@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-POLICIES = ("auto", "bandit", "constant", "schedule", "rule", "random", "start")
+POLICIES = ("auto", "ppo", "bandit", "constant", "schedule", "rule", "random", "start")
 """Policies that a request may name. Folders are excluded: a request must not contain a path of the file
 system."""
 _TOLERANCE = 1e-6
@@ -41,6 +41,7 @@ class SessionRequest(StrictModel):
         description=f"Policy that sets the weights: {', '.join(POLICIES)}. Options follow a colon, as in constant:share=.2,hardness=1.",
     )
     num_samples: Count | None = Field(None, description="Rows drawn per epoch. Default: the number of training rows.")
+    compensated: bool = Field(False, description="Whether the loss counts drawn rows by the importance exponents of the weights.")
 
 
 class EpochScores(StrictModel):
@@ -77,6 +78,9 @@ class EpochReport(StrictModel):
     train: EpochScores | EpochHistograms | None = Field(
         None, description="Scores of training rows, which learned policies and hardness need. Default: as `reward`."
     )
+    compensated: bool | None = Field(
+        None, description="Whether the loss counts drawn rows by the importance exponents from now on. Default: as before."
+    )
 
 
 class Weights(BaseModel):
@@ -86,6 +90,15 @@ class Weights(BaseModel):
     weights: dict[str, float] = Field(description="Share of the draws of each class. The shares sum to 1.")
     hardness: float = Field(description="How strongly rows with a large error are preferred within a class. 0: not at all.")
     floor: float = Field(description="Share of the draws within a class that ignores hardness.")
+    class_importance: float = Field(
+        0.0, description="A drawn row counts in the loss by (prior / share) of its class to this power. 0: every row alike."
+    )
+    hardness_importance: float = Field(
+        0.0, description="It also counts by its probability without hardness, divided by its probability, to this power."
+    )
+    half_life: float | None = Field(
+        None, description="Age, as a fraction of the time span, at which a row is drawn half as often. null: age has no effect."
+    )
     metrics: dict[str, float] = Field(description="Metrics of the last report: F1 at its best threshold, average precision.")
 
 

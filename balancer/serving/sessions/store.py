@@ -114,7 +114,9 @@ class Sessions:
                 last one.
             InputError: If the scores or histograms can't be used.
         """
-        digest = hashlib.sha256(report.model_dump_json().encode()).hexdigest()
+        # Without a key that reports of earlier versions did not have: they get the same answer again.
+        content = report.model_dump_json(exclude={"compensated"} if report.compensated is None else None)
+        digest = hashlib.sha256(content.encode()).hexdigest()
 
         def work(connection: Connection) -> Weights:
             row = _row(connection, tenant, session, for_update=True)
@@ -133,6 +135,8 @@ class Sessions:
             controller.load_state_dict(row["state"])
             reward = scored_rows(report.reward, request, controller.prior, "reward")
             train = reward if report.train is None else scored_rows(report.train, request, controller.prior, "train")
+            if report.compensated is not None:
+                controller.compensated = report.compensated
             controller.update(train, reward)
             answer = weights_of(controller, request)
             epoch_row = {"session": session, "epoch": report.epoch, "digest": digest, "answer": answer.model_dump()}
