@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from balancer.envs.task_env import ROLLOUT_STEPS, TaskVecEnv, padded
+from balancer.envs.task_env import ROLLOUT_STEPS, TaskEpisode, TaskVecEnv, padded
 from balancer.envs.tasks import EPOCHS, MAX_CLASSES, Task, draw_task
 from balancer.errors import InputError
 from balancer.policy_learning.network import ActorNetwork, ClassWeightsPolicy, split_flat
+from balancer.sampling.constant_policy import COMPENSATED
 from balancer.sampling.observation import PER_CLASS_FEATURES, SHARED_FEATURES, Observation
+from balancer.sampling.scores import macro_metrics
 
 
 @functools.cache
@@ -39,7 +41,7 @@ def _env(**changed: object) -> TaskVecEnv:
 def _walk(env: TaskVecEnv, steps: int, first: int = 0) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
     seen, paid, over = [env.reset()], [], []
     for step in range(first, first + steps):
-        action = np.random.default_rng(step).uniform(-1, 1, (env.num_envs, MAX_CLASSES + 2))
+        action = np.random.default_rng(step).uniform(-1, 1, (env.num_envs, MAX_CLASSES + 4))
         flat, reward, done, _ = env.step(action)
         seen.append(flat)
         paid.append(reward)
@@ -84,7 +86,7 @@ def test_equal_actions_earn_nothing() -> None:
     env = _env()
     env.reset()
     for _ in range(ROLLOUT_STEPS):
-        _, reward, _, _ = env.step(np.full((4, MAX_CLASSES + 2), 0.2))
+        _, reward, _, _ = env.step(np.full((4, MAX_CLASSES + 4), 0.2))
         np.testing.assert_allclose(reward, 0, atol=1e-6)
 
 
@@ -111,13 +113,38 @@ def test_classes_that_are_not_there_count_for_nothing() -> None:
     def policy(classes: int) -> ClassWeightsPolicy:
         torch.manual_seed(1)
         space = gymnasium.spaces.Box(-5, 5, (classes * len(PER_CLASS_FEATURES) + len(SHARED_FEATURES),), np.float32)
-        return ClassWeightsPolicy(space, gymnasium.spaces.Box(-1, 1, (classes + 2,), np.float32), lambda _: 1e-3)
+        return ClassWeightsPolicy(space, gymnasium.spaces.Box(-1, 1, (classes + 4,), np.float32), lambda _: 1e-3)
 
     narrow, broad = policy(4), policy(MAX_CLASSES)
-    action = torch.as_tensor(rng.uniform(-1, 1, (3, 6)), dtype=torch.float32)
+    action = torch.as_tensor(rng.uniform(-1, 1, (3, 8)), dtype=torch.float32)
     wider = torch.cat([action[:, :4], torch.as_tensor(rng.uniform(-1, 1, (3, 6)), dtype=torch.float32), action[:, 4:]], dim=1)
     for one, two in zip(narrow.evaluate_actions(plain, action), broad.evaluate_actions(wide, wider), strict=True):
         torch.testing.assert_close(one, two)
+
+
+def test_a_student_counts_as_it_was_after_its_best_epoch() -> None:
+    task = _small(0, 6)
+    episode = TaskEpisode(task, siblings=4)
+    assert episode.episode.stack.compensated.all()
+    assert episode.weights.student(0).to_dict() == COMPENSATED.weights(episode.episode.prior).to_dict()
+    rng, goals, figures = np.random.default_rng(0), [], []
+    while not episode.done:
+        episode.act(rng.uniform(-1, 1, (4, task.problem.num_classes + 4)))
+        stack = episode.episode.stack
+        goals.append(macro_metrics(task.goal.y, stack.score(task.goal.x), task.goal.weight).average_precision)
+        figures.append(macro_metrics(task.problem.y_val, stack.score(task.problem.x_val), task.problem.val_weight).average_precision)
+    best = np.argmax(figures, axis=0)
+    assert (best < 5).any()
+    np.testing.assert_array_equal(episode.goal().average_precision, np.array(goals)[best, np.arange(4)])
+
+
+def test_tasks_have_drift_and_ages() -> None:
+    drawn = [draw_task(0, index) for index in range(12)]
+    for task in drawn:
+        age = task.problem.train_age
+        assert age is not None
+        assert age.shape == task.problem.y_train.shape
+        assert (age.min(), age.max()) == (0, pytest.approx(1, abs=1e-6))
 
 
 @pytest.mark.parametrize("changed", [{"slots": 0}, {"siblings": 1}, {"reward": "accuracy"}])

@@ -9,6 +9,7 @@ import pytest
 
 from balancer.envs.task_env import TaskEpisode
 from balancer.envs.tasks import BATCH_SIZE, EPOCHS, FEWEST_OF_CLASS, MAX_CLASSES, STEPS, Task, draw_task
+from balancer.sampling.weights import SamplingWeights, stacked
 
 TASKS = [draw_task(0, index) for index in range(30)]
 
@@ -74,7 +75,7 @@ def test_students_learn_something_of_the_goal(net: str) -> None:
     for task in chosen:
         played = TaskEpisode(task, siblings=2)
         for _ in range(task.epochs):
-            played.episode.train_epoch(np.full((2, 2), 0.5), np.zeros(2), np.full(2, 0.05))
+            played.episode.train_epoch(stacked([SamplingWeights(np.full(2, 0.5))] * 2))
         prior = float(task.goal.weight[task.goal.y > 0].sum() / task.goal.weight.sum())
         beyond.append(float(played.goal().average_precision.max()) / prior)
     assert max(beyond) > 2
