@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from balancer.errors import CorruptFileError, InputError
 from balancer.files import read_arrays, write_arrays
+from balancer.sampling.core import SamplerCore
+from balancer.sampling.core_view import CoreView
 from balancer.sampling.seeding import generator
 from balancer.sampling.weights import SamplingWeights
 
@@ -51,6 +53,22 @@ def logits_to_scores(logits: Any) -> NDArray[np.float64]:
     with np.errstate(invalid="ignore"):  # the sampler reports a NaN or infinite logit together with its row
         power = np.exp(values - values.max(axis=1, keepdims=True))
         return np.asarray(power / power.sum(axis=1, keepdims=True), dtype=np.float64)
+
+
+def sampler_scores(sampler: SamplerCore | CoreView, logits: Any) -> NDArray[np.float64]:
+    """Class probabilities from a model's logits, for ``sampler.update``.
+
+    Args:
+        sampler: If its loss is used, the logits are those of a stream of equally frequent classes, and the
+            probabilities those of the natural stream. Otherwise they are the softmax or sigmoid.
+        logits: (n, K), or (n,) or (n, 1) for two classes.
+
+    Returns:
+        (n, K).
+    """
+    if not sampler.compensated:
+        return logits_to_scores(logits)
+    return np.asarray(sampler.probabilities(np.asarray(logits, dtype=np.float64)), dtype=np.float64)
 
 
 def two_columns(probability: Any) -> NDArray[np.float64]:

@@ -36,7 +36,16 @@ import numpy as np
 from balancer.dependencies import explained_imports
 from balancer.deprecation import UNSET, renamed_argument
 from balancer.errors import InputError
-from balancer.integrations.callback_base import POOL, check_pool, logits_to_scores, pool_rows, read_state, sampling_metrics, save_state
+from balancer.integrations.callback_base import (
+    POOL,
+    check_pool,
+    logits_to_scores,
+    pool_rows,
+    read_state,
+    sampler_scores,
+    sampling_metrics,
+    save_state,
+)
 from balancer.sampling.core_view import CoreView
 from balancer.sampling.seeding import integer_seed
 from balancer.sampling.torch_sampler import AdaptiveSampler
@@ -57,10 +66,15 @@ Score = Callable[["EvalLoopOutput"], tuple[Any, Any]]
 
 
 def output_scores(output: EvalLoopOutput) -> tuple[Any, Any]:
-    """Labels and probabilities of an evaluation.
+    """Labels, and the sigmoid or softmax of the logits of an evaluation.
 
     If labels or predictions are tuples, the first array is used. Predictions are logits of one or K columns.
     """
+    label, logits = _labels_and_logits(output)
+    return label, logits_to_scores(logits)
+
+
+def _labels_and_logits(output: EvalLoopOutput) -> tuple[Any, Any]:
     logits = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
     label = output.label_ids[0] if isinstance(output.label_ids, tuple) else output.label_ids
     if logits is None or label is None:
@@ -68,7 +82,7 @@ def output_scores(output: EvalLoopOutput) -> tuple[Any, Any]:
             "the evaluation returned no predictions or no labels; AdaptiveTrainer needs both: check label_names in TrainingArguments"
         )
     label = np.asarray(label)
-    return label.reshape(len(label)).astype(np.int64) if label.shape[1:] in ((), (1,)) else label, logits_to_scores(logits)
+    return label.reshape(len(label)).astype(np.int64) if label.shape[1:] in ((), (1,)) else label, logits
 
 
 def compute_loss_func(sampler: CoreView, *, label_smoothing: float = 0.0) -> Callable[..., torch.Tensor]:
@@ -130,7 +144,7 @@ class AdaptiveTrainerMixin:
             ``compute_loss`` overridden, its loss is used (:func:`compute_loss_func`).
         score: Function from an evaluation's output to ``(y_true, y_score)``: labels (n,) and probabilities
             (n, K) in the order of ``sampler.classes_``. None: the sigmoid or softmax of the logits
-            (:func:`output_scores`).
+            (:func:`output_scores`), or, where the sampler's loss is used, ``sampler.probabilities`` of them.
         pool: Number of training rows to predict after each epoch. With 0 none are predicted, and hardness has
             no effect.
         metric_key_prefix: Prefix of the evaluation that updates the sampler: ``eval``, or ``eval_<name>`` if
@@ -164,7 +178,7 @@ class AdaptiveTrainerMixin:
                 "sampler draws for one rank of several, but Trainer divides the rows itself; make the sampler with rank=0, num_replicas=1"
             )
         self.adaptive_sampler = sampler
-        self._score, self._pool, self._prefix = score or output_scores, check_pool(pool), metric_key_prefix
+        self._score, self._pool, self._prefix = score, check_pool(pool), metric_key_prefix
         self._stop = stop_when_finished
         self._pending: tuple[Any, Any] | None = None  # scores of the last evaluation, until the sampler is updated
         self._updated = 0  # the last epoch that ended with an update
@@ -211,7 +225,7 @@ class AdaptiveTrainerMixin:
             dataloader, description, False if updates else prediction_loss_only, ignore_keys, metric_key_prefix
         )
         if updates:
-            self._pending = self._score(output)
+            self._pending = self._scores(output)
             figures = self.adaptive_sampler.measure(*self._pending)
             if self._epoch > 0 and abs(self._epoch - round(self._epoch)) < _WHOLE:
                 self._update()
@@ -219,6 +233,12 @@ class AdaptiveTrainerMixin:
             metrics = sampling_metrics(sampler.classes_, sampler.weights, prefix, figures)
             output.metrics.update(metrics)  # type: ignore[union-attr]  # None only in the type
         return output
+
+    def _scores(self, output: EvalLoopOutput) -> tuple[Any, Any]:
+        if self._score is not None:
+            return self._score(output)
+        label, logits = _labels_and_logits(output)
+        return label, sampler_scores(self.adaptive_sampler, logits)
 
     @property
     def _epoch(self) -> float:
@@ -243,7 +263,7 @@ class AdaptiveTrainerMixin:
         part = dataset.select(rows.tolist()) if hasattr(dataset, "select") else Subset(dataset, rows.tolist())
         parent: Any = super()
         output = parent.evaluation_loop(trainer.get_test_dataloader(part), "Sampling pool", False, None, "pool")
-        return rows, self._score(output)[1]
+        return rows, self._scores(output)[1]
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Train as ``Trainer`` does; resuming from a checkpoint also restores the sampler."""

@@ -35,9 +35,9 @@ from balancer.errors import InputError, MissingDependencyError
 from balancer.integrations.callback_base import (
     POOL,
     check_pool,
-    logits_to_scores,
     pool_rows,
     read_state,
+    sampler_scores,
     sampling_metrics,
     save_state,
     two_columns,
@@ -245,9 +245,11 @@ class AdaptiveLoss(keras.losses.Loss):  # type: ignore[misc]
 
     In training, ``sampler.logit_offset`` is added to the logits. Rows are counted by the weights of the
     batch, or, where it has none, by the weight of their class. In evaluation the log prior is added instead,
-    and all rows count alike: the loss then is that of :meth:`.SamplerCore.probabilities`, on the stream as it
-    is. :class:`AdaptiveCallback` changes between both, and it takes the weights of each new epoch over; in a
-    loop of your own call :meth:`for_training` after ``sampler.update``, and :meth:`for_evaluation`.
+    and all rows count alike: the loss then is the cross-entropy on the stream as it is, without the
+    correction for hardness of :meth:`.SamplerCore.probabilities`.
+
+    :class:`AdaptiveCallback` changes between both, and it takes the weights of each new epoch over. In a loop
+    of your own call :meth:`for_training` after ``sampler.update``, and :meth:`for_evaluation`.
 
     A model is saved with it. A loaded loss has no sampler: it is that of an evaluation.
 
@@ -530,7 +532,12 @@ class AdaptiveCallback(keras.callbacks.Callback):  # type: ignore[misc]
 
     def _predict(self, x: Any) -> NDArray[np.float64]:
         output = np.asarray(self.model.predict(x, batch_size=self.predict_batch_size, verbose=0))
-        return logits_to_scores(output) if self.from_logits else two_columns(output)
+        if self.from_logits:
+            return sampler_scores(self.sampler, output)
+        scores = two_columns(output)
+        if self._losses():  # the probabilities of a stream of equally frequent classes
+            scores = sampler_scores(self.sampler, np.log(np.maximum(scores, 1e-12)))
+        return scores
 
 
 def _check_targets(y: Any, sampler: SamplerCore) -> None:

@@ -56,6 +56,7 @@ from balancer.integrations.callback_base import (
     insert_arrays,
     logits_to_scores,
     pool_rows,
+    sampler_scores,
     sampling_metrics,
 )
 from balancer.sampling.core_view import CoreView
@@ -90,10 +91,16 @@ The class names are those of the sampler's labels, and the columns are in the or
 
 def forward_scores(module: LightningModule, batch: Any) -> Scored:
     """Labels and scores of a batch ``(x, y)``: ``y``, and the sigmoid or softmax of ``module(x)``."""
+    label, logits = _forward(module, batch)
+    return label, logits_to_scores(logits)
+
+
+def _forward(module: LightningModule, batch: Any) -> Scored:
+    """Labels and logits of a batch."""
     if not isinstance(batch, (tuple, list)) or len(batch) != 2:
         raise InputError("batches are no (x, y) pairs; give AdaptiveCallback a score function (module, batch) -> (y_true, y_score)")
     x, y = batch
-    return y, logits_to_scores(_array(module(x)))
+    return y, _array(module(x))
 
 
 class AdaptiveModuleMixin:
@@ -127,7 +134,7 @@ class AdaptiveModuleMixin:
         x, y = _pair(batch)
         logits = module(x)
         module.log("val_loss", self._adaptive().validation_loss(logits, y), batch_size=len(logits))
-        return {"y_true": y, "y_score": logits_to_scores(_array(logits))}
+        return {"y_true": y, "y_score": sampler_scores(self._adaptive(), _array(logits))}
 
     def _adaptive(self) -> CoreView:
         if self.adaptive_sampler is None:
@@ -146,7 +153,8 @@ class AdaptiveCallback(Callback):
         score: Function ``(module, batch) -> (y_true, y_score)``: labels (n,) and probabilities (n, K) in the
             order of ``sampler.classes_``. It is called in evaluation mode and without gradients. None: if
             ``validation_step`` returns a dict with ``y_true`` and ``y_score``, these are used; otherwise a
-            batch is a pair ``(x, y)`` and ``module(x)`` are logits of one or K columns.
+            batch is a pair ``(x, y)`` and ``module(x)`` are logits of one or K columns. Where the sampler's
+            loss is used, their probabilities are ``sampler.probabilities``.
         pool: Number of training rows to score after each epoch, read from the dataset of the training loader.
             With 0 none are scored, and hardness has no effect. Of a stream none are scored.
         stop_when_finished: Whether to stop when ``sampler.finished``: after ``patience`` epochs without a
@@ -378,7 +386,10 @@ class AdaptiveCallback(Callback):
 
     def _scores(self, module: LightningModule, batch: Any) -> Scored:
         with torch.no_grad():
-            return (self.score or forward_scores)(module, batch)
+            if self.score is not None:
+                return self.score(module, batch)
+            label, logits = _forward(module, batch)
+            return label, sampler_scores(self.sampler, logits)
 
 
 def _pair(batch: Any) -> tuple[Any, Any]:

@@ -15,6 +15,7 @@ from balancer.integrations.callback_base import (
     logits_to_scores,
     pool_rows,
     read_state,
+    sampler_scores,
     sampling_metrics,
     save_state,
     two_columns,
@@ -34,6 +35,15 @@ def test_logits_become_the_probabilities_that_torch_computes() -> None:
     assert two_columns(logits) is logits
     with pytest.raises(InputError, match="logits must be"):
         logits_to_scores(np.zeros((2, 3, 4)))
+
+
+@pytest.mark.parametrize("kind", [SamplerCore, AdaptiveSampler])
+def test_scores_are_those_of_the_natural_stream_where_the_loss_is_the_samplers(kind: Any) -> None:
+    logits = np.random.default_rng(0).normal(size=(50, 1))
+    labels = np.repeat([0, 1], [90, 10])
+    np.testing.assert_array_equal(sampler_scores(kind(labels, epochs=2), logits), logits_to_scores(logits))
+    natural = sampler_scores(kind(labels, epochs=2, compensated=True), logits)
+    np.testing.assert_allclose(natural, logits_to_scores(logits + np.log(10 / 90)))
 
 
 def test_nan_is_reported_by_the_sampler_with_its_row() -> None:

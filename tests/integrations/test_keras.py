@@ -15,6 +15,7 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from balancer.errors import InputError
+from balancer.integrations.callback_base import logits_to_scores
 from balancer.integrations.prefetch import BatchQueue
 from balancer.sampling.core import SamplerCore
 
@@ -288,7 +289,7 @@ def test_the_loss_is_that_of_the_torch_sampler(form: str, smoothing: float) -> N
     assert float(loss(given, output, core.sample_weight(rows))) == pytest.approx(float(by_row), rel=1e-5)
 
 
-def test_in_evaluation_the_loss_is_that_of_the_natural_probabilities(keras: Any) -> None:
+def test_in_evaluation_the_loss_is_that_of_the_natural_stream(keras: Any) -> None:
     from balancer.integrations.keras import AdaptiveCallback, AdaptiveLoss, AdaptiveSequence
 
     (x, y), valid = _table(600, 0), _table(300, 1)
@@ -308,8 +309,10 @@ def test_in_evaluation_the_loss_is_that_of_the_natural_probabilities(keras: Any)
     history = model.fit(batches, epochs=3, verbose=0, callbacks=[callback, Offsets()], validation_data=valid).history
     assert np.ptp([share[1] for share in shares]) < 1e-6  # a constant policy
     np.testing.assert_allclose(shares[0], np.exp(sampler.logit_offset), rtol=1e-5)
-    p = sampler.probabilities(model.predict(valid[0], verbose=0))
-    natural = -np.log(p[np.arange(300), valid[1]]).mean()
+    logits = model.predict(valid[0], verbose=0)
+    natural_p = logits_to_scores(logits[:, 0] + np.log(sampler.prior[1] / sampler.prior[0]))
+    natural = -np.log(natural_p[np.arange(300), valid[1]]).mean()
+    p = sampler.probabilities(logits)
     assert history["val_loss"][-1] == pytest.approx(natural, rel=1e-4)
     assert model.evaluate(*valid, verbose=0) == pytest.approx(natural, rel=1e-4)
     assert p[:, 1].mean() == pytest.approx(valid[1].mean(), abs=0.03)
