@@ -9,8 +9,8 @@ on held-out rows. The validation rows are split in two halves: the reward half m
 the threshold half is used for the threshold, and to check or fit the calibration. Then the estimator is
 trained again, on all rows, so that none is lost to validation.
 
-With the default policy the estimator ranks as it would alone, or better: see "The policy ``auto``" in
-:mod:`balancer.integrations.staged`.
+The default policy is made for rankings that are at least those of the estimator alone: see
+:mod:`balancer.integrations.masses`.
 
 :mod:`balancer.integrations.staged` describes how a classifier is trained epoch by epoch, and
 :mod:`balancer.integrations.probabilities` how its scores are corrected.
@@ -62,9 +62,10 @@ class AdaptiveClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):  #
         its ``decision_function`` is used. LightGBM and XGBoost that are made to stop early do so by the
         average precision of the held-out rows.
     policy
-        ``auto`` (the best constant for the way the estimator is trained), ``constant`` (or
-        ``constant:share=.2,hardness=1``), ``ppo`` and ``bandit`` (learned), ``rule``, the folder of a learned
-        policy, or an object with ``name`` and ``act``.
+        ``auto``, by the way of training: a constant for ensembles of trees, four masses of the classes by
+        trial for estimators that are fitted anew, see :mod:`balancer.integrations.masses`. ``constant``: the
+        same without trials. ``constant:share=.2,hardness=1``, ``ppo`` and ``bandit`` (learned), ``rule``, the
+        folder of a learned policy, or an object with ``name`` and ``act``.
     epochs
         Number of epochs: how often the policy sets the weights. There are fewer if the estimator has fewer
         trees.
@@ -203,7 +204,7 @@ class AdaptiveClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):  #
         held_out = validation.take(np.unique(np.concatenate(rows.parts)))
         options: dict[str, Any] = {"staging": self.staging, "epochs": epochs, "passes": self.passes, "seed": seed}
         staged = StagedEstimator(self._learner(), train.X, train.codes, classes, sample_weight=train.weight, **options)
-        sampler = staged.make_sampler(self.policy)
+        sampler = staged.make_sampler(self.policy, held_out=rows.separate)
         trained = train_epochs(staged, sampler, train.X, reward, held_out)
 
         notes = [*rows.notes, *sampler.notes]

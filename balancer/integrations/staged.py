@@ -22,11 +22,8 @@ class's mass (:meth:`SamplerCore.init_score`) and leave it out when they score, 
 of a stream with equally frequent classes. The scores of all others belong to a stream with the class shares
 :attr:`StagedEstimator.mass`, which :mod:`balancer.integrations.probabilities` corrects.
 
-**The policy ``auto``** (or ``constant``) is a constant that depends on the way of training, chosen on 24
-tables (docs/experiments.md). Trees that are added epoch by epoch are trained with class masses in proportion
-to ``prior ** .75`` (:data:`TREES`). Estimators that are fitted anew get the natural stream (:data:`NATURAL`),
-because linear models rank worse with any other. Estimators that are trained in steps draw and count rows as
-networks do.
+**The policy ``auto``** depends on the way of training: see :mod:`balancer.integrations.masses`. ``constant``
+is the same without trials. Estimators that are trained in steps draw and count rows as networks do.
 
 scikit-learn's histogram boosting can grow too, but its bins depend on the weights: the trees of earlier
 epochs would be evaluated with other bins, and weighted quantiles take twenty times as long as the rest of the
@@ -58,13 +55,14 @@ from sklearn.utils.validation import has_fit_parameter
 from balancer.dependencies import require
 from balancer.deprecation import warn_renamed
 from balancer.errors import InputError
+from balancer.integrations.masses import NATURAL, TREES, MassTrials
 from balancer.integrations.probabilities import Floats, class_probabilities, to_prior
 from balancer.integrations.tables import take_rows
-from balancer.sampling.constant_policy import ConstantPolicy, PriorPower
+from balancer.sampling.constant_policy import ConstantPolicy
 from balancer.sampling.core import SamplerCore
 from balancer.sampling.policies import Policy
 from balancer.sampling.seeding import generator, integer_seed
-from balancer.sampling.weights import START_FLOOR, SamplingWeights
+from balancer.sampling.weights import SamplingWeights
 
 Staging = Literal["boosting", "partial_fit", "warm_start", "sample_weight", "resample"]
 POOL = 50_000
@@ -75,10 +73,6 @@ MIN_DRAWS = 256
 A policy's limits on repeats in an epoch refer to it.
 """
 _INCREMENTAL = ("boosting", "partial_fit", "warm_start")
-NATURAL = ConstantPolicy(PriorPower(0.5), 0.0, START_FLOOR, "natural constant", class_importance=1.0, bounded=False)
-"""Every row counts 1, so the estimator is trained as without a policy."""
-TREES = ConstantPolicy(PriorPower(0.5), 0.0, START_FLOOR, "compensated constant", class_importance=0.5, bounded=False)
-"""Class masses in proportion to ``prior ** .75``, without hardness."""
 _EARLY_STOPPING = ("early_stopping_round", "early_stopping_rounds", "early_stopping", "n_iter_no_change")
 """Names of the parameter of LightGBM (the first is the main one) and XGBoost."""
 _LOGISTIC = {
@@ -249,7 +243,7 @@ class StagedEstimator:
         random_states = {key: value for key, value in self.estimator.get_params().items() if key.rpartition("__")[2] == "random_state"}
         self.estimator.set_params(**{key: integer_seed(seed, key) for key, value in random_states.items() if value is None})
         self._final = self.estimator.get_params(deep=False)
-        self._fitted: Floats | None = None  # weights of the last fit with weights
+        self._models: list[tuple[Floats, Any]] = []  # that were fitted with weights without hardness
         self._earlier: tuple[Any, Floats] | None = None  # the model of the epoch before, and its mass
 
     def _num_trees(self) -> int:
@@ -257,12 +251,20 @@ class StagedEstimator:
             return int(self.estimator.get_num_boosting_rounds())  # XGBoost, whose n_estimators may be None
         return int(self.estimator.get_params(deep=False)["n_estimators"])
 
-    def make_sampler(self, policy: str | Path | Policy | SamplingWeights) -> SamplerCore:
-        """Make the sampler of the training rows."""
+    def make_sampler(self, policy: str | Path | Policy | SamplingWeights, *, held_out: bool = True) -> SamplerCore:
+        """Make the sampler of the training rows.
+
+        Args:
+            policy: The policy; ``auto`` and ``constant`` depend on the way of training.
+            held_out: Whether figures come from rows that are not trained on; otherwise there are no trials.
+        """
         rows = len(self._codes)
         draws = max(-(-rows // self.epochs), min(rows, MIN_DRAWS), len(self.names))
         if isinstance(policy, str) and policy in ("auto", "constant") and self.compensated and self.staging != "partial_fit":
-            policy = TREES if self.staging in ("boosting", "warm_start") else NATURAL
+            if self.staging in _INCREMENTAL:
+                policy = TREES
+            else:
+                policy = MassTrials(self.epochs) if policy == "auto" and held_out else NATURAL
         return SamplerCore(self._codes, policy=policy, epochs=self.epochs, num_samples=draws, seed=self._seed, compensated=self.compensated)
 
     def fit_epoch(self, epoch: int, sampler: SamplerCore) -> None:
@@ -277,11 +279,13 @@ class StagedEstimator:
             self._fit_drawn(sampler, epoch)
         elif self.staging == "sample_weight":
             weights = self._weights(sampler)
-            if self._earlier is not None and self._fitted is not None and np.array_equal(weights, self._fitted):
-                self.estimator = self._earlier[0]  # a new fit would give the same model
+            same = [model for fitted, model in self._models if np.array_equal(fitted, weights)]
+            if same:
+                self.estimator = same[0]  # a new fit would give the same model
             else:
                 self._fit(weights)
-                self._fitted = weights
+                if sampler.weights.hardness == 0:
+                    self._models.append((weights, self.estimator))
         elif self.staging == "warm_start":
             self.estimator.set_params(warm_start=True, n_estimators=self._trees_until(epoch))
             if self._weight_keyword is not None:
@@ -515,7 +519,7 @@ class Training:
     """Rounds of boosting up to the best one, where the estimator stops early; None: all."""
 
 
-def train_epochs(staged: StagedEstimator, sampler: SamplerCore, X: Any, reward: Rows, stopping: Rows | None = None) -> Training:
+def train_epochs(staged: StagedEstimator, sampler: SamplerCore, X: Any, reward: Rows, held_out: Rows | None = None) -> Training:
     """Train all epochs, and update the sampler after each.
 
     Args:
@@ -523,20 +527,27 @@ def train_epochs(staged: StagedEstimator, sampler: SamplerCore, X: Any, reward: 
         sampler: Sampler of the training rows.
         X: (n, F) training rows, which are scored for the policy.
         reward: Held-out rows, which the policy's reward is measured on.
-        stopping: Held-out rows for boosted trees whose estimator stops early. They are trained until no round
-            improved the average precision of these rows for as many rounds as the estimator says, and the
-            trees up to the best round stay. None: as ``reward``.
+        held_out: All held-out rows. By their average precision masses of the classes are tried, and boosted
+            trees whose estimator stops early are trained until no round is better for as many rounds as it
+            says; the trees up to the best round stay. None: as ``reward``.
     """
     epochs: list[Epoch] = []
     best = BestRound(staged.patience)
+    held_out = reward if held_out is None else held_out
+    # Such policies need no scores of training rows.
+    even = isinstance(sampler.policy, MassTrials) or (isinstance(sampler.policy, ConstantPolicy) and sampler.policy.hardness == 0)
     for number in range(staged.epochs):
         weights = sampler.weights
         staged.fit_epoch(number, sampler)
-        rows = scored_pool(sampler.num_rows, sampler.seed, number)
-        scores = staged.policy_scores(reward.X)
-        sampler.update(reward.codes, scores, rows=rows, row_score=staged.policy_scores(take_rows(X, rows)), y_weight=reward.weight)
+        scored: dict[str, Any] = {}
+        if not even:
+            rows = scored_pool(sampler.num_rows, sampler.seed, number)
+            scored = {"rows": rows, "row_score": staged.policy_scores(take_rows(X, rows))}
+        if isinstance(sampler.policy, MassTrials):
+            sampler.policy.report(sampler.measure(held_out.codes, staged.policy_scores(held_out.X), held_out.weight)["average_precision"])
+        sampler.update(reward.codes, staged.policy_scores(reward.X), y_weight=reward.weight, **scored)
         epochs.append(Epoch(weights, staged.mass, sampler.metrics["f1"], sampler.metrics["average_precision"]))
-        if staged.patience and best.follow(staged, sampler, reward if stopping is None else stopping):
+        if staged.patience and best.follow(staged, sampler, held_out):
             break
     if not staged.patience:
         return Training(epochs, None)

@@ -27,6 +27,7 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.svm import SVC, LinearSVC
+from sklearn.tree import DecisionTreeClassifier
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from xgboost import XGBClassifier
 
@@ -299,16 +300,16 @@ def test_weights_are_expected_draws(tables: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["logistic regression", "pipeline", "neighbours", "no probabilities"])
-def test_the_default_trains_a_new_fit_on_all_rows_as_they_are(tables: Any, name: str) -> None:
+def test_the_constant_trains_a_new_fit_on_all_rows_as_they_are(tables: Any, name: str) -> None:
     X, y, X_test, _ = tables
     X, y = X[:1500], y[:1500]
     learner = LEARNERS[name][0]
-    model, alone = adaptive(learner, policy="auto", calibrate=None).fit(X, y), clone(learner).set_params(**seeded(learner)).fit(X, y)
+    model, alone = adaptive(learner, policy="constant", calibrate=None).fit(X, y), clone(learner).set_params(**seeded(learner)).fit(X, y)
     if hasattr(alone, "predict_proba"):
         np.testing.assert_allclose(model.predict_proba(X_test), alone.predict_proba(X_test), rtol=1e-6)
     else:
         np.testing.assert_allclose(model.estimator_.decision_function(X_test), alone.decision_function(X_test), rtol=1e-4)
-    held_out = adaptive(learner, policy="auto", refit=False).fit(X, y)
+    held_out = adaptive(learner, policy="constant", refit=False).fit(X, y)
     assert (held_out.estimator_.n_features_in_ == X.shape[1] and held_out.threshold_ == model.threshold_) or name == "no probabilities"
 
 
@@ -324,6 +325,51 @@ def test_the_default_for_trees_has_the_mass_of_prior_to_three_quarters(tables: A
     np.testing.assert_allclose(np.exp(sampler.logit_offset), prior**0.75 / (prior**0.75).sum(), rtol=1e-3)
     staged.fit_epoch(0, sampler)
     np.testing.assert_allclose(staged.mass, np.exp(sampler.logit_offset))
+
+
+def test_masses_are_tried_on_held_out_rows(tables: Any) -> None:
+    X, y, *_ = tables
+    model = adaptive(LogisticRegression(), policy="auto", epochs=7).fit(X, y)
+    prior = y.mean()
+    shares = [line["share"][1] for line in model.history_]
+    powers = [prior**p / (prior**p + (1 - prior) ** p) for p in (0.5, 0.0, 0.75)]
+    np.testing.assert_allclose(shares[1:4], powers, atol=1e-3)
+    assert len(set(shares[4:])) == 1 and shares[4] in shares[:4]
+    assert model.policy_.name == "masses by trial" and model.calibration_.method == "prior"
+    staged = StagedEstimator(LogisticRegression(), X, y, np.arange(2), staging="auto", epochs=4, passes=1, seed=0)
+    sampler = staged.make_sampler("auto")
+    figures = []
+    for epoch in range(3):
+        staged.fit_epoch(epoch, sampler)
+        figures.append(average_precision_score(y, staged.score(X)[:, 1]))
+        sampler.policy.report(figures[-1])
+        sampler.update(y, staged.policy_scores(X))
+    staged.fit_epoch(3, sampler)
+    assert average_precision_score(y, staged.score(X)[:, 1]) == max(figures)
+    few = adaptive(LogisticRegression(), policy="auto").fit(np.arange(12.0)[:, None], [0] * 9 + [1] * 3)
+    assert few.policy_.name == "natural constant"  # figures of training rows would choose the mass that fits them most
+
+
+def test_the_mass_that_ranks_best_is_kept() -> None:
+    rng = np.random.default_rng(0)
+    y = (np.arange(6000) % 30 == 0).astype(np.int64)
+    X = rng.normal(size=(6000, 3))
+    X[:, 0] += 2.0 * y
+    far = (y == 1) & (rng.random(6000) < 0.1)
+    X[far, 0] -= 10.0  # a linear model that heeds these rows ranks the others worse
+    train, test = slice(0, 4000), slice(4000, 6000)
+
+    def precision(learner: Any, policy: str) -> float:
+        model = adaptive(learner, policy=policy, epochs=8).fit(X[train], y[train])
+        return float(average_precision_score(y[test], model.predict_proba(X[test])[:, 1]))
+
+    equal = "constant:share=equal,hardness=0"
+    linear = LogisticRegression()
+    natural = precision(linear, "constant")
+    assert precision(linear, "auto") == pytest.approx(natural, abs=0.01)
+    assert natural > precision(linear, equal) + 0.05
+    tree = DecisionTreeClassifier(max_depth=6, min_weight_fraction_leaf=0.05, random_state=0)  # 3 % of the weight are no leaf
+    assert precision(tree, "auto") > precision(tree, "constant") + 0.05
 
 
 class Alternating:
@@ -414,16 +460,16 @@ def test_weights_of_rows_change_what_is_learned(tables: Any, name: str) -> None:
 def test_weights_of_rows_count_in_probabilities_and_figures(tables: Any) -> None:
     X, y, X_test, y_test = tables
     weight = np.where(y == 1, 4.0, 1.0)
-    model = adaptive(LogisticRegression(), policy="auto").fit(X, y, sample_weight=weight)
+    model = adaptive(LogisticRegression(), policy="constant").fit(X, y, sample_weight=weight)
     alone = LogisticRegression().fit(X, y, sample_weight=weight)
     np.testing.assert_allclose(model.predict_proba(X_test), alone.predict_proba(X_test), rtol=1e-6)
     boosted = adaptive(LGBMClassifier(n_estimators=40, verbosity=-1, n_jobs=1), policy="auto").fit(X, y, sample_weight=weight)
-    curve = adaptive(LogisticRegression(), policy="auto", calibrate="isotonic").fit(X, y, sample_weight=weight)
+    curve = adaptive(LogisticRegression(), policy="constant", calibrate="isotonic").fit(X, y, sample_weight=weight)
     counts = np.where(y_test == 1, 4.0, 1.0)
     for fitted in (boosted, curve):
         mean = np.average(fitted.predict_proba(X_test)[:, 1], weights=counts)
         assert mean == pytest.approx(np.average(y_test, weights=counts), abs=0.04)
-    plain = adaptive(LogisticRegression(), policy="auto").fit(X, y)
+    plain = adaptive(LogisticRegression(), policy="constant").fit(X, y)
     assert model.history_[0]["average_precision"] > plain.history_[0]["average_precision"] + 0.05
 
 
@@ -495,18 +541,18 @@ def test_metadata_routing_brings_weights_of_rows(tables: Any) -> None:
 
 def test_validation_rows_of_ones_own(tables: Any) -> None:
     X, y, X_test, y_test = tables
-    model = adaptive(LogisticRegression(), policy="auto").fit(X, y, X_val=X_test, y_val=y_test)
+    model = adaptive(LogisticRegression(), policy="constant").fit(X, y, X_val=X_test, y_val=y_test)
     np.testing.assert_allclose(model.predict_proba(X_test), LogisticRegression().fit(X, y).predict_proba(X_test), rtol=1e-6)
-    ordered = adaptive(LogisticRegression(), policy="auto", shuffle=False).fit(X, y, X_val=X_test, y_val=y_test)
+    ordered = adaptive(LogisticRegression(), policy="constant", shuffle=False).fit(X, y, X_val=X_test, y_val=y_test)
     late, score = y_test[2500:], ordered.predict_proba(X_test[2500:])[:, 1]
     assert f1_score(late, score >= ordered.threshold_) >= max(
         f1_score(late, score >= t, zero_division=0) for t in np.linspace(0.05, 0.95, 91)
     )
     weight = (np.arange(len(y_test)) < 2500).astype(float)
-    first = adaptive(LogisticRegression(), policy="auto").fit(X, y, X_val=X_test, y_val=y_test, sample_weight_val=weight)
-    cut = adaptive(LogisticRegression(), policy="auto").fit(X, y, X_val=X_test[:2500], y_val=y_test[:2500])
+    first = adaptive(LogisticRegression(), policy="constant").fit(X, y, X_val=X_test, y_val=y_test, sample_weight_val=weight)
+    cut = adaptive(LogisticRegression(), policy="constant").fit(X, y, X_val=X_test[:2500], y_val=y_test[:2500])
     assert first.threshold_ == cut.threshold_ and first.history_ == cut.history_
-    tiny = adaptive(LogisticRegression(), policy="auto").fit(X, y, X_val=X_test[:20], y_val=[0] * 19 + [1])
+    tiny = adaptive(LogisticRegression(), policy="constant").fit(X, y, X_val=X_test[:20], y_val=[0] * 19 + [1])
     assert "the same rows measure the policy and tune the threshold" in tiny.notes_[0]
 
 
