@@ -42,6 +42,7 @@ from balancer.sampling.row_sampler import RowSampler, kept_share
 from balancer.sampling.scores import macro_metrics
 from balancer.sampling.seeding import generator
 from balancer.sampling.stopping import Stopping
+from balancer.sampling.tilt import HardnessTilt
 from balancer.sampling.weights import Floats, SamplingWeights
 
 STATE_VERSION = 1
@@ -157,6 +158,9 @@ class SamplerCore:
         self._drawn: tuple[SamplingWeights, SamplingWeights] | None = None  # weights, and those with the shares drawn
         self._epoch_draws, self._batch_size = self.num_samples, 0  # as rows are drawn in the loop; 0: no batches
         self._begun = False  # whether rows were drawn
+        self._trained = False  # whether rows were drawn, to be trained on, since the last update
+        self._counted = False  # whether the loss counts rows by their own weights
+        self._tilt: HardnessTilt | None = None  # of the last epoch before the last update
         self._contradicted = False  # whether the weights are used although compensated=False was given
         self._controller: Controller = self._new_controller()
         self.epoch = 0
@@ -317,6 +321,7 @@ class SamplerCore:
         """
         chosen = self._chosen(rows)
         self.use_compensation()
+        self._counted = True
         weights, kept = self._drawing()
         return self._rows.loss_weights(chosen, weights, self._epoch_draws, keep_minority=kept)
 
@@ -329,16 +334,38 @@ class SamplerCore:
             prior: Stream to which the probabilities belong: ``natural`` (the class prior of the training
                 rows), ``balanced`` (all classes equally frequent), or a prior (K,).
 
+        What hardness has done to the logits in the last epoch is taken out of them, see
+        :mod:`balancer.sampling.tilt`.
+
         Returns:
             (n, K) in the order of :attr:`classes_`.
 
         Raises:
             InputError: Logits of another shape, or a prior that is none.
         """
-        wide = two_columns(numbers(logits, "logits"), len(self.classes_)) + np.log(self.stream_prior(prior))
+        wide = two_columns(numbers(logits, "logits"), len(self.classes_))
+        wide = wide + self.correction(wide) + np.log(self.stream_prior(prior))
         wide -= wide.max(axis=1, keepdims=True)
         odds = np.exp(wide)
         return np.asarray(odds / odds.sum(axis=1, keepdims=True))
+
+    def correction(self, logits: Floats) -> Floats:
+        """(n, K) what to add to raw logits (n, K) so that hardness has no effect on the probabilities.
+
+        It is 0 where no class is drawn by hardness. Classes have the order of :attr:`classes_`.
+        """
+        tilt = self._present_tilt()
+        if tilt is None or not np.isfinite(logits).all():
+            return np.zeros_like(logits)
+        order, rank = self._labels.order, self._labels.rank
+        return tilt.correction(logits[:, order], self._rows.prior)[:, rank]
+
+    def _present_tilt(self) -> HardnessTilt | None:
+        """The tilt of the rows that the model was last trained on."""
+        if not self._trained:
+            return self._tilt
+        weights, _ = self._drawing()
+        return self._rows.tilt(weights, self._epoch_draws, counted=self._counted)
 
     def stream_prior(self, prior: str | ArrayLike) -> Floats:
         """(K,) the prior that :meth:`probabilities` takes, in the order of :attr:`classes_`."""
@@ -413,7 +440,7 @@ class SamplerCore:
         """
         size = self.num_samples if n is None else whole_number(n, "n", len(self._labels.counts), "the number of classes")
         number = self.epoch if epoch is None else whole_number(epoch, "epoch", 0)
-        self._begun = True
+        self._begun = self._trained = True
         if rng is not None:
             return self._rows.draw(size, self._controller.weights, rng, keep_minority=True)
         rows = np.concatenate([self.draw_block(number, block, size) for block in range(-(-size // BLOCK))])
@@ -435,7 +462,7 @@ class SamplerCore:
         Returns:
             (n,) int64 rows, n at most :data:`BLOCK`.
         """
-        self._begun = True
+        self._begun = self._trained = True
         rng = generator(self.seed, "draw", epoch, *([block] if block else []))
         size = min(BLOCK, epoch_draws - block * BLOCK)
         weights = self._controller.weights
@@ -480,7 +507,7 @@ class SamplerCore:
         Returns:
             (n, batch_size) int64 rows, n at most :func:`batches_of_block`.
         """
-        self._begun = True
+        self._begun = self._trained = True
         each, weights = batches_of_block(batch_size), self._controller.weights
         asked = (self.seed, epoch, num_batches, batch_size, weights)
         if self._quotas is None or not _same(self._quotas[0], asked):
@@ -518,10 +545,12 @@ class SamplerCore:
         shares of its stream are ``exp(logit_offset)``; :meth:`init_score` takes them out of its raw scores.
 
         >>> policy = "constant:share=.2,hardness=0,class_importance=.5"
-        >>> SamplerCore([0] * 98 + [1] * 2, epochs=1, policy=policy).effective_weights()[[0, -1]].round(2).tolist()
+        >>> sampler = SamplerCore([0] * 98 + [1] * 2, epochs=1, policy=policy)
+        >>> sampler.effective_weights()[[0, -1]].round(2).tolist()
         [0.95, 3.33]
         """
         self.use_compensation()
+        self._trained = self._counted = True
         weights, kept = self._drawing()
         mass = self._rows.probabilities(weights, self._epoch_draws, keep_minority=kept)
         mass *= self._rows.loss_weights(np.arange(self.num_rows), weights, self._epoch_draws, keep_minority=kept)
@@ -586,7 +615,7 @@ class SamplerCore:
             codes = self._labels.codes[chosen].astype(np.int64)
             train = self._scored(codes, row_score, "rows", "row_score")
             chosen = chosen[codes >= 0]
-        controller = self._controller
+        controller, tilt = self._controller, self._present_tilt()
         before = getattr(controller, "compensated", None)
         if before is not None:
             controller.compensated = self.compensated  # type: ignore[attr-defined]
@@ -599,6 +628,7 @@ class SamplerCore:
         self._stopping.update(controller.metrics["average_precision"])
         if chosen is not None:
             self._rows.refresh(chosen, train.score)
+        self._tilt, self._trained = tilt, False
         return self.weights
 
     def measure(self, y_true: ArrayLike | Sequence[str], y_score: ArrayLike, y_weight: ArrayLike | None = None) -> dict[str, float]:
@@ -694,6 +724,8 @@ class SamplerCore:
             "rows": self._rows.state_dict(),
             "stopping": self._stopping.state_dict(),
             "compensated": self._compensation,
+            "trained": [self._trained, self._counted],
+            "tilt": None if self._tilt is None else self._tilt.to_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -719,6 +751,9 @@ class SamplerCore:
             if compensation not in (None, True, False):
                 raise ValueError(f"compensated is {compensation!r}")
             stopping.load_state_dict(state.get("stopping", {"figures": []}))
+            trained, counted = map(bool, state.get("trained", (False, False)))
+            tilt = state.get("tilt")
+            tilt = None if tilt is None else HardnessTilt.from_dict(tilt, len(self._labels.counts))
             self._controller.load_state_dict(state["controller"])
             self._rows.load_state_dict(state["rows"])
         except (KeyError, TypeError, ValueError) as error:
@@ -726,6 +761,7 @@ class SamplerCore:
             raise error if isinstance(error, InputError) else InputError(f"saved state is corrupt ({error!r}); load another one") from error
         self.seed, self.epoch = seed, epoch
         self._stopping, self._compensation, self._begun = stopping, compensation, True
+        self._trained, self._counted, self._tilt = trained, counted, tilt
 
 
 def _check_classes(labels: LabelCodes) -> None:

@@ -202,11 +202,9 @@ class CoreView:
 
         if not isinstance(logits, torch.Tensor):
             raise InputError(f"logits must be a tensor, not {type(logits).__name__}")
-        log_prior = np.log(self._core.stream_prior(prior))
-        weight, offset = (
-            torch.as_tensor(values, dtype=torch.float32, device=logits.device) for values in (np.ones(len(log_prior)), log_prior)
-        )
-        return compensated_loss(logits, self._codes(target, logits.device), weight, offset, reduction=reduction)
+        natural = self._natural(logits, prior)
+        alike = torch.ones(natural.shape[1], dtype=natural.dtype, device=natural.device)
+        return compensated_loss(natural, self._codes(target, logits.device), alike, torch.zeros_like(alike), reduction=reduction)
 
     def _loss_tensors(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """Class weights (K,) and logit offsets (K,) on ``device``, copied there once for each epoch."""
@@ -292,10 +290,14 @@ class CoreView:
         """
         if not HAS_TORCH or not isinstance(logits, torch.Tensor):
             return self._core.probabilities(logits, prior)
+        return torch.softmax(self._natural(logits, prior), dim=1)
+
+    def _natural(self, logits: torch.Tensor, prior: str | ArrayLike) -> torch.Tensor:
+        """(n, K) logits of the stream with ``prior``: with its logarithm, without the effect of hardness."""
         wide, classes = logits if logits.dtype == torch.float64 else logits.float(), len(self.classes_)
         if classes == 2 and (wide.ndim == 1 or wide.shape[1:] == (1,)):
             wide = torch.stack([torch.zeros_like(wide.reshape(-1)), wide.reshape(-1)], dim=1)
         if wide.ndim != 2 or wide.shape[1] != classes:
             raise InputError(f"logits must have the shape (n, {classes}), not {tuple(logits.shape)}; move the classes to the last axis")
-        log_prior = torch.as_tensor(np.log(self._core.stream_prior(prior)), dtype=wide.dtype, device=wide.device)
-        return torch.softmax(wide + log_prior, dim=1)
+        change = self._core.correction(wide.detach().cpu().double().numpy()) + np.log(self._core.stream_prior(prior))
+        return wide + torch.as_tensor(change, dtype=wide.dtype, device=wide.device)

@@ -118,10 +118,10 @@ class AdaptiveLoss(nn.Module):
         label_smoothing: As in :meth:`~balancer.sampling.torch_sampler.AdaptiveSampler.loss`.
 
     >>> from balancer import AdaptiveSampler
-    >>> sampler = AdaptiveSampler([0] * 90 + [1] * 10, epochs=2)
+    >>> sampler = AdaptiveSampler([0] * 90 + [1] * 10, epochs=2, policy="constant:share=.5,hardness=0")
     >>> loss = AdaptiveLoss(sampler)
     >>> round(loss(torch.zeros(4), torch.tensor([0, 1, 1, 0])).item(), 3)
-    0.779
+    0.693
     """
 
     def __init__(self, sampler: HasLoss, *, reduction: str = "mean", label_smoothing: float = 0.0) -> None:

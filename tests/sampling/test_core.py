@@ -198,7 +198,8 @@ def _with(**changed: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
 def test_bad_updates_change_nothing(change: Callable[[dict[str, Any]], dict[str, Any]], message: str) -> None:
     sampler = _sampler("rule")
     sampler.update(**_scored())
-    before, rows = _plain(sampler.state_dict()), sampler.draw(epoch=1)
+    rows = sampler.draw(epoch=1)
+    before = _plain(sampler.state_dict())
     with pytest.raises(InputError, match=message):
         sampler.update(**change(_scored(1)))
     assert _plain(sampler.state_dict()) == before
@@ -352,7 +353,7 @@ def _as_column(values: np.ndarray) -> np.ndarray:
 FORMS: list[Callable[[np.ndarray], Any]] = [
     np.ndarray.tolist,
     lambda values: torch.as_tensor(values, dtype=torch.float32).requires_grad_(),
-    lambda values: torch.as_tensor(values, dtype=torch.float64).exp().log(),
+    lambda values: torch.as_tensor(values, dtype=torch.float64).requires_grad_() * 1.0,
     lambda values: [torch.as_tensor(value).requires_grad_() for value in values],
     _as_column,
     lambda values: torch.as_tensor(values)[:, None].bfloat16(),

@@ -388,6 +388,20 @@ def test_labels_of_many_kinds() -> None:
     assert stream.skipped >= stream.seen.sum() * 2
 
 
+def test_a_data_set_with_indices_is_read_in_its_order() -> None:
+    pairs = _items(400, 0.2)
+
+    class Indexed:
+        def __len__(self) -> int:
+            return len(pairs)
+
+        def __getitem__(self, row: int) -> tuple[int, int]:
+            return pairs[row]
+
+    for options in ({}, {"rank": 1, "num_replicas": 2}):
+        assert list(_stream(Indexed(), **options)) == list(_stream(pairs, **options))
+
+
 def test_errors_for_wrong_arguments() -> None:
     items = _items(50, 0.5)
     for options, match in (

@@ -1,0 +1,160 @@
+"""What hardness does to the probabilities of a model, and how it is taken out of them.
+
+Within a class, rows with a large error are drawn more often, so a model learns the density of the class
+times a *tilt* ``m(error)``: how often a row with this error is drawn, relative to an even draw, and times the
+weight that it counts by. The error of a row follows from the model's own probabilities, so the tilt is a
+known function of them. If ``z`` (n, K) are the raw logits, trained with the offset of the class shares, the
+logarithm of the density of class ``c`` is ``z_c - log m_c(error_c)``, and the posterior of the natural stream
+satisfies
+
+    p = softmax(z + log prior - log m(error(p)))
+
+which is solved for p: for two classes by inverting a function of one number, for more by iteration. Where
+hardness does not act, m is 1.
+
+The errors are those of the scores that were given. Some loops give natural probabilities, others the softmax
+of the raw logits; the scored training rows, whose classes are known, show which (:func:`are_natural`). In the
+second case the errors follow from z directly, and nothing needs to be solved.
+
+It is exact for a model that fits, and as far as the scores of the last update are those of the present model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from balancer.sampling.weights import ERROR_OFFSET, Floats
+
+_TINY = 1e-300
+_GRID = np.linspace(-30.0, 30.0, 6001)
+"""Log-odds at which the function of one number is tabulated; beyond them the tilt is constant."""
+_ITERATIONS = 100
+_PRECISION = 1e-6
+"""Largest change of a logit in the last iteration."""
+_NEAR = 0.2
+"""How far from a solution a row may stay whose iteration does not end."""
+_MOST = 50.0
+"""Largest factor of an accelerated step."""
+_CELLS = 100_000
+"""Scores that are looked at by :func:`are_natural`, at most; more are thinned evenly."""
+_STEPS = 40
+
+
+@dataclass(frozen=True)
+class HardnessTilt:
+    """The tilt of each class in an epoch.
+
+    Classes have the order of the shares.
+    """
+
+    hardness: float
+    floor: float
+    importance: float
+    """Exponent of the rows' weights; 0 where the loss counts by class alone."""
+    terms: Floats
+    """(6, K) of each class; NaN where hardness does not act.
+
+    Factor, lowest and highest weight of a scored row, and probability of an unscored one, all relative to an
+    even draw; part of the rows that are scored; mean of the rows' weights over the draws."""
+    natural: bool
+    """Whether errors are those of natural probabilities; False: of the softmax of the raw logits."""
+
+    def log_mass(self, scores: Floats) -> Floats:
+        """(n, K) logarithm of the tilt for scores (n, K) as they are given; 0 without hardness."""
+        result = np.zeros_like(scores)
+        for c in np.flatnonzero(~np.isnan(self.terms[0])).tolist():
+            factor, low, high, unscored, part, mean = self.terms[:, c]
+            weight = np.clip((1.0 - scores[:, c] + ERROR_OFFSET) ** self.hardness, low, high)
+            mass = part * self._counted(factor * weight) + (1.0 - part) * self._counted(unscored)
+            result[:, c] = np.log(np.maximum(mass / mean, _TINY))
+        return result
+
+    def _counted(self, relative: Any) -> Any:
+        """Frequency times weight of a row, from its probability in a hard draw relative to an even one."""
+        return np.maximum(self.floor + (1.0 - self.floor) * relative, _TINY) ** (1.0 - self.importance)
+
+    def correction(self, logits: Floats, prior: Floats) -> Floats:
+        """(n, K) what to add to the raw logits (n, K) of a model; ``prior`` (K,) is the natural one."""
+        if not self.natural:
+            return -self.log_mass(_softmax(logits))
+        logits = logits + np.log(np.maximum(prior, _TINY))
+        if logits.shape[1] == 2:
+            return self._of_two(logits[:, 1] - logits[:, 0])
+        found, active = np.zeros_like(logits), np.arange(len(logits))
+        value = step = np.zeros_like(logits)
+        for turn in range(_ITERATIONS):
+            new = -self.log_mass(_softmax(logits[active] + found[active]))
+            new_step = new - found[active]
+            change = new_step - step
+            # Anderson acceleration of depth 1: plain iteration is slow where the tilt nearly undoes the logits.
+            part = (new_step * change).sum(axis=1) / np.maximum((change * change).sum(axis=1), _TINY) if turn else np.zeros(len(active))
+            found[active] = new - np.clip(part, -_MOST, _MOST)[:, None] * (new - value)
+            left = np.abs(new_step).max(axis=1) > _PRECISION
+            active, value, step = active[left], new[left], new_step[left]
+            if not len(active):
+                return found
+        # Above an exponent of about 1 the solution may not be unique: then the tilt of the uncorrected scores.
+        lost = active[np.abs(step).max(axis=1) > _NEAR]
+        found[lost] = -self.log_mass(_softmax(logits[lost]))
+        return found
+
+    def _of_two(self, log_odds: Floats) -> Floats:
+        mass = self.log_mass(_softmax(np.stack([np.zeros_like(_GRID), _GRID], axis=1)))
+        found = np.maximum.accumulate(_GRID + mass[:, 1] - mass[:, 0])  # what a model shows for each true log-odds
+        return np.stack([-np.interp(log_odds, found, mass[:, c]) for c in range(2)], axis=1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Values that JSON can hold; :meth:`from_dict` restores the tilt."""
+        terms = [[None if np.isnan(value) else value for value in row] for row in self.terms.tolist()]
+        numbers = {"hardness": self.hardness, "floor": self.floor, "importance": self.importance}
+        return numbers | {"terms": terms, "natural": self.natural}
+
+    @classmethod
+    def from_dict(cls, state: Mapping[str, Any], num_classes: int) -> HardnessTilt:
+        """Restore a tilt from the values of :meth:`to_dict`.
+
+        Raises:
+            KeyError, TypeError, ValueError: The values are incomplete or for another number of classes.
+        """
+        terms = np.array(state["terms"], dtype=np.float64)
+        if terms.shape != (6, num_classes):
+            raise ValueError(f"tilt of shape {terms.shape} for {num_classes} classes")
+        return cls(float(state["hardness"]), float(state["floor"]), float(state["importance"]), terms, bool(state["natural"]))
+
+
+def are_natural(codes: NDArray[np.integer[Any]], scores: NDArray[np.floating[Any]], prior: Floats) -> bool:
+    """Whether scores are probabilities of the natural stream, not of one with equally frequent classes.
+
+    Natural probabilities have the class frequencies as their mean. So the shift of the scores' logarithms
+    that gives them the frequencies of rows with known classes is that of the prior, or none. Classes may be
+    thinned among the rows.
+
+    Args:
+        codes: (n,) class of each row.
+        scores: (n, K).
+        prior: (K,) class prior of the natural stream.
+    """
+    num_classes = len(prior)
+    every = max(1, len(codes) * num_classes // _CELLS)
+    codes, log_score = codes[::every], np.log(np.maximum(scores[::every], 1e-12))
+    counts = np.bincount(codes, minlength=num_classes) + 0.5
+    shift = np.zeros(num_classes)
+    for _ in range(_STEPS):  # iterative proportional fitting
+        step = np.log(counts / (_softmax(log_score + shift).sum(axis=0) + 0.5))
+        shift += step
+        if np.abs(step).max() < 1e-3:
+            break
+    log_prior = np.log(np.maximum(prior, 1e-12))
+    missing = shift + log_prior - np.log(counts / counts.sum())  # what natural probabilities have more than the scores
+    centred = log_prior - log_prior.mean()
+    return bool((missing - missing.mean()) @ centred <= 0.5 * (centred @ centred))
+
+
+def _softmax(logits: Floats) -> Floats:
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(odds / odds.sum(axis=1, keepdims=True))
