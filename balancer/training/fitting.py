@@ -247,6 +247,9 @@ class _Fit:
         self.sampler.load_state_dict(_part(arrays, "sampler"))
         if self.controller is not None:
             self.controller.load_state_dict(meta["controller"])
+            if self.treatment.loss == "sampler" and not self.controller.compensated:
+                # Version 0.1 began this run, with a loss that counts all rows alike.
+                self.treatment = replace(self.treatment, loss="plain")
         self.auxiliary.load_state_dict(_nested(_part(arrays, "task"), meta.get("tasks", {})))
         self.figures = meta["figures"]
 

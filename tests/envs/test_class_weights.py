@@ -91,7 +91,7 @@ def test_actions_change_what_the_docstring_says() -> None:
 
 
 def test_version_0_is_what_it_was() -> None:
-    """Actions of K + 2 numbers move shares within the limit, hardness and floor; no row counts more than another."""
+    """Actions of K + 2 numbers move shares within the limit, hardness and floor; all rows count alike."""
     calls: list[tuple[Any, ...]] = []
     task = _own_task(calls)
     env = ClassWeightsEnv(task, version=0, epochs=3, steps_per_epoch=4, batch_size=50)
@@ -178,7 +178,7 @@ def test_a_student_of_ones_own_gets_rows_weights_and_offsets(time: bool) -> None
 
 
 def test_a_thinned_table_counts_as_the_table_that_it_represents() -> None:
-    """Rows of class 0 that represent ten rows each: prior, weights, offset and hardness are of the whole table."""
+    """Each row of class 0 represents ten: prior, weights, offset and hardness are of the whole table."""
     calls: list[tuple[Any, ...]] = []
     whole = _own_task(calls)
     represented = np.where(whole.label[:600] == 0, 10.0, 1.0)

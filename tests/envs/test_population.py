@@ -92,7 +92,7 @@ COMMON = np.array([0.6, 0.3, 0.1])
 
 
 def _scored_pair(age: bool = False) -> tuple[PopulationStack, RowSampler, np.ndarray]:
-    """A stack of one student and a row sampler with the same scores of every second row, and the scored rows."""
+    """A stack of one student and a row sampler with the same scores, and the scored rows: every second."""
     problem = dataclasses.replace(PROBLEM, train_age=AGE) if age else PROBLEM
     stack = PopulationStack(problem, groups=1, batch_size=32, seed=1, compensated=np.ones(1, dtype=bool))
     stack.begin(0, total_steps=10)
@@ -155,7 +155,7 @@ def test_draws_are_distributed_as_the_row_samplers(share: np.ndarray, hardness: 
 
 
 def test_a_student_is_drawn_for_alike_in_any_company() -> None:
-    """Beside siblings with other weights, half-lives among them, the rows and weights of a student stay the same."""
+    """Beside siblings with other weights or a half-life, rows and weights of a student stay the same."""
     problem = dataclasses.replace(PROBLEM, train_age=AGE)
     kinds = [
         SamplingWeights(COMMON, 1.5, 0.2, 0.5, 0.7),
@@ -199,7 +199,7 @@ def test_the_last_class_without_a_share_is_never_drawn() -> None:
 
 
 def test_compensated_students_train_by_weights_and_offset() -> None:
-    """One step of the stack against torch: row weights, class weights and offsets of a student; the other has none."""
+    """A gradient against torch: one student has row weights, class weights and offsets, the other none."""
     stack = _stack(groups=1, siblings=2, kinds=StudentKinds.fixed(2, 3e-3, 0.0, 0.0), compensated=np.array([True, False]))
     stack.begin(0, total_steps=20)
     pool = np.arange(0, len(PROBLEM.y_train), 2)

@@ -86,7 +86,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "policy evaluate" in capsys.readouterr().out.replace("\n", " ")
     assert main(["policy", "evaluate", str(out), "--number", "2", "--groups", "1", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
-    assert {"policy", "none", "one_to_one", "good_constant"} <= set(result["policies"])
+    assert {"policy", "none", "one_to_one", "auto", "start", "schedule", "rule", "random"} <= set(result["policies"])
     assert result["policies"]["none"]["average_precision_against_reference"]["difference"] == 0
     assert main(["policy", "evaluate", "start", "--number", "1", "--groups", "1"]) == 0
     assert "difference in AP" in capsys.readouterr().out.replace("\n", " ")

@@ -10,21 +10,74 @@ from balancer.envs.population import PopulationStack
 from balancer.envs.problem import synthetic_problem
 from balancer.envs.vec_env import PopulationEpisode
 from balancer.errors import InputError
-from balancer.policy_learning.walking import PolicyWalk, walk_policies
+from balancer.policy_learning.walking import PolicyWalk, fitting_bias, walk_policies
+from balancer.sampling.constant_policy import COMPENSATED, PLAIN_MANY, DefaultPolicy
 from balancer.sampling.observation import Observation
 from balancer.sampling.policies import FALLBACK, ConstantPolicy, StartPolicy, load_policy
+from balancer.sampling.weights import SamplingWeights
 
 PROBLEM = synthetic_problem(3, rows=1_000)
 
 
-def _episode() -> PopulationEpisode:
-    return PopulationEpisode(PopulationStack(PROBLEM, groups=2, siblings=3, batch_size=32), epochs=3, steps_per_epoch=2)
+def _episode(compensated: np.ndarray | None = None) -> PopulationEpisode:
+    stack = PopulationStack(PROBLEM, groups=2, siblings=3, batch_size=32, compensated=compensated)
+    return PopulationEpisode(stack, epochs=3, steps_per_epoch=2)
+
+
+class _Spy:
+    """A policy that notes what it saw; its answer is the weights given."""
+
+    name = "spy"
+
+    def __init__(self, weights: SamplingWeights) -> None:
+        self.weights, self.seen = weights, list[Observation]()
+
+    def act(self, observation: Observation) -> SamplingWeights:
+        self.seen.append(observation)
+        return self.weights
+
+
+def test_students_start_with_the_bias_that_fits_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Zero with the sampler's loss, else the log of the first shares; or a bias of one's own."""
+    shares = [np.array([0.5, 0.3, 0.2]), np.array([0.9, 0.06, 0.04]), np.array([0.2, 0.4, 0.4])]
+    policies = [_Spy(SamplingWeights(share, class_importance=0.5)) for share in shares]
+    added: list[np.ndarray] = []
+    monkeypatch.setattr(PopulationStack, "add_bias", lambda self, bias: added.append(bias))
+    compensated = np.array([True, False, False] * 2)
+    walk_policies(_episode(compensated), policies)
+    assert len(added) == 1  # once, before the first epoch
+    expected = np.stack([np.zeros(3), np.log(shares[1] * 3), np.log(shares[2] * 3)])
+    np.testing.assert_allclose(added[0], np.tile(expected, (2, 1)))
+    walk_policies(_episode(compensated), policies, bias=lambda weights, with_loss: np.full((6, 3), float(len(weights) + with_loss.sum())))
+    np.testing.assert_array_equal(added[1], np.full((6, 3), 8.0))
+
+
+def test_scores_at_the_start_are_the_shares() -> None:
+    """A network that knows nothing predicts what is drawn, without an epoch of training."""
+    share = np.array([0.9, 0.06, 0.04])
+    episode = _episode()
+    episode.stack._parameters[-2].zero_()  # the weights of the last layer
+    episode.stack.add_bias(fitting_bias([SamplingWeights(share)] * 6, np.zeros(6, dtype=bool)))
+    np.testing.assert_allclose(episode.stack.score(PROBLEM.x_val)[0, :5], np.tile(share, (5, 1)), atol=1e-6)
+
+
+def test_policies_see_whether_their_student_compensates() -> None:
+    policies = [_Spy(SamplingWeights(np.full(3, 1 / 3))) for _ in range(3)]
+    walk_policies(_episode(np.array([True, False, True] * 2)), policies)
+    assert [[seen.compensated for seen in policy.seen] for policy in policies] == [[True] * 6, [False] * 6, [True] * 6]
+    mixed = [DefaultPolicy(), DefaultPolicy(), ConstantPolicy(0.3)]
+    weights = walk_policies(_episode(np.array([True, False, True] * 2)), mixed).weights
+    prior = _episode().prior
+    for found, constant in zip(weights[:2], (COMPENSATED, PLAIN_MANY), strict=True):
+        assert (found.hardness, found.class_importance) == (constant.hardness, constant.class_importance)
+        np.testing.assert_allclose(found.share, constant.weights(prior).share, rtol=1e-6)  # policies see the prior in float32
 
 
 def test_student_i_trains_under_policy_i_of_the_cycle() -> None:
     episode, finished = _episode(), list[int]()
     policies = [ConstantPolicy(0.4, 0.5), StartPolicy(), FALLBACK]
-    weights, metrics = walk_policies(episode, policies, finished.append)
+    walk = walk_policies(episode, policies, finished.append)
+    weights, metrics = walk.weights, walk.metrics
     assert finished == [1, 2, 3]
     assert metrics.f1.shape == (6,)
     for student, policy in enumerate(policies * 2):
@@ -38,7 +91,8 @@ def test_student_i_trains_under_policy_i_of_the_cycle() -> None:
 
 def test_an_epoch_at_a_time_is_the_whole_walk() -> None:
     policies = [load_policy(name, num_classes=3) for name in ("rule", "random", "schedule")]
-    weights, metrics = walk_policies(_episode(), policies)
+    whole = walk_policies(_episode(), policies)
+    weights, metrics = whole.weights, whole.metrics
     walk = PolicyWalk(_episode())
     assert not walk.metrics.f1.any()
     for _ in range(3):
