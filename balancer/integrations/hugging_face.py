@@ -13,7 +13,8 @@ what was drawn. Without it, the model's own loss is used, and the sampler draws 
 
 **Best epoch.** Evaluations report ``eval_sampling_average_precision``, so ``load_best_model_at_end=True``,
 ``metric_for_best_model="sampling_average_precision"`` and a ``save_strategy`` like the ``eval_strategy``
-restore the best model. ``stop_when_finished=True`` stops as ``sampler.finished`` says.
+restore the best model. Where you restore it yourself, call ``sampler.use_best_epoch()``.
+``stop_when_finished=True`` stops as ``sampler.finished`` says.
 
 An evaluation predicts every validation row anyway. The sampler is updated from these predictions, so nothing
 is computed twice; only a random sample of training rows is predicted in addition. With
@@ -278,7 +279,11 @@ class AdaptiveTrainerMixin:
             self.adaptive_sampler.load_state_dict(state["sampler"])
             self._updated = int(state["updated"] if "updated" in state else state["told"])  # "told" in version 0.1
         parent: Any = super()
-        return parent.train(resume_from_checkpoint, *args, **kwargs)
+        result = parent.train(resume_from_checkpoint, *args, **kwargs)
+        best, metric = trainer.args.load_best_model_at_end, str(trainer.args.metric_for_best_model)
+        if best and metric.endswith("sampling_average_precision") and trainer.state.best_model_checkpoint is not None:
+            self.adaptive_sampler.use_best_epoch()
+        return result
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         trainer: Any = self

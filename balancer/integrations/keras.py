@@ -514,6 +514,7 @@ class AdaptiveCallback(keras.callbacks.Callback):  # type: ignore[misc]
         self._set_losses(training=False)
         if self.restore_best and self._best is not None:
             self.model.set_weights(self._best)
+            self.sampler.use_best_epoch()
         if self.state_file is not None:
             self.state_file.unlink(missing_ok=True)
 

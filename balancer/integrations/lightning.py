@@ -321,6 +321,7 @@ class AdaptiveCallback(Callback):
         """Restore the weights of the best epoch if asked to."""
         if self.restore_best and self._best is not None:
             pl_module.load_state_dict(self._best)
+            self.sampler.use_best_epoch()
 
     def state_dict(self) -> dict[str, Any]:
         """State of the sampler.

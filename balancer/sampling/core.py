@@ -161,6 +161,7 @@ class SamplerCore:
         self._trained = False  # whether rows were drawn, to be trained on, since the last update
         self._counted = False  # whether the loss counts rows by their own weights
         self._tilt: HardnessTilt | None = None  # of the last epoch before the last update
+        self._best_tilt: HardnessTilt | None = None  # of the best epoch
         self._contradicted = False  # whether the weights are used although compensated=False was given
         self._controller: Controller = self._new_controller()
         self.epoch = 0
@@ -388,6 +389,15 @@ class SamplerCore:
     def improved(self) -> bool:
         """Whether the last update was the best so far: save the model then."""
         return self._stopping.improved
+
+    def use_best_epoch(self) -> None:
+        """Say that the model has its weights of :attr:`best_epoch` again.
+
+        :meth:`probabilities` then belong to them, until rows are drawn again. Without it they belong to the
+        model that was trained last: hardness has another effect on it.
+        """
+        if self.best_epoch is not None:
+            self._tilt, self._trained = self._best_tilt, False
 
     @property
     def finished(self) -> bool:
@@ -629,6 +639,8 @@ class SamplerCore:
         if chosen is not None:
             self._rows.refresh(chosen, train.score)
         self._tilt, self._trained = tilt, False
+        if self.improved:
+            self._best_tilt = tilt
         return self.weights
 
     def measure(self, y_true: ArrayLike | Sequence[str], y_score: ArrayLike, y_weight: ArrayLike | None = None) -> dict[str, float]:
@@ -726,6 +738,7 @@ class SamplerCore:
             "compensated": self._compensation,
             "trained": [self._trained, self._counted],
             "tilt": None if self._tilt is None else self._tilt.to_dict(),
+            "best_tilt": None if self._best_tilt is None else self._best_tilt.to_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -752,8 +765,10 @@ class SamplerCore:
                 raise ValueError(f"compensated is {compensation!r}")
             stopping.load_state_dict(state.get("stopping", {"figures": []}))
             trained, counted = map(bool, state.get("trained", (False, False)))
-            tilt = state.get("tilt")
-            tilt = None if tilt is None else HardnessTilt.from_dict(tilt, len(self._labels.counts))
+            tilt, best_tilt = (
+                None if state.get(name) is None else HardnessTilt.from_dict(state[name], len(self._labels.counts))
+                for name in ("tilt", "best_tilt")
+            )
             self._controller.load_state_dict(state["controller"])
             self._rows.load_state_dict(state["rows"])
         except (KeyError, TypeError, ValueError) as error:
@@ -761,7 +776,7 @@ class SamplerCore:
             raise error if isinstance(error, InputError) else InputError(f"saved state is corrupt ({error!r}); load another one") from error
         self.seed, self.epoch = seed, epoch
         self._stopping, self._compensation, self._begun = stopping, compensation, True
-        self._trained, self._counted, self._tilt = trained, counted, tilt
+        self._trained, self._counted, self._tilt, self._best_tilt = trained, counted, tilt, best_tilt
 
 
 def _check_classes(labels: LabelCodes) -> None:

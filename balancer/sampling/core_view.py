@@ -114,6 +114,13 @@ class CoreView:
         """Whether training may stop: all epochs are done, or none of the last ``patience`` was better."""
         return self._core.finished
 
+    def use_best_epoch(self) -> None:
+        """Say that the model has its weights of :attr:`best_epoch` again, so that probabilities fit them.
+
+        See :meth:`.SamplerCore.use_best_epoch`.
+        """
+        self._core.use_best_epoch()
+
     def use_compensation(self) -> None:
         """Note that the loss counts drawn rows by their weights; as :meth:`.SamplerCore.use_compensation`."""
         self._core.use_compensation()

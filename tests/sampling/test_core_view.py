@@ -36,3 +36,31 @@ def test_figures_can_be_measured_without_an_update() -> None:
     assert measured == pytest.approx(sampler.metrics)
     with pytest.raises(InputError, match="class 0 only"):
         sampler.measure([0, 0], [0.1, 0.2])
+
+
+def test_probabilities_belong_to_the_model_of_the_best_epoch_once_it_is_restored() -> None:
+    rng = np.random.default_rng(0)
+    y = (rng.random(2000) < 0.05).astype(int)
+    sampler = AdaptiveSampler(y, epochs=5, policy="constant:share=.3,hardness=2,class_importance=.5", compensated=True)
+    logits = torch.as_tensor(rng.normal(size=50), dtype=torch.float32)
+
+    def epoch(noise: float) -> np.ndarray:
+        list(sampler)
+        sampler.loss(logits, np.zeros(50, dtype=int))
+        after = np.asarray(sampler.probabilities(logits))  # of the model that has just been trained
+        score = 1 / (1 + np.exp(-(4.0 * y - 2.0 + noise * rng.normal(size=2000))))
+        sampler.update(y, score, rows=np.arange(2000), row_score=score)
+        np.testing.assert_array_equal(sampler.probabilities(logits), after)
+        return after
+
+    epoch(1.0)
+    best = epoch(0.5)
+    last = epoch(4.0)
+    assert sampler.best_epoch == 1 and np.abs(last - best).max() > 1e-3
+    again = AdaptiveSampler(y, epochs=5, policy="constant:share=.3,hardness=2,class_importance=.5", compensated=True)
+    again.load_state_dict(sampler.state_dict())
+    for restored in (sampler, again):
+        restored.use_best_epoch()
+        np.testing.assert_array_equal(restored.probabilities(logits), best)
+    list(sampler)
+    assert np.abs(np.asarray(sampler.probabilities(logits)) - best).max() > 1e-3
