@@ -27,7 +27,7 @@ def test_every_example_gives_calibrated_probabilities(capsys: pytest.CaptureFixt
     for number, block in enumerate(re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)):
         exec(compile(block, f"docs/integrations.md, block {number}", "exec"), names)
     lines = capsys.readouterr().out.splitlines()
-    for library in ("lightning", "hugging face", "keras", "stream"):
+    for library in ("lightning", "hugging face", "keras", "boosted trees", "trees alone", "stream"):
         *_, mean, prior = next(line for line in reversed(lines) if line.startswith(library)).split()
         assert float(mean) == pytest.approx(float(prior), rel=0.35), library
     assert any(line.startswith("stream {0: ") for line in lines)
