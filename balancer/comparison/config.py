@@ -22,7 +22,8 @@ PLAIN = "plain:"
 SEARCHES = ("constant_share", "constant", "tpe")
 """Constants chosen on the reward half out of ``search_trials`` trainings each.
 
-The share alone, share and hardness on a grid, or both by Optuna's TPE.
+The share alone, share and hardness on a grid, or both and the class importance by Optuna's TPE. All are
+trained with the sampler's loss.
 """
 POPULATION_ONLY = ("smote", "focal", "focal_zero_bias", "logit_adjustment", "ppo")
 POPULATION_TREATMENTS = (
@@ -35,7 +36,7 @@ CLASSIFIER_TREATMENTS = ("none", "one_to_one", "under", "class_weight", "rule", 
 NOT_OF_A_CELL = frozenset({"treatments", "seeds", "reference", "json", "chart", "out", "resume", "threads"})
 """Fields that may differ when a comparison is resumed, as they do not change the figures of a cell."""
 
-_OPTION = re.compile(r"(share|hardness|floor|seed)=")
+_OPTION = re.compile(r"((start_|end_)?(share|hardness)|floor|class_importance|hardness_importance|half_life|seed)=")
 _EXTRAS = {"smote": "imblearn", "tpe": "optuna"}
 
 
@@ -48,9 +49,11 @@ class ComparisonOptions(Options):
     treatments: Annotated[
         tuple[str, ...] | None,
         Flag(
-            "Treatments to compare: none, one_to_one, under, smote, class_weight, focal, logit_adjustment, rule, schedule, start, "
-            "constant_share, constant, tpe, random, bandit, ppo, auto, lightgbm, constant:share=.2,hardness=1, or folders of policies.",
-            default="all that the student can be trained with and that need no options",
+            "Treatments to compare: none, one_to_one, under, smote, class_weight, focal, logit_adjustment; none_zero_bias and "
+            "focal_zero_bias, the same with the usual output bias of 0 at the start; constant_share, constant, tpe (constants, searched); "
+            "auto, ppo, bandit, rule, schedule, start, random, constant:share=.2,hardness=1 or folders (policies); plain:NAME, a policy "
+            "with the cross-entropy instead of the sampler's loss; lightgbm.",
+            default="those without options that the student can be trained with; for the classifier, no searches",
             aliases=("--policies",),
         ),
     ] = None
@@ -71,7 +74,11 @@ class ComparisonOptions(Options):
         "Model to train: small networks on the fields of single rows, many at a time, or the transaction-sequence classifier.",
     ] = "population"
     search_trials: Annotated[int, "Trainings that constant_share, constant and tpe each choose from, in every fold and seed."] = 20
-    ppo_rollouts: Annotated[int, "Rollouts of PPO that fine-tune the policy auto in each fold, for the treatment ppo."] = 15
+    ppo_rollouts: Annotated[
+        int,
+        "Rollouts of PPO that fine-tune the policy ppo in each fold, for the treatment ppo. Where the result is not better than auto on "
+        "validation rows, auto is kept.",
+    ] = 15
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -133,15 +140,13 @@ class CompareConfig(TableOptions, ComparisonOptions, SizeOptions, ScheduleOption
                 installed.
         """
         # Imported here because the help does not need NumPy.
-        from balancer.sampling.policies import BUNDLES, load_bundle, load_policy
+        from balancer.sampling.policies import load_policy
 
         for name in self.chosen():
             if self.student == "classifier" and name in POPULATION_ONLY:
                 raise InputError(f"--treatments {name} needs --student population: leave it out, or compare the population")
             if name not in POPULATION_TREATMENTS and name not in ("start", "schedule"):
                 load_policy(name.removeprefix(PLAIN), num_classes=2)
-            if name == "ppo":
-                load_bundle(BUNDLES / "ppo")  # ppo starts from it
             if name in _EXTRAS:
                 require(_EXTRAS[name], f"--treatments {name}", "balancer[compare]")
         if self.chart is not None:

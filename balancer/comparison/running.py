@@ -222,9 +222,13 @@ class _Comparison:
             )
 
     def _fine_tuned(self, encoded: PopulationFold, index: int, tick: Tick) -> Learned:
-        """Fine-tune the shipped policy on the training and reward rows of a fold, once for all seeds."""
+        """Fine-tune the policy of the package on a fold, once for all seeds.
+
+        PPO learns on the training and reward rows. It is kept where it is better than the constant
+        (:func:`balancer.policy_learning.training.train_policy`).
+        """
         # Importing PPO takes a second, and most comparisons don't need it.
-        from balancer.policy_learning.training import train_policy
+        from balancer.policy_learning.training import shipped_start, train_policy
 
         config = self.config
         budget = PolicyBudget(
@@ -239,7 +243,7 @@ class _Comparison:
             budget,
             seed=integer_seed(config.seed, "fine-tuning", index),
             folder=self.folder.path / "policies" / f"fold-{index}",
-            start="ppo",
+            start=shipped_start(),
             reward="average_precision",
             resume=True,
             device=self.device,

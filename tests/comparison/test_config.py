@@ -20,6 +20,10 @@ def test_commas_inside_a_constant_do_not_separate() -> None:
     given = ["--dataset", "t.csv", "--treatments", "none,constant:share=.2,hardness=1,floor=0,auto,random:seed=3,none"]
     config = CompareConfig(**parse(CompareConfig, "x", given))
     assert config.chosen() == ("none", "constant:share=.2,hardness=1,floor=0", "auto", "random:seed=3")
+    options = "constant:share=third,class_importance=.5,hardness_importance=.5,half_life=2", "schedule:start_share=.4,end_hardness=1"
+    config = CompareConfig(**parse(CompareConfig, "x", ["--dataset", "t.csv", "--treatments", ",".join((*options, "plain:auto"))]))
+    assert config.chosen() == (*options, "plain:auto")
+    config.check_treatments()
 
 
 def test_roles_are_those_of_train() -> None:
@@ -54,6 +58,7 @@ def test_defaults_follow_the_student() -> None:
     assert CompareConfig(dataset=TABLE).chosen() == POPULATION_TREATMENTS
     assert CompareConfig(dataset=TABLE, student="classifier").chosen() == CLASSIFIER_TREATMENTS
     assert CompareConfig(dataset=TABLE).reference_treatment() == "one_to_one"
+    assert {"none_zero_bias", "focal_zero_bias"} < set(POPULATION_TREATMENTS)
     assert CompareConfig(dataset=TABLE, treatments=("auto", "none")).reference_treatment() == "auto"
 
 
@@ -75,7 +80,12 @@ def test_refuses(changed: dict[str, object], message: str) -> None:
 
 
 def test_treatments_are_checked_before_anything_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    CompareConfig(dataset=TABLE, treatments=("none", "constant", "smote", "tpe", "schedule", "constant:share=.3")).check_treatments()
+    known = ("none", "constant", "smote", "tpe", "schedule", "constant:share=.3", "ppo", "none_zero_bias", "plain:constant:share=.3")
+    CompareConfig(dataset=TABLE, treatments=known).check_treatments()
+    with pytest.raises(InputError, match="no policy at 'none'"):
+        CompareConfig(dataset=TABLE, treatments=("plain:none",)).check_treatments()
+    with pytest.raises(InputError, match="focal_zero_bias needs --student population"):
+        CompareConfig(dataset=TABLE, student="classifier", treatments=("focal_zero_bias",)).check_treatments()
     with pytest.raises(InputError, match="no policy at"):
         CompareConfig(dataset=TABLE, treatments=("nothing_of_the_kind",)).check_treatments()
     with pytest.raises(InputError, match="smote needs --student population"):

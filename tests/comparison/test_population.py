@@ -13,9 +13,11 @@ from balancer.comparison.population import PopulationFold, PopulationTrainer, re
 from balancer.comparison.treatments import named_treatment
 from balancer.data.simulation.stream import simulate
 from balancer.data.split import Split
+from balancer.envs.population import PopulationStack
 from balancer.envs.problem import PopulationProblem, synthetic_problem
 from balancer.errors import InputError
-from balancer.sampling.constant_policy import ConstantPolicy
+from balancer.sampling.constant_policy import PLAIN_MANY, ConstantPolicy
+from balancer.sampling.weights import class_prior, start_share
 from balancer.training.treatment import Treatment
 
 SEED = 4
@@ -45,8 +47,11 @@ def test_treatments_do_not_depend_on_their_company(trainer: PopulationTrainer) -
         np.testing.assert_allclose(alone.reward[0], together.reward[index], atol=1e-5)
         for one, other in zip(alone.scores([0])[0], scores[index], strict=True):
             np.testing.assert_allclose(one, other, atol=1e-4)
-    test_scores = [score[1] for score in scores]
-    assert all(np.abs(test_scores[i] - test_scores[0]).max() > 1e-3 for i in range(1, len(treatments)))
+    test_scores = {name: score[1] for name, score in zip(names, scores, strict=True)}
+    # With the log prior as bias, no sampling is logit adjustment, but for the weight decay of the bias.
+    np.testing.assert_allclose(test_scores.pop("logit_adjustment"), test_scores["none"], atol=2e-3)
+    none = test_scores.pop("none")
+    assert all(np.abs(score - none).max() > 1e-2 for score in test_scores.values())
 
 
 def test_scores_and_reward_are_what_they_say(trainer: PopulationTrainer) -> None:
@@ -105,11 +110,42 @@ def test_smote_with_a_class_of_one_row() -> None:
 
 
 def test_losses_do_what_resampling_does(trainer: PopulationTrainer) -> None:
-    """Class weights, logit adjustment and focal loss raise the scores of the rare classes, as 1:1 does."""
-    names = ("none", "one_to_one", "class_weight", "logit_adjustment", "focal")
+    """Class weights and focal loss raise the scores of the rare classes, as 1:1 does."""
+    names = ("none", "one_to_one", "class_weight", "focal")
     trained = trainer.train([named_treatment(name, trainer.counts, SEED) for name in names], SEED, _quiet)
-    mean = {name: 1 - test[:, 0].mean() for name, (_, test) in zip(names, trained.scores(range(5)), strict=True)}
+    mean = {name: 1 - test[:, 0].mean() for name, (_, test) in zip(names, trained.scores(range(4)), strict=True)}
     assert all(mean[name] > 1.3 * mean["none"] for name in names[1:])
+
+
+def test_scores_of_trainings_with_an_offset_are_those_of_the_natural_stream(trainer: PopulationTrainer) -> None:
+    """Whatever is drawn: their mean is near the prior, as that of no sampling is."""
+    names = ("none", "logit_adjustment", "constant:share=.5,hardness=0", "constant:share=equal,hardness=0,class_importance=.5")
+    trained = trainer.train([named_treatment(name, trainer.counts, SEED) for name in names], SEED, _quiet)
+    prior = class_prior(trainer.counts)
+    for _, test in trained.scores(range(len(names))):
+        np.testing.assert_allclose(test.mean(axis=0), prior, rtol=0.5, atol=0.01)
+    plain = trainer.train([named_treatment("plain:constant:share=.5,hardness=0", trainer.counts, SEED)], SEED, _quiet)
+    assert 1 - plain.scores([0])[0][1][:, 0].mean() > 3 * (1 - prior[0])
+
+
+def test_baselines_start_with_the_bias_that_fits_them(trainer: PopulationTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before a step, the scores are the shares that a treatment is trained with."""
+    added: dict[int, np.ndarray] = {}
+    monkeypatch.setattr(PopulationStack, "add_bias", lambda self, bias: added.update({len(added): bias}))
+    names = ("none", "none_zero_bias", "one_to_one", "class_weight", "focal", "focal_zero_bias", "logit_adjustment", "auto")
+    names = (*names, "plain:auto", "rule", "schedule", "constant:share=.2", "plain:constant:share=.2", "under", "smote")
+    trainer.train([named_treatment(name, trainer.counts, SEED) for name in names], SEED, _quiet)
+    prior = class_prior(trainer.counts)
+    classes, even = len(prior), np.full(len(prior), 1 / len(prior))
+    shares = dict(zip(names[:13], np.exp(added[0]) / classes, strict=True))
+    shares |= dict(zip(("under", "smote"), (np.exp(added[index])[0] / classes for index in (1, 2)), strict=True))
+    half = np.concatenate([[0.5], 0.5 * prior[1:] / prior[1:].sum()])
+    fifth = np.concatenate([[0.8], 0.2 * np.sqrt(prior[1:]) / np.sqrt(prior[1:]).sum()])
+    schedule = np.concatenate([[0.5], 0.5 * np.sqrt(prior[1:]) / np.sqrt(prior[1:]).sum()])
+    expected = {"none": prior, "focal": prior, "one_to_one": half, "under": half, "smote": half, "plain:constant:share=.2": fifth}
+    expected |= {"plain:auto": PLAIN_MANY.weights(prior).share, "rule": start_share(prior), "schedule": schedule}
+    for name, share in shares.items():
+        np.testing.assert_allclose(share, expected.get(name, even), rtol=1e-5, err_msg=name)
 
 
 def test_unknown_policy() -> None:

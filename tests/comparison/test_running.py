@@ -20,7 +20,6 @@ from balancer.comparison.treatments import Tick, Trained
 from balancer.data.simulation.stream import simulate, write_simulation
 from balancer.errors import InputError
 from balancer.runs.progress import TrainingProgress
-from balancer.sampling.policies import ConstantPolicy
 from balancer.training.treatment import Treatment
 
 ROLES = {"gap": "1d"}
@@ -136,7 +135,10 @@ def test_nothing_is_written_for_a_table_that_cannot_be_compared(table: Path, tmp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_ppo_goes_on_from_auto_once_a_fold(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("shipped", ["ppo", None])
+def test_ppo_goes_on_from_the_shipped_policy_once_a_fold(
+    shipped: str | None, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls: list[dict[str, Any]] = []
 
     def fake(problem: Any, budget: Any, **options: Any) -> str:
@@ -145,10 +147,10 @@ def test_ppo_goes_on_from_auto_once_a_fold(table: Path, tmp_path: Path, monkeypa
         return "constant:share=.3"
 
     monkeypatch.setattr("balancer.policy_learning.training.train_policy", fake)
-    monkeypatch.setattr("balancer.sampling.policies.load_bundle", lambda folder: ConstantPolicy())
+    monkeypatch.setattr("balancer.policy_learning.training.shipped_start", lambda: shipped)
     content = _run(_config(table, tmp_path / "c", treatments=("none", "ppo", "constant:share=.3"), ppo_rollouts=3))
     assert len(calls) == 2
-    assert {call["start"] for call in calls} == {"auto"}
+    assert {call["start"] for call in calls} == {shipped}
     assert {call["reward"] for call in calls} == {"average_precision"}
     assert (calls[0]["budget"].epochs, calls[0]["budget"].steps_per_epoch, calls[0]["budget"].batch_size) == (2, 6, 64)
     assert calls[0]["folder"] != calls[1]["folder"]
@@ -157,6 +159,29 @@ def test_ppo_goes_on_from_auto_once_a_fold(table: Path, tmp_path: Path, monkeypa
     cells = {(r["treatment"], r["fold"], r["seed"]): r for r in content["results"]}
     assert cells["ppo", 1, 1]["trainings"] == 1 + 3 * calls[0]["budget"].num_students
     assert cells["ppo", 1, 1]["average_precision"] == cells["constant:share=.3", 1, 1]["average_precision"]
+
+
+def test_ppo_is_auto_where_it_is_not_better(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fine-tuned for real, but PPO would have to be better by far: so the cells are those of auto."""
+    monkeypatch.setattr("balancer.policy_learning.training.MARGIN", 1e9)
+    content = _run(_config(table, tmp_path / "c", treatments=("auto", "ppo"), folds=1, seeds=1, ppo_rollouts=1))
+    auto, ppo = content["results"]
+    assert ppo["average_precision"] == auto["average_precision"]
+    assert ppo["f1"] == auto["f1"]
+    assert ppo["trainings"] == 1 + 32
+    assert ppo["notes"][0].startswith("kept auto, the constant")
+    assert "notes" not in auto
+
+
+def test_zero_bias_and_plain_policies_are_treatments_of_their_own(table: Path, tmp_path: Path) -> None:
+    names = ("none", "none_zero_bias", "focal", "focal_zero_bias", "auto", "plain:auto", "logit_adjustment")
+    content = _run(_config(table, tmp_path / "c", treatments=names, folds=1, seeds=1))
+    found = {cell["treatment"]: cell["average_precision"] for cell in content["results"]}
+    assert set(found) == set(names)
+    for one, other in (("none", "none_zero_bias"), ("focal", "focal_zero_bias"), ("auto", "plain:auto")):
+        assert found[one] != found[other]
+    # With the log prior as bias, no sampling is logit adjustment, but for the weight decay of the bias.
+    assert found["none"] == pytest.approx(found["logit_adjustment"], abs=1e-3)
 
 
 def test_classifier(table: Path, tmp_path: Path) -> None:
