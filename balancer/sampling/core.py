@@ -42,7 +42,7 @@ from balancer.sampling.row_sampler import RowSampler, kept_share
 from balancer.sampling.scores import macro_metrics
 from balancer.sampling.seeding import generator
 from balancer.sampling.stopping import Stopping
-from balancer.sampling.tilt import HardnessTilt
+from balancer.sampling.tilt import HardnessTilt, are_natural
 from balancer.sampling.weights import Floats, SamplingWeights
 
 STATE_VERSION = 1
@@ -359,7 +359,7 @@ class SamplerCore:
         if tilt is None or not np.isfinite(logits).all():
             return np.zeros_like(logits)
         order, rank = self._labels.order, self._labels.rank
-        return tilt.correction(logits[:, order], self._rows.prior)[:, rank]
+        return tilt.correction(logits[:, order])[:, rank]
 
     def _present_tilt(self) -> HardnessTilt | None:
         """The tilt of the rows that the model was last trained on."""
@@ -637,11 +637,21 @@ class SamplerCore:
             raise
         self._stopping.update(controller.metrics["average_precision"])
         if chosen is not None:
-            self._rows.refresh(chosen, train.score)
+            self._rows.refresh(chosen, self._raw_scores(train, tilt))
         self._tilt, self._trained = tilt, False
         if self.improved:
             self._best_tilt = tilt
         return self.weights
+
+    def _raw_scores(self, train: ScoredRows, tilt: HardnessTilt | None) -> NDArray[np.floating[Any]]:
+        """Scores of training rows that hardness goes by: with compensation, the softmax of the raw logits."""
+        prior = self._rows.prior
+        if not self.compensated or not are_natural(train.label, train.score, prior):
+            return train.score
+        if tilt is not None:
+            return tilt.raw_scores(np.asarray(train.score, dtype=np.float64), prior)
+        odds = train.score / np.maximum(prior, 1e-12)
+        return np.asarray(odds / odds.sum(axis=1, keepdims=True))
 
     def measure(self, y_true: ArrayLike | Sequence[str], y_score: ArrayLike, y_weight: ArrayLike | None = None) -> dict[str, float]:
         """Figures of held-out rows as in :attr:`metrics`, but without an update.

@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 from balancer.deprecation import warn_renamed
 from balancer.errors import InputError
 from balancer.sampling.labels import CHUNK, code_type, count_codes
-from balancer.sampling.tilt import HardnessTilt, are_natural
+from balancer.sampling.tilt import HardnessTilt
 from balancer.sampling.weights import ERROR_OFFSET, Floats, SamplingWeights, class_prior, class_weights
 
 MAX_HARD_DRAWS = 2.0
@@ -264,7 +264,6 @@ class RowSampler:
         self._prior = class_prior(self.counts if prior is None else prior)
         self._newest: NDArray[np.float32] | None = None  # (K,) age of the newest row of each class, once needed
         self._error: NDArray[np.float32] | None = None  # of the rows in the order of self._rows, once known
-        self._natural = True  # whether the last scores were probabilities of the natural stream
         self._forget()
 
     def __repr__(self) -> str:
@@ -325,8 +324,6 @@ class RowSampler:
         codes = self._codes[rows]
         for c, chosen in _groups(codes, self.num_classes):
             self._error[self._starts[c] + self._places(c, rows[chosen])] = np.clip(1.0 - scores[chosen, c], 0.0, 1.0)
-        if (codes >= 0).any():
-            self._natural = are_natural(codes[codes >= 0], scores[codes >= 0], self.prior)
         self._forget()
 
     def draw(self, n: int, weights: SamplingWeights, rng: np.random.Generator, *, keep_minority: bool = False) -> NDArray[np.int64]:
@@ -510,7 +507,7 @@ class RowSampler:
             part = len(self._hard_table(c, weights.hardness).place) / count
             terms[:, c] = factor * count, low, high, unscored * count, part, mean if counted else 1.0
         importance = weights.hardness_importance if counted else 0.0
-        return HardnessTilt(weights.hardness, weights.floor, importance, terms, self._natural)
+        return HardnessTilt(weights.hardness, weights.floor, importance, terms)
 
     def _mean_corrected(self, c: int, epoch: _Epoch) -> float:
         """Mean of :func:`_corrected` over the draws of class ``c``."""
@@ -593,13 +590,12 @@ class RowSampler:
 
         Returns:
             ``counts`` (K,) rows of each class; ``scored`` (s,) positions of the scored rows when all rows are
-            ordered by class; ``error`` (s,) their errors, float32; ``natural`` (1,) whether the last
-            scores were probabilities of the natural stream.
+            ordered by class; ``error`` (s,) their errors, float32.
         """
         error = np.full(0, np.nan, dtype=np.float32) if self._error is None else self._error
         scored = np.flatnonzero(~np.isnan(error))
         scores = {"scored": scored.astype(_index_type(len(self._rows))), "error": error[scored]}
-        return {"counts": self.counts.copy(), **scores, "natural": np.array([self._natural])}
+        return {"counts": self.counts.copy(), **scores}
 
     def state(self) -> dict[str, NDArray[Any]]:
         """The name of :meth:`state_dict` in version 0.1."""
@@ -624,17 +620,11 @@ class RowSampler:
             raise InputError(f"saved sampler state has no {missing[0]!r}; it is of another version: start a new run")
         counts, scored = (np.asarray(state[name]).astype(np.int64) for name in ("counts", "scored"))
         error = np.asarray(state["error"], dtype=np.float32)
-        natural = np.asarray(state.get("natural", [True]), dtype=bool)
         if not np.array_equal(counts, self.counts):
             raise InputError("saved sampler state is for other training rows; continue with the table the run was started on")
-        if (
-            natural.shape != (1,)
-            or scored.ndim != 1
-            or scored.shape != error.shape
-            or (len(scored) and not 0 <= scored.min() <= scored.max() < len(self._rows))
-        ):
+        if scored.ndim != 1 or scored.shape != error.shape or (len(scored) and not 0 <= scored.min() <= scored.max() < len(self._rows)):
             raise InputError("saved sampler state is corrupt: start a new run")
-        self._error, self._natural = None, bool(natural[0])
+        self._error = None
         if len(scored):
             self._error = np.full(len(self._rows), np.nan, dtype=np.float32)
             self._error[scored] = error

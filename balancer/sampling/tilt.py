@@ -2,19 +2,18 @@
 
 Within a class, rows with a large error are drawn more often, so a model learns the density of the class
 times a *tilt* ``m(error)``: how often a row with this error is drawn, relative to an even draw, and times the
-weight that it counts by. The error of a row follows from the model's own probabilities, so the tilt is a
-known function of them. If ``z`` (n, K) are the raw logits, trained with the offset of the class shares, the
-logarithm of the density of class ``c`` is ``z_c - log m_c(error_c)``, and the posterior of the natural stream
-satisfies
+weight that it counts by. Let ``z`` (n, K) be the raw logits of a model that was trained with the offset of
+the class shares, and let errors be those of their softmax. Then the tilt of a row is a function of z alone.
+The logarithm of the density of class ``c`` is ``z_c - log m_c(error_c)``, and the natural posterior is
 
-    p = softmax(z + log prior - log m(error(p)))
+    p = softmax(z + log prior - log m(error(z)))
 
-which is solved for p: for two classes by inverting a function of one number, for more by iteration. Where
-hardness does not act, m is 1.
+Where hardness does not act, m is 1.
 
-The errors are those of the scores that were given. Some loops give natural probabilities, others the softmax
-of the raw logits; the scored training rows, whose classes are known, show which (:func:`are_natural`). In the
-second case the errors follow from z directly, and nothing needs to be solved.
+Loops give the sampler either these probabilities or the softmax of the raw logits. The scored training rows,
+whose classes are known, show which (:func:`are_natural`); natural probabilities are converted back
+(:meth:`HardnessTilt.raw_scores`). So the errors never depend on the correction, which would make it swing
+from epoch to epoch.
 
 It is exact for a model that fits, and as far as the scores of the last update are those of the present model.
 """
@@ -31,15 +30,11 @@ from numpy.typing import NDArray
 from balancer.sampling.weights import ERROR_OFFSET, Floats
 
 _TINY = 1e-300
-_GRID = np.linspace(-30.0, 30.0, 6001)
-"""Log-odds at which the function of one number is tabulated; beyond them the tilt is constant."""
-_ITERATIONS = 100
+_GRID = np.linspace(-40.0, 40.0, 8001)
+"""Differences of two raw logits at which the correction is tabulated; beyond them it is constant."""
 _PRECISION = 1e-6
 """Largest change of a logit in the last iteration."""
-_NEAR = 0.2
-"""How far from a solution a row may stay whose iteration does not end."""
-_MOST = 50.0
-"""Largest factor of an accelerated step."""
+_ITERATIONS = 200
 _CELLS = 100_000
 """Scores that are looked at by :func:`are_natural`, at most; more are thinned evenly."""
 _STEPS = 40
@@ -61,11 +56,9 @@ class HardnessTilt:
 
     Factor, lowest and highest weight of a scored row, and probability of an unscored one, all relative to an
     even draw; part of the rows that are scored; mean of the rows' weights over the draws."""
-    natural: bool
-    """Whether errors are those of natural probabilities; False: of the softmax of the raw logits."""
 
     def log_mass(self, scores: Floats) -> Floats:
-        """(n, K) logarithm of the tilt for scores (n, K) as they are given; 0 without hardness."""
+        """(n, K) logarithm of the tilt of rows with the softmax ``scores`` (n, K); 0 without hardness."""
         result = np.zeros_like(scores)
         for c in np.flatnonzero(~np.isnan(self.terms[0])).tolist():
             factor, low, high, unscored, part, mean = self.terms[:, c]
@@ -78,41 +71,38 @@ class HardnessTilt:
         """Frequency times weight of a row, from its probability in a hard draw relative to an even one."""
         return np.maximum(self.floor + (1.0 - self.floor) * relative, _TINY) ** (1.0 - self.importance)
 
-    def correction(self, logits: Floats, prior: Floats) -> Floats:
-        """(n, K) what to add to the raw logits (n, K) of a model; ``prior`` (K,) is the natural one."""
-        if not self.natural:
-            return -self.log_mass(_softmax(logits))
-        logits = logits + np.log(np.maximum(prior, _TINY))
-        if logits.shape[1] == 2:
-            return self._of_two(logits[:, 1] - logits[:, 0])
-        found, active = np.zeros_like(logits), np.arange(len(logits))
-        value = step = np.zeros_like(logits)
-        for turn in range(_ITERATIONS):
-            new = -self.log_mass(_softmax(logits[active] + found[active]))
-            new_step = new - found[active]
-            change = new_step - step
-            # Anderson acceleration of depth 1: plain iteration is slow where the tilt nearly undoes the logits.
-            part = (new_step * change).sum(axis=1) / np.maximum((change * change).sum(axis=1), _TINY) if turn else np.zeros(len(active))
-            found[active] = new - np.clip(part, -_MOST, _MOST)[:, None] * (new - value)
-            left = np.abs(new_step).max(axis=1) > _PRECISION
-            active, value, step = active[left], new[left], new_step[left]
-            if not len(active):
-                return found
-        # Above an exponent of about 1 the solution may not be unique: then the tilt of the uncorrected scores.
-        lost = active[np.abs(step).max(axis=1) > _NEAR]
-        found[lost] = -self.log_mass(_softmax(logits[lost]))
-        return found
+    def correction(self, logits: Floats) -> Floats:
+        """(n, K) what to add to the raw logits (n, K) of a model."""
+        return -self.log_mass(_softmax(logits))
 
-    def _of_two(self, log_odds: Floats) -> Floats:
-        mass = self.log_mass(_softmax(np.stack([np.zeros_like(_GRID), _GRID], axis=1)))
-        found = np.maximum.accumulate(_GRID + mass[:, 1] - mass[:, 0])  # what a model shows for each true log-odds
-        return np.stack([-np.interp(log_odds, found, mass[:, c]) for c in range(2)], axis=1)
+    def raw_scores(self, p: Floats, prior: Floats) -> Floats:
+        """(n, K) softmax of the raw logits that natural probabilities ``p`` (n, K) came from.
+
+        Args:
+            p: As ``softmax(logits + correction(logits) + log(prior))``.
+            prior: (K,).
+        """
+        target = np.log(np.maximum(p, 1e-12)) - np.log(np.maximum(prior, 1e-12))
+        if p.shape[1] == 2:
+            change = self.correction(np.stack([np.zeros_like(_GRID), _GRID], axis=1))
+            corrected = _GRID + change[:, 1] - change[:, 0]  # increases faster than the grid
+            wide = np.interp(target[:, 1] - target[:, 0], corrected, _GRID)
+            return _softmax(np.stack([np.zeros_like(wide), wide], axis=1))
+        logits, active = target.copy(), np.arange(len(target))
+        for _ in range(_ITERATIONS):
+            if not len(active):
+                break
+            # The correction changes by at most -hardness times a change of the logits: the steps converge.
+            step = (target[active] - self.correction(logits[active]) - logits[active]) / (1.0 + self.hardness)
+            logits[active] += step
+            active = active[np.abs(step).max(axis=1) > _PRECISION]
+        return _softmax(logits)
 
     def to_dict(self) -> dict[str, Any]:
         """Values that JSON can hold; :meth:`from_dict` restores the tilt."""
         terms = [[None if np.isnan(value) else value for value in row] for row in self.terms.tolist()]
         numbers = {"hardness": self.hardness, "floor": self.floor, "importance": self.importance}
-        return numbers | {"terms": terms, "natural": self.natural}
+        return numbers | {"terms": terms}
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any], num_classes: int) -> HardnessTilt:
@@ -124,7 +114,7 @@ class HardnessTilt:
         terms = np.array(state["terms"], dtype=np.float64)
         if terms.shape != (6, num_classes):
             raise ValueError(f"tilt of shape {terms.shape} for {num_classes} classes")
-        return cls(float(state["hardness"]), float(state["floor"]), float(state["importance"]), terms, bool(state["natural"]))
+        return cls(float(state["hardness"]), float(state["floor"]), float(state["importance"]), terms)
 
 
 def are_natural(codes: NDArray[np.integer[Any]], scores: NDArray[np.floating[Any]], prior: Floats) -> bool:
