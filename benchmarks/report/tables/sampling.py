@@ -55,12 +55,65 @@ def per_class() -> str:
     return table(["learner", "sampling", "kind of fraud", "AP against legitimate", "recall", "precision"], rows)
 
 
-def sampling_tables() -> str:
-    """Ten tables of scikit-learn and imbalanced-learn."""
+def real_tables() -> str:
+    """`auto` against the best fixed treatment of each table, by learner."""
+    results = load("real_tables")["tables"]
+    learners = list(dict.fromkeys(learner for by_learner in results.values() for learner in by_learner))
     rows = []
-    for name, result in load("sampling_tables")["tables"].items():
-        precision, best = result["average_precision"], result["best_fixed"]
-        rare = ", ".join(str(count) for count in result["rare"].values())
-        values = [f"{precision[best]:.3f}", f"{precision['auto']:.3f}", signed(result["difference"]), result["auto_against_it"]]
-        rows.append([name, f"{result['rows']:,}", rare, best, *values])
-    return table(["table", "rows", "rare", "best fixed treatment", "its AP", "AP of `auto`", "difference [95 %]", ""], rows)
+    for name, by_learner in results.items():
+        cells = []
+        for learner in learners:
+            result = by_learner.get(learner)
+            if result is None:
+                cells.append("-")
+                continue
+            best, figures = result["best_fixed"], result["means"]
+            precision = f"{figures['auto']['average_precision']:.3f} / {figures[best]['average_precision']:.3f}"
+            cells.append(f"{precision} ({best}): {result['verdict']}")
+        first = next(iter(by_learner.values()))
+        rows.append([name.replace("_", " "), f"{first['rows']:,}", ", ".join(map(str, first["rare"].values())), *cells])
+    totals = load("real_tables")["auto_against_the_best_fixed"]
+    counts = [", ".join(f"{number} {verdict}" for verdict, number in totals[learner].items()) for learner in learners]
+    rows.append(["all", "", "", *counts])
+    return table(["table", "rows", "rare", *(f"{learner}: AP of `auto` / best fixed" for learner in learners)], rows)
+
+
+def draws() -> str:
+    """Average precision by number of mini-batches, and how many fewer draws `auto` needs."""
+    rows = []
+    for stream, result in load("draws")["streams"].items():
+        for treatment, figures in result["average_precision"].items():
+            fewer = result["fewer_draws"].get(treatment)
+            factor = "" if fewer is None else f"{fewer['times_fewer']:g} times" if fewer["times_fewer"] else "never reached"
+            rows.append([stream, treatment, *(f"{value:.3f}" for value in figures.values()), factor])
+    budgets = list(next(iter(next(iter(load("draws")["streams"].values()))["average_precision"].values())))
+    return table(
+        ["stream", "sampling", *(f"{int(budget):,}" for budget in budgets), "fewer draws for `auto` to reach its last figure"], rows
+    )
+
+
+def recency() -> str:
+    """Average precision by half-life."""
+    names = {"handbook": "handbook", "sparkov": "sparkov", "tasks": "held-out tasks with drift"}
+    parts = load("recency")["parts"]
+    half_lives = list(next(iter(parts.values())))
+
+    def cell(figures: dict[str, float]) -> str:
+        error = figures["standard_error"]
+        beyond = "" if not figures["difference"] else f" ({figures['difference']:+.3f} \u00b1 {error:.3f})"
+        return f"{figures['average_precision']:.3f}{beyond}"
+
+    rows = [[names[part], *(cell(result[half_life]) for half_life in half_lives)] for part, result in parts.items()]
+    return table(["data", *half_lives], rows)
+
+
+def policy_tasks() -> str:
+    """Policies on held-out tasks."""
+    result = load("policy_tasks")
+    ranked = sorted(result["policies"].items(), key=lambda item: -item[1]["average_precision"])
+    rows = []
+    for name, figures in ranked:
+        against = figures["average_precision_against_reference"]
+        difference = "" if name == result["reference"] else signed(against)
+        rows.append([name, f"{figures['average_precision']:.3f}", difference, f"{figures['f1']:.3f}"])
+    return table(["policy", "AP", f"difference to {result['reference']} [95 %]", "F1, best"], rows)
