@@ -20,9 +20,9 @@ def test_the_example_gives_calibrated_probabilities(capsys: pytest.CaptureFixtur
     names: dict[str, Any] = {"__name__": "page"}
     exec(compile(block, "docs/sampler.md", "exec"), names)
     mean, prior = map(float, capsys.readouterr().out.split())
-    assert mean == pytest.approx(prior, rel=0.2)
+    assert mean == pytest.approx(prior, rel=0.25)
     drawn = names["y"][list(names["sampler"])].float().mean()
-    assert float(drawn) == pytest.approx(1 / 7, rel=0.2)
+    assert float(drawn) > 3 * prior
 
 
 def test_names_and_numbers() -> None:
