@@ -50,12 +50,13 @@ class PolicyEvaluateConfig:
     """Compare a policy with other policies on synthetic tasks.
 
     On each task all policies train the same students, from the same weights and with the same random numbers.
+    A student counts as it was after its best epoch.
     """
 
     policy: Annotated[
         str,
         Flag(
-            "Folder of a policy, or a name: auto, bandit, constant:share=.2,hardness=1, schedule, rule, random, start.",
+            "Folder of a policy, or a name: auto, ppo, bandit, constant:share=.2,hardness=1, schedule, rule, random, start.",
             metavar="POLICY",
             positional=True,
         ),
@@ -67,7 +68,7 @@ class PolicyEvaluateConfig:
     reference: Annotated[
         str,
         Flag(
-            "Policy that the differences refer to: none, one_to_one, start, schedule, rule, random, good_constant, bandit, auto, "
+            "Policy that the differences refer to: none, one_to_one, auto (the constant), ppo, bandit, start, schedule, rule, random, "
             "or the name of the evaluated policy.",
             metavar="POLICY",
         ),

@@ -17,11 +17,11 @@ class PolicyOptions(Options):
 
     policy: Annotated[
         str,
-        "ppo (trained on this table), auto (trained beforehand, included in the package), bandit, "
-        "constant[:share=.2,hardness=1], schedule, rule, or the folder of a policy.",
+        "ppo (fine-tuned on this table, and kept only where validation prefers it to auto), auto (a constant that suits any table), "
+        "bandit (trained beforehand), constant[:share=.2,hardness=1], schedule, rule, or the folder of a policy.",
     ] = "ppo"
     reward: Annotated[Literal["f1", "average_precision", "partial_auc"], "Metric on the validation rows that PPO maximizes."] = "f1"
-    policy_rollouts: Annotated[int | None, Flag("Rollouts of PPO.", default="the budget's")] = None
+    policy_rollouts: Annotated[int | None, Flag("Rollouts that fine-tune the policy ppo.", default="the budget's")] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -278,7 +278,7 @@ def load_bundle(folder: Path, name: str = "ppo") -> BundlePolicy:
     for file in (config_file, weights_file):
         if not file.is_file():
             raise MissingFileError(
-                f"no policy at {str(folder)!r}: {file.name} is missing; use auto, constant, rule, schedule, random, start, bandit, "
+                f"no policy at {str(folder)!r}: {file.name} is missing; use auto, constant, ppo, bandit, rule, schedule, random, start, "
                 "or a folder written by a training run"
             )
     from safetensors import SafetensorError

@@ -4,6 +4,7 @@ errors."""
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -218,3 +219,42 @@ def test_named_classes_in_a_table_without_an_entity_and_with_seconds_as_time(tmp
     capsys.readouterr()
     assert main(["evaluate", str(out), "--dataset", str(table), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["test"] == report["test"]
+
+
+def test_ppo_is_kept_only_where_it_is_better_and_the_report_says_why(
+    tiny_table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where PPO would have to be better by far, a run is that of auto; where anything will do, it is not."""
+    runs = {}
+    for name, margin, policy in (("auto", 0.0, "auto"), ("constant", 1e9, "ppo"), ("ppo", -1e9, "ppo")):
+        monkeypatch.setattr("balancer.policy_learning.training.MARGIN", margin)
+        out = tmp_path / name
+        assert main(["train", "--dataset", str(tiny_table), "--out", str(out), *TINY, "--policy", policy]) == 0
+        printed, runs[name] = capsys.readouterr().out, report_of(out)
+        described = runs[name]["run"]["policy"]
+        if policy == "auto":
+            assert described == {"asked": "auto", "name": "auto"}
+            assert "% of the run's" not in printed
+            continue
+        assert described["asked"] == "ppo"
+        assert described["name"] == ("auto" if name == "constant" else "ppo")
+        (note,) = described["notes"]
+        assert note.startswith("kept auto, the constant:" if name == "constant" else "kept PPO:")
+        assert f"policy ppo: {note}" in printed
+        assert set(described["evaluation"]) == {"ppo", "constant", "one_to_one", "none", "start", "random"}
+        seconds = runs[name]["timing"]["seconds"]
+        share = re.search(r"^policy: (\d+) s, (\d+) % of the run's (\d+) s$", printed, re.MULTILINE)
+        assert share is not None
+        assert [int(number) for number in share.groups()] == pytest.approx(
+            [seconds["policy"], 100 * seconds["policy"] / sum(seconds.values()), sum(seconds.values())], abs=1
+        )
+        assert f"- note of the policy: {note}" in (out / "report.md").read_text()
+    assert runs["constant"]["test"] == runs["auto"]["test"]
+    assert runs["constant"]["baselines"] == runs["auto"]["baselines"] == runs["ppo"]["baselines"]
+    assert (tmp_path / "constant" / "model.safetensors").read_bytes() == (tmp_path / "auto" / "model.safetensors").read_bytes()
+    assert runs["ppo"]["test"] != runs["auto"]["test"]
+    weights = pl.read_parquet(tmp_path / "ppo" / "epochs.parquet").filter(pl.col("model") == "run")
+    assert weights["class_importance"].is_between(0, 1).all()
+    assert weights.schema["half_life"] == pl.Float64
+    plain = pl.read_parquet(tmp_path / "ppo" / "epochs.parquet").filter(pl.col("model") == "none")
+    assert plain["class_importance"].to_list() == [0.0, 0.0]

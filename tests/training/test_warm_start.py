@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -298,3 +299,29 @@ def test_hidden_fields_are_hidden_and_nothing_else(tiny_table: Path) -> None:
     assert torch.equal(torch.from_numpy(own)[shown], before[torch.arange(len(rows)), last][shown])
     batch.values[torch.arange(len(rows)), last] = before[torch.arange(len(rows)), last]
     assert torch.equal(batch.values, before)
+
+
+def test_only_a_new_head_starts_at_the_prior(tiny_run: Path, later_table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A head that was trained before keeps its bias; another starts with the bias that fits each training."""
+    given: list[float | None] = []
+    init = ClassifierTrainer.__init__
+
+    def noting(self: ClassifierTrainer, *positional: Any, prior: np.ndarray | None = None, **named: Any) -> None:
+        init(self, *positional, prior=prior, **named)
+        if "start" in named:  # not the trainer that measures the time of a step
+            given.append(None if prior is None else float(prior[1]))
+
+    monkeypatch.setattr(ClassifierTrainer, "__init__", noting)
+    assert train("--dataset", later_table, "--from", tiny_run, "--out", tmp_path / "kept") == 0
+    assert given == [None] * 4
+    before = tmp_path / "before"
+    short = ("--epochs", "1", "--steps-per-epoch", "2", "--d-model", "16", "--layers", "1", "--history-length", "6", "--threads", "1")
+    assert main(["pretrain", "--dataset", str(later_table), "--out", str(before), *short]) == 0
+    given.clear()
+    assert train("--dataset", later_table, "--from", before, "--out", tmp_path / "new") == 0
+    prior = float((pl.read_parquet(later_table)["is_fraud"] == 1).mean())  # type: ignore[arg-type]
+    rule, none, even, weighted = given
+    assert rule == pytest.approx(np.sqrt(prior) / (np.sqrt(prior) + np.sqrt(1 - prior)), rel=0.3)
+    assert none == pytest.approx(prior, rel=0.3)
+    assert even == pytest.approx(0.5)
+    assert weighted == pytest.approx(0.5)
