@@ -4,8 +4,8 @@ The features of each class pass the same two layers. Their mean and maximum over
 together with the shared features. The change of a class's log share is computed from the code of the class
 and the context; the changes of hardness, importance exponents and half-life are computed from the context
 alone. The exploration has one scale per kind of action, for any K. Observations of tasks with fewer classes
-are padded with zeros. A class with a log prior of 0 is such padding (a real class never has it): it takes no part in pooling,
-and neither its action nor its log-probability counts.
+are padded with zeros. A class with a log prior of 0 is such padding (a real class never has it): it takes no
+part in pooling, and neither its action nor its log-probability counts.
 
 Actor and critic share no parameters, because the gradient of a policy is small compared with that of a value.
 :class:`balancer.sampling.bundle.BundlePolicy` is this actor in NumPy; a test compares the two.

@@ -40,7 +40,7 @@ class PriorPower:
     """Class shares in proportion to ``prior ** power``, within the run's limit on the minority's share."""
 
     power: float = 0.5
-    """1 keeps the prior, 0 makes all classes equal; below 0, rare classes are drawn more often than others."""
+    """1 keeps the prior, 0 makes all classes equal, below 0 rare classes are drawn more often than others."""
 
     def __post_init__(self) -> None:
         if not -1 <= self.power <= 1:
@@ -142,7 +142,7 @@ COMPENSATED = ConstantPolicy(PriorPower(1.0 / 3.0), 1.0, START_FLOOR, "compensat
 """The constant for any table where drawn rows are counted by the sampler's loss (docs/experiments.md)."""
 
 PLAIN = ConstantPolicy(PriorPower(0.0), 0.5, START_FLOOR, "plain constant", bounded=False)
-"""The constant for two classes and a loss that counts every row alike: equal shares, as usual over-sampling."""
+"""The constant for two classes and a loss that counts every row alike: equal shares, as in over-sampling."""
 
 PLAIN_MANY = ConstantPolicy(PriorPower(-0.1), 0.0, START_FLOOR, "plain constant", bounded=False)
 """The same for more classes.

@@ -305,7 +305,12 @@ _CONSTANT = {
     "hardness_importance": _IMPORTANCE,
     "half_life": HALF_LIVES,
 }
-_NAMED_SHARES: dict[str, PriorPower | None] = {"prior": None, "root": PriorPower(0.5), "third": PriorPower(1.0 / 3.0), "equal": PriorPower(0.0)}
+_NAMED_SHARES: dict[str, PriorPower | None] = {
+    "prior": None,
+    "root": PriorPower(0.5),
+    "third": PriorPower(1.0 / 3.0),
+    "equal": PriorPower(0.0),
+}
 
 
 def _named_share(options: str) -> tuple[float | PriorPower | None, str]:
