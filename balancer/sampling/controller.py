@@ -83,7 +83,7 @@ class SamplingController:
 
     @property
     def compensated(self) -> bool:
-        """Whether drawn rows are counted by the sampler's loss; a change has an effect from the next update on."""
+        """Whether drawn rows are counted by the sampler's loss; a change counts from the next update on."""
         return bool(self._builder.compensated)
 
     @compensated.setter

@@ -244,8 +244,8 @@ def load_policy(text: str | Path, *, num_classes: int) -> Policy:
             - ``auto``, the best policy of the package for a table that it has not seen: the constant
               (:class:`~balancer.sampling.constant_policy.DefaultPolicy`), which ``constant`` is too;
             - ``constant:share=.2,hardness=1``: a constant of one's own (keys ``share``, a number, ``prior``,
-              ``root``, ``third`` or ``equal``; ``hardness``; ``floor``; ``class_importance``; ``hardness_importance``;
-              ``half_life``);
+              ``root``, ``third`` or ``equal``; ``hardness``; ``floor``; ``class_importance``;
+              ``hardness_importance``; ``half_life``);
             - ``ppo``, learned, part of the package; outside its training range it answers with a constant;
               ``bandit``, the same, trained on the reward of single epochs;
             - ``schedule``, ``schedule:start_share=.5,end_share=.29`` (also ``start_hardness``,

@@ -26,8 +26,6 @@ SHARE = 0.25
 """Rows of a task in a step, per row of the classification."""
 POOL = 2_000
 """Rows of train, and of the reward half, that are scored after an epoch for a task's weights."""
-LEARNED_CLASSES = 10
-"""Most classes in the training of the learned policy; with more, the rule is used."""
 
 
 class AuxiliarySampling:
@@ -57,10 +55,7 @@ class AuxiliarySampling:
             present = len(np.unique(target[target >= 0]))
             if 2 <= present <= self.count:
                 task_seed = integer_seed(seed, f"task {task.name}")
-                policy = "auto" if present <= LEARNED_CLASSES else "rule"
-                self.samplers[task.name] = SamplerCore(
-                    target, policy=policy, epochs=epochs, num_samples=self.count, unlabelled=-1, seed=task_seed
-                )
+                self.samplers[task.name] = SamplerCore(target, epochs=epochs, num_samples=self.count, unlabelled=-1, seed=task_seed)
 
     def draw(self, epoch: int) -> dict[str, np.ndarray]:
         """Store rows of an epoch, by task."""

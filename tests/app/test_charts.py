@@ -43,7 +43,8 @@ SENSITIVITY = SensitivityReport(
     *("exact", 8, 1, 0.1, ""),
 )
 ALL = {
-    "weights": charts.weights_chart(HISTORY),
+    "weights of version 0.1": charts.weights_chart(HISTORY),
+    "weights": charts.weights_chart(HISTORY.with_columns(class_importance=pl.lit(0.5), hardness_importance=pl.lit(0.0))),
     "epochs": charts.epochs_chart(HISTORY.with_columns(model=pl.lit("run")), metric="f1", title="F1"),
     "precision-recall": charts.curves_chart(CURVES, at=COUNTS),
     "precision-recall alone": charts.curves_chart(CURVES),
@@ -80,6 +81,14 @@ def test_every_axis_has_a_title_and_the_chart_becomes_an_svg(name: str) -> None:
     assert {channel for channel, _ in found} == {"x", "y"}
     assert all(title for _, title in found), found
     assert charts.svg(ALL[name]).startswith(b"<svg")
+
+
+def test_importances_are_shown_where_the_run_has_them() -> None:
+    old, new = (charts.svg(ALL[name]).decode() for name in ("weights of version 0.1", "weights"))
+    assert "hardness exponent" in old
+    assert "importance" not in old
+    assert "importance of classes" in new
+    assert "importance within classes" in new
 
 
 def test_outcomes_and_their_sums() -> None:

@@ -264,17 +264,38 @@ def test_the_table_that_is_gone_or_has_changed_is_said(runs: Path) -> None:
     assert "has changed since" in app.error[0].value
 
 
+@pytest.mark.parametrize("kept", ["policy", "constant"])
+def test_the_page_says_what_was_kept(runs: Path, kept: str) -> None:
+    file = runs / "first" / "policy" / "policy.json"
+    content = json.loads(file.read_text())
+    figures = {"f1": 0.5, "average_precision": 0.4, "partial_auc": 0.3, "minority_share": 0.2, "hardness": 1.0}
+    content["training"]["evaluation"] = dict.fromkeys(("ppo", "constant", "one_to_one", "none", "start", "random"), figures)
+    file.write_text(json.dumps(content | {"kept": kept}))
+    app = opened("weights")
+    assert not app.exception
+    said = [text.value for text in app.markdown if "The constant was kept" in text.value]
+    assert len(said) == (kept == "constant")
+    (table,) = (table.value for table in app.dataframe if "last share" in table.value.columns)
+    assert table["policy"].tolist()[:3] == ["PPO", "auto, the constant", "1:1 over-sampling"]
+
+
 @pytest.mark.slow
 def test_the_map_is_measured_and_the_game_is_played_to_its_end(runs: Path) -> None:
+    # A map of version 0.1, measured with another loss, is not shown.
+    old = pl.DataFrame({"share": [0.1], "hardness": [1.0], "average_precision": [0.9], "f1": [0.9]})
+    old.write_parquet(runs / "first" / "surface.parquet")
     app = opened("weights")
     next(button for button in app.button if button.label.startswith("Measure the map")).click().run()
     assert not app.exception
     surface = pl.read_parquet(runs / "first" / "surface.parquet")
     assert surface.height == 35
+    assert surface["class_importance"].unique().to_list() == [0.5]
     assert f"{surface['average_precision'].max():.3f}" in " ".join(caption.value for caption in app.caption)
     next(button for button in app.button if button.label == "Train one epoch").click().run()
     assert app.metric[0].label == "you: AP"
     app.slider(key="game-share").set_value(50.0).run()
+    app.slider(key="game-importance").set_value(1.0).run()
+    app.select_slider(key="game-half-life").set_value("1/4").run()
     next(button for button in app.button if button.label == "Train to the end").click().run()
     assert not app.exception
     assert "The game is over" in app.success[0].value
@@ -282,6 +303,11 @@ def test_the_map_is_measured_and_the_game_is_played_to_its_end(runs: Path) -> No
     assert table["epoch"].max() == 8
     values = table[table["player"] == "you"]
     assert values["share"].iloc[-1] == pytest.approx(0.5)
+    assert values["class_importance"].tolist() == [0.5] + 7 * [1.0]
+    assert values["half_life"].isna().tolist() == [True] + 7 * [False]
+    assert values["half_life"].iloc[-1] == 0.25
+    rivals = table[(table["player"] == "no sampling") & (table["epoch"] == 8)]
+    assert (rivals["class_importance"].item(), rivals["hardness"].item()) == (0.0, 0.0)
     next(button for button in app.button if button.label == "Start again").click().run()
     assert not [metric for metric in app.metric if metric.label == "you: AP"]
 
