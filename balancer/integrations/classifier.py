@@ -62,8 +62,8 @@ class AdaptiveClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):  #
         its ``decision_function`` is used. LightGBM and XGBoost that are made to stop early do so by the
         average precision of the held-out rows.
     policy
-        ``auto``, by the way of training: a constant for ensembles of trees, four masses of the classes by
-        trial for estimators that are fitted anew, see :mod:`balancer.integrations.masses`. ``constant``: the
+        ``auto``, by the way of training: a constant for ensembles of trees and for steps, four masses of the
+        classes by trial for new fits, see :mod:`balancer.integrations.masses`. ``constant``: the
         same without trials. ``constant:share=.2,hardness=1``, ``ppo`` and ``bandit`` (learned), ``rule``, the
         folder of a learned policy, or an object with ``name`` and ``act``.
     epochs

@@ -1,8 +1,9 @@
 """What the policy ``auto`` is for classifiers that are trained outside of a loop.
 
-Trees that are added epoch by epoch get a constant (:data:`TREES`). An estimator that is fitted anew in each
-epoch tries a few masses of the classes, one an epoch, and keeps the one that ranks held-out rows best
-(:class:`MassTrials`). The figures behind both are in docs/experiments.md.
+Trees that are added epoch by epoch, and linear models that are trained in steps, get a constant
+(:data:`MILD`). An estimator that is fitted anew in each epoch tries a few masses of the classes, one an
+epoch, and keeps the one that ranks held-out rows best (:class:`MassTrials`). Networks that are trained in
+steps draw and count rows as in a loop of one's own. The figures behind this are in docs/experiments.md.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from balancer.sampling.weights import START_FLOOR
 
 NATURAL = ConstantPolicy(PriorPower(0.5), 0.0, START_FLOOR, "natural constant", class_importance=1.0, bounded=False)
 """Every row counts 1, so the estimator is trained as without a policy."""
-TREES = ConstantPolicy(PriorPower(0.5), 0.0, START_FLOOR, "compensated constant", class_importance=0.5, bounded=False)
-"""Class masses in proportion to ``prior ** .75``, without hardness."""
+MILD = ConstantPolicy(PriorPower(0.5), 0.0, START_FLOOR, "compensated constant", class_importance=0.5, bounded=False)
+"""Class masses in proportion to ``prior ** .75``, without hardness: hard rows mislead linear models."""
 POWERS = (0.5, 0.0, 0.75)
 """Exponents of the prior that are tried after the natural masses; 0 makes all classes equal."""
 

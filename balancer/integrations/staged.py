@@ -23,7 +23,7 @@ of a stream with equally frequent classes. The scores of all others belong to a 
 :attr:`StagedEstimator.mass`, which :mod:`balancer.integrations.probabilities` corrects.
 
 **The policy ``auto``** depends on the way of training: see :mod:`balancer.integrations.masses`. ``constant``
-is the same without trials. Estimators that are trained in steps draw and count rows as networks do.
+is the same without trials.
 
 scikit-learn's histogram boosting can grow too, but its bins depend on the weights: the trees of earlier
 epochs would be evaluated with other bins, and weighted quantiles take twenty times as long as the rest of the
@@ -55,7 +55,7 @@ from sklearn.utils.validation import has_fit_parameter
 from balancer.dependencies import require
 from balancer.deprecation import warn_renamed
 from balancer.errors import InputError
-from balancer.integrations.masses import NATURAL, TREES, MassTrials
+from balancer.integrations.masses import MILD, NATURAL, MassTrials
 from balancer.integrations.probabilities import Floats, class_probabilities, to_prior
 from balancer.integrations.tables import take_rows
 from balancer.sampling.constant_policy import ConstantPolicy
@@ -73,6 +73,8 @@ MIN_DRAWS = 256
 A policy's limits on repeats in an epoch refer to it.
 """
 _INCREMENTAL = ("boosting", "partial_fit", "warm_start")
+_NO_NETWORKS = ("sklearn.linear_model.", "sklearn.naive_bayes")
+"""Modules of classifiers that are trained in steps and have no hidden layers."""
 _EARLY_STOPPING = ("early_stopping_round", "early_stopping_rounds", "early_stopping", "n_iter_no_change")
 """Names of the parameter of LightGBM (the first is the main one) and XGBoost."""
 _LOGISTIC = {
@@ -260,9 +262,10 @@ class StagedEstimator:
         """
         rows = len(self._codes)
         draws = max(-(-rows // self.epochs), min(rows, MIN_DRAWS), len(self.names))
-        if isinstance(policy, str) and policy in ("auto", "constant") and self.compensated and self.staging != "partial_fit":
+        network = self.staging == "partial_fit" and not type(self.estimator).__module__.startswith(_NO_NETWORKS)
+        if isinstance(policy, str) and policy in ("auto", "constant") and self.compensated and not network:
             if self.staging in _INCREMENTAL:
-                policy = TREES
+                policy = MILD
             else:
                 policy = MassTrials(self.epochs) if policy == "auto" and held_out else NATURAL
         return SamplerCore(self._codes, policy=policy, epochs=self.epochs, num_samples=draws, seed=self._seed, compensated=self.compensated)

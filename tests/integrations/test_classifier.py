@@ -22,6 +22,7 @@ from sklearn.exceptions import UnsetMetadataPassedError
 from sklearn.linear_model import LogisticRegression, SGDClassifier
 from sklearn.metrics import average_precision_score, f1_score, log_loss
 from sklearn.model_selection import GridSearchCV, cross_validate
+from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
@@ -325,6 +326,15 @@ def test_the_default_for_trees_has_the_mass_of_prior_to_three_quarters(tables: A
     np.testing.assert_allclose(np.exp(sampler.logit_offset), prior**0.75 / (prior**0.75).sum(), rtol=1e-3)
     staged.fit_epoch(0, sampler)
     np.testing.assert_allclose(staged.mass, np.exp(sampler.logit_offset))
+
+
+def test_only_networks_that_are_trained_in_steps_draw_hard_rows(tables: Any) -> None:
+    X, y, *_ = tables
+    for learner, name in ((SGDClassifier(loss="log_loss"), "compensated constant"), (GaussianNB(), "compensated constant")):
+        model = adaptive(learner, policy="auto", epochs=2, passes=1).fit(X, y)
+        assert model.policy_.name == name and model.weights_.hardness == 0
+    network = adaptive(MLPClassifier((8,)), policy="auto", epochs=2, passes=1).fit(X, y)
+    assert network.policy_.name == "auto" and network.weights_.hardness > 0
 
 
 def test_masses_are_tried_on_held_out_rows(tables: Any) -> None:
