@@ -129,7 +129,7 @@ def train_policy(
         "margin_over_constant": margin,
         "margin_error": error,
     }
-    trained = "trained" if start is None else f"fine-tuned from {start}"
+    trained = "trained anew" if start is None else f"fine-tuned from the policy {Path(start).name}"
     students = len(compared.figures[reward])
     note = (
         f"kept {'PPO' if kept == 'policy' else 'auto, the constant'}: on {students} new students, PPO ({trained}) has {FIGURES[reward]} "

@@ -186,7 +186,7 @@ def test_an_old_policy_can_not_be_trained_further(tmp_path: Path, monkeypatch: p
     train_policy(PROBLEM, replace(TINY, rollouts=1), seed=0, folder=bundles / "ppo")
     assert shipped_start() == "ppo"
     tuned = train_policy(PROBLEM, replace(TINY, rollouts=1), seed=1, folder=tmp_path / "a", start="ppo")
-    assert "PPO (fine-tuned from ppo)" in load_bundle(tuned).notes[0]
+    assert "PPO (fine-tuned from the policy ppo)" in load_bundle(tuned).notes[0]
 
 
 def test_budgets_are_short() -> None:

@@ -3,6 +3,9 @@ the policy."""
 
 from __future__ import annotations
 
+import warnings
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -13,10 +16,12 @@ from balancer.errors import InputError
 from balancer.policy_learning.walking import PolicyWalk, fitting_bias, walk_policies
 from balancer.sampling.constant_policy import COMPENSATED, PLAIN_MANY, DefaultPolicy
 from balancer.sampling.observation import Observation
-from balancer.sampling.policies import FALLBACK, ConstantPolicy, StartPolicy, load_policy
+from balancer.sampling.policies import FALLBACK, AutoPolicy, ConstantPolicy, OutsideTraining, StartPolicy, compensates, load_policy
 from balancer.sampling.weights import SamplingWeights
 
 PROBLEM = synthetic_problem(3, rows=1_000)
+STORED = Path(__file__).parents[1] / "stored" / "0.1" / "policy"
+"""A policy of version 0.1."""
 
 
 def _episode(compensated: np.ndarray | None = None) -> PopulationEpisode:
@@ -59,6 +64,25 @@ def test_scores_at_the_start_are_the_shares() -> None:
     episode.stack._parameters[-2].zero_()  # the weights of the last layer
     episode.stack.add_bias(fitting_bias([SamplingWeights(share)] * 6, np.zeros(6, dtype=bool)))
     np.testing.assert_allclose(episode.stack.score(PROBLEM.x_val)[0, :5], np.tile(share, (5, 1)), atol=1e-6)
+
+
+def test_learned_policies_of_both_versions_train_side_by_side() -> None:
+    """Those of version 0.1 answer with K + 2 numbers, from their own start, and without compensation."""
+    old, new = load_policy(STORED, num_classes=3), AutoPolicy("ppo")
+    assert (compensates(old), compensates(new)) == (False, True)
+    episode = _episode(np.array([compensates(old), compensates(new), False] * 2))
+    walk = PolicyWalk(episode)
+    starts = walk.weights[:2]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", OutsideTraining)
+        for _ in range(3):
+            walk.train_epoch([old, new, StartPolicy()])
+    assert (starts[0].hardness, starts[0].class_importance) == (0.0, 0.0)
+    assert (starts[1].hardness, starts[1].class_importance) == (COMPENSATED.hardness, COMPENSATED.class_importance)
+    assert walk.weights[0].to_dict() != starts[0].to_dict()
+    assert walk.weights[0].class_importance == 0
+    assert walk.weights[0].share[1:].sum() <= max(episode.share_limit, 1 - episode.prior[0]) + 1e-9
+    assert walk.weights[1].to_dict() != starts[1].to_dict()
 
 
 def test_policies_see_whether_their_student_compensates() -> None:

@@ -16,12 +16,14 @@ from balancer.errors import UnsupportedError
 from balancer.options.fit import Budget, FitOptions
 from balancer.options.model import ModelOptions
 from balancer.sampling.controller import SamplingController
-from balancer.sampling.policies import ConstantPolicy, DefaultPolicy, RulePolicy, SchedulePolicy
-from balancer.training.fitting import fit_classifier
+from balancer.sampling.policies import ConstantPolicy, DefaultPolicy, RulePolicy, SchedulePolicy, load_policy
+from balancer.training.fitting import Pools, fit_classifier
 from balancer.training.preparation import model_config
 from balancer.training.treatment import FIXED, Treatment, balanced_class_weight, fixed_treatment, policy_treatment
 
 COUNTS = np.array([900, 60, 40])
+STORED = Path(__file__).parents[1] / "stored" / "0.1" / "policy"
+"""A policy of version 0.1."""
 
 
 @pytest.mark.parametrize("name", FIXED)
@@ -64,6 +66,21 @@ def test_policies_start_with_the_bias_of_their_first_weights() -> None:
             np.testing.assert_allclose(np.exp(bias) / 3, first.share)
     assert policy_treatment("auto", DefaultPolicy()).loss == "sampler"
     assert policy_treatment("rule", RulePolicy()).loss == "plain"
+
+
+def test_policies_of_version_0_1_are_trained_with_the_loss_they_were_made_for(dataset: Dataset, tmp_path: Path) -> None:
+    old = load_policy(STORED, num_classes=2)
+    treatment = policy_treatment("old", old)
+    assert treatment.loss == "plain"
+    counts, reward_counts = Pools.of(dataset).train_counts, Pools.of(dataset).reward_counts
+    first = treatment.first_weights(counts, reward_counts, epochs=2, batch_budget=1024)
+    assert not first.compensated
+    np.testing.assert_allclose(np.exp(treatment.initial_bias(counts, first)) / 2, first.share)
+    model = model_config(dataset, ModelOptions(history_length=3, d_model=8, layers=1), seed=0)
+    options: dict[str, Any] = {"seed": 0, "device": "cpu", "checkpoint": tmp_path / "c.safetensors", "after_epoch": lambda *_: None}
+    _, figures = fit_classifier(dataset, model, treatment, Budget(2, 2), FitOptions(), **options)
+    np.testing.assert_allclose(figures[0]["share"], first.share)
+    assert [line["class_importance"] for line in figures] == [0.0, 0.0]
 
 
 def test_policies_that_depend_on_scores_have_no_fixed_weights() -> None:
