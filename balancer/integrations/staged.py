@@ -242,6 +242,7 @@ class StagedEstimator:
         self._trees = self._num_trees() if self.staging in ("boosting", "warm_start") else 0
         self.epochs = min(int(epochs), self._trees) if self._trees else int(epochs)
         self._rounds = self._trees if rounds is None else rounds
+        self._grown = 0  # rounds of boosting so far
         random_states = {key: value for key, value in self.estimator.get_params().items() if key.rpartition("__")[2] == "random_state"}
         self.estimator.set_params(**{key: integer_seed(seed, key) for key, value in random_states.items() if value is None})
         self._final = self.estimator.get_params(deep=False)
@@ -322,12 +323,12 @@ class StagedEstimator:
                 self.estimator.partial_fit(take_rows(self._X, rows), self._y[rows], **options)
 
     def _boost(self, epoch: int, sampler: SamplerCore) -> None:
-        more = self._trees_until(epoch) - (self._trees_until(epoch - 1) if epoch else 0)
+        more = self._trees_until(epoch) - self._grown
         if more == 0:
             return
         lightgbm = library(self.estimator) == "lightgbm"
         before = None
-        if epoch:
+        if self._grown:
             before = self.estimator.booster_ if lightgbm else self.estimator.get_booster()
         # Each call of fit restarts the library's random numbers: with the same seed every epoch would leave
         # out the same rows and columns.
@@ -350,6 +351,7 @@ class StagedEstimator:
         if self.offset and lightgbm and before is not None:
             _shift(self.estimator.booster_, -sampler.logit_offset)
         self.estimator.set_params(**{name: self._final[name] for name in changed})
+        self._grown += more
 
     def _trees_until(self, epoch: int) -> int:
         """Number of trees after ``epoch``."""
@@ -599,6 +601,8 @@ def train_again(staged: StagedEstimator, X: Any, epochs: list[Epoch], before: St
     incremental = staged.staging in _INCREMENTAL
     for number in range(0 if incremental else len(epochs) - 1, len(epochs)):
         weights = epochs[number].weights
+        if staged.staging in ("boosting", "warm_start") and number + 1 < len(epochs) and _same_stream(weights, epochs[number + 1].weights):
+            continue  # the trees of both epochs are one fit
         sampler, scorer = staged.make_sampler(weights), staged if incremental else before
         if weights.hardness > 0 and number:
             rows = scored_pool(sampler.num_rows, sampler.seed, number)
@@ -606,6 +610,11 @@ def train_again(staged: StagedEstimator, X: Any, epochs: list[Epoch], before: St
             row_scores = scorer.policy_scores(take_rows(X, rows), earlier=not incremental)
             sampler.update(reward.codes, scores, rows=rows, row_score=row_scores)
         staged.fit_epoch(number, sampler)
+
+
+def _same_stream(one: SamplingWeights, other: SamplingWeights) -> bool:
+    """Whether rows count alike under both weights, whatever their scores."""
+    return one.hardness == other.hardness == 0 and one.class_importance == other.class_importance and np.array_equal(one.share, other.share)
 
 
 def scored_pool(num_rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
