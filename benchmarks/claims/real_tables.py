@@ -17,20 +17,21 @@ Finished pairs of table and learner are kept, so a stopped run continues.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.claims.sampling_tables import TABLES as MADE
 from benchmarks.lib.commands import parser
+from benchmarks.lib.made_tables import MADE
 from benchmarks.lib.recording import RESULTS, record, recorded, rounded
 from benchmarks.lib.statistics import corrected_interval
 from benchmarks.lib.table_learners import LEARNERS
 from benchmarks.lib.tables import REAL, TEST, TRAIN, TableFold, real_table
 
 FIGURES = ("average_precision", "f1", "ece")
-TABLES: dict[str, Callable[[], tuple[np.ndarray, np.ndarray]]] = {name: lambda name=name: real_table(name) for name in REAL} | MADE  # type: ignore[misc]
+TABLES: dict[str, Callable[[], tuple[np.ndarray, np.ndarray]]] = {name: partial(real_table, name) for name in REAL} | MADE
 
 
 def measure(name: str, learner: str, splits: int) -> dict[str, Any]:

@@ -84,7 +84,7 @@ def boosted_trees(fold: TableFold) -> Iterator[tuple[str, Scores]]:
             if y.max() == 1:
                 yield treatment, _focal_trees(fold, options)
             continue
-        model = LGBMClassifier(metric="None", class_weight="balanced" if treatment == "class_weight" else None, **options)
+        model: Any = LGBMClassifier(metric="None", class_weight="balanced" if treatment == "class_weight" else None, **options)
         _fit(model, *resampled(treatment, x, y, fold.split), fold)
         yield treatment, (model.predict_proba(x_valid), model.predict_proba(x_test))
     adaptive = AdaptiveClassifier(LGBMClassifier(**options), random_state=fold.split)
@@ -92,7 +92,7 @@ def boosted_trees(fold: TableFold) -> Iterator[tuple[str, Scores]]:
     yield "auto", (adaptive.predict_proba(x_valid), adaptive.predict_proba(x_test))
 
 
-def _fit(model: LGBMClassifier, x: Floats, y: Labels, fold: TableFold, **start: Any) -> None:
+def _fit(model: Any, x: Floats, y: Labels, fold: TableFold, **start: Any) -> None:
     """Fit LightGBM with early stopping by the average precision of the validation rows."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The argument 'eval_set' is deprecated")  # its successor is too new
@@ -111,7 +111,8 @@ def _focal_trees(fold: TableFold, options: dict[str, Any]) -> Scores:
     """LightGBM with the focal loss (Lin et al. 2017), from the log-odds of the prior."""
     y, y_valid, _ = fold.y
     start = float(np.log(y.mean() / (1.0 - y.mean())))
-    model = LGBMClassifier(objective=focal_gradient, metric="None", **options)
+    objective: Any = focal_gradient
+    model: Any = LGBMClassifier(objective=objective, metric="None", **options)
     scores = {"init_score": np.full(len(y), start), "eval_init_score": [np.full(len(y_valid), start)]}
     _fit(model, fold.x[0], y, fold, **scores)
     probabilities = [expit(start + model.predict(part, raw_score=True)) for part in fold.x[1:]]

@@ -65,8 +65,8 @@ class TableFold:
         rest, test = train_test_split(np.arange(len(y)), test_size=TEST, stratify=y, random_state=split)
         train, validation = train_test_split(rest, test_size=VALIDATION / (1 - TEST), stratify=y[rest], random_state=split)
         scaler = StandardScaler().fit(x[train])
-        parts = train, validation, test
-        return cls(*(tuple(values) for values in ((scaler.transform(x[part]) for part in parts), (y[part] for part in parts))), split)  # type: ignore[arg-type]  # three parts
+        features = scaler.transform(x[train]), scaler.transform(x[validation]), scaler.transform(x[test])
+        return cls(features, (y[train], y[validation], y[test]), split)
 
     def figures(self, validation: Floats, test: Floats) -> dict[str, float]:
         """Figures of class probabilities.
