@@ -239,6 +239,8 @@ class ClassWeightsEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
             raise InputError("step was called before reset: call reset first")
         if np.shape(action) != self.action_space.shape:
             raise InputError(f"the action has the shape {np.shape(action)}, the action space {self.action_space.shape}")
+        if not np.isfinite(action).all():
+            raise InputError(f"the action is not finite: {np.asarray(action).tolist()}")
         task, epoch = self.task, self._builder.epoch
         self.weights = self.weights.moved(action, self._prior, self._builder.share_limit)
         rng = generator(self.seed, "environment draw", self.episode, epoch)

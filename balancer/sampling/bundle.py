@@ -194,7 +194,10 @@ class BundlePolicy:
             observation = observation.v0()
         outside = self.support.outside(observation) if self.support is not None else None
         if outside is not None:
-            self._note(*outside)
+            if outside[0] != "compensated":
+                self._note(*outside)
+            elif full.started:  # before the first epoch it is not known yet whether the loss will be used
+                self._note("compensated", "the loss does not count drawn rows by their weights (use sampler.loss)")
             return self.fallback.act(full)
         action: Floats = self.act_many(Observation(observation.per_class[None], observation.shared[None]))[0]
         return action

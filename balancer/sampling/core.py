@@ -48,6 +48,8 @@ from balancer.sampling.weights import Floats, SamplingWeights
 STATE_VERSION = 1
 BLOCK = 1 << 16
 """Rows of an epoch that are drawn together; each block has its own random numbers."""
+MAX_LOGIT = 1e4
+"""Logits beyond it, infinite ones too, count as this, so that their difference is a number."""
 _CERTAIN = -40.0
 """Logarithm of a probability that is as good as 0."""
 MOST_SHOWN = 10
@@ -344,7 +346,7 @@ class SamplerCore:
         Raises:
             InputError: Logits of another shape, or a prior that is none.
         """
-        wide = two_columns(numbers(logits, "logits"), len(self.classes_))
+        wide = np.clip(two_columns(numbers(logits, "logits"), len(self.classes_)), -MAX_LOGIT, MAX_LOGIT)
         wide = wide + self.correction(wide) + np.log(self.stream_prior(prior))
         wide -= wide.max(axis=1, keepdims=True)
         odds = np.exp(wide)
@@ -424,11 +426,14 @@ class SamplerCore:
         """Notes on what may surprise, e.g. that the policy used a constant instead; mostly none."""
         notes = policy_notes(self.policy)
         weights = self._controller.weights
+        if self._compensation is None and self.updates and weights.compensated:
+            notes.append("the weights count drawn rows differently, but no loss or weights of the sampler were used: use sampler.loss")
         if self._compensation is False and weights.compensated:
             notes.append("the weights count drawn rows differently, but the loss does not: give compensated=None or another policy")
         if self._contradicted:
             notes.append("compensated=False was given, but the loss or the weights of the sampler are used: leave it out")
-        if np.isfinite(weights.half_life) and not self._rows.has_age:
+        chosen = isinstance(self.policy, ConstantPolicy)  # a learned policy without times does what it can
+        if chosen and np.isfinite(weights.half_life) and not self._rows.has_age:
             notes.append("the weights have a half-life, but the times of the rows are not known: give the sampler times")
         return notes
 
@@ -737,6 +742,7 @@ class SamplerCore:
         return {
             "version": STATE_VERSION,
             "labels": self._labels.fingerprint,
+            "order": self._labels.order.tolist(),
             "policy": self.policy_name,
             "epochs": self.epochs,
             "num_samples": self.num_samples,
@@ -767,6 +773,10 @@ class SamplerCore:
             if name == "labels":
                 raise InputError("saved state is for other training rows; load it with the labels it was saved with, in the same order")
             raise InputError(f"saved state is for {name} {state.get(name)!r}, this sampler has {value!r}; make the sampler as it was saved")
+        if list(state.get("order", self._labels.order)) != self._labels.order.tolist():  # version 0.1 has no order
+            raise InputError(
+                "saved state is for other labels: another class is the most frequent one; load it with the labels it was saved with"
+            )
         before, stopping = self._controller.state_dict(), Stopping(self.epochs, self._stopping.patience)
         compensation = state.get("compensated", self._compensation)
         try:

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from balancer.dependencies import is_installed
 from balancer.errors import InputError
-from balancer.sampling.core import SamplerCore
+from balancer.sampling.core import MAX_LOGIT, SamplerCore
 from balancer.sampling.inputs import plain
 from balancer.sampling.weights import Floats, SamplingWeights
 
@@ -238,7 +238,8 @@ class CoreView:
         given = given.to(device)
         if given.ndim == 2 and given.shape[1] == len(classes):
             soft = given if given.is_floating_point() else given.float()
-            if len(soft) and bool(((soft.detach().sum(dim=1) - 1.0).abs() > _SUM_TOLERANCE).any()):
+            wrong = ((soft.detach().sum(dim=1) - 1.0).abs() > _SUM_TOLERANCE) | (soft.detach() < 0).any(dim=1)
+            if bool(wrong.any()):
                 raise InputError(
                     "target must be probabilities of the classes that sum to 1 in each row; rows of several classes (multi-label) "
                     "need a sampler for each label"
@@ -306,5 +307,6 @@ class CoreView:
             wide = torch.stack([torch.zeros_like(wide.reshape(-1)), wide.reshape(-1)], dim=1)
         if wide.ndim != 2 or wide.shape[1] != classes:
             raise InputError(f"logits must have the shape (n, {classes}), not {tuple(logits.shape)}; move the classes to the last axis")
+        wide = wide.clamp(-MAX_LOGIT, MAX_LOGIT)
         change = self._core.correction(wide.detach().cpu().double().numpy()) + np.log(self._core.stream_prior(prior))
         return wide + torch.as_tensor(change, dtype=wide.dtype, device=wide.device)

@@ -30,8 +30,8 @@ def check_options(reduction: str, label_smoothing: float) -> None:
     """
     if reduction not in REDUCTIONS:
         raise InputError(f"reduction must be one of {', '.join(REDUCTIONS)}, not {reduction!r}")
-    if not 0 <= label_smoothing <= 1:
-        raise InputError(f"label_smoothing must lie in [0, 1], not {label_smoothing}")
+    if isinstance(label_smoothing, bool) or not isinstance(label_smoothing, (int, float)) or not 0 <= label_smoothing <= 1:
+        raise InputError(f"label_smoothing must lie in [0, 1], not {label_smoothing!r}")
 
 
 def compensated_loss(

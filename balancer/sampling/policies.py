@@ -265,6 +265,8 @@ def load_policy(text: str | Path, *, num_classes: int) -> Policy:
     """
     if num_classes < 2:
         raise InputError(f"a policy needs at least two classes, not {num_classes}")
+    if not isinstance(text, (str, Path)):
+        raise InputError(f"a policy must be a name or a folder, not {text!r}")
     name, colon, options = str(text).partition(":")
     if name == "auto" or (name == "constant" and not colon):
         if colon:
@@ -336,7 +338,8 @@ def _options(name: str, options: str, limits: Mapping[str, tuple[float, float]],
         try:
             number = float(value)
         except ValueError:
-            raise InputError(f"policy option {part!r} needs a number, as in {name}:{example}") from None
+            named = f" or one of {', '.join(_NAMED_SHARES)}" if key == "share" else ""
+            raise InputError(f"policy option {part!r} needs a number{named}, as in {name}:{example}") from None
         low, high = limits[key]
         if not low <= number <= high or (key.endswith("share") and number in (low, high)):
             raise InputError(f"policy option {part!r} must lie between {low:g} and {high:g}")

@@ -680,3 +680,35 @@ def test_a_sampler_shows_what_has_an_effect() -> None:
     assert "importance" not in repr(_core(policy="constant:share=.2"))
     text = repr(_core(policy="constant:share=.2,class_importance=.5,hardness_importance=.25,half_life=.5"))
     assert "class_importance=0.5, hardness_importance=0.25, half_life=0.5" in text
+
+
+def test_notes_say_where_the_weights_are_not_used() -> None:
+    y = np.array([0] * 90 + [1] * 10)
+    sampler = SamplerCore(y, epochs=3, policy="constant:share=root,class_importance=.5")
+    assert sampler.notes == []
+    sampler.update(y, np.linspace(0, 1, 100))
+    assert any("sampler.loss" in note for note in sampler.notes)
+    sampler.use_compensation()
+    assert sampler.notes == []
+
+
+def test_a_learned_policy_waits_for_the_loss_without_a_warning() -> None:
+    y = np.array([0] * 900 + [1] * 100)
+    sampler = SamplerCore(y, epochs=4, policy="ppo")  # a warning is an error in these tests
+    assert sampler.notes == []
+    sampler.use_compensation()
+    sampler.draw()
+    sampler.update(y, np.linspace(0, 1, 1000))
+    assert not any("sampler.loss" in note for note in sampler.notes)
+
+
+def test_the_state_of_swapped_labels_is_refused() -> None:
+    y = np.array([0] * 90 + [1] * 10)
+    state = SamplerCore(y, epochs=3).state_dict()
+    with pytest.raises(InputError, match="other labels"):
+        SamplerCore(1 - y, epochs=3).load_state_dict(state)
+
+
+def test_infinite_logits_are_certain() -> None:
+    sampler = SamplerCore(np.array([0] * 90 + [1] * 10), epochs=3)
+    assert sampler.probabilities([np.inf, -np.inf]).tolist() == [[0.0, 1.0], [1.0, 0.0]]
