@@ -14,7 +14,7 @@ usual over-sampling does, and the batches have no weights.
 
 **Epochs.** The callback draws the rows of an epoch when it begins, so every epoch is trained on its own rows,
 by its own weights. Keras itself makes batches ahead across the end of an epoch and trains on what is left
-over. So it is told of one worker, and :class:`AdaptiveSequence` lets its own workers make the batches, in a
+over. So Keras gets one worker, and :class:`AdaptiveSequence` lets its own workers make the batches, in a
 queue for each epoch.
 """
 

@@ -636,7 +636,7 @@ class SamplerCore:
             controller.compensated = self.compensated  # type: ignore[attr-defined]
         try:
             controller.update(train, held_out)
-        except Exception:
+        except Exception:  # whatever a policy or the scores raise, an update that fails changes nothing
             if before is not None:
                 controller.compensated = before  # type: ignore[attr-defined]
             raise

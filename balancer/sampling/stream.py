@@ -555,7 +555,7 @@ class AdaptiveStream(CoreView, IterableDataset[Any]):
         self._core.use_prior(class_prior(counted))
         try:
             weights = self._core.update(y_true, y_score, y_weight=y_weight)
-        except Exception:
+        except Exception:  # whatever a policy or the scores raise, an update that fails changes nothing
             self._core.use_prior(before)
             raise
         begun = self._board.numbers[:, NOW, ACTIVE] + self._board.numbers[:, NOW, DONE]
