@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -80,10 +81,11 @@ def deprecated_attribute(module: str, name: str) -> Any:
     return getattr(importlib.import_module(home), new)
 
 
-def renamed_argument(old: str, new: str, value: Any, given: Any, *, stacklevel: int = 2) -> Any:
+def renamed_argument(function: Callable[..., Any], old: str, new: str, value: Any, given: Any, *, stacklevel: int = 2) -> Any:
     """The value of an argument that was renamed from ``old`` to ``new``.
 
     Args:
+        function: Function or class that has both arguments.
         old: Name in version 0.1.
         new: Present name.
         value: Value given under the present name.
@@ -92,9 +94,14 @@ def renamed_argument(old: str, new: str, value: Any, given: Any, *, stacklevel: 
 
     Returns:
         ``given`` with a warning, or ``value`` where nothing was given under the old name.
+
+    Raises:
+        TypeError: A value other than the default was given under the present name, and one under the old name.
     """
     if isinstance(given, str) and given == UNSET:
         return value
+    if value != inspect.signature(function).parameters[new].default:
+        _refuse_both(function.__name__, old, new, {new: value})
     warn_renamed(f"the argument {old}", new, stacklevel=stacklevel + 1)
     return given
 

@@ -62,9 +62,28 @@ def test_public_names_need_no_warning() -> None:
 
 
 def test_a_renamed_argument() -> None:
-    assert renamed_argument("stages", "epochs", 8, UNSET) == 8
+    def train(epochs: int = 8, stages: int | str = UNSET) -> int:
+        return int(renamed_argument(train, "stages", "epochs", epochs, stages))
+
+    assert train() == 8
+    assert train(epochs=5) == 5
     with pytest.warns(DeprecationWarning, match="the argument stages is deprecated .*: use epochs"):
-        assert renamed_argument("stages", "epochs", 8, 3) == 3
+        assert train(stages=3) == 3
+    with pytest.raises(TypeError, match="train got epochs and its old name stages: give epochs only"):
+        train(epochs=5, stages=3)
+
+
+def test_estimators_refuse_an_old_and_a_new_name_together() -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    from balancer.integrations.classifier import AdaptiveClassifier
+    from balancer.integrations.resampler import AdaptiveResampler
+
+    x, y = [[0.0], [1.0]] * 20, [0, 1] * 20
+    with pytest.raises(TypeError, match="AdaptiveClassifier got epochs and its old name stages: give epochs only"):
+        AdaptiveClassifier(LogisticRegression(), epochs=3, stages=4).fit(x, y)
+    with pytest.raises(TypeError, match="AdaptiveResampler got num_samples and its old name n_samples: give num_samples only"):
+        AdaptiveResampler(num_samples=30, n_samples=40).fit_resample(x, y)
 
 
 def test_an_old_and_a_new_name_together_are_refused() -> None:

@@ -185,7 +185,7 @@ class AdaptiveClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):  #
         Validation rows ``X_val`` (m, F), ``y_val`` (m,) and ``sample_weight_val`` (m,) take the place of held
         out ones. Then the estimator is trained on all rows of ``X`` and on none of ``X_val``.
         """
-        epochs = renamed_argument("stages", "epochs", self.epochs, self.stages)
+        epochs = renamed_argument(AdaptiveClassifier, "stages", "epochs", self.epochs, self.stages)
         table = self._table(X, reset=True)
         given, classes = self._rows(table, y, sample_weight)
         self._check_options(len(classes))

@@ -171,7 +171,7 @@ class AdaptiveTrainerMixin:
         steer_by: str = UNSET,
         **kwargs: Any,
     ) -> None:
-        metric_key_prefix = renamed_argument("steer_by", "metric_key_prefix", metric_key_prefix, steer_by, stacklevel=2)
+        metric_key_prefix = renamed_argument(AdaptiveTrainerMixin, "steer_by", "metric_key_prefix", metric_key_prefix, steer_by)
         if not isinstance(sampler, AdaptiveSampler):
             raise InputError(f"sampler must be an AdaptiveSampler of the training labels, not {type(sampler).__name__}")
         if sampler.num_replicas != 1:

@@ -149,7 +149,7 @@ class AdaptiveResampler(BaseSampler):  # type: ignore[misc]  # imbalanced-learn 
     def _fit_resample(self, X: Any, y: Any, **params: Any) -> NDArray[np.int64]:
         if params:
             raise InputError(f"AdaptiveResampler takes no {', '.join(params)}, because the policy weights the rows; leave it out")
-        num_samples = renamed_argument("n_samples", "num_samples", self.num_samples, self.n_samples, stacklevel=3)
+        num_samples = renamed_argument(AdaptiveResampler, "n_samples", "num_samples", self.num_samples, self.n_samples, stacklevel=3)
         features = self._features(X)
         classes, codes = self._labels(features, y)
         counts = np.bincount(codes)

@@ -329,3 +329,5 @@ def test_the_name_of_version_0_1_warns(tmp_path: Path) -> None:
         trainer, _ = _trainer(tmp_path, own=own | {"steer_by": "eval_far"})
     assert caught[0].filename == __file__
     assert "metric_key_prefix='eval_far'" in repr(trainer)
+    with pytest.raises(TypeError, match="its old name steer_by: give metric_key_prefix only"):
+        _trainer(tmp_path, own=own | {"steer_by": "eval_far", "metric_key_prefix": "eval_near"})
