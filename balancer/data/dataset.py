@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -31,6 +31,7 @@ from balancer.data.past import Events, TablePast
 from balancer.data.reading import Source, column_types, read_columns, read_input, source_name
 from balancer.data.risk import risk_fields
 from balancer.data.schema import RARE, Schema, check_buckets, distinct, encode, field_codes, learn_vocabulary
+from balancer.data.score_memory import TableScores, clipped, memory_fields, memory_names
 from balancer.data.spec import Spec, nearest
 from balancer.data.split import Split, split_by_time
 from balancer.data.store import TransactionStore
@@ -69,6 +70,26 @@ class Dataset:
         rows = np.flatnonzero(self.store.row >= 0)
         return rows[np.argsort(self.store.row[rows], kind="stable")]
 
+    def without_score_fields(self) -> Dataset:
+        """The same rows without the score fields; the values are a view, not a copy."""
+        schema, number = self.schema.without_score_fields(), len(self.schema.score_fields)
+        if not number:
+            return self
+        store = replace(self.store, values=self.store.values[:, number:], num_numeric=self.store.num_numeric - number)
+        return replace(self, store=store, schema=schema)
+
+    def fill_score_fields(self, logit: NDArray[np.floating]) -> None:
+        """Compute the score fields in place.
+
+        Args:
+            logit: (N,) log-odds of fraud that the first stage gives to each store row.
+        """
+        store, names = self.store, self.schema.score_fields
+        store.values[:, 0] = clipped(logit)
+        if len(names) > 1:
+            for column, (_, values) in enumerate(memory_fields(TableScores(store.start, store.time, logit)), start=1):
+                store.values[:, column] = values
+
     def input_frame(self) -> pl.DataFrame:
         """Read the input rows with all columns, without dropped rows: row i belongs to `scored_rows()[i]`."""
         return read_input(self.source)[self.store.row[self.scored_rows()]]
@@ -98,6 +119,7 @@ def load_dataset(
     hash_buckets: int = 0,
     vocabularies: Mapping[str, list[str]] | None = None,
     need_label: bool = True,
+    score_fields: bool = False,
 ) -> Dataset:
     """Read, check and split a table, and compute its fields.
 
@@ -114,6 +136,8 @@ def load_dataset(
             that a value has the same code in both tables.
         need_label: False accepts a table without labels, or with too few to learn from. Where no row has a
             label, the shares of the split are shares of all rows.
+        score_fields: Whether the data set has fields for the scores of a detector's first stage. They are 0
+            until `Dataset.fill_score_fields` computes them. Ignored with `schema`, which says it.
 
     Raises:
         InputError: If the table can't be used; the message names the column, row, flag or file, and the
@@ -147,6 +171,8 @@ def load_dataset(
     numeric = {name: values[order] for name, values in data.numeric.items()}
     if schema is None:
         schema = _learn(spec, classes, events, frame, numeric, split == Split.TRAIN, hash_buckets, vocabularies)
+        if score_fields:
+            schema = replace(schema, numeric_fields=(*memory_names(spec.entity is not None), *schema.numeric_fields))
     values = _values(schema, events, label, frame, numeric)
     store = TransactionStore(
         values=values,
@@ -307,6 +333,7 @@ def _values(
 ) -> NDArray[np.float32]:
     column_of = {name: column for column, name in enumerate(schema.numeric_fields)}
     values = np.empty((len(events.time), len(column_of) + len(schema.categorical_fields)), dtype=np.float32)
+    values[:, : len(schema.score_fields)] = 0.0
     filled = {name: np.where(np.isnan(column), np.float32(schema.fill[name]), column) for name, column in numeric.items()}
     for name, column in _fields(schema.spec, events, label, filled):
         values[:, column_of[name]] = column

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from balancer.data.score_memory import memory_names
 from balancer.data.spec import Spec
 from balancer.data.timeline import Index
 from balancer.errors import InputError
@@ -52,6 +54,16 @@ class Schema:
     def cardinalities(self) -> tuple[int, ...]:
         """Number of codes of each categorical field, code 0 and hash buckets included."""
         return tuple(len(self.vocabularies[name]) + 1 + self.hash_buckets for name in self.categorical_fields)
+
+    @property
+    def score_fields(self) -> tuple[str, ...]:
+        """Fields that come from the scores of a detector's first stage; the first of `numeric_fields`."""
+        known = frozenset(memory_names(True))
+        return tuple(takewhile(known.__contains__, self.numeric_fields))
+
+    def without_score_fields(self) -> Schema:
+        """The schema of the fields that the first stage reads."""
+        return replace(self, numeric_fields=self.numeric_fields[len(self.score_fields) :])
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to a JSON-serializable dict; `hash_buckets` is written only where it is not 0."""

@@ -87,7 +87,8 @@ class TransactionStore:
         # A padded position reads the last row, which is in the cache, and is set to zero afterwards: one
         # gather, no branch.
         np.minimum(index, last[:, None], out=index)
-        values = self.values.take(index, axis=0)
+        # `take` would copy the whole array first where it is a view of some columns.
+        values = self.values.take(index, axis=0) if self.values.flags.c_contiguous else self.values[index]
         values[padding] = 0.0
         return values
 

@@ -21,7 +21,7 @@ def score_rows(model: Classifier, dataset: Dataset, rows: np.ndarray, *, device:
     scores = np.empty((len(rows), len(model.config.classes)), dtype=np.float32)
     for index, encoded in _encoded(model, dataset, rows, device):
         with autocast(device):
-            scores[index] = model.head.probabilities(model.head(encoded)).float().cpu().numpy()
+            scores[index] = model.head.probabilities(model.logits(encoded)).float().cpu().numpy()
     return scores
 
 

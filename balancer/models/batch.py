@@ -28,11 +28,14 @@ class SequenceBatch:
             codes); after the embedding, C is `d_model`.
         lengths: (B,) int64, number of real positions in each row, from 0 to n.
         mask: (B, n) bool, True where a position is real.
+        margin: (B,) float, log-odds that :meth:`Classifier.logits` adds to the fraud logit of an encoded row;
+            None for none. Only the output of :meth:`Classifier.encode` has it.
     """
 
     values: Tensor
     lengths: Tensor
     mask: Tensor
+    margin: Tensor | None = None
 
     @classmethod
     def from_windows(

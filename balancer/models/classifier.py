@@ -212,12 +212,18 @@ class Classifier(nn.Module):
         """
         if targets is not None:
             self._check_targets()
+        margin = self._margin(batch, targets)
         batch = self.embedding(batch)
         for position, block in enumerate(self.blocks, start=1):
             last = position == len(self.blocks)
             last_only = last and targets is None and not self.head.needs_sequence
             batch = block(batch, last_only=last_only, targets=targets if last else None)
-        return batch.with_values(self.norm(batch.values))
+        return dataclasses.replace(batch.with_values(self.norm(batch.values)), margin=margin)
+
+    def logits(self, encoded: SequenceBatch) -> Tensor:
+        """Compute the logits from the result of :meth:`encode`, with its margin."""
+        logits: Tensor = self.head(encoded)
+        return logits if encoded.margin is None else self.head.add_margin(logits, encoded.margin)
 
     def forward(self, batch: SequenceBatch, targets: Targets | None = None) -> Tensor:
         """Compute the logits of a batch of fields (B, n, C).
@@ -230,8 +236,7 @@ class Classifier(nn.Module):
         Returns:
             (B,) from a binary head, (B, K) from a multi-class head; with `targets`, T instead of B.
         """
-        logits: Tensor = self.head(self.encode(batch, targets))
-        return logits
+        return self.logits(self.encode(batch, targets))
 
     def init_state(self, batch_size: int) -> list[Any]:
         """Initial state of `batch_size` empty histories, for :meth:`step`.
@@ -257,8 +262,8 @@ class Classifier(nn.Module):
         for block, block_state in zip(self._each_block(), state, strict=True):
             x, block_state = block.step(x, block_state)
             after.append(block_state)
-        logits: Tensor = self.head(SequenceBatch(self.norm(x)[:, None], one, one[:, None].bool()))
-        return logits, after
+        encoded = SequenceBatch(self.norm(x)[:, None], one, one[:, None].bool(), self._margin_of(fields))
+        return self.logits(encoded), after
 
     @torch.no_grad()
     def read(self, fields: Tensor) -> list[Any]:
@@ -354,6 +359,18 @@ class Classifier(nn.Module):
                 f"probabilities {tuple(self.head.probabilities(logits).shape)}: a head must give (B, {len(config.classes)}) probabilities"
             )
         self.train(was_training)
+
+    def _margin(self, batch: SequenceBatch, targets: Targets | None) -> Tensor | None:
+        """Log-odds (B,) or (T,) that are added to the fraud logit, from a batch of fields; 0 where missing."""
+        if not self.config.margin:
+            return None
+        return self._margin_of((batch.last() if targets is None else batch.at(*targets)).values[:, 0])
+
+    def _margin_of(self, fields: Tensor) -> Tensor | None:
+        """The margin (B,) among the fields (B, C) of the rows to score."""
+        if not self.config.margin:
+            return None
+        return fields[:, self.config.numeric_fields.index(self.config.margin)].nan_to_num(0.0)
 
     def _each_block(self) -> Iterator[Block]:
         for block in self.blocks:

@@ -88,6 +88,11 @@ class ModelConfig:
     Their position in the cycle is encoded by sine and cosine, in addition to `numeric_encoding`. Stored as
     pairs.
     """
+    margin: str = ""
+    """Numeric field that holds the log-odds of fraud of another model, for example of boosted trees.
+
+    It is added to the fraud logit, so the model learns what that model does not know. Empty for none.
+    """
 
     def __post_init__(self) -> None:
         for name in ("numeric_fields", "categorical_fields", "classes", "cardinalities"):
@@ -119,6 +124,9 @@ class ModelConfig:
         names = self.numeric_fields + self.categorical_fields
         if not names or len(set(names)) != len(names):
             raise InputError(f"a model needs at least one field, and field names must be unique; given {', '.join(names) or 'none'}")
+        if self.margin and self.margin not in self.numeric_fields:
+            known = ", ".join(self.numeric_fields) or "none"
+            raise InputError(f"margin is '{self.margin}', which is not a numeric field; the numeric fields are {known}")
         if len(self.edges) != len(self.numeric_fields):
             raise InputError(
                 f"edges are given for {len(self.edges)} of {len(self.numeric_fields)} numeric fields; "
@@ -180,8 +188,8 @@ class ModelConfig:
 
 _TEXTS = ("numeric_fields", "categorical_fields", "classes")
 _PROBABILITIES = ("dropout", "field_dropout")
-_NAMES = ("embedding", "attention", "head", "score", "form", "numeric_encoding")
-_ADDED = {"global_nodes", "score", "form", "adapter_rank", "tasks", "numeric_encoding", "cycles"}
+_NAMES = ("embedding", "attention", "head", "score", "form", "numeric_encoding", "margin")
+_ADDED = {"global_nodes", "score", "form", "adapter_rank", "tasks", "numeric_encoding", "cycles", "margin"}
 """Keys that models of earlier versions lack; the defaults describe those models."""
 
 

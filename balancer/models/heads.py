@@ -19,6 +19,8 @@ from balancer.models.batch import SequenceBatch
 
 _SMALLEST = 1e-9
 """Smallest share of a class at the start."""
+_ON_MARGIN = 0.1
+"""Factor of the initial weights of the fraud logit where a margin is added to it."""
 
 
 class Head(nn.Module, ABC):
@@ -66,8 +68,23 @@ class Head(nn.Module, ABC):
         """Add an offset (K,) to the logits of the classes, for the loss of rows drawn by other shares."""
         return logits + (offset[1] - offset[0] if logits.ndim == 1 else offset)
 
+    def add_margin(self, logits: Tensor, margin: Tensor) -> Tensor:
+        """Add log-odds of fraud (B,) to the logits; the shares of the kinds of fraud stay the same."""
+        if logits.ndim == 1:
+            return logits + margin
+        return self.adjusted(logits, F.pad(margin[:, None].expand(-1, logits.shape[1] - 1), (1, 0)))
+
     def start_at(self, prior: Tensor) -> None:
         """Set the biases so that a new model predicts about ``prior`` (K,); without effect by default."""
+
+    def start_on_margin(self, prior: Tensor) -> None:
+        """Set the weights so that a new model predicts about what its margin says.
+
+        Without effect by default.
+
+        Args:
+            prior: (K,) share of each class; the kinds of fraud start with it.
+        """
 
 
 class BinaryHead(Head):
@@ -100,6 +117,12 @@ class BinaryHead(Head):
     def start_at(self, prior: Tensor) -> None:
         """Set the bias to the log-odds of fraud; see :meth:`Head.start_at`."""
         self.project.bias.fill_(float(torch.logit(prior[1].double(), eps=_SMALLEST)))
+
+    @torch.no_grad()
+    def start_on_margin(self, prior: Tensor) -> None:
+        """Make the weights small and the bias 0; see :meth:`Head.start_on_margin`."""
+        self.project.weight.mul_(_ON_MARGIN)
+        self.project.bias.zero_()
 
 
 class MulticlassHead(Head):
@@ -141,6 +164,13 @@ class MulticlassHead(Head):
         prior = prior.double().clamp_min(_SMALLEST)
         fraud = prior[1:].sum()
         self.project.bias.copy_(torch.cat([torch.logit(fraud, eps=_SMALLEST)[None], torch.log(prior[1:] / fraud)]))
+
+    @torch.no_grad()
+    def start_on_margin(self, prior: Tensor) -> None:
+        """Make the weights of the fraud logit small and its bias 0; see :meth:`Head.start_on_margin`."""
+        self.start_at(prior)
+        self.project.weight[0].mul_(_ON_MARGIN)
+        self.project.bias[0] = 0.0
 
     def losses(
         self, logits: Tensor, label: Tensor, class_weight: Tensor | None = None, row_weight: Tensor | None = None

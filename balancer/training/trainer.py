@@ -87,7 +87,8 @@ class ClassifierTrainer:
         torch.manual_seed(integer_seed(seed, "weights"))
         self.model = (Classifier(config) if start is None else start()).to(self.device)
         if prior is not None:
-            self.model.head.start_at(torch.as_tensor(prior))
+            start = self.model.head.start_on_margin if config.margin else self.model.head.start_at
+            start(torch.as_tensor(prior))
         if train_only is not None:
             for name, parameter in self.model.named_parameters():
                 parameter.requires_grad_(part_of(name) in train_only)
@@ -240,13 +241,13 @@ class ClassifierTrainer:
         with autocast(self.device):
             encoded = self.model.encode(batch, targets)
             if self.model.tasks is None:
-                loss = float(share[0]) * self._loss(self._adjusted(self.model.head(encoded)), label, row_weight)
+                loss = float(share[0]) * self._loss(self._adjusted(self.model.logits(encoded)), label, row_weight)
                 objective = loss + float(share[0]) * distillation_loss(self.model)
                 shown = loss
             else:
                 losses: dict[str, torch.Tensor] = {}
                 if len(label):
-                    logits = self._adjusted(self.model.head(_rows(encoded, source == 0)))
+                    logits = self._adjusted(self.model.logits(_rows(encoded, source == 0)))
                     each = self.model.head.losses(logits, label, self.class_weight, *row_weight)
                     losses = {name: float(share[0]) * value for name, value in each.items()}
                     shown = torch.stack(list(losses.values())).sum()
@@ -342,4 +343,5 @@ class ClassifierTrainer:
 def _rows(batch: SequenceBatch, chosen: np.ndarray) -> SequenceBatch:
     """Rows of a batch where ``chosen`` (n,) is true."""
     index = torch.as_tensor(np.flatnonzero(chosen), device=batch.lengths.device)
-    return SequenceBatch(batch.values[index], batch.lengths[index], batch.mask[index])
+    margin = None if batch.margin is None else batch.margin[index]
+    return SequenceBatch(batch.values[index], batch.lengths[index], batch.mask[index], margin)

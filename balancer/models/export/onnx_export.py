@@ -103,6 +103,7 @@ class _Exported(nn.Module):
         self.embedding.categorical, self.embedding.position = source.categorical, source.position
         self.blocks, self.norm, self.head = model.blocks, model.norm, model.head
         self.num_numeric = source.num_numeric
+        self.margin = model.config.numeric_fields.index(model.config.margin) if model.config.margin else None
 
     def forward(self, values: Tensor, lengths: Tensor) -> Tensor:
         """Map windows (B, n, C) and lengths (B,) to probabilities (B, K)."""
@@ -115,7 +116,11 @@ class _Exported(nn.Module):
             x = self._last_block(block, x, last) if position == len(self.blocks) else self._block(block, x) * mask[..., None]
         # From here on a row is its last position, (B, 1, d). A row of only padding is zero, as in torch.
         scores = self.head.project(self.norm(x) * real)[:, 0]
-        negative, fraud = torch.sigmoid(-scores[:, :1]), torch.sigmoid(scores[:, :1])
+        fraud_logit = scores[:, :1]
+        if self.margin is not None:
+            given = values[torch.arange(values.shape[0]), last, self.margin][:, None] * real[:, 0]
+            fraud_logit = fraud_logit + torch.where(given.isnan(), 0.0, given)
+        negative, fraud = torch.sigmoid(-fraud_logit), torch.sigmoid(fraud_logit)
         kinds = fraud if isinstance(self.head, BinaryHead) else fraud * scores[:, 1:].softmax(-1)
         return torch.cat([negative, kinds], -1)
 
