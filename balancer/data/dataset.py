@@ -26,6 +26,8 @@ from balancer.data.checks import (
     find_classes,
     label_names,
 )
+from balancer.data.context_features import context_fields
+from balancer.data.context_past import TableContextPast
 from balancer.data.features import Field, entity_fields, row_fields
 from balancer.data.past import Events, TablePast
 from balancer.data.reading import Source, column_types, read_columns, read_input, source_name
@@ -165,9 +167,8 @@ def load_dataset(
     else:
         split = np.where(row < 0, Split.GAP, Split.TEST).astype(np.int8)
     keys = {name: encode(frame[name], distinct(frame[name])) for name in dict.fromkeys((*spec.categorical, *spec.context))}
-    events = Events(
-        time=time, start=start, amount=None if data.amount is None else data.amount[order], keys=keys, categorical=spec.categorical
-    )
+    amount = None if data.amount is None else data.amount[order]
+    events = Events(time=time, start=start, amount=amount, keys=keys, categorical=spec.categorical, arrival=order)
     numeric = {name: values[order] for name, values in data.numeric.items()}
     if schema is None:
         schema = _learn(spec, classes, events, frame, numeric, split == Split.TRAIN, hash_buckets, vocabularies)
@@ -292,13 +293,22 @@ def _check_splits(label: NDArray[np.int16], split: NDArray[np.int8], classes: tu
         )
 
 
-def _fields(spec: Spec, events: Events, label: NDArray[np.int16], numeric: dict[str, NDArray[np.float32]]) -> Iterator[Field]:
-    """Compute every numeric field, one at a time."""
+def _fields(
+    spec: Spec,
+    events: Events,
+    label: NDArray[np.int16],
+    numeric: dict[str, NDArray[np.float32]],
+    wanted: tuple[str, ...] | None = None,
+) -> Iterator[Field]:
+    """Compute every numeric field, one at a time; fields of context columns only if they are `wanted`."""
     yield from row_fields(events.time, events.amount)
     if spec.entity is not None:
         yield from entity_fields(TablePast(events))
     for name in spec.context:
         yield from risk_fields(name, events.keys[name], events.time, label, spec.label_delay)
+    context = TableContextPast(events, label, spec.label_delay)
+    for name in spec.context:
+        yield from context_fields(context, name, wanted)
     yield from numeric.items()
 
 
@@ -335,7 +345,7 @@ def _values(
     values = np.empty((len(events.time), len(column_of) + len(schema.categorical_fields)), dtype=np.float32)
     values[:, : len(schema.score_fields)] = 0.0
     filled = {name: np.where(np.isnan(column), np.float32(schema.fill[name]), column) for name, column in numeric.items()}
-    for name, column in _fields(schema.spec, events, label, filled):
+    for name, column in _fields(schema.spec, events, label, filled, schema.numeric_fields):
         values[:, column_of[name]] = column
     for number, name in enumerate(schema.categorical_fields):
         values[:, len(column_of) + number] = field_codes(frame[name], schema.vocabularies[name], schema.hash_buckets)

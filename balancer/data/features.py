@@ -27,6 +27,11 @@ _DEVIATION_FLOOR = 0.1
 Field = tuple[str, NDArray[np.float32]]
 
 
+def deviation(variance: Float) -> Float:
+    """Compute a standard deviation that is never 0 from a variance, which rounding may have made negative."""
+    return np.sqrt(np.maximum(variance, 0.0) + _DEVIATION_FLOOR**2)
+
+
 def row_fields(time: Float, amount: Float | None) -> Iterator[Field]:
     """Compute the fields of the row alone: amount, hour of the day, day of the week.
 
@@ -103,8 +108,7 @@ def _amount_fields(past: Past, level: Float) -> Iterator[Field]:
     variance = past.sum("square", None) / count - mean * mean
     ratio = np.where(seen > 0, level - mean, 0.0)
     yield "amount_ratio", ratio.astype(np.float32)
-    deviation = np.sqrt(np.maximum(variance, 0.0) + _DEVIATION_FLOOR**2)
-    yield "amount_z", signed_log(ratio / deviation).astype(np.float32)
+    yield "amount_z", signed_log(ratio / deviation(variance)).astype(np.float32)
     yield "previous_amount_log", np.where(seen > 0, past.previous_level, 0.0).astype(np.float32)
     yield "amount_to_max", (level - np.where(seen > 0, past.top_level, level)).astype(np.float32)
     for name in VELOCITY:
@@ -140,8 +144,7 @@ def _key_fields(name: str, past: Past, level: Float | None) -> Iterator[Field]:
     if name not in past.categorical:
         return
     variance = square_sum / count - mean * mean
-    deviation = np.sqrt(np.maximum(variance, 0.0) + _DEVIATION_FLOOR**2)
-    score = np.where(used > 1, signed_log((level - mean) / deviation), 0.0).astype(np.float32)
+    score = np.where(used > 1, signed_log((level - mean) / deviation(variance)), 0.0).astype(np.float32)
     yield f"{name}_amount_z", score
     for field, values in ((f"{name}_amount_ratio", ratio), (f"{name}_amount_z", score)):
         yield f"previous_{field}", np.where(past.seen > 0, past.previous(field, values), np.float32(0.0))

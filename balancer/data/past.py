@@ -126,6 +126,9 @@ class Events:
     """(N,) codes of each categorical and context column; -1 is null."""
     categorical: tuple[str, ...] = ()
     """The categorical ones of `keys`."""
+    arrival: Index | None = None
+    """(N,) position in the input, which orders rows of different entities with the same time. None: the rows
+    arrived in the order in which they are here."""
 
 
 class TablePast:

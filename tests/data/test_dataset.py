@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from balancer.data.context_features import LABEL_FIELDS
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.schema import Schema
 from balancer.data.spec import DAY, Spec, SplitSpec, read_spec_file
@@ -127,8 +128,13 @@ def test_scoring_with_past_rows_builds_the_same_fields(data: Dataset) -> None:
     # context.
     near = (table["time"][800:] <= table["time"][799] + SPEC.label_delay).to_numpy()
     np.testing.assert_array_equal(scored.store.values[rows][near], expected[near])
-    no_risk = [i for i, name in enumerate(schema.numeric_fields) if "_fraud_rate_" not in name and not name.startswith("shop_count_")]
-    np.testing.assert_array_equal(scored.store.values[rows][:, no_risk], expected[:, no_risk])
+    from_labels = {f"shop_{name}" for name in LABEL_FIELDS}
+    no_labels = [
+        i
+        for i, name in enumerate(schema.numeric_fields)
+        if "_fraud_rate_" not in name and not name.startswith("shop_count_") and name not in from_labels
+    ]
+    np.testing.assert_array_equal(scored.store.values[rows][:, no_labels], expected[:, no_labels])
 
 
 def test_scoring_the_unseen(data: Dataset) -> None:
