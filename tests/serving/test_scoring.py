@@ -7,7 +7,6 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,7 @@ from balancer.serving.scoring.parsing import parse_transaction
 from balancer.serving.scoring.registry import LoadedModel, Registry
 from balancer.serving.scoring.scorer import Scorer
 from balancer.serving.storage.database import Database
-from benchmarks.lib.postgres import Postgres
-from tests.serving.tools import SEQUENCE, opened, parsed, replay, sent, started_postgres
+from tests.serving.tools import SEQUENCE, opened, parsed, replay, sent
 
 
 @pytest.fixture(scope="module")
@@ -48,28 +46,6 @@ def rows(tiny_table: Path) -> pl.DataFrame:
     table = pl.read_parquet(tiny_table).sort("time").tail(2500)
     busy = table["card_id"].value_counts(sort=True)["card_id"].head(14)
     return table.filter(pl.col("card_id").is_in(busy.implode()))
-
-
-@pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    server = started_postgres(tmp_path_factory.mktemp("postgres"))
-    yield server
-    server.stop("immediate")
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'service.db'}"
-    server: Postgres = request.getfixturevalue("postgres")
-    return server.database(f"d{abs(hash(str(tmp_path))) % 10**9}")
-
-
-@pytest.fixture
-def database(url: str) -> Iterator[Database]:
-    database = opened(url)
-    yield database
-    database.close()
 
 
 def card(**changes: Any) -> dict[str, Any]:
@@ -140,22 +116,26 @@ def test_labels_enter_the_risk_of_their_context_when_known_and_can_be_taken_back
     delay = model.schema.spec.label_delay
     assert delay == 7 * 86_400
 
-    def score(name: str, day: int, merchant: str = "m") -> float:
+    # All tenants have the same transactions: only labels can make a difference.
+    def score(name: str, day: int, merchant: str = "m") -> dict[str, float]:
         raw = card(transaction_id=name, card_id=name, time=f"2026-01-{day:02d}T12:00:00", merchant_id=merchant)
-        return float(scorer.score("t", model, [parsed(raw, model)]).answers[0]["score"])
+        return {tenant: float(scorer.score(tenant, model, [parsed(raw, model)]).answers[0]["score"]) for tenant in ("t", "once", "none")}
 
     for number in range(5):
         score(f"seed{number}", 2)
-    before = score("before", 10)
-    assert Entities(database).label("t", model.schema, {f"seed{number}": fraud for number in range(5)} | {"ghost": fraud}) == ["ghost"]
-    assert score("too-early", 8) == score("no-labels", 8, "elsewhere")
-    known = score("known", 10)
-    assert known != before
-    assert score("apart", 10, "elsewhere") == before
-    Entities(database).label("t", model.schema, {f"seed{number}": fraud for number in range(5)})  # repeated labels count once
-    assert score("once", 10) == known
-    Entities(database).label("t", model.schema, dict.fromkeys([f"seed{number}" for number in range(5)]))
-    assert score("taken-back", 10) == before
+    labels = {f"seed{number}": fraud for number in range(5)}
+    assert Entities(database).label("t", model.schema, labels | {"ghost": fraud}) == ["ghost"]
+    assert Entities(database).label("once", model.schema, labels) == []
+    early, known, apart = score("too-early", 8), score("known", 10), score("apart", 10, "elsewhere")
+    assert early["t"] == early["none"]
+    assert known["t"] != known["none"]
+    assert apart["t"] == apart["none"]
+    Entities(database).label("t", model.schema, labels)  # repeated labels count once
+    again = score("again", 10)
+    assert again["t"] == again["once"] != again["none"]
+    Entities(database).label("t", model.schema, dict.fromkeys(labels))
+    taken_back = score("taken-back", 10)
+    assert taken_back["t"] == taken_back["none"] != taken_back["once"]
     with pytest.raises(InputError, match="the label of 'seed0' is 'maybe'"):
         Entities(database).label("t", model.schema, {"seed0": "maybe"})
 

@@ -11,12 +11,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Boolean, Connection, select, text, update
+from sqlalchemy import Boolean, Connection, select, text
 
 from balancer.data.features import Field
 from balancer.data.risk import WINDOW_DAYS, rate_fields
 from balancer.data.spec import DAY
-from balancer.serving.storage.tables import labelled, labelled_hours
+from balancer.serving.scoring.context_past import LABEL_LEVELS
+from balancer.serving.scoring.spans import numbers
+from balancer.serving.storage.tables import labelled
 
 HOUR = 3600.0
 
@@ -34,6 +36,11 @@ _COUNT_HOUR = text(
     'INSERT INTO labelled_hours (tenant, "column", value, hour, known, frauds) VALUES (:tenant, :column, :value, :hour, :known, :frauds) '
     'ON CONFLICT (tenant, "column", value, hour) DO UPDATE SET known = labelled_hours.known + excluded.known, '
     "frauds = labelled_hours.frauds + excluded.frauds"
+)
+_COUNT_DAY = text(
+    'INSERT INTO labelled_days (tenant, "column", value, day, known, frauds) VALUES (:tenant, :column, :value, :day, :known, :frauds) '
+    'ON CONFLICT (tenant, "column", value, day) DO UPDATE SET known = labelled_days.known + excluded.known, '
+    "frauds = labelled_days.frauds + excluded.frauds"
 )
 _INSIDE = (
     "SUM(CASE WHEN hour > :first_{0} AND hour < :last_hour THEN known ELSE 0 END), "
@@ -74,22 +81,22 @@ def count_label(connection: Connection, row: Any, columns: Sequence[str], fraud:
         if fraud is not None:
             connection.execute(_COUNT, transaction | {"fraud": fraud})
         known, frauds = (fraud is not None) - (before is not None), int(bool(fraud)) - int(bool(before))
-        connection.execute(_COUNT_HOUR, context | {"hour": int(row.time // HOUR), "known": known, "frauds": frauds})
+        hour, day = numbers(LABEL_LEVELS, row.time)
+        connection.execute(_COUNT_HOUR, context | {"hour": hour, "known": known, "frauds": frauds})
+        connection.execute(_COUNT_DAY, context | {"day": day, "known": known, "frauds": frauds})
 
 
 def uncount_entity(connection: Connection, tenant: str, entity: int) -> None:
-    """Remove the labels of an entity from the counts by hour."""
+    """Remove the labels of an entity from the counts by hours and days."""
     counted = connection.execute(select(labelled).where(labelled.c.entity == entity).order_by(labelled.c.column, labelled.c.value)).all()
-    hours = labelled_hours.c
     for row in counted:
-        connection.execute(
-            update(labelled_hours)
-            .where(hours.tenant == tenant, hours.column == row.column, hours.value == row.value, hours.hour == int(row.time // HOUR))
-            .values(known=hours.known - 1, frauds=hours.frauds - int(row.fraud))
-        )
+        hour, day = numbers(LABEL_LEVELS, row.time)
+        uncounted = {"tenant": tenant, "column": row.column, "value": row.value, "known": -1, "frauds": -int(row.fraud)}
+        connection.execute(_COUNT_HOUR, uncounted | {"hour": hour})
+        connection.execute(_COUNT_DAY, uncounted | {"day": day})
 
 
-def context_fields(connection: Connection, tenant: str, column: str, value: str | None, time: float, delay: float) -> Iterator[Field]:
+def row_risk_fields(connection: Connection, tenant: str, column: str, value: str | None, time: float, delay: float) -> Iterator[Field]:
     """Compute the risk fields of one row, as `balancer.data.risk.risk_fields` does for a table.
 
     Args:

@@ -12,6 +12,7 @@ from balancer.data.schema import Schema
 from balancer.data.spec import nearest
 from balancer.errors import InputError
 from balancer.serving.errors import MissingError
+from balancer.serving.scoring.context_past import remove_entity
 from balancer.serving.scoring.context_risk import count_label, uncount_entity
 from balancer.serving.storage.database import Database
 from balancer.serving.storage.tables import entities, transactions
@@ -99,6 +100,7 @@ class Entities:
             if found is None:
                 raise MissingError(f"there is no entity {name!r}")
             uncount_entity(connection, tenant, found)
+            remove_entity(connection, tenant, found)
             connection.execute(delete(entities).where(entities.c.id == found))
 
         self._database.write(work)

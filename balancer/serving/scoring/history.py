@@ -16,11 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection, TextClause, bindparam, insert, select, text
 
+from balancer.data.context_features import context_fields, has_activity_fields
 from balancer.data.features import Field, entity_fields, row_fields
 from balancer.data.past import AMOUNT_LIMIT, QUANTITIES, SCALE, VELOCITY, Float, KeyPast, fixed, quantities, signed_log
 from balancer.data.schema import Schema
 from balancer.data.timeline import Index
-from balancer.serving.scoring.context_risk import context_fields
+from balancer.serving.scoring.context_past import RowContextPast, add_row
+from balancer.serving.scoring.context_risk import row_risk_fields
 from balancer.serving.storage.tables import entities, transactions
 
 _NO_SUMS = {"sum_cos": 0, "sum_sin": 0, "sum_level": 0, "sum_square": 0, "sum_amount": 0.0}
@@ -141,11 +143,25 @@ def _fields(connection: Connection, tenant: str, entity: Mapping[str, Any], row:
     if spec.entity is not None:
         yield from entity_fields(RowPast(connection, entity, row, schema))
     for column in spec.context:
-        yield from context_fields(connection, tenant, column, row.texts[column], row.time, spec.label_delay)
+        yield from row_risk_fields(connection, tenant, column, row.texts[column], row.time, spec.label_delay)
+    context = RowContextPast(connection, tenant, row.texts, row.time, row.amount, spec.label_delay)
+    for column in spec.context:
+        yield from context_fields(context, column, schema.numeric_fields)
+
+
+def active_columns(schema: Schema) -> list[str]:
+    """List the context columns by whose values transactions are kept, because fields need them."""
+    return [column for column in schema.spec.context if has_activity_fields(column, schema.numeric_fields)]
 
 
 def append(
-    connection: Connection, tenant: str, entity: dict[str, Any], row: Row, numeric: NDArray[np.float32], answer: Mapping[str, Any]
+    connection: Connection,
+    tenant: str,
+    entity: dict[str, Any],
+    row: Row,
+    numeric: NDArray[np.float32],
+    answer: Mapping[str, Any],
+    columns: Sequence[str] = (),
 ) -> None:
     """Store a row and its answer, and add it to the statistics of the entity.
 
@@ -156,6 +172,7 @@ def append(
         row: The transaction.
         numeric: (F,) its numeric fields.
         answer: Its answer.
+        columns: Context columns by whose values it is kept, from `active_columns`.
     """
     connection.execute(
         _NEW_TRANSACTION,
@@ -179,6 +196,9 @@ def append(
     used = {"entity": entity["id"], "time": row.time, "level": added["level"], "square": added["square"]}
     if row.texts:
         connection.execute(_USE_VALUE, [used | {"column": column, "value": value_key(text)} for column, text in row.texts.items()])
+    if columns:
+        kept = {name: used[name] for name in ("time", "level", "square")}
+        add_row(connection, tenant, entity["id"], entity["rows"], row.texts, columns, kept)
     last_level = 0.0 if level is None else float(level[0])
     entity |= {
         "first_time": row.time if entity["rows"] == 0 else entity["first_time"],

@@ -24,7 +24,8 @@ from balancer.devices import torch_threads
 from balancer.inference.decision import decide
 from balancer.inference.streaming import RowState
 from balancer.serving.errors import ConflictError
-from balancer.serving.scoring.history import Row, append, earlier_rows, lock_entity, numeric_fields, save_entity
+from balancer.serving.scoring.context_past import lock_values
+from balancer.serving.scoring.history import Row, active_columns, append, earlier_rows, lock_entity, numeric_fields, save_entity
 from balancer.serving.scoring.registry import LoadedModel
 from balancer.serving.scoring.state import pack, unpack
 from balancer.serving.storage.database import Database
@@ -75,6 +76,8 @@ class Scorer:
     def _score(self, connection: Connection, tenant: str, model: LoadedModel, rows: Sequence[Row], explain: int) -> ScoringResult:
         # All requests lock entities in the same order, so that two requests never wait for each other.
         entities = {name: lock_entity(connection, tenant, name) for name in sorted({row.entity for row in rows})}
+        columns = active_columns(model.schema)
+        lock_values(connection, tenant, ((column, row.texts[column]) for row in rows for column in columns))
         answers = self._stored_answers(connection, tenant, {row.id: row for row in rows})
         repeated = set(answers)
         states: dict[str, RowState] = {}
@@ -94,7 +97,7 @@ class Scorer:
             answer = _decision(probability, model) | {"id": row.id, "late_by": row.time - row.sent_time}
             if explain:
                 answer["weighed_most"] = self._most_attention(connection, entity, model, values, explain)
-            append(connection, tenant, entity, row, numeric, answer)
+            append(connection, tenant, entity, row, numeric, answer, columns)
             answers[row.id], read[row.id] = answer, values
         for name, state in states.items():
             entities[name] |= {"model": model.digest, "state": pack(state)}

@@ -131,8 +131,11 @@ labelled = Table(
     Column("entity", Whole, ForeignKey("entities.id", ondelete="CASCADE"), primary_key=True),
     Column("position", Whole, primary_key=True),
     Column("fraud", Boolean, nullable=False),
+    Index("labelled_in_order", "tenant", "column", "value", "time", "fraud"),
+    Index("labelled_frauds", "tenant", "column", "value", "fraud", "time"),
 )
-"""Labelled transactions by context value, for the incomplete hours at the ends of a risk window."""
+"""Labelled transactions by context value, for the incomplete hours at the ends of a risk window, and to find
+the last labels and frauds."""
 
 labelled_hours = Table(
     "labelled_hours",
@@ -146,3 +149,44 @@ labelled_hours = Table(
 )
 """Counts of labelled transactions by full hours, for the inside of a risk window: its cost does not depend on
 the number of transactions."""
+
+labelled_days = Table(
+    "labelled_days",
+    metadata,
+    Column("tenant", String(100), primary_key=True),
+    Column("column", String(200), primary_key=True),
+    Column("value", Text, primary_key=True),
+    Column("day", Whole, primary_key=True),
+    Column("known", Whole, nullable=False),
+    Column("frauds", Whole, nullable=False),
+)
+"""The same by full days, for the time since the last fraud, which may be years."""
+
+context_rows = Table(
+    "context_rows",
+    metadata,
+    Column("tenant", String(100), primary_key=True),
+    Column("column", String(200), primary_key=True),
+    Column("value", Text, primary_key=True),
+    Column("time", Double, primary_key=True),  # effective time
+    Column("entity", Whole, ForeignKey("entities.id", ondelete="CASCADE"), primary_key=True),
+    Column("position", Whole, primary_key=True),
+    Column("level", Whole, nullable=False),  # of the amount, in fixed point
+    Column("square", Whole, nullable=False),
+    Index("context_rows_of_entity", "entity"),
+)
+"""Transactions by context value, labelled or not: for the time of the last one, and for incomplete spans."""
+
+context_spans = Table(
+    "context_spans",
+    metadata,
+    Column("tenant", String(100), primary_key=True),
+    Column("column", String(200), primary_key=True),
+    Column("value", Text, primary_key=True),
+    Column("width", Integer, primary_key=True),  # seconds; 0 is all time
+    Column("number", Whole, primary_key=True),
+    Column("rows", Whole, nullable=False),
+    Column("sum_level", Whole, nullable=False),
+    Column("sum_square", Whole, nullable=False),
+)
+"""Sums over the transactions of a context value by full minutes, hours and days, and over all of them."""

@@ -1,0 +1,34 @@
+"""Databases of both kinds, for the tests of the service."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from balancer.serving.storage.database import Database
+from benchmarks.lib.postgres import Postgres
+from tests.serving.tools import opened, started_postgres
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    server = started_postgres(tmp_path_factory.mktemp("postgres"))
+    yield server
+    server.stop("immediate")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'service.db'}"
+    server: Postgres = request.getfixturevalue("postgres")
+    return server.database(f"d{abs(hash(str(tmp_path))) % 10**9}")
+
+
+@pytest.fixture
+def database(url: str) -> Iterator[Database]:
+    database = opened(url)
+    yield database
+    database.close()
