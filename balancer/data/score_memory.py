@@ -49,7 +49,7 @@ class ScorePast(Protocol):
 
 
 def clipped(logit: NDArray[np.floating]) -> Float:
-    """Log-odds as the memory keeps them: (N,) float64 from -`LIMIT` to `LIMIT`, with the precision of float32."""
+    """Log-odds as the memory keeps them: (N,) from -`LIMIT` to `LIMIT`, with the precision of float32."""
     return np.clip(np.asarray(logit, dtype=np.float32), np.float32(-LIMIT), np.float32(LIMIT)).astype(np.float64)
 
 

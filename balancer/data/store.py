@@ -7,7 +7,7 @@ contiguous rows of `values`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -47,6 +47,10 @@ class TransactionStore:
     """(N,) amount in the unit of the table (0 where the table has no amount)."""
     row: NDArray[np.int64]
     """(N,) position in the input table, from 0; -1 for rows of `past`."""
+
+    def copied(self) -> TransactionStore:
+        """The same store with values in memory of its own, where they are a view of some columns."""
+        return replace(self, values=np.ascontiguousarray(self.values))
 
     def __len__(self) -> int:
         return len(self.time)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from balancer.evaluation.thresholds import tune_threshold
 from balancer.files import read_json, write_json
 
 DECISION_FILE = "decision.json"
+NETWORK, STAGE2 = "network", "stage2"
+MEMBERS = (NETWORK, STAGE2)
+"""Members of a detector: the network, and the second stage of its boosted trees."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,8 @@ class Decision:
     """The threshold that was tuned in training, if a user has chosen another one since."""
     chosen: str | None = None
     """How the user chose the threshold, in words."""
+    members: Mapping[str, float] | None = None
+    """Weight of each of the detector's `MEMBERS`; None: the network alone."""
 
     @classmethod
     def fit(cls, scores: np.ndarray, label: np.ndarray) -> Decision:
@@ -49,6 +55,8 @@ class Decision:
     def save(self, folder: Path) -> None:
         """Write `decision.json`."""
         content: dict[str, Any] = {"threshold": self.threshold, "calibration": self.calibration.to_dict()}
+        if self.members is not None:
+            content["members"] = dict(self.members)
         write_json(folder / DECISION_FILE, content if self.tuned is None else content | {"tuned": self.tuned, "chosen": self.chosen})
 
     def with_threshold(self, threshold: float, how: str) -> Decision:
@@ -64,7 +72,9 @@ class Decision:
         if not 0 <= threshold <= NO_ALARM:
             raise InputError(f"the threshold is {threshold}: give a number from 0 to 1")
         tuned = self.threshold if self.tuned is None else self.tuned
-        return Decision(self.calibration, tuned) if threshold == tuned else Decision(self.calibration, threshold, tuned, how)
+        if threshold == tuned:
+            return replace(self, threshold=tuned, tuned=None, chosen=None)
+        return replace(self, threshold=threshold, tuned=tuned, chosen=how)
 
     @classmethod
     def load(cls, folder: Path) -> Decision:
@@ -83,7 +93,18 @@ class Decision:
             raise CorruptFileError(
                 f"{folder / DECISION_FILE} has a tuned threshold that is not a number: it is damaged or not written by balancer"
             )
-        return cls(Calibration.from_dict(calibration), float(threshold), None if tuned is None else float(tuned), chosen)
+        members = content.get("members")
+        if members is not None and not _are_members(members):
+            raise CorruptFileError(f"{folder / DECISION_FILE} has members without valid weights: it is damaged or not written by balancer")
+        return cls(Calibration.from_dict(calibration), float(threshold), None if tuned is None else float(tuned), chosen, members)
+
+
+def _are_members(members: Any) -> bool:
+    """Whether ``members`` maps names of members to weights of at least 0 with the sum 1."""
+    if not isinstance(members, dict) or not members or not set(members) <= set(MEMBERS):
+        return False
+    weights = list(members.values())
+    return all(isinstance(weight, float | int) and 0 <= weight <= 1 for weight in weights) and abs(sum(weights) - 1) < 1e-6
 
 
 def fraud_score(scores: np.ndarray) -> np.ndarray:

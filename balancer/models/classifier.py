@@ -361,7 +361,7 @@ class Classifier(nn.Module):
         self.train(was_training)
 
     def _margin(self, batch: SequenceBatch, targets: Targets | None) -> Tensor | None:
-        """Log-odds (B,) or (T,) that are added to the fraud logit, from a batch of fields; 0 where missing."""
+        """Log-odds (B,) or (T,) that are added to the fraud logit; 0 where they are missing."""
         if not self.config.margin:
             return None
         return self._margin_of((batch.last() if targets is None else batch.at(*targets)).values[:, 0])

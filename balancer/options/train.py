@@ -3,23 +3,52 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
+from balancer.errors import InputError
 from balancer.options.data import DataOptions
 from balancer.options.fit import FitOptions, StartOptions, TaskOptions
+from balancer.options.flags import Options, flag_of
 from balancer.options.model import ModelOptions
 from balancer.options.policy import PolicyOptions
 from balancer.options.run import RunOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(DataOptions, ModelOptions, FitOptions, TaskOptions, StartOptions, PolicyOptions, RunOptions):
+class LearnerOptions(Options):
+    """What the detector consists of."""
+
+    HEADING: ClassVar[str] = "Detector"
+
+    learner: Annotated[
+        Literal["auto", "hybrid", "network", "trees"],
+        "hybrid: boosted trees, their scores of earlier transactions, and a network on top of them; network: the network alone; "
+        "trees: boosted trees with their earlier scores alone. auto is hybrid, or network where there are too few frauds for trees, "
+        "or where --from names a run without trees.",
+    ] = "auto"
+    margin: Annotated[
+        Literal["trees", "none"],
+        "What a hybrid's network adds to: the log-odds of the first stage of the trees, or nothing.",
+    ] = "trees"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(DataOptions, LearnerOptions, ModelOptions, FitOptions, TaskOptions, StartOptions, PolicyOptions, RunOptions):
     """Learn sampling weights with PPO, train a fraud classifier with them, and compare it with baselines."""
 
     HEADING: ClassVar[str] = "Output"
 
     quantize: Annotated[bool, "Quantize the trained model too, as balancer quantize does."] = False
     json: Annotated[bool, "Print the report as JSON instead of tables."] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.learner == "trees":
+            for name in ("from_", "train_only", "tasks"):
+                if getattr(self, name) is not None:
+                    raise InputError(
+                        f"--learner trees trains no network, so {flag_of(name)} has no effect: leave it out, or use --learner hybrid"
+                    )
 
 
 NOT_PART_OF_THE_RESULT = frozenset({"out", "resume", "json", "quantize"})

@@ -6,7 +6,8 @@ are used once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,16 +39,19 @@ class Scores:
     """Scores of the test rows."""
     figures: list[dict[str, Any]]
     """Metrics of each epoch."""
+    reward: np.ndarray | None = None
+    """Scores of the reward rows, by which members are weighted; None where they are not needed."""
 
     def save(self, path: Path) -> None:
         """Write to one file, atomically."""
-        write_arrays(path, {"threshold": self.threshold, "test": self.test}, {"figures": self.figures})
+        arrays = {"threshold": self.threshold, "test": self.test}
+        write_arrays(path, arrays if self.reward is None else arrays | {"reward": self.reward}, {"figures": self.figures})
 
     @classmethod
     def load(cls, path: Path) -> Scores:
         """Inverse of :meth:`save`."""
         arrays, meta = read_arrays(path, what="it holds the scores of a finished model")
-        return cls(arrays["threshold"], arrays["test"], meta["figures"])
+        return cls(arrays["threshold"], arrays["test"], meta["figures"], arrays.get("reward"))
 
 
 def write_results(
@@ -61,6 +65,7 @@ def write_results(
     seconds: dict[str, float],
     explanation: dict[str, pl.Series],
     tasks: dict[str, Any],
+    members: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Write the files of a run that follow from its scores.
 
@@ -74,6 +79,7 @@ def write_results(
         seconds: Duration of each stage.
         explanation: Further columns of ``predictions.parquet``.
         tasks: Metrics of the auxiliary tasks.
+        members: Weight of each member of the detector by its name; None for a network alone.
 
     Returns:
         The report.
@@ -81,6 +87,7 @@ def write_results(
     held, test = dataset.rows(Split.THRESHOLD), dataset.rows(Split.TEST)
     decisions = {name: Decision.fit(each.threshold, dataset.store.label[held]) for name, each in scores.items()}
     figures = {name: evaluate_rows(dataset, test, each.test, decisions[name]) for name, each in scores.items()}
+    decisions["run"] = replace(decisions["run"], members=members)
     decisions["run"].save(folder.path)
     write_json(folder.path / SCHEMA_FILE, dataset.schema.to_dict())
     calibrated = decisions["run"].calibration.transform(fraud_score(scores["run"].threshold))
@@ -101,6 +108,7 @@ def write_results(
             | {"fingerprint": folder.content["fingerprint"], "split": dataset.schema.spec.to_dict()["split"]},
             "schedule": {"epochs": schedule.epochs, "steps_per_epoch": schedule.steps_per_epoch, "batch_size": config.batch_size},
             "policy": policy,
+            **({"members": dict(members)} if members else {}),
             "versions": folder.content["versions"],
             **({"tasks": tasks} if tasks else {}),
             "device": folder.content["device"],
@@ -120,5 +128,7 @@ def _epochs(scores: dict[str, Scores], classes: tuple[str, ...]) -> pl.DataFrame
         for line in each.figures:
             shares = {f"share_{name}": value for name, value in zip(classes, line["share"], strict=True)}
             rows.append({key: value for key, value in line.items() if key != "share"} | shares)
+    if not rows:  # a detector of trees alone, with no network among its baselines
+        return pl.DataFrame(schema={"model": pl.String, "epoch": pl.Int64})
     frame = pl.DataFrame(rows, infer_schema_length=None)  # epochs of version 0.1 lack some columns
     return frame.with_columns(pl.col(name).cast(pl.Float64) for name in ("half_life",) if name in frame.columns)

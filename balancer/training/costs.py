@@ -38,7 +38,7 @@ def estimate(prepared: Prepared) -> dict[str, Estimate]:
     Returns:
         Schedule and seconds by name of the budget.
     """
-    dataset, model, config, device = prepared.dataset, prepared.model, prepared.config, prepared.device
+    dataset, model, config, device = prepared.baseline_dataset, prepared.baseline_model, prepared.config, prepared.device
     pools = Pools.of(dataset)
     trainer = ClassifierTrainer(dataset, model, seed=0, total_steps=PROBE_STEPS, batch_size=config.batch_size, device=device)
     rows = _probe(dataset, model, _spread(pools.train, PROBE_STEPS * config.batch_size))

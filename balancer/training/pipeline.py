@@ -7,9 +7,11 @@ the resumed run gives the same bits.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import torch
 from rich.console import Console
 
@@ -35,6 +37,7 @@ from balancer.training.fitting import Pools, fit_classifier
 from balancer.training.policy_stage import learn_policy
 from balancer.training.preparation import Prepared, opened_run
 from balancer.training.treatment import BASELINES, Treatment, fixed_treatment, policy_treatment
+from balancer.training.tree_stage import blend_weights, fit_stages, run_scores, stage_scores
 
 
 def train_run(config: TrainConfig, given: dict[str, Any], console: Console) -> Path:
@@ -70,24 +73,65 @@ def _run_stages(prepared: Prepared, folder: RunFolder, console: Console) -> None
     print_costs(prepared, console)
     folder.work.mkdir(exist_ok=True)
     clock = StageClock(folder.work / SECONDS_FILE)
+    stages, members, policy = None, None, None
+    scores: dict[str, Scores] = {}
     with TrainingProgress(console, folder.work / PROGRESS_FILE) as progress:
-        with clock.stage("policy"):
-            policy = _policy(prepared, folder, progress)
-        for note in policy_notes(policy):
-            progress.say(f"policy {config.policy}: {note}")
-        counts = Pools.of(dataset).train_counts
-        scores: dict[str, Scores] = {}
-        for treatment in (policy_treatment("run", policy), *(fixed_treatment(name, counts) for name in BASELINES)):
-            with clock.stage(treatment.name):
-                scores[treatment.name] = _classifier_stage(prepared, folder, treatment, progress)
+        if prepared.learner != "network":
+            stages = fit_stages(prepared, folder, clock, progress)
+            prepared = prepared.with_network()
+        if prepared.learner != "trees":
+            policy = _networks(prepared, folder, clock, progress, scores)
         with clock.stage("lightgbm"):
             scores["lightgbm"] = _lightgbm_stage(prepared, folder, progress)
+    if stages is not None:
+        network = scores.get("run")
+        members = blend_weights(stages, dataset, network)
+        scores = {"run": run_scores(stages, dataset, members, network)} | {name: each for name, each in scores.items() if name != "run"}
+        scores |= stage_scores(stages, dataset)
+        if network is not None:
+            scores["network"] = replace(network, figures=[])
+    tasks, explanation = {}, {}
+    if prepared.learner != "trees":
+        tasks, explanation = _explained(prepared, folder, clock, console)
+    write_results(
+        folder,
+        dataset,
+        scores,
+        policy={"asked": config.policy, "name": "none"} if policy is None else _describe_policy(config, policy),
+        tasks=tasks,
+        schedule=prepared.schedule,
+        config=config,
+        seconds=clock.seconds,
+        explanation=explanation,
+        members=members,
+    )
+    if config.policy == "ppo" and policy is not None:
+        console.print(f"policy: {clock.share('policy')}", highlight=False, soft_wrap=True)
+    folder.finish()
+
+
+def _networks(prepared: Prepared, folder: RunFolder, clock: StageClock, progress: TrainingProgress, scores: dict[str, Scores]) -> Policy:
+    """Learn the policy, fit the run's network and those of the baselines, and add their scores to ``scores``."""
+    with clock.stage("policy"):
+        policy = _policy(prepared, folder, progress)
+    for note in policy_notes(policy):
+        progress.say(f"policy {prepared.config.policy}: {note}")
+    counts = Pools.of(prepared.dataset).train_counts
+    for treatment in (policy_treatment("run", policy), *(fixed_treatment(name, counts) for name in BASELINES)):
+        with clock.stage(treatment.name):
+            scores[treatment.name] = _classifier_stage(prepared, folder, treatment, progress)
+    return policy
+
+
+def _explained(prepared: Prepared, folder: RunFolder, clock: StageClock, console: Console) -> tuple[dict[str, Any], dict[str, pl.Series]]:
+    """Metrics of the auxiliary tasks, and the earlier transactions attended to for each test row."""
+    dataset = prepared.dataset
     with (
         console.status("attribution: which earlier transactions the score of each test row depends on"),
         clock.stage("explanation"),
     ):
         model, device = load_classifier(folder.path, prepared.device), torch.device(prepared.device)
-        tasks = describe_tasks(model, dataset, config.seed, device)
+        tasks = describe_tasks(model, dataset, prepared.config.seed, device)
         explanation = explain(model, dataset, dataset.rows(Split.TEST), device=device)
     if not explanation:
         console.print(
@@ -95,27 +139,14 @@ def _run_stages(prepared: Prepared, folder: RunFolder, console: Console) -> None
             highlight=False,
             soft_wrap=True,
         )
-    write_results(
-        folder,
-        dataset,
-        scores,
-        policy=_describe_policy(config, policy),
-        tasks=tasks,
-        schedule=prepared.schedule,
-        config=config,
-        seconds=clock.seconds,
-        explanation=explanation,
-    )
-    if config.policy == "ppo":
-        console.print(f"policy: {clock.share('policy')}", highlight=False, soft_wrap=True)
-    folder.finish()
+    return tasks, explanation
 
 
 def _policy(prepared: Prepared, folder: RunFolder, progress: TrainingProgress) -> Policy:
     config, classes = prepared.config, len(prepared.dataset.schema.classes)
     if config.policy == "ppo":
         learn_policy(
-            prepared.dataset,
+            prepared.dataset.without_score_fields(),
             config,
             budget=config.budget,
             seed=config.seed,
@@ -145,10 +176,12 @@ def _classifier_stage(prepared: Prepared, folder: RunFolder, treatment: Treatmen
     checkpoint = folder.work / f"{treatment.name}.checkpoint.safetensors"
     done = read_arrays(checkpoint, what="it is a checkpoint")[1]["figures"] if checkpoint.exists() else []
     title = "classifier" if treatment.name == "run" else f"baseline {treatment.name}"
+    is_run = treatment.name == "run"
+    dataset = prepared.dataset if is_run else prepared.baseline_dataset
     with progress.stage(title, prepared.schedule.epochs, len(done)) as advance:
         trainer, figures = fit_classifier(
-            prepared.dataset,
-            prepared.model,
+            dataset,
+            prepared.model if is_run else prepared.baseline_model,
             treatment,
             prepared.schedule,
             config,
@@ -161,13 +194,13 @@ def _classifier_stage(prepared: Prepared, folder: RunFolder, treatment: Treatmen
             train_only=config.train_only,
             task_weights=config.fixed_task_weights(),
         )
-    if treatment.name == "run":
+    if is_run:
         if config.train_only is not None and config.from_ is not None:
             save_delta(trainer.model, folder.path, base=config.from_, parts=config.train_only)
         else:
             save_classifier(trainer.model, folder.path)
-    dataset = prepared.dataset
-    scores = Scores(trainer.score(dataset.rows(Split.THRESHOLD)), trainer.score(dataset.rows(Split.TEST)), figures)
+    reward = trainer.score(dataset.rows(Split.REWARD)) if is_run and prepared.learner == "hybrid" else None
+    scores = Scores(trainer.score(dataset.rows(Split.THRESHOLD)), trainer.score(dataset.rows(Split.TEST)), figures, reward)
     scores.save(result)
     checkpoint.unlink()
     return scores
@@ -179,7 +212,7 @@ def _lightgbm_stage(prepared: Prepared, folder: RunFolder, progress: TrainingPro
         return Scores.load(result)
     with progress.stage("LightGBM, same features", MAX_ROUNDS) as advance:
         fitted = fit_lightgbm(
-            prepared.dataset,
+            prepared.dataset.without_score_fields(),
             seed=integer_seed(prepared.config.seed, "lightgbm"),
             threads=prepared.threads,
             # Early stopping may end it before MAX_ROUNDS; the last step is shown when it has ended.

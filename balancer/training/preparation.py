@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from rich.console import Console
 
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.roles import resolve_spec
+from balancer.data.score_memory import STAGE1_LOGIT
 from balancer.data.split import Split
 from balancer.devices import choose_device, torch_threads
 from balancer.errors import InputError, UnsupportedError
@@ -25,6 +26,7 @@ from balancer.models import (
     Classifier,
     Head,
     ModelConfig,
+    Replacement,
     fit_edges,
 )
 from balancer.models.parts import find_part
@@ -35,6 +37,7 @@ from balancer.runs.run_folder import RunFolder
 from balancer.sampling.policies import load_policy
 from balancer.sampling.seeding import integer_seed
 from balancer.training.auxiliary_targets import make_task
+from balancer.training.tree_fitting import LEAST_FRAUDS, enough_frauds
 from balancer.training.warm_start import Base, describe_start, starter
 
 MOST_PASSES = 1.25
@@ -46,6 +49,8 @@ nearly as good as natural sampling in three (docs/experiments.md).
 """
 
 MIN_STEPS_PER_EPOCH = 10
+
+Learner = Literal["hybrid", "network", "trees"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,43 @@ class Prepared:
     """Makes the model that the classifier and its baselines start from; None means new weights."""
     new_head: bool = True
     """Whether the head of that model is untrained."""
+    learner: Learner = "network"
+    """What the detector consists of."""
+    from_run: Callable[[ModelConfig], Callable[[], Replacement]] | None = None
+    """For a run that starts from another one, how the model to start with is made for a configuration."""
+
+    baseline: ModelConfig | None = None
+    """Configuration of the baselines, where it is not that of the run's network."""
+
+    @property
+    def baseline_model(self) -> ModelConfig:
+        """Configuration of the networks of the baselines."""
+        return self.baseline or self.model
+
+    @property
+    def baseline_dataset(self) -> Dataset:
+        """The data set with the fields of `baseline_model`."""
+        whole = self.baseline_model.numeric_fields == self.dataset.schema.numeric_fields
+        return self.dataset if whole else self.dataset.without_score_fields()
+
+    def with_network(self) -> Prepared:
+        """What a hybrid's network needs: the score fields too, which must be filled, and the margin.
+
+        The bin edges of the score fields are fitted here; those of the others stay.
+        """
+        if self.learner != "hybrid" or self.model.numeric_fields == self.dataset.schema.numeric_fields:
+            return self
+        dataset, rows = self.dataset, self.dataset.rows(Split.TRAIN)
+        names = dataset.schema.score_fields
+        scores = dataset.store.values[rows, : len(names)]
+        label = dataset.store.label[rows].astype(np.int64)
+        edges = fit_edges(scores, label, seed=integer_seed(self.config.seed, "score edges"))
+        margin = STAGE1_LOGIT if self.config.margin == "trees" else ""
+        fields = (*names, *self.model.numeric_fields)
+        model = replace(self.model, numeric_fields=fields, edges=(*edges, *self.model.edges), margin=margin)
+        if self.from_run is not None:
+            return replace(self, model=model, start=starter(self.from_run(model)))
+        return replace(self, model=model, baseline=self.model)
 
 
 @contextmanager
@@ -152,32 +194,74 @@ def prepare(
     base = None if config.from_ is None else Base.open(config.from_)
     if base is not None and given is not None:
         config = replace(config, **base.sizes(given))
+    learner = _learner(config, base, need_label)
     spec = resolve_spec(config.dataset, spec_file=config.spec, overrides=config.role_overrides(), need_label=need_label)
     started = time.monotonic()
     with console.status(f"reading {config.dataset}"):
-        dataset = load_dataset(config.dataset, spec, bad_rows=config.bad_rows, hash_buckets=config.hash_buckets, need_label=need_label)
+        how: dict[str, Any] = {"bad_rows": config.bad_rows, "need_label": need_label, "score_fields": learner != "network"}
+        dataset = load_dataset(config.dataset, spec, hash_buckets=config.hash_buckets, **how)
+        if learner != "network" and not enough_frauds(dataset):
+            learner, dataset = _without_trees(config, base, dataset)
+            how["score_fields"] = False
         keeps = base is not None and base.keeps_embedding(dataset.schema, config)
         if base is not None and keeps and dataset.schema.vocabularies != base.schema.vocabularies:
             codes = {"hash_buckets": base.schema.hash_buckets, "vocabularies": base.schema.vocabularies}
-            dataset = load_dataset(config.dataset, spec, bad_rows=config.bad_rows, **codes)  # type: ignore[arg-type]
+            dataset = load_dataset(config.dataset, spec, **codes, **how)
     _print_data(dataset, console, time.monotonic() - started)
     model = model_config(
-        dataset,
+        # The edges of the score fields are fitted when the first stage has filled them.
+        dataset if keeps else dataset.without_score_fields(),
         config,
         seed=config.seed,
         tasks=config.tasks or (),
         adapter_rank=config.new_adapter_rank(),
         kept=base.model.config if base is not None and keeps else None,
     )
+    if base is not None and keeps:
+        model = replace(model, margin=base.model.config.margin)
     schedule = schedule_for(config, len(dataset.rows(Split.TRAIN)))
     if base is None:
         Classifier(model)  # parts that do not fit together are reported before anything is written
-        return Prepared(config, dataset, model, schedule, device, threads)
+        return Prepared(config, dataset, model, schedule, device, threads, learner=learner)
     if "adapter" not in (config.train_only or ()):
         model = replace(model, adapter_rank=base.model.config.adapter_rank)
     make = base.start(model, config, keeps)
     console.print(f"starts from {base.folder}: {describe_start(make)}", highlight=False, soft_wrap=True)
-    return Prepared(config, dataset, model, schedule, device, threads, starter(make), base.needs_head(model))
+    return Prepared(
+        config,
+        dataset,
+        model,
+        schedule,
+        device,
+        threads,
+        starter(make),
+        base.needs_head(model),
+        learner,
+        lambda final: base.start(final, config, keeps),
+    )
+
+
+def _learner(config: TrainConfig, base: Base | None, need_label: bool) -> Learner:
+    """What the detector consists of, as far as the options say."""
+    if not need_label:
+        return "network"
+    if config.learner != "auto":
+        return config.learner
+    return "network" if base is not None and not base.schema.score_fields else "hybrid"
+
+
+def _without_trees(config: TrainConfig, base: Base | None, dataset: Dataset) -> tuple[Learner, Dataset]:
+    """The network alone, where the training rows have too few frauds for trees.
+
+    Raises:
+        InputError: The options ask for trees.
+    """
+    few = f"a fold of the training rows has fewer than {LEAST_FRAUDS} frauds or legitimate rows"
+    if config.learner != "auto" or (base is not None and base.schema.score_fields):
+        raise InputError(f"{config.dataset}: {few}, too few for boosted trees: use --learner network, or give more rows")
+    dataset = dataset.without_score_fields()
+    dataset.notes.append(f"{few}: the detector is the network alone, without boosted trees")
+    return "network", replace(dataset, store=dataset.store.copied())
 
 
 def _check_parts(options: ModelOptions) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from balancer.models.attention.layout import Layout
-from balancer.models.native_library import load_library
+from balancer.native_library import load_library
 
 MOST_CHANNELS = 256
 """Maximum number of channels per head."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from balancer.models.native_library import load_library
+from balancer.native_library import load_library
 
 STEM = "_native_int8"
 
