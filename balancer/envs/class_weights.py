@@ -18,7 +18,7 @@ from balancer.errors import InputError
 from balancer.names import counted
 from balancer.sampling.ages import ages
 from balancer.sampling.constant_policy import COMPENSATED
-from balancer.sampling.core import whole_number
+from balancer.sampling.inputs import whole_number
 from balancer.sampling.observation import Observation, ObservationBuilder, observation_size
 from balancer.sampling.pools import thinned_groups
 from balancer.sampling.row_sampler import RowSampler

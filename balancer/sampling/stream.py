@@ -44,9 +44,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from balancer.errors import InputError
 from balancer.sampling.controller import SamplingController
-from balancer.sampling.core import SamplerCore, whole_number
+from balancer.sampling.core import SamplerCore
 from balancer.sampling.core_view import HAS_TORCH, CoreView
-from balancer.sampling.inputs import numbers
+from balancer.sampling.inputs import numbers, whole_number
 from balancer.sampling.labels import is_missing
 from balancer.sampling.policies import Policy
 from balancer.sampling.seeding import generator

@@ -49,8 +49,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from balancer.errors import InputError
-from balancer.sampling.core import BLOCK, SamplerCore, batches_of_block, whole_number
+from balancer.sampling.core import BLOCK, SamplerCore, batches_of_block
 from balancer.sampling.core_view import HAS_TORCH, CoreView
+from balancer.sampling.inputs import whole_number
 from balancer.sampling.policies import Policy
 from balancer.sampling.seeding import integer_seed
 from balancer.sampling.weights import Floats, SamplingWeights

@@ -1,4 +1,4 @@
-"""The mass of each row, and the raw scores that boosted trees start from."""
+"""How drawn rows count: the mass of each row, and the raw scores that boosted trees start from."""
 
 from __future__ import annotations
 
