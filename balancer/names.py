@@ -1,4 +1,4 @@
-"""Names that users type and that several packages share, and counted nouns; importing them loads nothing else."""
+"""Names that users type and that several packages share, and counted nouns; importing them loads no library."""
 
 from __future__ import annotations
 

@@ -8,4 +8,7 @@ from balancer.errors import InputError
 
 
 class ResetNeededError(InputError, gymnasium.error.ResetNeeded):
-    """A step before ``reset``, or after the end of an episode. Gymnasium's wrappers raise its second base class."""
+    """A step before ``reset``, or after the end of an episode.
+
+    Its second base class is what Gymnasium's wrappers raise.
+    """

@@ -12,9 +12,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from balancer.data.spec import nearest
 from balancer.devices import torch_threads
 from balancer.envs.tasks import MAX_CLASSES, TaskSplit
 from balancer.errors import InputError
+from balancer.options.policy import check_policy
 from balancer.policy_learning.comparison import TaskComparison, compare_on_tasks
 from balancer.runs.progress import TrainingProgress
 from balancer.sampling.bundle import BUNDLES, AutoPolicy, load_bundle
@@ -60,7 +62,7 @@ def evaluate_policy(
     """
     policies = _compared_policies(policy)
     if reference not in {each.name for each in policies}:
-        raise InputError(f"--reference {reference!r} is not among the policies: {', '.join(each.name for each in policies)}")
+        raise InputError(f"--reference {reference!r} is not among the policies; {nearest(reference, [each.name for each in policies])}")
     with TrainingProgress(console or Console(stderr=True)) as progress, progress.stage("tasks", number) as advance:
         compared = compare_on_tasks(
             policies, number, seed=seed, split=split, groups=groups, device=device, progress=lambda done: advance(done, "")
@@ -84,6 +86,7 @@ def evaluate_policy(
 
 
 def _compared_policies(text: str) -> list[Policy]:
+    check_policy(text, "POLICY")
     evaluated = load_policy(text, num_classes=MAX_CLASSES) if not Path(text).is_dir() else load_bundle(Path(text), name=Path(text).name)
     others: list[Policy] = [
         ConstantPolicy(None, 0.0, name="none"),

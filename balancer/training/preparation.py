@@ -30,6 +30,7 @@ from balancer.models import (
 from balancer.models.parts import find_part
 from balancer.options.fit import Budget, FitOptions
 from balancer.options.model import ModelOptions
+from balancer.options.policy import check_policy
 from balancer.options.train import TrainConfig
 from balancer.runs.run_folder import RunFolder
 from balancer.sampling.policies import load_policy
@@ -147,7 +148,9 @@ def prepare(
     if config.optimizer == "adamw8bit" and device != "cuda":
         raise UnsupportedError("--optimizer adamw8bit needs a CUDA device: use adamw, or --device cuda where there is one")
     if config.policy != "ppo":
-        load_policy(config.policy, num_classes=2)  # an unknown policy is reported before the data are read
+        # An unknown policy is reported before the data are read.
+        check_policy(config.policy, "--policy")
+        load_policy(config.policy, num_classes=2)
     _check_parts(config)
     base = None if config.from_ is None else Base.open(config.from_)
     if base is not None and given is not None:
