@@ -1,4 +1,4 @@
-"""Names that users type and that several packages share, and counted nouns; importing them loads no library."""
+"""Names that users type and that several packages share, and counted nouns; no library is loaded."""
 
 from __future__ import annotations
 

@@ -31,8 +31,9 @@ class SimulateConfig:
 def main(arguments: Sequence[str]) -> int:
     """Simulate a table, write it and print a summary; returns the exit code."""
     config = read_flags(SimulateConfig, "balancer simulate", arguments)
-    from balancer.data.simulation.stream import simulate, write_simulation
+    from balancer.data.simulation.stream import check_target, simulate, write_simulation
 
+    check_target(config.out)
     frame = simulate(
         config.rows, seed=config.seed, cards=config.cards, days=config.days, fraud_rate=config.fraud_rate, labels=config.labels
     )

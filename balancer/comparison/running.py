@@ -24,7 +24,7 @@ from balancer.data.dataset import Dataset
 from balancer.devices import choose_device, torch_threads
 from balancer.errors import InputError
 from balancer.evaluation.baselines import fit_lightgbm
-from balancer.files import write_json
+from balancer.files import check_writable, check_writable_folder, write_json
 from balancer.options.data import ROLES
 from balancer.options.fit import FitOptions
 from balancer.options.flags import to_dict
@@ -64,13 +64,18 @@ def run_comparison(config: CompareConfig, progress: TrainingProgress) -> tuple[P
     """
     config.check_treatments()
     choose_device(config.device)  # an unsuitable one is reported before the folder is made
+    path = config.out or _default_path(config.dataset)
+    check_writable_folder(path, "--out")
+    for file, flag in ((config.json, "--json"), (config.chart, "--chart")):
+        if file is not None:
+            check_writable(file, flag)
     table = FoldedTable(config.dataset, folds=config.folds, spec_file=config.spec, roles=config.role_overrides(), bad_rows=config.bad_rows)
     flags = {name: value for name, value in to_dict(config).items() if value is not None or name not in ROLES}
     if config.resume:
         assert config.out is not None
         folder = CellFolder.resume(config.out, flags, may_differ=NOT_OF_A_CELL)
     else:
-        folder = CellFolder.create(config.out or _default_path(config.dataset), flags)
+        folder = CellFolder.create(path, flags)
     progress.say(f"cells in {folder.path}")
     with RunFolder(folder.path, {}).locked(), torch_threads(config.threads):
         results = _Comparison(config, table, folder, progress).run()

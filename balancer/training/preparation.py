@@ -17,6 +17,7 @@ from balancer.data.roles import resolve_spec
 from balancer.data.split import Split
 from balancer.devices import choose_device, torch_threads
 from balancer.errors import InputError, UnsupportedError
+from balancer.files import check_writable_folder
 from balancer.models import (
     ATTENTIONS,
     EMBEDDINGS,
@@ -94,6 +95,7 @@ def opened_run(
     if saved is None:
         path, threads = config.out or RunFolder.default_path(config.dataset), config.threads
         RunFolder.refuse_existing(path)
+        check_writable_folder(path, "--out")
     else:
         config, threads = saved.config(), int(saved.content["threads"])
     with torch_threads(threads):
