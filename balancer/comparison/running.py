@@ -25,6 +25,7 @@ from balancer.devices import choose_device, torch_threads
 from balancer.errors import InputError
 from balancer.evaluation.baselines import fit_lightgbm
 from balancer.files import check_writable, check_writable_folder, write_json
+from balancer.models.attention.choice import check_variable
 from balancer.options.data import ROLES
 from balancer.options.fit import FitOptions
 from balancer.options.flags import to_dict
@@ -63,7 +64,9 @@ def run_comparison(config: CompareConfig, progress: TrainingProgress) -> tuple[P
             comparison can be resumed.
     """
     config.check_treatments()
-    choose_device(config.device)  # an unsuitable one is reported before the folder is made
+    # Reported before the folder is made.
+    choose_device(config.device)
+    check_variable()
     path = config.out or _default_path(config.dataset)
     check_writable_folder(path, "--out")
     for file, flag in ((config.json, "--json"), (config.chart, "--chart")):

@@ -28,6 +28,7 @@ from balancer.models import (
     ModelConfig,
     fit_edges,
 )
+from balancer.models.attention.choice import check_variable
 from balancer.models.parts import find_part
 from balancer.options.fit import Budget, FitOptions
 from balancer.options.model import ModelOptions
@@ -146,6 +147,7 @@ def prepare(
         InputError: An option or the table can't be used.
     """
     device = device or choose_device(config.device)
+    check_variable()
     threads = threads or config.threads
     if config.optimizer == "adamw8bit" and device != "cuda":
         raise UnsupportedError("--optimizer adamw8bit needs a CUDA device: use adamw, or --device cuda where there is one")
@@ -174,6 +176,7 @@ def prepare(
         adapter_rank=config.new_adapter_rank(),
         kept=base.model.config if base is not None and keeps else None,
     )
+    _check_backend(model, device)
     schedule = schedule_for(config, len(dataset.rows(Split.TRAIN)))
     if base is None:
         Classifier(model)  # parts that do not fit together are reported before anything is written
@@ -183,6 +186,12 @@ def prepare(
     make = base.start(model, config, keeps)
     console.print(f"starts from {base.folder}: {describe_start(make)}", highlight=False, soft_wrap=True)
     return Prepared(config, dataset, model, schedule, device, threads, starter(make), base.needs_head(model))
+
+
+def _check_backend(model: ModelConfig, device: str) -> None:
+    """Check before anything is written that the backend of the environment variable can be used, if it will be."""
+    if model.attention == "sparse" and (model.history_length > model.attention_window or model.form == "histories"):
+        check_variable(torch.zeros(1, model.history_length, model.num_heads, model.d_model // model.num_heads, device=device))
 
 
 def _check_parts(options: ModelOptions) -> None:
