@@ -21,7 +21,7 @@ from balancer.comparison.search import search
 from balancer.comparison.summary import document
 from balancer.comparison.treatments import Tick, Trainer, named_treatment
 from balancer.data.dataset import Dataset
-from balancer.devices import choose_device, torch_threads
+from balancer.devices import choose_device, random_state_kept, torch_threads
 from balancer.errors import InputError
 from balancer.evaluation.baselines import fit_lightgbm
 from balancer.files import check_writable, check_writable_folder, write_json
@@ -49,6 +49,7 @@ class Learned:
     trainings: int
 
 
+@random_state_kept()
 def run_comparison(config: CompareConfig, progress: TrainingProgress) -> tuple[Path, dict[str, Any]]:
     """Run a comparison, or continue one.
 

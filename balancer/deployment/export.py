@@ -21,7 +21,7 @@ from balancer.data.dataset import Dataset
 from balancer.data.split import Split
 from balancer.deployment.distil import STEPS, distil
 from balancer.deployment.quantize import calibration, check_max_drop, onnx_scores, validation_metric, without_times
-from balancer.devices import torch_threads
+from balancer.devices import random_state_kept, torch_threads
 from balancer.errors import InputError, UnsupportedError
 from balancer.files import check_writable, write_bytes, write_json
 from balancer.inference.decision import Decision, evaluate_rows
@@ -37,6 +37,7 @@ BATCHES = (1, 256)
 LITE_FILE = "lite.json"
 
 
+@random_state_kept()
 def export_run(path: Path, *, target: Target, lite: bool, out: Path | None, max_drop: float, console: Console) -> dict[str, Any]:
     """Export a run.
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from balancer.data.spec import nearest
-from balancer.devices import torch_threads
+from balancer.devices import random_state_kept, torch_threads
 from balancer.envs.tasks import MAX_CLASSES, TaskSplit
 from balancer.errors import InputError
 from balancer.options.policy import check_policy
@@ -27,6 +27,7 @@ FIGURES = ("average_precision", "f1", "partial_auc")
 
 
 @torch_threads(1)
+@random_state_kept()
 def evaluate_policy(
     policy: str,
     number: int,

@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 
 from balancer.data.split import Split
+from balancer.devices import random_state_kept
 from balancer.evaluation.baselines import MAX_ROUNDS, fit_lightgbm
 from balancer.files import read_arrays
 from balancer.inference.attribution import explain
@@ -37,6 +38,7 @@ from balancer.training.preparation import Prepared, opened_run
 from balancer.training.treatment import BASELINES, Treatment, fixed_treatment, policy_treatment
 
 
+@random_state_kept()
 def train_run(config: TrainConfig, given: dict[str, Any], console: Console) -> Path:
     """Train, or resume a run.
 

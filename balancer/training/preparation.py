@@ -189,7 +189,7 @@ def prepare(
 
 
 def _check_backend(model: ModelConfig, device: str) -> None:
-    """Check before anything is written that the backend of the environment variable can be used, if it will be."""
+    """Check the backend that the environment names, if the model will use it, before anything is written."""
     if model.attention == "sparse" and (model.history_length > model.attention_window or model.form == "histories"):
         check_variable(torch.zeros(1, model.history_length, model.num_heads, model.d_model // model.num_heads, device=device))
 
