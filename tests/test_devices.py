@@ -1,4 +1,4 @@
-"""Devices, threads and random state: each call restores the threads and the random generators of the process."""
+"""Devices, threads and random state: each call restores the threads and random generators of the process."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ def test_threads_are_restored_after_a_block_an_error_and_a_decorated_function() 
 
 def drawn() -> tuple[float, float, float]:
     """The next number of each global generator."""
-    return float(torch.rand(())), float(np.random.random()), random.random()
+    return float(torch.rand(())), float(np.random.random()), random.random()  # noqa: NPY002 (the global one)
 
 
 def seed_all(seed: int) -> None:
     torch.manual_seed(seed)
-    np.random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
     random.seed(seed)
 
 
