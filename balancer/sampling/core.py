@@ -36,7 +36,7 @@ from balancer.sampling.controller import Controller, SamplingController
 from balancer.sampling.inputs import whole_number
 from balancer.sampling.labels import LabelCodes, check_classes
 from balancer.sampling.policies import ConstantPolicy, Policy, chosen_policy, policy_notes
-from balancer.sampling.quotas import QuotaPlan, batch_share
+from balancer.sampling.quotas import QuotaPlan, batch_share, quota_notes
 from balancer.sampling.reported import held_out_rows, scored_rows
 from balancer.sampling.row_sampler import RowSampler
 from balancer.sampling.scores import macro_metrics
@@ -49,8 +49,6 @@ BLOCK = 1 << 16
 """Rows of an epoch that are drawn together; each block has its own random numbers."""
 _CERTAIN = -40.0
 """Logarithm of a probability that is as good as 0."""
-MOST_SHOWN = 10
-"""Classes that a ``repr`` shows at most."""
 
 AnyController = TypeVar("AnyController", bound=Controller)
 
@@ -120,6 +118,7 @@ class SamplerCore(Compensation):
         self._stopping = Stopping(self.epochs, None if patience is None else whole_number(patience, "patience", 1))
         self._policy_name: str | None = None
         self._quotas: tuple[tuple[Any, ...], QuotaPlan] | None = None  # of the last blocks of batches
+        self._state_notes: list[str] = []  # on the state that was loaded last
         self._controller: Controller = self._new_controller()
         self.epoch = 0
         """Number of the epoch that :meth:`draw` draws next."""
@@ -141,21 +140,7 @@ class SamplerCore(Compensation):
 
     def describe(self) -> str:
         """The state as text for a ``repr``: policy, epoch, share of each class, hardness and floor."""
-        weights = self.weights
-        names = [repr(name) for name in self.classes_]
-        shares = [f"{name}: {share:.3g}" for name, share in zip(names, weights.share, strict=True)]
-        if len(shares) > MOST_SHOWN:
-            shares = [*shares[:MOST_SHOWN], f"... {len(shares)} classes"]
-        return (
-            f"policy={self.policy_name!r}, epoch={self.epoch} of {self.epochs}, share={{{', '.join(shares)}}}, "
-            f"hardness={weights.hardness:.3g}, floor={weights.floor:.3g}"
-            + "".join(
-                f", {name}={getattr(weights, name):.3g}"
-                for name in ("class_importance", "hardness_importance")
-                if getattr(weights, name) > 0
-            )
-            + (f", half_life={weights.half_life:.3g}" if np.isfinite(weights.half_life) else "")
-        )
+        return f"policy={self.policy_name!r}, epoch={self.epoch} of {self.epochs}, {self.weights.described(self.classes_)}"
 
     def use_controller(self, make: Callable[[NDArray[np.int64]], AnyController], name: str) -> AnyController:
         """Let another controller set the weights from now on.
@@ -214,6 +199,16 @@ class SamplerCore(Compensation):
         """Whether training may stop: all epochs are done, or none of the last ``patience`` was better."""
         return self._stopping.finished
 
+    if not TYPE_CHECKING:  # a type checker says itself that there is none
+
+        def __getattr__(self, name: str) -> object:
+            if name in ("loss", "validation_loss"):
+                raise AttributeError(
+                    f"{type(self).__name__} needs no torch and has no {name}: use that of AdaptiveSampler, or count rows by "
+                    "sample_weight and add logit_offset to the logits"
+                )
+            return object.__getattribute__(self, name)  # raises the usual error
+
     @property
     def updates(self) -> int:
         """Number of epochs whose scores were given to :meth:`update`."""
@@ -232,8 +227,10 @@ class SamplerCore(Compensation):
     @property
     def notes(self) -> list[str]:
         """Notes on what may surprise, e.g. that the policy used a constant instead; mostly none."""
-        notes = policy_notes(self.policy) + self._compensation_notes()
         weights = self._controller.weights
+        notes = policy_notes(self.policy) + self._compensation_notes() + self._state_notes
+        if self._batch_size:
+            notes += quota_notes(weights.share, self._batch_size)
         chosen = isinstance(self.policy, ConstantPolicy)  # a learned policy without times does what it can
         if chosen and np.isfinite(weights.half_life) and not self._rows.has_age:
             notes.append("the weights have a half-life, but the times of the rows are not known: give the sampler times")
@@ -443,6 +440,9 @@ class SamplerCore(Compensation):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the state of :meth:`state_dict`, including the seed.
 
+        A state may have been saved with another patience; the one that the sampler was made with holds. Where
+        seed or patience differ, :attr:`notes` say so.
+
         Raises:
             InputError: It was saved for other labels, another policy, number of epochs or ``num_samples``, or
                 is no such state. Nothing has changed then.
@@ -470,6 +470,9 @@ class SamplerCore(Compensation):
         except (KeyError, TypeError, ValueError) as error:
             self._controller.load_state_dict(before)  # the rows come last and change as a whole
             raise error if isinstance(error, InputError) else InputError(f"saved state is corrupt ({error!r}); load another one") from error
+        self._state_notes = stopping.notes(state.get("stopping", {}))
+        if seed != self.seed:
+            self._state_notes.append(f"the loaded state has seed {seed}, the sampler was made with {self.seed}: {seed} is used")
         self.seed, self.epoch, self._stopping = seed, epoch, stopping
         self._take_compensation(compensation)
 

@@ -147,9 +147,11 @@ class AdaptiveStream(CoreView, IterableDataset[Any]):
     """Items of a stream, drawn to class shares; :meth:`update` changes the shares once an epoch.
 
     Args:
-        source: Iterable of items, read again from its beginning where it ends; an iterator, which is read
-            once; a data set with indices; or a function ``(shard, num_shards)`` that returns an iterable of a
-            part of the items.
+        source: Iterable of items, read again from its beginning where it ends; an iterator or generator,
+            which is read once and so serves one epoch; a data set with indices; or a function
+            ``(shard, num_shards)`` that returns an iterable of a part of the items. For an iterator that
+            never ends give ``lambda shard, num_shards: itertools.islice(items, shard, None, num_shards)`` and
+            a ``prior``.
         classes: The K classes, at least two.
         epochs: Number of epochs of the training.
         num_samples: Items drawn in an epoch, on all ranks together (rounded up so that every rank gets the
@@ -171,8 +173,8 @@ class AdaptiveStream(CoreView, IterableDataset[Any]):
         patience: As for :class:`~balancer.sampling.core.SamplerCore`.
 
     Raises:
-        InputError: Fewer than two classes, a number out of range, an empty source, an item whose class is not
-            among ``classes``, or a policy that can't be loaded.
+        InputError: Fewer than two classes, a number out of range, an empty source, an iterator for several
+            epochs, an item whose class is not among ``classes``, or a policy that can't be loaded.
 
     >>> items = [(number, int(number % 50 == 0)) for number in range(1000)]
     >>> stream = AdaptiveStream(items, classes=[0, 1], epochs=2, policy="constant:share=.2", num_samples=500,
@@ -207,7 +209,8 @@ class AdaptiveStream(CoreView, IterableDataset[Any]):
         names = checked_classes(classes, unlabelled)
         if not isinstance(repeats, (int, float)) or not repeats >= 1:
             raise InputError(f"repeats must be a number of 1 or more, not {repeats!r}")
-        self._source = StreamSource(source, names, label, unlabelled, sharded=sharded)
+        passes = whole_number(epochs, "epochs", 1)
+        self._source = StreamSource(source, names, label, unlabelled, epochs=passes, sharded=sharded)
         self.rank, self.num_replicas = _place_of(rank, num_replicas)
         self.buffer, self.repeats, self.sharded = whole_number(buffer, "buffer", 1), float(repeats), sharded
         self._index = {name: number for number, name in enumerate(names)}

@@ -22,10 +22,12 @@ class StreamSource:
         names: The K classes, sorted.
         label: As for :class:`~balancer.sampling.stream.AdaptiveStream`.
         unlabelled: A label that marks items that are never drawn.
+        epochs: Number of epochs of the training.
         sharded: Whether the source divides its items among workers and ranks itself.
 
     Raises:
-        InputError: ``source`` is neither an iterable, nor a data set with indices, nor a function.
+        InputError: ``source`` is neither an iterable, nor a data set with indices, nor a function; or an
+            iterator, which can be read only once, for several epochs.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class StreamSource:
         label: Callable[[Any], Any] | str | int | None,
         unlabelled: Any,
         *,
+        epochs: int,
         sharded: bool,
     ) -> None:
         if not callable(source) and not hasattr(source, "__iter__") and not (hasattr(source, "__getitem__") and hasattr(source, "__len__")):
@@ -42,6 +45,11 @@ class StreamSource:
         self._source, self._label, self._unlabelled, self._sharded = source, label, unlabelled, sharded
         self._index = {name: number for number, name in enumerate(names)}
         self._once = hasattr(source, "__next__")
+        if self._once and epochs > 1:
+            raise InputError(
+                f"source is a {type(source).__name__}, which can be read only once, but there are {epochs} epochs; give an iterable that "
+                "can be read again (a list, an object with __iter__) or a function (shard, num_shards) that opens it"
+            )
         self._head: list[Any] = []  # of an iterator: items that were read to estimate the prior
         self._reading: tuple[int, Iterator[Any]] | None = None  # position and iterator of this process
 

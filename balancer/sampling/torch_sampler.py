@@ -114,6 +114,14 @@ class _AdaptiveBase(CoreView, Sampler[Item]):
         """(n,) loss weight of drawn ``rows`` (n,); see :meth:`.SamplerCore.sample_weight`."""
         return self._core.sample_weight(rows)
 
+    def effective_weights(self) -> Floats:
+        """(N,) mass of each row in the present epoch; see :meth:`.SamplerCore.effective_weights`."""
+        return self._core.effective_weights()
+
+    def init_score(self, num_rows: int | None = None) -> Floats:
+        """Raw scores that boosted trees start from; see :meth:`.SamplerCore.init_score`."""
+        return self._core.init_score(num_rows)
+
     @abstractmethod
     def _block(self, epoch: int, block: int) -> NDArray[np.int64]:
         """Items of a block of ``epoch``, of the epoch of all ranks: (n,) rows or (n, batch_size)."""
@@ -237,6 +245,8 @@ class _AdaptiveBase(CoreView, Sampler[Item]):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the state of :meth:`state_dict`, including the seed; any rank's state fits all ranks.
+
+        Where seed or patience differ from those of this sampler, :attr:`notes` say so.
 
         Raises:
             InputError: It was saved for other labels, another policy, sampler or size, or in the middle of an

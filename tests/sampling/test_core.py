@@ -712,3 +712,34 @@ def test_the_state_of_swapped_labels_is_refused() -> None:
 def test_infinite_logits_are_certain() -> None:
     sampler = SamplerCore(np.array([0] * 90 + [1] * 10), epochs=3)
     assert sampler.probabilities([np.inf, -np.inf]).tolist() == [[0.0, 1.0], [1.0, 0.0]]
+
+
+def test_a_state_of_another_seed_or_patience_is_noted() -> None:
+    y = np.array([0] * 90 + [1] * 10)
+    saved = SamplerCore(y, epochs=8, seed=3, patience=5)
+    saved.update(y, np.linspace(0, 1, 100))
+    state = json.loads(_plain(saved.state_dict()))
+    same, other = SamplerCore(y, epochs=8, seed=3, patience=5), SamplerCore(y, epochs=8, seed=4, patience=2)
+    for sampler in (same, other):
+        sampler.load_state_dict(state)
+    assert same.notes == []
+    assert [note for note in other.notes if "seed 3" in note and "made with 4" in note]
+    assert [note for note in other.notes if "patience 5" in note and "has 2" in note]
+    np.testing.assert_array_equal(other.draw(), same.draw())  # the seed of the state is used
+    for _ in range(2):
+        other.update(y, np.zeros(100))
+    assert other.finished  # and the patience of the sampler
+    other.load_state_dict(json.loads(_plain(other.state_dict())))
+    assert other.notes == []
+
+
+def test_a_core_says_where_the_loss_is() -> None:
+    sampler = _core()
+    for name in ("loss", "validation_loss"):
+        assert not hasattr(sampler, name)
+        with pytest.raises(AttributeError, match=rf"SamplerCore needs no torch and has no {name}: use that of AdaptiveSampler"):
+            getattr(sampler, name)
+    with pytest.raises(AttributeError, match="'SamplerCore' object has no attribute 'los'"):
+        sampler.los  # noqa: B018
+    copied = copy.deepcopy(sampler)
+    np.testing.assert_array_equal(copied.draw(), sampler.draw())
