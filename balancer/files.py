@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from balancer.errors import CorruptFileError, MissingFileError, UnwritableFileError
+from balancer.errors import CorruptFileError, MissingFileError, UnwritableFileError, reason_of
 
 
 @contextmanager
@@ -130,7 +130,7 @@ def read_json(path: Path, *, what: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise MissingFileError(f"{path} is missing: {what}; give a complete run folder") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CorruptFileError(f"{path} can't be read ({error}): {what}; it is damaged or not written by balancer") from error
+        raise CorruptFileError(f"{path} can't be read ({reason_of(error)}): {what}; it is damaged or not written by balancer") from error
     if not isinstance(content, dict):
         raise CorruptFileError(f"{path} does not hold a JSON object: {what}; it is damaged or not written by balancer")
     return content
@@ -171,4 +171,4 @@ def _opened(path: Path, what: str) -> Iterator[tuple[Any, dict[str, Any]]]:
     except FileNotFoundError:
         raise MissingFileError(f"{path} is missing: {what}; give a complete run folder") from None
     except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise CorruptFileError(f"{path} can't be read ({error}): {what}; it is damaged or not written by balancer") from error
+        raise CorruptFileError(f"{path} can't be read ({reason_of(error)}): {what}; it is damaged or not written by balancer") from error

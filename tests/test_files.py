@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from balancer.errors import InputError
+from balancer.errors import InputError, reason_of
 from balancer.files import atomic_path, check_writable, check_writable_folder, read_arrays, read_json, write_arrays, write_json, write_text
 
 
@@ -59,7 +59,7 @@ def test_a_full_disk_is_one_clear_error_and_the_old_file(tmp_path: Path) -> None
     target = tmp_path / "x.bin"
     target.write_bytes(b"old")
     script = (
-        "import resource, signal, sys; from pathlib import Path; from balancer.files import write_bytes; from balancer.errors import InputError\n"
+        "import resource, signal, sys; from pathlib import Path; from balancer.files import write_bytes; from balancer.errors import InputError, reason_of\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "try: write_bytes(Path(sys.argv[1]), b'x' * 100_000)\n"
         "except InputError as error: print(error)"
@@ -68,6 +68,20 @@ def test_a_full_disk_is_one_clear_error_and_the_old_file(tmp_path: Path) -> None
     assert "cannot write" in done.stdout and "x.bin" in done.stdout and "free some space" in done.stdout
     assert target.read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["x.bin"]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (PermissionError(13, "Permission denied", "/a/b"), "permission denied"),
+        (OSError("odd"), "odd"),
+        (KeyError("balancer"), "it has no key 'balancer'"),
+        (ValueError("first line:\nsecond line"), "first line"),
+        (ValueError(), "ValueError"),
+    ],
+)
+def test_the_reason_is_one_line_without_numbers_and_paths(error: Exception, reason: str) -> None:
+    assert reason_of(error) == reason
 
 
 def test_outputs_are_checked_without_leaving_anything(tmp_path: Path) -> None:
