@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+from balancer.names import counted
 from balancer.options.flags import Flag, read_flags
 
 
@@ -52,5 +53,7 @@ def main(arguments: Sequence[str]) -> int:
         print(json.dumps(summary, indent=2))
     else:
         share = 100 * fraud / frame.height
-        print(f"{frame.height:,} transactions of {summary['cards']:,} cards, {fraud:,} of them fraud ({share:.2f} %): {config.out}")
+        print(
+            f"{counted(frame.height, 'transaction')} of {counted(summary['cards'], 'card')}, {fraud:,} of them fraud ({share:.2f} %): {config.out}"
+        )
     return 0

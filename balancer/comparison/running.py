@@ -26,6 +26,7 @@ from balancer.errors import InputError
 from balancer.evaluation.baselines import fit_lightgbm
 from balancer.files import check_writable, check_writable_folder, write_json
 from balancer.models.attention.choice import check_variable
+from balancer.names import counted
 from balancer.options.data import ROLES
 from balancer.options.fit import FitOptions
 from balancer.options.flags import to_dict
@@ -174,7 +175,7 @@ class _Comparison:
 
     def _fold(self, fold: Fold, missing: list[Cell], advance: Callable[..., None]) -> None:
         place = f"fold {fold.index + 1}/{len(self.table.folds)}"
-        self.progress.say(f"{place}: {fold.rows:,} rows")
+        self.progress.say(f"{place}: {counted(fold.rows, 'row')}")
         dataset = self.table.load(fold)
         self._check_unchanged(fold, dataset)
         trainer, evaluated = self._trainer(fold, dataset, {cell.treatment for cell in missing})

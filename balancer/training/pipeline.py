@@ -23,6 +23,7 @@ from balancer.models import (
     save_classifier,
     save_delta,
 )
+from balancer.names import counted
 from balancer.options.run import folder_to_resume
 from balancer.options.train import TrainConfig
 from balancer.runs.progress import PROGRESS_FILE, SECONDS_FILE, StageClock, TrainingProgress, describe
@@ -187,7 +188,7 @@ def _lightgbm_stage(prepared: Prepared, folder: RunFolder, progress: TrainingPro
             # Early stopping may end it before MAX_ROUNDS; the last step is shown when it has ended.
             progress=lambda trees, _: advance(min(trees, MAX_ROUNDS - 1)),
         )
-        advance(MAX_ROUNDS, f"kept {fitted.trees} trees")
+        advance(MAX_ROUNDS, f"kept {counted(fitted.trees, 'tree')}")
     scores = Scores(fitted.threshold_score, fitted.test_score, [])
     scores.save(result)
     return scores

@@ -30,6 +30,7 @@ from balancer.models import (
 )
 from balancer.models.attention.choice import check_variable
 from balancer.models.parts import find_part
+from balancer.names import counted
 from balancer.options.fit import Budget, FitOptions
 from balancer.options.model import ModelOptions
 from balancer.options.policy import check_policy
@@ -286,9 +287,9 @@ def _print_data(dataset: Dataset, console: Console, seconds: float) -> None:
     spec = dataset.schema.spec
     parts = describe_data(dataset)["parts"]
     console.print(
-        f"{len(dataset.store.label):,} rows read in {seconds:.1f} s: "
+        f"{counted(len(dataset.store.label), 'row')} read in {seconds:.1f} s: "
         f"entity {spec.entity or 'none'}, time {spec.time}, label {spec.label} ({', '.join(dataset.schema.classes)}), "
-        f"{len(dataset.schema.numeric_fields)} numeric and {len(dataset.schema.categorical_fields)} categorical fields",
+        f"{len(dataset.schema.numeric_fields)} numeric and {counted(len(dataset.schema.categorical_fields), 'categorical field')}",
         highlight=False,
         soft_wrap=True,
     )
@@ -300,4 +301,4 @@ def _print_data(dataset: Dataset, console: Console, seconds: float) -> None:
     for note in dataset.notes:
         console.print(f"  note: {note}", style="dim", highlight=False, soft_wrap=True)
     for reason, count in dataset.dropped.items():
-        console.print(f"  dropped {count:,} rows: {reason}", style="yellow", highlight=False, soft_wrap=True)
+        console.print(f"  dropped {counted(count, 'row')}: {reason}", style="yellow", highlight=False, soft_wrap=True)

@@ -31,6 +31,7 @@ from balancer.data.simulation.payments import CHANNELS, Payments, channel_codes,
 from balancer.data.simulation.population import CATEGORY_NAMES, PRODUCTS, REGIONS, World, make_world
 from balancer.errors import InputError
 from balancer.files import check_writable, write_bytes
+from balancer.names import counted
 
 START = datetime(2025, 1, 1)
 ROWS_PER_CARD = 80
@@ -132,7 +133,7 @@ def _check(rows: int, seed: int, cards: int | None, days: int, fraud_rate: float
     if frauds < FEWEST_FRAUDS:
         fewest = int(np.ceil(FEWEST_FRAUDS / fraud_rate))
         raise InputError(
-            f"--rows {rows} at --fraud-rate {fraud_rate} gives {frauds} frauds, too few for four kinds of fraud: "
+            f"--rows {rows} at --fraud-rate {fraud_rate} gives {counted(frauds, 'fraud')}, too few for four kinds of fraud: "
             f"give --rows {fewest} or more, or a higher --fraud-rate"
         )
     if cards is not None and not 1 <= cards <= rows:
