@@ -41,11 +41,12 @@ def main(arguments: Sequence[str]) -> int:
     write_simulation(frame, config.out)
     label = frame[frame.columns[-1]]
     fraud = int((label != ("legitimate" if config.labels == "types" else 0)).sum())
+    cards = frame["card_id"].n_unique()
     summary = {
         "out": str(config.out),
         "rows": frame.height,
         "fraud": fraud,
-        "cards": frame["card_id"].n_unique(),
+        "cards": cards,
         "merchants": frame["merchant_id"].n_unique(),
         "columns": frame.columns,
     }
@@ -54,6 +55,6 @@ def main(arguments: Sequence[str]) -> int:
     else:
         share = 100 * fraud / frame.height
         print(
-            f"{counted(frame.height, 'transaction')} of {counted(summary['cards'], 'card')}, {fraud:,} of them fraud ({share:.2f} %): {config.out}"
+            f"{counted(frame.height, 'transaction')} of {counted(cards, 'card')}, {fraud:,} of them fraud ({share:.2f} %): {config.out}"
         )
     return 0
