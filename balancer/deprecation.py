@@ -96,7 +96,7 @@ def renamed_argument(function: Callable[..., Any], old: str, new: str, value: An
         ``given`` with a warning, or ``value`` where nothing was given under the old name.
 
     Raises:
-        TypeError: A value other than the default was given under the present name, and one under the old name.
+        TypeError: A value was given under each name, and the one under the present name is not the default.
     """
     if isinstance(given, str) and given == UNSET:
         return value

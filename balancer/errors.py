@@ -60,3 +60,17 @@ class UnwritableFileError(InputError):
 
 class MissingClassError(InputError):
     """A table, or one of its splits, has no labelled row of a class that is needed there."""
+
+
+def reason_of(error: Exception) -> str:
+    """Why a file can't be read, in one line, for the inside of a sentence that names the file.
+
+    >>> reason_of(FileNotFoundError(2, "No such file or directory", "/a/b"))
+    'no such file or directory'
+    """
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror[:1].lower() + error.strerror[1:]
+    if isinstance(error, KeyError):
+        return f"it has no key {error}"
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".:") if lines else type(error).__name__

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from balancer.errors import CorruptFileError, MissingFileError, UnwritableFileError
+from balancer.errors import CorruptFileError, MissingFileError, UnwritableFileError, reason_of
 
 
 @contextmanager
@@ -49,6 +49,53 @@ def atomic_path(target: Path) -> Iterator[Path]:
         if temporary is not None:
             with suppress(FileNotFoundError):
                 temporary.unlink()
+
+
+def check_writable(target: Path, flag: str) -> None:
+    """Check before a long computation that its result can be written to a file; nothing is changed.
+
+    Args:
+        target: The file; its folder must exist.
+        flag: Flag it was given by.
+
+    Raises:
+        UnwritableFileError: The target is a folder, or its folder is missing or can't be written.
+    """
+    try:
+        if target.is_dir():
+            raise UnwritableFileError(f"{flag} {target} is a folder: name a file")
+        if not target.parent.is_dir():
+            raise UnwritableFileError(f"{flag} {target}: the folder {target.parent} does not exist; make it first")
+        _try_to_write(target.parent, target.name)
+    except OSError as error:
+        raise UnwritableFileError(f"{flag} {target} can't be written ({error.strerror or error}): choose another folder") from error
+
+
+def check_writable_folder(folder: Path, flag: str) -> None:
+    """Check before a long computation that files can be written to a folder; nothing is changed.
+
+    Args:
+        folder: The folder. If it does not exist, the nearest folder above it must be writable.
+        flag: Flag it was given by.
+
+    Raises:
+        UnwritableFileError: The folder can't be written, or can't be made.
+    """
+    try:
+        existing = folder
+        existing = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+        if not existing.is_dir():
+            raise UnwritableFileError(f"{flag} {folder} can't be made, {existing} is a file: name another folder")
+        _try_to_write(existing, "")
+    except OSError as error:
+        done = "written" if folder == existing else "made"
+        raise UnwritableFileError(f"{flag} {folder} can't be {done} ({error.strerror or error}): choose another folder") from error
+
+
+def _try_to_write(folder: Path, name: str) -> None:
+    # As in atomic_path. Permissions alone don't tell, e.g. on a read-only file system.
+    with tempfile.NamedTemporaryFile(prefix=f".{name}.", dir=folder):
+        pass
 
 
 def write_bytes(target: Path, content: bytes) -> None:
@@ -83,7 +130,7 @@ def read_json(path: Path, *, what: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise MissingFileError(f"{path} is missing: {what}; give a complete run folder") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CorruptFileError(f"{path} can't be read ({error}): {what}; it is damaged or not written by balancer") from error
+        raise CorruptFileError(f"{path} can't be read ({reason_of(error)}): {what}; it is damaged or not written by balancer") from error
     if not isinstance(content, dict):
         raise CorruptFileError(f"{path} does not hold a JSON object: {what}; it is damaged or not written by balancer")
     return content
@@ -124,4 +171,4 @@ def _opened(path: Path, what: str) -> Iterator[tuple[Any, dict[str, Any]]]:
     except FileNotFoundError:
         raise MissingFileError(f"{path} is missing: {what}; give a complete run folder") from None
     except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise CorruptFileError(f"{path} can't be read ({error}): {what}; it is damaged or not written by balancer") from error
+        raise CorruptFileError(f"{path} can't be read ({reason_of(error)}): {what}; it is damaged or not written by balancer") from error

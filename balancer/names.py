@@ -1,4 +1,4 @@
-"""Names that users type and that several packages share; importing them loads nothing else."""
+"""Names that users type and that several packages share, and counted nouns; no library is loaded."""
 
 from __future__ import annotations
 
@@ -12,3 +12,17 @@ AUXILIARY_TASKS = ("next_category", "next_amount", "next_time", "next_fields", "
 * ``next_fields``: the bin or code of each of its fields.
 * ``masked_fields``: the bin or code of fields of this transaction that were hidden.
 """
+
+
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """A number with its noun, which is in the plural unless the number is 1.
+
+    Args:
+        number: How many.
+        noun: The noun in the singular.
+        plural: The noun in the plural; None: the singular with an s.
+
+    >>> counted(1, "fraud"), counted(2500, "row"), counted(0, "class", "classes")
+    ('1 fraud', '2,500 rows', '0 classes')
+    """
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

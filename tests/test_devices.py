@@ -1,7 +1,8 @@
-"""Devices and threads: each call uses its run's number of torch threads and restores the process's number."""
+"""Devices, threads and random state: each call restores the threads and random generators of the process."""
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from balancer.cli import main
-from balancer.devices import choose_device, torch_threads
+from balancer.devices import choose_device, random_state_kept, torch_threads
 from balancer.errors import InputError, UnsupportedError
 from balancer.runs import trained_run
 from balancer.runs.trained_run import TrainedRun
@@ -43,6 +44,86 @@ def test_threads_are_restored_after_a_block_an_error_and_a_decorated_function() 
         _ = 1 / 0
     assert torch.get_num_threads() == CALLER
     assert torch_threads(2)(torch.get_num_threads)() == 2
+
+
+def drawn() -> tuple[float, float, float]:
+    """The next number of each global generator."""
+    return float(torch.rand(())), float(np.random.random()), random.random()  # noqa: NPY002 (the global one)
+
+
+def seed_all(seed: int) -> None:
+    torch.manual_seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    random.seed(seed)
+
+
+def test_random_states_are_restored_after_a_block_an_error_and_a_decorated_function() -> None:
+    seed_all(5)
+    first, second, third = drawn(), drawn(), drawn()
+    seed_all(5)
+    with random_state_kept():
+        seed_all(6)
+        inside = drawn()
+    assert drawn() == first != inside
+    with pytest.raises(ZeroDivisionError), random_state_kept():
+        seed_all(6)
+        _ = 1 / 0
+    assert drawn() == second
+    random_state_kept()(seed_all)(6)
+    assert drawn() == third
+    assert torch.initial_seed() == 5
+
+
+@pytest.mark.gpu
+def test_random_states_of_cuda_are_restored() -> None:
+    torch.cuda.manual_seed_all(5)
+    first = torch.rand(3, device="cuda")
+    torch.cuda.manual_seed_all(5)
+    with random_state_kept():
+        torch.manual_seed(6)
+        torch.rand(3, device="cuda")
+    assert torch.equal(torch.rand(3, device="cuda"), first)
+
+
+def test_a_run_keeps_the_random_numbers_of_the_caller_and_its_own(
+    tiny_table: Path, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    short = ["--dataset", str(tiny_table), "--epochs", "1", "--steps-per-epoch", "2", "--device", "cpu"]
+    small = ["--d-model", "16", "--layers", "1"]
+    commands = [
+        ["train", *short, *small, "--policy", "rule", "--out"],
+        ["pretrain", *short, *small, "--out"],
+        ["compare", *short, "--treatments", "none", "--folds", "1", "--seeds", "1", "--student", "classifier", *small, "--out"],
+        ["export", str(tiny_run), "--out"],
+    ]
+    for number, command in enumerate(commands):
+        for seed in (5, 6):
+            seed_all(seed)
+            expected = drawn()
+            seed_all(seed)
+            assert main([*command, str(tmp_path / f"{number}-{seed}.onnx")]) == 0, command[0]
+            assert drawn() == expected, command[0]
+    for file in ("0-{}.onnx/model.safetensors", "1-{}.onnx/model.safetensors"):
+        assert Path(file.format(5)).read_bytes() == Path(file.format(6)).read_bytes()
+
+
+def test_the_student_of_the_environment_keeps_the_random_numbers_of_the_caller(tiny_table: Path) -> None:
+    import gymnasium
+    from rich.console import Console
+
+    from balancer.options.train import TrainConfig
+    from balancer.training.preparation import prepare
+
+    prepared = prepare(TrainConfig(dataset=tiny_table, policy="auto", d_model=16, layers=1, history_length=6), Console())
+    made = {"dataset": prepared.dataset, "model": prepared.model, "epochs": 2, "steps_per_epoch": 2, "batch_size": 32}
+    env = gymnasium.make("balancer/ClassWeights-v1", student="classifier", **made)
+    seed_all(5)
+    expected = drawn()
+    seed_all(5)
+    env.reset(seed=0)
+    env.step(np.zeros(6, np.float32))
+    assert drawn() == expected
 
 
 def test_a_thread_that_begins_in_the_block_has_its_number() -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from balancer.errors import InputError
-from balancer.files import atomic_path, read_arrays, read_json, write_arrays, write_json, write_text
+from balancer.errors import InputError, reason_of
+from balancer.files import atomic_path, check_writable, check_writable_folder, read_arrays, read_json, write_arrays, write_json, write_text
 
 
 def test_arrays_and_meta_come_back(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_a_full_disk_is_one_clear_error_and_the_old_file(tmp_path: Path) -> None
     target = tmp_path / "x.bin"
     target.write_bytes(b"old")
     script = (
-        "import resource, signal, sys; from pathlib import Path; from balancer.files import write_bytes; from balancer.errors import InputError\n"
+        "import resource, signal, sys; from pathlib import Path; from balancer.files import write_bytes; from balancer.errors import InputError, reason_of\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "try: write_bytes(Path(sys.argv[1]), b'x' * 100_000)\n"
         "except InputError as error: print(error)"
@@ -68,3 +68,45 @@ def test_a_full_disk_is_one_clear_error_and_the_old_file(tmp_path: Path) -> None
     assert "cannot write" in done.stdout and "x.bin" in done.stdout and "free some space" in done.stdout
     assert target.read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["x.bin"]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (PermissionError(13, "Permission denied", "/a/b"), "permission denied"),
+        (OSError("odd"), "odd"),
+        (KeyError("balancer"), "it has no key 'balancer'"),
+        (ValueError("first line:\nsecond line"), "first line"),
+        (ValueError(), "ValueError"),
+    ],
+)
+def test_the_reason_is_one_line_without_numbers_and_paths(error: Exception, reason: str) -> None:
+    assert reason_of(error) == reason
+
+
+def test_outputs_are_checked_without_leaving_anything(tmp_path: Path) -> None:
+    (tmp_path / "old.json").write_text("{}")
+    check_writable(tmp_path / "old.json", "--json")
+    check_writable(tmp_path / "new.json", "--json")
+    check_writable_folder(tmp_path, "--out")
+    check_writable_folder(tmp_path / "a" / "b", "--out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["old.json"]
+    assert (tmp_path / "old.json").read_text() == "{}"
+    with pytest.raises(InputError, match=r"--json .* is a folder: name a file"):
+        check_writable(tmp_path, "--json")
+    with pytest.raises(InputError, match=r"--json .*: the folder .*no does not exist; make it first"):
+        check_writable(tmp_path / "no" / "new.json", "--json")
+    with pytest.raises(InputError, match=r"--json .* can't be written \(File name too long\): choose another"):
+        check_writable(tmp_path / ("n" * 300), "--json")
+    with pytest.raises(InputError, match=r"--out .* can't be made, .*old.json is a file: name another folder"):
+        check_writable_folder(tmp_path / "old.json" / "a", "--out")
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that not even root can write to")
+def test_a_read_only_place_is_named() -> None:
+    with pytest.raises(InputError, match=r"--json /proc/x.json can't be written \(.*\): choose another folder"):
+        check_writable(Path("/proc/x.json"), "--json")
+    with pytest.raises(InputError, match=r"--out /proc can't be written"):
+        check_writable_folder(Path("/proc"), "--out")
+    with pytest.raises(InputError, match=r"--out /proc/x/y can't be made"):
+        check_writable_folder(Path("/proc/x/y"), "--out")

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import polars as pl
 
 from balancer.comparison.summary import present_document
-from balancer.errors import CorruptFileError, InputError, MissingFileError
+from balancer.errors import CorruptFileError, InputError, MissingFileError, reason_of
 from balancer.files import read_json, read_meta
 from balancer.runs.progress import PROGRESS_FILE
 from balancer.runs.run_folder import RunFolder, epochs_file
@@ -80,20 +80,27 @@ def read_run(path: Path) -> Run:
         metrics = checked_metrics(report, path)
         read_json(path / "decision.json", what="it holds threshold and calibration")
         curve = _validation_curve(epochs_file(path))
+        for name, content in (("model.safetensors", "the weights of the model"), ("predictions.parquet", "every test row")):
+            if not (path / name).is_file():
+                raise MissingFileError(f"{path / name} is missing: it holds {content}; give a complete run folder")
         size = (path / "model.safetensors").stat().st_size
-        if not (path / "predictions.parquet").is_file():
-            raise MissingFileError(f"{path / 'predictions.parquet'} is missing: it holds every test row; give a complete run folder")
-    except (InputError, OSError) as error:
+    except InputError as error:
         return Run(path, "broken", str(error), **known)
+    except OSError as error:  # e.g. no permission, or the run is being deleted
+        return Run(
+            path, "broken", f"a file of {path} can't be read ({reason_of(error)}): check its permissions, or train the run again", **known
+        )
     return Run(path, "complete", metrics=metrics, size=size, curve=curve, **known)
 
 
 def _validation_curve(file: Path) -> tuple[float, ...]:
+    if not file.is_file():
+        raise MissingFileError(f"{file} is missing: it holds the weights by epoch; give a complete run folder")
     try:
         epochs = pl.scan_parquet(file).filter(pl.col("model") == "run").select("average_precision").collect()
     except (pl.exceptions.PolarsError, OSError) as error:
         raise CorruptFileError(
-            f"{file} can't be read ({error}): it holds the weights by epoch; it is damaged or missing, train the run again"
+            f"{file} can't be read ({reason_of(error)}): it holds the weights by epoch; it is damaged, train the run again"
         ) from error
     return tuple(epochs["average_precision"].to_list())
 

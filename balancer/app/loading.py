@@ -23,7 +23,7 @@ import streamlit as st
 from balancer.app.aggregates import operating_points
 from balancer.app.browsing import Run, find_runs
 from balancer.app.charts import Chart, svg
-from balancer.errors import CorruptFileError, InputError, MissingFileError
+from balancer.errors import CorruptFileError, InputError, MissingFileError, reason_of
 from balancer.evaluation.operating_points import OperatingPoints
 from balancer.evaluation.report_content import TITLES
 from balancer.files import read_json
@@ -48,12 +48,19 @@ def runs_folder() -> Path:
 
 
 def stamp(path: Path) -> Stamp:
-    """Return the cache key of a file: path, size, modification time, digest of the first and last bytes."""
-    status = path.stat()
-    with path.open("rb") as stream:
-        ends = stream.read(_ENDS)
-        stream.seek(max(0, status.st_size - _ENDS))
-        ends += stream.read(_ENDS)
+    """Return the cache key of a file: path, size, modification time, digest of the first and last bytes.
+
+    Raises:
+        CorruptFileError: If the file can't be read.
+    """
+    try:
+        status = path.stat()
+        with path.open("rb") as stream:
+            ends = stream.read(_ENDS)
+            stream.seek(max(0, status.st_size - _ENDS))
+            ends += stream.read(_ENDS)
+    except OSError as error:
+        raise CorruptFileError(f"{path} can't be read ({reason_of(error)}): the run is damaged, train it again") from error
     return str(path), status.st_size, status.st_mtime_ns, hashlib.sha256(ends).hexdigest()
 
 
@@ -67,7 +74,7 @@ def _table(key: Stamp) -> pl.DataFrame:
     try:
         return pl.read_parquet(key[0])
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise CorruptFileError(f"{key[0]} can't be read ({error}): it is damaged, train the run again") from error
+        raise CorruptFileError(f"{key[0]} can't be read ({reason_of(error)}): it is damaged, train the run again") from error
 
 
 @st.cache_resource(max_entries=8, show_spinner="Ranking the test rows")

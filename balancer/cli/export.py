@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from balancer.names import counted
 from balancer.options.flags import Flag, read_flags
 
 
@@ -77,7 +78,7 @@ def _print(result: dict[str, Any], console: Any) -> None:
     console.print(table)
     difference, count = result["largest_difference_to_torch"], len(result["int8_layers"])
     console.print(
-        f"largest difference from torch's scores: {difference['float']:.1e} in float32, {difference['int8']:.1e} with {count} INT8 layers",
+        f"largest difference from torch's scores: {difference['float']:.1e} in float32, {difference['int8']:.1e} with {counted(count, 'INT8 layer')}",
         highlight=False,
     )
     for note in result.get("notes", ()):

@@ -96,10 +96,12 @@ def _train(arguments: Sequence[str]) -> int:
     from rich.console import Console
 
     from balancer.devices import choose_device
+    from balancer.files import check_writable_folder
     from balancer.policy_learning.budgets import TASK_BUDGETS
     from balancer.policy_learning.training import train_task_policy
     from balancer.runs.progress import TrainingProgress, describe_students
 
+    check_writable_folder(config.out, "--out")
     console, device = Console(), choose_device(config.device)
     rollouts = config.rollouts or TASK_BUDGETS[config.budget].rollouts
     try:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from balancer.names import counted
 from balancer.options.flags import parse
 from balancer.options.pretrain import PretrainConfig
 
@@ -48,7 +49,7 @@ def _print(result: dict[str, Any], console: Any, folder: str) -> None:
 
     last, prior = result["epochs"][-1], result["prior"]
     table = Table(
-        title=f"Prediction of the next transaction: loss in nats on {result['rows']:,} later rows",
+        title=f"Prediction of the next transaction: loss in nats on {counted(result['rows'], 'later row')}",
         title_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
@@ -62,7 +63,7 @@ def _print(result: dict[str, Any], console: Any, folder: str) -> None:
         table.add_row(name, f"{last['fields'][name]:.3f}", f"{prior[name]:.3f}", _reduction(last["fields"][name], prior[name]))
     mean = sum(prior.values()) / len(prior)
     table.add_section()
-    table.add_row(f"all {len(prior)} fields", f"{last['next']:.3f}", f"{mean:.3f}", _reduction(last["next"], mean))
+    table.add_row(f"all {counted(len(prior), 'field')}", f"{last['next']:.3f}", f"{mean:.3f}", _reduction(last["next"], mean))
     console.print()
     console.print(table)
     console.print(Text(f"continue with labels: balancer train --dataset TABLE --from {folder}", style="dim"), soft_wrap=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+from balancer.names import counted
 from balancer.options.flags import Flag, read_flags
 
 
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     share = 100 * result["alarms"] / max(1, result["rows"])
     threshold = f"at threshold {result['threshold']:.4g}"
-    print(f"{result['rows']:,} rows scored, {result['alarms']:,} alarms ({share:.2f} %) {threshold}: {result['output']}")
+    print(f"{counted(result['rows'], 'row')} scored, {counted(result['alarms'], 'alarm')} ({share:.2f} %) {threshold}: {result['output']}")
     for reason, count in result["dropped"].items():
-        print(f"dropped {count:,} rows: {reason}")
+        print(f"dropped {counted(count, 'row')}: {reason}")
     return 0

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+from balancer.names import counted
 from balancer.options.flags import Flag, read_flags
 
 
@@ -31,19 +32,21 @@ class SimulateConfig:
 def main(arguments: Sequence[str]) -> int:
     """Simulate a table, write it and print a summary; returns the exit code."""
     config = read_flags(SimulateConfig, "balancer simulate", arguments)
-    from balancer.data.simulation.stream import simulate, write_simulation
+    from balancer.data.simulation.stream import check_target, simulate, write_simulation
 
+    check_target(config.out)
     frame = simulate(
         config.rows, seed=config.seed, cards=config.cards, days=config.days, fraud_rate=config.fraud_rate, labels=config.labels
     )
     write_simulation(frame, config.out)
     label = frame[frame.columns[-1]]
     fraud = int((label != ("legitimate" if config.labels == "types" else 0)).sum())
+    cards = frame["card_id"].n_unique()
     summary = {
         "out": str(config.out),
         "rows": frame.height,
         "fraud": fraud,
-        "cards": frame["card_id"].n_unique(),
+        "cards": cards,
         "merchants": frame["merchant_id"].n_unique(),
         "columns": frame.columns,
     }
@@ -51,5 +54,7 @@ def main(arguments: Sequence[str]) -> int:
         print(json.dumps(summary, indent=2))
     else:
         share = 100 * fraud / frame.height
-        print(f"{frame.height:,} transactions of {summary['cards']:,} cards, {fraud:,} of them fraud ({share:.2f} %): {config.out}")
+        print(
+            f"{counted(frame.height, 'transaction')} of {counted(cards, 'card')}, {fraud:,} of them fraud ({share:.2f} %): {config.out}"
+        )
     return 0

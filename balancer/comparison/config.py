@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
+from balancer.data.spec import nearest
 from balancer.dependencies import require
 from balancer.errors import InputError
 from balancer.options.checks import check_whole
@@ -15,6 +16,7 @@ from balancer.options.data import TableOptions
 from balancer.options.fit import ScheduleOptions
 from balancer.options.flags import Flag, Options
 from balancer.options.model import SizeOptions
+from balancer.options.policy import POLICIES, check_policy
 from balancer.options.run import MAX_SEED, RunOptions
 
 PLAIN = "plain:"
@@ -37,6 +39,8 @@ NOT_OF_A_CELL = frozenset({"treatments", "seeds", "reference", "json", "chart", 
 """Fields that may differ when a comparison is resumed, as they do not change the figures of a cell."""
 
 _OPTION = re.compile(r"((start_|end_)?(share|hardness)|floor|class_importance|hardness_importance|half_life|seed)=")
+_WITHOUT_POLICY = ("none", "one_to_one", "under", "smote", "none_zero_bias")
+"""Treatments without a policy that are trained with the cross-entropy."""
 _EXTRAS = {"smote": "imblearn", "tpe": "optuna"}
 
 
@@ -86,7 +90,9 @@ class ComparisonOptions(Options):
             object.__setattr__(self, "treatments", _joined(self.treatments))
         check_whole(self, "folds", "seeds", "search_trials", "ppo_rollouts")
         if self.reference is not None and self.reference not in self.chosen():
-            raise InputError(f"--reference {self.reference} is not compared: add it to --treatments")
+            raise InputError(
+                f"--reference {self.reference} is not compared; {nearest(self.reference, self.chosen())}; or add it to --treatments"
+            )
 
     def chosen(self) -> tuple[str, ...]:
         """The treatments that are compared."""
@@ -139,19 +145,42 @@ class CompareConfig(TableOptions, ComparisonOptions, SizeOptions, ScheduleOption
             InputError: A treatment is unknown, does not fit the student, or needs a package that is not
                 installed.
         """
-        # Imported here because the help does not need NumPy.
-        from balancer.sampling.policies import load_policy
-
         for name in self.chosen():
             if self.student == "classifier" and name in POPULATION_ONLY:
                 raise InputError(f"--treatments {name} needs --student population: leave it out, or compare the population")
-            if name not in POPULATION_TREATMENTS and name not in ("start", "schedule"):
-                load_policy(name.removeprefix(PLAIN), num_classes=2)
+            if name not in POPULATION_TREATMENTS and name not in POLICIES:
+                self._check_policy(name)
             if name in _EXTRAS:
                 require(_EXTRAS[name], f"--treatments {name}", "balancer[compare]")
         if self.chart is not None:
             for package in ("altair", "vl_convert"):
                 require(package, "--chart", "balancer[compare]")
+
+    def _check_policy(self, name: str) -> None:
+        """Check a treatment that is neither a fixed one nor a policy without options.
+
+        Raises:
+            InputError: There is no treatment of that name, or its policy can't be loaded.
+        """
+        # Imported here because the help does not need NumPy.
+        from balancer.sampling.policies import load_policy
+
+        policy = name.removeprefix(PLAIN)
+        known = policy.partition(":")[0] in POLICIES or (policy != "" and Path(policy).exists())
+        if not known and policy != name:
+            trained = "is trained with the cross-entropy without it" if policy in _WITHOUT_POLICY else "is no policy"
+            raise InputError(
+                f"--treatments {name}: {PLAIN} stands before the name of a policy, and {policy!r} {trained}; "
+                f"{nearest(policy, POLICIES)}, or the folder of a policy"
+            )
+        if not known:
+            possible = [each for each in POPULATION_TREATMENTS if self.student == "population" or each not in POPULATION_ONLY]
+            possible += [each for each in POLICIES if each not in POPULATION_TREATMENTS]
+            raise InputError(
+                f"--treatments: unknown treatment {name!r}; {nearest(name, possible)}, {PLAIN}POLICY, or the folder of a policy"
+            )
+        check_policy(policy, "--treatments")
+        load_policy(policy, num_classes=2)
 
 
 def _joined(pieces: Sequence[str]) -> tuple[str, ...]:

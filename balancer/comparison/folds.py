@@ -22,6 +22,7 @@ from balancer.data.reading import read_columns
 from balancer.data.roles import resolve_spec
 from balancer.data.spec import Spec, SplitSpec
 from balancer.errors import InputError
+from balancer.names import counted
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class FoldedTable:
         except InputError as error:
             if len(self.folds) == 1:
                 raise
-            place = f"fold {fold.index + 1} of {len(self.folds)} ({fold.rows:,} rows from {_date(fold.begin)})"
+            place = f"fold {fold.index + 1} of {len(self.folds)} ({counted(fold.rows, 'row')} from {_date(fold.begin)})"
             raise InputError(f"{place}: {error}; --folds 1 compares on the whole table") from error
 
 

@@ -21,10 +21,12 @@ from balancer.comparison.search import search
 from balancer.comparison.summary import document
 from balancer.comparison.treatments import Tick, Trainer, named_treatment
 from balancer.data.dataset import Dataset
-from balancer.devices import choose_device, torch_threads
+from balancer.devices import choose_device, random_state_kept, torch_threads
 from balancer.errors import InputError
 from balancer.evaluation.baselines import fit_lightgbm
-from balancer.files import write_json
+from balancer.files import check_writable, check_writable_folder, write_json
+from balancer.models.attention.choice import check_variable
+from balancer.names import counted
 from balancer.options.data import ROLES
 from balancer.options.fit import FitOptions
 from balancer.options.flags import to_dict
@@ -48,6 +50,7 @@ class Learned:
     trainings: int
 
 
+@random_state_kept()
 def run_comparison(config: CompareConfig, progress: TrainingProgress) -> tuple[Path, dict[str, Any]]:
     """Run a comparison, or continue one.
 
@@ -63,14 +66,21 @@ def run_comparison(config: CompareConfig, progress: TrainingProgress) -> tuple[P
             comparison can be resumed.
     """
     config.check_treatments()
-    choose_device(config.device)  # an unsuitable one is reported before the folder is made
+    # Reported before the folder is made.
+    choose_device(config.device)
+    check_variable()
+    path = config.out or _default_path(config.dataset)
+    check_writable_folder(path, "--out")
+    for file, flag in ((config.json, "--json"), (config.chart, "--chart")):
+        if file is not None:
+            check_writable(file, flag)
     table = FoldedTable(config.dataset, folds=config.folds, spec_file=config.spec, roles=config.role_overrides(), bad_rows=config.bad_rows)
     flags = {name: value for name, value in to_dict(config).items() if value is not None or name not in ROLES}
     if config.resume:
         assert config.out is not None
         folder = CellFolder.resume(config.out, flags, may_differ=NOT_OF_A_CELL)
     else:
-        folder = CellFolder.create(config.out or _default_path(config.dataset), flags)
+        folder = CellFolder.create(path, flags)
     progress.say(f"cells in {folder.path}")
     with RunFolder(folder.path, {}).locked(), torch_threads(config.threads):
         results = _Comparison(config, table, folder, progress).run()
@@ -165,7 +175,7 @@ class _Comparison:
 
     def _fold(self, fold: Fold, missing: list[Cell], advance: Callable[..., None]) -> None:
         place = f"fold {fold.index + 1}/{len(self.table.folds)}"
-        self.progress.say(f"{place}: {fold.rows:,} rows")
+        self.progress.say(f"{place}: {counted(fold.rows, 'row')}")
         dataset = self.table.load(fold)
         self._check_unchanged(fold, dataset)
         trainer, evaluated = self._trainer(fold, dataset, {cell.treatment for cell in missing})

@@ -11,6 +11,7 @@ from typing import Any
 
 from balancer.comparison.cells import present_keys
 from balancer.comparison.statistics import FALSE_ALARMS, means, paired
+from balancer.names import counted
 
 SUBJECT = "auto"
 """The treatment that the summary mentions besides the best one."""
@@ -111,4 +112,4 @@ def noise(difference: Mapping[str, Any]) -> str:
 
 def _extent(results: Sequence[Mapping[str, Any]]) -> str:
     folds, seeds = (len({result[name] for result in results}) for name in ("fold", "seed"))
-    return f"{folds} fold{'s' * (folds != 1)} and {seeds} seed{'s' * (seeds != 1)}"
+    return f"{counted(folds, 'fold')} and {counted(seeds, 'seed')}"

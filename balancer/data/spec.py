@@ -15,7 +15,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
-from balancer.errors import InputError
+from balancer.errors import InputError, reason_of
 
 DAY = 86_400.0
 COLUMN_ROLES = ("entity", "time", "label", "amount", "id")
@@ -262,7 +262,7 @@ def read_spec_file(path: str | Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise InputError(f"spec file {file} does not exist: check --spec") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"spec file {file} can't be read as TOML ({error}): correct it, or check --spec") from error
+        raise InputError(f"spec file {file} can't be read as TOML ({reason_of(error)}): correct it, or check --spec") from error
     try:
         values = normalise(raw)
         SplitSpec.from_dict(values.get("split", {}))

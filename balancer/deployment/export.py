@@ -21,9 +21,9 @@ from balancer.data.dataset import Dataset
 from balancer.data.split import Split
 from balancer.deployment.distil import STEPS, distil
 from balancer.deployment.quantize import calibration, check_max_drop, onnx_scores, validation_metric, without_times
-from balancer.devices import torch_threads
+from balancer.devices import random_state_kept, torch_threads
 from balancer.errors import InputError, UnsupportedError
-from balancer.files import write_bytes, write_json
+from balancer.files import check_writable, write_bytes, write_json
 from balancer.inference.decision import Decision, evaluate_rows
 from balancer.models import Classifier, SequenceBatch
 from balancer.models.quantization import plan_precision, sensitivity, timed
@@ -37,6 +37,7 @@ BATCHES = (1, 256)
 LITE_FILE = "lite.json"
 
 
+@random_state_kept()
 def export_run(path: Path, *, target: Target, lite: bool, out: Path | None, max_drop: float, console: Console) -> dict[str, Any]:
     """Export a run.
 
@@ -63,9 +64,8 @@ def export_run(path: Path, *, target: Target, lite: bool, out: Path | None, max_
     file = out or path / f"model{'.lite' if lite else ''}{suffix}"
     if file.suffix != suffix:
         raise InputError(f"--out {file}: give a file name that ends in {suffix} for --target {target}")
-    if not file.parent.is_dir():
-        raise InputError(f"--out {file}: the folder {file.parent} does not exist; create it first")
     run = TrainedRun.load(path)
+    check_writable(file, "--out")
     with torch_threads(run.threads):
         if lite:
             return _export_lite(run, file, target, max_drop, console)

@@ -22,7 +22,7 @@ from sklearn.metrics import average_precision_score
 
 from balancer.data.dataset import Dataset
 from balancer.data.split import Split
-from balancer.devices import torch_threads
+from balancer.devices import random_state_kept, torch_threads
 from balancer.errors import InputError
 from balancer.inference.decision import evaluate_rows, fraud_score
 from balancer.inference.scoring import score_rows
@@ -60,6 +60,7 @@ SCORE_BATCH = 1024
 FULL_FILE, ONNX_FILE = "model.onnx", "model.int8.onnx"
 
 
+@random_state_kept()
 def quantize_run(path: Path, *, max_drop: float, backend: Backend, console: Console, prefer: Prefer = "speed") -> dict[str, Any]:
     """Quantize a run.
 

@@ -11,12 +11,14 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from balancer.envs.errors import ResetNeededError
 from balancer.envs.problem import PopulationProblem, synthetic_problem
 from balancer.envs.versions import ACTION_SIZE
 from balancer.errors import InputError
+from balancer.names import counted
 from balancer.sampling.ages import ages
 from balancer.sampling.constant_policy import COMPENSATED
-from balancer.sampling.core import whole_number
+from balancer.sampling.inputs import whole_number
 from balancer.sampling.observation import Observation, ObservationBuilder, observation_size
 from balancer.sampling.pools import thinned_groups
 from balancer.sampling.row_sampler import RowSampler
@@ -128,7 +130,25 @@ class ClassWeightsEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
 
     ## Episode End
 
-    Terminates after ``epochs`` steps. Never truncates.
+    Terminates after ``epochs`` steps. Never truncates. A step after the end raises
+    :class:`~balancer.envs.errors.ResetNeededError`.
+
+    ## Info
+
+    ``reset`` and ``step`` return the same keys:
+
+    | key | meaning |
+    |---|---|
+    | ``share`` | list of the K shares of the classes in the draws |
+    | ``hardness``, ``floor`` | hardness exponent; fraction of draws that ignore it |
+    | ``class_importance``, ``hardness_importance`` | importance exponents (v1 only) |
+    | ``half_life`` | half-life of a row, a fraction of the time span; infinite: age has no effect (v1 only) |
+    | ``epoch`` | finished epochs |
+    | ``f1``, ``average_precision`` | figures of the last epoch on the validation rows; 0 before the first |
+
+    ## Rendering
+
+    There is nothing to draw. ``render`` warns and returns None.
 
     ## Arguments
 
@@ -142,6 +162,7 @@ class ClassWeightsEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
     | ``reward`` | ``"f1"`` | or ``"average_precision"``, ``"partial_auc"`` (to a FPR of .01) |
     | ``seed`` | 0 | random seed; ``reset(seed=...)`` replaces it; episode e is a function of (seed, e) |
     | ``device`` | ``"cpu"`` | where the student trains |
+    | ``render_mode`` | None | None only |
 
     For many students at once see ``balancer.envs.vec_env.PopulationVecEnv``, a Stable-Baselines3 ``VecEnv``.
 
@@ -170,7 +191,11 @@ class ClassWeightsEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         seed: int = 0,
         device: str = "cpu",
         version: int = 1,
+        render_mode: str | None = None,
     ) -> None:
+        if render_mode is not None:
+            raise InputError(f"render_mode {render_mode!r} is not possible, the environment has nothing to draw: leave render_mode out")
+        self.render_mode = render_mode
         if version not in (0, 1):
             raise InputError(f"version must be 0 or 1, not {version!r}")
         self.version = version
@@ -233,10 +258,13 @@ class ClassWeightsEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         """Apply an action to the weights, train an epoch, score.
 
         Raises:
-            InputError: ``action`` has another shape than the action space, or :meth:`reset` was not called.
+            InputError: ``action`` has another shape than the action space, or is not finite.
+            ResetNeededError: :meth:`reset` was not called, or the episode has ended.
         """
         if self.episode < 0:
-            raise InputError("step was called before reset: call reset first")
+            raise ResetNeededError("step was called before reset: call reset first")
+        if self._builder.epoch >= self.epochs:
+            raise ResetNeededError(f"the episode ended after {counted(self.epochs, 'step')}: call reset to begin the next one")
         if np.shape(action) != self.action_space.shape:
             raise InputError(f"the action has the shape {np.shape(action)}, the action space {self.action_space.shape}")
         if not np.isfinite(action).all():
@@ -266,6 +294,10 @@ class ClassWeightsEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         done = self._builder.epoch >= self.epochs
         return self._flat(observation), paid, done, False, self._info(float(metrics.f1[0]), float(metrics.average_precision[0]))
 
+    def render(self) -> None:
+        """Warn that there is nothing to draw."""
+        gymnasium.logger.warn("balancer/ClassWeights has no render mode: the weights and figures of each epoch are in info")
+
     def _pool(self, size: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Training rows to score, and how many rows each represents.
 
@@ -277,7 +309,10 @@ class ClassWeightsEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         return thinned_groups(groups, rng, weight=self._weight_of)
 
     def _info(self, f1: float, average_precision: float) -> dict[str, Any]:
-        return self.weights.to_dict() | {"epoch": self._builder.epoch, "f1": f1, "average_precision": average_precision}
+        weights = self.weights.to_dict()
+        if self.version:  # to_dict leaves out what has no effect, but the keys of info must not change from step to step
+            weights |= {name: getattr(self.weights, name) for name in ("class_importance", "hardness_importance", "half_life")}
+        return weights | {"epoch": self._builder.epoch, "f1": f1, "average_precision": average_precision}
 
 
 def _entry_point(text: str) -> Callable[..., StudentTask]:

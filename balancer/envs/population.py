@@ -29,7 +29,8 @@ from balancer.envs.student_losses import Losses, StudentLoss
 from balancer.envs.student_nets import NETS, Net
 from balancer.errors import InputError
 from balancer.models.schedule import learning_rate_factor
-from balancer.sampling.row_sampler import NEWTON_STEPS, is_chosen, largest_probability, scored_part
+from balancer.sampling.hard_table import NEWTON_STEPS, largest_probability, scored_part
+from balancer.sampling.row_sampler import is_chosen
 from balancer.sampling.seeding import generator
 from balancer.sampling.weights import ERROR_OFFSET, Floats, WeightArrays, class_prior
 

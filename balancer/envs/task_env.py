@@ -160,6 +160,7 @@ class TaskVecEnv(OneVecEnv):
 
     def reset(self) -> NDArray[np.float32]:
         """Begin rollout :attr:`next_rollout` in all slots; (M, observation)."""
+        self.begun = True
         self.rollout = self.next_rollout
         self.next_rollout += 1
         self._taken = [0] * self.slots
@@ -181,7 +182,12 @@ class TaskVecEnv(OneVecEnv):
         self._actions = actions
 
     def step_wait(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
-        """Apply the actions to the weights, train an epoch, score; slot by slot."""
+        """Apply the actions to the weights, train an epoch, score; slot by slot.
+
+        Raises:
+            ResetNeededError: :meth:`reset` was not called.
+        """
+        self._check_begun()
         lines, paid, done, infos = [], [], [], []
         for slot in range(self.slots):
             action = np.asarray(self._actions[slot * self.siblings : (slot + 1) * self.siblings], np.float64)

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
+from balancer.envs.errors import ResetNeededError
 from balancer.envs.population import PopulationStack
 from balancer.envs.problem import PopulationProblem
 from balancer.envs.versions import ACTION_SIZE
@@ -134,6 +135,8 @@ class OneVecEnv(VecEnv):
     """The methods of a Stable-Baselines3 ``VecEnv`` that are the same for all students of one object."""
 
     render_mode = None
+    begun = False
+    """Whether :meth:`reset` was called."""
     reward_scale: float = 1.0
     """Divisor of a relative reward."""
     finals: list[dict[str, float]]
@@ -152,6 +155,10 @@ class OneVecEnv(VecEnv):
         """Add the means of an episode that ended to :attr:`finals`."""
         weights = {"minority_share": float(1.0 - share[:, 0].mean()), "hardness": float(hardness.mean())}
         self.finals.append({name: float(metrics.named(name).mean()) for name in REWARDS} | weights | {"spread": spread})
+
+    def _check_begun(self) -> None:
+        if not self.begun:
+            raise ResetNeededError("step was called before reset: call reset first")
 
     @staticmethod
     def _mark_ends(infos: list[dict[str, Any]], last: NDArray[np.float32]) -> None:
@@ -263,6 +270,7 @@ class PopulationVecEnv(OneVecEnv):
 
     def reset(self) -> NDArray[np.float32]:
         """Begin episode :attr:`next_episode` for all students; (M, observation)."""
+        self.begun = True
         self.episode.begin(self.next_episode)
         self.next_episode += 1
         self._weights = self.episode.start(self.version)
@@ -277,7 +285,12 @@ class PopulationVecEnv(OneVecEnv):
         self._actions = actions
 
     def step_wait(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
-        """Apply the actions to the weights, train an epoch, score."""
+        """Apply the actions to the weights, train an epoch, score.
+
+        Raises:
+            ResetNeededError: :meth:`reset` was not called.
+        """
+        self._check_begun()
         action, episode = np.asarray(self._actions, np.float64), self.episode
         self._weights = move(self._weights, action, episode.prior, episode.share_limit)
         observation, metrics = self.episode.train_epoch(self._weights)

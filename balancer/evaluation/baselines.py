@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from balancer.data.split import Split
 from balancer.errors import InputError
+from balancer.names import counted
 from balancer.sampling.seeding import integer_seed
 
 if TYPE_CHECKING:
@@ -80,7 +81,8 @@ def fit_lightgbm(dataset: Dataset, *, seed: int, threads: int, progress: Callabl
         frauds = int((store.label[rows] > 0).sum())
         if frauds in (0, len(rows)):
             raise InputError(
-                f"the {name} rows are all of one kind ({frauds} frauds in {len(rows)} rows): change the dates or shares in [split] so that both are there"
+                f"the {name} rows are all of one kind ({counted(frauds, 'fraud')} in {counted(len(rows), 'row')}): "
+                f"change the dates or shares in [split] so that both are there"
             )
     columns = store.values.shape[1]
     parameters = PARAMETERS | {"seed": integer_seed(seed, "lightgbm"), "num_threads": threads}

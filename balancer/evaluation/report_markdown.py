@@ -24,6 +24,7 @@ from balancer.evaluation.report_content import (
     standard_error,
     summary,
 )
+from balancer.names import counted
 
 SPLIT_TITLES = {
     "train": ("train", "trains the classifier"),
@@ -71,7 +72,7 @@ def render_page(report: Mapping[str, Any]) -> str:
     if error is not None:
         lines += [
             "",
-            f"With {report['test']['positives']:,} frauds in the test rows, the standard error of the average precision is about "
+            f"With {counted(report['test']['positives'], 'fraud')} in the test rows, the standard error of the average precision is about "
             f"± {error:.3f}, and another seed changes it further: differences of that size are not evidence.",
         ]
     return "\n".join([*lines, "", *_classes(models), *_split(report["run"]), *_training(report["run"])]).rstrip() + "\n"

@@ -31,6 +31,7 @@ from balancer.evaluation.report_content import (
     models_of,
     summary,
 )
+from balancer.names import counted
 
 SHOWN = [
     AVERAGE_PRECISION,
@@ -62,7 +63,7 @@ def print_report(report: Mapping[str, Any], console: Console, *, folder: Path | 
     models = models_of(report)
     frauds, rows = report["test"]["positives"], report["test"]["rows"]
     console.print()
-    console.print(_fitting(_comparison(models, f"Test: {rows:,} later rows, {frauds:,} frauds"), console))
+    console.print(_fitting(_comparison(models, f"Test: {counted(rows, 'later row')}, {counted(frauds, 'fraud')}"), console))
     if len(report["test"]["per_class"]) > 1:
         console.print()
         console.print(_fitting(_classes(models), console))
@@ -82,15 +83,17 @@ def print_metrics(result: Mapping[str, Any], console: Console) -> None:
         console: Where to print.
     """
     test = result["test"]
-    rows = "Test" if result["part"] == "test" else "All labelled rows"
+    part = "Test" if result["part"] == "test" else "All labelled rows"
     console.print()
-    console.print(_fitting(_comparison({THIS_RUN: test}, f"{rows}: {test['rows']:,} rows, {test['positives']:,} frauds"), console))
+    console.print(
+        _fitting(_comparison({THIS_RUN: test}, f"{part}: {counted(test['rows'], 'row')}, {counted(test['positives'], 'fraud')}"), console)
+    )
     if len(test["per_class"]) > 1:
         console.print()
         console.print(_fitting(_classes({THIS_RUN: test}), console))
     console.print(Text(f"Table: {result['dataset']}. A score of at least {test['threshold']:.4g} is an alarm.", style="dim"))
     for reason, count in result["dropped"].items():
-        console.print(Text(f"dropped {count:,} rows: {reason}", style="yellow"))
+        console.print(Text(f"dropped {counted(count, 'row')}: {reason}", style="yellow"))
 
 
 def _table(title: str, caption: str) -> Table:

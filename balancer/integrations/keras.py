@@ -43,7 +43,8 @@ from balancer.integrations.callback_base import (
     two_columns,
 )
 from balancer.integrations.prefetch import BatchQueue
-from balancer.sampling.core import SamplerCore, whole_number
+from balancer.sampling.core import SamplerCore
+from balancer.sampling.inputs import whole_number
 from balancer.sampling.seeding import integer_seed
 from balancer.sampling.weights import Floats
 

@@ -72,7 +72,7 @@ def label_codes(y: Any) -> tuple[NDArray[Any], NDArray[np.int64]]:
         )
     classes, codes = np.unique(labels, return_inverse=True)
     if len(classes) < 2:
-        raise InputError(f"y has 1 class only ({classes[0]!r}); sampling needs rows of at least two classes")
+        raise InputError(f"y has 1 class only ({classes.tolist()[0]!r}); sampling needs rows of at least two classes")
     return classes, codes.astype(np.int64)
 
 
@@ -89,7 +89,9 @@ def class_index(y: Any, classes: NDArray[Any], name: str) -> NDArray[np.int64]:
     except TypeError as error:
         raise InputError(f"{name} has labels of another type than y ({error}); name classes alike") from error
     if len(unknown):
-        raise InputError(f"{name} has the label {labels[unknown[0]]!r} in row {int(unknown[0])}, which y lacks; leave such rows out")
+        raise InputError(
+            f"{name} has the label {labels[unknown[:1]].tolist()[0]!r} in row {int(unknown[0])}, which y lacks; leave such rows out"
+        )
     return codes.astype(np.int64)
 
 

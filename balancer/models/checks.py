@@ -10,6 +10,7 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
+from balancer.devices import random_state_kept
 from balancer.models.attention import Attention
 from balancer.models.batch import SequenceBatch
 from balancer.models.classifier import Classifier
@@ -42,6 +43,7 @@ def example_config(**changes: object) -> ModelConfig:
     return dataclasses.replace(config, **changes)  # type: ignore[arg-type]
 
 
+@random_state_kept()
 def check_attention(make: Factory[Attention], config: ModelConfig | None = None) -> None:
     """Check shape, causality, padding, rows of only padding, and `last_only` of an attention.
 
@@ -79,6 +81,7 @@ def check_attention(make: Factory[Attention], config: ModelConfig | None = None)
     _learns(attention, lambda: attention(batch).values)
 
 
+@random_state_kept()
 def check_embedding(make: Factory[nn.Module], config: ModelConfig | None = None) -> None:
     """Check shape, padding and missing numbers of an embedding.
 
@@ -110,6 +113,7 @@ def check_embedding(make: Factory[nn.Module], config: ModelConfig | None = None)
     _learns(embedding, lambda: embedding(batch).values)
 
 
+@random_state_kept()
 def check_head(make: Factory[Head], config: ModelConfig | None = None) -> None:
     """Check shapes, probabilities, loss and offset of a head.
 
@@ -145,6 +149,7 @@ def check_head(make: Factory[Head], config: ModelConfig | None = None) -> None:
     _learns(head, lambda: head.loss(head(batch if head.needs_sequence else batch.last()), label))
 
 
+@random_state_kept()
 def check_in_classifier(**parts: object) -> None:
     """Check that a classifier with these parts can be built and that twenty training steps lower its loss.
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balancer.dependencies import require
-from balancer.errors import CorruptFileError, InputError
+from balancer.errors import CorruptFileError, InputError, reason_of
 from balancer.files import write_text
 from balancer.models.config import ModelConfig
 from balancer.models.embedding import TransactionEmbedding
@@ -151,7 +151,7 @@ def load_tokenizer(file: Path | str) -> Tokenizer:
         content = Path(file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise CorruptFileError(
-            f"{file} can't be read as a tokenizer ({error}): give a tokenizer.json in the Hugging Face format"
+            f"{file} can't be read as a tokenizer ({reason_of(error)}): give a tokenizer.json in the Hugging Face format"
         ) from error
     try:
         return Tokenizer(Inner.from_str(content))

@@ -11,6 +11,11 @@ from balancer.options.checks import check_whole
 from balancer.options.flags import Flag, Options
 
 MAX_SEED = 2**31 - 1
+MAX_THREADS = 1024
+"""More threads than any machine has cores for one training; far more of them can't be started.
+
+It does not depend on this machine, so that a run can be read on any other one.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +35,7 @@ class RunOptions(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_whole(self, "threads")
+        check_whole(self, "threads", most=MAX_THREADS)
         check_whole(self, "seed", least=0, most=MAX_SEED)
         if self.resume:
             folder_to_resume(self.out)

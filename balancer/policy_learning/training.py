@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from safetensors.numpy import save
 
-from balancer.devices import torch_threads
+from balancer.devices import random_state_kept, torch_threads
 from balancer.envs.problem import PopulationProblem
 from balancer.envs.task_env import ROLLOUT_STEPS, TaskVecEnv
 from balancer.envs.tasks import MAX_CLASSES, draw_task
@@ -46,6 +46,7 @@ TUNING_RATE, TUNING_STD = 5e-4, 0.25
 
 
 @torch_threads(1)
+@random_state_kept()
 def train_policy(
     problem: PopulationProblem,
     budget: str | PolicyBudget = "quick",
@@ -164,6 +165,7 @@ def _start(start: str | Path) -> BundlePolicy:
 
 
 @torch_threads(1)
+@random_state_kept()
 def train_task_policy(
     kind: Kind = "ppo",
     budget: str | TaskBudget = "quick",

@@ -8,7 +8,7 @@ from typing import Any
 from balancer.data.dataset import load_dataset
 from balancer.data.split import Split
 from balancer.errors import InputError
-from balancer.files import atomic_path
+from balancer.files import atomic_path, check_writable
 from balancer.inference.decision import decision_columns, evaluate_rows
 from balancer.runs.trained_run import TrainedRun
 
@@ -33,8 +33,7 @@ def score_file(run: TrainedRun, source: Path, output: Path, *, past: Path | None
     """
     if output.suffix not in (".parquet", ".csv"):
         raise InputError(f"--output {output} must end in .parquet or .csv")
-    if not output.parent.is_dir():
-        raise InputError(f"--output {output}: the folder {output.parent} does not exist; make it first")
+    check_writable(output, "--output")
     dataset = load_dataset(source, run.schema.spec, schema=run.schema, past=past, bad_rows=bad_rows)
     rows = dataset.scored_rows()
     scores = run.streamed_scores(dataset, rows) if streaming else run.scores(dataset, rows)

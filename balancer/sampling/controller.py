@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,30 @@ from balancer.sampling.constant_policy import COMPENSATED
 from balancer.sampling.observation import Observation, ObservationBuilder, ScoredRows
 from balancer.sampling.policies import Policy, ask
 from balancer.sampling.weights import Floats, SamplingWeights, stacked, start_weights
+
+
+class Controller(Protocol):
+    """Object that sets the weights, such as `SamplingController`; the commonest class comes first."""
+
+    weights: SamplingWeights
+    """Weights of the next epoch."""
+
+    @property
+    def epoch(self) -> int:
+        """Epochs finished so far."""
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Validation figures of the last update."""
+
+    def update(self, train: ScoredRows, reward: ScoredRows) -> SamplingWeights:
+        """Choose the weights of the next epoch from scores of training rows and of held-out rows."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """State as values that JSON can hold."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the state of `state_dict`."""
 
 
 class SamplingController:

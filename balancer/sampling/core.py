@@ -21,10 +21,9 @@ scikit-learn. Inside (controller, policy, row sampler) the commonest class comes
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -32,64 +31,29 @@ from numpy.typing import ArrayLike, NDArray
 from balancer.deprecation import deprecated_attribute
 from balancer.errors import InputError
 from balancer.sampling.ages import ages
-from balancer.sampling.controller import SamplingController
-from balancer.sampling.inputs import numbers, plain
-from balancer.sampling.labels import LabelCodes
-from balancer.sampling.observation import ScoredRows
-from balancer.sampling.policies import ConstantPolicy, Policy, load_policy, policy_notes
-from balancer.sampling.quotas import QuotaPlan, batch_share
-from balancer.sampling.row_sampler import RowSampler, kept_share
+from balancer.sampling.compensation import Compensation
+from balancer.sampling.controller import Controller, SamplingController
+from balancer.sampling.inputs import whole_number
+from balancer.sampling.labels import LabelCodes, check_classes
+from balancer.sampling.policies import ConstantPolicy, Policy, chosen_policy, policy_notes
+from balancer.sampling.quotas import QuotaPlan, batch_share, quota_notes
+from balancer.sampling.reported import held_out_rows, scored_rows
+from balancer.sampling.row_sampler import RowSampler
 from balancer.sampling.scores import macro_metrics
 from balancer.sampling.seeding import generator
 from balancer.sampling.stopping import Stopping
-from balancer.sampling.tilt import HardnessTilt, are_natural
 from balancer.sampling.weights import Floats, SamplingWeights
 
 STATE_VERSION = 1
 BLOCK = 1 << 16
 """Rows of an epoch that are drawn together; each block has its own random numbers."""
-MAX_LOGIT = 1e4
-"""Logits beyond it, infinite ones too, count as this, so that their difference is a number."""
 _CERTAIN = -40.0
 """Logarithm of a probability that is as good as 0."""
-MOST_SHOWN = 10
-"""Classes that a ``repr`` shows at most."""
-MANY_CLASSES = 100
-"""Labels with more classes than this are checked for being amounts or numbers of things."""
-_ROWS_OF_CODES, _ROWS_OF_IDS = 50, 1000
-"""Fewest rows of the average class that pass that check: for classes 0 to K - 1, and for other numbers."""
-_TOLERANCE = 1e-6
-"""How far a rounded probability may lie outside [0, 1]."""
-
-
-class Controller(Protocol):
-    """Object that sets the weights, such as `SamplingController`; the commonest class comes first."""
-
-    weights: SamplingWeights
-    """Weights of the next epoch."""
-
-    @property
-    def epoch(self) -> int:
-        """Epochs finished so far."""
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """Validation figures of the last update."""
-
-    def update(self, train: ScoredRows, reward: ScoredRows) -> SamplingWeights:
-        """Choose the weights of the next epoch from scores of training rows and of held-out rows."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """State as values that JSON can hold."""
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the state of `state_dict`."""
-
 
 AnyController = TypeVar("AnyController", bound=Controller)
 
 
-class SamplerCore:
+class SamplerCore(Compensation):
     """Draws training rows by class and hardness; :meth:`update` changes the weights once an epoch.
 
     An epoch never consists of the commonest class alone: where chance would draw only that class, one draw
@@ -141,30 +105,20 @@ class SamplerCore:
         compensated: bool | None = None,
         patience: int | None = None,
     ) -> None:
-        self._labels = LabelCodes(labels, unlabelled)
-        _check_classes(self._labels)
-        num_classes = len(self._labels.counts)
+        coded = LabelCodes(labels, unlabelled)
+        check_classes(coded)
+        num_classes = len(coded.counts)
         self.epochs = whole_number(epochs, "epochs", 1)
-        given = int(self._labels.counts.sum()) if num_samples is None else num_samples
+        given = int(coded.counts.sum()) if num_samples is None else num_samples
         self.num_samples = whole_number(given, "num_samples, the rows of an epoch,", num_classes, "the number of classes")
         self.seed = whole_number(seed, "seed", 0)
-        self.policy: Policy = self._loaded(policy)
-        age = None if times is None else ages(times, self._labels.codes >= 0)
-        self._rows = RowSampler(self._labels.codes, num_classes, age=age)
-        if compensated not in (None, True, False):
-            raise InputError(f"compensated must be True, False or None (find out), not {compensated!r}")
-        self._compensation = compensated
+        self.policy: Policy = chosen_policy(policy, coded.order)
+        age = None if times is None else ages(times, coded.codes >= 0)
+        super().__init__(coded, RowSampler(coded.codes, num_classes, age=age), self.num_samples, compensated)
         self._stopping = Stopping(self.epochs, None if patience is None else whole_number(patience, "patience", 1))
         self._policy_name: str | None = None
         self._quotas: tuple[tuple[Any, ...], QuotaPlan] | None = None  # of the last blocks of batches
-        self._drawn: tuple[SamplingWeights, SamplingWeights] | None = None  # weights, and those with the shares drawn
-        self._epoch_draws, self._batch_size = self.num_samples, 0  # as rows are drawn in the loop; 0: no batches
-        self._begun = False  # whether rows were drawn
-        self._trained = False  # whether rows were drawn, to be trained on, since the last update
-        self._counted = False  # whether the loss counts rows by their own weights
-        self._tilt: HardnessTilt | None = None  # of the last epoch before the last update
-        self._best_tilt: HardnessTilt | None = None  # of the best epoch
-        self._contradicted = False  # whether the weights are used although compensated=False was given
+        self._state_notes: list[str] = []  # on the state that was loaded last
         self._controller: Controller = self._new_controller()
         self.epoch = 0
         """Number of the epoch that :meth:`draw` draws next."""
@@ -186,40 +140,7 @@ class SamplerCore:
 
     def describe(self) -> str:
         """The state as text for a ``repr``: policy, epoch, share of each class, hardness and floor."""
-        weights = self.weights
-        names = [repr(name) for name in self.classes_]
-        shares = [f"{name}: {share:.3g}" for name, share in zip(names, weights.share, strict=True)]
-        if len(shares) > MOST_SHOWN:
-            shares = [*shares[:MOST_SHOWN], f"... {len(shares)} classes"]
-        return (
-            f"policy={self.policy_name!r}, epoch={self.epoch} of {self.epochs}, share={{{', '.join(shares)}}}, "
-            f"hardness={weights.hardness:.3g}, floor={weights.floor:.3g}"
-            + "".join(
-                f", {name}={getattr(weights, name):.3g}"
-                for name in ("class_importance", "hardness_importance")
-                if getattr(weights, name) > 0
-            )
-            + (f", half_life={weights.half_life:.3g}" if np.isfinite(weights.half_life) else "")
-        )
-
-    def use_draws(self, epoch_draws: int, batch_size: int = 0) -> None:
-        """Say how the loop draws its rows, where it is not by :meth:`draw` with ``num_samples``.
-
-        The weights of the loss depend on it: few rows, or batches with quotas, change the shares.
-
-        Args:
-            epoch_draws: Rows of an epoch.
-            batch_size: Rows of a batch with quotas; 0: rows are drawn one by one.
-        """
-        self._epoch_draws, self._batch_size, self._drawn = epoch_draws, batch_size, None
-
-    @property
-    def classes_(self) -> list[Any]:
-        """The K classes in sorted order, plain Python values.
-
-        Columns of scores, :attr:`weights` and :attr:`counts` have this order.
-        """
-        return self._labels.classes
+        return f"policy={self.policy_name!r}, epoch={self.epoch} of {self.epochs}, {self.weights.described(self.classes_)}"
 
     def use_controller(self, make: Callable[[NDArray[np.int64]], AnyController], name: str) -> AnyController:
         """Let another controller set the weights from now on.
@@ -236,73 +157,14 @@ class SamplerCore:
         return controller
 
     @property
-    def counts(self) -> NDArray[np.int64]:
-        """(K,) training rows of each class, in the order of :attr:`classes_`."""
-        return self._labels.counts[self._labels.rank]
-
-    @property
-    def num_rows(self) -> int:
-        """N, number of training rows with and without a label."""
-        return len(self._labels.codes)
-
-    @property
     def weights(self) -> SamplingWeights:
         """Weights of the next draw, shares in the order of :attr:`classes_`."""
         return self._controller.weights.reordered(self._labels.rank)
 
     @property
-    def prior(self) -> Floats:
-        """(K,) class prior of the training rows, in the order of :attr:`classes_`."""
-        return self._rows.prior[self._labels.rank]
-
-    @property
     def unlabelled(self) -> Any:
         """The label that marks rows that are never drawn."""
         return self._labels.unlabelled
-
-    @property
-    def compensated(self) -> bool:
-        """Whether the loss counts drawn rows by their weights: as given, or as seen so far."""
-        return bool(self._compensation)
-
-    @property
-    def class_weight(self) -> Floats:
-        """(K,) loss weight of each class in the present epoch, with mean 1 over the drawn rows."""
-        self.use_compensation()
-        return self._drawn_weights().class_weight(self._rows.prior)[self._labels.rank]
-
-    @property
-    def logit_offset(self) -> Floats:
-        """(K,) what to add to the logits in training, never in scoring, in the present epoch."""
-        self.use_compensation()
-        return self._drawn_weights().logit_offset(self._rows.prior)[self._labels.rank]
-
-    def _drawn_weights(self) -> SamplingWeights:
-        """The present weights with the shares that rows are drawn with, commonest class first.
-
-        A batch with quotas holds at least one row of every class, and an epoch one row of the minority.
-        """
-        weights = self._controller.weights
-        if self._drawn is None or self._drawn[0] is not weights:
-            share = self._rows.class_share(weights)
-            share = batch_share(share, self._batch_size) if self._batch_size else kept_share(share, self._epoch_draws)
-            self._drawn = weights, dataclasses.replace(weights, share=share)
-        return self._drawn[1]
-
-    def _drawing(self) -> tuple[SamplingWeights, bool]:
-        """Weights that rows are drawn with, and whether an epoch keeps a row of the minority."""
-        return (self._drawn_weights(), False) if self._batch_size else (self._controller.weights, True)
-
-    def use_compensation(self) -> None:
-        """Note that the loss counts drawn rows by their weights, unless ``compensated=False`` was given.
-
-        Policies take it into account from the next :meth:`update` on, and at once where no row was drawn yet.
-        """
-        if self._compensation is None:
-            self._compensation = True
-            if not self._begun and isinstance(self._controller, SamplingController):
-                self._controller = self._new_controller()
-        self._contradicted = self._contradicted or not self._compensation
 
     def class_indices(self, labels: ArrayLike | Sequence[str], name: str = "labels") -> NDArray[np.int64]:
         """(n,) index into :attr:`classes_` of each of ``labels`` (n,), -1 without a label.
@@ -312,75 +174,6 @@ class SamplerCore:
         """
         codes = self._labels.encode(labels, name)
         return np.where(codes < 0, -1, self._labels.order[codes])
-
-    def sample_weight(self, rows: ArrayLike) -> Floats:
-        """(n,) loss weight of drawn ``rows`` (n,) in the present epoch, with mean 1 over the drawn rows.
-
-        It is the weight of the row's class times that of the row within its class. Rows without a label get
-        0.
-
-        Raises:
-            InputError: A row out of range.
-        """
-        chosen = self._chosen(rows)
-        self.use_compensation()
-        self._counted = True
-        weights, kept = self._drawing()
-        return self._rows.loss_weights(chosen, weights, self._epoch_draws, keep_minority=kept)
-
-    def probabilities(self, logits: ArrayLike, prior: str | ArrayLike = "natural") -> Floats:
-        """Class probabilities from the raw logits of a model that was trained with the compensation.
-
-        Args:
-            logits: (n, K) in the order of :attr:`classes_`; with two classes also (n,) or (n, 1), the
-                log-odds of ``classes_[1]``.
-            prior: Stream to which the probabilities belong: ``natural`` (the class prior of the training
-                rows), ``balanced`` (all classes equally frequent), or a prior (K,).
-
-        What hardness has done to the logits in the last epoch is taken out of them, see
-        :mod:`balancer.sampling.tilt`.
-
-        Returns:
-            (n, K) in the order of :attr:`classes_`.
-
-        Raises:
-            InputError: Logits of another shape, or a prior that is none.
-        """
-        wide = np.clip(two_columns(numbers(logits, "logits"), len(self.classes_)), -MAX_LOGIT, MAX_LOGIT)
-        wide = wide + self.correction(wide) + np.log(self.stream_prior(prior))
-        wide -= wide.max(axis=1, keepdims=True)
-        odds = np.exp(wide)
-        return np.asarray(odds / odds.sum(axis=1, keepdims=True))
-
-    def correction(self, logits: Floats) -> Floats:
-        """(n, K) what to add to raw logits (n, K) so that hardness has no effect on the probabilities.
-
-        It is 0 where no class is drawn by hardness. Classes have the order of :attr:`classes_`.
-        """
-        tilt = self._present_tilt()
-        if tilt is None or not np.isfinite(logits).all():
-            return np.zeros_like(logits)
-        order, rank = self._labels.order, self._labels.rank
-        return tilt.correction(logits[:, order])[:, rank]
-
-    def _present_tilt(self) -> HardnessTilt | None:
-        """The tilt of the rows that the model was last trained on."""
-        if not self._trained:
-            return self._tilt
-        weights, _ = self._drawing()
-        return self._rows.tilt(weights, self._epoch_draws, counted=self._counted)
-
-    def stream_prior(self, prior: str | ArrayLike) -> Floats:
-        """(K,) the prior that :meth:`probabilities` takes, in the order of :attr:`classes_`."""
-        if isinstance(prior, str):
-            if prior not in ("natural", "balanced"):
-                raise InputError(f"prior must be natural, balanced or {len(self.classes_)} numbers, not {prior!r}")
-            given = self.prior if prior == "natural" else np.ones(len(self.classes_))
-        else:
-            given = numbers(prior, "prior")
-        if given.shape != (len(self.classes_),) or not np.isfinite(given).all() or given.min() < 0 or not given.sum() > 0:
-            raise InputError(f"prior must be {len(self.classes_)} numbers of 0 or more, one for each class, not {prior!r}")
-        return np.asarray(np.maximum(given / given.sum(), 1e-12), dtype=np.float64)
 
     @property
     def best_epoch(self) -> int | None:
@@ -406,6 +199,16 @@ class SamplerCore:
         """Whether training may stop: all epochs are done, or none of the last ``patience`` was better."""
         return self._stopping.finished
 
+    if not TYPE_CHECKING:  # a type checker says itself that there is none
+
+        def __getattr__(self, name: str) -> object:
+            if name in ("loss", "validation_loss"):
+                raise AttributeError(
+                    f"{type(self).__name__} needs no torch and has no {name}: use that of AdaptiveSampler, or count rows by "
+                    "sample_weight and add logit_offset to the logits"
+                )
+            return object.__getattribute__(self, name)  # raises the usual error
+
     @property
     def updates(self) -> int:
         """Number of epochs whose scores were given to :meth:`update`."""
@@ -424,14 +227,10 @@ class SamplerCore:
     @property
     def notes(self) -> list[str]:
         """Notes on what may surprise, e.g. that the policy used a constant instead; mostly none."""
-        notes = policy_notes(self.policy)
         weights = self._controller.weights
-        if self._compensation is None and self.updates and weights.compensated:
-            notes.append("the weights count drawn rows differently, but no loss or weights of the sampler were used: use sampler.loss")
-        if self._compensation is False and weights.compensated:
-            notes.append("the weights count drawn rows differently, but the loss does not: give compensated=None or another policy")
-        if self._contradicted:
-            notes.append("compensated=False was given, but the loss or the weights of the sampler are used: leave it out")
+        notes = policy_notes(self.policy) + self._compensation_notes() + self._state_notes
+        if self._batch_size:
+            notes += quota_notes(weights.share, self._batch_size)
         chosen = isinstance(self.policy, ConstantPolicy)  # a learned policy without times does what it can
         if chosen and np.isfinite(weights.half_life) and not self._rows.has_age:
             notes.append("the weights have a half-life, but the times of the rows are not known: give the sampler times")
@@ -551,47 +350,6 @@ class SamplerCore:
         weights *= self._labels.counts.sum()
         return weights
 
-    def effective_weights(self) -> Floats:
-        """(N,) mass of each row in the next epoch, relative to the mean over the labelled rows.
-
-        The mass is the expected draws of a row (:meth:`row_weights`) times its loss weight
-        (:meth:`sample_weight`); its mean is 1, and unlabelled rows have 0. An estimator that is fitted on all
-        rows with these weights is trained with what a network is trained with that draws its rows. The class
-        shares of its stream are ``exp(logit_offset)``; :meth:`init_score` takes them out of its raw scores.
-
-        >>> policy = "constant:share=.2,hardness=0,class_importance=.5"
-        >>> sampler = SamplerCore([0] * 98 + [1] * 2, epochs=1, policy=policy)
-        >>> sampler.effective_weights()[[0, -1]].round(2).tolist()
-        [0.95, 3.33]
-        """
-        self.use_compensation()
-        self._trained = self._counted = True
-        weights, kept = self._drawing()
-        mass = self._rows.probabilities(weights, self._epoch_draws, keep_minority=kept)
-        mass *= self._rows.loss_weights(np.arange(self.num_rows), weights, self._epoch_draws, keep_minority=kept)
-        mass *= self._labels.counts.sum()
-        return mass
-
-    def init_score(self, num_rows: int | None = None) -> Floats:
-        """Raw scores that boosted trees start from: ``init_score`` of LightGBM, ``base_margin`` of XGBoost.
-
-        Trees that are trained with :meth:`effective_weights` from these scores have, without them, the raw
-        scores of a stream with equally frequent classes; :meth:`probabilities` takes them. (XGBoost adds its
-        ``base_score`` in scoring: set it to .5, which is a raw score of 0.)
-
-        Args:
-            num_rows: Number of rows; None: all training rows.
-
-        Returns:
-            Two classes: (n,), the log-odds of ``classes_[1]``, the same for each row. More: (n, K).
-
-        >>> policy = "constant:share=.2,hardness=0,class_importance=.5"
-        >>> SamplerCore([0] * 98 + [1] * 2, epochs=1, policy=policy).init_score(1).round(2).tolist()
-        [-2.64]
-        """
-        offset, rows = self.logit_offset, self.num_rows if num_rows is None else whole_number(num_rows, "num_rows", 0)
-        return np.full(rows, offset[1] - offset[0]) if len(offset) == 2 else np.tile(offset, (rows, 1))
-
     def update(
         self,
         y_true: ArrayLike | Sequence[str],
@@ -623,12 +381,12 @@ class SamplerCore:
         """
         if (rows is None) != (row_score is None):
             raise InputError("give rows and row_score together, or neither")
-        held_out = self._held_out(y_true, y_score, y_weight)
+        held_out = held_out_rows(self._labels, y_true, y_score, y_weight)
         train, chosen = held_out, None
         if rows is not None:
             chosen = self._chosen(rows)
             codes = self._labels.codes[chosen].astype(np.int64)
-            train = self._scored(codes, row_score, "rows", "row_score")
+            train = scored_rows(self._labels, codes, row_score, "rows", "row_score")
             chosen = chosen[codes >= 0]
         controller, tilt = self._controller, self._present_tilt()
         before = getattr(controller, "compensated", None)
@@ -648,16 +406,6 @@ class SamplerCore:
             self._best_tilt = tilt
         return self.weights
 
-    def _raw_scores(self, train: ScoredRows, tilt: HardnessTilt | None) -> NDArray[np.floating[Any]]:
-        """Scores of training rows that hardness goes by: with compensation, the softmax of the raw logits."""
-        prior = self._rows.prior
-        if not self.compensated or not are_natural(train.label, train.score, prior):
-            return train.score
-        if tilt is not None:
-            return tilt.raw_scores(np.asarray(train.score, dtype=np.float64), prior)
-        odds = train.score / np.maximum(prior, 1e-12)
-        return np.asarray(odds / odds.sum(axis=1, keepdims=True))
-
     def measure(self, y_true: ArrayLike | Sequence[str], y_score: ArrayLike, y_weight: ArrayLike | None = None) -> dict[str, float]:
         """Figures of held-out rows as in :attr:`metrics`, but without an update.
 
@@ -666,73 +414,9 @@ class SamplerCore:
             y_score: As for :meth:`update`.
             y_weight: As for :meth:`update`.
         """
-        held_out = self._held_out(y_true, y_score, y_weight)
+        held_out = held_out_rows(self._labels, y_true, y_score, y_weight)
         figures = macro_metrics(held_out.label, held_out.score[None], np.asarray(held_out.weight))
         return {"f1": float(figures.f1[0]), "average_precision": float(figures.average_precision[0])}
-
-    def _held_out(self, y_true: ArrayLike | Sequence[str], y_score: ArrayLike, y_weight: ArrayLike | None = None) -> ScoredRows:
-        """Checked labels, scores and weights of held-out rows."""
-        codes = self._labels.encode(y_true, "y_true")
-        held_out = self._scored(codes, y_score, "y_true", "y_score")
-        if y_weight is not None:
-            weight = numbers(y_weight, "y_weight")
-            if weight.shape != codes.shape or not np.isfinite(weight).all() or not weight.min() >= 0 or not weight.max() > 0:
-                raise InputError(f"y_weight must be {len(codes)} finite numbers of 0 or more, one for each of y_true, not all 0")
-            held_out = dataclasses.replace(held_out, weight=weight[codes >= 0])
-        counts = np.bincount(held_out.label, minlength=len(self._labels.counts))
-        if not counts[0] or not counts[1:].any():
-            common = self._labels.classes[self._labels.order[0]]
-            lacks = f"no row of class {common!r}" if not counts[0] else f"rows of class {common!r} only"
-            raise InputError(
-                f"y_true holds {lacks}, so nothing can be measured; hold out rows of at least two classes, {common!r} among them"
-            )
-        return held_out
-
-    def _loaded(self, policy: str | Path | Policy | SamplingWeights) -> Policy:
-        num_classes = len(self._labels.counts)
-        if isinstance(policy, (str, Path)):
-            return load_policy(policy, num_classes=num_classes)
-        if not isinstance(policy, SamplingWeights):
-            if not callable(getattr(policy, "act", None)):
-                raise InputError(
-                    f"policy must be a name, the folder of a policy, weights, or an object with name and act(observation), not {policy!r}"
-                )
-            return policy
-        if len(policy.share) != num_classes:
-            raise InputError(f"policy holds shares for {len(policy.share)} classes, the labels have {num_classes}")
-        return ConstantPolicy.of(policy.reordered(self._labels.order), name="fixed")
-
-    def _chosen(self, rows: ArrayLike) -> NDArray[np.int64]:
-        chosen = np.asarray(plain(rows))
-        if chosen.ndim == 2 and chosen.shape[1] == 1:
-            chosen = chosen[:, 0]
-        if chosen.ndim != 1 or chosen.dtype.kind not in "iu" or (len(chosen) and not 0 <= chosen.min() <= chosen.max() < self.num_rows):
-            raise InputError(f"rows must be one vector of indices of training rows, from 0 to {self.num_rows - 1}")
-        return chosen.astype(np.int64)
-
-    def _scored(self, codes: NDArray[np.int64], score: Any, rows_name: str, score_name: str) -> ScoredRows:
-        """Labelled rows with their scores as (n, K), commonest class first."""
-        num_classes = len(self._labels.counts)
-        scores = numbers(score, score_name)
-        if num_classes == 2 and scores.shape[1:] == (1,):
-            scores = scores[:, 0]
-        if scores.ndim not in (1, 2) or (scores.shape[1:] or (2,)) != (num_classes,):
-            raise InputError(
-                f"{score_name} must have one column for each of the {num_classes} classes"
-                f"{' or be one vector' if num_classes == 2 else ''}, not shape {scores.shape}"
-            )
-        if len(scores) != len(codes):
-            raise InputError(f"{score_name} has {len(scores)} rows and {rows_name} {len(codes)}; give one label and one score a row")
-        if not np.isfinite(scores).all():
-            row = int(np.flatnonzero(~np.isfinite(scores.reshape(len(scores), -1)).all(axis=1))[0])
-            raise InputError(f"{score_name} of row {row} is not finite; check the model's output for NaN first")
-        if len(scores) and (scores.min() < -_TOLERANCE or scores.max() > 1 + _TOLERANCE):
-            raise InputError(
-                f"{score_name} must be probabilities from 0 to 1, found {scores.min():.4g} to {scores.max():.4g}; apply the sigmoid or softmax"
-            )
-        scores = np.clip(scores, 0.0, 1.0)
-        ranked = np.stack([1.0 - scores, scores], axis=1) if scores.ndim == 1 else scores[:, self._labels.order]
-        return ScoredRows(codes[codes >= 0], ranked[codes >= 0])
 
     def state_dict(self) -> dict[str, Any]:
         """State from which :meth:`load_state_dict` continues exactly.
@@ -751,14 +435,13 @@ class SamplerCore:
             "controller": self._controller.state_dict(),
             "rows": self._rows.state_dict(),
             "stopping": self._stopping.state_dict(),
-            "compensated": self._compensation,
-            "trained": [self._trained, self._counted],
-            "tilt": None if self._tilt is None else self._tilt.to_dict(),
-            "best_tilt": None if self._best_tilt is None else self._best_tilt.to_dict(),
-        }
+        } | self._compensation_state()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the state of :meth:`state_dict`, including the seed.
+
+        A state may have been saved with another patience; the one that the sampler was made with holds. Where
+        seed or patience differ, :attr:`notes` say so.
 
         Raises:
             InputError: It was saved for other labels, another policy, number of epochs or ``num_samples``, or
@@ -778,44 +461,20 @@ class SamplerCore:
                 "saved state is for other labels: another class is the most frequent one; load it with the labels it was saved with"
             )
         before, stopping = self._controller.state_dict(), Stopping(self.epochs, self._stopping.patience)
-        compensation = state.get("compensated", self._compensation)
         try:
             seed, epoch = whole_number(state["seed"], "seed", 0), whole_number(state["epoch"], "epoch", 0)
-            if compensation not in (None, True, False):
-                raise ValueError(f"compensated is {compensation!r}")
+            compensation = self._read_compensation(state)
             stopping.load_state_dict(state.get("stopping", {"figures": []}))
-            trained, counted = map(bool, state.get("trained", (False, False)))
-            tilt, best_tilt = (
-                None if state.get(name) is None else HardnessTilt.from_dict(state[name], len(self._labels.counts))
-                for name in ("tilt", "best_tilt")
-            )
             self._controller.load_state_dict(state["controller"])
             self._rows.load_state_dict(state["rows"])
         except (KeyError, TypeError, ValueError) as error:
             self._controller.load_state_dict(before)  # the rows come last and change as a whole
             raise error if isinstance(error, InputError) else InputError(f"saved state is corrupt ({error!r}); load another one") from error
-        self.seed, self.epoch = seed, epoch
-        self._stopping, self._compensation, self._begun = stopping, compensation, True
-        self._trained, self._counted, self._tilt, self._best_tilt = trained, counted, tilt, best_tilt
-
-
-def _check_classes(labels: LabelCodes) -> None:
-    """Refuse values that nearly all differ, and warn of whole numbers that look like amounts or identifiers.
-
-    Raises:
-        InputError: There are more than :data:`MANY_CLASSES`, most of them with one row.
-    """
-    classes, rows = labels.classes, int(labels.counts.sum())
-    if len(classes) <= MANY_CLASSES:
-        return
-    held = f"labels hold {len(classes)} different values in {rows} rows"
-    if rows < 2 * len(classes):
-        raise InputError(f"{held}, so they are no classes; give the class of each row, or divide a quantity into a few ranges")
-    if isinstance(classes[0], (str, bytes)):
-        return
-    if rows < len(classes) * (_ROWS_OF_CODES if classes == list(range(len(classes))) else _ROWS_OF_IDS):
-        text = f"{held}, and each is taken as a class of its own; divide a quantity into a few ranges, give names of classes as text"
-        warnings.warn(text, stacklevel=4)
+        self._state_notes = stopping.notes(state.get("stopping", {}))
+        if seed != self.seed:
+            self._state_notes.append(f"the loaded state has seed {seed}, the sampler was made with {self.seed}: {seed} is used")
+        self.seed, self.epoch, self._stopping = seed, epoch, stopping
+        self._take_compensation(compensation)
 
 
 def _same(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
@@ -826,28 +485,6 @@ def _same(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
 def batches_of_block(batch_size: int) -> int:
     """Number of batches that are drawn together."""
     return max(1, BLOCK // batch_size)
-
-
-def two_columns(logits: NDArray[Any], num_classes: int) -> NDArray[Any]:
-    """Logits (n, K); of two classes also from (n,) or (n, 1), the log-odds of the second class."""
-    if num_classes == 2 and (logits.ndim == 1 or logits.shape[1:] == (1,)):
-        column = logits.reshape(-1)
-        return np.stack([np.zeros_like(column), column], axis=1)
-    if logits.ndim != 2 or logits.shape[1] != num_classes:
-        raise InputError(f"logits must have the shape (n, {num_classes}), not {logits.shape}; move the classes to the last axis")
-    return logits
-
-
-def whole_number(value: Any, name: str, least: int, why: str = "") -> int:
-    """``value`` as an int.
-
-    Raises:
-        InputError: It is no whole number, or less than ``least``; the message names ``name`` and ends with
-            ``why``.
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise InputError(f"{name} must be a whole number and at least {least}{f' ({why})' if why else ''}, not {value!r}")
-    return int(value)
 
 
 if not TYPE_CHECKING:  # the name of version 0.1

@@ -12,7 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from balancer.dependencies import is_installed
 from balancer.errors import InputError
-from balancer.sampling.core import MAX_LOGIT, SamplerCore
+from balancer.sampling.compensation import MAX_LOGIT
+from balancer.sampling.core import SamplerCore
 from balancer.sampling.inputs import plain
 from balancer.sampling.weights import Floats, SamplingWeights
 

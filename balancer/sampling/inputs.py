@@ -1,4 +1,4 @@
-"""Labels, scores and times as people have them: tensors, lists of tensors, arrays of any kind.
+"""Labels, scores, times and sizes as people have them: tensors, lists, arrays and numbers of any kind.
 
 Nothing here imports torch; a tensor is recognised by its methods.
 """
@@ -42,3 +42,15 @@ def numbers(values: Any, name: str) -> NDArray[np.float64]:
         ragged = "inhomogeneous" in str(error)
         reason = "one array of numbers, but its rows have different lengths" if ragged else f"numbers ({error})"
         raise InputError(f"{name} must be {reason}{'; join the batches into one array' if ragged else ''}") from error
+
+
+def whole_number(value: Any, name: str, least: int, why: str = "") -> int:
+    """``value`` as an int.
+
+    Raises:
+        InputError: It is no whole number, or less than ``least``; the message names ``name`` and ends with
+            ``why``.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise InputError(f"{name} must be a whole number and at least {least}{f' ({why})' if why else ''}, not {value!r}")
+    return int(value)

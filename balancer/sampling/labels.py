@@ -9,6 +9,7 @@ kept, one to four bytes a row: no sort of all rows and no index of eight bytes e
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
@@ -24,6 +25,10 @@ CHUNK = 1 << 20
 WIDE = 1 << 16
 """Whole numbers that lie within a range of this size are counted in a table; others are sorted."""
 _SHOWN = 10
+MANY_CLASSES = 100
+"""Labels with more classes than this are checked for being amounts or numbers of things."""
+_ROWS_OF_CODES, _ROWS_OF_IDS = 50, 1000
+"""Fewest rows of the average class that pass that check: for classes 0 to K - 1, and for other numbers."""
 
 
 class LabelCodes:
@@ -124,6 +129,25 @@ class LabelCodes:
                     rows = np.arange(place.stop - place.start)[known]
                     values, known = values[~marked], rows[~marked]
             yield place, values, known
+
+
+def check_classes(labels: LabelCodes) -> None:
+    """Refuse values that nearly all differ, and warn of whole numbers that look like amounts or identifiers.
+
+    Raises:
+        InputError: There are more than :data:`MANY_CLASSES`, most of them with one row.
+    """
+    classes, rows = labels.classes, int(labels.counts.sum())
+    if len(classes) <= MANY_CLASSES:
+        return
+    held = f"labels hold {len(classes)} different values in {rows} rows"
+    if rows < 2 * len(classes):
+        raise InputError(f"{held}, so they are no classes; give the class of each row, or divide a quantity into a few ranges")
+    if isinstance(classes[0], (str, bytes)):
+        return
+    if rows < len(classes) * (_ROWS_OF_CODES if classes == list(range(len(classes))) else _ROWS_OF_IDS):
+        text = f"{held}, and each is taken as a class of its own; divide a quantity into a few ranges, give names of classes as text"
+        warnings.warn(text, stacklevel=4)
 
 
 def code_type(num_classes: int) -> type[np.signedinteger[Any]]:

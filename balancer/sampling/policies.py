@@ -19,9 +19,10 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from balancer.errors import InputError
 from balancer.sampling.bundle import (
@@ -62,6 +63,7 @@ __all__ = [
     "answered",
     "ask",
     "bundle_layout",
+    "chosen_policy",
     "compensates",
     "load_bundle",
     "load_policy",
@@ -293,6 +295,31 @@ def load_policy(text: str | Path, *, num_classes: int) -> Policy:
             raise InputError(f"policy {name} takes no options, so leave {options!r} out")
         return AutoPolicy(name) if name in SHIPPED else RulePolicy() if name == "rule" else StartPolicy()
     return load_bundle(Path(text))
+
+
+def chosen_policy(policy: str | Path | Policy | SamplingWeights, order: NDArray[np.integer[Any]]) -> Policy:
+    """The policy that a sampler was given: by name, as an object, or as weights for all epochs.
+
+    Args:
+        policy: As for :class:`~balancer.sampling.core.SamplerCore`; shares of weights in the order of
+            ``classes_``.
+        order: (K,) index into ``classes_`` of each class, the commonest first.
+
+    Raises:
+        InputError: It can't be loaded, is no policy, or has shares for another number of classes.
+    """
+    num_classes = len(order)
+    if isinstance(policy, (str, Path)):
+        return load_policy(policy, num_classes=num_classes)
+    if not isinstance(policy, SamplingWeights):
+        if not callable(getattr(policy, "act", None)):
+            raise InputError(
+                f"policy must be a name, the folder of a policy, weights, or an object with name and act(observation), not {policy!r}"
+            )
+        return policy
+    if len(policy.share) != num_classes:
+        raise InputError(f"policy holds shares for {len(policy.share)} classes, the labels have {num_classes}")
+    return ConstantPolicy.of(policy.reordered(order), name="fixed")
 
 
 _SHARE, _HARDNESS = (0.0, 1.0), (0.0, MAX_HARDNESS)

@@ -49,6 +49,14 @@ def batch_share(share: Floats, batch_size: int) -> Floats:
         low |= newly
 
 
+def quota_notes(share: Floats, batch_size: int) -> list[str]:
+    """What may surprise about batches of ``batch_size`` rows with ``share`` (K,)."""
+    present = int((np.asarray(share) > 0).sum())
+    if batch_size >= present:
+        return []
+    return [f"a batch of batch_size={batch_size} can't hold all {present} classes, so each batch lacks some; give at least {present}"]
+
+
 class QuotaPlan:
     """Number of rows of each class in each batch of an epoch; any part of it can be had alone.
 

@@ -5,14 +5,7 @@ with weight ``(error + 1e-3) ** hardness``, where ``error`` is the last known ``
 acts within each class that is not drawn more often than its prior, that is, where rows have to be chosen
 (:func:`is_chosen`). Other classes are drawn evenly.
 
-Scores are known only for sub-sampled pools of rows. If unscored rows had the mean weight of the scored ones,
-nearly all draws of a large table would ignore hardness for most of the training. So the scored rows get the
-fraction ``q = max(scored / rows, min(1, scored / draws))`` of the hard draws: as many draws as there are
-scored rows to choose from, and at least what the mean weight would give them.
-
-No row is expected more than :data:`MAX_HARD_DRAWS` times in an epoch by its hardness, or as often as the
-average row of its class where that is more: larger weights are cut. Otherwise the few hardest rows of a small
-table would be drawn hundreds of times and memorised, together with the rows that look like them.
+How rows are chosen by their errors is in :mod:`balancer.sampling.hard_table`.
 
 With the age of each row, a row is also drawn by its age (:attr:`SamplingWeights.half_life`): by rejection, so
 that no sum over the rows is needed. Where nearly all rows of a class would be rejected, because one of them
@@ -20,15 +13,12 @@ is far newer than the others, the row is drawn from the sums after all.
 
 The sampler is made for a hundred million rows: four bytes a row for its place in its class and, once scores
 are known, four for its error. An even draw costs O(1), a hard one a binary search among the scored rows.
-These are sorted by their errors once per refresh, and their weights are summed once per hardness. Other
-shares, another floor or another number of draws cost nothing per row: a binary search in these sums finds
-where the weights are cut.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -36,41 +26,20 @@ from numpy.typing import NDArray
 
 from balancer.deprecation import warn_renamed
 from balancer.errors import InputError
+from balancer.sampling.groups import grouped, groups, index_type
+from balancer.sampling.hard_table import TINY, HardTable, SortedErrors
 from balancer.sampling.labels import CHUNK, code_type, count_codes
 from balancer.sampling.tilt import HardnessTilt
 from balancer.sampling.weights import ERROR_OFFSET, Floats, SamplingWeights, class_prior, class_weights
 
-MAX_HARD_DRAWS = 2.0
-"""How often hardness may draw a row in an epoch, at most, in expectation."""
-NEWTON_STEPS = 8
-"""Steps of Newton's method, which finds where weights are cut; nearly always fewer are needed.
-
-Cutting weights lowers their sum and so the limit itself; the method approaches that limit from above."""
-_FEW_CLASSES = 8
-"""Up to this number of classes, a pass for each class is faster than a sort."""
 _LEAST_ACCEPTED = 0.02
 """A class of which rejection by age would keep a smaller part is drawn from sums over its rows."""
 _ROUNDS = 1_000
 """Rounds of rejection, at most."""
-_TINY = 1e-300
 _ROUNDED = 1e-5
 """How far a share may be above the prior that it is meant to be, relatively."""
 _PROBED = 4_096
 """Rows of a class from which that part is estimated; a fixed choice, so that draws stay repeatable."""
-
-
-def scored_part(scored: int, rows: int, draws: int | NDArray[np.integer[Any]]) -> Any:
-    """Fraction of the hard draws that goes to the scored rows; see the module's docstring."""
-    return np.maximum(scored / max(rows, 1), np.minimum(1.0, scored / np.maximum(draws, 1)))
-
-
-def largest_probability(scored: int, draws: Any) -> Any:
-    """Largest probability of a scored row in a hard draw.
-
-    With it no row is expected more than :data:`MAX_HARD_DRAWS` times among ``draws``, or more often than the
-    average row where that is more.
-    """
-    return np.maximum(MAX_HARD_DRAWS / np.maximum(draws, 1.0), 1.0 / max(scored, 1))
 
 
 def is_chosen(share: Any, prior: Any) -> Any:
@@ -92,116 +61,6 @@ def kept_share(share: Floats, draws: int) -> Floats:
         return share
     moved = share[0] ** draws / draws
     return np.concatenate([[share[0] - moved], share[1:] * (1.0 + moved / minority)])
-
-
-class _ScoredRows:
-    """The scored rows of a class, sorted by their errors: everything that depends on the scores alone."""
-
-    def __init__(self, error: NDArray[np.float32]) -> None:
-        scored = np.flatnonzero(~np.isnan(error))
-        index = _index_type(len(error))
-        order = np.argsort(error[scored], kind="stable")  # stable: the same order on every machine
-        self.place = scored[order].astype(index)
-        """(s,) positions among the rows of the class, the easiest row first."""
-        self.error = error[scored][order]
-        self._gap = (scored - np.arange(len(scored))).astype(index)
-        self.rows = len(error)
-
-    @property
-    def unscored(self) -> int:
-        """Number of rows without a score."""
-        return self.rows - len(self.place)
-
-    def unscored_places(self, number: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Positions of the unscored rows ``number`` (n,), counted from 0.
-
-        They are found from the gaps between the scored rows, so no list of them is kept.
-        """
-        return number + np.searchsorted(self._gap, number.astype(self._gap.dtype), side="right")
-
-
-class _HardTable:
-    """Cumulative weights of the scored rows of a class at one hardness."""
-
-    def __init__(self, scored: _ScoredRows, hardness: float) -> None:
-        self._scored, self.hardness = scored, hardness
-        self._weight = np.power(scored.error + np.float32(ERROR_OFFSET), np.float32(hardness))
-        self._cumulative = np.cumsum(self._weight, dtype=np.float64)
-        self._last: tuple[int, tuple[float, int, float]] | None = None
-
-    def _cut(self, draws: int) -> tuple[float, int, float]:
-        """Where weights are cut at ``draws`` draws of the class.
-
-        Returns:
-            Fraction of the hard draws for scored rows, number of rows that keep their weight, weight of the
-            others.
-        """
-        if self._last is None or self._last[0] != draws:
-            self._last = draws, self._found_cut(draws)
-        return self._last[1]
-
-    def _found_cut(self, draws: int) -> tuple[float, int, float]:
-        count = len(self._weight)
-        part = float(scored_part(count, self._scored.rows, draws))
-        if not count:
-            return part, 0, 0.0
-        most = float(largest_probability(count, part * draws))
-        if most * count <= 1.0:  # no room for hardness: all scored rows alike
-            return part, 0, float(self._cumulative[-1] / count)
-        limit, under = most * self._cumulative[-1], count
-        for _ in range(NEWTON_STEPS):
-            under = int(np.searchsorted(self._weight, np.float32(limit), side="right"))
-            limit = most * (self._cumulative[under - 1] if under else 0.0) / (1.0 - most * (count - under))
-        return part, int(np.searchsorted(self._weight, np.float32(limit), side="right")), float(limit)
-
-    def places(self, within: Floats, rescaled: Floats, draws: int) -> NDArray[np.int64]:
-        """Positions (n,) for uniform random numbers.
-
-        Args:
-            within: (n,) selects the row.
-            rescaled: (n,) uniform numbers, rescaled to [0, 1); they decide between scored and unscored rows.
-            draws: Draws of the class in the epoch.
-        """
-        part, under, limit = self._cut(draws)
-        result = np.empty(len(within), dtype=np.int64)
-        hard = rescaled < part
-        count = len(self._weight)
-        if hard.any():
-            kept = self._cumulative[under - 1] if under else 0.0
-            target = within[hard] * (kept + limit * (count - under))
-            found = np.searchsorted(self._cumulative[:under], target, side="right")
-            beyond = found >= under
-            if under < count:
-                found[beyond] += ((target[beyond] - kept) / limit).astype(np.int64)
-            result[hard] = self._scored.place[np.minimum(found, count - 1)]
-        if not hard.all():
-            unscored = max(self._scored.unscored, 1)
-            number = np.minimum((within[~hard] * unscored).astype(np.int64), unscored - 1)
-            result[~hard] = self._scored.unscored_places(number)
-        return result
-
-    def probabilities(self, draws: int) -> tuple[Floats, float]:
-        """Probability in a hard draw of each scored row (s,), the easiest first, and of an unscored one."""
-        part, under, limit = self._cut(draws)
-        weight = self._weight.astype(np.float64)
-        weight[under:] = limit
-        return part * weight / max(weight.sum(), _TINY), (1.0 - part) / max(self._scored.unscored, 1)
-
-    def terms(self, draws: int) -> tuple[float, float, float, float]:
-        """What gives the probability of any row in a draw by hardness.
-
-        Returns:
-            Factor, lowest and highest weight of a scored row, whose probability is the factor times its
-            weight within these bounds; probability of an unscored row.
-        """
-        part, under, limit = self._cut(draws)
-        total = (self._cumulative[under - 1] if under else 0.0) + limit * (len(self._weight) - under)
-        return part / max(total, _TINY), 0.0 if under else limit, limit, (1.0 - part) / max(self._scored.unscored, 1)
-
-    @property
-    def place(self) -> NDArray[Any]:
-        """(s,) positions of the scored rows among those of the class."""
-        return self._scored.place
 
 
 class _Epoch:
@@ -259,7 +118,7 @@ class RowSampler:
         if (self.counts > 0).sum() < 2:
             raise InputError("training rows hold one class only; sampling needs at least two, check the label column and the split")
         self._starts = np.concatenate([[0], np.cumsum(self.counts)])
-        self._rows = _grouped(self._codes, self._starts)
+        self._rows = grouped(self._codes, self._starts)
         self._age = None if age is None else _checked_age(age, self.num_rows, self._codes)
         self._prior = class_prior(self.counts if prior is None else prior)
         self._newest: NDArray[np.float32] | None = None  # (K,) age of the newest row of each class, once needed
@@ -274,8 +133,8 @@ class RowSampler:
 
     def _forget(self) -> None:
         """Drop what was derived from scores that have changed."""
-        self._scored: dict[int, _ScoredRows] = {}
-        self._tables: dict[int, _HardTable] = {}
+        self._scored: dict[int, SortedErrors] = {}
+        self._tables: dict[int, HardTable] = {}
         self._last: _Epoch | None = None
 
     def _epoch(self, weights: SamplingWeights, draws: int) -> _Epoch:
@@ -322,7 +181,7 @@ class RowSampler:
         if self._error is None:
             self._error = np.full(len(self._rows), np.nan, dtype=np.float32)
         codes = self._codes[rows]
-        for c, chosen in _groups(codes, self.num_classes):
+        for c, chosen in groups(codes, self.num_classes):
             self._error[self._starts[c] + self._places(c, rows[chosen])] = np.clip(1.0 - scores[chosen, c], 0.0, 1.0)
         self._forget()
 
@@ -395,7 +254,7 @@ class RowSampler:
         epoch = self._epoch(weights, epoch_draws)
         if epoch.hard.any():
             rescaled = (mixed - weights.floor) / max(1.0 - weights.floor, 1e-12)
-            for c, chosen in _groups(np.where((rescaled >= 0) & epoch.hard[classes], classes, -1), self.num_classes):
+            for c, chosen in groups(np.where((rescaled >= 0) & epoch.hard[classes], classes, -1), self.num_classes):
                 table = self._hard_table(c, weights.hardness)
                 place[chosen] = table.places(within[chosen], rescaled[chosen], int(epoch.draws[c]))
         place += self._starts[classes]
@@ -415,7 +274,7 @@ class RowSampler:
         """
         assert self._age is not None
         newest, exact = self._newest_of_classes(), np.zeros(self.num_classes, dtype=bool)
-        for c, _ in _groups(classes, self.num_classes):
+        for c, _ in groups(classes, self.num_classes):
             probed = self._class_rows(c)[:: max(1, int(self.counts[c]) // _PROBED)]
             exact[c] = self._recency(probed, c, weights).mean() < _LEAST_ACCEPTED
         waiting = np.flatnonzero(~exact[classes])
@@ -426,7 +285,7 @@ class RowSampler:
             waiting = waiting[rng.random(len(waiting)) >= np.exp2(-age / weights.half_life)]
             rows[waiting] = self._filled(classes[waiting], weights, rng.random(len(waiting)), rng.random(len(waiting)), epoch_draws)
         left = np.concatenate([np.flatnonzero(exact[classes]), waiting])
-        for c, chosen in _groups(classes[left], self.num_classes):
+        for c, chosen in groups(classes[left], self.num_classes):
             sums = self._summed(c, weights, epoch_draws)
             place = np.searchsorted(sums, rng.random(len(chosen)) * sums[-1], side="right")
             rows[left[chosen]] = self._class_rows(c)[np.minimum(place, len(sums) - 1)]
@@ -474,7 +333,7 @@ class RowSampler:
             return result
         codes = np.where(hard, codes, -1)
         error = np.full(len(rows), np.nan, dtype=np.float32)
-        for c, chosen in _groups(codes, self.num_classes):
+        for c, chosen in groups(codes, self.num_classes):
             error[chosen] = self._error[self._starts[c] + self._places(c, rows[chosen])]
             self._find_terms(c, epoch)
         factor, low, high, unscored, mean = epoch.terms[:, codes]
@@ -577,12 +436,12 @@ class RowSampler:
             raise InputError("weights sum to zero over the classes that have rows; give a share to one of them")
         return np.asarray(share / share.sum(), dtype=np.float64)
 
-    def _hard_table(self, c: int, hardness: float) -> _HardTable:
+    def _hard_table(self, c: int, hardness: float) -> HardTable:
         assert self._error is not None
         if c not in self._scored:
-            self._scored[c] = _ScoredRows(self._error[self._starts[c] : self._starts[c + 1]])
+            self._scored[c] = SortedErrors(self._error[self._starts[c] : self._starts[c + 1]])
         if c not in self._tables or self._tables[c].hardness != hardness:
-            self._tables[c] = _HardTable(self._scored[c], hardness)
+            self._tables[c] = HardTable(self._scored[c], hardness)
         return self._tables[c]
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
@@ -594,7 +453,7 @@ class RowSampler:
         """
         error = np.full(0, np.nan, dtype=np.float32) if self._error is None else self._error
         scored = np.flatnonzero(~np.isnan(error))
-        scores = {"scored": scored.astype(_index_type(len(self._rows))), "error": error[scored]}
+        scores = {"scored": scored.astype(index_type(len(self._rows))), "error": error[scored]}
         return {"counts": self.counts.copy(), **scores}
 
     def state(self) -> dict[str, NDArray[Any]]:
@@ -638,42 +497,9 @@ def _checked_age(age: Any, num_rows: int, codes: NDArray[np.signedinteger[Any]])
     return ages
 
 
-def _index_type(rows: int) -> type[np.integer[Any]]:
-    return np.uint32 if rows <= np.iinfo(np.uint32).max else np.int64
-
-
 def _corrected(relative: Floats, weights: SamplingWeights) -> Floats:
     """Weights, up to a factor, of rows from their probabilities in a hard draw, relative to an even draw.
 
     The age cancels: it is in both probabilities, with hardness and without.
     """
-    return np.asarray(np.maximum(weights.floor + (1.0 - weights.floor) * relative, _TINY) ** -weights.hardness_importance)
-
-
-def _groups(codes: NDArray[np.integer[Any]], num_classes: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """Each class that occurs among ``codes`` (n,) with the positions of its rows; -1 is left out."""
-    if num_classes <= _FEW_CLASSES:
-        for c in range(num_classes):
-            chosen = np.flatnonzero(codes == c)
-            if len(chosen):
-                yield c, chosen
-        return
-    narrow = codes.astype(code_type(num_classes), copy=False)  # NumPy sorts small types by counting
-    order = np.argsort(narrow, kind="stable")
-    ends = np.searchsorted(narrow[order], np.arange(-1, num_classes), side="right")
-    for c in np.flatnonzero(np.diff(ends)).tolist():
-        yield c, order[ends[c] : ends[c + 1]]
-
-
-def _grouped(codes: NDArray[np.signedinteger[Any]], starts: NDArray[np.int64]) -> NDArray[Any]:
-    """Rows by class, ascending within each class; class c begins at ``starts[c]``.
-
-    A counting sort in pieces, so that no index of eight bytes for every row is needed.
-    """
-    result = np.empty(int(starts[-1]), dtype=_index_type(len(codes)))
-    free = starts[:-1].tolist()
-    for first in range(0, len(codes), CHUNK):
-        for c, rows in _groups(codes[first : first + CHUNK], len(free)):
-            result[free[c] : free[c] + len(rows)] = rows + first
-            free[c] += len(rows)
-    return result
+    return np.asarray(np.maximum(weights.floor + (1.0 - weights.floor) * relative, TINY) ** -weights.hardness_importance)

@@ -51,14 +51,24 @@ class Stopping:
 
     @property
     def finished(self) -> bool:
-        """Whether all epochs are done, or the patience is used up."""
-        done = len(self._figures)
-        return done >= self.epochs or (self.best_epoch is not None and done - 1 - self.best_epoch >= self.patience)
+        """Whether all epochs are done, or the patience was used up once; later figures don't change that."""
+        best = 0
+        for epoch, figure in enumerate(self._figures):
+            if figure > self._figures[best]:
+                best = epoch
+            if epoch - best >= self.patience:
+                return True
+        return len(self._figures) >= self.epochs
 
     def state_dict(self) -> dict[str, Any]:
         """State as values that JSON can hold."""
-        return {"figures": list(self._figures)}
+        return {"figures": list(self._figures), "patience": self.patience}
+
+    def notes(self, state: Mapping[str, Any]) -> list[str]:
+        """What differs between this and the :meth:`state_dict` that is loaded into it."""
+        saved = state.get("patience", self.patience)  # version 0.1 has none
+        return [] if saved == self.patience else [f"the loaded state has patience {saved}, the sampler has {self.patience}, which is used"]
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the state of :meth:`state_dict`."""
+        """Restore the figures of :meth:`state_dict`; the patience stays."""
         self._figures = [float(figure) for figure in state["figures"]]

@@ -34,7 +34,6 @@ epoch again, because the stream can't see which of their items were used.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
@@ -44,13 +43,28 @@ from numpy.typing import ArrayLike, NDArray
 
 from balancer.errors import InputError
 from balancer.sampling.controller import SamplingController
-from balancer.sampling.core import SamplerCore, whole_number
+from balancer.sampling.core import SamplerCore
 from balancer.sampling.core_view import HAS_TORCH, CoreView
-from balancer.sampling.inputs import numbers
-from balancer.sampling.labels import is_missing
+from balancer.sampling.inputs import numbers, whole_number
 from balancer.sampling.policies import Policy
 from balancer.sampling.seeding import generator
+from balancer.sampling.stream_board import (
+    ACTIVE,
+    DONE,
+    KEPT,
+    MOST_WORKERS,
+    NOW,
+    POSITION,
+    REPEATED,
+    SEEN,
+    SHARDS,
+    START,
+    UNLABELLED,
+    Board,
+    Line,
+)
 from balancer.sampling.stream_buffer import ClassBuffers, drawn_items, reads_per_draw
+from balancer.sampling.stream_source import StreamSource, checked_classes
 from balancer.sampling.torch_sampler import _place_of
 from balancer.sampling.weights import Floats, SamplingWeights, class_prior
 
@@ -75,15 +89,9 @@ BUFFER = 512
 """Items of a class that are kept, at most, by default."""
 REPEATS = 8.0
 """How often an item may be drawn on average, by default."""
-MOST_WORKERS = 64
-"""Workers that a stream can count, at most."""
 _KIND = "AdaptiveStream"
 _TABLE = 10_000
 """Rows of the table that stands for a stream, and items of an epoch for a policy where they are not known."""
-
-SEEN, KEPT, REPEATED = range(3)
-NOW, START = range(2)
-POSITION, SHARDS, DONE, ACTIVE, UNLABELLED = range(5)
 
 
 class _StreamCore(SamplerCore):
@@ -135,76 +143,15 @@ class _StreamCore(SamplerCore):
         raise InputError("a stream has no rows; leave rows out")
 
 
-class _Board:
-    """Numbers that the workers and the main process share.
-
-    Each worker writes its own line of ``counts`` and ``numbers``; the main process writes the rest.
-    """
-
-    def __init__(self, num_classes: int) -> None:
-        shapes = {"counts": (MOST_WORKERS, 2, 3, num_classes), "numbers": (MOST_WORKERS, 2, 5), "epoch": (1,), "share": (2, num_classes)}
-        self._arrays: dict[str, Any] = {}
-        for name, shape in shapes.items():
-            array = np.zeros(shape, dtype=np.float64 if name == "share" else np.int64)
-            self._arrays[name] = torch.from_numpy(array).share_memory_() if HAS_TORCH else array
-
-    def _array(self, name: str) -> NDArray[Any]:
-        array = self._arrays[name]
-        shown: NDArray[Any] = array.numpy() if HAS_TORCH else array
-        return shown
-
-    @property
-    def counts(self) -> NDArray[np.int64]:
-        """(workers, 2, 3, K): now and at the beginning of the epoch; items seen, kept, repeated."""
-        return self._array("counts")
-
-    @property
-    def numbers(self) -> NDArray[np.int64]:
-        """(workers, 2, 5): now and at the beginning of the epoch.
-
-        Items read in the present pass over the source, number of shards, epochs done since the last update,
-        whether an epoch is in progress, items without a label.
-        """
-        return self._array("numbers")
-
-    @property
-    def epoch(self) -> NDArray[np.int64]:
-        """(1,) number of the epoch after the last update."""
-        return self._array("epoch")
-
-    @property
-    def share(self) -> NDArray[np.float64]:
-        """(2, K) shares to draw with and prior, in the order of ``classes_``."""
-        return self._array("share")
-
-
-class _Line:
-    """The line of a worker on the board, as the buffers count on it."""
-
-    def __init__(self, board: _Board, worker: int) -> None:
-        self.counts, self.numbers = board.counts[worker], board.numbers[worker]
-        self._now = self.counts[NOW]
-
-    def seen(self, code: int) -> None:
-        """An item was read."""
-        self._now[SEEN, code] += 1
-
-    def kept(self, code: int) -> None:
-        """An item was drawn for the first time."""
-        self._now[KEPT, code] += 1
-
-    def repeated(self, code: int) -> None:
-        """An item was drawn again."""
-        self._now[REPEATED, code] += 1
-
-
 class AdaptiveStream(CoreView, IterableDataset[Any]):
     """Items of a stream, drawn to class shares; :meth:`update` changes the shares once an epoch.
 
     Args:
-        source: Iterable of items, read again from its beginning where it ends; an iterator, which is read
-            once; a data set with indices; or a function ``(shard, num_shards)`` that returns an iterable of a
-            part of the items.
+        source: Iterable of items, read again from its beginning where it ends; an iterator or generator,
+            which is read once and so serves one epoch; a data set with indices; or a function
+            ``(shard, num_shards)`` that returns an iterable of a part of the items. For an iterator that
+            never ends give ``lambda shard, num_shards: itertools.islice(items, shard, None, num_shards)`` and
+            a ``prior``.
         classes: The K classes, at least two.
         epochs: Number of epochs of the training.
         num_samples: Items drawn in an epoch, on all ranks together (rounded up so that every rank gets the
@@ -226,8 +173,8 @@ class AdaptiveStream(CoreView, IterableDataset[Any]):
         patience: As for :class:`~balancer.sampling.core.SamplerCore`.
 
     Raises:
-        InputError: Fewer than two classes, a number out of range, an empty source, an item whose class is not
-            among ``classes``, or a policy that can't be loaded.
+        InputError: Fewer than two classes, a number out of range, an empty source, an iterator for several
+            epochs, an item whose class is not among ``classes``, or a policy that can't be loaded.
 
     >>> items = [(number, int(number % 50 == 0)) for number in range(1000)]
     >>> stream = AdaptiveStream(items, classes=[0, 1], epochs=2, policy="constant:share=.2", num_samples=500,
@@ -259,19 +206,15 @@ class AdaptiveStream(CoreView, IterableDataset[Any]):
         compensated: bool | None = None,
         patience: int | None = None,
     ) -> None:
-        names = _checked_classes(classes, unlabelled)
+        names = checked_classes(classes, unlabelled)
         if not isinstance(repeats, (int, float)) or not repeats >= 1:
             raise InputError(f"repeats must be a number of 1 or more, not {repeats!r}")
-        if not callable(source) and not hasattr(source, "__iter__") and not (hasattr(source, "__getitem__") and hasattr(source, "__len__")):
-            raise InputError(f"source must be an iterable of items or a function (shard, num_shards), not {type(source).__name__}")
+        passes = whole_number(epochs, "epochs", 1)
+        self._source = StreamSource(source, names, label, unlabelled, epochs=passes, sharded=sharded)
         self.rank, self.num_replicas = _place_of(rank, num_replicas)
         self.buffer, self.repeats, self.sharded = whole_number(buffer, "buffer", 1), float(repeats), sharded
-        self._source, self._label, self._unlabelled = source, label, unlabelled
         self._index = {name: number for number, name in enumerate(names)}
-        self._once = hasattr(source, "__next__")
-        self._head: list[Any] = []  # of an iterator: items that were read to estimate the prior
-        self._reading: tuple[int, Iterator[Any]] | None = None  # position and iterator of this process
-        self._board = _Board(len(names))
+        self._board = Board(len(names))
         self._start_prior = self._first_prior(prior)
         self._options: dict[str, Any] = {
             "policy": policy,
@@ -283,7 +226,6 @@ class AdaptiveStream(CoreView, IterableDataset[Any]):
             "patience": patience,
         }
         self._core = self._new_core(self._start_prior)
-        self._index = {name: number for number, name in enumerate(self._core.classes_)}
         self._whole = num_samples is None
         self._length = -(-self._core.num_samples // self.num_replicas)
         self._skipped = 0  # items of this epoch that were trained on before a resume
@@ -381,7 +323,7 @@ class AdaptiveStream(CoreView, IterableDataset[Any]):
         worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
         if worker >= MOST_WORKERS:
             raise InputError(f"a stream can be read by {MOST_WORKERS} workers at most, not {workers}; set num_workers={MOST_WORKERS}")
-        line, shards = _Line(self._board, worker), self.num_replicas * workers
+        line, shards = Line(self._board, worker), self.num_replicas * workers
         resumed = self._handed if self._resume and workers == 1 else 0
         if line.numbers[NOW, ACTIVE]:  # the loop left the last epoch early
             line.numbers[NOW, DONE] += 1
@@ -394,7 +336,7 @@ class AdaptiveStream(CoreView, IterableDataset[Any]):
         shard, epoch = self.rank * workers + worker, int(self._board.epoch[0] + line.numbers[NOW, DONE])
         buffers = ClassBuffers(len(share), self.buffer, line, repeats=self.repeats)
         items = drawn_items(
-            self._read(line, shard, shards),
+            self._source.read(line, shard, shards, whole=self._whole),
             buffers,
             share,
             prior,
@@ -410,75 +352,6 @@ class AdaptiveStream(CoreView, IterableDataset[Any]):
         line.numbers[NOW, ACTIVE] = 0
         line.numbers[NOW, DONE] += 1
 
-    def _read(self, line: _Line, shard: int, shards: int) -> Iterator[tuple[int, Any]]:
-        """Class index and item of the shard, from where the last epoch ended."""
-        numbers, begun = line.numbers[NOW], int(line.numbers[NOW, POSITION])
-        while True:
-            start, items = self._opened(int(numbers[POSITION]), shard, shards)
-            position, labelled = start, False
-            for item in items:
-                position += 1
-                numbers[POSITION] = position
-                self._reading = position, items
-                code = self._code(item)
-                if code is None:
-                    numbers[UNLABELLED] += 1
-                else:
-                    labelled = True
-                    yield code, item
-            if self._once:
-                if position == begun:
-                    raise InputError("the source has no items left; give an iterable that can be read again, or fewer epochs")
-                return
-            numbers[POSITION], self._reading = 0, None
-            if not labelled and start == 0 and (shards == 1 or not self._whole):
-                where = "the source has" if shards == 1 else f"the source has, for share {shard} of {shards},"
-                raise InputError(f"{where} no labelled items; check source, classes and label, or use fewer workers")
-            if self._whole:
-                return
-
-    def _opened(self, position: int, shard: int, shards: int) -> tuple[int, Iterator[Any]]:
-        """The items of the shard after ``position`` of them, and how many there were before."""
-        if self._reading is not None and (self._reading[0] == position or self._once):
-            read, items = self._reading
-            if read > position:
-                raise InputError("the source is an iterator, which can't go back; give an iterable that can be read again")
-        else:
-            read, items = 0, self._shard(shard, shards)
-        read += sum(1 for _ in itertools.islice(items, position - read))
-        self._reading = read, items
-        return read, items
-
-    def _shard(self, shard: int, shards: int) -> Iterator[Any]:
-        """The items of a shard, from the beginning."""
-        if callable(self._source):
-            return iter(self._source(shard, shards))
-        if not hasattr(self._source, "__iter__"):
-            indexed: Any = self._source
-            return map(indexed.__getitem__, range(shard, len(indexed), shards))
-        whole = itertools.chain(self._head, self._source) if self._once else self._source
-        return iter(whole) if self.sharded else itertools.islice(whole, shard, None, shards)
-
-    def _code(self, item: Any) -> int | None:
-        """Index of the item's class, None without a label."""
-        given = self._label
-        try:
-            value = _plain(given(item) if callable(given) else item[1 if given is None else given])
-        except (KeyError, IndexError, TypeError) as error:
-            if callable(given):  # an error of the user's own function
-                raise
-            what = "is no pair (x, y)" if given is None else f"has no {given!r}"
-            raise InputError(
-                f"an item of the source {what} ({type(item).__name__}); give label, a function from an item to its class"
-            ) from error
-        if is_missing(value) or (self._unlabelled is not None and value == self._unlabelled):
-            return None
-        try:
-            return self._index[value]
-        except (KeyError, TypeError):
-            shown = ", ".join(map(repr, list(self._index)[:10]))
-            raise InputError(f"the source holds class {value!r}, which is not among classes ({shown})") from None
-
     def _first_prior(self, prior: ArrayLike | None) -> Floats:
         """(K,) the given prior, or that of the first items."""
         num_classes = len(self._index)
@@ -487,10 +360,7 @@ class AdaptiveStream(CoreView, IterableDataset[Any]):
             if given.shape != (num_classes,) or not np.isfinite(given).all() or not given.min() > 0:
                 raise InputError(f"prior must be {num_classes} numbers above 0, one for each class, not {prior!r}")
             return np.asarray(given / given.sum())
-        first = list(itertools.islice(self._shard(0, 1), WARM_UP))
-        if self._once:
-            self._head = first
-        codes = [self._code(item) for item in first]
+        codes = self._source.first_codes(WARM_UP)
         counts = np.bincount([code for code in codes if code is not None], minlength=num_classes)
         if not counts.any():
             raise InputError("the source has no labelled items; check source, classes and label")
@@ -633,42 +503,9 @@ class AdaptiveStream(CoreView, IterableDataset[Any]):
         core.load_state_dict(state)
         core.use_prior(prior)
         self._core, self._start_prior = core, first
-        if not self._once:
-            self._reading = None
+        self._source.forget()
         self._board.counts[:], self._board.numbers[:] = 0, 0
         self._board.counts[: len(counts), NOW], self._board.numbers[: len(lines), NOW] = counts, lines
         self._board.epoch[0] = core.epoch
         self._handed, self._skipped, self._resume = handed, handed, handed > 0
         self._publish()
-
-
-def _plain(label: Any) -> Any:
-    """A label as a plain Python value: a tensor or an array of one element becomes it.
-
-    Raises:
-        InputError: It has several elements.
-    """
-    item = getattr(label, "item", None)
-    if item is None or isinstance(label, (str, bytes)):
-        return label
-    try:
-        return item()
-    except (ValueError, RuntimeError) as error:
-        raise InputError(f"the class of an item must be one value, not {type(label).__name__} of several; give label") from error
-
-
-def _checked_classes(classes: Sequence[Any], unlabelled: Any) -> list[Any]:
-    """The classes, sorted.
-
-    Raises:
-        InputError: Fewer than two, some are equal or of different kinds, or one means no label.
-    """
-    names = [_plain(name) for name in classes]
-    if len(set(names)) < 2 or len(set(names)) != len(names):
-        raise InputError(f"classes must be two or more different classes, not {names!r}")
-    if any(is_missing(name) or (unlabelled is not None and name == unlabelled) for name in names):
-        raise InputError(f"classes must not hold a value that means no label, as {names!r} does")
-    try:
-        return sorted(names)
-    except TypeError as error:
-        raise InputError(f"classes must be of one kind, numbers or text, not {names!r}") from error

@@ -49,8 +49,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from balancer.errors import InputError
-from balancer.sampling.core import BLOCK, SamplerCore, batches_of_block, whole_number
+from balancer.sampling.core import BLOCK, SamplerCore, batches_of_block
 from balancer.sampling.core_view import HAS_TORCH, CoreView
+from balancer.sampling.inputs import whole_number
 from balancer.sampling.policies import Policy
 from balancer.sampling.seeding import integer_seed
 from balancer.sampling.weights import Floats, SamplingWeights
@@ -112,6 +113,14 @@ class _AdaptiveBase(CoreView, Sampler[Item]):
     def sample_weight(self, rows: ArrayLike) -> Floats:
         """(n,) loss weight of drawn ``rows`` (n,); see :meth:`.SamplerCore.sample_weight`."""
         return self._core.sample_weight(rows)
+
+    def effective_weights(self) -> Floats:
+        """(N,) mass of each row in the present epoch; see :meth:`.SamplerCore.effective_weights`."""
+        return self._core.effective_weights()
+
+    def init_score(self, num_rows: int | None = None) -> Floats:
+        """Raw scores that boosted trees start from; see :meth:`.SamplerCore.init_score`."""
+        return self._core.init_score(num_rows)
 
     @abstractmethod
     def _block(self, epoch: int, block: int) -> NDArray[np.int64]:
@@ -236,6 +245,8 @@ class _AdaptiveBase(CoreView, Sampler[Item]):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the state of :meth:`state_dict`, including the seed; any rank's state fits all ranks.
+
+        Where seed or patience differ from those of this sampler, :attr:`notes` say so.
 
         Raises:
             InputError: It was saved for other labels, another policy, sampler or size, or in the middle of an

@@ -53,6 +53,8 @@ HALF_LIFE_STEP = 1.0
 """Largest change of the binary logarithm of the half-life in an epoch."""
 HALF_LIVES = (0.0625, 16.0)
 """Range of half-lives that residuals reach; the longest is the same as none."""
+MOST_SHOWN = 10
+"""Classes that a ``repr`` shows at most."""
 _TINY = 1e-12
 _SMALLEST_MASS = 1e-9
 
@@ -122,6 +124,18 @@ class SamplingWeights:
     def moved(self, action: NDArray[Any], prior: Floats, limit: float = MAX_MINORITY_SHARE) -> SamplingWeights:
         """The weights after one residual ``action`` (K + 4,) or (K + 2,); the rest as in :func:`move`."""
         return move(stacked([self]), np.asarray(action, np.float64)[None], prior, limit).student(0)
+
+    def described(self, names: Sequence[Any]) -> str:
+        """The weights as text for a ``repr``; ``names`` (K,) are those of the classes."""
+        shares = [f"{name!r}: {share:.3g}" for name, share in zip(names, self.share, strict=True)]
+        if len(shares) > MOST_SHOWN:
+            shares = [*shares[:MOST_SHOWN], f"... {len(shares)} classes"]
+        used = {name: getattr(self, name) for name in ("class_importance", "hardness_importance") if getattr(self, name) > 0}
+        if math.isfinite(self.half_life):
+            used["half_life"] = self.half_life
+        return f"share={{{', '.join(shares)}}}" + "".join(
+            f", {name}={value:.3g}" for name, value in ({"hardness": self.hardness, "floor": self.floor} | used).items()
+        )
 
     def reordered(self, order: NDArray[np.integer[Any]]) -> SamplingWeights:
         """The same weights in another class order: class ``i`` of the result is class ``order[i]`` here."""

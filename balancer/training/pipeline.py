@@ -16,6 +16,7 @@ import torch
 from rich.console import Console
 
 from balancer.data.split import Split
+from balancer.devices import random_state_kept
 from balancer.evaluation.baselines import MAX_ROUNDS, fit_lightgbm
 from balancer.files import read_arrays
 from balancer.inference.attribution import explain
@@ -24,6 +25,7 @@ from balancer.models import (
     save_classifier,
     save_delta,
 )
+from balancer.names import counted
 from balancer.options.run import folder_to_resume
 from balancer.options.train import TrainConfig
 from balancer.runs.progress import PROGRESS_FILE, SECONDS_FILE, StageClock, TrainingProgress, describe
@@ -40,6 +42,7 @@ from balancer.training.treatment import BASELINES, Treatment, fixed_treatment, p
 from balancer.training.tree_stage import blend_weights, fit_stages, run_scores, stage_scores
 
 
+@random_state_kept()
 def train_run(config: TrainConfig, given: dict[str, Any], console: Console) -> Path:
     """Train, or resume a run.
 
@@ -218,7 +221,7 @@ def _lightgbm_stage(prepared: Prepared, folder: RunFolder, progress: TrainingPro
             # Early stopping may end it before MAX_ROUNDS; the last step is shown when it has ended.
             progress=lambda trees, _: advance(min(trees, MAX_ROUNDS - 1)),
         )
-        advance(MAX_ROUNDS, f"kept {fitted.trees} trees")
+        advance(MAX_ROUNDS, f"kept {counted(fitted.trees, 'tree')}")
     scores = Scores(fitted.threshold_score, fitted.test_score, [])
     scores.save(result)
     return scores

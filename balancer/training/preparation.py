@@ -18,6 +18,7 @@ from balancer.data.score_memory import STAGE1_LOGIT
 from balancer.data.split import Split
 from balancer.devices import choose_device, torch_threads
 from balancer.errors import InputError, UnsupportedError
+from balancer.files import check_writable_folder
 from balancer.models import (
     ATTENTIONS,
     EMBEDDINGS,
@@ -29,9 +30,12 @@ from balancer.models import (
     Replacement,
     fit_edges,
 )
+from balancer.models.attention.choice import check_variable
 from balancer.models.parts import find_part
+from balancer.names import counted
 from balancer.options.fit import Budget, FitOptions
 from balancer.options.model import ModelOptions
+from balancer.options.policy import check_policy
 from balancer.options.train import TrainConfig
 from balancer.runs.run_folder import RunFolder
 from balancer.sampling.policies import load_policy
@@ -135,6 +139,7 @@ def opened_run(
     if saved is None:
         path, threads = config.out or RunFolder.default_path(config.dataset), config.threads
         RunFolder.refuse_existing(path)
+        check_writable_folder(path, "--out")
     else:
         config, threads = saved.config(), int(saved.content["threads"])
     with torch_threads(threads):
@@ -185,11 +190,14 @@ def prepare(
         InputError: An option or the table can't be used.
     """
     device = device or choose_device(config.device)
+    check_variable()
     threads = threads or config.threads
     if config.optimizer == "adamw8bit" and device != "cuda":
         raise UnsupportedError("--optimizer adamw8bit needs a CUDA device: use adamw, or --device cuda where there is one")
     if config.policy != "ppo":
-        load_policy(config.policy, num_classes=2)  # an unknown policy is reported before the data are read
+        # An unknown policy is reported before the data are read.
+        check_policy(config.policy, "--policy")
+        load_policy(config.policy, num_classes=2)
     _check_parts(config)
     base = None if config.from_ is None else Base.open(config.from_)
     if base is not None and given is not None:
@@ -219,6 +227,7 @@ def prepare(
     )
     if base is not None and keeps:
         model = replace(model, margin=base.model.config.margin)
+    _check_backend(model, device)
     schedule = schedule_for(config, len(dataset.rows(Split.TRAIN)))
     if base is None:
         Classifier(model)  # parts that do not fit together are reported before anything is written
@@ -262,6 +271,12 @@ def _without_trees(config: TrainConfig, base: Base | None, dataset: Dataset) -> 
     dataset = dataset.without_score_fields()
     dataset.notes.append(f"{few}: the detector is the network alone, without boosted trees")
     return "network", replace(dataset, store=dataset.store.copied())
+
+
+def _check_backend(model: ModelConfig, device: str) -> None:
+    """Check the backend that the environment names, if the model will use it, before anything is written."""
+    if model.attention == "sparse" and (model.history_length > model.attention_window or model.form == "histories"):
+        check_variable(torch.zeros(1, model.history_length, model.num_heads, model.d_model // model.num_heads, device=device))
 
 
 def _check_parts(options: ModelOptions) -> None:
@@ -356,9 +371,9 @@ def _print_data(dataset: Dataset, console: Console, seconds: float) -> None:
     spec = dataset.schema.spec
     parts = describe_data(dataset)["parts"]
     console.print(
-        f"{len(dataset.store.label):,} rows read in {seconds:.1f} s: "
+        f"{counted(len(dataset.store.label), 'row')} read in {seconds:.1f} s: "
         f"entity {spec.entity or 'none'}, time {spec.time}, label {spec.label} ({', '.join(dataset.schema.classes)}), "
-        f"{len(dataset.schema.numeric_fields)} numeric and {len(dataset.schema.categorical_fields)} categorical fields",
+        f"{len(dataset.schema.numeric_fields)} numeric and {counted(len(dataset.schema.categorical_fields), 'categorical field')}",
         highlight=False,
         soft_wrap=True,
     )
@@ -370,4 +385,4 @@ def _print_data(dataset: Dataset, console: Console, seconds: float) -> None:
     for note in dataset.notes:
         console.print(f"  note: {note}", style="dim", highlight=False, soft_wrap=True)
     for reason, count in dataset.dropped.items():
-        console.print(f"  dropped {count:,} rows: {reason}", style="yellow", highlight=False, soft_wrap=True)
+        console.print(f"  dropped {counted(count, 'row')}: {reason}", style="yellow", highlight=False, soft_wrap=True)

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from balancer.data.dataset import Dataset
 from balancer.data.split import Split
+from balancer.devices import random_state_kept
 from balancer.errors import InputError
 from balancer.files import read_arrays, read_json, write_arrays, write_json
 from balancer.inference.scoring import score_task
@@ -38,6 +39,7 @@ EVALUATED_ROWS = 2_000
 """Reward rows on which the loss is measured after each epoch."""
 
 
+@random_state_kept()
 def pretrain_run(config: PretrainConfig, given: dict[str, Any], console: Console) -> tuple[Path, dict[str, Any]]:
     """Pretrain, or resume a pretraining.
 

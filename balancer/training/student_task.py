@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from balancer.data.dataset import Dataset
 from balancer.data.split import Split
+from balancer.devices import random_state_kept
 from balancer.envs.class_weights import POOL_LIMIT, StudentTask
 from balancer.models import ModelConfig
 from balancer.sampling.pools import thinned_groups
@@ -59,7 +60,8 @@ class ClassifierStudent:
     """
 
     def __init__(self, dataset: Dataset, model: ModelConfig, *, seed: int, steps: int, batch_size: int, device: str) -> None:
-        self._trainer = ClassifierTrainer(dataset, model, seed=seed, total_steps=steps, batch_size=batch_size, device=device)
+        with random_state_kept():
+            self._trainer = ClassifierTrainer(dataset, model, seed=seed, total_steps=steps, batch_size=batch_size, device=device)
         self._classes = len(dataset.schema.classes)
 
     def fit(
@@ -68,7 +70,8 @@ class ClassifierStudent:
         """Train on ``rows``; see :class:`balancer.envs.class_weights.Student`."""
         if weight is not None and logit_offset is not None:
             self._trainer.compensate(np.ones(self._classes), logit_offset, rows, weight)
-        self._trainer.fit(rows)
+        with random_state_kept():
+            self._trainer.fit(rows)
 
     def score(self, rows: NDArray[np.int64]) -> NDArray[np.floating[Any]]:
         """(n, K) class probabilities."""

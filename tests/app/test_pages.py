@@ -97,6 +97,9 @@ def test_a_broken_run_is_named_with_the_reason_and_the_others_are_shown(runs: Pa
     assert not app.exception
     assert "broken-run" in app.error[0].value
     assert name in app.error[0].value
+    assert "[Errno" not in app.error[0].value
+    assert "os error" not in app.error[0].value
+    assert "\n" not in app.error[0].value
     assert app.sidebar.selectbox[0].options == ["first"]
 
 

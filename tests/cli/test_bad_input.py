@@ -145,7 +145,7 @@ def test_dropping_bad_rows_counts_them(tiny_table: Path, tiny_run: Path, tmp_pat
     assert "--bad-rows drop" in error
     assert not output.exists()
     assert main([*score, "--bad-rows", "drop"]) == 0
-    assert "dropped 1 rows" in capsys.readouterr().out
+    assert "dropped 1 row: " in capsys.readouterr().out
     assert pl.read_parquet(output).height == pl.read_parquet(tiny_table).height - 1
 
 

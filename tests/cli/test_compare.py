@@ -50,7 +50,7 @@ def test_ctrl_c_then_resume_with_nothing_but_the_folder(
     ("given", "said"),
     [
         (["--folds", "0"], "--folds is 0"),
-        (["--treatments", "nobody"], "no policy at 'nobody'"),
+        (["--treatments", "nobody"], "unknown treatment 'nobody'"),
         (["--treatments", "none", "--label", "no_such"], "no column 'no_such'"),
         (["--chart", "c.bmp"], "must end in .svg or .html"),
         (["--resume"], "--resume needs --out"),

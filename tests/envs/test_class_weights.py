@@ -70,7 +70,42 @@ def test_starting_weights(version: int) -> None:
     _, info = env.reset(seed=0)
     prior = class_prior(synthetic_problem(2).train_counts)
     expected = COMPENSATED.weights(prior) if version else start_weights(prior)
-    assert info == expected.to_dict() | {"epoch": 0, "f1": 0.0, "average_precision": 0.0}
+    without_effect = {"class_importance": 0.0, "hardness_importance": 0.0, "half_life": np.inf} if version else {}
+    assert info == without_effect | expected.to_dict() | {"epoch": 0, "f1": 0.0, "average_precision": 0.0}
+
+
+@pytest.mark.parametrize("version", [0, 1])
+def test_info_has_the_same_keys_after_reset_and_after_every_step(version: int) -> None:
+    env = ClassWeightsEnv(version=version, **SMALL)  # type: ignore[arg-type]
+    documented = {"share", "hardness", "floor", "epoch", "f1", "average_precision"}
+    documented |= {"class_importance", "hardness_importance", "half_life"} if version else set()
+    assert set(env.reset(seed=0)[1]) == documented
+    for strength in (1.0, -1.0, 0.0):  # the half-life becomes finite, importance exponents become 0
+        assert set(env.step(np.full(2 + SIZE[version], strength, np.float32))[4]) == documented
+    info_section = (ClassWeightsEnv.__doc__ or "").partition("## Info")[2].partition("##")[0]
+    assert all(f"``{key}``" in info_section for key in documented)
+
+
+@pytest.mark.parametrize("version", [0, 1])
+def test_a_step_after_the_end_names_reset(version: int) -> None:
+    env = ClassWeightsEnv(version=version, **SMALL)  # type: ignore[arg-type]
+    action = np.zeros(2 + SIZE[version], np.float32)
+    env.reset(seed=0)
+    assert [env.step(action)[2] for _ in range(3)] == [False, False, True]
+    for error in (InputError, gymnasium.error.ResetNeeded):
+        with pytest.raises(error, match="ended after 3 steps: call reset"):
+            env.step(action)
+    env.reset()
+    assert env.step(action)[4]["epoch"] == 1
+
+
+def test_there_is_nothing_to_render() -> None:
+    env = gymnasium.make("balancer/ClassWeights-v1", **SMALL)
+    env.reset(seed=0)
+    with pytest.warns(UserWarning, match="no render mode"):
+        assert env.render() is None
+    with pytest.warns(UserWarning, match="not in the possible render_modes"), pytest.raises(InputError, match="leave render_mode out"):
+        gymnasium.make("balancer/ClassWeights-v1", render_mode="human", **SMALL)
 
 
 def test_actions_change_what_the_docstring_says() -> None:

@@ -38,6 +38,12 @@ def _env(**changed: object) -> TaskVecEnv:
     return TaskVecEnv(_small, **({"slots": 2, "siblings": 2} | changed))  # type: ignore[arg-type]
 
 
+def test_a_step_needs_a_reset() -> None:
+    env = _env()
+    with pytest.raises(InputError, match="call reset first"):
+        env.step(np.zeros((env.num_envs, MAX_CLASSES + 4), np.float32))
+
+
 def _walk(env: TaskVecEnv, steps: int, first: int = 0) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
     seen, paid, over = [env.reset()], [], []
     for step in range(first, first + steps):

@@ -52,6 +52,12 @@ def test_return_is_the_figure_of_the_episode(k: int, reward: str, version: int) 
     assert all(env.observation_space.contains(line) for flat in seen for line in flat)
 
 
+def test_a_step_needs_a_reset() -> None:
+    env = _env()
+    with pytest.raises(InputError, match="call reset first"):
+        env.step(np.zeros((env.num_envs, 6), np.float32))
+
+
 def test_version_1_is_version_1_of_the_single_environment() -> None:
     """The first observation of a student: same starting weights, same features; and students compensate."""
     many, one = _env(), ClassWeightsEnv(problem=PROBLEMS[2], epochs=3, steps_per_epoch=4, batch_size=64)

@@ -180,3 +180,13 @@ def test_figures_of_evaluate(report: dict[str, Any]) -> None:
     assert "july.parquet" in text
     assert "dropped 3 rows: amount is no number" in text
     assert AVERAGE_PRECISION.text(report["test"]) in text
+
+
+def test_figures_of_evaluate_count_their_nouns(report: dict[str, Any]) -> None:
+    console = Console(file=StringIO(), width=100)
+    test = report["test"] | {"rows": 1, "positives": 1}
+    print_metrics({"part": "all", "dataset": "july.parquet", "dropped": {"amount is no number": 1}, "test": test}, console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "All labelled rows: 1 row, 1 fraud" in text
+    assert "1 frauds" not in text
+    assert "dropped 1 row: amount is no number" in text

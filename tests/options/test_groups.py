@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from balancer.comparison.config import CompareConfig
 from balancer.errors import InputError
@@ -19,10 +20,12 @@ from balancer.options.data import ROLES, DataOptions, TableOptions
 from balancer.options.fit import BUDGETS, Budget, FitOptions, ScheduleOptions, StartOptions, TaskOptions
 from balancer.options.flags import Options, from_dict, parameters, parse, to_dict
 from balancer.options.model import LONG_HISTORY, ModelOptions, SizeOptions
-from balancer.options.policy import PolicyOptions
+from balancer.options.policy import POLICIES, PolicyOptions, check_policy
 from balancer.options.pretrain import PretrainConfig
 from balancer.options.run import RunOptions
 from balancer.options.train import TrainConfig
+from balancer.sampling.policies import load_policy
+from balancer.training.preparation import prepare
 
 COMMANDS: dict[type, tuple[type[Options], ...]] = {
     TrainConfig: (DataOptions, ModelOptions, FitOptions, TaskOptions, StartOptions, PolicyOptions, RunOptions),
@@ -50,6 +53,7 @@ def test_commands_are_made_of_groups(command: type) -> None:
         (PolicyOptions, {"policy_rollouts": 0}, "--policy-rollouts"),
         (RunOptions, {"seed": -1}, "--seed is -1: give a whole number from 0 to 2147483647"),
         (RunOptions, {"threads": 0}, "--threads"),
+        (RunOptions, {"threads": 1_000_000}, "--threads is 1000000: give a whole number from 1 to 1024"),
         (RunOptions, {"resume": True}, "--resume needs --out"),
         (StartOptions, {"train_only": ("head",)}, "--train-only needs --from"),
         (StartOptions, {"from_": Path("x"), "train_only": ()}, "--train-only names no part"),
@@ -134,3 +138,34 @@ import balancer.options.pretrain, balancer.options.train
 print([name for name in ("numpy", "polars", "torch") if name in sys.modules])
 """
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_every_listed_policy_can_be_loaded(name: str) -> None:
+    check_policy(name, "--policy")
+    load_policy(name, num_classes=2)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ruel", "--policy: no policy at 'ruel'; did you mean 'rule'? known: auto"),
+        ("", "--policy: no policy at ''"),
+        ("constant:share=.5,share=.6", "--policy constant:share=.5,share=.6: the option share is given 2 times; give it once"),
+        ("constant:share=root,hardness=1,share=.6", "the option share is given 2 times"),
+        ("random:seed=1,seed=1,seed=2", "the option seed is given 3 times"),
+    ],
+)
+def test_an_unknown_policy_and_a_repeated_option_are_refused(text: str, message: str) -> None:
+    with pytest.raises(InputError) as raised:
+        check_policy(text, "--policy")
+    assert message in str(raised.value)
+    config = TrainConfig(dataset=Path("x"), policy=text)
+    with pytest.raises(InputError) as raised:
+        prepare(config, Console())
+    assert message in str(raised.value)
+
+
+def test_a_policy_with_options_and_a_folder_are_accepted(tmp_path: Path) -> None:
+    check_policy("constant:share=.2,hardness=1", "--policy")
+    check_policy(str(tmp_path), "--policy")

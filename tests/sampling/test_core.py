@@ -20,11 +20,10 @@ from hypothesis import strategies as st
 from balancer.errors import InputError
 from balancer.sampling import core as module
 from balancer.sampling.ages import ages
-from balancer.sampling.constant_policy import COMPENSATED, PLAIN
 from balancer.sampling.core import SamplerCore, batches_of_block
 from balancer.sampling.observation import Observation
 from balancer.sampling.row_sampler import kept_share
-from balancer.sampling.weights import SamplingWeights, class_weights
+from balancer.sampling.weights import SamplingWeights
 
 LABELS = np.array(["ok"] * 940 + ["theft"] * 40 + ["fraud"] * 20)
 CLASSES = ["fraud", "ok", "theft"]
@@ -522,66 +521,6 @@ def _core(**options: Any) -> SamplerCore:
     return SamplerCore([0] * 970 + [1] * 30, **({"epochs": 4} | options))
 
 
-def _equal(weights: SamplingWeights, other: SamplingWeights) -> bool:
-    """Whether weights are the same; a policy sees the prior in single precision."""
-    return np.allclose(weights.share, other.share, rtol=1e-6) and weights.to_dict() | {"share": 0} == other.to_dict() | {"share": 0}
-
-
-def test_compensation_is_found_out_given_or_refused() -> None:
-    found, given, refused = _core(), _core(compensated=True), _core(compensated=False)
-    prior = np.array([0.97, 0.03])
-    assert _equal(found.weights, PLAIN.weights(prior)) and _equal(refused.weights, PLAIN.weights(prior))
-    assert _equal(given.weights, COMPENSATED.weights(prior))
-    assert [sampler.compensated for sampler in (found, given, refused)] == [False, True, False]
-    for sampler in (found, given, refused):
-        sampler.draw()
-        assert sampler.class_weight.shape == (2,)  # a loop that uses it
-        sampler.update([0, 1], [0.1, 0.9])
-    assert _equal(found.weights, COMPENSATED.weights(prior)) and _equal(given.weights, COMPENSATED.weights(prior))
-    assert _equal(refused.weights, PLAIN.weights(prior))
-    assert [sampler.compensated for sampler in (found, given, refused)] == [True, True, False]
-    assert found.notes == given.notes == []
-    assert ["compensated=False was given" in note for note in refused.notes] == [True]
-    with pytest.raises(InputError, match="compensated must be"):
-        _core(compensated="yes")
-
-
-def test_compensation_that_is_asked_for_before_the_first_draw_has_an_effect_at_once() -> None:
-    early, late = _core(), _core()
-    early.use_compensation()
-    assert early.weights.to_dict() == _core(compensated=True).weights.to_dict()
-    late.draw()
-    late.use_compensation()
-    assert late.weights.to_dict() == _core().weights.to_dict()
-    assert late.compensated
-    resumed = _core()
-    resumed.load_state_dict(late.state_dict())
-    assert resumed.compensated
-    assert resumed.weights.to_dict() == late.weights.to_dict()
-    resumed.update([0, 1], [0.1, 0.9])
-    late.update([0, 1], [0.1, 0.9])
-    assert resumed.weights.to_dict() == late.weights.to_dict() != _core().weights.to_dict()
-
-
-def test_a_loop_without_the_loss_is_told_that_weights_have_no_effect() -> None:
-    sampler = _core(policy="constant:share=.2,class_importance=.5", compensated=False)
-    assert ["does not" in note for note in sampler.notes] == [True]
-    assert _core(policy="constant:share=.2,class_importance=.5").notes == []
-
-
-def test_class_weights_and_offsets_have_the_order_of_the_classes() -> None:
-    sampler = _sampler(SamplingWeights(np.array([0.3, 0.3, 0.4]), class_importance=0.5))
-    prior = np.array([0.02, 0.94, 0.04])
-    np.testing.assert_allclose(sampler.prior, prior)
-    np.testing.assert_allclose(sampler.class_weight, class_weights(np.array([0.3, 0.3, 0.4]), 0.5, prior))
-    np.testing.assert_allclose(np.exp(sampler.logit_offset), np.array([0.3, 0.3, 0.4]) * sampler.class_weight)
-    rows = np.array([0, 945, 990])  # ok, theft, fraud
-    np.testing.assert_allclose(sampler.sample_weight(rows), sampler.class_weight[[1, 2, 0]])
-    np.testing.assert_allclose(sampler.sample_weight(torch.as_tensor(rows)[:, None]), sampler.sample_weight(rows.tolist()))
-    with pytest.raises(InputError, match="from 0 to 999"):
-        sampler.sample_weight([1_000])
-
-
 @pytest.mark.parametrize("batch_size", [0, 4, 16])
 def test_loss_weights_have_mean_one_over_what_is_really_drawn(batch_size: int) -> None:
     """Few draws, or batches with a row of every class, change the shares, and the weights follow them."""
@@ -600,51 +539,6 @@ def test_loss_weights_have_mean_one_over_what_is_really_drawn(batch_size: int) -
     np.testing.assert_allclose((share * sampler.class_weight).sum(), 1, rtol=0.02)
     assert not sampler.sample_weight(np.flatnonzero(labels == None)).any()  # noqa: E711 - compares each label
     assert (share[0] > 0.05) == (batch_size > 0)
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(odds / odds.sum(axis=1, keepdims=True))
-
-
-@given(st.integers(0, 99), st.sampled_from(["natural", "balanced", "own"]))
-def test_probabilities_are_a_softmax_with_the_prior(seed: int, kind: str) -> None:
-    rng = np.random.default_rng(seed)
-    sampler, logits = _sampler(), rng.normal(size=(5, 3)) * 10
-    prior = {"natural": sampler.prior, "balanced": np.full(3, 1 / 3), "own": rng.dirichlet(np.ones(3)) + 1e-3}[kind]
-    found = sampler.probabilities(logits, kind if kind != "own" else 7 * prior)
-    np.testing.assert_allclose(found, _softmax(logits + np.log(prior / prior.sum())), rtol=1e-9, atol=1e-12)
-    assert found.sum(axis=1) == pytest.approx(np.ones(5))
-
-
-def test_one_logit_is_the_log_odds_of_the_second_class() -> None:
-    sampler = _core()
-    logits = np.array([-1.0, 0.0, 2.0])
-    by_hand = 1 / (1 + 0.97 / 0.03 * np.exp(-logits))
-    for form in (logits, logits[:, None], np.stack([np.zeros(3), logits], axis=1), logits.tolist(), torch.tensor(logits).requires_grad_()):
-        np.testing.assert_allclose(sampler.probabilities(form)[:, 1], by_hand)
-    np.testing.assert_allclose(sampler.probabilities(logits, "balanced")[:, 1], 1 / (1 + np.exp(-logits)))
-    np.testing.assert_allclose(sampler.probabilities([1000.0, -1000.0])[:, 1], [1, 0], atol=1e-12)
-    assert sampler.probabilities(logits, [1.0, 0.0])[:, 1].max() < 1e-9  # a stream without the class
-
-
-@pytest.mark.parametrize(
-    ("logits", "prior", "message"),
-    [
-        (np.zeros((2, 3)), "natural", r"logits must have the shape \(n, 2\), not \(2, 3\)"),
-        (np.zeros((2, 2, 2)), "natural", "logits must have the shape"),
-        (["a"], "natural", "logits must be numbers"),
-        ([[1, 2], [3]], "natural", "different lengths"),
-        (np.zeros(2), "flat", "natural, balanced or 2 numbers, not 'flat'"),
-        (np.zeros(2), [0.2, 0.3, 0.5], "prior must be 2 numbers"),
-        (np.zeros(2), [-0.1, 1.1], "prior must be 2 numbers"),
-        (np.zeros(2), [0.0, 0.0], "prior must be 2 numbers"),
-        (np.zeros(2), [np.nan, 1.0], "prior must be 2 numbers"),
-    ],
-)
-def test_refuses_logits_and_priors(logits: Any, prior: Any, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        _core().probabilities(logits, prior)
 
 
 def test_the_best_epoch_and_when_to_stop() -> None:
@@ -682,26 +576,6 @@ def test_a_sampler_shows_what_has_an_effect() -> None:
     assert "class_importance=0.5, hardness_importance=0.25, half_life=0.5" in text
 
 
-def test_notes_say_where_the_weights_are_not_used() -> None:
-    y = np.array([0] * 90 + [1] * 10)
-    sampler = SamplerCore(y, epochs=3, policy="constant:share=root,class_importance=.5")
-    assert sampler.notes == []
-    sampler.update(y, np.linspace(0, 1, 100))
-    assert any("sampler.loss" in note for note in sampler.notes)
-    sampler.use_compensation()
-    assert sampler.notes == []
-
-
-def test_a_learned_policy_waits_for_the_loss_without_a_warning() -> None:
-    y = np.array([0] * 900 + [1] * 100)
-    sampler = SamplerCore(y, epochs=4, policy="ppo")  # a warning is an error in these tests
-    assert sampler.notes == []
-    sampler.use_compensation()
-    sampler.draw()
-    sampler.update(y, np.linspace(0, 1, 1000))
-    assert not any("sampler.loss" in note for note in sampler.notes)
-
-
 def test_the_state_of_swapped_labels_is_refused() -> None:
     y = np.array([0] * 90 + [1] * 10)
     state = SamplerCore(y, epochs=3).state_dict()
@@ -709,6 +583,32 @@ def test_the_state_of_swapped_labels_is_refused() -> None:
         SamplerCore(1 - y, epochs=3).load_state_dict(state)
 
 
-def test_infinite_logits_are_certain() -> None:
-    sampler = SamplerCore(np.array([0] * 90 + [1] * 10), epochs=3)
-    assert sampler.probabilities([np.inf, -np.inf]).tolist() == [[0.0, 1.0], [1.0, 0.0]]
+def test_a_state_of_another_seed_or_patience_is_noted() -> None:
+    y = np.array([0] * 90 + [1] * 10)
+    saved = SamplerCore(y, epochs=8, seed=3, patience=5)
+    saved.update(y, np.linspace(0, 1, 100))
+    state = json.loads(_plain(saved.state_dict()))
+    same, other = SamplerCore(y, epochs=8, seed=3, patience=5), SamplerCore(y, epochs=8, seed=4, patience=2)
+    for sampler in (same, other):
+        sampler.load_state_dict(state)
+    assert same.notes == []
+    assert [note for note in other.notes if "seed 3" in note and "made with 4" in note]
+    assert [note for note in other.notes if "patience 5" in note and "has 2" in note]
+    np.testing.assert_array_equal(other.draw(), same.draw())  # the seed of the state is used
+    for _ in range(2):
+        other.update(y, np.zeros(100))
+    assert other.finished  # and the patience of the sampler
+    other.load_state_dict(json.loads(_plain(other.state_dict())))
+    assert other.notes == []
+
+
+def test_a_core_says_where_the_loss_is() -> None:
+    sampler = _core()
+    for name in ("loss", "validation_loss"):
+        assert not hasattr(sampler, name)
+        with pytest.raises(AttributeError, match=rf"SamplerCore needs no torch and has no {name}: use that of AdaptiveSampler"):
+            getattr(sampler, name)
+    with pytest.raises(AttributeError, match="'SamplerCore' object has no attribute 'los'"):
+        sampler.los  # noqa: B018
+    copied = copy.deepcopy(sampler)
+    np.testing.assert_array_equal(copied.draw(), sampler.draw())

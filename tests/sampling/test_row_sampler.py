@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from balancer.errors import InputError
-from balancer.sampling import row_sampler
-from balancer.sampling.row_sampler import MAX_HARD_DRAWS, NEWTON_STEPS, RowSampler, is_chosen, kept_share, largest_probability, scored_part
+from balancer.sampling import groups, row_sampler
+from balancer.sampling.hard_table import MAX_HARD_DRAWS, NEWTON_STEPS, largest_probability, scored_part
+from balancer.sampling.row_sampler import RowSampler, is_chosen, kept_share
 from balancer.sampling.weights import ERROR_OFFSET, SamplingWeights
 
 
@@ -215,7 +216,7 @@ def test_a_class_without_share_or_rows_is_never_drawn() -> None:
 
 def test_other_shares_cost_nothing_per_row(monkeypatch: pytest.MonkeyPatch) -> None:
     built: list[str] = []
-    for name in ("_ScoredRows", "_HardTable"):
+    for name in ("SortedErrors", "HardTable"):
         whole = getattr(row_sampler, name)
         monkeypatch.setattr(row_sampler, name, lambda *given, whole=whole, name=name: (built.append(name), whole(*given))[1])
     rng = np.random.default_rng(0)
@@ -225,14 +226,14 @@ def test_other_shares_cost_nothing_per_row(monkeypatch: pytest.MonkeyPatch) -> N
     for share, floor, n in ((0.9, 0.05, 100), (0.6, 0.05, 100), (0.6, 0.3, 5_000), (0.3, 0.0, 100)):
         sampler.draw(n, SamplingWeights(np.array([share, 1 - share]), 1.0, floor), rng)
         sampler.probabilities(SamplingWeights(np.array([share, 1 - share]), 1.0, floor), n)
-    assert built == ["_ScoredRows", "_HardTable"]  # of the class whose rows have to be chosen
+    assert built == ["SortedErrors", "HardTable"]  # of the class whose rows have to be chosen
     sampler.draw(100, SamplingWeights(np.array([0.9, 0.1]), 0.5), rng)
-    assert built[2:] == ["_HardTable"]  # another hardness: no sort
+    assert built[2:] == ["HardTable"]  # another hardness: no sort
     sampler.refresh(np.arange(10), _scores(rng.random(10)))
     sampler.draw(100, SamplingWeights(np.array([0.9, 0.1]), 0.0), rng)
     assert len(built) == 3  # and none at all without hardness
     sampler.draw(100, SamplingWeights(np.array([0.9, 0.1]), 0.5), rng)
-    assert built[3:] == ["_ScoredRows", "_HardTable"]
+    assert built[3:] == ["SortedErrors", "HardTable"]
 
 
 def test_more_rows_than_torch_can_weigh() -> None:
@@ -256,7 +257,7 @@ def test_more_rows_than_torch_can_weigh() -> None:
 
 
 def test_rows_of_every_class_are_found_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(row_sampler, "CHUNK", 7)
+    monkeypatch.setattr(groups, "CHUNK", 7)
     label = np.random.default_rng(0).integers(-1, 4, 100)
     sampler = RowSampler(label, 4)
     for c in range(4):
@@ -438,9 +439,10 @@ def test_many_classes_are_drawn_like_few(num_classes: int, rows: int, chunk: int
     rng = np.random.default_rng(seed)
     label = np.concatenate([rng.permutation(num_classes)[:2], rng.integers(-1, num_classes, rows)])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(row_sampler, "CHUNK", chunk)
+        for module in (row_sampler, groups):
+            patch.setattr(module, "CHUNK", chunk)
         sampler = RowSampler(label, num_classes)
-        patch.setattr(row_sampler, "_FEW_CLASSES", 0 if num_classes <= row_sampler._FEW_CLASSES else 99)
+        patch.setattr(groups, "_FEW_CLASSES", 0 if num_classes <= groups._FEW_CLASSES else 99)
         other = RowSampler(label, num_classes)
         for one in (sampler, other):
             for c in range(num_classes):

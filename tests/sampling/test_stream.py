@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -216,7 +216,7 @@ def test_ranks_read_different_items_and_can_share_their_counts() -> None:
 
 
 def test_an_iterator_is_read_once_and_nothing_of_it_is_lost() -> None:
-    stream = _stream(iter(_items(5000, 0.2)), num_samples=500, repeats=1)
+    stream = _stream(iter(_items(5000, 0.2)), epochs=1, num_samples=500, repeats=1)
     epochs = [list(stream) for _ in range(5)]
     assert len(set(itertools.chain(*epochs))) == sum(map(len, epochs))
     assert min(number for number, _ in epochs[0]) < 50  # those read for the prior are drawn too
@@ -225,6 +225,28 @@ def test_an_iterator_is_read_once_and_nothing_of_it_is_lost() -> None:
         for _ in range(9):
             list(stream)
     assert stream.seen.sum() == 5000
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [(lambda: (item for item in _items()), "generator"), (lambda: iter(_items()), "list_iterator"), (lambda: map(tuple, _items()), "map")],
+)
+@pytest.mark.parametrize("num_samples", [None, 100])
+def test_an_iterator_is_refused_for_several_epochs(make: Callable[[], Any], name: str, num_samples: int | None) -> None:
+    source = make()
+    with pytest.raises(InputError, match=rf"source is a {name}, which can be read only once, but there are 3 epochs; give an iterable"):
+        _stream(source, epochs=3, num_samples=num_samples)
+    assert len(list(source)) == 5000  # nothing of it was read
+    assert len(list(_stream(make(), epochs=1, num_samples=num_samples))) > 50
+
+
+def test_a_source_without_an_end_is_read_on_over_the_epochs() -> None:
+    endless = ((number, int(number % 5 == 0)) for number in itertools.count())
+    stream = _stream(lambda shard, shards: itertools.islice(endless, shard, None, shards), prior=[0.8, 0.2], repeats=1, epochs=3)
+    epochs = [list(stream) for _ in range(3)]
+    assert [len(epoch) for epoch in epochs] == [2000] * 3
+    assert len(set(itertools.chain(*epochs))) == 6000
+    assert min(number for number, _ in epochs[0]) < 50 and min(number for number, _ in epochs[1]) > 1000
 
 
 @pytest.mark.parametrize("consumed", [0, 1, 777, 1999, 2000])

@@ -23,6 +23,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, TensorDataset
 
 from balancer.errors import InputError
 from balancer.sampling import core, torch_sampler
+from balancer.sampling.core import SamplerCore
 from balancer.sampling.torch_sampler import AdaptiveBatchSampler, AdaptiveSampler
 from balancer.sampling.weights import SamplingWeights
 
@@ -525,3 +526,37 @@ def test_needs_numpy_and_torch_alone() -> None:
         f"assert not set('{heavy}'.split()) & set(sys.modules), set('{heavy}'.split()) & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_batches_that_are_too_small_for_all_classes_are_noted() -> None:
+    labels = np.repeat(np.arange(5), [500, 200, 100, 50, 50])
+    small = AdaptiveBatchSampler(labels, batch_size=4, epochs=2)
+    assert [note for note in small.notes if "batch_size=4 can't hold all 5 classes" in note and "at least 5" in note]
+    assert max(len(np.unique(labels[batch])) for batch in small) < 5  # as the note says
+    for sampler in (AdaptiveBatchSampler(labels, batch_size=5, epochs=2), AdaptiveSampler(labels, epochs=2)):
+        assert sampler.notes == []
+    four = AdaptiveBatchSampler(labels, batch_size=4, epochs=2, policy=SamplingWeights(np.array([0.4, 0.3, 0.2, 0.1, 0.0])))
+    assert four.notes == []  # the fifth class has no share
+
+
+def test_the_mass_of_each_row_follows_how_the_sampler_draws() -> None:
+    labels = np.repeat([0, 1], [990, 10])
+    policy = "constant:share=.02,hardness=0,class_importance=.5"
+    rows, batches = AdaptiveSampler(labels, epochs=2, policy=policy), AdaptiveBatchSampler(labels, batch_size=10, epochs=2, policy=policy)
+    core = SamplerCore(labels, epochs=2, policy=policy)
+    np.testing.assert_allclose(rows.effective_weights(), core.effective_weights())
+    np.testing.assert_allclose(rows.init_score(3), core.init_score(3))
+    for sampler in (rows, batches):
+        mass = sampler.effective_weights()
+        assert mass.shape == (1000,) and mass.mean() == pytest.approx(1.0) and sampler.compensated
+        np.testing.assert_allclose(np.bincount(labels, mass) / 1000, np.exp(sampler.logit_offset), rtol=1e-6)
+        np.testing.assert_allclose(sampler.init_score(), np.log(mass[-1] * 10 / (mass[0] * 990)))
+    assert batches.effective_weights()[-1] > rows.effective_weights()[-1]  # a batch holds at least one row of the class
+
+
+@pytest.mark.parametrize("replicas", [3, 7])
+def test_ranks_draw_up_to_one_row_more_each_where_the_length_does_not_divide(replicas: int) -> None:
+    labels = np.repeat([0, 1], [90, 10])
+    parts = [list(AdaptiveSampler(labels, epochs=1, num_samples=100, rank=rank, num_replicas=replicas)) for rank in range(replicas)]
+    assert {len(part) for part in parts} == {-(-100 // replicas)}
+    assert 0 < sum(map(len, parts)) - 100 <= replicas - 1

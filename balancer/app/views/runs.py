@@ -35,6 +35,7 @@ from balancer.evaluation.report_content import (
     RECALL_AT_FPR,
     summary,
 )
+from balancer.names import counted
 from balancer.runs.run_folder import epochs_file
 
 SHOWN = [AVERAGE_PRECISION, F1, F1_AT_HALF, PRECISION, RECALL, FALSE_ALARMS["0.60"], FALSE_ALARMS["0.70"], RECALL_AT_FPR, ECE]
@@ -95,7 +96,7 @@ def _results(run: Run) -> None:
     counts = alarm_counts_of(run)
     st.header(f"Results: {run.name}")
     st.caption(
-        f"Test rows: {run.metrics['rows']:,} transactions in {counts['days']:,.0f} days after training and validation, "
+        f"Test rows: {counted(run.metrics['rows'], 'transaction')} in {counted(round(counts['days']), 'day')} after training and validation, "
         f"{run.metrics['positives']:,} of them fraud. Every model uses its own threshold, tuned on validation rows. The small numbers "
         f"are the difference from {NAMES[USUAL]}, the usual method."
         + ("" if usual else " They are missing here, because an older version wrote this run.")

@@ -33,6 +33,7 @@ from balancer.app.loading import (
     table,
 )
 from balancer.evaluation.operating_points import OperatingPoints
+from balancer.names import counted
 
 SAVED, SCORE, ALARMS, FPR, RECALL, COST = "as saved", "score", "alarms per day", "false-positive rate", "recall", "cost"
 """The ways to choose a threshold."""
@@ -71,7 +72,7 @@ def show() -> None:
     for place, (title, value) in zip(places, tiles.items(), strict=False):
         place.metric(title, value)
     st.caption(
-        f"Counted on {thresholds.frauds + thresholds.legitimate:,} test transactions of {thresholds.days:,.0f} days. A threshold that is "
+        f"Counted on {counted(thresholds.frauds + thresholds.legitimate, 'test transaction')} of {counted(round(thresholds.days), 'day')}. A threshold that is "
         "chosen on the rows it is evaluated on looks slightly too good."
     )
     _save(run, threshold, how, saved)

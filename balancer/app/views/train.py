@@ -17,7 +17,8 @@ from balancer.app.jobs import MAX_UPLOAD, UPLOADS, Job, find_jobs, keep_upload, 
 from balancer.app.loading import NAMES, runs_folder, sample_table, stamp
 from balancer.data.reading import column_types, scan
 from balancer.data.roles import resolve_spec
-from balancer.errors import InputError
+from balancer.errors import InputError, reason_of
+from balancer.names import counted
 from balancer.options.fit import BUDGETS
 from balancer.options.flags import flag_of, parameters
 from balancer.options.train import TrainConfig
@@ -119,7 +120,7 @@ def _roles(source: Path) -> tuple[dict[str, Any], bool]:
     try:
         head, columns = _preview(str(source), changed)
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise InputError(f"{source} can't be read as a table ({error}): give a Parquet or CSV file") from error
+        raise InputError(f"{source} can't be read as a table ({reason_of(error)}): give a Parquet or CSV file") from error
     st.dataframe(head, hide_index=True)
     doubt, found = "", {}
     try:
@@ -156,7 +157,7 @@ def _budget(source: Path, flags: dict[str, Any]) -> str:
     key = (str(source), tuple(sorted((name, str(value)) for name, value in flags.items())))
     seconds = prices.get(key, {})
     words = {
-        name: f"{name}: {budget.epochs} epochs of up to {budget.steps_per_epoch} steps"
+        name: f"{name}: {counted(budget.epochs, 'epoch')} of up to {counted(budget.steps_per_epoch, 'step')}"
         + (f", about {seconds[name] / 60:.1f} min" if seconds else "")
         for name, budget in BUDGETS.items()
     }

@@ -24,6 +24,7 @@ from balancer.app.loading import (
     trained,
 )
 from balancer.errors import InputError
+from balancer.names import counted
 
 MOST = 500
 """Most transactions in the list."""
@@ -40,7 +41,7 @@ def show() -> None:
     found = _filtered(run, rows, threshold, negative)
     listed = found.head(MOST).collect()
     count = found.select(pl.len()).collect().item()
-    st.caption(f"{count:,} of {rows.height:,} test transactions" + (f", the first {MOST} are listed" if count > MOST else ""))
+    st.caption(f"{count:,} of {counted(rows.height, 'test transaction')}" + (f", the first {MOST} are listed" if count > MOST else ""))
     if not listed.height:
         st.info("No transaction matches these filters: widen them.")
         return

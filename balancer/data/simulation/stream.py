@@ -30,7 +30,8 @@ from balancer.data.simulation.episodes import FRAUD_SHARE, FRAUD_TYPES, LOOKALIK
 from balancer.data.simulation.payments import CHANNELS, Payments, channel_codes, concatenate, distances, everyday, with_cents
 from balancer.data.simulation.population import CATEGORY_NAMES, PRODUCTS, REGIONS, World, make_world
 from balancer.errors import InputError
-from balancer.files import write_bytes
+from balancer.files import check_writable, write_bytes
+from balancer.names import counted
 
 START = datetime(2025, 1, 1)
 ROWS_PER_CARD = 80
@@ -87,6 +88,18 @@ def simulate(
     return _frame(rng, world, shuffled.take(np.argsort(np.floor(shuffled.time), kind="stable")), labels)
 
 
+def check_target(path: Path) -> None:
+    """Check before a table is simulated that it can be written to ``path``.
+
+    Raises:
+        InputError: If the name ends neither in .parquet nor in .csv.
+        UnwritableFileError: If the file can't be written.
+    """
+    if path.suffix.lower() not in (".parquet", ".csv"):
+        raise InputError(f"--out {path}: give a file name that ends in .parquet or .csv")
+    check_writable(path, "--out")
+
+
 def write_simulation(frame: pl.DataFrame, path: str | Path) -> None:
     """Write a table to a .parquet (zstd) or .csv file, atomically.
 
@@ -95,13 +108,12 @@ def write_simulation(frame: pl.DataFrame, path: str | Path) -> None:
         UnwritableFileError: If the file can't be written.
     """
     path = Path(path)
+    check_target(path)
     content = io.BytesIO()
     if path.suffix.lower() == ".parquet":
         frame.write_parquet(content, compression="zstd", compression_level=12)
-    elif path.suffix.lower() == ".csv":
-        frame.write_csv(content, datetime_format="%Y-%m-%d %H:%M:%S")
     else:
-        raise InputError(f"--out {path}: give a file name that ends in .parquet or .csv")
+        frame.write_csv(content, datetime_format="%Y-%m-%d %H:%M:%S")
     write_bytes(path, content.getvalue())
 
 
@@ -121,7 +133,7 @@ def _check(rows: int, seed: int, cards: int | None, days: int, fraud_rate: float
     if frauds < FEWEST_FRAUDS:
         fewest = int(np.ceil(FEWEST_FRAUDS / fraud_rate))
         raise InputError(
-            f"--rows {rows} at --fraud-rate {fraud_rate} gives {frauds} frauds, too few for four kinds of fraud: "
+            f"--rows {rows} at --fraud-rate {fraud_rate} gives {counted(frauds, 'fraud')}, too few for four kinds of fraud: "
             f"give --rows {fewest} or more, or a higher --fraud-rate"
         )
     if cards is not None and not 1 <= cards <= rows:

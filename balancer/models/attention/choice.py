@@ -86,14 +86,38 @@ def choose(query: Tensor, layout: Layout, num_global: int) -> str:
     return fixed[0] if fixed is not None else _fastest(_times(_table(query, layout, num_global), query.shape[1])[1])
 
 
+def check_variable(query: Tensor | None = None, layout: Layout | None = None) -> None:
+    """Check the backend that the environment variable names, before anything is computed or written.
+
+    Args:
+        query: (B, n, H, d) query as the attention will have it; None: only the name is checked.
+        layout: windows and chunks; None: the default.
+
+    Raises:
+        InputError: It names an unknown backend.
+        UnsupportedError: It names a backend that can't be used for `query` here.
+    """
+    forced = os.environ.get(VARIABLE)
+    if not forced:
+        return
+    if query is not None:
+        _forced(forced, query, layout or Layout())
+    elif forced not in BACKENDS:
+        raise _unknown(forced)
+
+
 def cache_folder() -> Path:
     """Folder of the tables: `$XDG_CACHE_HOME/balancer`, or `~/.cache/balancer`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "balancer"
 
 
+def _unknown(name: str) -> InputError:
+    return InputError(f"{VARIABLE} names the unknown backend '{name}'; known backends are {', '.join(BACKENDS)}")
+
+
 def _forced(name: str, query: Tensor, layout: Layout) -> str:
     if name not in BACKENDS:
-        raise InputError(f"{VARIABLE} names the unknown backend '{name}'; known backends are {', '.join(BACKENDS)}")
+        raise _unknown(name)
     reason = BACKENDS[name].refuses(query, layout)
     if reason is not None:
         raise UnsupportedError(f"{VARIABLE} names the backend '{name}', which can't be used: {reason}; unset it")

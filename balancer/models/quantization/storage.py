@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from balancer.errors import CorruptFileError, InputError, MissingFileError, UnsupportedError
+from balancer.errors import CorruptFileError, InputError, MissingFileError, UnsupportedError, reason_of
 from balancer.files import read_json, write_bytes, write_json
 from balancer.models.classifier import Classifier
 from balancer.models.config import ModelConfig
@@ -186,4 +186,4 @@ def _read(file: Path, digest: str) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise MissingFileError(f"{file} with the quantized weights is missing: create it by balancer quantize") from None
     except (OSError, SafetensorError) as error:
-        raise CorruptFileError(f"{file} can't be read ({error}): quantize the run again") from error
+        raise CorruptFileError(f"{file} can't be read ({reason_of(error)}): quantize the run again") from error

@@ -82,13 +82,14 @@ def draws() -> str:
     """Average precision by number of mini-batches, and how many fewer draws `auto` needs."""
     rows = []
     for stream, result in load("draws")["streams"].items():
-        for treatment, figures in result["average_precision"].items():
-            fewer = result["fewer_draws"].get(treatment)
-            factor = "" if fewer is None else f"{fewer['times_fewer']:g} times" if fewer["times_fewer"] else "never reached"
-            rows.append([stream, treatment, *(f"{value:.3f}" for value in figures.values()), factor])
+        for kept, found in (("last", result), ("best", result["best_epoch"])):
+            for treatment, figures in found["average_precision"].items():
+                fewer = found["fewer_draws"].get(treatment)
+                factor = "" if fewer is None else f"{fewer['times_fewer']:g} times" if fewer["times_fewer"] else "never reached"
+                rows.append([stream, kept, treatment, *(f"{value:.3f}" for value in figures.values()), factor])
     budgets = list(next(iter(next(iter(load("draws")["streams"].values()))["average_precision"].values())))
     return table(
-        ["stream", "sampling", *(f"{int(budget):,}" for budget in budgets), "fewer draws for `auto` to reach its last figure"], rows
+        ["stream", "epoch", "sampling", *(f"{int(budget):,}" for budget in budgets), "fewer draws for `auto` to reach its last figure"], rows
     )
 
 
