@@ -58,6 +58,7 @@ def examine() -> dict[str, Any]:
     from balancer.models.attention.choice import LENGTHS, explain_choice, processor
     from balancer.models.attention.layout import Layout
     from balancer.models.quantization import native
+    from balancer.trees.native import absence as absence_of_trees
 
     versions: dict[str, str | None] = {}
     for name in LIBRARIES:
@@ -87,6 +88,7 @@ def examine() -> dict[str, Any]:
             "auto": auto,
         },
         "quantization": {"INT8 kernel in C++": native.absence() or "works"},
+        "trees": {"evaluator in C++": absence_of_trees() or "works"},
     }
 
 
@@ -104,6 +106,7 @@ def _print(result: dict[str, Any]) -> None:
     for title, rows in (
         ("\nattention backend", result["attention"]["backends"].items()),
         ("\nquantization", result["quantization"].items()),
+        ("\nboosted trees", result["trees"].items()),
         (
             "\nauto chooses, at this many tokens",
             ((length, f"{choice['backend'] or 'none'}: {choice['reason']}") for length, choice in result["attention"]["auto"].items()),

@@ -18,7 +18,8 @@ from balancer.trees.model_text import TreeModel, parse_model, read_model
 class TreeEnsemble:
     """Boosted trees, which can't be changed. Make one with `read` or `from_text`.
 
-    Without the compiled kernel it computes in NumPy: the same bits, many times as slowly. `note` then says so.
+    Without the compiled kernel it computes in NumPy: the same bits, in many times the time. `note` then says
+    so.
 
     Args:
         model: a checked model.
@@ -57,8 +58,8 @@ class TreeEnsemble:
 
         Raises:
             MissingFileError: The file does not exist.
-            CorruptFileError: It is truncated, damaged, another kind of file, a kind of model that is not read,
-                or it is whole and does not have this digest or these names.
+            CorruptFileError: It is truncated, damaged, another kind of file or a kind of model that is not
+                read, or it is whole and does not have this digest or these names.
         """
         model = read_model(path)
         if digest is not None and model.digest != digest:
@@ -110,7 +111,7 @@ class TreeEnsemble:
         return None if self._native else f"trees are evaluated slowly, because the compiled evaluator can't be used: {native.absence()}"
 
     def raw(self, values: NDArray[np.float32], *, threads: int = 1) -> NDArray[np.float64]:
-        """Compute raw scores: log-odds, or the logits of the classes. They have the bits of LightGBM's ``raw_score``.
+        """Compute raw scores: log-odds, or the logits of the classes, with the bits of LightGBM's ``raw_score``.
 
         Args:
             values: (n, F) float32. A slice of the columns of a larger array is read where it is.
@@ -127,20 +128,22 @@ class TreeEnsemble:
         return out[:, 0] if self.num_outputs == 1 else out
 
     def contributions(self, values: NDArray[np.float32], *, threads: int = 1) -> NDArray[np.float64]:
-        """Compute what every column adds to the raw score: Shapley values of the trees, given the shares of the
-        training rows at every split (path-dependent TreeSHAP, Lundberg et al. 2020), as LightGBM's ``pred_contrib``.
+        """Compute what every column adds to the raw score, as LightGBM's ``pred_contrib`` does.
+
+        They are Shapley values of the trees, given the shares of the training rows at every split
+        (path-dependent TreeSHAP, Lundberg et al. 2020).
 
         Args:
             values: (n, F) float32.
             threads: most threads; the result does not depend on it.
 
         Returns:
-            (n, F + 1) float64, or (n, K, F + 1) with more than two classes. The last column is the mean raw score
-            over the training rows; with it the row adds up to `raw`, apart from rounding.
+            (n, F + 1) float64, or (n, K, F + 1) with more than two classes. The last column is the mean raw
+            score over the training rows; with it the row adds up to `raw`, apart from rounding.
 
         Raises:
             InputError: `values` is not such an array, or `threads` is below 1.
-            UnsupportedError: A path of a tree has more different fields than `balancer.trees.layout.MOST_ON_PATH`.
+            UnsupportedError: A path of a tree has more than `balancer.trees.layout.MOST_ON_PATH` fields.
         """
         values = self._checked(values, threads)
         paths = self._paths
@@ -155,7 +158,7 @@ class TreeEnsemble:
         return find_paths(self.model)
 
     def _checked(self, values: NDArray[np.float32], threads: int) -> NDArray[np.float32]:
-        """The values with their columns side by side: the array itself, or a copy if it is laid out otherwise."""
+        """The values with their columns side by side: the array itself, or a copy if it is laid out else."""
         if not isinstance(values, np.ndarray) or values.dtype != np.float32 or values.ndim != 2 or values.shape[1] != self.num_features:
             given = f"{values.dtype} {values.shape}" if isinstance(values, np.ndarray) else type(values).__name__
             raise InputError(f"values must be a float32 array (rows, {self.num_features}) for these trees, given {given}; convert it")

@@ -1,9 +1,9 @@
 """The arrays that are evaluated: nodes that lie close together, and the paths to them for contributions.
 
 A tree's root is followed by the two children of split 0, those of split 1, and so on. The values of a row are
-first turned into integer *keys* of the same order, one column for every field and every way in which its splits
-treat missing values, see `Kind`. Then a split is one comparison of integers. A value is float32, so a threshold
-in float64 is replaced by the largest float32 up to it, which gives the same decisions.
+first turned into integer *keys* of the same order, one column for every field and every way in which its
+splits treat missing values, see `Kind`. Then a split is one comparison of integers. A value is float32, so a
+threshold in float64 is replaced by the largest float32 up to it, which gives the same decisions.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from balancer.errors import UnsupportedError
 from balancer.trees.model_text import MISSING_NONE, MISSING_ZERO, Tree, TreeModel
 
 NODE = np.dtype([("threshold", np.int32), ("column", np.uint32), ("right", np.uint32), ("set", np.uint32)])
-"""A node, mirror of `Node` in kernels/trees.cpp. Keys below the threshold go left, to the node before ``right``. A
-leaf is its own child on the right; no key is below its threshold, nor below that of a categorical split."""
+"""A node, mirror of `Node` in kernels/trees.cpp. Keys below the threshold go left, to the node before ``right``.
+A leaf is its own child on the right; no key is below its threshold, nor below that of a categorical split."""
 ZERO = np.float32(1e-35)
 """LightGBM's ``kZeroThreshold``: magnitudes up to it are zero."""
 
 
 class Kind(IntEnum):
-    """How the keys of a column are made of the values of a field. Mirror of the enumeration in kernels/trees.cpp."""
+    """How keys are made of the values of a field. Mirror of the enumeration in kernels/trees.cpp."""
 
     MISSING_RIGHT = 0
     """Numbers keep their order, and NaN goes right."""
@@ -54,7 +54,8 @@ class Nodes:
     Attributes:
         nodes: (N,) of `NODE`.
         values: (N,) float64, the value of a leaf, 0 for a split.
-        words: (W,) uint32: per categorical set the number of its words, the words and a zero; first the empty set.
+        words: (W,) uint32: per categorical set the number of its words, the words and a zero; first the empty
+            set.
         roots: (T + 1,) uint32, the first node of every tree, and N.
         special: (T,) uint8, 1 if a split is categorical.
         sources: (C,) int32, the field of which every column of keys is made, in the order of the kinds.
@@ -78,11 +79,11 @@ class Paths:
         parent: (N,) uint32, node at the upper end.
         previous: (N,) int32, the edge above that splits the same field, or -1.
         feature: (N,) int32, column.
-        share: (N,) float64: of the training rows that reach the first edge of this field on the path, the share
-            that takes all edges of this field down to this one.
-        points: (T,) int32, points of integration: half as many as different fields on the tree's longest path.
-        rules: (R,) float64, for every number q of points, from ``q * (q - 1)`` on: q points in (0, 1) and their
-            weights.
+        share: (N,) float64, the product over all edges of this field on the path, down to this one, of the
+            share of the training rows that takes the edge.
+        points: (T,) int32, points of integration: half as many as different fields on the path with the most.
+        rules: (R,) float64, for every number q of points, from ``q * (q - 1)`` on: q points in (0, 1) and
+            their weights.
         expected: (K,) float64, the mean raw score over the training rows.
         most_nodes: number of nodes of the largest tree.
     """
@@ -182,7 +183,7 @@ def ordered(values: NDArray[np.float32]) -> NDArray[np.int32]:
 
 
 def threshold_keys(threshold: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The first keys that are not up to the thresholds. Values are float32, of which magnitudes up to `ZERO` are 0."""
+    """The first keys above the thresholds, for values in float32 of which magnitudes up to `ZERO` are 0."""
     with np.errstate(over="ignore", under="ignore"):
         rounded = threshold.astype(np.float32)
     too_large = rounded.astype(np.float64) > threshold
@@ -211,9 +212,7 @@ def _kinds(tree: Tree) -> NDArray[np.int64]:
     return np.where(tree.categorical, Kind.CODE, kinds).astype(np.int64)
 
 
-def _tree_nodes(
-    tree: Tree, root: int, columns: NDArray[np.int64], sets: NDArray[np.int64]
-) -> tuple[NDArray[np.void], NDArray[np.float64]]:
+def _tree_nodes(tree: Tree, root: int, columns: NDArray[np.int64], sets: NDArray[np.int64]) -> tuple[NDArray[np.void], NDArray[np.float64]]:
     at_split, at_leaf = _positions(tree)
     splits = len(tree.feature)
     nodes, values = np.zeros(2 * splits + 1, NODE), np.zeros(2 * splits + 1)
@@ -239,7 +238,7 @@ def _tree_paths(tree: Tree) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArr
     counts = [*tree.split_count.tolist(), *tree.leaf_count.tolist()[::-1]]
     last: dict[int, int] = {}  # per field the edge that split it last on the present path
     longest = 0
-    # A split is entered once per child; the entry between restores `last` for the other child and for the parent.
+    # A split is entered before its left child (2), before its right child (1), and at last to restore `last` (0).
     stack: list[tuple[int, int, int]] = [(0, 2, -1)] if splits else []
     while stack:
         split, step, before = stack.pop()

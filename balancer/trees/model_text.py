@@ -78,7 +78,8 @@ class Tree:
 
     Attributes:
         feature: (n,) int64, column of the split.
-        threshold: (n,) float64, not NaN. Values up to it go left; of a categorical split it is the index of its set.
+        threshold: (n,) float64, not NaN. Values up to it go left; of a categorical split it is the index of
+            its set.
         decision: (n,) uint8, see `CATEGORICAL`, `DEFAULT_LEFT` and `missing`.
         left: (n,) int64, child on the left; a split comes after its parent.
         right: (n,) int64.
@@ -86,7 +87,8 @@ class Tree:
         leaf_count: (n + 1,) int64, training rows per leaf.
         split_count: (n,) int64, training rows per split: the sum over its leaves.
         set_bounds: (sets + 1,) int64, where the words of every categorical set begin and end.
-        set_words: (words,) uint32; code c is in a set, hence goes left, if bit ``c % 32`` of its word ``c // 32`` is 1.
+        set_words: (words,) uint32; code c is in a set, hence goes left, if bit ``c % 32`` of its word
+            ``c // 32`` is 1.
     """
 
     feature: NDArray[np.int64]
@@ -103,12 +105,14 @@ class Tree:
     @property
     def categorical(self) -> NDArray[np.bool_]:
         """(n,) bool: the split is categorical."""
-        return (self.decision & CATEGORICAL) != 0
+        found: NDArray[np.bool_] = (self.decision & CATEGORICAL) != 0
+        return found
 
     @property
     def default_left(self) -> NDArray[np.bool_]:
         """(n,) bool: missing values go left."""
-        return (self.decision & DEFAULT_LEFT) != 0
+        found: NDArray[np.bool_] = (self.decision & DEFAULT_LEFT) != 0
+        return found
 
     @property
     def missing(self) -> NDArray[np.uint8]:
@@ -121,7 +125,7 @@ class TreeModel:
     """A checked model. Tree t adds to output ``t % outputs``.
 
     Attributes:
-        objective: ``binary`` (the raw score is the log-odds) or ``multiclass`` (the softmax of the raw scores).
+        objective: ``binary`` (raw scores are log-odds) or ``multiclass`` (they are logits of a softmax).
         outputs: raw scores per row: 1, or the number of classes.
         feature_names: names of the columns, in their order.
         trees: all trees, in the order in which they are added.
@@ -277,7 +281,7 @@ def _tree(block: bytes, index: int, features: int) -> Tree:
 
 
 def _check_tree(tree: Tree, sets: int, where: str) -> None:
-    """Refuse infinite numbers, anything but one tree under split 0, wrong categorical sets and wrong counts."""
+    """Refuse infinite leaves, anything but one tree under split 0, wrong categorical sets and wrong counts."""
     if not np.isfinite(tree.leaf_value).all():
         _refuse(f"a leaf of {where} is not finite")
     splits, leaves = len(tree.feature), len(tree.leaf_value)
@@ -302,7 +306,7 @@ def _check_tree(tree: Tree, sets: int, where: str) -> None:
 
 
 def _check_end(tail: bytes) -> None:
-    """Refuse a text that ends early: trees are followed by parameters and, from Python, by the categories of pandas."""
+    """Refuse a text that ends early: trees are followed by parameters and, from Python, by pandas' categories."""
     text = tail.decode()
     begin, middle, end = "end of trees\n\nfeature_importances:\n", "\nparameters:\n", "\nend of parameters\n"
     _, found, rest = text.partition(middle)

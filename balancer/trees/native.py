@@ -1,5 +1,7 @@
-"""The evaluator in C++ (kernels/), called by ctypes. It is compiled when the package is installed, if there is a
-compiler; without it `balancer.trees.reference` gives the same bits slowly.
+"""The evaluator in C++ (kernels/), called by ctypes.
+
+It is compiled when the package is installed, if there is a compiler. Without it `balancer.trees.reference` gives
+the same bits slowly.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ class _Paths(ctypes.Structure):
 
 
 def _declare(library: ctypes.CDLL, name: str) -> str | None:
-    """Declare the types of the library's functions; return the reason if its structures differ from those here."""
+    """Declare the library's functions; return the reason if its structures differ from those here."""
     pointer, size = ctypes.c_void_p, ctypes.c_int64
     library.balancer_trees_layout.restype = size
     library.balancer_trees_raw.argtypes = [pointer, pointer, size, size, ctypes.c_int32, pointer]
