@@ -85,7 +85,7 @@ def quantize_run(path: Path, *, max_drop: float, backend: Backend, console: Cons
     started = time.monotonic()
     run = TrainedRun.load(path)
     with torch_threads(run.threads):
-        run = dataclasses.replace(run, model=run.model.deployable())
+        run = dataclasses.replace(run, detector=dataclasses.replace(run.detector, model=run.model.deployable()))
     with console.status("reading the table"):
         dataset = training_table(run.folder)
     folder = run.folder

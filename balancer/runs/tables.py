@@ -34,7 +34,7 @@ def score_file(run: TrainedRun, source: Path, output: Path, *, past: Path | None
     if output.suffix not in (".parquet", ".csv"):
         raise InputError(f"--output {output} must end in .parquet or .csv")
     check_writable(output, "--output")
-    dataset = load_dataset(source, run.schema.spec, schema=run.schema, past=past, bad_rows=bad_rows)
+    dataset = run.table(source, past=past, bad_rows=bad_rows)
     rows = dataset.scored_rows()
     scores = run.streamed_scores(dataset, rows) if streaming else run.scores(dataset, rows)
     columns = decision_columns(scores, run.decision, run.schema.classes)
@@ -69,10 +69,12 @@ def evaluate_file(run: TrainedRun, source: Path, *, past: Path | None, bad_rows:
         InputError: The table can't be used, or has no labelled or no positive row.
     """
     spec = run.schema.spec
-    dataset = load_dataset(source, spec, schema=run.schema, past=past, bad_rows=bad_rows)
+    dataset = run.table(source, past=past, bad_rows=bad_rows)
     trained_on = dataset.fingerprint == run.folder.content["fingerprint"]
     if trained_on:
-        dataset = load_dataset(source, spec, bad_rows=bad_rows, hash_buckets=run.schema.hash_buckets, vocabularies=run.schema.vocabularies)
+        codes = {"hash_buckets": run.schema.hash_buckets, "vocabularies": run.schema.vocabularies}
+        dataset = load_dataset(source, spec, bad_rows=bad_rows, score_fields=bool(run.schema.score_fields), **codes)  # type: ignore[arg-type]
+        dataset = run.filled(dataset)
     if spec.label is None or not (dataset.store.label[dataset.split == Split.TEST] >= 0).any():
         raise InputError(
             f"{source} has no labelled row: balancer evaluate needs the column {spec.label!r}; without labels use balancer score"

@@ -11,14 +11,16 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
+from balancer.data.checks import BadRows
 from balancer.data.dataset import Dataset, load_dataset
+from balancer.data.reading import Source
 from balancer.data.schema import Schema
 from balancer.devices import choose_device, torch_threads
-from balancer.errors import CorruptFileError, InputError, MissingFileError
+from balancer.errors import CorruptFileError, InputError, MissingFileError, UnsupportedError
 from balancer.files import read_json
-from balancer.inference.decision import Decision
-from balancer.inference.scoring import score_rows
-from balancer.inference.streaming import score_streaming
+from balancer.inference.decision import DECISION_FILE, NETWORK, Decision
+from balancer.inference.detector import Detector
+from balancer.inference.tree_stages import load_stages
 from balancer.models import Classifier, load_classifier
 from balancer.models.quantization import load_quantized_classifier
 from balancer.runs.results import SCHEMA_FILE
@@ -29,10 +31,10 @@ Precision = Literal["full", "quantized"]
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """Model, schema and decision of a complete run."""
+    """Detector, schema and decision of a complete run."""
 
     folder: RunFolder
-    model: Classifier
+    detector: Detector
     schema: Schema
     decision: Decision
     device: torch.device
@@ -54,14 +56,56 @@ class TrainedRun:
             raise InputError(f"the run in {path} is pretrained only and its head is untrained: train it with balancer train --from {path}")
         if not folder.complete:
             raise InputError(f"the run in {path} is not complete: continue it with balancer train --resume --out {path}")
-        schema = read_schema(path)
-        model = load_classifier(path) if precision == "full" else load_quantized_classifier(path)
-        names = (schema.numeric_fields, schema.categorical_fields, schema.classes)
-        if names != (model.config.numeric_fields, model.config.categorical_fields, model.config.classes):
-            files = f"{path / SCHEMA_FILE} and {path / 'model.json'}"
-            raise CorruptFileError(f"{files} name different fields or classes: they belong to two runs")
-        device = torch.device(choose_device())
-        return cls(folder, model.to(device), schema, Decision.load(path), device)
+        schema, decision = read_schema(path), Decision.load(path)
+        members = decision.members or {NETWORK: 1.0}
+        stages = load_stages(path, schema)
+        if (stages is None) != (decision.members is None):
+            files = f"{path / SCHEMA_FILE} and {path / DECISION_FILE}"
+            raise CorruptFileError(f"of {files} one names boosted trees and the other does not: they belong to two runs")
+        device, model = torch.device(choose_device()), None
+        if NETWORK in members:
+            model = (load_classifier(path) if precision == "full" else load_quantized_classifier(path)).to(device)
+            names = (schema.numeric_fields, schema.categorical_fields, schema.classes)
+            if names != (model.config.numeric_fields, model.config.categorical_fields, model.config.classes):
+                files = f"{path / SCHEMA_FILE} and {path / 'model.json'}"
+                raise CorruptFileError(f"{files} name different fields or classes: they belong to two runs")
+        elif precision == "quantized":
+            raise UnsupportedError(
+                f"the run in {path} has boosted trees and no network, so there is nothing quantized: leave --precision out"
+            )
+        return cls(folder, Detector(model, stages, members, len(schema.classes)), schema, decision, device)
+
+    @property
+    def model(self) -> Classifier:
+        """The network of the detector.
+
+        Raises:
+            UnsupportedError: The detector is boosted trees alone.
+        """
+        if self.detector.model is None:
+            raise UnsupportedError(
+                f"the run in {self.folder.path} has boosted trees and no network: train one with balancer train --learner hybrid"
+            )
+        return self.detector.model
+
+    def table(self, source: Source, *, past: Source | None = None, bad_rows: BadRows = "error") -> Dataset:
+        """Read a table to score, with all fields of the detector.
+
+        Args:
+            source: The table.
+            past: Earlier rows, which serve as history and context only.
+            bad_rows: What to do with rows that can't be used.
+
+        Raises:
+            InputError: The table can't be used.
+        """
+        return self.filled(load_dataset(source, self.schema.spec, schema=self.schema, past=past, bad_rows=bad_rows))
+
+    def filled(self, dataset: Dataset) -> Dataset:
+        """``dataset`` after its score fields were computed, in place; they are the first stage's scores."""
+        if self.detector.stages is not None:
+            self.detector.stages.fill(dataset)
+        return dataset
 
     @property
     def threads(self) -> int:
@@ -71,7 +115,7 @@ class TrainedRun:
     def scores(self, dataset: Dataset, rows: np.ndarray) -> np.ndarray:
         """Raw class probabilities (n, K) of store ``rows`` (n,)."""
         with torch_threads(self.threads):
-            return score_rows(self.model, dataset, rows, device=self.device)
+            return self.detector.scores(dataset, rows, device=self.device)
 
     def streamed_scores(self, dataset: Dataset, rows: np.ndarray) -> np.ndarray:
         """As :meth:`scores`, one row at a time like ``balancer serve``; shows its progress on the
@@ -79,7 +123,7 @@ class TrainedRun:
         """
         with Progress(console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task("reading rows", total=len(dataset.store))
-            return score_streaming(self.model, dataset, rows, device=self.device, progress=lambda done: bar.update(task, completed=done))
+            return self.detector.streamed_scores(dataset, rows, device=self.device, progress=lambda done: bar.update(task, completed=done))
 
 
 def read_schema(folder: Path) -> Schema:
@@ -109,8 +153,16 @@ def training_table(folder: RunFolder) -> Dataset:
         )
     schema = read_schema(folder.path)
     dataset = load_dataset(
-        config.dataset, schema.spec, bad_rows=config.bad_rows, hash_buckets=schema.hash_buckets, vocabularies=schema.vocabularies
+        config.dataset,
+        schema.spec,
+        bad_rows=config.bad_rows,
+        hash_buckets=schema.hash_buckets,
+        vocabularies=schema.vocabularies,
+        score_fields=bool(schema.score_fields),
     )
+    stages = load_stages(folder.path, schema)
+    if stages is not None:
+        stages.fill(dataset)
     if dataset.fingerprint != folder.content["fingerprint"]:
         raise InputError(
             f"{config.dataset} has changed since the run in {folder.path} was trained: restore the table that it was trained on"

@@ -93,7 +93,8 @@ def _run_stages(prepared: Prepared, folder: RunFolder, console: Console) -> None
         scores |= stage_scores(stages, dataset)
         if network is not None:
             scores["network"] = replace(network, figures=[])
-    tasks, explanation = {}, {}
+    tasks: dict[str, Any] = {}
+    explanation: dict[str, pl.Series] = {}
     if prepared.learner != "trees":
         tasks, explanation = _explained(prepared, folder, clock, console)
     write_results(

@@ -213,7 +213,7 @@ def prepare(
             how["score_fields"] = False
         keeps = base is not None and base.keeps_embedding(dataset.schema, config)
         if base is not None and keeps and dataset.schema.vocabularies != base.schema.vocabularies:
-            codes = {"hash_buckets": base.schema.hash_buckets, "vocabularies": base.schema.vocabularies}
+            codes: dict[str, Any] = {"hash_buckets": base.schema.hash_buckets, "vocabularies": base.schema.vocabularies}
             dataset = load_dataset(config.dataset, spec, **codes, **how)
     _print_data(dataset, console, time.monotonic() - started)
     model = model_config(

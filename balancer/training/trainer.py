@@ -87,8 +87,8 @@ class ClassifierTrainer:
         torch.manual_seed(integer_seed(seed, "weights"))
         self.model = (Classifier(config) if start is None else start()).to(self.device)
         if prior is not None:
-            start = self.model.head.start_on_margin if config.margin else self.model.head.start_at
-            start(torch.as_tensor(prior))
+            begin = self.model.head.start_on_margin if config.margin else self.model.head.start_at
+            begin(torch.as_tensor(prior))
         if train_only is not None:
             for name, parameter in self.model.named_parameters():
                 parameter.requires_grad_(part_of(name) in train_only)
