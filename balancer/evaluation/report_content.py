@@ -12,8 +12,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-TITLES = {"none": "no sampling", "one_to_one": "1:1 over-sampling", "class_weight": "class weights", "lightgbm": "LightGBM"}
-"""Names of the baselines for readers."""
+TITLES = {
+    "none": "no sampling",
+    "one_to_one": "1:1 over-sampling",
+    "class_weight": "class weights",
+    "lightgbm": "LightGBM",
+    "stage1": "trees, stage 1",
+    "stage2": "trees, stage 2",
+    "network": "network on trees",
+}
+"""Names of the baselines and of the detector's members for readers."""
 THIS_RUN = "this run"
 
 Metrics = Mapping[str, Any]

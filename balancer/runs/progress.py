@@ -30,6 +30,8 @@ Advance = Callable[..., None]
 class StageClock:
     """Seconds that each stage of a run took, in a file, so that those of an interrupted run are counted too.
 
+    Both the time that passed and the time of all CPU threads are counted.
+
     Args:
         file: JSON file with the seconds by stage.
     """
@@ -37,18 +39,22 @@ class StageClock:
     def __init__(self, file: Path) -> None:
         self.file = file
         known = read_json(file, what="it holds the seconds of the stages, delete it") if file.is_file() else {}
-        self.seconds: dict[str, float] = {name: float(value) for name, value in known.items()}
+        passed = known.get("passed", {name: value for name, value in known.items() if name != "cpu"})
+        self.seconds: dict[str, float] = {name: float(value) for name, value in passed.items()}
         """Seconds by stage."""
+        self.cpu_seconds: dict[str, float] = {name: float(value) for name, value in known.get("cpu", {}).items()}
+        """CPU seconds by stage."""
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Count the time of a block for a stage, also where the block fails or is stopped."""
-        started = time.monotonic()
+        started, cpu = time.monotonic(), time.process_time()
         try:
             yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
-            write_json(self.file, self.seconds)
+            self.cpu_seconds[name] = self.cpu_seconds.get(name, 0.0) + time.process_time() - cpu
+            write_json(self.file, {"passed": self.seconds, "cpu": self.cpu_seconds})
 
     def share(self, name: str) -> str:
         """The time of a stage and its share of all stages, in words."""

@@ -23,6 +23,7 @@ from balancer.inference.decision import Decision, decision_table, evaluate_rows,
 from balancer.options.fit import Budget
 from balancer.options.flags import to_dict
 from balancer.options.train import NOT_PART_OF_THE_RESULT, TrainConfig
+from balancer.runs.progress import StageClock
 from balancer.runs.run_folder import EPOCHS_FILE, RunFolder
 
 SCHEMA_FILE = "schema.json"
@@ -62,7 +63,7 @@ def write_results(
     policy: dict[str, Any],
     schedule: Budget,
     config: TrainConfig,
-    seconds: dict[str, float],
+    clock: StageClock,
     explanation: dict[str, pl.Series],
     tasks: dict[str, Any],
     members: Mapping[str, float] | None = None,
@@ -76,7 +77,7 @@ def write_results(
         policy: Description of the policy, for the report.
         schedule: Epochs and steps of the training.
         config: Configuration of the run.
-        seconds: Duration of each stage.
+        clock: Duration of each stage.
         explanation: Further columns of ``predictions.parquet``.
         tasks: Metrics of the auxiliary tasks.
         members: Weight of each member of the detector by its name; None for a network alone.
@@ -113,7 +114,10 @@ def write_results(
             **({"tasks": tasks} if tasks else {}),
             "device": folder.content["device"],
             "threads": folder.content["threads"],
-            "timing": {"seconds": {name: round(value, 1) for name, value in seconds.items()}},
+            "timing": {
+                "seconds": {name: round(value, 1) for name, value in clock.seconds.items()},
+                "cpu_seconds": {name: round(value, 1) for name, value in clock.cpu_seconds.items()},
+            },
         },
     )
     raw_scores = {name: fraud_score(each.test) for name, each in scores.items()}

@@ -105,7 +105,7 @@ def _run_stages(prepared: Prepared, folder: RunFolder, console: Console) -> None
         tasks=tasks,
         schedule=prepared.schedule,
         config=config,
-        seconds=clock.seconds,
+        clock=clock,
         explanation=explanation,
         members=members,
     )
