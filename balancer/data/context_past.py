@@ -31,7 +31,7 @@ ACTIVITY_WINDOWS = {"1h": 3600.0, "1d": DAY, "7d": 7 * DAY}
 LEVEL_WINDOW = "7d"
 """The window whose mean amount is compared with the mean of all earlier rows."""
 RECENT_LABELS = (1, 3, 10)
-"""Numbers of the last known labels among which frauds are counted."""
+"""Numbers of the last known labels among which frauds are counted, ascending."""
 
 Flag = NDArray[np.bool_]
 
@@ -40,7 +40,7 @@ class KnownLabels(NamedTuple):
     """What is known of the labels of a context value; arrays are (N,)."""
 
     known: Index
-    """Number of known labels."""
+    """Number of known labels, at most the largest of `RECENT_LABELS`."""
     recent_frauds: tuple[Index, ...]
     """Number of frauds among the last known labels, for each number in `RECENT_LABELS`."""
     any_fraud: Flag
@@ -126,7 +126,7 @@ class TableContextPast:
         any_fraud = (end > start) & (last >= start)
         first_of_run = _padded(run, 0)[last]
         return KnownLabels(
-            known=self._back(order, end - start),
+            known=self._back(order, np.minimum(end - start, RECENT_LABELS[-1])),
             recent_frauds=tuple(self._back(order, count) for count in recent),
             any_fraud=self._back(order, any_fraud),
             fraud_time=self._back(order, padded[last]),

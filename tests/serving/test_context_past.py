@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from balancer.data.context_features import ACTIVITY_AMOUNT_FIELDS, ACTIVITY_FIELDS, LABEL_FIELDS
 from balancer.data.dataset import load_dataset
@@ -60,12 +60,12 @@ def sent(table: pl.DataFrame) -> list[Row]:
 def store(database: Database, schema: Schema, row: Row, tenant: str = "t") -> tuple[np.ndarray, float]:
     """Store a row; return its (F,) fields and its effective time."""
 
-    def work(connection: object) -> tuple[np.ndarray, float]:
-        entity = lock_entity(connection, tenant, row.entity)  # type: ignore[arg-type]
+    def work(connection: Connection) -> tuple[np.ndarray, float]:
+        entity = lock_entity(connection, tenant, row.entity)
         at = replace(row, time=max(row.time, entity["last_time"])) if entity["rows"] else row
-        fields = numeric_fields(connection, tenant, entity, at, schema)  # type: ignore[arg-type]
-        append(connection, tenant, entity, at, fields, {}, active_columns(schema))  # type: ignore[arg-type]
-        save_entity(connection, entity)  # type: ignore[arg-type]
+        fields = numeric_fields(connection, tenant, entity, at, schema)
+        append(connection, tenant, entity, at, fields, {}, active_columns(schema))
+        save_entity(connection, entity)
         return fields, at.time
 
     return database.write(work)
@@ -175,15 +175,15 @@ def test_transactions_with_the_same_value_wait_for_each_other(database: Database
     entered, order = threading.Event(), []
 
     def second() -> None:
-        def work(connection: object) -> None:
+        def work(connection: Connection) -> None:
             entered.set()
-            lock_values(connection, "t", [("shop", "b"), ("shop", "a")])  # type: ignore[arg-type]
+            lock_values(connection, "t", [("shop", "b"), ("shop", "a")])
             order.append("second")
 
         database.write(work)
 
-    def first(connection: object) -> None:
-        lock_values(connection, "t", [("shop", "a"), ("shop", None)])  # type: ignore[arg-type]
+    def first(connection: Connection) -> None:
+        lock_values(connection, "t", [("shop", "a"), ("shop", None)])
         other.start()
         assert entered.wait(30)
         other.join(0.3)

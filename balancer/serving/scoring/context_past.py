@@ -67,7 +67,7 @@ _ACTIVITY = text(
     )
 ).columns(time=Double)
 _RECENT = text(
-    f"SELECT fraud FROM labelled WHERE {CONTEXT} AND time <= :end ORDER BY time DESC, fraud DESC LIMIT {max(RECENT_LABELS)}"
+    f"SELECT fraud FROM labelled WHERE {CONTEXT} AND time <= :end ORDER BY time DESC, fraud DESC LIMIT {RECENT_LABELS[-1]}"
 ).columns(fraud=Boolean)
 _FRAUD = f"FROM labelled WHERE {CONTEXT} AND fraud = TRUE"
 _FRAUD_TIMES = text(
@@ -134,7 +134,7 @@ class RowContextPast:
                 after[part][1] += int(frauds or 0)
             legitimate = after["fraud"][0] - after["end"][0]
             run_length = after["run"][1] - after["fraud"][1] if fraud_time is not None else 0
-            known = len(recent)  # the formulas need no more than the largest of `RECENT_LABELS`
+            known = len(recent)
         return KnownLabels(
             known=np.array([known]),
             recent_frauds=tuple(np.array([sum(recent[:number])]) for number in RECENT_LABELS),
