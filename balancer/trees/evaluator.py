@@ -111,7 +111,7 @@ class TreeEnsemble:
         return None if self._native else f"trees are evaluated slowly, because the compiled evaluator can't be used: {native.absence()}"
 
     def raw(self, values: NDArray[np.float32], *, threads: int = 1) -> NDArray[np.float64]:
-        """Compute raw scores: log-odds, or the logits of the classes, with the bits of LightGBM's ``raw_score``.
+        """Compute raw scores: log-odds or the logits of the classes, with the bits of LightGBM's.
 
         Args:
             values: (n, F) float32. A slice of the columns of a larger array is read where it is.

@@ -19,8 +19,9 @@ from balancer.errors import UnsupportedError
 from balancer.trees.model_text import MISSING_NONE, MISSING_ZERO, Tree, TreeModel
 
 NODE = np.dtype([("threshold", np.int32), ("column", np.uint32), ("right", np.uint32), ("set", np.uint32)])
-"""A node, mirror of `Node` in kernels/trees.cpp. Keys below the threshold go left, to the node before ``right``.
-A leaf is its own child on the right; no key is below its threshold, nor below that of a categorical split."""
+"""A node, mirror of `Node` in kernels/trees.cpp. Keys below the threshold go left, to the node before
+``right``. A leaf is its own child on the right. No key is below the threshold of a leaf or of a categorical
+split."""
 ZERO = np.float32(1e-35)
 """LightGBM's ``kZeroThreshold``: magnitudes up to it are zero."""
 
@@ -238,7 +239,7 @@ def _tree_paths(tree: Tree) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArr
     counts = [*tree.split_count.tolist(), *tree.leaf_count.tolist()[::-1]]
     last: dict[int, int] = {}  # per field the edge that split it last on the present path
     longest = 0
-    # A split is entered before its left child (2), before its right child (1), and at last to restore `last` (0).
+    # A split is entered before its left child (2), before its right child (1), and to restore `last` (0).
     stack: list[tuple[int, int, int]] = [(0, 2, -1)] if splits else []
     while stack:
         split, step, before = stack.pop()

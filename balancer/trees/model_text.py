@@ -231,10 +231,12 @@ def _tree(block: bytes, index: int, features: int) -> Tree:
         lines = block.decode("ascii").split("\n")
     except UnicodeError:
         _refuse(f"{where} is damaged")
+    if "is_linear=1" in lines:
+        _refuse(f"{where} is a linear tree, which is not read")
     values = {key: value.encode() for key, value in _pairs(lines, where, required=_TREE, others=frozenset(_TREE_CATEGORICAL)).items()}
     leaves, sets = (_whole(values[key].decode(), f"{key} of {where}") for key in ("num_leaves", "num_cat"))
     if values["is_linear"] != b"0":
-        _refuse(f"{where} is a linear tree, which is not read")
+        _refuse(f"is_linear of {where} is damaged")
     if leaves < 1 or sets < 0 or (sets > 0) != (_TREE_CATEGORICAL[0] in values) or (sets > 0) != (_TREE_CATEGORICAL[1] in values):
         _refuse(f"num_leaves or num_cat of {where} is wrong")
     splits = leaves - 1
@@ -281,7 +283,7 @@ def _tree(block: bytes, index: int, features: int) -> Tree:
 
 
 def _check_tree(tree: Tree, sets: int, where: str) -> None:
-    """Refuse infinite leaves, anything but one tree under split 0, wrong categorical sets and wrong counts."""
+    """Refuse infinite leaves, splits that are not one tree, wrong categorical sets and wrong counts."""
     if not np.isfinite(tree.leaf_value).all():
         _refuse(f"a leaf of {where} is not finite")
     splits, leaves = len(tree.feature), len(tree.leaf_value)
@@ -306,7 +308,7 @@ def _check_tree(tree: Tree, sets: int, where: str) -> None:
 
 
 def _check_end(tail: bytes) -> None:
-    """Refuse a text that ends early: trees are followed by parameters and, from Python, by pandas' categories."""
+    """Refuse a text that ends early: parameters follow, and from Python the categories of pandas."""
     text = tail.decode()
     begin, middle, end = "end of trees\n\nfeature_importances:\n", "\nparameters:\n", "\nend of parameters\n"
     _, found, rest = text.partition(middle)

@@ -1,7 +1,7 @@
 """The evaluator in C++ (kernels/), called by ctypes.
 
-It is compiled when the package is installed, if there is a compiler. Without it `balancer.trees.reference` gives
-the same bits slowly.
+It is compiled when the package is installed, if there is a compiler. Without it `balancer.trees.reference`
+gives the same bits slowly.
 """
 
 from __future__ import annotations

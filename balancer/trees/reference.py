@@ -26,7 +26,8 @@ def raw(nodes: Nodes, outputs: int, values: NDArray[np.float32]) -> NDArray[np.f
             if np.array_equal(following, at):
                 break
             at = following
-        out[:, tree % outputs] += nodes.values[at]
+        with np.errstate(over="ignore", invalid="ignore"):  # as in the kernel
+            out[:, tree % outputs] += nodes.values[at]
     return out
 
 
