@@ -173,7 +173,7 @@ def load_dataset(
     if schema is None:
         schema = _learn(spec, classes, events, frame, numeric, split == Split.TRAIN, hash_buckets, vocabularies)
         if score_fields:
-            schema = replace(schema, numeric_fields=(*memory_names(spec.entity is not None), *schema.numeric_fields))
+            schema = replace(schema, numeric_fields=(*_score_names(spec), *schema.numeric_fields))
     values = _values(schema, events, label, frame, numeric)
     store = TransactionStore(
         values=values,
@@ -272,6 +272,19 @@ def _entities(data: _Table, spec: Spec) -> tuple[NDArray[np.int64], list[str]]:
         return code, []
     names = distinct(data.frame[spec.entity])
     return encode(data.frame[spec.entity], names), names
+
+
+def _score_names(spec: Spec) -> tuple[str, ...]:
+    """Names of the score fields of a table with these roles.
+
+    Raises:
+        InputError: A column of the table has such a name.
+    """
+    names = memory_names(spec.entity is not None)
+    taken = next((name for name in (*spec.numeric, *spec.categorical) if name in names), None)
+    if taken is not None:
+        raise InputError(f"column {taken!r} has the name of a field that the boosted trees add: rename it, or use --learner network")
+    return names
 
 
 def _check_splits(label: NDArray[np.int16], split: NDArray[np.int8], classes: tuple[str, ...], spec: Spec) -> None:
