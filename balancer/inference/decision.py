@@ -104,7 +104,9 @@ def _are_members(members: Any) -> bool:
     if not isinstance(members, dict) or not members or not set(members) <= set(MEMBERS):
         return False
     weights = list(members.values())
-    return all(isinstance(weight, float | int) and 0 <= weight <= 1 for weight in weights) and abs(sum(weights) - 1) < 1e-6
+    if any(isinstance(weight, bool) or not isinstance(weight, float | int) for weight in weights):
+        return False
+    return all(0 <= weight <= 1 for weight in weights) and abs(sum(weights) - 1) < 1e-6
 
 
 def fraud_score(scores: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from balancer.data.dataset import Dataset
@@ -63,7 +64,7 @@ class TreeStages:
             wanted = np.flatnonzero(~early | (fold == number))
             for rows in np.array_split(wanted, max(1, -(-len(wanted) // AT_ONCE))):
                 # A view of all rows needs no copy.
-                raw = trees.raw(values if len(rows) == len(values) else values[rows])
+                raw = trees.raw(values if len(rows) == len(values) else values[rows], threads=torch.get_num_threads())
                 total[rows] += raw
                 logit[rows] = raw
         return np.where(early, logit, total / len(self.folds))
@@ -72,7 +73,7 @@ class TreeStages:
         """Log-odds of fraud (n,) by the second stage, from all fields (n, F)."""
         total = np.zeros(len(values))
         for trees in self.second:
-            total += trees.raw(values)
+            total += trees.raw(values, threads=torch.get_num_threads())
         return total / len(self.second)
 
     def kind_shares(self, values: NDArray[np.float32], num_kinds: int) -> Floats:
@@ -141,17 +142,21 @@ class TreeStages:
             wanted = [(folder / Path(name).name, digests[name]) for name in names]
         except (KeyError, TypeError, ValueError) as error:
             raise CorruptFileError(f"{path} lacks a value or has one of the wrong type ({error}): {remedy}") from error
+        if not np.isfinite(train_end):
+            raise CorruptFileError(f"{path} names {train_end} as the end of the training period: {remedy}")
         if fields != digest_of(schema) or not first or not second:
             raise CorruptFileError(f"{path} belongs to trees with other fields than schema.json of this run: {remedy}")
         trees = [TreeEnsemble.read(file) for file, _ in wanted]
         columns = len(schema.numeric_fields) + len(schema.categorical_fields)
         base = columns - len(schema.score_fields)
+        middle, end = len(first), len(first) + len(second)
         for number, (each, (file, digest)) in enumerate(zip(trees, wanted, strict=True)):
             if each.digest != digest:
                 raise CorruptFileError(f"{file} is not the file that {path} names: {remedy}")
-            if each.num_features != (base if number < len(first) else columns):
+            if each.num_features != (base if number < middle else columns):
                 raise CorruptFileError(f"{file} has {each.num_features} fields, which are not those of this run: {remedy}")
-        middle, end = len(first), len(first) + len(second)
+            if each.num_outputs != (1 if number < end else len(schema.classes) - 1):
+                raise CorruptFileError(f"{file} tells {each.num_outputs} classes apart, which are not those of this run: {remedy}")
         return cls(tuple(trees[:middle]), tuple(trees[middle:end]), train_end, trees[end] if has_kinds else None)
 
 

@@ -140,7 +140,8 @@ class RunFolder:
             CorruptFileError: It was written by a later version, or is damaged.
         """
         try:
-            config = from_dict(TrainConfig, self.content["config"])
+            # A run of a version without boosted trees is a network alone.
+            config = from_dict(TrainConfig, {"learner": "network"} | self.content["config"])
         except (TypeError, KeyError) as error:
             raise CorruptFileError(f"{self.path / 'run.json'} has a configuration that this balancer can't read ({error})") from error
         assert isinstance(config, TrainConfig)

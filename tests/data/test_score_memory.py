@@ -125,7 +125,7 @@ def test_rows_of_one_moment_follow_the_input_and_other_entities_do_not_matter() 
 
 
 class OneRow:
-    """The past of one row of an entity, kept as a service keeps it: recent scores, and sums in fixed point."""
+    """The past of one row of an entity, kept as a service keeps it: its scores, and sums in fixed point."""
 
     def __init__(self, time: list[float], logit: list[float], now: float) -> None:
         self._time, self._logit, self._now = time, logit, now

@@ -12,6 +12,7 @@ import torch
 
 from balancer.errors import InputError
 from balancer.models import Classifier, ModelConfig, SequenceBatch, load_classifier, save_classifier
+from balancer.models.export.onnx_export import traceable
 from balancer.models.heads import BinaryHead, MulticlassHead
 from tests.models.test_classifier import EDGES, N, windows
 
@@ -120,17 +121,18 @@ def test_targets_steps_and_a_state_that_was_read_agree(head: str, attention: str
 def test_a_new_head_starts_at_its_margin(head: str) -> None:
     model = make(head=head)
     prior = torch.tensor([0.9, 0.1]) if head == "binary" else torch.tensor([0.9, 0.06, 0.03, 0.01])
-    before = model.head.project.weight.clone()  # type: ignore[union-attr]
+    assert isinstance(model.head, BinaryHead | MulticlassHead)
+    before = model.head.project.weight.clone()
     model.head.start_on_margin(prior)
-    weight = model.head.project.weight  # type: ignore[union-attr]
-    assert torch.equal(weight[0], before[0] * 0.1) and torch.equal(weight[1:], before[1:])  # type: ignore[index]
+    weight = model.head.project.weight
+    assert torch.equal(weight[0], before[0] * 0.1) and torch.equal(weight[1:], before[1:])
     values, lengths = windows(30)
     values[:, :, AT] *= 4
     given = torch.from_numpy(values[np.arange(30), lengths - 1, AT])
     logits = model(SequenceBatch.from_windows(values, lengths))
     assert (fraud_log_odds(logits) - given).abs().max() < 0.3
     if head == "multiclass":
-        bias = model.head.project.bias[1:].softmax(0)  # type: ignore[union-attr,index]
+        bias = model.head.project.bias[1:].softmax(0)
         torch.testing.assert_close(bias, torch.tensor([0.6, 0.3, 0.1]))
 
 
@@ -154,23 +156,33 @@ def test_it_is_stored_and_kept_by_copies_and_a_model_of_before_has_none(tmp_path
     assert ModelConfig.from_dict(content) == replace(model.config, margin="")
 
 
-@pytest.mark.parametrize("head", sorted(CLASSES))
-def test_an_onnx_file_gives_the_scores_of_torch(head: str, tmp_path: Path) -> None:
-    pytest.importorskip("onnx", reason="the ONNX backend needs balancer[export]")
-    pytest.importorskip("onnxruntime", reason="the ONNX backend needs balancer[export]")
-    from balancer.models.export.onnx_backend import OnnxClassifier, export_onnx
-
-    model, file = make(head=head), tmp_path / "model.onnx"
-    export_onnx(model, file)
+def given_to_exports() -> tuple[np.ndarray, np.ndarray]:
+    """Windows with a missing margin, and an empty one."""
     values, lengths = windows(20)
     values[:, :, AT] *= 3
     values[0, :, AT] = np.nan
     lengths[1] = 0
-    batch = SequenceBatch.from_windows(values, lengths)
-    with torch.no_grad():
-        expected = model.probabilities(batch)
-    # Padding is zeros, as in a batch.
     values[np.arange(N) >= lengths[:, None]] = 0
-    found = OnnxClassifier(file).probabilities(values, lengths)
-    np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
-    assert np.abs(np.log(found[2:, 1:].sum(1) / found[2:, 0])).max() > 3
+    return values, lengths
+
+
+@pytest.mark.parametrize("head", sorted(CLASSES))
+def test_the_form_that_is_exported_gives_the_scores_of_the_model(head: str) -> None:
+    model, (values, lengths) = make(head=head), given_to_exports()
+    with torch.no_grad():
+        expected = model.probabilities(SequenceBatch.from_windows(values, lengths))
+        found = traceable(model, "ONNX")(torch.from_numpy(values), torch.from_numpy(lengths))
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
+    assert (found[2:, 1:].sum(1) / found[2:, 0]).log().abs().max() > 3
+
+
+def test_an_onnx_file_gives_the_scores_of_torch(tmp_path: Path) -> None:
+    pytest.importorskip("onnx", reason="the ONNX backend needs balancer[export]")
+    pytest.importorskip("onnxruntime", reason="the ONNX backend needs balancer[export]")
+    from balancer.models.export.onnx_backend import OnnxClassifier, export_onnx
+
+    model, file, (values, lengths) = make(head="multiclass", num_layers=1), tmp_path / "model.onnx", given_to_exports()
+    export_onnx(model, file)
+    with torch.no_grad():
+        expected = model.probabilities(SequenceBatch.from_windows(values, lengths))
+    np.testing.assert_allclose(OnnxClassifier(file).probabilities(values, lengths), expected.numpy(), atol=1e-5)
