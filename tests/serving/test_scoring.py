@@ -15,7 +15,6 @@ import polars as pl
 import pytest
 
 from balancer.cli import main
-from balancer.data.dataset import load_dataset
 from balancer.errors import InputError
 from balancer.runs.tables import score_file
 from balancer.runs.trained_run import TrainedRun
@@ -73,8 +72,9 @@ def test_a_model_with_windows_and_many_rows_per_request(tmp_path: Path, tiny_run
     model = LoadedModel.load(tiny_run, "window")
     assert not model.stream.has_state
     part = rows.head(300).with_columns(is_fraud=pl.lit(None, pl.Int8))  # no labels: requests may then hold any number of days
-    dataset = load_dataset(part, model.schema.spec, schema=model.schema)
-    whole = TrainedRun.load(tiny_run).streamed_scores(dataset, dataset.scored_rows())
+    trained = TrainedRun.load(tiny_run)
+    dataset = trained.table(part)
+    whole = trained.streamed_scores(dataset, dataset.scored_rows())
     scorer = Scorer(opened(f"sqlite:///{tmp_path / 'a.db'}"))
     many = [parsed(raw, model) for raw in sent(part, model)]
     shuffled = [many[place] for place in np.random.default_rng(0).permutation(len(many))]

@@ -70,6 +70,7 @@ class Decision(BaseModel):
     )
     repeated: bool = Field(description="Whether the transaction was stored before. This is then the earlier answer.")
     weighed_most: list[Weighed] | None = None
+    note: str | None = Field(None, description="With `explain`: why no earlier transactions can be listed.")
 
 
 class ScoreAnswer(BaseModel):

@@ -25,22 +25,24 @@ from balancer.serving.scoring.context_past import RowContextPast, add_row
 from balancer.serving.scoring.context_risk import row_risk_fields
 from balancer.serving.storage.tables import entities, transactions
 
-_NO_SUMS = {"sum_cos": 0, "sum_sin": 0, "sum_level": 0, "sum_square": 0, "sum_amount": 0.0}
+_NO_SUMS = {"sum_cos": 0, "sum_sin": 0, "sum_level": 0, "sum_square": 0, "sum_amount": 0.0, "sum_score": 0}
 _SUMS = tuple(_NO_SUMS)
+Firsts = Mapping[str, Mapping[str, Any]]
+"""Per window, the position of its first row, and the sums before that row."""
 
 
 # The statements are fixed, because building them for each transaction took half of its time. Both databases
 # accept them.
 _ENTITY = select(entities).where(entities.c.tenant == bindparam("tenant"), entities.c.name == bindparam("name")).with_for_update()
 _NEW_ENTITY = text(
-    'INSERT INTO entities (tenant, name, "rows", sum_cos, sum_sin, sum_level, sum_square, sum_amount) '
-    "VALUES (:tenant, :name, 0, 0, 0, 0, 0, 0) ON CONFLICT DO NOTHING"
+    'INSERT INTO entities (tenant, name, "rows", sum_cos, sum_sin, sum_level, sum_square, sum_amount, sum_score) '
+    "VALUES (:tenant, :name, 0, 0, 0, 0, 0, 0, 0) ON CONFLICT DO NOTHING"
 )
 _SAVED = [column.name for column in entities.c if column.name not in ("id", "tenant", "name")]
 _SAVE_ENTITY = text("UPDATE entities SET " + ", ".join(f'"{name}" = :{name}' for name in _SAVED) + " WHERE id = :id")
 _NEW_TRANSACTION = insert(transactions)
 _EARLIER = (
-    select(*(transactions.c[name] for name in ("position", "id", "time", "fields", "texts")))
+    select(*(transactions.c[name] for name in ("position", "id", "time", "fields", "scores", "texts")))
     .where(transactions.c.entity == bindparam("entity"), transactions.c.position >= bindparam("first"))
     .order_by(transactions.c.position)
 )
@@ -84,7 +86,7 @@ def lock_entity(connection: Connection, tenant: str, name: str) -> dict[str, Any
 class RowPast:
     """The statistics before one row (`balancer.data.past.Past`, N = 1), from the database."""
 
-    def __init__(self, connection: Connection, entity: Mapping[str, Any], row: Row, schema: Schema) -> None:
+    def __init__(self, connection: Connection, entity: Mapping[str, Any], row: Row, schema: Schema, firsts: Firsts) -> None:
         spec = schema.spec
         self.time = np.array([row.time])
         self.amount = None if row.amount is None else np.array([row.amount])
@@ -97,7 +99,7 @@ class RowPast:
         self.previous_level = np.array([entity["last_level"] or 0.0])
         self.top_level = np.array([entity["top_level"] or 0.0])
         self._entity = entity
-        self._firsts = _window_firsts(connection, entity, row.time)
+        self._firsts = firsts
         self._keys = _key_rows(connection, entity["id"], row.texts) if entity["rows"] else {}
         self._texts = row.texts
         self._last_fields = np.frombuffer(entity["last_fields"], np.float32) if entity["last_fields"] else np.zeros(0, np.float32)
@@ -129,19 +131,34 @@ class RowPast:
         return values if not len(self._last_fields) else self._last_fields[self._column[field]][None]
 
 
-def numeric_fields(connection: Connection, tenant: str, entity: Mapping[str, Any], row: Row, schema: Schema) -> NDArray[np.float32]:
-    """Compute the (F,) numeric fields of a row in the order of the schema; NaN where a value was not sent."""
+def numeric_fields(
+    connection: Connection, tenant: str, entity: Mapping[str, Any], row: Row, schema: Schema, firsts: Firsts | None = None
+) -> NDArray[np.float32]:
+    """Compute the numeric fields of a row, without score fields.
+
+    Args:
+        connection: A transaction.
+        tenant: Whose transaction.
+        entity: The row of the entity.
+        row: The transaction.
+        schema: The schema without score fields.
+        firsts: Of each window, from `window_firsts`, if the caller has them.
+
+    Returns:
+        (F,) in the order of the schema; NaN where a value was not sent.
+    """
     spec = schema.spec
-    values = dict(_fields(connection, tenant, entity, row, schema))
+    firsts = window_firsts(connection, entity, row.time) if firsts is None else firsts
+    values = dict(_fields(connection, tenant, entity, row, schema, firsts))
     values |= {name: np.array([row.numeric[name]], np.float32) for name in spec.numeric}
     return np.concatenate([values[name] for name in schema.numeric_fields]) if schema.numeric_fields else np.zeros(0, np.float32)
 
 
-def _fields(connection: Connection, tenant: str, entity: Mapping[str, Any], row: Row, schema: Schema) -> Iterator[Field]:
+def _fields(connection: Connection, tenant: str, entity: Mapping[str, Any], row: Row, schema: Schema, firsts: Firsts) -> Iterator[Field]:
     spec = schema.spec
     yield from row_fields(np.array([row.time]), None if row.amount is None else np.array([row.amount]))
     if spec.entity is not None:
-        yield from entity_fields(RowPast(connection, entity, row, schema))
+        yield from entity_fields(RowPast(connection, entity, row, schema, firsts))
     for column in spec.context:
         yield from row_risk_fields(connection, tenant, column, row.texts[column], row.time, spec.label_delay)
     context = RowContextPast(connection, tenant, row.texts, row.time, row.amount, spec.label_delay)
@@ -162,6 +179,7 @@ def append(
     numeric: NDArray[np.float32],
     answer: Mapping[str, Any],
     columns: Sequence[str] = (),
+    scores: NDArray[np.float32] | None = None,
 ) -> None:
     """Store a row and its answer, and add it to the statistics of the entity.
 
@@ -170,9 +188,10 @@ def append(
         tenant: Whose transaction.
         entity: The row of the entity; it is changed here, and `save_entity` writes it.
         row: The transaction.
-        numeric: (F,) its numeric fields.
+        numeric: (F,) its numeric fields, without score fields.
         answer: Its answer.
         columns: Context columns by whose values it is kept, from `active_columns`.
+        scores: (S,) its score fields; None without trees.
     """
     connection.execute(
         _NEW_TRANSACTION,
@@ -185,6 +204,7 @@ def append(
             "time": row.time,
             "sent_time": row.sent_time,
             "fields": numeric.tobytes(),
+            "scores": None if scores is None else scores.tobytes(),
             "texts": row.texts,
             "answer": dict(answer),
             **{name: entity[name] for name in _SUMS},
@@ -223,13 +243,18 @@ def earlier_rows(connection: Connection, entity: int, first: int) -> Sequence[An
     return connection.execute(_EARLIER, {"entity": entity, "first": first}).all()
 
 
+def earlier_parts(connection: Connection, entity: int, size: int) -> Iterator[Sequence[Any]]:
+    """Read all transactions of an entity in order, `size` at once."""
+    yield from connection.execute(_EARLIER, {"entity": entity, "first": 0}).partitions(size)
+
+
 def value_key(text: str | None) -> str:
     """Convert a text or null to a key of `used_values`."""
     return "" if text is None else f"={text}"
 
 
-def _window_firsts(connection: Connection, entity: Mapping[str, Any], time: float) -> dict[str, dict[str, Any]]:
-    """Return the position of the first row of each window, and the sums before it.
+def window_firsts(connection: Connection, entity: Mapping[str, Any], time: float) -> Firsts:
+    """Return the position of the first row of each window of `VELOCITY`, and the sums before it.
 
     For an empty window, these are the position of the new row and the sums before it.
     """

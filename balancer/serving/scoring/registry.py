@@ -24,7 +24,9 @@ from balancer.errors import InputError
 from balancer.evaluation.drift import Reference
 from balancer.files import read_json
 from balancer.inference.decision import Decision
-from balancer.inference.streaming import RowStream
+from balancer.inference.detector import Detector
+from balancer.inference.streaming import RowState, RowStream
+from balancer.inference.tree_stages import TREES_FOLDER, digest_of
 from balancer.runs.results import REFERENCE_FILE, SCHEMA_FILE
 from balancer.runs.trained_run import Precision, TrainedRun
 from balancer.serving.storage.database import Database
@@ -43,8 +45,14 @@ class LoadedModel:
     digest: str
     """SHA-256 of its files. A stored state belongs to one digest."""
     schema: Schema
+    base: Schema
+    """The schema without score fields; stored rows have these fields."""
     decision: Decision
-    stream: RowStream
+    detector: Detector
+    first_stage: str | None
+    """Digest of all that the score fields depend on, to which stored scores belong; None without trees."""
+    stream: RowStream | None
+    """Reads the rows of an entity one after another; None without a network."""
     folder: Path
     coder: FieldCoder = field(repr=False)
     reference: Reference | None = field(repr=False)
@@ -59,22 +67,34 @@ class LoadedModel:
         """
         run = TrainedRun.load(folder, precision=precision)
         digest = hashlib.sha256(precision.encode())
-        for file in (folder / name for name in _FILES):
+        for file in (*(folder / name for name in _FILES), *sorted((folder / TREES_FOLDER).glob("*"))):
             digest.update(file.name.encode() + (file.read_bytes() if file.is_file() else b""))
         reference = None
         if (folder / REFERENCE_FILE).is_file():
             reference = Reference.from_dict(read_json(folder / REFERENCE_FILE, what="it holds the distribution of the training rows"))
-        stream = RowStream(run.model, run.device)
-        return cls(name, digest.hexdigest(), run.schema, run.decision, stream, folder, FieldCoder(run.schema), reference)
+        detector = run.detector
+        return cls(
+            name=name,
+            digest=digest.hexdigest(),
+            schema=run.schema,
+            base=run.schema.without_score_fields(),
+            decision=run.decision,
+            detector=detector,
+            first_stage=_first_stage(detector, run.schema),
+            stream=None if detector.model is None else RowStream(detector.model, run.device),
+            folder=folder,
+            coder=FieldCoder(run.schema),
+            reference=reference,
+        )
 
     def encoded(self, numeric: NDArray[np.float32], texts: dict[str, str | None]) -> NDArray[np.float32]:
-        """Compute the input (C,) of the model for one row.
+        """Compute the input (C,) of the model for one row, without score fields.
 
         Args:
             numeric: (F,) numeric fields; NaN is replaced by the median of the training rows.
             texts: Values of the categorical and context columns.
         """
-        schema = self.schema
+        schema = self.base
         values = np.empty(len(schema.numeric_fields) + len(schema.categorical_fields), np.float32)
         values[: len(numeric)] = numeric
         for place, name in enumerate(schema.numeric_fields):
@@ -84,13 +104,42 @@ class LoadedModel:
             values[place] = self.coder.code(name, texts[name])
         return values
 
+    def step(self, values: NDArray[np.float32], state: RowState | None) -> tuple[NDArray[np.floating], RowState | None]:
+        """Score the next row of an entity.
+
+        Args:
+            values: (C,) all fields of the row.
+            state: State of the network before the row; None without a network.
+
+        Returns:
+            Class probabilities (1, K), and the state after the row.
+        """
+        if self.stream is None or state is None:
+            return self.detector.combine(None, values[None]), None
+        network, after = self.stream.step(values, state)
+        return self.detector.combine(network[None], values[None]), after
+
 
 def same_rows(one: Schema, two: Schema) -> str | None:
     """Return why a model with schema `two` can't read rows that were stored for `one`; None if it can."""
     for role in ("entity", "time", "amount", "id", "numeric", "categorical", "context", "label_delay"):
         if getattr(one.spec, role) != getattr(two.spec, role):
             return f"its {role} is {getattr(two.spec, role)!r}, not {getattr(one.spec, role)!r}"
-    return None if one.numeric_fields == two.numeric_fields else "it has other numeric fields"
+    here, there = (each.without_score_fields().numeric_fields for each in (one, two))
+    if here == there:
+        return None
+    # With the same roles of the columns, only the version decides which fields there are.
+    other = next((name for name in (*here, *there) if (name in here) != (name in there)), None)
+    example = "" if other is None else f", for example {'without' if other in here else 'with'} {other!r}"
+    return f"it was trained by another version of balancer and has other fields{example}"
+
+
+def _first_stage(detector: Detector, schema: Schema) -> str | None:
+    """Digest of the first stage, its fields and how they are encoded; None without trees."""
+    if detector.stages is None:
+        return None
+    trees = [trees.digest for trees in detector.stages.folds]
+    return hashlib.sha256(repr((trees, detector.stages.train_end, digest_of(schema), sorted(schema.fill.items()))).encode()).hexdigest()
 
 
 class Registry:

@@ -25,13 +25,24 @@ from balancer.inference.decision import decide
 from balancer.inference.streaming import RowState
 from balancer.serving.errors import ConflictError
 from balancer.serving.scoring.context_past import lock_values
-from balancer.serving.scoring.history import Row, active_columns, append, earlier_rows, lock_entity, numeric_fields, save_entity
+from balancer.serving.scoring.history import (
+    Row,
+    active_columns,
+    append,
+    earlier_rows,
+    lock_entity,
+    numeric_fields,
+    save_entity,
+    window_firsts,
+)
 from balancer.serving.scoring.registry import LoadedModel
+from balancer.serving.scoring.score_memory import first_stage, refresh, remember
 from balancer.serving.scoring.state import pack, unpack
 from balancer.serving.storage.database import Database
 from balancer.serving.storage.tables import transactions
 
 Answer = dict[str, Any]
+NO_NETWORK = "the model has boosted trees and no network, so there is no attention to list"
 
 
 class ScoringResult(NamedTuple):
@@ -76,11 +87,11 @@ class Scorer:
     def _score(self, connection: Connection, tenant: str, model: LoadedModel, rows: Sequence[Row], explain: int) -> ScoringResult:
         # All requests lock entities in the same order, so that two requests never wait for each other.
         entities = {name: lock_entity(connection, tenant, name) for name in sorted({row.entity for row in rows})}
-        columns = active_columns(model.schema)
+        columns = active_columns(model.base)
         lock_values(connection, tenant, ((column, row.texts[column]) for row in rows for column in columns))
         answers = self._stored_answers(connection, tenant, {row.id: row for row in rows})
         repeated = set(answers)
-        states: dict[str, RowState] = {}
+        states: dict[str, RowState | None] = {}
         read: dict[str, np.ndarray] = {}
         for number in sorted(range(len(rows)), key=lambda each: rows[each].sent_time):
             row = rows[number]
@@ -90,17 +101,23 @@ class Scorer:
             if entity["rows"]:
                 row = replace(row, time=max(row.time, entity["last_time"]))
             if row.entity not in states:
+                refresh(connection, entity, row.entity, model)
                 states[row.entity] = self._state(connection, entity, model)
-            numeric = numeric_fields(connection, tenant, entity, row, model.schema)
-            values = model.encoded(numeric, row.texts)
-            probability, states[row.entity] = model.stream.step(values, states[row.entity])
-            answer = _decision(probability, model) | {"id": row.id, "late_by": row.time - row.sent_time}
+            firsts = window_firsts(connection, entity, row.time)
+            numeric = numeric_fields(connection, tenant, entity, row, model.base, firsts)
+            values, scored = model.encoded(numeric, row.texts), None
+            if model.first_stage is not None:
+                scored = first_stage(model, entity, row, firsts, values)
+                values = np.concatenate((scored.fields, values))
+            scores, states[row.entity] = model.step(values, states[row.entity])
+            answer = _decision(scores, model) | {"id": row.id, "late_by": row.time - row.sent_time}
             if explain:
-                answer["weighed_most"] = self._most_attention(connection, entity, model, values, explain)
-            append(connection, tenant, entity, row, numeric, answer, columns)
+                answer |= self._most_attention(connection, entity, model, values, explain)
+            append(connection, tenant, entity, row, numeric, answer, columns, None if scored is None else scored.fields)
+            remember(entity, model, scored)
             answers[row.id], read[row.id] = answer, values
         for name, state in states.items():
-            entities[name] |= {"model": model.digest, "state": pack(state)}
+            entities[name] |= {"model": model.digest, "state": None if state is None else pack(state)}
             save_entity(connection, entities[name])
         answered: set[str] = set()
         in_order = []
@@ -121,11 +138,13 @@ class Scorer:
             answers[name] = answer
         return answers
 
-    def _state(self, connection: Connection, entity: Mapping[str, Any], model: LoadedModel) -> RowState:
-        """Read the state of the model after the stored rows of an entity.
+    def _state(self, connection: Connection, entity: Mapping[str, Any], model: LoadedModel) -> RowState | None:
+        """Read the state of the network after the stored rows of an entity; None without a network.
 
         The state is computed from the rows if another model has written it.
         """
+        if model.stream is None:
+            return None
         position = entity["rows"]
         if position == 0:
             return model.stream.start()
@@ -141,27 +160,36 @@ class Scorer:
     ) -> tuple[Sequence[Any], np.ndarray]:
         """Read the m stored rows of an entity from position `first` on, and their model input (m, C)."""
         rows = earlier_rows(connection, entity["id"], first)
-        values = [model.encoded(np.frombuffer(row.fields, np.float32), row.texts) for row in rows]
         width = len(model.schema.numeric_fields) + len(model.schema.categorical_fields)
-        return rows, np.stack(values) if values else np.empty((0, width), np.float32)
+        if not rows:
+            return rows, np.empty((0, width), np.float32)
+        values = np.stack([model.encoded(np.frombuffer(row.fields, np.float32), row.texts) for row in rows])
+        if model.first_stage is not None:
+            values = np.concatenate((np.stack([np.frombuffer(row.scores, np.float32) for row in rows]), values), axis=1)
+        return rows, values
 
     def _most_attention(
         self, connection: Connection, entity: Mapping[str, Any], model: LoadedModel, values: np.ndarray, count: int
-    ) -> list[dict[str, Any]]:
-        """List the earlier rows with the most attention of a new row, whose input is `values` (C,)."""
+    ) -> dict[str, Any]:
+        """List the earlier rows with the most attention of a new row, whose input is `values` (C,).
+
+        Without a network none are listed, and `note` says so.
+        """
+        if model.stream is None:
+            return {"weighed_most": [], "note": NO_NETWORK}
         if not entity["rows"]:
-            return []
+            return {"weighed_most": []}
         rows, earlier = self._earlier(connection, entity, model, model.stream.first_needed(entity["rows"]))
         if not rows:
-            return []
+            return {"weighed_most": []}
         weight = model.stream.attended(np.concatenate((earlier, values[None])))[:-1]
         top = np.argsort(-weight, kind="stable")[:count]
-        return [{"id": rows[place].id, "time": rows[place].time, "weight": float(weight[place])} for place in top]
+        return {"weighed_most": [{"id": rows[place].id, "time": rows[place].time, "weight": float(weight[place])} for place in top]}
 
 
-def _decision(probability: np.ndarray, model: LoadedModel) -> Answer:
-    """Turn class probabilities (K,) into the columns that `balancer score` writes."""
-    score, alarm, winner = decide(probability[None], model.decision)
+def _decision(scores: np.ndarray, model: LoadedModel) -> Answer:
+    """Turn class probabilities (1, K) into the columns that `balancer score` writes."""
+    score, alarm, winner = decide(scores, model.decision)
     return {
         "score": float(score[0]),
         "decision": bool(alarm[0]),

@@ -5,7 +5,22 @@ Every row of customer data has a tenant, and every query selects by it.
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, BigInteger, Boolean, Column, Double, ForeignKey, Index, Integer, LargeBinary, MetaData, String, Table, Text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    text,
+)
 from sqlalchemy.dialects import sqlite
 
 metadata = MetaData()
@@ -80,6 +95,11 @@ entities = Table(
     # model.
     Column("model", String(64)),
     Column("state", LargeBinary),
+    # Score memory: the last log-odds (float32, the latest one last), the sum of all probabilities in fixed
+    # point, and digest of the trees that gave them; null without trees.
+    Column("first_stage", String(64)),
+    Column("last_logits", LargeBinary),
+    Column("sum_score", Whole, nullable=False, server_default=text("0")),
     Index("entities_by_name", "tenant", "name", unique=True),
 )
 
@@ -100,6 +120,10 @@ transactions = Table(
     Column("sum_square", Whole, nullable=False),
     Column("sum_amount", Double, nullable=False),
     Column("fields", LargeBinary, nullable=False),  # float32 numeric fields, NaN where no value was sent
+    # float32 score fields, and the sum of the probabilities of the earlier rows, by the trees that the entity
+    # names.
+    Column("scores", LargeBinary),
+    Column("sum_score", Whole, nullable=False, server_default=text("0")),
     Column("texts", JSON, nullable=False),  # values of the categorical and context columns
     Column("answer", JSON, nullable=False),
     Column("label", Text),
