@@ -28,6 +28,8 @@ from balancer.runs.run_folder import EPOCHS_FILE, RunFolder
 
 SCHEMA_FILE = "schema.json"
 REFERENCE_FILE = "reference.json"
+TEST_SCORES_FILE = "test_scores.parquet"
+"""Raw fraud scores of the test rows by every model of the report, to compare models row by row."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,9 @@ def write_results(
         },
     )
     raw_scores = {name: fraud_score(each.test) for name, each in scores.items()}
+    with atomic_path(folder.path / TEST_SCORES_FILE) as temporary:
+        known = predictions.select(name for name in ("id", "entity", "label") if name in predictions.columns)
+        known.with_columns(pl.Series(name, values) for name, values in raw_scores.items()).write_parquet(temporary)
     write_report(report, folder.path, label=dataset.store.label[test], scores=raw_scores)
     return report
 

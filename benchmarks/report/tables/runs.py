@@ -10,6 +10,9 @@ NAMES = {
     "one_to_one": "1:1 over-sampling",
     "class_weight": "class weights",
     "lightgbm": "LightGBM, same features",
+    "stage1": "trees, stage 1",
+    "stage2": "trees, stage 2",
+    "network": "network on trees",
 }
 
 
@@ -38,11 +41,12 @@ def costs() -> str:
 def simulated_seeds() -> str:
     """Average precision on every simulated table."""
     content = load("simulated_seeds")
-    rows = [[seed, *(f"{models[name]['average_precision']:.3f}" for name in NAMES)] for seed, models in content["tables"].items()]
-    against = [content["average_precision_against"][name] for name in NAMES if name != "run"]
+    names = [name for name in NAMES if all(name in models for models in content["tables"].values())]
+    rows = [[seed, *(f"{models[name]['average_precision']:.3f}" for name in names)] for seed, models in content["tables"].items()]
+    against = [content["average_precision_against"][name] for name in names if name != "run"]
     differences = [f"{other['mean_difference']:+.3f} (± {other['standard_error']:.3f})" for other in against]
     rows.append(["this run minus it, mean (standard error)", "", *differences])
-    return table(["simulated table, seed", *NAMES.values()], rows)
+    return table(["simulated table, seed", *(NAMES[name] for name in names)], rows)
 
 
 def app_pages() -> str:
