@@ -105,6 +105,8 @@ class Prepared:
         margin = STAGE1_LOGIT if self.config.margin == "trees" else ""
         fields = (*names, *self.model.numeric_fields)
         model = replace(self.model, numeric_fields=fields, edges=(*edges, *self.model.edges), margin=margin)
+        # Some tasks predict every field.
+        model = replace(model, tasks=tuple(make_task(task.name, dataset, model) for task in model.tasks))
         if self.from_run is not None:
             return replace(self, model=model, start=starter(self.from_run(model)))
         return replace(self, model=model, baseline=self.model)
@@ -226,6 +228,7 @@ def prepare(
         kept=base.model.config if base is not None and keeps else None,
     )
     if base is not None and keeps:
+        config = replace(config, margin=base.margin(given or {}))
         model = replace(model, margin=base.model.config.margin)
     _check_backend(model, device)
     schedule = schedule_for(config, len(dataset.rows(Split.TRAIN)))

@@ -10,12 +10,13 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from balancer.data.schema import Schema
 from balancer.errors import InputError
+from balancer.inference.decision import NETWORK, Decision
 from balancer.models import Classifier, ModelConfig, Replacement, load_classifier
 from balancer.options.fit import StartOptions
 from balancer.options.flags import flag_of
@@ -48,6 +49,8 @@ class Base:
         run = RunFolder.open(path)
         if not run.complete and not run.pretrained:
             raise InputError(f"--from {path} is not finished: continue it first with --resume --out {path}")
+        if run.complete and NETWORK not in (Decision.load(path).members or {NETWORK}):
+            raise InputError(f"--from {path} has boosted trees and no network to start from: give a run of --learner hybrid or network")
         return cls(path, load_classifier(path), read_schema(path), run.pretrained)
 
     def sizes(self, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,6 +73,20 @@ class Base:
                     f"which has {getattr(config, field)}: leave it out"
                 )
         return {name: getattr(config, field) for name, field in _SHAPES.items() if given.get(name, "auto") == "auto"}
+
+    def margin(self, given: Mapping[str, Any]) -> Literal["trees", "none"]:
+        """The margin of the model, which can't change while its embedding is kept.
+
+        Args:
+            given: Fields of the configuration that were typed.
+
+        Raises:
+            InputError: Another one was typed.
+        """
+        own: Literal["trees", "none"] = "trees" if self.model.config.margin else "none"
+        if self.schema.score_fields and given.get("margin", own) != own:
+            raise InputError(f"--margin {given['margin']} differs from the model in {self.folder}, which has {own}: leave it out")
+        return own
 
     def keeps_embedding(self, schema: Schema, config: TrainConfig) -> bool:
         """Whether the embedding can be kept: the fields have the same names, and ``config`` asks for no other

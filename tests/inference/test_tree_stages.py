@@ -198,8 +198,10 @@ def swapped(folder: Path) -> None:
 
 
 def one_digit(folder: Path) -> None:
-    text = (folder / "first-0.txt").read_text()
-    (folder / "first-0.txt").write_text(text.replace("leaf_value=-1", "leaf_value=-2"))
+    lines = (folder / "first-0.txt").read_text().split("\n")
+    at = next(number for number, line in enumerate(lines) if line.startswith("leaf_value="))
+    lines[at] = lines[at][:-1] + str((int(lines[at][-1]) + 1) % 10)
+    (folder / "first-0.txt").write_text("\n".join(lines))
 
 
 def other_fields(folder: Path) -> None:

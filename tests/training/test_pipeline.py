@@ -66,7 +66,7 @@ def test_folder_holds_what_is_documented_and_nothing_intermediate(tiny_run: Path
 
 def test_report_has_all_models_and_keys(tiny_run: Path) -> None:
     report = report_of(tiny_run)
-    assert set(report["baselines"]) == {"none", "one_to_one", "class_weight", "lightgbm"}
+    assert set(report["baselines"]) == {"none", "one_to_one", "class_weight", "lightgbm", "stage1", "stage2", "network"}
     for figures in (report["test"], *report["baselines"].values()):
         assert set(figures) >= KEYS
         assert set(figures["false_alarms_per_10k_at_recall"]) >= {"0.60", "0.70"}
@@ -252,7 +252,10 @@ def test_ppo_is_kept_only_where_it_is_better_and_the_report_says_why(
         assert percent == pytest.approx(100 * seconds["policy"] / total, abs=1 + 100 * 0.1 * len(seconds) / total)
         assert f"- note of the policy: {note}" in (out / "report.md").read_text()
     assert runs["constant"]["test"] == runs["auto"]["test"]
-    assert runs["constant"]["baselines"] == runs["auto"]["baselines"] == runs["ppo"]["baselines"]
+    assert runs["constant"]["baselines"] == runs["auto"]["baselines"]
+    own = {name: runs[name]["baselines"].pop("network") for name in ("auto", "ppo")}  # the run's network without the trees
+    assert own["auto"] != own["ppo"]
+    assert runs["auto"]["baselines"] == runs["ppo"]["baselines"]
     assert (tmp_path / "constant" / "model.safetensors").read_bytes() == (tmp_path / "auto" / "model.safetensors").read_bytes()
     assert runs["ppo"]["test"] != runs["auto"]["test"]
     weights = pl.read_parquet(tmp_path / "ppo" / "epochs.parquet").filter(pl.col("model") == "run")

@@ -69,7 +69,7 @@ def test_all_but_the_named_parts_stay_to_the_last_bit(
 
 def test_only_what_is_trained_has_optimizer_memory(tiny_run: Path, tiny_table: Path) -> None:
     spec = resolve_spec(tiny_table)
-    dataset = load_dataset(tiny_table, spec)
+    dataset = load_dataset(tiny_table, spec, score_fields=True)
     base = load_classifier(tiny_run)
     student = ClassifierTrainer(dataset, base.config, seed=0, total_steps=2, start=lambda: base, train_only={"head"})
     student.fit(dataset.rows(Split.TRAIN)[:256])
