@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+from balancer.errors import InputError
 from balancer.names import counted
 from balancer.options.flags import Flag, read_flags
 
@@ -35,7 +36,18 @@ class ScoreConfig:
         bool,
         "Read one row at a time, as balancer serve does: scores equal its scores to the last bit, but take longer.",
     ] = False
+    explain: Annotated[
+        int,
+        Flag(
+            "Add a column, reasons: for each row that raises an alarm, the N fields that contribute most to its score, in words.",
+            metavar="N",
+        ),
+    ] = 0
     json: Annotated[bool, "Print the summary as JSON."] = False
+
+    def __post_init__(self) -> None:
+        if self.explain < 0:
+            raise InputError(f"--explain is {self.explain}: give the number of fields to name, 0 or more")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -51,6 +63,7 @@ def main(arguments: Sequence[str]) -> int:
         past=config.past,
         bad_rows=config.bad_rows,
         streaming=config.streaming,
+        explain=config.explain,
     )
     if config.json:
         print(json.dumps(result, indent=2))

@@ -1,4 +1,4 @@
-"""Explain a score: earlier transactions with the most attention, global nodes, contributions of the fields.
+"""Explain a network's score: earlier transactions with the most attention, global nodes, and hidden fields.
 
 Attention shows which rows the model used, not what caused the score (Jain and Wallace 2019). Use it as a list
 of rows to examine first.
@@ -13,8 +13,8 @@ from torch import Tensor
 
 from balancer.data.dataset import Dataset
 from balancer.errors import UnsupportedError
-from balancer.evaluation.calibration import pooled_score
-from balancer.inference.batches import target_batches
+from balancer.inference.batches import MAX_TOKENS, target_batches
+from balancer.inference.detector import log_odds
 from balancer.models import Classifier, SequenceBatch
 
 SHOWN = 8
@@ -61,12 +61,11 @@ def explain(model: Classifier, dataset: Dataset, rows: np.ndarray, *, device: to
     }
 
 
-def field_contributions(model: Classifier, dataset: Dataset, row: int, *, device: torch.device) -> pl.DataFrame:
-    """Compute the contribution of each field to the score of one store row.
+def hidden_log_odds(model: Classifier, dataset: Dataset, row: int, *, device: torch.device) -> np.ndarray:
+    """Compute the network's log-odds of fraud of one store row, as it is and with each field hidden.
 
-    The contribution is the change in the log-odds of fraud when the field is present instead of hidden, in
-    all rows that the model reads. Fields are hidden as field dropout hides them in training, so the model has
-    learned to score without them. Contributions of fields with the same information do not add up.
+    A field is hidden in all rows that the model reads, as field dropout hides it in training, so the model
+    has learned to score without it.
 
     Args:
         model: A trained classifier.
@@ -75,33 +74,27 @@ def field_contributions(model: Classifier, dataset: Dataset, row: int, *, device
         device: Where the model is.
 
     Returns:
-        Columns `field`, `value` (text, of the row itself) and `contribution`, largest absolute contribution
-        first.
+        (F + 1,) float64: with all fields, then with each field hidden.
     """
     model.eval()
-    schema, store = dataset.schema, dataset.store
+    store = dataset.store
     (part,) = target_batches(store, np.array([row]), model.config, size=1, device=device)
     batch, (_, position) = part.batch, part.targets
-    fields = batch.values.shape[2]
-    values = batch.values.repeat(fields + 1, 1, 1)
-    for field in range(fields):
-        values[1 + field, :, field] = torch.nan if field < store.num_numeric else 0.0
-    hidden = SequenceBatch(values, batch.lengths.repeat(fields + 1), batch.mask.repeat(fields + 1, 1))
-    every = (torch.arange(fields + 1, device=device), position.repeat(fields + 1))
-    with torch.inference_mode():
-        scores = model.probabilities(hidden, every if model.config.form == "histories" else None)
-    fraud = pooled_score(scores.double().cpu().numpy()).clip(1e-12, 1 - 1e-12)
-    log_odds = np.log(fraud) - np.log1p(-fraud)
-    current = store.values[row]
-    texts = [f"{value:.6g}" for value in current[: store.num_numeric]]
-    for name, code in zip(schema.categorical_fields, current[store.num_numeric :], strict=True):
-        known = schema.vocabularies[name]
-        other = "rare or not seen in training" if code > len(known) else "missing" if schema.hash_buckets else "not seen in training"
-        texts.append(known[int(code) - 1] if 1 <= code <= len(known) else other)
-    frame = pl.DataFrame(
-        {"field": [*schema.numeric_fields, *schema.categorical_fields], "value": texts, "contribution": log_odds[0] - log_odds[1:]}
-    )
-    return frame.sort(pl.col("contribution").abs(), descending=True, maintain_order=True)
+    fields, length = batch.values.shape[2], batch.values.shape[1]
+    pieces = []
+    at_once = max(1, MAX_TOKENS // length)
+    for first in range(0, fields + 1, at_once):
+        hidden = range(first, min(first + at_once, fields + 1))
+        values = batch.values.repeat(len(hidden), 1, 1)
+        for place, number in enumerate(hidden):
+            if number:
+                values[place, :, number - 1] = torch.nan if number - 1 < store.num_numeric else 0.0
+        copies = SequenceBatch(values, batch.lengths.repeat(len(hidden)), batch.mask.repeat(len(hidden), 1))
+        every = (torch.arange(len(hidden), device=device), position.repeat(len(hidden)))
+        with torch.inference_mode():
+            scores = model.probabilities(copies, every if model.config.form == "histories" else None)
+        pieces.append(log_odds(scores.cpu().numpy()))
+    return np.concatenate(pieces)
 
 
 def _best(mass: Tensor, wanted: Tensor, begin: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

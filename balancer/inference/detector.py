@@ -75,11 +75,7 @@ class Detector:
         if self.stages is None:
             assert network is not None
             return network
-        logit = np.zeros(len(values))
-        if self.members.get(STAGE2, 0.0) > 0:
-            logit += self.members[STAGE2] * self.stages.second_logit(values)
-        if network is not None and self.members.get(NETWORK, 0.0) > 0:
-            logit += self.members[NETWORK] * log_odds(network)
+        logit = self.logit(network, values)
         if self.num_classes == 2:
             kinds = np.ones((len(values), 1))
         elif network is None:
@@ -88,6 +84,21 @@ class Detector:
             kinds = np.maximum(network[:, 1:].astype(np.float64), SMALLEST)
             kinds /= kinds.sum(axis=1, keepdims=True)
         return with_kinds(logit, kinds)
+
+    def logit(self, network: NDArray[np.floating] | None, values: NDArray[np.float32]) -> Floats:
+        """Log-odds of fraud (n,) of the detector: the weighted mean of its members.
+
+        Arguments as for :meth:`combine`.
+        """
+        if self.stages is None:
+            assert network is not None
+            return log_odds(network)
+        logit = np.zeros(len(values))
+        if self.members.get(STAGE2, 0.0) > 0:
+            logit += self.members[STAGE2] * self.stages.second_logit(values)
+        if network is not None and self.members.get(NETWORK, 0.0) > 0:
+            logit += self.members[NETWORK] * log_odds(network)
+        return logit
 
 
 def log_odds(scores: NDArray[np.floating]) -> Floats:

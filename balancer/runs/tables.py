@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import polars as pl
+
 from balancer.data.dataset import load_dataset
 from balancer.data.split import Split
 from balancer.errors import InputError
@@ -13,7 +16,9 @@ from balancer.inference.decision import decision_columns, evaluate_rows
 from balancer.runs.trained_run import TrainedRun
 
 
-def score_file(run: TrainedRun, source: Path, output: Path, *, past: Path | None, bad_rows: Any, streaming: bool = False) -> dict[str, Any]:
+def score_file(
+    run: TrainedRun, source: Path, output: Path, *, past: Path | None, bad_rows: Any, streaming: bool = False, explain: int = 0
+) -> dict[str, Any]:
     """Score the rows of a table and write them with score, decision and class, in their order.
 
     Args:
@@ -24,6 +29,7 @@ def score_file(run: TrainedRun, source: Path, output: Path, *, past: Path | None
             scored.
         bad_rows: ``error`` or ``drop``.
         streaming: Read one row at a time, as ``balancer serve`` does.
+        explain: Above 0, a column ``reasons`` names this many fields that contribute most to each alarm.
 
     Returns:
         A summary: rows, alarms, threshold, dropped rows by reason, output.
@@ -38,10 +44,16 @@ def score_file(run: TrainedRun, source: Path, output: Path, *, past: Path | None
     rows = dataset.scored_rows()
     scores = run.streamed_scores(dataset, rows) if streaming else run.scores(dataset, rows)
     columns = decision_columns(scores, run.decision, run.schema.classes)
+    if explain:
+        columns["reasons"] = pl.Series([None] * len(rows), dtype=pl.String)
     frame = dataset.input_frame()
     taken = [name for name in columns if name in frame.columns]
     if taken:
         raise InputError(f"column {taken[0]!r} of {source} has the name of a result: rename it")
+    if explain:
+        raised = columns["decision"].to_numpy()
+        texts = run.contributions(dataset, rows[raised]).reasons(dataset, explain)
+        columns["reasons"] = columns["reasons"].scatter(np.flatnonzero(raised), texts)
     frame = frame.with_columns(**columns)
     with atomic_path(output) as temporary:
         if output.suffix == ".csv":
@@ -74,7 +86,7 @@ def evaluate_file(run: TrainedRun, source: Path, *, past: Path | None, bad_rows:
     if trained_on:
         codes = {"hash_buckets": run.schema.hash_buckets, "vocabularies": run.schema.vocabularies}
         dataset = load_dataset(source, spec, bad_rows=bad_rows, score_fields=bool(run.schema.score_fields), **codes)  # type: ignore[arg-type]
-        dataset = run.filled(dataset)
+        dataset = run.filled(dataset.with_numeric_fields(run.schema.numeric_fields))
     if spec.label is None or not (dataset.store.label[dataset.split == Split.TEST] >= 0).any():
         raise InputError(
             f"{source} has no labelled row: balancer evaluate needs the column {spec.label!r}; without labels use balancer score"

@@ -18,6 +18,7 @@ from balancer.data.schema import Schema
 from balancer.devices import choose_device, torch_threads
 from balancer.errors import CorruptFileError, InputError, MissingFileError, UnsupportedError
 from balancer.files import read_json
+from balancer.inference.contributions import Contributions, contributions_of
 from balancer.inference.decision import DECISION_FILE, NETWORK, Decision
 from balancer.inference.detector import Detector
 from balancer.inference.tree_stages import load_stages
@@ -117,6 +118,11 @@ class TrainedRun:
         with torch_threads(self.threads):
             return self.detector.scores(dataset, rows, device=self.device)
 
+    def contributions(self, dataset: Dataset, rows: np.ndarray) -> Contributions:
+        """What each field contributes to the scores of store ``rows`` (n,)."""
+        with torch_threads(self.threads):
+            return contributions_of(self.detector, dataset, rows, device=self.device)
+
     def streamed_scores(self, dataset: Dataset, rows: np.ndarray) -> np.ndarray:
         """As :meth:`scores`, one row at a time like ``balancer serve``; shows its progress on the
         terminal.
@@ -159,7 +165,7 @@ def training_table(folder: RunFolder) -> Dataset:
         hash_buckets=schema.hash_buckets,
         vocabularies=schema.vocabularies,
         score_fields=bool(schema.score_fields),
-    )
+    ).with_numeric_fields(schema.numeric_fields)
     stages = load_stages(folder.path, schema)
     if stages is not None:
         stages.fill(dataset)

@@ -14,7 +14,9 @@ from balancer.cli import main
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.roles import resolve_spec
 from balancer.data.split import Split
-from balancer.inference.attribution import LEAST, SHOWN, explain, field_contributions
+from balancer.inference.attribution import LEAST, SHOWN, explain
+from balancer.inference.contributions import contributions_of
+from balancer.inference.detector import Detector
 from balancer.inference.scoring import score_rows
 from balancer.models import ATTENTIONS, Attention, ModelConfig, SequenceBatch
 from balancer.options.model import ModelOptions
@@ -106,7 +108,7 @@ def test_a_run_on_whole_histories_is_made_and_used(tiny_table: Path, tmp_path: P
 def test_field_contributions_are_the_change_in_log_odds_when_the_field_is_hidden(dataset: Dataset, form: str) -> None:
     made = student(dataset, form=form, attention="dense")
     row = int(dataset.rows(Split.TEST)[20])
-    contributions = field_contributions(made.model, dataset, row, device=CPU)
+    contributions = contributions_of(Detector(made.model, None), dataset, np.array([row]), device=CPU).frame(dataset)
     schema, store = dataset.schema, dataset.store
     assert set(contributions["field"]) == {*schema.numeric_fields, *schema.categorical_fields}
     assert (np.diff(np.abs(contributions["contribution"].to_numpy())) <= 0).all()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import date
 from typing import Any
 
+import numpy as np
 import polars as pl
 import streamlit as st
 
@@ -29,6 +30,8 @@ from balancer.names import counted
 MOST = 500
 """Most transactions in the list."""
 ALL = "all"
+SHOWN_EARLIER = 16
+"""Most transactions of the history that are listed for boosted trees, which read all of it."""
 HIDDEN = ["attended", "attended_mass", "global_nodes", "decision"]
 
 
@@ -111,7 +114,9 @@ def _one(run: Run, rows: pl.DataFrame, chosen: dict[str, Any], threshold: float,
             "threshold."
         )
     st.subheader("Explanation")
-    if not used:
+    if not run.has_network:
+        st.markdown("There is no attention to earlier transactions: this run is boosted trees and has no network.")
+    elif not used:
         st.markdown(
             "There is no attention to earlier transactions: this is the first one of its entity, the model has no attention weights, or an "
             "older version wrote the run."
@@ -136,8 +141,7 @@ def _one(run: Run, rows: pl.DataFrame, chosen: dict[str, Any], threshold: float,
 
 def _deep(run: Run, chosen: dict[str, Any], used: dict[Any, float], nodes: set[Any]) -> None:
     """Show the contributions of the fields, and the transactions that the model read."""
-    from balancer.devices import torch_threads
-    from balancer.inference.attribution import field_contributions
+    from balancer.inference.contributions import AVERAGE
 
     try:
         data, model = dataset(run), trained(run)
@@ -149,16 +153,19 @@ def _deep(run: Run, chosen: dict[str, Any], used: dict[Any, float], nodes: set[A
     left, right = st.columns(2)
     with left:
         st.markdown("**Contributions of the fields**")
-        with torch_threads(model.threads):
-            fields = field_contributions(model.model, data, place, device=model.device)
-        show_chart(contributions_chart(fields), f"{chosen['id']}-fields", about="change in log-odds by field")
-        st.caption(
-            "The change in the log-odds of fraud when the field is present instead of hidden, in all transactions that the model reads. "
-            "Contributions of fields with the same information do not add up."
+        found = model.contributions(data, np.array([place]))
+        fields = found.frame(data).drop("row")
+        show_chart(
+            contributions_chart(fields.filter(pl.col("field") != AVERAGE)), f"{chosen['id']}-fields", about="change in log-odds by field"
         )
+        st.caption(found.note())
+        with st.expander("All contributions as a table"):
+            show_table(fields, f"{chosen['id']}-contributions", columns={"contribution": st.column_config.NumberColumn(format="%+.3f")})
     with right:
-        st.markdown("**Transactions that the model read**")
-        first = max(int(store.start[place]), place - model.model.config.history_length + 1)
+        network = model.detector.model
+        st.markdown("**Transactions that the model read**" if network else "**Earlier transactions**")
+        length = SHOWN_EARLIER if network is None else network.config.history_length
+        first = max(int(store.start[place]), place - length + 1)
         at = list(range(place, first - 1, -1))
         ids = data.ids[at].to_list()
         frame = pl.DataFrame(
@@ -172,7 +179,11 @@ def _deep(run: Run, chosen: dict[str, Any], used: dict[Any, float], nodes: set[A
             },
             strict=False,
         )
+        frame = frame.drop("attention", "global node") if network is None else frame
         show_table(frame, f"{chosen['id']}-history", columns={"attention": _share_column()}, height=420 if frame.height > 11 else None)
+        if network is None:
+            st.caption("This transaction is first. The fields of the trees are computed from all earlier ones.")
+            return
         shown = sum(used.values())
         st.caption(
             f"This transaction is first. The earlier ones with a number have {percent(shown, 0)} of its attention. Labels become known "
