@@ -16,6 +16,7 @@ import polars as pl
 from balancer.comparison.summary import present_document
 from balancer.errors import CorruptFileError, InputError, MissingFileError, reason_of
 from balancer.files import read_json, read_meta
+from balancer.inference.decision import NETWORK, STAGE2
 from balancer.runs.progress import PROGRESS_FILE
 from balancer.runs.run_folder import RunFolder, epochs_file
 from balancer.training.treatment import BASELINES
@@ -23,6 +24,8 @@ from balancer.training.treatment import BASELINES
 Status = Literal["complete", "running", "stopped", "pretrained", "broken"]
 REQUIRED = ("average_precision", "f1", "fpr", "recall", "precision", "threshold", "positives", "rows")
 """Metrics that a report must have to be shown."""
+TREES = "trees/stages.json"
+"""The file of a run that names its trees: that of `balancer.inference.tree_stages`, which loads torch."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +42,31 @@ class Run:
     metrics: dict[str, Any] = field(default_factory=dict)
     """The test metrics of report.json; empty unless complete."""
     size: int = 0
-    """Bytes of the model on disk."""
+    """Bytes of network and trees on disk."""
     curve: tuple[float, ...] = ()
-    """Validation average precision by epoch."""
+    """Validation average precision of the network by epoch; empty without one."""
+    members: dict[str, float] = field(default_factory=dict)
+    """Weight of each member of the detector; empty unless complete."""
 
     @property
     def name(self) -> str:
         """Name of the folder."""
         return self.path.name
+
+    @property
+    def has_network(self) -> bool:
+        """Whether the detector has a network."""
+        return NETWORK in self.members
+
+    @property
+    def has_trees(self) -> bool:
+        """Whether the detector has boosted trees."""
+        return STAGE2 in self.members
+
+    @property
+    def kind(self) -> str:
+        """What the detector consists of, as `--learner` names it."""
+        return "hybrid" if self.has_network and self.has_trees else "trees" if self.has_trees else NETWORK
 
 
 def find_runs(folder: Path) -> list[Run]:
@@ -78,19 +98,26 @@ def read_run(path: Path) -> Run:
     try:
         report = read_json(path / "report.json", what="it is the report of the run")
         metrics = checked_metrics(report, path)
-        read_json(path / "decision.json", what="it holds threshold and calibration")
-        curve = _validation_curve(epochs_file(path))
-        for name, content in (("model.safetensors", "the weights of the model"), ("predictions.parquet", "every test row")):
+        decision = read_json(path / "decision.json", what="it holds threshold and calibration")
+        members = decision.get("members") or {NETWORK: 1.0}
+        curve = _validation_curve(epochs_file(path)) if NETWORK in members else ()
+        wanted = {NETWORK: ("model.safetensors", "the weights of the model"), STAGE2: (TREES, "the trees")}
+        for name, content in (*(wanted[member] for member in members if member in wanted), ("predictions.parquet", "every test row")):
             if not (path / name).is_file():
                 raise MissingFileError(f"{path / name} is missing: it holds {content}; give a complete run folder")
-        size = (path / "model.safetensors").stat().st_size
+        size = sum(file.stat().st_size for file in model_files(path))
     except InputError as error:
         return Run(path, "broken", str(error), **known)
     except OSError as error:  # e.g. no permission, or the run is being deleted
         return Run(
             path, "broken", f"a file of {path} can't be read ({reason_of(error)}): check its permissions, or train the run again", **known
         )
-    return Run(path, "complete", metrics=metrics, size=size, curve=curve, **known)
+    return Run(path, "complete", metrics=metrics, size=size, curve=curve, members=members, **known)
+
+
+def model_files(run: Path) -> list[Path]:
+    """The files of the network and of the trees in a run folder."""
+    return [file for file in (run / "model.safetensors", *sorted((run / TREES).parent.glob("*"))) if file.is_file()]
 
 
 def _validation_curve(file: Path) -> tuple[float, ...]:

@@ -1,7 +1,8 @@
 """Build Altair charts from frames; without Streamlit, so that charts can be tested and used in a notebook.
 
 What is special: every axis has a title with its unit. Colours are those of Okabe and Ito, which can be
-distinguished with any colour vision, and every colour is accompanied by a shape, an order or a text.
+distinguished with any colour vision, and a grey and a brown; every colour is accompanied by a shape, a
+dash, an order or a text. A model has the same colour on all pages.
 """
 
 from __future__ import annotations
@@ -12,8 +13,22 @@ from typing import Any
 import altair as alt
 import polars as pl
 
+from balancer.evaluation.report_content import PARTS, THIS_RUN, TITLES
+
 BLUE, ORANGE, GREEN, PINK, VERMILION, SKY, GREY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8A8A8A"
+BROWN = "#8C6D31"
 COLOURS = [BLUE, ORANGE, GREEN, PINK, VERMILION, SKY, GREY]
+MODEL_COLOURS = {
+    THIS_RUN: BLUE,
+    TITLES["lightgbm"]: ORANGE,
+    TITLES["none"]: GREY,
+    TITLES["one_to_one"]: VERMILION,
+    TITLES["class_weight"]: BROWN,
+    TITLES["network"]: PINK,
+    TITLES["stage2"]: GREEN,
+    TITLES["stage1"]: SKY,
+}
+"""Colour of each model of a report on all pages. Parts of the detector are dashed where they are lines."""
 OUTCOMES = ["caught", "missed", "false alarm", "passed"]
 """Outcomes of a transaction: a fraud with and without an alarm, a legitimate one with and without an
 alarm."""
@@ -37,7 +52,21 @@ _FPR = "false-positive rate (log scale)"
 Chart = alt.Chart | alt.LayerChart | alt.VConcatChart | alt.HConcatChart | alt.ConcatChart
 
 
+_LINE_DASH: Any = alt.condition(
+    alt.FieldOneOfPredicate(field="model", oneOf=[TITLES[name] for name in PARTS]), alt.value([5, 3]), alt.value([1, 0])
+)
 _LINE_WIDTH: Any = alt.condition("datum.model == 'this run'", alt.value(3), alt.value(1.5))
+
+
+def _model_colour(models: pl.Series) -> alt.Color:
+    """Colour models by `MODEL_COLOURS`; runs and players, which are not in it, by their order."""
+    names = models.unique(maintain_order=True).to_list()
+    if set(names) <= set(MODEL_COLOURS):
+        scale = alt.Scale(domain=names, range=[MODEL_COLOURS[name] for name in names])
+    else:
+        scale = alt.Scale(range=COLOURS)
+    colour: alt.Color = alt.Color("model:N", sort=None, scale=scale, legend=_legend())
+    return colour
 
 
 def _legend(columns: int = 2, title: str | None = None) -> alt.Legend:
@@ -116,7 +145,7 @@ def epochs_chart(lines: pl.DataFrame, *, metric: str, title: str) -> alt.Chart:
         .encode(
             alt.X("epoch:Q", title="epoch", axis=alt.Axis(tickMinStep=1, format="d")),
             alt.Y(f"{metric}:Q", title=title, scale=alt.Scale(zero=False)),
-            alt.Color("model:N", sort=None, scale=alt.Scale(range=COLOURS), legend=_legend()),
+            _model_colour(lines["model"]),
             alt.Shape("model:N", sort=None),
             tooltip=["model:N", "epoch:Q", alt.Tooltip(f"{metric}:Q", format=".4f")],
         )
@@ -159,9 +188,10 @@ def _model_lines(curves: pl.DataFrame) -> alt.Chart:
         alt.Chart(curves)
         .mark_line()
         .encode(
-            alt.Color("model:N", sort=None, scale=alt.Scale(range=COLOURS), legend=_legend()),
+            _model_colour(curves["model"]),
             alt.Order("recall:Q"),
             strokeWidth=_LINE_WIDTH,
+            strokeDash=_LINE_DASH,
         )
     )
     return lines
@@ -360,10 +390,17 @@ def contributions_chart(fields: pl.DataFrame, *, most: int = 15) -> alt.Chart:
     """Plot the contributions of the fields to a score as bars.
 
     Args:
-        fields: Columns `field, value, contribution` in log-odds, largest first.
-        most: Most fields to show.
+        fields: Columns `field, value, contribution, words` in log-odds, largest first; the `value` is empty
+            where the entry is no field.
+        most: Most fields to show; the sum of all others is one bar.
     """
-    shown = fields.head(most).with_columns(name=pl.col("field") + " = " + pl.col("value"))
+    named = pl.when(pl.col("value") == "").then(pl.col("words")).otherwise(pl.col("words") + ": " + pl.col("value"))
+    shown = fields.with_columns(name=named).select("field", "value", "contribution", "words", "name").head(most)
+    rest = fields[most:]
+    if rest.height:
+        name = f"{rest.height} other fields"
+        others = {"field": name, "value": "", "contribution": rest["contribution"].sum(), "words": "the sum of their contributions"}
+        shown = pl.concat([shown, pl.DataFrame([others | {"name": name}], schema=shown.schema)])
     chart: alt.Chart = (
         alt.Chart(shown)
         .mark_bar()
@@ -376,7 +413,7 @@ def contributions_chart(fields: pl.DataFrame, *, most: int = 15) -> alt.Chart:
                 scale=alt.Scale(domain=["towards fraud", "towards legitimate"], range=[VERMILION, BLUE]),
                 legend=None,  # the sign says the same
             ),
-            tooltip=["field:N", "value:N", alt.Tooltip("contribution:Q", format="+.3f")],
+            tooltip=["field:N", "words:N", "value:N", alt.Tooltip("contribution:Q", format="+.3f")],
         )
         .transform_calculate(direction="datum.contribution >= 0 ? 'towards fraud' : 'towards legitimate'")
         .properties(width=WIDTH, height=90 + 24 * shown.height)

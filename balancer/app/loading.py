@@ -21,7 +21,7 @@ import polars as pl
 import streamlit as st
 
 from balancer.app.aggregates import operating_points
-from balancer.app.browsing import Run, find_runs
+from balancer.app.browsing import Run, find_runs, model_files
 from balancer.app.charts import Chart, svg
 from balancer.errors import CorruptFileError, InputError, MissingFileError, reason_of
 from balancer.evaluation.operating_points import OperatingPoints
@@ -204,15 +204,16 @@ def problem(run: Run) -> PopulationProblem:
 
 
 @st.cache_resource(max_entries=2, show_spinner="Reading the model")
-def _trained(path: str, model: Stamp, decision: Stamp) -> TrainedRun:
+def _trained(path: str, model: tuple[Stamp, ...], decision: Stamp) -> TrainedRun:
     from balancer.runs.trained_run import TrainedRun
 
     return TrainedRun.load(Path(path))
 
 
 def trained(run: Run) -> TrainedRun:
-    """Return the trained model of the run."""
-    return _trained(str(run.path), stamp(run.path / "model.safetensors"), stamp(run.path / "decision.json"))
+    """Return the trained detector of the run."""
+    files = tuple(stamp(file) for file in model_files(run.path))
+    return _trained(str(run.path), files, stamp(run.path / "decision.json"))
 
 
 def show_chart(chart: Chart, name: str, *, about: str) -> None:

@@ -13,16 +13,21 @@ from dataclasses import dataclass
 from typing import Any
 
 TITLES = {
+    "lightgbm": "LightGBM",
     "none": "no sampling",
     "one_to_one": "1:1 over-sampling",
     "class_weight": "class weights",
-    "lightgbm": "LightGBM",
-    "stage1": "trees, stage 1",
-    "stage2": "trees, stage 2",
     "network": "network on trees",
+    "stage2": "trees, stage 2",
+    "stage1": "trees, stage 1",
 }
-"""Names of the baselines and of the detector's members for readers."""
+"""Names of the baselines and of the detector's parts for readers."""
+PARTS = ("network", "stage2", "stage1")
+"""Parts of the detector among the models of a report, which are no rivals: its members, and the first stage
+that they read."""
 THIS_RUN = "this run"
+PARTS_OF_RUN = "parts of this run"
+"""Heading of the parts in a table of models."""
 
 Metrics = Mapping[str, Any]
 """The metrics of one model, as `evaluate_scores` returns them."""
@@ -79,8 +84,31 @@ ECE = Column(("ece",), "ECE", 5, higher_is_better=False)
 
 
 def models_of(report: Mapping[str, Any], run_title: str = THIS_RUN) -> dict[str, Metrics]:
-    """Return the metrics of the run and of its baselines by their names for readers, the run first."""
-    return {run_title: report["test"]} | {TITLES.get(name, name): metrics for name, metrics in report["baselines"].items()}
+    """Return the metrics of every model by its name for readers: the run, its baselines, its parts."""
+    return {run_title: report["test"]} | baselines_of(report) | parts_of(report)
+
+
+def baselines_of(report: Mapping[str, Any]) -> dict[str, Metrics]:
+    """Return the metrics of the baselines by their names for readers, the highest average precision first."""
+    found = [(name, metrics) for name, metrics in report["baselines"].items() if name not in PARTS]
+    found.sort(key=lambda each: -(AVERAGE_PRECISION.value(each[1]) or 0.0))
+    return {TITLES.get(name, name): metrics for name, metrics in found}
+
+
+def parts_of(report: Mapping[str, Any]) -> dict[str, Metrics]:
+    """Return the metrics of the detector's parts by their names for readers; empty for a network alone."""
+    return {TITLES[name]: report["baselines"][name] for name in PARTS if name in report["baselines"]}
+
+
+def members_sentence(report: Mapping[str, Any]) -> str:
+    """Say how the detector combines its members; empty for a network alone."""
+    members = report.get("run", {}).get("members")
+    if not members:
+        return ""
+    if len(members) == 1:
+        return "This run has no network: it is stage 2 of the trees, which reads the scores of stage 1."
+    weights = " + ".join(f"{weight:.2f} × {TITLES.get(name, name)}" for name, weight in members.items())
+    return f"In log-odds, this run is {weights}; both read the scores of stage 1."
 
 
 def standard_error(metrics: Metrics) -> float | None:
@@ -132,23 +160,31 @@ def _percent(this: float, other: float) -> str:
 
 
 def summary(report: Mapping[str, Any]) -> str:
-    """Summarise the report in one or two sentences; baselines that are better come first."""
+    """Summarise the report in one or two sentences: LightGBM first, then baselines that are better.
+
+    Parts of the detector are no rivals and are left out.
+    """
     test, error = report["test"], standard_error(report["test"])
     this = AVERAGE_PRECISION.value(test)
     if this is None or error is None:
         return "The test rows have no fraud, so this run can't be evaluated."
-    position: dict[str, list[str]] = {"below": [], "equal to": [], "above": []}
-    for title, metrics in list(models_of(report).items())[1:]:
+    found: list[tuple[str, str, str]] = []
+    for title, metrics in baselines_of(report).items():
         other = AVERAGE_PRECISION.value(metrics)
         if other is not None:
             key = "equal to" if this == other else "below" if this < other else "above"
-            position[key].append(title if this == other else f"{title} ({this - other:+.3f})")
-    places = "; ".join(f"{key} {_listed(names)}" for key, names in position.items() if names)
+            found.append((key, title, title if this == other else f"{title} ({this - other:+.3f})"))
+    found.sort(key=lambda each: (each[1] != TITLES["lightgbm"], ("below", "equal to", "above").index(each[0])))
+    position: dict[str, list[str]] = {}
+    for key, _, named in found:
+        position.setdefault(key, []).append(named)
+    places = "; ".join(f"{key} {_listed(names)}" for key, names in position.items())
     alarms = FALSE_ALARMS["0.60"]
-    best = [title for title, metrics in models_of(report).items() if alarms.value(metrics) == alarms.best(list(models_of(report).values()))]
+    rivals = {THIS_RUN: test} | baselines_of(report)
+    best = [title for title, metrics in rivals.items() if alarms.value(metrics) == alarms.best(list(rivals.values()))]
     fewest = ""
     if best and alarms.value(test) is not None:
-        value = alarms.text(models_of(report)[best[0]])
+        value = alarms.text(rivals[best[0]])
         fewest = f" Fewest false alarms per 10,000 legitimate rows at recall 0.60: {_listed(best)} with {value}"
         fewest += "." if THIS_RUN in best else f"; this run has {alarms.text(test)}."
     return f"Average precision {this:.3f} (± {error:.3f}){', ' + places if places else ''}.{fewest}"

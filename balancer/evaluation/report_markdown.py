@@ -13,14 +13,17 @@ from balancer.evaluation.report_content import (
     F1,
     F1_AT_HALF,
     FALSE_ALARMS,
+    PARTS_OF_RUN,
     PRECISION,
     RECALL,
     RECALL_AT_FPR,
     THIS_RUN,
     Column,
     Metrics,
+    baselines_of,
     differences,
-    models_of,
+    members_sentence,
+    parts_of,
     standard_error,
     summary,
 )
@@ -40,7 +43,10 @@ def render_page(report: Mapping[str, Any]) -> str:
     """Render the page: results, differences, each fraud class, the split, the configuration."""
     policy = report["run"].get("policy", {})
     name = policy.get("name") if isinstance(policy, Mapping) else None
-    models = models_of(report, f"{THIS_RUN} ({name})" if name else THIS_RUN)
+    if set(report["run"].get("members", ())) == {"stage2"}:
+        name = None  # trees alone are fitted to all rows
+    models = {f"{THIS_RUN} ({name})" if name else THIS_RUN: report["test"]} | baselines_of(report)
+    parts = parts_of(report)
     columns = {
         "AP": AVERAGE_PRECISION,
         "F1, tuned": F1,
@@ -54,8 +60,13 @@ def render_page(report: Mapping[str, Any]) -> str:
         "Brier": BRIER,
         "ECE": ECE,
     }
-    lines = ["# Report", "", summary(report), "", "## Results on the test rows", ""]
-    lines += _table(["model", *columns], [[title, *_marked(columns.values(), metrics, models)] for title, metrics in models.items()])
+    members = members_sentence(report)
+    lines = ["# Report", "", summary(report), *(["", members] if members else []), "", "## Results on the test rows", ""]
+    every = models | parts
+    rows = [[title, *_marked(columns.values(), metrics, every)] for title, metrics in models.items()]
+    rows += [[f"*{PARTS_OF_RUN}:*", *[""] * len(columns)]] if parts else []
+    rows += [[title, *_marked(columns.values(), metrics, every)] for title, metrics in parts.items()]
+    lines += _table(["model", *columns], rows)
     lines += [
         "",
         "The test rows are later than all training and validation rows. Bold: best of its column. AP: average precision. Tuned: "
@@ -75,7 +86,7 @@ def render_page(report: Mapping[str, Any]) -> str:
             f"With {counted(report['test']['positives'], 'fraud')} in the test rows, the standard error of the average precision is about "
             f"± {error:.3f}, and another seed changes it further: differences of that size are not evidence.",
         ]
-    return "\n".join([*lines, "", *_classes(models), *_split(report["run"]), *_training(report["run"])]).rstrip() + "\n"
+    return "\n".join([*lines, "", *_classes(every), *_split(report["run"]), *_training(report["run"])]).rstrip() + "\n"
 
 
 def _marked(columns: Iterable[Column], metrics: Metrics, models: Mapping[str, Metrics]) -> list[str]:

@@ -22,13 +22,16 @@ from balancer.evaluation.report_content import (
     F1,
     F1_AT_HALF,
     FALSE_ALARMS,
+    PARTS_OF_RUN,
     PRECISION,
     RECALL,
     RECALL_AT_FPR,
     THIS_RUN,
     Column,
     Metrics,
-    models_of,
+    baselines_of,
+    members_sentence,
+    parts_of,
     summary,
 )
 from balancer.names import counted
@@ -59,15 +62,17 @@ FILES = {
 
 
 def print_report(report: Mapping[str, Any], console: Console, *, folder: Path | None = None) -> None:
-    """Print this run and its baselines, each fraud class, a summary, and the files in `folder`."""
-    models = models_of(report)
+    """Print this run, its baselines and parts, each fraud class, a summary, and the files in `folder`."""
+    models, parts = {THIS_RUN: report["test"]} | baselines_of(report), parts_of(report)
     frauds, rows = report["test"]["positives"], report["test"]["rows"]
     console.print()
-    console.print(_fitting(_comparison(models, f"Test: {counted(rows, 'later row')}, {counted(frauds, 'fraud')}"), console))
+    console.print(_fitting(_comparison(models, f"Test: {counted(rows, 'later row')}, {counted(frauds, 'fraud')}", parts), console))
     if len(report["test"]["per_class"]) > 1:
         console.print()
         console.print(_fitting(_classes(models), console))
     console.print(Text(summary(report), style="bold"))
+    if members := members_sentence(report):
+        console.print(Text(members))
     console.print(
         Text("± is one standard error on these test rows, for one run and one split: smaller differences are not evidence.", style="dim")
     )
@@ -120,9 +125,14 @@ def _fitting(tables: Iterable[Table], console: Console) -> Table:
     return table
 
 
-def _comparison(models: Mapping[str, Metrics], title: str) -> Iterator[Table]:
-    """Build tables with a row per model, each with fewer columns than the one before."""
-    columns = [column for column in SHOWN if any(column.value(metrics) is not None for metrics in models.values())]
+def _comparison(models: Mapping[str, Metrics], title: str, parts: Mapping[str, Metrics] | None = None) -> Iterator[Table]:
+    """Build tables with a row per model, each with fewer columns than the one before.
+
+    The detector's parts are below the models.
+    """
+    parts = parts or {}
+    every = [*models.values(), *parts.values()]
+    columns = [column for column in SHOWN if any(column.value(metrics) is not None for metrics in every)]
     for left_out in [[], *OPTIONAL]:
         columns = [column for column in columns if column not in left_out]
         table = _table(title, _caption(columns, several=len(models) > 1))
@@ -131,8 +141,12 @@ def _comparison(models: Mapping[str, Metrics], title: str) -> Iterator[Table]:
             table.add_column(_head(column), justify="right", no_wrap=True)
         for name, metrics in models.items():
             is_run = name == THIS_RUN
-            cells = [_cell(column, metrics, list(models.values())) for column in columns]
+            cells = [_cell(column, metrics, every) for column in columns]
             table.add_row(Text(name, style="bold cyan" if is_run else ""), *cells, style="on grey15" if is_run and len(models) > 1 else "")
+        if parts:
+            table.add_row(Text(f"{PARTS_OF_RUN}:", style="dim"))
+        for name, metrics in parts.items():
+            table.add_row(Text(f"  {name}", style="dim"), *(_cell(column, metrics, every) for column in columns))
         yield table
 
 

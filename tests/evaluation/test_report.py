@@ -15,12 +15,24 @@ from rich.console import Console
 
 from balancer.errors import InputError
 from balancer.evaluation.metrics import evaluate_scores
-from balancer.evaluation.report_content import AVERAGE_PRECISION, FALSE_ALARMS, Column, differences, models_of, standard_error, summary
+from balancer.evaluation.report_content import (
+    AVERAGE_PRECISION,
+    FALSE_ALARMS,
+    Column,
+    baselines_of,
+    differences,
+    members_sentence,
+    models_of,
+    parts_of,
+    standard_error,
+    summary,
+)
 from balancer.evaluation.report_json import build_report, compare_reports, write_report
 from balancer.evaluation.report_markdown import render_page
 from balancer.evaluation.report_terminal import print_metrics, print_report
 
 BASELINES = {"none": 2.0, "one_to_one": 1.6, "class_weight": 1.8, "lightgbm": 3.2}
+PARTS = {"stage1": 2.7, "stage2": 3.6, "network": 2.2}
 CLASSES = ["legitimate", "burst", "takeover"]
 N = 3_000
 
@@ -32,6 +44,12 @@ def rows() -> tuple[np.ndarray, dict[str, np.ndarray]]:
     noise = rng.normal(size=N)
     scores = {name: 1 / (1 + np.exp(3 - noise - skill * (label > 0))) for name, skill in {"run": 2.6, **BASELINES}.items()}
     return label, scores
+
+
+def part_scores(label: np.ndarray) -> dict[str, np.ndarray]:
+    """A fraud score of each part of a detector; that of stage 2 is the best of all models."""
+    noise = np.random.default_rng(1).normal(size=N)
+    return {name: 1 / (1 + np.exp(3 - noise - skill * (label > 0))) for name, skill in PARTS.items()}
 
 
 def metrics(label: np.ndarray, score: np.ndarray, *, entities: bool = True) -> dict[str, Any]:
@@ -51,6 +69,15 @@ def report() -> dict[str, Any]:
         "timing": {"seconds": {"policy": 12.5}},
     }
     return build_report(by_name.pop("run"), by_name, run=run)
+
+
+@pytest.fixture(scope="module")
+def hybrid(report: dict[str, Any]) -> dict[str, Any]:
+    """The report of a detector with network and trees."""
+    label, _ = rows()
+    parts = {name: metrics(label, score) for name, score in part_scores(label).items()}
+    run = report["run"] | {"members": {"network": 0.35, "stage2": 0.65}}
+    return report | {"baselines": report["baselines"] | parts, "run": run}
 
 
 def printed(report: dict[str, Any], width: int, folder: Path | None = None) -> str:
@@ -141,6 +168,61 @@ def test_page_has_every_model_class_and_split(report: dict[str, Any]) -> None:
     assert "12.5" not in page
     tables = [line for line in page.splitlines() if line.startswith("|")]
     assert {line.count("|") for line in tables[:7]} == {heads[0].count("|")}
+
+
+def test_models_are_the_run_its_baselines_from_the_best_and_its_parts(hybrid: dict[str, Any]) -> None:
+    baselines, parts = baselines_of(hybrid), parts_of(hybrid)
+    assert list(models_of(hybrid)) == ["this run", *baselines, *parts]
+    found = [AVERAGE_PRECISION.value(metrics) or 0.0 for metrics in baselines.values()]
+    assert found == sorted(found, reverse=True)
+    assert list(baselines) == ["LightGBM", "no sampling", "class weights", "1:1 over-sampling"]
+    assert list(parts) == ["network on trees", "trees, stage 2", "trees, stage 1"]
+
+
+def test_parts_are_no_rivals(report: dict[str, Any], hybrid: dict[str, Any]) -> None:
+    assert summary(hybrid) == summary(report)
+    assert members_sentence(report) == ""
+    sentence = members_sentence(hybrid)
+    assert "0.35 × network on trees + 0.65 × trees, stage 2" in sentence
+    page = render_page(hybrid)
+    assert sentence in page
+    assert "- **LightGBM**." in page
+    assert "- **trees, stage 2**." not in page
+    assert page.index("| LightGBM |") < page.index("| *parts of this run:* |") < page.index("| trees, stage 2 |")
+    text = printed(hybrid, 80)
+    assert text.index("LightGBM") < text.index("parts of this run:") < text.index("trees, stage 2")
+    assert "best other AP" in text
+    classes = text[text.index("Each fraud class") : text.index("Average precision")]
+    assert "LightGBM" in classes
+    assert "stage" not in classes
+
+
+def test_the_summary_compares_with_lightgbm_first(report: dict[str, Any]) -> None:
+    test = report["test"]
+    better = test | {"average_precision": test["average_precision"] + 0.1}
+    worse = test | {"average_precision": test["average_precision"] - 0.1}
+    for lightgbm, other, text in ((worse, better, ", above LightGBM (+0.100); below no"), (test, better, ", equal to LightGBM; below no")):
+        assert text in summary(report | {"baselines": {"none": other, "lightgbm": lightgbm}})
+    assert "LightGBM" not in summary(report | {"baselines": {"none": better}})
+
+
+def test_trees_alone_are_named_in_words(hybrid: dict[str, Any]) -> None:
+    run = hybrid["run"] | {"members": {"stage2": 1.0}, "policy": {"asked": "ppo", "name": "none"}}
+    alone = hybrid | {"run": run, "baselines": {name: hybrid["baselines"][name] for name in ("lightgbm", "stage1", "stage2")}}
+    assert "no network" in members_sentence(alone)
+    assert "| this run |" in render_page(alone)
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 140])
+def test_terminal_with_eight_models_fits_its_width(hybrid: dict[str, Any], width: int) -> None:
+    text = printed(hybrid, width)
+    assert "…" not in text
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= width
+    for name, model in models_of(hybrid).items():
+        line = next(line for line in text.splitlines() if line.strip().startswith(name))
+        assert AVERAGE_PRECISION.text(model) in line
+    best = next(line for line in text.splitlines() if line.strip().startswith("trees, stage 2"))
+    assert AVERAGE_PRECISION.text(hybrid["baselines"]["stage2"]) + "*" in best
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 140])

@@ -1,17 +1,26 @@
-"""The page Model: the parts of the model and their sizes, quantization, and latency on this machine."""
+"""The page Model: members of the detector, parts and trees and their sizes, quantization, latency here."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 import streamlit as st
+from numpy.typing import NDArray
 
-from balancer.app.browsing import Run
+from balancer.app.browsing import Run, model_files
 from balancer.app.charts import bars_chart
-from balancer.app.loading import chosen_run, read, show_chart, show_table, stamp, trained
+from balancer.app.loading import Stamp, chosen_run, read, show_chart, show_table, stamp, trained
+from balancer.evaluation.report_content import TITLES, members_sentence
 from balancer.models import ModelConfig
+
+if TYPE_CHECKING:
+    from balancer.data.schema import Schema
+    from balancer.inference.tree_stages import TreeStages
 
 BATCHES = (1, 32, 256)
 REPEATS = 15
@@ -22,24 +31,81 @@ def show() -> None:
     """Show the page."""
     run = chosen_run()
     st.title("Model")
-    content = read(run, "model.json")
-    config = ModelConfig.from_dict(content["config"]).to_dict()
-    st.markdown(
-        f"**{config['embedding']}** embedding → {config['num_layers']} × **{config['attention']}** attention → **{config['head']}** head, "
-        f"width {config['d_model']}. It reads {config['history_length']} transactions of an entity (form *{config['form']}*)."
-    )
-    layers = _layers(str(run.path / "model.safetensors"), stamp(run.path / "model.safetensors"))
-    parts = layers.group_by("part", maintain_order=True).agg(pl.col("parameters").sum(), pl.col("bytes").sum())
-    tiles = {
-        "Parameters": f"{parts['parameters'].sum():,}",
-        "Weights, MB": f"{int(parts['bytes'].sum()) / 1e6:.2f}",
-        "Fields": f"{_fields(config):,}",
-    }
+    if run.has_trees:
+        st.markdown(members_sentence(read(run, "report.json")))
+    trees = _trees(tuple(stamp(file) for file in model_files(run.path) if file.suffix == ".txt")) if run.has_trees else None
+    if run.has_network:
+        layers = _network(run)
+        tiles = {"Parameters": f"{layers['parameters'].sum():,}", "Weights, MB": f"{int(layers['bytes'].sum()) / 1e6:.2f}"}
+    else:
+        layers, tiles = None, {}
+    if trees is not None:
+        tiles |= {"Trees": f"{trees['trees'].sum():,}", "Leaves": f"{trees['leaves'].sum():,}"}
+    tiles["Fields"] = f"{_fields(read(run, 'schema.json')):,}"
     for column, (title, value) in zip(st.columns(len(tiles)), tiles.items(), strict=True):
         column.metric(title, value, border=True)
+    if trees is not None:
+        _members(run, trees)
+    if layers is not None:
+        _parts(run, layers)
+        _precision(run)
+    st.subheader("Latency on this machine")
+    if st.button("Measure", icon=":material/timer:"):
+        st.session_state["latency"] = (run.name, _latency(run))
+    measured = st.session_state.get("latency")
+    if measured and measured[0] == run.name:
+        show_table(
+            measured[1],
+            f"{run.name}-latency",
+            columns={name: st.column_config.NumberColumn(format="%.2f") for name in measured[1].columns if "ms" in name},
+        )
+        what = "forward passes over full histories" if run.has_network else "passes through both stages of the trees"
+        both = " and passes through both stages of the trees" if run.has_network and run.has_trees else ""
+        st.caption(
+            f"Median of {REPEATS} {what}{both} on {read(run, 'run.json')['threads']} thread(s), without reading the data. "
+            "Other work on this machine makes it slower."
+        )
+
+
+def _network(run: Run) -> pl.DataFrame:
+    """Describe the network in a sentence, and return its layers."""
+    config = ModelConfig.from_dict(read(run, "model.json")["config"]).to_dict()
+    on = f" It adds to the score of stage 1 (field `{config['margin']}`)." if config.get("margin") else ""
+    st.markdown(
+        f"{'The network: ' if run.has_trees else ''}**{config['embedding']}** embedding → {config['num_layers']} × **{config['attention']}** "
+        f"attention → **{config['head']}** head, width {config['d_model']}. It reads {config['history_length']} transactions of an entity "
+        f"(form *{config['form']}*).{on}"
+    )
+    return _layers(str(run.path / "model.safetensors"), stamp(run.path / "model.safetensors"))
+
+
+def _members(run: Run, trees: pl.DataFrame) -> None:
+    """Show the weight of each member in the score, and the size of each file of trees."""
     left, right = st.columns(2)
     with left:
-        st.subheader("Parts")
+        st.subheader("Members")
+        frame = pl.DataFrame({"member": [TITLES[name] for name in run.members], "weight": list(run.members.values())})
+        show_table(frame, f"{run.name}-members", columns={"weight": st.column_config.NumberColumn(format="percent")})
+        st.caption(
+            "Share of each member in the log-odds of fraud, chosen on validation rows. Stage 1 is no member: its scores are fields of stage 2"
+            + (" and the start of the network." if run.has_network else ".")
+        )
+    with right:
+        st.subheader("Trees")
+        show_table(
+            trees,
+            f"{run.name}-trees",
+            columns=dict.fromkeys(("trees", "leaves", "bytes"), st.column_config.NumberColumn(format="localized")),
+        )
+        st.caption("Trees of a stage are averaged. Fields: those that some split reads.")
+
+
+def _parts(run: Run, layers: pl.DataFrame) -> None:
+    """Show the size of each part of the network."""
+    parts = layers.group_by("part", maintain_order=True).agg(pl.col("parameters").sum(), pl.col("bytes").sum())
+    left, right = st.columns(2)
+    with left:
+        st.subheader("Parts of the network" if run.has_trees else "Parts")
         show_table(
             parts.with_columns(share=pl.col("bytes") / pl.col("bytes").sum()),
             f"{run.name}-parts",
@@ -53,21 +119,6 @@ def show() -> None:
         show_chart(chart, f"{run.name}-parts", about="kilobytes of the weights by part")
     with st.expander("All layers"):
         show_table(layers, f"{run.name}-layers")
-    _precision(run)
-    st.subheader("Latency on this machine")
-    if st.button("Measure", icon=":material/timer:"):
-        st.session_state["latency"] = (run.name, _latency(run))
-    measured = st.session_state.get("latency")
-    if measured and measured[0] == run.name:
-        show_table(
-            measured[1],
-            f"{run.name}-latency",
-            columns={name: st.column_config.NumberColumn(format="%.2f") for name in ("median, ms", "per transaction, ms")},
-        )
-        st.caption(
-            f"Median of {REPEATS} forward passes over full histories on {read(run, 'run.json')['threads']} thread(s), without reading "
-            "the data. Other work on this machine makes it slower."
-        )
 
 
 def _precision(run: Run) -> None:
@@ -126,8 +177,30 @@ def _precision(run: Run) -> None:
     )
 
 
-def _fields(config: dict[str, list[str]]) -> int:
-    return len(config["numeric_fields"]) + len(config["categorical_fields"])
+def _fields(content: dict[str, list[str]]) -> int:
+    return len(content["numeric_fields"]) + len(content["categorical_fields"])
+
+
+@st.cache_data(max_entries=8, show_spinner="Counting the trees")
+def _trees(files: tuple[Stamp, ...]) -> pl.DataFrame:
+    """Count the trees of each file: columns `stage, trees, leaves, fields, bytes`."""
+    from balancer.trees import TreeEnsemble
+
+    rows = []
+    for path, size, *_ in files:
+        kind, _, number = Path(path).stem.partition("-")
+        title = {"first": "stage 1, fold", "second": "stage 2, member"}.get(kind, "kinds of fraud")
+        trees = TreeEnsemble.read(path).model.trees
+        rows.append(
+            {
+                "stage": f"{title} {int(number) + 1}" if number else title,
+                "trees": len(trees),
+                "leaves": sum(len(tree.leaf_value) for tree in trees),
+                "fields": len({int(field) for tree in trees for field in tree.feature}),
+                "bytes": size,
+            }
+        )
+    return pl.DataFrame(rows)
 
 
 @st.cache_data(max_entries=8, show_spinner=False)
@@ -157,26 +230,41 @@ def _layers(path: str, key: tuple[str, int, int, str]) -> pl.DataFrame:
 
 
 def _latency(run: Run) -> pl.DataFrame:
-    """Measure the median milliseconds of a forward pass by batch size."""
+    """Measure the median milliseconds of the network and of the trees by batch size."""
     import torch
 
     from balancer.devices import torch_threads
     from balancer.models import SequenceBatch
     from balancer.models.quantization import timed
 
-    detector = trained(run)
-    config = detector.model.config
-    fields = len(config.numeric_fields) + len(config.categorical_fields)
+    run_of = trained(run)
+    network, stages = run_of.detector.model, run_of.detector.stages
+    fields = _fields(read(run, "schema.json"))
     rows = []
     for size in BATCHES:
-        values = np.zeros((size, config.history_length, fields), dtype=np.float32)
-        batch = SequenceBatch.from_windows(values, np.full(size, config.history_length), detector.device)
-        rows_of = torch.arange(size, device=detector.device)
-        targets = (rows_of, torch.full_like(rows_of, config.history_length - 1)) if config.form == "histories" else None
-        with torch.inference_mode(), torch_threads(detector.threads):
-            median = timed({"model": functools.partial(detector.model, batch, targets)}, REPEATS)["model"]
-        rows.append({"batch": size, "median, ms": median, "per transaction, ms": median / size})
+        calls: dict[str, Callable[[], object]] = {}
+        if network is not None:
+            config = network.config
+            values = np.zeros((size, config.history_length, fields), dtype=np.float32)
+            batch = SequenceBatch.from_windows(values, np.full(size, config.history_length), run_of.device)
+            rows_of = torch.arange(size, device=run_of.device)
+            targets = (rows_of, torch.full_like(rows_of, config.history_length - 1)) if config.form == "histories" else None
+            calls["network, ms"] = functools.partial(network, batch, targets)
+        if stages is not None:
+            calls["trees, ms"] = functools.partial(_both_stages, stages, np.zeros((size, fields), dtype=np.float32), run_of.schema)
+        with torch.inference_mode(), torch_threads(run_of.threads):
+            medians = timed(calls, REPEATS)
+        total = sum(medians.values())
+        each = medians if len(medians) > 1 else {}
+        rows.append({"batch": size} | each | {"median, ms": total, "per transaction, ms": total / size})
     return pl.DataFrame(rows)
+
+
+def _both_stages(stages: TreeStages, values: NDArray[np.float32], schema: Schema) -> None:
+    """Score rows as those after the training period, with all folds of stage 1."""
+    time = np.full(len(values), np.inf)
+    stages.first_logit(values[:, len(schema.score_fields) :], time, np.zeros(len(values), dtype=np.int8))
+    stages.second_logit(values)
 
 
 if __name__ == "__main__":

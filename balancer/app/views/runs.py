@@ -33,6 +33,9 @@ from balancer.evaluation.report_content import (
     PRECISION,
     RECALL,
     RECALL_AT_FPR,
+    members_sentence,
+    models_of,
+    parts_of,
     summary,
 )
 from balancer.names import counted
@@ -69,6 +72,7 @@ def _list(runs: list[Run]) -> None:
         {
             "run": [run.name for run in runs],
             "dataset": [run.dataset.rsplit("/", 1)[-1] for run in runs],
+            "detector": [run.kind for run in runs],
             "policy": [run.policy for run in runs],
             "created (UTC)": [run.created.replace(tzinfo=None) if run.created else None for run in runs],
             "average precision": [run.metrics["average_precision"] for run in runs],
@@ -83,8 +87,9 @@ def _list(runs: list[Run]) -> None:
         "average precision": st.column_config.NumberColumn(format="%.3f"),
         "F1": st.column_config.NumberColumn(format="%.3f", help="at the threshold tuned on validation rows"),
         "false-positive rate": st.column_config.NumberColumn(format="percent", help="at the threshold tuned on validation rows"),
-        "model, MB": st.column_config.NumberColumn(format="%.2f"),
-        "validation AP by epoch": st.column_config.LineChartColumn(),
+        "detector": st.column_config.TextColumn(help="hybrid: network and boosted trees; network or trees: one of them alone"),
+        "model, MB": st.column_config.NumberColumn(format="%.2f", help="network and trees on disk"),
+        "validation AP by epoch": st.column_config.LineChartColumn(help="of the network; empty for trees alone"),
     }
     show_table(frame, "runs", columns=columns)
 
@@ -116,7 +121,10 @@ def _results(run: Run) -> None:
             delta = None  # equal
         column.metric(title, value, delta, delta_color=colour, border=True, help="on the test rows")  # type: ignore[arg-type]
     st.markdown(summary(report))
-    _metrics({NAMES.get(name, name): metrics for name, metrics in ({"run": report["test"]} | report["baselines"]).items()}, "metrics")
+    _metrics(models_of(report), "metrics")
+    parts, members = parts_of(report), members_sentence(report)
+    if parts:
+        st.caption(f"Parts of this run, not rivals: {'; '.join(parts)}. {members}")
     st.caption(
         "± is one standard error on these test rows, for one run and one split: smaller differences are not evidence. The page Compare "
         "shows intervals over several runs."
@@ -132,6 +140,9 @@ def _results(run: Run) -> None:
         )
     with right:
         st.subheader("Validation by epoch")
+        if not run.has_network:
+            st.markdown("There are no epochs: this run is boosted trees and has no network.")
+            return
         lines = labelled(table(run, epochs_file(run.path).name), NAMES)
         chart = epochs_chart(lines, metric="average_precision", title="average precision on validation rows")
         show_chart(chart, f"{run.name}-epochs", about="validation average precision by epoch of this run and its baselines")
@@ -179,8 +190,12 @@ def _side_by_side(runs: list[Run]) -> None:
         curves = [table(run, "curves.parquet").filter(pl.col("model") == "run").with_columns(model=pl.lit(run.name)) for run in runs]
         show_chart(curves_chart(pl.concat(curves)), "runs-precision-recall", about="precision against recall of the runs")
     with right:
-        epochs = [table(run, epochs_file(run.path).name).filter(pl.col("model") == "run") for run in runs]
-        lines = [frame.select("epoch", "average_precision", model=pl.lit(run.name)) for frame, run in zip(epochs, runs, strict=True)]
+        trained = [run for run in runs if run.has_network]
+        if not trained:
+            st.markdown("There are no epochs: these runs are boosted trees and have no network.")
+            return
+        epochs = [table(run, epochs_file(run.path).name).filter(pl.col("model") == "run") for run in trained]
+        lines = [frame.select("epoch", "average_precision", model=pl.lit(run.name)) for frame, run in zip(epochs, trained, strict=True)]
         chart = epochs_chart(pl.concat(lines), metric="average_precision", title="average precision on validation rows")
         show_chart(chart, "runs-epochs", about="validation average precision of the runs by epoch")
 

@@ -30,6 +30,12 @@ def show() -> None:
     """Show the page."""
     run = chosen_run()
     st.title("Sampling weights")
+    if not run.has_network:
+        st.info(
+            f"**{run.name}** is boosted trees without a network. They are fitted to the training rows without sampling weights, so there "
+            "are none to show. Train a network as well with `balancer train --learner hybrid`."
+        )
+        return
     st.markdown(
         f"The sampling weights of **{run.name}** (policy `{run.policy}`) and the validation metrics after each epoch. *Share*: share of the "
         "draws that are fraud. *Hardness*: how strongly rows with a large error are preferred. *Floor*: share of the draws that ignore "
