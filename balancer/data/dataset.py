@@ -80,6 +80,26 @@ class Dataset:
         store = replace(self.store, values=self.store.values[:, number:], num_numeric=self.store.num_numeric - number)
         return replace(self, store=store, schema=schema)
 
+    def with_numeric_fields(self, names: tuple[str, ...]) -> Dataset:
+        """The same rows with these numeric fields only, as a run of an older version had them.
+
+        Args:
+            names: Some of the schema's numeric fields, in its order.
+
+        Raises:
+            InputError: A field does not exist.
+        """
+        schema = self.schema
+        if names == schema.numeric_fields:
+            return self
+        column_of = {name: column for column, name in enumerate(schema.numeric_fields)}
+        unknown = next((name for name in names if name not in column_of), None)
+        if unknown is not None:
+            raise InputError(f"this version of balancer has no field {unknown!r}: use the version that wrote the run")
+        columns = [*(column_of[name] for name in names), *range(len(column_of), self.store.values.shape[1])]
+        store = replace(self.store, values=np.take(self.store.values, columns, axis=1), num_numeric=len(names))
+        return replace(self, store=store, schema=replace(schema, numeric_fields=names))
+
     def fill_score_fields(self, logit: NDArray[np.floating]) -> None:
         """Compute the score fields in place.
 

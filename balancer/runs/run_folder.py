@@ -133,6 +133,13 @@ class RunFolder:
         """Whether this is a finished run of ``balancer pretrain``: a model without threshold and report."""
         return bool(self.content["status"] == PRETRAINED)
 
+    @property
+    def before_trees(self) -> bool:
+        """Whether a version started it that had no boosted trees, and no fields of the known labels and the
+        activity of context values.
+        """
+        return "learner" not in self.content["config"]
+
     def config(self) -> TrainConfig:
         """The configuration that the run was started with.
 

@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from balancer.data.context_features import ACTIVITY_AMOUNT_FIELDS, ACTIVITY_FIELDS, LABEL_FIELDS
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.roles import resolve_spec
+from balancer.data.schema import Schema
 from balancer.data.score_memory import STAGE1_LOGIT
 from balancer.data.split import Split
 from balancer.devices import choose_device, torch_threads
@@ -157,7 +159,14 @@ def opened_run(
             )
         else:
             folder = saved
-            prepared = prepare(config, console, device=folder.content["device"], threads=threads, need_label=need_label)
+            prepared = prepare(
+                config,
+                console,
+                device=folder.content["device"],
+                threads=threads,
+                need_label=need_label,
+                before_trees=folder.before_trees,
+            )
             if prepared.dataset.fingerprint != folder.content["fingerprint"]:
                 raise InputError(f"--dataset {config.dataset} has changed since the run in {folder.path} was started: start a new run")
         console.print(f"run folder {folder.path}", highlight=False, soft_wrap=True)
@@ -173,6 +182,7 @@ def prepare(
     threads: int | None = None,
     given: dict[str, Any] | None = None,
     need_label: bool = True,
+    before_trees: bool = False,
 ) -> Prepared:
     """Check the options, read the data and fit the encodings, without writing a file.
 
@@ -187,6 +197,8 @@ def prepare(
         given: Fields of ``config`` that were typed. In a run that starts from another one, the sizes that
             were not typed are taken from that run.
         need_label: Whether the table must have a label column; False for a table to pretrain on.
+        before_trees: Whether a run is resumed that has the fields of such a version
+            (`RunFolder.before_trees`).
 
     Raises:
         InputError: An option or the table can't be used.
@@ -210,6 +222,7 @@ def prepare(
     with console.status(f"reading {config.dataset}"):
         how: dict[str, Any] = {"bad_rows": config.bad_rows, "need_label": need_label, "score_fields": learner != "network"}
         dataset = load_dataset(config.dataset, spec, hash_buckets=config.hash_buckets, **how)
+        dataset = dataset.with_numeric_fields(_fields_before_trees(dataset.schema)) if before_trees else dataset
         if learner != "network" and not enough_frauds(dataset):
             learner, dataset = _without_trees(config, base, dataset)
             how["score_fields"] = False
@@ -217,6 +230,7 @@ def prepare(
         if base is not None and keeps and dataset.schema.vocabularies != base.schema.vocabularies:
             codes: dict[str, Any] = {"hash_buckets": base.schema.hash_buckets, "vocabularies": base.schema.vocabularies}
             dataset = load_dataset(config.dataset, spec, **codes, **how)
+            dataset = dataset.with_numeric_fields(_fields_before_trees(dataset.schema)) if before_trees else dataset
     _print_data(dataset, console, time.monotonic() - started)
     model = model_config(
         # The edges of the score fields are fitted when the first stage has filled them.
@@ -251,6 +265,12 @@ def prepare(
         learner,
         lambda final: base.start(final, config, keeps),
     )
+
+
+def _fields_before_trees(schema: Schema) -> tuple[str, ...]:
+    """The numeric fields that there were before boosted trees (`RunFolder.before_trees`)."""
+    added = {f"{column}_{name}" for column in schema.spec.context for name in (*LABEL_FIELDS, *ACTIVITY_FIELDS, *ACTIVITY_AMOUNT_FIELDS)}
+    return tuple(name for name in schema.numeric_fields if name not in added or name in schema.spec.numeric)
 
 
 def _learner(config: TrainConfig, base: Base | None, need_label: bool) -> Learner:

@@ -17,9 +17,11 @@ import pytest
 
 from balancer.app.browsing import read_comparison, read_run
 from balancer.cli import main
+from balancer.data.context_features import ACTIVITY_AMOUNT_FIELDS, ACTIVITY_FIELDS, LABEL_FIELDS
 from balancer.files import read_arrays
 from balancer.models import SequenceBatch, load_classifier
-from balancer.runs.trained_run import TrainedRun
+from balancer.runs.tables import evaluate_file
+from balancer.runs.trained_run import TrainedRun, training_table
 from balancer.sampling import SamplerCore, load_policy
 from balancer.sampling.torch_sampler import AdaptiveSampler
 
@@ -105,6 +107,27 @@ def test_an_unfinished_run_is_resumed_to_the_result_of_a_run_at_one_go(stored: P
     assert main(["train", "--resume", "--out", "unfinished"]) == 0
     assert len(read_run(stored / "unfinished").curve) == 2
     np.testing.assert_allclose(scores_of(stored / "unfinished"), expected()["finished"].to_numpy(), atol=TRAINING)
+
+
+def test_a_run_that_began_before_trees_keeps_its_fields(tiny_table: Path, tmp_path: Path) -> None:
+    """Also where the table has a context column; the fields of its past were added with the trees."""
+    newer, older = tmp_path / "newer", tmp_path / "older"
+    flags = ("--epochs", "1", "--steps-per-epoch", "2", "--policy", "rule", "--d-model", "16", "--layers", "1", "--threads", "1")
+    assert main(["train", "--dataset", str(tiny_table), "--out", str(newer), "--learner", "network", *flags]) == 0
+    content = json.loads((newer / "run.json").read_text())
+    older.mkdir()
+    config = {name: value for name, value in content["config"].items() if name not in ("learner", "margin")} | {"out": str(older)}
+    (older / "run.json").write_text(json.dumps(content | {"config": config, "status": "running"}))
+    assert main(["train", "--resume", "--out", str(older)]) == 0
+    run = TrainedRun.load(older)
+    fields = run.model.config.numeric_fields
+    added = set(TrainedRun.load(newer).schema.numeric_fields) - set(fields)
+    assert fields == run.schema.numeric_fields == training_table(run.folder).schema.numeric_fields
+    assert added == {f"merchant_id_{name}" for name in (*LABEL_FIELDS, *ACTIVITY_FIELDS, *ACTIVITY_AMOUNT_FIELDS)}
+    report = json.loads((older / "report.json").read_text())["test"]
+    result = evaluate_file(run, tiny_table, past=None, bad_rows="error")
+    assert result["part"] == "test"
+    assert result["test"]["average_precision"] == pytest.approx(report["average_precision"])
 
 
 def test_a_saved_classifier_gives_the_same_probabilities() -> None:
