@@ -14,9 +14,10 @@ from balancer.options.flags import Flag, read_flags
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
-    """Export a trained run to one file for machines without torch.
+    """Export a trained run to a file for machines without torch.
 
-    With --lite a small model is distilled from it first, with INT8 weights where average precision allows.
+    A run with boosted trees gets a second ONNX file beside it, model.first.onnx, of its first stage. With
+    --lite a small model is distilled from it first, with INT8 weights where average precision allows.
     """
 
     run: Annotated[
@@ -25,7 +26,7 @@ class ExportConfig:
     ]
     target: Annotated[
         Literal["onnx", "executorch"],
-        "onnx: a model for ONNX Runtime. executorch: a program for edge devices, one row at a time, in float32.",
+        "onnx: a model for ONNX Runtime. executorch: a program for edge devices, one row at a time, in float32, without boosted trees.",
     ] = "onnx"
     lite: Annotated[bool, "Distil a model of one block with single-head window attention and export that."] = False
     out: Annotated[
@@ -50,7 +51,8 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     if "test" in result:
         _print(result, console)
-    console.print(f"{result['bytes'] / 1000:,.0f} kB: {result['file']}", highlight=False, soft_wrap=True)
+    files = " and ".join([result["file"], *([result["first_stage"]] if "first_stage" in result else [])])
+    console.print(f"{result['bytes'] / 1000:,.0f} kB: {files}", highlight=False, soft_wrap=True)
     return 0
 
 
@@ -60,7 +62,11 @@ def _print(result: dict[str, Any], console: Any) -> None:
     from rich.table import Table
 
     table = Table(
-        title="Full and light model, on the test rows", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, title_style="bold"
+        title=f"Full model ({result['full']}) and light model, on the test rows",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        title_style="bold",
     )
     for head in ("", "full", "light", "ratio or difference"):
         table.add_column(head, justify="right" if head else "left", no_wrap=True)

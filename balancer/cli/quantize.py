@@ -57,19 +57,22 @@ def print_quantization(result: dict[str, Any], console: Any, run: Path) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    before, after = result["before"], result["after"]
+    before, after, test = result["before"], result["after"], result["of"]["test"]
     table = Table(
         title="Full and quantized model, on the test rows", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, title_style="bold"
     )
     for head in ("", "full", "quantized", "change"):
         table.add_column(head, justify="left" if not head else "right", no_wrap=True)
     table.add_row(
-        "weights on disk, kB", f"{before['bytes'] / 1000:,.0f}", f"{after['bytes'] / 1000:,.0f}", _change(before["bytes"], after["bytes"])
+        "weights on disk, kB, network",
+        f"{before['bytes'] / 1000:,.0f}",
+        f"{after['bytes'] / 1000:,.0f}",
+        _change(before["bytes"], after["bytes"]),
     )
     for size in after["ms"]:
         if size in before["ms"]:
             full, quantized = before["ms"][size], after["ms"][size]
-            table.add_row(f"ms at batch {size}", f"{full:.2f}", f"{quantized:.2f}", _change(full, quantized))
+            table.add_row(f"ms at batch {size}, network", f"{full:.2f}", f"{quantized:.2f}", _change(full, quantized))
     for name, key, decimals in (("average precision", "average_precision", 4), ("F1, tuned", "f1", 4), ("false-positive rate", "fpr", 5)):
         full, quantized = before["test"][key], after["test"][key]
         if full is not None and quantized is not None:
@@ -86,6 +89,11 @@ def print_quantization(result: dict[str, Any], console: Any, run: Path) -> None:
     allowed = f"{result['max_drop']:g}"
     note = "" if drop is None else f"; drop of average precision on validation rows: {drop:.4f} of at most {allowed}"
     console.print(Text(f"backend {result['backend']}{note}; written to {run}", style="dim"), soft_wrap=True)
+    if test != "network":
+        console.print(
+            Text(f"bytes and ms are those of the network, which alone is quantized; all other figures those of {test}", style="dim"),
+            soft_wrap=True,
+        )
 
 
 def _change(before: float, after: float) -> str:

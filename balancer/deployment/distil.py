@@ -1,6 +1,7 @@
-"""Distil a small student from a trained classifier: one block of single-head window attention.
+"""Distil a small student from a trained detector: one block of single-head window attention.
 
-What is special: the student learns the probabilities of the teacher. So frauds, and rows that the teacher
+What is special: the student learns the probabilities of the whole detector, network and boosted trees, and
+reads neither trees nor their scores. So frauds, and rows that the teacher
 scores high, can be drawn much more often than they occur without biasing the probabilities.
 """
 
@@ -17,7 +18,7 @@ from balancer.data.dataset import Dataset
 from balancer.data.split import Split
 from balancer.errors import UnsupportedError
 from balancer.inference.decision import fraud_score
-from balancer.inference.scoring import score_rows
+from balancer.inference.detector import Detector
 from balancer.models import Classifier, ModelConfig, SequenceBatch
 from balancer.sampling.seeding import generator, integer_seed
 from balancer.training.fitting import thinned
@@ -37,8 +38,12 @@ _SHARES = (0.5, 0.25, 0.25)
 """Shares of a batch: uniformly drawn rows, frauds, rows drawn by the score of the teacher."""
 
 
-def light_config(full: ModelConfig) -> ModelConfig:
+def light_config(full: ModelConfig, score_fields: int = 0) -> ModelConfig:
     """Build the configuration of the student.
+
+    Args:
+        full: Configuration of the detector's network.
+        score_fields: Number of its first fields, the scores of trees, that the student does not read.
 
     Raises:
         UnsupportedError: If the student can't have the embedding of the full model.
@@ -49,7 +54,7 @@ def light_config(full: ModelConfig) -> ModelConfig:
         )
     history_length = min(full.history_length, HISTORY)
     head = "binary" if len(full.classes) == 2 else "multiclass"
-    edges = tuple(tuple(field[at] for at in _spread(len(field))) for field in full.edges)
+    edges = tuple(tuple(field[at] for at in _spread(len(field))) for field in full.edges[score_fields:])
     return dataclasses.replace(
         full,
         d_model=min(full.d_model, WIDTH),
@@ -57,6 +62,8 @@ def light_config(full: ModelConfig) -> ModelConfig:
         num_heads=1,
         attention="window",
         form="rows",
+        numeric_fields=full.numeric_fields[score_fields:],
+        margin="",
         history_length=history_length,
         edges=edges,
         attention_window=min(full.attention_window, history_length),
@@ -74,7 +81,7 @@ def _spread(edges: int) -> list[int]:
 
 
 def distil(
-    teacher: Classifier,
+    teacher: Detector,
     dataset: Dataset,
     *,
     seed: int,
@@ -85,20 +92,24 @@ def distil(
     """Train a light student on the training rows.
 
     Args:
-        teacher: The full model.
-        dataset: The labelled table of the run.
+        teacher: The detector, with a network, whose configuration the student's is derived from.
+        dataset: The labelled table of the run, with filled score fields.
         seed: Random seed of rows, weights and batches.
         device: Where both models are.
         steps: Optimizer steps.
         progress: Called with (step, detail) every 50 steps.
 
+    Returns:
+        A classifier of the fields without score fields.
+
     Raises:
         UnsupportedError: If the student can't have the embedding of the full model.
     """
-    config = light_config(teacher.config)
-    label = dataset.store.label
+    assert teacher.model is not None
+    config = light_config(teacher.model.config, len(dataset.schema.score_fields))
+    base, label = dataset.without_score_fields(), dataset.store.label
     rows, _ = thinned(dataset.rows(Split.TRAIN), label, NEGATIVES, generator(seed, "distilling"))
-    teacher_scores = score_rows(teacher, dataset, rows, device=device)
+    teacher_scores = teacher.scores(dataset, rows, device=device).astype(np.float32)
     known = np.eye(len(config.classes), dtype=np.float32)[label[rows].astype(np.int64)]
     target = torch.from_numpy((1 - LABEL_SHARE) * teacher_scores + LABEL_SHARE * known).to(device)
     fraud = fraud_score(teacher_scores)
@@ -119,7 +130,7 @@ def distil(
                 np.minimum(np.searchsorted(by_score, rng.random(sizes[2])), len(rows) - 1),
             ]
         )
-        batch = SequenceBatch.from_windows(*dataset.store.windows(rows[drawn], config.history_length), device)
+        batch = SequenceBatch.from_windows(*base.store.windows(rows[drawn], config.history_length), device)
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / (0.05 * steps + 1)) * 0.5 * (1 + math.cos(math.pi * step / steps))
         optimizer.zero_grad(set_to_none=True)

@@ -1,8 +1,10 @@
 """Quantize a run: measure its layers, plan their precisions, and write the smaller model to the run folder.
 
-What is special: the plan is made on training and validation rows within a budget of average precision, and is
-evaluated on the test rows once. A layer that is slower in low precision on this machine keeps its precision.
-The results before and after are reported side by side, also when they are worse.
+What is special: boosted trees are not rounded, so bytes and times are those of the network, and all metrics
+those of the whole detector with this network in it. The plan is made on training and validation rows within a
+budget of average precision, and is evaluated on the test rows once. A layer that is slower in low precision
+on this machine keeps its precision. The results before and after are reported side by side, also when they
+are worse.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,8 +27,9 @@ from balancer.data.dataset import Dataset
 from balancer.data.split import Split
 from balancer.devices import random_state_kept, torch_threads
 from balancer.errors import InputError
+from balancer.files import write_bytes
 from balancer.inference.decision import evaluate_rows, fraud_score
-from balancer.inference.scoring import score_rows
+from balancer.inference.detector import Detector
 from balancer.models import Classifier, SequenceBatch
 from balancer.models.quantization import (
     Applied,
@@ -74,8 +78,8 @@ def quantize_run(path: Path, *, max_drop: float, backend: Backend, console: Cons
             ignores times.
 
     Returns:
-        A JSON-serializable dict: `before` and `after` (bytes, ms by batch size, test metrics), `plan`,
-        `applied`, `sensitivity`, `seconds`.
+        A JSON-serializable dict: `before` and `after` (bytes, ms by batch size, test metrics), `of` (what
+        these figures are measured on), `plan`, `applied`, `sensitivity`, `seconds`.
 
     Raises:
         InputError: If the run is not complete, its table is missing or has changed, or the budget can't be
@@ -94,7 +98,7 @@ def quantize_run(path: Path, *, max_drop: float, backend: Backend, console: Cons
         with console.status("measuring how sensitive each layer is to quantization"):
             report = sensitivity(run.model, batches, seed=int(folder.content["seed"]))
         with console.status("planning the precision of each layer, and checking it on validation rows"):
-            metric = validation_metric(dataset, run.device, int(folder.content["seed"]))
+            metric = validation_metric(dataset, run.device, int(folder.content["seed"]), run.detector)
             considered = report if prefer == "speed" else without_times(report)
             plan = plan_precision(considered, max_metric_drop=max_drop, metric=metric, model=run.model)
         before = measured(run, run.model, dataset, sum(tensor.nbytes for tensor in run.model.state_dict().values()))
@@ -105,6 +109,7 @@ def quantize_run(path: Path, *, max_drop: float, backend: Backend, console: Cons
     return {
         "backend": applied.get("backend", backend),
         "max_drop": max_drop,
+        "of": measured_on(run),
         "before": before,
         "after": after,
         "plan": plan.to_dict(),
@@ -145,29 +150,47 @@ def calibration(dataset: Dataset, model: Classifier, *, seed: int, device: torch
     return [SequenceBatch.from_windows(*dataset.store.windows(batch, history), device) for batch in batches]
 
 
-def validation_metric(dataset: Dataset, device: torch.device, seed: int) -> Callable[[torch.nn.Module], float]:
-    """Return a function that computes the average precision of a classifier on validation rows."""
+def measured_on(run: TrainedRun) -> dict[str, str]:
+    """Name what `bytes`, `ms` and the `test` metrics of a quantized run are those of."""
+    return {"bytes": "network", "ms": "network", "test": "network" if run.detector.stages is None else "network and boosted trees"}
+
+
+def validation_metric(
+    dataset: Dataset, device: torch.device, seed: int, detector: Detector | None = None
+) -> Callable[[torch.nn.Module], float]:
+    """Return a function that computes the average precision on validation rows of a classifier.
+
+    Args:
+        dataset: The table, with filled score fields if the detector has trees.
+        device: Where the classifier is.
+        seed: Seed by which negative rows are drawn.
+        detector: The average precision is that of this detector with the classifier as its network; None:
+            that of the classifier alone.
+    """
+    detector = detector or Detector(None, None)
     rows = np.concatenate([dataset.rows(Split.REWARD), dataset.rows(Split.THRESHOLD)])
     rows, weight = thinned(rows, dataset.store.label, METRIC_NEGATIVES, generator(seed, "quantization metric"))
     label = dataset.store.label[rows] > 0
 
     def metric(model: torch.nn.Module) -> float:
         assert isinstance(model, Classifier)
-        score = fraud_score(score_rows(model, dataset, rows, device=device))
+        score = fraud_score(dataclasses.replace(detector, model=model).scores(dataset, rows, device=device))
         return float(average_precision_score(label, score, sample_weight=weight))
 
     return metric
 
 
 def measured(run: TrainedRun, model: torch.nn.Module, dataset: Dataset, size: int) -> dict[str, Any]:
-    """Measure a model with the calibration and threshold of the run.
+    """Measure the detector with another network, with the calibration and threshold of the run.
 
     Returns:
-        `bytes` (the given `size`), `ms` by batch size, and the test metrics under `test`.
+        `bytes` (the given `size`) and `ms` by batch size of the network, and under `test` the test metrics of
+        the detector.
     """
     assert isinstance(model, Classifier)
     rows = dataset.rows(Split.TEST)
-    test = evaluate_rows(dataset, rows, score_rows(model, dataset, rows, device=run.device), run.decision)
+    scores = dataclasses.replace(run.detector, model=model).scores(dataset, rows, device=run.device)
+    test = evaluate_rows(dataset, rows, scores, run.decision)
     return {"bytes": size, "ms": latencies({"model": model}, dataset, run)["model"], "test": test}
 
 
@@ -195,12 +218,13 @@ def _torch(
     if applied.backend == "bitsandbytes":
         after = measured(run, quantized, dataset, _bytes(applied, before["bytes"]))
         return after, applied.to_dict()
-    save_quantized(quantized, applied, path, plan=plan, about={"sensitivity": report.to_dict()})
+    about: dict[str, Any] = {"sensitivity": report.to_dict(), "of": measured_on(run)}
+    save_quantized(quantized, applied, path, plan=plan, about=about)
     loaded = load_quantized_classifier(path, run.device)
     after = measured(run, loaded, dataset, (path / "model.quantized.safetensors").stat().st_size)
     both = latencies({"full": copy.deepcopy(run.model), "quantized": loaded}, dataset, run)
     before["ms"], after["ms"] = both["full"], both["quantized"]  # measured alternately
-    save_quantized(quantized, applied, path, plan=plan, about={"sensitivity": report.to_dict(), "before": before, "after": after})
+    save_quantized(quantized, applied, path, plan=plan, about=about | {"before": before, "after": after})
     return after, applied.to_dict()
 
 
@@ -211,25 +235,38 @@ def _bytes(applied: Applied, full: int) -> int:
 def _onnx(
     run: TrainedRun, dataset: Dataset, batches: list[SequenceBatch], plan: PrecisionPlan, path: Path
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Export the model, quantize the layers planned in INT8, and measure the file in ONNX Runtime."""
+    """Export the detector, quantize the layers planned in INT8, and measure the file in ONNX Runtime."""
+    from balancer.deployment.onnx_detector import add_trees, first_stage_file, write_first_stage
     from balancer.models.export.onnx_backend import OnnxClassifier, export_onnx, quantize_onnx
 
-    export_onnx(run.model, path / FULL_FILE)
+    stages, threads, history = run.detector.stages, int(run.folder.content["threads"]), run.model.config.history_length
     keep = [name for name, precision in plan.precision.items() if precision != "int8"]
-    int8_layers = quantize_onnx(path / FULL_FILE, path / ONNX_FILE, batches, keep)
-    model, history = OnnxClassifier(path / ONNX_FILE, threads=int(run.folder.content["threads"])), run.model.config.history_length
+    with tempfile.TemporaryDirectory() as folder:
+        full, int8 = Path(folder) / FULL_FILE, Path(folder) / ONNX_FILE
+        export_onnx(run.model, full, logits=stages is not None)
+        int8_layers = quantize_onnx(full, int8, batches, keep)
+        network, size = OnnxClassifier(int8, threads=threads), int8.stat().st_size
+        for written in (full, int8):
+            if stages is None:
+                write_bytes(path / written.name, written.read_bytes())
+            else:
+                add_trees(written, path / written.name, run.detector)
+    if stages is not None:
+        schema = run.schema.without_score_fields()
+        write_first_stage(stages, schema.numeric_fields + schema.categorical_fields, first_stage_file(path / FULL_FILE))
     rows = dataset.rows(Split.TEST)
-    test = evaluate_rows(dataset, rows, onnx_scores(model, dataset, rows), run.decision)
+    scores = onnx_scores(OnnxClassifier(path / ONNX_FILE, threads=threads), dataset, rows)
+    test = evaluate_rows(dataset, rows, scores, run.decision)
     ms = {}
-    for size in BATCHES:
-        values, lengths = dataset.store.windows(np.resize(rows, size), history)
-        ms[str(size)] = timed({"onnx": functools.partial(model.probabilities, values, lengths)})["onnx"]
+    for rows_at_once in BATCHES:
+        values, lengths = dataset.store.windows(np.resize(rows, rows_at_once), history)
+        ms[str(rows_at_once)] = timed({"onnx": functools.partial(network.probabilities, values, lengths)})["onnx"]
     layers = [
         {"layer": name, "wanted": planned, "got": "int8" if name in int8_layers else "fp32"} for name, planned in plan.precision.items()
     ]
     for layer in layers:
         layer["reason"] = "" if layer["got"] == layer["wanted"] else "ONNX Runtime has INT8 and float32 only"
-    return {"bytes": (path / ONNX_FILE).stat().st_size, "ms": ms, "test": test}, {"backend": "onnxruntime", "rows": layers}
+    return {"bytes": size, "ms": ms, "test": test}, {"backend": "onnxruntime", "rows": layers}
 
 
 def onnx_scores(model: OnnxClassifier, dataset: Dataset, rows: np.ndarray) -> np.ndarray:

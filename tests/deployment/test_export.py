@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -76,8 +77,8 @@ def test_the_student_learns_what_the_teacher_thinks(tiny_run: Path) -> None:
     expected = run.scores(dataset, rows)[:, 1]
     agreed = []
     for steps in (1, 200):
-        student = distilling.distil(run.model, dataset, seed=0, device=torch.device("cpu"), steps=steps)
-        values, lengths = dataset.store.windows(rows, student.config.history_length)
+        student = distilling.distil(run.detector, dataset, seed=0, device=torch.device("cpu"), steps=steps)
+        values, lengths = dataset.without_score_fields().store.windows(rows, student.config.history_length)
         with torch.inference_mode():
             found = student.probabilities(SequenceBatch.from_windows(values, lengths))[:, 1].numpy()
         agreed.append(np.corrcoef(found, expected)[0, 1])
@@ -157,10 +158,7 @@ def test_no_run_and_no_table(tiny_run: Path, tmp_path: Path, capsys: pytest.Capt
     assert main(["export", str(tmp_path)]) == 2
     capsys.readouterr()
     other = tmp_path / "run"
-    other.mkdir()
-    for file in tiny_run.iterdir():
-        if file.is_file():
-            (other / file.name).write_bytes(file.read_bytes())
+    shutil.copytree(tiny_run, other)
     content = json.loads((other / "run.json").read_text())
     content["config"]["dataset"] = str(tmp_path / "gone.parquet")
     (other / "run.json").write_text(json.dumps(content))

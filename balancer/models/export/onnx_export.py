@@ -33,7 +33,12 @@ finite.
 """
 
 
-def export_onnx(model: Classifier, file: Path) -> None:
+LOGITS = "logits"
+"""Name of the output (B, K) that is only there if it is asked for: the log-odds of fraud, then the shares of
+its K - 1 kinds."""
+
+
+def export_onnx(model: Classifier, file: Path, *, logits: bool = False) -> None:
     """Write a classifier of the form `rows` with dense or window attention as an ONNX graph.
 
     Adapters are merged into the weights, auxiliary tasks are removed. Inputs are `values` (B, n, C) float32,
@@ -44,17 +49,20 @@ def export_onnx(model: Classifier, file: Path) -> None:
     Args:
         model: the classifier, in any mode and on any device; it is not changed.
         file: replaced atomically.
+        logits: whether to write the output `LOGITS` too. Runtimes compute small probabilities less exactly
+            than log-odds.
 
     Raises:
         UnsupportedError: The model has a form, part or layer that can't be exported.
         MissingDependencyError: A package is not installed.
         UnwritableFileError: The file can't be written.
     """
-    wrapped = traceable(model, "ONNX")
+    wrapped = traceable(model, "ONNX", logits=logits)
     package("onnxscript")
     package("onnx")
     with torch.random.fork_rng(devices=[]):  # tracing must not change the state of the caller's generator
-        proto = _trace(wrapped, len(model.config.numeric_fields) + len(model.config.categorical_fields))
+        outputs = ["probabilities", LOGITS] if logits else ["probabilities"]
+        proto = _trace(wrapped, len(model.config.numeric_fields) + len(model.config.categorical_fields), outputs)
     layers = _name_layers(proto, [name for name, part in wrapped.named_modules() if isinstance(part, nn.Linear | nn.Embedding)])
     about = {
         "format": FORMAT,
@@ -67,15 +75,16 @@ def export_onnx(model: Classifier, file: Path) -> None:
     write_model(proto, about, file)
 
 
-def traceable(model: Classifier, target: str) -> nn.Module:
+def traceable(model: Classifier, target: str, *, logits: bool = False) -> nn.Module:
     """Rewrite a copy of the model in operators that exporters support, in evaluation mode on the CPU.
 
     Args:
         model: the classifier; it is not changed.
         target: name of the format, for error messages.
+        logits: whether the module returns the `LOGITS` too.
 
     Returns:
-        A module from windows (B, n, C) and lengths (B,) to probabilities (B, K).
+        A module from windows (B, n, C) and lengths (B,) to probabilities (B, K), or to these and the logits.
 
     Raises:
         UnsupportedError: The model has a form, part or layer that `target` can't represent.
@@ -83,7 +92,7 @@ def traceable(model: Classifier, target: str) -> nn.Module:
     with torch.random.fork_rng(devices=[]):  # copying must not change the state of the caller's generator
         plain = model.deployable().cpu().float()
         _check_exportable(plain, target)
-        return _Exported(plain).eval()
+        return _Exported(plain, logits).eval()
 
 
 class _Exported(nn.Module):
@@ -92,8 +101,9 @@ class _Exported(nn.Module):
     embedding: Any
     head: Any
 
-    def __init__(self, model: Classifier) -> None:
+    def __init__(self, model: Classifier, logits: bool) -> None:
         super().__init__()
+        self.logits = logits
         source = model.embedding
         assert isinstance(source, TransactionEmbedding) and source.position is not None
         self.embedding = nn.Module()  # provides the prefix of the layers' names
@@ -105,8 +115,8 @@ class _Exported(nn.Module):
         self.num_numeric = source.num_numeric
         self.margin = model.config.numeric_fields.index(model.config.margin) if model.config.margin else None
 
-    def forward(self, values: Tensor, lengths: Tensor) -> Tensor:
-        """Map windows (B, n, C) and lengths (B,) to probabilities (B, K)."""
+    def forward(self, values: Tensor, lengths: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Map windows (B, n, C) and lengths (B,) to probabilities (B, K), and to logits (B, K) if wanted."""
         positions = torch.arange(values.shape[1])
         mask = positions < lengths[:, None]
         last, real = (lengths - 1).clamp(min=0), (lengths > 0)[:, None, None]
@@ -121,8 +131,10 @@ class _Exported(nn.Module):
             given = values[torch.arange(values.shape[0]), last, self.margin][:, None] * real[:, 0]
             fraud_logit = fraud_logit + torch.where(given.isnan(), 0.0, given)
         negative, fraud = torch.sigmoid(-fraud_logit), torch.sigmoid(fraud_logit)
-        kinds = fraud if isinstance(self.head, BinaryHead) else fraud * scores[:, 1:].softmax(-1)
-        return torch.cat([negative, kinds], -1)
+        shares = torch.ones_like(fraud) if isinstance(self.head, BinaryHead) else scores[:, 1:].softmax(-1)
+        kinds = fraud if isinstance(self.head, BinaryHead) else fraud * shares
+        probabilities = torch.cat([negative, kinds], -1)
+        return (probabilities, torch.cat([fraud_logit, shares], -1)) if self.logits else probabilities
 
     def _embed(self, values: Tensor, lengths: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
         total: Tensor = self.embedding.position((lengths[:, None] - 1 - positions).clamp(min=0))
@@ -242,7 +254,7 @@ def _check_exportable(model: Classifier, target: str) -> None:
 _BLOCK_LINEARS = ("attention.query", "attention.key_value", "attention.out", "ff1", "ff2")
 
 
-def _trace(wrapped: nn.Module, fields: int) -> Any:
+def _trace(wrapped: nn.Module, fields: int, outputs: list[str]) -> Any:
     # Lengths of 1 are valid for any history_length. The example is only traced, but sizes of 1 would be taken
     # as constants.
     example = (torch.zeros(3, 2, fields), torch.ones(3, dtype=torch.int64))
@@ -253,7 +265,7 @@ def _trace(wrapped: nn.Module, fields: int) -> Any:
             example,
             dynamo=True,
             input_names=["values", "lengths"],
-            output_names=["probabilities"],
+            output_names=outputs,
             dynamic_shapes={"values": {0: dynamic, 1: dynamic}, "lengths": {0: dynamic}},
             opset_version=OPSET,
             verbose=False,

@@ -47,8 +47,9 @@ def check_feed(feed: dict[str, NDArray[Any]], about: dict[str, Any]) -> None:
         raise InputError(
             f"the windows are {values.shape[1]} transactions long, the model takes 1 to {about['history']}; cut windows of that length"
         )
-    if len(lengths) and (lengths.min() < 0 or lengths.max() > values.shape[1]):
-        raise InputError(f"lengths must be from 0 to {values.shape[1]}, given {lengths.min()} to {lengths.max()}")
+    least = 1 if about["trees"] else 0  # the network gives a score to an empty window too; trees need a row
+    if len(lengths) and (lengths.min() < least or lengths.max() > values.shape[1]):
+        raise InputError(f"lengths must be from {least} to {values.shape[1]}, given {lengths.min()} to {lengths.max()}")
 
 
 def write_model(proto: Any, about: dict[str, Any], file: Path) -> None:
@@ -71,13 +72,17 @@ def write_model(proto: Any, about: dict[str, Any], file: Path) -> None:
     write_bytes(file, graph + rest.SerializeToString(deterministic=True))
 
 
-def read_model(file: Path) -> tuple[Any, dict[str, Any]]:
-    """Read the graph and the metadata of a float32 file.
+def read_model(file: Path, *, quantized: bool = False) -> tuple[Any, dict[str, Any]]:
+    """Read the graph and the metadata of a file.
+
+    Args:
+        file: the file.
+        quantized: whether it may have INT8 layers.
 
     Raises:
         MissingFileError: The file does not exist.
         CorruptFileError: The file is damaged or was not written by balancer.
-        InputError: The file is quantized already.
+        InputError: The file is quantized already, and may not be.
     """
     onnx = package("onnx")
     decode_error = package("google.protobuf.message").DecodeError
@@ -90,7 +95,7 @@ def read_model(file: Path) -> tuple[Any, dict[str, Any]]:
         raise corrupt(file, error) from error
     if not set(about["layers"].values()) <= {node.name for node in proto.graph.node}:
         raise corrupt(file, "layers are missing")
-    if any(node.op_type == "DequantizeLinear" for node in proto.graph.node):
+    if not quantized and any(node.op_type == "DequantizeLinear" for node in proto.graph.node):
         raise InputError(f"{file} is quantized already; give a file written by export_onnx")
     return proto, about
 
@@ -126,7 +131,8 @@ def read_about(file: Path, content: bytes, text: str | None) -> dict[str, Any]:
         if about["format"] == FORMAT and about["version"] == VERSION:
             if hashlib.sha256(content[: about["bytes"]]).hexdigest() != about["sha256"]:
                 raise corrupt(file, "its content does not match its digest")
-            return {key: about[key] for key in ("format", "version", "history", "fields", "classes", "layers")}
+            found = {key: about[key] for key in ("format", "version", "history", "fields", "classes", "layers")}
+            return found | {"trees": bool(about.get("trees", False))}  # files of version 0.1 have no trees
     except (ValueError, KeyError, TypeError) as error:
         raise corrupt(file, "its metadata is incomplete") from error
     raise corrupt(file, "it is from another version")
