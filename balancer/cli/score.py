@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,8 +57,11 @@ def main(arguments: Sequence[str]) -> int:
     from balancer.runs.tables import score_file
     from balancer.runs.trained_run import TrainedRun
 
+    run = TrainedRun.load(config.run, precision=config.precision)
+    if run.detector.stages is not None and run.detector.stages.note is not None:
+        print(f"note: {run.detector.stages.note}", file=sys.stderr)
     result = score_file(
-        TrainedRun.load(config.run, precision=config.precision),
+        run,
         config.input,
         config.output,
         past=config.past,

@@ -47,6 +47,11 @@ class TreeStages:
     kinds: TreeEnsemble | None = None
     """Trees that tell the kinds of fraud apart, where no network does it."""
 
+    @property
+    def note(self) -> str | None:
+        """What a user should know about the speed; None where the compiled evaluator is used."""
+        return self.folds[0].note
+
     def first_logit(self, values: NDArray[np.float32], time: Floats, fold: NDArray[np.integer]) -> Floats:
         """Log-odds of fraud by the first stage.
 

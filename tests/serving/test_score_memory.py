@@ -20,6 +20,9 @@ from balancer.errors import CorruptFileError, InputError
 from balancer.runs.run_folder import RunFolder
 from balancer.runs.tables import score_file
 from balancer.runs.trained_run import TrainedRun
+from balancer.serving.config import ServeConfig
+from balancer.serving.http.schemas import ScoreAnswer
+from balancer.serving.http.server import _check_model
 from balancer.serving.scoring.registry import LoadedModel, Registry, same_rows
 from balancer.serving.scoring.scorer import NO_NETWORK, Scorer
 from balancer.serving.storage.database import Database
@@ -96,6 +99,7 @@ def test_trees_alone_have_the_bits_of_the_table_and_list_no_attention(
     assert all(len(np.unique(column)) > 20 for column in fields.T)
     answer = Scorer(database).score("u", model, [parsed(card(), model)], explain=3).answers[0]
     assert (answer["weighed_most"], answer["note"]) == ([], NO_NETWORK)
+    ScoreAnswer.model_validate({"decisions": [answer]})
 
 
 @pytest.mark.parametrize("kind", ["trees", "hybrid", "no entity"])
@@ -211,3 +215,26 @@ def test_other_trees_make_another_model(trained: Trained, tmp_path: Path) -> Non
     assert RunFolder.open(run).complete
     with pytest.raises(InputError, match="nothing quantized"):
         LoadedModel.load(run, "run", "quantized")
+
+
+def test_without_the_compiled_evaluator_a_note_is_shown(
+    trained: Trained, rows: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, url = trained("--learner", "trees"), f"sqlite:///{tmp_path / 'a.db'}"
+    database = opened(url)
+    rows.head(20).write_parquet(tmp_path / "in.parquet")
+    command = ["score", str(run), "--input", str(tmp_path / "in.parquet"), "--output", str(tmp_path / "out.parquet")]
+    assert _check_model(ServeConfig(run=run, database=url), database) is None
+    assert main(command) == 0
+    assert capsys.readouterr().err == ""
+    before = pl.read_parquet(tmp_path / "out.parquet")
+    monkeypatch.setattr("balancer.trees.native.absence", lambda: "no compiler")
+    note = "trees are evaluated slowly, because the compiled evaluator can't be used: no compiler"
+    assert _check_model(ServeConfig(run=run, database=url), database) == note
+    assert main(command) == 0
+    assert capsys.readouterr().err == f"note: {note}\n"
+    assert pl.read_parquet(tmp_path / "out.parquet").equals(before)
+    network = trained("--learner", "network", *FAST)
+    assert (
+        _check_model(ServeConfig(run=network, database=f"sqlite:///{tmp_path / 'b.db'}"), opened(f"sqlite:///{tmp_path / 'b.db'}")) is None
+    )

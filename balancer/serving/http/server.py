@@ -58,7 +58,7 @@ def serve(config: ServeConfig) -> int:
     has_keys = keys.any_in_use(database)
     if not config.is_loopback and not has_keys:
         raise InputError(f"--host {config.host} lets others connect, but there is no API key yet: create one with balancer keys create")
-    _check_model(config, database)
+    note = _check_model(config, database)
     database.close()
     with tempfile.TemporaryDirectory(prefix="balancer-metrics-") as folder:
         os.environ |= {CONFIG: json.dumps(to_dict(config)), "PROMETHEUS_MULTIPROC_DIR": folder}
@@ -73,6 +73,8 @@ def serve(config: ServeConfig) -> int:
             "database": database.shown,
             "workers": config.workers,
         }
+        if note is not None:
+            logging.getLogger(LOGGER).warning(note)
         logging.getLogger(LOGGER).info("starting", extra={"fields": fields | {"keys": has_keys}})
         Multiprocess(server, [bound]).run()
     return 0
@@ -96,11 +98,18 @@ def _server(config: ServeConfig) -> uvicorn.Config:
     )
 
 
-def _check_model(config: ServeConfig, database: Database) -> None:
-    """Load the model once here, so that an error is reported once and not by every worker."""
+def _check_model(config: ServeConfig, database: Database) -> str | None:
+    """Load the model once here, so that an error is reported once and not by every worker.
+
+    Returns:
+        A note on the speed of its trees, if there is one.
+    """
     from balancer.serving.scoring.registry import Registry
 
-    Registry(database, config.run, config.models, config.precision).begin()
+    registry = Registry(database, config.run, config.models, config.precision)
+    registry.begin()
+    stages = None if registry.current is None else registry.current.detector.stages
+    return None if stages is None else stages.note
 
 
 def _absolute(config: ServeConfig) -> ServeConfig:
