@@ -44,8 +44,8 @@ class TrainConfig(DataOptions, LearnerOptions, ModelOptions, FitOptions, TaskOpt
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.learner == "trees":
-            for name in ("from_", "train_only", "tasks"):
-                if getattr(self, name) is not None:
+            for name in ("from_", "train_only", "tasks", "quantize"):
+                if getattr(self, name):
                     raise InputError(
                         f"--learner trees trains no network, so {flag_of(name)} has no effect: leave it out, or use --learner hybrid"
                     )

@@ -73,7 +73,8 @@ def train_run(config: TrainConfig, given: dict[str, Any], console: Console) -> P
 
 def _run_stages(prepared: Prepared, folder: RunFolder, console: Console) -> None:
     config, dataset = prepared.config, prepared.dataset
-    print_costs(prepared, console)
+    if prepared.learner != "trees":
+        print_costs(prepared, console)
     folder.work.mkdir(exist_ok=True)
     clock = StageClock(folder.work / SECONDS_FILE)
     stages, members, policy = None, None, None
