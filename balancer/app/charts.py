@@ -386,8 +386,8 @@ def timeline_chart(rows: pl.DataFrame, *, threshold: float) -> alt.LayerChart:
     return chart
 
 
-def contributions_chart(fields: pl.DataFrame, *, most: int = 15) -> alt.Chart:
-    """Plot the contributions of the fields to a score as bars.
+def contributions_chart(fields: pl.DataFrame, *, most: int = 12) -> alt.Chart:
+    """Plot the contributions of the fields to a score as bars, each below its label.
 
     Args:
         fields: Columns `field, value, contribution, words` in log-odds, largest first; the `value` is empty
@@ -401,12 +401,17 @@ def contributions_chart(fields: pl.DataFrame, *, most: int = 15) -> alt.Chart:
         name = f"{rest.height} other fields"
         others = {"field": name, "value": "", "contribution": rest["contribution"].sum(), "words": "the sum of their contributions"}
         shown = pl.concat([shown, pl.DataFrame([others | {"name": name}], schema=shown.schema)])
+    signed = [f"{contribution:+.2f}  {name}" for contribution, name in zip(shown["contribution"], shown["name"], strict=True)]
+    shown = shown.with_columns(name=pl.Series(signed, dtype=pl.String))
+    # The labels are above the bars, because beside them they would leave no width to the bars.
+    inside: dict[str, Any] = {"labelAlign": "left", "labelPadding": 0, "labelOffset": -7, "labelLimit": alt.ExprRef("width"), "zindex": 1}
+    above = alt.Axis(title=None, ticks=False, domain=False, **inside)
     chart: alt.Chart = (
         alt.Chart(shown)
-        .mark_bar()
+        .mark_bar(size=10, yOffset=8)
         .encode(
-            alt.X("contribution:Q", title="change in log-odds of fraud"),
-            alt.Y("name:N", title="field and its value", sort=None, axis=alt.Axis(labelLimit=220)),
+            alt.X("contribution:Q", title="contribution to the log-odds of fraud"),
+            alt.Y("name:N", title="field and its value", sort=None, axis=above),
             alt.Color(
                 "direction:N",
                 title=None,
@@ -416,7 +421,7 @@ def contributions_chart(fields: pl.DataFrame, *, most: int = 15) -> alt.Chart:
             tooltip=["field:N", "words:N", "value:N", alt.Tooltip("contribution:Q", format="+.3f")],
         )
         .transform_calculate(direction="datum.contribution >= 0 ? 'towards fraud' : 'towards legitimate'")
-        .properties(width=WIDTH, height=90 + 24 * shown.height)
+        .properties(width=WIDTH, height=40 + 34 * shown.height)
     )
     return chart
 

@@ -106,8 +106,8 @@ def _of_entity(entity: str) -> Iterator[Named]:
     yield "previous_gap_log", f"time between the two previous transactions of {this}", _duration
     yield "previous_hour", f"hour of the previous transaction of {this}", _hour
     yield "gap_ratio", f"time since the previous transaction, against the usual time between two of {this}", _times
-    yield "hour_habit_all", f"how close the hour is to the usual hours of {this} (1: equal, -1: half a day away)", _number
-    yield "hour_habit_1d", f"how close the hour is to the hours of {this} in the last day (1: equal, -1: half a day away)", _number
+    yield "hour_habit_all", f"how close the hour is to the usual hours of {this}", _closeness
+    yield "hour_habit_1d", f"how close the hour is to those of {this} in the last day", _closeness
     yield "hour_cos_mean_1d", f"usual hour of {this} in the last day (cosine)", _number
     yield "hour_sin_mean_1d", f"usual hour of {this} in the last day (sine)", _number
     yield "amount_ratio", f"amount against the usual amount of {this}", _times
@@ -191,6 +191,11 @@ def _number(value: float) -> str:
     return f"{value:.6g}"
 
 
+def _closeness(value: float) -> str:
+    """A mean cosine: 1 for the same hour, -1 for half a day away."""
+    return f"{value:.2f} of 1"
+
+
 def _flag(value: float) -> str:
     return "yes" if value > 0.5 else "no"
 
@@ -217,7 +222,7 @@ def _times(value: float) -> str:
 
 
 def _deviations(value: float) -> str:
-    return f"{math.copysign(math.expm1(min(abs(value), _MOST_EXPONENT)), value):+.3g} standard deviations"
+    return f"{math.copysign(math.expm1(min(abs(value), _MOST_EXPONENT)), value):+.3g} deviations"
 
 
 def _probability(value: float) -> str:

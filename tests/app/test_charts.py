@@ -12,6 +12,7 @@ import pytest
 
 from balancer.app import charts
 from balancer.app.aggregates import alarms_by_day, attention_of, by_class, calibration_bins, operating_points, outcome
+from balancer.evaluation.report_content import PARTS, TITLES
 from balancer.models.quantization import SensitivityReport, SensitivityRow
 
 DAYS = [dt.datetime(2026, 1, 1) + dt.timedelta(hours=7 * hour) for hour in range(40)]
@@ -42,6 +43,15 @@ SENSITIVITY = SensitivityReport(
     [SensitivityRow(name, "linear", 4, {"int8": score, "bf16": 0.0, "fp32": 0.0}, {}, {}) for name, score in (("a", 1e-3), ("b", 0.0))],
     *("exact", 8, 1, 0.1, ""),
 )
+FIELDS = pl.DataFrame(
+    {
+        "field": ["a", "(network)", "b"],
+        "value": ["1", "", "x"],
+        "contribution": [1.0, -0.75, 0.5],
+        "words": ["a of this card", "own part", "b"],
+    }
+)
+MODELS = ["this run", *TITLES.values()]
 ALL = {
     "weights of version 0.1": charts.weights_chart(HISTORY),
     "weights": charts.weights_chart(HISTORY.with_columns(class_importance=pl.lit(0.5), hardness_importance=pl.lit(0.0))),
@@ -57,7 +67,8 @@ ALL = {
     "calibration": charts.calibration_chart(calibration_bins(ROWS, "0", bins=3)),
     "surface": charts.surface_chart(SURFACE, WAY),
     "timeline": charts.timeline_chart(LINE, threshold=0.5),
-    "contributions": charts.contributions_chart(pl.DataFrame({"field": ["a", "b"], "value": ["1", "x"], "contribution": [1.0, -0.5]})),
+    "contributions": charts.contributions_chart(FIELDS),
+    "few contributions": charts.contributions_chart(FIELDS, most=1),
     "sensitivity": SENSITIVITY.chart({"a": "int8"}),
     "bars": charts.bars_chart(pl.DataFrame({"part": ["a"], "size": [3]}), x="size", y="part", x_title="kB", y_title="part"),
 }
@@ -129,3 +140,43 @@ def test_curves_are_put_in_order_and_named() -> None:
 def test_attention_of_rows_with_and_without() -> None:
     assert attention_of({"attended": [3, 1], "attended_mass": [0.5, 0.2]}) == {3: 0.5, 1: 0.2}
     assert attention_of({"attended": None}) == attention_of({}) == {}
+
+
+def colours(chart: Any) -> dict[str, str]:
+    """Colour of each model by its name."""
+    scale = chart.to_dict()["encoding"]["color"]["scale"]
+    return dict(zip(scale["domain"], scale["range"], strict=True))
+
+
+def lines_of(models: list[str]) -> pl.DataFrame:
+    return pl.concat(CURVES.with_columns(model=pl.lit(name), epoch=pl.lit(1), f1=pl.lit(0.5)) for name in models)
+
+
+def test_a_model_has_the_same_colour_on_every_chart_and_no_other_model_has_it() -> None:
+    every = colours(charts.curves_chart(lines_of(MODELS)))
+    assert list(every) == MODELS
+    assert len(set(every.values())) == len(MODELS) == 8
+    for some in (MODELS[3:], ["this run"], ["trees, stage 2", "LightGBM"]):
+        for chart in (charts.roc_chart(lines_of(some)), charts.epochs_chart(lines_of(some), metric="f1", title="F1")):
+            assert colours(chart) == {name: every[name] for name in some}
+
+
+def test_runs_and_players_have_the_usual_colours() -> None:
+    encoding = charts.curves_chart(lines_of(["first", "second"])).to_dict()["encoding"]
+    assert encoding["color"]["scale"] == {"range": charts.COLOURS}
+
+
+def test_parts_of_the_detector_are_dashed() -> None:
+    dash = charts.curves_chart(lines_of(MODELS)).to_dict()["encoding"]["strokeDash"]
+    assert dash["condition"]["test"]["oneOf"] == [TITLES[name] for name in PARTS]
+    assert dash["condition"]["value"] != dash["value"]
+
+
+def test_bars_of_contributions_have_the_sum_of_all() -> None:
+    for most, names in (
+        (15, ["+1.00  a of this card: 1", "-0.75  own part", "+0.50  b: x"]),
+        (1, ["+1.00  a of this card: 1", "-0.25  2 other fields"]),
+    ):
+        (rows,) = charts.contributions_chart(FIELDS, most=most).to_dict()["datasets"].values()
+        assert [row["name"] for row in rows] == names
+        assert sum(row["contribution"] for row in rows) == 0.75

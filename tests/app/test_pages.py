@@ -5,18 +5,22 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from balancer.app.charts import OUTCOMES
 from balancer.cli import main
+from balancer.evaluation.report_content import models_of
 from balancer.inference.decision import Decision
-from balancer.runs.trained_run import TrainedRun
+from balancer.runs.trained_run import TrainedRun, training_table
+from tests.conftest import TINY
 
 APP = str(Path(__file__).resolve().parents[2] / "app" / "streamlit_app.py")
 PAGES = ("runs", "weights", "threshold", "transactions", "compare", "train", "model")
@@ -28,6 +32,23 @@ def runs(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     """A runs folder with one real run, `first`."""
     folder = tmp_path / "runs"
     shutil.copytree(tiny_run, folder / "first")
+    monkeypatch.setenv("BALANCER_RUNS", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trees_run(tiny_table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of boosted trees without a network."""
+    out = tmp_path_factory.mktemp("trees") / "run"
+    assert main(["train", "--dataset", str(tiny_table), "--out", str(out), "--learner", "trees", *TINY]) == 0
+    return out
+
+
+@pytest.fixture
+def tree_runs(trees_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A runs folder with one run of trees alone, `grove`."""
+    folder = tmp_path / "runs"
+    shutil.copytree(trees_run, folder / "grove")
     monkeypatch.setenv("BALANCER_RUNS", str(folder))
     return folder
 
@@ -60,6 +81,53 @@ def test_every_page_shows_a_real_run(page: str) -> None:
     assert not app.error
     assert app.title[0].value
     assert app.sidebar.selectbox[0].value == "first"
+
+
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.usefixtures("tree_runs")
+def test_every_page_shows_a_run_of_trees_alone(page: str) -> None:
+    app = opened(page)
+    assert not app.exception
+    assert not app.error
+    assert app.sidebar.selectbox[0].value == "grove"
+    texts = " ".join(text.value for text in (*app.markdown, *app.info))
+    if page in ("runs", "weights", "transactions", "model"):
+        assert "network" in texts
+    if page == "model":
+        assert app.dataframe[0].value["member"].tolist() == ["trees, stage 2"]
+        next(button for button in app.button if button.label == "Measure").click().run()
+        assert not app.exception
+        assert (app.dataframe[-1].value["median, ms"] > 0).all()
+    if page == "transactions":
+        app.toggle(key="deep").set_value(True).run()
+        assert not app.exception
+        assert not app.error
+        assert any("add up to" in caption.value for caption in app.caption)
+        assert "attention" not in app.dataframe[2].value.columns
+
+
+@pytest.mark.usefixtures("tree_runs")
+def test_a_run_of_trees_is_compared_with_others(tree_runs: Path, tiny_run: Path) -> None:
+    shutil.copytree(tiny_run, tree_runs / "first")
+    app = opened()
+    listed = app.dataframe[0].value.set_index("run")
+    assert listed["detector"].to_dict() == {"grove": "trees", "first": "hybrid"}
+    app.multiselect(key="compare-with").select("first" if app.sidebar.selectbox[0].value == "grove" else "grove").run()
+    assert not app.exception
+    assert set(app.dataframe[1].value["model"]) == {"first", "grove"}
+
+
+def test_members_and_trees_are_those_of_the_run(runs: Path) -> None:
+    app = opened("model")
+    members, trees = app.dataframe[0].value, app.dataframe[1].value
+    stored = json.loads((runs / "first" / "decision.json").read_text())["members"]
+    assert members["weight"].tolist() == list(stored.values())
+    files = sorted((runs / "first" / "trees").glob("*.txt"))
+    assert trees["bytes"].tolist() == [file.stat().st_size for file in files]
+    assert trees["leaves"].tolist() == [
+        sum(int(line.split("=")[1]) for line in file.read_text().splitlines() if line.startswith("num_leaves=")) for file in files
+    ]
+    assert trees["stage"].tolist()[0] == "stage 1, fold 1"
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -168,8 +236,11 @@ def test_metrics_are_those_of_the_report(runs: Path) -> None:
     assert tile(app, "Amount caught") == f"{alarms['amount_caught']:,.0f}"
     assert tile(app, "Amount missed") == f"{alarms['amount_missed']:,.0f}"
     shown = app.dataframe[1].value
-    assert list(shown["model"]) == ["this run", "no sampling", "1:1 over-sampling", "class weights", "LightGBM"]
-    for row, metrics in enumerate([test, *report["baselines"].values()]):
+    models = models_of(report)
+    assert list(shown["model"]) == list(models)
+    assert list(shown["model"][:1]) == ["this run"]
+    assert list(shown["model"][-3:]) == ["network on trees", "trees, stage 2", "trees, stage 1"]
+    for row, metrics in enumerate(models.values()):
         assert shown["AP"].iloc[row] == metrics["average_precision"]
         assert shown["F1 tuned"].iloc[row] == metrics["f1"]
         assert shown["FA/10k at 0.60"].iloc[row] == metrics["false_alarms_per_10k_at_recall"]["0.60"]
@@ -225,7 +296,7 @@ def test_a_threshold_chosen_by_a_limit_changes_the_metrics_and_is_saved(runs: Pa
     assert (saved.threshold, saved.tuned, saved.chosen) == (0.4, tuned, "a score of 0.4")
     assert TrainedRun.load(runs / "first").decision.threshold == 0.4  # what score and evaluate use
     next(button for button in app.button if button.label == "Restore the tuned threshold").click().run()
-    assert Decision.load(runs / "first") == Decision(saved.calibration, tuned)
+    assert Decision.load(runs / "first") == Decision(saved.calibration, tuned, members=saved.members)
 
 
 def test_transactions_are_filtered_found_and_explained(runs: Path) -> None:
@@ -248,9 +319,17 @@ def test_transactions_are_filtered_found_and_explained(runs: Path) -> None:
     app.toggle(key="deep").set_value(True).run()
     assert not app.exception
     assert not app.error
-    history = app.dataframe[1].value
+    fields, history = app.dataframe[1].value, app.dataframe[2].value
     assert history["id"].iloc[0] == with_past["id"]
     assert set(with_past["attended"]) <= set(history["id"])
+    run = TrainedRun.load(runs / "first")
+    data = training_table(run.folder)
+    (place,) = (data.ids == with_past["id"]).arg_true().to_list()
+    score = run.scores(data, np.array([place]))[0, 1]
+    total = math.log(score / (1 - score))
+    assert fields["contribution"].sum() == pytest.approx(total, abs=1e-6)
+    assert "transactions of this card in the last hour" in set(fields["words"])
+    assert any(f"add up to {total:+.2f}" in caption.value for caption in app.caption)
 
 
 def test_the_table_that_is_gone_or_has_changed_is_said(runs: Path) -> None:
@@ -378,7 +457,7 @@ def test_the_precision_plan_is_shown_as_it_is_on_disk(runs: Path) -> None:
     content = json.loads((runs / "first" / "precision.json").read_text())
     app = opened("model")
     assert not app.exception
-    before_after = app.dataframe[2].value if "full" in app.dataframe[2].value.columns else app.dataframe[1].value
+    (before_after,) = (table.value for table in app.dataframe if "full" in table.value.columns)
     rows = before_after.set_index("")
     for side in ("before", "after"):
         values = content["about"][side]

@@ -67,12 +67,13 @@ def test_values_read_as_what_they_were_made_from() -> None:
         ("hour", 23.5): "23:30",
         ("weekday", 0.0): "Monday",
         ("amount_ratio", math.log(3)): "3 times",
-        ("amount_z", -math.log1p(2)): "-2 standard deviations",
+        ("amount_z", -math.log1p(2)): "-2 deviations",
         (STAGE1_LOGIT, 0.0): "50 %",
         (STAGE1_LOGIT, -12.0): "0.000614 %",
         ("stage1_previous_1", -12.0): "none, or below 0.001 %",
         ("stage1_previous_1", math.log(3)): "75 %",
         ("stage1_sum_7d", math.log1p(2.5)): "2.5",
+        ("hour_habit_all", -0.5): "-0.50 of 1",
         ("distance", 1.5): "1.5",
     }
     assert {key: words.value(key[0], float(np.float32(key[1]))) for key in cases} == cases

@@ -40,7 +40,7 @@ def show() -> None:
     else:
         layers, tiles = None, {}
     if trees is not None:
-        tiles |= {"Trees": f"{trees['trees'].sum():,}", "Leaves": f"{trees['leaves'].sum():,}"}
+        tiles["Trees"] = f"{trees['trees'].sum():,}"
     tiles["Fields"] = f"{_fields(read(run, 'schema.json')):,}"
     for column, (title, value) in zip(st.columns(len(tiles)), tiles.items(), strict=True):
         column.metric(title, value, border=True)
@@ -146,6 +146,8 @@ def _precision(run: Run) -> None:
             f"{run.name}-quantized",
             columns={name: st.column_config.NumberColumn(format="%.4g") for name in ("full", "quantized")},
         )
+        if run.has_trees:
+            st.caption("Size and time are those of the network, which alone is quantized; the metrics are those of network and trees.")
     scores = {row["name"]: row for row in about["sensitivity"]["rows"]}
     layers = pl.DataFrame(
         [

@@ -33,6 +33,7 @@ from balancer.evaluation.report_content import (
     PRECISION,
     RECALL,
     RECALL_AT_FPR,
+    TITLES,
     members_sentence,
     models_of,
     parts_of,
@@ -73,7 +74,7 @@ def _list(runs: list[Run]) -> None:
             "run": [run.name for run in runs],
             "dataset": [run.dataset.rsplit("/", 1)[-1] for run in runs],
             "detector": [run.kind for run in runs],
-            "policy": [run.policy for run in runs],
+            "policy": [run.policy if run.has_network else None for run in runs],
             "created (UTC)": [run.created.replace(tzinfo=None) if run.created else None for run in runs],
             "average precision": [run.metrics["average_precision"] for run in runs],
             "F1": [run.metrics["f1"] for run in runs],
@@ -143,7 +144,9 @@ def _results(run: Run) -> None:
         if not run.has_network:
             st.markdown("There are no epochs: this run is boosted trees and has no network.")
             return
-        lines = labelled(table(run, epochs_file(run.path).name), NAMES)
+        # The epochs of a detector with trees are those of its network.
+        names = NAMES | ({"run": TITLES["network"]} if run.has_trees else {})
+        lines = labelled(table(run, epochs_file(run.path).name), names)
         chart = epochs_chart(lines, metric="average_precision", title="average precision on validation rows")
         show_chart(chart, f"{run.name}-epochs", about="validation average precision by epoch of this run and its baselines")
 
