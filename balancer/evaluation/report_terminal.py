@@ -57,6 +57,7 @@ FILES = {
     "report.json": "all metrics",
     "curves.parquet": "precision-recall and ROC curves",
     "predictions.parquet": "every test row with score and decision",
+    "test_scores.parquet": "raw scores of every test row by every model",
     "epochs.parquet": "sampling weights and validation metrics by epoch",
 }
 
