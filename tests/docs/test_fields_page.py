@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from balancer.data.dataset import load_dataset
+from balancer.data.score_memory import memory_names
 from balancer.data.spec import Spec
 
 PAGE = (Path(__file__).parents[2] / "docs" / "fields.md").read_text(encoding="utf-8")
@@ -21,10 +22,19 @@ def expanded(name: str) -> list[str]:
     return [f"{before}{choice}{after}" for choice in choices.split(",")] if brace else [name]
 
 
-def test_the_page_names_the_fields() -> None:
-    table = PAGE.split("| fields | meaning |")[1].split("\n\n")[0]
+def named(number: int) -> list[str]:
+    """The fields of a table of the page."""
+    table = PAGE.split("| fields | meaning |")[number].split("\n\n")[0]
     patterns = re.findall(r"`([^`]+)`", "\n".join(line.split("|")[1] for line in table.splitlines()[2:]))
-    names = [name for pattern in patterns for name in expanded(pattern)]
+    return [name for pattern in patterns for name in expanded(pattern)]
+
+
+def test_the_page_names_the_score_fields() -> None:
+    assert sorted(named(2)) == sorted(memory_names(True))
+
+
+def test_the_page_names_the_fields() -> None:
+    names = named(1)
     columns = {"KIND": ("kind",), "SHOP": ("shop",), "COLUMN": ("kind", "shop")}
     for word, values in columns.items():
         names = [name.replace(word, value) for name in names for value in (values if word in name else ("",))]
