@@ -49,3 +49,26 @@ def tiny_run(tiny_table: Path) -> Path:
     out = tiny_table.parent / "run"
     assert main(["train", "--dataset", str(tiny_table), "--out", str(out), *TINY]) == 0
     return out
+
+
+@pytest.fixture(scope="session")
+def network_run(tiny_table: Path) -> Path:
+    """A finished run of a network without boosted trees on the tiny table; read it, don't write it."""
+    return _run_with(tiny_table, "network")
+
+
+@pytest.fixture(scope="session")
+def trees_run(tiny_table: Path) -> Path:
+    """A finished run of boosted trees without a network on the tiny table; read it, don't write it."""
+    return _run_with(tiny_table, "trees")
+
+
+def _run_with(table: Path, learner: str) -> Path:
+    from balancer.cli import main
+
+    out = table.parent / f"{learner}_run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("balancer.training.tree_fitting.FIXED_ROUNDS", 15)
+        patch.setattr("balancer.evaluation.baselines.MAX_ROUNDS", 15)
+        assert main(["train", "--dataset", str(table), "--out", str(out), "--policy", "auto", "--learner", learner, *TINY]) == 0
+    return out

@@ -15,11 +15,11 @@ import pytest
 import torch
 
 from balancer.cli import main
-from balancer.data.dataset import load_dataset
 from balancer.data.split import Split
 from balancer.deployment import distil as distilling
 from balancer.deployment import export as exporting
 from balancer.deployment.distil import light_config
+from balancer.deployment.onnx_detector import FirstStage
 from balancer.errors import InputError
 from balancer.models import Classifier, SequenceBatch, load_classifier
 from balancer.models.checks import example_config
@@ -49,8 +49,57 @@ def test_the_whole_model_scores_as_torch_does(tiny_run: Path, tmp_path: Path, ca
     run = TrainedRun.load(tiny_run)
     dataset = training_table(run.folder)
     rows = dataset.rows(Split.TEST)[:200]
+    scorer = OnnxClassifier(file)
+    found = scorer.probabilities(*dataset.store.windows(rows, run.model.config.history_length))
+    assert np.abs(found - run.scores(dataset, rows)).max() < 1e-5
+    assert scorer.fields == dataset.schema.numeric_fields + dataset.schema.categorical_fields
+
+
+def test_the_first_stage_gives_the_score_field_of_later_rows(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "some.onnx"
+    assert main(["export", str(tiny_run), "--out", str(file), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["first_stage"] == str(tmp_path / "some.first.onnx")
+    assert result["bytes"] == sum(path.stat().st_size for path in tmp_path.iterdir())
+    run = TrainedRun.load(tiny_run)
+    dataset = training_table(run.folder)
+    assert run.detector.stages is not None
+    rows = np.flatnonzero(dataset.store.time > run.detector.stages.train_end)
+    found = FirstStage(Path(result["first_stage"])).logit(dataset.without_score_fields().store.values[rows])
+    assert len(rows) > 1_000
+    assert np.abs(found - dataset.store.values[rows, 0]).max() < 1e-6
+
+
+def test_a_network_without_trees_is_one_file(network_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "model.onnx"
+    assert main(["export", str(network_run), "--out", str(file), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"file": str(file), "target": "onnx", "bytes": file.stat().st_size}
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+    run = TrainedRun.load(network_run)
+    dataset = training_table(run.folder)
+    rows = dataset.rows(Split.TEST)[:200]
     found = OnnxClassifier(file).probabilities(*dataset.store.windows(rows, run.model.config.history_length))
     assert np.abs(found - run.scores(dataset, rows)).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("export",), ("export", "--lite"), ("export", "--target", "executorch"), ("quantize",), ("quantize", "--backend", "onnxruntime")],
+    ids=" ".join,
+)
+def test_trees_without_a_network_are_refused(command: tuple[str, ...], trees_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(trees_run.iterdir())
+    assert main([command[0], str(trees_run), *command[1:]]) == 2
+    error = capsys.readouterr().err
+    assert "has boosted trees and no network" in error
+    assert "--learner hybrid" in error
+    assert sorted(trees_run.iterdir()) == before
+
+
+def test_executorch_does_not_leave_out_the_trees(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(tiny_run), "--target", "executorch"]) == 2
+    assert "boosted trees can't be exported to ExecuTorch" in capsys.readouterr().err
+    assert not (tiny_run / "model.pte").exists()
 
 
 def test_the_light_model_is_small_and_measured_beside_the_full_model(light: tuple[dict[str, object], Path]) -> None:
@@ -65,6 +114,11 @@ def test_the_light_model_is_small_and_measured_beside_the_full_model(light: tupl
     assert {"full", "full_onnx", "lite"} <= set(ms)
     assert apart["float"] < 1e-3
     content = json.loads(file.with_name("lite.json").read_text())
+    assert content["full"] == "network and boosted trees"
+    # The light model reads no scores of trees.
+    assert content["config"]["numeric_fields"][0] == "amount_log"
+    assert content["config"].get("margin", "") == ""
+    assert not any(name.startswith("stage1") for name in OnnxClassifier(file).fields)
     assert content["config"]["num_layers"] == content["config"]["num_heads"] == 1
     assert content["config"]["attention"] == "window"
     assert 0 <= content["decision"]["threshold"] <= 1
@@ -83,7 +137,7 @@ def test_the_student_learns_what_the_teacher_thinks(tiny_run: Path) -> None:
             found = student.probabilities(SequenceBatch.from_windows(values, lengths))[:, 1].numpy()
         agreed.append(np.corrcoef(found, expected)[0, 1])
     assert agreed[1] > max(0.8, agreed[0])
-    again = distilling.distil(run.model, dataset, seed=0, device=torch.device("cpu"), steps=200)
+    again = distilling.distil(run.detector, dataset, seed=0, device=torch.device("cpu"), steps=200)
     assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), student.state_dict().values(), strict=True))
 
 
@@ -168,24 +222,24 @@ def test_no_run_and_no_table(tiny_run: Path, tmp_path: Path, capsys: pytest.Capt
 
 
 @pytest.mark.skipif(not NO_EXECUTORCH, reason="executorch is installed")
-def test_executorch_that_is_not_there(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["export", str(tiny_run), "--target", "executorch"]) == 2
+def test_executorch_that_is_not_there(network_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(network_run), "--target", "executorch"]) == 2
     assert "pip install 'balancer[executorch]'" in capsys.readouterr().err
-    assert not (tiny_run / "model.pte").exists()
+    assert not (network_run / "model.pte").exists()
 
 
 @pytest.mark.skipif(NO_EXECUTORCH, reason="executorch is heavy and not among the tests' requirements")
 @pytest.mark.filterwarnings("ignore")  # of the imports of executorch
-def test_executorch_scores_as_torch_does(tiny_run: Path, tmp_path: Path) -> None:
+def test_executorch_scores_as_torch_does(network_run: Path, tmp_path: Path) -> None:
     from executorch.runtime import Runtime
 
     file = tmp_path / "model.pte"
-    assert main(["export", str(tiny_run), "--target", "executorch", "--out", str(file)]) == 0
-    model = load_classifier(tiny_run)
+    assert main(["export", str(network_run), "--target", "executorch", "--out", str(file)]) == 0
+    model = load_classifier(network_run)
     content = file.read_bytes()
     program = Runtime.get().load_program(content)  # a method does not keep its program alive, nor that the bytes
     method = program.load_method("forward")
-    dataset = load_dataset(TrainedRun.load(tiny_run).folder.config().dataset, TrainedRun.load(tiny_run).schema.spec)
+    dataset = training_table(TrainedRun.load(network_run).folder)
     for row in dataset.rows(Split.TEST)[:20]:
         values, lengths = dataset.store.windows(np.array([row]), model.config.history_length)
         (found,) = method.execute((torch.from_numpy(values), torch.from_numpy(lengths)))

@@ -11,7 +11,11 @@ import polars as pl
 import pytest
 
 from balancer.cli import main
+from balancer.data.split import Split
+from balancer.inference.decision import evaluate_rows
+from balancer.inference.scoring import score_rows
 from balancer.models.quantization import applying
+from balancer.runs.trained_run import TrainedRun, training_table
 from tests.conftest import TINY
 
 
@@ -47,6 +51,29 @@ def test_a_run_is_quantized_and_scored_in_its_new_precision(
     assert np.abs(scores[0] - scores[1]).max() < 0.2
 
 
+def test_the_quantized_network_is_blended_with_the_trees(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = printed_json(["quantize", str(run), "--max-drop", "0.5", "--prefer", "size", "--json"], capsys)
+    of = {"bytes": "network", "ms": "network", "test": "network and boosted trees"}
+    assert content["of"] == json.loads((run / "precision.json").read_text())["about"]["of"] == of
+    full, low = TrainedRun.load(run), TrainedRun.load(run, precision="quantized")
+    dataset = training_table(full.folder)
+    rows = dataset.rows(Split.TEST)
+    network = [score_rows(each.model, dataset, rows, device=each.device) for each in (full, low)]
+    assert not np.array_equal(*network)
+    expected = full.detector.combine(network[1], dataset.store.values[rows])
+    assert np.array_equal(low.scores(dataset, rows), expected)
+    test = evaluate_rows(dataset, rows, expected, full.decision)
+    assert content["after"]["test"]["average_precision"] == test["average_precision"]  # type: ignore[index]
+
+
+def test_figures_of_a_run_without_trees_are_all_the_networks(network_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(network_run, tmp_path / "network")
+    assert main(["quantize", str(tmp_path / "network"), "--max-drop", "0.5"]) == 0
+    assert "bytes and ms are those of the network" not in capsys.readouterr().out
+    of = json.loads((tmp_path / "network" / "precision.json").read_text())["about"]["of"]
+    assert of == {"bytes": "network", "ms": "network", "test": "network"}
+
+
 def test_size_may_be_preferred_to_speed(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(applying, "cpu_supports", lambda *_: True)  # without INT8 instructions torch computes the same, more slowly
     content = printed_json(["quantize", str(run), "--max-drop", "0.5", "--prefer", "size", "--json"], capsys)
@@ -57,7 +84,14 @@ def test_size_may_be_preferred_to_speed(run: Path, monkeypatch: pytest.MonkeyPat
 def test_the_table_of_before_and_after_is_printed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["quantize", str(run), "--max-drop", "0.05"]) == 0
     printed = capsys.readouterr().out
-    for text in ("weights on disk", "ms at batch 256", "average precision", "embedding.numeric", "false-positive rate"):
+    for text in (
+        "weights on disk",
+        "ms at batch 256",
+        "average precision",
+        "embedding.numeric",
+        "false-positive rate",
+        "network and boosted trees",
+    ):
         assert text in printed
 
 
