@@ -67,3 +67,24 @@ def test_downgrade_and_upgrade_again(database: Database, revision: str) -> None:
     assert bool(tables(database)) == (revision == "0001")
     move(database, "head")
     assert tables(database) == set(metadata.tables)
+
+
+def test_stored_transactions_get_room_for_scores_and_stay(url: str) -> None:
+    database = Database(url)
+    move(database, "0002")
+    sums = "sum_cos, sum_sin, sum_level, sum_square, sum_amount"
+    entity = f"INSERT INTO entities (id, tenant, name, \"rows\", {sums}) VALUES (7, 't', 'c', 1, 1, 2, 3, 4, 5)"
+    row = (
+        f"INSERT INTO transactions (entity, position, tenant, id, digest, time, sent_time, {sums}, fields, texts, answer) "
+        "VALUES (7, 0, 't', 'a', 'd', 1, 1, 0, 0, 0, 0, 0, :fields, '{}', '{}')"
+    )
+    database.write(lambda connection: (connection.execute(text(entity)), connection.execute(text(row), {"fields": b"1234"})))
+    database.upgrade()
+    found = text("SELECT first_stage, last_logits, e.sum_score, scores, t.sum_score FROM entities e JOIN transactions t ON t.entity = e.id")
+    assert tuple(database.read(lambda connection: connection.execute(found).one())) == (None, None, 0, None, 0)
+    move(database, "0002", up=False)
+    columns = database.read(lambda connection: {column["name"] for column in inspect(connection).get_columns("transactions")})
+    assert not columns & {"scores", "sum_score"}
+    left = text("SELECT fields FROM transactions")
+    assert bytes(database.read(lambda connection: connection.execute(left).scalar_one())) == b"1234"
+    database.close()
