@@ -20,7 +20,6 @@ from balancer.cli import main
 from balancer.evaluation.report_content import models_of
 from balancer.inference.decision import Decision
 from balancer.runs.trained_run import TrainedRun, training_table
-from tests.conftest import TINY
 
 APP = str(Path(__file__).resolve().parents[2] / "app" / "streamlit_app.py")
 PAGES = ("runs", "weights", "threshold", "transactions", "compare", "train", "model")
@@ -34,14 +33,6 @@ def runs(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     shutil.copytree(tiny_run, folder / "first")
     monkeypatch.setenv("BALANCER_RUNS", str(folder))
     return folder
-
-
-@pytest.fixture(scope="module")
-def trees_run(tiny_table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of boosted trees without a network."""
-    out = tmp_path_factory.mktemp("trees") / "run"
-    assert main(["train", "--dataset", str(tiny_table), "--out", str(out), "--learner", "trees", *TINY]) == 0
-    return out
 
 
 @pytest.fixture
