@@ -109,10 +109,8 @@ def _one(run: Run, rows: pl.DataFrame, chosen: dict[str, Any], threshold: float,
         show_chart(
             timeline_chart(line, threshold=threshold), f"{chosen['id']}-timeline", about="scores of the entity's transactions over time"
         )
-        st.caption(
-            "Blue ring: this transaction. Larger marks: more attention. Pink diamonds: global nodes of sparse attention. Dashed line: the "
-            "threshold."
-        )
+        marks = "Larger marks: more attention. Pink diamonds: global nodes of sparse attention. " if run.has_network else ""
+        st.caption(f"Blue ring: this transaction. {marks}Dashed line: the threshold.")
     st.subheader("Explanation")
     if not run.has_network:
         st.markdown("There is no attention to earlier transactions: this run is boosted trees and has no network.")
