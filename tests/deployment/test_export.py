@@ -26,6 +26,7 @@ from balancer.models.checks import example_config
 from balancer.models.export.onnx_backend import OnnxClassifier, export_onnx
 from balancer.runs.trained_run import TrainedRun, training_table
 
+onnx = pytest.importorskip("onnx", reason="exporting needs balancer[export]")
 pytest.importorskip("onnxruntime", reason="exporting needs balancer[export]")
 NO_EXECUTORCH = importlib.util.find_spec("executorch") is None
 
@@ -67,6 +68,9 @@ def test_the_first_stage_gives_the_score_field_of_later_rows(tiny_run: Path, tmp
     rows = np.flatnonzero(dataset.store.time > run.detector.stages.train_end)
     found = FirstStage(Path(result["first_stage"])).logit(dataset.without_score_fields().store.values[rows])
     assert len(rows) > 1_000
+    (about,) = onnx.load(result["first_stage"]).metadata_props
+    assert json.loads(about.value)["later_than"] == run.detector.stages.train_end
+    assert tuple(json.loads(about.value)["fields"]) == OnnxClassifier(file).fields[len(dataset.schema.score_fields) :]
     assert np.abs(found - dataset.store.values[rows, 0]).max() < 1e-6
 
 
