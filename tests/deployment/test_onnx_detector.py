@@ -31,7 +31,7 @@ def first_stage(folder: Path, *ensembles: TreeEnsemble) -> FirstStage:
 def check(found: np.ndarray, ensembles: tuple[TreeEnsemble, ...], values: np.ndarray) -> None:
     """The graph's log-odds are the mean of the trees', rounded to float32 and limited."""
     expected = np.mean([trees.raw(values) for trees in ensembles], axis=0)
-    assert np.array_equal(found, np.clip(expected, -12, 12).astype(np.float32)) or np.abs(found - np.clip(expected, -12, 12)).max() < 1e-6
+    assert np.abs(found - np.clip(expected, -12, 12)).max() < 1e-6
 
 
 @pytest.mark.parametrize(
