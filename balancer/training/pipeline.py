@@ -116,7 +116,7 @@ def _run_stages(prepared: Prepared, folder: RunFolder, console: Console) -> None
 
 
 def _networks(prepared: Prepared, folder: RunFolder, clock: StageClock, progress: TrainingProgress, scores: dict[str, Scores]) -> Policy:
-    """Learn the policy, fit the networks of the run and of the baselines, and add their scores to ``scores``."""
+    """Learn the policy, fit the networks of run and baselines, and add their scores to ``scores``."""
     with clock.stage("policy"):
         policy = _policy(prepared, folder, progress)
     for note in policy_notes(policy):
