@@ -89,7 +89,8 @@ def draws() -> str:
                 rows.append([stream, kept, treatment, *(f"{value:.3f}" for value in figures.values()), factor])
     budgets = list(next(iter(next(iter(load("draws")["streams"].values()))["average_precision"].values())))
     return table(
-        ["stream", "epoch", "sampling", *(f"{int(budget):,}" for budget in budgets), "fewer draws for `auto` to reach its last figure"], rows
+        ["stream", "epoch", "sampling", *(f"{int(budget):,}" for budget in budgets), "fewer draws for `auto` to reach its last figure"],
+        rows,
     )
 
 
