@@ -117,7 +117,7 @@ def test_the_student_of_the_environment_keeps_the_random_numbers_of_the_caller(t
 
     prepared = prepare(TrainConfig(dataset=tiny_table, policy="auto", d_model=16, layers=1, history_length=6), Console())
     made = {"dataset": prepared.dataset, "model": prepared.model, "epochs": 2, "steps_per_epoch": 2, "batch_size": 32}
-    env = gymnasium.make("balancer/ClassWeights-v1", student="classifier", **made)
+    env = gymnasium.make("balancer/ClassWeights-v1", student="classifier", **made)  # type: ignore[arg-type]
     seed_all(5)
     expected = drawn()
     seed_all(5)

@@ -54,7 +54,5 @@ def main(arguments: Sequence[str]) -> int:
         print(json.dumps(summary, indent=2))
     else:
         share = 100 * fraud / frame.height
-        print(
-            f"{counted(frame.height, 'transaction')} of {counted(cards, 'card')}, {fraud:,} of them fraud ({share:.2f} %): {config.out}"
-        )
+        print(f"{counted(frame.height, 'transaction')} of {counted(cards, 'card')}, {fraud:,} of them fraud ({share:.2f} %): {config.out}")
     return 0

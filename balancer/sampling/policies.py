@@ -343,8 +343,14 @@ _NAMED_SHARES: dict[str, PriorPower | None] = {
 
 
 def _named_share(options: str) -> tuple[float | PriorPower | None, str]:
-    """The share of the option ``share=NAME``, or the default share, and the other options."""
+    """The share of the option ``share=NAME``, or the default share, and the other options.
+
+    Raises:
+        InputError: Two shares are given.
+    """
     parts = options.split(",")
+    if sum(part.partition("=")[0] == "share" for part in parts) > 1:
+        raise InputError("policy option 'share' is given twice; give it once")
     for name, share in _NAMED_SHARES.items():
         if f"share={name}" in parts:
             return share, ",".join(part for part in parts if part != f"share={name}")
@@ -362,6 +368,8 @@ def _options(name: str, options: str, limits: Mapping[str, tuple[float, float]],
         key, _, value = part.partition("=")
         if key not in limits:
             raise InputError(f"policy option {key!r} is not known; {name} takes {', '.join(limits)}, as in {name}:{example}")
+        if key in given:
+            raise InputError(f"policy option {key!r} is given twice; give it once")
         try:
             number = float(value)
         except ValueError:

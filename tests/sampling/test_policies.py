@@ -211,6 +211,9 @@ def test_bundle_treats_equal_classes_equally(tmp_path: Path) -> None:
     [
         *(
             "constant:share=2",
+            "constant:share=.2,share=.3",
+            "constant:share=root,share=.2",
+            "constant:hardness=1,hardness=1",
             "constant:share=0",
             "constant:share=x",
             "constant:depth=1",
