@@ -126,10 +126,12 @@ def throughput(run: Path) -> dict[str, Any]:
     model = LoadedModel.load(run, "run")
     width, rng = len(model.schema.numeric_fields) + len(model.schema.categorical_fields), np.random.default_rng(0)
     fields = rng.random((2048, width)).astype(np.float32)
-    state = model.stream.read(fields[:-1], 2047)
+    stream = model.stream
+    assert stream is not None
+    state = stream.read(fields[:-1], 2047)
     ways: dict[str, Call] = {
-        "step": lambda: model.stream.step(fields[-1], state),
-        "window_again": lambda: model.stream._score_last(torch.tensor(fields)),
+        "step": lambda: stream.step(fields[-1], state),
+        "window_again": lambda: stream._score_last(torch.tensor(fields)),
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     with torch.no_grad():
