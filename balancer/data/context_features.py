@@ -33,6 +33,8 @@ ACTIVITY_FIELDS = ("gap_log", *(f"rows_{name}" for name in ACTIVITY_WINDOWS))
 """Names of the fields from all earlier rows, after the name of the column."""
 ACTIVITY_AMOUNT_FIELDS = ("amount_z_all", f"level_shift_{LEVEL_WINDOW}")
 """Further ones where the table has an amount."""
+CONTEXT_FIELDS = (*LABEL_FIELDS, *ACTIVITY_FIELDS, *ACTIVITY_AMOUNT_FIELDS)
+"""All of them."""
 
 
 def has_label_fields(column: str, names: Collection[str]) -> bool:

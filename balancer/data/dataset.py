@@ -26,7 +26,7 @@ from balancer.data.checks import (
     find_classes,
     label_names,
 )
-from balancer.data.context_features import context_fields
+from balancer.data.context_features import CONTEXT_FIELDS, context_fields
 from balancer.data.context_past import TableContextPast
 from balancer.data.features import Field, entity_fields, row_fields
 from balancer.data.past import Events, TablePast
@@ -79,6 +79,12 @@ class Dataset:
             return self
         store = replace(self.store, values=self.store.values[:, number:], num_numeric=self.store.num_numeric - number)
         return replace(self, store=store, schema=schema)
+
+    def without_context_past(self) -> Dataset:
+        """The same rows without the fields of known labels and activity, as earlier versions had them."""
+        added = {f"{column}_{name}" for column in self.schema.spec.context for name in CONTEXT_FIELDS}
+        kept = (name for name in self.schema.numeric_fields if name not in added or name in self.schema.spec.numeric)
+        return self.with_numeric_fields(tuple(kept))
 
     def with_numeric_fields(self, names: tuple[str, ...]) -> Dataset:
         """The same rows with these numeric fields only, as a run of an older version had them.

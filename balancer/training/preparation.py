@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from balancer.data.context_features import ACTIVITY_AMOUNT_FIELDS, ACTIVITY_FIELDS, LABEL_FIELDS
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.roles import resolve_spec
 from balancer.data.schema import Schema
@@ -222,7 +221,7 @@ def prepare(
     with console.status(f"reading {config.dataset}"):
         how: dict[str, Any] = {"bad_rows": config.bad_rows, "need_label": need_label, "score_fields": learner != "network"}
         dataset = load_dataset(config.dataset, spec, hash_buckets=config.hash_buckets, **how)
-        dataset = dataset.with_numeric_fields(_fields_before_trees(dataset.schema)) if before_trees else dataset
+        dataset = dataset.without_context_past() if before_trees else dataset
         if learner != "network" and not enough_frauds(dataset):
             learner, dataset = _without_trees(config, base, dataset)
             how["score_fields"] = False
@@ -230,7 +229,7 @@ def prepare(
         if base is not None and keeps and dataset.schema.vocabularies != base.schema.vocabularies:
             codes: dict[str, Any] = {"hash_buckets": base.schema.hash_buckets, "vocabularies": base.schema.vocabularies}
             dataset = load_dataset(config.dataset, spec, **codes, **how)
-            dataset = dataset.with_numeric_fields(_fields_before_trees(dataset.schema)) if before_trees else dataset
+            dataset = dataset.without_context_past() if before_trees else dataset
     _print_data(dataset, console, time.monotonic() - started)
     model = model_config(
         # The edges of the score fields are fitted when the first stage has filled them.
@@ -265,12 +264,6 @@ def prepare(
         learner,
         lambda final: base.start(final, config, keeps),
     )
-
-
-def _fields_before_trees(schema: Schema) -> tuple[str, ...]:
-    """The numeric fields that there were before boosted trees (`RunFolder.before_trees`)."""
-    added = {f"{column}_{name}" for column in schema.spec.context for name in (*LABEL_FIELDS, *ACTIVITY_FIELDS, *ACTIVITY_AMOUNT_FIELDS)}
-    return tuple(name for name in schema.numeric_fields if name not in added or name in schema.spec.numeric)
 
 
 def _learner(config: TrainConfig, base: Base | None, need_label: bool) -> Learner:
