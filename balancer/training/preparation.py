@@ -14,7 +14,6 @@ from rich.console import Console
 
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.roles import resolve_spec
-from balancer.data.schema import Schema
 from balancer.data.score_memory import STAGE1_LOGIT
 from balancer.data.split import Split
 from balancer.devices import choose_device, torch_threads
