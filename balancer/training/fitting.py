@@ -188,12 +188,15 @@ class _Fit:
 
     @property
     def weights(self) -> SamplingWeights:
-        """Sampling weights of the next epoch."""
-        if self.controller is not None:
-            return self.controller.weights
+        """Sampling weights of the next epoch.
+
+        On a margin the hardness is 0: hard rows that are drawn more often shift the log-odds of all rows like
+        them, and the margin is already right on the mean (docs/experiments.md).
+        """
         fixed = self.treatment.fixed_weights
-        assert fixed is not None
-        return fixed
+        weights = fixed if self.controller is None else self.controller.weights
+        assert weights is not None
+        return replace(weights, hardness=0.0) if self.trainer.config.margin else weights
 
     def train_epoch(self, epoch: int) -> None:
         """Draw the rows of an epoch, train on them, score, and let the policies choose the next weights."""
