@@ -13,6 +13,10 @@ LONG_HISTORY = 256
 """History length from which ``auto`` means sparse attention over whole histories."""
 
 
+HISTORY_LENGTH = 16
+"""Transactions that the classifier reads, where nothing is said."""
+HYBRID_HISTORY_LENGTH = 8
+"""The same of a hybrid's network: twice as many gave no more, for twice the time (docs/experiments.md)."""
 HEADS = 4
 """Attention heads of the classifier, the default of ``ModelConfig``."""
 
@@ -24,9 +28,13 @@ class SizeOptions(Options):
     HEADING: ClassVar[str] = "Model"
 
     history_length: Annotated[
-        int,
-        Flag("Transactions of an entity that the classifier reads, including the one it scores.", aliases=("--history",)),
-    ] = 16
+        int | None,
+        Flag(
+            "Transactions of an entity that the classifier reads, including the one it scores.",
+            default=f"{HISTORY_LENGTH}, or {HYBRID_HISTORY_LENGTH} on boosted trees, whose scores of earlier transactions are fields",
+            aliases=("--history",),
+        ),
+    ] = None
     d_model: Annotated[int, "Width of the classifier."] = 64
     layers: Annotated[int, "Number of blocks."] = 2
 
@@ -74,7 +82,7 @@ class ModelOptions(SizeOptions):
         check_whole(self, "attention_window")
         check_whole(self, "global_nodes", least=0)
         check_share(self, "dropout", "field_dropout")
-        if self.form == "histories" and self.history_length < 2:
+        if self.form == "histories" and self.history_length is not None and self.history_length < 2:
             raise InputError("--form histories needs a --history-length of at least 2")
 
     def parts(self, *, has_entity: bool) -> dict[str, Any]:
@@ -83,7 +91,7 @@ class ModelOptions(SizeOptions):
         Args:
             has_entity: Whether the table has an entity column; without one each history is a single row.
         """
-        history_length = self.history_length if has_entity else 1
+        history_length = (self.history_length or HISTORY_LENGTH) if has_entity else 1
         long = history_length >= LONG_HISTORY
         attention = ("sparse" if long else "dense") if self.attention == "auto" else self.attention
         form = ("histories" if long else "rows") if self.form == "auto" else self.form

@@ -34,7 +34,7 @@ from balancer.models.attention.choice import check_variable
 from balancer.models.parts import find_part
 from balancer.names import counted
 from balancer.options.fit import Budget, FitOptions
-from balancer.options.model import ModelOptions
+from balancer.options.model import HYBRID_HISTORY_LENGTH, ModelOptions
 from balancer.options.policy import check_policy
 from balancer.options.train import TrainConfig
 from balancer.runs.run_folder import RunFolder
@@ -105,6 +105,8 @@ class Prepared:
         margin = STAGE1_LOGIT if self.config.margin == "trees" else ""
         fields = (*names, *self.model.numeric_fields)
         model = replace(self.model, numeric_fields=fields, edges=(*edges, *self.model.edges), margin=margin)
+        if self.config.history_length is None and self.from_run is None and model.form == "rows":
+            model = replace(model, history_length=min(HYBRID_HISTORY_LENGTH, model.history_length))
         # Some tasks predict every field.
         model = replace(model, tasks=tuple(make_task(task.name, dataset, model) for task in model.tasks))
         if self.from_run is not None:
