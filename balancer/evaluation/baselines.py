@@ -48,6 +48,17 @@ PARAMETERS: dict[str, Any] = {
 baseline."""
 
 
+MOST_FRAUDS_PER_PENALTY = 50
+"""With fewer frauds than this times ``lambda_l2`` the penalty falls in proportion, to 1 at least: a leaf of a
+few frauds could not change a score otherwise."""
+
+
+def parameters_for(frauds: int) -> dict[str, Any]:
+    """`PARAMETERS` for a fit on this number of frauds."""
+    penalty = min(PARAMETERS["lambda_l2"], max(1.0, frauds / MOST_FRAUDS_PER_PENALTY))
+    return PARAMETERS | {"lambda_l2": penalty}
+
+
 @dataclass(frozen=True)
 class LightGBMResult:
     """Fraud probabilities of the boosted trees, rows in the order of `dataset.rows(split)`."""
@@ -85,7 +96,8 @@ def fit_lightgbm(dataset: Dataset, *, seed: int, threads: int, progress: Callabl
                 f"change the dates or shares in [split] so that both are there"
             )
     columns = store.values.shape[1]
-    parameters = PARAMETERS | {"seed": integer_seed(seed, "lightgbm"), "num_threads": threads}
+    frauds = int((store.label[train] > 0).sum())
+    parameters = parameters_for(frauds) | {"seed": integer_seed(seed, "lightgbm"), "num_threads": threads}
     data = lgb.Dataset(
         store.values[train],
         label=(store.label[train] > 0).astype(np.float32),

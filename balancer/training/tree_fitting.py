@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from balancer.data.dataset import Dataset
 from balancer.data.split import Split
-from balancer.evaluation.baselines import MAX_ROUNDS, PARAMETERS, PATIENCE
+from balancer.evaluation.baselines import MAX_ROUNDS, PATIENCE, parameters_for
 from balancer.inference.tree_stages import FOLDS, has_every_fold, row_folds
 from balancer.sampling.seeding import generator, integer_seed
 
@@ -143,7 +143,8 @@ def _train(
     import lightgbm as lgb
 
     store = dataset.store
-    parameters = PARAMETERS | {"num_threads": threads} | changes
+    frauds = int((store.label[rows.rows] > 0).sum())
+    parameters = parameters_for(frauds) | {"num_threads": threads} | changes
     names = [*dataset.schema.numeric_fields, *dataset.schema.categorical_fields]
     data = lgb.Dataset(
         store.values[rows.rows],
