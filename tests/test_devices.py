@@ -14,7 +14,7 @@ import torch
 from balancer.cli import main
 from balancer.devices import choose_device, random_state_kept, torch_threads
 from balancer.errors import InputError, UnsupportedError
-from balancer.runs import trained_run
+from balancer.inference.detector import Detector
 from balancer.runs.trained_run import TrainedRun
 from tests.conftest import TINY
 
@@ -115,7 +115,7 @@ def test_the_student_of_the_environment_keeps_the_random_numbers_of_the_caller(t
     from balancer.options.train import TrainConfig
     from balancer.training.preparation import prepare
 
-    prepared = prepare(TrainConfig(dataset=tiny_table, policy="auto", d_model=16, layers=1, history_length=6), Console())
+    prepared = prepare(TrainConfig(dataset=tiny_table, learner="network", policy="auto", d_model=16, layers=1, history_length=6), Console())
     made = {"dataset": prepared.dataset, "model": prepared.model, "epochs": 2, "steps_per_epoch": 2, "batch_size": 32}
     env = gymnasium.make("balancer/ClassWeights-v1", student="classifier", **made)  # type: ignore[arg-type]
     seed_all(5)
@@ -138,7 +138,7 @@ def test_a_thread_that_begins_in_the_block_has_its_number() -> None:
 def test_scores_use_the_threads_of_the_run(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, used = TrainedRun.load(tiny_run), []
     assert torch.get_num_threads() == CALLER
-    monkeypatch.setattr(trained_run, "score_rows", lambda *_, **__: used.append(torch.get_num_threads()))
+    monkeypatch.setattr(Detector, "scores", lambda *_, **__: used.append(torch.get_num_threads()))
     run.scores(None, np.zeros(0))  # type: ignore[arg-type]
     assert used == [run.threads] == [1]
 

@@ -40,16 +40,23 @@ class Detector:
     num_classes: int = 2
     """K, including the negative class."""
 
+    @property
+    def uses_network(self) -> bool:
+        """Whether the scores depend on the network: it has a weight, or tells the kinds of fraud apart."""
+        return self.stages is None or self.members.get(NETWORK, 0.0) > 0 or self.num_classes > 2
+
     def scores(self, dataset: Dataset, rows: NDArray[np.int64], *, device: torch.device) -> NDArray[np.floating]:
         """Class probabilities (n, K) of the store ``rows`` (n,); the score fields must be filled."""
-        network = None if self.model is None else score_rows(self.model, dataset, rows, device=device)
+        network = None if self.model is None or not self.uses_network else score_rows(self.model, dataset, rows, device=device)
         return self._with_trees(network, dataset, rows)
 
     def streamed_scores(
         self, dataset: Dataset, rows: NDArray[np.int64], *, device: torch.device, progress: Callable[[int], None] = lambda _: None
     ) -> NDArray[np.floating]:
         """As :meth:`scores`, but the network reads one row at a time, as the service does."""
-        network = None if self.model is None else score_streaming(self.model, dataset, rows, device=device, progress=progress)
+        network = None
+        if self.model is not None and self.uses_network:
+            network = score_streaming(self.model, dataset, rows, device=device, progress=progress)
         return self._with_trees(network, dataset, rows)
 
     def _with_trees(self, network: NDArray[np.floating] | None, dataset: Dataset, rows: NDArray[np.int64]) -> NDArray[np.floating]:

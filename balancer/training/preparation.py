@@ -41,7 +41,7 @@ from balancer.runs.run_folder import RunFolder
 from balancer.sampling.policies import load_policy
 from balancer.sampling.seeding import integer_seed
 from balancer.training.auxiliary_targets import make_task
-from balancer.training.tree_fitting import LEAST_FRAUDS, enough_frauds
+from balancer.training.tree_fitting import ENOUGH_FRAUDS, LEAST_FRAUDS, enough_frauds
 from balancer.training.warm_start import Base, describe_start, starter
 
 MOST_PASSES = 1.25
@@ -223,8 +223,10 @@ def prepare(
         how: dict[str, Any] = {"bad_rows": config.bad_rows, "need_label": need_label, "score_fields": learner != "network"}
         dataset = load_dataset(config.dataset, spec, hash_buckets=config.hash_buckets, **how)
         dataset = dataset.without_context_past() if before_trees else dataset
-        if learner != "network" and not enough_frauds(dataset):
-            learner, dataset = _without_trees(config, base, dataset)
+        asked = config.learner != "auto" or (base is not None and bool(base.schema.score_fields))
+        least = LEAST_FRAUDS if asked else ENOUGH_FRAUDS
+        if learner != "network" and not enough_frauds(dataset, least):
+            learner, dataset = _without_trees(config, dataset, least, asked=asked)
             how["score_fields"] = False
         keeps = base is not None and base.keeps_embedding(dataset.schema, config)
         if base is not None and keeps and dataset.schema.vocabularies != base.schema.vocabularies:
@@ -276,14 +278,14 @@ def _learner(config: TrainConfig, base: Base | None, need_label: bool) -> Learne
     return "network" if base is not None and not base.schema.score_fields else "hybrid"
 
 
-def _without_trees(config: TrainConfig, base: Base | None, dataset: Dataset) -> tuple[Learner, Dataset]:
-    """The network alone, where the training rows have too few frauds for trees.
+def _without_trees(config: TrainConfig, dataset: Dataset, least: int, *, asked: bool) -> tuple[Learner, Dataset]:
+    """The network alone, where a fold of the training rows has fewer than ``least`` frauds.
 
     Raises:
-        InputError: The options ask for trees.
+        InputError: Trees were ``asked`` for.
     """
-    few = f"a fold of the training rows has fewer than {LEAST_FRAUDS} frauds or legitimate rows"
-    if config.learner != "auto" or (base is not None and base.schema.score_fields):
+    few = f"a fold of the training rows has fewer than {least} frauds or legitimate rows"
+    if asked:
         raise InputError(f"{config.dataset}: {few}, too few for boosted trees: use --learner network, or give more rows")
     dataset = dataset.without_score_fields()
     dataset.notes.append(f"{few}: the detector is the network alone, without boosted trees")

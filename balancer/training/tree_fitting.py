@@ -32,7 +32,9 @@ FIRST_NEGATIVES = 120_000
 STOP_NEGATIVES = 200_000
 """Negatives by which the first stage stops early, at most."""
 LEAST_FRAUDS = 10
-"""Frauds that every fold must have; with fewer there are no trees."""
+"""Frauds that every fold must have, where a detector with trees is asked for."""
+ENOUGH_FRAUDS = 50
+"""Frauds that every fold must have, where nothing is said; with fewer the network alone has been better."""
 
 Progress = Callable[[int, int], None]
 
@@ -47,10 +49,10 @@ class TreeRows:
     """(n,) number of rows that each represents; None: 1."""
 
 
-def enough_frauds(dataset: Dataset) -> bool:
-    """Whether every fold of the training rows has frauds and other rows enough for a first stage."""
+def enough_frauds(dataset: Dataset, least: int) -> bool:
+    """Whether every fold of the training rows has ``least`` frauds and as many other rows."""
     rows = dataset.rows(Split.TRAIN)
-    return has_every_fold(row_folds(dataset)[rows], dataset.store.label[rows] > 0, FOLDS, LEAST_FRAUDS)
+    return has_every_fold(row_folds(dataset)[rows], dataset.store.label[rows] > 0, FOLDS, least)
 
 
 def few_frauds(dataset: Dataset) -> bool:

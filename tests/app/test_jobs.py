@@ -59,7 +59,9 @@ def test_started_watched_stopped_and_resumed_to_the_same_end(tiny_table: Path, t
 
 @pytest.mark.slow
 def test_progress_and_metrics_of_a_running_job(tiny_table: Path, tmp_path: Path) -> None:
-    job = jobs.start(tmp_path, "long", "train", ["--dataset", str(tiny_table), *TINY, "--epochs", "300", "--policy", "auto"])
+    job = jobs.start(
+        tmp_path, "long", "train", ["--dataset", str(tiny_table), *TINY, "--epochs", "300", "--policy", "auto", "--learner", "network"]
+    )
     try:
         # The metrics of an epoch are written before its progress, so that progress is what the test waits
         # for.

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from balancer.cli import main
-from tests.conftest import TINY
+from tests.conftest import HYBRID, TINY
 from tests.training.test_pipeline import report_of, without_times
 
 
@@ -35,7 +35,7 @@ def written(out: Path) -> set[str]:
 @pytest.mark.slow
 def test_killed_at_three_random_moments(tiny_run: Path, tiny_table: Path, tmp_path: Path) -> None:
     moments, out = random.Random(20), tmp_path / "run"
-    flags: tuple[str, ...] = ("--dataset", str(tiny_table), *TINY)
+    flags: tuple[str, ...] = ("--dataset", str(tiny_table), *HYBRID, *TINY)
     kills = 0
     while kills < 3:
         process = start(out, *flags)
@@ -64,7 +64,7 @@ def test_ctrl_c_says_how_to_go_on_and_a_second_process_is_refused(
 ) -> None:
     out = tmp_path / "run"
     # Long enough to be at work still when the signal comes, on a busy machine too.
-    process = start(out, "--dataset", str(tiny_table), *TINY, "--epochs", "400")
+    process = start(out, "--dataset", str(tiny_table), *HYBRID, *TINY, "--epochs", "400")
     while process.poll() is None and not list(out.glob("work/*")):
         time.sleep(0.02)
     assert main(["train", "--resume", "--out", str(out)]) == 2

@@ -125,7 +125,7 @@ def test_scores_of_trainings_with_an_offset_are_those_of_the_natural_stream(trai
     for _, test in trained.scores(range(len(names))):
         np.testing.assert_allclose(test.mean(axis=0), prior, rtol=0.5, atol=0.01)
     plain = trainer.train([named_treatment("plain:constant:share=.5,hardness=0", trainer.counts, SEED)], SEED, _quiet)
-    assert 1 - plain.scores([0])[0][1][:, 0].mean() > 3 * (1 - prior[0])
+    assert 1 - plain.scores([0])[0][1][:, 0].mean() > 2.5 * (1 - prior[0])
 
 
 def test_baselines_start_with_the_bias_that_fits_them(trainer: PopulationTrainer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,7 +104,7 @@ def test_defaults_that_differ_between_commands() -> None:
     train, pretrain = TrainConfig(dataset=Path("x")), PretrainConfig(dataset=Path("x"))
     compare = CompareConfig(dataset=Path("x"))
     assert (train.dropout, pretrain.dropout) == (0.2, 0.1)
-    assert (train.d_model, compare.d_model, train.history_length, compare.history_length) == (64, 32, 16, 8)
+    assert (train.d_model, compare.d_model, train.history_length, compare.history_length) == (64, 32, None, 8)  # None: by the learner
     assert (train.epochs, compare.epochs, compare.steps_per_epoch) == (None, 10, 40)
 
 

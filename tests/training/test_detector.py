@@ -22,6 +22,7 @@ from balancer.errors import UnsupportedError
 from balancer.inference.decision import Decision
 from balancer.models import load_classifier, part_of
 from balancer.runs.trained_run import TrainedRun, training_table
+from tests.conftest import HYBRID
 from tests.inference.test_tree_stages import DAMAGES
 from tests.training.test_pipeline import report_of, without_times
 
@@ -35,7 +36,7 @@ TREES = {"stage1", "stage2"}
 class Case:
     """A run and what is expected of it."""
 
-    flags: tuple[str, ...] = ()
+    flags: tuple[str, ...] = HYBRID
     table: str = "table"
     start: str | None = None
     """The case whose run it starts from."""
@@ -49,11 +50,11 @@ CASES = {
     "trees": Case(("--learner", "trees"), members=frozenset({"stage2"}), baselines=frozenset({"lightgbm"} | TREES)),
     "six kinds": Case(table="kinds"),
     "six kinds, trees": Case(("--learner", "trees"), "kinds", members=frozenset({"stage2"}), baselines=frozenset({"lightgbm"} | TREES)),
-    "without entity": Case(("--entity", "none")),
-    "without context": Case(("--context", "none")),
-    "thirty frauds": Case(table="thirty", members=None, baselines=frozenset(PLAIN)),
-    "without margin": Case(("--margin", "none")),
-    "tasks on whole histories": Case(("--form", "histories", "--attention", "sparse", "--tasks", "masked_fields,next_fields")),
+    "without entity": Case((*HYBRID, "--entity", "none")),
+    "without context": Case((*HYBRID, "--context", "none")),
+    "thirty frauds": Case((), "thirty", members=None, baselines=frozenset(PLAIN)),
+    "without margin": Case((*HYBRID, "--margin", "none")),
+    "tasks on whole histories": Case((*HYBRID, "--form", "histories", "--attention", "sparse", "--tasks", "masked_fields,next_fields")),
     "head of a hybrid": Case(("--train-only", "head"), "later", "hybrid"),
     "from a network": Case((), "later", "network", members=None, baselines=frozenset(PLAIN)),
 }
@@ -205,7 +206,7 @@ def test_too_few_frauds_for_trees_are_noted_or_refused(
     folder: Path, run_of: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (note,) = [note for note in report_of(run_of("thirty frauds"))["run"]["data"]["notes"] if "without boosted trees" in note]
-    assert note.startswith("a fold of the training rows has fewer than 10 frauds")
+    assert note.startswith("a fold of the training rows has fewer than 50 frauds")
     for learner in ("hybrid", "trees"):
         out = tmp_path / learner
         assert main(["train", "--dataset", str(folder / "thirty.parquet"), "--out", str(out), "--learner", learner, *SHORT]) == 2

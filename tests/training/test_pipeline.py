@@ -15,7 +15,7 @@ import pytest
 from sklearn.metrics import average_precision_score, f1_score
 
 from balancer.cli import main
-from tests.conftest import TINY
+from tests.conftest import HYBRID, TINY
 
 FILES = {
     "run.json",
@@ -142,7 +142,7 @@ def test_score_with_history_equals_scores_within_the_whole_table(tiny_run: Path,
 
 
 def test_another_process_order_same_seed_same_report(tiny_run: Path, tiny_table: Path, tmp_path: Path) -> None:
-    assert main(["train", "--dataset", str(tiny_table), "--out", str(tmp_path / "again"), *TINY]) == 0
+    assert main(["train", "--dataset", str(tiny_table), "--out", str(tmp_path / "again"), *HYBRID, *TINY]) == 0
     assert without_times(report_of(tmp_path / "again")) == without_times(report_of(tiny_run))
     for name in ("model.safetensors", "policy/policy.safetensors"):
         assert (tmp_path / "again" / name).read_bytes() == (tiny_run / name).read_bytes()
@@ -186,7 +186,7 @@ def test_a_damaged_run_folder_is_refused_by_the_name_of_the_file(
 
 def test_a_policy_bundle_of_one_run_trains_another(tiny_run: Path, tiny_table: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    assert main(["train", "--dataset", str(tiny_table), "--out", str(out), "--policy", str(tiny_run / "policy"), *TINY]) == 0
+    assert main(["train", "--dataset", str(tiny_table), "--out", str(out), "--policy", str(tiny_run / "policy"), *HYBRID, *TINY]) == 0
     # The same policy, the same seed: only who learned the policy differs.
     assert report_of(out)["test"] == report_of(tiny_run)["test"]
 
@@ -194,7 +194,7 @@ def test_a_policy_bundle_of_one_run_trains_another(tiny_run: Path, tiny_table: P
 @pytest.mark.parametrize("policy", ["rule", "constant:share=.2,hardness=1", "auto"])
 def test_policies_that_are_not_learned_here_train(policy: str, tiny_table: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    assert main(["train", "--dataset", str(tiny_table), "--out", str(out), "--policy", policy, *TINY]) == 0
+    assert main(["train", "--dataset", str(tiny_table), "--out", str(out), "--policy", policy, *HYBRID, *TINY]) == 0
     report = report_of(out)
     assert report["run"]["policy"]["asked"] == policy
     history = pl.read_parquet(out / "epochs.parquet").filter(pl.col("model") == "run")
@@ -212,7 +212,7 @@ def test_named_classes_in_a_table_without_an_entity_and_with_seconds_as_time(tmp
     frame = simulate(8_000, seed=5, fraud_rate=0.06, labels="types")
     frame.with_columns(pl.col("time").dt.epoch("s")).write_csv(table)
     roles = ["--time", "time", "--entity", "none", "--label", "fraud_type", "--negative", "legitimate"]
-    assert main(["train", "--dataset", str(table), "--out", str(out), *roles, *TINY]) == 0
+    assert main(["train", "--dataset", str(table), "--out", str(out), *roles, *HYBRID, *TINY]) == 0
     report = report_of(out)
     assert set(report["test"]["per_class"]) == {"card_testing", "stolen_card", "account_takeover", "compromised_merchant"}
     assert report["test"]["card_precision_at_100"] is None
@@ -229,7 +229,7 @@ def test_ppo_is_kept_only_where_it_is_better_and_the_report_says_why(
     for name, margin, policy in (("auto", 0.0, "auto"), ("constant", 1e9, "ppo"), ("ppo", -1e9, "ppo")):
         monkeypatch.setattr("balancer.policy_learning.training.MARGIN", margin)
         out = tmp_path / name
-        assert main(["train", "--dataset", str(tiny_table), "--out", str(out), *TINY, "--policy", policy]) == 0
+        assert main(["train", "--dataset", str(tiny_table), "--out", str(out), *HYBRID, *TINY, "--policy", policy]) == 0
         printed, runs[name] = capsys.readouterr().out, report_of(out)
         described = runs[name]["run"]["policy"]
         if policy == "auto":

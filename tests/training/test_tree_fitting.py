@@ -135,11 +135,9 @@ def test_kinds_are_learned_from_frauds_of_the_training_rows() -> None:
     assert fit_kinds(replace(dataset, store=replace(store, values=values)), seed=1, threads=1) == text
 
 
-def test_every_fold_needs_frauds(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tree_fitting, "LEAST_FRAUDS", 3)
-    assert enough_frauds(dataset)
-    monkeypatch.setattr(tree_fitting, "LEAST_FRAUDS", 500)
-    assert not enough_frauds(dataset)
+def test_every_fold_needs_frauds(dataset: Dataset) -> None:
+    assert enough_frauds(dataset, 3)
+    assert not enough_frauds(dataset, 500)
 
 
 @pytest.fixture
