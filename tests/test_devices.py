@@ -115,8 +115,8 @@ def test_the_student_of_the_environment_keeps_the_random_numbers_of_the_caller(t
     from balancer.options.train import TrainConfig
     from balancer.training.preparation import prepare
 
-    prepared = prepare(TrainConfig(dataset=tiny_table, learner="network", policy="auto", d_model=16, layers=1, history_length=6), Console())
-    made = {"dataset": prepared.dataset, "model": prepared.model, "epochs": 2, "steps_per_epoch": 2, "batch_size": 32}
+    prepared = prepare(TrainConfig(dataset=tiny_table, policy="auto", d_model=16, layers=1, history_length=6), Console())
+    made = {"dataset": prepared.baseline_dataset, "model": prepared.model, "epochs": 2, "steps_per_epoch": 2, "batch_size": 32}
     env = gymnasium.make("balancer/ClassWeights-v1", student="classifier", **made)  # type: ignore[arg-type]
     seed_all(5)
     expected = drawn()

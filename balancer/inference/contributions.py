@@ -30,7 +30,7 @@ from balancer.inference.attribution import hidden_log_odds
 from balancer.inference.decision import NETWORK, STAGE2
 from balancer.inference.detector import Detector, Floats, log_odds
 from balancer.inference.scoring import score_rows
-from balancer.inference.tree_stages import TreeStages, fold_of, time_folds
+from balancer.inference.tree_stages import TreeStages, row_folds
 from balancer.models import Classifier
 
 AVERAGE, OWN_PART = "(average)", "(network)"
@@ -182,10 +182,7 @@ def _first_stage(stages: TreeStages, dataset: Dataset, rows: NDArray[np.int64]) 
     store = dataset.store
     values = store.values[rows, len(dataset.schema.score_fields) :]
     folds, early = len(stages.folds), store.time[rows] <= stages.train_end
-    if dataset.entities:
-        fold = np.array([fold_of(dataset.entities[code], folds) for code in store.entity[rows].tolist()], dtype=np.int8)
-    else:
-        fold = time_folds(store.time[rows], folds)
+    fold = row_folds(dataset, folds, rows)
     total = np.zeros((len(rows), values.shape[1] + 1))
     for number, trees in enumerate(stages.folds):
         share = np.where(early, (fold == number).astype(np.float64), 1.0 / folds)

@@ -182,11 +182,22 @@ def fold_of(entity: str, folds: int = FOLDS) -> int:
     return int.from_bytes(hashlib.blake2b(entity.encode(), digest_size=8).digest(), "little") % folds
 
 
-def row_folds(dataset: Dataset, folds: int = FOLDS) -> NDArray[np.int8]:
-    """Fold (N,) of each store row: that of its entity, or of its time where the table has no entity."""
+def row_folds(dataset: Dataset, folds: int = FOLDS, rows: NDArray[np.int64] | None = None) -> NDArray[np.int8]:
+    """Fold of rows: that of the entity, or of the time where the table has no entity.
+
+    Args:
+        dataset: The transactions.
+        folds: Number of folds.
+        rows: (n,) store rows; None: all.
+
+    Returns:
+        (n,) from 0 to ``folds`` - 1.
+    """
+    store, chosen = dataset.store, slice(None) if rows is None else rows
     if not dataset.entities:
-        return time_folds(dataset.store.time, folds)
-    return np.array([fold_of(name, folds) for name in dataset.entities], dtype=np.int8)[dataset.store.entity]
+        return time_folds(store.time[chosen], folds)
+    entities, place = np.unique(store.entity[chosen], return_inverse=True)
+    return np.array([fold_of(dataset.entities[code], folds) for code in entities.tolist()], dtype=np.int8)[place]
 
 
 def time_folds(time: Floats, folds: int = FOLDS) -> NDArray[np.int8]:

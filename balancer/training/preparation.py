@@ -63,7 +63,10 @@ class Prepared:
 
     config: TrainConfig
     dataset: Dataset
+    """The table. Where the detector has trees it has score fields, which the first stage fills."""
     model: ModelConfig
+    """Configuration of the network. Of a new hybrid it lacks the score fields until :meth:`with_network`; the
+    data set that belongs to it until then is `baseline_dataset`."""
     schedule: Budget
     device: str
     threads: int
@@ -75,7 +78,6 @@ class Prepared:
     """What the detector consists of."""
     from_run: Callable[[ModelConfig], Callable[[], Replacement]] | None = None
     """For a run that starts from another one, how the model to start with is made for a configuration."""
-
     baseline: ModelConfig | None = None
     """Configuration of the baselines, where it is not that of the run's network."""
 

@@ -181,7 +181,7 @@ def test_trees_of_kinds_are_stored_too(dataset: Dataset, stages: TreeStages, tmp
 Damage = Callable[[Path], object]
 
 
-def torn(folder: Path) -> None:
+def truncated(folder: Path) -> None:
     content = (folder / "first-1.txt").read_bytes()
     (folder / "first-1.txt").write_bytes(content[: len(content) // 2])
 
@@ -220,7 +220,7 @@ def edited(folder: Path, **values: object) -> None:
 
 
 DAMAGES: dict[str, tuple[Damage, str]] = {
-    "a torn tree file": (torn, "first-1.txt"),
+    "a truncated tree file": (truncated, "first-1.txt"),
     "a foreign tree file": (foreign, "second-0.txt"),
     "swapped tree files": (swapped, "first-0.txt"),
     "a changed digit": (one_digit, "first-0.txt"),
@@ -235,7 +235,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "digests of other files": (lambda folder: edited(folder, digests={}), STAGES_FILE),
     "no JSON": (lambda folder: (folder / STAGES_FILE).write_text("first second"), STAGES_FILE),
     "no object": (lambda folder: (folder / STAGES_FILE).write_text("[1, 2]"), STAGES_FILE),
-    "a torn list": (lambda folder: (folder / STAGES_FILE).write_text((folder / STAGES_FILE).read_text()[:80]), STAGES_FILE),
+    "a truncated list": (lambda folder: (folder / STAGES_FILE).write_text((folder / STAGES_FILE).read_text()[:80]), STAGES_FILE),
 }
 
 

@@ -191,7 +191,7 @@ def test_the_values_are_not_changed() -> None:
 
 @pytest.mark.usefixtures("kernel")
 def test_denormal_numbers_where_they_are_flushed_to_zero() -> None:
-    """Torch can be told to do so in the thread that scores."""
+    """A setting of torch can do so in the thread that scores."""
     tiny = np.array([[-1e-35], [-2e-35], [1e-35], [2e-35], [-1e-40], [1e-40], [0], [np.nan]], np.float32)
     for threshold in (-1.0000000180025095e-35, 1.0000000180025095e-35, -1e-40, 1e-40, -1e-300, 0.0):
         text = written([HandTree([0], [threshold], [-1], [-2], [1.0, 2.0], decision=[0])], 1)

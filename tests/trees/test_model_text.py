@@ -54,18 +54,18 @@ def test_no_changed_byte_crashes() -> None:
     alphabet = np.frombuffer(b"0123456789-+.e =\n\x00\xffinfa[]:", np.uint8)
     refused = 0
     for _ in range(4000):
-        torn = bytearray(data)
+        damaged = bytearray(data)
         for _ in range(int(generator.integers(1, 4))):
-            place = int(generator.integers(0, len(torn)))
+            place = int(generator.integers(0, len(damaged)))
             action = generator.integers(0, 4)
             if action == 0:
-                del torn[place : place + int(generator.integers(1, 30))]
+                del damaged[place : place + int(generator.integers(1, 30))]
             elif action == 1:
-                torn[place:place] = bytes(generator.choice(alphabet, int(generator.integers(1, 4))))
+                damaged[place:place] = bytes(generator.choice(alphabet, int(generator.integers(1, 4))))
             else:
-                torn[place] = int(generator.choice(alphabet) if action == 2 else generator.integers(0, 256))
+                damaged[place] = int(generator.choice(alphabet) if action == 2 else generator.integers(0, 256))
         try:
-            assert len(scores(bytes(torn))) == len(VALUES)
+            assert len(scores(bytes(damaged))) == len(VALUES)
         except CorruptFileError:
             refused += 1
     assert refused > 2000
@@ -178,7 +178,7 @@ def test_wrong_categorical_sets_are_refused(old: str, new: str, reason: str) -> 
         b"a,b\n1,2\n" * 50,
         bytes(10_000),
     ],
-    ids=["empty", "torn at once", "no header", "pickle", "JSON", "zip", "not UTF-8", "CSV", "zeros"],
+    ids=["empty", "damaged at once", "no header", "pickle", "JSON", "zip", "not UTF-8", "CSV", "zeros"],
 )
 def test_foreign_files_are_refused_by_name(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "stage2.txt"
