@@ -43,6 +43,8 @@ class TrainConfig(DataOptions, LearnerOptions, ModelOptions, FitOptions, TaskOpt
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.margin == "none" and self.learner in ("network", "trees"):
+            raise InputError(f"--margin none has no effect on --learner {self.learner}, which has no margin: leave it out")
         if self.learner == "trees":
             for name in ("from_", "train_only", "tasks", "quantize"):
                 if getattr(self, name):

@@ -222,6 +222,7 @@ def test_too_few_frauds_for_trees_are_noted_or_refused(
         ("hybrid", ("--margin", "none"), "--margin none differs from the model"),
         ("network", ("--learner", "hybrid", "--train-only", "head"), "has other fields"),
         (None, ("--learner", "trees", "--tasks", "masked_fields"), "--learner trees trains no network, so --tasks has no effect"),
+        (None, ("--learner", "network", "--margin", "none"), "--margin none has no effect on --learner network"),
         (None, ("--learner", "trees", "--quantize"), "so --quantize has no effect"),
         ("hybrid", ("--learner", "trees"), "so --from has no effect"),
         (None, ("--learner", "forest"), "--learner"),
