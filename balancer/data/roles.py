@@ -15,7 +15,7 @@ from typing import Any
 import polars as pl
 
 from balancer.data.reading import Source, collect, column_types, scan
-from balancer.data.spec import COLUMN_ROLES, LIST_ROLES, Spec, SplitSpec, nearest, normalise, read_spec_file
+from balancer.data.spec import COLUMN_ROLES, LIST_ROLES, SPLIT_KEYS, Spec, SplitSpec, nearest, normalise, read_spec_file
 from balancer.errors import InputError
 
 __all__ = ["Spec", "SplitSpec", "resolve_spec"]
@@ -59,10 +59,10 @@ def resolve_spec(
     types = column_types(source)
     given = read_spec_file(spec_file) if spec_file is not None else {}
     flags = {key: value for key, value in (overrides or {}).items() if value is not None}
-    border = {key: flags.pop(key) for key in ("train", "validation", "test", "gap") if key in flags}
+    border = {key: flags.pop(key) for key in SPLIT_KEYS if key in flags}
     flags = normalise(flags)
     split = {**given.get("split", {}), **flags.get("split", {}), **border}
-    given = {**given, **flags, "split": split}
+    given = {**given, **flags, "split": split, "read": {**given.get("read", {}), **flags.get("read", {})}}
     _check_columns(given, types)
     given["time"] = given["time"] if given.get("time") else _infer_time(given, types)
     for role in ("label", "entity", "amount", "id"):

@@ -13,17 +13,22 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from balancer.errors import InputError, reason_of
+from balancer.tables.joined import JOINED
+from balancer.tables.options import ReadOptions
 
 DAY = 86_400.0
-COLUMN_ROLES = ("entity", "time", "label", "amount", "id")
+COLUMN_ROLES = ("entity", "time", "label", "label_date", "amount", "id")
 LIST_ROLES = ("numeric", "categorical", "context")
-VALUE_KEYS = ("negative", "unlabelled", "label_delay")
-SPLIT_KEYS = ("train", "validation", "test", "gap")
-SPEC_KEYS = (*COLUMN_ROLES, *LIST_ROLES, *VALUE_KEYS, "split")
+VALUE_KEYS = ("negative", "unlabelled", "label_delay", "time_format", "time_unit")
+SPLIT_KEYS = ("train", "validation", "test", "gap", "by")
+SPEC_KEYS = (*COLUMN_ROLES, *LIST_ROLES, *VALUE_KEYS, "split", "read")
+TIME_UNITS = ("s", "ms", "us", "ns", "min", "h", "d")
 
+_ADDED: dict[str, Any] = {"label_date": None, "time_format": None, "time_unit": None, "read": {}}
+"""Keys of a spec that version 0.1 did not have, with their defaults."""
 _UNITS = {"s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": DAY, "day": DAY, "days": DAY, "w": 7 * DAY}
 
 
@@ -77,7 +82,7 @@ def parse_moment(text: str, key: str) -> float:
 
 @dataclass(frozen=True)
 class SplitSpec:
-    """The borders of the time split, as shares of the rows or as dates."""
+    """The borders of the split, as shares of the rows or as dates."""
 
     train: float | str = 0.6
     """Share of the labelled rows, or the date at which training ends (exclusive)."""
@@ -88,8 +93,13 @@ class SplitSpec:
     """Share, or date at which the test ends (exclusive). With dates, "" is the end of the table."""
     gap: float | None = None
     """Seconds at the start of validation that serve as history only. None: the label delay."""
+    by: Literal["time", "random"] = "time"
+    """`time`: training ends before validation begins. `random`: whole entities (rows, where the table has no
+    entity) are drawn."""
 
     def __post_init__(self) -> None:
+        if self.by not in ("time", "random"):
+            raise InputError(f"[split] by is {self.by!r}: give time or random")
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
         shares = {key: value for key, value in parts.items() if not isinstance(value, str)}
         if len(shares) == 3:
@@ -120,7 +130,9 @@ class SplitSpec:
         for key, value in raw.items():
             if key not in SPLIT_KEYS:
                 raise InputError(f"unknown key {key!r} in [split]: {nearest(key, SPLIT_KEYS)}")
-            if key == "gap":
+            if key == "by":
+                values[key] = value
+            elif key == "gap":
                 values[key] = None if value is None else parse_duration(value, "[split] gap")
             elif isinstance(value, date):
                 values[key] = value.isoformat()
@@ -137,10 +149,16 @@ class SplitSpec:
 class Spec:
     """The role of every column that is used. A column without a role is left out."""
 
-    time: str
-    """Column of the time: datetime, date, number of seconds, or text in one format."""
+    time: str | None
+    """Column of the time: datetime, date, number, or text in one format; `date+time` joins two columns.
+
+    None: the table has no time, and its rows are in order.
+    """
     entity: str | None = None
-    """Column of the card, customer or account whose history a row belongs to. None: rows have no history."""
+    """Column of the card, customer or account whose history a row belongs to. None: rows have no history.
+
+    Several columns that together name it are joined: `card1+addr1`.
+    """
     label: str | None = None
     """Column of the class. None is allowed for scoring and for pretraining without labels."""
     negative: str | None = None
@@ -148,6 +166,13 @@ class Spec:
     ...)."""
     unlabelled: str | None = None
     """The label value, as text, that means "unknown". Null always does."""
+    label_date: str | None = None
+    """Column of the date on which a fraud was reported. Without `label` it is the label: a row with a date is
+    fraud, one without is legitimate, or unlabelled while it is younger than the label delay."""
+    time_format: str | None = None
+    """Format of a time that is text, for example `%d/%m/%Y %H:%M`. None: the one that reads the whole column."""
+    time_unit: str | None = None
+    """Unit of a time that is a number (`TIME_UNITS`). None: seconds, or what the numbers can only be."""
     amount: str | None = None
     """Column of the amount. Negative amounts are refunds."""
     id: str | None = None
@@ -161,11 +186,13 @@ class Spec:
     label_delay: float = 7 * DAY
     """Seconds after which the label of a row is known."""
     split: SplitSpec = field(default_factory=SplitSpec)
-    """The time split."""
+    """The split."""
+    read: ReadOptions = field(default_factory=ReadOptions)
+    """How a text file is read."""
 
     def columns(self) -> list[str]:
-        """List every column that is used, each once, in a fixed order."""
-        single = [self.entity, self.time, self.label, self.amount, self.id]
+        """List every column that is used, each once, in a fixed order; joined columns by their joined name."""
+        single = [self.entity, self.time, self.label, self.label_date, self.amount, self.id]
         return list(dict.fromkeys([c for c in single if c is not None] + [*self.numeric, *self.categorical, *self.context]))
 
     def role(self, column: str) -> str:
@@ -174,10 +201,17 @@ class Spec:
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to a JSON-serializable dict with the keys of a spec file."""
-        out: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "split"}
+        out: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in ("split", "read")}
         for key in LIST_ROLES:
             out[key] = list(out[key])
         out["split"] = {item.name: getattr(self.split, item.name) for item in fields(self.split)}
+        out["read"] = self.read.to_dict()
+        # A spec without them reads as one of an earlier version does, and has its fingerprint.
+        for key, default in _ADDED.items():
+            if out[key] == default:
+                del out[key]
+        if out["split"]["by"] == "time":
+            del out["split"]["by"]
         return out
 
     @classmethod
@@ -189,9 +223,12 @@ class Spec:
                 has two roles that exclude each other.
         """
         values = normalise(raw)
-        if not values.get("time"):
-            raise InputError("no time column is named: name it with --time (or `time` in the spec file)")
+        if "time" not in values:
+            raise InputError(
+                "no time column is named: name it with --time (or `time` in the spec file); --time none is for a table without"
+            )
         values["split"] = SplitSpec.from_dict(values.get("split", {}))
+        values["read"] = ReadOptions.from_dict(values.get("read", {}))
         spec = cls(**values)
         taken: dict[str, str] = {}
         for role in COLUMN_ROLES:
@@ -221,12 +258,20 @@ def normalise(raw: Mapping[str, Any]) -> dict[str, Any]:
             raise InputError(f"unknown role {key!r}: {nearest(key, SPEC_KEYS)}")
         if key == "split":
             if not isinstance(value, Mapping):
-                raise InputError("split must be a table: [split] with train, validation, test, gap")
+                raise InputError("split must be a table: [split] with train, validation, test, gap, by")
             out[key] = dict(value)
+        elif key == "read":
+            if not isinstance(value, Mapping):
+                raise InputError("read must be a table: [read] with encoding, separator, decimal, thousands, null_values")
+            out[key] = dict(value)
+        elif key == "time_unit" and value is not None and value not in TIME_UNITS:
+            raise InputError(f"time_unit is {value!r}: give one of {', '.join(TIME_UNITS)}")
         elif key == "label_delay":
             out[key] = parse_duration(value, key)
         elif key in LIST_ROLES:
             items = [item.strip() for item in value.split(",")] if isinstance(value, str) else value
+            if isinstance(items, list | tuple):
+                items = [_joined(item) if key == "context" else item for item in items]
             if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
                 raise InputError(f"{key} is {value!r}: give a list of column names")
             out[key] = tuple(dict.fromkeys(item for item in items if item not in ("", "none")))
@@ -234,11 +279,18 @@ def normalise(raw: Mapping[str, Any]) -> dict[str, Any]:
             out[key] = None if value is None else label_text(value)
         elif value is None or (isinstance(value, str) and value in ("", "none")):
             out[key] = None
-        elif isinstance(value, str):
-            out[key] = value
+        elif isinstance(_joined(value) if key in ("entity", "time") else value, str):
+            out[key] = _joined(value)
         else:
             raise InputError(f"{key} is {value!r}: give the name of one column")
     return out
+
+
+def _joined(value: Any) -> Any:
+    """The joined name of a list of columns; any other value as it is."""
+    if isinstance(value, list | tuple) and value and all(isinstance(item, str) for item in value):
+        return JOINED.join(value)
+    return value
 
 
 def label_text(value: object) -> str:

@@ -1,0 +1,1 @@
+"""Tables as files hold them: formats, dialects of CSV, numbers, times, and one normal form of values."""
