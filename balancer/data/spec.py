@@ -170,7 +170,7 @@ class Spec:
     """Column of the date on which a fraud was reported. Without `label` it is the label: a row with a date is
     fraud, one without is legitimate, or unlabelled while it is younger than the label delay."""
     time_format: str | None = None
-    """Format of a time that is text, for example `%d/%m/%Y %H:%M`. None: the one that reads the whole column."""
+    """Format of times that are text, for example `%d/%m/%Y %H:%M`. None: what reads the whole column."""
     time_unit: str | None = None
     """Unit of a time that is a number (`TIME_UNITS`). None: seconds, or what the numbers can only be."""
     amount: str | None = None
@@ -191,7 +191,7 @@ class Spec:
     """How a text file is read."""
 
     def columns(self) -> list[str]:
-        """List every column that is used, each once, in a fixed order; joined columns by their joined name."""
+        """List every column that is used, each once, in a fixed order; joined ones by their joined name."""
         single = [self.entity, self.time, self.label, self.label_date, self.amount, self.id]
         return list(dict.fromkeys([c for c in single if c is not None] + [*self.numeric, *self.categorical, *self.context]))
 
