@@ -81,7 +81,7 @@ class LoadedModel:
             decision=run.decision,
             detector=detector,
             first_stage=_first_stage(detector, run.schema),
-            stream=None if detector.model is None else RowStream(detector.model, run.device),
+            stream=RowStream(detector.model, run.device) if detector.model is not None and detector.uses_network else None,
             folder=folder,
             coder=FieldCoder(run.schema),
             reference=reference,

@@ -42,7 +42,7 @@ from balancer.serving.storage.database import Database
 from balancer.serving.storage.tables import transactions
 
 Answer = dict[str, Any]
-NO_NETWORK = "the model has boosted trees and no network, so there is no attention to list"
+NO_NETWORK = "the scores of this model come from boosted trees alone, so there is no attention to list"
 
 
 class ScoringResult(NamedTuple):
