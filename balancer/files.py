@@ -13,11 +13,12 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from balancer.errors import CorruptFileError, InputError, MissingFileError, UnwritableFileError, reason_of
 
-from balancer.errors import CorruptFileError, MissingFileError, UnwritableFileError, reason_of
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @contextmanager
@@ -69,6 +70,44 @@ def check_writable(target: Path, flag: str) -> None:
         _try_to_write(target.parent, target.name)
     except OSError as error:
         raise UnwritableFileError(f"{flag} {target} can't be written ({error.strerror or error}): choose another folder") from error
+
+
+def check_new_file(target: Path, flag: str, *, overwrite: bool, inputs: Mapping[str, Path | None] | None = None) -> None:
+    """Check before a long computation that a file which the user named can be written; nothing is changed.
+
+    Args:
+        target: The file; its folder must exist.
+        flag: Flag it was given by.
+        overwrite: Whether an existing file may be replaced.
+        inputs: Files and folders that the command reads, by flag. They are never replaced, whatever path
+            leads to them.
+
+    Raises:
+        InputError: The target exists and may not be replaced, or is one of the inputs.
+        UnwritableFileError: The target is a folder, or its folder is missing or can't be written.
+    """
+    for source_flag, source in (inputs or {}).items():
+        if source is not None and _is_part_of(target, source):
+            where = "a file in the folder of" if source.is_dir() else "also"
+            raise InputError(f"{flag} {target} is {where} {source_flag} {source}, which would be replaced: name another file")
+    check_writable(target, flag)
+    if not overwrite and target.exists():
+        raise InputError(f"{flag} {target} exists: name another file, or add --overwrite to replace it")
+
+
+def _is_part_of(target: Path, source: Path) -> bool:
+    """Whether two paths lead to one file, or the target to a file in a folder, by links of any kind."""
+    try:
+        if source.is_dir():
+            if target.resolve().is_relative_to(source.resolve()):
+                return True
+            linked = target.is_file() and target.stat().st_nlink > 1  # only then can a hard link lead into the folder
+            return linked and any(file.is_file() and file.samefile(target) for file in source.rglob("*"))
+        if target.exists() and source.exists():
+            return target.samefile(source)
+        return target.resolve() == source.resolve()
+    except (OSError, RuntimeError):  # what can't be examined is reported where it is read or written
+        return False
 
 
 def check_writable_folder(folder: Path, flag: str) -> None:
@@ -138,6 +177,7 @@ def read_json(path: Path, *, what: str) -> dict[str, Any]:
 
 def write_arrays(target: Path, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any] | None = None) -> None:
     """Write named arrays and a JSON-serializable `meta` to a safetensors file, atomically."""
+    import numpy as np
     from safetensors.numpy import save
 
     contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}  # ascontiguousarray would turn scalars into vectors

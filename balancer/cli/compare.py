@@ -6,7 +6,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from balancer.cli.early import check_table
 from balancer.comparison.config import CompareConfig
+from balancer.data.spec import read_spec_file
 from balancer.errors import InputError
 from balancer.options.flags import from_dict, parse
 from balancer.options.run import folder_to_resume
@@ -16,6 +18,11 @@ def main(arguments: Sequence[str]) -> int:
     """Run or continue a comparison and print its results; returns the exit code."""
     given = parse(CompareConfig, "balancer compare", arguments)
     config = _continued(given) if given.get("resume") else CompareConfig(**given)
+    check_table(config.dataset)
+    if config.spec is not None:
+        read_spec_file(config.spec)
+    config.check_files()
+    config.check_treatments()
     from rich.console import Console
 
     from balancer.comparison.running import run_comparison
@@ -46,7 +53,7 @@ def _continued(given: dict[str, Any]) -> CompareConfig:
     from balancer.comparison.cells import CellFolder
 
     out = folder_to_resume(given.get("out"))
-    this_time = {"json", "chart", "resume"}  # not taken from the saved flags
+    this_time = {"json", "chart", "resume", "overwrite"}  # not taken from the saved flags
     saved = {name: value for name, value in CellFolder.flags(out).items() if name not in this_time}
     try:
         config = from_dict(CompareConfig, saved | given)

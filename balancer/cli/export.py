@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from balancer.cli.early import check_run
+from balancer.deployment.targets import export_file
 from balancer.names import counted
 from balancer.options.flags import Flag, read_flags
 
@@ -34,18 +36,34 @@ class ExportConfig:
         Flag("File to write.", metavar="FILE", default="model.onnx, model.lite.onnx or the same in .pte in the run folder"),
     ] = None
     max_drop: Annotated[float, "With --lite: largest allowed drop of average precision on validation rows through INT8."] = 0.003
+    overwrite: Annotated[bool, "Replace --out if it exists."] = False
+    dataset: Annotated[
+        Path | None,
+        Flag("With --lite: the table that the run was trained on.", metavar="PATH", default="where it was in training"),
+    ] = None
     json: Annotated[bool, "Print the metrics as JSON."] = False
 
 
 def main(arguments: Sequence[str]) -> int:
     """Export a run and print what was written; returns the exit code."""
     config = read_flags(ExportConfig, "balancer export", arguments)
+    check_run(config.run, dataset=config.dataset, needs_table=config.lite)
+    export_file(config.run, config.target, lite=config.lite, out=config.out, overwrite=config.overwrite)
     from rich.console import Console
 
     from balancer.deployment.export import export_run
 
     console = Console(stderr=config.json)
-    result = export_run(config.run, target=config.target, lite=config.lite, out=config.out, max_drop=config.max_drop, console=console)
+    result = export_run(
+        config.run,
+        target=config.target,
+        lite=config.lite,
+        out=config.out,
+        max_drop=config.max_drop,
+        console=console,
+        dataset=config.dataset,
+        overwrite=config.overwrite,
+    )
     if config.json:
         print(json.dumps(result, indent=2))
         return 0

@@ -69,6 +69,9 @@ def _opened(url: str, *, create: bool = False) -> Database:
     Raises:
         InputError: It can't be opened, or it is a file that does not exist and ``create`` is False.
     """
+    path = url.removeprefix("sqlite:///")
+    if not create and path not in (url, "", ":memory:") and "?" not in path and not Path(path).is_file():  # before SQLAlchemy is imported
+        raise InputError(f"--database {url} does not exist: balancer keys create makes it, or name another one")
     from balancer.serving.storage.database import Database
 
     database = Database(url)

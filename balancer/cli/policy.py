@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from balancer.cli import run_command
+from balancer.cli.early import check_policy_name
 from balancer.errors import InputError
+from balancer.files import check_writable_folder
 from balancer.options.checks import check_whole
 from balancer.options.flags import Flag, read_flags
 from balancer.options.run import MAX_SEED
@@ -93,15 +95,14 @@ def _train(arguments: Sequence[str]) -> int:
         raise InputError(f"--out {str(config.out)!r} is a file; name a folder")
     if not config.resume and config.out.exists() and any(config.out.iterdir()):
         raise InputError(f"--out {str(config.out)!r} is not empty; name another folder, or add --resume to continue the training in it")
+    check_writable_folder(config.out, "--out")
     from rich.console import Console
 
     from balancer.devices import choose_device
-    from balancer.files import check_writable_folder
     from balancer.policy_learning.budgets import TASK_BUDGETS
     from balancer.policy_learning.training import train_task_policy
     from balancer.runs.progress import TrainingProgress, describe_students
 
-    check_writable_folder(config.out, "--out")
     console, device = Console(), choose_device(config.device)
     rollouts = config.rollouts or TASK_BUDGETS[config.budget].rollouts
     try:
@@ -126,6 +127,7 @@ def _train(arguments: Sequence[str]) -> int:
 
 def _evaluate(arguments: Sequence[str]) -> int:
     config = read_flags(PolicyEvaluateConfig, "balancer policy evaluate", arguments)
+    check_policy_name(config.policy, "POLICY")
     from rich.console import Console
 
     from balancer.devices import choose_device

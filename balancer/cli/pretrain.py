@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from balancer.cli.early import check_training
 from balancer.names import counted
 from balancer.options.flags import parse
 from balancer.options.pretrain import PretrainConfig
@@ -23,6 +24,7 @@ def main(arguments: Sequence[str]) -> int:
 
         given = with_saved_dataset(given)
     config = PretrainConfig(**given)
+    check_training(config, given)
     from rich.console import Console
 
     from balancer.training.pretraining import pretrain_run

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from balancer.cli.early import check_run
 from balancer.options.flags import Flag, read_flags
 
 
@@ -22,6 +23,9 @@ class QuantizeConfig:
     run: Annotated[
         Path, Flag("Run folder written by balancer train; the table it was trained on is needed.", metavar="RUN", positional=True)
     ]
+    dataset: Annotated[Path | None, Flag("The table that the run was trained on.", metavar="PATH", default="where it was in training")] = (
+        None
+    )
     max_drop: Annotated[float, "Largest allowed drop of average precision on validation rows."] = 0.003
     prefer: Annotated[
         Literal["speed", "size"],
@@ -38,12 +42,15 @@ class QuantizeConfig:
 def main(arguments: Sequence[str]) -> int:
     """Quantize a run and print a comparison with the full model; returns the exit code."""
     config = read_flags(QuantizeConfig, "balancer quantize", arguments)
+    check_run(config.run, dataset=config.dataset, needs_table=True)
     from rich.console import Console
 
     from balancer.deployment.quantize import quantize_run
 
     console = Console(stderr=config.json)
-    result = quantize_run(config.run, max_drop=config.max_drop, backend=config.backend, prefer=config.prefer, console=console)
+    result = quantize_run(
+        config.run, max_drop=config.max_drop, backend=config.backend, prefer=config.prefer, console=console, dataset=config.dataset
+    )
     if config.json:
         print(json.dumps(result, indent=2))
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from balancer.cli.early import check_run
 from balancer.options.flags import read_flags
 
 
@@ -12,6 +13,8 @@ def main(arguments: Sequence[str]) -> int:
     from balancer.serving.config import ServeConfig
 
     config = read_flags(ServeConfig, "balancer serve", arguments)
+    if config.run is not None:
+        check_run(config.run)
     from balancer.serving.http.server import serve
 
     return serve(config)

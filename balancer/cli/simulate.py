@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+from balancer.cli.early import check_written_table
 from balancer.names import counted
 from balancer.options.flags import Flag, read_flags
 
@@ -16,7 +17,8 @@ from balancer.options.flags import Flag, read_flags
 class SimulateConfig:
     """Simulate a table of card transactions with four kinds of fraud, for trials and tests."""
 
-    out: Annotated[Path, Flag("File to write, .parquet or .csv; an existing file is replaced.", metavar="FILE")]
+    out: Annotated[Path, Flag("File to write, .parquet or .csv.", metavar="FILE")]
+    overwrite: Annotated[bool, "Replace --out if it exists."] = False
     rows: Annotated[int, "Number of transactions."] = 60_000
     seed: Annotated[int, "Random seed; the same seed gives the same table."] = 0
     cards: Annotated[int | None, Flag("Number of cardholders.", default="one per 80 rows")] = None
@@ -32,9 +34,9 @@ class SimulateConfig:
 def main(arguments: Sequence[str]) -> int:
     """Simulate a table, write it and print a summary; returns the exit code."""
     config = read_flags(SimulateConfig, "balancer simulate", arguments)
-    from balancer.data.simulation.stream import check_target, simulate, write_simulation
+    check_written_table(config.out, "--out", overwrite=config.overwrite)
+    from balancer.data.simulation.stream import simulate, write_simulation
 
-    check_target(config.out)
     frame = simulate(
         config.rows, seed=config.seed, cards=config.cards, days=config.days, fraud_rate=config.fraud_rate, labels=config.labels
     )

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 
+from balancer.cli.early import check_training
 from balancer.options.flags import parse
 from balancer.options.train import TrainConfig
 
@@ -21,6 +22,7 @@ def main(arguments: Sequence[str]) -> int:
 
         given = with_saved_dataset(given)
     config = TrainConfig(**given)
+    check_training(config, given)
     from rich.console import Console
 
     from balancer.evaluation.report_terminal import print_report

@@ -35,7 +35,7 @@ POPULATION_TREATMENTS = (
 )
 CLASSIFIER_TREATMENTS = ("none", "one_to_one", "under", "class_weight", "rule", "random", "bandit", "auto", "lightgbm")
 """Default for the classifier. The searches can be named too; they need ``search_trials`` trainings each."""
-NOT_OF_A_CELL = frozenset({"treatments", "seeds", "reference", "json", "chart", "out", "resume", "threads"})
+NOT_OF_A_CELL = frozenset({"treatments", "seeds", "reference", "json", "chart", "overwrite", "out", "resume", "threads"})
 """Fields that may differ when a comparison is resumed, as they do not change the figures of a cell."""
 
 _OPTION = re.compile(r"((start_|end_)?(share|hardness)|floor|class_importance|hardness_importance|half_life|seed)=")
@@ -127,6 +127,7 @@ class CompareConfig(TableOptions, ComparisonOptions, SizeOptions, ScheduleOption
     ] = False
     json: Annotated[Path | None, Flag("JSON file for results, paired differences and the summary sentence.", metavar="FILE")] = None
     chart: Annotated[Path | None, Flag("File for the chart, .svg or .html.", metavar="FILE")] = None
+    overwrite: Annotated[bool, "Replace the files of --json and --chart if they exist."] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -137,6 +138,21 @@ class CompareConfig(TableOptions, ComparisonOptions, SizeOptions, ScheduleOption
             file = getattr(self, name)
             if file is not None and not file.parent.is_dir():
                 raise InputError(f"--{name} {file}: the folder {file.parent} does not exist; make it first")
+
+    def check_files(self) -> None:
+        """Check that the folder and the files can be written, before the table is read.
+
+        Raises:
+            InputError: One can't be written, or exists.
+        """
+        # Imported here because the help needs no file.
+        from balancer.files import check_new_file, check_writable_folder
+
+        if self.out is not None:
+            check_writable_folder(self.out, "--out")
+        for file, flag in ((self.json, "--json"), (self.chart, "--chart")):
+            if file is not None:
+                check_new_file(file, flag, overwrite=self.overwrite, inputs={"--dataset": self.dataset, "--spec": self.spec})
 
     def check_treatments(self) -> None:
         """Check that all treatments and the chart can be made, before the table is read.

@@ -24,7 +24,7 @@ from balancer.data.dataset import Dataset
 from balancer.devices import choose_device, random_state_kept, torch_threads
 from balancer.errors import InputError
 from balancer.evaluation.baselines import fit_lightgbm
-from balancer.files import check_writable, check_writable_folder, write_json
+from balancer.files import check_writable_folder, write_json
 from balancer.models.attention.choice import check_variable
 from balancer.names import counted
 from balancer.options.data import ROLES
@@ -71,9 +71,7 @@ def run_comparison(config: CompareConfig, progress: TrainingProgress) -> tuple[P
     check_variable()
     path = config.out or _default_path(config.dataset)
     check_writable_folder(path, "--out")
-    for file, flag in ((config.json, "--json"), (config.chart, "--chart")):
-        if file is not None:
-            check_writable(file, flag)
+    config.check_files()
     table = FoldedTable(config.dataset, folds=config.folds, spec_file=config.spec, roles=config.role_overrides(), bad_rows=config.bad_rows)
     flags = {name: value for name, value in to_dict(config).items() if value is not None or name not in ROLES}
     if config.resume:

@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,9 +24,10 @@ from balancer.data.schema import Schema
 from balancer.data.split import Split
 from balancer.deployment.distil import STEPS, distil
 from balancer.deployment.quantize import calibration, check_max_drop, onnx_scores, validation_metric, without_times
+from balancer.deployment.targets import LITE_FILE, SUFFIXES, Target, export_file, first_stage_file
 from balancer.devices import random_state_kept, torch_threads
-from balancer.errors import InputError, UnsupportedError
-from balancer.files import check_writable, write_bytes, write_json
+from balancer.errors import UnsupportedError
+from balancer.files import write_bytes, write_json
 from balancer.inference.decision import Decision, evaluate_rows
 from balancer.inference.detector import Detector
 from balancer.inference.tree_stages import TREES_FOLDER
@@ -35,26 +36,35 @@ from balancer.models.quantization import plan_precision, sensitivity, timed
 from balancer.runs.progress import TrainingProgress
 from balancer.runs.trained_run import TrainedRun, training_table
 
-Target = Literal["onnx", "executorch"]
-SUFFIXES = {"onnx": ".onnx", "executorch": ".pte"}
 BATCHES = (1, 256)
 """Batch sizes of the latency measurements."""
-LITE_FILE = "lite.json"
 
 
 @random_state_kept()
-def export_run(path: Path, *, target: Target, lite: bool, out: Path | None, max_drop: float, console: Console) -> dict[str, Any]:
+def export_run(
+    path: Path,
+    *,
+    target: Target,
+    lite: bool,
+    out: Path | None,
+    max_drop: float,
+    console: Console,
+    dataset: Path | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
     """Export a run.
 
     Args:
-        path: A complete run folder. For a light model, its table must not have moved.
+        path: A complete run folder.
         target: `onnx` or `executorch`.
         lite: Whether to distil a light student and export that.
         out: File to write; by default `model.onnx`, `model.lite.onnx` or the same with `.pte`, in the run
-            folder.
+            folder, which replaces an earlier export.
         max_drop: Largest allowed drop of average precision on validation rows through the INT8 layers of the
             light model.
         console: Where progress is printed.
+        dataset: For a light model, where the table of the run is now; None looks for it where it was.
+        overwrite: Whether an existing `out` may be replaced.
 
     Returns:
         A JSON-serializable dict: `file`, `target`, `bytes`; `first_stage`, the second file of a detector with
@@ -62,19 +72,15 @@ def export_run(path: Path, *, target: Target, lite: bool, out: Path | None, max_
         scores.
 
     Raises:
-        InputError: If the run is not complete, its table is missing or has changed, the target does not
-            support a part of the model, or a package is missing. Nothing was written then.
+        InputError: If `out` exists, the run is not complete, its table is missing or has changed, the target
+            does not support a part of the model, or a package is missing. Nothing was written then.
     """
     check_max_drop(max_drop)
-    suffix = SUFFIXES[target]
-    file = out or path / f"model{'.lite' if lite else ''}{suffix}"
-    if file.suffix != suffix:
-        raise InputError(f"--out {file}: give a file name that ends in {suffix} for --target {target}")
+    file = export_file(path, target, lite=lite, out=out, overwrite=overwrite)
     run = TrainedRun.load(path)
-    check_writable(file, "--out")
     with torch_threads(run.threads):
         if lite:
-            return _export_lite(run, file, target, max_drop, console)
+            return _export_lite(run, file, target, max_drop, console, dataset)
         files = _write(dataclasses.replace(run.detector, model=run.model), run.schema, file, target)
     result = {"file": str(file), "target": target, "bytes": sum(written.stat().st_size for written in files)}
     return result if len(files) == 1 else result | {"first_stage": str(files[1])}
@@ -103,10 +109,10 @@ def field_names(schema: Schema) -> tuple[str, ...]:
     return schema.numeric_fields + schema.categorical_fields
 
 
-def _export_lite(run: TrainedRun, file: Path, target: Target, max_drop: float, console: Console) -> dict[str, Any]:
+def _export_lite(run: TrainedRun, file: Path, target: Target, max_drop: float, console: Console, table: Path | None) -> dict[str, Any]:
     started, seed, teacher = time.monotonic(), int(run.folder.content["seed"]), dataclasses.replace(run.detector, model=run.model)
     with console.status("reading the table"):
-        dataset = training_table(run.folder)
+        dataset = training_table(run.folder, table)
     with TrainingProgress(console) as progress, progress.stage("light student", STEPS) as advance:
         student = distil(teacher, dataset, seed=seed, device=run.device, progress=advance)
     plan: dict[str, Any] | None = None
@@ -218,7 +224,7 @@ def _in_onnx(run: TrainedRun) -> Callable[..., Any]:
     Raises:
         UnsupportedError: It can't be exported.
     """
-    from balancer.deployment.onnx_detector import FirstStage, first_stage_file
+    from balancer.deployment.onnx_detector import FirstStage
     from balancer.models.export.onnx_backend import OnnxClassifier
 
     with tempfile.TemporaryDirectory() as folder:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balancer.data.score_memory import LIMIT, STAGE1_LOGIT
+from balancer.deployment.targets import first_stage_file
 from balancer.inference.decision import NETWORK, STAGE2
 from balancer.inference.detector import SMALLEST, Detector
 from balancer.inference.tree_stages import TreeStages
@@ -60,11 +61,6 @@ def write_detector(detector: Detector, fields: Sequence[str], file: Path) -> lis
         add_trees(network, file, detector)
     write_first_stage(detector.stages, fields, first_stage_file(file))
     return [file, first_stage_file(file)]
-
-
-def first_stage_file(file: Path) -> Path:
-    """The file of the first stage beside ``file``: `model.first.onnx` beside `model.onnx`."""
-    return file.with_name(f"{file.stem}.first{file.suffix}")
 
 
 def add_trees(source: Path, target: Path, detector: Detector) -> None:

@@ -65,17 +65,20 @@ FULL_FILE, ONNX_FILE = "model.onnx", "model.int8.onnx"
 
 
 @random_state_kept()
-def quantize_run(path: Path, *, max_drop: float, backend: Backend, console: Console, prefer: Prefer = "speed") -> dict[str, Any]:
+def quantize_run(
+    path: Path, *, max_drop: float, backend: Backend, console: Console, prefer: Prefer = "speed", dataset: Path | None = None
+) -> dict[str, Any]:
     """Quantize a run.
 
     Args:
-        path: A complete run folder. Its table must not have moved.
+        path: A complete run folder.
         max_drop: Largest allowed drop of average precision on validation rows.
         backend: `torch` (the same as `auto`), `bitsandbytes` (only measured, not saved), or `onnxruntime`
             (ONNX files).
         console: Where progress is printed.
         prefer: `speed` keeps the precision of layers that are slower in low precision on this machine; `size`
             ignores times.
+        dataset: Where the table of the run is now; None looks for it where it was.
 
     Returns:
         A JSON-serializable dict: `before` and `after` (bytes, ms by batch size, test metrics), `of` (what
@@ -91,21 +94,21 @@ def quantize_run(path: Path, *, max_drop: float, backend: Backend, console: Cons
     with torch_threads(run.threads):
         run = dataclasses.replace(run, detector=dataclasses.replace(run.detector, model=run.model.deployable()))
     with console.status("reading the table"):
-        dataset = training_table(run.folder)
+        table = training_table(run.folder, dataset)
     folder = run.folder
     with folder.locked(), torch_threads(run.threads):
-        batches = calibration(dataset, run.model, seed=int(folder.content["seed"]), device=run.device)
+        batches = calibration(table, run.model, seed=int(folder.content["seed"]), device=run.device)
         with console.status("measuring how sensitive each layer is to quantization"):
             report = sensitivity(run.model, batches, seed=int(folder.content["seed"]))
         with console.status("planning the precision of each layer, and checking it on validation rows"):
-            metric = validation_metric(dataset, run.device, int(folder.content["seed"]), run.detector)
+            metric = validation_metric(table, run.device, int(folder.content["seed"]), run.detector)
             considered = report if prefer == "speed" else without_times(report)
             plan = plan_precision(considered, max_metric_drop=max_drop, metric=metric, model=run.model)
-        before = measured(run, run.model, dataset, sum(tensor.nbytes for tensor in run.model.state_dict().values()))
+        before = measured(run, run.model, table, sum(tensor.nbytes for tensor in run.model.state_dict().values()))
         if backend == "onnxruntime":
-            after, applied = _onnx(run, dataset, batches, plan, path)
+            after, applied = _onnx(run, table, batches, plan, path)
         else:
-            after, applied = _torch(run, dataset, plan, report, path, backend, before)
+            after, applied = _torch(run, table, plan, report, path, backend, before)
     return {
         "backend": applied.get("backend", backend),
         "max_drop": max_drop,
@@ -236,7 +239,8 @@ def _onnx(
     run: TrainedRun, dataset: Dataset, batches: list[SequenceBatch], plan: PrecisionPlan, path: Path
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Export the detector, quantize the layers planned in INT8, and measure the file in ONNX Runtime."""
-    from balancer.deployment.onnx_detector import add_trees, first_stage_file, write_first_stage
+    from balancer.deployment.onnx_detector import add_trees, write_first_stage
+    from balancer.deployment.targets import first_stage_file
     from balancer.models.export.onnx_backend import OnnxClassifier, export_onnx, quantize_onnx
 
     stages, threads, history = run.detector.stages, int(run.folder.content["threads"]), run.model.config.history_length

@@ -12,7 +12,7 @@ import platform
 import shutil
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -97,6 +97,7 @@ class RunFolder:
             "device": device,
             "threads": threads,
             "data": data,
+            "table": _places(config.dataset, path),
             "versions": {"python": platform.python_version()} | {name: _version(name) for name in LIBRARIES},
         }
         folder = cls(path, content)
@@ -122,6 +123,20 @@ class RunFolder:
                 f"{path} has run format {content['format']}, this balancer reads {FORMAT}: use the version that wrote it"
             )
         return cls(path, content)
+
+    @classmethod
+    def open_complete(cls, path: Path) -> RunFolder:
+        """Read a finished run of ``balancer train``.
+
+        Raises:
+            InputError: As of :meth:`open`, or the run is not complete, or pretrained only.
+        """
+        folder = cls.open(path)
+        if folder.pretrained:
+            raise InputError(f"the run in {path} is pretrained only and its head is untrained: train it with balancer train --from {path}")
+        if not folder.complete:
+            raise InputError(f"the run in {path} is not complete: continue it with balancer train --resume --out {path}")
+        return folder
 
     @property
     def complete(self) -> bool:
@@ -154,6 +169,30 @@ class RunFolder:
         assert isinstance(config, TrainConfig)
         return config
 
+    def find_table(self, given: Path | None = None) -> Path:
+        """The table that the run was trained on, where it is now.
+
+        Tried in turn are ``given``, the absolute path of the table, its path from the run folder, so that a
+        run that was copied with its table finds it, and the path as it was typed.
+
+        Args:
+            given: The value of ``--dataset``; None if it was not typed.
+
+        Raises:
+            MissingFileError: It is at none of these places.
+        """
+        if given is not None:
+            if not given.exists():
+                raise MissingFileError(f"--dataset {given} does not exist: check the path of the table")
+            return given
+        typed, places = self.config().dataset, self.content.get("table") or {}
+        tried = [Path(places["absolute"])] if "absolute" in places else []
+        tried += [self.path / places["relative"]] if "relative" in places else []
+        found = next((place for place in [*tried, typed] if place.exists()), None)
+        if found is None:
+            raise MissingFileError(f"{typed} is not here: the run in {self.path} was trained on it; name the table with --dataset")
+        return typed if typed.exists() and typed.samefile(found) else found
+
     def refuse_other_flags(self, given: dict[str, Any]) -> None:
         """Check that the flags agree with those the run was started with.
 
@@ -165,7 +204,7 @@ class RunFolder:
         """
         saved = self.config()
         for name, value in given.items():
-            if name in NOT_PART_OF_THE_RESULT:
+            if name in NOT_PART_OF_THE_RESULT or name == "dataset":  # the table may have moved; its fingerprint is compared
                 continue
             before = getattr(saved, name)
             same = Path(value).resolve() == Path(before).resolve() if isinstance(value, Path) and before is not None else value == before
@@ -265,7 +304,16 @@ def with_saved_dataset(given: dict[str, Any]) -> dict[str, Any]:
         InputError: ``--out`` is missing, or does not name a run.
     """
     folder = RunFolder.open(folder_to_resume(given.get("out")))
-    return {"dataset": folder.config().dataset} | given
+    return given | {"dataset": folder.find_table(given.get("dataset"))}
+
+
+def _places(table: Path, folder: Path) -> dict[str, str]:
+    """The absolute path of a table, and its path from a run folder, which has none on another drive."""
+    absolute = table.resolve()
+    places = {"absolute": str(absolute)}
+    with suppress(ValueError):
+        places["relative"] = os.path.relpath(absolute, folder.resolve())
+    return places
 
 
 def _version(name: str) -> str:

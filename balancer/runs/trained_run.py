@@ -16,7 +16,7 @@ from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.reading import Source
 from balancer.data.schema import Schema
 from balancer.devices import choose_device, torch_threads
-from balancer.errors import CorruptFileError, InputError, MissingFileError, UnsupportedError
+from balancer.errors import CorruptFileError, InputError, UnsupportedError
 from balancer.files import read_json
 from balancer.inference.contributions import Contributions, contributions_of
 from balancer.inference.decision import DECISION_FILE, NETWORK, Decision
@@ -52,11 +52,7 @@ class TrainedRun:
             InputError: The run is not complete, or a file is missing, damaged or of another program; the
                 message names it.
         """
-        folder = RunFolder.open(path)
-        if folder.pretrained:
-            raise InputError(f"the run in {path} is pretrained only and its head is untrained: train it with balancer train --from {path}")
-        if not folder.complete:
-            raise InputError(f"the run in {path} is not complete: continue it with balancer train --resume --out {path}")
+        folder = RunFolder.open_complete(path)
         schema, decision = read_schema(path), Decision.load(path)
         members = decision.members or {NETWORK: 1.0}
         stages = load_stages(path, schema)
@@ -146,20 +142,20 @@ def read_schema(folder: Path) -> Schema:
         raise CorruptFileError(f"{folder / SCHEMA_FILE} can't be used ({error}): give a run folder that balancer train wrote") from error
 
 
-def training_table(folder: RunFolder) -> Dataset:
+def training_table(folder: RunFolder, table: Path | None = None) -> Dataset:
     """The data set that a run was trained on.
+
+    Args:
+        folder: The run.
+        table: Where the table is now; None looks for it (:meth:`RunFolder.find_table`).
 
     Raises:
         InputError: The table is missing or has changed.
     """
-    config = folder.config()
-    if not config.dataset.exists():
-        raise MissingFileError(
-            f"{config.dataset} is not here: the run in {folder.path} was trained on it; call this command where that path leads to it"
-        )
+    config, path = folder.config(), folder.find_table(table)
     schema = read_schema(folder.path)
     dataset = load_dataset(
-        config.dataset,
+        path,
         schema.spec,
         bad_rows=config.bad_rows,
         hash_buckets=schema.hash_buckets,
@@ -171,6 +167,7 @@ def training_table(folder: RunFolder) -> Dataset:
         stages.fill(dataset)
     if dataset.fingerprint != folder.content["fingerprint"]:
         raise InputError(
-            f"{config.dataset} has changed since the run in {folder.path} was trained: restore the table that it was trained on"
+            f"{path} is not the table that the run in {folder.path} was trained on, or has changed since: "
+            "restore that table, or name it with --dataset"
         )
     return dataset

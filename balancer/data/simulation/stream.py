@@ -88,18 +88,6 @@ def simulate(
     return _frame(rng, world, shuffled.take(np.argsort(np.floor(shuffled.time), kind="stable")), labels)
 
 
-def check_target(path: Path) -> None:
-    """Check before a table is simulated that it can be written to ``path``.
-
-    Raises:
-        InputError: If the name ends neither in .parquet nor in .csv.
-        UnwritableFileError: If the file can't be written.
-    """
-    if path.suffix.lower() not in (".parquet", ".csv"):
-        raise InputError(f"--out {path}: give a file name that ends in .parquet or .csv")
-    check_writable(path, "--out")
-
-
 def write_simulation(frame: pl.DataFrame, path: str | Path) -> None:
     """Write a table to a .parquet (zstd) or .csv file, atomically.
 
@@ -108,7 +96,9 @@ def write_simulation(frame: pl.DataFrame, path: str | Path) -> None:
         UnwritableFileError: If the file can't be written.
     """
     path = Path(path)
-    check_target(path)
+    if path.suffix.lower() not in (".parquet", ".csv"):
+        raise InputError(f"--out {path}: give a file name that ends in .parquet or .csv")
+    check_writable(path, "--out")
     content = io.BytesIO()
     if path.suffix.lower() == ".parquet":
         frame.write_parquet(content, compression="zstd", compression_level=12)
