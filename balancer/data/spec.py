@@ -23,7 +23,7 @@ DAY = 86_400.0
 COLUMN_ROLES = ("entity", "time", "label", "label_date", "amount", "id")
 LIST_ROLES = ("numeric", "categorical", "context")
 VALUE_KEYS = ("negative", "unlabelled", "label_delay", "time_format", "time_unit")
-SPLIT_KEYS = ("train", "validation", "test", "gap", "by")
+SPLIT_KEYS = ("train", "validation", "test", "gap", "by", "seed")
 SPEC_KEYS = (*COLUMN_ROLES, *LIST_ROLES, *VALUE_KEYS, "split", "read")
 TIME_UNITS = ("s", "ms", "us", "ns", "min", "h", "d")
 
@@ -96,8 +96,12 @@ class SplitSpec:
     by: Literal["time", "random"] = "time"
     """`time`: training ends before validation begins. `random`: whole entities (rows, where the table has no
     entity) are drawn."""
+    seed: int = 0
+    """Another number draws other entities; by time it has no effect."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.seed, int) or isinstance(self.seed, bool) or self.seed < 0:
+            raise InputError(f"[split] seed is {self.seed!r}: give a whole number, 0 or more")
         if self.by not in ("time", "random"):
             raise InputError(f"[split] by is {self.by!r}: give time or random")
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
@@ -130,7 +134,7 @@ class SplitSpec:
         for key, value in raw.items():
             if key not in SPLIT_KEYS:
                 raise InputError(f"unknown key {key!r} in [split]: {nearest(key, SPLIT_KEYS)}")
-            if key == "by":
+            if key in ("by", "seed"):
                 values[key] = value
             elif key == "gap":
                 values[key] = None if value is None else parse_duration(value, "[split] gap")
@@ -210,8 +214,9 @@ class Spec:
         for key, default in _ADDED.items():
             if out[key] == default:
                 del out[key]
-        if out["split"]["by"] == "time":
-            del out["split"]["by"]
+        for key, default in (("by", "time"), ("seed", 0)):
+            if out["split"][key] == default:
+                del out["split"][key]
         return out
 
     @classmethod
@@ -258,7 +263,7 @@ def normalise(raw: Mapping[str, Any]) -> dict[str, Any]:
             raise InputError(f"unknown role {key!r}: {nearest(key, SPEC_KEYS)}")
         if key == "split":
             if not isinstance(value, Mapping):
-                raise InputError("split must be a table: [split] with train, validation, test, gap, by")
+                raise InputError("split must be a table: [split] with train, validation, test, gap, by, seed")
             out[key] = dict(value)
         elif key == "read":
             if not isinstance(value, Mapping):
