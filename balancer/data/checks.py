@@ -7,6 +7,7 @@ header.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -14,20 +15,20 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from balancer.data.spec import label_text, nearest
+from balancer.data.spec import nearest
 from balancer.errors import InputError, MissingClassError
+from balancer.tables.times import TimeForm, TimesResult, is_time, parse_times
+from balancer.tables.values import is_nobody, normal_form, normal_text
 
 BadRows = Literal["error", "drop"]
 _DROP_HINT = "or leave such rows out with --bad-rows drop"
-_LATEST = 1e11
-"""Latest numeric time in seconds (the year 5138); a larger number must be in milliseconds or a smaller
-unit."""
-_DATES = ("%Y-%m-%d", "%Y/%m/%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m-%d-%Y", "%Y%m%d")
-_TIMES = ("", " %H:%M", " %H:%M:%S%.f", "T%H:%M", "T%H:%M:%S%.f")
-_ZONES = ("T%H:%M:%S%.f%#z", " %H:%M:%S%.f%#z", "T%H:%M:%S%.fZ")
-TIME_FORMATS = tuple([day + time for time in _TIMES for day in _DATES] + [_DATES[0] + zone for zone in _ZONES])
 _NOT_FRAUD = ("legit", "legitimate", "genuine", "normal", "benign", "ok", "good", "nonfraud", "non-fraud", "non_fraud", "not_fraud")
-NEGATIVE_NAMES = frozenset({"0", "false", "no", "n", "negative", *_NOT_FRAUD})
+_NO = ("no", "n", "non", "nein", "nee", "nej", "nei", "não", "nao", "ne", "nie", "hayır", "нет", "否")
+_FALSE = ("false", "faux", "falsch", "falso", "falsk", "onwaar")
+NEGATIVE_NAMES = frozenset({"0", "negative", *_NO, *_FALSE, *_NOT_FRAUD})
+"""Usual names of the legitimate class, in lower case."""
+_OPPOSITES = (("f", "t"), ("-1", "1"), ("-1", "+1"), ("-", "+"), ("off", "on"), ("neg", "pos"), ("legal", "fraud"))
+"""Names that only mean the legitimate class beside their opposite."""
 MAX_CLASSES = 50
 
 
@@ -112,14 +113,19 @@ def check_number(values: pl.Series, check: RowCheck, *, optional: bool = False) 
     return out
 
 
-def check_time(values: pl.Series, check: RowCheck) -> NDArray[np.float64]:
-    """Convert a column of datetimes, dates, numbers of seconds, or text in one format to seconds.
+def check_time(
+    values: pl.Series, check: RowCheck, *, form: str | None = None, unit: str | None = None, usual: TimeForm | None = None
+) -> NDArray[np.float64]:
+    """Convert a column of times to seconds (:func:`balancer.tables.times.parse_times`).
 
     Null and values that can't be read are rejected.
 
     Args:
         values: (N,) the column.
         check: Collects the rejected rows.
+        form: The format that was given.
+        unit: The unit that was given.
+        usual: How the training table was read.
 
     Returns:
         (N,) float64 seconds; 0 in rejected rows.
@@ -127,75 +133,31 @@ def check_time(values: pl.Series, check: RowCheck) -> NDArray[np.float64]:
     Raises:
         InputError: If the column has another dtype, if its format is ambiguous, or as `RowCheck.reject`.
     """
-    check.reject(_mask(values.is_null()), values, "has no time (null)", "give a time")
-    if values.dtype == pl.String:
-        seconds = values.str.strip_chars().cast(pl.Float64, strict=False)
-        if seconds.null_count() > 0.5 * len(values):
-            return _moments(_parse_times(values, check), check)
-        check.reject(
-            _mask(seconds.is_null() & values.is_not_null()),
-            values,
-            "is not a number of seconds, although other rows are",
-            "write all times in one format",
-        )
-        values = seconds
-    if values.dtype in (pl.Datetime, pl.Date):
-        return _moments(values, check)
-    if not values.dtype.is_numeric():
-        raise InputError(f"column {values.name!r} is {values.dtype}, not a time: give a datetime, a date, a number of seconds or text")
-    numbers = values.cast(pl.Float64)
-    check.reject(_mask(~numbers.is_finite()), values, "is not a finite time", "give a time")
-    check.reject(_mask(numbers.abs() > _LATEST), values, "is after the year 5000 if read as seconds", "convert milliseconds to seconds")
-    return np.where(check.keep, numbers.fill_null(0.0).to_numpy(), 0.0)
+    return accept_times(parse_times(values, form=form, unit=unit, usual=usual), values, check)
 
 
-def _moments(values: pl.Series, check: RowCheck) -> NDArray[np.float64]:
-    micro = values.cast(pl.Datetime("us", getattr(values.dtype, "time_zone", None))).to_physical()
-    return np.where(check.keep, micro.fill_null(0).to_numpy() / 1e6, 0.0)
-
-
-def _parse_times(values: pl.Series, check: RowCheck) -> pl.Series:
-    """Convert text to datetimes with the one format that reads all rows.
+def accept_times(result: TimesResult, values: pl.Series, check: RowCheck) -> NDArray[np.float64]:
+    """Reject the rows of `values` (N,) that have no time, and return the seconds of the others.
 
     Raises:
-        InputError: If no format reads the text, if rows have different formats, or if day and month can't be
-            distinguished.
+        InputError: As `RowCheck.reject`; a column with times in two formats is named as such.
     """
-    text = values.str.strip_chars()
-    head = text.drop_nulls().head(200)
-    read = {form: int(_parse(head, form).is_not_null().sum()) for form in TIME_FORMATS}
-    best = max(read.values())
-    if best == 0:
+    check.reject(result.missing, values, "has no time (null)", "give a time")
+    bad = result.bad & check.keep
+    text = values.dtype == pl.String and result.found.form is not None and "--time-format" not in result.why
+    if bad.any() and text and check.bad_rows == "error" and not (good := ~result.bad & ~result.missing).all() and good.any():
+        row, other = int(np.argmax(bad)), int(np.argmax(good))
+        what = "has times in two formats" if is_time(str(values[row])) else "has text that is not a time"
         raise InputError(
-            f"column {values.name!r}: {head[0]!r} can't be read as a time: write times as 2024-05-31 13:45:00, or as a number of seconds"
-        )
-    parsed = {form: _parse(text, form) for form, count in read.items() if count == best}
-    form = min(parsed, key=lambda name: (parsed[name].null_count(), parsed[name][0] is None))
-    # Two formats read the same text as different times: day and month can't be distinguished.
-    rival = next((name for name, other in parsed.items() if bool((other != parsed[form]).any())), None)
-    if rival is not None:
-        raise InputError(f"column {values.name!r}: {head[0]!r} can be read as {form!r} or {rival!r}: write times as 2024-05-31 13:45:00")
-    unreadable = _mask(parsed[form].is_null() & values.is_not_null())
-    if unreadable.any() and check.bad_rows == "error":
-        row, good = int(np.argmax(unreadable)), int(np.argmin(unreadable))
-        other = any(_parse(text[row : row + 1], name)[0] is not None for name in TIME_FORMATS)
-        what = "has times in two formats" if other else "has text that is not a time"
-        raise InputError(
-            f"column {values.name!r} {what}: {values[good]!r} ({check.where} {good + 1}) but {values[row]!r} ({check.where} {row + 1}): "
+            f"column {values.name!r} {what}: {values[other]!r} ({check.where} {other + 1}) but {values[row]!r} ({check.where} {row + 1}): "
             f"write all times in one format, {_DROP_HINT}"
         )
-    check.reject(unreadable, values, "can't be read in the time format of the column", "write all times in one format")
-    return parsed[form]
-
-
-def _parse(text: pl.Series, form: str) -> pl.Series:
-    zoned = form.endswith("z")
-    moments = text.str.to_datetime(form, strict=False, time_unit="us", time_zone="UTC" if zoned else None)
-    return moments.dt.replace_time_zone(None) if zoned else moments
+    check.reject(result.bad, values, result.why, "write all times in one way" if result.found else "give a time")
+    return np.where(check.keep, result.seconds, 0.0)
 
 
 def label_names(values: pl.Series, unlabelled: str | None) -> pl.Series:
-    """Convert labels to text, with the same spelling for 1, 1.0 and "1".
+    """Convert labels to their normal form, with the same spelling for 1, 1.0 and "1".
 
     Args:
         values: (N,) the column.
@@ -211,9 +173,8 @@ def label_names(values: pl.Series, unlabelled: str | None) -> pl.Series:
         values = values.fill_nan(None)
     if not (values.dtype in (pl.String, pl.Boolean, pl.Categorical, pl.Enum, pl.Null) or values.dtype.is_numeric()):
         raise InputError(f"column {values.name!r} is {values.dtype}, which can't be a label: name another column with --label")
-    text = values.cast(pl.String).str.strip_chars().str.replace(r"^(-?\d+)\.0+$", "${1}")
-    text = text.set(text == "", None)
-    return text if unlabelled is None else text.set(text == label_text(unlabelled), None)
+    text = normal_form(values)
+    return text if unlabelled is None else text.set(text == normal_text(unlabelled), None)
 
 
 def find_classes(text: pl.Series, negative: str | None) -> tuple[str, ...]:
@@ -237,20 +198,31 @@ def find_classes(text: pl.Series, negative: str | None) -> tuple[str, ...]:
     if len(names) > MAX_CLASSES:
         raise InputError(f"column {text.name!r} has {len(names)} distinct values, too many for classes: name another column with --label")
     if negative is None:
-        usual = [name for name in names if name.lower() in NEGATIVE_NAMES]
+        usual = [name for name in names if name.lower() in NEGATIVE_NAMES] or _opposite(names)
         if len(usual) != 1:
             raise InputError(f"column {text.name!r} has the classes {names[:10]}: name the legitimate one with --negative")
         negative = usual[0]
-    elif negative not in names:
+    negative = str(normal_text(negative))
+    if negative not in names:
         raise InputError(f"column {text.name!r} has no row of the class given by --negative, {negative!r}: {nearest(negative, names)}")
     rest = [name for name in names if name != negative]
     numeric = all(name.lstrip("-").isdigit() for name in rest)
     return (negative, *sorted(rest, key=(lambda name: (int(name), name)) if numeric else (lambda name: (0, name))))
 
 
+def _opposite(names: list[str]) -> list[str]:
+    """The negative one of two names that are opposites."""
+    lower = {name.lower(): name for name in names}
+    return next(([lower[no]] for no, yes in _OPPOSITES if len(names) == 2 and set(lower) == {no, yes}), [])
+
+
 def check_label(text: pl.Series, classes: tuple[str, ...], check: RowCheck) -> NDArray[np.int16]:
-    """Convert labels to (N,) int16 class indices, -1 where unlabelled; reject labels outside `classes`."""
-    codes = text.cast(pl.Enum(list(classes)), strict=False).to_physical().cast(pl.Int16)
+    """Convert labels to (N,) int16 class indices, -1 where unlabelled; reject labels outside `classes`.
+
+    Classes of an earlier version may have another spelling, so they are compared by their normal form too.
+    """
+    known = [str(normal_text(name)) for name in classes]
+    codes = text.cast(pl.Enum(known if len(set(known)) == len(known) else list(classes)), strict=False).to_physical().cast(pl.Int16)
     check.reject(
         _mask(codes.is_null() & text.is_not_null()), text, f"is none of the known classes {list(classes)[:10]}", "correct the label"
     )
@@ -258,11 +230,30 @@ def check_label(text: pl.Series, classes: tuple[str, ...], check: RowCheck) -> N
 
 
 def check_unique(values: pl.Series, check: RowCheck) -> None:
-    """Reject null ids, and rows that repeat the id of an earlier row."""
-    check.reject(_mask(values.is_null()), values, "has no id (null)", "give one, or give --id none")
+    """Reject rows without an id, and rows that repeat the id of an earlier row."""
+    missing = values.is_null()
+    if values.dtype.is_float():
+        missing = missing | values.is_nan()
+    elif values.dtype == pl.String:
+        missing = missing | (values.str.strip_chars() == "")
+    check.reject(_mask(missing), values, "has no id (null)", "give one, or give --id none")
     check.reject(_mask(~values.is_first_distinct()), values, "repeats the id of an earlier row", "make the ids distinct, or give --id none")
 
 
-def check_present(values: pl.Series, check: RowCheck) -> None:
-    """Reject rows without an entity."""
-    check.reject(_mask(values.is_null()), values, "has no entity (null)", "give one")
+def check_entity(forms: Sequence[pl.Series], shown: pl.Series, check: RowCheck) -> None:
+    """Reject rows without an entity, because their history would be that of all such rows.
+
+    Args:
+        forms: (N,) normal forms of the column of the entity, or of the columns that it is joined from. An
+            entity needs at least one of them.
+        shown: (N,) values for the message.
+        check: Collects the rejected rows.
+
+    Raises:
+        InputError: As `RowCheck.reject`.
+    """
+    missing = [form.is_null() for form in forms]
+    no_name = [null | is_nobody(form) for null, form in zip(missing, forms, strict=True)]
+    nothing, nobody = (np.logical_and.reduce([_mask(each) for each in masks]) for masks in (missing, no_name))
+    check.reject(nothing, shown, "has no entity (null, NaN or blank)", "give one")
+    check.reject(nobody, shown, "has a word for a missing value as its entity, so all such rows would be one", "give the entity")

@@ -6,39 +6,30 @@ to arrays one at a time, and every field is written directly into its column of 
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from balancer.data.checks import (
-    BadRows,
-    RowCheck,
-    check_label,
-    check_number,
-    check_present,
-    check_time,
-    check_unique,
-    find_classes,
-    label_names,
-)
+from balancer.data.checked import CheckedTable, read_table, with_past
+from balancer.data.checks import BadRows
 from balancer.data.context_features import CONTEXT_FIELDS, context_fields
 from balancer.data.context_past import TableContextPast
 from balancer.data.features import Field, entity_fields, row_fields
 from balancer.data.past import Events, TablePast
-from balancer.data.reading import Source, column_types, read_columns, read_input, source_name
+from balancer.data.reading import Source, column_types, read_input
 from balancer.data.risk import risk_fields
-from balancer.data.schema import RARE, Schema, check_buckets, distinct, encode, field_codes, learn_vocabulary
+from balancer.data.schema import MANY, RARE, Schema, check_buckets, distinct, encode, field_codes, learn_vocabulary, own_names
 from balancer.data.score_memory import TableScores, clipped, memory_fields, memory_names
-from balancer.data.spec import Spec, nearest
+from balancer.data.spec import Spec
 from balancer.data.split import Split, split_by_time
 from balancer.data.store import TransactionStore
 from balancer.deprecation import renamed_keyword
 from balancer.errors import InputError, MissingClassError
+from balancer.names import counted
+from balancer.tables.values import NORMAL, PLAIN
 
 
 @dataclass(eq=False)
@@ -123,19 +114,6 @@ class Dataset:
         return read_input(self.source)[self.store.row[self.scored_rows()]]
 
 
-@dataclass(frozen=True)
-class _Table:
-    """Checked columns of one input in input order, without bad rows."""
-
-    frame: pl.DataFrame
-    row: NDArray[np.int64]
-    time: NDArray[np.float64]
-    amount: NDArray[np.float64] | None
-    label: NDArray[np.int16]
-    numeric: dict[str, NDArray[np.float32]]
-    dropped: dict[str, int]
-
-
 @renamed_keyword("history", "past")
 def load_dataset(
     path: Source,
@@ -145,7 +123,9 @@ def load_dataset(
     past: Source | None = None,
     bad_rows: BadRows = "error",
     hash_buckets: int = 0,
-    vocabularies: Mapping[str, list[str]] | None = None,
+    like: Schema | None = None,
+    codes: Schema | None = None,
+    earlier: bool = False,
     need_label: bool = True,
     score_fields: bool = False,
 ) -> Dataset:
@@ -159,51 +139,62 @@ def load_dataset(
         past: Earlier rows, which serve as history and context only.
         bad_rows: `"error"` raises on the first bad row; `"drop"` leaves bad rows out and counts them.
         hash_buckets: Above 0, rare and unseen categorical values share this many additional codes by their
-            hash, instead of one. Ignored with `schema`, which has its own number.
-        vocabularies: Vocabularies of another schema, used instead of learning them on the training rows, so
-            that a value has the same code in both tables.
+            hash, instead of one. Ignored with `schema`, `like` and `codes`, which have their own number.
+        like: The schema that was learned on this very table: the fields are computed with it, and the table
+            is split as for training.
+        codes: Schema of another table whose vocabularies, form of values and missing values are used instead
+            of learning them, so that a value has the same code in both tables.
+        earlier: Whether to learn the schema as versions did that compared values by their plain text and
+            filled every missing number.
         need_label: False accepts a table without labels, or with too few to learn from. Where no row has a
             label, the shares of the split are shares of all rows.
         score_fields: Whether the data set has fields for the scores of a detector's first stage. They are 0
-            until `Dataset.fill_score_fields` computes them. Ignored with `schema`, which says it.
+            until `Dataset.fill_score_fields` computes them. Ignored with `schema` and `like`, which say it.
 
     Raises:
         InputError: If the table can't be used; the message names the column, row, flag or file, and the
             remedy.
     """
     check_buckets(hash_buckets)
-    table, classes = _read(path, spec, schema.classes if schema else None, bad_rows, "row", need_label)
-    tables = [table]
+    known = schema or like
+    like_which = known or codes
+    form = like_which.values if like_which is not None else PLAIN if earlier else NORMAL
+    table, classes = read_table(
+        path, spec, schema=known, classes=schema.classes if schema else None, form=form, bad_rows=bad_rows, need_label=need_label
+    )
+    data = table
     if past is not None:
-        earlier, _ = _read(past, spec, classes, bad_rows, "past row")
-        tables = [_as_past(earlier, table), table]
-    data = _concatenate(tables)
+        before, _ = read_table(past, spec, schema=known, classes=classes, form=form, bad_rows=bad_rows, where="past row")
+        data = with_past(table, before)
     entity, entities = _entities(data, spec)
     order = np.lexsort((data.time, entity))
     code = entity[order].astype(np.int32)
     time, label, row = data.time[order], data.label[order], data.row[order]
     start = np.searchsorted(code, code).astype(np.int64)
-    frame = data.frame[order]
     if schema is None:
         gap = spec.label_delay if spec.split.gap is None else spec.split.gap
-        known = label >= 0
-        split = split_by_time(time, known if need_label or known.any() else ~known, spec.split, gap)
+        labelled = label >= 0
+        split = split_by_time(time, labelled if need_label or labelled.any() else ~labelled, spec.split, gap)
         if need_label:
             _check_splits(label, split, classes, spec)
     else:
         split = np.where(row < 0, Split.GAP, Split.TEST).astype(np.int8)
-    keys = {name: encode(frame[name], distinct(frame[name])) for name in dict.fromkeys((*spec.categorical, *spec.context))}
+    texts = {name: data.texts[name][order] for name in dict.fromkeys((*spec.categorical, *spec.context))}
+    keys = {name: encode(values, distinct(values)) for name, values in texts.items()}
     amount = None if data.amount is None else data.amount[order]
     events = Events(time=time, start=start, amount=amount, keys=keys, categorical=spec.categorical, arrival=order)
     numeric = {name: values[order] for name, values in data.numeric.items()}
-    if schema is None:
-        schema = _learn(spec, classes, events, frame, numeric, split == Split.TRAIN, hash_buckets, vocabularies)
+    if known is None:
+        train = split == Split.TRAIN
+        learned = _learn(spec, classes, events, numeric, train)
+        learned = _with_codes(learned, texts, train, codes, hash_buckets, earlier=earlier)
+        known = replace(learned, joined=data.joined)
         if score_fields:
-            schema = replace(schema, numeric_fields=(*_score_names(spec), *schema.numeric_fields))
-    values = _values(schema, events, label, frame, numeric)
+            known = replace(known, numeric_fields=(*memory_names(spec.entity is not None), *known.numeric_fields))
+    values = _values(known, events, label, texts, numeric)
     store = TransactionStore(
         values=values,
-        num_numeric=len(schema.numeric_fields),
+        num_numeric=len(known.numeric_fields),
         time=time,
         entity=code,
         start=start,
@@ -211,81 +202,11 @@ def load_dataset(
         amount=np.zeros(len(time)) if events.amount is None else events.amount,
         row=row,
     )
-    ids = frame[spec.id] if spec.id in frame.columns else pl.Series("row", row)
-    return Dataset(store, schema, split, ids, entities, _fingerprint(data, spec), table.dropped, _notes(path, spec, data), path)
+    ids = pl.Series("row", row) if data.ids is None else data.ids[order]
+    return Dataset(store, known, split, ids, entities, data.fingerprint(spec), table.dropped, _notes(path, known, numeric), path)
 
 
-UNKNOWN_CLASSES = ("legitimate", "fraud")
-"""Class names of a table without a label column."""
-
-
-def _read(
-    source: Source, spec: Spec, classes: tuple[str, ...] | None, bad_rows: BadRows, where: str, need_label: bool = True
-) -> tuple[_Table, tuple[str, ...]]:
-    """Read and check the used columns. With `classes` (scoring), the label and id columns may be missing."""
-    scoring = classes is not None
-    if spec.label is None and not need_label:
-        classes = classes or UNKNOWN_CLASSES
-    elif not scoring and spec.label is None:
-        raise InputError("no label column is named: name it with --label (or `label` in the spec file)")
-    columns, types = spec.columns(), column_types(source)
-    if scoring:
-        columns = [name for name in columns if name in types or name not in (spec.label, spec.id)]
-    missing = next((name for name in columns if name not in types), None)
-    if missing is not None:
-        raise InputError(f"{source_name(source)} has no column {missing!r} (role {spec.role(missing)}): {nearest(missing, types)}")
-    frame = read_columns(source, columns)
-    check = RowCheck(frame.height, bad_rows, where)
-    time = check_time(frame[spec.time], check)
-    if spec.entity is not None:
-        check_present(frame[spec.entity], check)
-    if spec.id in columns:
-        check_unique(frame[spec.id], check)
-    amount = None if spec.amount is None else check_number(frame[spec.amount], check)
-    numeric = {name: check_number(frame[name], check, optional=True).astype(np.float32) for name in spec.numeric}
-    label = np.full(frame.height, -1, dtype=np.int16)
-    if spec.label in columns:
-        text = label_names(frame[spec.label], spec.unlabelled)
-        classes = find_classes(text, spec.negative) if classes is None else classes
-        label = check_label(text, classes, check)
-    keep = check.keep
-    if not keep.any():
-        raise InputError(f"every row is bad and was dropped ({check.dropped}): check the roles of the columns")
-    if keep.all():
-        row = np.arange(frame.height, dtype=np.int64)
-        return _Table(frame, row, time, amount, label, numeric, check.dropped), classes or ()
-    numeric = {name: values[keep] for name, values in numeric.items()}
-    kept = None if amount is None else amount[keep]
-    table = _Table(frame.filter(pl.Series(keep)), np.flatnonzero(keep), time[keep], kept, label[keep], numeric, check.dropped)
-    return table, classes or ()
-
-
-def _as_past(past: _Table, table: _Table) -> _Table:
-    """Give `past` the columns and dtypes of `table`, and mark its rows with row number -1."""
-    types = dict(table.frame.schema)
-    frame = past.frame.select(
-        pl.col(name).cast(dtype) if name in past.frame.columns else pl.lit(None, dtype).alias(name) for name, dtype in types.items()
-    )
-    return _Table(frame, np.full(len(past.row), -1, np.int64), past.time, past.amount, past.label, past.numeric, {})
-
-
-def _concatenate(tables: list[_Table]) -> _Table:
-    if len(tables) == 1:
-        return tables[0]
-    first, second = tables
-    amount = None if first.amount is None or second.amount is None else np.concatenate((first.amount, second.amount))
-    return _Table(
-        pl.concat([first.frame, second.frame]),
-        np.concatenate((first.row, second.row)),
-        np.concatenate((first.time, second.time)),
-        amount,
-        np.concatenate((first.label, second.label)),
-        {name: np.concatenate((first.numeric[name], second.numeric[name])) for name in first.numeric},
-        second.dropped,
-    )
-
-
-def _entities(data: _Table, spec: Spec) -> tuple[NDArray[np.int64], list[str]]:
+def _entities(data: CheckedTable, spec: Spec) -> tuple[NDArray[np.int64], list[str]]:
     """Encode the entities.
 
     Returns:
@@ -296,21 +217,8 @@ def _entities(data: _Table, spec: Spec) -> tuple[NDArray[np.int64], list[str]]:
         code = np.empty(len(data.time), dtype=np.int64)
         code[np.argsort(data.time, kind="stable")] = np.arange(len(data.time))
         return code, []
-    names = distinct(data.frame[spec.entity])
-    return encode(data.frame[spec.entity], names), names
-
-
-def _score_names(spec: Spec) -> tuple[str, ...]:
-    """Names of the score fields of a table with these roles.
-
-    Raises:
-        InputError: A column of the table has such a name.
-    """
-    names = memory_names(spec.entity is not None)
-    taken = next((name for name in (*spec.numeric, *spec.categorical) if name in names), None)
-    if taken is not None:
-        raise InputError(f"column {taken!r} has the name of a field that the boosted trees add: rename it, or use --learner network")
-    return names
+    names = distinct(data.texts[spec.entity])
+    return encode(data.texts[spec.entity], names), names
 
 
 def _check_splits(label: NDArray[np.int16], split: NDArray[np.int8], classes: tuple[str, ...], spec: Spec) -> None:
@@ -352,57 +260,84 @@ def _fields(
 
 
 def _learn(
-    spec: Spec,
-    classes: tuple[str, ...],
-    events: Events,
-    frame: pl.DataFrame,
-    numeric: dict[str, NDArray[np.float32]],
-    train: NDArray[np.bool_],
-    hash_buckets: int,
-    vocabularies: Mapping[str, list[str]] | None,
+    spec: Spec, classes: tuple[str, ...], events: Events, numeric: dict[str, NDArray[np.float32]], train: NDArray[np.bool_]
 ) -> Schema:
+    """Name the fields, and learn what replaces missing numbers; vocabularies are added by `_with_codes`."""
     # The field names are those of an empty table, so that they are defined in one place only.
     no_rows = np.zeros(0, dtype=np.int64)
     no_amount = None if events.amount is None else np.zeros(0)
     empty = Events(np.zeros(0), no_rows, no_amount, dict.fromkeys(events.keys, no_rows), events.categorical)
-    names = tuple(name for name, _ in _fields(spec, empty, np.zeros(0, np.int16), {name: np.zeros(0, np.float32) for name in numeric}))
-    fill: dict[str, float] = {}
-    for name, values in numeric.items():
-        known = values[train & ~np.isnan(values)]
+    derived = tuple(name for name, _ in _fields(spec, empty, np.zeros(0, np.int16), {}))
+    columns = own_names(spec.numeric, spec.categorical, (*derived, *memory_names(True)))
+    own, categorical = tuple(columns)[: len(spec.numeric)], tuple(columns)[len(spec.numeric) :]
+    fill, missing = {}, []
+    for name in own:
+        values = numeric[columns[name]]
+        unknown = np.isnan(values)
+        known = values[train & ~unknown]
         fill[name] = float(np.median(known)) if len(known) else 0.0
-    learned = {
-        name: learn_vocabulary(frame[name], train, RARE if hash_buckets else 1) if vocabularies is None else list(vocabularies[name])
-        for name in spec.categorical
-    }
-    return Schema(spec, classes, names, spec.categorical, learned, fill, hash_buckets)
+        if (unknown & train).any():
+            missing.append(name)
+    renamed = {name: column for name, column in columns.items() if name != column}
+    return Schema(spec, classes, (*derived, *own), categorical, {}, fill, values=NORMAL, missing=tuple(missing), columns=renamed)
+
+
+def _with_codes(
+    schema: Schema, texts: dict[str, pl.Series], train: NDArray[np.bool_], codes: Schema | None, hash_buckets: int, *, earlier: bool
+) -> Schema:
+    """Add the vocabularies: those of the training rows, or those of another schema."""
+    if codes is not None:
+        by_column = {column: codes.vocabularies[name] for name, column in codes.categorical_columns.items()}
+        vocabularies = {name: list(by_column[column]) for name, column in schema.categorical_columns.items()}
+        missing = tuple(name for name in schema.own_fields.values() if name in codes.missing)
+        return replace(schema, vocabularies=vocabularies, hash_buckets=codes.hash_buckets, values=codes.values, missing=missing)
+    least, many = RARE if hash_buckets else 1, None if earlier else MANY
+    vocabularies = {name: learn_vocabulary(texts[column], train, least, many) for name, column in schema.categorical_columns.items()}
+    schema = replace(schema, vocabularies=vocabularies, hash_buckets=hash_buckets)
+    return replace(schema, values=PLAIN, missing=()) if earlier else schema
 
 
 def _values(
-    schema: Schema, events: Events, label: NDArray[np.int16], frame: pl.DataFrame, numeric: dict[str, NDArray[np.float32]]
+    schema: Schema, events: Events, label: NDArray[np.int16], texts: dict[str, pl.Series], numeric: dict[str, NDArray[np.float32]]
 ) -> NDArray[np.float32]:
+    """Compute every field of the store; only fields in `Schema.missing` have NaN."""
     column_of = {name: column for column, name in enumerate(schema.numeric_fields)}
-    values = np.empty((len(events.time), len(column_of) + len(schema.categorical_fields)), dtype=np.float32)
+    values = np.full((len(events.time), len(column_of) + len(schema.categorical_fields)), np.nan, dtype=np.float32)
     values[:, : len(schema.score_fields)] = 0.0
-    filled = {name: np.where(np.isnan(column), np.float32(schema.fill[name]), column) for name, column in numeric.items()}
-    for name, column in _fields(schema.spec, events, label, filled, schema.numeric_fields):
-        values[:, column_of[name]] = column
-    for number, name in enumerate(schema.categorical_fields):
-        values[:, len(column_of) + number] = field_codes(frame[name], schema.vocabularies[name], schema.hash_buckets)
+    written = set(schema.score_fields)
+    own = {}
+    for column, name in schema.own_fields.items():
+        given = numeric[column]
+        own[name] = given if name in schema.missing else np.where(np.isnan(given), np.float32(schema.fill[name]), given)
+    for name, computed in _fields(schema.spec, events, label, own, schema.numeric_fields):
+        if name in column_of:  # an earlier version had fewer fields
+            values[:, column_of[name]] = computed
+            written.add(name)
+    for number, (name, column) in enumerate(schema.categorical_columns.items(), start=len(column_of)):
+        values[:, number] = field_codes(texts[column], schema.vocabularies[name], schema.hash_buckets)
+    never = next((name for name in schema.numeric_fields if name not in written), None)
+    if never is not None:
+        raise InputError(f"this version of balancer has no field {never!r}: use the version that wrote the run")
     return values
 
 
-def _fingerprint(data: _Table, spec: Spec) -> str:
-    digest = hashlib.sha256(json.dumps(spec.to_dict(), sort_keys=True).encode())
-    digest.update(data.frame.hash_rows(seed=0).to_numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _notes(source: Source, spec: Spec, data: _Table) -> list[str]:
-    notes = []
-    unused = [name for name in column_types(source) if name not in spec.columns()]
-    if unused:
-        notes.append(f"columns without a role are left out: {', '.join(unused)}")
-    for name, values in data.numeric.items():
-        if missing := int(np.isnan(values).sum()):
-            notes.append(f"{name}: {missing} missing values are filled with the training median")
+def _notes(source: Source, schema: Schema, numeric: dict[str, NDArray[np.float32]]) -> list[str]:
+    """Say which columns are left out or renamed, and what becomes of missing numbers."""
+    used = {part for name in schema.spec.columns() for part in (name, *schema.parts(name))}
+    unused = [name for name in column_types(source) if name not in used]
+    notes = [f"columns without a role are left out: {', '.join(unused)}"] if unused else []
+    found = {name: column for column, name in schema.own_fields.items() if np.isnan(numeric[column]).any()}
+    for names, what in (
+        ([column for name, column in found.items() if name in schema.missing], "are kept as values"),
+        ([column for name, column in found.items() if name not in schema.missing], "are filled with the training median"),
+    ):
+        if names:
+            notes.append(f"missing values in {counted(len(names), 'column')} ({_few(names)}) {what}")
+    if schema.columns:
+        renamed = [f"{column} is {name}" for name, column in schema.columns.items()]
+        notes.append(f"fields of columns that have the name of a derived field are kept apart: {_few(renamed)}")
     return notes
+
+
+def _few(names: list[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

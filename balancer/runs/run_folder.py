@@ -24,6 +24,7 @@ from balancer.files import read_json, write_json
 from balancer.options.flags import flag_of, from_dict, to_dict
 from balancer.options.run import folder_to_resume
 from balancer.options.train import NOT_PART_OF_THE_RESULT, TrainConfig
+from balancer.tables.values import NORMAL
 
 FORMAT = 1
 PRETRAINED = "pretrained"
@@ -93,6 +94,7 @@ class RunFolder:
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "config": to_dict(config),
             "fingerprint": fingerprint,
+            "values": NORMAL,
             "seed": config.seed,
             "device": device,
             "threads": threads,
@@ -147,6 +149,12 @@ class RunFolder:
     def pretrained(self) -> bool:
         """Whether this is a finished run of ``balancer pretrain``: a model without threshold and report."""
         return bool(self.content["status"] == PRETRAINED)
+
+    @property
+    def plain_values(self) -> bool:
+        """Whether a version started it that compared categories and keys by their plain text, and filled every
+        missing number."""
+        return self.content.get("values") != NORMAL
 
     @property
     def before_trees(self) -> bool:

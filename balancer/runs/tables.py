@@ -8,16 +8,27 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from balancer.data.dataset import load_dataset
+from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.split import Split
 from balancer.errors import InputError
-from balancer.files import atomic_path, check_writable
+from balancer.files import atomic_path, check_new_file
 from balancer.inference.decision import decision_columns, evaluate_rows
+from balancer.runs.changes import changes
 from balancer.runs.trained_run import TrainedRun
+from balancer.tables.options import ReadOptions
 
 
 def score_file(
-    run: TrainedRun, source: Path, output: Path, *, past: Path | None, bad_rows: Any, streaming: bool = False, explain: int = 0
+    run: TrainedRun,
+    source: Path,
+    output: Path,
+    *,
+    past: Path | None,
+    bad_rows: Any,
+    streaming: bool = False,
+    explain: int = 0,
+    overwrite: bool = False,
+    read: ReadOptions | None = None,
 ) -> dict[str, Any]:
     """Score the rows of a table and write them with score, decision and class, in their order.
 
@@ -30,17 +41,18 @@ def score_file(
         bad_rows: ``error`` or ``drop``.
         streaming: Read one row at a time, as ``balancer serve`` does.
         explain: Above 0, a column ``reasons`` names this many fields that contribute most to each alarm.
+        overwrite: Whether an existing output may be replaced.
+        read: How text files are read, where it differs from the table of training.
 
     Returns:
-        A summary: rows, alarms, threshold, dropped rows by reason, output.
+        A summary: rows, alarms, threshold, dropped rows by reason, output, and what
+        :func:`balancer.runs.changes.changes` found.
 
     Raises:
         InputError: The table or the output can't be used.
     """
-    if output.suffix not in (".parquet", ".csv"):
-        raise InputError(f"--output {output} must end in .parquet or .csv")
-    check_writable(output, "--output")
-    dataset = run.table(source, past=past, bad_rows=bad_rows)
+    check_output(output, source, past=past, overwrite=overwrite)
+    dataset = run.table(source, past=past, bad_rows=bad_rows, read=read)
     rows = dataset.scored_rows()
     scores = run.streamed_scores(dataset, rows) if streaming else run.scores(dataset, rows)
     columns = decision_columns(scores, run.decision, run.schema.classes)
@@ -56,15 +68,39 @@ def score_file(
         columns["reasons"] = columns["reasons"].scatter(np.flatnonzero(raised), texts)
     frame = frame.with_columns(**columns)
     with atomic_path(output) as temporary:
-        if output.suffix == ".csv":
+        if output.suffix.lower() == ".csv":
             frame.write_csv(temporary)
         else:
             frame.write_parquet(temporary)
-    alarms = int(columns["decision"].sum())
-    return {"rows": frame.height, "alarms": alarms, "threshold": run.decision.threshold, "dropped": dataset.dropped, "output": str(output)}
+    alarm = columns["decision"].to_numpy()
+    found = changes(run, dataset, frame, columns["score"].to_numpy(), alarm)
+    summary = {"rows": frame.height, "alarms": int(alarm.sum()), "threshold": run.decision.threshold, "dropped": dataset.dropped}
+    return summary | {"output": str(output)} | found | {"notes": [*_notes_of(dataset), *found["notes"]]}
 
 
-def evaluate_file(run: TrainedRun, source: Path, *, past: Path | None, bad_rows: Any) -> dict[str, Any]:
+def check_output(output: Path, source: Path, *, past: Path | None, overwrite: bool) -> None:
+    """Check where the scores of a table are written, before a run is loaded.
+
+    Args:
+        output: The file.
+        source: The table that is scored.
+        past: Table of earlier rows.
+        overwrite: Whether an existing file may be replaced; the tables never are.
+
+    Raises:
+        InputError: The output has another ending, exists, is one of the tables, or can't be written.
+    """
+    if output.suffix.lower() not in (".parquet", ".csv"):
+        raise InputError(f"--output {output} must end in .parquet or .csv")
+    check_new_file(output, "--output", overwrite=overwrite, inputs={"--input": source, "--past": past})
+
+
+def _notes_of(dataset: Dataset) -> list[str]:
+    """Notes that matter when a table is scored: not which columns are left out, as in training."""
+    return [note for note in dataset.notes if "columns without a role" not in note and "filled with the training median" not in note]
+
+
+def evaluate_file(run: TrainedRun, source: Path, *, past: Path | None, bad_rows: Any, read: ReadOptions | None = None) -> dict[str, Any]:
     """Evaluate a run on labelled data: on its own table only the test rows, on any other table all rows.
 
     Args:
@@ -72,6 +108,7 @@ def evaluate_file(run: TrainedRun, source: Path, *, past: Path | None, bad_rows:
         source: Labelled table.
         past: Table of earlier rows of the same entities; they are context and not evaluated.
         bad_rows: ``error`` or ``drop``.
+        read: How text files are read, where it differs from the table of training.
 
     Returns:
         ``part`` (``test`` or ``all``), ``dataset``, ``rows``, ``dropped``, and ``test`` with the keys of
@@ -80,13 +117,11 @@ def evaluate_file(run: TrainedRun, source: Path, *, past: Path | None, bad_rows:
     Raises:
         InputError: The table can't be used, or has no labelled or no positive row.
     """
-    spec = run.schema.spec
-    dataset = run.table(source, past=past, bad_rows=bad_rows)
+    dataset = run.table(source, past=past, bad_rows=bad_rows, read=read)
+    spec = dataset.schema.spec
     trained_on = dataset.fingerprint == run.folder.content["fingerprint"]
     if trained_on:
-        codes = {"hash_buckets": run.schema.hash_buckets, "vocabularies": run.schema.vocabularies}
-        dataset = load_dataset(source, spec, bad_rows=bad_rows, score_fields=bool(run.schema.score_fields), **codes)  # type: ignore[arg-type]
-        dataset = run.filled(dataset.with_numeric_fields(run.schema.numeric_fields))
+        dataset = run.filled(load_dataset(source, spec, bad_rows=bad_rows, like=run.schema))
     if spec.label is None or not (dataset.store.label[dataset.split == Split.TEST] >= 0).any():
         raise InputError(
             f"{source} has no labelled row: balancer evaluate needs the column {spec.label!r}; without labels use balancer score"

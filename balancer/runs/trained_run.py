@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -26,6 +26,7 @@ from balancer.models import Classifier, load_classifier
 from balancer.models.quantization import load_quantized_classifier
 from balancer.runs.results import SCHEMA_FILE
 from balancer.runs.run_folder import RunFolder
+from balancer.tables.options import ReadOptions
 
 Precision = Literal["full", "quantized"]
 
@@ -85,18 +86,23 @@ class TrainedRun:
             )
         return self.detector.model
 
-    def table(self, source: Source, *, past: Source | None = None, bad_rows: BadRows = "error") -> Dataset:
+    def table(self, source: Source, *, past: Source | None = None, bad_rows: BadRows = "error", read: ReadOptions | None = None) -> Dataset:
         """Read a table to score, with all fields of the detector.
 
         Args:
             source: The table.
             past: Earlier rows, which serve as history and context only.
             bad_rows: What to do with rows that can't be used.
+            read: How text files are read, where it differs from the table of training.
 
         Raises:
             InputError: The table can't be used.
         """
-        return self.filled(load_dataset(source, self.schema.spec, schema=self.schema, past=past, bad_rows=bad_rows))
+        schema = self.schema
+        if read is not None and read.to_dict():
+            merged = ReadOptions.from_dict(schema.spec.read.to_dict() | read.to_dict())
+            schema = replace(schema, spec=replace(schema.spec, read=merged))
+        return self.filled(load_dataset(source, schema.spec, schema=schema, past=past, bad_rows=bad_rows))
 
     def filled(self, dataset: Dataset) -> Dataset:
         """``dataset`` after its score fields were computed, in place; they are the first stage's scores."""
@@ -158,10 +164,8 @@ def training_table(folder: RunFolder, table: Path | None = None) -> Dataset:
         path,
         schema.spec,
         bad_rows=config.bad_rows,
-        hash_buckets=schema.hash_buckets,
-        vocabularies=schema.vocabularies,
-        score_fields=bool(schema.score_fields),
-    ).with_numeric_fields(schema.numeric_fields)
+        like=schema,
+    )
     stages = load_stages(folder.path, schema)
     if stages is not None:
         stages.fill(dataset)

@@ -168,6 +168,7 @@ def opened_run(
                 threads=threads,
                 need_label=need_label,
                 before_trees=folder.before_trees,
+                plain_values=folder.plain_values,
             )
             if prepared.dataset.fingerprint != folder.content["fingerprint"]:
                 raise InputError(f"--dataset {config.dataset} has changed since the run in {folder.path} was started: start a new run")
@@ -185,6 +186,7 @@ def prepare(
     given: dict[str, Any] | None = None,
     need_label: bool = True,
     before_trees: bool = False,
+    plain_values: bool = False,
 ) -> Prepared:
     """Check the options, read the data and fit the encodings, without writing a file.
 
@@ -201,6 +203,8 @@ def prepare(
         need_label: Whether the table must have a label column; False for a table to pretrain on.
         before_trees: Whether a run is resumed that has the fields of such a version
             (`RunFolder.before_trees`).
+        plain_values: Whether a run is resumed that compares values as such a version
+            (`RunFolder.plain_values`).
 
     Raises:
         InputError: An option or the table can't be used.
@@ -223,6 +227,7 @@ def prepare(
     started = time.monotonic()
     with console.status(f"reading {config.dataset}"):
         how: dict[str, Any] = {"bad_rows": config.bad_rows, "need_label": need_label, "score_fields": learner != "network"}
+        how["earlier"] = plain_values
         dataset = load_dataset(config.dataset, spec, hash_buckets=config.hash_buckets, **how)
         dataset = dataset.without_context_past() if before_trees else dataset
         asked = config.learner != "auto" or (base is not None and bool(base.schema.score_fields))
@@ -231,9 +236,8 @@ def prepare(
             learner, dataset = _without_trees(config, dataset, least, asked=asked)
             how["score_fields"] = False
         keeps = base is not None and base.keeps_embedding(dataset.schema, config)
-        if base is not None and keeps and dataset.schema.vocabularies != base.schema.vocabularies:
-            codes: dict[str, Any] = {"hash_buckets": base.schema.hash_buckets, "vocabularies": base.schema.vocabularies}
-            dataset = load_dataset(config.dataset, spec, **codes, **how)
+        if base is not None and keeps and not dataset.schema.encodes_like(base.schema):
+            dataset = load_dataset(config.dataset, spec, codes=base.schema, **how)
             dataset = dataset.without_context_past() if before_trees else dataset
     _print_data(dataset, console, time.monotonic() - started)
     model = model_config(

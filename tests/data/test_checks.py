@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from balancer.data.checks import RowCheck, check_label, check_number, check_present, check_time, check_unique, find_classes, label_names
+from balancer.data.checks import RowCheck, check_entity, check_label, check_number, check_time, check_unique, find_classes, label_names
 from balancer.errors import InputError
 
 NAN, INF = float("nan"), float("inf")
@@ -155,4 +155,9 @@ def test_ids_and_entities() -> None:
     with pytest.raises(InputError, match=r"row 2 has no id"):
         check_unique(series([7, None, 8]), RowCheck(3, "error"))
     with pytest.raises(InputError, match=r"past row 2 has no entity"):
-        check_present(series(["a", None]), RowCheck(2, "error", "past row"))
+        check_entity([series(["a", None])], series(["a", None]), RowCheck(2, "error", "past row"))
+    with pytest.raises(InputError, match=r"row 2 has a word for a missing value as its entity.*'None'"):
+        check_entity([series(["a", "None"])], series(["a", "None"]), RowCheck(2, "error"))
+    check = RowCheck(4, "drop")
+    check_entity([series([None, "x", "nan", None]), series(["y", None, None, None])], series(["a", "b", "c", "d"]), check)
+    assert check.keep.tolist() == [True, True, False, False]

@@ -1,0 +1,176 @@
+"""Read one input, check its columns and convert them to arrays and to texts that can be compared.
+
+What is special: a table and its past rows are converted one by one and joined afterwards, so the two may be
+files of different kinds with columns of different types. Categories and keys are compared by their normal
+form (`balancer.tables.values`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from balancer.data.checks import (
+    BadRows,
+    RowCheck,
+    check_entity,
+    check_label,
+    check_number,
+    check_time,
+    check_unique,
+    find_classes,
+    label_names,
+)
+from balancer.data.reading import Source, column_types, read_columns, source_name
+from balancer.data.schema import Schema
+from balancer.data.spec import Spec, nearest
+from balancer.errors import InputError
+from balancer.tables.joined import join_columns, parts
+from balancer.tables.values import NORMAL, form_of, normal_form
+
+UNKNOWN_CLASSES = ("legitimate", "fraud")
+"""Class names of a table without a label column."""
+
+
+@dataclass(frozen=True)
+class CheckedTable:
+    """Checked columns of one input in input order, without bad rows."""
+
+    row: NDArray[np.int64]
+    """(N,) position in the input, from 0; -1 for past rows."""
+    time: NDArray[np.float64]
+    amount: NDArray[np.float64] | None
+    label: NDArray[np.int16]
+    numeric: dict[str, NDArray[np.float32]]
+    """(N,) per numeric column; NaN where a value is missing."""
+    texts: dict[str, pl.Series]
+    """(N,) texts of the entity and of each categorical and context column, by its (joined) name."""
+    ids: pl.Series | None
+    """(N,) the id column as it is, or None."""
+    joined: dict[str, tuple[str, ...]]
+    """Columns of each joined name."""
+    digests: tuple[NDArray[np.uint64], ...]
+    """Hashes of the rows, per input."""
+    dropped: dict[str, int]
+
+    @property
+    def size(self) -> int:
+        """Number of rows."""
+        return len(self.row)
+
+    def fingerprint(self, spec: Spec) -> str:
+        """Hex digest of the roles and of the content of the used columns."""
+        digest = hashlib.sha256(json.dumps(spec.to_dict(), sort_keys=True).encode())
+        for hashes in self.digests:
+            digest.update(hashes.tobytes())
+        return digest.hexdigest()
+
+
+def read_table(
+    source: Source,
+    spec: Spec,
+    *,
+    schema: Schema | None = None,
+    classes: tuple[str, ...] | None = None,
+    form: str = NORMAL,
+    bad_rows: BadRows = "error",
+    where: str = "row",
+    need_label: bool = True,
+) -> tuple[CheckedTable, tuple[str, ...]]:
+    """Read and check the used columns.
+
+    Args:
+        source: The table.
+        spec: Roles of its columns.
+        schema: Schema of training, if there is one: it says which columns make a joined key.
+        classes: Class names, when scoring; the label and id columns may then be missing. None: found here.
+        form: How categories and keys are converted to text.
+        bad_rows: Whether bad rows raise, or are left out and counted.
+        where: The word for a row in messages.
+        need_label: Whether a label column is needed where `classes` is None.
+
+    Returns:
+        The table, and the names of the classes.
+
+    Raises:
+        InputError: If a column is missing or can't be used, or a row is bad.
+    """
+    scoring = classes is not None
+    if spec.label is None and not need_label:
+        classes = classes or UNKNOWN_CLASSES
+    elif not scoring and spec.label is None:
+        raise InputError("no label column is named: name it with --label (or `label` in the spec file)")
+    columns, types = spec.columns(), column_types(source)
+    if scoring:
+        columns = [name for name in columns if name in types or name not in (spec.label, spec.id)]
+    made_of = {name: parts(name, types) if schema is None else schema.parts(name) for name in columns}
+    for name, each in made_of.items():
+        missing = next((part for part in each if part not in types), None)
+        if missing is not None:
+            role = spec.role(name) if missing == name else f"{spec.role(name)}, a part of {name!r}"
+            raise InputError(f"{source_name(source)} has no column {missing!r} (role {role}): {nearest(missing, types)}")
+    frame = read_columns(source, list(dict.fromkeys(part for each in made_of.values() for part in each)))
+    check = RowCheck(frame.height, bad_rows, where)
+    time = check_time(frame[spec.time], check)
+    keys = dict.fromkeys((*([] if spec.entity is None else [spec.entity]), *spec.categorical, *spec.context))
+    texts = {name: join_columns([form_of(frame[part], form) for part in made_of[name]], name) for name in keys}
+    if spec.entity is not None:
+        entity = [frame[part] for part in made_of[spec.entity]]
+        check_entity([normal_form(part) for part in entity], entity[0] if len(entity) == 1 else texts[spec.entity], check)
+    if spec.id in columns:
+        check_unique(frame[spec.id], check)
+    amount = None if spec.amount is None else check_number(frame[spec.amount], check)
+    numeric = {name: check_number(frame[name], check, optional=True).astype(np.float32) for name in spec.numeric}
+    label = np.full(frame.height, -1, dtype=np.int16)
+    if spec.label in columns:
+        text = label_names(frame[spec.label], spec.unlabelled)
+        classes = find_classes(text, spec.negative) if classes is None else classes
+        label = check_label(text, classes, check)
+    keep = check.keep
+    if not keep.any():
+        raise InputError(f"every row is bad and was dropped ({check.dropped}): check the roles of the columns")
+    row, ids = np.arange(frame.height, dtype=np.int64), frame[spec.id] if spec.id in columns else None
+    if not keep.all():
+        chosen = pl.Series(keep)
+        row, time, label, frame = row[keep], time[keep], label[keep], frame.filter(chosen)
+        amount = None if amount is None else amount[keep]
+        numeric = {name: values[keep] for name, values in numeric.items()}
+        texts = {name: values.filter(chosen) for name, values in texts.items()}
+        ids = None if ids is None else ids.filter(chosen)
+    joined = {name: each for name, each in made_of.items() if len(each) > 1}
+    hashes = frame.hash_rows(seed=0).to_numpy()
+    return CheckedTable(row, time, amount, label, numeric, texts, ids, joined, (hashes,), check.dropped), classes or ()
+
+
+def with_past(table: CheckedTable, past: CheckedTable) -> CheckedTable:
+    """Put past rows before the rows of a table; they have row number -1."""
+    amount = None if past.amount is None or table.amount is None else np.concatenate((past.amount, table.amount))
+    ids = None if table.ids is None else pl.concat([_like(past.ids, table.ids, past.size), table.ids])
+    return CheckedTable(
+        row=np.concatenate((np.full(past.size, -1, np.int64), table.row)),
+        time=np.concatenate((past.time, table.time)),
+        amount=amount,
+        label=np.concatenate((past.label, table.label)),
+        numeric={name: np.concatenate((past.numeric[name], table.numeric[name])) for name in table.numeric},
+        texts={name: pl.concat([past.texts[name], table.texts[name]]) for name in table.texts},
+        ids=ids,
+        joined=table.joined,
+        digests=(*past.digests, *table.digests),
+        dropped=table.dropped,
+    )
+
+
+def _like(ids: pl.Series | None, wanted: pl.Series, size: int) -> pl.Series:
+    """The ids of past rows (size,) with the name and dtype of those of the table; null where that fails."""
+    nothing = pl.Series(wanted.name, [None] * size, dtype=wanted.dtype)
+    if ids is None:
+        return nothing
+    try:
+        return ids.cast(wanted.dtype, strict=False).alias(wanted.name)
+    except pl.exceptions.PolarsError:
+        return nothing
