@@ -1,40 +1,63 @@
-"""Infer the roles of columns from their names and dtypes, where no role was given.
+"""Infer the roles of columns from their names and values, where no role was given.
 
-What is special: where two columns match a role, neither is chosen and the error names the flag. Columns that
-are constant within each entity are left out even if they look useful: a model would memorise accounts with
-them (which card already had a fraud) instead of learning behaviour.
+What is special: every column has a reason for its role, or for being left out. Where two columns match a role
+equally well, neither is chosen and the error names the flag. Columns that are constant within each entity are
+left out even if they look useful: a model would memorise accounts with them (which card already had a fraud)
+instead of learning behaviour.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
-from balancer.data.reading import Source, collect, column_types, scan
+from balancer.data.column_roles import MAX_CATEGORIES, STATIC, UNNAMED, Choice, feature_role, notes, out
+from balancer.data.examining import Examined, examine, varied
+from balancer.data.reading import Source, column_types
+from balancer.data.role_names import RANKS, is_id, is_other_date, rank
 from balancer.data.spec import COLUMN_ROLES, LIST_ROLES, SPLIT_KEYS, Spec, SplitSpec, nearest, normalise, read_spec_file
 from balancer.errors import InputError
+from balancer.tables.joined import JOINED, parts
+from balancer.tables.options import ReadOptions
+from balancer.tables.profile import ColumnProfile
 
-__all__ = ["Spec", "SplitSpec", "resolve_spec"]
+__all__ = ["MAX_CATEGORIES", "ColumnRole", "Roles", "Spec", "SplitSpec", "inferred", "resolve_spec"]
 
-MAX_CATEGORIES = 100
-"""Most distinct values of a text column that is inferred to be categorical."""
+_MAX_CLASSES = 50
+_ENOUGH_ROWS = 20
+"""Rows from which a column whose values are all different is taken for ids."""
+NO_TIME = "no column looks like a time: rows are taken in their order; --split random draws the parts at random"
 
-# The first pattern that matches any column decides; two columns that match the same pattern are ambiguous.
-_NAMES: dict[str, tuple[str, ...]] = {
-    "entity": (r"(card|customer|cust|account|acct|client|user|entity|cardholder)(_?(id|no|num|number|key))?|cc_num|pan",),
-    "label": (r"is_?fraud|(tx_)?fraud(_?(label|flag|type|class))?|label|class|target|isfraud|fraud_bool",),
-    "amount": (r"(tx_?|trans(action)?_?)?(amount|amt)|value",),
-    "id": (r"(transaction|trans|tx|txn|event)_?(id|no|num|number)|id|row_?id",),
-    "time": (
-        r"(tx_?|trans(action)?_?|event_?)?(time|datetime|date_?time|timestamp|ts|unix_time|date|at)|time_?stamp|trans_date_trans_time",
-    ),
-}
-_CONTEXT = re.compile(r"(terminal|merchant|shop|store|device|pos|atm|beneficiary|payee)(_?(id|no|num|number|name))?", re.IGNORECASE)
-_LABEL_LIKE = re.compile(r"fraud|chargeback|label|target", re.IGNORECASE)
+
+@dataclass(frozen=True)
+class ColumnRole:
+    """A column of the table and what it is used for."""
+
+    profile: ColumnProfile
+    """What its values are."""
+    choice: Choice
+    """Its role and the reason."""
+
+    @property
+    def name(self) -> str:
+        """Name of the column."""
+        return self.profile.name
+
+
+@dataclass(frozen=True, eq=False)
+class Roles:
+    """Roles of all columns of a table."""
+
+    spec: Spec
+    """The roles."""
+    columns: tuple[ColumnRole, ...]
+    """Every column in the order of the table."""
+    notes: tuple[str, ...]
+    """What the user should know: columns left out, one line for each reason."""
+    table: Examined
+    """The table as it was examined."""
 
 
 def resolve_spec(
@@ -42,7 +65,7 @@ def resolve_spec(
 ) -> Spec:
     """Resolve the roles of the columns of a table.
 
-    Flags take precedence over the spec file. The remaining roles are inferred from names and dtypes where
+    Flags take precedence over the spec file. The remaining roles are inferred from names and values where
     they are unambiguous.
 
     Args:
@@ -53,105 +76,272 @@ def resolve_spec(
         need_label: Whether a label column is required.
 
     Raises:
-        InputError: If a key is unknown, a column is missing, or a role is ambiguous; the message names the
-            flag.
+        InputError: If a key is unknown, a column is missing, a role is ambiguous, or no column is a feature;
+            the message names the flag.
     """
-    types = column_types(source)
+    given = _given(source, spec_file, overrides)
+    if all(role in given for role in (*COLUMN_ROLES, *LIST_ROLES) if role != "label_date"):
+        return _finished(given, need_label, column_types(source))
+    return _resolved(_Inference(examine(source, ReadOptions.from_dict(given["read"])), given), need_label)
+
+
+def inferred(
+    source: Source, *, spec_file: str | Path | None = None, overrides: Mapping[str, Any] | None = None, need_label: bool = True
+) -> Roles:
+    """Resolve the roles as `resolve_spec` does, with the reason for the role of each column.
+
+    Args:
+        source: As for `resolve_spec`.
+        spec_file: As for `resolve_spec`.
+        overrides: As for `resolve_spec`.
+        need_label: As for `resolve_spec`.
+
+    Raises:
+        InputError: As `resolve_spec`.
+    """
+    given = _given(source, spec_file, overrides)
+    inference = _Inference(examine(source, ReadOptions.from_dict(given["read"])), given)
+    spec = _resolved(inference, need_label)
+    choices = inference.choices(spec)
+    left_out = notes(choices.items(), spec.entity)
+    columns = tuple(ColumnRole(profile, choices[name]) for name, profile in inference.profiles.items())
+    return Roles(spec, columns, (*inference.said, *left_out), inference.table)
+
+
+def _given(source: Source, spec_file: str | Path | None, overrides: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The keys of a spec that the file and the flags give."""
     given = read_spec_file(spec_file) if spec_file is not None else {}
     flags = {key: value for key, value in (overrides or {}).items() if value is not None}
     border = {key: flags.pop(key) for key in SPLIT_KEYS if key in flags}
     flags = normalise(flags)
     split = {**given.get("split", {}), **flags.get("split", {}), **border}
     given = {**given, **flags, "split": split, "read": {**given.get("read", {}), **flags.get("read", {})}}
-    _check_columns(given, types)
-    given["time"] = given["time"] if given.get("time") else _infer_time(given, types)
-    for role in ("label", "entity", "amount", "id"):
-        if role not in given:
-            given[role] = _infer_by_name(role, given, types)
-    if need_label and given["label"] is None:
-        raise InputError(f"no label column was recognised: name it with --label; columns: {', '.join(types)}")
-    _infer_lists(source, given, types)
-    return Spec.from_dict(given)
-
-
-def _check_columns(given: Mapping[str, Any], types: Mapping[str, pl.DataType]) -> None:
+    names = column_types(source)
     for role in (*COLUMN_ROLES, *LIST_ROLES):
         columns = given.get(role) or ()
         for column in (columns,) if isinstance(columns, str) else columns:
-            if column not in types:
-                raise InputError(f"the table has no column {column!r} for the role {role} (--{role}): {nearest(column, types)}")
+            for part in parts(column, names):
+                if part not in names:
+                    flag = "--" + role.replace("_", "-")
+                    raise InputError(f"the table has no column {part!r} for the role {role} ({flag}): {nearest(part, names)}")
+    return given
 
 
-def _taken(given: Mapping[str, Any]) -> set[str]:
-    taken = {given[role] for role in COLUMN_ROLES if given.get(role)}
-    return taken.union(*(given.get(role, ()) for role in LIST_ROLES))
+def _resolved(inference: _Inference, need_label: bool) -> Spec:
+    given = inference.given
+    inference.find_time()
+    for role in ("label", "entity", "amount", "id"):
+        if role not in given:
+            given[role] = inference.by_name(role)
+            if given[role] is not None:
+                inference.by_its_name.add(given[role])
+    inference.find_unique()
+    inference.check_time()
+    spec = _finished(given, need_label, inference.profiles, features=False)
+    inference.find_features()
+    return replace(spec, **{role: given[role] for role in LIST_ROLES}) if _has_feature(given) else _no_feature(inference.profiles)
 
 
-def _matches(role: str, names: list[str]) -> list[str]:
-    for pattern in _NAMES[role]:
-        found = [name for name in names if re.fullmatch(pattern, name, re.IGNORECASE)]
-        if found:
-            return found
-    return []
+def _finished(given: dict[str, Any], need_label: bool, names: Mapping[str, Any], *, features: bool = True) -> Spec:
+    if need_label and not given.get("label") and not given.get("label_date"):
+        dates = [name for name in names if is_other_date(name) and rank("time", name) is not None]
+        also = f", or the date on which a fraud was reported with --label-date ({', '.join(dates[:3])}?)" if dates else ""
+        raise InputError(f"no label column was recognised: name it with --label{also}; columns: {_listed(names)}")
+    if features and not _has_feature(given):
+        _no_feature(names)
+    return Spec.from_dict(given)
 
 
-def _infer_time(given: Mapping[str, Any], types: Mapping[str, pl.DataType]) -> str:
-    free = [name for name in types if name not in _taken(given)]
-    moments = [name for name in free if isinstance(types[name], pl.Datetime)]
-    named = _matches("time", free)
-    for found in (moments, [name for name in moments if name in named], named, [name for name in free if types[name] == pl.Date]):
+def _has_feature(given: Mapping[str, Any]) -> bool:
+    return any(given.get(role) for role in ("amount", "entity", *LIST_ROLES))
+
+
+def _no_feature(names: Mapping[str, Any]) -> Spec:
+    raise InputError(f"no column can be a feature: name columns with --numeric or --categorical; columns: {_listed(names)}")
+
+
+def _listed(names: Mapping[str, Any]) -> str:
+    return ", ".join(list(names)[:30]) + (", ..." if len(names) > 30 else "")
+
+
+class _Inference:
+    """Fills the roles that are not given.
+
+    Args:
+        table: The table.
+        given: Keys of a spec; roles are added.
+    """
+
+    def __init__(self, table: Examined, given: dict[str, Any]) -> None:
+        self.table, self.given = table, given
+        self.profiles = table.profiles
+        self._asked = frozenset(given)
+        self.by_its_name: set[str] = set()
+        """Columns whose role was found, not given."""
+        self.said: list[str] = []
+        """Notes about roles that no column has."""
+        self._chosen: dict[str, Choice] = {}
+
+    def _free(self) -> list[str]:
+        held = [self.given.get(role) for role in COLUMN_ROLES]
+        named = [name for name in held if name] + [name for role in LIST_ROLES for name in self.given.get(role, ())]
+        taken = {part for name in named for part in parts(name, self.profiles)}
+        return [name for name in self.profiles if name not in taken]
+
+    def _best(self, role: str, names: list[str]) -> list[str]:
+        """The columns of the highest rank that any of `names` has."""
+        ranks = {name: place for name in names if (place := rank(role, name)) is not None}
+        return [name for name, place in ranks.items() if place == min(ranks.values())]
+
+    # The time ----------------------------------------------------------------------------------------------
+
+    def find_time(self) -> None:
+        """Find the column of the time, or a date and a time of day that are joined."""
+        if "time" in self.given:
+            return
+        found = self._time()
+        self.given["time"] = found
+        if found is not None:
+            self.by_its_name.update(parts(found, self.profiles))
+
+    def _time(self) -> str | None:
+        free = [name for name in self._free() if not is_other_date(name)]
+        kinds = {name: self.profiles[name] for name in free}
+        dates = [name for name in free if kinds[name].kind == "date"]
+        moments = [name for name in dates if kinds[name].clock]
+        last = len(RANKS["time"]) - 1  # the patterns of this rank fit a travel time or the date of a birth too
+        if moments:
+            return self._single(moments, self._best("time", [name for name in moments if rank("time", name) != last]))
+        clocks = [name for name in free if kinds[name].kind == "time"]
+        days = self._best("time", dates) or dates
+        if len(days) == 1 and len(clocks) == 1:
+            return f"{days[0]}{JOINED}{clocks[0]}"
+        numbers = [name for name in free if kinds[name].numeric and rank("time", name) not in (None, last)]
+        if numbers := self._best("time", numbers):
+            return self._single(numbers, numbers)
+        if dates:
+            return self._single(dates, days)
+        # Text that is no time in a column named "time": its check names the row and what can be read.
+        named = [name for name in free if rank("time", name) == 0 and kinds[name].kind not in ("time", "boolean")]
+        return named[0] if len(named) == 1 else None
+
+    def _single(self, candidates: list[str], best: list[str]) -> str:
+        for found in (candidates, best):
+            if len(found) == 1:
+                return found[0]
+        raise InputError(f"several columns may be the time ({', '.join(best or candidates)}): name it with --time")
+
+    def check_time(self) -> None:
+        """Note that there is no time; with an entity, whose rows form a history, that is an error.
+
+        Raises:
+            InputError: There is an entity.
+        """
+        if self.given["time"] is not None or "time" in self._asked:
+            return
+        if self.given.get("entity"):
+            raise InputError(
+                "no time column was recognised: name it with --time, or give --time none where the rows of each "
+                f"{self.given['entity']} are in order; columns: {_listed(self.profiles)}"
+            )
+        self.said.append(NO_TIME)
+
+    # Roles by name -----------------------------------------------------------------------------------------
+
+    def by_name(self, role: str) -> str | None:
+        """Find the column of a role by its name, or None.
+
+        Raises:
+            InputError: If two columns fit equally well.
+        """
+        if role == "label" and self.given.get("label_date"):
+            return None
+        able = [name for name in self._free() if self._can_be(role, self.profiles[name], rank(role, name))]
+        found = self._best(role, able)
+        if role == "label" and len(found) > 1:
+            found = [name for name in found if 2 <= self.profiles[name].distinct <= _MAX_CLASSES] or found
+        if len(found) > 1 and role in ("amount", "id") and (rank(role, found[0]) or 0) > 0:
+            return None
+        if len(found) > 1:
+            raise InputError(f"several columns may be the {role} ({', '.join(found)}): name it with --{role} (or give --{role} none)")
+        return found[0] if found else None
+
+    def _can_be(self, role: str, column: ColumnProfile, place: int | None) -> bool:
+        if place is None:
+            return False
+        unique = column.unique and column.rows >= _ENOUGH_ROWS
+        if role == "label":
+            return place == 0 or (2 <= column.distinct <= _MAX_CLASSES and column.kind != "date")
+        if role == "entity":
+            few = column.distinct <= 4 and column.repeats >= 1000
+            able = column.kind in ("integer", "text", "number") and (column.whole or not column.numeric)
+            return able and not unique and not few
+        if role == "amount":
+            return column.numeric or (place == 0 and column.kind in ("text", "constant", "empty"))
+        return (unique or column.rows < _ENOUGH_ROWS) and column.kind != "date" and (column.whole or not column.numeric)
+
+    def find_unique(self) -> None:
+        """Take a customer or account that is different in every row as the id of the row, if there is no other."""
+        if self.given["id"] is not None or "id" in self._asked:
+            return
+        found = [
+            name
+            for name in self._free()
+            if self.profiles[name].unique and self.profiles[name].rows >= _ENOUGH_ROWS and not self.profiles[name].missing
+            if rank("entity", name) == 0 and is_id(name) and self.profiles[name].kind in ("integer", "text")
+        ]
         if len(found) == 1:
-            return found[0]
-    candidates = moments or named
-    if candidates:
-        raise InputError(f"several columns may be the time ({', '.join(candidates)}): name it with --time")
-    raise InputError(f"no time column was recognised: name it with --time; columns: {', '.join(types)}")
+            self.given["id"] = found[0]
+            self.by_its_name.add(found[0])
 
+    # Features ----------------------------------------------------------------------------------------------
 
-def _infer_by_name(role: str, given: Mapping[str, Any], types: Mapping[str, pl.DataType]) -> str | None:
-    free = [name for name in types if name not in _taken(given)]
-    found = _matches(role, free)
-    if role == "amount":
-        found = [name for name in found if types[name].is_numeric() or types[name] == pl.String]
-    if len(found) > 1:
-        raise InputError(f"several columns may be the {role} ({', '.join(found)}): name it with --{role} (or give --{role} none)")
-    return found[0] if found else None
+    def find_features(self) -> None:
+        """Fill the lists that are not given."""
+        given = self.given
+        self._chosen = {name: feature_role(self.profiles[name], context=given["time"] is not None) for name in self._free()}
+        wanted = {name: each.role for name, each in self._chosen.items() if each.role and each.role not in given}
+        static = self._static([name for name, role in wanted.items() if role != "context"])
+        for name in static:
+            self._chosen[name] = out(STATIC, f"the same in all rows of one {given['entity']}")
+        for role in LIST_ROLES:
+            if role not in given:
+                given[role] = tuple(name for name, each in wanted.items() if each == role and name not in static)
 
+    def _static(self, names: list[str]) -> set[str]:
+        """Columns that never vary within an entity, where entities have several rows."""
+        entity = self.given.get("entity")
+        if not entity or not names:
+            return set()
+        columns = parts(entity, self.profiles)
+        if len(columns) == 1 and self.profiles[columns[0]].repeats < 1.5:
+            return set()
+        return set(names) - varied(self.table, columns, names)
 
-def _infer_lists(source: Source, given: dict[str, Any], types: Mapping[str, pl.DataType]) -> None:
-    """Infer `numeric`, `categorical` and `context` where they are not given, in one lazy scan."""
-    # A second label column (a fraud type beside a fraud flag) must never become a field.
-    free = [name for name in types if name not in _taken(given) and not _LABEL_LIKE.search(name) and name not in _matches("label", [name])]
-    if "context" not in given:
-        given["context"] = tuple(name for name in free if _CONTEXT.fullmatch(name) and not types[name].is_float())
-    free = [name for name in free if name not in given["context"]]
-    wanted: dict[str, list[str]] = {"numeric": [], "categorical": []}
-    for name in free:
-        if types[name].is_float():
-            wanted["numeric"].append(name)
-        elif types[name] in (pl.String, pl.Categorical, pl.Enum, pl.Boolean):
-            wanted["categorical"].append(name)
-    wanted = {role: names for role, names in wanted.items() if role not in given}
-    candidates = [name for names in wanted.values() for name in names]
-    kept = _varied(source, candidates, wanted.get("categorical", []), given.get("entity"))
-    for role, names in wanted.items():
-        given[role] = tuple(name for name in names if name in kept)
+    def choices(self, spec: Spec) -> dict[str, Choice]:
+        """The role of each column, and the reason."""
+        found = dict(self._chosen)
+        for name in found:
+            role = found[name].role
+            if role and name not in getattr(spec, role):
+                found[name] = out(UNNAMED, f"not among the columns given as {role}")
+        for role in (*reversed(LIST_ROLES), *reversed(COLUMN_ROLES)):
+            held = getattr(spec, role)
+            for column in (held,) if isinstance(held, str) else held or ():
+                for part in parts(column, self.profiles):
+                    if part in self.by_its_name:
+                        found[part] = Choice(role, self._why(role, part, column))
+                    elif part not in found or found[part].role != role:
+                        found[part] = Choice(role, "given" if part == column else f"given, part of {column}")
+        return found
 
-
-def _varied(source: Source, names: list[str], texts: list[str], entity: str | None) -> set[str]:
-    """Select the columns that vary within an entity; text columns only with few distinct values."""
-    if not names:
-        return set()
-    query = scan(source, typed=True)
-    counts = collect(query.select(pl.col(name).n_unique() for name in names), source).row(0, named=True)
-    names = [name for name in names if counts[name] > 1 and (name not in texts or counts[name] <= MAX_CATEGORIES)]
-    if entity is None or not names:
-        return set(names)
-    changes = [(_comparable(name, texts).min() != _comparable(name, texts).max()).alias(name) for name in names]
-    spread = query.group_by(entity).agg(changes).select(pl.col(name).any() for name in names)
-    varied = collect(spread, source).row(0, named=True)
-    return {name for name in names if varied[name]}
-
-
-def _comparable(name: str, texts: list[str]) -> pl.Expr:
-    return pl.col(name).cast(pl.String) if name in texts else pl.col(name)
+    def _why(self, role: str, name: str, column: str) -> str:
+        held = self.profiles[name]
+        if role == "time":
+            what = {"date": "dates and times" if held.clock else "dates", "time": "times of day"}.get(held.kind, "by its name")
+            return what if name == column else f"{what}, part of {column}"
+        if role == "entity":
+            return f"by its name, {held.distinct:,} values with {held.repeats:.1f} rows each"
+        if role == "label":
+            return f"by its name, {held.distinct:,} values"
+        return "by its name" + (", different in every row" if role == "id" else "")

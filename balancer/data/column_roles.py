@@ -1,0 +1,157 @@
+"""The role of one column as a feature, from its profile and its name, with the reason.
+
+What is special: a number is a measure or a code. Codes (a merchant category, a postal code, a device) have
+no order, so they are categories whatever their type. They are known by their name, or by digits of one width
+that repeat and leave most numbers between them out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from balancer.data.role_names import is_code, is_context, is_count, is_id, is_personal, is_second_label
+from balancer.tables.profile import ColumnProfile
+
+MAX_CATEGORIES = 100
+"""Most distinct values of any text column that is inferred to be categorical."""
+MAX_REPEATED = 1_000
+"""Most distinct values of a text column that is inferred to be categorical where its values repeat often."""
+FEW_VALUES = 10
+"""Most distinct values of an integer column that is inferred to be categorical whatever its name."""
+_OFTEN = 20
+"""Rows of a value, on average, in a column whose values repeat often."""
+_SELDOM = 5
+"""Fewest rows of a value, on average, in a column of codes: rarer values can't be learned."""
+_KEY_DIGITS = 9
+"""A whole number of as many digits in every row is a key: a card, an account, a phone."""
+
+EMPTY = "empty, or the same in every row"
+UNIQUE = "different in nearly every row"
+DATE = "dates and times of day besides the time"
+TEXT = "text or codes with too many distinct values"
+LATER = "a second label, or known only after it"
+STATIC = "the same in all rows of one {entity}, so that accounts would be memorised"
+OTHER = "lists, structures or bytes"
+UNNAMED = "without a role"
+KINDS = (LATER, EMPTY, UNIQUE, DATE, TEXT, STATIC, OTHER, UNNAMED)
+"""Why columns are left out, in the order of the notes."""
+_NAMED = 5
+"""Names that a note lists."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The role of a column."""
+
+    role: str
+    """A key of the spec, or "" where the column is left out."""
+    reason: str
+    """Why, in a few words."""
+    kind: str = ""
+    """One of `KINDS` where the column is left out."""
+
+
+def out(kind: str, reason: str = "") -> Choice:
+    """Leave a column out."""
+    return Choice("", reason or kind, kind)
+
+
+def feature_role(column: ColumnProfile, *, context: bool = True) -> Choice:
+    """Decide what a column is for the model.
+
+    Args:
+        column: Its profile.
+        context: Whether columns may become context, whose earlier labels are features.
+    """
+    name, kind, values = column.name, column.kind, f"{column.distinct:,} values"
+    if is_second_label(name):
+        return out(LATER, "by its name a second label")
+    if kind == "empty":
+        return out(EMPTY, "empty")
+    if kind == "constant":
+        return out(EMPTY, "the same in every row")
+    if kind == "other":
+        return out(OTHER, OTHER)
+    if kind in ("date", "time"):
+        return out(DATE, "a date besides the time" if kind == "date" else "a time of day besides the time")
+    fraction = column.numeric and not column.whole
+    if context and is_context(name) and not fraction and kind != "boolean" and not (column.unique and column.rows >= _OFTEN):
+        return Choice("context", f"the other side of a row, {values}")
+    if kind == "boolean":
+        return Choice("categorical", "yes or no")
+    return _number(column, values) if column.numeric else _text(column, values)
+
+
+def _number(column: ColumnProfile, values: str) -> Choice:
+    name, often = column.name, column.repeats >= _OFTEN
+    if not column.whole:
+        return Choice("numeric", "numbers with decimals")
+    if column.unique and column.rows >= _OFTEN:
+        if is_id(name) or (column.digits or 0) >= _KEY_DIGITS or _is_row_number(column):
+            return out(UNIQUE, "a number of its own in nearly every row")
+        return Choice("numeric", "whole numbers")
+    if is_code(name) or (column.digits or 0) >= _KEY_DIGITS:
+        return _code(column, values, "by its name a code" if is_code(name) else f"keys of {column.digits} digits")
+    measure = is_count(name)
+    if column.kind == "integer" and not measure and (column.distinct <= 2 or (column.distinct <= FEW_VALUES and often)):
+        return Choice("categorical", f"whole numbers with {values}")
+    if not measure and (column.digits or 0) >= 4 and column.repeats >= _SELDOM and _is_sparse(column):
+        return _code(column, values, f"codes of {column.digits} digits")
+    return Choice("numeric", "whole numbers")
+
+
+def _code(column: ColumnProfile, values: str, why: str) -> Choice:
+    if column.distinct > MAX_CATEGORIES and column.repeats < _SELDOM:
+        return out(TEXT, f"{why}, {values}")
+    return Choice("categorical", f"{why}, {values}")
+
+
+def _is_row_number(column: ColumnProfile) -> bool:
+    assert column.low is not None
+    assert column.high is not None
+    return column.high - column.low + 1 <= 1.02 * column.rows
+
+
+def _is_sparse(column: ColumnProfile) -> bool:
+    assert column.low is not None
+    assert column.high is not None
+    return column.distinct < 0.5 * (column.high - column.low + 1)
+
+
+def _text(column: ColumnProfile, values: str) -> Choice:
+    name = column.name
+    if column.unique and column.rows >= _OFTEN:
+        return out(UNIQUE, "a text of its own in nearly every row")
+    if column.distinct <= MAX_CATEGORIES:
+        return Choice("categorical", f"text with {values}")
+    if not is_personal(name):
+        if column.distinct <= MAX_REPEATED and column.repeats >= _OFTEN:
+            return Choice("categorical", f"text with {values} that repeat")
+        if column.words < 0.1 and column.repeats >= _SELDOM and (is_code(name) or column.length <= 40):
+            return Choice("categorical", f"codes with {values}, the most frequent count")
+    return out(TEXT, f"text with {values}")
+
+
+def notes(choices: Iterable[tuple[str, Choice]], entity: str | None) -> list[str]:
+    """One line for each reason for which columns are left out.
+
+    Args:
+        choices: Name and choice of each column.
+        entity: Name of the entity column.
+    """
+    found: dict[str, list[str]] = {}
+    for name, choice in choices:
+        if not choice.role:
+            found.setdefault(choice.kind, []).append(name)
+    return [f"left out, {kind.format(entity=entity)}: {some(found[kind])}" for kind in KINDS if kind in found]
+
+
+def some(names: list[str]) -> str:
+    """List the first names, and count the others.
+
+    >>> some(["a", "b"]), some(list("abcdefgh"))
+    ('a, b', 'a, b, c, d, e and 3 more')
+    """
+    more = len(names) - _NAMED
+    return ", ".join(repr(name) if not name.strip() else name for name in names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
