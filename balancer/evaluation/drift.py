@@ -1,9 +1,9 @@
 """Measure drift: the population stability index (PSI) of each field of live rows against the training rows.
 
 What is special: numeric and categorical fields are binned in the same way, by an array of edges, so that a
-live row is binned by one comparison. Counts decay exponentially, so that the index describes the latest rows
-without storing them. Rule of thumb in credit scoring: below .1 no change, above .25 a different population
-(Siddiqi 2006, Credit Risk Scorecards).
+live row is binned by one comparison. A missing value (NaN) has a bin of its own. Counts decay exponentially,
+so that the index describes the latest rows without storing them. Rule of thumb in credit scoring: below .1 no
+change, above .25 a different population (Siddiqi 2006, Credit Risk Scorecards).
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ HALF_LIFE = 2_000.0
 """Number of rows after which the weight of a live row has halved."""
 LEAST = 500
 """Fewest live rows for an index: with fewer, random differences are too large."""
+MODERATE, LARGE = 0.1, 0.25
+"""Usual limits of the index: a moderate change from the first on, another population from the second on."""
 _FLOOR = 1e-4
 """Smallest share of a bin in the index."""
 
@@ -45,6 +47,8 @@ class Reference:
     it."""
     shares: tuple[tuple[float, ...], ...]
     """Per field, the share of each bin; one more than there are edges."""
+    missing: tuple[float, ...]
+    """Per field, the share of missing values (NaN), which have a bin of their own."""
 
     @classmethod
     def of(cls, numeric: Sequence[str], categorical: Sequence[str], values: NDArray[Any], score: NDArray[Any]) -> Reference:
@@ -56,21 +60,23 @@ class Reference:
             values: (N, C) training rows, numeric fields first.
             score: (M,) calibrated scores of rows that were not used for training.
         """
-        edges = [np.unique(np.nanquantile(values[:, place], np.linspace(0, 1, BINS + 1)[1:-1])) for place in range(len(numeric))]
+        edges: list[NDArray[Any]] = [_borders(values[:, place]) for place in range(len(numeric))]
         edges += [np.arange(min(CODES, int(values[:, place].max(initial=0)) + 1)) + 0.5 for place in range(len(numeric), values.shape[1])]
-        edges.append(np.unique(np.quantile(score, np.linspace(0, 1, BINS + 1)[1:-1])))
+        edges.append(_borders(score))
         columns = [*(values[:, place] for place in range(values.shape[1])), score]
-        shares = []
-        for borders, column in zip(edges, columns, strict=True):
-            counts = np.bincount(np.searchsorted(borders, column, side="right"), minlength=len(borders) + 1)
-            shares.append(tuple(float(share) for share in counts / max(1, len(column))))
-        return cls((*numeric, *categorical, SCORE), tuple(tuple(map(float, borders)) for borders in edges), tuple(shares))
+        found = [_binned(borders, column) for borders, column in zip(edges, columns, strict=True)]
+        return cls(
+            (*numeric, *categorical, SCORE),
+            tuple(tuple(map(float, borders)) for borders in edges),
+            tuple(tuple(map(float, bins[:-1])) for bins in found),
+            tuple(float(bins[-1]) for bins in found),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to a JSON-serializable dict."""
         return {
-            name: {"edges": list(edges), "shares": list(shares)}
-            for name, edges, shares in zip(self.names, self.edges, self.shares, strict=True)
+            name: {"edges": list(edges), "shares": list(shares)} | ({"missing": missing} if missing else {})
+            for name, edges, shares, missing in zip(self.names, self.edges, self.shares, self.missing, strict=True)
         }
 
     @classmethod
@@ -83,13 +89,81 @@ class Reference:
         try:
             edges = tuple(tuple(map(float, field["edges"])) for field in content.values())
             shares = tuple(tuple(map(float, field["shares"])) for field in content.values())
+            missing = tuple(float(field.get("missing", 0.0)) for field in content.values())
         except (KeyError, TypeError, ValueError) as error:
             raise CorruptFileError(f"the reference of the training rows is damaged ({error!r}): train the run again") from error
         if any(len(bins) != len(borders) + 1 for bins, borders in zip(shares, edges, strict=True)):
             raise CorruptFileError(
                 "the reference of the training rows is damaged, its numbers of bins and edges do not match: train the run again"
             )
-        return cls(tuple(content), edges, shares)
+        return cls(tuple(content), edges, shares, missing)
+
+
+def _borders(column: NDArray[Any]) -> Floats:
+    """Quantiles of the values that are there, each once."""
+    known = column[~np.isnan(column)]
+    return np.unique(np.quantile(known, np.linspace(0, 1, BINS + 1)[1:-1])) if len(known) else np.zeros(0)
+
+
+def _binned(borders: NDArray[Any], column: NDArray[Any]) -> Floats:
+    """Share of the values in each bin, and the share of missing ones last."""
+    there = ~np.isnan(column)
+    counts = np.bincount(np.searchsorted(borders, column[there], side="right"), minlength=len(borders) + 1)
+    shares: Floats = np.append(counts, len(column) - there.sum()) / max(1, len(column))
+    return shares
+
+
+@dataclass(frozen=True)
+class FieldDrift:
+    """Change of one field from the training rows to a table."""
+
+    name: str
+    index: float
+    """PSI, at least 0."""
+    noise: float
+    """An index that a table of this size reaches by chance about once in ten thousand times."""
+    median: tuple[float, float] | None
+    """Median of the training rows, to the border of a bin, and of the table; None without a value."""
+    missing: tuple[float, float]
+    """Share of missing values in the training rows and in the table."""
+
+    @property
+    def notable(self) -> bool:
+        """Whether the index is above the usual limit, and above what chance explains."""
+        return self.index >= max(MODERATE, self.noise)
+
+
+def table_drift(reference: Reference, values: NDArray[Any], score: NDArray[Any]) -> list[FieldDrift]:
+    """Compare the rows of a table with the training rows.
+
+    Args:
+        reference: Shares of the training rows.
+        values: (N, C) the fields of the rows, in the order of the reference.
+        score: (N,) their calibrated scores.
+
+    Returns:
+        The fields and the score, in the order of the reference; none if the table has no row.
+    """
+    if not len(score):
+        return []
+    found = []
+    for place, name in enumerate(reference.names):
+        column = score if name == SCORE and place == values.shape[1] else values[:, place]
+        expected = np.append(reference.shares[place], reference.missing[place])
+        now = _binned(np.asarray(reference.edges[place], dtype=np.float64), column)
+        # N times the index of a sample of N rows is nearly chi-squared; its degrees of freedom: bins less 1.
+        free = max(1, int(np.count_nonzero(expected)) - 1)
+        noise = (free + 4 * np.sqrt(2.0 * free) + 4) / len(column)
+        known = column[~np.isnan(column)]
+        borders = reference.edges[place]
+        before = None
+        if borders and len(known):
+            at = int(np.searchsorted(np.cumsum(reference.shares[place]), (1 - reference.missing[place]) / 2))
+            before = (float(borders[min(at, len(borders) - 1)]), float(np.median(known)))
+        # In a small table an empty bin counts as half a row, so that the logarithm does not make much of it.
+        index = float(stability_index(expected, np.where(expected > 0, np.maximum(now, 0.5 / len(column)), now)))
+        found.append(FieldDrift(name, index, float(noise), before, (reference.missing[place], float(now[-1]))))
+    return found
 
 
 def stability_index(expected: NDArray[Any], observed: NDArray[Any]) -> Floats:
@@ -110,7 +184,8 @@ class LiveDrift:
         self.reference = reference
         width = max(map(len, reference.shares))
         self._edges = np.array([borders + (np.inf,) * (width - 1 - len(borders)) for borders in reference.edges])
-        self._expected = np.array([shares + (0.0,) * (width - len(shares)) for shares in reference.shares])
+        rows = zip(reference.shares, reference.missing, strict=True)
+        self._expected = np.array([shares + (0.0,) * (width - len(shares)) + (missing,) for shares, missing in rows])
         self._counts = np.zeros_like(self._expected)
         self._field = np.arange(len(reference.names))
         self.rows = 0
@@ -120,7 +195,8 @@ class LiveDrift:
         """Count a row, given its fields (C,) and its score."""
         row = np.append(values.astype(np.float64), score)
         self._counts *= 0.5 ** (1 / HALF_LIFE)
-        self._counts[self._field, (self._edges <= row[:, None]).sum(axis=1)] += 1
+        bins = np.where(np.isnan(row), self._expected.shape[1] - 1, (self._edges <= row[:, None]).sum(axis=1))
+        self._counts[self._field, bins] += 1
         self.rows += 1
 
     def indices(self) -> dict[str, float]:
