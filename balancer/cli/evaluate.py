@@ -6,17 +6,21 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
+from balancer.cli.early import check_run, check_table
+from balancer.options.data import ReadingOptions
 from balancer.options.flags import Flag, read_flags
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
+class EvaluateConfig(ReadingOptions):
     """Evaluate a trained run on labelled data.
 
     On the table that the run was trained on, only its test rows are evaluated; on any other table all rows.
     """
+
+    HEADING: ClassVar[str] = "Evaluation"
 
     run: Annotated[Path, Flag("Run folder written by balancer train.", metavar="RUN", positional=True)]
     dataset: Annotated[Path, "Labelled table: a Parquet or CSV file, or a folder of Parquet files."]
@@ -32,11 +36,15 @@ class EvaluateConfig:
 def main(arguments: Sequence[str]) -> int:
     """Evaluate a run and print its metrics; returns the exit code."""
     config = read_flags(EvaluateConfig, "balancer evaluate", arguments)
+    read = config.read_options()
+    for table in (config.dataset, config.past):
+        check_table(table)
+    check_run(config.run)
     from balancer.runs.tables import evaluate_file
     from balancer.runs.trained_run import TrainedRun
 
     run = TrainedRun.load(config.run, precision=config.precision)
-    result = evaluate_file(run, config.dataset, past=config.past, bad_rows=config.bad_rows)
+    result = evaluate_file(run, config.dataset, past=config.past, bad_rows=config.bad_rows, read=read)
     if config.json:
         print(json.dumps(result, indent=2))
         return 0

@@ -7,27 +7,35 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
+from balancer.cli.early import check_run, check_table, check_written_table
 from balancer.errors import InputError
 from balancer.names import counted
+from balancer.options.data import ReadingOptions
 from balancer.options.flags import Flag, read_flags
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreConfig:
+class ScoreConfig(ReadingOptions):
     """Score the rows of a table with a trained run.
 
-    The same rows are written with three more columns: score, decision and class. No labels are needed.
+    The same rows are written with three more columns: score, decision and class. No labels are needed. What
+    changed since training is shown: fields with another distribution, values that training did not have, and
+    a share of alarms that is not usual.
     """
+
+    HEADING: ClassVar[str] = "Scoring"
 
     run: Annotated[Path, Flag("Run folder written by balancer train.", metavar="RUN", positional=True)]
     input: Annotated[Path, "Table to score: a Parquet or CSV file, or a folder of Parquet files."]
-    output: Annotated[Path, Flag("File to write, .parquet or .csv; an existing file is replaced.", metavar="FILE")]
+    output: Annotated[Path, Flag("File to write, .parquet or .csv.", metavar="FILE")]
+    overwrite: Annotated[bool, "Replace --output if it exists; the input and the past are never replaced."] = False
     past: Annotated[
         Path | None,
         Flag(
-            "Table of earlier rows of the same entities, with their labels where known; they are used as context and not scored.",
+            "Table of earlier rows of the same entities, with their labels where known; they are used as context and not scored. Rows of "
+            "the input among them are left out.",
             aliases=("--history",),
         ),
     ] = None
@@ -47,6 +55,7 @@ class ScoreConfig:
     json: Annotated[bool, "Print the summary as JSON."] = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.explain < 0:
             raise InputError(f"--explain is {self.explain}: give the number of fields to name, 0 or more")
 
@@ -54,6 +63,14 @@ class ScoreConfig:
 def main(arguments: Sequence[str]) -> int:
     """Score a table and print a summary; returns the exit code."""
     config = read_flags(ScoreConfig, "balancer score", arguments)
+    read = config.read_options()
+    for table in (config.input, config.past):
+        check_table(table)
+    check_written_table(config.output, "--output", overwrite=config.overwrite, inputs={"--input": config.input, "--past": config.past})
+    check_run(config.run)
+    from rich.console import Console
+
+    from balancer.evaluation.drift_terminal import print_changes
     from balancer.runs.tables import score_file
     from balancer.runs.trained_run import TrainedRun
 
@@ -68,7 +85,11 @@ def main(arguments: Sequence[str]) -> int:
         bad_rows=config.bad_rows,
         streaming=config.streaming,
         explain=config.explain,
+        overwrite=config.overwrite,
+        read=read,
     )
+    for note in result["notes"]:
+        print(note if note.startswith("warning: ") else f"note: {note}", file=sys.stderr)
     if config.json:
         print(json.dumps(result, indent=2))
         return 0
@@ -77,4 +98,5 @@ def main(arguments: Sequence[str]) -> int:
     print(f"{counted(result['rows'], 'row')} scored, {counted(result['alarms'], 'alarm')} ({share:.2f} %) {threshold}: {result['output']}")
     for reason, count in result["dropped"].items():
         print(f"dropped {counted(count, 'row')}: {reason}")
+    print_changes(result["drift"], Console())
     return 0

@@ -152,8 +152,10 @@ class RunFolder:
 
     @property
     def plain_values(self) -> bool:
-        """Whether a version started it that compared categories and keys by their plain text, and filled every
-        missing number."""
+        """Whether a version started it that compared categories and keys by their plain text.
+
+        It also filled every missing number.
+        """
         return self.content.get("values") != NORMAL
 
     @property

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balancer.errors import InputError
-from balancer.tables.joined import join_columns, join_texts, parts
+from balancer.tables.joined import join_texts, parts
+from balancer.tables.keys import join_columns
 from balancer.tables.values import is_nobody, normal_form, normal_text
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
