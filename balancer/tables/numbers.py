@@ -107,7 +107,7 @@ def _comma(read: ReadOptions) -> bool:
 
 
 def _missing(stripped: pl.Series, numbers: pl.Series, read: ReadOptions) -> pl.Series:
-    """(N,) Boolean, whether a cell is null or a null word; the words are looked for among what is no number."""
+    """(N,) Boolean, whether a cell is null or a null word; only cells that are no numbers are compared."""
     words = null_words(read)
     open_ = numbers.is_null() | numbers.is_nan().fill_null(False)
     if read.null_values and any(_is_number(word) for word in words):
@@ -137,7 +137,7 @@ def _without(numbers: pl.Series, missing: pl.Series) -> pl.Series:
 
 
 def _parts(stripped: pl.Series, missing: pl.Series) -> pl.DataFrame:
-    """The parts of each number: `digits` with their marks, `exponent`, `negative`, `scale`; null if it is none."""
+    """The parts of each number: `digits` with their marks, null if it is none; `exponent`; `negative`; `scale`."""
     cells = stripped.str.replace_all("\u2212", "-", literal=True).set(missing, None)
     names = ("open", "before", "inner", "digits", "exponent", "percent", "permille", "after", "close")
     found = cells.str.extract_groups(_WRITTEN).struct.rename_fields(list(names)).struct.unnest()
@@ -145,13 +145,12 @@ def _parts(stripped: pl.Series, missing: pl.Series) -> pl.DataFrame:
     number = sum(sign.fill_null(False).cast(pl.Int8) for sign in signs) + pl.col("open").is_not_null().cast(pl.Int8)
     bad = (pl.col("open").is_null() != pl.col("close").is_null()) | (number > 1)
     bad |= pl.col("before").is_not_null() & pl.col("inner").is_not_null()
-    frame = found.select(
+    return found.select(
         digits=pl.when(~bad).then(pl.col("digits").str.replace_all("[\u2019]", "'").str.replace_all(_SPACES, " ")),
         exponent=pl.col("exponent").fill_null(""),
         negative=number > 0,
         scale=pl.when(pl.col("percent").is_not_null()).then(100.0).when(pl.col("permille").is_not_null()).then(1000.0).otherwise(1.0),
     )
-    return frame
 
 
 def _marks(parts: pl.DataFrame, read: ReadOptions) -> Marks:
