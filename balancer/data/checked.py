@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -21,17 +21,20 @@ from balancer.data.checks import (
     check_entity,
     check_label,
     check_number,
-    check_time,
     check_unique,
     find_classes,
     label_names,
 )
 from balancer.data.reading import Source, column_types, read_columns, source_name
+from balancer.data.row_times import dated_labels, read_reports, read_times
 from balancer.data.schema import Schema
 from balancer.data.spec import Spec, nearest
 from balancer.errors import InputError
-from balancer.tables.joined import join_columns, parts
-from balancer.tables.values import NORMAL, form_of, normal_form
+from balancer.tables.joined import parts
+from balancer.tables.keys import join_columns
+from balancer.tables.options import NORMAL
+from balancer.tables.times import TimeForm
+from balancer.tables.values import form_of, normal_form
 
 UNKNOWN_CLASSES = ("legitimate", "fraud")
 """Class names of a table without a label column."""
@@ -48,6 +51,10 @@ class CheckedTable:
     label: NDArray[np.int16]
     numeric: dict[str, NDArray[np.float32]]
     """(N,) per numeric column; NaN where a value is missing."""
+    reports: NDArray[np.float64] | None
+    """(N,) when a fraud was reported, in seconds; NaN where none was. None without such a column."""
+    found: TimeForm
+    """How the times were read."""
     texts: dict[str, pl.Series]
     """(N,) texts of the entity and of each categorical and context column, by its (joined) name."""
     ids: pl.Series | None
@@ -57,6 +64,8 @@ class CheckedTable:
     digests: tuple[NDArray[np.uint64], ...]
     """Hashes of the rows, per input."""
     dropped: dict[str, int]
+    notes: tuple[str, ...] = ()
+    """What was found in the table, for the user."""
 
     @property
     def size(self) -> int:
@@ -101,13 +110,13 @@ def read_table(
         InputError: If a column is missing or can't be used, or a row is bad.
     """
     scoring = classes is not None
-    if spec.label is None and not need_label:
+    if spec.label is None and (spec.label_date is not None or not need_label):
         classes = classes or UNKNOWN_CLASSES
     elif not scoring and spec.label is None:
         raise InputError("no label column is named: name it with --label (or `label` in the spec file)")
     columns, types = spec.columns(), column_types(source)
     if scoring:
-        columns = [name for name in columns if name in types or name not in (spec.label, spec.id)]
+        columns = [name for name in columns if name in types or name not in (spec.label, spec.label_date, spec.id)]
     made_of = {name: parts(name, types) if schema is None else schema.parts(name) for name in columns}
     for name, each in made_of.items():
         missing = next((part for part in each if part not in types), None)
@@ -116,7 +125,9 @@ def read_table(
             raise InputError(f"{source_name(source)} has no column {missing!r} (role {role}): {nearest(missing, types)}")
     frame = read_columns(source, list(dict.fromkeys(part for each in made_of.values() for part in each)))
     check = RowCheck(frame.height, bad_rows, where)
-    time = check_time(frame[spec.time], check)
+    usual = None if schema is None else schema.usual_time
+    times = read_times(frame, spec, made_of.get(spec.time or "", ()), check, usual=usual, later=scoring)
+    time = times.seconds
     keys = dict.fromkeys((*([] if spec.entity is None else [spec.entity]), *spec.categorical, *spec.context))
     texts = {name: join_columns([form_of(frame[part], form) for part in made_of[name]], name) for name in keys}
     if spec.entity is not None:
@@ -131,6 +142,7 @@ def read_table(
         text = label_names(frame[spec.label], spec.unlabelled)
         classes = find_classes(text, spec.negative) if classes is None else classes
         label = check_label(text, classes, check)
+    reports = read_reports(frame[spec.label_date], spec, times.found, check) if spec.label_date in columns else None
     keep = check.keep
     if not keep.any():
         raise InputError(f"every row is bad and was dropped ({check.dropped}): check the roles of the columns")
@@ -141,27 +153,38 @@ def read_table(
         amount = None if amount is None else amount[keep]
         numeric = {name: values[keep] for name, values in numeric.items()}
         texts = {name: values.filter(chosen) for name, values in texts.items()}
+        reports = None if reports is None else reports[keep]
         ids = None if ids is None else ids.filter(chosen)
+    if reports is not None and spec.label is None:
+        label = dated_labels(reports, None if spec.time is None else time, spec.label_delay)
     joined = {name: each for name, each in made_of.items() if len(each) > 1}
     hashes = frame.hash_rows(seed=0).to_numpy()
-    return CheckedTable(row, time, amount, label, numeric, texts, ids, joined, (hashes,), check.dropped), classes or ()
+    table = CheckedTable(row, time, amount, label, numeric, reports, times.found, texts, ids, joined, (hashes,), check.dropped, times.notes)
+    return table, classes or ()
 
 
-def with_past(table: CheckedTable, past: CheckedTable) -> CheckedTable:
-    """Put past rows before the rows of a table; they have row number -1."""
+def with_past(table: CheckedTable, past: CheckedTable, *, timed: bool = True) -> CheckedTable:
+    """Put past rows before the rows of a table; they have row number -1.
+
+    Without times (`timed` False) the past rows come directly before the first row of the table.
+    """
     amount = None if past.amount is None or table.amount is None else np.concatenate((past.amount, table.amount))
     ids = None if table.ids is None else pl.concat([_like(past.ids, table.ids, past.size), table.ids])
-    return CheckedTable(
+    before = past.time if timed or not past.size else past.time - past.time[-1] + table.time[0] - 1
+    reports = None
+    if table.reports is not None or past.reports is not None:
+        reports = np.concatenate([np.full(each.size, np.nan) if each.reports is None else each.reports for each in (past, table)])
+    return replace(
+        table,
         row=np.concatenate((np.full(past.size, -1, np.int64), table.row)),
-        time=np.concatenate((past.time, table.time)),
+        time=np.concatenate((before, table.time)),
         amount=amount,
         label=np.concatenate((past.label, table.label)),
         numeric={name: np.concatenate((past.numeric[name], table.numeric[name])) for name in table.numeric},
+        reports=reports,
         texts={name: pl.concat([past.texts[name], table.texts[name]]) for name in table.texts},
         ids=ids,
-        joined=table.joined,
         digests=(*past.digests, *table.digests),
-        dropped=table.dropped,
     )
 
 

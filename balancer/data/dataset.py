@@ -7,7 +7,7 @@ to arrays one at a time, and every field is written directly into its column of 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import polars as pl
@@ -18,18 +18,20 @@ from balancer.data.checks import BadRows
 from balancer.data.context_features import CONTEXT_FIELDS, context_fields
 from balancer.data.context_past import TableContextPast
 from balancer.data.features import Field, entity_fields, row_fields
+from balancer.data.label_checks import check_splits, label_cautions, split_notes
 from balancer.data.past import Events, TablePast
 from balancer.data.reading import Source, column_types, read_input
 from balancer.data.risk import risk_fields
+from balancer.data.row_times import assumed, label_times, unlearned
 from balancer.data.schema import MANY, RARE, Schema, check_buckets, distinct, encode, field_codes, learn_vocabulary, own_names
 from balancer.data.score_memory import TableScores, clipped, memory_fields, memory_names
 from balancer.data.spec import Spec
-from balancer.data.split import Split, split_by_time
+from balancer.data.split import Split, split_at_random, split_by_time
 from balancer.data.store import TransactionStore
 from balancer.deprecation import renamed_keyword
-from balancer.errors import InputError, MissingClassError
+from balancer.errors import InputError
 from balancer.names import counted
-from balancer.tables.values import NORMAL, PLAIN
+from balancer.tables.options import NORMAL, PLAIN
 
 
 @dataclass(eq=False)
@@ -52,6 +54,8 @@ class Dataset:
     """Notes for the user: columns left out, values filled."""
     source: Source
     """Where the rows came from."""
+    cautions: list[str] = field(default_factory=list)
+    """What looks wrong with the labels: warnings for the user."""
 
     def rows(self, split: Split) -> NDArray[np.int64]:
         """Return the (n,) labelled store rows of a split, in time order."""
@@ -106,7 +110,8 @@ class Dataset:
         store, names = self.store, self.schema.score_fields
         store.values[:, 0] = clipped(logit)
         if len(names) > 1:
-            for column, (_, values) in enumerate(memory_fields(TableScores(store.start, store.time, logit)), start=1):
+            timed = self.schema.spec.time is not None
+            for column, (_, values) in enumerate(memory_fields(TableScores(store.start, store.time, logit), timed=timed), start=1):
                 store.values[:, column] = values
 
     def input_frame(self) -> pl.DataFrame:
@@ -165,18 +170,23 @@ def load_dataset(
     data = table
     if past is not None:
         before, _ = read_table(past, spec, schema=known, classes=classes, form=form, bad_rows=bad_rows, where="past row")
-        data = with_past(table, before)
+        data = with_past(table, before, timed=spec.time is not None)
     entity, entities = _entities(data, spec)
     order = np.lexsort((data.time, entity))
     code = entity[order].astype(np.int32)
     time, label, row = data.time[order], data.label[order], data.row[order]
     start = np.searchsorted(code, code).astype(np.int64)
+    reports = None if data.reports is None or spec.time is None else data.reports[order]
+    notes, cautions, learned_label = [*table.notes] if schema is None else [], [], label
     if schema is None:
-        gap = spec.label_delay if spec.split.gap is None else spec.split.gap
-        labelled = label >= 0
-        split = split_by_time(time, labelled if need_label or labelled.any() else ~labelled, spec.split, gap)
+        split = _split(spec, data, time, label, row, code, entities, need_label)
+        notes += split_notes(spec)
+        if reports is not None and spec.split.by == "time":
+            learned_label, note = unlearned(label, split == Split.TRAIN, time, reports)
+            notes += [note] if note else []
         if need_label:
-            _check_splits(label, split, classes, spec)
+            check_splits(learned_label, split, classes, spec)
+            cautions = label_cautions(classes, learned_label, split)
     else:
         split = np.where(row < 0, Split.GAP, Split.TEST).astype(np.int8)
     texts = {name: data.texts[name][order] for name in dict.fromkeys((*spec.categorical, *spec.context))}
@@ -188,22 +198,42 @@ def load_dataset(
         train = split == Split.TRAIN
         learned = _learn(spec, classes, events, numeric, train)
         learned = _with_codes(learned, texts, train, codes, hash_buckets, earlier=earlier)
-        known = replace(learned, joined=data.joined)
+        known = replace(learned, joined=data.joined, time=data.found)
         if score_fields:
-            known = replace(known, numeric_fields=(*memory_names(spec.entity is not None), *known.numeric_fields))
-    values = _values(known, events, label, texts, numeric)
+            names = memory_names(spec.entity is not None, timed=spec.time is not None)
+            known = replace(known, numeric_fields=(*names, *known.numeric_fields))
+    values = _values(known, events, label, label_times(time, reports, label, spec.label_delay), texts, numeric)
     store = TransactionStore(
         values=values,
         num_numeric=len(known.numeric_fields),
         time=time,
         entity=code,
         start=start,
-        label=label,
+        label=learned_label,
         amount=np.zeros(len(time)) if events.amount is None else events.amount,
         row=row,
     )
     ids = pl.Series("row", row) if data.ids is None else data.ids[order]
-    return Dataset(store, known, split, ids, entities, data.fingerprint(spec), table.dropped, _notes(path, known, numeric), path)
+    notes += _notes(path, known, numeric)
+    return Dataset(store, known, split, ids, entities, data.fingerprint(spec), table.dropped, notes, path, cautions)
+
+
+def _split(
+    spec: Spec,
+    data: CheckedTable,
+    time: NDArray[np.float64],
+    label: NDArray[np.int16],
+    row: NDArray[np.int64],
+    entity: NDArray[np.int32],
+    entities: list[str],
+    need_label: bool,
+) -> NDArray[np.int8]:
+    if spec.split.by == "random":
+        return split_at_random(entity, entities, label, row, spec.split)
+    gap = spec.label_delay if spec.split.gap is None else spec.split.gap
+    labelled = label >= 0
+    shared = labelled if need_label or labelled.any() else ~labelled
+    return split_by_time(time, shared, spec.split, 0.0 if spec.time is None else gap, assumed=assumed(spec, data.found))
 
 
 def _entities(data: CheckedTable, spec: Spec) -> tuple[NDArray[np.int64], list[str]]:
@@ -221,40 +251,27 @@ def _entities(data: CheckedTable, spec: Spec) -> tuple[NDArray[np.int64], list[s
     return encode(data.texts[spec.entity], names), names
 
 
-def _check_splits(label: NDArray[np.int16], split: NDArray[np.int8], classes: tuple[str, ...], spec: Spec) -> None:
-    for each in Split:
-        inside = label[split == each]
-        if each != Split.GAP and not (inside > 0).any():
-            raise MissingClassError(
-                f"column {spec.label!r}: {each.title} has no positive row, only {classes[0]!r}: change [split], or give more rows"
-            )
-        if each != Split.GAP and not (inside == 0).any():
-            raise MissingClassError(
-                f"column {spec.label!r}: {each.title} has no row of the negative class {classes[0]!r}: check --negative, or change [split]"
-            )
-    learned = np.bincount(label[(split == Split.TRAIN) & (label >= 0)], minlength=len(classes))
-    if (learned == 0).any():
-        name = classes[int(np.argmin(learned))]
-        raise MissingClassError(
-            f"column {spec.label!r}: the class {name!r} has no row in train: change [split], or rename or drop its rows"
-        )
-
-
 def _fields(
     spec: Spec,
     events: Events,
     label: NDArray[np.int16],
+    label_time: NDArray[np.float64] | None,
     numeric: dict[str, NDArray[np.float32]],
     wanted: tuple[str, ...] | None = None,
 ) -> Iterator[Field]:
-    """Compute every numeric field, one at a time; fields of context columns only if they are `wanted`."""
-    yield from row_fields(events.time, events.amount)
+    """Compute every numeric field, one at a time; fields of context columns only if they are `wanted`.
+
+    Without a time there are no fields of context columns: which labels are known would follow from it.
+    """
+    timed = spec.time is not None
+    yield from row_fields(events.time if timed else None, events.amount)
     if spec.entity is not None:
-        yield from entity_fields(TablePast(events))
-    for name in spec.context:
-        yield from risk_fields(name, events.keys[name], events.time, label, spec.label_delay)
-    context = TableContextPast(events, label, spec.label_delay)
-    for name in spec.context:
+        yield from entity_fields(TablePast(events), timed=timed)
+    contexts = spec.context if timed else ()
+    for name in contexts:
+        yield from risk_fields(name, events.keys[name], events.time, label, spec.label_delay, label_time)
+    context = TableContextPast(events, label, spec.label_delay, label_time)
+    for name in contexts:
         yield from context_fields(context, name, wanted)
     yield from numeric.items()
 
@@ -267,7 +284,7 @@ def _learn(
     no_rows = np.zeros(0, dtype=np.int64)
     no_amount = None if events.amount is None else np.zeros(0)
     empty = Events(np.zeros(0), no_rows, no_amount, dict.fromkeys(events.keys, no_rows), events.categorical)
-    derived = tuple(name for name, _ in _fields(spec, empty, np.zeros(0, np.int16), {}))
+    derived = tuple(name for name, _ in _fields(spec, empty, np.zeros(0, np.int16), None, {}))
     columns = own_names(spec.numeric, spec.categorical, (*derived, *memory_names(True)))
     own, categorical = tuple(columns)[: len(spec.numeric)], tuple(columns)[len(spec.numeric) :]
     fill, missing = {}, []
@@ -298,7 +315,12 @@ def _with_codes(
 
 
 def _values(
-    schema: Schema, events: Events, label: NDArray[np.int16], texts: dict[str, pl.Series], numeric: dict[str, NDArray[np.float32]]
+    schema: Schema,
+    events: Events,
+    label: NDArray[np.int16],
+    label_time: NDArray[np.float64] | None,
+    texts: dict[str, pl.Series],
+    numeric: dict[str, NDArray[np.float32]],
 ) -> NDArray[np.float32]:
     """Compute every field of the store; only fields in `Schema.missing` have NaN."""
     column_of = {name: column for column, name in enumerate(schema.numeric_fields)}
@@ -309,7 +331,7 @@ def _values(
     for column, name in schema.own_fields.items():
         given = numeric[column]
         own[name] = given if name in schema.missing else np.where(np.isnan(given), np.float32(schema.fill[name]), given)
-    for name, computed in _fields(schema.spec, events, label, own, schema.numeric_fields):
+    for name, computed in _fields(schema.spec, events, label, label_time, own, schema.numeric_fields):
         if name in column_of:  # an earlier version had fewer fields
             values[:, column_of[name]] = computed
             written.add(name)

@@ -22,7 +22,9 @@ from balancer.data.score_memory import memory_names
 from balancer.data.spec import Spec
 from balancer.data.timeline import Index
 from balancer.errors import InputError
-from balancer.tables.values import NORMAL, PLAIN, plain_form
+from balancer.tables.times import TimeForm
+from balancer.tables.options import NORMAL, PLAIN
+from balancer.tables.values import plain_form
 
 RARE = 5
 """Values of a column with hash buckets, or with more than `MANY` values, have a code of their own from this
@@ -61,6 +63,8 @@ class Schema:
     """Fields of numeric columns with missing values in the training rows; there a missing value stays NaN."""
     columns: dict[str, str] = field(default_factory=dict)
     """Per field that has the prefix `OWN`, its column."""
+    time: TimeForm = field(default_factory=TimeForm)
+    """How the training table held its times."""
     joined: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Per joined name, such as `card1+addr1`, the columns that it is made of."""
 
@@ -72,6 +76,11 @@ class Schema:
         twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
         if twice is not None:
             raise InputError(f"two fields of the table have the name {twice!r}: rename the columns that they come from, or leave one out")
+
+    @property
+    def usual_time(self) -> TimeForm:
+        """How times are read when scoring: as in training. Earlier versions took all numbers for seconds."""
+        return TimeForm(unit="s") if self.values == PLAIN and not self.time else self.time
 
     @property
     def cardinalities(self) -> tuple[int, ...]:
@@ -123,6 +132,7 @@ class Schema:
             "values": "" if self.values == PLAIN else self.values,
             "missing": list(self.missing),
             "columns": dict(self.columns),
+            "time": {key: value for key, value in (("form", self.time.form), ("unit", self.time.unit)) if value is not None},
             "joined": {name: list(parts) for name, parts in self.joined.items()},
         }
         return content | {key: value for key, value in added.items() if value}
@@ -148,6 +158,7 @@ class Schema:
             values=raw.get("values", PLAIN),
             missing=tuple(raw.get("missing", ())),
             columns=dict(raw.get("columns", {})),
+            time=TimeForm(**raw.get("time", {})),
             joined={name: tuple(parts) for name, parts in raw.get("joined", {}).items()},
         )
 

@@ -24,7 +24,7 @@ from balancer.files import read_json, write_json
 from balancer.options.flags import flag_of, from_dict, to_dict
 from balancer.options.run import folder_to_resume
 from balancer.options.train import NOT_PART_OF_THE_RESULT, TrainConfig
-from balancer.tables.values import NORMAL
+from balancer.tables.options import NORMAL
 
 FORMAT = 1
 PRETRAINED = "pretrained"

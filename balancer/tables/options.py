@@ -9,6 +9,9 @@ from typing import Any
 
 from balancer.errors import InputError
 
+NORMAL, PLAIN = "normal", "plain"
+"""Forms of values: the normal form, and the plain conversion to text of runs of earlier versions."""
+
 
 @dataclass(frozen=True)
 class ReadOptions:

@@ -1,14 +1,14 @@
-"""One normal form of categories, keys and ids: equal values give the same text, whatever type a file gave them.
+"""One normal form of categories, keys and ids: equal values give the same text, whatever type a file has.
 
 What is special: a library changes the type of a column as soon as one cell is missing (1 becomes 1.0), and
 systems write the same name in several ways. A value is compared by its normal form in training, history,
-scoring and the service, so it is the same value everywhere. `normal_form` converts a column, `normal_text` one
-value of a request, with equal results.
+scoring and the service, so it is the same value everywhere. `normal_form` converts a column, `normal_text`
+one value of a request, with equal results.
 """
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import decimal
 import math
 import re
@@ -16,14 +16,13 @@ import re
 import polars as pl
 
 from balancer.errors import InputError
+from balancer.tables.options import NORMAL
 
-NORMAL, PLAIN = "normal", "plain"
-"""Forms of values: the normal form, and the plain conversion to text of runs of earlier versions."""
 NOBODY = frozenset({"nan", "null", "none", "nil", "nat", "na", "n/a", "#n/a", "<na>", "\\n"})
-"""Words, in lower case, that stand for a missing value where a column was written as text. As the name of a card
-or customer they would make one history of all rows without a name."""
+"""Words, in lower case, that stand for a missing value where a column was written as text. As the name of a
+card or customer they would make one history of all rows without a name."""
 _WHITE = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
-"""White space by the Unicode standard; `str.strip` alone takes four separators of files for white space too."""
+"""White space by the Unicode standard; `str.strip` alone removes four separators of files too."""
 _WHOLE = re.compile(r"(-?[0-9]+)\.0+")
 _MOST_WHOLE = 2.0**63
 """Whole floats from here on are written with an exponent."""
@@ -33,9 +32,9 @@ _TRUTH = ("true", "false")
 def normal_form(values: pl.Series) -> pl.Series:
     """Convert a column of categories, keys or ids to text that is equal for equal values.
 
-    1, 1.0, "1" and "1.0" are "1"; -0.0 is "0"; true, "True" and "TRUE" are "true"; a date is its ISO text, and
-    so is a datetime at midnight. Text is composed (Unicode NFC), without white space around it; "01" stays
-    "01", and "1.50" stays as it is written.
+    1, 1.0, "1" and "1.0" are "1"; -0.0 is "0"; true, "True" and "TRUE" are "true"; a date is its ISO text,
+    and so is a datetime at midnight. Text is composed (Unicode NFC), without white space around it; "01"
+    stays "01", and "1.50" stays as it is written.
 
     Args:
         values: (N,) the column.
@@ -60,7 +59,7 @@ def normal_form(values: pl.Series) -> pl.Series:
         digits = values.cast(pl.String).str.replace(r"\.0+$", "")
         text = digits.str.replace(r"(\.[0-9]*[1-9])0+$", "${1}")
         return text.set(text == "-0", "0")
-    if dtype == pl.Datetime:
+    if isinstance(dtype, pl.Datetime):
         moments = values if dtype.time_zone is None else values.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
         return moments.dt.to_string("%Y-%m-%dT%H:%M:%S%.f").str.strip_suffix("T00:00:00")
     if dtype.is_integer() or dtype in (pl.Boolean, pl.Date, pl.Time, pl.Null):
@@ -90,7 +89,7 @@ def normal_text(value: object) -> str | None:
         return None if math.isnan(value) else str(int(value))
     if isinstance(value, str) and value.isascii():
         return _ascii_text(value)
-    if not isinstance(value, str | float | decimal.Decimal | datetime.date | datetime.time) and not hasattr(value, "dtype"):
+    if not isinstance(value, str | float | decimal.Decimal | dt.date | dt.time) and not hasattr(value, "dtype"):
         raise InputError(f"a {type(value).__name__} can't be a category, a key or an id: give text or a number")
     text: str | None = normal_form(pl.Series([value]))[0]
     return text
