@@ -96,7 +96,8 @@ def check_policy_name(text: str, flag: str) -> None:
         InputError: There is no policy of that name, an option can't be used, or a file is damaged.
     """
     from balancer.options.policy import check_policy
-    from balancer.sampling.policies import load_policy
 
     check_policy(text, flag)
+    from balancer.sampling.policies import load_policy
+
     load_policy(text, num_classes=2)

@@ -97,9 +97,9 @@ def _create(arguments: Sequence[str]) -> int:
 
 def _list(arguments: Sequence[str]) -> int:
     config = read_flags(ListConfig, "balancer keys list", arguments)
+    database = _opened(config.database)
     from balancer.serving.storage import keys
 
-    database = _opened(config.database)
     found = keys.list_keys(database)
     if config.json:
         rows = [{"id": key.id, "tenant": key.tenant, "name": key.name, "scopes": list(key.scopes), "created": key.created} for key in found]
@@ -119,9 +119,9 @@ def _list(arguments: Sequence[str]) -> int:
 
 def _revoke(arguments: Sequence[str]) -> int:
     config = read_flags(RevokeConfig, "balancer keys revoke", arguments)
+    database = _opened(config.database)
     from balancer.serving.storage import keys
 
-    database = _opened(config.database)
     keys.revoke(database, config.id)
     print(f"key {config.id} is revoked")
     return 0
