@@ -96,9 +96,11 @@ class TableContextPast:
         events: The rows.
         label: (N,) class; 0 is negative, -1 is unknown.
         delay: Seconds after which a label is known.
+        label_time: (N,) times that count for the labels, where some are known later; None: those of the rows.
     """
 
-    def __init__(self, events: Events, label: NDArray[np.int16], delay: float) -> None:
+    def __init__(self, events: Events, label: NDArray[np.int16], delay: float, label_time: Float | None = None) -> None:
+        self._label_time = label_time
         self.time, self.amount = events.time, events.amount
         self._keys, self._label, self._delay = events.keys, label, delay
         self._arrival = np.arange(len(events.time)) if events.arrival is None else events.arrival
@@ -108,7 +110,12 @@ class TableContextPast:
         order, key, time = self._sorted(column)
         label = self._label[order]
         is_known = label >= 0
-        known_key, known_time, fraud = _legitimate_first(key[is_known], time[is_known], label[is_known] > 0)
+        known_key, known_time, fraud = key[is_known], time[is_known], label[is_known] > 0
+        if self._label_time is not None:
+            known_time = self._label_time[order][is_known]
+            by_time = np.lexsort((known_time, known_key))
+            known_key, known_time, fraud = known_key[by_time], known_time[by_time], fraud[by_time]
+        known_key, known_time, fraud = _legitimate_first(known_key, known_time, fraud)
         size = len(known_key)
         index = np.arange(size, dtype=np.int64)
         begin = np.searchsorted(known_key, known_key)

@@ -32,11 +32,11 @@ def deviation(variance: Float) -> Float:
     return np.sqrt(np.maximum(variance, 0.0) + _DEVIATION_FLOOR**2)
 
 
-def row_fields(time: Float, amount: Float | None) -> Iterator[Field]:
+def row_fields(time: Float | None, amount: Float | None) -> Iterator[Field]:
     """Compute the fields of the row alone: amount, hour of the day, day of the week.
 
     Args:
-        time: (N,) seconds.
+        time: (N,) seconds; None for a table without a time, whose rows only have an order.
         amount: (N,) finite amounts, or None where the table has none.
 
     Yields:
@@ -44,6 +44,8 @@ def row_fields(time: Float, amount: Float | None) -> Iterator[Field]:
     """
     if amount is not None:
         yield "amount_log", signed_log(amount).astype(np.float32)
+    if time is None:
+        return
     hour = np.mod(time, DAY) / 3600.0
     yield "hour", hour.astype(np.float32)
     yield "hour_sin", np.sin(hour * (np.pi / 12)).astype(np.float32)
@@ -52,18 +54,33 @@ def row_fields(time: Float, amount: Float | None) -> Iterator[Field]:
     yield "weekday", np.mod(np.floor(time / DAY) + 3, 7).astype(np.float32)
 
 
-def entity_fields(past: Past) -> Iterator[Field]:
+def entity_fields(past: Past, *, timed: bool = True) -> Iterator[Field]:
     """Compute the fields of the row relative to the earlier rows of its entity.
 
     Args:
         past: Statistics of the earlier rows.
+        timed: Whether the rows have times. Otherwise only fields that follow from their order are computed.
 
     Yields:
         Name and (N,) float32 values of each field.
     """
     seen = past.seen
-    gap = np.where(seen > 0, past.time - past.previous_time, NEVER_DAYS * DAY)
     yield "is_first", (seen == 0).astype(np.float32)
+    if timed:
+        yield from _timed_fields(past)
+    else:
+        yield "history_count", np.log1p(seen).astype(np.float32)
+    level = None if past.amount is None else signed_log(past.amount)
+    if level is not None:
+        yield from _amount_fields(past, level, timed=timed)
+    for name in past.columns:
+        yield from _key_fields(name, past, level, timed=timed)
+
+
+def _timed_fields(past: Past) -> Iterator[Field]:
+    """How long the history is, how recent the rows before are, and how many there are in each window."""
+    seen = past.seen
+    gap = np.where(seen > 0, past.time - past.previous_time, NEVER_DAYS * DAY)
     yield "gap_log", np.log1p(gap).astype(np.float32)
     yield "history_count", np.log1p(seen).astype(np.float32)
     age = past.time - past.first_time
@@ -76,11 +93,6 @@ def entity_fields(past: Past) -> Iterator[Field]:
     for name in VELOCITY:
         yield f"count_{name}", np.log1p(past.count(name)).astype(np.float32)
     yield from _hour_habit(past)
-    level = None if past.amount is None else signed_log(past.amount)
-    if level is not None:
-        yield from _amount_fields(past, level)
-    for name in past.columns:
-        yield from _key_fields(name, past, level)
 
 
 def _hour_habit(past: Past) -> Iterator[Field]:
@@ -100,7 +112,7 @@ def _hour_habit(past: Past) -> Iterator[Field]:
     yield "hour_sin_mean_1d", mean_sin.astype(np.float32)
 
 
-def _amount_fields(past: Past, level: Float) -> Iterator[Field]:
+def _amount_fields(past: Past, level: Float, *, timed: bool) -> Iterator[Field]:
     """Compare the amount with earlier amounts of the entity: mean, deviation, maximum, windows."""
     seen = past.seen
     count = np.maximum(seen, 1)
@@ -111,6 +123,8 @@ def _amount_fields(past: Past, level: Float) -> Iterator[Field]:
     yield "amount_z", signed_log(ratio / deviation(variance)).astype(np.float32)
     yield "previous_amount_log", np.where(seen > 0, past.previous_level, 0.0).astype(np.float32)
     yield "amount_to_max", (level - np.where(seen > 0, past.top_level, level)).astype(np.float32)
+    if not timed:
+        return
     for name in VELOCITY:
         within = np.where(past.count(name) > 0, past.amounts(name), 0.0)
         yield f"sum_{name}", signed_log(within).astype(np.float32)
@@ -125,7 +139,7 @@ def _amount_fields(past: Past, level: Float) -> Iterator[Field]:
             yield "amount_spread_1d", np.sqrt(np.maximum(spread, 0.0)).astype(np.float32)
 
 
-def _key_fields(name: str, past: Past, level: Float | None) -> Iterator[Field]:
+def _key_fields(name: str, past: Past, level: Float | None, *, timed: bool) -> Iterator[Field]:
     """How often and how recently the entity used the value of column `name`.
 
     With amounts, also this amount and the previous one relative to the amounts of the entity at this value.
@@ -134,7 +148,8 @@ def _key_fields(name: str, past: Past, level: Float | None) -> Iterator[Field]:
     since = np.where(used > 0, past.time - last_time, NEVER_DAYS * DAY)
     yield f"{name}_used", np.log1p(used).astype(np.float32)
     yield f"{name}_share", (used / np.maximum(past.seen, 1)).astype(np.float32)
-    yield f"{name}_days_since", np.log1p(since / DAY).astype(np.float32)
+    if timed:
+        yield f"{name}_days_since", np.log1p(since / DAY).astype(np.float32)
     if level is None:
         return
     count = np.maximum(used, 1)

@@ -24,7 +24,14 @@ windows."""
 Field = tuple[str, NDArray[np.float32]]
 
 
-def risk_fields(name: str, key: Index, time: NDArray[np.float64], label: NDArray[np.int16], delay: float) -> Iterator[Field]:
+def risk_fields(
+    name: str,
+    key: Index,
+    time: NDArray[np.float64],
+    label: NDArray[np.int16],
+    delay: float,
+    label_time: NDArray[np.float64] | None = None,
+) -> Iterator[Field]:
     """Compute the smoothed fraud rate and the log count of labelled rows of a context column, per window.
 
     Args:
@@ -33,6 +40,7 @@ def risk_fields(name: str, key: Index, time: NDArray[np.float64], label: NDArray
         time: (N,) seconds.
         label: (N,) class; 0 is negative, -1 is unknown.
         delay: Seconds after which a label is known. With 0, the labels of strictly earlier rows are known.
+        label_time: (N,) times that count for the labels, where some are known later; None: `time`.
 
     Yields:
         Name and (N,) values of each field.
@@ -40,10 +48,14 @@ def risk_fields(name: str, key: Index, time: NDArray[np.float64], label: NDArray
     size = len(key)
     order = np.lexsort((time, key))
     order = order[np.searchsorted(key[order], 0) :]
-    key, time, label = key[order], time[order], label[order]
-    known = label >= 0
-    timeline = Timeline(key[known], time[known])
+    known = order[label[order] >= 0]
+    if label_time is None:
+        label_time = time
+    else:
+        known = known[np.lexsort((label_time[known], key[known]))]
+    timeline = Timeline(key[known], label_time[known])
     frauds: Index = np.concatenate((np.zeros(1, np.int64), np.cumsum(label[known] > 0, dtype=np.int64)))
+    key, time = key[order], time[order]
     bound = time - delay
     last = timeline.position(key, bound, inclusive=delay > 0)
     for days in WINDOW_DAYS:

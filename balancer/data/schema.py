@@ -22,8 +22,8 @@ from balancer.data.score_memory import memory_names
 from balancer.data.spec import Spec
 from balancer.data.timeline import Index
 from balancer.errors import InputError
-from balancer.tables.times import TimeForm
 from balancer.tables.options import NORMAL, PLAIN
+from balancer.tables.times import TimeForm
 from balancer.tables.values import plain_form
 
 RARE = 5

@@ -58,19 +58,23 @@ def probability(logit: Float) -> Float:
     return 1.0 / (1.0 + np.exp(-logit))
 
 
-def memory_names(has_entity: bool) -> tuple[str, ...]:
-    """Names of the score fields of a table, `STAGE1_LOGIT` first; without an entity it is the only one."""
+def memory_names(has_entity: bool, *, timed: bool = True) -> tuple[str, ...]:
+    """Names of the score fields of a table, `STAGE1_LOGIT` first; without an entity it is the only one.
+
+    Without times (`timed` False) there are no windows.
+    """
     if not has_entity:
         return (STAGE1_LOGIT,)
     empty = TableScores(np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
-    return (STAGE1_LOGIT, *(name for name, _ in memory_fields(empty)))
+    return (STAGE1_LOGIT, *(name for name, _ in memory_fields(empty, timed=timed)))
 
 
-def memory_fields(past: ScorePast) -> Iterator[Field]:
+def memory_fields(past: ScorePast, *, timed: bool = True) -> Iterator[Field]:
     """Compute the fields of the earlier scores of the entity.
 
     Args:
         past: Scores of the earlier rows.
+        timed: Whether the rows have times, and so windows.
 
     Yields:
         Name and (N,) float32 values of each field.
@@ -83,7 +87,7 @@ def memory_fields(past: ScorePast) -> Iterator[Field]:
             yield f"stage1_previous_{back}", earlier.astype(np.float32)
         if back in TOP:
             yield f"stage1_highest_{back}", top.astype(np.float32)
-    for window in WINDOWS:
+    for window in WINDOWS if timed else ():
         total, count = past.probability(window), past.count(window)
         yield f"stage1_sum_{window}", np.log1p(total).astype(np.float32)
         yield f"stage1_mean_{window}", (total / np.maximum(count, 1)).astype(np.float32)

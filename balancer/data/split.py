@@ -141,9 +141,7 @@ def split_at_random(
     return codes
 
 
-def _draws(
-    names: Sequence[str], entity: NDArray[np.integer], row: NDArray[np.int64], size: int, seed: int
-) -> NDArray[np.uint64]:
+def _draws(names: Sequence[str], entity: NDArray[np.integer], row: NDArray[np.int64], size: int, seed: int) -> NDArray[np.uint64]:
     """A random number (size,) for each entity, from its name and the seed alone."""
     if names:
         digests = (hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest() for name in names)

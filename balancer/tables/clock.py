@@ -42,8 +42,8 @@ def time_of_day(values: pl.Series) -> tuple[pl.Series, str | None]:
     """Read times of day.
 
     Args:
-        values: (N,) times, durations, text such as `13:45:10` or `1:45 PM`, or digits: hours, HHMM, HHMMSS, or
-            seconds since midnight.
+        values: (N,) times, durations, text such as `13:45:10` or `1:45 PM`, or digits: hours, HHMM,
+            HHMMSS, or seconds since midnight.
 
     Returns:
         (N,) Int64 microseconds since midnight, null where the value is none; and a note on what digits mean.

@@ -87,7 +87,7 @@ def usual_format(form: str) -> str:
 
 def missing_directive(form: str) -> str | None:
     """What a format lacks to name a day: `year`, `month` or `day`; None where it names one."""
-    has = {letter for letter in re.findall(r"%[-_0.#:]*([A-Za-z])", form)}
+    has = set(re.findall(r"%[-_0.#:]*([A-Za-z])", form))
     if has & set("sDFcx+"):
         return None
     if not has & set("YyGg"):

@@ -8,11 +8,9 @@ single transaction of the service, is read as the training table was.
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -25,8 +23,14 @@ from balancer.tables.time_text import formats_of, missing_directive, read_text, 
 SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9, "min": 60.0, "h": 3600.0, "d": 86_400.0}
 """Seconds of each unit of a time that is a number."""
 UNIT_NAMES = {
-    **{"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"},
-    **{"min": "minutes", "h": "hours", "d": "days", "excel": "Excel's days since 1900"},
+    "s": "seconds",
+    "ms": "milliseconds",
+    "us": "microseconds",
+    "ns": "nanoseconds",
+    "min": "minutes",
+    "h": "hours",
+    "d": "days",
+    "excel": "Excel's days since 1900",
 }
 LATEST = 1e11
 """Latest time in seconds (the year 5138). A larger number is in a smaller unit."""
@@ -95,7 +99,7 @@ def parse_times(
         step: Whether the name of the column may say that small numbers are minutes, hours or days.
 
     Raises:
-        InputError: If the column can't hold times, if nothing reads it, or if two formats read it differently.
+        InputError: If the column can't hold times, nothing reads it, or two formats read it differently.
     """
     name, dtype = values.name, values.dtype
     if dtype in (pl.Categorical, pl.Enum):
@@ -112,7 +116,7 @@ def parse_times(
         raise InputError(f"column {name!r} holds times of day without a date: join it with the column of the date, --time date+{name}")
     if not dtype.is_numeric():
         raise InputError(f"column {name!r} is {dtype}, not a time: give a datetime, a date, a number of seconds or text")
-    numbers = values if dtype.is_integer() else values.cast(pl.Float64).fill_nan(None)
+    numbers = values if dtype.is_integer() else values.cast(pl.Float64)
     return _numbers(numbers, form, unit, usual or TimeForm(), step)
 
 
@@ -157,6 +161,12 @@ def is_time(text: str) -> bool:
     return any(read_text(value, form)[0] is not None for form in (*formats_of(text.strip()), *_digit_forms(text.strip())))
 
 
+def reads(text: pl.Series, form: str) -> bool:
+    """Whether a format reads every text of a column that is no word for a missing value."""
+    text = text.str.strip_chars()
+    return not _result(read_text(text, form), text).bad.any()
+
+
 def looks_like_times(values: pl.Series) -> bool:
     """Whether a column of text (some of its rows) holds dates or moments and not numbers."""
     sample = _sample(values.cast(pl.String).str.strip_chars())
@@ -174,7 +184,7 @@ def _sample(text: pl.Series) -> pl.Series:
     return pl.concat([text.head(_SAMPLE), text.gather_every(max(1, len(text) // _SAMPLE))]).unique(maintain_order=True)
 
 
-def _result(micro: pl.Series, values: pl.Series, why: str = "", found: TimeForm = TimeForm(), note: str | None = None) -> TimesResult:  # noqa: B008
+def _result(micro: pl.Series, values: pl.Series, why: str = "", found: TimeForm = TimeForm(), note: str | None = None) -> TimesResult:
     """The result of (N,) microseconds; a value that has none is missing or bad."""
     missing, none = _mask(values.is_null()), _mask(micro.is_null())
     if (none & ~missing).any() and values.dtype == pl.String:
@@ -246,13 +256,18 @@ def _by_shape(text: pl.Series, sample: pl.Series, usual: TimeForm) -> TimesResul
     form = usual.form if usual.form in parsed else next(iter(parsed))
     rival = next((other for other, micro in parsed.items() if bool((micro != parsed[form]).any())), None)
     if rival is not None and usual.form != form:
-        raise InputError(
-            f"column {text.name!r}: every row can be read as {form!r} and as {rival!r}, for example {sample[0]!r}: say which with --time-format"
-        )
+        raise _ambiguous(text, form, rival)
     note = None
     if not form.startswith("%Y"):
         note = f"times in {text.name} are read as {form.replace('%#z', '%z').replace('%.f', '.%f')} (--time-format)"
     return _result(parsed[form], text, "can't be read in the time format of the column", TimeForm(form), note)
+
+
+def _ambiguous(text: pl.Series, form: str, rival: str) -> InputError:
+    row = int(np.argmax(_mask(read_text(text, form) != read_text(text, rival))))
+    return InputError(
+        f"column {text.name!r}: {text[row]!r} can be read as {form!r} or {rival!r}, and so can every row: say which with --time-format"
+    )
 
 
 def _year_first(parsed: dict[str, pl.Series]) -> dict[str, pl.Series]:
@@ -283,7 +298,7 @@ def _digits(text: pl.Series, sample: pl.Series) -> TimesResult | None:
     counts = {}
     for form in forms:
         micro = read_text(sample, form)
-        counts[form] = int((micro.is_between(*_PLAUSIBLE)).sum())
+        counts[form] = int((micro.is_between(_PLAUSIBLE[0], _PLAUSIBLE[1])).sum())
     best = max(counts.values(), default=0)
     if best <= 0.5 * len(sample):
         return None
@@ -293,9 +308,7 @@ def _digits(text: pl.Series, sample: pl.Series) -> TimesResult | None:
     form = next(iter(parsed))
     rival = next((other for other, micro in parsed.items() if bool((micro != parsed[form]).any())), None)
     if rival is not None:
-        raise InputError(
-            f"column {text.name!r}: every row can be read as {form!r} and as {rival!r}, for example {sample[0]!r}: say which with --time-format"
-        )
+        raise _ambiguous(text, form, rival)
     shown = form.replace("%3f", "%f")
     note = f"digits in {text.name} are read as dates, {shown} (--time-format, or --time-unit s for seconds)"
     return _result(parsed[form], text, f"is not a date {shown} as the other rows are", TimeForm(form), note)
@@ -381,5 +394,5 @@ def _counted(numbers: pl.Series, unit: str, note: str | None, *, epoch: bool = F
 
 __all__ = [
     *("SECONDS", "UNIT_NAMES", "TimeForm", "TimesResult"),
-    *("is_time", "looks_like_times", "parse_time", "parse_times"),
+    *("is_time", "looks_like_times", "parse_time", "parse_times", "reads"),
 ]
