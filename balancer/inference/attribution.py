@@ -86,10 +86,12 @@ def hidden_log_odds(model: Classifier, dataset: Dataset, row: int, *, device: to
     for first in range(0, fields + 1, at_once):
         hidden = range(first, min(first + at_once, fields + 1))
         values = batch.values.repeat(len(hidden), 1, 1)
+        unused = torch.zeros(len(hidden), 1, fields, dtype=torch.bool, device=device)
         for place, number in enumerate(hidden):
             if number:
+                unused[place, 0, number - 1] = True  # a missing number may have a bin of its own, so NaN is not enough
                 values[place, :, number - 1] = torch.nan if number - 1 < store.num_numeric else 0.0
-        copies = SequenceBatch(values, batch.lengths.repeat(len(hidden)), batch.mask.repeat(len(hidden), 1))
+        copies = SequenceBatch(values, batch.lengths.repeat(len(hidden)), batch.mask.repeat(len(hidden), 1), hidden=unused)
         every = (torch.arange(len(hidden), device=device), position.repeat(len(hidden)))
         with torch.inference_mode():
             scores = model.probabilities(copies, every if model.config.form == "histories" else None)

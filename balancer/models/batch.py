@@ -30,12 +30,15 @@ class SequenceBatch:
         mask: (B, n) bool, True where a position is real.
         margin: (B,) float, log-odds that :meth:`Classifier.logits` adds to the fraud logit of an encoded row;
             None for none. Only the output of :meth:`Classifier.encode` has it.
+        hidden: (B, n, C) or (B, 1, C) bool, fields of the input that an embedding must not use; None for
+            none. A hidden field differs from a missing value, which is NaN.
     """
 
     values: Tensor
     lengths: Tensor
     mask: Tensor
     margin: Tensor | None = None
+    hidden: Tensor | None = None
 
     @classmethod
     def from_windows(
@@ -66,7 +69,8 @@ class SequenceBatch:
 
     def to(self, device: torch.device | str) -> SequenceBatch:
         """Copy the batch to another device."""
-        return SequenceBatch(self.values.to(device), self.lengths.to(device), self.mask.to(device))
+        hidden = None if self.hidden is None else self.hidden.to(device)
+        return SequenceBatch(self.values.to(device), self.lengths.to(device), self.mask.to(device), hidden=hidden)
 
     def with_values(self, values: Tensor) -> SequenceBatch:
         """Replace the values by other finite values (B, n, d), with zeros at padding."""

@@ -165,7 +165,7 @@ class Classifier(nn.Module):
         with torch.device(self.norm.weight.device):
             model = Classifier(config, **objects)  # type: ignore[arg-type]
         if "embedding" not in names | objects:
-            for name in ("numeric_fields", "categorical_fields", "cardinalities", "edges"):
+            for name in ("numeric_fields", "categorical_fields", "cardinalities", "edges", "missing"):
                 if getattr(model.config, name) != getattr(self.config, name):
                     raise InputError(f"{name} can't change while the embedding is kept; give embedding= as well")
         before, after = self.state_dict(), model.state_dict()

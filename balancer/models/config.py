@@ -93,9 +93,14 @@ class ModelConfig:
 
     It is added to the fraud logit, so the model learns what that model does not know. Empty for none.
     """
+    missing: tuple[str, ...] = ()
+    """Numeric fields in which a missing value (NaN) has a learned bin of its own.
+
+    In other fields a missing value contributes nothing, as a hidden field does.
+    """
 
     def __post_init__(self) -> None:
-        for name in ("numeric_fields", "categorical_fields", "classes", "cardinalities"):
+        for name in ("numeric_fields", "categorical_fields", "classes", "cardinalities", "missing"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         object.__setattr__(self, "edges", tuple(tuple(float(edge) for edge in field) for field in self.edges))
         object.__setattr__(
@@ -127,6 +132,12 @@ class ModelConfig:
         if self.margin and self.margin not in self.numeric_fields:
             known = ", ".join(self.numeric_fields) or "none"
             raise InputError(f"margin is '{self.margin}', which is not a numeric field; the numeric fields are {known}")
+        unknown = next((name for name in self.missing if name not in self.numeric_fields), None)
+        if unknown is not None or len(set(self.missing)) != len(self.missing):
+            known = ", ".join(self.numeric_fields) or "none"
+            raise InputError(
+                f"missing must name numeric fields, each once; given {', '.join(self.missing)}, the numeric fields are {known}"
+            )
         if len(self.edges) != len(self.numeric_fields):
             raise InputError(
                 f"edges are given for {len(self.edges)} of {len(self.numeric_fields)} numeric fields; "
@@ -186,10 +197,10 @@ class ModelConfig:
         return cls(**content)
 
 
-_TEXTS = ("numeric_fields", "categorical_fields", "classes")
+_TEXTS = ("numeric_fields", "categorical_fields", "classes", "missing")
 _PROBABILITIES = ("dropout", "field_dropout")
 _NAMES = ("embedding", "attention", "head", "score", "form", "numeric_encoding", "margin")
-_ADDED = {"global_nodes", "score", "form", "adapter_rank", "tasks", "numeric_encoding", "cycles", "margin"}
+_ADDED = {"global_nodes", "score", "form", "adapter_rank", "tasks", "numeric_encoding", "cycles", "margin", "missing"}
 """Keys that models of earlier versions lack; the defaults describe those models."""
 
 

@@ -18,6 +18,7 @@ from balancer.models.batch import SequenceBatch
 from balancer.models.config import ModelConfig
 from balancer.models.dropout import Dropout
 from balancer.models.encoding import PiecewiseLinearEncoder
+from balancer.models.missing import MissingEncoder
 from balancer.models.periodic import CycleEncoder, PeriodicEncoder
 
 UNSEEN_RATE = 0.01
@@ -33,8 +34,8 @@ class FieldEmbedding(nn.Module):
     and with it the weights for a seed, stays the same.
 
     Args:
-        config: its fields, cardinalities, edges, numeric_encoding, cycles, d_model, dropout and field_dropout
-            are used.
+        config: its fields, cardinalities, edges, numeric_encoding, cycles, missing, d_model, dropout and
+            field_dropout are used.
     """
 
     hides_whole_windows = True
@@ -54,6 +55,9 @@ class FieldEmbedding(nn.Module):
             if cycles
             else None
         )
+        self.missing = (
+            MissingEncoder([config.numeric_fields.index(name) for name in config.missing], config.d_model) if config.missing else None
+        )
         self.dropout = Dropout(config.dropout)
 
     def init_tables(self, *others: nn.Module) -> None:
@@ -63,7 +67,9 @@ class FieldEmbedding(nn.Module):
             nn.init.normal_(table.weight, std=INITIAL_STD)
 
     def visible(self, batch: SequenceBatch) -> Tensor:
-        """Mask of the fields to use, (B, n, C) bool: False at padding and, in training, for hidden fields.
+        """Mask of the fields to use, (B, n, C) bool: False at padding and for hidden fields.
+
+        Fields are hidden by the batch (`SequenceBatch.hidden`) and, in training, by field dropout.
 
         Raises:
             InputError: The number of fields differs from that of the model.
@@ -74,6 +80,8 @@ class FieldEmbedding(nn.Module):
                 f"the batch has {num_fields} fields, the model was built for {self.num_fields}; give the columns of its configuration"
             )
         visible = batch.mask[..., None].expand(-1, -1, num_fields)
+        if batch.hidden is not None:
+            visible = visible & ~batch.hidden
         if self.training and self.field_dropout > 0:
             draws = torch.rand(rows, 1 if self.hides_whole_windows else length, num_fields, device=visible.device)
             visible = visible & (draws >= self.field_dropout)
@@ -97,8 +105,9 @@ class TransactionEmbedding(FieldEmbedding):
     """Sum of the vectors of numbers, categories and, in the form `rows`, positions; then dropout.
 
     Maps a batch of fields (B, n, C), numeric fields first, then categorical codes as numbers, to (B, n,
-    d_model). A NaN in a numeric field is a missing value and contributes nothing. A code outside the known
-    range counts as code 0, unseen.
+    d_model). A NaN in a numeric field is a missing value; it contributes a learned vector where the
+    configuration says so (`missing`), and nothing in other fields. A code outside the known range counts as
+    code 0, unseen.
 
     Args:
         config: as for `FieldEmbedding`; its history_length and form are used too.
@@ -128,7 +137,7 @@ class TransactionEmbedding(FieldEmbedding):
             total = self.position((batch.lengths[:, None] - 1 - torch.arange(length, device=visible.device)).clamp(min=0))
         numbers = batch.values[..., : self.num_numeric].flatten(0, 1)
         present = visible[..., : self.num_numeric].flatten(0, 1)
-        for encoder in (self.numeric, self.cycles):
+        for encoder in (self.numeric, self.cycles, self.missing):
             if encoder is not None:
                 total = total + encoder(numbers, present).unflatten(0, (rows, length))
         for column, table in enumerate(self.categorical, start=self.num_numeric):

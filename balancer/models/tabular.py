@@ -19,9 +19,9 @@ class TabularEmbedding(FieldEmbedding):
     """One token per field, numeric fields first, then one token for the row; then dropout.
 
     The token of a field is the sum of a vector for the value and a vector for the field. Maps a batch of
-    single rows (B, 1, C) to (B, C + 1, d_model), of length C + 1, or 0 for a row of padding. A missing or
-    hidden number contributes no value vector; an unseen category contributes that of code 0. Window attention
-    sees all fields if its window is at least C + 1.
+    single rows (B, 1, C) to (B, C + 1, d_model), of length C + 1, or 0 for a row of padding. A hidden number
+    contributes no value vector, and a missing one only where the configuration says so (`missing`); an unseen
+    category contributes that of code 0. Window attention sees all fields if its window is at least C + 1.
 
     Args:
         config: as for `FieldEmbedding`; history_length must be 1.
@@ -70,4 +70,7 @@ class TabularEmbedding(FieldEmbedding):
             tokens: Tensor = self.numeric(values.repeat_interleave(values.shape[1], 0), alone.flatten(0, 1)).unflatten(0, values.shape)
         else:
             tokens = per_field(values, present)
-        return tokens if self.cycles is None else self.cycles.add_to(tokens, values, present)
+        for encoder in (self.cycles, self.missing):
+            if encoder is not None:
+                tokens = encoder.add_to(tokens, values, present)
+        return tokens

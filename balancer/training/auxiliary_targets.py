@@ -52,7 +52,9 @@ def make_task(name: str, dataset: Dataset, config: ModelConfig) -> AuxiliaryTask
         if not len(edges):
             raise InputError(f"--tasks {name}: no training row is followed by another of its entity; leave the task out")
         return AuxiliaryTask(name, (len(edges) + 1,), (name,), tuple(edges.tolist()))
-    sizes = (*(len(edges) - 1 for edges in config.edges), *config.cardinalities)
+    # The bin of missing values, where a field has one, is its last.
+    bins = (len(edges) - 1 + (name in config.missing) for name, edges in zip(config.numeric_fields, config.edges, strict=True))
+    sizes = (*bins, *config.cardinalities)
     # A field of a single bin gets a second class that never occurs, because a task has at least two classes.
     return AuxiliaryTask(name, tuple(max(2, size) for size in sizes), (*config.numeric_fields, *config.categorical_fields))
 
@@ -100,11 +102,12 @@ def _time_to_next(dataset: Dataset, rows: NDArray[np.int64]) -> NDArray[np.float
 
 
 def _codes(dataset: Dataset, config: ModelConfig, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(n, C) the bin of each numeric field, then the categorical codes."""
+    """(n, C) the bin of each numeric field, then the categorical codes; -1 for a number without a bin."""
     values = dataset.store.values[rows]
     codes = np.empty(values.shape, dtype=np.int64)
     for column, edges in enumerate(config.edges):
         codes[:, column] = np.searchsorted(np.asarray(edges[1:-1], dtype=np.float32), values[:, column], side="left")
+        codes[np.isnan(values[:, column]), column] = len(edges) - 1 if config.numeric_fields[column] in config.missing else -1
     numeric = len(config.edges)
     codes[:, numeric:] = values[:, numeric:].astype(np.int64)
     return codes

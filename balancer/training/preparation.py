@@ -364,6 +364,7 @@ def model_config(
         embedding="transaction" if options.embedding == "auto" else options.embedding,
         head=("binary" if len(classes) == 2 else "multiclass") if options.head == "auto" else options.head,
         adapter_rank=adapter_rank,
+        missing=dataset.schema.missing,
         **options.parts(has_entity=dataset.schema.spec.entity is not None),
     )
     return replace(model, tasks=tuple(make_task(name, dataset, model) for name in tasks))

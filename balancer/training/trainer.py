@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
 from itertools import zip_longest
 from typing import Literal
 
@@ -194,13 +195,13 @@ class ClassifierTrainer:
         if self.config.form == "rows":
             batch = self._batch(rows)
             if hidden is not None:
-                self._hide(batch, (torch.arange(len(rows), device=self.device), batch.lengths - 1), hidden)
+                batch = self._hide(batch, (torch.arange(len(rows), device=self.device), batch.lengths - 1), hidden)
             return self._pass(batch, None, rows, source, np.ones(len(chosen)), targets, 1.0)
         offset = np.concatenate([[0], np.cumsum(sizes)])
         for part in history_batches(self.dataset.store, rows, self.config.history_length, self.device):
-            which = part.index
+            which, batch = part.index, part.batch
             if hidden is not None:
-                self._hide(part.batch, part.targets, hidden[which])
+                batch = self._hide(batch, part.targets, hidden[which])
             # The means of the passes add up to the mean over all rows when each is weighted by its rows.
             pass_weight = np.bincount(source[which], weight[which], minlength=len(chosen))
             share = np.divide(pass_weight, totals, out=np.zeros_like(pass_weight), where=totals > 0)
@@ -208,7 +209,7 @@ class ClassifierTrainer:
                 name: target[which[source[which] == number] - offset[number]]
                 for number, (name, target) in enumerate(targets.items(), start=1)
             }
-            total = total + self._pass(part.batch, part.targets, rows[which], source[which], share, here, len(which) / len(rows))
+            total = total + self._pass(batch, part.targets, rows[which], source[which], share, here, len(which) / len(rows))
         return total
 
     def _pass(
@@ -299,16 +300,23 @@ class ClassifierTrainer:
         hidden[source == 1 + names.index("masked_fields")] = masked
         return hidden
 
-    def _hide(self, batch: SequenceBatch, targets: Targets, hidden: np.ndarray) -> None:
-        """Set the fields ``hidden`` (n, C) at the targets (n,) to missing, in place.
+    def _hide(self, batch: SequenceBatch, targets: Targets, hidden: np.ndarray) -> SequenceBatch:
+        """Hide the fields ``hidden`` (n, C) at the targets (n,), in place.
 
-        A missing number is NaN, a missing category has code 0.
+        A hidden number is NaN, a hidden category has code 0. Where a missing number has a bin of its own, the
+        batch says too which fields are hidden.
         """
         nothing = torch.zeros(hidden.shape[1], device=self.device)
         nothing[: self.dataset.store.num_numeric] = torch.nan
         row, position = targets
         values = batch.values[row, position]
-        batch.values[row, position] = torch.where(torch.as_tensor(hidden, device=self.device), nothing, values)
+        chosen = torch.as_tensor(hidden, device=self.device)
+        batch.values[row, position] = torch.where(chosen, nothing, values)
+        if not self.config.missing:
+            return batch
+        everywhere = torch.zeros_like(batch.values, dtype=torch.bool)
+        everywhere[row, position] = chosen
+        return replace(batch, hidden=everywhere)
 
     def _weight(self, rows: np.ndarray) -> np.ndarray:
         """(n,) weight of each row in a mean loss."""

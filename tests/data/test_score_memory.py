@@ -216,9 +216,12 @@ def test_a_stored_schema_says_whether_there_are_score_fields() -> None:
     assert base.schema.score_fields == ()
 
 
-def test_a_column_of_the_table_with_the_name_of_a_score_field_is_refused() -> None:
+def test_a_column_of_the_table_with_the_name_of_a_score_field_is_kept_apart() -> None:
     table = make_table(80, 2).with_columns(stage1_previous_1=pl.lit(1.5))
     spec = replace(SPEC, numeric=("stage1_previous_1",))
-    with pytest.raises(InputError, match="stage1_previous_1"):
-        load_dataset(table, spec, score_fields=True)
+    data = load_dataset(table, spec, score_fields=True)
+    names = data.schema.numeric_fields
+    assert names[-1] == "column:stage1_previous_1" and names.count("stage1_previous_1") == 1
+    assert (data.store.values[:, data.store.num_numeric - 1] == 1.5).all()
+    assert "stage1_previous_1 is column:stage1_previous_1" in data.notes[-1]
     assert load_dataset(table, spec).schema.score_fields == ()

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import unicodedata
 from decimal import Decimal
 
@@ -54,8 +54,8 @@ FLOAT = st.floats() | st.integers(-(2**60), 2**60).map(float)
         (pl.Series(["b", "1.0", None], dtype=pl.Categorical), ["b", "1", None]),
         (pl.Series(["b ", None], dtype=pl.Enum(["b "])), ["b", None]),
         (pl.Series([Decimal("1.00"), Decimal("0.10"), Decimal("100"), Decimal("-0.00")]), ["1", "0.1", "100", "0"]),
-        (pl.Series([datetime.date(2024, 5, 31)]), ["2024-05-31"]),
-        (pl.Series([datetime.datetime(2024, 5, 31), datetime.datetime(2024, 5, 31, 1, 2, 3)]), ["2024-05-31", "2024-05-31T01:02:03"]),
+        (pl.Series([dt.date(2024, 5, 31)]), ["2024-05-31"]),
+        (pl.Series([dt.datetime(2024, 5, 31), dt.datetime(2024, 5, 31, 1, 2, 3)]), ["2024-05-31", "2024-05-31T01:02:03"]),
         (pl.Series([None, None]), [None, None]),
     ],
 )

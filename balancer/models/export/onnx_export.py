@@ -23,6 +23,7 @@ from balancer.models.embedding import TransactionEmbedding
 from balancer.models.encoding import LARGEST, PiecewiseLinearEncoder
 from balancer.models.export.onnx_files import FORMAT, VERSION, package, quiet, write_model
 from balancer.models.heads import BinaryHead, MulticlassHead
+from balancer.models.missing import MissingEncoder
 
 OPSET = 20  # the first version with a Gelu operator
 _STEEPEST = 3e38
@@ -63,7 +64,9 @@ def export_onnx(model: Classifier, file: Path, *, logits: bool = False) -> None:
     with torch.random.fork_rng(devices=[]):  # tracing must not change the state of the caller's generator
         outputs = ["probabilities", LOGITS] if logits else ["probabilities"]
         proto = _trace(wrapped, len(model.config.numeric_fields) + len(model.config.categorical_fields), outputs)
-    layers = _name_layers(proto, [name for name, part in wrapped.named_modules() if isinstance(part, nn.Linear | nn.Embedding)])
+    layers = _name_layers(
+        proto, [name for name, part in wrapped.named_modules() if isinstance(part, nn.Linear | nn.Embedding) and name != "missing"]
+    )
     about = {
         "format": FORMAT,
         "version": VERSION,
@@ -110,6 +113,7 @@ class _Exported(nn.Module):
         self.numeric = _numeric_layer(source.numeric) if isinstance(source.numeric, PiecewiseLinearEncoder) else None
         if self.numeric is not None:
             self.embedding.numeric = self.numeric.linear
+        self.missing = None if source.missing is None else _missing_layer(source.missing, source.num_numeric)
         self.embedding.categorical, self.embedding.position = source.categorical, source.position
         self.blocks, self.norm, self.head = model.blocks, model.norm, model.head
         self.num_numeric = source.num_numeric
@@ -140,6 +144,8 @@ class _Exported(nn.Module):
         total: Tensor = self.embedding.position((lengths[:, None] - 1 - positions).clamp(min=0))
         if self.numeric is not None:
             total = total + self.embedding.numeric(self.numeric(values[..., : self.num_numeric], mask))
+        if self.missing is not None:
+            total = total + self.missing(values[..., : self.num_numeric].isnan().to(values.dtype))
         for column, table in enumerate(self.embedding.categorical, start=self.num_numeric):
             code = values[..., column]
             known = mask & (code >= 0) & (code < table.num_embeddings)
@@ -212,6 +218,14 @@ def _numeric_layer(encoder: PiecewiseLinearEncoder) -> _Numbers:
     linear.weight = nn.Parameter(weight.detach().flatten(0, 1).T.contiguous(), requires_grad=False)
     rate = torch.cat([torch.full_like(width, _STEEPEST), 1 / width], 1)
     return _Numbers(torch.cat([first, lower], 1), rate, linear)
+
+
+def _missing_layer(encoder: MissingEncoder, fields: int) -> nn.Linear:
+    """The vectors of missing numbers as a linear map of all F fields; it is small, and stays in float32."""
+    linear = nn.Linear(fields, encoder.weight.shape[1], bias=False)
+    weight = torch.zeros(fields, encoder.weight.shape[1]).index_copy(0, encoder.column, encoder.weight.detach())
+    linear.weight = nn.Parameter(weight.T.contiguous(), requires_grad=False)
+    return linear
 
 
 def _check_exportable(model: Classifier, target: str) -> None:
