@@ -25,7 +25,7 @@ from balancer.data.checks import (
     find_classes,
     label_names,
 )
-from balancer.data.reading import Source, column_types, read_columns, source_name
+from balancer.data.reading import Source, column_names, read_columns, source_name
 from balancer.data.row_times import dated_labels, read_reports, read_times
 from balancer.data.schema import Schema
 from balancer.data.spec import Spec, nearest
@@ -33,6 +33,7 @@ from balancer.errors import InputError
 from balancer.tables.joined import parts
 from balancer.tables.keys import join_columns
 from balancer.tables.options import NORMAL
+from balancer.tables.source import opened
 from balancer.tables.times import TimeForm
 from balancer.tables.values import form_of, normal_form
 
@@ -114,7 +115,7 @@ def read_table(
         classes = classes or UNKNOWN_CLASSES
     elif not scoring and spec.label is None:
         raise InputError("no label column is named: name it with --label (or `label` in the spec file)")
-    columns, types = spec.columns(), column_types(source)
+    columns, types = spec.columns(), column_names(source, spec.read)
     if scoring:
         columns = [name for name in columns if name in types or name not in (spec.label, spec.label_date, spec.id)]
     made_of = {name: parts(name, types) if schema is None else schema.parts(name) for name in columns}
@@ -123,7 +124,7 @@ def read_table(
         if missing is not None:
             role = spec.role(name) if missing == name else f"{spec.role(name)}, a part of {name!r}"
             raise InputError(f"{source_name(source)} has no column {missing!r} (role {role}): {nearest(missing, types)}")
-    frame = read_columns(source, list(dict.fromkeys(part for each in made_of.values() for part in each)))
+    frame = read_columns(source, list(dict.fromkeys(part for each in made_of.values() for part in each)), spec.read)
     check = RowCheck(frame.height, bad_rows, where)
     usual = None if schema is None else schema.usual_time
     times = read_times(frame, spec, made_of.get(spec.time or "", ()), check, usual=usual, later=scoring)
@@ -135,8 +136,9 @@ def read_table(
         check_entity([normal_form(part) for part in entity], entity[0] if len(entity) == 1 else texts[spec.entity], check)
     if spec.id in columns:
         check_unique(frame[spec.id], check)
-    amount = None if spec.amount is None else check_number(frame[spec.amount], check)
-    numeric = {name: check_number(frame[name], check, optional=True).astype(np.float32) for name in spec.numeric}
+    read = opened(source, spec.read).read
+    amount = None if spec.amount is None else check_number(frame[spec.amount], check, read=read)
+    numeric = {name: check_number(frame[name], check, optional=True, read=read).astype(np.float32) for name in spec.numeric}
     label = np.full(frame.height, -1, dtype=np.int16)
     if spec.label in columns:
         text = label_names(frame[spec.label], spec.unlabelled)

@@ -17,10 +17,13 @@ from numpy.typing import NDArray
 
 from balancer.data.spec import nearest
 from balancer.errors import InputError, MissingClassError
+from balancer.tables.numbers import currencies, read_numbers
+from balancer.tables.options import ReadOptions
 from balancer.tables.times import TimeForm, TimesResult, is_time, parse_times
 from balancer.tables.values import is_nobody, normal_form, normal_text
 
 BadRows = Literal["error", "drop"]
+_NO_OPTIONS = ReadOptions()
 _DROP_HINT = "or leave such rows out with --bad-rows drop"
 _NOT_FRAUD = ("legit", "legitimate", "genuine", "normal", "benign", "ok", "good", "nonfraud", "non-fraud", "non_fraud", "not_fraud")
 _NO = ("no", "n", "non", "nein", "nee", "nej", "nei", "não", "nao", "ne", "nie", "hayır", "нет", "否")
@@ -77,26 +80,39 @@ def _mask(values: pl.Series) -> NDArray[np.bool_]:
     return values.fill_null(False).to_numpy()
 
 
-def check_number(values: pl.Series, check: RowCheck, *, optional: bool = False) -> NDArray[np.float64]:
+def check_number(values: pl.Series, check: RowCheck, *, optional: bool = False, read: ReadOptions = _NO_OPTIONS) -> NDArray[np.float64]:
     """Convert a numeric column, or a text column of numbers, to float64.
 
-    Other text and infinite values are rejected.
+    Usual null words are null (:mod:`balancer.tables.numbers`). Other text and infinite values are rejected.
 
     Args:
         values: (N,) the column.
         check: Collects the rejected rows.
         optional: Whether null and NaN are allowed; null becomes NaN. Otherwise they are rejected.
+        read: How numbers are written.
 
     Returns:
         (N,) float64; 0 in rejected rows.
 
     Raises:
-        InputError: If the column has another dtype, or as `RowCheck.reject`.
+        InputError: If the column has another dtype, if its numbers can be read in two ways or are
+            amounts in several currencies, or as `RowCheck.reject`.
     """
     name = values.name
+    if values.dtype in (pl.Categorical, pl.Enum):
+        values = values.cast(pl.String)
     if values.dtype == pl.String:
-        numbers = values.str.strip_chars().cast(pl.Float64, strict=False)
-        check.reject(_mask(numbers.is_null() & values.is_not_null()), values, "is text, not a number", "write a number")
+        found = read_numbers(values, read)
+        numbers = found.values
+        if found.marks.ambiguous is not None:
+            row = found.marks.ambiguous
+            raise InputError(
+                f"column {name!r}: {check.where} {row + 1} ({values[row]!r}) can be a number of thousands or one with a decimal comma: "
+                "give --thousands , or --decimal ,"
+            )
+        if not found.plain and len(several := currencies(values)) > 1:
+            raise InputError(f"column {name!r} holds amounts in several currencies ({', '.join(several)}): convert them to one")
+        check.reject(_mask(found.wrong), values, "is text, not a number", "write a number")
     elif values.dtype.is_numeric() or values.dtype in (pl.Boolean, pl.Null):
         numbers = values.cast(pl.Float64)
     else:

@@ -6,7 +6,7 @@ to arrays one at a time, and every field is written directly into its column of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -20,7 +20,7 @@ from balancer.data.context_past import TableContextPast
 from balancer.data.features import Field, entity_fields, row_fields
 from balancer.data.label_checks import check_splits, label_cautions, split_notes
 from balancer.data.past import Events, TablePast
-from balancer.data.reading import Source, column_types, read_input
+from balancer.data.reading import Source, column_names, read_input
 from balancer.data.risk import risk_fields
 from balancer.data.row_times import assumed, label_times, unlearned
 from balancer.data.schema import MANY, RARE, Schema, check_buckets, distinct, encode, field_codes, learn_vocabulary, own_names
@@ -32,6 +32,7 @@ from balancer.deprecation import renamed_keyword
 from balancer.errors import InputError
 from balancer.names import counted
 from balancer.tables.options import NORMAL, PLAIN
+from balancer.tables.source import opened
 
 
 @dataclass(eq=False)
@@ -116,7 +117,7 @@ class Dataset:
 
     def input_frame(self) -> pl.DataFrame:
         """Read the input rows with all columns, without dropped rows: row i belongs to `scored_rows()[i]`."""
-        return read_input(self.source)[self.store.row[self.scored_rows()]]
+        return read_input(self.source, self.schema.spec.read)[self.store.row[self.scored_rows()]]
 
 
 @renamed_keyword("history", "past")
@@ -133,6 +134,7 @@ def load_dataset(
     earlier: bool = False,
     need_label: bool = True,
     score_fields: bool = False,
+    left_out: Sequence[str] | None = None,
 ) -> Dataset:
     """Read, check and split a table, and compute its fields.
 
@@ -155,6 +157,7 @@ def load_dataset(
             label, the shares of the split are shares of all rows.
         score_fields: Whether the data set has fields for the scores of a detector's first stage. They are 0
             until `Dataset.fill_score_fields` computes them. Ignored with `schema` and `like`, which say it.
+        left_out: Notes about the columns without a role (`Roles.notes`). None: their names.
 
     Raises:
         InputError: If the table can't be used; the message names the column, row, flag or file, and the
@@ -214,7 +217,7 @@ def load_dataset(
         row=row,
     )
     ids = pl.Series("row", row) if data.ids is None else data.ids[order]
-    notes += _notes(path, known, numeric)
+    notes += _notes(path, known, numeric, left_out)
     return Dataset(store, known, split, ids, entities, data.fingerprint(spec), table.dropped, notes, path, cautions)
 
 
@@ -343,11 +346,12 @@ def _values(
     return values
 
 
-def _notes(source: Source, schema: Schema, numeric: dict[str, NDArray[np.float32]]) -> list[str]:
+def _notes(source: Source, schema: Schema, numeric: dict[str, NDArray[np.float32]], left_out: Sequence[str] | None) -> list[str]:
     """Say which columns are left out or renamed, and what becomes of missing numbers."""
     used = {part for name in schema.spec.columns() for part in (name, *schema.parts(name))}
-    unused = [name for name in column_types(source) if name not in used]
-    notes = [f"columns without a role are left out: {', '.join(unused)}"] if unused else []
+    unused = [name for name in column_names(source, schema.spec.read) if name not in used]
+    unnamed = [f"columns without a role are left out: {_few(unused)}"] if unused else []
+    notes = [*opened(source, schema.spec.read).notes, *(unnamed if left_out is None else left_out)]
     found = {name: column for column, name in schema.own_fields.items() if np.isnan(numeric[column]).any()}
     for names, what in (
         ([column for name, column in found.items() if name in schema.missing], "are kept as values"),

@@ -16,7 +16,7 @@ from balancer.tables.numbers import parse_numbers
 from balancer.tables.options import ReadOptions
 from balancer.tables.source import Source, opened, source_name, unreadable
 
-__all__ = ["Source", "collect", "column_types", "read_columns", "read_input", "scan", "source_name"]
+__all__ = ["Source", "collect", "column_names", "column_types", "read_columns", "read_input", "scan", "source_name"]
 
 _NO_OPTIONS = ReadOptions()
 _SAMPLE_ROWS = 10_000
@@ -69,6 +69,19 @@ def column_types(source: Source, read: ReadOptions = _NO_OPTIONS) -> dict[str, p
         raise unreadable(source_name(source)) from error
 
 
+def column_names(source: Source, read: ReadOptions = _NO_OPTIONS) -> list[str]:
+    """Return the names of the columns, in order.
+
+    Raises:
+        InputError: If the table can't be read.
+    """
+    query = opened(source, read).frame
+    try:
+        return query.collect_schema().names()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise unreadable(source_name(source)) from error
+
+
 def collect(query: pl.LazyFrame, source: Source) -> pl.DataFrame:
     """Run a query over `source`.
 
@@ -88,11 +101,7 @@ def read_columns(source: Source, columns: list[str] | None = None, read: ReadOpt
         InputError: If a column is missing (the message suggests the nearest name), or if the file is empty or
             damaged.
     """
-    query = opened(source, read).frame
-    try:
-        names = query.collect_schema().names()
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise unreadable(source_name(source)) from error
+    query, names = opened(source, read).frame, column_names(source, read)
     for column in columns or []:
         if column not in names:
             raise InputError(f"{source_name(source)} has no column {column!r}: {nearest(column, names)}")

@@ -49,7 +49,27 @@ def null_words(read: ReadOptions) -> frozenset[str]:
     return NULL_WORDS.union(text.strip().lower() for text in read.null_values or ())
 
 
+@dataclass(frozen=True)
+class Numbers:
+    """A column of text, read as numbers."""
+
+    values: pl.Series
+    """(N,) Float64, null where a cell is missing and where it can't be read."""
+    wrong: pl.Series
+    """(N,) Boolean, whether a cell is neither a number nor missing."""
+    marks: Marks
+    """The marks of the numbers."""
+    plain: bool
+    """Whether every number is written plainly, without currencies and other marks than a decimal point."""
+
+
 def parse_numbers(text: pl.Series, read: ReadOptions) -> tuple[pl.Series, pl.Series]:
+    """The values and the wrong cells of :func:`read_numbers`."""
+    numbers = read_numbers(text, read)
+    return numbers.values, numbers.wrong
+
+
+def read_numbers(text: pl.Series, read: ReadOptions) -> Numbers:
     """Read a column of text as numbers.
 
     A number may have a sign before or after it, brackets for a negative one, a currency before or after it,
@@ -59,29 +79,24 @@ def parse_numbers(text: pl.Series, read: ReadOptions) -> tuple[pl.Series, pl.Ser
         text: (N,) String.
         read: Marks and null words that were given, or found in the rest of the file. The column's own
             numbers come first where they are clear.
-
-    Returns:
-        (N,) Float64, null where a cell is null or a null word, and where it can't be read; and (N,) Boolean,
-        whether a cell is neither a number nor missing.
     """
+    name = text.name
     stripped = text.str.strip_chars()
     numbers = stripped.cast(pl.Float64, strict=False)
     missing = _missing(stripped, numbers, read)
-    plain = numbers.is_not_null()
-    marked = stripped.str.contains(r"[.,]") if _comma(read) else None
-    if (plain | missing).all() and (marked is None or not (marked & ~missing).any()):
-        return _without(numbers, missing), pl.repeat(False, len(text), dtype=pl.Boolean, eager=True).alias(text.name)
+    marked = stripped.str.contains(".", literal=True) if _comma(read) else None
+    if (numbers.is_not_null() | missing).all() and (marked is None or not (marked & ~missing).any()):
+        wrong = pl.repeat(False, len(text), dtype=pl.Boolean, eager=True)
+        return Numbers(_without(numbers, missing).alias(name), wrong.alias(name), Marks(None), plain=True)
     parts = _parts(stripped, missing)
     marks = _marks(parts, read)
-    written = _written(parts, "," if marks.decimal == "," else ".")
     if marks.decimal == ",":
         # A text such as 1.234 is a plain number too, but here its point parts thousands.
-        numbers = written.zip_with(parts["digits"].is_not_null(), numbers)
-        numbers = numbers.zip_with(written.is_not_null() | ~stripped.str.contains(r"\.").fill_null(False), written)
-    else:
-        numbers = numbers.zip_with(plain, written)
-    numbers = _without(numbers, missing)
-    return numbers.alias(text.name), (numbers.is_null() & ~missing).alias(text.name)
+        doubtful = stripped.str.contains(".", literal=True).fill_null(False)
+        numbers = _without(numbers, doubtful)
+    written = _written(parts, "," if marks.decimal == "," else ".")
+    numbers = _without(numbers.zip_with(numbers.is_not_null(), written), missing)
+    return Numbers(numbers.alias(name), (numbers.is_null() & ~missing).alias(name), marks, plain=False)
 
 
 def find_marks(text: pl.Series, read: ReadOptions) -> Marks:
@@ -137,7 +152,7 @@ def _without(numbers: pl.Series, missing: pl.Series) -> pl.Series:
 
 
 def _parts(stripped: pl.Series, missing: pl.Series) -> pl.DataFrame:
-    """The parts of each number: `digits` with their marks, null if it is none; `exponent`; `negative`; `scale`."""
+    """The parts of each number: `digits` with their marks, null if it is none, and the rest."""
     cells = stripped.str.replace_all("\u2212", "-", literal=True).set(missing, None)
     names = ("open", "before", "inner", "digits", "exponent", "percent", "permille", "after", "close")
     found = cells.str.extract_groups(_WRITTEN).struct.rename_fields(list(names)).struct.unnest()
