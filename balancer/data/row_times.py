@@ -73,8 +73,7 @@ def time_of(raw: Mapping[str, Any], spec: Spec, columns: Sequence[str], usual: T
     Raises:
         InputError: If it can't be read, or if the spec has no time.
     """
-    if spec.time is None:
-        raise InputError("the run was trained without a time (--time none), and the service needs one: train a run with --time")
+    assert spec.time is not None, "the service refuses such a run"
     if len(columns) == 1:
         return parse_time(raw[columns[0]], usual=usual, name=spec.time)
     try:

@@ -7,19 +7,17 @@ import json
 import math
 import uuid
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
 
+from balancer.data.row_times import time_of
 from balancer.data.schema import Schema
 from balancer.errors import InputError
 from balancer.serving.scoring.history import Row
+from balancer.tables.times import TimeForm, parse_time
 
-LATEST = 1e11
-"""Latest numeric time in seconds; a larger number must be in milliseconds."""
 LONGEST_TEXT = 1_000
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def parse_transaction(raw: Mapping[str, Any], schema: Schema, where: str, now: float, tolerance: float) -> Row:
@@ -39,10 +37,10 @@ def parse_transaction(raw: Mapping[str, Any], schema: Schema, where: str, now: f
     spec = schema.spec
     key = spec.id or "id"
     for name in spec.columns():
-        if name not in raw and name not in (spec.id, spec.label):
+        if name not in raw and name not in (spec.id, spec.label, spec.label_date):
             remedy = "null where it is not known" if name in _optional(schema) else "a value"
             raise InputError(f"{where}: column {name!r} is missing; give {remedy}")
-    moment = _time(raw[spec.time], f"{where}: column {spec.time!r}")
+    moment = _moment(raw, schema, where)
     if moment > now + tolerance:
         raise InputError(
             f"{where}: column {spec.time!r} is {moment - now:.0f} s ahead of the clock of the service, more than {tolerance:g} s; "
@@ -97,16 +95,23 @@ def _text(value: Any, where: str) -> str:
     return text
 
 
-def _time(value: Any, where: str) -> float:
-    """Convert an ISO 8601 text (UTC without a zone) or a number of seconds to seconds since 1970."""
-    if isinstance(value, str):
-        try:
-            moment = datetime.fromisoformat(value.strip())
-            moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-            return ((moment - _EPOCH) // timedelta(microseconds=1)) / 1e6
-        except (ValueError, OverflowError):
-            raise InputError(f"{where} can't be read as a time; write it as 2026-05-31T13:45:00, or as a number of seconds") from None
-    seconds = _number(value, where, math.inf)
-    if abs(seconds) > LATEST:
-        raise InputError(f"{where} is after the year 5000 if read as seconds; convert milliseconds to seconds")
-    return seconds
+def _time(value: Any, where: str, usual: TimeForm | None = None) -> float:
+    """Convert a text or a number to seconds since 1970, as a column of a table with this value is read."""
+    if not isinstance(value, str):
+        _number(value, where, math.inf)
+    try:
+        return parse_time(value, usual=usual)
+    except InputError:
+        raise InputError(f"{where} can't be read as a time; write it as 2026-05-31T13:45:00, or as a number of seconds") from None
+
+
+def _moment(raw: Mapping[str, Any], schema: Schema, where: str) -> float:
+    """The time of a transaction; that of a date and a time of day in two columns is their sum."""
+    columns = () if schema.spec.time is None else schema.parts(schema.spec.time)
+    where = f"{where}: column {schema.spec.time!r}"
+    if len(columns) == 1:
+        return _time(raw[columns[0]], where, schema.usual_time)
+    try:
+        return time_of(raw, schema.spec, columns, schema.usual_time)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None

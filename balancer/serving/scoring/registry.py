@@ -63,9 +63,11 @@ class LoadedModel:
         """Read a run folder.
 
         Raises:
-            InputError: As `TrainedRun.load`.
+            InputError: As `TrainedRun.load`; or if the run was trained without a time.
         """
         run = TrainedRun.load(folder, precision=precision)
+        if run.schema.spec.time is None:
+            raise InputError(f"{folder} was trained without a time (--time none), and the service needs one: serve a run with --time")
         digest = hashlib.sha256(precision.encode())
         for file in (*(folder / name for name in _FILES), *sorted((folder / TREES_FOLDER).glob("*"))):
             digest.update(file.name.encode() + (file.read_bytes() if file.is_file() else b""))
