@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from balancer.data.reading import Source, collect, scan, source_name
+from balancer.data.reading import Source, collect, source_name
 from balancer.errors import InputError
 from balancer.tables.options import ReadOptions
 from balancer.tables.profile import ColumnProfile, is_null_word, profile
+from balancer.tables.source import Opened, opened
 
 MAX_ROWS = 200_000
 """Rows from which a table is sampled."""
@@ -27,14 +28,19 @@ class Examined:
 
     source: Source
     """The table."""
-    read: ReadOptions
-    """How text is read."""
+    opened: Opened
+    """The same as it was opened."""
     rows: int
     """Rows of the table."""
     sample: pl.DataFrame
     """The rows that were looked at, in their order; columns of a CSV file as text."""
     profiles: dict[str, ColumnProfile]
     """Profile of each column."""
+
+    @property
+    def read(self) -> ReadOptions:
+        """How its text is read."""
+        return self.opened.read
 
     @property
     def sampled(self) -> bool:
@@ -53,7 +59,7 @@ class Examined:
             return self.sample.select(wanted)
         share = -(-self.rows // self.sample.height)
         key = pl.struct(entity) if len(entity) > 1 else pl.col(entity[0])
-        query = scan(self.source).select(wanted).filter(key.hash(0) % share == 0)
+        query = self.opened.frame.select(wanted).filter(key.hash(0) % share == 0)
         return collect(query, self.source)
 
 
@@ -67,8 +73,8 @@ def examine(source: Source, read: ReadOptions | None = None) -> Examined:
     Raises:
         InputError: The table can't be read, or has no rows.
     """
-    read = read or ReadOptions()
-    query = scan(source)
+    table = opened(source, read or ReadOptions())
+    query, read = table.frame, table.read
     rows = int(collect(query.select(pl.len()), source).item())
     if not rows:
         raise InputError(f"{source_name(source)} is empty: it has no rows")
@@ -76,13 +82,13 @@ def examine(source: Source, read: ReadOptions | None = None) -> Examined:
     most = max(_LEAST_ROWS, min(MAX_ROWS, _MAX_CELLS // max(1, len(names))))
     if rows <= most:
         sample = collect(query, source)
-        return Examined(source, read, rows, sample, profile(sample, read))
+        return Examined(source, table, rows, sample, profile(sample, read))
     sample = collect(query.gather_every(-(-rows // most)), source)
     # The estimate is of hashes, so it takes one pass without any table of values.
     simple = [name for name, dtype in query.collect_schema().items() if not dtype.is_nested()]
     counts = collect(query.select(pl.col(name).approx_n_unique() for name in simple), source)
     distinct = {name: int(count) for name, count in counts.row(0, named=True).items()}
-    return Examined(source, read, rows, sample, profile(sample, read, rows=rows, distinct=distinct))
+    return Examined(source, table, rows, sample, profile(sample, read, rows=rows, distinct=distinct))
 
 
 def varied(table: Examined, entity: tuple[str, ...], names: list[str]) -> set[str]:

@@ -106,7 +106,7 @@ def rank(role: str, name: str) -> int | None:
     for place, pattern in enumerate(RANKS[role]):
         if re.fullmatch(pattern, plain) or (place == 0 and joined == name.lower() and re.fullmatch(pattern, joined)):
             return place
-    return len(RANKS[role]) - 1 if role == "id" and not plain else None
+    return None
 
 
 def is_context(name: str) -> bool:

@@ -8,15 +8,16 @@ instead of learning behaviour.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from balancer.data.column_roles import MAX_CATEGORIES, STATIC, UNNAMED, Choice, feature_role, notes, out
 from balancer.data.examining import Examined, examine, varied
-from balancer.data.reading import Source, column_types
-from balancer.data.role_names import RANKS, is_id, is_other_date, rank
+from balancer.data.reading import Source, column_names
+from balancer.data.role_names import RANKS, is_id, is_other_date, is_second_label, rank
 from balancer.data.spec import COLUMN_ROLES, LIST_ROLES, SPLIT_KEYS, Spec, SplitSpec, nearest, normalise, read_spec_file
 from balancer.errors import InputError
 from balancer.tables.joined import JOINED, parts
@@ -56,6 +57,8 @@ class Roles:
     """Every column in the order of the table."""
     notes: tuple[str, ...]
     """What the user should know: columns left out, one line for each reason."""
+    doubts: tuple[str, ...]
+    """Roles that are not clear, each with the flag that names it; empty unless `inferred` may leave them."""
     table: Examined
     """The table as it was examined."""
 
@@ -81,12 +84,18 @@ def resolve_spec(
     """
     given = _given(source, spec_file, overrides)
     if all(role in given for role in (*COLUMN_ROLES, *LIST_ROLES) if role != "label_date"):
-        return _finished(given, need_label, column_types(source))
-    return _resolved(_Inference(examine(source, ReadOptions.from_dict(given["read"])), given), need_label)
+        return _finished(given, need_label, column_names(source, ReadOptions.from_dict(given["read"])))
+    return _Inference(examine(source, ReadOptions.from_dict(given["read"])), given).spec(need_label)
 
 
 def inferred(
-    source: Source, *, spec_file: str | Path | None = None, overrides: Mapping[str, Any] | None = None, need_label: bool = True
+    source: Source,
+    *,
+    spec_file: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    need_label: bool = True,
+    doubtful: bool = False,
+    earlier: bool = False,
 ) -> Roles:
     """Resolve the roles as `resolve_spec` does, with the reason for the role of each column.
 
@@ -95,17 +104,21 @@ def inferred(
         spec_file: As for `resolve_spec`.
         overrides: As for `resolve_spec`.
         need_label: As for `resolve_spec`.
+        doubtful: Whether a role that is not clear is left without a column and reported in `Roles.doubts`
+            instead of raising.
+        earlier: Whether to infer features as versions did that used no column of integers, and no text with
+            more than `MAX_CATEGORIES` values.
 
     Raises:
         InputError: As `resolve_spec`.
     """
     given = _given(source, spec_file, overrides)
-    inference = _Inference(examine(source, ReadOptions.from_dict(given["read"])), given)
-    spec = _resolved(inference, need_label)
+    inference = _Inference(examine(source, ReadOptions.from_dict(given["read"])), given, doubtful=doubtful)
+    spec = inference.spec(need_label, earlier=earlier)
     choices = inference.choices(spec)
     left_out = notes(choices.items(), spec.entity)
     columns = tuple(ColumnRole(profile, choices[name]) for name, profile in inference.profiles.items())
-    return Roles(spec, columns, (*inference.said, *left_out), inference.table)
+    return Roles(spec, columns, (*inference.said, *left_out), tuple(inference.doubts), inference.table)
 
 
 def _given(source: Source, spec_file: str | Path | None, overrides: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -116,7 +129,7 @@ def _given(source: Source, spec_file: str | Path | None, overrides: Mapping[str,
     flags = normalise(flags)
     split = {**given.get("split", {}), **flags.get("split", {}), **border}
     given = {**given, **flags, "split": split, "read": {**given.get("read", {}), **flags.get("read", {})}}
-    names = column_types(source)
+    names = column_names(source, ReadOptions.from_dict(given["read"]))
     for role in (*COLUMN_ROLES, *LIST_ROLES):
         columns = given.get(role) or ()
         for column in (columns,) if isinstance(columns, str) else columns:
@@ -127,41 +140,32 @@ def _given(source: Source, spec_file: str | Path | None, overrides: Mapping[str,
     return given
 
 
-def _resolved(inference: _Inference, need_label: bool) -> Spec:
-    given = inference.given
-    inference.find_time()
-    for role in ("label", "entity", "amount", "id"):
-        if role not in given:
-            given[role] = inference.by_name(role)
-            if given[role] is not None:
-                inference.by_its_name.add(given[role])
-    inference.find_unique()
-    inference.check_time()
-    spec = _finished(given, need_label, inference.profiles, features=False)
-    inference.find_features()
-    return replace(spec, **{role: given[role] for role in LIST_ROLES}) if _has_feature(given) else _no_feature(inference.profiles)
-
-
-def _finished(given: dict[str, Any], need_label: bool, names: Mapping[str, Any], *, features: bool = True) -> Spec:
-    if need_label and not given.get("label") and not given.get("label_date"):
-        dates = [name for name in names if is_other_date(name) and rank("time", name) is not None]
-        also = f", or the date on which a fraud was reported with --label-date ({', '.join(dates[:3])}?)" if dates else ""
-        raise InputError(f"no label column was recognised: name it with --label{also}; columns: {_listed(names)}")
-    if features and not _has_feature(given):
-        _no_feature(names)
+def _finished(given: dict[str, Any], need_label: bool, names: Collection[str]) -> Spec:
+    if need_label:
+        _check_label(given, names)
+    _check_features(given, names)
     return Spec.from_dict(given)
 
 
-def _has_feature(given: Mapping[str, Any]) -> bool:
-    return any(given.get(role) for role in ("amount", "entity", *LIST_ROLES))
+def _check_label(given: Mapping[str, Any], names: Collection[str]) -> None:
+    if not given.get("label") and not given.get("label_date"):
+        dates = [name for name in names if is_second_label(name) and rank("time", name) is not None]
+        also = f", or the date on which a fraud was reported with --label-date ({', '.join(dates[:3])}?)" if dates else ""
+        raise InputError(f"no label column was recognised: name it with --label{also}; columns: {_listed(names)}")
 
 
-def _no_feature(names: Mapping[str, Any]) -> Spec:
-    raise InputError(f"no column can be a feature: name columns with --numeric or --categorical; columns: {_listed(names)}")
+def _check_features(given: Mapping[str, Any], names: Collection[str]) -> None:
+    if not any(given.get(role) for role in ("amount", "entity", *LIST_ROLES)):
+        raise InputError(f"no column can be a feature: name columns with --numeric or --categorical; columns: {_listed(names)}")
 
 
-def _listed(names: Mapping[str, Any]) -> str:
+def _listed(names: Collection[str]) -> str:
     return ", ".join(list(names)[:30]) + (", ..." if len(names) > 30 else "")
+
+
+def _was_feature(column: ColumnProfile) -> bool:
+    """Whether a version that used no column of integers took the column as a feature."""
+    return column.kind == "number" or (column.kind in ("text", "boolean") and column.distinct <= MAX_CATEGORIES)
 
 
 class _Inference:
@@ -170,9 +174,10 @@ class _Inference:
     Args:
         table: The table.
         given: Keys of a spec; roles are added.
+        doubtful: Whether what is not clear is kept in `doubts` instead of raising.
     """
 
-    def __init__(self, table: Examined, given: dict[str, Any]) -> None:
+    def __init__(self, table: Examined, given: dict[str, Any], *, doubtful: bool = False) -> None:
         self.table, self.given = table, given
         self.profiles = table.profiles
         self._asked = frozenset(given)
@@ -180,7 +185,48 @@ class _Inference:
         """Columns whose role was found, not given."""
         self.said: list[str] = []
         """Notes about roles that no column has."""
+        self.doubts: list[str] = []
+        """What is not clear."""
+        self._doubtful = doubtful
         self._chosen: dict[str, Choice] = {}
+
+    def spec(self, need_label: bool, *, earlier: bool = False) -> Spec:
+        """Fill every role; with `earlier`, features as versions did that used no column of integers.
+
+        Raises:
+            InputError: A role is not clear, or there is no feature.
+        """
+        given, names = self.given, self.profiles
+        with self._kept():
+            self._find_time()
+        given.setdefault("time", None)
+        for role in ("label", "entity", "amount", "id"):
+            if role not in given:
+                given[role] = None
+                with self._kept():
+                    given[role] = self._by_name(role)
+                if given[role] is not None:
+                    self.by_its_name.add(given[role])
+        self._find_unique()
+        with self._kept():
+            self._check_time()
+        if need_label:
+            with self._kept():
+                _check_label(given, names)
+        self._find_features(earlier=earlier)
+        with self._kept():
+            _check_features(given, names)
+        return Spec.from_dict(given)
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        """Keep an error as a doubt, if doubts are allowed."""
+        try:
+            yield
+        except InputError as error:
+            if not self._doubtful:
+                raise
+            self.doubts.append(str(error))
 
     def _free(self) -> list[str]:
         held = [self.given.get(role) for role in COLUMN_ROLES]
@@ -195,7 +241,7 @@ class _Inference:
 
     # The time ----------------------------------------------------------------------------------------------
 
-    def find_time(self) -> None:
+    def _find_time(self) -> None:
         """Find the column of the time, or a date and a time of day that are joined."""
         if "time" in self.given:
             return
@@ -231,13 +277,13 @@ class _Inference:
                 return found[0]
         raise InputError(f"several columns may be the time ({', '.join(best or candidates)}): name it with --time")
 
-    def check_time(self) -> None:
+    def _check_time(self) -> None:
         """Note that there is no time; with an entity, whose rows form a history, that is an error.
 
         Raises:
             InputError: There is an entity.
         """
-        if self.given["time"] is not None or "time" in self._asked:
+        if self.given["time"] is not None or "time" in self._asked or self.doubts:
             return
         if self.given.get("entity"):
             raise InputError(
@@ -248,7 +294,7 @@ class _Inference:
 
     # Roles by name -----------------------------------------------------------------------------------------
 
-    def by_name(self, role: str) -> str | None:
+    def _by_name(self, role: str) -> str | None:
         """Find the column of a role by its name, or None.
 
         Raises:
@@ -280,8 +326,8 @@ class _Inference:
             return column.numeric or (place == 0 and column.kind in ("text", "constant", "empty"))
         return (unique or column.rows < _ENOUGH_ROWS) and column.kind != "date" and (column.whole or not column.numeric)
 
-    def find_unique(self) -> None:
-        """Take a customer or account that is different in every row as the id of the row, if there is no other."""
+    def _find_unique(self) -> None:
+        """Take a customer that is different in every row as the id of the row, where there is no other id."""
         if self.given["id"] is not None or "id" in self._asked:
             return
         found = [
@@ -296,11 +342,13 @@ class _Inference:
 
     # Features ----------------------------------------------------------------------------------------------
 
-    def find_features(self) -> None:
+    def _find_features(self, *, earlier: bool) -> None:
         """Fill the lists that are not given."""
         given = self.given
         self._chosen = {name: feature_role(self.profiles[name], context=given["time"] is not None) for name in self._free()}
         wanted = {name: each.role for name, each in self._chosen.items() if each.role and each.role not in given}
+        if earlier:
+            wanted = {name: each for name, each in wanted.items() if each == "context" or _was_feature(self.profiles[name])}
         static = self._static([name for name, role in wanted.items() if role != "context"])
         for name in static:
             self._chosen[name] = out(STATIC, f"the same in all rows of one {given['entity']}")

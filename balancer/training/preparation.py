@@ -13,7 +13,8 @@ import torch
 from rich.console import Console
 
 from balancer.data.dataset import Dataset, load_dataset
-from balancer.data.roles import resolve_spec
+from balancer.data.leaks import leak_notes, suspected_leaks
+from balancer.data.roles import inferred
 from balancer.data.score_memory import STAGE1_LOGIT
 from balancer.data.split import Split
 from balancer.devices import choose_device, torch_threads
@@ -223,11 +224,13 @@ def prepare(
     if base is not None and given is not None:
         config = replace(config, **base.sizes(given))
     learner = _learner(config, base, need_label)
-    spec = resolve_spec(config.dataset, spec_file=config.spec, overrides=config.role_overrides(), need_label=need_label)
     started = time.monotonic()
+    roles = inferred(config.dataset, spec_file=config.spec, overrides=config.role_overrides(), need_label=need_label, earlier=plain_values)
+    spec, leaks, left_out = roles.spec, leak_notes(suspected_leaks(roles)), roles.notes
+    del roles  # it holds rows of the table
     with console.status(f"reading {config.dataset}"):
         how: dict[str, Any] = {"bad_rows": config.bad_rows, "need_label": need_label, "score_fields": learner != "network"}
-        how["earlier"] = plain_values
+        how |= {"earlier": plain_values, "left_out": left_out}
         dataset = load_dataset(config.dataset, spec, hash_buckets=config.hash_buckets, **how)
         dataset = dataset.without_context_past() if before_trees else dataset
         asked = config.learner != "auto" or (base is not None and bool(base.schema.score_fields))
@@ -239,6 +242,7 @@ def prepare(
         if base is not None and keeps and not dataset.schema.encodes_like(base.schema):
             dataset = load_dataset(config.dataset, spec, codes=base.schema, **how)
             dataset = dataset.without_context_past() if before_trees else dataset
+    dataset.cautions += leaks
     _print_data(dataset, console, time.monotonic() - started)
     model = model_config(
         # The edges of the score fields are fitted when the first stage has filled them.
