@@ -18,9 +18,14 @@ def operating_points(predictions: pl.DataFrame, negative: str, *, amounts: bool)
     """
     label = predictions["label"]
     code = label.is_null().cast(pl.Int8) * -1 + (label.is_not_null() & (label != negative)).fill_null(False).cast(pl.Int8)
-    time = predictions["time"].dt.epoch("us").to_numpy() / 1e6
+    time = predictions["time"].dt.epoch("us").fill_null(0).to_numpy() / 1e6
     amount = predictions["amount"].to_numpy() if amounts else None
     return OperatingPoints.of(code.to_numpy(), predictions["score"].to_numpy(), time=time, amount=amount)
+
+
+def has_times(predictions: pl.DataFrame) -> bool:
+    """Whether the rows have times; a run without a time has none."""
+    return predictions["time"].null_count() < predictions.height
 
 
 def outcome(threshold: float, negative: str) -> pl.Expr:

@@ -23,8 +23,8 @@ class EvaluatedRows:
     """(n,) class index of the threshold half of validation."""
     test_label: np.ndarray
     """(t,) class index of the test rows."""
-    test_time: np.ndarray
-    """(t,) seconds."""
+    test_time: np.ndarray | None
+    """(t,) seconds, or None without times."""
     test_entity: np.ndarray | None
     """(t,) code, or None without entities."""
 
@@ -33,7 +33,8 @@ class EvaluatedRows:
         """Those of a data set that has been split."""
         store, threshold, test = dataset.store, dataset.rows(Split.THRESHOLD), dataset.rows(Split.TEST)
         entity = store.entity[test] if dataset.schema.spec.entity is not None else None
-        return cls(dataset.schema.classes, store.label[threshold], store.label[test], store.time[test], entity)
+        time = store.time[test] if dataset.schema.spec.time is not None else None
+        return cls(dataset.schema.classes, store.label[threshold], store.label[test], time, entity)
 
     def figures(self, threshold_score: np.ndarray, test_score: np.ndarray) -> dict[str, Any]:
         """Compute the figures of raw scores.

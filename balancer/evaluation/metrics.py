@@ -115,7 +115,7 @@ def evaluate_scores(
     threshold: float,
     raw_score: ArrayLike,
     classes: Sequence[str],
-    time: ArrayLike,
+    time: ArrayLike | None,
     class_scores: ArrayLike | None = None,
     entity: ArrayLike | None = None,
     amount: ArrayLike | None = None,
@@ -128,7 +128,7 @@ def evaluate_scores(
         threshold: Tuned on validation, on the scale of `score`.
         raw_score: (n,) uncalibrated fraud score of the model; its default threshold is .5.
         classes: K names, the legitimate class first.
-        time: (n,) seconds, for the days of card precision.
+        time: (n,) seconds, for the days of card precision and of the alarms; None without times.
         class_scores: (n, K) calibrated class probabilities, or None for a model that does not tell fraud
             classes apart.
         entity: (n,) integer code of card or account, or None.
@@ -147,8 +147,8 @@ def evaluate_scores(
         InputError: If no row is labelled, lengths differ, or a score is not finite.
     """
     labels, scores, raw = np.asarray(label), np.asarray(score, dtype=np.float64), np.asarray(raw_score, dtype=np.float64)
-    times = np.asarray(time, dtype=np.float64)
-    entities = None if entity is None else np.asarray(entity)
+    times = np.zeros(len(labels)) if time is None else np.asarray(time, dtype=np.float64)
+    entities = None if entity is None or time is None else np.asarray(entity)
     by_class = None if class_scores is None else np.asarray(class_scores, dtype=np.float64)
     amounts = None if amount is None else np.asarray(amount, dtype=np.float64)
     columns = {"score": scores, "raw_score": raw, "time": times, "entity": entities, "class_scores": by_class, "amount": amounts}
@@ -167,7 +167,12 @@ def evaluate_scores(
     if not len(order):
         raise InputError("no row to evaluate has a label: give rows with known labels")
     rows = _Rows(labels[order], scores[order], raw[order], times[order], None if entities is None else entities[order])
-    counts = alarm_counts(rows.label > 0, rows.score >= threshold, time=rows.time, amount=None if amounts is None else amounts[order])
+    counts = alarm_counts(
+        rows.label > 0,
+        rows.score >= threshold,
+        time=None if time is None else rows.time,
+        amount=None if amounts is None else amounts[order],
+    )
     result = (
         _ranking_metrics(rows, threshold)
         | {"alarms": counts}
@@ -262,30 +267,32 @@ def observed_days(time: ArrayLike) -> float:
     return max(1.0, float(times.max() - times.min()) / DAY) if len(times) else 1.0
 
 
-def alarm_counts(fraud: ArrayLike, alarm: ArrayLike, *, time: ArrayLike, amount: ArrayLike | None = None) -> dict[str, float | int | None]:
+def alarm_counts(
+    fraud: ArrayLike, alarm: ArrayLike, *, time: ArrayLike | None, amount: ArrayLike | None = None
+) -> dict[str, float | int | None]:
     """Count alarms, missed frauds and their amounts.
 
     Args:
         fraud: (n,) whether a row is a fraud.
         alarm: (n,) whether a row raises an alarm.
-        time: (n,) seconds.
+        time: (n,) seconds; None without times.
         amount: (n,) amounts, or None. A refund (a negative amount) counts as 0.
 
     Returns:
-        `caught, missed, false_alarms` (rows), `days`, `alarms_per_day, false_alarms_per_day`, and
-        `amount_caught, amount_missed` (None without amounts).
+        `caught, missed, false_alarms` (rows), `days`, `alarms_per_day, false_alarms_per_day` (None without
+        times), and `amount_caught, amount_missed` (None without amounts).
     """
     frauds, alarms = np.asarray(fraud, dtype=bool), np.asarray(alarm, dtype=bool)
     money = None if amount is None else np.where(frauds, np.maximum(np.asarray(amount, dtype=np.float64), 0.0), 0.0)
-    days = observed_days(time)
+    days = None if time is None else observed_days(time)
     false = int((alarms & ~frauds).sum())
     return {
         "caught": int((frauds & alarms).sum()),
         "missed": int((frauds & ~alarms).sum()),
         "false_alarms": false,
         "days": days,
-        "alarms_per_day": int(alarms.sum()) / days,
-        "false_alarms_per_day": false / days,
+        "alarms_per_day": None if days is None else int(alarms.sum()) / days,
+        "false_alarms_per_day": None if days is None else false / days,
         "amount_caught": None if money is None else math.fsum(money[alarms]),
         "amount_missed": None if money is None else math.fsum(money[~alarms]),
     }

@@ -134,7 +134,7 @@ def evaluate_rows(dataset: Dataset, rows: np.ndarray, scores: np.ndarray, decisi
         threshold=decision.threshold,
         raw_score=raw,
         classes=dataset.schema.classes,
-        time=store.time[rows],
+        time=store.time[rows] if dataset.schema.spec.time is not None else None,
         class_scores=decision.calibration.apply(scores) if scores.ndim == 2 else None,
         entity=store.entity[rows] if dataset.schema.spec.entity is not None else None,
         amount=store.amount[rows] if dataset.schema.spec.amount is not None else None,
@@ -151,10 +151,14 @@ def decision_table(dataset: Dataset, rows: np.ndarray, scores: np.ndarray, decis
         decision: Calibration and threshold.
 
     Returns:
-        Columns `id, time, entity` (where there is one), `amount, label, score, decision, class`.
+        Columns `id, time` (null in a table without a time), `entity` (where there is one), `amount, label,
+        score, decision, class`.
     """
     store, classes = dataset.store, dataset.schema.classes
-    columns: dict[str, Any] = {"id": dataset.ids[rows], "time": pl.Series(store.time[rows] * 1e6).cast(pl.Int64).cast(pl.Datetime("us"))}
+    micro = pl.Series(store.time[rows] * 1e6).cast(pl.Int64)
+    if dataset.schema.spec.time is None:
+        micro = pl.repeat(None, len(rows), dtype=pl.Int64, eager=True)
+    columns: dict[str, Any] = {"id": dataset.ids[rows], "time": micro.cast(pl.Datetime("us"))}
     if dataset.schema.spec.entity is not None:
         columns["entity"] = pl.Series(dataset.entities, dtype=pl.String).gather(store.entity[rows])
     names = pl.Series(classes, dtype=pl.String)

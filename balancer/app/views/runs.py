@@ -102,7 +102,7 @@ def _results(run: Run) -> None:
     counts = alarm_counts_of(run)
     st.header(f"Results: {run.name}")
     st.caption(
-        f"Test rows: {counted(run.metrics['rows'], 'transaction')} in {counted(round(counts['days']), 'day')} after training and validation, "
+        f"Test rows: {counted(run.metrics['rows'], 'transaction')}{_when(counts['days'])}, "
         f"{run.metrics['positives']:,} of them fraud. Every model uses its own threshold, tuned on validation rows. The small numbers "
         f"are the difference from {NAMES[USUAL]}, the usual method."
         + ("" if usual else " They are missing here, because an older version wrote this run.")
@@ -117,7 +117,7 @@ def _results(run: Run) -> None:
             ("Amount missed", money(counts["amount_missed"]), "amount_missed", "inverse", "{:+,.0f}"),
         ]
     for column, (title, value, key, colour, form) in zip(st.columns(len(tiles)), tiles, strict=True):
-        delta = form.format(counts[key] - usual[key]) if usual else None
+        delta = form.format(counts[key] - usual[key]) if usual and counts[key] is not None and usual[key] is not None else None
         if delta is not None and not delta.strip("+-0.,"):
             delta = None  # equal
         column.metric(title, value, delta, delta_color=colour, border=True, help="on the test rows")  # type: ignore[arg-type]
@@ -168,6 +168,10 @@ def _exact(metrics: Mapping[str, Any], path: tuple[str, ...]) -> Any:
     for key in path:
         found = found.get(key) if isinstance(found, Mapping) else None
     return found
+
+
+def _when(days: float | None) -> str:
+    return "" if days is None else f" in {counted(round(days), 'day')} after training and validation"
 
 
 def _side_by_side(runs: list[Run]) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import streamlit as st
+from polars import DataFrame
 
-from balancer.app.aggregates import alarms_by_day, by_class, calibration_bins
+from balancer.app.aggregates import alarms_by_day, by_class, calibration_bins, has_times
 from balancer.app.browsing import Run
 from balancer.app.charts import (
     Chart,
@@ -47,7 +48,8 @@ def show() -> None:
     saved = float(decision["threshold"])
     if decision.get("chosen"):
         st.caption(f"Scoring uses {saved:.4g}, which was saved on this page: {decision['chosen']}. Training tuned {decision['tuned']:.4g}.")
-    criteria = [SAVED, SCORE, ALARMS, FPR, RECALL, *([COST] if amounts else [])]
+    timed = has_times(table(run, "predictions.parquet"))
+    criteria = [SAVED, SCORE, *([ALARMS] if timed else []), FPR, RECALL, *([COST] if amounts else [])]
     criterion = st.segmented_control("Choose the threshold by", criteria, default=SAVED, required=True, key="criterion")
     price, loss = 5.0, 1.0
     if criterion == COST:
@@ -60,7 +62,7 @@ def show() -> None:
     metrics = thresholds.metrics(threshold)
     tiles = {
         "Threshold": f"{threshold:.4g}",
-        "Alarms per day": number(metrics["alarms_per_day"], 1),
+        "Alarms per day": number(metrics["alarms_per_day"] if timed else None, 1),
         "Precision": percent(metrics["precision"]),
         "Recall": percent(metrics["recall"]),
         "F1": number(metrics["f1"]),
@@ -71,8 +73,9 @@ def show() -> None:
     places = [*st.columns(4), *st.columns(4)]
     for place, (title, value) in zip(places, tiles.items(), strict=False):
         place.metric(title, value)
+    days = f" of {counted(round(thresholds.days), 'day')}" if timed else ""
     st.caption(
-        f"Counted on {counted(thresholds.frauds + thresholds.legitimate, 'test transaction')} of {counted(round(thresholds.days), 'day')}. A threshold that is "
+        f"Counted on {counted(thresholds.frauds + thresholds.legitimate, 'test transaction')}{days}. A threshold that is "
         "chosen on the rows it is evaluated on looks slightly too good."
     )
     _save(run, threshold, how, saved)
@@ -97,6 +100,11 @@ def _chosen(criterion: str, thresholds: OperatingPoints, saved: float, price: fl
     if criterion == COST:
         return thresholds.for_cost(price, loss), f"lowest cost, {price:g} per alarm and {100 * loss:g} % of a missed amount"
     return saved, "as saved"
+
+
+def _by_day(rows: DataFrame, threshold: float, negative: str) -> list[tuple[str, Chart, str, str, str]]:
+    alarms = alarms_chart(alarms_by_day(rows, threshold, negative))
+    return [("Alarms per day", alarms, "alarms", "frauds and false alarms by day", "")]
 
 
 def _save(run: Run, threshold: float, how: str, saved: float) -> None:
@@ -129,7 +137,7 @@ def _charts(run: Run, thresholds: OperatingPoints, threshold: float, metrics: di
         ("Metrics by threshold", threshold_chart(steps, threshold), "thresholds", "F1, precision and recall by threshold", ""),
         ("False-positive rate by threshold", rate_chart(steps, threshold), "rates", "false-positive rate by threshold", ""),
         ("Outcomes", confusion_chart(metrics, thresholds.legitimate), "confusion", "caught, missed, false alarms and passed", ""),
-        ("Alarms per day", alarms_chart(alarms_by_day(rows, threshold, negative)), "alarms", "frauds and false alarms by day", ""),
+        *(_by_day(rows, threshold, negative) if has_times(rows) else []),
         ("Calibration", calibration_chart(bins), "calibration", "share of frauds by score", f"{probabilities} Bars are 95 % intervals."),
     ]
     if amounts:

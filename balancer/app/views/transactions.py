@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import streamlit as st
 
-from balancer.app.aggregates import attention_of, outcome
+from balancer.app.aggregates import attention_of, has_times, outcome
 from balancer.app.browsing import Run
 from balancer.app.charts import OUTCOMES, contributions_chart, timeline_chart
 from balancer.app.loading import (
@@ -53,7 +53,7 @@ def show() -> None:
         "amount": st.column_config.NumberColumn(format="localized"),
         "time": st.column_config.DatetimeColumn(format="YYYY-MM-DD HH:mm:ss"),
     }
-    left_out = [name for name in HIDDEN if name in listed.columns]
+    left_out = [name for name in (*HIDDEN, *([] if has_times(rows) else ["time"])) if name in listed.columns]
     picked = show_table(listed.drop(left_out), f"{run.name}-transactions", columns=columns, height=320, pick=True)
     wanted = st.text_input("Explain a transaction", key="transaction", placeholder="id, or select a row above").strip()
     chosen = listed.row(picked or 0, named=True)
@@ -70,10 +70,12 @@ def _filtered(run: Run, rows: pl.DataFrame, threshold: float, negative: str) -> 
     """Ask for filters and return the rows that match them, highest scores first."""
     kind = st.segmented_control("Show", [ALL, *OUTCOMES], default=ALL, required=True, key="kind",
                                 format_func=lambda name: "highest scores" if name == ALL else name)  # fmt: skip
-    first, last = rows.select(pl.col("time").min().dt.date().alias("a"), pl.col("time").max().dt.date().alias("b")).row(0)
     left, middle, right = st.columns(3)
     entity = left.text_input("Card or account", key="entity", placeholder="any").strip() if "entity" in rows.columns else ""
-    days = middle.date_input("Days", (first, last), min_value=first, max_value=last, key="days")
+    days: Any = None
+    if has_times(rows):
+        first, last = rows.select(pl.col("time").min().dt.date().alias("a"), pl.col("time").max().dt.date().alias("b")).row(0)
+        days = middle.date_input("Days", (first, last), min_value=first, max_value=last, key="days")
     least = right.number_input("Lowest amount", value=None, key="least-amount", placeholder="any") if has_amounts(run) else None
     lazy = rows.lazy().with_columns(outcome(threshold, negative))
     if kind != ALL:
@@ -95,10 +97,11 @@ def _one(run: Run, rows: pl.DataFrame, chosen: dict[str, Any], threshold: float,
         tiles["Amount"] = f"{chosen['amount']:,.2f}"
     for column, (title, value) in zip(st.columns(len(tiles)), tiles.items(), strict=True):
         column.metric(title, value)
-    st.caption(f"{chosen['time']:%Y-%m-%d %H:%M:%S}")
+    if chosen["time"] is not None:
+        st.caption(f"{chosen['time']:%Y-%m-%d %H:%M:%S}")
     used = attention_of(chosen)
     nodes = set(chosen.get("global_nodes") or [])
-    if chosen.get("entity") is not None:
+    if chosen.get("entity") is not None and chosen["time"] is not None:
         st.subheader(f"Test transactions of {chosen['entity']}")
         same = rows.lazy().filter(pl.col("entity") == chosen["entity"]).with_columns(outcome(threshold, negative)).collect()
         ids = same["id"].to_list()
@@ -178,6 +181,7 @@ def _deep(run: Run, chosen: dict[str, Any], used: dict[Any, float], nodes: set[A
             strict=False,
         )
         frame = frame.drop("attention", "global node") if network is None else frame
+        frame = frame if data.schema.spec.time is not None else frame.drop("time")
         show_table(frame, f"{chosen['id']}-history", columns={"attention": _share_column()}, height=420 if frame.height > 11 else None)
         if network is None:
             st.caption("This transaction is first. The fields of the trees are computed from all earlier ones.")
