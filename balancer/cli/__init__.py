@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from importlib import import_module
 
 COMMANDS = {
+    "inspect": "show the role of each column of a table and why, suspected leaks, and a spec file to start from",
     "train": "learn sampling weights, train a fraud classifier with them, and compare it with baselines",
     "pretrain": "pretrain a model without labels (masked fields, next transaction)",
     "score": "score the rows of a table with a trained run",

@@ -64,9 +64,9 @@ def feature_role(column: ColumnProfile, *, context: bool = True) -> Choice:
         column: Its profile.
         context: Whether columns may become context, whose earlier labels are features.
     """
-    name, kind, values = column.name, column.kind, f"{column.distinct:,} values"
+    name, kind = column.name, column.kind
     if is_second_label(name):
-        return out(LATER, "by its name a second label")
+        return out(LATER, "by its name known after the label" if kind in ("date", "time") else "by its name a second label")
     if kind == "empty":
         return out(EMPTY, "empty")
     if kind == "constant":
@@ -77,34 +77,34 @@ def feature_role(column: ColumnProfile, *, context: bool = True) -> Choice:
         return out(DATE, "a date besides the time" if kind == "date" else "a time of day besides the time")
     fraction = column.numeric and not column.whole
     if context and is_context(name) and not fraction and kind != "boolean" and not (column.unique and column.rows >= _OFTEN):
-        return Choice("context", f"the other side of a row, {values}")
+        return Choice("context", "by its name the other side of a row")
     if kind == "boolean":
         return Choice("categorical", "yes or no")
-    return _number(column, values) if column.numeric else _text(column, values)
+    return _number(column) if column.numeric else _text(column)
 
 
-def _number(column: ColumnProfile, values: str) -> Choice:
+def _number(column: ColumnProfile) -> Choice:
     name, often = column.name, column.repeats >= _OFTEN
     if not column.whole:
-        return Choice("numeric", "numbers with decimals")
+        return Choice("numeric", "numbers")
     if column.unique and column.rows >= _OFTEN:
         if is_id(name) or (column.digits or 0) >= _KEY_DIGITS or _is_row_number(column):
-            return out(UNIQUE, "a number of its own in nearly every row")
+            return out(UNIQUE, "a number of its own in each row")
         return Choice("numeric", "whole numbers")
     if is_code(name) or (column.digits or 0) >= _KEY_DIGITS:
-        return _code(column, values, "by its name a code" if is_code(name) else f"keys of {column.digits} digits")
+        return _code(column, "by its name a code" if is_code(name) else f"keys of {column.digits} digits")
     measure = is_count(name)
     if column.kind == "integer" and not measure and (column.distinct <= 2 or (column.distinct <= FEW_VALUES and often)):
-        return Choice("categorical", f"whole numbers with {values}")
+        return Choice("categorical", "whole numbers, few values")
     if not measure and (column.digits or 0) >= 4 and column.repeats >= _SELDOM and _is_sparse(column):
-        return _code(column, values, f"codes of {column.digits} digits")
+        return _code(column, f"codes of {column.digits} digits")
     return Choice("numeric", "whole numbers")
 
 
-def _code(column: ColumnProfile, values: str, why: str) -> Choice:
+def _code(column: ColumnProfile, why: str) -> Choice:
     if column.distinct > MAX_CATEGORIES and column.repeats < _SELDOM:
-        return out(TEXT, f"{why}, {values}")
-    return Choice("categorical", f"{why}, {values}")
+        return out(TEXT, f"{why}, too many values")
+    return Choice("categorical", why)
 
 
 def _is_row_number(column: ColumnProfile) -> bool:
@@ -119,18 +119,18 @@ def _is_sparse(column: ColumnProfile) -> bool:
     return column.distinct < 0.5 * (column.high - column.low + 1)
 
 
-def _text(column: ColumnProfile, values: str) -> Choice:
+def _text(column: ColumnProfile) -> Choice:
     name = column.name
     if column.unique and column.rows >= _OFTEN:
-        return out(UNIQUE, "a text of its own in nearly every row")
+        return out(UNIQUE, "a text of its own in each row")
     if column.distinct <= MAX_CATEGORIES:
-        return Choice("categorical", f"text with {values}")
+        return Choice("categorical", "text, few values")
     if not is_personal(name):
         if column.distinct <= MAX_REPEATED and column.repeats >= _OFTEN:
-            return Choice("categorical", f"text with {values} that repeat")
+            return Choice("categorical", "text, values repeat often")
         if column.words < 0.1 and column.repeats >= _SELDOM and (is_code(name) or column.length <= 40):
-            return Choice("categorical", f"codes with {values}, the most frequent count")
-    return out(TEXT, f"text with {values}")
+            return Choice("categorical", "codes; the most frequent count")
+    return out(TEXT, "text, too many values")
 
 
 def notes(choices: Iterable[tuple[str, Choice]], entity: str | None) -> list[str]:

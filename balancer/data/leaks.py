@@ -1,7 +1,7 @@
 """Columns that alone separate the classes: nearly always something that is known only after the label.
 
-What is special: the share of frauds of a value is measured on every second row and judged on the others, so that
-a column with many values does not look like a leak by chance.
+What is special: the share of frauds of a value is measured on every second row and judged on the others, so
+that a column with many values does not look like a leak by chance.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from balancer.data.checks import find_classes, label_names
+from balancer.data.column_roles import some
 from balancer.data.roles import Roles
 from balancer.errors import InputError
 from balancer.tables.numbers import parse_numbers
@@ -56,16 +57,13 @@ def suspected_leaks(roles: Roles) -> dict[str, str]:
 
 
 def leak_notes(found: dict[str, str]) -> list[str]:
-    """Warnings of suspected leaks, at most one line for each kind."""
-    lines: dict[str, list[str]] = {}
+    """Warnings of suspected leaks, one line for each kind."""
+    kinds: dict[str, list[str]] = {}
     for name, text in found.items():
-        lines.setdefault(text.partition(" (")[0], []).append(f"{name}{text[text.index(' (') :] if ' (' in text else ''}")
-    remedy = "check that it is known when a row is scored, or leave it out"
-    out = []
-    for what, names in lines.items():
-        listed = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-        out.append(f"suspected leak: {listed} {what}: {remedy}")
-    return out
+        what, _, area = text.partition(" (")
+        kinds.setdefault(what, []).append(f"{name} ({area}" if area else name)
+    remedy = "check that it is known when a row is scored, or take it out of the spec file that balancer inspect --out writes"
+    return [f"suspected leak, {what}: {some(names)}: {remedy}" for what, names in kinds.items()]
 
 
 def _positive(roles: Roles) -> pl.Series | None:

@@ -389,7 +389,5 @@ class _Inference:
             what = {"date": "dates and times" if held.clock else "dates", "time": "times of day"}.get(held.kind, "by its name")
             return what if name == column else f"{what}, part of {column}"
         if role == "entity":
-            return f"by its name, {held.distinct:,} values with {held.repeats:.1f} rows each"
-        if role == "label":
-            return f"by its name, {held.distinct:,} values"
-        return "by its name" + (", different in every row" if role == "id" else "")
+            return f"by its name, {held.repeats:.1f} rows each"
+        return "by its name, all different" if role == "id" else "by its name"

@@ -1,0 +1,171 @@
+"""What a table holds before anything is trained: roles with reasons, classes, time span, suspected leaks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from balancer.data.checks import RowCheck, find_classes, label_names
+from balancer.data.leaks import leak_notes, suspected_leaks
+from balancer.data.reading import Source, column_names, read_columns
+from balancer.data.roles import ColumnRole, Roles, inferred
+from balancer.data.row_times import read_reports, read_times
+from balancer.data.spec import Spec
+from balancer.data.spec_text import spec_text
+from balancer.errors import InputError
+from balancer.tables.joined import parts
+from balancer.tables.times import UNIT_NAMES, TimeForm
+
+_DATED = 1e8
+"""A time from here on, in seconds, is taken for a date (1973 and later)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Inspection:
+    """A table as `balancer inspect` shows it."""
+
+    roles: Roles
+    """Roles, reasons and notes."""
+    notes: tuple[str, ...]
+    """How the file was read, and what is left out."""
+    leaks: dict[str, str]
+    """Suspected leaks by column."""
+    classes: dict[str, int]
+    """Rows by class, the negative class first; empty without a label."""
+    unlabelled: int
+    """Rows without a label."""
+    time: dict[str, Any]
+    """First and last time, span in days, and how times were read; empty without a time."""
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """What must be decided before a run can be trained."""
+        return self.roles.doubts
+
+    @property
+    def warnings(self) -> list[str]:
+        """Suspected leaks in words."""
+        return leak_notes(self.leaks)
+
+    @property
+    def spec(self) -> str:
+        """The text of a spec file to start from."""
+        return spec_text(self.roles.spec)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as JSON-able values."""
+        table = self.roles.table
+        return {
+            "rows": table.rows,
+            "sampled_rows": table.sample.height,
+            "columns": [_column(each) | {"leak": self.leaks.get(each.name)} for each in self.roles.columns],
+            "doubts": list(self.doubts),
+            "notes": list(self.notes),
+            "leaks": dict(self.leaks),
+            "classes": dict(self.classes),
+            "unlabelled": self.unlabelled,
+            "time": dict(self.time),
+            "spec": self.roles.spec.to_dict(),
+            "spec_toml": self.spec,
+        }
+
+
+def inspect_table(
+    source: Source, *, spec_file: str | Path | None = None, overrides: Mapping[str, Any] | None = None, need_label: bool = True
+) -> Inspection:
+    """Inspect a table; roles that are not clear become doubts.
+
+    Args:
+        source: The table.
+        spec_file: As for :func:`balancer.data.roles.resolve_spec`.
+        overrides: As for :func:`balancer.data.roles.resolve_spec`.
+        need_label: Whether a table without a label is a doubt.
+
+    Raises:
+        InputError: If the table can't be read, or a role that was given does not fit.
+    """
+    roles = inferred(source, spec_file=spec_file, overrides=overrides, need_label=need_label, doubtful=True)
+    spec, notes = roles.spec, [*roles.table.opened.notes]
+    time, found, more = _time(source, spec)
+    classes, unlabelled, wrong = _classes(source, spec, found)
+    return Inspection(roles, (*notes, *more, *wrong, *roles.notes), suspected_leaks(roles), classes, unlabelled, time)
+
+
+def _column(each: ColumnRole) -> dict[str, Any]:
+    held = each.profile
+    return {
+        "name": each.name,
+        "role": each.choice.role or None,
+        "reason": each.choice.reason,
+        "kind": held.kind,
+        "distinct": held.distinct,
+        "missing": round(held.missing, 6),
+        "first": list(held.first),
+        "low": _finite(held.low),
+        "high": _finite(held.high),
+    }
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and np.isfinite(value) else None
+
+
+def _time(source: Source, spec: Spec) -> tuple[dict[str, Any], TimeForm, list[str]]:
+    """The span of the times, how they were read, and notes."""
+    if spec.time is None:
+        return {}, TimeForm(), []
+    names = parts(spec.time, column_names(source, spec.read))
+    frame = read_columns(source, list(names), spec.read)
+    check = RowCheck(frame.height, "drop")
+    try:
+        times = read_times(frame, spec, names, check)
+    except InputError as error:
+        return {}, TimeForm(), [str(error)]
+    notes = [*times.notes, *(f"{count:,} rows can't be used: {reason}" for reason, count in check.dropped.items())]
+    seconds = times.seconds[check.keep]
+    if not len(seconds):
+        return {}, times.found, notes
+    first, last = float(seconds.min()), float(seconds.max())
+    unit = None if times.found.unit is None else UNIT_NAMES[times.found.unit]
+    dated = abs(first) >= _DATED
+    return (
+        {
+            "first": _date(first) if dated else first,
+            "last": _date(last) if dated else last,
+            "days": round((last - first) / 86_400.0, 4),
+            "format": times.found.form,
+            "unit": unit,
+        },
+        times.found,
+        notes,
+    )
+
+
+def _date(seconds: float) -> str:
+    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _classes(source: Source, spec: Spec, found: TimeForm) -> tuple[dict[str, int], int, list[str]]:
+    """Rows by class, rows without a label, and what is wrong with the labels."""
+    if spec.label is None and spec.label_date is None:
+        return {}, 0, []
+    column = spec.label or spec.label_date
+    assert column is not None
+    values = read_columns(source, [column], spec.read)[column]
+    try:
+        if spec.label is None:
+            check = RowCheck(len(values), "drop")
+            reported = int((~np.isnan(read_reports(values, spec, found, check)))[check.keep].sum())
+            return {"no report": len(values) - reported, "reported": reported}, 0, []
+        text = label_names(values, spec.unlabelled)
+        counts = dict(text.drop_nulls().value_counts().rows())
+        names = find_classes(text, spec.negative)
+    except InputError as error:
+        counted = {} if spec.label is None else {str(name): int(count) for name, count in counts.items()}
+        return counted if len(counted) <= 10 else {}, 0, [str(error)]
+    return {name: int(counts[name]) for name in names}, text.null_count(), []
