@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,9 @@ def main(arguments: Sequence[str]) -> int:
 
     run = TrainedRun.load(config.run, precision=config.precision)
     result = evaluate_file(run, config.dataset, past=config.past, bad_rows=config.bad_rows, read=read)
+    for kind in ("note", "warning"):
+        for text in result[f"{kind}s"]:
+            print(f"{kind}: {text}", file=sys.stderr)
     if config.json:
         print(json.dumps(result, indent=2))
         return 0

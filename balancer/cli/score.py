@@ -88,8 +88,9 @@ def main(arguments: Sequence[str]) -> int:
         overwrite=config.overwrite,
         read=read,
     )
-    for note in result["notes"]:
-        print(note if note.startswith("warning: ") else f"note: {note}", file=sys.stderr)
+    for kind in ("note", "warning"):
+        for text in result[f"{kind}s"]:
+            print(f"{kind}: {text}", file=sys.stderr)
     if config.json:
         print(json.dumps(result, indent=2))
         return 0

@@ -19,6 +19,7 @@ from balancer.data.context_features import CONTEXT_FIELDS, context_fields
 from balancer.data.context_past import TableContextPast
 from balancer.data.features import Field, entity_fields, row_fields
 from balancer.data.label_checks import check_splits, label_cautions, split_notes
+from balancer.data.overlap import without_overlap
 from balancer.data.past import Events, TablePast
 from balancer.data.reading import Source, column_names, read_input
 from balancer.data.risk import risk_fields
@@ -170,10 +171,11 @@ def load_dataset(
     table, classes = read_table(
         path, spec, schema=known, classes=schema.classes if schema else None, form=form, bad_rows=bad_rows, need_label=need_label
     )
-    data = table
+    data, overlap = table, None
     if past is not None:
         before, _ = read_table(past, spec, schema=known, classes=classes, form=form, bad_rows=bad_rows, where="past row")
-        data = with_past(table, before, timed=spec.time is not None)
+        overlap = without_overlap(before, table, spec)
+        data = with_past(table, overlap.past, timed=spec.time is not None)
     entity, entities = _entities(data, spec)
     order = np.lexsort((data.time, entity))
     code = entity[order].astype(np.int32)
@@ -181,6 +183,9 @@ def load_dataset(
     start = np.searchsorted(code, code).astype(np.int64)
     reports = None if data.reports is None or spec.time is None else data.reports[order]
     notes, cautions, learned_label = [*table.notes] if schema is None else [], [], label
+    if past is not None and overlap is not None:
+        notes += [f"--past: {note}" for note in opened(past, spec.read).notes] + ([overlap.note] if overlap.note else [])
+        cautions += [overlap.caution] if overlap.caution else []
     if schema is None:
         split = _split(spec, data, time, label, row, code, entities, need_label)
         notes += split_notes(spec)
@@ -189,7 +194,7 @@ def load_dataset(
             notes += [note] if note else []
         if need_label:
             check_splits(learned_label, split, classes, spec)
-            cautions = label_cautions(classes, learned_label, split)
+            cautions += label_cautions(classes, learned_label, split)
     else:
         split = np.where(row < 0, Split.GAP, Split.TEST).astype(np.int8)
     texts = {name: data.texts[name][order] for name in dict.fromkeys((*spec.categorical, *spec.context))}

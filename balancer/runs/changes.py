@@ -38,20 +38,23 @@ def changes(run: TrainedRun, dataset: Dataset, frame: pl.DataFrame, score: np.nd
     Returns:
         A JSON-serializable dict: ``drift`` with ``fields`` (PSI by field), ``notable`` (those that changed,
         worst first) and ``unseen`` (values that training did not have, by column); ``alert_rate``; ``notes``
-        for the user. ``drift`` and ``alert_rate`` are None where the run has nothing to compare with.
+        and ``warnings`` for the user. ``drift`` and ``alert_rate`` are None where the run has nothing to
+        compare with.
     """
     rows = dataset.scored_rows()
     notes: list[str] = []
+    warnings: list[str] = []
     rate = _alert_rate(run, dataset.store.time[rows], alarm)
-    if rate is not None and rate.warning() is not None:
-        notes.append(f"warning: {rate.warning()}")
+    unusual = None if rate is None else rate.warning()
+    if unusual is not None:
+        warnings.append(unusual)
     reference = _reference(run)
     drift: dict[str, Any] | None = None
     if reference is None:
         notes.append(f"the run has no {REFERENCE_FILE} that fits its fields, so changes of the fields are not measured: train it again")
     else:
         drift = _drift(reference, dataset, rows, score) | {"unseen": unseen_values(frame, run.schema)}
-    return {"drift": drift, "alert_rate": None if rate is None else rate.to_dict(), "notes": notes}
+    return {"drift": drift, "alert_rate": None if rate is None else rate.to_dict(), "notes": notes, "warnings": warnings}
 
 
 def unseen_values(frame: pl.DataFrame, schema: Schema) -> dict[str, dict[str, Any]]:

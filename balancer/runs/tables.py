@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from balancer.data.dataset import Dataset, load_dataset
+from balancer.data.dataset import load_dataset
 from balancer.data.split import Split
 from balancer.errors import InputError
 from balancer.files import atomic_path, check_new_file
@@ -75,7 +75,12 @@ def score_file(
     alarm = columns["decision"].to_numpy()
     found = changes(run, dataset, frame, columns["score"].to_numpy(), alarm)
     summary = {"rows": frame.height, "alarms": int(alarm.sum()), "threshold": run.decision.threshold, "dropped": dataset.dropped}
-    return summary | {"output": str(output)} | found | {"notes": [*_notes_of(dataset), *found["notes"]]}
+    return (
+        summary
+        | {"output": str(output)}
+        | found
+        | {"notes": [*dataset.notes, *found["notes"]], "warnings": [*dataset.cautions, *found["warnings"]]}
+    )
 
 
 def check_output(output: Path, source: Path, *, past: Path | None, overwrite: bool) -> None:
@@ -95,11 +100,6 @@ def check_output(output: Path, source: Path, *, past: Path | None, overwrite: bo
     check_new_file(output, "--output", overwrite=overwrite, inputs={"--input": source, "--past": past})
 
 
-def _notes_of(dataset: Dataset) -> list[str]:
-    """Notes that matter when a table is scored: not which columns are left out, as in training."""
-    return [note for note in dataset.notes if "columns without a role" not in note and "filled with the training median" not in note]
-
-
 def evaluate_file(run: TrainedRun, source: Path, *, past: Path | None, bad_rows: Any, read: ReadOptions | None = None) -> dict[str, Any]:
     """Evaluate a run on labelled data: on its own table only the test rows, on any other table all rows.
 
@@ -111,8 +111,8 @@ def evaluate_file(run: TrainedRun, source: Path, *, past: Path | None, bad_rows:
         read: How text files are read, where it differs from the table of training.
 
     Returns:
-        ``part`` (``test`` or ``all``), ``dataset``, ``rows``, ``dropped``, and ``test`` with the keys of
-        report.json.
+        ``part`` (``test`` or ``all``), ``dataset``, ``rows``, ``dropped``, ``notes``, ``warnings``, and
+        ``test`` with the keys of report.json.
 
     Raises:
         InputError: The table can't be used, or has no labelled or no positive row.
@@ -136,5 +136,7 @@ def evaluate_file(run: TrainedRun, source: Path, *, past: Path | None, bad_rows:
         "dataset": str(source),
         "rows": len(rows),
         "dropped": dataset.dropped,
+        "notes": dataset.notes,
+        "warnings": dataset.cautions,
         "test": evaluate_rows(dataset, rows, run.scores(dataset, rows), run.decision),
     }

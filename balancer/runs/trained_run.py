@@ -102,7 +102,7 @@ class TrainedRun:
         if read is not None and read.to_dict():
             merged = ReadOptions.from_dict(schema.spec.read.to_dict() | read.to_dict())
             schema = replace(schema, spec=replace(schema.spec, read=merged))
-        return self.filled(load_dataset(source, schema.spec, schema=schema, past=past, bad_rows=bad_rows))
+        return self.filled(load_dataset(source, schema.spec, schema=schema, past=past, bad_rows=bad_rows, left_out=()))
 
     def filled(self, dataset: Dataset) -> Dataset:
         """``dataset`` after its score fields were computed, in place; they are the first stage's scores."""
