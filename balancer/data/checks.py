@@ -171,7 +171,7 @@ def accept_times(result: TimesResult, values: pl.Series, check: RowCheck) -> NDA
     check.reject(result.bad, values, result.why, "write all times in one way" if result.found else "give a time")
     return np.where(check.keep, result.seconds, 0.0)
 
-_NO, _YES = ("0", "false", "no", "n", "f"), ("1", "true", "yes", "y", "t")
+_SAYS_NO, _SAYS_YES = ("0", "false", "no", "n", "f"), ("1", "true", "yes", "y", "t")
 """Words that mean no and yes, opposites at the same place."""
 
 
@@ -241,10 +241,10 @@ def check_label(text: pl.Series, classes: tuple[str, ...], check: RowCheck) -> N
     Classes of an earlier version may have another spelling, so they are compared by their normal form too.
     """
     known = [str(normal_text(name)) for name in classes]
-    pair = next((pair for pair in zip(_NO, _YES, strict=True) if tuple(name.lower() for name in known) == pair), None)
+    pair = next((pair for pair in zip(_SAYS_NO, _SAYS_YES, strict=True) if tuple(name.lower() for name in known) == pair), None)
     if pair is not None:  # another file may say the same in other words: true for 1, no for 0
         lower = text.str.to_lowercase()
-        for name, words in zip(known, (_NO, _YES), strict=True):
+        for name, words in zip(known, (_SAYS_NO, _SAYS_YES), strict=True):
             text = text.set((lower.is_in(words) & ~text.is_in(known)).fill_null(False), name)
     codes = text.cast(pl.Enum(known if len(set(known)) == len(known) else list(classes)), strict=False).to_physical().cast(pl.Int16)
     check.reject(
