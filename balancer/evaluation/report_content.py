@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 TITLES = {
     "lightgbm": "LightGBM",
     "none": "no sampling",
@@ -109,6 +111,34 @@ def members_sentence(report: Mapping[str, Any]) -> str:
         return "This run has no network: it is stage 2 of the trees, which reads the scores of stage 1."
     weights = " + ".join(f"{weight:.2f} × {TITLES.get(name, name)}" for name, weight in members.items())
     return f"In log-odds, this run is {weights}; both read the scores of stage 1."
+
+
+DRAWS = 200
+_MOST_DRAWN = 2_000
+
+
+def chance_warning(test: Metrics) -> str:
+    """Say that a result is no better than chance; empty where it is better, or without frauds.
+
+    Random rankings of as many frauds and rows are drawn: the average precision is at the level of chance if
+    it is below the 97.5 % quantile of theirs.
+    """
+    precision, frauds, rows = test.get("average_precision"), test.get("positives"), test.get("rows")
+    if precision is None or not frauds or not rows or frauds >= rows:
+        return ""
+    share, drawn = frauds / rows, min(frauds, _MOST_DRAWN)
+    size = round(drawn / share)
+    rng = np.random.default_rng(0)
+    found = np.arange(1, drawn + 1)
+    by_chance = [float(np.mean(found / np.sort(rng.choice(size, drawn, replace=False) + 1))) for _ in range(DRAWS)]
+    # Fewer frauds vary more: the spread shrinks with the square root of their number.
+    spread = (float(np.quantile(by_chance, 0.975)) - float(np.mean(by_chance))) * math.sqrt(drawn / frauds)
+    if precision > float(np.mean(by_chance)) + spread:
+        return ""
+    return (
+        f"Warning: average precision {precision:.3f} is at the level of chance (share of frauds {share:.3f}): the fields say nothing about "
+        "the label. Check the roles of the columns, the label and --negative."
+    )
 
 
 def standard_error(metrics: Metrics) -> float | None:

@@ -21,6 +21,7 @@ from balancer.evaluation.report_content import (
     Column,
     Metrics,
     baselines_of,
+    chance_warning,
     differences,
     members_sentence,
     parts_of,
@@ -37,6 +38,13 @@ SPLIT_TITLES = {
     "test": ("test", "evaluated once, after training"),
 }
 """Title and use of each split."""
+
+
+SPLIT_ORDERS = {
+    "time": "The rows were split by time, in this order.",
+    "rows": "The table has no time: its rows were split in their order.",
+    "random": "The parts were drawn at random, not by time, so test rows may be earlier than training rows.",
+}
 
 
 def render_page(report: Mapping[str, Any]) -> str:
@@ -60,8 +68,8 @@ def render_page(report: Mapping[str, Any]) -> str:
         "Brier": BRIER,
         "ECE": ECE,
     }
-    members = members_sentence(report)
-    lines = ["# Report", "", summary(report), *(["", members] if members else []), "", "## Results on the test rows", ""]
+    said = [each for each in (chance_warning(report["test"]), members_sentence(report)) if each]
+    lines = ["# Report", "", summary(report), *[line for each in said for line in ("", each)], "", "## Results on the test rows", ""]
     every = models | parts
     rows = [[title, *_marked(columns.values(), metrics, every)] for title, metrics in models.items()]
     rows += [[f"*{PARTS_OF_RUN}:*", *[""] * len(columns)]] if parts else []
@@ -69,7 +77,7 @@ def render_page(report: Mapping[str, Any]) -> str:
     lines += _table(["model", *columns], rows)
     lines += [
         "",
-        "The test rows are later than all training and validation rows. Bold: best of its column. AP: average precision. Tuned: "
+        f"{_test_rows(report)}Bold: best of its column. AP: average precision. Tuned: "
         "calibrated scores, at the threshold with the best F1 on validation rows. At .5: scores before calibration, at the default "
         "threshold. False alarms are per 10,000 legitimate rows, at the highest threshold that reaches the recall (– where none "
         "does). Card precision@100: share with fraud among the 100 entities with the highest scores of a day (all entities on a day "
@@ -87,6 +95,11 @@ def render_page(report: Mapping[str, Any]) -> str:
             f"± {error:.3f}, and another seed changes it further: differences of that size are not evidence.",
         ]
     return "\n".join([*lines, "", *_classes(every), *_split(report["run"]), *_training(report["run"])]).rstrip() + "\n"
+
+
+def _test_rows(report: Mapping[str, Any]) -> str:
+    drawn = report["run"].get("data", {}).get("order") == "random"
+    return "" if drawn else "The test rows are later than all training and validation rows. "
 
 
 def _marked(columns: Iterable[Column], metrics: Metrics, models: Mapping[str, Metrics]) -> list[str]:
@@ -148,12 +161,14 @@ def _split(run: Mapping[str, Any]) -> list[str]:
         rows.append([title, use, f"{counts['rows']:,}", f"{frauds:,}", share])
     if not rows:
         return []
-    lines = ["## Split", "", "The rows were split by time, in this order. Sampling is applied to the training rows only.", ""]
+    how = SPLIT_ORDERS.get(data.get("order", "time"), SPLIT_ORDERS["time"])
+    lines = ["## Split", "", f"{how} Sampling is applied to the training rows only.", ""]
     lines += _table(["split", "use", "rows", "fraud", "share"], rows)
     split = data.get("split")
     if split:
         lines += ["", f"Requested: {_pairs(split)}."]
-    lines += [""] if data.get("notes") else []
+    lines += [""] if data.get("notes") or data.get("warnings") else []
+    lines += [f"- **warning**: {caution}" for caution in data.get("warnings", [])]
     lines += [f"- {note}" for note in data.get("notes", [])]
     return [*lines, ""]
 

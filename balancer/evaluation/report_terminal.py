@@ -30,6 +30,7 @@ from balancer.evaluation.report_content import (
     Column,
     Metrics,
     baselines_of,
+    chance_warning,
     members_sentence,
     parts_of,
     summary,
@@ -67,11 +68,13 @@ def print_report(report: Mapping[str, Any], console: Console, *, folder: Path | 
     models, parts = {THIS_RUN: report["test"]} | baselines_of(report), parts_of(report)
     frauds, rows = report["test"]["positives"], report["test"]["rows"]
     console.print()
-    console.print(_fitting(_comparison(models, f"Test: {counted(rows, 'later row')}, {counted(frauds, 'fraud')}", parts), console))
+    console.print(_fitting(_comparison(models, f"Test: {counted(rows, _kind_of_row(report))}, {counted(frauds, 'fraud')}", parts), console))
     if len(report["test"]["per_class"]) > 1:
         console.print()
         console.print(_fitting(_classes(models), console))
     console.print(Text(summary(report), style="bold"))
+    if chance := chance_warning(report["test"]):
+        console.print(Text(chance, style="bold yellow"))
     if members := members_sentence(report):
         console.print(Text(members))
     console.print(
@@ -79,6 +82,11 @@ def print_report(report: Mapping[str, Any], console: Console, *, folder: Path | 
     )
     if folder is not None:
         _print_files(folder, console)
+
+
+def _kind_of_row(report: Mapping[str, Any]) -> str:
+    order = report.get("run", {}).get("data", {}).get("order", "time")
+    return {"time": "later row", "rows": "later row"}.get(order, "row")
 
 
 def print_metrics(result: Mapping[str, Any], console: Console) -> None:
@@ -97,6 +105,8 @@ def print_metrics(result: Mapping[str, Any], console: Console) -> None:
     if len(test["per_class"]) > 1:
         console.print()
         console.print(_fitting(_classes({THIS_RUN: test}), console))
+    if chance := chance_warning(test):
+        console.print(Text(chance, style="bold yellow"))
     console.print(Text(f"Table: {result['dataset']}. A score of at least {test['threshold']:.4g} is an alarm.", style="dim"))
     for reason, count in result["dropped"].items():
         console.print(Text(f"dropped {counted(count, 'row')}: {reason}", style="yellow"))

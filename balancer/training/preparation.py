@@ -394,7 +394,17 @@ def describe_data(dataset: Dataset) -> dict[str, Any]:
         label = dataset.store.label[dataset.split == split]
         counts = {title: int((label == index).sum()) for index, title in enumerate(dataset.schema.classes)}
         parts[split.name.lower()] = {"rows": len(label), "unlabelled": int((label < 0).sum()), "classes": counts}
-    return {"rows": len(dataset.store.label), "parts": parts, "dropped": dict(dataset.dropped), "notes": list(dataset.notes)}
+    return (
+        {"rows": len(dataset.store.label), "parts": parts, "dropped": dict(dataset.dropped), "notes": list(dataset.notes)}
+        | ({"warnings": list(dataset.cautions)} if dataset.cautions else {})
+        | {"order": _order(dataset)}
+    )
+
+
+def _order(dataset: Dataset) -> str:
+    """How the parts follow each other: by `time`, by the `rows` of a table without a time, or at `random`."""
+    spec = dataset.schema.spec
+    return "random" if spec.split.by == "random" else "time" if spec.time is not None else "rows"
 
 
 def _print_data(dataset: Dataset, console: Console, seconds: float) -> None:
@@ -402,7 +412,7 @@ def _print_data(dataset: Dataset, console: Console, seconds: float) -> None:
     parts = describe_data(dataset)["parts"]
     console.print(
         f"{counted(len(dataset.store.label), 'row')} read in {seconds:.1f} s: "
-        f"entity {spec.entity or 'none'}, time {spec.time}, label {spec.label} ({', '.join(dataset.schema.classes)}), "
+        f"entity {spec.entity or 'none'}, time {spec.time or 'none'}, label {spec.label or spec.label_date} ({', '.join(dataset.schema.classes)}), "
         f"{len(dataset.schema.numeric_fields)} numeric and {counted(len(dataset.schema.categorical_fields), 'categorical field')}",
         highlight=False,
         soft_wrap=True,
@@ -414,5 +424,7 @@ def _print_data(dataset: Dataset, console: Console, seconds: float) -> None:
         console.print(f"  {name:<10}{parts[name]['rows']:>10,} rows  {positives:>7,} positive ({rate:.2f} %)", highlight=False)
     for note in dataset.notes:
         console.print(f"  note: {note}", style="dim", highlight=False, soft_wrap=True)
+    for caution in dataset.cautions:
+        console.print(f"  warning: {caution}", style="yellow", highlight=False, soft_wrap=True)
     for reason, count in dataset.dropped.items():
         console.print(f"  dropped {counted(count, 'row')}: {reason}", style="yellow", highlight=False, soft_wrap=True)
