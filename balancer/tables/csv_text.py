@@ -27,8 +27,10 @@ _MOST_ODD = 20
 _MOST_FOOTERS = 5
 _MOST_FOUND = 1_000
 """Lines of a part of the file that are examined one by one."""
+_TOTALS = r"(?:grand |sub ?-?)?totals?|totaux|total g[ée]n[ée]ral|sum|summe|gesamt(?:summe)?|somme|totale|suma|insgesamt"
+_TOTAL = re.compile(rf"(?:{_TOTALS})\W*", re.IGNORECASE)
 _WORDS = (
-    r"(?:grand |sub ?-?)?totals?|totaux|total g[ée]n[ée]ral|sums?|summe|gesamt(?:summe)?|somme|totale|suma|insgesamt|"
+    rf"{_TOTALS}|sums|"
     r"(?:number of |row ?|record ?)?(?:rows?|records?|lines?|count)|end of (?:file|report|data)|eof|trailer|trl|-- ?end.*|ende|fin"
 )
 _FOOTER = re.compile(
@@ -38,6 +40,7 @@ _FOOTER = re.compile(
 _WORD = re.compile(r"[^\W\d_]{2,}")
 _NEWLINE, _RETURN, _QUOTE, _HASH, _SPACE = b'\n\r"# '
 Positions = NDArray[np.int64]
+_NOTHING: Positions = np.zeros(0, dtype=np.int64)
 
 
 @dataclass
@@ -51,6 +54,8 @@ class Shape:
     footers: tuple[str, ...] = ()
     trailing: int = 0
     """Rows that end with separators after their last field."""
+    quoted: bool = True
+    """Whether fields may be in quotes; otherwise a quote is a character like any other."""
 
 
 @dataclass
@@ -76,14 +81,35 @@ def check_rows(path: Path, text: Path, head: Head) -> Shape:
         CorruptFileError: If a row has another number of fields (the message names the first such row), or if
             quotes are damaged.
     """
-    return _Check(path, text, head).run()
+    try:
+        return _Check(path, text, head).run()
+    except _StrayQuoteError:
+        if _starts_with_quote(text, head.separator):
+            raise
+    return _Check(path, text, head, quoted=False).run()
+
+
+class _StrayQuoteError(CorruptFileError):
+    """A quote inside a field."""
+
+
+def _starts_with_quote(text: Path, separator: str) -> bool:
+    """Whether any field of a file begins with a quote."""
+    before, begin = b"\n", separator.encode() + b'"'
+    with text.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            chunk = before + chunk
+            if begin in chunk or b'\n"' in chunk:
+                return True
+            before = chunk[-1:]
+    return False
 
 
 class _Check:
-    def __init__(self, path: Path, text: Path, head: Head) -> None:
-        self.path, self.text, self.head = path, text, head
+    def __init__(self, path: Path, text: Path, head: Head, *, quoted: bool = True) -> None:
+        self.path, self.text, self.head, self.quoted = path, text, head, quoted
         self.width = len(head.names)
-        self.shape = Shape()
+        self.shape = Shape(quoted=quoted)
         self.odd: list[_Odd] = []
         self.records = -1  # the header is record 0 and no row
         self.last: _Odd | None = None
@@ -91,7 +117,7 @@ class _Check:
     def run(self) -> Shape:
         if self.head.start:
             self._cut(np.array([[0, self.head.start]]))
-        for base, data in _records(self.path, self.text, self.head.start):
+        for base, data in _records(self.path, self.text, self.head.start, quoted=self.quoted):
             self._block(base, data)
             if len(self.odd) > _MOST_ODD:
                 raise self._wrong(self.odd[0])
@@ -108,7 +134,7 @@ class _Check:
         """Check whole rows: `data` begins with a row and ends with a line end."""
         separator = ord(self.head.separator)
         ends, separators = np.flatnonzero(data == _NEWLINE), np.flatnonzero(data == separator)
-        quotes = np.flatnonzero(data == _QUOTE)
+        quotes = np.flatnonzero(data == _QUOTE) if self.quoted else _NOTHING
         if len(quotes):
             ends = ends[np.searchsorted(quotes, ends) % 2 == 0]
             separators = separators[np.searchsorted(quotes, separators) % 2 == 0]
@@ -180,7 +206,7 @@ class _Check:
             inside = data[begin + 1 : end]
             if at_start or np.any((inside == separator) | (inside == _NEWLINE)):
                 record = int(np.searchsorted(starts, begin, side="right")) - 1
-                raise CorruptFileError(
+                raise _StrayQuoteError(
                     f"{self.path}: {self._place(int(row[record]), base + int(starts[record]))} has a quote inside a field: "
                     "write it twice and put the field in quotes"
                 )
@@ -214,14 +240,15 @@ class _Check:
         return len(cells) == 1 and len(_WORD.findall(cells[0])) >= 2 > len(_WORD.findall(usual))
 
     def _is_total(self, text: str) -> bool:
-        """Whether a row of the usual width is a footer: a word such as Total, and half of it empty."""
+        """Whether a row of the usual width is a footer: Total in its first field, and an empty field."""
         cells = self._cells(text)
-        written = [cell for cell in cells if cell]
-        return len(cells) > 2 and len(written) <= len(cells) / 2 and _FOOTER.fullmatch(written[0]) is not None
+        return len(cells) > 2 and not all(cells) and _TOTAL.fullmatch(cells[0]) is not None
 
     def _wrong(self, odd: _Odd) -> CorruptFileError:
         place = self._place(odd.row, odd.start)
-        return CorruptFileError(f"{self.path}: {place} has {odd.fields} fields, but the header has {self.width}: correct the row")
+        return CorruptFileError(
+            f"{self.path}: {place} has {odd.fields} field{'' if odd.fields == 1 else 's'}, but the header has {self.width}: correct the row"
+        )
 
     def _place(self, row: int, position: int) -> str:
         line, left = 1, position
@@ -232,7 +259,7 @@ class _Check:
         return f"row {row} (line {line})" if row > 0 else f"the header (line {line})"
 
 
-def _records(path: Path, text: Path, start: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+def _records(path: Path, text: Path, start: int, *, quoted: bool) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     """Read whole rows: their position in the file, and their bytes. The last one ends with a line end."""
     base, rest = start, b""
     with text.open("rb") as file:
@@ -240,7 +267,7 @@ def _records(path: Path, text: Path, start: int) -> Iterator[tuple[int, NDArray[
         while chunk := file.read(_CHUNK_BYTES):
             rest += chunk
             data = np.frombuffer(rest, dtype=np.uint8)
-            end = _last_end(data)
+            end = _last_end(data, quoted=quoted)
             if end < 0:
                 if len(rest) > _LONGEST_ROW:
                     raise _never_closed(path)
@@ -248,15 +275,17 @@ def _records(path: Path, text: Path, start: int) -> Iterator[tuple[int, NDArray[
             yield base, data[: end + 1]
             base, rest = base + end + 1, rest[end + 1 :]
     if rest:
-        if rest.count(b'"') % 2:
+        if quoted and rest.count(b'"') % 2:
             raise _never_closed(path)
         yield base, np.frombuffer(rest + b"\n", dtype=np.uint8)
 
 
-def _last_end(data: NDArray[np.uint8]) -> int:
+def _last_end(data: NDArray[np.uint8], *, quoted: bool) -> int:
     """The last line end that is not inside quotes, -1 if there is none."""
+    quotes = np.flatnonzero(data == _QUOTE) if quoted else _NOTHING
+    if not len(quotes):
+        return bytes(data).rfind(b"\n")
     ends = np.flatnonzero(data == _NEWLINE)
-    quotes = np.flatnonzero(data == _QUOTE)
     if len(quotes):
         ends = ends[np.searchsorted(quotes, ends) % 2 == 0]
     return int(ends[-1]) if len(ends) else -1

@@ -239,5 +239,7 @@ def _decode(path: Path, plain: Path, encoding: str, target: Path, old_mac: bool)
             file.write(decoder.decode(b"", final=True).encode())
     except UnicodeError as error:
         raise InputError(f"{path} is not in the encoding {encoding}: give another --encoding, or leave it out to find it") from error
-    except (LookupError, TypeError, AttributeError) as error:
+    except InputError:
+        raise
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"--encoding {encoding} is no encoding of text: give a name such as utf-8, latin-1 or utf-16") from error

@@ -164,10 +164,11 @@ def _preamble(body: list[str], separator: str) -> int:
 
 
 def _names(path: Path, body: list[str], separator: str) -> tuple[str, ...]:
+    body = [body[0].removeprefix("\ufeff"), *body[1:]]
     record = next(csv.reader(body, delimiter=separator, skipinitialspace=True))
     names = [name.strip() for name in record]
     if names:
-        names[0] = names[0].lstrip("\ufeff# ").strip() if names[0].lstrip("\ufeff").startswith("#") else names[0].lstrip("\ufeff")
+        names[0] = names[0].lstrip("# ") if names[0].startswith("#") else names[0]
     while len(names) > 1 and not names[-1]:
         names.pop()
     given = [name for name in names if name]

@@ -181,7 +181,14 @@ def _csv(path: Path, read: ReadOptions) -> _File:
     shape = check_rows(path, text.path, head)
     copy = cleaned(text.path, shape) if shape.cuts else text.copy
     scanned = text.path if copy is None else copy.path
-    frame = pl.scan_csv(scanned, separator=head.separator, infer_schema=False, new_columns=names, raise_if_empty=False)
+    frame = pl.scan_csv(
+        scanned,
+        separator=head.separator,
+        infer_schema=False,
+        new_columns=names,
+        quote_char='"' if shape.quoted else None,
+        raise_if_empty=False,
+    )
     try:
         sample = frame.head(_SAMPLE_ROWS).collect()
     except (pl.exceptions.PolarsError, OSError) as error:
