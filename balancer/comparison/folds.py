@@ -16,42 +16,58 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from balancer.data.checks import BadRows, RowCheck, check_time
+from balancer.data.checks import BadRows, RowCheck
 from balancer.data.dataset import Dataset, load_dataset
-from balancer.data.reading import read_columns
+from balancer.data.reading import column_types, read_columns
 from balancer.data.roles import resolve_spec
+from balancer.data.row_times import read_times
 from balancer.data.spec import Spec, SplitSpec
 from balancer.errors import InputError
 from balancer.names import counted
+from balancer.tables.joined import parts
+from balancer.tables.times import TimeForm
 
 
 @dataclass(frozen=True)
 class Fold:
-    """The rows with ``begin <= time < end``, in seconds."""
+    """The rows with ``begin <= time < end``, in seconds, or all rows where the parts are drawn at random."""
 
     index: int
     begin: float
     end: float
     rows: int
+    timed: bool = True
+    """Whether the rows have times; otherwise they are numbered from 0."""
 
     def describe(self) -> dict[str, Any]:
         """Index, number of rows, first day and end as values that JSON can hold."""
         moments = {"begin": self.begin} | ({} if np.isinf(self.end) else {"end": self.end})
-        return {"fold": self.index, "rows": self.rows} | {key: _date(value) for key, value in moments.items()}
+        return {"fold": self.index, "rows": self.rows} | {key: self._shown(value) for key, value in moments.items()}
+
+    @property
+    def place(self) -> str:
+        """Where the fold begins, in words."""
+        return self._shown(self.begin)
+
+    def _shown(self, value: float) -> str:
+        return datetime.fromtimestamp(value, UTC).date().isoformat() if self.timed else f"row {int(value) + 1}"
 
 
 class FoldedTable:
     """A table that is read once, and its folds.
 
+    A split by time has folds over time. A random split has no order: each of its folds is the whole table,
+    whose parts are drawn with a seed of its own.
+
     Args:
         source: Path of the table, or a frame.
-        folds: Number of folds; 1 is the whole table.
+        folds: Most folds; 1 is the whole table. There are fewer where the table is too short for so many.
         spec_file: TOML file with roles and split.
         roles: Roles from flags; they override the file.
         bad_rows: ``error`` or ``drop``.
 
     Raises:
-        InputError: The table or the roles can't be used, or a fold is too small to be split.
+        InputError: The table or the roles can't be used, or the whole table is too small to be split.
     """
 
     def __init__(
@@ -67,32 +83,87 @@ class FoldedTable:
         self.spec: Spec = resolve_spec(source, spec_file=spec_file, overrides=roles)
         if folds > 1 and self.spec.split.by_dates:  # the dates refer to the whole table
             self.spec = replace(self.spec, split=SplitSpec(gap=self.spec.split.gap))
-        frame = read_columns(source, self.spec.columns())
+        types = column_types(source)
+        self._time_columns = () if self.spec.time is None else parts(self.spec.time, types)
+        used = dict.fromkeys(part for name in self.spec.columns() for part in parts(name, types))
+        frame = read_columns(source, list(used))
         check = RowCheck(frame.height, bad_rows)
-        time = check_time(frame[self.spec.time], check)
+        times = read_times(frame, self.spec, self._time_columns, check)
+        self.spec = _as_found(self.spec, times.found)
+        time = times.seconds
         self._frame, self._time = (frame, time) if check.keep.all() else (frame.filter(pl.Series(check.keep)), time[check.keep])
-        self.folds = rolling(self._time, folds)
-        for fold in self.folds:
-            self._check(fold)
+        self.notes: list[str] = [*times.notes]
+        self.folds = self._most(folds)
 
     def load(self, fold: Fold) -> Dataset:
         """Load the rows of a fold as a data set."""
-        return load_dataset(self._rows(fold), self.spec, bad_rows=self.bad_rows)
+        return load_dataset(self._rows(fold), self._spec_of(fold, self.spec), bad_rows=self.bad_rows)
+
+    @property
+    def drawn(self) -> bool:
+        """Whether the parts are drawn at random."""
+        return self.spec.split.by == "random"
+
+    def _spec_of(self, fold: Fold, spec: Spec) -> Spec:
+        return replace(spec, split=replace(spec.split, seed=spec.split.seed + fold.index)) if self.drawn else spec
+
+    def _folds(self, count: int) -> list[Fold]:
+        timed = self.spec.time is not None
+        if self.drawn:
+            whole = replace(rolling(self._time, 1)[0], timed=timed)
+            return [replace(whole, index=index) for index in range(count)]
+        return [replace(fold, timed=timed) for fold in rolling(self._time, count)]
+
+    def _most(self, wanted: int) -> list[Fold]:
+        """As many folds as can be split, at most ``wanted``, and a note on what that means."""
+        first: InputError | None = None
+        for count in range(wanted, 0, -1):
+            folds = self._folds(count)
+            try:
+                for fold in folds:
+                    self._check(fold, count)
+            except InputError as error:
+                first = first or error
+                if count == 1:
+                    raise
+                continue
+            if first is not None:
+                self.notes.append(f"{counted(count, 'fold')} instead of {wanted}, because the table is too short for more: {first}")
+            if self.drawn and count > 1:
+                self.notes.append(
+                    f"a random split has no folds over time: each of the {count} folds is the whole table, with parts drawn anew, so test "
+                    "rows of different folds overlap and the intervals are too narrow"
+                )
+            return folds
+        raise InputError(f"--folds {wanted}: give a number above 0")
 
     def _rows(self, fold: Fold) -> pl.DataFrame:
         return self._frame.filter(pl.Series((self._time >= fold.begin) & (self._time < fold.end)))
 
-    def _check(self, fold: Fold) -> None:
+    def _check(self, fold: Fold, count: int) -> None:
         """Check that a fold can be split and has the classes it needs, by loading time and label alone."""
-        assert self.spec.label is not None
-        narrow = replace(self.spec, entity=None, amount=None, id=None, numeric=(), categorical=(), context=())
+        narrow = replace(self.spec, amount=None, id=None, numeric=(), categorical=(), context=())
+        keys: tuple[str, ...] = ()
+        if self.drawn and self.spec.entity is not None:
+            keys = parts(self.spec.entity, self._frame.columns)
+        else:
+            narrow = replace(narrow, entity=None)
+        labels = [name for name in (self.spec.label, self.spec.label_date) if name is not None]
+        columns = list(dict.fromkeys((*self._time_columns, *labels, *keys)))
         try:
-            load_dataset(self._rows(fold).select(self.spec.time, self.spec.label), narrow, bad_rows=self.bad_rows)
+            load_dataset(self._rows(fold).select(columns), self._spec_of(fold, narrow), bad_rows=self.bad_rows)
         except InputError as error:
-            if len(self.folds) == 1:
+            if count == 1:
                 raise
-            place = f"fold {fold.index + 1} of {len(self.folds)} ({counted(fold.rows, 'row')} from {_date(fold.begin)})"
-            raise InputError(f"{place}: {error}; --folds 1 compares on the whole table") from error
+            place = f"fold {fold.index + 1} of {count} ({counted(fold.rows, 'row')} from {fold.place})"
+            raise InputError(f"{place}: {error}") from error
+
+
+def _as_found(spec: Spec, found: TimeForm) -> Spec:
+    """The spec with what was found about the times of the whole table, so that a fold is read in this way."""
+    form = found.form if found.form is not None and not found.form.startswith("%Y-") else None
+    unit = found.unit if found.unit != "s" else None
+    return replace(spec, time_format=spec.time_format or form, time_unit=spec.time_unit or unit)
 
 
 def rolling(time: np.ndarray, count: int) -> list[Fold]:
@@ -106,7 +177,3 @@ def rolling(time: np.ndarray, count: int) -> list[Fold]:
         begin = float(ordered[first])
         folds.append(Fold(index, begin, end, int(((ordered >= begin) & (ordered < end)).sum())))
     return folds
-
-
-def _date(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).date().isoformat()

@@ -73,6 +73,8 @@ def run_comparison(config: CompareConfig, progress: TrainingProgress) -> tuple[P
     check_writable_folder(path, "--out")
     config.check_files()
     table = FoldedTable(config.dataset, folds=config.folds, spec_file=config.spec, roles=config.role_overrides(), bad_rows=config.bad_rows)
+    for note in table.notes:
+        progress.say(f"note: {note}")
     flags = {name: value for name, value in to_dict(config).items() if value is not None or name not in ROLES}
     if config.resume:
         assert config.out is not None
@@ -85,6 +87,7 @@ def run_comparison(config: CompareConfig, progress: TrainingProgress) -> tuple[P
     content = document(results, config.reference_treatment()) | {
         "student": config.student,
         "folds": [fold.describe() for fold in table.folds],
+        **({"notes": table.notes} if table.notes else {}),
         "flags": flags,
     }
     write_json(folder.path / RESULT_FILE, content)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -71,9 +72,15 @@ def test_csv_and_dates_in_the_split(tmp_path: Path) -> None:
     assert rolled.folds[0].describe()["begin"] == "2025-01-01"
 
 
-def test_too_small_a_fold_is_said_before_anything_is_made() -> None:
-    with pytest.raises(InputError, match=r"fold 1 of 2 \(3,000 rows from 2025-01-01\): the gap of 7 days.*--folds 1"):
-        FoldedTable(simulate(6_000, seed=3, fraud_rate=0.05), folds=2)
+def test_a_short_table_has_fewer_folds_and_says_so() -> None:
+    table = FoldedTable(simulate(6_000, seed=3, fraud_rate=0.05), folds=5)
+    assert 1 <= len(table.folds) < 5
+    (note,) = table.notes
+    assert re.search(r"instead of 5.*fold 1 of 5 \(3,000 rows from 2025-01-01\): the gap of 7 days", note)
+    assert FoldedTable(simulate(6_000, seed=3, fraud_rate=0.05), folds=2, roles={"gap": "1d"}).notes == []
+
+
+def test_too_small_a_table_is_said_before_anything_is_made() -> None:
     with pytest.raises(InputError, match=r"no row of|no positive row|too few"):
         FoldedTable(simulate(300, seed=3, fraud_rate=0.01), folds=5, roles={"gap": "0"})
 
