@@ -14,7 +14,7 @@ from balancer.data.checks import RowCheck, find_classes, label_names
 from balancer.data.leaks import leak_notes, suspected_leaks
 from balancer.data.reading import Source, column_names, read_columns
 from balancer.data.roles import ColumnRole, Roles, inferred
-from balancer.data.row_times import read_reports, read_times
+from balancer.data.row_times import NO_TIME, read_reports, read_times
 from balancer.data.spec import Spec
 from balancer.data.spec_text import spec_text
 from balancer.errors import InputError
@@ -91,7 +91,7 @@ def inspect_table(
     """
     roles = inferred(source, spec_file=spec_file, overrides=overrides, need_label=need_label, doubtful=True)
     spec, notes = roles.spec, [*roles.table.opened.notes]
-    time, found, more = _time(source, spec)
+    time, found, more = ({}, TimeForm(), []) if spec.time is None and roles.doubts else _time(source, spec)
     classes, unlabelled, wrong = _classes(source, spec, found)
     return Inspection(roles, (*notes, *more, *wrong, *roles.notes), suspected_leaks(roles), classes, unlabelled, time)
 
@@ -118,7 +118,7 @@ def _finite(value: float | None) -> float | None:
 def _time(source: Source, spec: Spec) -> tuple[dict[str, Any], TimeForm, list[str]]:
     """The span of the times, how they were read, and notes."""
     if spec.time is None:
-        return {}, TimeForm(), []
+        return {}, TimeForm(), [NO_TIME]
     names = parts(spec.time, column_names(source, spec.read))
     frame = read_columns(source, list(names), spec.read)
     check = RowCheck(frame.height, "drop")

@@ -52,7 +52,7 @@ RANKS: dict[str, tuple[str, ...]] = {
         r"|zeitstempel|buchungsdatum|buchungstag|horodatage|fecha|fecha_?hora|fecha_(?:de_)?\w+|data_ora|data_hora|date_heure|zeit|momento",
         r"when|(?:created|occurred|recorded|posted|booked|logged|received|authorized|authorised|processed)(?:_?(?:at|on|time|date|ts))?"
         r"|(?:start|begin|flow_start)_?(?:time|ts|timestamp)|stime|s_time",
-        r"\w+_?(?:timestamp|datetime|time|date|ts|at|on)|(?:time|date|timestamp)_\w+",
+        r"\w+(?:timestamp|datetime|_time|_date|_ts|_at|_on)|(?:time|date|timestamp)_\w+",
     ),
 }
 """Patterns of plain names by role, the strongest first."""

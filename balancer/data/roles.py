@@ -29,7 +29,7 @@ __all__ = ["MAX_CATEGORIES", "ColumnRole", "Roles", "Spec", "SplitSpec", "inferr
 _MAX_CLASSES = 50
 _ENOUGH_ROWS = 20
 """Rows from which a column whose values are all different is taken for ids."""
-NO_TIME = "no column looks like a time: rows are taken in their order; --split random draws the parts at random"
+NO_TIME = "no column looks like a time (--time names one); --split random draws the parts at random"
 
 
 @dataclass(frozen=True)

@@ -136,7 +136,11 @@ def _column(values: pl.Series, read: ReadOptions, rows: int, distinct: int | Non
     missing = 1 - present / max(1, len(values))
     given, times = given.filter(there), times.filter(there)
     here = given.n_unique()
-    known = here if distinct is None else max(here, distinct)
+    known = here
+    if distinct is not None:
+        # The estimate is some per cent off. Where no value of the sample is repeated, few are elsewhere.
+        every = round(rows * (1 - missing))
+        known = every if here == present and distinct >= 0.8 * every else max(here, distinct)
     head = values.head(2_000)
     head = head.drop_nulls()
     if head.dtype == pl.String:
