@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from balancer.cli.early import check_run
-from balancer.deployment.targets import export_file
+from balancer.deployment.targets import check_max_drop, export_file
 from balancer.names import counted
 from balancer.options.flags import Flag, read_flags
 
@@ -47,6 +47,7 @@ class ExportConfig:
 def main(arguments: Sequence[str]) -> int:
     """Export a run and print what was written; returns the exit code."""
     config = read_flags(ExportConfig, "balancer export", arguments)
+    check_max_drop(config.max_drop)
     check_run(config.run, dataset=config.dataset, needs_table=config.lite)
     export_file(config.run, config.target, lite=config.lite, out=config.out, overwrite=config.overwrite)
     from rich.console import Console

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from balancer.cli.early import check_run
+from balancer.deployment.targets import check_max_drop
 from balancer.options.flags import Flag, read_flags
 
 
@@ -42,6 +43,7 @@ class QuantizeConfig:
 def main(arguments: Sequence[str]) -> int:
     """Quantize a run and print a comparison with the full model; returns the exit code."""
     config = read_flags(QuantizeConfig, "balancer quantize", arguments)
+    check_max_drop(config.max_drop)
     check_run(config.run, dataset=config.dataset, needs_table=True)
     from rich.console import Console
 

@@ -23,8 +23,8 @@ from balancer.data.dataset import Dataset
 from balancer.data.schema import Schema
 from balancer.data.split import Split
 from balancer.deployment.distil import STEPS, distil
-from balancer.deployment.quantize import calibration, check_max_drop, onnx_scores, validation_metric, without_times
-from balancer.deployment.targets import LITE_FILE, SUFFIXES, Target, export_file, first_stage_file
+from balancer.deployment.quantize import calibration, onnx_scores, validation_metric, without_times
+from balancer.deployment.targets import LITE_FILE, SUFFIXES, Target, check_max_drop, export_file, first_stage_file
 from balancer.devices import random_state_kept, torch_threads
 from balancer.errors import UnsupportedError
 from balancer.files import write_bytes, write_json

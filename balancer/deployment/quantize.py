@@ -25,8 +25,8 @@ from sklearn.metrics import average_precision_score
 
 from balancer.data.dataset import Dataset
 from balancer.data.split import Split
+from balancer.deployment.targets import check_max_drop
 from balancer.devices import random_state_kept, torch_threads
-from balancer.errors import InputError
 from balancer.files import write_bytes
 from balancer.inference.decision import evaluate_rows, fraud_score
 from balancer.inference.detector import Detector
@@ -120,16 +120,6 @@ def quantize_run(
         "sensitivity": report.to_dict(),
         "seconds": round(time.monotonic() - started, 1),
     }
-
-
-def check_max_drop(max_drop: float) -> None:
-    """Check the budget of average precision.
-
-    Raises:
-        InputError: If it is not from 0 to below 1.
-    """
-    if not 0 <= max_drop < 1:
-        raise InputError(f"--max-drop is {max_drop}: give a share of average precision from 0 to below 1, for example 0.003")
 
 
 def without_times(report: SensitivityReport) -> SensitivityReport:

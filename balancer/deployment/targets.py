@@ -1,4 +1,4 @@
-"""Files that `balancer export` writes, checked before torch is imported."""
+"""Flags of `balancer quantize` and `balancer export`, checked before torch is imported."""
 
 from __future__ import annotations
 
@@ -12,6 +12,16 @@ Target = Literal["onnx", "executorch"]
 SUFFIXES: dict[str, str] = {"onnx": ".onnx", "executorch": ".pte"}
 LITE_FILE = "lite.json"
 """Description of a light model, beside it."""
+
+
+def check_max_drop(max_drop: float) -> None:
+    """Check the budget of average precision.
+
+    Raises:
+        InputError: If it is not from 0 to below 1.
+    """
+    if not 0 <= max_drop < 1:
+        raise InputError(f"--max-drop is {max_drop}: give a share of average precision from 0 to below 1, for example 0.003")
 
 
 def first_stage_file(file: Path) -> Path:

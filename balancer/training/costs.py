@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,13 +13,15 @@ from rich.table import Table
 from balancer.data.dataset import Dataset
 from balancer.data.split import Split
 from balancer.models import ModelConfig
-from balancer.options.fit import BUDGETS, Budget
+from balancer.options.fit import BUDGETS, Budget, ScheduleOptions
 from balancer.training.fitting import POOL_SHARE, REWARD_NEGATIVES, Pools
 from balancer.training.preparation import Prepared, schedule_for
 from balancer.training.trainer import ClassifierTrainer
 from balancer.training.treatment import BASELINES
 
 PROBE_STEPS = 4
+SIMILAR = 0.15
+"""Budgets whose numbers of steps differ by at most this share are said to train equally long."""
 PPO_SECONDS = {"quick": 20.0, "standard": 40.0, "thorough": 120.0}
 """Seconds that PPO takes on one core; they depend little on the table."""
 
@@ -92,7 +95,8 @@ def print_costs(prepared: Prepared, console: Console) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title_justify="left")
     for column in ("budget", "epochs", "steps per epoch", "about"):
         table.add_column(column, justify="left" if column == "budget" else "right")
-    for name, budget in estimate(prepared).items():
+    found = estimate(prepared)
+    for name, budget in found.items():
         chosen = name == prepared.config.budget
         table.add_row(
             ("> " if chosen else "  ") + name,
@@ -102,3 +106,29 @@ def print_costs(prepared: Prepared, console: Console) -> None:
             style="bold" if chosen else "dim",
         )
     console.print(table)
+    note = equal_budgets({name: budget.schedule for name, budget in found.items()}, prepared.config)
+    if note is not None:
+        console.print(f"note: {note}", style="dim", highlight=False, soft_wrap=True)
+
+
+def equal_budgets(schedules: Mapping[str, Budget], options: ScheduleOptions) -> str | None:
+    """Say which budgets train equally long, because the table is small.
+
+    Args:
+        schedules: Schedule by name of the budget.
+        options: What was given for the schedule.
+
+    Returns:
+        A sentence, or None where they differ.
+    """
+    if options.steps_per_epoch is not None or options.epochs is not None:
+        return None
+    total = {name: schedule.epochs * schedule.steps_per_epoch for name, schedule in schedules.items()}
+    most = max(total.values())
+    names = [name for name in total if total[name] >= most * (1 - SIMILAR)]
+    steps = {schedule.steps_per_epoch for schedule in schedules.values()}
+    if len(names) < 2:
+        each = f"every budget has {max(steps)} steps per epoch" if len(steps) == 1 else None
+        return each and f"the table is small: {each}, and only the number of epochs differs; --steps-per-epoch gives more"
+    listed = " and ".join([", ".join(names[:-1]), names[-1]])
+    return f"the table is small: {listed} train about {most} steps each, so that no row is repeated too often; --steps-per-epoch gives more"

@@ -133,7 +133,8 @@ def opened_run(
     Args:
         config: Configuration of a new run.
         console: Where progress is printed.
-        saved: The run to resume; its own configuration is used. None for a new run.
+        saved: The run to resume; its own configuration is used, but for the path of the table. None for a new
+            run.
         given: Fields of ``config`` that were typed, see :func:`prepare`.
         need_label: False for a table to pretrain on.
 
@@ -148,7 +149,7 @@ def opened_run(
         RunFolder.refuse_existing(path)
         check_writable_folder(path, "--out")
     else:
-        config, threads = saved.config(), int(saved.content["threads"])
+        config, threads = replace(saved.config(), dataset=config.dataset), int(saved.content["threads"])
     with torch_threads(threads):
         if saved is None:
             prepared = prepare(config, console, given=given, need_label=need_label)
