@@ -22,9 +22,9 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from balancer.data.past import Events, Float, Kind, earlier_sum, signed_log
+from balancer.data.past import Events, Float, earlier_sum, signed_log
 from balancer.data.spec import DAY
-from balancer.data.timeline import Index, Timeline
+from balancer.data.timeline import Index, Kind, Timeline, first_of_key, shifted
 
 ACTIVITY_WINDOWS = {"1h": 3600.0, "1d": DAY, "7d": 7 * DAY}
 """Length of each look-back window of the activity, in seconds."""
@@ -102,7 +102,7 @@ class TableContextPast:
     def __init__(self, events: Events, label: NDArray[np.int16], delay: float, label_time: Float | None = None) -> None:
         self._label_time = label_time
         self.time, self.amount = events.time, events.amount
-        self._keys, self._label, self._delay = events.keys, label, delay
+        self._keys, self._label, self._delay, self._moments = events.keys, label, delay, events.moments
         self._arrival = np.arange(len(events.time)) if events.arrival is None else events.arrival
 
     def labels(self, column: str) -> KnownLabels:
@@ -118,13 +118,14 @@ class TableContextPast:
         known_key, known_time, fraud = _legitimate_first(known_key, known_time, fraud)
         size = len(known_key)
         index = np.arange(size, dtype=np.int64)
-        begin = np.searchsorted(known_key, known_key)
+        begin = first_of_key(known_key)
         before = np.maximum.accumulate(np.where(fraud, index, -1))  # the last fraud up to each known row, of any key
         run = np.maximum(np.maximum.accumulate(np.where(fraud, -1, index)) + 1, begin)  # where a run that goes on would have begun
         after = np.minimum.accumulate(np.where(fraud, index, size)[::-1])[::-1]  # the next fraud
         total = np.concatenate((np.zeros(1, np.int64), np.cumsum(fraud, dtype=np.int64)))
 
-        end = Timeline(known_key, known_time).position(key, time - self._delay, inclusive=self._delay > 0)
+        moments = self._moments.take(order)
+        end = Timeline(known_key, known_time).position(key, moments.minus(self._delay), inclusive=self._delay > 0)
         start = np.searchsorted(known_key, key)
         recent = tuple(total[end] - total[np.maximum(end - number, start)] for number in RECENT_LABELS)
         # Without a known label, or a known fraud, these point anywhere: the formulas do not read them.
@@ -147,9 +148,10 @@ class TableContextPast:
         """See `ContextPast`."""
         order, key, time = self._sorted(column)
         index = np.arange(len(order), dtype=np.int64)
-        begin = np.searchsorted(key, key)
-        timeline = Timeline(key, time)
-        first = {name: timeline.position(key, time - seconds) for name, seconds in ACTIVITY_WINDOWS.items()}
+        begin = first_of_key(key)
+        moments = self._moments.take(order)
+        timeline = Timeline(key, moments)
+        first = {name: timeline.position(key, moments.minus(seconds)) for name, seconds in ACTIVITY_WINDOWS.items()}
         zeros = np.zeros(len(order))
         level, square, recent = zeros, zeros, zeros
         if self.amount is not None:
@@ -158,7 +160,7 @@ class TableContextPast:
             square = earlier_sum(values * values, index, begin)
         return Activity(
             rows=self._back(order, index - begin),
-            last_time=self._back(order, time[np.maximum(index - 1, 0)]),
+            last_time=self._back(order, shifted(time)),
             within={name: self._back(order, index - place) for name, place in first.items()},
             level=self._back(order, level),
             square=self._back(order, square),

@@ -29,6 +29,7 @@ from balancer.data.score_memory import TableScores, clipped, memory_fields, memo
 from balancer.data.spec import Spec
 from balancer.data.split import Split, split_at_random, split_by_time
 from balancer.data.store import TransactionStore
+from balancer.data.timeline import first_of_key
 from balancer.deprecation import renamed_keyword
 from balancer.errors import InputError
 from balancer.names import counted
@@ -180,7 +181,7 @@ def load_dataset(
     order = np.lexsort((data.time, entity))
     code = entity[order].astype(np.int32)
     time, label, row = data.time[order], data.label[order], data.row[order]
-    start = np.searchsorted(code, code).astype(np.int64)
+    start = first_of_key(code)
     reports = None if data.reports is None or spec.time is None else data.reports[order]
     notes, cautions, learned_label = [*table.notes] if schema is None else [], [], label
     if past is not None and overlap is not None:
@@ -277,7 +278,7 @@ def _fields(
         yield from entity_fields(TablePast(events), timed=timed)
     contexts = spec.context if timed else ()
     for name in contexts:
-        yield from risk_fields(name, events.keys[name], events.time, label, spec.label_delay, label_time)
+        yield from risk_fields(name, events.keys[name], events.time, label, spec.label_delay, label_time, events.moments)
     context = TableContextPast(events, label, spec.label_delay, label_time)
     for name in contexts:
         yield from context_fields(context, name, wanted)

@@ -11,14 +11,15 @@ entity.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeVar
+from functools import cached_property
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from balancer.data.spec import DAY
-from balancer.data.timeline import Index, Timeline
+from balancer.data.timeline import Index, Kind, Moments, Timeline, first_of_key, shifted
 
 VELOCITY = {"1h": 3600.0, "6h": 6 * 3600.0, "1d": DAY, "2d": 2 * DAY, "7d": 7 * DAY, "30d": 30 * DAY}
 """Length of each look-back window, in seconds."""
@@ -30,7 +31,6 @@ QUANTITIES = ("cos", "sin", "level", "square")
 """What is summed over rows: cosine and sine of the time of day, the level of the amount, and its square."""
 
 Float = NDArray[np.float64]
-Kind = TypeVar("Kind", bound=np.generic)
 
 
 def signed_log(values: Float) -> Float:
@@ -48,9 +48,17 @@ def quantities(time: Float, level: Float | None) -> dict[str, Float]:
     Returns:
         (N,) per quantity; without amounts only "cos" and "sin".
     """
-    angle = np.mod(time, DAY) * (2 * np.pi / DAY)
-    circle = {"cos": np.cos(angle), "sin": np.sin(angle)}
-    return circle if level is None else circle | {"level": level, "square": level * level}
+    return {name: _quantity(name, time, level) for name in (QUANTITIES if level is not None else QUANTITIES[:2])}
+
+
+def _quantity(name: str, time: Float, level: Float | None) -> Float:
+    if name == "cos":
+        return np.cos(np.mod(time, DAY) * (2 * np.pi / DAY))
+    if name == "sin":
+        return np.sin(np.mod(time, DAY) * (2 * np.pi / DAY))
+    if level is None:
+        raise ValueError(f"{name} needs amounts")
+    return level if name == "level" else level * level
 
 
 def fixed(values: Float) -> Index:
@@ -130,6 +138,11 @@ class Events:
     """(N,) position in the input, which orders rows of different entities with the same time. None: the rows
     arrived in the order in which they are here."""
 
+    @cached_property
+    def moments(self) -> Moments:
+        """The distinct times of the rows."""
+        return Moments.of(self.time)
+
 
 class TablePast:
     """The statistics of all rows of a table at once; each is computed on request to save memory."""
@@ -139,13 +152,12 @@ class TablePast:
         self.time, self.amount = events.time, events.amount
         self.columns, self.categorical = tuple(events.keys), events.categorical
         self._index = np.arange(len(events.time), dtype=np.int64)
-        self._before = np.maximum(self._index - 1, 0)
         self.seen = self._index - events.start
         self.first_time = events.time[events.start]
-        self.previous_time = events.time[self._before]
-        self.previous_gap = (self.time - self.previous_time)[self._before]
-        timeline = Timeline(events.start, events.time)
-        self._first = {name: timeline.position(events.start, events.time - seconds) for name, seconds in VELOCITY.items()}
+        self.previous_time = shifted(events.time)
+        self.previous_gap = shifted(self.time - self.previous_time)
+        timeline = Timeline(events.start, events.moments)
+        self._first = {name: timeline.position(events.start, events.moments.minus(seconds)) for name, seconds in VELOCITY.items()}
         self._level = None if events.amount is None else signed_log(events.amount)
         empty = np.zeros(0)
         self.previous_level, self.top_level, self._total = empty, empty, empty
@@ -154,9 +166,9 @@ class TablePast:
             running = pl.DataFrame({"start": events.start, "level": self._level, "amount": clipped}).select(
                 pl.col("level").cum_max().over("start"), pl.col("amount").cum_sum().over("start")
             )
-            self.previous_level = self._level[self._before]
-            self.top_level = running["level"].to_numpy()[self._before]
-            self._total = np.where(self.seen > 0, running["amount"].to_numpy()[self._before], 0.0)
+            self.previous_level = shifted(self._level)
+            self.top_level = shifted(running["level"].to_numpy())
+            self._total = np.where(self.seen > 0, shifted(running["amount"].to_numpy()), 0.0)
 
     def count(self, window: str) -> Index:
         """See `Past`."""
@@ -165,7 +177,7 @@ class TablePast:
     def sum(self, quantity: str, window: str | None) -> Float:
         """See `Past`."""
         first = self._events.start if window is None else self._first[window]
-        return earlier_sum(quantities(self.time, self._level)[quantity], self._index, first)
+        return earlier_sum(_quantity(quantity, self.time, self._level), self._index, first)
 
     def amounts(self, window: str) -> Float:
         """See `Past`."""
@@ -177,20 +189,19 @@ class TablePast:
         pair = self._events.start * (int(key.max(initial=0)) + 2) + key + 1
         order = np.argsort(pair, kind="stable")
         group = pair[order]
-        is_new = np.concatenate((np.ones(1, np.bool_), group[1:] != group[:-1]))[: len(order)]
-        begin = np.maximum.accumulate(np.where(is_new, self._index, 0))
+        begin = first_of_key(group)
         zeros = np.zeros(len(order))
         level, square = zeros, zeros
         if self._level is not None:
             sorted_level = self._level[order]
             summed = (sorted_level, sorted_level * sorted_level)
             level, square = (_back(order, earlier_sum(each, self._index, begin)) for each in summed)
-        last_time = _back(order, self.time[order][self._before])
+        last_time = _back(order, shifted(self.time[order]))
         return KeyPast(_back(order, self._index - begin), last_time, level, square)
 
     def previous(self, field: str, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `Past`."""
-        return values[self._before]
+        return shifted(values)
 
 
 def earlier_sum(values: Float, index: Index, first: Index) -> Float:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balancer.data.spec import DAY
-from balancer.data.timeline import Index, Timeline
+from balancer.data.timeline import Index, Moments, Timeline
 
 WINDOW_DAYS = (1, 7, 30)
 PSEUDO_COUNT = 1.0
@@ -31,6 +31,7 @@ def risk_fields(
     label: NDArray[np.int16],
     delay: float,
     label_time: NDArray[np.float64] | None = None,
+    moments: Moments | None = None,
 ) -> Iterator[Field]:
     """Compute the smoothed fraud rate and the log count of labelled rows of a context column, per window.
 
@@ -41,6 +42,7 @@ def risk_fields(
         label: (N,) class; 0 is negative, -1 is unknown.
         delay: Seconds after which a label is known. With 0, the labels of strictly earlier rows are known.
         label_time: (N,) times that count for the labels, where some are known later; None: `time`.
+        moments: The same times as `time`, if they were found already.
 
     Yields:
         Name and (N,) values of each field.
@@ -49,17 +51,18 @@ def risk_fields(
     order = np.lexsort((time, key))
     order = order[np.searchsorted(key[order], 0) :]
     known = order[label[order] >= 0]
+    moments = Moments.of(time) if moments is None else moments
     if label_time is None:
-        label_time = time
+        timeline = Timeline(key[known], moments.take(known))
     else:
         known = known[np.lexsort((label_time[known], key[known]))]
-    timeline = Timeline(key[known], label_time[known])
+        timeline = Timeline(key[known], label_time[known])
     frauds: Index = np.concatenate((np.zeros(1, np.int64), np.cumsum(label[known] > 0, dtype=np.int64)))
-    key, time = key[order], time[order]
-    bound = time - delay
+    key = key[order]
+    bound = moments.take(order).minus(delay)
     last = timeline.position(key, bound, inclusive=delay > 0)
     for days in WINDOW_DAYS:
-        first = timeline.position(key, bound - days * DAY)
+        first = timeline.position(key, bound.minus(days * DAY))
         for field, values in rate_fields(name, days, frauds[last] - frauds[first], last - first):
             yield field, _in_input_order(size, order, values)
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from balancer.data.features import Field
 from balancer.data.past import VELOCITY, Float, earlier_sum
-from balancer.data.timeline import Index, Timeline
+from balancer.data.timeline import Index, Moments, Timeline
 
 STAGE1_LOGIT = "stage1_logit"
 """Field with the log-odds of fraud that the first stage gives to the row itself."""
@@ -105,8 +105,9 @@ class TableScores:
     def __init__(self, start: Index, time: Float, logit: NDArray[np.floating]) -> None:
         self._logit, self._index = clipped(logit), np.arange(len(time), dtype=np.int64)
         self.seen = self._index - start
-        timeline = Timeline(start, time)
-        self._first = {window: timeline.position(start, time - VELOCITY[window]) for window in WINDOWS}
+        moments = Moments.of(time)
+        timeline = Timeline(start, moments)
+        self._first = {window: timeline.position(start, moments.minus(VELOCITY[window])) for window in WINDOWS}
 
     def logit(self, back: int) -> Float:
         """See `ScorePast`."""
