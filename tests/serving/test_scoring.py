@@ -63,7 +63,7 @@ def test_scores_are_those_of_the_table_to_the_last_bit(
     assert model.stream.has_state
     assert rows["card_id"].value_counts()["count"].max() > 24  # three segments of 8 rows: states were passed on
 
-    score_file(TrainedRun.load(run), tmp_path / "in.parquet", output, past=None, bad_rows="error")
+    score_file(TrainedRun.load(run), tmp_path / "in.parquet", output, past=None, bad_rows="error", overwrite=True)
     whole = dict(pl.read_parquet(output).select(pl.col("transaction_id").cast(pl.String), "score").iter_rows())
     assert max(abs(expected[name] - whole[name]) for name in expected) < 1e-5
 

@@ -16,6 +16,8 @@ from balancer.serving.scoring.context_past import remove_entity
 from balancer.serving.scoring.context_risk import count_label, uncount_entity
 from balancer.serving.storage.database import Database
 from balancer.serving.storage.tables import entities, transactions
+from balancer.tables.options import NORMAL
+from balancer.tables.values import normal_text
 
 
 class Entities:
@@ -34,7 +36,7 @@ class Entities:
         Args:
             tenant: Whose transactions.
             schema: The schema of the model, for its classes and context columns.
-            labels: A class by id; None removes a label.
+            labels: A class by id; None removes a label. Ids and classes are compared by their normal form.
 
         Returns:
             The ids that are not stored here.
@@ -42,25 +44,31 @@ class Entities:
         Raises:
             InputError: If a label is not a class of the model.
         """
+        classes = {normal_text(name): name for name in schema.classes} | {name: name for name in schema.classes}
+        by_id: dict[str, str | None] = {}
+        given: dict[str, str] = {}
         for name, label in labels.items():
-            if label is not None and label not in schema.classes:
+            found = classes.get(label if label in classes else normal_text(label))
+            if label is not None and found is None:
                 raise InputError(f"the label of {name!r} is {label!r}; {nearest(label, schema.classes)}")
+            stored = (normal_text(name) or name) if schema.values == NORMAL else name
+            by_id[stored], given[stored] = found, name
 
         def work(connection: Connection) -> list[str]:
             columns = transactions.c
             wanted = select(columns.tenant, columns.id, columns.entity, columns.position, columns.time, columns.texts)
             found = connection.execute(
-                wanted.where(columns.tenant == tenant, columns.id.in_(list(labels))).order_by(columns.id).with_for_update()
+                wanted.where(columns.tenant == tenant, columns.id.in_(list(by_id))).order_by(columns.id).with_for_update()
             ).all()
             for row in found:
-                label = labels[row.id]
+                label = by_id[row.id]
                 connection.execute(
                     update(transactions)
                     .where(columns.entity == row.entity, columns.position == row.position)
                     .values(label=label, labelled=None if label is None else time.time())
                 )
                 count_label(connection, row, schema.spec.context, None if label is None else label != schema.classes[0])
-            return sorted(set(labels) - {row.id for row in found})
+            return sorted(name for stored, name in given.items() if stored not in {row.id for row in found})
 
         return self._database.write(work)
 
@@ -72,7 +80,7 @@ class Entities:
         """
 
         def work(connection: Connection) -> dict[str, Any]:
-            found = connection.execute(select(entities).where(entities.c.tenant == tenant, entities.c.name == name)).mappings().first()
+            found = _found(connection, tenant, name)
             if found is None:
                 raise MissingError(f"there is no entity {name!r}")
             columns = transactions.c
@@ -83,7 +91,7 @@ class Entities:
                 .limit(limit)
             )
             rows = [{"id": each.id, "time": each.time, "score": each.answer["score"], "label": each.label} for each in latest]
-            return {"entity": name, "transactions": found["rows"], "last_time": found["last_time"], "latest": rows}
+            return {"entity": found["name"], "transactions": found["rows"], "last_time": found["last_time"], "latest": rows}
 
         return self._database.read(work)
 
@@ -95,12 +103,21 @@ class Entities:
         """
 
         def work(connection: Connection) -> None:
-            chosen = select(entities.c.id).where(entities.c.tenant == tenant, entities.c.name == name).with_for_update()
-            found = connection.execute(chosen).scalar()
+            found = _found(connection, tenant, name, lock=True)
             if found is None:
                 raise MissingError(f"there is no entity {name!r}")
-            uncount_entity(connection, tenant, found)
-            remove_entity(connection, tenant, found)
-            connection.execute(delete(entities).where(entities.c.id == found))
+            uncount_entity(connection, tenant, found["id"])
+            remove_entity(connection, tenant, found["id"])
+            connection.execute(delete(entities).where(entities.c.id == found["id"]))
 
         self._database.write(work)
+
+
+def _found(connection: Connection, tenant: str, name: str, *, lock: bool = False) -> Mapping[str, Any] | None:
+    """The row of an entity by its name as it is given, or else by the normal form of the name."""
+    for each in dict.fromkeys((name, normal_text(name))):
+        chosen = select(entities).where(entities.c.tenant == tenant, entities.c.name == each)
+        found = connection.execute(chosen.with_for_update() if lock else chosen).mappings().first()
+        if found is not None:
+            return dict(found)
+    return None

@@ -147,10 +147,9 @@ def numeric_fields(
     Returns:
         (F,) in the order of the schema; NaN where a value was not sent.
     """
-    spec = schema.spec
     firsts = window_firsts(connection, entity, row.time) if firsts is None else firsts
     values = dict(_fields(connection, tenant, entity, row, schema, firsts))
-    values |= {name: np.array([row.numeric[name]], np.float32) for name in spec.numeric}
+    values |= {name: np.array([row.numeric[column]], np.float32) for column, name in schema.own_fields.items()}
     return np.concatenate([values[name] for name in schema.numeric_fields]) if schema.numeric_fields else np.zeros(0, np.float32)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import unicodedata
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -15,9 +16,16 @@ from balancer.data.row_times import time_of
 from balancer.data.schema import Schema
 from balancer.errors import InputError
 from balancer.serving.scoring.history import Row
+from balancer.tables.joined import join_texts
+from balancer.tables.numbers import null_words
+from balancer.tables.options import NORMAL
 from balancer.tables.times import TimeForm, parse_time
+from balancer.tables.values import NOBODY, normal_text
 
 LONGEST_TEXT = 1_000
+_UNPRINTABLE = ("Cc", "Cs")
+"""Unicode categories that no text of a transaction has: control characters, and halves of characters."""
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 def parse_transaction(raw: Mapping[str, Any], schema: Schema, where: str, now: float, tolerance: float) -> Row:
@@ -37,9 +45,10 @@ def parse_transaction(raw: Mapping[str, Any], schema: Schema, where: str, now: f
     spec = schema.spec
     key = spec.id or "id"
     for name in spec.columns():
-        if name not in raw and name not in (spec.id, spec.label, spec.label_date):
-            remedy = "null where it is not known" if name in _optional(schema) else "a value"
-            raise InputError(f"{where}: column {name!r} is missing; give {remedy}")
+        for part in schema.parts(name):
+            if part not in raw and name not in (spec.id, spec.label, spec.label_date):
+                remedy = "null where it is not known" if name in _optional(schema) or part != name else "a value"
+                raise InputError(f"{where}: column {part!r} is missing; give {remedy}")
     moment = _moment(raw, schema, where)
     if moment > now + tolerance:
         raise InputError(
@@ -47,16 +56,14 @@ def parse_transaction(raw: Mapping[str, Any], schema: Schema, where: str, now: f
             "correct the clock of the sender"
         )
     amount = None if spec.amount is None else _number(raw[spec.amount], f"{where}: column {spec.amount!r}", math.inf)
+    absent = null_words(spec.read)
     numeric = {
-        name: math.nan if raw[name] is None else _number(raw[name], f"{where}: column {name!r}", float(np.finfo(np.float32).max))
+        name: math.nan if _is_missing(raw[name], absent) else _number(raw[name], f"{where}: column {name!r}", _LARGEST)
         for name in spec.numeric
     }
-    texts = {
-        name: None if raw[name] is None else _text(raw[name], f"{where}: column {name!r}")
-        for name in dict.fromkeys((*spec.categorical, *spec.context))
-    }
-    identifier = uuid.uuid4().hex if raw.get(key) is None else _text(raw[key], f"{where}: column {key!r}")
-    entity = identifier if spec.entity is None else _text(raw[spec.entity], f"{where}: column {spec.entity!r}")
+    texts = {name: _key(raw, name, schema, where) for name in dict.fromkeys((*spec.categorical, *spec.context))}
+    identifier = uuid.uuid4().hex if raw.get(key) is None else _present(raw[key], f"{where}: column {key!r}", schema)
+    entity = identifier if spec.entity is None else _entity(raw, schema, where)
     digest = hashlib.sha256(json.dumps([entity, moment, amount, list(numeric.values()), texts]).encode()).hexdigest()
     return Row(identifier, entity, moment, moment, amount, numeric, texts, digest)
 
@@ -64,6 +71,13 @@ def parse_transaction(raw: Mapping[str, Any], schema: Schema, where: str, now: f
 def _optional(schema: Schema) -> tuple[str, ...]:
     spec = schema.spec
     return tuple(name for name in (*spec.numeric, *spec.categorical, *spec.context) if name not in (spec.entity, spec.amount, spec.time))
+
+
+def _is_missing(value: Any, absent: frozenset[str]) -> bool:
+    """Whether a value of a numeric column is missing, as in a table: null, NaN, or a word for it."""
+    if isinstance(value, str):
+        return value.strip().lower() in absent
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def _number(value: Any, where: str, most: float) -> float:
@@ -81,18 +95,51 @@ def _number(value: Any, where: str, most: float) -> float:
     return float(value)
 
 
-def _text(value: Any, where: str) -> str:
-    """Convert a value to text as for a column of a table: 3 and "3" are the same."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if not isinstance(value, str | int | float) or value == "":
+def _key(raw: Mapping[str, Any], name: str, schema: Schema, where: str) -> str | None:
+    """The value of a category or key as text; None where it, or every part of a joined key, is missing."""
+    return join_texts([_text(raw[part], f"{where}: column {part!r}", schema) for part in schema.parts(name)])
+
+
+def _entity(raw: Mapping[str, Any], schema: Schema, where: str) -> str:
+    """The entity as text.
+
+    Raises:
+        InputError: If it is missing, or a word that stands for a missing value.
+    """
+    assert schema.spec.entity is not None
+    columns = schema.parts(schema.spec.entity)
+    if len(columns) == 1:
+        text: str | None = _present(raw[columns[0]], f"{where}: column {columns[0]!r}", schema)
+    else:
+        text = _key(raw, schema.spec.entity, schema, where)
+    if text is None:
         raise InputError(
-            f"{where} is {'null' if value is None else 'empty' if value == '' else type(value).__name__}; give a text or a number"
+            f"{where}: columns {', '.join(map(repr, columns))} are all missing; one of them must name the {schema.spec.entity}"
         )
-    text = str(value)
-    if len(text) > LONGEST_TEXT or "\x00" in text or not text.isprintable():
-        raise InputError(f"{where} is not a printable text of at most {LONGEST_TEXT} characters; shorten or correct it")
+    each = [normal_text(raw[part]) for part in columns]
+    if all(part is None or part.lower() in NOBODY for part in each):
+        raise InputError(f"{where}: column {schema.spec.entity!r} is {text!r}, a word for a missing value; give the entity")
     return text
+
+
+def _present(value: Any, where: str, schema: Schema) -> str:
+    text = _text(value, where, schema)
+    if text is None:
+        raise InputError(f"{where} is {'null' if value is None else 'empty'}; give a text or a number")
+    return text
+
+
+def _text(value: Any, where: str, schema: Schema) -> str | None:
+    """Convert a value to text as for a column of a table, where 3, 3.0 and "3" are one; None is missing."""
+    if not isinstance(value, str | int | float | None):
+        raise InputError(f"{where} is {type(value).__name__}; give a text or a number")
+    if schema.values == NORMAL:
+        text = normal_text(value)
+    else:  # as earlier versions did
+        text = normal_text(value) if isinstance(value, bool) else None if value is None else str(value)
+    if text is not None and (len(text) > LONGEST_TEXT or any(unicodedata.category(each) in _UNPRINTABLE for each in text)):
+        raise InputError(f"{where} is not a printable text of at most {LONGEST_TEXT} characters; shorten or correct it")
+    return text or None
 
 
 def _time(value: Any, where: str, usual: TimeForm | None = None) -> float:

@@ -93,17 +93,18 @@ class LoadedModel:
         """Compute the input (C,) of the model for one row, without score fields.
 
         Args:
-            numeric: (F,) numeric fields; NaN is replaced by the median of the training rows.
+            numeric: (F,) numeric fields; NaN is kept where the training rows had it too, and is replaced by
+                their median in other fields.
             texts: Values of the categorical and context columns.
         """
         schema = self.base
         values = np.empty(len(schema.numeric_fields) + len(schema.categorical_fields), np.float32)
         values[: len(numeric)] = numeric
         for place, name in enumerate(schema.numeric_fields):
-            if name in schema.fill and np.isnan(values[place]):
+            if name in schema.fill and name not in schema.missing and np.isnan(values[place]):
                 values[place] = np.float32(schema.fill[name])
-        for place, name in enumerate(schema.categorical_fields, len(numeric)):
-            values[place] = self.coder.code(name, texts[name])
+        for place, (name, column) in enumerate(schema.categorical_columns.items(), len(numeric)):
+            values[place] = self.coder.code(name, texts[column])
         return values
 
     def step(self, values: NDArray[np.float32], state: RowState | None) -> tuple[NDArray[np.floating], RowState | None]:
@@ -127,6 +128,8 @@ def same_rows(one: Schema, two: Schema) -> str | None:
     for role in ("entity", "time", "amount", "id", "numeric", "categorical", "context", "label_delay"):
         if getattr(one.spec, role) != getattr(two.spec, role):
             return f"its {role} is {getattr(two.spec, role)!r}, not {getattr(one.spec, role)!r}"
+    if (one.values, one.joined) != (two.values, two.joined):
+        return "it was trained by another version of balancer, which compares categories and keys in another way"
     here, there = (each.without_score_fields().numeric_fields for each in (one, two))
     if here == there:
         return None
@@ -141,7 +144,8 @@ def _first_stage(detector: Detector, schema: Schema) -> str | None:
     if detector.stages is None:
         return None
     trees = [trees.digest for trees in detector.stages.folds]
-    return hashlib.sha256(repr((trees, detector.stages.train_end, digest_of(schema), sorted(schema.fill.items()))).encode()).hexdigest()
+    encoding = (digest_of(schema), sorted(schema.fill.items()), *([schema.missing] if schema.missing else []))
+    return hashlib.sha256(repr((trees, detector.stages.train_end, *encoding)).encode()).hexdigest()
 
 
 class Registry:
