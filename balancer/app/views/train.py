@@ -5,6 +5,7 @@ A run is a process of its own, so it continues when the page is closed.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +14,21 @@ import streamlit as st
 
 from balancer.app.browsing import find_runs, metrics_so_far, progress_of, read_run
 from balancer.app.charts import epochs_chart, labelled
-from balancer.app.jobs import MAX_UPLOAD, UPLOADS, Job, find_jobs, keep_upload, start
+from balancer.app.jobs import ENDINGS, MAX_UPLOAD, PACKED, UPLOADS, Job, find_jobs, keep_upload, start
 from balancer.app.loading import NAMES, runs_folder, sample_table, stamp
-from balancer.data.reading import column_types, scan
-from balancer.data.roles import resolve_spec
-from balancer.errors import InputError, reason_of
+from balancer.data.inspection import inspect_table
+from balancer.data.reading import collect, scan
+from balancer.data.spec import LIST_ROLES
+from balancer.errors import InputError
 from balancer.names import counted
 from balancer.options.fit import BUDGETS
 from balancer.options.flags import flag_of, parameters
 from balancer.options.train import TrainConfig
 
 SINGLE = ("entity", "time", "label", "amount", "id")
-LISTS = ("numeric", "categorical", "context")
 NOTHING = "–"
-HELP = {each.name: each.flag.help for each in parameters(TrainConfig)}
+PARAMETERS = {each.name: each for each in parameters(TrainConfig)}
+HELP = {name: each.flag.help for name, each in PARAMETERS.items()}
 
 
 def show() -> None:
@@ -44,20 +46,28 @@ def show() -> None:
     except InputError as error:
         st.error(str(error))
         return
-    left, middle, right = st.columns(3)
+    first, left, middle, right = st.columns(4)
+    learner = first.selectbox("Learner", PARAMETERS["learner"].choices, key="learner", help=PARAMETERS["learner"].flag.help)
     policies = ["ppo", "auto", "bandit", "schedule", "rule"]
     policy = left.selectbox(
         "Policy",
         policies,
         key="policy",
+        disabled=learner == "trees",
         help="ppo is fine-tuned on this table, and kept only where it is better than auto; auto is a constant that suits any table and "
         "takes no time",
     )
     length = middle.number_input(
-        "History length", 1, 4096, 16, key="history_length", help="Transactions of an entity that the model reads, the scored one included"
+        "History length",
+        1,
+        4096,
+        16,
+        key="history_length",
+        disabled=learner == "trees",
+        help="Transactions of an entity that the network reads, the scored one included",
     )
     seed = right.number_input("Seed", 0, 2**31 - 1, 0, key="seed")
-    flags |= {"policy": policy, "history_length": int(length), "seed": int(seed)}
+    flags |= {"learner": learner, "policy": policy, "history_length": int(length), "seed": int(seed)}
     budget = _budget(source, flags)
     name = st.text_input("Name of the run", _free_name(source.stem), key="run-name")
     if st.button("Start training", type="primary", icon=":material/play_arrow:", disabled=not ready):
@@ -83,9 +93,10 @@ def _source() -> Path | None:
     if how == "known here":
         return st.selectbox("Choose", known, format_func=_shown, key="known", label_visibility="collapsed")
     if how == "a path":
-        text = st.text_input("Path of a Parquet or CSV file, or of a folder of Parquet files", key="path").strip()
+        text = st.text_input("Path of a Parquet or CSV file, of JSON lines, or of a folder of such files", key="path").strip()
         return Path(text).expanduser().resolve() if text else None
-    given = st.file_uploader(f"Parquet or CSV, up to {MAX_UPLOAD // 2**20} MB", ["parquet", "csv"], key="upload")
+    endings = [ending.lstrip(".") for ending in (*ENDINGS, *PACKED)]
+    given = st.file_uploader(f"Parquet, CSV or JSON lines, up to {MAX_UPLOAD // 2**20} MB", endings, key="upload")
     if given is None:
         return None
     try:
@@ -96,13 +107,15 @@ def _source() -> Path | None:
 
 
 @st.cache_data(max_entries=16, show_spinner="reading the columns")
-def _detected(source: str, changed: Any, given: dict[str, Any]) -> dict[str, Any]:
-    return resolve_spec(Path(source), overrides=given).to_dict()
+def _inspected(source: str, changed: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """What `balancer inspect` finds."""
+    found = inspect_table(Path(source), overrides=given)
+    return found.to_dict() | {"warnings": found.warnings}
 
 
 @st.cache_data(max_entries=16, show_spinner=False)
-def _preview(source: str, changed: Any) -> tuple[pl.DataFrame, list[str]]:
-    return scan(Path(source), typed=True).head(5).collect(), list(column_types(Path(source)))
+def _preview(source: str, changed: Any) -> pl.DataFrame:
+    return collect(scan(Path(source)).head(5), Path(source))
 
 
 def _roles(source: Path) -> tuple[dict[str, Any], bool]:
@@ -117,38 +130,87 @@ def _roles(source: Path) -> tuple[dict[str, Any], bool]:
     if not source.exists():
         raise InputError(f"{source} does not exist: give the path of a table on this machine")
     changed = stamp(source) if source.is_file() else source.stat().st_mtime_ns
-    try:
-        head, columns = _preview(str(source), changed)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise InputError(f"{source} can't be read as a table ({reason_of(error)}): give a Parquet or CSV file") from error
+    head = _preview(str(source), changed)
+    found = _inspected(str(source), changed, {})
     st.dataframe(head, hide_index=True)
-    doubt, found = "", {}
-    try:
-        found = _detected(str(source), changed, {})
-    except InputError as error:
-        doubt = str(error)
-    with st.expander("Roles of the columns", expanded=bool(doubt), icon=":material/view_column:"):
-        if doubt:
-            st.warning(f"Not every role is clear: {doubt}")
-        given: dict[str, Any] = {}
-        for place, role in zip(st.columns(len(SINGLE)), SINGLE, strict=True):
-            options = [NOTHING, *columns]
-            now = found.get(role) or NOTHING
-            answer = place.selectbox(role, options, options.index(now), key=f"role-{role}-{source}", help=HELP[role])
-            given[role] = "none" if answer == NOTHING and role != "time" else answer
-        for place, role in zip(st.columns(len(LISTS)), LISTS, strict=True):
-            given[role] = tuple(place.multiselect(role, columns, found.get(role) or [], key=f"role-{role}-{source}", help=HELP[role]))
-        left, right = st.columns(2)
-        delay = left.text_input("Label delay: time until a label is known", "7d", key=f"delay-{source}", help="7d, 12h or seconds")
-        negative = right.text_input(
-            "Legitimate class", "", key=f"negative-{source}", placeholder="found automatically: 0, false, legitimate, …"
-        ).strip()
-        given |= {"label_delay": delay} | ({"negative": negative} if negative else {})
-    if given["time"] == NOTHING or given["label"] == "none":
-        st.warning("Choose the columns of the time and the label.")
+    with st.expander("Roles of the columns", expanded=bool(found["doubts"]), icon=":material/view_column:"):
+        if found["doubts"]:
+            st.warning("Not every role is clear:" + "".join(f"\n- {_plain(doubt)}" for doubt in found["doubts"]))
+        given = _choices(source, head.columns, found["spec"])
+    if given["label"] == "none":
+        st.warning("Choose the column of the label.")
         return given, False
-    _detected(str(source), changed, given)  # checks the roles as balancer train does
-    return given, True
+    now = _inspected(
+        str(source), changed, {"by" if role == "split" else role: value for role, value in given.items()}
+    )  # checks the roles as balancer train does
+    _columns(source, found, now)
+    for doubt in now["doubts"]:
+        st.error(_plain(doubt))
+    return given, not now["doubts"]
+
+
+def _choices(source: Path, columns: list[str], found: dict[str, Any]) -> dict[str, Any]:
+    """Ask for each role; the flags of balancer train."""
+    given: dict[str, Any] = {}
+    for place, role in zip(st.columns(len(SINGLE)), SINGLE, strict=True):
+        now = found.get(role) or NOTHING
+        options = list(dict.fromkeys((NOTHING, *columns, now)))
+        answer = place.selectbox(role, options, options.index(now), key=f"role-{role}-{source}", help=HELP[role])
+        given[role] = "none" if answer == NOTHING else answer
+    for place, role in zip(st.columns(len(LIST_ROLES)), LIST_ROLES, strict=True):
+        options = list(dict.fromkeys((*columns, *found[role])))
+        given[role] = tuple(place.multiselect(role, options, found[role], key=f"role-{role}-{source}", help=HELP[role]))
+    left, middle, right = st.columns(3)
+    delay = left.text_input("Label delay", "7d", key=f"delay-{source}", help="Time until a label is known: 7d, 12h or seconds")
+    negative = middle.text_input(
+        "Legitimate class", "", key=f"negative-{source}", placeholder="found automatically: 0, false, legitimate, …"
+    ).strip()
+    by = right.selectbox("Parts", ["time", "random"], key=f"split-{source}", help=HELP["split"])
+    return given | {"label_delay": delay, "split": by} | ({"negative": negative} if negative else {})
+
+
+def _columns(source: Path, found: dict[str, Any], now: dict[str, Any]) -> None:
+    """Show the role of each column with the reason, what looks wrong, and the spec file."""
+    for warning in now["warnings"]:
+        st.warning(_plain(warning), icon=":material/warning:")
+    before = {each["name"]: each for each in found["columns"]}
+    rows = [
+        {
+            "column": each["name"],
+            "role": each["role"] or "left out",
+            "why": before[each["name"]]["reason"] if before[each["name"]]["role"] == each["role"] else "chosen here",
+            "values": each["distinct"],
+            "missing": 100 * each["missing"],
+            "first": ", ".join(each["first"]),
+        }
+        for each in now["columns"]
+    ]
+    used = sum(row["role"] != "left out" for row in rows)
+    with st.expander(f"Columns: {used} of {len(rows)} are used", icon=":material/table_chart:"):
+        shape = {"missing": st.column_config.NumberColumn(format="%.1f %%"), "values": st.column_config.NumberColumn(format="localized")}
+        st.dataframe(pl.DataFrame(rows), hide_index=True, column_config=shape, key=f"columns-{source}")
+        for note in now["notes"]:
+            st.caption(_plain(note))
+        if now["classes"]:
+            total = max(1, sum(now["classes"].values()))
+            st.caption(
+                "Classes: " + ", ".join(f"{_plain(name)} {count:,} ({100 * count / total:.2f} %)" for name, count in now["classes"].items())
+            )
+        st.download_button(
+            "Spec",
+            now["spec_toml"],
+            f"{source.stem}.toml",
+            "application/toml",
+            key=f"spec-{source}",
+            icon=":material/download:",
+            help="The roles as a file for balancer train --spec",
+            on_click="ignore",
+        )
+
+
+def _plain(text: str) -> str:
+    """Text whose marks are not taken for Markdown."""
+    return re.sub(r"([\\`*_\[\]#$~|<>:])", r"\\\1", text)
 
 
 def _budget(source: Path, flags: dict[str, Any]) -> str:
@@ -181,7 +243,7 @@ def _prices(source: Path, flags: dict[str, Any]) -> dict[str, float]:
     from balancer.training.preparation import prepare
 
     with st.spinner("reading the table and timing a few steps"):
-        given: dict[str, Any] = {name: () if value == "none" and name in LISTS else value for name, value in flags.items()}
+        given: dict[str, Any] = {name: () if value == "none" and name in LIST_ROLES else value for name, value in flags.items()}
         config = TrainConfig(dataset=source, **given)
         with torch_threads(config.threads):
             prepared = prepare(config, Console(file=io.StringIO()))
