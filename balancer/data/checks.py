@@ -20,6 +20,7 @@ from balancer.errors import InputError, MissingClassError
 from balancer.tables.numbers import currencies, read_numbers
 from balancer.tables.options import ReadOptions
 from balancer.tables.times import TimeForm, TimesResult, is_time, parse_times
+from balancer.tables.type_names import type_name
 from balancer.tables.values import is_nobody, normal_form, normal_text
 
 BadRows = Literal["error", "drop"]
@@ -116,7 +117,7 @@ def check_number(values: pl.Series, check: RowCheck, *, optional: bool = False, 
     elif values.dtype.is_numeric() or values.dtype in (pl.Boolean, pl.Null):
         numbers = values.cast(pl.Float64)
     else:
-        raise InputError(f"column {name!r} is {values.dtype}, not a number: name another column or convert it")
+        raise InputError(f"column {name!r} is {type_name(values.dtype)}, not a number: name another column or convert it")
     if not optional:
         check.reject(_mask(numbers.is_null()), values, "is null", "give a value")
         check.reject(_mask(numbers.is_nan()), values, "is NaN", "give a value")
@@ -171,6 +172,7 @@ def accept_times(result: TimesResult, values: pl.Series, check: RowCheck) -> NDA
     check.reject(result.bad, values, result.why, "write all times in one way" if result.found else "give a time")
     return np.where(check.keep, result.seconds, 0.0)
 
+
 _SAYS_NO, _SAYS_YES = ("0", "false", "no", "n", "f"), ("1", "true", "yes", "y", "t")
 """Words that mean no and yes, opposites at the same place."""
 
@@ -191,7 +193,7 @@ def label_names(values: pl.Series, unlabelled: str | None) -> pl.Series:
     if values.dtype.is_float():
         values = values.fill_nan(None)
     if not (values.dtype in (pl.String, pl.Boolean, pl.Categorical, pl.Enum, pl.Null) or values.dtype.is_numeric()):
-        raise InputError(f"column {values.name!r} is {values.dtype}, which can't be a label: name another column with --label")
+        raise InputError(f"column {values.name!r} is {type_name(values.dtype)}, which can't be a label: name another column with --label")
     text = normal_form(values)
     return text if unlabelled is None else text.set(text == normal_text(unlabelled), None)
 

@@ -6,6 +6,8 @@ that a column with many values does not look like a leak by chance.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
@@ -22,6 +24,7 @@ SUSPECT = 0.99
 """Area under the ROC curve of one column from which it is suspected."""
 LEAST = 20
 """Fewest rows of each class; with fewer, a column can separate them by chance."""
+_OUT = "take it out of the spec file that balancer inspect --out writes"
 _ROWS = 20_000
 _BINS = 50
 
@@ -56,13 +59,18 @@ def suspected_leaks(roles: Roles) -> dict[str, str]:
     return found
 
 
-def leak_notes(found: dict[str, str]) -> list[str]:
-    """Warnings of suspected leaks, one line for each kind."""
+def leak_notes(found: Mapping[str, str], out: str = _OUT) -> list[str]:
+    """Warnings of suspected leaks, one line for each kind.
+
+    Args:
+        found: What :func:`suspected_leaks` found.
+        out: How a column is left out.
+    """
     kinds: dict[str, list[str]] = {}
     for name, text in found.items():
         what, _, area = text.partition(" (")
         kinds.setdefault(what, []).append(f"{name} ({area}" if area else name)
-    remedy = "check that it is known when a row is scored, or take it out of the spec file that balancer inspect --out writes"
+    remedy = f"check that it is known when a row is scored, or {out}"
     return [f"suspected leak, {what}: {some(names)}: {remedy}" for what, names in kinds.items()]
 
 
@@ -103,6 +111,7 @@ def _suspicion(values: pl.Series, y: NDArray[np.bool_], roles: Roles, *, number:
     if number:
         numbers = parse_numbers(values, roles.table.read)[0] if values.dtype == pl.String else values.cast(pl.Float64)
         x = numbers.fill_nan(None).fill_null(np.nan).to_numpy()
+        x = np.where(np.isinf(x), np.copysign(np.finfo(np.float64).max / 4, x), x)  # quantiles subtract
         missing = np.isnan(x)
         codes = np.zeros(len(x), np.int64)
         if not missing.all():

@@ -15,6 +15,7 @@ from balancer.errors import InputError
 from balancer.tables.numbers import NULL_WORDS
 from balancer.tables.time_text import read_text
 from balancer.tables.times import TimeForm, TimesResult, parse_times
+from balancer.tables.type_names import type_name
 
 DAY_US = 86_400_000_000
 _CLOCK = re.compile(r"\d{1,2}([:.h])\d{2}(?:\1\d{2}(?:[.,]\d{1,9})?)?( ?[ap]\.?m\.?)?|\d{1,2}( ?[ap]\.?m\.?)", re.IGNORECASE)
@@ -60,7 +61,7 @@ def time_of_day(values: pl.Series) -> tuple[pl.Series, str | None]:
     if values.dtype.is_float():
         text = values.cast(pl.Int64, strict=False).set(values != values.floor(), None)
     if not (values.dtype.is_numeric() or values.dtype == pl.String):
-        raise InputError(f"column {values.name!r} is {values.dtype}, not a time of day: give one such as 13:45:10")
+        raise InputError(f"column {values.name!r} is {type_name(values.dtype)}, not a time of day: give one such as 13:45:10")
     text = text.cast(pl.String).str.strip_chars()
     known = text.drop_nulls()
     known = known.filter(~known.str.to_lowercase().is_in(sorted(NULL_WORDS)))

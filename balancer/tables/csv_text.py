@@ -246,6 +246,8 @@ class _Check:
 
     def _wrong(self, odd: _Odd) -> CorruptFileError:
         place = self._place(odd.row, odd.start)
+        if odd.row <= 0:
+            return CorruptFileError(f"{self.path}: {place} has a field without a name: name every column, or leave the separator out")
         return CorruptFileError(
             f"{self.path}: {place} has {odd.fields} field{'' if odd.fields == 1 else 's'}, but the header has {self.width}: correct the row"
         )

@@ -84,7 +84,14 @@ def as_utf8(path: Path, encoding: str | None) -> Text:
     if found == "utf-8" and not old_mac:
         return Text(plain, found, copy)
     decoded = TemporaryCopy(".csv")
-    _decode(path, plain, found, decoded.path, old_mac)
+    try:
+        _decode(plain, found, decoded.path, old_mac)
+    except UnicodeError as error:
+        if encoding is not None:
+            raise InputError(f"{path} is not in the --encoding {encoding}: give another --encoding, or leave it out to find it") from error
+        raise CorruptFileError(
+            f"{path} is no text in UTF-8, UTF-16 or Latin-1: name its --encoding, or give a CSV or Parquet file"
+        ) from error
     return Text(decoded.path, found, decoded)
 
 
@@ -228,7 +235,7 @@ def _named(path: Path, head: bytes, plain: Path, encoding: str) -> str:
     return {"iso8859-1": "latin-1"}.get(name, name)
 
 
-def _decode(path: Path, plain: Path, encoding: str, target: Path, old_mac: bool) -> None:
+def _decode(plain: Path, encoding: str, target: Path, old_mac: bool) -> None:
     # "(*chunks, b'')" would hold the whole file, so the end is decoded after the loop.
     try:
         decoder = codecs.getincrementaldecoder(encoding)()
@@ -237,9 +244,7 @@ def _decode(path: Path, plain: Path, encoding: str, target: Path, old_mac: bool)
                 text = decoder.decode(chunk)
                 file.write((text.replace("\r", "\n") if old_mac else text).removeprefix("\ufeff").encode())
             file.write(decoder.decode(b"", final=True).encode())
-    except UnicodeError as error:
-        raise InputError(f"{path} is not in the encoding {encoding}: give another --encoding, or leave it out to find it") from error
-    except InputError:
+    except (UnicodeError, InputError):
         raise
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"--encoding {encoding} is no encoding of text: give a name such as utf-8, latin-1 or utf-16") from error

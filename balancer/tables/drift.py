@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from balancer.errors import InputError
+from balancer.tables.type_names import type_name
 from balancer.tables.values import normal_form
 
 _EXACT = 1 << 53
@@ -63,15 +64,6 @@ def unite(parts: list[Part]) -> United:
             changed[name] = type_name(targets[name])
     frames = [part.frame.select(_converted(part, name, targets[name]) for name in columns) for part in parts]
     return United(pl.concat(frames), changed, absent)
-
-
-def type_name(dtype: pl.DataType) -> str:
-    """A type as messages name it."""
-    if isinstance(dtype, pl.String):
-        return "text"
-    if isinstance(dtype, pl.Datetime):
-        return f"datetime in {dtype.time_unit}" + (f" ({dtype.time_zone})" if dtype.time_zone else "")
-    return str(dtype).lower()
 
 
 def _check_names(parts: list[Part], columns: list[str]) -> None:

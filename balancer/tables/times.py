@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from balancer.errors import InputError
 from balancer.tables.numbers import NULL_WORDS
 from balancer.tables.time_text import formats_of, missing_directive, read_text, usual_format, with_parts_of_seconds
+from balancer.tables.type_names import type_name
 
 SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9, "min": 60.0, "h": 3600.0, "d": 86_400.0}
 """Seconds of each unit of a time that is a number."""
@@ -115,7 +116,7 @@ def parse_times(
     if dtype == pl.Time:
         raise InputError(f"column {name!r} holds times of day without a date: join it with the column of the date, --time date+{name}")
     if not dtype.is_numeric():
-        raise InputError(f"column {name!r} is {dtype}, not a time: give a datetime, a date, a number of seconds or text")
+        raise InputError(f"column {name!r} is {type_name(dtype)}, not a time: give a datetime, a date, a number of seconds or text")
     numbers = values if dtype.is_integer() else values.cast(pl.Float64)
     return _numbers(numbers, form, unit, usual or TimeForm(), step)
 

@@ -17,6 +17,7 @@ import polars as pl
 
 from balancer.errors import InputError
 from balancer.tables.options import NORMAL
+from balancer.tables.type_names import type_name
 
 NOBODY = frozenset({"nan", "null", "none", "nil", "nat", "na", "n/a", "#n/a", "<na>", "\\n"})
 """Words, in lower case, that stand for a missing value where a column was written as text. As the name of a
@@ -64,7 +65,9 @@ def normal_form(values: pl.Series) -> pl.Series:
         return moments.dt.to_string("%Y-%m-%dT%H:%M:%S%.f").str.strip_suffix("T00:00:00")
     if dtype.is_integer() or dtype in (pl.Boolean, pl.Date, pl.Time, pl.Null):
         return values.cast(pl.String)
-    raise InputError(f"column {values.name!r} is {dtype}, which can't be a category, a key or an id: convert it to text, or leave it out")
+    raise InputError(
+        f"column {values.name!r} is {type_name(dtype)}, which can't be a category, a key or an id: convert it to text, or leave it out"
+    )
 
 
 def normal_text(value: object) -> str | None:

@@ -44,7 +44,7 @@ def test_good_numbers() -> None:
     np.testing.assert_array_equal(optional, [1, NAN, NAN])
     with pytest.raises(InputError, match="row 1 is beyond the range of 32-bit floats"):
         check_number(series([1e300]), RowCheck(1, "error"), optional=True)
-    with pytest.raises(InputError, match="is List"):
+    with pytest.raises(InputError, match="is list"):
         check_number(series([[1], [2]]), RowCheck(2, "error"))
 
 

@@ -97,7 +97,7 @@ def test_composed_and_decomposed_text_are_equal(text: str) -> None:
 
 
 def test_a_list_has_no_normal_form() -> None:
-    with pytest.raises(InputError, match="'tags' is List"):
+    with pytest.raises(InputError, match="'tags' is list"):
         normal_form(pl.Series("tags", [["a"]]))
     with pytest.raises(InputError, match="a list can't be"):
         normal_text(["a"])
