@@ -20,6 +20,7 @@ from balancer.data.risk import WINDOW_DAYS
 from balancer.data.schema import Schema
 from balancer.data.score_memory import LAST, LIMIT, STAGE1_LOGIT, TOP, WINDOWS
 from balancer.data.spec import DAY
+from balancer.tables.joined import JOINED
 
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _MOST_EXPONENT = 60.0
@@ -49,14 +50,13 @@ class FieldWords:
     @cached_property
     def meanings(self) -> Mapping[str, Meaning]:
         """The meaning of every field but the categorical ones, by its name."""
-        spec = self._schema.spec
-        own = {name: Meaning(name, _number) for name in spec.numeric}
+        own = {name: Meaning(column, _number) for column, name in self._schema.own_fields.items()}
         return {name: Meaning(words, read) for name, words, read in _derived(self._schema)} | own
 
     def words(self, field: str) -> str:
-        """The meaning of `field`; the name itself for a column, and for a field that has no words."""
+        """The meaning of `field`; the name of its column for one without words."""
         found = self.meanings.get(field)
-        return field if found is None else found.words
+        return self._schema.columns.get(field, field) if found is None else found.words
 
     def value(self, field: str, value: float) -> str:
         """The `value` of `field` as text: with its unit, or the name of the category."""
@@ -175,10 +175,11 @@ def _of_context(column: str) -> Iterator[Named]:
 def spoken(column: str) -> str:
     """The name of a column in a sentence: without `_id` at its end, and spaces for underscores.
 
-    >>> spoken("card_id"), spoken("merchant_category"), spoken("id")
-    ('card', 'merchant category', 'id')
+    >>> spoken("card_id"), spoken("merchant_category"), spoken("id"), spoken("card1+addr1")
+    ('card', 'merchant category', 'id', 'card1 and addr1')
     """
-    return (column.removesuffix("_id") or column).replace("_", " ").strip() or column
+    words = [(part.removesuffix("_id") or part).replace("_", " ").strip() or part for part in column.split(JOINED)]
+    return " and ".join(words) if all(words) else column
 
 
 def _period(seconds: float) -> str:
