@@ -176,6 +176,7 @@ def load_dataset(
     if past is not None:
         before, _ = read_table(past, spec, schema=known, classes=classes, form=form, bad_rows=bad_rows, where="past row")
         overlap = without_overlap(before, table, spec)
+        del before
         data = with_past(table, overlap.past, timed=spec.time is not None)
     entity, entities = _entities(data, spec)
     order = np.lexsort((data.time, entity))
@@ -203,15 +204,23 @@ def load_dataset(
     amount = None if data.amount is None else data.amount[order]
     events = Events(time=time, start=start, amount=amount, keys=keys, categorical=spec.categorical, arrival=order)
     numeric = {name: values[order] for name, values in data.numeric.items()}
+    ids = pl.Series("row", row) if data.ids is None else data.ids[order]
+    fingerprint, joined, found, dropped = data.fingerprint(spec), data.joined, data.found, table.dropped
+    del data, table, overlap  # the fields need the memory
     if known is None:
         train = split == Split.TRAIN
         learned = _learn(spec, classes, events, numeric, train)
         learned = _with_codes(learned, texts, train, codes, hash_buckets, earlier=earlier)
-        known = replace(learned, joined=data.joined, time=data.found)
+        known = replace(learned, joined=joined, time=found)
         if score_fields:
             names = memory_names(spec.entity is not None, timed=spec.time is not None)
             known = replace(known, numeric_fields=(*names, *known.numeric_fields))
-    values = _values(known, events, label, label_times(time, reports, label, spec.label_delay), texts, numeric)
+    coded = {
+        name: field_codes(texts[column], known.vocabularies[name], known.hash_buckets).astype(np.float32)
+        for name, column in known.categorical_columns.items()
+    }
+    del texts
+    values = _values(known, events, label, label_times(time, reports, label, spec.label_delay), coded, numeric)
     store = TransactionStore(
         values=values,
         num_numeric=len(known.numeric_fields),
@@ -222,9 +231,8 @@ def load_dataset(
         amount=np.zeros(len(time)) if events.amount is None else events.amount,
         row=row,
     )
-    ids = pl.Series("row", row) if data.ids is None else data.ids[order]
     notes += _notes(path, known, numeric, left_out)
-    return Dataset(store, known, split, ids, entities, data.fingerprint(spec), table.dropped, notes, path, cautions)
+    return Dataset(store, known, split, ids, entities, fingerprint, dropped, notes, path, cautions)
 
 
 def _split(
@@ -328,7 +336,7 @@ def _values(
     events: Events,
     label: NDArray[np.int16],
     label_time: NDArray[np.float64] | None,
-    texts: dict[str, pl.Series],
+    coded: dict[str, NDArray[np.float32]],
     numeric: dict[str, NDArray[np.float32]],
 ) -> NDArray[np.float32]:
     """Compute every field of the store; only fields in `Schema.missing` have NaN."""
@@ -344,8 +352,8 @@ def _values(
         if name in column_of:  # an earlier version had fewer fields
             values[:, column_of[name]] = computed
             written.add(name)
-    for number, (name, column) in enumerate(schema.categorical_columns.items(), start=len(column_of)):
-        values[:, number] = field_codes(texts[column], schema.vocabularies[name], schema.hash_buckets)
+    for number, name in enumerate(schema.categorical_columns, start=len(column_of)):
+        values[:, number] = coded[name]
     never = next((name for name in schema.numeric_fields if name not in written), None)
     if never is not None:
         raise InputError(f"this version of balancer has no field {never!r}: use the version that wrote the run")

@@ -91,18 +91,30 @@ class Past(Protocol):
     categorical: tuple[str, ...]
     """The categorical ones of `columns`. They have few values, so the spread of the entity's amounts at each
     value is meaningful."""
-    seen: Index
-    """Number of earlier rows of the entity."""
-    first_time: Float
-    """Time of the first row of the entity; the time of the row itself where it has no earlier one."""
-    previous_time: Float
-    """Time of the previous row; undefined where there is none."""
-    previous_gap: Float
-    """Seconds between the two previous rows; undefined where there are fewer than two."""
-    previous_level: Float
-    """Level of the previous row; undefined where there is none."""
-    top_level: Float
-    """Highest level of the earlier rows; undefined where there is none."""
+
+    @property
+    def seen(self) -> Index:
+        """Number of earlier rows of the entity."""
+
+    @property
+    def first_time(self) -> Float:
+        """Time of the first row of the entity; the time of the row itself where it has no earlier one."""
+
+    @property
+    def previous_time(self) -> Float:
+        """Time of the previous row; undefined where there is none."""
+
+    @property
+    def previous_gap(self) -> Float:
+        """Seconds between the two previous rows; undefined where there are fewer than two."""
+
+    @property
+    def previous_level(self) -> Float:
+        """Level of the previous row; undefined where there is none."""
+
+    @property
+    def top_level(self) -> Float:
+        """Highest level of the earlier rows; undefined where there is none."""
 
     def count(self, window: str) -> Index:
         """Count the earlier rows inside the window."""
@@ -152,23 +164,50 @@ class TablePast:
         self.time, self.amount = events.time, events.amount
         self.columns, self.categorical = tuple(events.keys), events.categorical
         self._index = np.arange(len(events.time), dtype=np.int64)
-        self.seen = self._index - events.start
-        self.first_time = events.time[events.start]
-        self.previous_time = shifted(events.time)
-        self.previous_gap = shifted(self.time - self.previous_time)
         timeline = Timeline(events.start, events.moments)
-        self._first = {name: timeline.position(events.start, events.moments.minus(seconds)) for name, seconds in VELOCITY.items()}
+        # Six arrays of the length of the table are kept, so they are as short as they can be.
+        self._first: dict[str, NDArray[np.int32]] = {
+            name: timeline.position(events.start, events.moments.minus(seconds)).astype(np.int32) for name, seconds in VELOCITY.items()
+        }
         self._level = None if events.amount is None else signed_log(events.amount)
-        empty = np.zeros(0)
-        self.previous_level, self.top_level, self._total = empty, empty, empty
+        self._top, self._total = np.zeros(0), np.zeros(0)
         if self._level is not None and events.amount is not None:
             clipped = np.clip(events.amount, -AMOUNT_LIMIT, AMOUNT_LIMIT)
             running = pl.DataFrame({"start": events.start, "level": self._level, "amount": clipped}).select(
                 pl.col("level").cum_max().over("start"), pl.col("amount").cum_sum().over("start")
             )
-            self.previous_level = shifted(self._level)
-            self.top_level = shifted(running["level"].to_numpy())
-            self._total = np.where(self.seen > 0, shifted(running["amount"].to_numpy()), 0.0)
+            self._top = shifted(running["level"].to_numpy())
+            self._total = np.where(self._index > events.start, shifted(running["amount"].to_numpy()), 0.0)
+
+    @property
+    def seen(self) -> Index:
+        """See `Past`."""
+        return self._index - self._events.start
+
+    @property
+    def first_time(self) -> Float:
+        """See `Past`."""
+        return self.time[self._events.start]
+
+    @property
+    def previous_time(self) -> Float:
+        """See `Past`."""
+        return shifted(self.time)
+
+    @property
+    def previous_gap(self) -> Float:
+        """See `Past`."""
+        return shifted(self.time - self.previous_time)
+
+    @property
+    def previous_level(self) -> Float:
+        """See `Past`."""
+        return np.zeros(0) if self._level is None else shifted(self._level)
+
+    @property
+    def top_level(self) -> Float:
+        """See `Past`."""
+        return self._top
 
     def count(self, window: str) -> Index:
         """See `Past`."""
@@ -188,8 +227,8 @@ class TablePast:
         key = self._events.keys[column]
         pair = self._events.start * (int(key.max(initial=0)) + 2) + key + 1
         order = np.argsort(pair, kind="stable")
-        group = pair[order]
-        begin = first_of_key(group)
+        begin = first_of_key(pair[order])
+        del pair
         zeros = np.zeros(len(order))
         level, square = zeros, zeros
         if self._level is not None:
@@ -204,14 +243,15 @@ class TablePast:
         return shifted(values)
 
 
-def earlier_sum(values: Float, index: Index, first: Index) -> Float:
+def earlier_sum(values: Float, index: Index, first: NDArray[np.integer]) -> Float:
     """Sum `values[first:index]` for each row.
 
     The sum is exact in fixed point with 24 binary digits: values outside the range cannot change it.
     """
     total = np.zeros(len(values) + 1, dtype=np.int64)
     np.cumsum(fixed(values), out=total[1:])
-    return (total[index] - total[first]) / SCALE
+    sums: Float = (total[index] - total[first]) / SCALE
+    return sums
 
 
 def _back(order: Index, values: NDArray[Kind]) -> NDArray[Kind]:

@@ -23,13 +23,14 @@ class Moments(NamedTuple):
 
     distinct: NDArray[np.float64]
     """(D,) seconds, ascending."""
-    rank: Index
+    rank: NDArray[np.int32 | np.int64]
     """(N,) position in `distinct` of the time of each row."""
 
     @classmethod
     def of(cls, time: NDArray[np.float64]) -> Moments:
         """The moments of rows with these times (N,)."""
-        return cls(*np.unique(time, return_inverse=True))
+        distinct, rank = np.unique(time, return_inverse=True)
+        return cls(distinct, rank.astype(np.int32 if len(distinct) < 1 << 31 else np.int64))
 
     def minus(self, seconds: float) -> Moments:
         """The moments `seconds` earlier."""
