@@ -68,7 +68,7 @@ class ComparisonOptions(Options):
     folds: Annotated[
         int,
         Flag(
-            "Number of time folds. Each has half of the rows, from the first half to the last half; 1 is the whole table.",
+            "Number of time folds. Each has half of the rows, from the first half to the last half; a short table has fewer. 1: the whole table.",
             aliases=("--windows",),
         ),
     ] = 5

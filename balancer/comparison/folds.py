@@ -27,6 +27,13 @@ from balancer.names import counted
 from balancer.tables.joined import parts
 from balancer.tables.times import TimeForm
 
+HALF = 0.5
+LONGER = ((3, 2 / 3), (2, 3 / 4), (1, 1.0))
+"""Fewer folds with more of the rows each, for a table where half of the rows can't be split.
+
+The test rows, the last fifth of each, still don't overlap.
+"""
+
 
 @dataclass(frozen=True)
 class Fold:
@@ -107,18 +114,18 @@ class FoldedTable:
     def _spec_of(self, fold: Fold, spec: Spec) -> Spec:
         return replace(spec, split=replace(spec.split, seed=spec.split.seed + fold.index)) if self.drawn else spec
 
-    def _folds(self, count: int) -> list[Fold]:
+    def _folds(self, count: int, share: float) -> list[Fold]:
         timed = self.spec.time is not None
         if self.drawn:
             whole = replace(rolling(self._time, 1)[0], timed=timed)
             return [replace(whole, index=index) for index in range(count)]
-        return [replace(fold, timed=timed) for fold in rolling(self._time, count)]
+        return [replace(fold, timed=timed) for fold in rolling(self._time, count, share)]
 
     def _most(self, wanted: int) -> list[Fold]:
         """As many folds as can be split, at most ``wanted``, and a note on what that means."""
         first: InputError | None = None
-        for count in range(wanted, 0, -1):
-            folds = self._folds(count)
+        for count, share in [(wanted, HALF), *((each, share) for each, share in LONGER if each < wanted and wanted > 1)]:
+            folds = self._folds(count, share)
             try:
                 for fold in folds:
                     self._check(fold, count)
@@ -135,7 +142,7 @@ class FoldedTable:
                     "rows of different folds overlap and the intervals are too narrow"
                 )
             return folds
-        raise InputError(f"--folds {wanted}: give a number above 0")
+        raise AssertionError("the last count is 1")
 
     def _rows(self, fold: Fold) -> pl.DataFrame:
         return self._frame.filter(pl.Series((self._time >= fold.begin) & (self._time < fold.end)))
@@ -166,10 +173,13 @@ def _as_found(spec: Spec, found: TimeForm) -> Spec:
     return replace(spec, time_format=spec.time_format or form, time_unit=spec.time_unit or unit)
 
 
-def rolling(time: np.ndarray, count: int) -> list[Fold]:
-    """``count`` folds over the times (n,) of rows in any order; rows of the same time stay together."""
+def rolling(time: np.ndarray, count: int, share: float = HALF) -> list[Fold]:
+    """``count`` folds over the times (n,) of rows in any order; rows of the same time stay together.
+
+    Each has ``share`` of the rows; a single fold has all of them.
+    """
     ordered = np.sort(time)
-    size = len(ordered) if count == 1 else len(ordered) // 2
+    size = len(ordered) if count == 1 else int(len(ordered) * share)
     folds = []
     for index in range(count):
         first = round(index * (len(ordered) - size) / max(count - 1, 1))

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
+
 from balancer.comparison.cells import Cell, CellFolder
 from balancer.comparison.classifier import SequenceTrainer
 from balancer.comparison.config import NOT_OF_A_CELL, SEARCHES, CompareConfig
@@ -74,7 +76,7 @@ def run_comparison(config: CompareConfig, progress: TrainingProgress) -> tuple[P
     config.check_files()
     table = FoldedTable(config.dataset, folds=config.folds, spec_file=config.spec, roles=config.role_overrides(), bad_rows=config.bad_rows)
     for note in table.notes:
-        progress.say(f"note: {note}")
+        progress.say(escape(f"note: {note}"))
     flags = {name: value for name, value in to_dict(config).items() if value is not None or name not in ROLES}
     if config.resume:
         assert config.out is not None
