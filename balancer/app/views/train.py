@@ -17,6 +17,7 @@ from balancer.app.charts import epochs_chart, labelled
 from balancer.app.jobs import ENDINGS, MAX_UPLOAD, PACKED, UPLOADS, Job, find_jobs, keep_upload, start
 from balancer.app.loading import NAMES, runs_folder, sample_table, stamp
 from balancer.data.inspection import inspect_table
+from balancer.data.leaks import leak_notes
 from balancer.data.reading import collect, scan
 from balancer.data.spec import LIST_ROLES
 from balancer.errors import InputError
@@ -109,8 +110,7 @@ def _source() -> Path | None:
 @st.cache_data(max_entries=16, show_spinner="reading the columns")
 def _inspected(source: str, changed: Any, given: dict[str, Any]) -> dict[str, Any]:
     """What `balancer inspect` finds."""
-    found = inspect_table(Path(source), overrides=given)
-    return found.to_dict() | {"warnings": found.warnings}
+    return inspect_table(Path(source), overrides=given).to_dict()
 
 
 @st.cache_data(max_entries=16, show_spinner=False)
@@ -152,7 +152,8 @@ def _roles(source: Path) -> tuple[dict[str, Any], bool]:
 def _choices(source: Path, columns: list[str], found: dict[str, Any]) -> dict[str, Any]:
     """Ask for each role; the flags of balancer train."""
     given: dict[str, Any] = {}
-    for place, role in zip(st.columns(len(SINGLE)), SINGLE, strict=True):
+    *places, sixth = [place for _ in range(2) for place in st.columns(3)]
+    for place, role in zip(places, SINGLE, strict=True):
         now = found.get(role) or NOTHING
         options = list(dict.fromkeys((NOTHING, *columns, now)))
         answer = place.selectbox(role, options, options.index(now), key=f"role-{role}-{source}", help=HELP[role])
@@ -160,18 +161,18 @@ def _choices(source: Path, columns: list[str], found: dict[str, Any]) -> dict[st
     for place, role in zip(st.columns(len(LIST_ROLES)), LIST_ROLES, strict=True):
         options = list(dict.fromkeys((*columns, *found[role])))
         given[role] = tuple(place.multiselect(role, options, found[role], key=f"role-{role}-{source}", help=HELP[role]))
-    left, middle, right = st.columns(3)
+    left, middle, _ = st.columns(3)
     delay = left.text_input("Label delay", "7d", key=f"delay-{source}", help="Time until a label is known: 7d, 12h or seconds")
-    negative = middle.text_input(
+    negative = sixth.text_input(
         "Legitimate class", "", key=f"negative-{source}", placeholder="found automatically: 0, false, legitimate, …"
     ).strip()
-    by = right.selectbox("Parts", ["time", "random"], key=f"split-{source}", help=HELP["split"])
+    by = middle.selectbox("Parts", ["time", "random"], key=f"split-{source}", help=HELP["split"])
     return given | {"label_delay": delay, "split": by} | ({"negative": negative} if negative else {})
 
 
 def _columns(source: Path, found: dict[str, Any], now: dict[str, Any]) -> None:
     """Show the role of each column with the reason, what looks wrong, and the spec file."""
-    for warning in now["warnings"]:
+    for warning in leak_notes(now["leaks"], "take it out of the roles"):
         st.warning(_plain(warning), icon=":material/warning:")
     before = {each["name"]: each for each in found["columns"]}
     rows = [
@@ -191,6 +192,10 @@ def _columns(source: Path, found: dict[str, Any], now: dict[str, Any]) -> None:
         st.dataframe(pl.DataFrame(rows), hide_index=True, column_config=shape, key=f"columns-{source}")
         for note in now["notes"]:
             st.caption(_plain(note))
+        if now["time"]:
+            st.caption(
+                f"Time: {now['time']['days']:,.4g} days, from {_plain(str(now['time']['first']))} to {_plain(str(now['time']['last']))}"
+            )
         if now["classes"]:
             total = max(1, sum(now["classes"].values()))
             st.caption(
