@@ -199,6 +199,8 @@ def _text(text: pl.Series, form: str | None, unit: str | None, usual: TimeForm, 
     sample = sample.filter(~words)
     if not len(sample):
         return _result(pl.repeat(None, len(text), dtype=pl.Int64, eager=True), text)
+    if form is not None and bool(sample.str.contains(r"^\d+\.0+$").all()):  # whole numbers that a library wrote as real ones
+        return _numbers(text.cast(pl.Float64, strict=False), form, unit, usual, step)
     if form is not None:
         return _by_format(text, usual_format(form), form)
     if usual.form is not None and (micro := read_text(text, usual.form)).null_count() == text.null_count():

@@ -1,0 +1,219 @@
+"""Times of a table: formats in any order of rows and any zone, units of numbers, one value as a column."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, time, timedelta, timezone
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from balancer.errors import InputError
+from balancer.tables.time_text import formats_of
+from balancer.tables.times import TimeForm, is_time, looks_like_times, parse_time, parse_times
+
+START = datetime(2023, 11, 20, 0, 41, 7)
+DAYS = ("%Y-%m-%d", "%Y/%m/%d", "%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%d-%m-%Y", "%m-%d-%Y", "%d/%m/%y", "%m/%d/%y", "%y-%m-%d")
+NAMED = ("%d-%b-%Y", "%d-%B-%y", "%d %B %Y", "%b %d %Y", "%B %d, %Y", "%d%b%Y", "%Y-%b-%d", "%a, %d %b %Y")
+CLOCKS = (" %H:%M:%S", "T%H:%M:%S", " %I:%M:%S %p", " %I:%M:%S%p", ", %H:%M:%S", " %H.%M.%S", " %H:%M:%S.%f")
+DIGITS = ("%Y%m%d%H%M%S", "%Y%m%dT%H%M%S", "%Y%m%d %H:%M:%S")
+FORMATS = (*(day + clock for day in (*DAYS, *NAMED) for clock in CLOCKS), *DIGITS, "%d%b%Y:%H:%M:%S", "%a %b %d %H:%M:%S %Y")
+
+
+def moments(minutes: int, count: int = 300) -> list[datetime]:
+    """Times that are more than twelve days, and more than a year, apart."""
+    return [START + timedelta(minutes=minutes * place) for place in range(count)]
+
+
+def seconds(times: list[datetime]) -> np.ndarray:
+    return np.array([each.replace(tzinfo=UTC).timestamp() for each in times])
+
+
+def series(values: list[object], name: str = "time") -> pl.Series:
+    return pl.Series(name, values)
+
+
+@given(form=st.sampled_from(FORMATS), minutes=st.integers(1900, 2600), order=st.randoms(use_true_random=False), upper=st.booleans())
+def test_every_format_in_any_order_of_rows(form: str, minutes: int, order: object, upper: bool) -> None:
+    times = moments(minutes)
+    order.shuffle(times)  # type: ignore[attr-defined]
+    texts = [each.strftime(form) for each in times]
+    result = parse_times(series([text.upper() if upper else text for text in texts]))
+    assert not result.bad.any()
+    np.testing.assert_array_equal(result.seconds, seconds(times))
+
+
+@given(hours=st.lists(st.integers(-11, 13), min_size=1, max_size=4), form=st.sampled_from(["T", " "]), colon=st.booleans())
+def test_zones_are_converted(hours: list[int], form: str, colon: bool) -> None:
+    times = moments(2000)
+    zones = [timezone(timedelta(hours=each)) for each in hours]
+    texts = [
+        each.replace(tzinfo=UTC).astimezone(zones[place % len(zones)]).strftime(f"%Y-%m-%d{form}%H:%M:%S%z")
+        for place, each in enumerate(times)
+    ]
+    texts = [text[:-2] + ":" + text[-2:] if colon else text for text in texts]
+    np.testing.assert_array_equal(parse_times(series(texts)).seconds, seconds(times))
+
+
+@pytest.mark.parametrize("zone", ["Z", "z", " UTC", " GMT", "+00:00", "+00", " +0000"])
+def test_words_for_utc(zone: str) -> None:
+    times = moments(2000)
+    texts = [f"{each:%Y-%m-%dT%H:%M:%S}{zone}" for each in times]
+    np.testing.assert_array_equal(parse_times(series(texts)).seconds, seconds(times))
+
+
+@given(kind=st.sampled_from(["text", "int", "float", "float text"]), form=st.sampled_from(["%Y%m%d", "%d%m%Y", "%m%d%Y"]))
+def test_eight_digits_that_are_dates_are_dates(kind: str, form: str) -> None:
+    days = [START.replace(hour=0, minute=0, second=0) + timedelta(days=place) for place in range(400)]
+    texts = [each.strftime(form) for each in days]
+    values: dict[str, list[object]] = {
+        "text": [*texts],
+        "int": [int(text) for text in texts],
+        "float": [float(text) for text in texts],
+        "float text": [str(float(text)) for text in texts],
+    }
+    result = parse_times(series(values[kind]))
+    np.testing.assert_array_equal(result.seconds, seconds(days))
+    assert result.note is not None
+    assert "--time-unit" in result.note
+    plain = parse_times(series(values[kind]), unit="s")
+    assert plain.seconds.tolist() == [float(text) for text in texts]
+    given_form = parse_times(series(values[kind]), form=form)
+    np.testing.assert_array_equal(given_form.seconds, seconds(days))
+
+
+def test_digits_that_are_no_dates_are_seconds() -> None:
+    for first, step in ((86_400, 37), (19_000_000, 137), (1_700_000_000, 61), (0, 1)):
+        values = list(range(first, first + 500 * step, step))
+        result = parse_times(series([*values]))
+        assert result.seconds.tolist() == values
+        assert result.note is None
+
+
+@pytest.mark.parametrize(("unit", "per_second"), [("s", 1), ("ms", 10**3), ("us", 10**6), ("ns", 10**9)])
+@pytest.mark.parametrize("kind", [int, float, str])
+def test_units_by_size(unit: str, per_second: int, kind: type) -> None:
+    times = moments(2000)
+    values = [kind(int(each) * per_second) for each in seconds(times)]
+    result = parse_times(series(values))
+    np.testing.assert_array_equal(result.seconds, seconds(times))
+    assert result.found == TimeForm(unit=unit)
+    assert (result.note is None) == (unit == "s")
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("min", 60.0), ("h", 3600.0), ("d", 86_400.0), ("ms", 1e-3)])
+def test_a_unit_that_is_given(unit: str, factor: float) -> None:
+    np.testing.assert_allclose(parse_times(series([1, 2, 743]), unit=unit).seconds, np.array([1, 2, 743]) * factor)
+
+
+@pytest.mark.parametrize(("name", "factor"), [("step", 3600), ("TX_TIME_DAYS", 86_400), ("hours", 3600), ("TX_TIME_SECONDS", 1), ("t", 1)])
+def test_a_name_can_say_the_unit_of_small_numbers(name: str, factor: float) -> None:
+    result = parse_times(series([1, 2, 743], name))
+    assert result.seconds.tolist() == [factor, 2 * factor, 743 * factor]
+    assert (result.note is not None) == (factor > 1)
+
+
+def test_excel_days() -> None:
+    times = moments(2000)
+    result = parse_times(series([*(seconds(times) / 86_400 + 25_569)]))
+    np.testing.assert_array_equal(result.seconds, seconds(times))
+    assert "Excel" in str(result.note)
+    assert parse_times(series([36_526, 40_000, 41_000])).found.unit == "s"
+
+
+def test_words_for_missing_are_missing() -> None:
+    result = parse_times(series(["2024-01-31", "", " NA ", None, "null", "NaT"]))
+    assert result.missing.tolist() == [False, True, True, True, True, True]
+    assert not result.bad.any()
+    assert parse_times(series(["", None])).missing.all()
+    assert parse_times(series([None, None])).missing.all()
+
+
+def test_a_fraction_may_be_in_some_rows_only() -> None:
+    texts = ["2024-01-01 10:00:00"] * 3000 + ["2024-01-01 10:00:00.5"]
+    assert parse_times(series([*texts])).seconds[-1] == datetime(2024, 1, 1, 10, tzinfo=UTC).timestamp() + 0.5
+
+
+def test_ambiguous_days_name_the_flag() -> None:
+    texts = [f"{day:02}/{month:02}/2024" for day in range(1, 13) for month in range(1, 13)]
+    with pytest.raises(InputError, match=r"can be read as '%d/%m/%Y' or '%m/%d/%Y'.*--time-format"):
+        parse_times(series([*texts]))
+    first = parse_times(series([*texts]), form="%d/%m/%Y").seconds
+    assert first[1] == datetime(2024, 2, 1, tzinfo=UTC).timestamp()
+    # As the training table was read.
+    assert parse_times(series([*texts]), usual=TimeForm("%d/%m/%Y")).seconds.tolist() == first.tolist()
+    # One row decides for all of them, wherever it is.
+    assert parse_times(series([*texts * 100, "13/01/2024"])).seconds[: len(texts)].tolist() == first.tolist()
+
+
+@pytest.mark.parametrize(
+    ("values", "form", "message"),
+    [
+        (["soon"], None, "'soon' can't be read as a time"),
+        (["2024-01-01"], "%d/%m/%Y", r"--time-format '%d/%m/%Y' reads no row; the first is '2024-01-01' \(row 1\)"),
+        (["10:15"], "%H:%M", "--time-format '%H:%M' has no year"),
+        (["10:15"], None, "'10:15' can't be read as a time"),
+        (["01/24"], "%m/%y", "has no day"),
+        ([True], None, "is boolean, not a time"),
+        ([time(10, 15)], None, "times of day without a date: join it"),
+    ],
+)
+def test_refused(values: list[object], form: str | None, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        parse_times(series(values), form=form)
+
+
+def test_bad_rows_are_marked() -> None:
+    result = parse_times(series(["2024-01-31", "31/01/2024", "soon", "2024-02-30"]))
+    assert result.bad.tolist() == [False, True, True, True]
+    result = parse_times(series([1.7e12, 1.7e12, float("inf")]))
+    assert result.bad.tolist() == [False, False, True]
+    result = parse_times(series([20240131, 20240201, 20240230]))
+    assert result.bad.tolist() == [False, False, True]
+
+
+@given(
+    value=st.one_of(
+        st.datetimes(datetime(1971, 1, 1), datetime(2090, 1, 1)).flatmap(lambda each: st.sampled_from([each.strftime(f) for f in FORMATS])),
+        st.datetimes(datetime(1971, 1, 1), datetime(2090, 1, 1)).map(lambda each: each.isoformat()),
+        st.datetimes(datetime(1971, 1, 1), datetime(2090, 1, 1)).map(lambda each: each.isoformat(" ") + "+05:30"),
+        st.integers(-(10**10), 2 * 10**18),
+        st.floats(-1e10, 1e13),
+        st.integers(0, 10**15).map(str),
+        st.dates(date(1990, 1, 1), date(2090, 1, 1)).map(lambda each: each.strftime("%Y%m%d")),
+        st.text(max_size=12),
+    ),
+    usual=st.sampled_from(
+        [None, TimeForm("%d/%m/%Y %H:%M:%S"), TimeForm(unit="s"), TimeForm(unit="ms"), TimeForm("%Y%m%d"), TimeForm(unit="h")]
+    ),
+)
+def test_one_value_is_read_as_a_column_of_it(value: str | float, usual: TimeForm | None) -> None:
+    try:
+        result = parse_times(series([value]), usual=usual)
+        column = None if result.bad[0] or result.missing[0] else float(result.seconds[0])
+    except InputError:
+        column = None
+    try:
+        one: float | None = parse_time(value, usual=usual)
+    except InputError:
+        one = None
+    assert one == column
+
+
+@pytest.mark.parametrize("value", [None, True, [1], {"a": 1}, 10**400, float("nan"), ""])
+def test_values_that_are_no_time(value: object) -> None:
+    with pytest.raises(InputError):
+        parse_time(value)
+
+
+def test_which_columns_look_like_times() -> None:
+    assert looks_like_times(series(["2024-01-31", None, "2024-02-01"]))
+    assert looks_like_times(series(["31.01.2024 10:15"]))
+    assert not looks_like_times(series(["a-b", "c"]))
+    assert not looks_like_times(series(["5411", "5812"]))
+    assert not looks_like_times(series([None]).cast(pl.String))
+    assert is_time("Jan 3 2024")
+    assert not is_time("later")
+    assert formats_of("13:45") == []
