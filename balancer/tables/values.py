@@ -22,7 +22,7 @@ from balancer.tables.type_names import type_name
 NOBODY = frozenset({"nan", "null", "none", "nil", "nat", "na", "n/a", "#n/a", "<na>", "\\n"})
 """Words, in lower case, that stand for a missing value where a column was written as text. As the name of a
 card or customer they would make one history of all rows without a name."""
-_WHITE = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
+WHITE = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
 """White space by the Unicode standard; `str.strip` alone removes four separators of files too."""
 _WHOLE = re.compile(r"(-?[0-9]+)\.0+")
 _MOST_WHOLE = 2.0**63
@@ -77,7 +77,7 @@ def normal_text(value: object) -> str | None:
         value: A number, text, truth value, date, or None.
 
     Raises:
-        InputError: If it is anything else.
+        InputError: If it is anything else, or text that is not valid Unicode.
 
     >>> normal_text(7.0), normal_text(" TRUE "), normal_text("")
     ('7', 'true', None)
@@ -94,7 +94,10 @@ def normal_text(value: object) -> str | None:
         return _ascii_text(value)
     if not isinstance(value, str | float | decimal.Decimal | dt.date | dt.time) and not hasattr(value, "dtype"):
         raise InputError(f"a {type(value).__name__} can't be a category, a key or an id: give text or a number")
-    text: str | None = normal_form(pl.Series([value]))[0]
+    try:
+        text: str | None = normal_form(pl.Series([value]))[0]
+    except UnicodeEncodeError:
+        raise InputError(f"{value!r} has half of a character (a surrogate), which no file can hold: correct the text") from None
     return text
 
 
@@ -136,7 +139,7 @@ def _text_form(values: pl.Series) -> pl.Series:
 
 
 def _ascii_text(value: str) -> str | None:
-    text = value.strip(_WHITE)
+    text = value.strip(WHITE)
     if not text:
         return None
     found = _WHOLE.fullmatch(text)

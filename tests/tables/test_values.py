@@ -101,6 +101,8 @@ def test_a_list_has_no_normal_form() -> None:
         normal_form(pl.Series("tags", [["a"]]))
     with pytest.raises(InputError, match="a list can't be"):
         normal_text(["a"])
+    with pytest.raises(InputError, match="half of a character"):
+        normal_text("a\ud800")
 
 
 def test_words_for_a_missing_value() -> None:

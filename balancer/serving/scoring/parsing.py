@@ -20,7 +20,7 @@ from balancer.tables.joined import join_texts
 from balancer.tables.numbers import null_words
 from balancer.tables.options import NORMAL
 from balancer.tables.times import TimeForm, parse_time
-from balancer.tables.values import NOBODY, normal_text
+from balancer.tables.values import NOBODY, WHITE, normal_text
 
 LONGEST_TEXT = 1_000
 _UNPRINTABLE = ("Cc", "Cs")
@@ -133,13 +133,17 @@ def _text(value: Any, where: str, schema: Schema) -> str | None:
     """Convert a value to text as for a column of a table, where 3, 3.0 and "3" are one; None is missing."""
     if not isinstance(value, str | int | float | None):
         raise InputError(f"{where} is {type(value).__name__}; give a text or a number")
+    _check_printable(str(value).strip(WHITE), where)
     if schema.values == NORMAL:
         text = normal_text(value)
     else:  # as earlier versions did
         text = normal_text(value) if isinstance(value, bool) else None if value is None else str(value)
-    if text is not None and (len(text) > LONGEST_TEXT or any(unicodedata.category(each) in _UNPRINTABLE for each in text)):
-        raise InputError(f"{where} is not a printable text of at most {LONGEST_TEXT} characters; shorten or correct it")
     return text or None
+
+
+def _check_printable(text: str, where: str) -> None:
+    if len(text) > LONGEST_TEXT or not (text.isprintable() or all(unicodedata.category(each) not in _UNPRINTABLE for each in text)):
+        raise InputError(f"{where} is not a printable text of at most {LONGEST_TEXT} characters; shorten or correct it")
 
 
 def _time(value: Any, where: str, usual: TimeForm | None = None) -> float:
