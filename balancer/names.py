@@ -1,4 +1,4 @@
-"""Names that users type and that several packages share, and counted nouns; no library is loaded."""
+"""Names that users type and that several packages share, counted nouns, quoted values; no library is loaded."""
 
 from __future__ import annotations
 
@@ -26,3 +26,12 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
     ('1 fraud', '2,500 rows', '0 classes')
     """
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def quoted(value: object, most: int = 60) -> str:
+    """A value of a table in quotes, for a message; a long one is cut.
+
+    >>> quoted("yes"), quoted(1.5), quoted("a" * 99, most=5)
+    ("'yes'", '1.5', "'aaaaa...'")
+    """
+    return repr(value[:most] + "..." if isinstance(value, str) and len(value) > most else value)

@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 
 from balancer.data.spec import nearest
 from balancer.errors import InputError, MissingClassError
+from balancer.names import quoted
 from balancer.tables.numbers import currencies, read_numbers
 from balancer.tables.options import ReadOptions
+from balancer.tables.source import Opened
 from balancer.tables.times import TimeForm, TimesResult, is_time, parse_times
 from balancer.tables.type_names import type_name
 from balancer.tables.values import is_nobody, normal_form, normal_text
@@ -44,6 +46,8 @@ class RowCheck:
     bad_rows: BadRows
     where: str = "row"
     """The word for a row in messages: "row" or "past row"."""
+    table: Opened | None = None
+    """The table, whose file and line are named in messages."""
     dropped: dict[str, int] = field(default_factory=dict)
     """Rows left out, by reason."""
     keep: NDArray[np.bool_] = field(init=False)
@@ -73,8 +77,16 @@ class RowCheck:
             self.dropped[reason] = self.dropped.get(reason, 0) + int(bad.sum())
             return
         row = int(np.argmax(bad))
-        shown = "" if values[row] is None else f" ({values[row]!r})"
-        raise InputError(f"column {values.name!r}: {self.where} {row + 1} {what}{shown}: {remedy}, {_DROP_HINT}")
+        shown = "" if values[row] is None else f" ({quoted(values[row])})"
+        raise InputError(f"{self.place(values.name, row)} {what}{shown}: {remedy}, {_DROP_HINT}")
+
+    def place(self, column: str, row: int) -> str:
+        """How a message names the row (from 0) of a column: with the file and line, if it has them."""
+        if self.table is None:
+            return f"column {column!r}: {self.where} {row + 1}"
+        place = self.table.place(row)
+        line = "" if place.line is None else f" (line {place.line})"
+        return f"{place.file}: column {column!r}: {self.where} {place.row}{line}"
 
 
 def _mask(values: pl.Series) -> NDArray[np.bool_]:
@@ -108,7 +120,7 @@ def check_number(values: pl.Series, check: RowCheck, *, optional: bool = False, 
         if found.marks.ambiguous is not None:
             row = found.marks.ambiguous
             raise InputError(
-                f"column {name!r}: {check.where} {row + 1} ({values[row]!r}) can be a number of thousands or one with a decimal comma: "
+                f"{check.place(name, row)} ({values[row]!r}) can be a number of thousands or one with a decimal comma: "
                 "give --thousands , or --decimal ,"
             )
         if not found.plain and len(several := currencies(values)) > 1:
@@ -166,7 +178,7 @@ def accept_times(result: TimesResult, values: pl.Series, check: RowCheck) -> NDA
         row, other = int(np.argmax(bad)), int(np.argmax(good))
         what = "has times in two formats" if is_time(str(values[row])) else "has text that is not a time"
         raise InputError(
-            f"column {values.name!r} {what}: {values[other]!r} ({check.where} {other + 1}) but {values[row]!r} ({check.where} {row + 1}): "
+            f"column {values.name!r} {what}: {quoted(values[other])} ({check.where} {other + 1}) but {quoted(values[row])} ({check.where} {row + 1}): "
             f"write all times in one format, {_DROP_HINT}"
         )
     check.reject(result.bad, values, result.why, "write all times in one way" if result.found else "give a time")
@@ -212,7 +224,7 @@ def find_classes(text: pl.Series, negative: str | None) -> tuple[str, ...]:
     counts = text.drop_nulls().value_counts(name="n").sort("n", descending=True)
     names = counts[text.name].to_list()
     if len(names) < 2:
-        found = f"only the class {names[0]!r}" if names else "no value at all"
+        found = f"only the class {quoted(names[0])}" if names else "no value at all"
         raise MissingClassError(
             f"column {text.name!r} has {found}: training needs rows of at least two classes, check --label and --unlabelled"
         )
@@ -221,7 +233,7 @@ def find_classes(text: pl.Series, negative: str | None) -> tuple[str, ...]:
     if negative is None:
         usual = [name for name in names if name.lower() in NEGATIVE_NAMES] or _opposite(names)
         if len(usual) != 1:
-            raise InputError(f"column {text.name!r} has the classes {names[:10]}: name the legitimate one with --negative")
+            raise InputError(f"column {text.name!r} has the classes {_few(names)}: name the legitimate one with --negative")
         negative = usual[0]
     negative = str(normal_text(negative))
     if negative not in names:
@@ -229,6 +241,11 @@ def find_classes(text: pl.Series, negative: str | None) -> tuple[str, ...]:
     rest = [name for name in names if name != negative]
     numeric = all(name.lstrip("-").isdigit() for name in rest)
     return (negative, *sorted(rest, key=(lambda name: (int(name), name)) if numeric else (lambda name: (0, name))))
+
+
+def _few(names: Sequence[str]) -> str:
+    """The first names of classes, as a list."""
+    return f"[{', '.join(map(quoted, names[:10]))}{', ...' if len(names) > 10 else ''}]"
 
 
 def _opposite(names: list[str]) -> list[str]:
@@ -249,9 +266,7 @@ def check_label(text: pl.Series, classes: tuple[str, ...], check: RowCheck) -> N
         for name, words in zip(known, (_SAYS_NO, _SAYS_YES), strict=True):
             text = text.set((lower.is_in(words) & ~text.is_in(known)).fill_null(False), name)
     codes = text.cast(pl.Enum(known if len(set(known)) == len(known) else list(classes)), strict=False).to_physical().cast(pl.Int16)
-    check.reject(
-        _mask(codes.is_null() & text.is_not_null()), text, f"is none of the known classes {list(classes)[:10]}", "correct the label"
-    )
+    check.reject(_mask(codes.is_null() & text.is_not_null()), text, f"is none of the known classes {_few(classes)}", "correct the label")
     return codes.fill_null(-1).to_numpy()
 
 

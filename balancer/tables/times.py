@@ -17,6 +17,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from balancer.errors import InputError
+from balancer.names import quoted
 from balancer.tables.numbers import NULL_WORDS
 from balancer.tables.time_text import formats_of, missing_directive, read_text, usual_format, with_parts_of_seconds
 from balancer.tables.type_names import type_name
@@ -149,10 +150,10 @@ def parse_time(
     try:
         column = pl.Series(name, [value])
     except (OverflowError, TypeError, pl.exceptions.PolarsError):
-        raise InputError(f"{value!r} is not a time: give a text or a number") from None
+        raise InputError(f"{quoted(value)} is not a time: give a text or a number") from None
     result = parse_times(column, form=form, unit=unit, usual=usual)
     if result.missing[0] or result.bad[0]:
-        raise InputError(f"{value!r} {result.why or 'is not a time'}: write times as 2024-05-31T13:45:00, or as a number of seconds")
+        raise InputError(f"{quoted(value)} {result.why or 'is not a time'}: write times as 2024-05-31T13:45:00, or as a number of seconds")
     return float(result.seconds[0])
 
 
@@ -232,7 +233,7 @@ def _by_format(text: pl.Series, form: str, given: str) -> TimesResult:
     if result.bad.any() and not (~(result.bad | result.missing)).any():
         row = int(np.argmax(result.bad))
         raise InputError(
-            f"column {text.name!r}: --time-format {given!r} reads no row; the first is {text[row]!r} (row {row + 1}): correct the format, "
+            f"column {text.name!r}: --time-format {given!r} reads no row; the first is {quoted(text[row])} (row {row + 1}): correct the format, "
             "or leave it out"
         )
     return result
