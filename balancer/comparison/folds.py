@@ -18,13 +18,14 @@ import polars as pl
 
 from balancer.data.checks import BadRows, RowCheck
 from balancer.data.dataset import Dataset, load_dataset
-from balancer.data.reading import column_types, read_columns
+from balancer.data.reading import column_names, read_columns
 from balancer.data.roles import resolve_spec
 from balancer.data.row_times import read_times
 from balancer.data.spec import Spec, SplitSpec
 from balancer.errors import InputError
 from balancer.names import counted
 from balancer.tables.joined import parts
+from balancer.tables.source import opened
 from balancer.tables.times import TimeForm
 
 HALF = 0.5
@@ -90,10 +91,11 @@ class FoldedTable:
         self.spec: Spec = resolve_spec(source, spec_file=spec_file, overrides=roles)
         if folds > 1 and self.spec.split.by_dates:  # the dates refer to the whole table
             self.spec = replace(self.spec, split=SplitSpec(gap=self.spec.split.gap))
-        types = column_types(source)
+        self.spec = replace(self.spec, read=opened(source, self.spec.read).read)  # the folds are frames
+        types = column_names(source, self.spec.read)
         self._time_columns = () if self.spec.time is None else parts(self.spec.time, types)
         used = dict.fromkeys(part for name in self.spec.columns() for part in parts(name, types))
-        frame = read_columns(source, list(used))
+        frame = read_columns(source, list(used), self.spec.read)
         check = RowCheck(frame.height, bad_rows)
         times = read_times(frame, self.spec, self._time_columns, check)
         self.spec = _as_found(self.spec, times.found)

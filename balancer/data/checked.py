@@ -125,7 +125,8 @@ def read_table(
             role = spec.role(name) if missing == name else f"{spec.role(name)}, a part of {name!r}"
             raise InputError(f"{source_name(source)} has no column {missing!r} (role {role}): {nearest(missing, types)}")
     frame = read_columns(source, list(dict.fromkeys(part for each in made_of.values() for part in each)), spec.read)
-    check = RowCheck(frame.height, bad_rows, where)
+    table_file = None if isinstance(source, pl.DataFrame) else opened(source, spec.read)
+    check = RowCheck(frame.height, bad_rows, where, table_file)
     usual = None if schema is None else schema.usual_time
     times = read_times(frame, spec, made_of.get(spec.time or "", ()), check, usual=usual, later=scoring)
     time = times.seconds

@@ -253,11 +253,7 @@ class _Check:
         )
 
     def _place(self, row: int, position: int) -> str:
-        line, left = 1, position
-        with self.text.open("rb") as file:
-            while left > 0 and (chunk := file.read(min(left, _CHUNK_BYTES))):
-                line += chunk.count(b"\n")
-                left -= len(chunk)
+        line = _line(self.text, position)
         return f"row {row} (line {line})" if row > 0 else f"the header (line {line})"
 
 
@@ -322,3 +318,37 @@ def cleaned(text: Path, shape: Shape) -> TemporaryCopy:
             target.write(np.frombuffer(chunk, dtype=np.uint8)[np.cumsum(step[:-1], dtype=np.int8) == 0].tobytes())
             base += len(chunk)
     return copy
+
+
+def line_of(row: int, scanned: Path, text: Path, shape: Shape) -> int:
+    """The line of a file on which a row begins.
+
+    Args:
+        row: The row, from 0.
+        scanned: The file without what is left out.
+        text: The whole file.
+        shape: What is left out.
+    """
+    left, position = row + 1, 0
+    for base, data in _records(scanned, scanned, 0, quoted=shape.quoted):
+        ends = np.flatnonzero(data == _NEWLINE)
+        quotes = np.flatnonzero(data == _QUOTE) if shape.quoted else _NOTHING
+        ends = ends[np.searchsorted(quotes, ends) % 2 == 0]
+        if left <= len(ends):
+            position = base + int(ends[left - 1]) + 1
+            break
+        left -= len(ends)
+    if shape.cuts:
+        cuts = np.concatenate(shape.cuts)
+        lengths = cuts[:, 1] - cuts[:, 0]
+        position += int(lengths[cuts[:, 0] - (np.cumsum(lengths) - lengths) <= position].sum())
+    return _line(text, position)
+
+
+def _line(text: Path, position: int) -> int:
+    line, left = 1, position
+    with text.open("rb") as file:
+        while left > 0 and (chunk := file.read(min(left, _CHUNK_BYTES))):
+            line += chunk.count(b"\n")
+            left -= len(chunk)
+    return line

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import polars as pl
 
 from balancer.dependencies import require
 from balancer.errors import CorruptFileError, InputError, MissingFileError, reason_of
-from balancer.tables.csv_text import Shape, check_rows, cleaned
+from balancer.tables.csv_text import Shape, check_rows, cleaned, line_of
 from balancer.tables.decoding import as_utf8
 from balancer.tables.drift import Part, unite
 from balancer.tables.folders import kind, partitions, table_files
@@ -49,6 +51,30 @@ class Opened:
     """The options that hold for the file, given or found."""
     keep: tuple[object, ...] = field(default=(), repr=False)
     """Temporary copies, which are deleted with this object."""
+    parts: tuple[Opened, ...] = field(default=(), repr=False)
+    """The files of a folder whose rows are below each other."""
+    line: Callable[[int], int] | None = field(default=None, repr=False)
+    """The line on which a row (from 0) of a text file begins."""
+
+    def place(self, row: int) -> Place:
+        """Where a row (from 0) comes from, for a message."""
+        for part in self.parts:
+            size = part.frame.select(pl.len()).collect().item()
+            if row < size:
+                return part.place(row)
+            row -= size
+        return Place(self.name, row + 1, None if self.line is None else self.line(row))
+
+
+@dataclass(frozen=True)
+class Place:
+    """A row of a file."""
+
+    file: str
+    row: int
+    """Number of the row, from 1, without the header."""
+    line: int | None
+    """Line of a text file."""
 
 
 @dataclass(frozen=True)
@@ -203,7 +229,8 @@ def _csv(path: Path, read: ReadOptions) -> _File:
         shown = ", ".join(commas[:_SHOWN]) + (", ..." if len(commas) > _SHOWN else "")
         found.append(f"a decimal comma ({shown})")
     options = replace(read, encoding=text.encoding, separator=head.separator, decimal=decimal)
-    result = Opened(str(path), frame, True, notes, options, (copy,))
+    line = partial(line_of, scanned=scanned, text=text.path, shape=shape)
+    result = Opened(str(path), frame, True, notes, options, (copy, text.copy), line=line)
     return _File(result, tuple(found), tuple(_left_out(head, shape)))
 
 
@@ -268,11 +295,12 @@ def _folder(path: Path, read: ReadOptions) -> Opened:
     every = table_files(path)
     names = [file for file in every if file.stat().st_size or kind(file) == "parquet"] or every
     files = [_file(file, read) for file in names]
+    opened_files = tuple(file.opened for file in files)
     parts = [_part(path, name, file) for name, file in zip(names, files, strict=True)]
     if all(part.types == parts[0].types for part in parts) and all(kind(name) == "parquet" for name in names):
         plain = all(part.frame is file.opened.frame for part, file in zip(parts, files, strict=True))
         frame = pl.scan_parquet(names, hive_partitioning=False) if plain else pl.concat([part.frame for part in parts])
-        return Opened(str(path), frame, False, (), read)
+        return Opened(str(path), frame, False, (), read, parts=opened_files)
     decimals = {file.opened.read.decimal: name for name, file in zip(names, files, strict=True) if file.opened.text}
     if "," in decimals and "." in decimals:
         raise InputError(
@@ -300,7 +328,7 @@ def _folder(path: Path, read: ReadOptions) -> Opened:
     first = next((file.opened.read for file in files if file.opened.text), read)
     options = replace(first, decimal=read.decimal or next((mark for mark in (",", ".") if mark in decimals), None))
     keep = tuple(kept for file in files for kept in file.opened.keep)
-    return Opened(str(path), united.frame, any(file.opened.text for file in files), tuple(notes), options, keep)
+    return Opened(str(path), united.frame, any(file.opened.text for file in files), tuple(notes), options, keep, opened_files)
 
 
 def _part(folder: Path, name: Path, file: _File) -> Part:

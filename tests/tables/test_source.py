@@ -1,4 +1,4 @@
-"""Opening tables as people have them: encodings, separators, what is no row, folders, other kinds of files."""
+"""Opening tables as people have them: encodings, separators, what is no row, folders, other kinds."""
 
 from __future__ import annotations
 
@@ -241,3 +241,13 @@ def test_names_of_folders_are_columns_that_the_files_lack(tmp_path: Path) -> Non
         "time": ["2024-01-01"] * 2,
         "country": ["DE", "FR"],
     }
+
+
+def test_a_row_is_found_in_its_file(tmp_path: Path) -> None:
+    path = put(tmp_path / "f" / "a.csv", '# x\n\nid,t\n1,"p\nq"\n\n2,r\n')
+    put(tmp_path / "f" / "b.csv", "id,t\n3,s\n4,t\n")
+    for table in (opened(path), opened(tmp_path / "f")):
+        place = table.place(1)
+        assert (place.file, place.row, place.line) == (str(path), 2, 7)
+    place = opened(tmp_path / "f").place(3)
+    assert (place.file, place.row, place.line) == (str(tmp_path / "f" / "b.csv"), 2, 3)
