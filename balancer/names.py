@@ -1,4 +1,4 @@
-"""Names that users type and that several packages share, counted nouns, quoted values; no library is loaded."""
+"""Names that users type and that several packages share, counted nouns, quoted values; needs no library."""
 
 from __future__ import annotations
 
