@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balancer.data.past import Events, Float, earlier_sum, signed_log
+from balancer.data.risk import known_labels
 from balancer.data.spec import DAY
 from balancer.data.timeline import Index, Kind, Timeline, first_of_key, shifted
 
@@ -96,7 +97,7 @@ class TableContextPast:
         events: The rows.
         label: (N,) class; 0 is negative, -1 is unknown.
         delay: Seconds after which a label is known.
-        label_time: (N,) times that count for the labels, where some are known later; None: those of the rows.
+        label_time: (N,) as in `balancer.data.risk.known_labels`; None where all are known after the delay.
     """
 
     def __init__(self, events: Events, label: NDArray[np.int16], delay: float, label_time: Float | None = None) -> None:
@@ -112,9 +113,7 @@ class TableContextPast:
         is_known = label >= 0
         known_key, known_time, fraud = key[is_known], time[is_known], label[is_known] > 0
         if self._label_time is not None:
-            known_time = self._label_time[order][is_known]
-            by_time = np.lexsort((known_time, known_key))
-            known_key, known_time, fraud = known_key[by_time], known_time[by_time], fraud[by_time]
+            known_key, known_time, fraud = known_labels(known_key, known_time, fraud, self._label_time[order][is_known])
         known_key, known_time, fraud = _legitimate_first(known_key, known_time, fraud)
         size = len(known_key)
         index = np.arange(size, dtype=np.int64)

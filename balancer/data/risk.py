@@ -9,6 +9,7 @@ feature: Le Borgne et al., Fraud Detection Handbook, chapter 3 (terminal risk wi
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +42,7 @@ def risk_fields(
         time: (N,) seconds.
         label: (N,) class; 0 is negative, -1 is unknown.
         delay: Seconds after which a label is known. With 0, the labels of strictly earlier rows are known.
-        label_time: (N,) times that count for the labels, where some are known later; None: `time`.
+        label_time: (N,) as in `known_labels`; None where every label is known after the delay.
         moments: The same times as `time`, if they were found already.
 
     Yields:
@@ -52,12 +53,13 @@ def risk_fields(
     order = order[np.searchsorted(key[order], 0) :]
     known = order[label[order] >= 0]
     moments = Moments.of(time) if moments is None else moments
+    fraud = label[known] > 0
     if label_time is None:
         timeline = Timeline(key[known], moments.take(known))
     else:
-        known = known[np.lexsort((label_time[known], key[known]))]
-        timeline = Timeline(key[known], label_time[known])
-    frauds: Index = np.concatenate((np.zeros(1, np.int64), np.cumsum(label[known] > 0, dtype=np.int64)))
+        labels = known_labels(key[known], time[known], fraud, label_time[known])
+        timeline, fraud = Timeline(labels.key, labels.time), labels.fraud
+    frauds: Index = np.concatenate((np.zeros(1, np.int64), np.cumsum(fraud, dtype=np.int64)))
     key = key[order]
     bound = moments.take(order).minus(delay)
     last = timeline.position(key, bound, inclusive=delay > 0)
@@ -65,6 +67,33 @@ def risk_fields(
         first = timeline.position(key, bound.minus(days * DAY))
         for field, values in rate_fields(name, days, frauds[last] - frauds[first], last - first):
             yield field, _in_input_order(size, order, values)
+
+
+class Labels(NamedTuple):
+    """Labels of M rows with a context value, sorted by (value, time)."""
+
+    key: Index
+    time: NDArray[np.float64]
+    fraud: NDArray[np.bool_]
+
+
+def known_labels(key: Index, time: NDArray[np.float64], fraud: NDArray[np.bool_], label_time: NDArray[np.float64]) -> Labels:
+    """The labels as they become known, where some are reported late.
+
+    A fraud that is reported late counts as legitimate at its own time, as it was then believed to be, and as
+    a fraud at its later time.
+
+    Args:
+        key: (M,) code of the context value.
+        time: (M,) seconds.
+        fraud: (M,) whether a row is a fraud.
+        label_time: (M,) times that count for the labels, later than `time` for late reports.
+    """
+    late = fraud & (label_time > time)
+    key, fraud = np.concatenate((key, key[late])), np.concatenate((fraud, np.zeros(int(late.sum()), np.bool_)))
+    moments = np.concatenate((label_time, time[late]))
+    order = np.lexsort((moments, key))
+    return Labels(key[order], moments[order], fraud[order])
 
 
 def rate_fields(name: str, days: int, frauds: Index, known: Index) -> Iterator[tuple[str, NDArray[np.float64]]]:
