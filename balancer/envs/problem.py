@@ -214,12 +214,16 @@ def _fit_encoder(
             tree = DecisionTreeClassifier(
                 max_leaf_nodes=TREE_LEAVES, min_samples_leaf=20, criterion="entropy", random_state=integer_seed(seed, "tree", field)
             )
-            tree.fit(x[fitted, None], positive[fitted], sample_weight=fitted_weight)
+            known = ~np.isnan(x[fitted])
+            if not known.any():
+                known[:] = True
+            tree.fit(np.nan_to_num(x[fitted[known], None]), positive[fitted[known]], sample_weight=fitted_weight[known])
         group = _groups(tree, x)
         trees.append(tree)
         odds.append(_log_odds(group, positive, weight, int(group.max()) + 1))
         columns.append(odds[-1][group])
-        knots.append(None if tree is None else np.quantile(x, np.linspace(0, 1, _RANK_KNOTS)))
+        present = x[~np.isnan(x)]
+        knots.append(None if tree is None else np.quantile(present if len(present) else np.zeros(1), np.linspace(0, 1, _RANK_KNOTS)))
         if (quantiles := knots[-1]) is not None:
             columns.append(_normal_rank(quantiles, x))
     raw = np.stack(columns, axis=1)
@@ -281,19 +285,24 @@ def _likely(
 
 
 def _column(values: NDArray[np.float32], field: int) -> NDArray[np.float64]:
-    return np.nan_to_num(values[:, field].astype(np.float64))
+    """Values (n,) of a field; only NaN, which is missing, is not finite."""
+    return np.nan_to_num(values[:, field].astype(np.float64), nan=np.nan)
 
 
 def _groups(tree: DecisionTreeClassifier | None, x: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Group of each value: the leaf of a numeric value, the code of a categorical one."""
-    return np.asarray(x if tree is None else tree.apply(x[:, None]), dtype=np.int64)
+    """Group of each value: the leaf of a number, one more for missing numbers, or the code of a category."""
+    if tree is None:
+        return x.astype(np.int64)
+    missing = np.isnan(x)
+    group = tree.apply(np.where(missing, 0.0, x)[:, None])
+    return np.asarray(np.where(missing, tree.tree_.node_count, group), dtype=np.int64)
 
 
 def _normal_rank(knots: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Approximate normal score of the mid-rank of ``x`` among the quantiles ``knots`` of train."""
+    """Approximate normal score of the mid-rank of ``x`` among the quantiles ``knots`` of train; of NaN 0."""
     rank = (np.searchsorted(knots, x, side="left") + np.searchsorted(knots, x, side="right")) / (2 * _RANK_KNOTS)
     rank = np.clip(rank, 1 / (4 * _RANK_KNOTS), 1 - 1 / (4 * _RANK_KNOTS))
-    return np.asarray(np.log(rank / (1 - rank)) / 1.702, dtype=np.float64)
+    return np.where(np.isnan(x), 0.0, np.log(rank / (1 - rank)) / 1.702)
 
 
 def _log_odds(group: NDArray[np.int64], positive: NDArray[np.int64], weight: NDArray[np.float64], num_groups: int) -> NDArray[np.float64]:

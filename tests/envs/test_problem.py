@@ -116,3 +116,17 @@ def test_encoder_on_values_that_train_never_held() -> None:
     prior = (0.0 - encoder.mean[-1]) / encoder.spread[-1]
     assert features[0, -1] == pytest.approx(prior, abs=1e-6)  # an unknown category tells as much as the prior
     assert encoder.likely(odd).shape == (2,)
+
+
+def test_a_missing_number_has_a_group_of_its_own() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(4000, 3)).astype(np.float32)
+    values[rng.random(4000) < 0.2, 0] = np.nan
+    values[:, 2] = np.nan  # a field that is never known
+    label = (np.isnan(values[:, 0]) & (rng.random(4000) < 0.5)).astype(np.int64)
+    problem, encoder = encoded_problem(values, label, values, label, num_numeric=3, num_classes=2, seed=0)
+    assert np.isfinite(problem.x_train).all() and np.isfinite(problem.x_val).all()
+    odds = encoder.likely(values)
+    assert odds[np.isnan(values[:, 0])].min() > odds[~np.isnan(values[:, 0])].max()
+    unseen = np.array([[np.nan, np.nan, 1.0], [0.0, np.nan, np.nan]], np.float32)
+    assert np.isfinite(encoder.transform(unseen)).all()
