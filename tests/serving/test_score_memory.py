@@ -69,7 +69,8 @@ def rows(tiny_table: Path) -> pl.DataFrame:
 def expected(run: Path, rows: pl.DataFrame, folder: Path) -> dict[str, float]:
     """Scores by id of `balancer score --streaming`."""
     rows.write_parquet(folder / "in.parquet")
-    score_file(TrainedRun.load(run), folder / "in.parquet", folder / "out.parquet", past=None, bad_rows="error", streaming=True)
+    how: dict[str, Any] = {"past": None, "bad_rows": "error", "streaming": True, "overwrite": True}
+    score_file(TrainedRun.load(run), folder / "in.parquet", folder / "out.parquet", **how)
     return dict(pl.read_parquet(folder / "out.parquet").select(pl.col("transaction_id").cast(pl.String), "score").iter_rows())
 
 

@@ -110,7 +110,8 @@ def scored(run: Path, table: pl.DataFrame, tmp_path: Path, *flags: str) -> pl.Da
     """The table with the columns that `balancer score` adds."""
     table.write_parquet(tmp_path / "given.parquet")
     output = tmp_path / "scored.parquet"
-    assert main(["score", str(run), "--input", str(tmp_path / "given.parquet"), "--output", str(output), *flags]) == 0
+    table_and_output = ("--input", str(tmp_path / "given.parquet"), "--output", str(output), "--overwrite")
+    assert main(["score", str(run), *table_and_output, *flags]) == 0
     return pl.read_parquet(output)
 
 
