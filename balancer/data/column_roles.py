@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from balancer.data.role_names import is_code, is_context, is_count, is_id, is_personal, is_second_label
+from balancer.data.role_names import is_code, is_context, is_count, is_id, is_personal, is_second_label, is_time
 from balancer.tables.profile import ColumnProfile
 
 MAX_CATEGORIES = 100
@@ -87,9 +87,13 @@ def _number(column: ColumnProfile) -> Choice:
     name, often = column.name, column.repeats >= _OFTEN
     if not column.whole:
         return Choice("numeric", "numbers")
+    if is_time(name) and column.kind != "constant" and column.distinct > MAX_CATEGORIES:
+        return out(DATE, "by its name a time besides the time")
     if column.unique and column.rows >= _OFTEN:
         if is_id(name) or (column.digits or 0) >= _KEY_DIGITS or _is_row_number(column):
             return out(UNIQUE, "a number of its own in each row")
+        if is_code(name):
+            return out(TEXT, "by its name a code, too many values")
         return Choice("numeric", "whole numbers")
     if is_code(name) or (column.digits or 0) >= _KEY_DIGITS:
         return _code(column, "by its name a code" if is_code(name) else f"keys of {column.digits} digits")

@@ -23,6 +23,8 @@ RANKS: dict[str, tuple[str, ...]] = {
         r"(?:is_?|was_?|es_?|est_?|ist_?)?(?:fraud|fraudulent|fraude|fraudulento|fraudulenta|frauduleux|betrug|frode|frod)"
         r"|(?:tx_?)?fraud_?(?:label|flag|type|class|bool|indicator|ind|yn)|(?:tx|trans|transaction)_?fraud|(?:flag|label)_?fraude?|label",
         r"class|target|klasse",
+        r"fraude?_?(?:found|reported|detected|confirmed|occurred|happened|outcome|status|result|target|yn|p)(?:_\w{1,2})?"
+        r"|(?:confirmed|reported|real|actual|first_party|third_party|card|payment|account|claim|application)_fraude?",
         r"churn|churned|is_churn|exited|attrition|attrition_flag|attack_cat|attack|is_attack|attack_type|anomaly|is_anomaly|malicious|"
         r"is_malicious|intrusion|is_intrusion|chargeback|is_chargeback|charge_back|has_chargeback|is_spam|spam|is_phishing|phishing|scam|"
         r"is_scam|abwanderung|gekundigt",
@@ -58,7 +60,8 @@ RANKS: dict[str, tuple[str, ...]] = {
 """Patterns of plain names by role, the strongest first."""
 
 CONTEXT = (
-    r"(?:terminal|merchant|shop|store|device|pos|atm|beneficiary|payee|recipient|receiver|creditor|commercant|handler|haendler|comercio)"
+    r"(?:terminal|merchant|shop|store|device|pos|atm|beneficiary|payee|recipient|receiver|creditor|commercant|handler|haendler|comercio"
+    r"|empfanger|empfaenger|beneficiaire|destinataire|destinatario|beneficiario)"
     r"(?:_?(?:id|no|num|number|name|account))?|name_?dest|dest_?name|(?:to|dest|dst|counterparty)_?(?:account|acct)|counterparty(?:_?(?:id|name))?"
 )
 """Plain names of the other side of a transaction."""
@@ -69,11 +72,12 @@ _NOT_THE_TIME = (
     r"|opening|signup|sign_up|join|joined|registration|registered|issue|issued|close|closed|last|first|prev|previous|next|update|updated"
     r"|reported|report|resolved|confirmed|settled|settlement)(?:_|$)|geburt"
 )
+_STRONG_CODE = r"(?:^|_)(?:id|ids|code|codes|cd|mcc|zip|zipcode|postal|postcode|plz|bin|iin|sku|ean|upc|ip|asn|imei|msisdn|iban|bic|swift|postleitzahl)"
 _CODE = (
-    r"(?:^|_)(?:id|ids|code|codes|cd|mcc|zip|zipcode|postal|postcode|plz|cap|bin|iin|sku|ean|upc|ip|device|port|asn|imei|msisdn|iban|bic|swift"
-    r"|terminal|merchant|shop|store|branch|region|district|country|state|city|currency|channel|category|cat|type|class|group|segment|cluster"
-    r"|postleitzahl|vendor|seller|product|operator|agent|employee|os|browser|hash|token|serial|account|acct|customer|client|user)(?:_|$)"
-    r"|^(?:card|addr|address|device|prod|product)_?\d+$|_?(?:id|code|mcc|zip)$"
+    rf"{_STRONG_CODE}$|^id_|^(?:card|addr|address|device|prod|product)_?\d+$|(?:id|code|mcc)$"
+    r"|(?:^|_)(?:device|port|terminal|merchant|shop|store|branch|region|district|country|state|city|currency|channel|category|cat|type|class"
+    r"|group|segment|cluster|vendor|seller|product|operator|agent|employee|os|browser|hash|token|serial|account|acct|customer|client|user"
+    r"|card|key)$"
 )
 _COUNT = (
     r"(?:^|_)(?:count|counts|cnt|num|nb|n|number_of|nombre|anzahl|qty|quantity|age|tenure|days?|hours?|minutes|seconds|secs|months?|years?"
@@ -121,6 +125,12 @@ def is_second_label(name: str) -> bool:
     return re.search(_SECOND_LABEL, plain_name(name)) is not None or (place is not None and place < len(RANKS["label"]) - 1)
 
 
+def is_time(name: str) -> bool:
+    """Whether the name is that of a moment, and not merely of something about time, such as a travel time."""
+    place = rank("time", name)
+    return place is not None and place < len(RANKS["time"]) - 1
+
+
 def is_other_date(name: str) -> bool:
     """Whether the name is that of a date which is not the time of the row: a birth, an expiry, a report."""
     return re.search(_NOT_THE_TIME, plain_name(name)) is not None or is_second_label(name)
@@ -129,7 +139,9 @@ def is_other_date(name: str) -> bool:
 def is_code(name: str) -> bool:
     """Whether the name is that of a code or a key, whose digits have no order."""
     plain = plain_name(name)
-    return re.search(_CODE, plain) is not None and re.search(_COUNT_NOT_CODE, plain) is None
+    if re.search(rf"{_STRONG_CODE}$|_id$", plain):
+        return True
+    return re.search(f"{_CODE}|{_STRONG_CODE}_", plain) is not None and not is_count(name)
 
 
 def is_count(name: str) -> bool:
