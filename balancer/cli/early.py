@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from balancer.data.spec import read_spec_file
 from balancer.errors import InputError, MissingFileError
 from balancer.files import check_new_file, check_writable_folder
+from balancer.tables.kinds import known_kind
 
 if TYPE_CHECKING:
     from balancer.options.data import TableOptions
@@ -22,13 +23,17 @@ SCORES = (".parquet", ".csv")
 
 
 def check_table(path: Path | None) -> None:
-    """Check that a table exists; None is allowed.
+    """Check that a table exists and that its name is that of a table; None is allowed.
 
     Raises:
-        MissingFileError: There is no such file or folder.
+        InputError: There is no such file or folder, or the file is of an unknown kind.
     """
-    if path is not None and not path.exists():
+    if path is None:
+        return
+    if not path.exists():
         raise MissingFileError(f"{path} does not exist: check the path of the table")
+    if path.is_file():
+        known_kind(path)
 
 
 def check_written_table(target: Path, flag: str, *, overwrite: bool, inputs: Mapping[str, Path | None] | None = None) -> None:

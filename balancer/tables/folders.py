@@ -14,27 +14,11 @@ from urllib.parse import unquote
 import polars as pl
 
 from balancer.errors import InputError
+from balancer.tables.kinds import kind
 
-PARQUET = (".parquet", ".pq")
-CSV = (".csv", ".tsv", ".psv", ".tab")
-JSON = (".jsonl", ".ndjson")
-PLAIN = (".txt", ".dat", ".data", "")
-"""Endings that text files of any kind have; in a folder they count only where there is nothing else."""
 _TIME_KEYS = ("date", "day", "dt", "ds", "year", "month", "hour", "week", "time", "y", "m", "d", "h")
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 _TIME_NAMES = ("date", "time", "timestamp", "datetime", "moment", "ts", "_at", "_on")
-
-
-def kind(path: Path) -> str | None:
-    """What a file's name says that it holds: `parquet`, `csv`, `json`, `plain`, or None for anything else."""
-    ending = path.suffix.lower()
-    if ending in (".gz", ".zst"):
-        inner = Path(path.stem).suffix.lower()
-        return next((name for name, endings in _KINDS.items() if inner in endings and name != "parquet"), "plain")
-    return next((name for name, endings in _KINDS.items() if ending in endings), None)
-
-
-_KINDS = {"parquet": PARQUET, "csv": CSV, "json": (*JSON, ".json"), "plain": PLAIN}
 
 
 def table_files(folder: Path) -> list[Path]:

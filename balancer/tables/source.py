@@ -21,8 +21,9 @@ from balancer.errors import CorruptFileError, InputError, MissingFileError, reas
 from balancer.tables.csv_text import Shape, check_rows, cleaned, line_of
 from balancer.tables.decoding import as_utf8
 from balancer.tables.drift import Part, unite
-from balancer.tables.folders import kind, partitions, table_files
+from balancer.tables.folders import partitions, table_files
 from balancer.tables.json_lines import read_json
+from balancer.tables.kinds import kind, known_kind
 from balancer.tables.numbers import find_marks, parse_numbers
 from balancer.tables.options import ReadOptions
 from balancer.tables.sniffing import Head, read_head, separator_name
@@ -157,19 +158,12 @@ def _single(path: Path, read: ReadOptions) -> Opened:
 
 
 def _file(path: Path, read: ReadOptions) -> _File:
-    found = kind(path)
+    found = known_kind(path)
     if found == "parquet":
         return _File(Opened(str(path), _parquet([path]), False, (), read))
     if found == "json" or (found == "plain" and _looks_like_json(path)):
         return _json(path, read)
-    if found is not None:
-        return _csv(path, read)
-    ending = path.suffix
-    excel = "save the table as CSV" if ending.lower() in (".xlsx", ".xls", ".xlsm", ".ods") else None
-    raise InputError(
-        f"{path} is of an unknown kind ({ending!r}): "
-        f"{excel or 'give a .parquet or .csv file, JSON lines, a folder of such files, or a Delta table'}"
-    )
+    return _csv(path, read)
 
 
 def _looks_like_json(path: Path) -> bool:

@@ -15,6 +15,7 @@ SLOWEST = 5.0
 
 MISTAKES = {
     "train, table": ["train", "--dataset", "absent.parquet"],
+    "train, kind": ["train", "--dataset", "OTHER"],
     "train, spec": ["train", "--dataset", "TABLE", "--spec", "absent.toml"],
     "train, broken spec": ["train", "--dataset", "TABLE", "--spec", "TABLE"],
     "train, out": ["train", "--dataset", "TABLE", "--out", "TABLE/run"],
@@ -65,8 +66,10 @@ def run(arguments: list[str], folder: Path) -> tuple[str, str, float]:
 def test_a_mistake_is_found_before_anything_slow_is_imported(case: str, tmp_path: Path) -> None:
     table = tmp_path / "table.csv"
     table.write_text("time,amount,is_fraud\n1,2,0\n")
+    other = tmp_path / "table.xlsx"
+    other.write_bytes(b"PK")
     before = sorted(tmp_path.iterdir())
-    error, imported, seconds = run([word.replace("TABLE", str(table)) for word in MISTAKES[case]], tmp_path)
+    error, imported, seconds = run([word.replace("TABLE", str(table)).replace("OTHER", str(other)) for word in MISTAKES[case]], tmp_path)
     assert error.startswith("error: ") and error.count("\n") == 1, error
     assert imported == "[]", error
     assert seconds < SLOWEST
