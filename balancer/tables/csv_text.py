@@ -268,13 +268,13 @@ def _records(path: Path, text: Path, start: int, *, quoted: bool) -> Iterator[tu
             end = _last_end(data, quoted=quoted)
             if end < 0:
                 if len(rest) > _LONGEST_ROW:
-                    raise _never_closed(path)
+                    raise _never_closed(path, text, base)
                 continue
             yield base, data[: end + 1]
             base, rest = base + end + 1, rest[end + 1 :]
     if rest:
         if quoted and rest.count(b'"') % 2:
-            raise _never_closed(path)
+            raise _never_closed(path, text, base)
         yield base, np.frombuffer(rest + b"\n", dtype=np.uint8)
 
 
@@ -289,8 +289,10 @@ def _last_end(data: NDArray[np.uint8], *, quoted: bool) -> int:
     return int(ends[-1]) if len(ends) else -1
 
 
-def _never_closed(path: Path) -> CorruptFileError:
-    return CorruptFileError(f"{path}: a quote is opened and never closed, the file is damaged or truncated: write it again")
+def _never_closed(path: Path, text: Path, base: int) -> CorruptFileError:
+    return CorruptFileError(
+        f"{path}: a quote is opened and never closed (line {_line(text, base)}), the file is damaged or truncated: write it again"
+    )
 
 
 def _trailing(data: NDArray[np.uint8], stops: Positions, separator: int, most: Positions) -> Positions:

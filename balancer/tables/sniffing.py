@@ -165,7 +165,10 @@ def _preamble(body: list[str], separator: str) -> int:
 
 def _names(path: Path, body: list[str], separator: str) -> tuple[str, ...]:
     body = [body[0].removeprefix("\ufeff"), *body[1:]]
-    record = next(csv.reader(body, delimiter=separator, skipinitialspace=True))
+    try:
+        record = next(csv.reader(body, delimiter=separator, skipinitialspace=True))
+    except csv.Error as error:
+        raise InputError(f"the header of {path} can't be read ({_short(body[0])}): write the names of the columns in one line") from error
     names = [name.strip() for name in record]
     if names:
         names[0] = names[0].lstrip("# ") if names[0].startswith("#") else names[0]
@@ -179,3 +182,7 @@ def _names(path: Path, body: list[str], separator: str) -> tuple[str, ...]:
             f"{path} has no header: its first line holds values ({', '.join(values[:3])}); write the names of the columns there"
         )
     return tuple(names)
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 40 else text[:40] + "...")
