@@ -14,6 +14,7 @@ from pathlib import Path
 from balancer.errors import InputError
 
 HEAD_BYTES = 1 << 18
+_LONGEST_HEADER = 1 << 24
 _CANDIDATES = ((",", ";", "\t", "|"), ("^", "~", "\x01", "\x1f", "\x1e", ":"), (" ",))
 """Separators, the usual ones first; those of a later group count only where no earlier one fits."""
 _MOST_LINES = 2_000
@@ -61,6 +62,8 @@ def read_head(path: Path, text: Path, separator: str | None) -> Head:
     """
     with text.open("rb") as file:
         raw = file.read(HEAD_BYTES)
+        while raw and b"\n" not in raw.strip() and len(raw) < _LONGEST_HEADER and (more := file.read(HEAD_BYTES)):
+            raw += more
         whole = len(raw) < HEAD_BYTES
     if not whole and b"\n" in raw:
         raw = raw[: raw.rindex(b"\n") + 1]

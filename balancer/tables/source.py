@@ -210,7 +210,7 @@ def _csv(path: Path, read: ReadOptions) -> _File:
         raise_if_empty=False,
     )
     try:
-        sample = frame.head(_SAMPLE_ROWS).collect()
+        sample = frame.head(max(_SAMPLE_ROWS // max(len(names) // 100, 1), 100)).collect()
     except (pl.exceptions.PolarsError, OSError) as error:
         raise unreadable(str(path)) from error
     decimal, commas = _decimal(sample, read)
@@ -262,13 +262,20 @@ def _listed(items: tuple[str, ...]) -> str:
 def _decimal(sample: pl.DataFrame, read: ReadOptions) -> tuple[str | None, list[str]]:
     """The decimal mark of the file where its columns agree, and the columns with decimal commas."""
     seen: dict[str, list[str]] = {".": [], ",": []}
-    for values in sample:
-        cells = values.filter(values.str.contains(r"\d[.,]\d").fill_null(False))
-        if not len(cells):
+    # All columns are looked at in one query, and only those with commas or other marks one by one.
+    number = pl.all().str.contains(r"\d[.,]\d")
+    plain = pl.all().str.contains(r"^\s*[-+]?\d+\.\d{1,2}\s*$")
+    numbers, plains = sample.select(number.sum()).row(0), sample.select(plain.sum()).row(0)
+    for name, count, plain_count in zip(sample.columns, numbers, plains, strict=True):
+        if not count:
             continue
+        if plain_count > 0.9 * count:
+            seen["."].append(name)
+            continue
+        cells = sample[name].filter(sample[name].str.contains(r"\d[.,]\d").fill_null(False))
         marks = find_marks(cells, read)
         if marks.evident and marks.decimal is not None and parse_numbers(cells, read)[1].mean() < 0.1:  # type: ignore[operator]
-            seen[marks.decimal].append(values.name)
+            seen[marks.decimal].append(name)
     agreed = "," if seen[","] and not seen["."] else "." if seen["."] and not seen[","] else None
     return read.decimal or agreed, seen[","]
 
