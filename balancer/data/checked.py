@@ -133,8 +133,9 @@ def read_table(
     keys = dict.fromkeys((*([] if spec.entity is None else [spec.entity]), *spec.categorical, *spec.context))
     texts = {name: join_columns([form_of(frame[part], form) for part in made_of[name]], name) for name in keys}
     if spec.entity is not None:
-        entity = [frame[part] for part in made_of[spec.entity]]
-        check_entity([normal_form(part) for part in entity], entity[0] if len(entity) == 1 else texts[spec.entity], check)
+        entity, key = [frame[part] for part in made_of[spec.entity]], texts[spec.entity]
+        alone = len(entity) == 1
+        check_entity([key] if alone and form == NORMAL else [normal_form(part) for part in entity], entity[0] if alone else key, check)
     if spec.id in columns:
         check_unique(frame[spec.id], check)
     read = opened(source, spec.read).read
