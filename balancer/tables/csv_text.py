@@ -22,6 +22,8 @@ from balancer.tables.temporary import TemporaryCopy, written
 _CHUNK_BYTES = 1 << 24
 _LONGEST_ROW = 1 << 26
 """Most bytes of one row; a longer one has a quote that is never closed."""
+_WHITE = b" \t\r\x0b\x0c\x1a"
+"""White space, and the character with which old systems end a file."""
 _MOST_ODD = 20
 """Rows with another number of fields after which the check ends."""
 _MOST_FOOTERS = 5
@@ -147,7 +149,7 @@ class _Check:
         first = 1 if self.records < 0 else 0  # the header
         wrong = np.flatnonzero((counts != self.width - 1) & ~blank)
         for record in wrong[counts[wrong] == 0][:_MOST_FOUND]:
-            blank[record] = not bytes(data[starts[record] : stops[record]]).strip()
+            blank[record] = not bytes(data[starts[record] : stops[record]]).strip(_WHITE)
         wrong = wrong[~blank[wrong]]
         comment = np.zeros(len(ends), dtype=np.bool_)
         comment[wrong[(data[starts[wrong]] == _HASH) & (wrong >= first)]] = True

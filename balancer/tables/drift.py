@@ -16,6 +16,7 @@ from balancer.tables.type_names import type_name
 from balancer.tables.values import normal_form
 
 _EXACT = 1 << 53
+_ISO = r"^(?:\d{4}-\d{2}-\d{2}(?:[T ]\d{2}:\d{2}(?::\d{2}(?:\.\d+)?)?)?)?$"
 _UNITS = ("ms", "us", "ns")
 
 
@@ -70,7 +71,7 @@ def _check_names(parts: list[Part], columns: list[str]) -> None:
     first = parts[0]
     for part in parts[1:]:
         common = len(part.types.keys() & first.types.keys())
-        if 2 * common < min(len(part.types), len(first.types)):
+        if 2 * common <= min(len(part.types), len(first.types)):
             raise InputError(
                 f"{first.name} and {part.name} are different tables, {common} of their columns have the same name: "
                 "give one table, or one folder for each"
@@ -96,8 +97,9 @@ def _common(name: str, holders: list[Part]) -> pl.DataType:
         if wider is None:
             raise _lossy(name, first[types[0]], first[dtype], types[0], dtype)
         result = wider
+    timed = any(isinstance(part.types[name], pl.Date | pl.Datetime) for part in holders)
     for part in holders:
-        for check in _checks(name, part.types[name], result):
+        for check in _checks(name, part.types[name], result, timed=timed):
             if not part.frame.select(check.fill_null(True).all()).collect().item():
                 other = next(other for other in holders if other.types[name] != part.types[name])
                 raise _lossy(name, other, part, other.types[name], part.types[name])
@@ -153,9 +155,11 @@ def _times(a: pl.DataType, b: pl.DataType) -> pl.DataType | None:
 _RULES: tuple[Callable[[pl.DataType, pl.DataType], pl.DataType | None], ...] = (_texts, _numbers, _times)
 
 
-def _checks(name: str, dtype: pl.DataType, target: pl.DataType) -> list[pl.Expr]:
+def _checks(name: str, dtype: pl.DataType, target: pl.DataType, *, timed: bool) -> list[pl.Expr]:
     """Conditions on the values of a file under which `target` holds them exactly."""
     column = pl.col(name)
+    if isinstance(dtype, pl.String) and timed:  # times of other files are written in this form
+        return [column.str.strip_chars().str.contains(_ISO)]
     if dtype == target or isinstance(dtype, pl.Null):
         # Text that stands beside times must be written as they are converted.
         return []

@@ -18,6 +18,7 @@ import polars as pl
 
 from balancer.dependencies import require
 from balancer.errors import CorruptFileError, InputError, MissingFileError, reason_of
+from balancer.names import counted
 from balancer.tables.csv_text import Shape, check_rows, cleaned, line_of
 from balancer.tables.decoding import as_utf8
 from balancer.tables.drift import Part, unite
@@ -324,7 +325,7 @@ def _folder(path: Path, read: ReadOptions) -> Opened:
         )
         notes.append(f"columns that some files of {path} lack are empty there: {shown}")
     if len(names) < len(every):
-        notes.append(f"{len(every) - len(names)} empty files of {path} are left out")
+        notes.append(f"left out of {path}: {counted(len(every) - len(names), 'empty file')}")
     notes.extend(dict.fromkeys(note for file in files[:_SHOWN] for note in file.opened.notes))
     first = next((file.opened.read for file in files if file.opened.text), read)
     options = replace(first, decimal=read.decimal or next((mark for mark in (",", ".") if mark in decimals), None))
