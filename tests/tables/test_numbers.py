@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import polars as pl
 import pytest
 from hypothesis import given
@@ -13,7 +15,7 @@ from balancer.tables.options import ReadOptions
 NO_OPTIONS = ReadOptions()
 
 
-def parsed(cells: list[str | None], read: ReadOptions = NO_OPTIONS) -> tuple[list[float | None], list[bool]]:
+def parsed(cells: Sequence[str | None], read: ReadOptions = NO_OPTIONS) -> tuple[list[float | None], list[bool]]:
     values, wrong = parse_numbers(pl.Series("x", cells, dtype=pl.String), read)
     assert values.name == wrong.name == "x"
     return values.to_list(), wrong.to_list()

@@ -97,7 +97,7 @@ def test_encodings(tmp_path: Path, encoding: str, said: str | None) -> None:
 )
 def test_what_is_refused_names_the_remedy(tmp_path: Path, content: str | bytes, options: dict[str, str], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        opened(put(tmp_path / "t.csv", content), ReadOptions(**options))
+        opened(put(tmp_path / "t.csv", content), ReadOptions.from_dict(options))
 
 
 def test_columns_without_a_name_get_one(tmp_path: Path) -> None:
