@@ -124,6 +124,13 @@ def test_bad_times_are_dropped() -> None:
         (series([10, 2, 0, 1]), None, ("0", "1", "2", "10")),
         (series(["b", "a"]), "b", ("b", "a")),
         (series(["0.0", "1.0", "1"]), None, ("0", "1")),
+        (series(["oui", "NON"]), None, ("NON", "oui")),
+        (series(["Ja", "Nein"]), None, ("Nein", "Ja")),
+        (series(["sí", "no"]), None, ("no", "sí")),
+        (series(["T", "F"]), None, ("F", "T")),
+        (series(["Y", "N"]), None, ("N", "Y")),
+        (series([-1, 1]), None, ("-1", "1")),
+        (series([-1.0, 1.0]), None, ("-1", "1")),
     ],
 )
 def test_classes(values: pl.Series, negative: str | None, classes: tuple[str, ...]) -> None:
