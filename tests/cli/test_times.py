@@ -44,7 +44,7 @@ def test_time_none(tiny_table: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
         assert main([*command, *flags]) == 0
     one, other = (pl.read_csv(scored)["score"] for scored in scores)
     np.testing.assert_allclose(one, other, rtol=1e-4)
-    with pytest.raises(InputError, match="trained without a time.*--time"):
+    with pytest.raises(InputError, match=r"trained without a time.*--time"):
         LoadedModel.load(out, "run")
 
 
