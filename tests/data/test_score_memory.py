@@ -28,7 +28,6 @@ from balancer.data.score_memory import (
     probability,
 )
 from balancer.data.timeline import Index
-from balancer.errors import InputError
 from tests.data.test_features import SPEC, make_table
 
 NAMES = memory_names(True)
