@@ -7,10 +7,13 @@ depend on the other rows of a call, and a state that was read in one call is tha
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import mmap
 import struct
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +32,7 @@ MARK = b"bstp"
 _GROWTH = 1.5
 """A state that is full gets room for this many times its rows."""
 _HEADER = struct.Struct("<4sI q 8q")
+_LARGE_PAGE = 1 << 21
 
 _INTEGERS = (
     *("fields", "numeric", "categories", "channels", "heads", "layers", "hidden", "classes", "window", "nodes", "history"),
@@ -150,7 +154,7 @@ class NativeStep:
         self._packed: Packed = pack(model)
         sizes = self._packed.sizes
         # The kernel reads whole packs from any offset of an array.
-        self._arrays = {name: _aligned(array) for name, array in self._packed.arrays.items()}
+        self._arrays = _together(self._packed.arrays)
         best = int(_LIBRARY.balancer_step_isa())
         self._struct = _Step(
             **{name: sizes[name] for name in _INTEGERS},
@@ -303,11 +307,23 @@ def _address(array: NDArray[np.generic]) -> int:
     return address
 
 
-def _aligned(array: NDArray[np.generic]) -> NDArray[np.generic]:
-    """Copy to memory that begins at a multiple of 64 bytes, and has as much after its end."""
-    array = np.ascontiguousarray(array)
-    memory = np.zeros(array.nbytes + 128, np.uint8)
-    first = -_address(memory) % 64
-    copy = memory[first : first + array.nbytes].view(array.dtype).reshape(array.shape)
-    copy[...] = array
-    return copy
+def _together(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Copy arrays to one piece of memory, each at a multiple of 64 bytes and with as much after its end.
+
+    Where the system has large pages they are asked for: finding the many small ones in turn took a third of the
+    time of a step after other work.
+    """
+    sizes = {name: -(-array.nbytes // 64) * 64 + 64 for name, array in arrays.items()}
+    size = -(-sum(sizes.values()) // _LARGE_PAGE) * _LARGE_PAGE + _LARGE_PAGE
+    whole = np.zeros(size, np.uint8)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # shared memory has no large pages
+        with contextlib.suppress(OSError):
+            memory.madvise(mmap.MADV_HUGEPAGE)
+        whole = np.frombuffer(memory, np.uint8)
+    place, copies = -_address(whole) % _LARGE_PAGE, {}
+    for name, array in arrays.items():
+        copies[name] = whole[place : place + array.nbytes].view(array.dtype).reshape(array.shape)
+        copies[name][...] = array
+        place += sizes[name]
+    return copies

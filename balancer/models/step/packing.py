@@ -210,7 +210,8 @@ def _embedding(model: Classifier) -> tuple[dict[str, int], dict[str, NDArray[Any
         sizes |= {"levels": places.levels, "bins": places.bins}
         arrays |= {"search": _array(places.search), "lower": _array(places.lower), "width": _array(places.width)}
     if isinstance(numeric, PiecewiseLinearEncoder):
-        arrays["table"] = _wide(_array(numeric.table()))
+        sums_and_slopes = _wide(_array(numeric.table())).reshape(2, places.fields * places.bins, -1)
+        arrays["table"] = np.ascontiguousarray(sums_and_slopes.transpose(1, 0, 2))
     elif isinstance(numeric, PeriodicEncoder):
         sizes["frequencies"] = FREQUENCIES
         arrays |= {

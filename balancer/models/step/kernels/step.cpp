@@ -41,7 +41,7 @@ struct Step {
     int64_t encoding, levels, bins, frequencies, cycles, harmonics;
     int64_t score, landmarks, gated, pairs, binary, margin;  // margin: column, or -1
     const float *search, *lower, *width;       // (numeric, 2^levels); (numeric * bins); (numeric * bins)
-    const float* table;                        // (2, numeric * bins, D) sums up to each bin, then slopes
+    const float* table;                        // (numeric * bins, 2, D) the sum up to each bin, and its slope
     const float *places, *frequency, *waves, *wavesBias;  // (numeric,); (numeric, f); (numeric, 2 f, D); (numeric, D)
     const int64_t* cycleColumn;                // (cycles,)
     const float *period, *harmonic, *cycleWaves;  // (cycles,); (harmonics,); (cycles, 2 harmonics, D)
@@ -113,7 +113,8 @@ struct Scratch {
     std::vector<float> windows;          // states of the windows of the form rows
     std::vector<float> moved;            // nodes while they are merged
     std::vector<float> best;             // (nodes,) scores while they are merged
-    std::vector<int64_t> source;
+    std::vector<int64_t> source, bins;   // (numeric,) bins of a row
+    std::vector<float> fractions;        // (numeric,)
     float* sequence[TOKENS];
     int64_t at[TOKENS];
     bool target[TOKENS];
@@ -127,6 +128,7 @@ struct Scratch {
         int64_t total = 0;
         for (const int64_t size : sizes) total += size + LANES;
         if (static_cast<int64_t>(all.size()) < total) all.resize(total);
+        if (static_cast<int64_t>(bins.size()) < m.numeric) { bins.resize(m.numeric); fractions.resize(m.numeric); }
         int64_t begin = 0;
         for (int i = 0; i < 12; ++i) { *places[i] = all.data() + begin; begin += sizes[i] + LANES; }
     }
