@@ -124,9 +124,11 @@ def main(arguments: list[str] | None = None) -> None:
         slow = form == "histories" and attention == "dense"  # torch reads the segment again for every row
         cells.append(measure(form, attention, min(history_length, 64) if quick else history_length, 5 if quick else 15 if slow else 300))
         cell = cells[-1]
+        milliseconds = cell["step_cpu_ms"]
         print(
-            f"{form} {attention}: torch {cell['step_cpu_ms']['torch']:.3f} ms, native {cell['step_cpu_ms']['native']:.4f} ms "
-            f"({cell['native_of_torch']:.4f} of it), {cell['native_again_cpu_ms']:.4f} ms one after another, in calls of 32 rows {cell['native_row_of_32_cpu_ms']:.4f} ms a row"
+            f"{form} {attention}: torch {milliseconds['torch']:.3f} ms, native {milliseconds['native']:.4f} ms "
+            f"({cell['native_of_torch']:.4f} of it); native steps one after another {cell['native_again_cpu_ms']:.4f} ms, "
+            f"in calls of 32 rows {cell['native_row_of_32_cpu_ms']:.4f} ms a row"
         )
     best = instruction_set()
     result = {

@@ -175,7 +175,7 @@ def test_a_row_does_not_depend_on_its_call(
     num_classes: int,
     lengths: list[int],
 ) -> None:
-    """Histories of any length in one call: as each by itself, after a pass over the history, or from bytes."""
+    """Histories of any length in one call: as each by itself, after one pass, or from bytes."""
     model = classifier(
         seed,
         form=form,
@@ -372,8 +372,8 @@ def test_what_it_does_not_know_is_left_to_torch(name: str, monkeypatch: pytest.M
 
 @needs_kernel
 def test_other_embeddings_and_devices_are_left_to_torch() -> None:
-    for embedding in ("tabular", "token"):
-        model = classifier(attention="window", embedding=embedding, margin=False)
+    for embedding, fields in (("tabular", {}), ("token", {"numeric": 0, "categorical": 1})):
+        model = classifier(form="rows", attention="window", embedding=embedding, margin=False, history_length=1, **fields)
         assert "embedding" in str(refuses(model))
         kept, values = RowStream(model, CPU), history(model, 5)
         assert kept.uses == "torch"

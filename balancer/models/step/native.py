@@ -310,8 +310,8 @@ def _address(array: NDArray[np.generic]) -> int:
 def _together(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """Copy arrays to one piece of memory, each at a multiple of 64 bytes and with as much after its end.
 
-    Where the system has large pages they are asked for: finding the many small ones in turn took a third of the
-    time of a step after other work.
+    Where the system has large pages they are asked for: finding the many small ones in turn took a third of
+    the time of a step after other work.
     """
     sizes = {name: -(-array.nbytes // 64) * 64 + 64 for name, array in arrays.items()}
     size = -(-sum(sizes.values()) // _LARGE_PAGE) * _LARGE_PAGE + _LARGE_PAGE
