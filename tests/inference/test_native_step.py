@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -208,6 +209,21 @@ def test_a_row_does_not_depend_on_its_call(
     expected, _ = stepped(stream(model, "torch"), values)
     # A score that rounds to the other side selects another node: rarely, and in torch's own passes too.
     assert np.quantile(np.abs(np.array(chain) - expected).max(axis=1), 0.9) <= 2 * TOLERANCE
+
+
+@needs_kernel
+def test_threads_share_a_step() -> None:
+    """Each thread has states of its own; the models in a process may have different sizes."""
+    models = [classifier(**PARTS[name]) for name in ("sparse", "rows", "six heads", "twenty classes")]
+    streams = [stream(model, "native") for model in models]
+    values = [history(model, 100, seed) for seed, model in enumerate(models)]
+    expected = [stepped(*pair)[0] for pair in zip(streams, values, strict=True)]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(3):
+            for found, wanted in zip(
+                pool.map(lambda pair: stepped(*pair)[0], zip(streams * 3, values * 3, strict=True)), expected * 3, strict=True
+            ):
+                np.testing.assert_array_equal(found, wanted)
 
 
 @needs_kernel
