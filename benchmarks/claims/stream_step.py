@@ -68,7 +68,8 @@ def measure(form: str, attention: str, history_length: int, rounds: int) -> dict
     """CPU milliseconds of a step after a whole history, and of a call for 32 histories: medians of rounds.
 
     In a round torch's step, the native step and the call follow one another, so each finds the caches as the
-    others left them. `native_again_cpu_ms` is that of native steps one after another.
+    others left them. `native_again_cpu_ms` is that of native steps of one history after one another, and the
+    call of 32 histories is compared with 32 calls for as many histories.
     """
     both = streams(classifier(form, attention, history_length))
     rng = np.random.default_rng(0)
@@ -77,9 +78,9 @@ def measure(form: str, attention: str, history_length: int, rounds: int) -> dict
     values[:, NUMERIC:] = rng.integers(0, 40, (count + rounds, CATEGORICAL))
     first = both["native"].first_needed(count - 1)
     states: dict[str, RowState] = {name: stream.read(values[first:count], count) for name, stream in both.items()}
-    many = [both["native"].read(values[first:count], count) for _ in range(TOGETHER)]
+    many, others = ([both["native"].read(values[first:count], count) for _ in range(TOGETHER)] for _ in range(2))
     single: dict[str, list[float]] = {name: [] for name in both}
-    together, again, largest = [], [], 0.0
+    together, apart, again, largest = [], [], [], 0.0
     for row in values[count:]:
         found: dict[str, NDArray[np.float32]] = {}
         for name, stream in both.items():
@@ -91,6 +92,9 @@ def measure(form: str, attention: str, history_length: int, rounds: int) -> dict
         probabilities, many = both["native"].advance_many(block, many)
         together.append((time.thread_time() - begun) / TOGETHER)
         assert (probabilities == found["native"]).all(), "a row depends on the others of its call"
+        begun = time.thread_time()
+        others = [both["native"].advance(row, state)[1] for state in others]
+        apart.append((time.thread_time() - begun) / TOGETHER)
         largest = max(largest, float(np.abs(found["torch"] - found["native"]).max()))
     state = many[0]
     for row in values[count:]:
@@ -108,7 +112,7 @@ def measure(form: str, attention: str, history_length: int, rounds: int) -> dict
         "step_cpu_ms": milliseconds,
         "native_of_torch": milliseconds["native"] / milliseconds["torch"],
         "native_again_cpu_ms": 1e3 * statistics.median(again),
-        "native_row_of_32_cpu_ms": 1e3 * statistics.median(together),
+        "native_row_of_32_cpu_ms": {"in_one_call": 1e3 * statistics.median(together), "one_by_one": 1e3 * statistics.median(apart)},
         "largest_difference_of_probabilities": largest,
         "state_bytes": len(native.to_bytes()),
     }
@@ -128,7 +132,8 @@ def main(arguments: list[str] | None = None) -> None:
         print(
             f"{form} {attention}: torch {milliseconds['torch']:.3f} ms, native {milliseconds['native']:.4f} ms "
             f"({cell['native_of_torch']:.4f} of it); native steps one after another {cell['native_again_cpu_ms']:.4f} ms, "
-            f"in calls of 32 rows {cell['native_row_of_32_cpu_ms']:.4f} ms a row"
+            f"32 histories {cell['native_row_of_32_cpu_ms']['in_one_call']:.4f} ms a row in one call, "
+            f"{cell['native_row_of_32_cpu_ms']['one_by_one']:.4f} one by one"
         )
     best = instruction_set()
     result = {
@@ -137,7 +142,9 @@ def main(arguments: list[str] | None = None) -> None:
         "claims": {
             "at_most_.05_of_torch": all(cell["native_of_torch"] <= 0.05 for cell in cells),
             "differences_at_most_1e-6": all(cell["largest_difference_of_probabilities"] <= 1e-6 for cell in cells),
-            "32_rows_cost_less_than_one_by_one": all(cell["native_row_of_32_cpu_ms"] < cell["step_cpu_ms"]["native"] for cell in cells),
+            "32_rows_cost_less_than_one_by_one": all(
+                cell["native_row_of_32_cpu_ms"]["in_one_call"] < cell["native_row_of_32_cpu_ms"]["one_by_one"] for cell in cells
+            ),
         },
     }
     if not quick:
