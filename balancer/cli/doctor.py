@@ -58,6 +58,8 @@ def examine() -> dict[str, Any]:
     from balancer.models.attention.choice import LENGTHS, explain_choice, processor
     from balancer.models.attention.layout import Layout
     from balancer.models.quantization import native
+    from balancer.models.step import INSTRUCTION_SETS, instruction_set
+    from balancer.models.step import absence as absence_of_step
     from balancer.trees.native import absence as absence_of_trees
 
     versions: dict[str, str | None] = {}
@@ -89,6 +91,7 @@ def examine() -> dict[str, Any]:
         },
         "quantization": {"INT8 kernel in C++": native.absence() or "works"},
         "trees": {"evaluator in C++": absence_of_trees() or "works"},
+        "streaming": {"step in C++": absence_of_step() or f"works, with {INSTRUCTION_SETS[instruction_set() or 0]}"},
     }
 
 
@@ -107,6 +110,7 @@ def _print(result: dict[str, Any]) -> None:
         ("\nattention backend", result["attention"]["backends"].items()),
         ("\nquantization", result["quantization"].items()),
         ("\nboosted trees", result["trees"].items()),
+        ("\nscoring row by row", result["streaming"].items()),
         (
             "\nauto chooses, at this many tokens",
             ((length, f"{choice['backend'] or 'none'}: {choice['reason']}") for length, choice in result["attention"]["auto"].items()),

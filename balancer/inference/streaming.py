@@ -3,14 +3,18 @@
 What is special: in a table a long history is cut into segments that overlap by half, and a row is scored in
 the segment in whose second half it is (`TransactionStore.segments`). A stream does the same with two states
 of constant size: one of the current segment, which gives the score, and one of the next segment. Both are
-updated together. Every row is computed alone, so its score is identical to the last bit in the service and in
-`balancer score --streaming`.
+updated together. A row's score does not depend on other rows of a call, so it is identical to the last bit in
+the service and in `balancer score --streaming`.
+
+A step is computed in C++ (`balancer.models.step`) where it knows all parts of the model, else by torch.
+`BALANCER_STREAM_STEP` chooses: native, torch, or auto.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -20,8 +24,12 @@ from torch.utils._pytree import tree_map
 
 from balancer.data.dataset import Dataset
 from balancer.devices import torch_threads
-from balancer.errors import UnsupportedError
+from balancer.errors import InputError, UnsupportedError
 from balancer.models import Classifier, SequenceBatch
+from balancer.models.step import NativeStep, StepState, absence, refuses
+
+STEP_VARIABLE = "BALANCER_STREAM_STEP"
+"""Environment variable that chooses how a step is computed."""
 
 
 class RowState(NamedTuple):
@@ -34,14 +42,25 @@ class RowState(NamedTuple):
     states: list[Any]
     """The states of the model for one or two segments, the current segment first; empty if the model has
     none."""
+    native: StepState | None = None
+    """What the native step keeps instead of `fields` and `states`; None with torch's step."""
 
 
 class RowStream:
-    """Reads the rows of a history one after another; each step returns a new state.
+    """Reads the rows of a history one after another.
 
     Args:
-        model: A trained classifier; it is put into evaluation mode.
+        model: A trained classifier; it is put into evaluation mode. The native step copies its weights: make
+            a new stream after they change.
         device: Where the model computes.
+
+    Attributes:
+        uses: `native` or `torch`: how a step is computed.
+        reason: Why torch computes it; None where the native step does.
+
+    Raises:
+        InputError: `BALANCER_STREAM_STEP` is not native, torch or auto.
+        UnsupportedError: It is native, and the native step can't be used.
     """
 
     def __init__(self, model: Classifier, device: torch.device) -> None:
@@ -50,12 +69,16 @@ class RowStream:
         self._half = model.config.history_length // 2
         self._empty = torch.zeros(0, self._channels, device=device)
         self.has_state = _has_state(model, self._channels, device)
-        """Whether the model continues from a state of constant size. If not, it reads the rows of its window
-        or segment again."""
+        """Whether the model continues from a state of constant size. If not, torch reads the rows of its
+        window or segment again. The native step then keeps the embedded rows of the window (form `rows`), or
+        keys and values of all rows of the segment."""
+        self.reason = _reason_for_torch(model, device)
+        self.uses: Literal["native", "torch"] = "native" if self.reason is None else "torch"
+        self._native = NativeStep(model) if self.reason is None else None
 
     def start(self) -> RowState:
         """Return the state before the first row."""
-        return RowState(0, self._empty, [])
+        return RowState(0, self._empty, [], None if self._native is None else self._native.start())
 
     def first_needed(self, position: int) -> int:
         """Return the position of the earliest row that the score of the row at `position` depends on."""
@@ -63,17 +86,51 @@ class RowStream:
             return max(position // self._half - 1, 0) * self._half
         return max(position - self.model.config.history_length + 1, 0)
 
-    @torch.inference_mode()
     def step(self, fields: NDArray[np.float32], state: RowState) -> tuple[NDArray[np.float32], RowState]:
-        """Read the next row.
+        """Read the next row, and keep the state before it.
 
         Args:
             fields: (C,) fields of the row.
-            state: The state before the row.
+            state: The state before the row. It can be used again.
 
         Returns:
             Class probabilities (K,) float32 of the row, and the state after it.
         """
+        return self.advance(fields, state if state.native is None else state._replace(native=state.native.copy()))
+
+    def advance(self, fields: NDArray[np.float32], state: RowState) -> tuple[NDArray[np.float32], RowState]:
+        """Read the next row as :meth:`step`, but without a copy: the given state must not be used again.
+
+        The result is the same to the last bit.
+        """
+        if self._native is not None:
+            probabilities = self._native.advance(fields[None], [_native_state(state)])
+            return probabilities[0], state._replace(position=state.position + 1)
+        return self._step_by_torch(fields, state)
+
+    def advance_many(self, fields: NDArray[np.float32], states: Sequence[RowState]) -> tuple[NDArray[np.float32], list[RowState]]:
+        """Read the next rows of several histories, as :meth:`advance` does one after another.
+
+        Args:
+            fields: (B, C) fields of the rows.
+            states: The states of B different histories, which must not be used again.
+
+        Returns:
+            Class probabilities (B, K) float32 of the rows, and the states after them.
+        """
+        if self._native is not None:
+            probabilities = self._native.advance(fields, [_native_state(state) for state in states])
+            return probabilities, [state._replace(position=state.position + 1) for state in states]
+        pairs = [self._step_by_torch(row, state) for row, state in zip(fields, states, strict=True)]
+        every = np.empty((len(pairs), len(self.model.config.classes)), np.float32)
+        for number, (probability, _) in enumerate(pairs):
+            every[number] = probability
+        return every, [state for _, state in pairs]
+
+    @torch.inference_mode()
+    def _step_by_torch(self, fields: NDArray[np.float32], state: RowState) -> tuple[NDArray[np.float32], RowState]:
+        if state.native is not None:
+            raise InputError("state was made by the native step; compute it again by read()")
         # A copy in memory that torch aligns: the last bits of a product may depend on the alignment of its
         # operands.
         row = torch.tensor(fields, device=self.device)[None]
@@ -98,6 +155,8 @@ class RowStream:
             fields: (m, C) the last rows, from `first_needed(position - 1)` on.
             position: Number of rows of the history.
         """
+        if self._native is not None:
+            return RowState(position, self._empty, [], self._native.read(fields, position))
         rows = torch.tensor(fields, device=self.device)
         if position == 0:
             return self.start()
@@ -130,6 +189,15 @@ class RowStream:
         _, mass, _ = next(self.model.attended(batch, last))
         weight: NDArray[np.float32] = mass[0].cpu().numpy()
         return weight
+
+    def unpack(self, content: bytes, position: int) -> RowState | None:
+        """Restore the state of the native step from the bytes of `StepState.to_bytes`.
+
+        Returns:
+            The state; None if torch computes the steps, or these are other bytes.
+        """
+        native = None if self._native is None else self._native.unpack(content, position)
+        return None if native is None else RowState(position, self._empty, [], native)
 
     def num_segments(self, position: int) -> int:
         """Return the number of segments that contain the row at `position`."""
@@ -172,11 +240,32 @@ def score_streaming(
         for row in range(len(store)):
             if store.start[row] == row:
                 state = stream.start()
-            every[row], state = stream.step(store.values[row], state)
+            every[row], state = stream.advance(store.values[row], state)
             if row % 1000 == 999:
                 progress(row + 1)
     scores: np.ndarray = every[rows]
     return scores
+
+
+def _reason_for_torch(model: Classifier, device: torch.device) -> str | None:
+    """Return why torch computes the steps, or None if the native step does."""
+    chosen = os.environ.get(STEP_VARIABLE, "") or "auto"
+    if chosen not in ("native", "torch", "auto"):
+        raise InputError(f"{STEP_VARIABLE} must be native, torch or auto, given {chosen!r}")
+    if chosen == "torch":
+        return f"{STEP_VARIABLE} is torch"
+    reason = absence() or refuses(model, device)
+    if chosen == "native" and reason is not None:
+        raise UnsupportedError(f"{STEP_VARIABLE} is native, but the native step can't be used: {reason}; set it to auto")
+    return reason
+
+
+def _native_state(state: RowState) -> StepState:
+    if state.native is None:
+        raise InputError("state was made with torch's step; compute it again by read()")
+    if state.native.position != state.position:
+        raise InputError("state has been used by advance() already; keep it by step()")
+    return state.native
 
 
 def _has_state(model: Classifier, channels: int, device: torch.device) -> bool:

@@ -101,9 +101,10 @@ def measure(run: TrainedRun, table: Path) -> dict[str, Any]:
 
         def step(row: int) -> None:
             nonlocal state
-            network, state = stream.step(store.values[row], state)
+            network, state = stream.advance(store.values[row], state)
             run.detector.combine(network[None], store.values[row : row + 1])
 
+        found["step"] = stream.uses
         found["row_ms"]["network_and_second_stage"] = per_row(step)
     found["row_ms"]["whole"] = per_row(lambda row: stages.first_logit(base.values[row : row + 1], late, fold)) + sum(
         found["row_ms"].get(part, 0.0) for part in ("score_memory", "network_and_second_stage")

@@ -28,6 +28,7 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert result["attention"]["backends"]["native"] == (native.absence() or "works")
     assert set(result["quantization"]) == {"INT8 kernel in C++"}
     assert set(result["trees"]) == {"evaluator in C++"}
+    assert set(result["streaming"]) == {"step in C++"}
     assert result["attention"]["auto"]["64"]["backend"] == "dense"
     assert result["attention"]["auto"]["512"]["milliseconds"]
     assert result["processor"]

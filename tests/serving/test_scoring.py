@@ -16,6 +16,7 @@ import pytest
 
 from balancer.cli import main
 from balancer.errors import InputError
+from balancer.models.step import absence
 from balancer.runs.tables import score_file
 from balancer.runs.trained_run import TrainedRun
 from balancer.serving.errors import ConflictError, MissingError
@@ -189,6 +190,30 @@ def test_another_model_reads_the_stored_rows_and_continues(tmp_path: Path, run: 
     assert follower.current.digest == two.digest
     with pytest.raises(InputError, match=r"there is no run '../one'"):
         registry.activate("../one")
+
+
+@pytest.mark.skipif(absence() is not None, reason=f"the native step is not here: {absence()}")
+@pytest.mark.parametrize("form", ["histories", "rows"])
+def test_a_state_of_the_other_step_is_computed_again(
+    tmp_path: Path, run: Path, tiny_run: Path, rows: pl.DataFrame, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that were stored with torch's step and continued with the native step, and the other way round."""
+    models = {}
+    for step in ("torch", "native"):
+        monkeypatch.setenv("BALANCER_STREAM_STEP", step)
+        models[step] = LoadedModel.load(run if form == "histories" else tiny_run, "run")
+        assert models[step].stream.uses == step
+    busiest = rows["card_id"].value_counts(sort=True)["card_id"].head(3)
+    part = rows.filter(pl.col("card_id").is_in(busiest.implode())).with_columns(is_fraud=pl.lit(None, pl.Int8)).head(90)
+    expected = {step: replay(opened(f"sqlite:///{tmp_path / step}.db"), model, part) for step, model in models.items()}
+    mixed, database = {}, opened(f"sqlite:///{tmp_path / 'mixed.db'}")
+    for first, step in ((0, "torch"), (30, "native"), (60, "torch")):
+        found = replay(database, models[step], part.slice(first, 30))
+        mixed |= found
+        if step == "native":
+            assert found == {name: expected["native"][name] for name in found}
+    assert max(abs(mixed[name] - expected["torch"][name]) for name in mixed) < 1e-5
+    assert 0 < max(abs(expected["native"][name] - expected["torch"][name]) for name in mixed) < 1e-5
 
 
 WORKER = """

@@ -112,14 +112,14 @@ class LoadedModel:
 
         Args:
             values: (C,) all fields of the row.
-            state: State of the network before the row; None without a network.
+            state: State of the network before the row, which must not be used again; None without a network.
 
         Returns:
             Class probabilities (1, K), and the state after the row.
         """
         if self.stream is None or state is None:
             return self.detector.combine(None, values[None]), None
-        network, after = self.stream.step(values, state)
+        network, after = self.stream.advance(values, state)
         return self.detector.combine(network[None], values[None]), after
 
 

@@ -1,4 +1,8 @@
-"""Convert the state of a model for one entity to bytes and back: raw numbers, no executable content."""
+"""Convert the state of a model for one entity to bytes and back: raw numbers, no executable content.
+
+The bytes begin with a mark, so that the state of the native step is never taken for one of torch's step, or
+the other way round. What is not recognized is computed again from the stored rows.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +15,29 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from balancer.inference.streaming import RowState, RowStream
 
+TORCH_MARK = b"bstt\x01"
+"""First bytes of a state of torch's step: its name and the version of the format."""
+
 
 def pack(state: RowState) -> bytes:
-    """Concatenate the numbers of a state."""
+    """Concatenate the numbers of a state, after the mark of its format."""
+    if state.native is not None:
+        return state.native.to_bytes()
     leaves = [state.fields, *tree_flatten(state.states)[0]]
-    return b"".join(leaf.detach().cpu().contiguous().numpy().tobytes() for leaf in leaves)
+    return TORCH_MARK + b"".join(leaf.detach().cpu().contiguous().numpy().tobytes() for leaf in leaves)
 
 
 def unpack(content: bytes, position: int, stream: RowStream) -> RowState | None:
-    """Restore the state after `position` rows from `pack`; None if the length does not match the model."""
+    """Restore the state after `position` rows from `pack`.
+
+    Returns:
+        The state; None if the bytes are of another format than the stream's, or do not match the model.
+    """
+    if stream.uses == "native":
+        return stream.unpack(content, position)
+    if not content.startswith(TORCH_MARK):
+        return None
+    content = content[len(TORCH_MARK) :]
     start = stream.start()
     if not stream.has_state:
         width = start.fields.shape[1] * start.fields.element_size()
