@@ -55,6 +55,7 @@ def classifier(
             head="binary" if num_classes == 2 else "multiclass",
             margin="n1" if margin and numeric > 1 else "",
             cycles=(("n0", 2.5), ("n0", 24.0)) if numeric else (),
+            missing=("n0", "n2") if numeric > 2 else (),
             **(settings | changes),
         )
     ).eval()

@@ -36,12 +36,12 @@ _LARGE_PAGE = 1 << 21
 
 _INTEGERS = (
     *("fields", "numeric", "categories", "channels", "heads", "layers", "hidden", "classes", "window", "nodes", "history"),
-    *("histories", "encoding", "levels", "bins", "frequencies", "cycles", "harmonics"),
+    *("histories", "encoding", "levels", "bins", "frequencies", "cycles", "harmonics", "missing"),
     *("score", "landmarks", "gated", "pairs", "binary", "margin"),
 )
 _POINTERS = (
     *("search", "lower", "width", "table", "places", "frequency", "waves", "wavesBias"),
-    *("cycleColumn", "period", "harmonic", "cycleWaves", "sizes", "offsets", "codes", "position"),
+    *("cycleColumn", "period", "harmonic", "cycleWaves", "missingColumn", "missingRows", "sizes", "offsets", "codes", "position"),
     *("mixing", "mixingBias", "out", "outBias", "up", "upBias", "down", "downBias", "norms", "eps", "scoring", "gate"),
     *("speed", "lastNorm", "head", "headBias", "ones"),
 )

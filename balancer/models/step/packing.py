@@ -26,6 +26,7 @@ from balancer.models.classifier import Classifier
 from balancer.models.embedding import TransactionEmbedding
 from balancer.models.encoding import PiecewiseLinearEncoder
 from balancer.models.heads import BinaryHead, MulticlassHead
+from balancer.models.missing import MissingEncoder
 from balancer.models.periodic import FREQUENCIES, HARMONICS, CycleEncoder, PeriodicEncoder
 
 LANES = 16
@@ -82,6 +83,7 @@ def _unknown_part(model: Classifier) -> str | None:
     expected: list[tuple[object, tuple[type, ...]]] = [
         (embedding.numeric, tuple(ENCODINGS)),
         (embedding.cycles, (CycleEncoder, type(None))),
+        (embedding.missing, (MissingEncoder, type(None))),
         (embedding.position, (nn.Embedding, type(None))),
         *((table, (nn.Embedding,)) for table in embedding.categorical),
         (model.norm, (nn.LayerNorm,)),
@@ -202,7 +204,7 @@ def _embedding(model: Classifier) -> tuple[dict[str, int], dict[str, NDArray[Any
         "numeric": embedding.num_numeric,
         "categories": len(tables),
         "encoding": ENCODINGS[type(numeric)],
-        **dict.fromkeys(("levels", "bins", "frequencies", "cycles", "harmonics"), 0),
+        **dict.fromkeys(("levels", "bins", "frequencies", "cycles", "harmonics", "missing"), 0),
     }
     arrays: dict[str, NDArray[Any]] = {}
     if isinstance(numeric, PiecewiseLinearEncoder | PeriodicEncoder):
@@ -227,6 +229,12 @@ def _embedding(model: Classifier) -> tuple[dict[str, int], dict[str, NDArray[Any
             "period": _array(cycles.period),
             "harmonic": _array(2 * math.pi * torch.arange(1, HARMONICS + 1)),
             "cycleWaves": _wide(_array(cycles.weight)),
+        }
+    if isinstance(embedding.missing, MissingEncoder):
+        sizes["missing"] = len(embedding.missing.weight)
+        arrays |= {
+            "missingColumn": embedding.missing.column.numpy().astype(np.int64),
+            "missingRows": _wide(_array(embedding.missing.weight)),
         }
     if tables:
         rows = [_array(table.weight) for table in tables if isinstance(table, nn.Embedding)]

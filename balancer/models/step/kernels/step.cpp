@@ -38,13 +38,15 @@ enum { LANDMARKS = 1, CHANNELS, SURPRISAL, LEARNED, RANDOM };                  /
 struct Step {
     int64_t fields, numeric, categories, channels, heads, layers, hidden, classes, window, nodes, history;
     int64_t histories;  // 1 for the form histories, 0 for rows
-    int64_t encoding, levels, bins, frequencies, cycles, harmonics;
+    int64_t encoding, levels, bins, frequencies, cycles, harmonics, missing;
     int64_t score, landmarks, gated, pairs, binary, margin;  // margin: column, or -1
     const float *search, *lower, *width;       // (numeric, 2^levels); (numeric * bins); (numeric * bins)
     const float* table;                        // (numeric * bins, 2, D) the sum up to each bin, and its slope
     const float *places, *frequency, *waves, *wavesBias;  // (numeric,); (numeric, f); (numeric, 2 f, D); (numeric, D)
     const int64_t* cycleColumn;                // (cycles,)
     const float *period, *harmonic, *cycleWaves;  // (cycles,); (harmonics,); (cycles, 2 harmonics, D)
+    const int64_t* missingColumn;              // (missing,) columns of the fields with a vector for missing numbers
+    const float* missingRows;                  // (missing, D)
     const int64_t *sizes, *offsets;            // (categories,) codes of each, and its first row of `codes`
     const float *codes, *position;             // (rows, D); (history, D)
     const float *mixing, *mixingBias;          // (layers, panels of query, key, value and landmarks); (layers, 16 a panel)
