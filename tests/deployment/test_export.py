@@ -221,6 +221,7 @@ def test_no_run_and_no_table(tiny_run: Path, tmp_path: Path, capsys: pytest.Capt
     shutil.copytree(tiny_run, other)
     content = json.loads((other / "run.json").read_text())
     content["config"]["dataset"] = str(tmp_path / "gone.parquet")
+    content["table"] = {}  # neither is it at its absolute path, nor beside the run
     (other / "run.json").write_text(json.dumps(content))
     assert main(["export", str(other), "--lite"]) == 2
     assert "gone.parquet is not here" in capsys.readouterr().err

@@ -224,7 +224,7 @@ def test_without_the_compiled_evaluator_a_note_is_shown(
     run, url = trained("--learner", "trees"), f"sqlite:///{tmp_path / 'a.db'}"
     database = opened(url)
     rows.head(20).write_parquet(tmp_path / "in.parquet")
-    command = ["score", str(run), "--input", str(tmp_path / "in.parquet"), "--output", str(tmp_path / "out.parquet")]
+    command = ["score", str(run), "--input", str(tmp_path / "in.parquet"), "--output", str(tmp_path / "out.parquet"), "--overwrite"]
     assert _check_model(ServeConfig(run=run, database=url), database) is None
     assert main(command) == 0
     assert capsys.readouterr().err == ""
