@@ -80,13 +80,9 @@ def _print(result: dict[str, Any], console: Any) -> None:
     from rich import box
     from rich.table import Table
 
-    table = Table(
-        title=f"Full model ({result['full']}) and light model, on the test rows",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        title_style="bold",
-    )
+    # A title of the table would be wrapped at the table's width.
+    console.print(f"Full model ({result['full']}) and light model, on the test rows", style="bold", highlight=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for head in ("", "full", "light", "ratio or difference"):
         table.add_column(head, justify="right" if head else "left", no_wrap=True)
     full, light, ms = result["test"]["full"], result["test"]["lite"], result["ms"]

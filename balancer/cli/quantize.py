@@ -96,13 +96,11 @@ def print_quantization(result: dict[str, Any], console: Any, run: Path) -> None:
     console.print(layers)
     drop = result["plan"]["expected"].get("metric_drop")
     allowed = f"{result['max_drop']:g}"
-    note = "" if drop is None else f"; drop of average precision on validation rows: {drop:.4f} of at most {allowed}"
-    console.print(Text(f"backend {result['backend']}{note}; written to {run}", style="dim"), soft_wrap=True)
+    note = "" if drop is None else f"; drop of AP on validation rows: {drop:.4f} of at most {allowed}"
+    console.print(Text(f"backend {result['backend']}{note}", style="dim"))
+    console.print(Text(f"written to {run}", style="dim"), soft_wrap=True)
     if test != "network":
-        console.print(
-            Text(f"bytes and ms are those of the network, which alone is quantized; all other figures those of {test}", style="dim"),
-            soft_wrap=True,
-        )
+        console.print(Text(f"bytes and ms are those of the network; all other figures those of {test}", style="dim"))
 
 
 def _change(before: float, after: float) -> str:

@@ -15,14 +15,19 @@ from functools import cached_property
 from balancer.data.context_features import FIRST_FRAUD_DAYS, LABEL_FIELDS
 from balancer.data.context_past import ACTIVITY_WINDOWS, LEVEL_WINDOW, RECENT_LABELS
 from balancer.data.features import NEVER_DAYS
+from balancer.data.field_absence import Absence, absences
 from balancer.data.past import VELOCITY
 from balancer.data.risk import WINDOW_DAYS
 from balancer.data.schema import Schema
 from balancer.data.score_memory import LAST, LIMIT, STAGE1_LOGIT, TOP, WINDOWS
 from balancer.data.spec import DAY
-from balancer.tables.joined import JOINED
+from balancer.data.words import period, spoken
 
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+_HOURS = ("hour_sin", "hour_cos")
+"""Fields that say the hour of the day in another way."""
+_MEAN_HOURS = ("hour_cos_mean_1d", "hour_sin_mean_1d")
+"""Cosine and sine of the usual hour of the last day."""
 _MOST_EXPONENT = 60.0
 """A logarithm is clipped to this before it is turned back, so that no value overflows."""
 
@@ -52,6 +57,38 @@ class FieldWords:
         """The meaning of every field but the categorical ones, by its name."""
         own = {name: Meaning(column, _number) for column, name in self._schema.own_fields.items()}
         return {name: Meaning(words, read) for name, words, read in _derived(self._schema)} | own
+
+    @cached_property
+    def _absences(self) -> Mapping[str, tuple[Absence, ...]]:
+        return absences(self._schema)
+
+    def read(self, field: str, row: Mapping[str, float]) -> tuple[str, str]:
+        """The words of `field` and the text of its value in a row.
+
+        A field that reads earlier rows where there are none has as its value that there are none, and an hour
+        is said once as the time of the day, whatever field it is in.
+
+        Args:
+            field: Name of the field.
+            row: All fields of the row by name.
+        """
+        for each in self._absences.get(field, ()):
+            if each.holds(row):
+                return self.words(field), each.words
+        if field in _HOURS and "hour" in row:
+            return self.words("hour"), self.value("hour", row["hour"])
+        if field in _MEAN_HOURS and all(name in row for name in _MEAN_HOURS):
+            cosine, sine = (row[name] for name in _MEAN_HOURS)
+            if math.isfinite(cosine) and math.isfinite(sine):
+                return self.words(field).partition(" (")[0], _hour(math.atan2(sine, cosine) / math.tau * 24.0)
+        return self.words(field), self.value(field, row[field])
+
+    def sentence(self, field: str, row: Mapping[str, float]) -> str:
+        """Words and value of `field` in a row in one text; what does not exist is said without the field."""
+        for each in self._absences.get(field, ()):
+            if each.holds(row):
+                return each.words
+        return ": ".join(self.read(field, row))
 
     def words(self, field: str) -> str:
         """The meaning of `field`; the name of its column for one without words."""
@@ -117,12 +154,12 @@ def _of_entity(entity: str) -> Iterator[Named]:
     yield "amount_mean_1d", f"usual amount of {this} in the last day", _amount
     yield "amount_spread_1d", f"spread of the amounts of {this} in the last day (log)", _number
     for window, seconds in VELOCITY.items():
-        yield f"count_{window}", f"transactions of {this} in the last {_period(seconds)}", _count
-        yield f"sum_{window}", f"sum of the amounts of {this} in the last {_period(seconds)}", _amount
-        yield f"mean_shift_{window}", f"usual amount of {this} in the last {_period(seconds)}, against that of all its transactions", _times
+        yield f"count_{window}", f"transactions of {this} in the last {period(seconds)}", _count
+        yield f"sum_{window}", f"sum of the amounts of {this} in the last {period(seconds)}", _amount
+        yield f"mean_shift_{window}", f"usual amount of {this} in the last {period(seconds)}, against that of all its transactions", _times
         if window in WINDOWS:
-            yield f"stage1_sum_{window}", f"sum of the earlier scores of {this} in the last {_period(seconds)}", _sum
-            yield f"stage1_mean_{window}", f"mean earlier score of {this} in the last {_period(seconds)}", _share
+            yield f"stage1_sum_{window}", f"sum of the earlier scores of {this} in the last {period(seconds)}", _sum
+            yield f"stage1_mean_{window}", f"mean earlier score of {this} in the last {period(seconds)}", _share
     for back in LAST:
         which = "the previous transaction" if back == 1 else f"the transaction {back} before this one"
         yield f"stage1_previous_{back}", f"score of {which} of {this}", _earlier
@@ -147,9 +184,9 @@ def _of_context(column: str) -> Iterator[Named]:
     """The known labels and the activity of the value of a context column."""
     this = f"this {spoken(column)}"
     for days in WINDOW_DAYS:
-        period = f"1 {_period(DAY)}" if days == 1 else _period(days * DAY)
-        yield f"{column}_fraud_rate_{days}d", f"share of fraud in {period} of known labels of {this}", _share
-        yield f"{column}_count_{days}d", f"number of labels in {period} of known labels of {this}", _count
+        window = f"1 {period(DAY)}" if days == 1 else period(days * DAY)
+        yield f"{column}_fraud_rate_{days}d", f"share of fraud in {window} of known labels of {this}", _share
+        yield f"{column}_count_{days}d", f"number of labels in {window} of known labels of {this}", _count
     labels = {
         "last_label": (f"last known label of {this} is fraud", _flag),
         **{
@@ -166,26 +203,10 @@ def _of_context(column: str) -> Iterator[Named]:
         yield f"{column}_{name}", *labels[name]
     yield f"{column}_gap_log", f"time since the previous transaction of {this}", _duration
     for window, seconds in ACTIVITY_WINDOWS.items():
-        yield f"{column}_rows_{window}", f"transactions of {this} in the last {_period(seconds)}", _count
+        yield f"{column}_rows_{window}", f"transactions of {this} in the last {period(seconds)}", _count
     yield f"{column}_amount_z_all", f"amount above the usual amount of {this}", _deviations
-    last = _period(ACTIVITY_WINDOWS[LEVEL_WINDOW])
+    last = period(ACTIVITY_WINDOWS[LEVEL_WINDOW])
     yield f"{column}_level_shift_{LEVEL_WINDOW}", f"usual amount of {this} in the last {last}, against that of all its transactions", _times
-
-
-def spoken(column: str) -> str:
-    """The name of a column in a sentence: without `_id` at its end, and spaces for underscores.
-
-    >>> spoken("card_id"), spoken("merchant_category"), spoken("id"), spoken("card1+addr1")
-    ('card', 'merchant category', 'id', 'card1 and addr1')
-    """
-    words = [(part.removesuffix("_id") or part).replace("_", " ").strip() or part for part in column.split(JOINED)]
-    return " and ".join(words) if all(words) else column
-
-
-def _period(seconds: float) -> str:
-    """A length of time in words: `hour`, `6 hours`, `day`, `30 days`."""
-    number, unit = (round(seconds / DAY), "day") if seconds >= DAY else (round(seconds / 3600), "hour")
-    return unit if number == 1 else f"{number} {unit}s"
 
 
 def _number(value: float) -> str:

@@ -30,7 +30,7 @@ from balancer.trees.model_text import MISSING_NONE, MISSING_ZERO, Tree
 
 TREES, TREES_OPSET = "ai.onnx.ml", 3
 """Domain of the operators of trees, and their version."""
-_INNER = "network.probabilities"
+_INNER, _LENGTHS = "network.probabilities", "detector.valid_lengths"
 CODES_END = 2.0**31
 """Values of a categorical field from here on are no codes."""
 
@@ -66,9 +66,9 @@ def write_detector(detector: Detector, fields: Sequence[str], file: Path) -> lis
 def add_trees(source: Path, target: Path, detector: Detector) -> None:
     """Write the graph of a detector.
 
-    Inputs are those of the network, `values` (B, n, C) with all fields and `lengths` (B,), which must be at
-    least 1. The output is `probabilities` (B, K) float32 of the last row of each window, see
-    `Detector.combine`.
+    Inputs are those of the network, `values` (B, n, C) with all fields and `lengths` (B,); a length below 1
+    counts as 1, and one above n as n. The output is `probabilities` (B, K) float32 of the last row of each
+    window, see `Detector.combine`.
 
     Args:
         source: File of the detector's network with its logits, of `export_onnx` or `quantize_onnx`.
@@ -87,8 +87,11 @@ def add_trees(source: Path, target: Path, detector: Detector) -> None:
     # What only the network's own probabilities need is not dropped: it is a few small steps.
     for node in proto.graph.node:
         node.output[:] = [_INNER if name == "probabilities" else name for name in node.output]
-        node.input[:] = [_INNER if name == "probabilities" else name for name in node.input]
+        node.input[:] = [{"probabilities": _INNER, "lengths": _LENGTHS}.get(name, name) for name in node.input]
     proto.graph.output.remove(outputs[LOGITS])
+    limits = _Graph("lengths")
+    width = limits.node("Shape", "values", start=1, end=2)
+    limits.node("Min", limits.node("Max", "lengths", limits.integers([1])), width, output=_LENGTHS)
     logits = graph.node("Cast", LOGITS, to=_type("DOUBLE"))
     network = graph.columns_of(logits, 0, 1)
     # From here on as in `Detector.combine`, from probabilities in float64.
@@ -99,7 +102,7 @@ def add_trees(source: Path, target: Path, detector: Detector) -> None:
     logit = graph.node("Sub", graph.node("Log", summed), graph.node("Log", legitimate))
     logit = graph.node("Mul", logit, graph.constant(detector.members.get(NETWORK, 0.0)))
     if detector.members.get(STAGE2, 0.0) > 0:
-        at = graph.node("Max", graph.node("Sub", "lengths", graph.integers([1])), graph.integers([0]))
+        at = graph.node("Sub", _LENGTHS, graph.integers([1]))
         last = graph.node("GatherND", "values", graph.node("Unsqueeze", at, graph.integers([1])), batch_dims=1)
         second = graph.trees(stages.second, last)
         logit = graph.node("Add", logit, graph.node("Mul", second, graph.constant(detector.members[STAGE2])))
@@ -108,6 +111,7 @@ def add_trees(source: Path, target: Path, detector: Detector) -> None:
     both = graph.node("Concat", graph.sigmoid(graph.node("Neg", logit)), kinds, axis=1)
     graph.node("Cast", both, to=_type("FLOAT"), output="probabilities")
     graph.add_to(proto)
+    limits.add_to(proto, first=True)
     write_model(proto, about | {"trees": True}, target)
 
 
@@ -215,9 +219,14 @@ def _codes(tree: Tree, split: int) -> NDArray[np.float64]:
 
 
 class _Graph:
-    """Nodes and constants to be added to a graph; all names begin with ``detector.``."""
+    """Nodes and constants to be added to a graph; all names begin with ``detector.``.
 
-    def __init__(self) -> None:
+    Args:
+        part: Distinguishes the names of two parts of one graph.
+    """
+
+    def __init__(self, part: str = "") -> None:
+        self._prefix = f"detector.{part}." if part else "detector."
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
 
@@ -230,15 +239,15 @@ class _Graph:
         return self._constant(np.array(values, dtype=np.int64))
 
     def _constant(self, array: NDArray[Any]) -> str:
-        name = f"detector.constant_{len(self.constants)}"
+        name = f"{self._prefix}constant_{len(self.constants)}"
         self.constants.append(package("onnx").numpy_helper.from_array(array, name))
         return name
 
     def node(self, kind: str, *inputs: str, output: str = "", domain: str = "", **attributes: Any) -> str:
         """Add a node with one output; returns the output's name."""
-        output = output or f"detector.{kind.lower()}_{len(self.nodes)}"
+        output = output or f"{self._prefix}{kind.lower()}_{len(self.nodes)}"
         made = package("onnx").helper.make_node(
-            kind, list(inputs), [output], f"detector.node_{len(self.nodes)}", domain=domain, **attributes
+            kind, list(inputs), [output], f"{self._prefix}node_{len(self.nodes)}", domain=domain, **attributes
         )
         self.nodes.append(made)
         return output
@@ -313,10 +322,12 @@ class _Graph:
         )
         return self.node("Add", self.node("Cast", summed, to=_type("DOUBLE")), self.constant(constant))
 
-    def add_to(self, proto: Any) -> None:
-        """Append nodes and constants to a model."""
+    def add_to(self, proto: Any, *, first: bool = False) -> None:
+        """Add nodes and constants to a model, after its nodes or ``first``."""
         onnx = package("onnx")
-        proto.graph.node.extend(self.nodes)
+        nodes = [*self.nodes, *proto.graph.node] if first else [*proto.graph.node, *self.nodes]
+        del proto.graph.node[:]
+        proto.graph.node.extend(nodes)
         proto.graph.initializer.extend(self.constants)
         if not any(entry.domain == TREES for entry in proto.opset_import):
             proto.opset_import.append(onnx.helper.make_opsetid(TREES, TREES_OPSET))

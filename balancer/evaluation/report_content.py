@@ -98,8 +98,13 @@ def baselines_of(report: Mapping[str, Any]) -> dict[str, Metrics]:
 
 
 def parts_of(report: Mapping[str, Any]) -> dict[str, Metrics]:
-    """Return the metrics of the detector's parts by their names for readers; empty for a network alone."""
-    return {TITLES[name]: report["baselines"][name] for name in PARTS if name in report["baselines"]}
+    """Return the metrics of the detector's parts by their names for readers.
+
+    Empty for a network alone. A part that is the whole detector is left out: its row would be that of the
+    run.
+    """
+    members = report.get("run", {}).get("members") or {}
+    return {TITLES[name]: report["baselines"][name] for name in PARTS if name in report["baselines"] and set(members) != {name}}
 
 
 def members_sentence(report: Mapping[str, Any]) -> str:

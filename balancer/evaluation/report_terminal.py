@@ -60,6 +60,10 @@ FILES = {
     "predictions.parquet": "every test row with score and decision",
     "test_scores.parquet": "raw scores of every test row by every model",
     "epochs.parquet": "sampling weights and validation metrics by epoch",
+    "decision.json": "threshold, calibration, weights of the members",
+    "reference.json": "distribution of the training rows, for drift",
+    "trees/": "the boosted trees",
+    "model.safetensors": "the network; model.json is its configuration",
 }
 
 
@@ -213,5 +217,5 @@ def _best_of_class(others: Mapping[str, Metrics], name: str) -> Text:
 def _print_files(folder: Path, console: Console) -> None:
     console.print(Text.assemble("\nFiles in ", (str(folder), "bold")), soft_wrap=True)
     for name, content in FILES.items():
-        if (folder / name).is_file():
+        if (folder / name).exists():
             console.print(Text.assemble("  ", (f"{name:<21}", "cyan"), (content, "dim")))

@@ -71,18 +71,20 @@ class Contributions:
         names, words = _names(dataset), FieldWords(dataset.schema)
         columns: dict[str, list[Any]] = {"row": [], "field": [], "value": [], "contribution": [], "words": []}
 
-        def add(row: int, field: str, value: str, contribution: float) -> None:
-            for column, content in zip(columns.values(), (row, field, value, contribution, _words(field, words)), strict=True):
+        def add(row: int, field: str, value: str, contribution: float, shown: str) -> None:
+            for column, content in zip(columns.values(), (row, field, value, contribution, shown), strict=True):
                 column.append(content)
 
         for number, row in enumerate(self.rows.tolist()):
+            values = dict(zip(names, dataset.store.values[row].tolist(), strict=True))
             if self.adds_up:
-                add(row, AVERAGE, "", float(self.average[number]))
-            found = [(names[place], place, float(self.fields[number, place])) for place in range(len(names))]
+                add(row, AVERAGE, "", float(self.average[number]), WORDS[AVERAGE])
+            found = [(names[place], float(self.fields[number, place])) for place in range(len(names))]
             if abs(self.own_part[number]) > SMALLEST:
-                found.append((OWN_PART, -1, float(self.own_part[number])))
-            for name, place, contribution in sorted(found, key=lambda each: -abs(each[2])):
-                add(row, name, "" if place < 0 else words.value(name, float(dataset.store.values[row, place])), contribution)
+                found.append((OWN_PART, float(self.own_part[number])))
+            for name, contribution in sorted(found, key=lambda each: -abs(each[1])):
+                shown, value = (WORDS[OWN_PART], "") if name == OWN_PART else words.read(name, values)
+                add(row, name, value, contribution, shown)
         return pl.DataFrame(
             columns, schema={"row": pl.Int64, "field": pl.String, "value": pl.String, "contribution": pl.Float64, "words": pl.String}
         )
@@ -92,22 +94,26 @@ class Contributions:
 
         Args:
             dataset: The data set of the rows.
-            most: Most contributions of a row; those towards legitimate are not named.
+            most: Most contributions of a row; those towards legitimate are not named. Fields that say the
+                same are one reason with the sum of their contributions.
 
         Returns:
             (n,) texts such as `transactions of this card in the last hour: 7 (+2.31); region: r-2 (+0.40)`.
         """
-        names, words = (*_names(dataset), OWN_PART), FieldWords(dataset.schema)
-        every = np.column_stack([self.fields, self.own_part])
+        names, words = _names(dataset), FieldWords(dataset.schema)
         texts = []
-        for row, contributions in zip(self.rows.tolist(), every, strict=True):
-            parts = []
-            for place in np.argsort(-contributions, kind="stable")[:most].tolist():
-                if contributions[place] <= SMALLEST:
-                    break
-                value = "" if names[place] == OWN_PART else ": " + words.value(names[place], float(dataset.store.values[row, place]))
-                parts.append(f"{_words(names[place], words)}{value} ({contributions[place]:+.2f})")
-            texts.append("; ".join(parts))
+        for number, row in enumerate(self.rows.tolist()):
+            values = dict(zip(names, dataset.store.values[row].tolist(), strict=True))
+            said: dict[str, float] = {}
+            # Fields that say the same, such as the sine and the cosine of the hour, are one reason.
+            for name, contribution in zip(names, self.fields[number].tolist(), strict=True):
+                if abs(contribution) > SMALLEST:
+                    text = words.sentence(name, values)
+                    said[text] = said.get(text, 0.0) + contribution
+            if abs(self.own_part[number]) > SMALLEST:
+                said[WORDS[OWN_PART]] = float(self.own_part[number])
+            strongest = sorted(said.items(), key=lambda each: -each[1])[:most]
+            texts.append("; ".join(f"{text} ({contribution:+.2f})" for text, contribution in strongest if contribution > SMALLEST))
         return texts
 
     def note(self) -> str:
@@ -230,7 +236,3 @@ def _names(dataset: Dataset) -> tuple[str, ...]:
     """Names of the F fields in the order of the store."""
     schema = dataset.schema
     return (*schema.numeric_fields, *schema.categorical_fields)
-
-
-def _words(field: str, words: FieldWords) -> str:
-    return WORDS.get(field) or words.words(field)

@@ -93,20 +93,28 @@ class Decision:
             raise CorruptFileError(
                 f"{folder / DECISION_FILE} has a tuned threshold that is not a number: it is damaged or not written by balancer"
             )
+        for value in (threshold, tuned):
+            if value is not None and not 0 <= value <= NO_ALARM:
+                raise CorruptFileError(
+                    f"{folder / DECISION_FILE} has the threshold {value}, which is not between 0 and 1: set it there, or restore the file"
+                )
         members = content.get("members")
-        if members is not None and not _are_members(members):
-            raise CorruptFileError(f"{folder / DECISION_FILE} has members without valid weights: it is damaged or not written by balancer")
+        if members is not None and (wrong := _wrong_members(members)):
+            raise CorruptFileError(f"{folder / DECISION_FILE} has members without valid weights ({wrong}): restore the file")
         return cls(Calibration.from_dict(calibration), float(threshold), None if tuned is None else float(tuned), chosen, members)
 
 
-def _are_members(members: Any) -> bool:
-    """Whether ``members`` maps names of members to weights of at least 0 with the sum 1."""
-    if not isinstance(members, dict) or not members or not set(members) <= set(MEMBERS):
-        return False
+def _wrong_members(members: Any) -> str:
+    """Say why ``members`` are not weights of members with the sum 1; empty if they are."""
+    if not isinstance(members, dict) or not members:
+        return "it names none"
+    unknown = [str(name) for name in members if name not in MEMBERS]
+    if unknown:
+        return f"{unknown[0]!r} is none of {', '.join(MEMBERS)}"
     weights = list(members.values())
-    if any(isinstance(weight, bool) or not isinstance(weight, float | int) for weight in weights):
-        return False
-    return all(0 <= weight <= 1 for weight in weights) and abs(sum(weights) - 1) < 1e-6
+    if any(isinstance(weight, bool) or not isinstance(weight, float | int) or not 0 <= weight <= 1 for weight in weights):
+        return "a weight is not a number from 0 to 1"
+    return "" if abs(sum(weights) - 1) < 1e-6 else f"their sum is {sum(weights):g}, not 1"
 
 
 def fraud_score(scores: np.ndarray) -> np.ndarray:

@@ -10,9 +10,11 @@ to score.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -140,17 +142,10 @@ class TreeStages:
         remedy = "restore the file, or train the run again"
         if content.get("format") != FORMAT:
             raise CorruptFileError(f"{path} has format {content.get('format')!r}, not {FORMAT}: {remedy}")
-        try:
-            first, second, digests = content["first"], content["second"], content["digests"]
-            train_end, fields, has_kinds = float(content["train_end"]), content["fields"], bool(content["kinds"])
-            names = [*first, *second, *(["kinds.txt"] if has_kinds else [])]
-            wanted = [(folder / Path(name).name, digests[name]) for name in names]
-        except (KeyError, TypeError, ValueError) as error:
-            raise CorruptFileError(f"{path} lacks a value or has one of the wrong type ({error}): {remedy}") from error
-        if not np.isfinite(train_end):
-            raise CorruptFileError(f"{path} names {train_end} as the end of the training period: {remedy}")
-        if fields != digest_of(schema) or not first or not second:
+        first, second, has_kinds, train_end = _named_trees(content, path, remedy)
+        if content.get("fields") != digest_of(schema):
             raise CorruptFileError(f"{path} belongs to trees with other fields than schema.json of this run: {remedy}")
+        wanted = [(folder / name, content["digests"][name]) for name in (*first, *second, *(("kinds.txt",) if has_kinds else ()))]
         trees = [TreeEnsemble.read(file) for file, _ in wanted]
         columns = len(schema.numeric_fields) + len(schema.categorical_fields)
         base = columns - len(schema.score_fields)
@@ -163,6 +158,34 @@ class TreeStages:
             if each.num_outputs != (1 if number < end else len(schema.classes) - 1):
                 raise CorruptFileError(f"{file} tells {each.num_outputs} classes apart, which are not those of this run: {remedy}")
         return cls(tuple(trees[:middle]), tuple(trees[middle:end]), train_end, trees[end] if has_kinds else None)
+
+
+def _named_trees(content: Mapping[str, Any], path: Path, remedy: str) -> tuple[list[str], list[str], bool, float]:
+    """Files of both stages, whether there are trees of kinds, and the end of the training period, in seconds.
+
+    Raises:
+        CorruptFileError: `STAGES_FILE` lacks a value, or has one that can't be.
+    """
+
+    def refuse(what: str) -> NoReturn:
+        raise CorruptFileError(f"{path} {what}: {remedy}")
+
+    for key, shown in (("first", "list of the first stage"), ("second", "list of the second stage"), ("digests", "digests of the trees")):
+        if not isinstance(content.get(key), dict if key == "digests" else list):
+            refuse(f"has no {shown}")
+    first, second, kinds, train_end = content["first"], content["second"], content.get("kinds"), content.get("train_end")
+    if first != [f"first-{number}.txt" for number in range(FOLDS)]:
+        refuse(f"does not name first-0.txt to first-{FOLDS - 1}.txt as the first stage, in this order")
+    if not second or second != [f"second-{number}.txt" for number in range(len(second))]:
+        refuse("does not name second-0.txt and those after it as the second stage, in their order")
+    if not isinstance(kinds, bool):
+        refuse("does not say whether there are trees for the kinds of fraud")
+    if isinstance(train_end, bool) or not isinstance(train_end, float | int) or not math.isfinite(train_end):
+        refuse(f"names {train_end!r} as the end of the training period, which is no time in seconds")
+    lacking = [name for name in (*first, *second, *(("kinds.txt",) if kinds else ())) if not isinstance(content["digests"].get(name), str)]
+    if lacking:
+        refuse(f"lacks the digest of {lacking[0]}")
+    return first, second, kinds, float(train_end)
 
 
 def load_stages(run: Path, schema: Schema) -> TreeStages | None:

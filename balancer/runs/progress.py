@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from balancer.files import read_json, write_json
 
+LEAST_SHARE = 0.05
+"""Share of a stage's steps before which no time left is estimated: the first steps take longer."""
 LOG_SECONDS = 10.0
 """In a log, a stage prints at most one line in this time."""
 FILE_SECONDS = 0.5
@@ -66,8 +69,8 @@ class TrainingProgress:
     """Progress of a run on a console, and optionally in a file.
 
     The file holds ``stage``, ``done``, ``total``, ``detail``, ``seconds`` (since the start of the stage),
-    ``seconds_left`` (null before the first step) and ``stages``: the stages started so far, each with
-    ``stage``, ``done`` and ``total``.
+    ``seconds_left`` (null before `LEAST_SHARE` of the steps is done) and ``stages``: the stages started so
+    far, each with ``stage``, ``done`` and ``total``.
 
     Args:
         console: Where progress is shown.
@@ -86,7 +89,7 @@ class TrainingProgress:
                 BarColumn(bar_width=18),
                 MofNCompleteColumn(),
                 TimeElapsedColumn(),
-                TimeRemainingColumn(),
+                _TimeLeft(),
                 TextColumn("{task.fields[detail]}", style="dim"),
                 console=self.console,
                 expand=False,
@@ -127,7 +130,8 @@ class TrainingProgress:
         def advance(step: int, detail: str = "") -> None:
             nonlocal last, written
             state["done"], now = step, time.monotonic()
-            left = (now - started) / max(1, step - done) * (total - step)
+            known = step >= total or (step > done and step - done >= LEAST_SHARE * (total - done))
+            left = (now - started) / max(1, step - done) * (total - step) if known else None
             if step >= total or now - written >= FILE_SECONDS:
                 written = now
                 self._write(state, detail, now - started, left)
@@ -136,13 +140,23 @@ class TrainingProgress:
                 return
             if step >= total or now - last >= LOG_SECONDS:
                 last = now
-                self.say(f"{name} {step}/{total}  {detail}" + (f"  ({left:.0f} s left)" if step < total else f"  ({now - started:.0f} s)"))
+                time_said = f"  ({now - started:.0f} s)" if step >= total else "" if left is None else f"  ({left:.0f} s left)"
+                self.say(f"{name} {step}/{total}  {detail}{time_said}")
 
         yield advance
 
     def _write(self, state: dict[str, Any], detail: str, seconds: float, left: float | None) -> None:
         if self.file is not None:
             write_json(self.file, state | {"detail": detail, "seconds": seconds, "seconds_left": left, "stages": self.stages})
+
+
+class _TimeLeft(TimeRemainingColumn):
+    """The time left, once `LEAST_SHARE` of the steps is done."""
+
+    def render(self, task: Task) -> Text:
+        if not task.total or (not task.finished and task.completed < LEAST_SHARE * task.total):
+            return Text("-:--:--", style="progress.remaining")
+        return super().render(task)
 
 
 def describe_students(figures: dict[str, Any]) -> str:

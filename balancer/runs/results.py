@@ -96,8 +96,10 @@ def write_results(
     calibrated = decisions["run"].calibration.transform(fraud_score(scores["run"].threshold))
     fields, train = (dataset.schema.numeric_fields, dataset.schema.categorical_fields), dataset.store.values[dataset.split == Split.TRAIN]
     write_json(folder.path / REFERENCE_FILE, Reference.of(*fields, train, calibrated).to_dict())
-    with atomic_path(folder.path / EPOCHS_FILE) as temporary:
-        _epochs(scores, dataset.schema.classes).write_parquet(temporary)
+    epochs = _epochs(scores, dataset.schema.classes)
+    if epochs is not None:
+        with atomic_path(folder.path / EPOCHS_FILE) as temporary:
+            epochs.write_parquet(temporary)
     with atomic_path(folder.path / "predictions.parquet") as temporary:
         predictions = decision_table(dataset, test, scores["run"].test, decisions["run"]).with_columns(**explanation)
         predictions.write_parquet(temporary)
@@ -117,8 +119,8 @@ def write_results(
             "device": folder.content["device"],
             "threads": folder.content["threads"],
             "timing": {
-                "seconds": {name: round(value, 1) for name, value in clock.seconds.items()},
-                "cpu_seconds": {name: round(value, 1) for name, value in clock.cpu_seconds.items()},
+                "seconds": _timing(clock.seconds),
+                "cpu_seconds": _timing(clock.cpu_seconds),
             },
         },
     )
@@ -130,14 +132,24 @@ def write_results(
     return report
 
 
-def _epochs(scores: dict[str, Scores], classes: tuple[str, ...]) -> pl.DataFrame:
-    """A row per model and epoch, with a column for the share of each class."""
+OF_THE_RUN = ("policy", "stage1", "stage2", "network")
+"""Stages that make the detector; the others are baselines and explanations."""
+
+
+def _timing(seconds: Mapping[str, float]) -> dict[str, float]:
+    """Seconds by stage, after those of all stages of the detector together (``run``)."""
+    whole = sum(value for name, value in seconds.items() if name in OF_THE_RUN)
+    return {name: round(value, 1) for name, value in ({"run": whole} | dict(seconds)).items()}
+
+
+def _epochs(scores: dict[str, Scores], classes: tuple[str, ...]) -> pl.DataFrame | None:
+    """A row per model and epoch, with a column for the share of each class; None without a network."""
     rows = []
     for each in scores.values():
         for line in each.figures:
             shares = {f"share_{name}": value for name, value in zip(classes, line["share"], strict=True)}
             rows.append({key: value for key, value in line.items() if key != "share"} | shares)
     if not rows:  # a detector of trees alone, with no network among its baselines
-        return pl.DataFrame(schema={"model": pl.String, "epoch": pl.Int64})
+        return None
     frame = pl.DataFrame(rows, infer_schema_length=None)  # epochs of version 0.1 lack some columns
     return frame.with_columns(pl.col(name).cast(pl.Float64) for name in ("half_life",) if name in frame.columns)

@@ -11,7 +11,7 @@ import os
 import platform
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import metadata
@@ -20,7 +20,7 @@ from typing import Any
 
 from balancer.dependencies import is_installed
 from balancer.errors import CorruptFileError, InputError, MissingFileError, UnwritableFileError
-from balancer.files import read_json, write_json
+from balancer.files import file_digest, read_json, write_json
 from balancer.options.flags import flag_of, from_dict, to_dict
 from balancer.options.run import folder_to_resume
 from balancer.options.train import NOT_PART_OF_THE_RESULT, TrainConfig
@@ -28,6 +28,9 @@ from balancer.tables.options import NORMAL
 
 FORMAT = 1
 PRETRAINED = "pretrained"
+PARTS = ("schema.json", "model.json", "trees/stages.json")
+"""Files that say what a detector is: its fields, its network with the digest of the weights, and its trees
+with theirs."""
 EPOCHS_FILE = "epochs.parquet"
 """Sampling weights and validation metrics by epoch."""
 LIBRARIES = ("balancer", "torch", "stable-baselines3", "gymnasium", "polars", "scikit-learn", "lightgbm", "numpy")
@@ -224,11 +227,38 @@ class RunFolder:
                     f"{flag} {value} differs from the run in {self.path}, started with {before}: leave {flag} out to resume it"
                 )
 
-    def finish(self, status: str = "complete") -> None:
-        """Set the status to complete (or pretrained) and remove the intermediate files."""
-        self.content = self.content | {"status": status}
+    def finish(self, status: str = "complete", *, members: Mapping[str, float] | None = None) -> None:
+        """Set the status to complete (or pretrained) and remove the intermediate files.
+
+        The digests of `PARTS` are stored, so that files of another run are found out
+        (:meth:`refuse_other_parts`).
+
+        Args:
+            status: What the run is now.
+            members: Weight of each member of the detector; None for a network alone.
+        """
+        parts = {name: file_digest(self.path / name) for name in PARTS if (self.path / name).is_file()}
+        self.content = self.content | {"status": status, "parts": parts}
+        if members is not None:
+            self.content["members"] = dict(members)
         write_json(self.path / "run.json", self.content)
         shutil.rmtree(self.work, ignore_errors=True)
+
+    def refuse_other_parts(self) -> None:
+        """Check that schema, network and trees are those that this run was finished with.
+
+        Runs of versions that stored no digests are accepted.
+
+        Raises:
+            CorruptFileError: A file is of another run, or was edited.
+        """
+        for name, digest in (self.content.get("parts") or {}).items():
+            file = self.path / name
+            if name in PARTS and (not file.is_file() or file_digest(file) != digest):
+                raise CorruptFileError(
+                    f"{file} is not the file that the run was finished with: it is of another run or was edited; restore it, or train "
+                    "the run again"
+                )
 
     def is_locked(self) -> bool:
         """Whether another process is writing the run now."""

@@ -19,7 +19,7 @@ from balancer.devices import choose_device, torch_threads
 from balancer.errors import CorruptFileError, InputError, UnsupportedError
 from balancer.files import read_json
 from balancer.inference.contributions import Contributions, contributions_of
-from balancer.inference.decision import DECISION_FILE, NETWORK, Decision
+from balancer.inference.decision import DECISION_FILE, NETWORK, STAGE2, Decision
 from balancer.inference.detector import Detector
 from balancer.inference.tree_stages import load_stages
 from balancer.models import Classifier, load_classifier
@@ -60,6 +60,7 @@ class TrainedRun:
         if (stages is None) != (decision.members is None):
             files = f"{path / SCHEMA_FILE} and {path / DECISION_FILE}"
             raise CorruptFileError(f"of {files} one names boosted trees and the other does not: they belong to two runs")
+        _check_members(folder, decision)
         device, model = torch.device(choose_device()), None
         if NETWORK in members:
             model = (load_classifier(path) if precision == "full" else load_quantized_classifier(path)).to(device)
@@ -71,6 +72,7 @@ class TrainedRun:
             raise UnsupportedError(
                 f"the run in {path} has boosted trees and no network, so there is nothing quantized: leave --precision out"
             )
+        folder.refuse_other_parts()
         return cls(folder, Detector(model, stages, members, len(schema.classes)), schema, decision, device)
 
     @property
@@ -129,9 +131,30 @@ class TrainedRun:
         """As :meth:`scores`, one row at a time like ``balancer serve``; shows its progress on the
         terminal.
         """
-        with Progress(console=Console(stderr=True), transient=True) as bar:
+        console = Console(stderr=True)
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
             task = bar.add_task("reading rows", total=len(dataset.store))
             return self.detector.streamed_scores(dataset, rows, device=self.device, progress=lambda done: bar.update(task, completed=done))
+
+
+def _check_members(folder: RunFolder, decision: Decision) -> None:
+    """Check that the members of a decision are those that the run was finished with, and are there.
+
+    Raises:
+        CorruptFileError: They are others.
+    """
+    if decision.members is None:
+        return
+    file, found = folder.path / DECISION_FILE, dict(decision.members)
+    has_network = (folder.path / "model.json").is_file()
+    wanted = {STAGE2, *((NETWORK,) if has_network else ())}
+    if not wanted <= set(found):
+        raise CorruptFileError(f"{file} does not name {sorted(wanted - set(found))[0]}, which the run has: restore the file")
+    if NETWORK in found and not has_network:
+        raise CorruptFileError(f"{file} names a network, and {folder.path / 'model.json'} is missing: restore the file that is wrong")
+    trained = folder.content.get("members")
+    if trained is not None and trained != found:
+        raise CorruptFileError(f"{file} weights the members otherwise than the run was finished with: restore the file")
 
 
 def read_schema(folder: Path) -> Schema:

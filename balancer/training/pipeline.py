@@ -20,6 +20,7 @@ from balancer.devices import random_state_kept
 from balancer.evaluation.baselines import MAX_ROUNDS, fit_lightgbm
 from balancer.files import read_arrays
 from balancer.inference.attribution import explain
+from balancer.inference.decision import NETWORK
 from balancer.models import (
     load_classifier,
     save_classifier,
@@ -31,6 +32,7 @@ from balancer.options.train import TrainConfig
 from balancer.runs.progress import PROGRESS_FILE, SECONDS_FILE, StageClock, TrainingProgress, describe
 from balancer.runs.results import Scores, write_results
 from balancer.runs.run_folder import RunFolder
+from balancer.runs.work_files import WorkFiles
 from balancer.sampling.policies import AutoPolicy, BundlePolicy, Policy, load_policy, policy_notes
 from balancer.sampling.seeding import integer_seed
 from balancer.training.auxiliary_evaluation import describe_tasks
@@ -77,16 +79,17 @@ def _run_stages(prepared: Prepared, folder: RunFolder, console: Console) -> None
         print_costs(prepared, console)
     folder.work.mkdir(exist_ok=True)
     clock = StageClock(folder.work / SECONDS_FILE)
+    files = WorkFiles(folder, lambda text: console.print(text, highlight=False, soft_wrap=True))
     stages, members, policy = None, None, None
     scores: dict[str, Scores] = {}
     with TrainingProgress(console, folder.work / PROGRESS_FILE) as progress:
         if prepared.learner != "network":
-            stages = fit_stages(prepared, folder, clock, progress)
+            stages = fit_stages(prepared, folder, files, clock, progress)
             prepared = prepared.with_network()
         if prepared.learner != "trees":
-            policy = _networks(prepared, folder, clock, progress, scores)
+            policy = _networks(prepared, folder, files, clock, progress, scores)
         with clock.stage("lightgbm"):
-            scores["lightgbm"] = _lightgbm_stage(prepared, folder, progress)
+            scores["lightgbm"] = _lightgbm_stage(prepared, folder, files, progress)
     if stages is not None:
         network = scores.get("run")
         members = blend_weights(stages, dataset, network)
@@ -112,10 +115,12 @@ def _run_stages(prepared: Prepared, folder: RunFolder, console: Console) -> None
     )
     if config.policy == "ppo" and policy is not None:
         console.print(f"policy: {clock.share('policy')}", highlight=False, soft_wrap=True)
-    folder.finish()
+    folder.finish(members=members)
 
 
-def _networks(prepared: Prepared, folder: RunFolder, clock: StageClock, progress: TrainingProgress, scores: dict[str, Scores]) -> Policy:
+def _networks(
+    prepared: Prepared, folder: RunFolder, files: WorkFiles, clock: StageClock, progress: TrainingProgress, scores: dict[str, Scores]
+) -> Policy:
     """Learn the policy, fit the networks of run and baselines, and add their scores to ``scores``."""
     with clock.stage("policy"):
         policy = _policy(prepared, folder, progress)
@@ -123,8 +128,8 @@ def _networks(prepared: Prepared, folder: RunFolder, clock: StageClock, progress
         progress.say(f"policy {prepared.config.policy}: {note}")
     counts = Pools.of(prepared.dataset).train_counts
     for treatment in (policy_treatment("run", policy), *(fixed_treatment(name, counts) for name in BASELINES)):
-        with clock.stage(treatment.name):
-            scores[treatment.name] = _classifier_stage(prepared, folder, treatment, progress)
+        with clock.stage(NETWORK if treatment.name == "run" else treatment.name):
+            scores[treatment.name] = _classifier_stage(prepared, folder, files, treatment, progress)
     return policy
 
 
@@ -173,15 +178,24 @@ def _describe_policy(config: TrainConfig, policy: Policy) -> dict[str, Any]:
     return found | ({"notes": notes} if notes else {})
 
 
-def _classifier_stage(prepared: Prepared, folder: RunFolder, treatment: Treatment, progress: TrainingProgress) -> Scores:
+def _classifier_stage(prepared: Prepared, folder: RunFolder, files: WorkFiles, treatment: Treatment, progress: TrainingProgress) -> Scores:
     """Fit a classifier and store its scores of the threshold and test rows; the run's model is stored too."""
     config, result = prepared.config, folder.work / f"{treatment.name}.scores.safetensors"
-    if result.exists():
+    is_run = treatment.name == "run"
+    written = (result, folder.path / "model.safetensors", folder.path / "model.json") if is_run else (result,)
+    if files.finished(*written) and files.readable(result, Scores.load):
         return Scores.load(result)
     checkpoint = folder.work / f"{treatment.name}.checkpoint.safetensors"
-    done = read_arrays(checkpoint, what="it is a checkpoint")[1]["figures"] if checkpoint.exists() else []
-    title = "classifier" if treatment.name == "run" else f"baseline {treatment.name}"
-    is_run = treatment.name == "run"
+
+    def read(file: Path) -> list[Any]:
+        return list(read_arrays(file, what="it is a checkpoint")[1]["figures"])
+
+    def after_epoch(epoch: int, line: dict[str, Any]) -> None:
+        files.keep(checkpoint)
+        advance(epoch, describe(line))
+
+    done = read(checkpoint) if files.readable(checkpoint, read) else []
+    title = "classifier" if is_run else f"baseline {treatment.name}"
     dataset = prepared.dataset if is_run else prepared.baseline_dataset
     with progress.stage(title, prepared.schedule.epochs, len(done)) as advance:
         trainer, figures = fit_classifier(
@@ -193,7 +207,7 @@ def _classifier_stage(prepared: Prepared, folder: RunFolder, treatment: Treatmen
             seed=config.seed,
             device=prepared.device,
             checkpoint=checkpoint,
-            after_epoch=lambda epoch, line: advance(epoch, describe(line)),
+            after_epoch=after_epoch,
             start=prepared.start,
             new_head=prepared.new_head,
             train_only=config.train_only,
@@ -207,13 +221,14 @@ def _classifier_stage(prepared: Prepared, folder: RunFolder, treatment: Treatmen
     reward = trainer.score(dataset.rows(Split.REWARD)) if is_run and prepared.learner == "hybrid" else None
     scores = Scores(trainer.score(dataset.rows(Split.THRESHOLD)), trainer.score(dataset.rows(Split.TEST)), figures, reward)
     scores.save(result)
+    files.keep(*written)
     checkpoint.unlink()
     return scores
 
 
-def _lightgbm_stage(prepared: Prepared, folder: RunFolder, progress: TrainingProgress) -> Scores:
+def _lightgbm_stage(prepared: Prepared, folder: RunFolder, files: WorkFiles, progress: TrainingProgress) -> Scores:
     result = folder.work / "lightgbm.scores.safetensors"
-    if result.exists():
+    if files.readable(result, Scores.load):
         return Scores.load(result)
     with progress.stage("LightGBM, same features", MAX_ROUNDS) as advance:
         fitted = fit_lightgbm(
@@ -226,4 +241,5 @@ def _lightgbm_stage(prepared: Prepared, folder: RunFolder, progress: TrainingPro
         advance(MAX_ROUNDS, f"kept {counted(fitted.trees, 'tree')}")
     scores = Scores(fitted.threshold_score, fitted.test_score, [])
     scores.save(result)
+    files.keep(result)
     return scores

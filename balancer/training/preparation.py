@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -35,6 +35,7 @@ from balancer.models.attention.choice import check_variable
 from balancer.models.parts import find_part
 from balancer.names import counted
 from balancer.options.fit import Budget, FitOptions
+from balancer.options.flags import parameters
 from balancer.options.model import HYBRID_HISTORY_LENGTH, ModelOptions
 from balancer.options.policy import check_policy
 from balancer.options.train import TrainConfig
@@ -42,7 +43,7 @@ from balancer.runs.run_folder import RunFolder
 from balancer.sampling.policies import load_policy
 from balancer.sampling.seeding import integer_seed
 from balancer.training.auxiliary_targets import make_task
-from balancer.training.tree_fitting import ENOUGH_FRAUDS, LEAST_FRAUDS, enough_frauds
+from balancer.training.tree_fitting import ENOUGH_FRAUDS, LEAST_FRAUDS, enough_frauds, too_few
 from balancer.training.warm_start import Base, describe_start, starter
 
 MOST_PASSES = 1.25
@@ -239,6 +240,12 @@ def prepare(
         if learner != "network" and not enough_frauds(dataset, least):
             learner, dataset = _without_trees(config, dataset, least, asked=asked)
             how["score_fields"] = False
+        elif learner != "network" and config.learner == "auto" and not enough_frauds(dataset, ENOUGH_FRAUDS):
+            dataset.notes.append(
+                f"{too_few(dataset, ENOUGH_FRAUDS)}: boosted trees are fitted all the same, because --from names a run with trees"
+            )
+        dataset.notes.extend(left_out_notes(dataset))
+        dataset.notes.extend(flags_without_effect(given or {}, learner, has_entity=spec.entity is not None))
         keeps = base is not None and base.keeps_embedding(dataset.schema, config)
         if base is not None and keeps and not dataset.schema.encodes_like(base.schema):
             dataset = load_dataset(config.dataset, spec, codes=base.schema, **how)
@@ -295,12 +302,49 @@ def _without_trees(config: TrainConfig, dataset: Dataset, least: int, *, asked: 
     Raises:
         InputError: Trees were ``asked`` for.
     """
-    few = f"a fold of the training rows has fewer than {least} frauds or legitimate rows"
+    few = too_few(dataset, least)
     if asked:
         raise InputError(f"{config.dataset}: {few}, too few for boosted trees: use --learner network, or give more rows")
     dataset = dataset.without_score_fields()
     dataset.notes.append(f"{few}: the detector is the network alone, without boosted trees")
     return "network", replace(dataset, store=dataset.store.copied())
+
+
+def left_out_notes(dataset: Dataset) -> list[str]:
+    """Say which fields the table can't have, because no column has a role, a line each."""
+    spec, found = dataset.schema.spec, []
+    if spec.entity is None:
+        memory = ", and no memory of earlier scores" if dataset.schema.score_fields else ""
+        found.append(f"there is no entity column: there are no fields of the earlier rows of a card{memory} (--entity)")
+    if not spec.context:
+        found.append("there is no context column: there are no fields of the known labels and the activity of a merchant (--context)")
+    return found
+
+
+_OF_NETWORKS = ("Model", "Training", "Auxiliary tasks", "Starting from another run", "Sampling policy")
+"""Headings of the flags that only a network has."""
+
+
+def flags_without_effect(given: Mapping[str, Any], learner: Learner, *, has_entity: bool) -> list[str]:
+    """Say in one note which flags that were typed change nothing; empty where each has an effect.
+
+    Args:
+        given: Fields of `TrainConfig` that were typed.
+        learner: What the detector consists of.
+        has_entity: Whether the table has an entity column.
+    """
+    found: list[tuple[str, list[str]]] = []
+    typed = [each for each in parameters(TrainConfig) if each.name in given]
+    if learner == "trees":
+        found.append(
+            ("the detector has no network", [each.shown for each in typed if each.heading in _OF_NETWORKS or each.name == "margin"])
+        )
+    if learner == "network":
+        found.append(("the detector has no boosted trees", [each.shown for each in typed if each.name == "margin"]))
+    if learner != "trees" and not has_entity:
+        of_histories = ("history_length", "form", "attention_window", "global_nodes")
+        found.append(("without an entity column a history is a single row", [each.shown for each in typed if each.name in of_histories]))
+    return [f"{', '.join(flags)} {'has' if len(flags) == 1 else 'have'} no effect: {why}" for why, flags in found if flags]
 
 
 def _check_backend(model: ModelConfig, device: str) -> None:

@@ -27,6 +27,8 @@ FIXED_ROUNDS = 200
 """Number of trees where it is fixed."""
 FIXED_FITS = 2
 """Fits that are averaged where the number of trees is fixed."""
+KIND_ROUNDS = 100
+"""Rounds of the trees that tell the kinds of fraud apart, of one tree for each kind."""
 FIRST_NEGATIVES = 120_000
 """Negatives of the first stage, at most; each then represents several."""
 STOP_NEGATIVES = 200_000
@@ -53,6 +55,15 @@ def enough_frauds(dataset: Dataset, least: int) -> bool:
     """Whether every fold of the training rows has ``least`` frauds and as many other rows."""
     rows = dataset.rows(Split.TRAIN)
     return has_every_fold(row_folds(dataset)[rows], dataset.store.label[rows] > 0, FOLDS, least)
+
+
+def too_few(dataset: Dataset, least: int) -> str:
+    """Say that a fold of the training rows has fewer than ``least`` frauds or other rows, and how many."""
+    rows = dataset.rows(Split.TRAIN)
+    fold, fraud = row_folds(dataset)[rows], dataset.store.label[rows] > 0
+    frauds, others = (min(int((kind & (fold == number)).sum()) for number in range(FOLDS)) for kind in (fraud, ~fraud))
+    found, kind = (frauds, "frauds") if frauds < least else (others, "legitimate rows")
+    return f"a fold of the training rows has fewer than {least} {kind} ({found}, and each of the {FOLDS} folds needs {least})"
 
 
 def few_frauds(dataset: Dataset) -> bool:
@@ -106,13 +117,14 @@ def second_members(dataset: Dataset) -> int:
     return FIXED_FITS if few_frauds(dataset) else 1
 
 
-def fit_kinds(dataset: Dataset, *, seed: int, threads: int) -> str:
+def fit_kinds(dataset: Dataset, *, seed: int, threads: int, progress: Progress = lambda *_: None) -> str:
     """Fit trees that tell the kinds of fraud apart, on the frauds of the training rows.
 
     Args:
         dataset: The data set with filled score fields and more than two classes.
         seed: Random seed.
         threads: Threads of LightGBM.
+        progress: Called after each round, of one tree for each kind, with (rounds so far, most rounds).
 
     Returns:
         The trees in LightGBM's text format.
@@ -121,9 +133,8 @@ def fit_kinds(dataset: Dataset, *, seed: int, threads: int) -> str:
     frauds = rows[dataset.store.label[rows] > 0]
     changes = {"objective": "multiclass", "num_class": len(dataset.schema.classes) - 1, "metric": "multi_logloss", "min_data_in_leaf": 5}
     target = (dataset.store.label[frauds] - 1).astype(np.float32)
-    return _train(
-        dataset, TreeRows(frauds, None), target, None, changes | {"seed": integer_seed(seed, "kinds")}, threads, 100, lambda *_: None
-    )
+    changes |= {"seed": integer_seed(seed, "kinds")}
+    return _train(dataset, TreeRows(frauds, None), target, None, changes, threads, KIND_ROUNDS, progress)
 
 
 def _fit(dataset: Dataset, rows: TreeRows, stop: TreeRows | None, *, seed: int, threads: int, progress: Progress) -> str:

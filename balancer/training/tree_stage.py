@@ -17,11 +17,13 @@ from balancer.files import write_text
 from balancer.inference.decision import NETWORK, STAGE2
 from balancer.inference.detector import Detector, log_odds, with_kinds
 from balancer.inference.tree_stages import FOLDS, TREES_FOLDER, TreeStages
+from balancer.names import counted
 from balancer.runs.progress import StageClock, TrainingProgress
 from balancer.runs.results import Scores
 from balancer.runs.run_folder import RunFolder
+from balancer.runs.work_files import WorkFiles
 from balancer.training.preparation import Prepared
-from balancer.training.tree_fitting import FIXED_ROUNDS, Progress, few_frauds, fit_fold, fit_kinds, fit_second, second_members
+from balancer.training.tree_fitting import FIXED_ROUNDS, KIND_ROUNDS, Progress, few_frauds, fit_fold, fit_kinds, fit_second, second_members
 from balancer.trees import TreeEnsemble
 
 STEPS = 20
@@ -30,27 +32,30 @@ FEW_WEIGHT = 0.5
 """Weight of the network where validation has too few frauds to choose it."""
 
 
-def fit_stages(prepared: Prepared, folder: RunFolder, clock: StageClock, progress: TrainingProgress) -> TreeStages:
+def fit_stages(prepared: Prepared, folder: RunFolder, files: WorkFiles, clock: StageClock, progress: TrainingProgress) -> TreeStages:
     """Fit both stages, or read what was fitted before, and fill the score fields.
 
     Args:
         prepared: The run; its data set has score fields.
         folder: Where the trees are stored: under ``work/`` while they are fitted, at the end in ``trees/``.
+        files: What is finished there.
         clock: Measures each stage.
         progress: Display.
     """
     dataset, seed, threads = prepared.dataset, prepared.config.seed, prepared.threads
     base = dataset.without_score_fields()
-    rounds = FIXED_ROUNDS if few_frauds(dataset) else MAX_ROUNDS
+    usual = FIXED_ROUNDS if few_frauds(dataset) else MAX_ROUNDS
 
-    def fitted(name: str, title: str, fit: Callable[[Progress], str]) -> TreeEnsemble:
+    def fitted(name: str, title: str, fit: Callable[[Progress], str], rounds: int = usual) -> TreeEnsemble:
         path = folder.work / f"{name}.txt"
-        if path.exists():
+        if files.readable(path, TreeEnsemble.read):
             return TreeEnsemble.read(path)
         with progress.stage(title, rounds) as advance:
             write_text(path, fit(lambda done, most: advance(min(done, most - 1))))
+            files.keep(path)
             trees = TreeEnsemble.read(path)
-            advance(rounds, f"kept {trees.num_trees} trees")
+            each = f", {trees.num_trees // trees.num_outputs} for each kind" if trees.num_outputs > 1 else ""
+            advance(rounds, f"kept {counted(trees.num_trees, 'tree')}{each}")
         return trees
 
     with clock.stage("stage1"):
@@ -75,7 +80,9 @@ def fit_stages(prepared: Prepared, folder: RunFolder, clock: StageClock, progres
         )
         kinds = None
         if prepared.learner == "trees" and len(dataset.schema.classes) > 2:
-            kinds = fitted("kinds", "trees, kinds of fraud", lambda step: fit_kinds(dataset, seed=seed, threads=threads))
+            kinds = fitted(
+                "kinds", "trees, kinds of fraud", lambda step: fit_kinds(dataset, seed=seed, threads=threads, progress=step), KIND_ROUNDS
+            )
         stages = TreeStages(folds, second, train_end, kinds)
         stages.save(folder.path / TREES_FOLDER, dataset.schema, folder.work)
     return stages

@@ -17,6 +17,7 @@ import torch
 from balancer.data.schema import Schema
 from balancer.errors import InputError
 from balancer.inference.decision import NETWORK, Decision
+from balancer.inference.tree_stages import load_stages
 from balancer.models import Classifier, ModelConfig, Replacement, load_classifier
 from balancer.options.fit import StartOptions
 from balancer.options.flags import flag_of
@@ -51,7 +52,11 @@ class Base:
             raise InputError(f"--from {path} is not finished: continue it first with --resume --out {path}")
         if run.complete and NETWORK not in (Decision.load(path).members or {NETWORK}):
             raise InputError(f"--from {path} has boosted trees and no network to start from: give a run of --learner hybrid or network")
-        return cls(path, load_classifier(path), read_schema(path), run.pretrained)
+        schema = read_schema(path)
+        load_stages(path, schema)  # not used, but a damaged run is refused as `balancer score` refuses it
+        model = load_classifier(path)
+        run.refuse_other_parts()
+        return cls(path, model, schema, run.pretrained)
 
     def sizes(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The options that follow from the model.

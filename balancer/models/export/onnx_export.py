@@ -122,6 +122,7 @@ class _Exported(nn.Module):
     def forward(self, values: Tensor, lengths: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Map windows (B, n, C) and lengths (B,) to probabilities (B, K), and to logits (B, K) if wanted."""
         positions = torch.arange(values.shape[1])
+        lengths = torch.minimum(lengths.clamp(min=0), positions[-1:] + 1)  # a length beyond the window would read nothing
         mask = positions < lengths[:, None]
         last, real = (lengths - 1).clamp(min=0), (lengths > 0)[:, None, None]
         x = self._embed(values, lengths, mask, positions)
@@ -285,7 +286,18 @@ def _trace(wrapped: nn.Module, fields: int, outputs: list[str]) -> Any:
             verbose=False,
         )
     assert program is not None
+    _name_dimensions(program.model_proto)
     return program.model_proto
+
+
+def _name_dimensions(proto: Any) -> None:
+    """Name the dynamic dimensions of inputs and outputs `rows` and `n` (rows of a window)."""
+    values = next(each for each in proto.graph.input if each.name == "values").type.tensor_type.shape.dim
+    names = {values[0].dim_param: "rows", values[1].dim_param: "n"}
+    for each in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info):
+        for dimension in each.type.tensor_type.shape.dim:
+            if dimension.dim_param in names:
+                dimension.dim_param = names[dimension.dim_param]
 
 
 def _name_layers(proto: Any, names: Collection[str]) -> dict[str, str]:

@@ -123,11 +123,28 @@ class LoadedModel:
         return self.detector.combine(network[None], values[None]), after
 
 
+_ROLES = {
+    "entity": "entity is",
+    "time": "time is",
+    "amount": "amount is",
+    "id": "id is",
+    "label_delay": "label delay in seconds is",
+    **{role: f"{role} columns are" for role in ("numeric", "categorical", "context")},
+}
+
+
+def _said(role: Any) -> str:
+    """Columns with a role, or a delay, in words."""
+    if role is None or role == ():
+        return "none"
+    return ", ".join(role) if isinstance(role, tuple) else f"{role:g}" if isinstance(role, float) else str(role)
+
+
 def same_rows(one: Schema, two: Schema) -> str | None:
     """Return why a model with schema `two` can't read rows that were stored for `one`; None if it can."""
     for role in ("entity", "time", "amount", "id", "numeric", "categorical", "context", "label_delay"):
         if getattr(one.spec, role) != getattr(two.spec, role):
-            return f"its {role} is {getattr(two.spec, role)!r}, not {getattr(one.spec, role)!r}"
+            return f"its {_ROLES.get(role, role)} {_said(getattr(two.spec, role))}, not {_said(getattr(one.spec, role))}"
     if (one.values, one.joined) != (two.values, two.joined):
         return "it was trained by another version of balancer, which compares categories and keys in another way"
     here, there = (each.without_score_fields().numeric_fields for each in (one, two))
@@ -194,7 +211,7 @@ class Registry:
         known = self.names()
         if name not in known:
             raise InputError(f"name: there is no run {name!r} to put in service; {nearest(name, known)}")
-        fresh = LoadedModel.load(known[name], name, self._precision)
+        fresh = self._loaded(known[name], name)
         with self._lock:
             if self._current is not None and (why := same_rows(self._current.schema, fresh.schema)):
                 raise InputError(f"name: {name!r} can't replace {self._current.name!r}, because {why}; serve it with another database")
@@ -227,10 +244,22 @@ class Registry:
             raise InputError(
                 f"the run in service, {latest['name']!r}, is not among the runs here ({', '.join(known)}): give it with --run or --models"
             )
-        fresh = LoadedModel.load(known[latest["name"]], latest["name"], self._precision)
+        fresh = self._loaded(known[latest["name"]], latest["name"])
         with self._lock:
             if latest["generation"] > self._generation:
                 self._current, self._generation = fresh, latest["generation"]
+
+    def _loaded(self, folder: Path, name: str) -> LoadedModel:
+        """Load a run; a client reads the name of the run in an error, and not where it is on this machine.
+
+        Raises:
+            InputError: It can't be used.
+        """
+        try:
+            return LoadedModel.load(folder, name, self._precision)
+        except InputError as error:
+            text = str(error).replace(str(folder), name).replace(str(folder.resolve()), name)
+            raise type(error)(text.replace(f"{folder.resolve().parent}/", "").replace(f"{folder.parent}/", "")) from error
 
     def activations(self) -> list[dict[str, Any]]:
         """List the last hundred activations, latest first."""
