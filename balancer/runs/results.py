@@ -138,8 +138,10 @@ OF_THE_RUN = ("policy", "stage1", "stage2", "network")
 
 def _timing(seconds: Mapping[str, float]) -> dict[str, float]:
     """Seconds by stage, after those of all stages of the detector together (``run``)."""
-    whole = sum(value for name, value in seconds.items() if name in OF_THE_RUN)
-    return {name: round(value, 1) for name, value in ({"run": whole} | dict(seconds)).items()}
+    # Earlier versions, one of which may have begun the run, called the network's stage ``run``.
+    stages = {"network" if name == "run" else name: value for name, value in seconds.items()}
+    whole = sum(value for name, value in stages.items() if name in OF_THE_RUN)
+    return {name: round(value, 1) for name, value in ({"run": whole} | stages).items()}
 
 
 def _epochs(scores: dict[str, Scores], classes: tuple[str, ...]) -> pl.DataFrame | None:

@@ -118,6 +118,40 @@ def test_the_graph_gives_the_detectors_scores(exported: tuple[Detector, Path], w
         scorer.probabilities(values[:2], np.array([0, 1]))
 
 
+def in_runtime(file: Path, values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """The probabilities as a client of ONNX Runtime gets them, without this package."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, {"values": values, "lengths": lengths.astype(np.int64)})[0])
+
+
+def test_a_length_outside_of_the_window_counts_as_the_nearest_one(exported: tuple[Detector, Path], tmp_path: Path) -> None:
+    detector, network = exported
+    add_trees(network, tmp_path / "model.onnx", detector)
+    values, _ = windows()
+    given, valid = np.array([-5, 0, 1, 7, 8, 2**40]), np.array([1, 1, 1, 7, 7, 7])
+    found = in_runtime(tmp_path / "model.onnx", values[:6], given)
+    np.testing.assert_array_equal(found, in_runtime(tmp_path / "model.onnx", values[:6], valid))
+    # The network alone: a length below 1 is a window without rows.
+    given, valid = np.array([-5, 8, 2**40]), np.array([0, 7, 7])
+    np.testing.assert_array_equal(in_runtime(network, values[:3], given), in_runtime(network, values[:3], valid))
+
+
+def test_dimensions_have_names(exported: tuple[Detector, Path], tmp_path: Path) -> None:
+    import onnx
+
+    detector, network = exported
+    add_trees(network, tmp_path / "model.onnx", detector)
+    for file in (network, tmp_path / "model.onnx"):
+        graph = onnx.load(file).graph
+        found = {
+            each.name: [dim.dim_param or dim.dim_value for dim in each.type.tensor_type.shape.dim] for each in (*graph.input, *graph.output)
+        }
+        assert found["values"] == ["rows", "n", 3] and found["lengths"] == ["rows"]
+        assert found["probabilities"] == ["rows", detector.num_classes]
+
+
 def test_a_network_in_int8_is_blended_with_the_same_trees(exported: tuple[Detector, Path], tmp_path: Path) -> None:
     (detector, network), file = exported, tmp_path / "model.onnx"
     batches = [SequenceBatch.from_windows(*windows(2))]

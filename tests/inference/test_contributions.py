@@ -235,3 +235,25 @@ def test_no_rows_give_no_contributions(dataset: Dataset, stages: TreeStages) -> 
     found = contributions_of(detector, dataset, SOME[:0], device=CPU)
     assert found.frame(dataset).height == 0
     assert found.reasons(dataset, 3) == []
+
+
+def test_fields_that_say_the_same_are_one_reason(dataset: Dataset) -> None:
+    names = (*dataset.schema.numeric_fields, *dataset.schema.categorical_fields)
+    first = int(np.flatnonzero(dataset.store.values[:, names.index("is_first")] > 0.5)[0])
+    fields = np.zeros((1, len(names)))
+    for name, value in {
+        "hour": 0.1,
+        "hour_sin": 0.2,
+        "hour_cos": -0.05,
+        "is_first": 0.3,
+        "previous_amount_log": 0.4,
+        "gap_log": 0.1,
+    }.items():
+        fields[0, names.index(name)] = value
+    found = Contributions(np.array([first]), fields, np.zeros(1), np.zeros(1), fields.sum(axis=1), adds_up=True)
+    (text,) = found.reasons(dataset, 5)
+    none, hour = text.split("; ")
+    assert none == "no earlier transaction of this card (+0.80)"
+    assert hour.startswith("hour of the day: ") and hour.endswith(" (+0.25)")
+    table = found.frame(dataset).filter(pl.col("field") == "previous_amount_log")
+    assert table["value"].item() == "no earlier transaction of this card"

@@ -375,3 +375,156 @@ def test_a_run_of_trees_alone_says_that_it_has_no_network(
         assert main(arguments) == 2
         error = capsys.readouterr().err
         assert "boosted trees and no network" in error and error.count("\n") == 1
+
+
+def copied(run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(run, tmp_path / "copied"))
+
+
+def with_stages(run: Path, **changes: Any) -> None:
+    file = run / "trees" / "stages.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+FOREIGN: dict[str, tuple[Callable[[Path, Callable[[str], Path]], object], str]] = {
+    "the trees of another run": (
+        lambda run, run_of: shutil.copytree(run_of("head of a hybrid") / "trees", run / "trees", dirs_exist_ok=True),
+        "stages.json is not the file that the run was finished with",
+    ),
+    "the network of another run": (
+        lambda run, run_of: [shutil.copy(run_of("without margin") / name, run / name) for name in ("model.json", "model.safetensors")],
+        "model.json is not the file that the run was finished with",
+    ),
+    "two folds": (lambda run, _: with_stages(run, first=["first-0.txt", "first-1.txt"]), "does not name first-0.txt to first-2.txt"),
+    "one file three times": (lambda run, _: with_stages(run, first=["first-0.txt"] * 3), "does not name first-0.txt to first-2.txt"),
+    "another order": (lambda run, _: with_stages(run, first=["first-2.txt", "first-1.txt", "first-0.txt"]), "in this order"),
+    "another end of training": (
+        lambda run, _: with_stages(run, train_end=0.0),
+        "stages.json is not the file that the run was finished with",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+def test_files_of_another_run_are_refused(
+    case: str, folder: Path, run_of: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change, named = FOREIGN[case]
+    run = copied(run_of("hybrid"), tmp_path)
+    change(run, run_of)
+    assert named in refused(run, folder / "table.parquet", tmp_path, capsys)
+    # A run that starts from it refuses it with the same words.
+    capsys.readouterr()
+    assert main(["train", "--dataset", str(folder / "later.parquet"), "--from", str(run), "--out", str(tmp_path / "new"), *SHORT]) == 2
+    assert named in capsys.readouterr().err and not (tmp_path / "new").exists()
+
+
+def test_a_run_without_digests_is_accepted(run_of: Callable[[str], Path], tmp_path: Path) -> None:
+    run = copied(run_of("hybrid"), tmp_path)
+    content = json.loads((run / "run.json").read_text())
+    assert set(content["parts"]) == {"schema.json", "model.json", "trees/stages.json"} and set(content["members"]) == {"network", "stage2"}
+    (run / "run.json").write_text(json.dumps({key: value for key, value in content.items() if key not in ("parts", "members")}))
+    assert TrainedRun.load(run).detector.stages is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "edit", "named"),
+    [
+        ("hybrid", {"threshold": 1.5}, "decision.json has the threshold 1.5, which is not between 0 and 1"),
+        ("network", {"threshold": -0.1}, "decision.json has the threshold -0.1"),
+        ("hybrid", {"threshold": float("nan")}, "decision.json has the threshold nan"),
+        ("hybrid", {"members": {"network": 1.0}}, "decision.json does not name stage2, which the run has"),
+        ("hybrid", {"members": {"stage2": 1.0}}, "decision.json does not name network, which the run has"),
+        ("hybrid", {"members": {"network": 0.9, "stage2": 0.1}}, "weights the members otherwise than the run was finished with"),
+        ("trees", {"members": {"network": 0.5, "stage2": 0.5}}, "names a network, and"),
+        ("trees", {"members": {}}, "it names none"),
+        ("hybrid", {"members": {"network": 0.5, "stage2": 0.4}}, "their sum is 0.9, not 1"),
+        ("hybrid", {"members": {"network": 0.5, "stage1": 0.5}}, "'stage1' is none of network, stage2"),
+        ("hybrid", {"members": {"network": 1.5, "stage2": -0.5}}, "a weight is not a number from 0 to 1"),
+    ],
+)
+def test_a_decision_that_can_not_be_is_refused(
+    name: str,
+    edit: dict[str, Any],
+    named: str,
+    folder: Path,
+    run_of: Callable[[str], Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = copied(run_of(name), tmp_path)
+    content = json.loads((run / "decision.json").read_text()) | edit
+    (run / "decision.json").write_text(json.dumps(content))
+    assert named in refused(run, folder / "table.parquet", tmp_path, capsys)
+
+
+def test_flags_without_effect_and_fields_left_out_are_noted(run_of: Callable[[str], Path]) -> None:
+    def notes(name: str) -> list[str]:
+        return list(report_of(run_of(name))["run"]["data"]["notes"])
+
+    (of_trees,) = [note for note in notes("trees") if "no effect" in note]
+    assert of_trees.endswith("have no effect: the detector has no network")
+    for flag in ("--d-model", "--layers", "--history-length", "--epochs", "--steps-per-epoch", "--budget", "--policy"):
+        assert flag in of_trees
+    assert "--threads" not in of_trees and not [note for note in notes("hybrid") if "no effect" in note or "there is no" in note]
+    entity = notes("without entity")
+    assert [note for note in entity if note.startswith("there is no entity column") and "no memory of earlier scores" in note]
+    assert [note for note in entity if note.startswith("--history-length has no effect: without an entity column")]
+    assert [note for note in notes("without context") if note.startswith("there is no context column")]
+
+
+def test_a_start_from_a_run_with_trees_says_that_there_are_few_frauds(run_of: Callable[[str], Path], folder: Path, tmp_path: Path) -> None:
+    out, flags = tmp_path / "few", ("--train-only", "head", *SHORT)
+    table = pl.read_parquet(folder / "table.parquet")
+    fraud = pl.col("is_fraud") == 1
+    few = table.with_columns(pl.when(fraud & (fraud.cum_sum() % 2 != 0)).then(0).otherwise("is_fraud").cast(pl.Int8).alias("is_fraud"))
+    few.write_parquet(tmp_path / "few.parquet")
+    assert main(["train", "--dataset", str(tmp_path / "few.parquet"), "--from", str(run_of("hybrid")), "--out", str(out), *flags]) == 0
+    (note,) = [note for note in report_of(out)["run"]["data"]["notes"] if "fewer than 50 frauds" in note]
+    assert "each of the 3 folds needs 50" in note and "boosted trees are fitted all the same" in note
+    assert (out / "trees").is_dir()
+
+
+@pytest.mark.parametrize("damage", ["replaced", "cut", "empty"])
+def test_a_resumed_run_does_a_damaged_step_again(
+    damage: str,
+    folder: Path,
+    run_of: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from balancer.training import tree_stage
+
+    second, out = tree_stage.fit_second, tmp_path / "cut"
+
+    def stopped(*_: Any, **__: Any) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tree_stage, "fit_second", stopped)
+    assert main(command(folder, CASES["trees"], run_of, out)) == 130
+    file = out / "work" / "first-1.txt"
+    text = {"replaced": (out / "work" / "first-0.txt").read_text(), "cut": file.read_text()[:2000], "empty": ""}[damage]
+    file.write_text(text)
+    monkeypatch.setattr(tree_stage, "fit_second", second)
+    capsys.readouterr()
+    assert main(["train", "--resume", "--out", str(out)]) == 0
+    assert f"note: {file} is not what this run wrote: its step is done again" in capsys.readouterr().out
+    same_files(run_of("trees"), out)
+
+
+def test_times_of_the_network_and_of_the_whole_run(run_of: Callable[[str], Path]) -> None:
+    for name, parts in (
+        ("hybrid", {"policy", "stage1", "stage2", "network"}),
+        ("trees", {"stage1", "stage2"}),
+        ("network", {"policy", "network"}),
+    ):
+        cpu = report_of(run_of(name))["timing"]["cpu_seconds"]
+        assert cpu["run"] == pytest.approx(sum(cpu[part] for part in parts), abs=0.3)
+    assert not (run_of("trees") / "epochs.parquet").exists() and (run_of("hybrid") / "epochs.parquet").exists()
+
+
+def test_a_report_of_trees_has_no_row_twice(run_of: Callable[[str], Path]) -> None:
+    page = (run_of("trees") / "report.md").read_text()
+    assert "trees, stage 1" in page and "| trees, stage 2" not in page
+    assert "| trees, stage 2" in (run_of("hybrid") / "report.md").read_text()

@@ -286,8 +286,9 @@ def _trace(wrapped: nn.Module, fields: int, outputs: list[str]) -> Any:
             verbose=False,
         )
     assert program is not None
-    _name_dimensions(program.model_proto)
-    return program.model_proto
+    proto = program.model_proto  # made anew by each access
+    _name_dimensions(proto)
+    return proto
 
 
 def _name_dimensions(proto: Any) -> None:
