@@ -29,11 +29,12 @@ from typing import Any
 
 from balancer.cli import main as balancer
 from benchmarks.lib.commands import parser
-from benchmarks.lib.recording import RESULTS, ROOT, record
+from benchmarks.lib.recording import RESULTS, ROOT, record, recorded
 
 SCRIPT = ROOT.parent / "shared" / "cases" / "tables.py"
 SHORT = ("--budget", "quick", "--policy", "auto", "--epochs", "6", "--steps-per-epoch", "30", "--d-model", "16", "--layers", "1", "--json")
 """Flags of every training: a short one, of which the result is read as JSON."""
+RESULT = RESULTS / "case_tables.json"
 ABOVE_CHANCE = 1.5
 """Average precision divided by the positive share from which a result is above chance."""
 
@@ -101,8 +102,7 @@ def trained(case: Case, table: Path, folder: Path) -> dict[str, Any]:
         folder: Where to write the run.
 
     Returns:
-        ``outcome`` (``result``, ``message`` or ``fault``), figures or ``message``, ``warnings`` and
-        ``seconds``.
+        ``outcome`` (``result``, ``message`` or ``fault``), figures or ``message``, and ``seconds``.
     """
     started, out, err = time.monotonic(), io.StringIO(), io.StringIO()
     try:
@@ -112,7 +112,6 @@ def trained(case: Case, table: Path, folder: Path) -> dict[str, Any]:
         code = -1
         err.write(traceback.format_exc())
     lines = err.getvalue().splitlines()
-    warned = [line for line in lines if line.startswith("warning")]
     found: dict[str, Any] = {"table": case.table, "flags": " ".join(case.flags), "seconds": round(time.monotonic() - started, 1)}
     if code == 0:
         test = json.loads(out.getvalue())["test"]
@@ -122,13 +121,13 @@ def trained(case: Case, table: Path, folder: Path) -> dict[str, Any]:
             found |= {"outcome": "fault", "message": "at chance level, without a warning"}
         elif case.says is not None:
             found |= {"outcome": "fault", "message": f"expected a message with {case.says!r}"}
-        return found | {"warnings": warned}
+        return found
     errors = [line for line in lines if line.startswith("error: ")]
     message = errors[0].removeprefix("error: ").replace(str(table), table.name) if errors else err.getvalue()[-300:]
     good = code == 2 and len(errors) == 1 and lines[-1] == errors[0] and not folder.exists()
     if good and (case.says is None or case.says not in message):
         good, message = False, f"not expected: {message}"
-    return found | {"outcome": "message" if good else "fault", "message": message, "warnings": warned}
+    return found | {"outcome": "message" if good else "fault", "message": message}
 
 
 def shown(row: dict[str, Any]) -> str:
@@ -139,7 +138,7 @@ def shown(row: dict[str, Any]) -> str:
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--only", nargs="+", help="names of tables")
+    options.add_argument("--only", nargs="+", help="names of tables; the results of others are kept")
     arguments = options.parse_args()
     if not SCRIPT.is_file():
         print(f"not measured: there is no {SCRIPT}")
@@ -155,9 +154,14 @@ def main() -> None:
         for number, case in enumerate(chosen):
             rows.append(trained(case, folder / "tables" / case.table, folder / f"run-{number}"))
             print(shown(rows[-1]), flush=True)
+    if arguments.only is not None:  # the other rows stay as they were measured
+        new = {(row["table"], row["flags"]): row for row in rows}
+        old = {(row["table"], row["flags"]): row for row in recorded(RESULT).get("cases", [])}
+        places = [(case.table, " ".join(case.flags)) for case in CASES]
+        rows = [(old | new)[place] for place in places if place in old | new]
     faults = [row["table"] for row in rows if row["outcome"] == "fault"]
     result = {"cases": rows, "faults": faults, "untried": sorted(untried)}
-    record(result, RESULTS / "case_tables.json" if arguments.only is None else Path(tempfile.gettempdir()) / "case_tables.json")
+    record(result, RESULT)
     sys.exit(bool(faults))
 
 
