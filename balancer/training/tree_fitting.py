@@ -25,6 +25,16 @@ FEW_FRAUDS = 400
 """Frauds among the reward rows below which the number of trees is fixed."""
 FIXED_ROUNDS = 200
 """Number of trees where it is fixed."""
+SMALL_FRAUDS = 300
+"""Frauds among the rows of a fit below which trees are small where their number is fixed."""
+SMALL: dict[str, Any] = {"learning_rate": 0.03, "num_leaves": 8, "feature_fraction": 0.3}
+"""Parameters of small trees. Larger ones would fit single frauds of the training rows
+(docs/experiments.md)."""
+SMALL_LEAF = 200
+"""Fewest rows of a leaf of small trees, on a table of at least `ROWS_PER_LEAF` times as many rows."""
+ROWS_PER_LEAF = 40
+LEAST_LEAF = 20
+"""Fewest rows of a leaf on any table."""
 FIXED_FITS = 2
 """Fits that are averaged where the number of trees is fixed."""
 KIND_ROUNDS = 100
@@ -139,8 +149,13 @@ def fit_kinds(dataset: Dataset, *, seed: int, threads: int, progress: Progress =
 
 def _fit(dataset: Dataset, rows: TreeRows, stop: TreeRows | None, *, seed: int, threads: int, progress: Progress) -> str:
     target = (dataset.store.label[rows.rows] > 0).astype(np.float32)
-    rounds = FIXED_ROUNDS if stop is None else MAX_ROUNDS
-    return _train(dataset, rows, target, stop, {"seed": seed}, threads, rounds, progress)
+    if stop is not None:
+        return _train(dataset, rows, target, stop, {"seed": seed}, threads, MAX_ROUNDS, progress)
+    changes: dict[str, Any] = {"seed": seed}
+    if int(target.sum()) < SMALL_FRAUDS:
+        leaf = min(SMALL_LEAF, max(LEAST_LEAF, len(rows.rows) // ROWS_PER_LEAF))
+        changes |= SMALL | {"min_data_in_leaf": leaf}
+    return _train(dataset, rows, target, None, changes, threads, FIXED_ROUNDS, progress)
 
 
 def _train(

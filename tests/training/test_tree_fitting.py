@@ -84,6 +84,19 @@ def test_the_second_stage_is_fitted_on_the_training_rows(dataset: Dataset) -> No
     assert second(dataset) != whole
 
 
+def test_with_few_frauds_trees_are_small(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a leaf of 200 rows would leave nothing to split, a tree has splits."""
+    small = TreeEnsemble.from_text(second(dataset))
+    assert max(len(tree.leaf_value) for tree in small.model.trees) <= tree_fitting.SMALL["num_leaves"]
+    rows = len(dataset.rows(Split.TRAIN))
+    least = min(int(tree.leaf_count.min()) for tree in small.model.trees if len(tree.feature))
+    # LightGBM estimates how many rows a leaf has.
+    assert 0.8 * rows / tree_fitting.ROWS_PER_LEAF < least < tree_fitting.SMALL_LEAF
+    monkeypatch.setattr(tree_fitting, "SMALL_FRAUDS", 5)
+    usual = TreeEnsemble.from_text(second(dataset))
+    assert max(len(tree.leaf_value) for tree in usual.model.trees) > tree_fitting.SMALL["num_leaves"]
+
+
 def test_with_enough_frauds_the_reward_rows_stop_a_fit(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     assert few_frauds(dataset) and TreeEnsemble.from_text(second(dataset)).num_trees == 8
     monkeypatch.setattr(tree_fitting, "FEW_FRAUDS", 5)
@@ -192,3 +205,18 @@ def test_scores_of_the_run_are_the_detectors(dataset: Dataset, stages: TreeStage
     first = 1 / (1 + np.exp(-dataset.store.values[rows, 0].astype(np.float64)))
     np.testing.assert_allclose(parts["stage1"].test, first, rtol=1e-9)
     assert tree_stage.STEPS == STEPS and FOLDS == 3
+
+
+def test_too_few_frauds_are_counted(dataset: Dataset) -> None:
+    rows = dataset.rows(Split.TRAIN)
+    fold, fraud = row_folds(dataset)[rows], dataset.store.label[rows] > 0
+    least = min(int((fraud & (fold == number)).sum()) for number in range(FOLDS))
+    assert enough_frauds(dataset, least) and not enough_frauds(dataset, least + 1)
+    text = tree_fitting.too_few(dataset, least + 1)
+    assert text == (
+        f"a fold of the training rows has fewer than {least + 1} frauds ({least}, and each of the {FOLDS} folds needs {least + 1})"
+    )
+    label = np.where(dataset.store.label > 0, 0, 1).astype(dataset.store.label.dtype)
+    assert f"{least + 1} legitimate rows ({least}," in tree_fitting.too_few(
+        replace(dataset, store=replace(dataset.store, label=label)), least + 1
+    )
