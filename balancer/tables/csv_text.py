@@ -250,6 +250,13 @@ class _Check:
         place = self._place(odd.row, odd.start)
         if odd.row <= 0:
             return CorruptFileError(f"{self.path}: {place} has a field without a name: name every column, or leave the separator out")
+        if len(self.odd) > _MOST_ODD and all(
+            each.row == number and each.fields == self.width + 1 for number, each in enumerate(self.odd, 1)
+        ):
+            return CorruptFileError(
+                f"{self.path}: every row has {odd.fields} fields, but the header has {self.width}: add the name of the first column to the "
+                "header if rows begin with a row name (R: col.names = NA), or put numbers with decimal commas in quotes"
+            )
         return CorruptFileError(
             f"{self.path}: {place} has {odd.fields} field{'' if odd.fields == 1 else 's'}, but the header has {self.width}: correct the row"
         )
@@ -321,6 +328,16 @@ def cleaned(text: Path, shape: Shape) -> TemporaryCopy:
             np.add.at(step, inside[:, 1], -1)
             target.write(np.frombuffer(chunk, dtype=np.uint8)[np.cumsum(step[:-1], dtype=np.int8) == 0].tobytes())
             base += len(chunk)
+    return copy
+
+
+def with_name(text: Path, start: int, name: str) -> TemporaryCopy:
+    """Write a copy of a file whose header, which begins at the byte `start`, has `name` before it."""
+    copy = TemporaryCopy(".csv")
+    with text.open("rb") as source, written(), copy.path.open("wb") as target:
+        target.write(source.read(start) + name.encode())
+        while chunk := source.read(_CHUNK_BYTES):
+            target.write(chunk)
     return copy
 
 

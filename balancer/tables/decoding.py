@@ -18,32 +18,17 @@ from typing import BinaryIO
 import polars as pl
 
 from balancer.errors import CorruptFileError, InputError
+from balancer.tables.magic import GZIP, ZSTD, held
 from balancer.tables.temporary import TemporaryCopy, written
 
 COMPRESSED = (".gz", ".zst")
 _CHUNK_BYTES = 1 << 22
-_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
-)
-_OTHER_FORMATS = (
-    (b"PAR1", "a Parquet file", "rename it to end in .parquet"),
-    (b"PK\x03\x04", "a zip archive or an Excel workbook", "save the table as CSV"),
-    (b"\xd0\xcf\x11\xe0", "an old Excel workbook", "save the table as CSV"),
-    (_GZIP, "compressed with gzip", "rename it to end in .gz"),
-    (_ZSTD, "compressed with zstd", "rename it to end in .zst"),
-    (b"BZh", "compressed with bzip2", "decompress it, or compress it with gzip"),
-    (b"\xfd7zXZ", "compressed with xz", "decompress it, or compress it with gzip"),
-    (b"SQLite format 3", "an SQLite database", "export the table as CSV"),
-    (b"%PDF", "a PDF document", "save the table as CSV"),
-    (b"ARROW1", "an Arrow file", "write it as Parquet"),
-    (b"Obj\x01", "an Avro file", "write it as Parquet"),
-    (b"ORC", "an ORC file", "write it as Parquet"),
-    (b"\x89HDF", "an HDF5 file", "write it as Parquet"),
 )
 
 
@@ -101,7 +86,7 @@ def _decompressed(path: Path) -> TemporaryCopy | None:
         return None
     with path.open("rb") as file:
         start = file.read(4)
-    if not start.startswith(_GZIP if kind == ".gz" else _ZSTD):
+    if not start.startswith(GZIP if kind == ".gz" else ZSTD):
         raise CorruptFileError(f"{path} is not compressed although its name ends in {kind}: rename it without {kind}, or write it again")
     copy = TemporaryCopy(".csv")
     damaged = f"{path} can't be decompressed, it is damaged or truncated: write it again"
@@ -128,11 +113,10 @@ def _part(source: gzip.GzipFile | BinaryIO, damaged: str) -> bytes:
 
 
 def _check_format(path: Path, head: bytes) -> None:
-    for start, what, remedy in _OTHER_FORMATS:
-        if head.startswith(start):
-            raise CorruptFileError(f"{path} is {what}, not the text that its name says: {remedy}")
-    if head.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html")):
-        raise CorruptFileError(f"{path} is a web page, not a table: download the table itself")
+    found = held(head)
+    if found is not None:
+        what, remedy = found
+        raise CorruptFileError(f"{path} is {what}, not the text that its name says: {remedy}")
 
 
 def _found(path: Path, head: bytes, plain: Path) -> str:
@@ -147,7 +131,7 @@ def _found(path: Path, head: bytes, plain: Path) -> str:
             name = "utf-16-le" if head[1::2].count(0) > head[::2].count(0) else "utf-16-be"
             if min(head[::2].count(0), head[1::2].count(0)) <= 0.05 * len(head):
                 return name
-        raise CorruptFileError(f"{path} is no text file: it holds zero bytes; give a CSV or Parquet file, or name its --encoding")
+        raise zero_byte(path, head)
     wrong = _not_utf8(plain)
     if wrong is None:
         return "utf-8"
@@ -160,6 +144,16 @@ def _found(path: Path, head: bytes, plain: Path) -> str:
     if controls:
         raise CorruptFileError(f"{path} is no text in UTF-8, UTF-16 or Latin-1: name its --encoding, or give a CSV or Parquet file")
     return _single_byte(plain)
+
+
+def zero_byte(path: Path, head: bytes) -> CorruptFileError:
+    """The error of a text file whose first bytes hold a zero byte (NUL)."""
+    line = head.count(b"\n", 0, head.index(0)) + 1
+    if any(0 < byte < 9 or 13 < byte < 26 for byte in head):
+        return CorruptFileError(f"{path} is no text file, it holds binary data: give a CSV, JSON or Parquet file, or name its --encoding")
+    return CorruptFileError(
+        f"{path}: line {line} holds a zero byte (NUL), which no text has: remove such bytes, or write the file again, or name its --encoding"
+    )
 
 
 def _check_utf8_all(path: Path, plain: Path) -> None:

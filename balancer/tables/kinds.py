@@ -11,7 +11,23 @@ CSV = (".csv", ".tsv", ".psv", ".tab")
 JSON = (".jsonl", ".ndjson")
 PLAIN = (".txt", ".dat", ".data", "")
 """Endings that text files of any kind have; in a folder they count only where there is nothing else."""
-_SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods")
+_WORKBOOK, _ARCHIVE = ("a spreadsheet", "save the table as CSV"), ("an archive", "unpack it, and give the table that is in it")
+_PACKED, _DATABASE = (
+    ("compressed in a way that is not read", "unpack it, or compress it with gzip"),
+    ("a database", "export the table as CSV"),
+)
+_STORED = ("a format that is not read", "write the table as Parquet or CSV")
+_OTHERS = {
+    **dict.fromkeys((".xlsx", ".xls", ".xlsm", ".xlsb", ".ods"), _WORKBOOK),
+    **dict.fromkeys((".zip", ".tar", ".tgz", ".7z", ".rar"), _ARCHIVE),
+    **dict.fromkeys((".bz2", ".xz", ".lz4", ".br", ".z"), _PACKED),
+    **dict.fromkeys((".db", ".sqlite", ".sqlite3", ".mdb", ".accdb", ".duckdb"), _DATABASE),
+    **dict.fromkeys(
+        (".pkl", ".pickle", ".feather", ".arrow", ".ipc", ".avro", ".orc", ".h5", ".hdf5", ".rds", ".rdata", ".sav", ".dta", ".sas7bdat"),
+        _STORED,
+    ),
+}
+"""What files of other endings are, and what to do with them."""
 
 
 def kind(path: Path) -> str | None:
@@ -19,6 +35,8 @@ def kind(path: Path) -> str | None:
     ending = path.suffix.lower()
     if ending in (".gz", ".zst"):
         inner = Path(path.stem).suffix.lower()
+        if inner in _OTHERS:
+            return None
         return next((name for name, endings in _KINDS.items() if inner in endings and name != "parquet"), "plain")
     return next((name for name, endings in _KINDS.items() if ending in endings), None)
 
@@ -34,8 +52,12 @@ def known_kind(path: Path) -> str:
     """
     found = kind(path)
     if found is None:
-        remedy = "give a .parquet or .csv file, JSON lines, a folder of such files, or a Delta table"
+        ending = path.suffix.lower()
+        ending = Path(path.stem).suffix.lower() + ending if ending in (".gz", ".zst") else ending
+        what, remedy = _OTHERS.get(next((f".{part}" for part in ending.split(".") if f".{part}" in _OTHERS), ""), ("", ""))
+        if what:
+            raise InputError(f"{path} is {what} ({ending}), not a table: {remedy}")
         raise InputError(
-            f"{path} is of an unknown kind ({path.suffix!r}): {'save the table as CSV' if path.suffix.lower() in _SPREADSHEETS else remedy}"
+            f"{path} is of an unknown kind ({ending!r}): give a .parquet or .csv file, JSON lines, a folder of such files, or a Delta table"
         )
     return found

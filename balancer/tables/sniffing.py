@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from balancer.errors import InputError
+from balancer.tables.decoding import zero_byte
 
 HEAD_BYTES = 1 << 18
 _LONGEST_HEADER = 1 << 24
@@ -42,6 +43,8 @@ class Head:
     """Lines before the header that are neither blank nor a comment nor a directive."""
     comments: int = 0
     """Comment lines before the header."""
+    row_names: bool = False
+    """Whether rows have a quoted name before their first field, which the header lacks, as R writes them."""
 
 
 def separator_name(separator: str) -> str:
@@ -68,7 +71,7 @@ def read_head(path: Path, text: Path, separator: str | None) -> Head:
     if not whole and b"\n" in raw:
         raw = raw[: raw.rindex(b"\n") + 1]
     if b"\x00" in raw:
-        raise InputError(f"{path} is no text: it holds zero bytes; give a CSV or Parquet file, or name its --encoding")
+        raise zero_byte(path, raw)
     # A text line may hold other line ends of Unicode; only \n ends a line here.
     lines = re.findall(r"[^\n]*\n|[^\n]+$", raw.decode("utf-8", errors="replace"))
     first, comments, directed = _first(lines)
@@ -76,6 +79,9 @@ def read_head(path: Path, text: Path, separator: str | None) -> Head:
         raise InputError(f"{path} is empty: it has no header and no rows")
     body = lines[first:]
     shown = [line for line in body[:_MOST_LINES] if line.strip() and (not line.startswith("#") or line is body[0])]
+    if (found := _with_row_names(shown)) is not None and separator in (None, found[0]):
+        start = len("".join(lines[:first]).encode("utf-8", errors="replace"))
+        return Head(found[0], start, found[1], (), comments, row_names=True)
     counted = _records(shown)
     sniffed = directed or _separator(counted)
     chosen = separator or sniffed
@@ -89,6 +95,27 @@ def read_head(path: Path, text: Path, separator: str | None) -> Head:
     left_out = tuple(line.strip() for line in body[:skipped] if line.strip() and not line.startswith("#"))
     comments += sum(line.startswith("#") for line in body[:skipped])
     return Head(chosen, start, names, left_out, comments)
+
+
+def _with_row_names(lines: list[str]) -> tuple[str, tuple[str, ...]] | None:
+    """The separator and the header of a file in which each row has a quoted name that the header lacks.
+
+    Only names in quotes, all different, are taken for such: a number with a decimal comma that is separated
+    by commas makes a row longer too.
+    """
+    header = lines[0].strip() if len(lines) > 2 else ""
+    shape = re.fullmatch(r'"[^"]*"(?:([ ,;\t|])"[^"]*")*', header)
+    if shape is None:
+        return None
+    rows = [line for line in lines[1:_MOST_BEFORE] if line.startswith('"')]
+    if len(rows) < len(lines[1:_MOST_BEFORE]):
+        return None
+    for separator in [shape[1]] if shape[1] else [" ", ",", ";", "\t"]:
+        names = next(csv.reader([header], delimiter=separator))
+        cells = list(csv.reader(rows, delimiter=separator))
+        if all(len(row) == len(names) + 1 for row in cells) and len({row[0] for row in cells}) == len(cells):
+            return separator, tuple(names)
+    return None
 
 
 def _first(lines: list[str]) -> tuple[int, int, str | None]:
@@ -177,14 +204,36 @@ def _names(path: Path, body: list[str], separator: str) -> tuple[str, ...]:
         names[0] = names[0].lstrip("# ") if names[0].startswith("#") else names[0]
     while len(names) > 1 and not names[-1]:
         names.pop()
-    given = [name for name in names if name]
-    counted = [str(number) for number in range(len(given) + 1)]
-    values = [name for name in given if _NUMBER.fullmatch(name) or _MOMENT.fullmatch(name)]
-    if values and given not in (counted[:-1], counted[1:]) and len(values) >= 0.5 * len(given):
+    found = _values_in(names, body, separator)
+    if found:
         raise InputError(
-            f"{path} has no header: its first line holds values ({', '.join(values[:3])}); write the names of the columns there"
+            f"{path} has no header: its first line holds values ({', '.join(found[:3])}); add a line with the names of the columns before it"
         )
     return tuple(names)
+
+
+def _values_in(names: list[str], body: list[str], separator: str) -> list[str]:
+    """The names of a header that are values of a row; none where the line is a header.
+
+    Numbers are names too where they count the columns, or are years. A name that its own column holds (a
+    column `fraud` with the value "fraud") is no proof, but several are.
+    """
+    given = [name for name in names if name]
+    numbers = [name for name in given if _NUMBER.fullmatch(name) or _MOMENT.fullmatch(name)]
+    whole = [int(name) for name in numbers if name.isascii() and name.isdigit()]
+    counting = len(whole) == len(numbers) and whole == list(range(whole[0] if whole else 0, (whole[0] if whole else 0) + len(whole)))
+    if counting and (len(whole) == len(given) or len(whole) > 2):
+        return []
+    try:
+        rows = [[cell.strip() for cell in row] for row in csv.reader(body[1:_MOST_LINES], delimiter=separator, skipinitialspace=True)]
+    except csv.Error:
+        rows = []
+    rows = [row for row in rows if row[: len(names)] != names]  # files below each other repeat their header
+    inside = [name for place, name in enumerate(names) if name and any(len(row) > place and row[place] == name for row in rows)]
+    fraction = [name for name in numbers if not (name.isascii() and name.isdigit())]
+    if fraction or len(numbers) >= 0.5 * len(given) or (numbers and (len(set(numbers)) < len(numbers) or set(numbers) & set(inside))):
+        return numbers
+    return inside if len(inside) >= 2 and len(inside) >= 0.5 * len(given) else []
 
 
 def _short(text: str) -> str:

@@ -19,12 +19,14 @@ import polars as pl
 from balancer.dependencies import require
 from balancer.errors import CorruptFileError, InputError, MissingFileError, reason_of
 from balancer.names import counted
-from balancer.tables.csv_text import Shape, check_rows, cleaned, line_of
+from balancer.tables.copies import repeated_rows
+from balancer.tables.csv_text import Shape, check_rows, cleaned, line_of, with_name
 from balancer.tables.decoding import as_utf8
 from balancer.tables.drift import Part, unite
 from balancer.tables.folders import partitions, table_files
 from balancer.tables.json_lines import read_json
 from balancer.tables.kinds import kind, known_kind
+from balancer.tables.magic import PARQUET, held_instead_of_parquet
 from balancer.tables.numbers import find_marks, parse_numbers
 from balancer.tables.options import ReadOptions
 from balancer.tables.sniffing import Head, read_head, separator_name
@@ -175,8 +177,12 @@ def _looks_like_json(path: Path) -> bool:
 def _parquet(files: list[Path]) -> pl.LazyFrame:
     for file in files:
         with file.open("rb") as content:
-            if content.read(4) != b"PAR1":
+            head = content.read(1 << 12)
+        if not head.startswith(PARQUET):
+            found = held_instead_of_parquet(head)
+            if found is None:
                 raise unreadable(str(file))
+            raise CorruptFileError(f"{file} is {found[0]}, not the Parquet that its name says: {found[1]}")
         try:
             pl.read_parquet_schema(file)
         except (pl.exceptions.PolarsError, OSError) as error:
@@ -198,6 +204,13 @@ def _json(path: Path, read: ReadOptions) -> _File:
 def _csv(path: Path, read: ReadOptions) -> _File:
     text = as_utf8(path, read.encoding)
     head = read_head(path, text.path, read.separator)
+    said: tuple[str, ...] = ()
+    if head.row_names:
+        names_of_rows = next(name for name in ("row_names", "row_names_", "names_of_rows") if name not in head.names)
+        named = with_name(text.path, head.start, f'"{names_of_rows}"{head.separator}')
+        text = replace(text, path=named.path, copy=named)
+        head = read_head(path, text.path, head.separator)
+        said = (f"rows of {path} have a name before their first field, as R writes them: column {names_of_rows}",)
     names, notes = _column_names(path, head)
     shape = check_rows(path, text.path, head)
     copy = cleaned(text.path, shape) if shape.cuts else text.copy
@@ -225,7 +238,7 @@ def _csv(path: Path, read: ReadOptions) -> _File:
         found.append(f"a decimal comma ({shown})")
     options = replace(read, encoding=text.encoding, separator=head.separator, decimal=decimal)
     line = partial(line_of, scanned=scanned, text=text.path, shape=shape)
-    result = Opened(str(path), frame, True, notes, options, (copy, text.copy), line=line)
+    result = Opened(str(path), frame, True, (*notes, *said), options, (copy, text.copy), line=line)
     return _File(result, tuple(found), tuple(_left_out(head, shape)))
 
 
@@ -316,6 +329,7 @@ def _folder(path: Path, read: ReadOptions) -> Opened:
         held = [file for file in files if getattr(file, phrases)]
         if held:
             notes.append(f"{len(held)} of {len(files)} files of {path} " + text.format(_listed(getattr(held[0], phrases))))
+    notes.extend(repeated_rows(parts, united.frame))
     if united.changed:
         shown = ", ".join(f"{name} ({dtype})" for name, dtype in united.changed.items())
         notes.append(f"columns whose type differs between the files of {path} are read with one that holds all values: {shown}")

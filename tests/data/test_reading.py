@@ -71,7 +71,7 @@ def test_a_row_with_another_number_of_fields(
         ("t.csv", 'a,b\n1,"2\n', "quote is opened and never closed"),
         ("t.parquet", "", r"t\.parquet can't be read, it is damaged, truncated"),
         ("t.parquet", "PAR1 and then something else", "can't be read"),
-        ("t.xlsx", "x", "unknown kind \\('.xlsx'\\)"),
+        ("t.xlsx", "x", "a spreadsheet \\(.xlsx\\)"),
     ],
 )
 def test_damaged_files(tmp_path: Path, name: str, text: str, message: str) -> None:

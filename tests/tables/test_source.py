@@ -251,3 +251,67 @@ def test_a_row_is_found_in_its_file(tmp_path: Path) -> None:
         assert (place.file, place.row, place.line) == (str(path), 2, 7)
     place = opened(tmp_path / "f").place(3)
     assert (place.file, place.row, place.line) == (str(tmp_path / "f" / "b.csv"), 2, 3)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["0,tcp,smtp,SF,540,normal.", "C1,web,M39,ok", "C1,2024-01-03,16.65,web,0", "0,1,1,a,b", "7,web,0,0,ok", "a,b,2024-01-03 10:00,c,d"],
+)
+def test_a_first_line_of_values_is_no_header(tmp_path: Path, line: str) -> None:
+    others = "\n".join(
+        line.replace("16.65", f"{number}.5").replace("540", f"{number}").replace("M39", f"M{number}") for number in range(30)
+    )
+    with pytest.raises(InputError, match=r"has no header: its first line holds values .*add a line with the names"):
+        opened(put(tmp_path / "t.csv", f"{line}\n{others}\n"))
+
+
+@pytest.mark.parametrize("line", ["card,fraud,x", "0,1,2", "id,2019,2020,2021", "id,0,1,2,y", "card1,addr1,V1", "a,b,7"])
+def test_a_header_may_have_names_like_values(tmp_path: Path, line: str) -> None:
+    row = ",".join(["fraud"] * len(line.split(",")))
+    assert opened(put(tmp_path / "t.csv", f"{line}\n{row}\n{row}\n")).frame.collect_schema().names() == line.split(",")
+
+
+@pytest.mark.parametrize("separator", [" ", ",", ";", "\t"])
+def test_row_names_of_r_are_a_column(tmp_path: Path, separator: str) -> None:
+    lines = [["cust", "amount"], *(["1", "C1", "5.5"], ["2", "C2", "6"], ["Mazda RX4", "C1", "7"])]
+    text = "\n".join(
+        separator.join(f'"{cell}"' if cell[0].isalpha() or place == 0 else cell for place, cell in enumerate(line)) for line in lines
+    )
+    table = opened(put(tmp_path / "t.txt", text + "\n"))
+    assert table.frame.collect_schema().names() == ["row_names", "cust", "amount"]
+    assert rows(table) == [("1", "C1", "5.5"), ("2", "C2", "6"), ("Mazda RX4", "C1", "7")]
+    assert any("as R writes them: column row_names" in note for note in table.notes)
+
+
+def test_a_header_one_name_short_names_both_remedies(tmp_path: Path) -> None:
+    text = "cust,amount\n" + "".join(f"{number},5,{number}\n" for number in range(40))
+    with pytest.raises(InputError, match="every row has 3 fields, but the header has 2: add the name of the first column"):
+        opened(put(tmp_path / "t.csv", text))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.csv", b"a,b\n1,x\x00y\n2,z\n", r"line 2 holds a zero byte \(NUL\)"),
+        ("t.tar.gz", b"", r"is an archive \(.tar.gz\), not a table: unpack it"),
+        ("t.zip", b"", r"is an archive \(.zip\)"),
+        ("t.csv", b"a" * 257 + b"ustar\x0000", "is a tar archive, not the text"),
+        ("t.parquet", b"a,b\n1,2\n", "is text, not the Parquet that its name says: rename it to end in .csv"),
+        ("t.parquet", b'{"a": 1}\n', "is JSON, not the Parquet"),
+        ("t.parquet", b"PK\x03\x04zzzz", "is a zip archive or an Excel workbook, not the Parquet"),
+        ("t.csv", b"PAR1zzzzz", "is a Parquet file, not the text that its name says: rename it"),
+        ("t.sqlite", b"", r"is a database \(.sqlite\), not a table: export"),
+    ],
+)
+def test_another_kind_of_file_is_named_with_its_remedy(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        opened(put(tmp_path / name, content))
+
+
+def test_a_table_in_two_formats_in_one_folder_is_noted(tmp_path: Path) -> None:
+    put(tmp_path / "f" / "c.csv", BODY.replace("2024-01-01", "2024-01-01T00:00:00.000"))
+    frame = pl.read_csv(io.StringIO(BODY)).with_columns(pl.col("time").str.to_datetime("%Y-%m-%d"), pl.col("amount").cast(pl.Float64))
+    frame.write_parquet(tmp_path / "f" / "b.parquet")
+    assert "3 rows of b.parquet and c.csv are equal" in " ".join(opened(tmp_path / "f").notes)
+    frame.with_columns(pl.col("amount") + 1).write_parquet(tmp_path / "f" / "b.parquet")
+    assert "are equal" not in " ".join(opened(tmp_path / "f").notes)
