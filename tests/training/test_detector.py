@@ -148,6 +148,15 @@ def test_a_run_is_evaluated_scored_and_streamed(
     assert len(np.unique(np.round(whole, 6))) > 5
 
 
+def test_streaming_prints_nothing_beside_its_result(
+    run_of: Callable[[str], Path], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    scored(run_of("trees"), pl.read_parquet(folder / "table.parquet").head(50), tmp_path, "--streaming")
+    printed = capsys.readouterr()
+    assert printed.out.startswith("50 rows scored") and not [line for line in (printed.err + printed.out).splitlines() if not line.strip()]
+
+
 def test_streamed_scores_are_those_of_the_report(folder: Path, run_of: Callable[[str], Path], tmp_path: Path) -> None:
     """The whole table, row by row, with score memory from the first row on."""
     again = scored(run_of("hybrid"), pl.read_parquet(folder / "table.parquet"), tmp_path, "--streaming")
