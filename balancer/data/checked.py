@@ -15,16 +15,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from balancer.data.checks import (
-    BadRows,
-    RowCheck,
-    check_entity,
-    check_label,
-    check_number,
-    check_unique,
-    find_classes,
-    label_names,
-)
+from balancer.data.checks import BadRows, RowCheck, check_entity, check_number, check_unique
+from balancer.data.labels import check_label, find_classes, read_labels
 from balancer.data.reading import Source, column_names, read_columns, source_name
 from balancer.data.row_times import dated_labels, read_reports, read_times
 from balancer.data.schema import Schema
@@ -129,7 +121,7 @@ def read_table(
     check = RowCheck(frame.height, bad_rows, where, table_file)
     usual = None if schema is None else schema.usual_time
     times = read_times(frame, spec, made_of.get(spec.time or "", ()), check, usual=usual, later=scoring)
-    time = times.seconds
+    time, notes = times.seconds, times.notes
     keys = dict.fromkeys((*([] if spec.entity is None else [spec.entity]), *spec.categorical, *spec.context))
     texts = {name: join_columns([form_of(frame[part], form) for part in made_of[name]], name) for name in keys}
     if spec.entity is not None:
@@ -143,9 +135,10 @@ def read_table(
     numeric = {name: check_number(frame[name], check, optional=True, read=read).astype(np.float32) for name in spec.numeric}
     label = np.full(frame.height, -1, dtype=np.int16)
     if spec.label in columns:
-        text = label_names(frame[spec.label], spec.unlabelled)
-        classes = find_classes(text, spec.negative) if classes is None else classes
-        label = check_label(text, classes, check)
+        labels = read_labels(frame[spec.label], unlabelled=spec.unlabelled, negative=spec.negative, classes=classes)
+        notes += () if scoring else labels.notes
+        classes = find_classes(labels.text, spec.negative) if classes is None else classes
+        label = check_label(labels.text, classes, check)
     reports = read_reports(frame[spec.label_date], spec, times.found, check) if spec.label_date in columns else None
     keep = check.keep
     if not keep.any():
@@ -163,7 +156,7 @@ def read_table(
         label = dated_labels(reports, None if spec.time is None else time, spec.label_delay)
     joined = {name: each for name, each in made_of.items() if len(each) > 1}
     hashes = frame.hash_rows(seed=0).to_numpy()
-    table = CheckedTable(row, time, amount, label, numeric, reports, times.found, texts, ids, joined, (hashes,), check.dropped, times.notes)
+    table = CheckedTable(row, time, amount, label, numeric, reports, times.found, texts, ids, joined, (hashes,), check.dropped, notes)
     return table, classes or ()
 
 

@@ -15,27 +15,18 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from balancer.data.spec import nearest
-from balancer.errors import InputError, MissingClassError
+from balancer.errors import InputError
 from balancer.names import quoted
 from balancer.tables.numbers import currencies, read_numbers
 from balancer.tables.options import ReadOptions
 from balancer.tables.source import Opened
 from balancer.tables.times import TimeForm, TimesResult, is_time, parse_times
 from balancer.tables.type_names import type_name
-from balancer.tables.values import is_nobody, normal_form, normal_text
+from balancer.tables.values import is_nobody
 
 BadRows = Literal["error", "drop"]
 _NO_OPTIONS = ReadOptions()
 _DROP_HINT = "or leave such rows out with --bad-rows drop"
-_NOT_FRAUD = ("legit", "legitimate", "genuine", "normal", "benign", "ok", "good", "nonfraud", "non-fraud", "non_fraud", "not_fraud")
-_NO = ("no", "n", "non", "nein", "nee", "nej", "nei", "não", "nao", "ne", "nie", "hayır", "нет", "否")
-_FALSE = ("false", "faux", "falsch", "falso", "falsk", "onwaar")
-NEGATIVE_NAMES = frozenset({"0", "negative", *_NO, *_FALSE, *_NOT_FRAUD})
-"""Usual names of the legitimate class, in lower case."""
-_OPPOSITES = (("f", "t"), ("-1", "1"), ("-1", "+1"), ("-", "+"), ("off", "on"), ("neg", "pos"), ("legal", "fraud"))
-"""Names that only mean the legitimate class beside their opposite."""
-MAX_CLASSES = 50
 
 
 @dataclass
@@ -183,91 +174,6 @@ def accept_times(result: TimesResult, values: pl.Series, check: RowCheck) -> NDA
         )
     check.reject(result.bad, values, result.why, "write all times in one way" if result.found else "give a time")
     return np.where(check.keep, result.seconds, 0.0)
-
-
-_SAYS_NO, _SAYS_YES = ("0", "false", "no", "n", "f"), ("1", "true", "yes", "y", "t")
-"""Words that mean no and yes, opposites at the same place."""
-
-
-def label_names(values: pl.Series, unlabelled: str | None) -> pl.Series:
-    """Convert labels to their normal form, with the same spelling for 1, 1.0 and "1".
-
-    Args:
-        values: (N,) the column.
-        unlabelled: The value that means "unknown", besides null and NaN.
-
-    Returns:
-        (N,) text, null where a row is unlabelled.
-
-    Raises:
-        InputError: If the column has a dtype that can't be a label.
-    """
-    if values.dtype.is_float():
-        values = values.fill_nan(None)
-    if not (values.dtype in (pl.String, pl.Boolean, pl.Categorical, pl.Enum, pl.Null) or values.dtype.is_numeric()):
-        raise InputError(f"column {values.name!r} is {type_name(values.dtype)}, which can't be a label: name another column with --label")
-    text = normal_form(values)
-    return text if unlabelled is None else text.set(text == normal_text(unlabelled), None)
-
-
-def find_classes(text: pl.Series, negative: str | None) -> tuple[str, ...]:
-    """List the class names, the negative class first, the others in numeric or else alphabetical order.
-
-    Args:
-        text: (N,) labels as text (`label_names`).
-        negative: The negative class; None: the one with a usual name.
-
-    Raises:
-        MissingClassError: If there are fewer than two classes, or none with the name `negative`.
-        InputError: If there are too many classes, or if the negative class is ambiguous.
-    """
-    counts = text.drop_nulls().value_counts(name="n").sort("n", descending=True)
-    names = counts[text.name].to_list()
-    if len(names) < 2:
-        found = f"only the class {quoted(names[0])}" if names else "no value at all"
-        raise MissingClassError(
-            f"column {text.name!r} has {found}: training needs rows of at least two classes, check --label and --unlabelled"
-        )
-    if len(names) > MAX_CLASSES:
-        raise InputError(f"column {text.name!r} has {len(names)} distinct values, too many for classes: name another column with --label")
-    if negative is None:
-        usual = [name for name in names if name.lower() in NEGATIVE_NAMES] or _opposite(names)
-        if len(usual) != 1:
-            raise InputError(f"column {text.name!r} has the classes {_few(names)}: name the legitimate one with --negative")
-        negative = usual[0]
-    negative = str(normal_text(negative))
-    if negative not in names:
-        raise InputError(f"column {text.name!r} has no row of the class given by --negative, {negative!r}: {nearest(negative, names)}")
-    rest = [name for name in names if name != negative]
-    numeric = all(name.lstrip("-").isdigit() for name in rest)
-    return (negative, *sorted(rest, key=(lambda name: (int(name), name)) if numeric else (lambda name: (0, name))))
-
-
-def _few(names: Sequence[str]) -> str:
-    """The first names of classes, as a list."""
-    return f"[{', '.join(map(quoted, names[:10]))}{', ...' if len(names) > 10 else ''}]"
-
-
-def _opposite(names: list[str]) -> list[str]:
-    """The negative one of two names that are opposites."""
-    lower = {name.lower(): name for name in names}
-    return next(([lower[no]] for no, yes in _OPPOSITES if len(names) == 2 and set(lower) == {no, yes}), [])
-
-
-def check_label(text: pl.Series, classes: tuple[str, ...], check: RowCheck) -> NDArray[np.int16]:
-    """Convert labels to (N,) int16 class indices, -1 where unlabelled; reject labels outside `classes`.
-
-    Classes of an earlier version may have another spelling, so they are compared by their normal form too.
-    """
-    known = [str(normal_text(name)) for name in classes]
-    pair = next((pair for pair in zip(_SAYS_NO, _SAYS_YES, strict=True) if tuple(name.lower() for name in known) == pair), None)
-    if pair is not None:  # another file may say the same in other words: true for 1, no for 0
-        lower = text.str.to_lowercase()
-        for name, words in zip(known, (_SAYS_NO, _SAYS_YES), strict=True):
-            text = text.set((lower.is_in(words) & ~text.is_in(known)).fill_null(False), name)
-    codes = text.cast(pl.Enum(known if len(set(known)) == len(known) else list(classes)), strict=False).to_physical().cast(pl.Int16)
-    check.reject(_mask(codes.is_null() & text.is_not_null()), text, f"is none of the known classes {_few(classes)}", "correct the label")
-    return codes.fill_null(-1).to_numpy()
 
 
 def check_unique(values: pl.Series, check: RowCheck) -> None:

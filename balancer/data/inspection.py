@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from balancer.data.checks import RowCheck, find_classes, label_names
+from balancer.data.checks import RowCheck
+from balancer.data.labels import find_classes
 from balancer.data.leaks import leak_notes, suspected_leaks
 from balancer.data.reading import Source, column_names, read_columns
 from balancer.data.roles import ColumnRole, Roles, inferred

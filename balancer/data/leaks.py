@@ -12,8 +12,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from balancer.data.checks import find_classes, label_names
 from balancer.data.column_roles import some
+from balancer.data.labels import find_classes, read_labels
 from balancer.data.roles import Roles
 from balancer.errors import InputError
 from balancer.tables.numbers import parse_numbers
@@ -78,8 +78,8 @@ def _positive(roles: Roles) -> pl.Series | None:
     """(n,) of the sample: 1 fraud, 0 legitimate, null unlabelled."""
     spec, sample = roles.spec, roles.table.sample
     if spec.label is not None and spec.label in sample.columns:
-        text = label_names(sample[spec.label], spec.unlabelled)
         try:
+            text = read_labels(sample[spec.label], unlabelled=spec.unlabelled, negative=spec.negative).text
             classes = find_classes(text, spec.negative)
         except InputError:
             return None

@@ -8,7 +8,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from balancer.data.checks import RowCheck, check_entity, check_label, check_number, check_time, check_unique, find_classes, label_names
+from balancer.data.checks import RowCheck, check_entity, check_number, check_time, check_unique
+from balancer.data.labels import check_label, find_classes, label_names
 from balancer.errors import InputError
 
 NAN, INF = float("nan"), float("inf")

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from balancer.data.checks import label_names
+from balancer.data.labels import label_names
 from balancer.serving.scoring.entities import Entities
 from balancer.serving.scoring.history import Row
 from balancer.serving.scoring.parsing import parse_transaction
