@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -163,10 +163,12 @@ def _classes(source: Source, spec: Spec, found: TimeForm) -> tuple[dict[str, int
             check = RowCheck(len(values), "drop")
             reported = int((~np.isnan(read_reports(values, spec, found, check)))[check.keep].sum())
             return {"no report": len(values) - reported, "reported": reported}, 0, []
-        text = label_names(values, spec.unlabelled)
-        counts = dict(text.drop_nulls().value_counts().rows())
-        names = find_classes(text, spec.negative)
-    except InputError as error:
-        counted = {} if spec.label is None else {str(name): int(count) for name, count in counts.items()}
-        return counted if len(counted) <= 10 else {}, 0, [str(error)]
-    return {name: int(counts[name]) for name in names}, text.null_count(), []
+        labels = read_labels(values, unlabelled=spec.unlabelled, negative=spec.negative)
+    except InputError:
+        return {}, 0, []
+    counts = {str(name): int(count) for name, count in sorted(labels.text.drop_nulls().value_counts().rows())}
+    try:
+        names: Sequence[str] = find_classes(labels.text, spec.negative)
+    except InputError:  # it is in what is to mend
+        names = list(counts)
+    return {name: counts[name] for name in names}, labels.text.null_count(), list(labels.notes)

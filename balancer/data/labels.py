@@ -160,11 +160,9 @@ def find_classes(text: pl.Series, negative: str | None) -> tuple[str, ...]:
     if len(names) < 2:
         found = f"only the class {quoted(names[0])}" if names else "no value at all"
         empty = text.null_count()
-        also = (
-            f"; if the {counted(empty, 'row')} without a label are legitimate, give --negative empty"
-            if empty and names and names[0].lower() not in NEGATIVE_NAMES
-            else ""
-        )
+        also = ""
+        if empty and names and names[0].lower() not in NEGATIVE_NAMES:
+            also = f"; if the {counted(empty, 'row')} without a label are legitimate, give --negative empty"
         raise MissingClassError(
             f"column {text.name!r} has {found}: training needs rows of at least two classes, check --label and --unlabelled{also}"
         )
@@ -178,6 +176,7 @@ def find_classes(text: pl.Series, negative: str | None) -> tuple[str, ...]:
             raise InputError(f"column {text.name!r} has the classes {few_names(names)}: name the legitimate one with --negative{also}")
         negative = usual[0]
     negative = str(normal_text(negative) or EMPTY)
+    negative = EMPTY if negative not in names and negative.lower() == EMPTY else negative
     if negative not in names:
         same = _same_meaning(negative, names)
         if same is None:
