@@ -11,7 +11,9 @@ Variants of the network on the trees' margin:
 - ema: exponential average of the weights of base over about a tenth of the steps. snapshots: mean of the
   logits after each of the last three epochs. best_epoch: weights of the epoch with the best average precision
   on the reward rows. All three read the same trainings as base.
-- second_margin: the margin is the out-of-fold log-odds of a second stage that is fitted by the same folds.
+- second_margin: the margin is the out-of-fold log-odds of a second stage that is fitted by the same folds;
+  later rows have the mean of the three. second_margin_whole: the same, but later rows have those of the
+  second stage of the detector, which saw all training rows.
 - gru: a gated recurrent unit in the place of attention. histories: whole histories of 64 rows are read.
 - muon: this optimizer for the matrices. heads: an ensemble of 16 heads on one trunk, after TabM.
 - pretrained: starts from a network that was trained without labels.
@@ -24,6 +26,8 @@ Trees (one seed): stage2 as it is; stage2_shares, frauds weighted as the samplin
 stage2_random and stage2_hard, a fifth of the legitimate rows, drawn evenly or by the first stage's score and
 weighted back. Rivals (one seed) on the fields without scores and, with the ending _scores, on all fields:
 lightgbm, xgboost, catboost, tabm.
+
+Every training of the first two seeds is read in all these ways; further seeds by the last weights alone.
 
 Every training is stored as soon as it is finished, so a stopped run continues.
 
@@ -134,7 +138,11 @@ def second_margin(stages: Stages) -> Training:
         crossed.append(TreeEnsemble.read(path))
     logit = TreeStages(tuple(crossed), (), stages.trees.train_end).first_logit(dataset.store.values, dataset.store.time, fold)
     added = with_fields(made, {SECOND: clipped(logit)})
-    return replace(added, model=replace(added.model, margin=SECOND))
+    later = dataset.store.time > stages.trees.train_end
+    values = added.dataset.store.values.copy()
+    values[later, 0] = clipped(stages.trees.second_logit(dataset.store.values[later]))
+    whole = replace(added.dataset, store=replace(added.dataset.store, values=values))
+    return replace(added, model=replace(added.model, margin=SECOND), others={"whole": whole})
 
 
 def with_fields(made: Training, columns: dict[str, NDArray[np.floating]]) -> Training:
@@ -231,10 +239,12 @@ FAMILIES: dict[str, Callable[[Stages], Training]] = {
     "pretrained": pretrained,
 }
 """Trainings by name. Each is read in all the ways of `READINGS`."""
+READ_SEEDS = 2
+"""Seeds of which a training is read in several ways; scoring all rows once more costs a fifth of a training."""
 SAMPLED_TREES = ("stage2_shares", "stage2_random", "stage2_hard")
 SINGLE = (*SAMPLED_TREES, *RIVALS, *(f"{name}_scores" for name in RIVALS if name != "lightgbm"))
 """What is fitted once."""
-READ: dict[str, tuple[str, ...]] = {"base": READINGS, "no_trees": READINGS}
+READ: dict[str, tuple[str, ...]] = {"base": READINGS, "no_trees": READINGS, "second_margin": ("last", "whole")}
 """How a training is read where that is not its last weights alone."""
 
 
@@ -247,12 +257,15 @@ def name_of(family: str, reading: str) -> str:
 
 def train_family(stages: Stages, family: str, seeds: int, save: Callable[[str, int, dict[str, Any]], None], known: Cells) -> None:
     """Train a family with all seeds that are not recorded yet."""
-    readings = READ.get(family, ("last",))
-    wanted = [seed for seed in range(seeds) if any(str(seed) not in known.get(name_of(family, each), {}) for each in readings)]
+    wanted: dict[int, tuple[str, ...]] = {}
+    for seed in range(seeds):
+        readings = READ.get(family, ("last",)) if seed < READ_SEEDS else ("last",)
+        if any(str(seed) not in known.get(name_of(family, each), {}) for each in readings):
+            wanted[seed] = readings
     if not wanted:
         return
     training = FAMILIES[family](stages)
-    for seed in wanted:
+    for seed, readings in wanted.items():
         found, seconds, _ = train_and_read(training, seed, readings)
         for reading, logits in found.items():
             variant = name_of(family, reading)

@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -53,6 +53,8 @@ class Training:
     """Takes the place of AdamW."""
     start: Callable[[], Classifier] | None = None
     """Makes the model to start with; None: new weights."""
+    others: dict[str, Dataset] = field(default_factory=dict)
+    """Data sets by reading on which the last weights are scored too."""
 
 
 class _Average:
@@ -78,7 +80,7 @@ def train_and_read(training: Training, seed: int, readings: Sequence[str]) -> tu
     Args:
         training: What is trained.
         seed: Random seed of weights, draws and dropout.
-        readings: Some of `READINGS`.
+        readings: Some of `READINGS` and of the names in ``training.others``.
 
     Returns:
         Log-odds by reading and split, CPU seconds of the training and of one scoring, and the network with
@@ -125,6 +127,7 @@ def train_and_read(training: Training, seed: int, readings: Sequence[str]) -> tu
     best = int(np.argmax([line["average_precision"] for line in figures]))
     found = {"last": scored(states[-1])}
     seconds = time.process_time() - started
+    found |= {name: scores_of(model, dataset) for name, dataset in training.others.items() if name in readings}
     if "ema" in readings:
         found["ema"] = scored(averages[0].mean)
     if "best_epoch" in readings:
