@@ -240,7 +240,7 @@ FAMILIES: dict[str, Callable[[Stages], Training]] = {
 }
 """Trainings by name. Each is read in all the ways of `READINGS`."""
 READ_SEEDS = 2
-"""Seeds of which a training is read in several ways; scoring all rows once more costs a fifth of a training."""
+"""Seeds of which a training is read in several ways: to score all rows again costs a fifth of a training."""
 SAMPLED_TREES = ("stage2_shares", "stage2_random", "stage2_hard")
 SINGLE = (*SAMPLED_TREES, *RIVALS, *(f"{name}_scores" for name in RIVALS if name != "lightgbm"))
 """What is fitted once."""
