@@ -42,7 +42,7 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -255,12 +255,13 @@ def name_of(family: str, reading: str) -> str:
     return reading if family == "base" else f"{family}_{reading}"
 
 
-def train_family(stages: Stages, family: str, seeds: int, save: Callable[[str, int, dict[str, Any]], None], known: Cells) -> None:
-    """Train a family with all seeds that are not recorded yet."""
+def train_family(stages: Stages, family: str, seeds: int, left_out: Collection[str], recorder: Recorder) -> None:
+    """Train a family with all seeds that are not recorded yet; read it in the ways that are not left out."""
     wanted: dict[int, tuple[str, ...]] = {}
     for seed in range(seeds):
         readings = READ.get(family, ("last",)) if seed < READ_SEEDS else ("last",)
-        if any(str(seed) not in known.get(name_of(family, each), {}) for each in readings):
+        readings = tuple(each for each in readings if each not in left_out)
+        if any(str(seed) not in recorder.cells.get(name_of(family, each), {}) for each in readings):
             wanted[seed] = readings
     if not wanted:
         return
@@ -270,7 +271,7 @@ def train_family(stages: Stages, family: str, seeds: int, save: Callable[[str, i
         for reading, logits in found.items():
             variant = name_of(family, reading)
             np.savez(logits_file(stages, variant, seed), REWARD=logits[Split.REWARD], TEST=logits[Split.TEST])
-            save(variant, seed, blended(stages, logits) | {"cpu_seconds": round(seconds, 1)})
+            recorder.save(variant, seed, blended(stages, logits) | {"cpu_seconds": round(seconds, 1)})
 
 
 def sampled_trees(stages: Stages, name: str) -> dict[str, Any]:
@@ -423,7 +424,7 @@ class Recorder:
         write({"streams": ordered}, PATH)
 
 
-def measure(name: str, variants: list[str], seeds: int) -> None:
+def measure(name: str, variants: list[str], seeds: int, left_out: Collection[str]) -> None:
     """Measure the variants on one stream."""
     recorder = Recorder(name)
     with opened_stages(name) as stages:
@@ -433,7 +434,7 @@ def measure(name: str, variants: list[str], seeds: int) -> None:
             recorder.save_single("stage2", figures(stages.fraud(Split.TEST), stages.second[Split.TEST]))
         for variant in variants:
             if variant in FAMILIES:
-                train_family(stages, variant, seeds, recorder.save, recorder.cells)
+                train_family(stages, variant, seeds, left_out, recorder)
             elif variant not in recorder.single:
                 found = sampled_trees(stages, variant) if variant in SAMPLED_TREES else rival(stages, variant)
                 if found is not None:
@@ -452,6 +453,7 @@ def main() -> None:
     options.add_argument("--only", choices=STREAMS, help="one stream (default: all)")
     options.add_argument("--variants", default="all", help="names of variants, with commas between them")
     options.add_argument("--seeds", type=int, default=SEEDS, help=f"seeds of each network (default: {SEEDS})")
+    options.add_argument("--without", default="", help=f"readings to leave out, of {', '.join(READINGS[1:])}")
     options.add_argument("--table", action="store_true", help="print the table of what is recorded and measure nothing")
     arguments = options.parse_args()
     variants = [*FAMILIES, *SINGLE] if arguments.variants == "all" else arguments.variants.split(",")
@@ -464,7 +466,7 @@ def main() -> None:
             if reason is not None:
                 print(reason, file=sys.stderr)
                 continue
-            measure(name, variants, arguments.seeds)
+            measure(name, variants, arguments.seeds, arguments.without.split(","))
     print("\n".join(table(recorded(PATH).get("streams", {}))))
 
 
