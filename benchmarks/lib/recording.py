@@ -13,7 +13,19 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 """Root of the checkout."""
 RESULTS = ROOT / "benchmarks" / "results"
-LIBRARIES = ("torch", "stable-baselines3", "gymnasium", "polars", "scikit-learn", "lightgbm", "xgboost-cpu", "catboost", "tabm", "numpy", "triton")
+LIBRARIES = (
+    "torch",
+    "stable-baselines3",
+    "gymnasium",
+    "polars",
+    "scikit-learn",
+    "lightgbm",
+    "xgboost-cpu",
+    "catboost",
+    "tabm",
+    "numpy",
+    "triton",
+)
 
 
 def processor() -> str:
