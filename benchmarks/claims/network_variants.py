@@ -172,11 +172,11 @@ def pretrained(stages: Stages) -> Training:
     learner = replace(model, tasks=tasks, margin="", field_dropout=0.0, dropout=0.1)
     steps = PRETRAINING.epochs * PRETRAINING.steps_per_epoch
     trainer = ClassifierTrainer(dataset, learner, seed=0, total_steps=steps, task_weights=dict.fromkeys(PRETRAINING_TASKS, 1.0))
-    shape = {"epochs": PRETRAINING.epochs, "steps": PRETRAINING.steps_per_epoch, "batch_size": 256, "seed": 0, "share": 1.0}
+    shape: dict[str, Any] = {"epochs": PRETRAINING.epochs, "steps": PRETRAINING.steps_per_epoch, "batch_size": 256, "seed": 0, "share": 1.0}
     sampling = AuxiliarySampling(dataset, learner, **shape)
     for epoch in range(PRETRAINING.epochs):
         trainer.fit(np.zeros(0, dtype=np.int64), sampling.draw(epoch))
-    changes = {"dropout": model.dropout, "field_dropout": model.field_dropout, "margin": model.margin}
+    changes: dict[str, Any] = {"dropout": model.dropout, "field_dropout": model.field_dropout, "margin": model.margin}
     return replace(made, start=lambda: trainer.model.replace(head=model.head, tasks=(), **changes).model)
 
 
