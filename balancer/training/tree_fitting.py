@@ -101,7 +101,7 @@ def fit_fold(dataset: Dataset, number: int, *, seed: int, threads: int, progress
     stop = None
     if not few_frauds(dataset):
         stop = _thinned(dataset.rows(Split.REWARD), label, STOP_NEGATIVES, generator(seed, "first stage stop"))
-    return _fit(dataset, rows, stop, seed=integer_seed(seed, "first stage", number), threads=threads, progress=progress)
+    return fit_rows(dataset, rows, stop, seed=integer_seed(seed, "first stage", number), threads=threads, progress=progress)
 
 
 def fit_second(dataset: Dataset, member: int, *, seed: int, threads: int, progress: Progress) -> str:
@@ -119,7 +119,7 @@ def fit_second(dataset: Dataset, member: int, *, seed: int, threads: int, progre
     """
     stop = None if few_frauds(dataset) else TreeRows(dataset.rows(Split.REWARD), None)
     rows = TreeRows(dataset.rows(Split.TRAIN), None)
-    return _fit(dataset, rows, stop, seed=integer_seed(seed, "second stage", member), threads=threads, progress=progress)
+    return fit_rows(dataset, rows, stop, seed=integer_seed(seed, "second stage", member), threads=threads, progress=progress)
 
 
 def second_members(dataset: Dataset) -> int:
@@ -147,7 +147,20 @@ def fit_kinds(dataset: Dataset, *, seed: int, threads: int, progress: Progress =
     return _train(dataset, TreeRows(frauds, None), target, None, changes, threads, KIND_ROUNDS, progress)
 
 
-def _fit(dataset: Dataset, rows: TreeRows, stop: TreeRows | None, *, seed: int, threads: int, progress: Progress) -> str:
+def fit_rows(dataset: Dataset, rows: TreeRows, stop: TreeRows | None, *, seed: int, threads: int, progress: Progress) -> str:
+    """Fit trees that tell fraud from other rows.
+
+    Args:
+        dataset: Its fields are read.
+        rows: Rows to fit.
+        stop: Rows by which the fit stops early; None: the number of trees is fixed.
+        seed: Random seed.
+        threads: Threads of LightGBM.
+        progress: Called after each tree with (trees so far, most trees).
+
+    Returns:
+        The trees in LightGBM's text format.
+    """
     target = (dataset.store.label[rows.rows] > 0).astype(np.float32)
     if stop is not None:
         return _train(dataset, rows, target, stop, {"seed": seed}, threads, MAX_ROUNDS, progress)

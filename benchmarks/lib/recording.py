@@ -13,7 +13,19 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 """Root of the checkout."""
 RESULTS = ROOT / "benchmarks" / "results"
-LIBRARIES = ("torch", "stable-baselines3", "gymnasium", "polars", "scikit-learn", "lightgbm", "numpy", "triton")
+LIBRARIES = (
+    "torch",
+    "stable-baselines3",
+    "gymnasium",
+    "polars",
+    "scikit-learn",
+    "lightgbm",
+    "xgboost-cpu",
+    "catboost",
+    "tabm",
+    "numpy",
+    "triton",
+)
 
 
 def processor() -> str:
@@ -43,10 +55,15 @@ def environment() -> dict[str, Any]:
 
 def record(result: dict[str, Any], path: Path) -> None:
     """Print a result and write it to ``path`` together with its :func:`environment`."""
-    content = json.dumps(result | environment(), indent=2)
-    print(content)
+    print(write(result, path), end="")
+
+
+def write(result: dict[str, Any], path: Path) -> str:
+    """Write a result to ``path`` as :func:`record` does, without printing it; return what was written."""
+    content = json.dumps(result | environment(), indent=2) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content + "\n")
+    path.write_text(content)
+    return content
 
 
 def recorded(path: Path) -> dict[str, Any]:
