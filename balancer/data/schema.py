@@ -132,7 +132,7 @@ class Schema:
             "values": "" if self.values == PLAIN else self.values,
             "missing": list(self.missing),
             "columns": dict(self.columns),
-            "time": {key: value for key, value in (("form", self.time.form), ("unit", self.time.unit)) if value is not None},
+            "time": {key: value for key, value in vars(self.time).items() if value is not None},
             "joined": {name: list(parts) for name, parts in self.joined.items()},
         }
         return content | {key: value for key, value in added.items() if value}

@@ -7,14 +7,17 @@ in one column.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
 
 from balancer.errors import InputError
 from balancer.tables.numbers import NULL_WORDS
+from balancer.tables.time_forms import CLOCKS, TimeForm, TimesResult
+from balancer.tables.time_given import AS_TRAINED
 from balancer.tables.time_text import read_text
-from balancer.tables.times import TimeForm, TimesResult, parse_times
+from balancer.tables.times import parse_times
 from balancer.tables.type_names import type_name
 
 DAY_US = 86_400_000_000
@@ -39,15 +42,16 @@ def is_time_of_day(values: pl.Series) -> bool:
     return bool(len(sample)) and all(_CLOCK.fullmatch(text) for text in sample)
 
 
-def time_of_day(values: pl.Series) -> tuple[pl.Series, str | None]:
+def time_of_day(values: pl.Series, usual: str | None = None) -> tuple[pl.Series, str | None]:
     """Read times of day.
 
     Args:
         values: (N,) times, durations, text such as `13:45:10` or `1:45 PM`, or digits: hours, HHMM,
             HHMMSS, or seconds since midnight.
+        usual: What the digits of the training table were, a key of `CLOCKS`.
 
     Returns:
-        (N,) Int64 microseconds since midnight, null where the value is none; and a note on what digits mean.
+        (N,) Int64 microseconds since midnight, null where the value is none; and what digits mean.
 
     Raises:
         InputError: If the column can't hold times of day.
@@ -66,7 +70,7 @@ def time_of_day(values: pl.Series) -> tuple[pl.Series, str | None]:
     known = text.drop_nulls()
     known = known.filter(~known.str.to_lowercase().is_in(sorted(NULL_WORDS)))
     if len(known) and bool(known.str.contains(r"^\d{1,6}$").all()):
-        return _digits(text, values.name)
+        return _digits(text, usual)
     best, fewest = pl.repeat(None, len(text), dtype=pl.Int64, eager=True), len(text)
     day = pl.repeat("2000-01-01 ", len(text), dtype=pl.String, eager=True) + text
     for form in (*_FORMATS, *_HOURS_ONLY):
@@ -76,20 +80,31 @@ def time_of_day(values: pl.Series) -> tuple[pl.Series, str | None]:
     return best % DAY_US, None
 
 
-def _digits(text: pl.Series, name: str) -> tuple[pl.Series, str | None]:
+def _digits(text: pl.Series, usual: str | None) -> tuple[pl.Series, str | None]:
     number = text.cast(pl.Int64, strict=False)
     most = int(number.max() or 0)  # type: ignore[arg-type]
     parts = (number // 10_000, number // 100 % 100, number % 100)
     sizes: list[tuple[str, tuple[pl.Series, pl.Series, pl.Series], bool]] = [
-        ("hours", (number, number * 0, number * 0), most < 24),
+        ("hours", (number, number * 0, number * 0), most < 24 and bool((text.str.len_bytes() <= 2).fill_null(True).all())),
         ("HHMM", (number // 100, number % 100, number * 0), most < 2400),
         ("HHMMSS", parts, most < 240_000),
     ]
     for shown, (hour, minute, second), fits in sizes:
-        good = (hour < 24) & (minute < 60) & (second < 60)
-        if fits and bool(good.fill_null(True).all()):
-            return (hour * 3600 + minute * 60 + second) * 1_000_000, f"digits in {name} are read as {shown}"
-    return (number * 1_000_000).set(~number.is_between(0, 86_399), None), f"digits in {name} are read as seconds since midnight"
+        good = (hour < 24) & (minute < 60) & (second < 60) & (number >= 0)
+        if usual == shown or (usual is None and fits and bool(good.fill_null(True).all())):
+            return ((hour * 3600 + minute * 60 + second) * 1_000_000).set(~good.fill_null(False), None), shown
+    return (number * 1_000_000).set(~number.is_between(0, 86_399), None), "seconds"
+
+
+def clock_digits(values: pl.Series) -> str | None:
+    """What whole numbers (N,) or digits are as times of day: hours, HHMM or HHMMSS; None for other numbers."""
+    text = values if values.dtype == pl.String else values.cast(pl.Int64, strict=False).cast(pl.String)
+    text = text.str.strip_chars().drop_nulls()
+    text = text.filter(~text.str.to_lowercase().is_in(sorted(NULL_WORDS)))
+    if not len(text) or not bool(text.str.contains(r"^\d{1,6}(?:\.0+)?$").all()):
+        return None
+    found = _digits(text.str.replace(r"\.0+$", ""), None)[1]
+    return None if found == "seconds" else found
 
 
 def parse_joined(day: pl.Series, clock: pl.Series, *, form: str | None = None, usual: TimeForm | None = None) -> TimesResult:
@@ -107,20 +122,29 @@ def parse_joined(day: pl.Series, clock: pl.Series, *, form: str | None = None, u
     name = f"{day.name}+{clock.name}"
     if form is not None and ("%H" in form or "%I" in form):
         text = [_written(each) for each in (day, clock)]
+        width = 2 * sum(form.count(each) for each in ("%H", "%I", "%M", "%S"))
+        if bool(text[1].drop_nulls().str.contains(r"^\d{1,6}$").all()) and form.endswith(("%H", "%H%M", "%H%M%S")):
+            text[1] = text[1].str.zfill(width)  # a number has lost its zeros: 15 is 0015
         return parse_times((text[0] + " " + text[1]).alias(name), form=form)
     date = parse_times(day, form=form, usual=usual, step=False)
     rest = np.mod(date.seconds, 86_400.0)
     if (rest != 0).any():
         row = int(np.argmax(rest != 0))
-        raise InputError(f"column {day.name!r}: row {row + 1} has a time of day of its own ({day[row]!r}): give --time {day.name} alone")
-    micro, note = time_of_day(clock)
+        remedy = f"give --time {day.name} alone" if usual is None else AS_TRAINED
+        raise InputError(f"column {day.name!r}: row {row + 1} has a time of day of its own ({day[row]!r}): {remedy}")
+    micro, digits = time_of_day(clock, None if usual is None else usual.clock)
+    note = None
+    if digits is not None:
+        note = f"digits in {clock.name} are read as " + (
+            "seconds since midnight" if digits == "seconds" else f"times of day, {CLOCKS[digits]}"
+        )
     none = micro.is_null().to_numpy()
     missing = date.missing | _missing(clock)
     bad = (date.bad | none) & ~missing
     whole = np.rint(date.seconds * 1e6).astype(np.int64) + micro.fill_null(0).to_numpy()
     why = date.why if date.bad.any() else f"has no time of day that can be read in {clock.name!r}"
     notes = "; ".join(each for each in (date.note, note) if each)
-    return TimesResult(np.where(bad | missing, 0.0, whole / 1e6), missing, bad, why, date.found, notes or None)
+    return TimesResult(np.where(bad | missing, 0.0, whole / 1e6), missing, bad, why, replace(date.found, clock=digits), notes or None)
 
 
 def _written(values: pl.Series) -> pl.Series:

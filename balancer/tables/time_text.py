@@ -24,6 +24,16 @@ _DAYS: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...] = (
     (re.compile(r"\d{8}"), ("%Y%m%d",)),
 )
 """Shapes of dates with their formats; `a` and `b` are the marks between the parts."""
+_MONTHS: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(r"[A-Za-z]{3,9}(?P<a>[-/. ]?|, ?)\d{4}"), "%B{a}%Y"),
+    (re.compile(r"[A-Za-z]{3,9}(?P<a>[-/. ])\d{2}"), "%B{a}%y"),
+    (re.compile(r"\d{4}(?P<a>[-/. ])[A-Za-z]{3,9}"), "%Y{a}%B"),
+    (re.compile(r"\d{4}(?P<a>[-/])\d{1,2}"), "%Y{a}%m"),
+    (re.compile(r"\d{1,2}(?P<a>[-/])\d{4}"), "%m{a}%Y"),
+)
+"""Shapes of months without a day."""
+_MONTH_NAMES = frozenset(["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"])
+_NAME = re.compile(r"[^\W\d_]{3,}")
 _CLOCK = re.compile(
     r"(?P<sep> *- +| *[T_:]|,? +)(?P<hour>\d{1,2})"
     r"(?:(?P<mark>[:.h])(?P<minute>\d{2})(?:(?P=mark)(?P<second>\d{2})(?P<part>[.,]\d{1,9})?)?|(?P<close>\d{2}(?:\d{2}(?:[.,]\d{1,9})?)?))?"
@@ -58,6 +68,9 @@ def formats_of(text: str) -> list[str]:
         marks = {key: value.replace("%", "%%") for key, value in day.groupdict().items()}
         tail = "" if clock is None else _clock_format(clock)
         found += [prefix + form.format(**marks) + tail for form in forms]
+    for month, form in _MONTHS:
+        if (whole := month.fullmatch(text)) is not None:
+            found.append(form.format(a=whole["a"]))
     return list(dict.fromkeys(found))
 
 
@@ -82,7 +95,28 @@ def with_parts_of_seconds(form: str) -> str:
 
 def usual_format(form: str) -> str:
     """A format as users of Python's `strptime` write it, in the directives that are used here."""
-    return form.replace(".%f", "%.f").replace("%-", "%").replace("%z", "%#z").replace("%b", "%B").replace("%h", "%B")
+    form = form.replace("%S%f", "%S%3f").replace(",%f", "%.f")
+    return form.replace(".%f", "%.f").replace("%-", "%").replace("%z", "%#z").replace("%b", "%B").replace("%h", "%B").replace("%A", "%a")
+
+
+def shown_format(form: str, text: pl.Series) -> str:
+    """A format as users of Python's `strptime` write it: `--time-format` reads the column by it again.
+
+    Args:
+        form: A format of `formats_of` or `usual_format`.
+        text: Some values that it reads; names of months that all have three letters are `%b`.
+
+    >>> shown_format("%d-%B-%y%.f", pl.Series(["3-Jan-24"]))
+    '%d-%b-%y.%f'
+    """
+    first = text.drop_nulls().head(200)
+    names = [name for value in first for name in _NAME.findall(value)]
+    months = [name for name in names if name[:3].lower() in _MONTH_NAMES]
+    if months and max(map(len, months)) == 3:
+        form = form.replace("%B", "%b")
+    if any(name[-3:].lower() == "day" for name in names):
+        form = form.replace("%a", "%A")
+    return form.replace("%#z", "%z").replace("%.f", ".%f").replace("%3f", "%f")
 
 
 def missing_directive(form: str) -> str | None:
@@ -92,7 +126,7 @@ def missing_directive(form: str) -> str | None:
         return None
     if not has & set("YyGg"):
         return "year"
-    if not has & set("mbBhjUW"):
+    if not has & set("mbBhjUWV"):
         return "month"
     return None if has & set("dejaAuw") else "day"
 
@@ -116,6 +150,8 @@ def read_text(text: pl.Series, form: str) -> pl.Series:
         text = text.str.replace(r"(\d),(\d+)", "${1}.${2}")
     if ("%H" in form or "%I" in form) and "%M" not in form:
         text, form = text + "|00", form + "|%M"
+    if missing_directive(form) == "day":
+        text, form = text + "|01", form + "|%d"
     try:
         moments = text.str.to_datetime(form, strict=False, time_unit="us", time_zone="UTC" if zoned else None, cache=False)
     except pl.exceptions.PolarsError:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balancer.errors import InputError
-from balancer.tables.clock import is_time_of_day, parse_joined, time_of_day
+from balancer.tables.clock import clock_digits, is_time_of_day, parse_joined, time_of_day
 
 TIMES = [datetime(2024, 1, 1, 0, 41, 7) + timedelta(minutes=613 * place) for place in range(300)]
 SECONDS = [each.replace(tzinfo=UTC).timestamp() for each in TIMES]
@@ -63,3 +63,22 @@ def test_is_time_of_day() -> None:
     assert not is_time_of_day(pl.Series([10, 15]))
     assert not is_time_of_day(pl.Series([None], dtype=pl.String))
     np.testing.assert_array_equal(time_of_day(pl.Series(["1:45 PM", "1 pm"]))[0].is_null().to_numpy(), [False, True])
+
+
+@pytest.mark.parametrize(("shown", "digits"), [("%H", "hours"), ("%H%M", "HHMM"), ("%H%M%S", "HHMMSS")])
+def test_digits_of_a_small_table_are_those_of_the_training_table(shown: str, digits: str) -> None:
+    day, clock = pl.Series("date", [each.date() for each in TIMES]), pl.Series("at", [int(f"{each:{shown}}") for each in TIMES])
+    whole = parse_joined(day, clock)
+    assert whole.found.clock == digits == clock_digits(clock)
+    assert f"digits in at are read as times of day, {shown}" in str(whole.note)
+    one = parse_joined(day[:1], clock[:1], usual=whole.found)
+    assert one.seconds.tolist() == whole.seconds[:1].tolist()
+    text = pl.Series("date", [f"{each:%d.%m.%y}" for each in TIMES])
+    assert parse_joined(text, clock, form=f"%d.%m.%y {shown}").seconds.tolist() == whole.seconds.tolist()
+
+
+def test_clock_digits() -> None:
+    assert clock_digits(pl.Series(["0015", "1530"])) == "HHMM"
+    assert clock_digits(pl.Series([0.0, 23.0])) == "hours"
+    assert clock_digits(pl.Series([86_399, 5])) is None
+    assert clock_digits(pl.Series(["x", "5"])) is None

@@ -155,7 +155,9 @@ def test_ambiguous_days_name_the_flag() -> None:
         (["2024-01-01"], "%d/%m/%Y", r"--time-format '%d/%m/%Y' reads no row; the first is '2024-01-01' \(row 1\)"),
         (["10:15"], "%H:%M", "--time-format '%H:%M' has no year"),
         (["10:15"], None, "'10:15' can't be read as a time"),
-        (["01/24"], "%m/%y", "has no day"),
+        (["01/24"], "%d/%y", "has no month"),
+        (["3 janv. 2024 00:15"], None, "write times as 2024-05-31 13:45:00.*months are read in English only"),
+        ([145_000_000_000, 146_000_000_007], None, "would be milliseconds of the year 1974, which is not plausible: give --time-unit"),
         ([True], None, "is boolean, not a time"),
         ([time(10, 15)], None, "times of day without a date: join it"),
     ],
@@ -217,3 +219,81 @@ def test_which_columns_look_like_times() -> None:
     assert is_time("Jan 3 2024")
     assert not is_time("later")
     assert formats_of("13:45") == []
+
+
+@pytest.mark.parametrize(
+    ("form", "text"),
+    [
+        *(("%b-%Y", "Jan-2012"), ("%Y-%m", "2012-01"), ("%m/%Y", "01/2012"), ("%B %Y", "January 2012"), ("%b-%y", "Jan-12")),
+        *(("%Y%m", "201201"), ("%Y-%b", "2012-Jan")),
+    ],
+)
+def test_months_are_their_first_day(form: str, text: str) -> None:
+    assert datetime(2012, 1, 1).strftime(form) == text
+    months = [datetime(2016 + place // 12, place % 12 + 1, 1, tzinfo=UTC) for place in range(48)] * 3
+    values = series([each.strftime(form) for each in months])
+    result = parse_times(values)
+    assert result.seconds.tolist() == [each.timestamp() for each in months]
+    assert f"months ({form}), taken as the first day" in str(result.note)
+    assert parse_times(values, form=form).seconds.tolist() == result.seconds.tolist()
+    if form == "%Y%m":
+        assert parse_times(values.cast(pl.Int64)).seconds.tolist() == result.seconds.tolist()
+
+
+@given(first=st.datetimes(datetime(2001, 1, 1), datetime(2040, 1, 1)), kind=st.sampled_from([str, int]))
+def test_twelve_digits_are_dates_of_either_kind_or_refused(first: datetime, kind: type) -> None:
+    times = [(first + timedelta(minutes=977 * place)).replace(microsecond=0) for place in range(300)]
+    wanted = [each.replace(tzinfo=UTC).timestamp() for each in times]
+    for form, exact in (("%y%m%d%H%M%S", 1), ("%Y%m%d%H%M", 60)):
+        values = [kind(each.strftime(form)) for each in times]
+        try:
+            result = parse_times(series(values))
+        except InputError:
+            with pytest.raises(InputError, match="--time-format"):
+                parse_times(series(values))
+            continue
+        assert result.seconds.tolist() == [value // exact * exact for value in wanted]
+        assert not result.bad.any()
+
+
+@pytest.mark.parametrize("name", ["date", "BUDAT", "trans_date"])
+def test_whole_days_of_excel(name: str) -> None:
+    days = series([*range(45_294, 45_354)], name)
+    assert parse_times(days).found.unit == "excel"
+    assert parse_times(days).seconds[0] == datetime(2024, 1, 3, tzinfo=UTC).timestamp()
+
+
+def test_whole_days_of_excel_by_their_values() -> None:
+    assert parse_times(series([*range(45_294, 45_354)] * 3)).found.unit == "excel"
+    assert parse_times(series([*range(45_294, 45_354)] * 3, "hours")).found.unit == "h"
+    assert parse_times(series([*range(40_000, 54_000, 7)])).found.unit == "s"
+
+
+@pytest.mark.parametrize(
+    ("text", "form"),
+    [
+        ("2024-01-03T00:15:39[Europe/Berlin]", "%Y-%m-%dT%H:%M:%S[Europe/Berlin]"),
+        ("Wed Jan 03 00:15:39 EST 2024", "%a %b %d %H:%M:%S EST %Y"),
+        ("[03/Jan/2024:00:15:39 +0000]", "[%d/%b/%Y:%H:%M:%S %z]"),
+        ("2024-W01-3", "%G-W%V-%u"),
+        ("at 2024-01-03 00:15", "at %Y-%m-%d %H:%M"),
+    ],
+)
+def test_the_format_that_is_proposed_works(text: str, form: str) -> None:
+    with pytest.raises(InputError) as raised:
+        parse_times(series([text] * 3))
+    assert f'give --time-format "{form}"' in str(raised.value)
+    assert not parse_times(series([text] * 3), form=form).bad.any()
+    with pytest.raises(InputError) as raised:  # a command that scores has no such flag
+        parse_times(series([text] * 3), usual=TimeForm("%d/%m/%Y"))
+    assert "--time" not in str(raised.value)
+
+
+@given(form=st.sampled_from(FORMATS), minutes=st.integers(601, 3000))
+def test_a_note_names_a_format_that_reads_the_column(form: str, minutes: int) -> None:
+    values = series([f"{each:{form}}" for each in moments(minutes)])
+    result = parse_times(values)
+    if result.note is not None:
+        shown = str(result.note).partition(" are read as ")[2].partition(" (--time-format")[0].removeprefix("dates, ")
+        assert "#" not in shown
+        assert parse_times(values, form=shown).seconds.tolist() == result.seconds.tolist()
