@@ -76,6 +76,11 @@ def too_few(dataset: Dataset, least: int) -> str:
     return f"a fold of the training rows has fewer than {least} {kind} ({found}, and each of the {FOLDS} folds needs {least})"
 
 
+def train_frauds(dataset: Dataset) -> int:
+    """Number of frauds among the training rows."""
+    return int((dataset.store.label[dataset.rows(Split.TRAIN)] > 0).sum())
+
+
 def few_frauds(dataset: Dataset) -> bool:
     """Whether the reward rows have too few frauds to stop a fit early."""
     return int((dataset.store.label[dataset.rows(Split.REWARD)] > 0).sum()) < FEW_FRAUDS

@@ -23,13 +23,25 @@ from balancer.runs.results import Scores
 from balancer.runs.run_folder import RunFolder
 from balancer.runs.work_files import WorkFiles
 from balancer.training.preparation import Prepared
-from balancer.training.tree_fitting import FIXED_ROUNDS, KIND_ROUNDS, Progress, few_frauds, fit_fold, fit_kinds, fit_second, second_members
+from balancer.training.tree_fitting import (
+    FIXED_ROUNDS,
+    KIND_ROUNDS,
+    SMALL_FRAUDS,
+    Progress,
+    few_frauds,
+    fit_fold,
+    fit_kinds,
+    fit_second,
+    second_members,
+    train_frauds,
+)
 from balancer.trees import TreeEnsemble
 
 STEPS = 20
 """The weight of the network in the blend is a multiple of 1 / STEPS."""
-FEW_WEIGHT = 0.5
-"""Weight of the network where validation has too few frauds to choose it."""
+FEW_WEIGHT, SMALL_WEIGHT = 0.5, 0.2
+"""Weight of the network where validation has too few frauds to choose it; the second with fewer than
+`SMALL_FRAUDS` to train on, because the network needs more frauds than the trees."""
 
 
 def fit_stages(prepared: Prepared, folder: RunFolder, files: WorkFiles, clock: StageClock, progress: TrainingProgress) -> TreeStages:
@@ -105,7 +117,7 @@ def stage_scores(stages: TreeStages, dataset: Dataset) -> dict[str, Scores]:
 def blend_weights(stages: TreeStages, dataset: Dataset, network: Scores | None) -> dict[str, float]:
     """Weight of network and second stage with the best average precision on the reward rows.
 
-    Where these have too few frauds, both count alike.
+    Where these have too few frauds, the weight is fixed.
 
     Args:
         stages: The trees.
@@ -115,7 +127,8 @@ def blend_weights(stages: TreeStages, dataset: Dataset, network: Scores | None) 
     if network is None:
         return {STAGE2: 1.0}
     if few_frauds(dataset):
-        return {NETWORK: FEW_WEIGHT, STAGE2: 1 - FEW_WEIGHT}
+        weight = SMALL_WEIGHT if train_frauds(dataset) < SMALL_FRAUDS else FEW_WEIGHT
+        return {NETWORK: weight, STAGE2: 1 - weight}
     assert network.reward is not None
     rows = dataset.rows(Split.REWARD)
     fraud = dataset.store.label[rows] > 0

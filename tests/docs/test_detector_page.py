@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from balancer.data.schema import field_codes
 from balancer.evaluation.calibration import KNEE, Calibration
-from balancer.training import tree_fitting
+from balancer.training import tree_fitting, tree_stage
 
 PAGE = (Path(__file__).parents[2] / "docs" / "detector.md").read_text(encoding="utf-8")
 CONTRIBUTIONS, CALIBRATION = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
@@ -68,4 +68,6 @@ def test_numbers_of_the_page() -> None:
     assert f"{small['feature_fraction']:g} of the fields".removeprefix("0") in text
     assert f"learning rate of {small['learning_rate']:g}".replace("0.", ".") in text
     assert f"at least {tree_fitting.LEAST_LEAF})" in PAGE
+    weights = [f"{weight:g}".removeprefix("0") for weight in (tree_stage.FEW_WEIGHT, tree_stage.SMALL_WEIGHT)]
+    assert f"`w` is {weights[0]}, or {weights[1]} with fewer than {tree_fitting.SMALL_FRAUDS} frauds" in text
     assert f"fewer than {tree_fitting.ENOUGH_FRAUDS} frauds" in PAGE and f"`trees` {tree_fitting.LEAST_FRAUDS} are enough" in PAGE

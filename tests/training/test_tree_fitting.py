@@ -19,7 +19,7 @@ from balancer.inference.tree_stages import FOLDS, TreeStages, row_folds
 from balancer.runs.results import Scores
 from balancer.training import tree_fitting, tree_stage
 from balancer.training.tree_fitting import enough_frauds, few_frauds, fit_fold, fit_kinds, fit_second, second_members
-from balancer.training.tree_stage import FEW_WEIGHT, STEPS, blend_weights, run_scores, stage_scores
+from balancer.training.tree_stage import FEW_WEIGHT, SMALL_WEIGHT, STEPS, blend_weights, run_scores, stage_scores
 from balancer.trees import TreeEnsemble
 from tests.inference.hand_stages import stages_of
 
@@ -94,7 +94,7 @@ def test_with_few_frauds_trees_are_small(dataset: Dataset, monkeypatch: pytest.M
     assert 0.8 * rows / tree_fitting.ROWS_PER_LEAF < least < tree_fitting.SMALL_LEAF
     monkeypatch.setattr(tree_fitting, "SMALL_FRAUDS", 5)
     usual = TreeEnsemble.from_text(second(dataset))
-    assert max(len(tree.leaf_value) for tree in usual.model.trees) > tree_fitting.SMALL["num_leaves"]
+    assert min(int(tree.leaf_count.min()) for tree in usual.model.trees if len(tree.feature)) > 1.5 * least
 
 
 def test_with_enough_frauds_the_reward_rows_stop_a_fit(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,6 +177,8 @@ def test_the_weight_of_the_network_is_the_best_on_the_reward_rows(
     logit = rng.normal(size=len(store)) + quality * fraud
     monkeypatch.setattr(TreeStages, "second_logit", lambda self, values: trees[rows])
     given = network_scores(dataset, logit)
+    assert blend_weights(stages, dataset, given) == {NETWORK: SMALL_WEIGHT, STAGE2: 1 - SMALL_WEIGHT}
+    monkeypatch.setattr(tree_stage, "SMALL_FRAUDS", 5)
     assert blend_weights(stages, dataset, given) == {NETWORK: FEW_WEIGHT, STAGE2: 1 - FEW_WEIGHT}
     monkeypatch.setattr(tree_fitting, "FEW_FRAUDS", 2)
     found = blend_weights(stages, dataset, given)
