@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from balancer.data.inspection import Inspection
     from balancer.data.roles import ColumnRole
 
+_MOST_ROWS = 20
+"""Columns that are left out for one reason and have a line each."""
+_MOST_CLASSES = 10
 LEFT_OUT = "–"
 """The role of a column that is left out."""
 
@@ -57,6 +62,7 @@ def _print(found: Inspection, console: Console) -> None:
     _print_columns(roles.columns, console)
     for title, lines, style in (
         ("to decide", found.doubts, "yellow"),
+        ("to mend", found.to_mend, "yellow"),
         ("warning", found.warnings, "yellow"),
         ("note", found.notes, None),
     ):
@@ -64,7 +70,9 @@ def _print(found: Inspection, console: Console) -> None:
             console.print(f"{title}: {line}", style=style, markup=False)
     if found.classes:
         rows = max(1, sum(found.classes.values()))
-        listed = ", ".join(f"{name} {count:,} ({100 * count / rows:.2f} %)" for name, count in found.classes.items())
+        shown = list(found.classes.items())[:_MOST_CLASSES]
+        listed = ", ".join(f"{_printable(name)} {count:,} ({100 * count / rows:.2f} %)" for name, count in shown)
+        listed += f" and {len(found.classes) - len(shown)} more" if len(found.classes) > len(shown) else ""
         also = f"; {counted(found.unlabelled, 'row')} without a label" if found.unlabelled else ""
         console.print(f"classes: {listed}{also}", markup=False)
     if found.time:
@@ -85,13 +93,27 @@ def _print_columns(columns: Sequence[ColumnRole], console: Console) -> None:
     table.add_column("values", justify="right", no_wrap=True)
     table.add_column("missing", justify="right", no_wrap=True)
     table.add_column("first", overflow="ellipsis", no_wrap=True, ratio=2)
+    kinds = Counter(each.choice.kind for each in columns if not each.choice.role)
+    grouped: set[str] = set()
     for each in columns:
+        kind, number = each.choice.kind, kinds[each.choice.kind]
+        if not each.choice.role and number > _MOST_ROWS:
+            if kind not in grouped:
+                grouped.add(kind)
+                cells = (f"{each.name} and {number - 1} more", LEFT_OUT, kind.format(entity="entity"), "", "", "")
+                table.add_row(*(Text(_printable(cell)) for cell in cells), style="dim")
+            continue
         held, used = each.profile, bool(each.choice.role)
         missing = "" if not held.missing else f"{100 * held.missing:.1f} %" if held.missing >= 0.0005 else "<0.1 %"
         cells = (each.name, each.choice.role or LEFT_OUT, each.choice.reason, f"{held.distinct:,}", missing, ", ".join(held.first))
         table.add_row(*(Text(_printable(cell)) for cell in cells), style=None if used else "dim")
-    console.print(table)
+    with console.capture() as lines:
+        console.print(table)
+    # The last column is padded to the width of the table.
+    console.file.write(re.sub(r" +((?:\x1b\[[\d;]*m)*)$", r"\1", lines.get(), flags=re.MULTILINE))
 
 
 def _printable(text: str) -> str:
-    return "".join(char if char.isprintable() else "�" for char in text)
+    """A text in one line: white space of any kind is a space, a line break is written as an escape."""
+    text = text.replace("\r\n", "\\n").replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
+    return "".join(char if char.isprintable() else " " if char.isspace() else "�" for char in text)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from balancer.data.checks import BadRows, RowCheck, check_entity, check_number, check_unique
 from balancer.data.labels import check_label, find_classes, read_labels
 from balancer.data.reading import Source, column_names, read_columns, source_name
-from balancer.data.row_times import dated_labels, read_reports, read_times
+from balancer.data.row_times import dated_labels, read_reports, read_times, reported_early
 from balancer.data.schema import Schema
 from balancer.data.spec import Spec, nearest
 from balancer.errors import InputError
@@ -59,6 +59,8 @@ class CheckedTable:
     dropped: dict[str, int]
     notes: tuple[str, ...] = ()
     """What was found in the table, for the user."""
+    cautions: tuple[str, ...] = ()
+    """What is probably wrong in the table."""
 
     @property
     def size(self) -> int:
@@ -140,6 +142,10 @@ def read_table(
         classes = find_classes(labels.text, spec.negative) if classes is None else classes
         label = check_label(labels.text, classes, check)
     reports = read_reports(frame[spec.label_date], spec, times.found, check) if spec.label_date in columns else None
+    cautions = () if scoring else times.cautions
+    if reports is not None and spec.time is not None and not scoring:
+        early = reported_early(frame[spec.label_date or ""], reports, time, check)
+        cautions += (early,) if early else ()
     keep = check.keep
     if not keep.any():
         raise InputError(f"every row is bad and was dropped ({check.dropped}): check the roles of the columns")
@@ -156,7 +162,9 @@ def read_table(
         label = dated_labels(reports, None if spec.time is None else time, spec.label_delay)
     joined = {name: each for name, each in made_of.items() if len(each) > 1}
     hashes = frame.hash_rows(seed=0).to_numpy()
-    table = CheckedTable(row, time, amount, label, numeric, reports, times.found, texts, ids, joined, (hashes,), check.dropped, notes)
+    table = CheckedTable(
+        row, time, amount, label, numeric, reports, times.found, texts, ids, joined, (hashes,), check.dropped, notes, cautions
+    )
     return table, classes or ()
 
 

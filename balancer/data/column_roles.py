@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from balancer.data.role_names import is_code, is_context, is_count, is_id, is_personal, is_second_label, is_time
+from balancer.data.role_names import is_code, is_context, is_count, is_id, is_personal, is_second_label, is_time, may_be_second_label, rank
 from balancer.tables.profile import ColumnProfile
 
 MAX_CATEGORIES = 100
@@ -57,15 +57,30 @@ def out(kind: str, reason: str = "") -> Choice:
     return Choice("", reason or kind, kind)
 
 
-def feature_role(column: ColumnProfile, *, context: bool = True) -> Choice:
+def is_fact(column: ColumnProfile) -> bool:
+    """Whether a column whose name has a word of the label may be a fact about the past or about others."""
+    many = column.numeric and column.distinct > FEW_VALUES and rank("label", column.name) is None
+    return may_be_second_label(column.name) and (many or not is_second_label(column.name)) and column.kind not in ("date", "time")
+
+
+def was_feature(column: ColumnProfile) -> bool:
+    """Whether a version that used no column of integers took the column as a feature."""
+    return column.kind == "number" or (column.kind in ("text", "boolean") and column.distinct <= MAX_CATEGORIES)
+
+
+def feature_role(column: ColumnProfile, *, context: bool = True, separates: bool = False) -> Choice:
     """Decide what a column is for the model.
 
     Args:
         column: Its profile.
         context: Whether columns may become context, whose earlier labels are features.
+        separates: Whether the column alone separates the classes; asked of a fact only (`is_fact`).
     """
     name, kind = column.name, column.kind
-    if is_second_label(name):
+    if is_fact(column):
+        if separates:
+            return out(LATER, "by its name about the label, and it alone separates the classes")
+    elif is_second_label(name) or (may_be_second_label(name) and kind in ("date", "time")):
         return out(LATER, "by its name known after the label" if kind in ("date", "time") else "by its name a second label")
     if kind == "empty":
         return out(EMPTY, "empty")

@@ -23,7 +23,7 @@ from balancer.data.overlap import without_overlap
 from balancer.data.past import Events, TablePast
 from balancer.data.reading import Source, column_names, read_input
 from balancer.data.risk import risk_fields
-from balancer.data.row_times import assumed, label_times, unlearned
+from balancer.data.row_times import FOUND_NO_TIME, NO_TIME, assumed, label_times, unlearned
 from balancer.data.schema import MANY, RARE, Schema, check_buckets, distinct, encode, field_codes, learn_vocabulary, own_names
 from balancer.data.score_memory import TableScores, clipped, memory_fields, memory_names
 from balancer.data.spec import Spec
@@ -184,7 +184,7 @@ def load_dataset(
     time, label, row = data.time[order], data.label[order], data.row[order]
     start = first_of_key(code)
     reports = None if data.reports is None or spec.time is None else data.reports[order]
-    notes, cautions, learned_label = [*table.notes] if schema is None else [], [], label
+    notes, cautions, learned_label = (*table_notes(table, left_out), label) if schema is None else ([], [], label)
     if past is not None and overlap is not None:
         notes += [f"--past: {note}" for note in opened(past, spec.read).notes] + ([overlap.note] if overlap.note else [])
         cautions += [overlap.caution] if overlap.caution else []
@@ -233,6 +233,12 @@ def load_dataset(
     )
     notes += _notes(path, known, numeric, left_out)
     return Dataset(store, known, split, ids, entities, fingerprint, dropped, notes, path, cautions)
+
+
+def table_notes(table: CheckedTable, left_out: Sequence[str] | None) -> tuple[list[str], list[str]]:
+    """Notes and cautions about a table; that there is no time is said once."""
+    said = left_out is not None and FOUND_NO_TIME in left_out
+    return [note for note in table.notes if not (said and note == NO_TIME)], [*table.cautions]
 
 
 def _split(

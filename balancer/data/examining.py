@@ -20,6 +20,8 @@ MAX_ROWS = 200_000
 """Rows from which a table is sampled."""
 _MAX_CELLS = 20_000_000
 _LEAST_ROWS = 20_000
+_FLAG = 0.5
+"""Share of missing values from which a column is a flag: that it is missing says more than its value."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,15 +99,23 @@ def varied(table: Examined, entity: tuple[str, ...], names: list[str]) -> set[st
     Args:
         table: The table.
         entity: The columns that name an entity.
-        names: Columns to select from.
+        names: Columns to select from. A missing value is a value of its own in flags, that is, in columns
+            with one value besides, or with a value in less than half of the rows.
     """
     if not names:
         return set()
+    flags = {name for name in names if table.profiles[name].distinct == 1 or table.profiles[name].missing > _FLAG}
     frame = table.columns_of(entity, names)
     frame = frame.with_columns(
         frame[name].set(is_null_word(frame[name].str.strip_chars(), table.read), None) for name in names if frame[name].dtype == pl.String
     )
     kinds = {name: pl.col(name).cast(pl.String) if frame[name].dtype in (pl.Categorical, pl.Enum) else pl.col(name) for name in names}
-    changes = [(value.min() != value.max()).alias(name) for name, value in kinds.items() if not frame[name].dtype.is_nested()]
+    changes = []
+    for name, value in kinds.items():
+        differs = (value.min() != value.max()).fill_null(False)
+        if name in flags:
+            differs = differs | ((value.null_count() > 0) & (value.null_count() < pl.len()))
+        if not frame[name].dtype.is_nested():
+            changes.append(differs.alias(name))
     found = frame.lazy().group_by(entity).agg(changes).select(pl.col(name).any() for name in kinds).collect().row(0, named=True)
     return {name for name in names if found[name]}

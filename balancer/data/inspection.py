@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from balancer.data.checks import RowCheck
-from balancer.data.labels import find_classes
+from balancer.data.labels import find_classes, read_labels
 from balancer.data.leaks import leak_notes, suspected_leaks
+from balancer.data.mending import to_mend
 from balancer.data.reading import Source, column_names, read_columns
 from balancer.data.roles import ColumnRole, Roles, inferred
-from balancer.data.row_times import NO_TIME, read_reports, read_times
+from balancer.data.row_times import FOUND_NO_TIME, NO_TIME, RowTimes, read_reports, read_times, reported_early
 from balancer.data.spec import Spec
 from balancer.data.spec_text import spec_text
 from balancer.errors import InputError
@@ -34,6 +35,10 @@ class Inspection:
     """Roles, reasons and notes."""
     notes: tuple[str, ...]
     """How the file was read, and what is left out."""
+    to_mend: tuple[str, ...]
+    """What `balancer train` refuses, with column, row and remedy."""
+    cautions: tuple[str, ...]
+    """What is probably wrong, or was changed so that the table can be used."""
     leaks: dict[str, str]
     """Suspected leaks by column."""
     classes: dict[str, int]
@@ -50,8 +55,8 @@ class Inspection:
 
     @property
     def warnings(self) -> list[str]:
-        """Suspected leaks in words."""
-        return leak_notes(self.leaks)
+        """What is probably wrong, and suspected leaks in words."""
+        return [*self.cautions, *leak_notes(self.leaks)]
 
     @property
     def spec(self) -> str:
@@ -66,6 +71,8 @@ class Inspection:
             "sampled_rows": table.sample.height,
             "columns": [_column(each) | {"leak": self.leaks.get(each.name)} for each in self.roles.columns],
             "doubts": list(self.doubts),
+            "to_mend": list(self.to_mend),
+            "warnings": self.warnings,
             "notes": list(self.notes),
             "leaks": dict(self.leaks),
             "classes": dict(self.classes),
@@ -92,9 +99,14 @@ def inspect_table(
     """
     roles = inferred(source, spec_file=spec_file, overrides=overrides, need_label=need_label, doubtful=True)
     spec, notes = roles.spec, [*roles.table.opened.notes]
-    time, found, more = ({}, TimeForm(), []) if spec.time is None and roles.doubts else _time(source, spec)
-    classes, unlabelled, wrong = _classes(source, spec, found)
-    return Inspection(roles, (*notes, *more, *wrong, *roles.notes), suspected_leaks(roles), classes, unlabelled, time)
+    time, times = ({}, None) if spec.time is None else _time(source, spec)
+    if spec.time is None and not roles.doubts and not FOUND_NO_TIME not in roles.notes:
+        notes.append(NO_TIME)
+    classes, unlabelled, wrong, early = _classes(source, spec, times)
+    cautions = [*roles.cautions, *(times.cautions if times is not None else ()), *early]
+    notes += [*(times.notes if times is not None else ()), *wrong, *roles.notes]
+    mend = () if roles.doubts and spec.time is None else tuple(to_mend(source, spec))
+    return Inspection(roles, tuple(notes), mend, tuple(cautions), suspected_leaks(roles), classes, unlabelled, time)
 
 
 def _column(each: ColumnRole) -> dict[str, Any]:
@@ -116,59 +128,57 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and np.isfinite(value) else None
 
 
-def _time(source: Source, spec: Spec) -> tuple[dict[str, Any], TimeForm, list[str]]:
-    """The span of the times, how they were read, and notes."""
-    if spec.time is None:
-        return {}, TimeForm(), [NO_TIME]
+def _time(source: Source, spec: Spec) -> tuple[dict[str, Any], RowTimes | None]:
+    """The span of the times, and the times of the rows; nothing where they can't be read."""
+    assert spec.time is not None
     names = parts(spec.time, column_names(source, spec.read))
     frame = read_columns(source, list(names), spec.read)
     check = RowCheck(frame.height, "drop")
     try:
         times = read_times(frame, spec, names, check)
-    except InputError as error:
-        return {}, TimeForm(), [str(error)]
-    notes = [*times.notes, *(f"{count:,} rows can't be used: {reason}" for reason, count in check.dropped.items())]
+    except InputError:
+        return {}, None
     seconds = times.seconds[check.keep]
     if not len(seconds):
-        return {}, times.found, notes
+        return {}, times
     first, last = float(seconds.min()), float(seconds.max())
     unit = None if times.found.unit is None else UNIT_NAMES[times.found.unit]
     dated = abs(first) >= _DATED
-    return (
-        {
-            "first": _date(first) if dated else first,
-            "last": _date(last) if dated else last,
-            "days": round((last - first) / 86_400.0, 4),
-            "format": times.found.form,
-            "unit": unit,
-        },
-        times.found,
-        notes,
-    )
+    return {
+        "first": _date(first) if dated else first,
+        "last": _date(last) if dated else last,
+        "days": round((last - first) / 86_400.0, 4),
+        "format": times.found.form,
+        "unit": unit,
+    }, times
 
 
 def _date(seconds: float) -> str:
     return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def _classes(source: Source, spec: Spec, found: TimeForm) -> tuple[dict[str, int], int, list[str]]:
-    """Rows by class, rows without a label, and what is wrong with the labels."""
+def _classes(source: Source, spec: Spec, times: RowTimes | None) -> tuple[dict[str, int], int, list[str], list[str]]:
+    """Rows by class, rows without a label, notes, and warnings about dates of reports."""
     if spec.label is None and spec.label_date is None:
-        return {}, 0, []
-    column = spec.label or spec.label_date
-    assert column is not None
-    values = read_columns(source, [column], spec.read)[column]
+        return {}, 0, [], []
+    held = {name: read_columns(source, [name], spec.read)[name] for name in (spec.label, spec.label_date) if name is not None}
+    found, early, reported = TimeForm() if times is None else times.found, [], None
     try:
+        if spec.label_date is not None:
+            check = RowCheck(len(held[spec.label_date]), "drop")
+            reports = read_reports(held[spec.label_date], spec, found, check)
+            reported = int((~np.isnan(reports))[check.keep].sum())
+            if times is not None and (caution := reported_early(held[spec.label_date], reports, times.seconds, check)):
+                early.append(caution)
         if spec.label is None:
-            check = RowCheck(len(values), "drop")
-            reported = int((~np.isnan(read_reports(values, spec, found, check)))[check.keep].sum())
-            return {"no report": len(values) - reported, "reported": reported}, 0, []
-        labels = read_labels(values, unlabelled=spec.unlabelled, negative=spec.negative)
+            rows = len(held[spec.label_date or ""])
+            return ({} if reported is None else {"no report": rows - reported, "reported": reported}), 0, [], early
+        labels = read_labels(held[spec.label], unlabelled=spec.unlabelled, negative=spec.negative)
     except InputError:
-        return {}, 0, []
+        return {}, 0, [], early
     counts = {str(name): int(count) for name, count in sorted(labels.text.drop_nulls().value_counts().rows())}
     try:
         names: Sequence[str] = find_classes(labels.text, spec.negative)
     except InputError:  # it is in what is to mend
         names = list(counts)
-    return {name: counts[name] for name in names}, labels.text.null_count(), list(labels.notes)
+    return {name: counts[name] for name in names}, labels.text.null_count(), list(labels.notes), early

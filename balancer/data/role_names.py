@@ -27,8 +27,8 @@ RANKS: dict[str, tuple[str, ...]] = {
         r"|(?:confirmed|reported|real|actual|first_party|third_party|card|payment|account|claim|application)_fraude?",
         r"churn|churned|is_churn|exited|attrition|attrition_flag|attack_cat|attack|is_attack|attack_type|anomaly|is_anomaly|malicious|"
         r"is_malicious|intrusion|is_intrusion|chargeback|is_chargeback|charge_back|has_chargeback|is_spam|spam|is_phishing|phishing|scam|"
-        r"is_scam|abwanderung|gekundigt",
-        r"y|outcome|response|default|defaulted|is_default|default_flag|default_payment_next_month|loan_default|serious_dlqin2yrs|delinquent",
+        r"is_scam|abwanderung|gekundigt|(?:is_)?(?:money_)?laundering",
+        r"y|outcome|response|default|defaulted|is_default|default_flag|default_payment_next_month|loan_default|serious_dlqin2yrs|delinquent|(?:is_)?bad|good_bad|loan_status",
     ),
     "entity": (
         rf"{_CUSTOMER}(?:_?{_NUMBER})?|(?:id|numero|num|no|nr|number|numero_de|num_de|id_de)_?{_CUSTOMER}|{_CUSTOMER}_(?:numero|identifier)"
@@ -67,6 +67,13 @@ CONTEXT = (
 """Plain names of the other side of a transaction."""
 
 _SECOND_LABEL = r"fraud|betrug|chargeback|charge_back|label|target|dispute|(?:^|_)is_?flagged|(?:^|_)flagged(?:_|$)"
+_FACT = (
+    r"(?:^|_)(?:prior|previous|prev|past|last|history|historic|historical|earlier|ago|recent|known|count|counts|cnt|num|number|nb|n|anzahl"
+    r"|rate|ratio|share|score|prob|probability|risk|avg|mean|max|min|total|sum|days?|weeks?|hours?|months?|years?|\d+[dhmwy]|printer"
+    r"|merchant|device|terminal|vendor|country|neighbou?rs?)(?:_|$)"
+    r"|^(?:label|target)_(?!flag|class|date|type|name|value|id|is|fraud|bin|binary|text|code|encoded|num|\d)[a-z]"
+)
+"""Facts about the past or about others, whose names have a word of the label."""
 _NOT_THE_TIME = (
     r"(?:^|_)(?:dob|birth|birthday|birthdate|born|geburts\w*|naissance|nacimiento|expiry|expires?|expiration|exp|valid|until|due|open|opened"
     r"|opening|signup|sign_up|join|joined|registration|registered|issue|issued|close|closed|last|first|prev|previous|next|update|updated"
@@ -122,7 +129,19 @@ def is_second_label(name: str) -> bool:
     """Whether the name says that the column restates the label or is known only after it."""
     place = rank("label", name)
     # `y`, `default` and `response` are labels of some tables and fields of others.
-    return re.search(_SECOND_LABEL, plain_name(name)) is not None or (place is not None and place < len(RANKS["label"]) - 1)
+    if place is not None and place < len(RANKS["label"]) - 1:
+        return True
+    return may_be_second_label(name) and re.search(_FACT, plain_name(name)) is None
+
+
+def may_be_second_label(name: str) -> bool:
+    """Whether the name has a word of the label: a second label, or a fact such as earlier frauds."""
+    return re.search(_SECOND_LABEL, plain_name(name)) is not None
+
+
+def is_alarm(name: str) -> bool:
+    """Whether the name is that of what a rule or a person flagged, which is not the truth."""
+    return re.search(r"(?:^|_)flagged(?:_|$)", plain_name(name)) is not None
 
 
 def is_time(name: str) -> bool:
@@ -133,7 +152,7 @@ def is_time(name: str) -> bool:
 
 def is_other_date(name: str) -> bool:
     """Whether the name is that of a date which is not the time of the row: a birth, an expiry, a report."""
-    return re.search(_NOT_THE_TIME, plain_name(name)) is not None or is_second_label(name)
+    return re.search(_NOT_THE_TIME, plain_name(name)) is not None or is_second_label(name) or may_be_second_label(name)
 
 
 def is_code(name: str) -> bool:

@@ -14,10 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from balancer.data.column_roles import MAX_CATEGORIES, STATIC, UNNAMED, Choice, feature_role, notes, out
+from balancer.data.clock_role import clock_columns
+from balancer.data.column_roles import MAX_CATEGORIES, STATIC, UNNAMED, Choice, feature_role, is_fact, notes, out, was_feature
+from balancer.data.delay import fitting_delay
 from balancer.data.examining import Examined, examine, varied
+from balancer.data.label_role import MAX_CLASSES, listed, no_label, only_candidate
 from balancer.data.reading import Source, column_names
-from balancer.data.role_names import RANKS, is_id, is_other_date, is_second_label, rank
+from balancer.data.role_names import RANKS, is_id, is_other_date, rank
+from balancer.data.row_times import FOUND_NO_TIME
+from balancer.data.separation import separating
 from balancer.data.spec import COLUMN_ROLES, LIST_ROLES, SPLIT_KEYS, Spec, SplitSpec, nearest, normalise, read_spec_file
 from balancer.errors import InputError
 from balancer.tables.joined import JOINED, parts
@@ -26,10 +31,8 @@ from balancer.tables.profile import ColumnProfile
 
 __all__ = ["MAX_CATEGORIES", "ColumnRole", "Roles", "Spec", "SplitSpec", "inferred", "resolve_spec"]
 
-_MAX_CLASSES = 50
 _ENOUGH_ROWS = 20
 """Rows from which a column whose values are all different is taken for ids."""
-NO_TIME = "no column looks like a time (--time names one); --split random draws the parts at random"
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,8 @@ class Roles:
     """Roles that are not clear, each with the flag that names it; empty unless `inferred` may leave them."""
     table: Examined
     """The table as it was examined."""
+    cautions: tuple[str, ...] = ()
+    """Warnings: what was changed so that the table can be used."""
 
 
 def resolve_spec(
@@ -84,8 +89,10 @@ def resolve_spec(
     """
     given = _given(source, spec_file, overrides)
     if all(role in given for role in (*COLUMN_ROLES, *LIST_ROLES) if role != "label_date"):
-        return _finished(given, need_label, column_names(source, ReadOptions.from_dict(given["read"])))
-    return _Inference(examine(source, ReadOptions.from_dict(given["read"])), given).spec(need_label)
+        spec = _finished(given, need_label, column_names(source, ReadOptions.from_dict(given["read"])))
+    else:
+        spec = _Inference(examine(source, ReadOptions.from_dict(given["read"])), given).spec(need_label)
+    return spec if "label_delay" in given else fitting_delay(source, spec)[0]
 
 
 def inferred(
@@ -116,9 +123,12 @@ def inferred(
     inference = _Inference(examine(source, ReadOptions.from_dict(given["read"])), given, doubtful=doubtful)
     spec = inference.spec(need_label, earlier=earlier)
     choices = inference.choices(spec)
+    delay = None
+    if "label_delay" not in given:
+        spec, delay = fitting_delay(source, spec)
     left_out = notes(choices.items(), spec.entity)
     columns = tuple(ColumnRole(profile, choices[name]) for name, profile in inference.profiles.items())
-    return Roles(spec, columns, (*inference.said, *left_out), tuple(inference.doubts), inference.table)
+    return Roles(spec, columns, (*inference.said, *left_out), tuple(inference.doubts), inference.table, (delay,) if delay else ())
 
 
 def _given(source: Source, spec_file: str | Path | None, overrides: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -141,31 +151,15 @@ def _given(source: Source, spec_file: str | Path | None, overrides: Mapping[str,
 
 
 def _finished(given: dict[str, Any], need_label: bool, names: Collection[str]) -> Spec:
-    if need_label:
-        _check_label(given, names)
+    if need_label and not given.get("label") and not given.get("label_date"):
+        raise no_label(list(names))
     _check_features(given, names)
     return Spec.from_dict(given)
 
 
-def _check_label(given: Mapping[str, Any], names: Collection[str]) -> None:
-    if not given.get("label") and not given.get("label_date"):
-        dates = [name for name in names if is_second_label(name) and rank("time", name) is not None]
-        also = f", or the date on which a fraud was reported with --label-date ({', '.join(dates[:3])}?)" if dates else ""
-        raise InputError(f"no label column was recognised: name it with --label{also}; columns: {_listed(names)}")
-
-
 def _check_features(given: Mapping[str, Any], names: Collection[str]) -> None:
     if not any(given.get(role) for role in ("amount", "entity", *LIST_ROLES)):
-        raise InputError(f"no column can be a feature: name columns with --numeric or --categorical; columns: {_listed(names)}")
-
-
-def _listed(names: Collection[str]) -> str:
-    return ", ".join(list(names)[:30]) + (", ..." if len(names) > 30 else "")
-
-
-def _was_feature(column: ColumnProfile) -> bool:
-    """Whether a version that used no column of integers took the column as a feature."""
-    return column.kind == "number" or (column.kind in ("text", "boolean") and column.distinct <= MAX_CATEGORIES)
+        raise InputError(f"no column can be a feature: name columns with --numeric or --categorical; columns: {listed(names)}")
 
 
 class _Inference:
@@ -210,9 +204,9 @@ class _Inference:
         self._find_unique()
         with self._kept():
             self._check_time()
-        if need_label:
+        if need_label and not given["label"] and not given.get("label_date") and not self._unclear("label"):
             with self._kept():
-                _check_label(given, names)
+                raise no_label(self._free(), self.profiles)
         self._find_features(earlier=earlier)
         with self._kept():
             _check_features(given, names)
@@ -227,6 +221,10 @@ class _Inference:
             if not self._doubtful:
                 raise
             self.doubts.append(str(error))
+
+    def _unclear(self, role: str) -> bool:
+        """Whether several columns may have the role."""
+        return any(doubt.startswith(f"several columns may be the {role} ") for doubt in self.doubts)
 
     def _free(self) -> list[str]:
         held = [self.given.get(role) for role in COLUMN_ROLES]
@@ -260,6 +258,8 @@ class _Inference:
             return self._single(moments, self._best("time", [name for name in moments if rank("time", name) != last]))
         clocks = [name for name in free if kinds[name].kind == "time"]
         days = self._best("time", dates) or dates
+        if len(days) == 1:
+            clocks = clocks or clock_columns(self.table.sample, free)
         if len(days) == 1 and len(clocks) == 1:
             return f"{days[0]}{JOINED}{clocks[0]}"
         numbers = [name for name in free if kinds[name].numeric and rank("time", name) not in (None, last)]
@@ -288,9 +288,9 @@ class _Inference:
         if self.given.get("entity"):
             raise InputError(
                 "no time column was recognised: name it with --time, or give --time none where the rows of each "
-                f"{self.given['entity']} are in order; columns: {_listed(self.profiles)}"
+                f"{self.given['entity']} are in order; columns: {listed(self.profiles)}"
             )
-        self.said.append(NO_TIME)
+        self.said.append(FOUND_NO_TIME)
 
     # Roles by name -----------------------------------------------------------------------------------------
 
@@ -305,11 +305,14 @@ class _Inference:
         able = [name for name in self._free() if self._can_be(role, self.profiles[name], rank(role, name))]
         found = self._best(role, able)
         if role == "label" and len(found) > 1:
-            found = [name for name in found if 2 <= self.profiles[name].distinct <= _MAX_CLASSES] or found
+            found = [name for name in found if 2 <= self.profiles[name].distinct <= MAX_CLASSES] or found
         if len(found) > 1 and role in ("amount", "id") and (rank(role, found[0]) or 0) > 0:
             return None
         if len(found) > 1:
-            raise InputError(f"several columns may be the {role} ({', '.join(found)}): name it with --{role} (or give --{role} none)")
+            none = "" if role == "label" else f" (or give --{role} none)"
+            raise InputError(f"several columns may be the {role} ({', '.join(found)}): name it with --{role}{none}")
+        if role == "label" and not found:
+            return only_candidate(self._free(), self.profiles)
         return found[0] if found else None
 
     def _can_be(self, role: str, column: ColumnProfile, place: int | None) -> bool:
@@ -317,7 +320,7 @@ class _Inference:
             return False
         unique = column.unique and column.rows >= _ENOUGH_ROWS
         if role == "label":
-            return place == 0 or (2 <= column.distinct <= _MAX_CLASSES and column.kind != "date")
+            return place == 0 or (2 <= column.distinct <= MAX_CLASSES and column.kind != "date")
         if role == "entity":
             few = column.distinct <= 4 and column.repeats >= 1000
             able = column.kind in ("integer", "text", "number") and (column.whole or not column.numeric)
@@ -345,10 +348,12 @@ class _Inference:
     def _find_features(self, *, earlier: bool) -> None:
         """Fill the lists that are not given."""
         given = self.given
-        self._chosen = {name: feature_role(self.profiles[name], context=given["time"] is not None) for name in self._free()}
+        free, timed = self._free(), given["time"] is not None
+        second = separating(self.table, given, [name for name in free if is_fact(self.profiles[name])])
+        self._chosen = {name: feature_role(self.profiles[name], context=timed, separates=name in second) for name in free}
         wanted = {name: each.role for name, each in self._chosen.items() if each.role and each.role not in given}
         if earlier:
-            wanted = {name: each for name, each in wanted.items() if each == "context" or _was_feature(self.profiles[name])}
+            wanted = {name: each for name, each in wanted.items() if each == "context" or was_feature(self.profiles[name])}
         static = self._static([name for name, role in wanted.items() if role != "context"])
         for name in static:
             self._chosen[name] = out(STATIC, f"the same in all rows of one {given['entity']}")
@@ -386,7 +391,8 @@ class _Inference:
     def _why(self, role: str, name: str, column: str) -> str:
         held = self.profiles[name]
         if role == "time":
-            what = {"date": "dates and times" if held.clock else "dates", "time": "times of day"}.get(held.kind, "by its name")
+            digits = "by its name" if name == column else "times of day by name and values"
+            what = {"date": "dates and times" if held.clock else "dates", "time": "times of day"}.get(held.kind, digits)
             return what if name == column else f"{what}, part of {column}"
         if role == "entity":
             return f"by its name, {held.repeats:.1f} rows each"

@@ -17,15 +17,27 @@ from numpy.typing import NDArray
 from balancer.data.checks import RowCheck, accept_times
 from balancer.data.spec import DAY, Spec
 from balancer.errors import InputError
-from balancer.names import counted
+from balancer.names import counted, quoted
 from balancer.tables.clock import parse_joined
+from balancer.tables.time_text import shown_format
 from balancer.tables.times import UNIT_NAMES, TimeForm, TimesResult, parse_time, parse_times, reads
 
 AFTER_TRAINING = 2.0**40
 """Number of the first row to score of a table without a time."""
+_ENOUGH = 50
+_TAIL = 0.01
+"""Share of the rows at each end that may be far from the others."""
+_FAR = 10.0
+"""How far, in spans of the other times."""
+_YEAR = 365 * DAY
 NO_TIME = (
     "the table has no time (--time none): its rows are taken in their order, fields that need a time are left out, and labels count as "
     "known at once"
+)
+
+FOUND_NO_TIME = (
+    "no column looks like a time (--time names one), so the rows are taken in their order, fields that need a time are left out, and "
+    "labels count as known at once; --split random draws the parts at random"
 )
 
 
@@ -38,6 +50,8 @@ class RowTimes:
     found: TimeForm
     """How they were read."""
     notes: tuple[str, ...] = ()
+    cautions: tuple[str, ...] = ()
+    """Warnings about times that are probably wrong."""
 
 
 def read_times(
@@ -57,14 +71,86 @@ def read_times(
         InputError: As :func:`balancer.data.checks.check_time`.
     """
     if spec.time is None:
-        return RowTimes(np.arange(frame.height, dtype=np.float64) + (AFTER_TRAINING if later else 0.0), TimeForm(), (NO_TIME,))
+        return RowTimes(
+            np.arange(frame.height, dtype=np.float64) + (AFTER_TRAINING if later else 0.0), TimeForm(), () if later else (NO_TIME,)
+        )
     form, unit = (spec.time_format, spec.time_unit) if usual is None else (None, None)
     result = _parsed([frame[name] for name in columns], spec.time, form, unit, usual)
     values = frame[columns[0]] if len(columns) == 1 else frame[columns[0]].alias(spec.time)
     seconds = accept_times(result, values, check)
     kept = seconds[check.keep]
-    notes = [] if usual is not None else [note for note in (result.note, short_span(spec, result.found, kept)) if note]
-    return RowTimes(seconds, result.found, tuple(notes))
+    if usual is not None:
+        said = [_otherwise(spec.time, columns, frame, result.found, usual)]
+    else:
+        said = [result.note, short_span(spec, result.found, kept)]
+        if len(kept) > 1 and spec.split.by == "time" and kept.min() == kept.max():
+            raise InputError(
+                f"column {spec.time!r}: all rows have the same time, so there are no earlier and later ones: name another column with --time, "
+                "or draw the parts with --split random"
+            )
+    notes = [note for note in said if note]
+    lonely = None if usual is not None else far_from_the_others(values, seconds, check)
+    return RowTimes(seconds, result.found, tuple(notes), (lonely,) if lonely else ())
+
+
+def far_from_the_others(values: pl.Series, seconds: NDArray[np.float64], check: RowCheck) -> str | None:
+    """A warning where a few times are far outside of all others, such as 9999-12-31 for "never".
+
+    Args:
+        values: (N,) the column.
+        seconds: (N,) its times.
+        check: The rows that are used.
+    """
+    known = seconds[check.keep]
+    if len(known) < _ENOUGH:
+        return None
+    first, last = np.quantile(known, (_TAIL, 1 - _TAIL), method="nearest")
+    reach = max(_FAR * float(last - first), _YEAR)
+    far = check.keep & ((seconds < first - reach) | (seconds > last + reach))
+    if not far.any() or last == first:
+        return None
+    row = int(np.argmax(far))
+    number = int(far.sum())
+    also = f" ({number:,} rows are)" if number > 1 else ""
+    return (
+        f"{check.place(values.name, row)}: {quoted(str(values[row]))} is far from the other times{also}: correct it, or leave it out of the "
+        "table"
+    )
+
+
+def reported_early(values: pl.Series, reports: NDArray[np.float64], seconds: NDArray[np.float64], check: RowCheck) -> str | None:
+    """A warning where frauds were reported on a day before that of their row.
+
+    Args:
+        values: (N,) the column of the reports.
+        reports: (N,) its times; NaN where nothing was reported.
+        seconds: (N,) times of the rows.
+        check: The rows that are used.
+    """
+    early = check.keep & (reports < np.floor(seconds / DAY) * DAY)
+    if not early.any():
+        return None
+    return (
+        f"{check.place(values.name, int(np.argmax(early)))}: {counted(int(early.sum()), 'report')} "
+        f"{'is' if early.sum() == 1 else 'are'} dated before the row: check --label-date and --time"
+    )
+
+
+def _otherwise(name: str, columns: Sequence[str], frame: pl.DataFrame, found: TimeForm, usual: TimeForm) -> str | None:
+    """A note where times are written in another way than in the table of training.
+
+    Dates that begin with the year are the same in any way, and so are datetimes.
+    """
+    plain = found.form is None or found.form.startswith("%Y-")
+    if found == usual or (plain and found.unit is None and found.clock == usual.clock) or (found.unit == "s" and not usual):
+        return None
+
+    def way(form: TimeForm, column: str) -> str:
+        day = "datetimes" if form.form is None else shown_format(form.form, frame[column].cast(pl.String))
+        day = UNIT_NAMES[form.unit] if form.unit is not None else day
+        return f"{day} with {form.clock}" if form.clock is not None else day
+
+    return f"times in {name} are read as {way(found, columns[0])}; in the table of training they were {way(usual, columns[0])}"
 
 
 def time_of(raw: Mapping[str, Any], spec: Spec, columns: Sequence[str], usual: TimeForm) -> float:
@@ -113,9 +199,21 @@ def read_reports(values: pl.Series, spec: Spec, found: TimeForm, check: RowCheck
     hints += [form.replace("T", " ").split(" ")[0] for form in hints]
     text = values.cast(pl.String) if values.dtype in (pl.Categorical, pl.Enum) else values
     hint = next((form for form in hints if text.dtype == pl.String and reads(text, form)), None)
+    if _is_yes_or_no(text):
+        raise InputError(
+            f"column {values.name!r} (--label-date) holds no dates, but {quoted(str(text.drop_nulls()[0]))}: name the column with the date "
+            "of the report, or this one with --label"
+        )
     result = parse_times(text, usual=None if hint is None else TimeForm(form=hint), step=False)
     check.reject(result.bad, values, result.why or "is not a date", "give a date, or leave it empty where there was no report")
     return np.where(result.missing | result.bad, np.nan, result.seconds)
+
+
+def _is_yes_or_no(values: pl.Series) -> bool:
+    """Whether a column (N,) holds only yes and no, in numbers or words."""
+    names = values.drop_nulls().cast(pl.String, strict=False).str.strip_chars().str.to_lowercase().unique().head(5).to_list()
+    names = [name for name in names if name]
+    return bool(names) and set(names) <= {"0", "1", "0.0", "1.0", "true", "false", "yes", "no", "y", "n", "t", "f", "x"}
 
 
 def dated_labels(reports: NDArray[np.float64], seconds: NDArray[np.float64] | None, delay: float) -> NDArray[np.int16]:

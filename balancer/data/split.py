@@ -57,17 +57,7 @@ def split_by_time(
         InputError: If a split would have no labelled row, or if the gap is longer than half of validation.
     """
     known = np.sort(time[labelled])
-    if spec.by_dates:
-        train_end, validation_end = (
-            parse_moment(str(value), key) for key, value in (("train", spec.train), ("validation", spec.validation))
-        )
-        test_end = parse_moment(spec.test, "test") if isinstance(spec.test, str) and spec.test else np.inf
-    else:
-        at_train = round(float(spec.train) * len(known))
-        at_test = round((float(spec.train) + float(spec.validation)) * len(known))
-        if not 0 < at_train < at_test < len(known):
-            raise InputError(f"{len(known)} labelled rows are too few to split by time: give more rows, or change the shares in [split]")
-        train_end, validation_end, test_end = float(known[at_train]), float(known[at_test]), np.inf
+    train_end, validation_end, test_end = _borders(known, spec)
     if gap > (validation_end - train_end) / 2:
         remedy = "lower --label-delay or [split] gap (--gap), or give validation a larger share"
         if assumed is not None:
@@ -88,6 +78,34 @@ def split_by_time(
         if each != Split.GAP and sizes[each] == 0:
             raise InputError(f"the time split leaves no labelled row for {each.title}: change the shares, dates or gap in [split]")
     return split
+
+
+def validation_span(known: NDArray[np.float64], spec: SplitSpec) -> float:
+    """Seconds from the end of training to the begin of the test.
+
+    Args:
+        known: (n,) sorted times of the labelled rows.
+        spec: Shares or dates.
+
+    Raises:
+        InputError: There are too few rows.
+    """
+    train_end, validation_end, _ = _borders(known, spec)
+    return validation_end - train_end
+
+
+def _borders(known: NDArray[np.float64], spec: SplitSpec) -> tuple[float, float, float]:
+    """Ends of training, validation and test, from the sorted times (n,) of the labelled rows."""
+    if spec.by_dates:
+        train_end, validation_end = (
+            parse_moment(str(value), key) for key, value in (("train", spec.train), ("validation", spec.validation))
+        )
+        return train_end, validation_end, parse_moment(spec.test, "test") if isinstance(spec.test, str) and spec.test else np.inf
+    at_train = round(float(spec.train) * len(known))
+    at_test = round((float(spec.train) + float(spec.validation)) * len(known))
+    if not 0 < at_train < at_test < len(known):
+        raise InputError(f"{len(known)} labelled rows are too few to split by time: give more rows, or change the shares in [split]")
+    return float(known[at_train]), float(known[at_test]), np.inf
 
 
 PARTS = (Split.TRAIN, Split.REWARD, Split.THRESHOLD, Split.TEST)

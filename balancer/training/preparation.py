@@ -228,7 +228,7 @@ def prepare(
     learner = _learner(config, base, need_label)
     started = time.monotonic()
     roles = inferred(config.dataset, spec_file=config.spec, overrides=config.role_overrides(), need_label=need_label, earlier=plain_values)
-    spec, leaks, left_out = roles.spec, leak_notes(suspected_leaks(roles)), roles.notes
+    spec, leaks, left_out = roles.spec, [*roles.cautions, *leak_notes(suspected_leaks(roles))], roles.notes
     del roles  # it holds rows of the table
     with console.status(f"reading {config.dataset}"):
         how: dict[str, Any] = {"bad_rows": config.bad_rows, "need_label": need_label, "score_fields": learner != "network"}

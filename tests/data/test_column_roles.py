@@ -209,8 +209,35 @@ def test_doubts_instead_of_errors() -> None:
     frame = frame.rename({"time": "booked"}).with_columns(pl.col("booked").alias("posted"))
     roles = inferred(frame, doubtful=True)
     assert (roles.spec.time, roles.spec.label) == (None, None)
-    starts = ("several columns may be the time (booked", "several columns may be the label (y, ", "no label column was recognised")
-    assert len(roles.doubts) == 3 and all(doubt.startswith(start) for doubt, start in zip(roles.doubts, starts, strict=True))
+    starts = ("several columns may be the time (booked", "several columns may be the label (y, ")
+    assert len(roles.doubts) == 2 and all(doubt.startswith(start) for doubt, start in zip(roles.doubts, starts, strict=True))
+
+
+@pytest.mark.parametrize("name", ["prior_fraud_count", "merchant_fraud_rate", "fraud_score_vendor", "chargebacks_last_year", "device_fraud_count"])
+def test_facts_about_the_past_and_others_are_features(name: str) -> None:
+    assert name in resolve_spec(table(**{name: integers(0, 30)})).numeric
+    leak = inferred(table(**{name: lambda rng: np.arange(ROWS)}).with_columns((pl.col("is_fraud") * 7 + 1).alias(name)))
+    choice_of = {each.name: each.choice for each in leak.columns}[name]
+    assert choice_of.role == "" and "separates the classes" in choice_of.reason
+
+
+@pytest.mark.parametrize("name", ["label_printer", "target_country"])
+def test_words_of_the_label_in_other_names(name: str) -> None:
+    assert name in resolve_spec(table(**{name: choice("FR", "DE", "US")})).categorical
+
+
+@pytest.mark.parametrize("name", ["PotentialFraud", "Betrugsfall", "IsLaundering", "bad"])
+def test_a_single_column_of_yes_and_no_that_is_about_fraud_is_the_label(name: str) -> None:
+    assert resolve_spec(table(**{name: integers(0, 2)}).drop("is_fraud")).label == name
+
+
+def test_what_may_be_the_label_is_named() -> None:
+    frame = table(fraud_kind=choice("none", "theft"), income=choice("<=50K", ">50K")).drop("is_fraud")
+    with pytest.raises(InputError, match=r"name it with --label \(fraud_kind, income\?\)"):
+        resolve_spec(frame)
+    frame = table(reported_at=["2024-01-31"] * 5 + [""] * (ROWS - 5)).drop("is_fraud")
+    with pytest.raises(InputError, match=r"with --label-date \(reported_at\?\)"):
+        resolve_spec(frame)
 
 
 def test_a_date_of_reports_is_offered_as_the_label() -> None:

@@ -7,8 +7,9 @@ import polars as pl
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from balancer.data.leaks import _area, leak_notes, suspected_leaks
+from balancer.data.leaks import leak_notes, suspected_leaks
 from balancer.data.roles import inferred
+from balancer.data.separation import area
 
 ROWS, FRAUDS = 4_000, 200
 
@@ -72,4 +73,4 @@ def test_too_few_frauds_and_no_label() -> None:
 def test_the_area_is_that_of_scikit_learn(seed: int) -> None:
     rng = np.random.default_rng(seed)
     score, y = rng.integers(0, 9, 300).astype(float), rng.random(300) < 0.3
-    assert _area(score, y) == pytest.approx(roc_auc_score(y, score))
+    assert area(score, y) == pytest.approx(roc_auc_score(y, score))

@@ -1,0 +1,103 @@
+"""A label delay that fits a short table, where none was given."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from balancer.data.checks import RowCheck
+from balancer.data.labels import read_labels
+from balancer.data.reading import Source, collect, column_names
+from balancer.data.row_times import assumed, dated_labels, read_reports, read_times, short_span
+from balancer.data.spec import DAY, Spec
+from balancer.data.split import split_by_time, validation_span
+from balancer.errors import InputError
+from balancer.tables.joined import parts
+from balancer.tables.source import opened
+
+_ROUND = (5 * DAY, 3 * DAY, 2 * DAY, DAY, 43_200.0, 21_600.0, 10_800.0, 7_200.0, 3_600.0, 1_800.0, 600.0, 300.0, 60.0, 10.0, 1.0, 0.0)
+"""Delays in seconds that are proposed, the longest first."""
+_SHARE = 0.1
+"""Longest delay that is proposed, as a share of the validation span."""
+_MAX_ROWS = 200_000
+_NAMES = ((DAY, "day"), (3_600.0, "hour"), (60.0, "minute"), (1.0, "second"))
+
+
+def fitting_delay(source: Source, spec: Spec) -> tuple[Spec, str | None]:
+    """Shorten the default label delay where it does not fit the validation span of a table.
+
+    Args:
+        source: The table.
+        spec: Its roles, with the default delay.
+
+    Returns:
+        The spec, and a note if the delay is another. A table that can't be read or split is left to the
+        check that names what is wrong.
+    """
+    if spec.time is None or spec.split.by == "random" or spec.split.gap is not None:
+        return spec, None
+    try:
+        return _fitting(source, spec)
+    except InputError:
+        return spec, None
+
+
+def _fitting(source: Source, spec: Spec) -> tuple[Spec, str | None]:
+    assert spec.time is not None
+    query = opened(source, spec.read).frame
+    names = parts(spec.time, column_names(source, spec.read))
+    wanted = [*names, *(name for name in (spec.label, spec.label_date) if name is not None)]
+    query = query.select(list(dict.fromkeys(wanted)))
+    rows = int(collect(query.select(pl.len()), source).item())
+    frame = collect(query.gather_every(max(1, -(-rows // _MAX_ROWS))), source)
+    check = RowCheck(frame.height, "drop")
+    times = read_times(frame, spec, names, check)
+    known = np.ones(frame.height, np.bool_)
+    reports = None
+    if spec.label is not None:
+        labels = read_labels(frame[spec.label], unlabelled=spec.unlabelled, negative=spec.negative)
+        known = labels.text.is_not_null().to_numpy()
+    elif spec.label_date is not None:
+        reports = read_reports(frame[spec.label_date], spec, times.found, check)[check.keep]
+    time, known = times.seconds[check.keep], known[check.keep]
+    if short_span(spec, times.found, time) is not None:  # the unit may be another: the check asks for it
+        return spec, None
+    if not known.any():
+        known = np.ones(len(time), np.bool_)
+
+    def labelled(delay: float) -> NDArray[np.bool_]:
+        return known if reports is None else dated_labels(reports, time, delay) >= 0
+
+    def fits(delay: float) -> bool:
+        try:
+            split_by_time(time, labelled(delay), spec.split, delay)
+        except InputError:
+            return False
+        return True
+
+    if fits(spec.label_delay):
+        return spec, None
+    span = validation_span(np.sort(time[labelled(0.0)]), spec.split)
+    shorter = next((delay for delay in _ROUND if delay <= _SHARE * span and fits(delay)), None)
+    if shorter is None:
+        return spec, None
+    unit = assumed(spec, times.found)
+    taken = "" if unit is None else f" (the numbers in {unit}; --time-unit gives another unit)"
+    note = (
+        f"the default label delay of {in_words(spec.label_delay)} does not fit a validation span of {span / DAY:.3g} days{taken}: "
+        f"{in_words(shorter)} instead; --label-delay gives another"
+    )
+    return replace(spec, label_delay=shorter), note
+
+
+def in_words(seconds: float) -> str:
+    """A duration with its unit.
+
+    >>> in_words(604_800.0), in_words(3_600.0), in_words(0.0)
+    ('7 days', '1 hour', '0 seconds')
+    """
+    size, name = next((each for each in _NAMES if seconds >= each[0] and seconds % each[0] == 0), _NAMES[-1])
+    return f"{seconds / size:g} {name}{'' if seconds == size else 's'}"
