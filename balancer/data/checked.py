@@ -25,7 +25,7 @@ from balancer.errors import InputError
 from balancer.tables.joined import parts
 from balancer.tables.keys import join_columns
 from balancer.tables.options import NORMAL
-from balancer.tables.source import opened
+from balancer.tables.source import names_its_table, opened
 from balancer.tables.times import TimeForm
 from balancer.tables.values import form_of, normal_form
 
@@ -75,6 +75,7 @@ class CheckedTable:
         return digest.hexdigest()
 
 
+@names_its_table
 def read_table(
     source: Source,
     spec: Spec,
@@ -120,7 +121,7 @@ def read_table(
             raise InputError(f"{source_name(source)} has no column {missing!r} (role {role}): {nearest(missing, types)}")
     frame = read_columns(source, list(dict.fromkeys(part for each in made_of.values() for part in each)), spec.read)
     table_file = None if isinstance(source, pl.DataFrame) else opened(source, spec.read)
-    check = RowCheck(frame.height, bad_rows, where, table_file)
+    check = RowCheck(frame.height, bad_rows, where, table_file, roles=not scoring)
     usual = None if schema is None else schema.usual_time
     times = read_times(frame, spec, made_of.get(spec.time or "", ()), check, usual=usual, later=scoring)
     time, notes = times.seconds, times.notes

@@ -39,6 +39,8 @@ class RowCheck:
     """The word for a row in messages: "row" or "past row"."""
     table: Opened | None = None
     """The table, whose file and line are named in messages."""
+    roles: bool = True
+    """Whether the command has flags for the roles of columns; one that scores has none."""
     dropped: dict[str, int] = field(default_factory=dict)
     """Rows left out, by reason."""
     keep: NDArray[np.bool_] = field(init=False)
@@ -183,8 +185,9 @@ def check_unique(values: pl.Series, check: RowCheck) -> None:
         missing = missing | values.is_nan()
     elif values.dtype == pl.String:
         missing = missing | (values.str.strip_chars() == "")
-    check.reject(_mask(missing), values, "has no id (null)", "give one, or give --id none")
-    check.reject(_mask(~values.is_first_distinct()), values, "repeats the id of an earlier row", "make the ids distinct, or give --id none")
+    flag = ", or give --id none" if check.roles else ""
+    check.reject(_mask(missing), values, "has no id (null)", f"give one{flag}")
+    check.reject(_mask(~values.is_first_distinct()), values, "repeats the id of an earlier row", f"make the ids distinct{flag}")
 
 
 def check_entity(forms: Sequence[pl.Series], shown: pl.Series, check: RowCheck) -> None:

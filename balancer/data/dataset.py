@@ -172,10 +172,11 @@ def load_dataset(
     table, classes = read_table(
         path, spec, schema=known, classes=schema.classes if schema else None, form=form, bad_rows=bad_rows, need_label=need_label
     )
+    past_notes: tuple[str, ...] = ()
     data, overlap = table, None
     if past is not None:
         before, _ = read_table(past, spec, schema=known, classes=classes, form=form, bad_rows=bad_rows, where="past row")
-        overlap = without_overlap(before, table, spec)
+        overlap, past_notes = without_overlap(before, table, spec), before.notes
         del before
         data = with_past(table, overlap.past, timed=spec.time is not None)
     entity, entities = _entities(data, spec)
@@ -184,9 +185,9 @@ def load_dataset(
     time, label, row = data.time[order], data.label[order], data.row[order]
     start = first_of_key(code)
     reports = None if data.reports is None or spec.time is None else data.reports[order]
-    notes, cautions, learned_label = (*table_notes(table, left_out), label) if schema is None else ([], [], label)
+    notes, cautions, learned_label = (*table_notes(table, left_out), label) if schema is None else ([*table.notes], [], label)
     if past is not None and overlap is not None:
-        notes += [f"--past: {note}" for note in opened(past, spec.read).notes] + ([overlap.note] if overlap.note else [])
+        notes += [f"--past: {note}" for note in (*opened(past, spec.read).notes, *past_notes)] + ([overlap.note] if overlap.note else [])
         cautions += [overlap.caution] if overlap.caution else []
     if schema is None:
         split = _split(spec, data, time, label, row, code, entities, need_label)

@@ -28,6 +28,7 @@ from balancer.errors import InputError
 from balancer.tables.joined import JOINED, parts
 from balancer.tables.options import ReadOptions
 from balancer.tables.profile import ColumnProfile
+from balancer.tables.source import names_its_table
 
 __all__ = ["MAX_CATEGORIES", "ColumnRole", "Roles", "Spec", "SplitSpec", "inferred", "resolve_spec"]
 
@@ -68,6 +69,7 @@ class Roles:
     """Warnings: what was changed so that the table can be used."""
 
 
+@names_its_table
 def resolve_spec(
     source: Source, *, spec_file: str | Path | None = None, overrides: Mapping[str, Any] | None = None, need_label: bool = True
 ) -> Spec:
@@ -95,6 +97,7 @@ def resolve_spec(
     return spec if "label_delay" in given else fitting_delay(source, spec)[0]
 
 
+@names_its_table
 def inferred(
     source: Source,
     *,

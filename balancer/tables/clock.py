@@ -97,7 +97,7 @@ def _digits(text: pl.Series, usual: str | None) -> tuple[pl.Series, str | None]:
 
 
 def clock_digits(values: pl.Series) -> str | None:
-    """What whole numbers (N,) or digits are as times of day: hours, HHMM or HHMMSS; None for other numbers."""
+    """What whole numbers (N,) or digits are as times of day: hours, HHMM or HHMMSS; None for others."""
     text = values if values.dtype == pl.String else values.cast(pl.Int64, strict=False).cast(pl.String)
     text = text.str.strip_chars().drop_nulls()
     text = text.filter(~text.str.to_lowercase().is_in(sorted(NULL_WORDS)))

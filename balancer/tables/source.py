@@ -11,13 +11,14 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import polars as pl
 
 from balancer.dependencies import require
-from balancer.errors import CorruptFileError, InputError, MissingFileError, reason_of
+from balancer.errors import CorruptFileError, InputError, MissingClassError, MissingFileError, reason_of
 from balancer.names import counted
 from balancer.tables.copies import repeated_rows
 from balancer.tables.csv_text import Shape, check_rows, cleaned, line_of, with_name
@@ -33,6 +34,8 @@ from balancer.tables.sniffing import Head, read_head, separator_name
 from balancer.tables.temporary import TemporaryCopy, written
 
 Source = str | Path | pl.DataFrame
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
 _SAMPLE_ROWS = 2_000
 _MOST_CACHED = 8
 _SHOWN = 5
@@ -133,6 +136,23 @@ def opened(source: Source, read: ReadOptions = _NO_OPTIONS) -> Opened:
 def source_name(source: Source) -> str:
     """Return the name of a table for messages."""
     return "the frame" if isinstance(source, pl.DataFrame) else str(source)
+
+
+def names_its_table(read: Callable[Given, Result]) -> Callable[Given, Result]:
+    """Let the errors of a function name the file that is its first argument."""
+
+    @wraps(read)
+    def named(*arguments: Given.args, **options: Given.kwargs) -> Result:
+        try:
+            return read(*arguments, **options)
+        except InputError as error:
+            source = arguments[0] if arguments else options.get("source")
+            known = type(error) in (InputError, MissingClassError) and isinstance(source, str | Path)
+            if not known or str(source) in str(error):
+                raise
+            raise type(error)(f"{source}: {error}") from error
+
+    return named
 
 
 def unreadable(name: str) -> CorruptFileError:

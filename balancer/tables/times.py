@@ -188,7 +188,4 @@ def _year_first(parsed: dict[str, pl.Series]) -> dict[str, pl.Series]:
     return first if 10 * span(first) < span(last) else last
 
 
-__all__ = [
-    *("SECONDS", "UNIT_NAMES", "TimeForm", "TimesResult"),
-    *("is_time", "looks_like_times", "parse_time", "parse_times", "reads"),
-]
+__all__ = ["UNIT_NAMES", "TimeForm", "TimesResult", "is_time", "looks_like_times", "parse_time", "parse_times", "reads"]
