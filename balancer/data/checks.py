@@ -118,6 +118,11 @@ def check_number(values: pl.Series, check: RowCheck, *, optional: bool = False, 
             )
         if not found.plain and len(several := currencies(values)) > 1:
             raise InputError(f"column {name!r} holds amounts in several currencies ({', '.join(several)}): convert them to one")
+        if not found.plain and (row := _other_unit(values, numbers)) is not None:
+            raise InputError(
+                f"{check.place(name, row)} ({values[row]!r}) has a per cent sign, and other rows have none: write all of them in one way, or "
+                "leave the column out"
+            )
         check.reject(_mask(found.wrong), values, "is text, not a number", "write a number")
     elif values.dtype.is_numeric() or values.dtype in (pl.Boolean, pl.Null):
         numbers = values.cast(pl.Float64)
@@ -133,6 +138,14 @@ def check_number(values: pl.Series, check: RowCheck, *, optional: bool = False, 
     out: NDArray[np.float64] = numbers.fill_null(float("nan") if optional else 0.0).to_numpy(writable=True)
     out[~check.keep] = 0.0
     return out
+
+
+def _other_unit(values: pl.Series, numbers: pl.Series) -> int | None:
+    """The first row with a per cent sign in a column (N,) in which other numbers have none."""
+    cent = values.str.contains("[%‰]").fill_null(False) & numbers.is_not_null()
+    if not cent.any() or not (~cent & numbers.is_not_null() & (numbers != 0)).any():
+        return None
+    return int(np.argmax(_mask(cent)))
 
 
 def check_time(

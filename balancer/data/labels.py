@@ -36,6 +36,8 @@ _YES = ("1", "yes", "y", "oui", "ja", "si", "sí", "sim", "ano", "tak", "evet", 
 _TRUE = ("true", "t", "vrai", "wahr", "verdadero", "verdadeiro", "vero", "sand", "waar")
 _SAYS_NO, _SAYS_YES = frozenset({"0", "f", *_NO, *_FALSE}), frozenset({*_YES, *_TRUE})
 """Words that mean no and yes."""
+_PAIRS = (("0", "1"), ("no", "yes"), ("n", "y"), ("false", "true"))
+"""Names of the two classes, where a column holds them in several spellings."""
 _OPEN = (
     "unknown|unk|pending|n/a|?|??|tbd|tba|tbc|undetermined|undecided|unclear|unsure|uncertain|open|in progress|in review|under review|"
     "under investigation|investigating|not reviewed|unreviewed|not yet reviewed|to review|to be reviewed|review|not checked|unchecked|"
@@ -139,8 +141,10 @@ def _one_spelling(text: pl.Series, counts: dict[str, int], classes: Sequence[str
     groups = [[name for name in names if name.lower() in words] for words in (_SAYS_NO, _SAYS_YES)]
     if not all(groups):
         return text, None
-    for group in groups:
-        text = text.set(lower.is_in([name.lower() for name in group]).fill_null(False), group[0])
+    spelled = {name.lower(): name for name in reversed(names)}
+    pair = next((pair for pair in _PAIRS if set(pair) <= set(spelled)), (groups[0][0].lower(), groups[1][0].lower()))
+    for group, name in zip(groups, pair, strict=True):
+        text = text.set(lower.is_in([each.lower() for each in group]).fill_null(False), spelled[name])
     what = " and ".join(f"{', '.join(map(quoted, group))} are one class" for group in groups if len(group) > 1)
     return text, f"{text.name}: words for yes and no in several spellings: {what}"
 

@@ -32,6 +32,7 @@ _YES_NO = tuple(
         *("si no", "sí no", "s n", "sim não", "sim nao", "tak nie", "ano ne", "да нет", "evet hayır"),
     )
 )
+_MOST_VERSIONS = 100
 _CLOCK = r"\d{1,2}:\d{2}(?::\d{2}(?:[.,]\d+)?)?(?: ?[AaPp]\.?[Mm]\.?)?"
 _DAY = "|".join(
     (
@@ -207,6 +208,22 @@ def _figures(numbers: pl.Series, text: pl.Series | None, *, integer: bool) -> di
     return found
 
 
+def _is_phone(given: pl.Series) -> bool:
+    """Whether distinct texts (n,) are phone numbers with the prefix of a country."""
+    return bool(given.str.contains(r"^\+[1-9][\d\u0020\u00a0()/.-]{6,}$").all()) and not given.str.contains(r"[.,]\d{1,2}$").any()
+
+
+def _is_version(given: pl.Series, total: int) -> bool:
+    """Whether distinct texts (n,) of `total` rows are versions, in which 1.10 is not 1.1.
+
+    Numbers of a file have either all their zeros (1.10, 2.00) or none (1.1, 2.0).
+    """
+    if len(given) > _MOST_VERSIONS or total < 2 * len(given) or not given.str.contains(r"^\d{1,3}\.\d{1,3}$").all():
+        return False
+    digits = given.str.extract(r"\.(\d+)$", 1)
+    return digits.str.len_bytes().n_unique() > 1 and bool(digits.str.contains(r"^\d+0$").any()) and bool(digits.str.contains(r"^\d$").any())
+
+
 def _text(given: pl.Series, times: pl.Series, read: ReadOptions) -> dict[str, object]:
     """Kind and figures of distinct texts.
 
@@ -225,7 +242,7 @@ def _text(given: pl.Series, times: pl.Series, read: ReadOptions) -> dict[str, ob
         return {"kind": "boolean"}
     numbers, wrong = parse_numbers(given, read)
     good = ~wrong & numbers.is_not_null()
-    if mostly(good):
+    if mostly(good) and not _is_phone(given) and not _is_version(given, total):
         written = given.filter(good)
         integer = bool(written.str.contains(r"^[+-]?\d+$").all())
         found = _figures(numbers.filter(good), written if integer else None, integer=integer)

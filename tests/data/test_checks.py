@@ -170,3 +170,9 @@ def test_ids_and_entities() -> None:
     check = RowCheck(4, "drop")
     check_entity([series([None, "x", "nan", None]), series(["y", None, None, None])], series(["a", "b", "c", "d"]), check)
     assert check.keep.tolist() == [True, True, False, False]
+
+
+def test_numbers_with_and_without_a_per_cent_sign_are_refused() -> None:
+    with pytest.raises(InputError, match=r"column 'f': row 2 \('130.0%'\) has a per cent sign, and other rows have none: .* or leave the column"):
+        check_number(pl.Series("f", ["16.6", "130.0%", "3"]), RowCheck(3, "error"), optional=True)
+    assert check_number(pl.Series("f", ["0", "130.0%", "3 %"]), RowCheck(3, "error")).tolist() == pytest.approx([0, 1.3, 0.03])

@@ -38,12 +38,13 @@ def test_a_word_for_not_known_that_may_be_a_class_is_asked_for() -> None:
 
 def test_words_for_yes_and_no_have_one_meaning() -> None:
     classes, text, notes = read(["Y", "yes", "1", "TRUE", "N", "no", "0", "false", "N", "Y", None])
-    assert classes == ("N", "Y")
-    assert text == ["Y"] * 4 + ["N"] * 5 + ["Y", None]
+    assert classes == ("0", "1")
+    assert text == ["1"] * 4 + ["0"] * 5 + ["1", None]
     assert len(notes) == 1 and "are one class" in notes[0]
     assert read(["no", "yes", "maybe so"])[1] == ["no", "yes", "maybe so"]
     assert read(["0", "1", "2"])[0] == ("0", "1", "2")
-    assert read(["0", "no", "yes"], "no")[0] == ("0", "yes")
+    assert read(["0", "no", "yes"], "no")[0] == ("no", "yes")
+    assert read(["0", "no", "yes"], "0")[0] == ("no", "yes"), "0 means the same"
     later = check_label(pl.Series("y", ["oui", "0", "true"]), ("N", "Y"), RowCheck(3, "error"))
     assert np.array_equal(later, [1, 0, 1])
 

@@ -106,3 +106,18 @@ def test_numbers_have_the_same_profile_as_text(values: list[int | None]) -> None
 def test_any_text_has_a_profile(values: list[str | None]) -> None:
     column = of(pl.Series(values, dtype=pl.String))
     assert 0 <= column.missing <= 1 and column.distinct <= len(values) and len(column.first) <= 3
+
+
+def test_phone_numbers_and_versions_are_no_numbers() -> None:
+    frame = pl.DataFrame(
+        {
+            "phone": [f"+4917{row:08}" for row in range(400)],
+            "spaced": [f"+49 170 {row:07}" for row in range(400)],
+            "signed": [f"+{row}.50" for row in range(400)],
+            "version": ["1.0", "1.10", "2.0", "1.9"] * 100,
+            "price": ["1.0", "1.1", "2.0", "1.25"] * 100,
+            "fixed": ["1.00", "1.10", "2.00", "1.25"] * 100,
+        }
+    )
+    kinds = {name: each.kind for name, each in profile(frame).items()}
+    assert kinds == dict.fromkeys(("phone", "spaced", "version"), "text") | dict.fromkeys(("signed", "price", "fixed"), "number")
