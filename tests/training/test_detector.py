@@ -154,7 +154,7 @@ def test_streaming_prints_nothing_beside_its_result(
     capsys.readouterr()
     scored(run_of("trees"), pl.read_parquet(folder / "table.parquet").head(50), tmp_path, "--streaming")
     printed = capsys.readouterr()
-    assert printed.out.startswith("50 rows scored") and not [line for line in (printed.err + printed.out).splitlines() if not line.strip()]
+    assert printed.out.startswith("50 rows scored") and all(line.strip() for line in printed.err.splitlines())
 
 
 def test_streamed_scores_are_those_of_the_report(folder: Path, run_of: Callable[[str], Path], tmp_path: Path) -> None:
