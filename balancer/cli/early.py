@@ -18,6 +18,8 @@ from balancer.tables.kinds import known_kind
 if TYPE_CHECKING:
     from balancer.options.data import TableOptions
 
+_SMALL = 20_000_000
+"""Bytes of a file that is read in a moment."""
 SCORES = (".parquet", ".csv")
 """Endings of files that tables are written to."""
 
@@ -80,11 +82,12 @@ def check_training(config: TableOptions, given: Mapping[str, Any]) -> None:
     resume, out = given.get("resume"), given.get("out")
     if not resume:
         check_table(config.dataset)
-        if config.spec is not None:
-            read_spec_file(config.spec)
+        held = read_spec_file(config.spec) if config.spec is not None else {}
         if out is not None:
             RunFolder.refuse_existing(out)
             check_writable_folder(out, "--out")
+        if config.dataset is not None and (config.label_delay is not None or config.gap is not None or "label_delay" in held):
+            _check_gap(config, config.dataset)
     start, policy = given.get("from_"), given.get("policy")
     if start is not None:
         run = RunFolder.open(start)
@@ -92,6 +95,20 @@ def check_training(config: TableOptions, given: Mapping[str, Any]) -> None:
             raise InputError(f"--from {start} is not finished: continue it first with --resume --out {start}")
     if policy is not None:
         check_policy_name(policy, "--policy")
+
+
+def _check_gap(config: TableOptions, dataset: Path) -> None:
+    """Check that the gap that was given fits a small table: it is the first thing that is often changed.
+
+    Raises:
+        InputError: It does not, or the table can't be used.
+    """
+    if not dataset.is_file() or dataset.stat().st_size > _SMALL:
+        return
+    from balancer.data.delay import check_gap
+    from balancer.data.roles import resolve_spec
+
+    check_gap(dataset, resolve_spec(dataset, spec_file=config.spec, overrides=config.role_overrides(), need_label=False))
 
 
 def check_policy_name(text: str, flag: str) -> None:

@@ -45,46 +45,82 @@ def fitting_delay(source: Source, spec: Spec) -> tuple[Spec, str | None]:
         return spec, None
 
 
-def _fitting(source: Source, spec: Spec) -> tuple[Spec, str | None]:
-    assert spec.time is not None
-    query = opened(source, spec.read).frame
-    names = parts(spec.time, column_names(source, spec.read))
-    wanted = [*names, *(name for name in (spec.label, spec.label_date) if name is not None)]
-    query = query.select(list(dict.fromkeys(wanted)))
-    rows = int(collect(query.select(pl.len()), source).item())
-    frame = collect(query.gather_every(max(1, -(-rows // _MAX_ROWS))), source)
-    check = RowCheck(frame.height, "drop")
-    times = read_times(frame, spec, names, check)
-    known = np.ones(frame.height, np.bool_)
-    reports = None
-    if spec.label is not None:
-        labels = read_labels(frame[spec.label], unlabelled=spec.unlabelled, negative=spec.negative)
-        known = labels.text.is_not_null().to_numpy()
-    elif spec.label_date is not None:
-        reports = read_reports(frame[spec.label_date], spec, times.found, check)[check.keep]
-    time, known = times.seconds[check.keep], known[check.keep]
-    if short_span(spec, times.found, time) is not None:  # the unit may be another: the check asks for it
-        return spec, None
-    if not known.any():
-        known = np.ones(len(time), np.bool_)
+def check_gap(source: Source, spec: Spec) -> None:
+    """Check that the gap between training and validation fits a table, before anything else is computed.
 
-    def labelled(delay: float) -> NDArray[np.bool_]:
-        return known if reports is None else dated_labels(reports, time, delay) >= 0
+    Args:
+        source: The table.
+        spec: Its roles.
+
+    Raises:
+        InputError: The gap is too long, or the times or labels can't be read.
+    """
+    if spec.time is None or spec.split.by == "random":
+        return
+    table = _Labelled(source, spec)
+    gap = spec.label_delay if spec.split.gap is None else spec.split.gap
+    split_by_time(table.time, table.labelled(spec.label_delay), spec.split, gap, assumed=assumed(spec, table.found))
+
+
+class _Labelled:
+    """Times of at most `_MAX_ROWS` rows of a table, and which of them have a label.
+
+    Args:
+        source: The table.
+        spec: Its roles, with a time.
+
+    Raises:
+        InputError: A column can't be read.
+    """
+
+    def __init__(self, source: Source, spec: Spec) -> None:
+        assert spec.time is not None
+        query = opened(source, spec.read).frame
+        names = parts(spec.time, column_names(source, spec.read))
+        wanted = [*names, *(name for name in (spec.label, spec.label_date) if name is not None)]
+        query = query.select(list(dict.fromkeys(wanted)))
+        rows = int(collect(query.select(pl.len()), source).item())
+        frame = collect(query.gather_every(max(1, -(-rows // _MAX_ROWS))), source)
+        check = RowCheck(frame.height, "drop")
+        times = read_times(frame, spec, names, check)
+        known = np.ones(frame.height, np.bool_)
+        self._reports: NDArray[np.float64] | None = None
+        if spec.label is not None:
+            labels = read_labels(frame[spec.label], unlabelled=spec.unlabelled, negative=spec.negative)
+            known = labels.text.is_not_null().to_numpy()
+        elif spec.label_date is not None:
+            self._reports = read_reports(frame[spec.label_date], spec, times.found, check)[check.keep]
+        self.found = times.found
+        """How the times were read."""
+        self.time = times.seconds[check.keep]
+        """(n,) seconds."""
+        known = known[check.keep]
+        self._known = known if known.any() else np.ones(len(self.time), np.bool_)
+
+    def labelled(self, delay: float) -> NDArray[np.bool_]:
+        """(n,) whether a row has a label, with a delay in seconds."""
+        return self._known if self._reports is None else dated_labels(self._reports, self.time, delay) >= 0
+
+
+def _fitting(source: Source, spec: Spec) -> tuple[Spec, str | None]:
+    table = _Labelled(source, spec)
+    if short_span(spec, table.found, table.time) is not None:  # the unit may be another: the check asks for it
+        return spec, None
 
     def fits(delay: float) -> bool:
         try:
-            split_by_time(time, labelled(delay), spec.split, delay)
+            split_by_time(table.time, table.labelled(delay), spec.split, delay)
         except InputError:
             return False
         return True
 
     if fits(spec.label_delay):
         return spec, None
-    span = validation_span(np.sort(time[labelled(0.0)]), spec.split)
+    span = validation_span(np.sort(table.time[table.labelled(0.0)]), spec.split)
     shorter = next((delay for delay in _ROUND if delay <= _SHARE * span and fits(delay)), None)
     if shorter is None:
         return spec, None
-    unit = assumed(spec, times.found)
+    unit = assumed(spec, table.found)
     taken = "" if unit is None else f" (the numbers in {unit}; --time-unit gives another unit)"
     note = (
         f"the default label delay of {in_words(spec.label_delay)} does not fit a validation span of {span / DAY:.3g} days{taken}: "
