@@ -142,6 +142,7 @@ def read_table(
         notes += () if scoring else labels.notes
         classes = find_classes(labels.text, spec.negative) if classes is None else classes
         label = check_label(labels.text, classes, check)
+    notes += tuple(check.notes)
     reports = read_reports(frame[spec.label_date], spec, times.found, check) if spec.label_date in columns else None
     cautions = () if scoring else times.cautions
     if reports is not None and spec.time is not None and not scoring:

@@ -7,6 +7,7 @@ header.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -16,7 +17,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from balancer.errors import InputError
-from balancer.names import quoted
+from balancer.names import counted, quoted
 from balancer.tables.numbers import currencies, read_numbers
 from balancer.tables.options import ReadOptions
 from balancer.tables.source import Opened
@@ -26,6 +27,7 @@ from balancer.tables.values import is_nobody
 
 BadRows = Literal["error", "drop"]
 _NO_OPTIONS = ReadOptions()
+_LONGEST_WORD = 30
 _DROP_HINT = "or leave such rows out with --bad-rows drop"
 
 
@@ -41,6 +43,8 @@ class RowCheck:
     """The table, whose file and line are named in messages."""
     roles: bool = True
     """Whether the command has flags for the roles of columns; one that scores has none."""
+    notes: list[str] = field(default_factory=list)
+    """What was done with values, for the user."""
     dropped: dict[str, int] = field(default_factory=dict)
     """Rows left out, by reason."""
     keep: NDArray[np.bool_] = field(init=False)
@@ -89,7 +93,8 @@ def _mask(values: pl.Series) -> NDArray[np.bool_]:
 def check_number(values: pl.Series, check: RowCheck, *, optional: bool = False, read: ReadOptions = _NO_OPTIONS) -> NDArray[np.float64]:
     """Convert a numeric column, or a text column of numbers, to float64.
 
-    Usual null words are null (:mod:`balancer.tables.numbers`). Other text and infinite values are rejected.
+    Usual null words are null (:mod:`balancer.tables.numbers`). Other text is rejected, and infinite
+    values are too unless they may be missing (`optional`).
 
     Args:
         values: (N,) the column.
@@ -123,7 +128,7 @@ def check_number(values: pl.Series, check: RowCheck, *, optional: bool = False, 
                 f"{check.place(name, row)} ({values[row]!r}) has a per cent sign, and other rows have none: write all of them in one way, or "
                 "leave the column out"
             )
-        check.reject(_mask(found.wrong), values, "is text, not a number", "write a number")
+        check.reject(_mask(found.wrong), values, "is text, not a number", "write a number" + _null_hint(values, found.wrong))
     elif values.dtype.is_numeric() or values.dtype in (pl.Boolean, pl.Null):
         numbers = values.cast(pl.Float64)
     else:
@@ -131,6 +136,11 @@ def check_number(values: pl.Series, check: RowCheck, *, optional: bool = False, 
     if not optional:
         check.reject(_mask(numbers.is_null()), values, "is null", "give a value")
         check.reject(_mask(numbers.is_nan()), values, "is NaN", "give a value")
+    infinite = numbers.is_infinite().fill_null(False)
+    if optional and infinite.any():
+        many = int((_mask(infinite) & check.keep).sum())
+        check.notes.append(f"{counted(many, 'infinite value')} of column {name} {'is' if many == 1 else 'are'} read as missing")
+        numbers = numbers.set(infinite, None)
     check.reject(_mask(numbers.is_infinite()), values, "is infinite", "give a finite value")
     if optional:
         too_large = _mask(numbers.fill_nan(None).abs() > float(np.finfo(np.float32).max))
@@ -146,6 +156,14 @@ def _other_unit(values: pl.Series, numbers: pl.Series) -> int | None:
     if not cent.any() or not (~cent & numbers.is_not_null() & (numbers != 0)).any():
         return None
     return int(np.argmax(_mask(cent)))
+
+
+def _null_hint(values: pl.Series, wrong: pl.Series) -> str:
+    """The flag that makes a word mean "missing", where the first text (N,) that is no number has no digit."""
+    first = str(values[int(np.argmax(_mask(wrong)))]).strip() if wrong.any() else ""
+    if not first or "," in first or any(character.isdigit() for character in first) or len(first) > _LONGEST_WORD:
+        return ""
+    return f", or --null-values {shlex.quote(first)} if it means missing"
 
 
 def check_time(

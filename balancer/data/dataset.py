@@ -21,6 +21,7 @@ from balancer.data.features import Field, entity_fields, row_fields
 from balancer.data.label_checks import check_splits, label_cautions, split_notes
 from balancer.data.overlap import without_overlap
 from balancer.data.past import Events, TablePast
+from balancer.data.past_cautions import past_cautions
 from balancer.data.reading import Source, column_names, read_input
 from balancer.data.risk import risk_fields
 from balancer.data.row_times import FOUND_NO_TIME, NO_TIME, assumed, label_times, unlearned
@@ -173,10 +174,12 @@ def load_dataset(
         path, spec, schema=known, classes=schema.classes if schema else None, form=form, bad_rows=bad_rows, need_label=need_label
     )
     past_notes: tuple[str, ...] = ()
+    past_warnings: list[str] = []
     data, overlap = table, None
     if past is not None:
         before, _ = read_table(past, spec, schema=known, classes=classes, form=form, bad_rows=bad_rows, where="past row")
         overlap, past_notes = without_overlap(before, table, spec), before.notes
+        past_warnings = past_cautions(before, table, spec)
         del before
         data = with_past(table, overlap.past, timed=spec.time is not None)
     entity, entities = _entities(data, spec)
@@ -188,7 +191,7 @@ def load_dataset(
     notes, cautions, learned_label = (*table_notes(table, left_out), label) if schema is None else ([*table.notes], [], label)
     if past is not None and overlap is not None:
         notes += [f"--past: {note}" for note in (*opened(past, spec.read).notes, *past_notes)] + ([overlap.note] if overlap.note else [])
-        cautions += [overlap.caution] if overlap.caution else []
+        cautions += past_warnings + ([overlap.caution] if overlap.caution else [])
     if schema is None:
         split = _split(spec, data, time, label, row, code, entities, need_label)
         notes += split_notes(spec)

@@ -15,6 +15,22 @@ from balancer.tables.options import ReadOptions
 
 NULL_WORDS = frozenset(
     {"", "na", "n/a", "n.a.", "n.a", "#n/a", "#n/a n/a", "#na", "nan", "-nan", "null", "(null)", "none", "nil", "\\n", "-", "--", "---"}
+    | {"#nv", "#n/v", "#n/d", "#nd", "n.v.", "n.d.", "n/d", "k.a.", "k. a.", "k.a", "s/d", "s.d.", "s/o", "n.b.", "b.d.", "i.a."}
+    | {"unbekannt", "desconocido", "desconocida", "desconhecido", "desconhecida", "inconnu", "inconnue", "sconosciuto", "onbekend"}
+    | {"keine angabe", "keine angaben", "nicht vorhanden", "nicht verfügbar", "fehlt", "leer", "sin dato", "sin datos", "vacio", "vacío"}
+    | {
+        "não informado",
+        "nao informado",
+        "non disponible",
+        "non renseigné",
+        "non disponibile",
+        "okänd",
+        "ukjent",
+        "ukendt",
+        "brak",
+        "brak danych",
+    }
+    | {"#wert!", "#zahl!", "#bezug!", "#name?", "#valeur!", "#nombre!", "#valor!", "#núm!", "#rif!", "not available", "not applicable"}
     | {"?", ".", "nat", "<na>", "missing", "unknown", "#null!", "#value!", "#div/0!", "#ref!", "#num!", "-1.#ind", "1.#qnan"}
 )
 """Texts that mean "missing" in a column of numbers or times; compared without outer spaces, in lower case."""

@@ -25,6 +25,9 @@ _MOST = 0.98
 are faults of the file, which the check of the column reports by row."""
 _FAULTS = 0.05
 """Largest share of the distinct values that may be such faults: with more they are values of a category."""
+_NEARLY_ALL, _FEW = 0.99, 5
+"""Share of the rows that must be numbers (dates) where the others have one word, and most numbers of a
+category, which a few numbers and a word are."""
 _YES_NO = tuple(
     frozenset(pair.split())
     for pair in (
@@ -236,7 +239,8 @@ def _text(given: pl.Series, times: pl.Series, read: ReadOptions) -> dict[str, ob
 
     def mostly(good: pl.Series) -> bool:
         wrong = len(good) - int(good.sum())
-        return int(times.filter(good).sum()) >= _MOST * total and wrong <= _FAULTS * len(good)
+        share = int(times.filter(good).sum()) / max(1, total)
+        return (share >= _MOST and wrong <= _FAULTS * len(good)) or (share >= _NEARLY_ALL and wrong == 1 and len(good) > _FEW)
 
     if len(given) <= 8 and frozenset(given.str.to_lowercase()) in _YES_NO:
         return {"kind": "boolean"}

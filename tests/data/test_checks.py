@@ -43,6 +43,11 @@ def test_good_numbers() -> None:
     assert check_number(series([" 1.5 ", "-2e3", "0"]), RowCheck(3, "error")).tolist() == [1.5, -2000, 0]
     optional = check_number(series([1.0, None, NAN]), RowCheck(3, "error"), optional=True)
     np.testing.assert_array_equal(optional, [1, NAN, NAN])
+    check = RowCheck(4, "error")
+    np.testing.assert_array_equal(check_number(series([1.0, INF, -INF, 2.0]), check, optional=True), [1, NAN, NAN, 2])
+    assert check.notes == ["2 infinite values of column col are read as missing"]
+    text = check_number(series(["1.5", "Infinity", "-inf"]), RowCheck(3, "error"), optional=True)
+    np.testing.assert_array_equal(text, [1.5, NAN, NAN])
     with pytest.raises(InputError, match="row 1 is beyond the range of 32-bit floats"):
         check_number(series([1e300]), RowCheck(1, "error"), optional=True)
     with pytest.raises(InputError, match="is list"):
@@ -173,6 +178,23 @@ def test_ids_and_entities() -> None:
 
 
 def test_numbers_with_and_without_a_per_cent_sign_are_refused() -> None:
-    with pytest.raises(InputError, match=r"column 'f': row 2 \('130.0%'\) has a per cent sign, and other rows have none: .* or leave the column"):
+    with pytest.raises(
+        InputError, match=r"column 'f': row 2 \('130.0%'\) has a per cent sign, and other rows have none: .* or leave the column"
+    ):
         check_number(pl.Series("f", ["16.6", "130.0%", "3"]), RowCheck(3, "error"), optional=True)
     assert check_number(pl.Series("f", ["0", "130.0%", "3 %"]), RowCheck(3, "error")).tolist() == pytest.approx([0, 1.3, 0.03])
+
+
+@pytest.mark.parametrize("word", ["#NV", "n.d.", "k.A.", "unbekannt", "n.v.", "Keine Angabe", "inconnu"])
+def test_words_of_other_languages_are_missing(word: str) -> None:
+    np.testing.assert_array_equal(check_number(series(["1.5", word]), RowCheck(2, "error"), optional=True), [1.5, NAN])
+
+
+def test_a_word_that_is_no_number_names_the_flag() -> None:
+    with pytest.raises(
+        InputError, match=r"row 2 is text, not a number \('not seen'\): write a number, or --null-values 'not seen' if it means"
+    ):
+        check_number(series(["1.5", "not seen"]), RowCheck(2, "error"), optional=True)
+    with pytest.raises(InputError) as raised:
+        check_number(series(["1.5", "7x"]), RowCheck(2, "error"), optional=True)
+    assert "--null-values" not in str(raised.value)

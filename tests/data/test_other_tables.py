@@ -111,3 +111,34 @@ def test_errors_about_a_file_name_it(table: pl.DataFrame, tmp_path: Path) -> Non
     table.rename({"time": "posted_at"}).with_columns(booked_at="posted_at").write_csv(file)
     with pytest.raises(InputError, match=f"^{file}: several columns may be the time"):
         resolve_spec(file)
+
+
+def test_infinite_features_are_missing_and_counted(table: pl.DataFrame) -> None:
+    spec = Spec(**{**vars(SPEC), "numeric": ("rate",)})
+    rate = pl.when(pl.col("tx_id") % 50 == 7).then(float("inf")).otherwise(pl.col("amount")).alias("rate")
+    dataset = load_dataset(table.with_columns(rate), spec)
+    assert "40 infinite values of column rate are read as missing" in dataset.notes
+    assert dataset.schema.missing == ("rate",)
+
+
+def test_a_past_that_looks_wrong_is_a_warning(table: pl.DataFrame) -> None:
+    spec = Spec(**{**vars(SPEC), "context": ("shop",)})
+    table = table.with_columns(
+        shop=pl.lit("m") + (pl.col("tx_id") % 30).cast(pl.String), card=(pl.col("tx_id") % 90).cast(pl.String).str.zfill(4)
+    )
+    schema = load_dataset(table, spec).schema
+    early, late = table[:1500], table[1500:]
+
+    def cautions(now: pl.DataFrame, past: pl.DataFrame) -> list[str]:
+        return load_dataset(now, schema.spec, schema=schema, past=past).cautions
+
+    assert cautions(late, early) == []
+    assert cautions(late, early.with_columns(is_fraud=None)) == [
+        "--past has no labels, so the fields of known labels (shop) are empty: add the column 'is_fraud'"
+    ]
+    assert cautions(late, early.drop("is_fraud"))[0].startswith("--past has no labels")
+    assert cautions(early, late) == ["all rows of --past are later than the input, so no row has a past: are the two tables exchanged?"]
+    assert (
+        "card differ between --past and the input only by leading zeros (1 and 0001)"
+        in cautions(late, early.with_columns(pl.col("card").cast(pl.Int64)))[0]
+    )

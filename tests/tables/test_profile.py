@@ -62,8 +62,8 @@ def test_a_null_word_does_not_change_the_kind(word: str) -> None:
 
 
 def test_null_words_of_the_user() -> None:
-    assert of(["1", "2", "n.v."]).kind == "text"
-    assert of(["1", "2", "n.v."], ReadOptions(null_values=("N.V.",))).kind == "integer"
+    assert of(["1", "2", "not.v"]).kind == "text"
+    assert of(["1", "2", "not.v"], ReadOptions(null_values=("NOT.V",))).kind == "integer"
 
 
 @given(st.text(max_size=8))
@@ -121,3 +121,11 @@ def test_phone_numbers_and_versions_are_no_numbers() -> None:
     )
     kinds = {name: each.kind for name, each in profile(frame).items()}
     assert kinds == dict.fromkeys(("phone", "spaced", "version"), "text") | dict.fromkeys(("signed", "price", "fixed"), "number")
+
+
+def test_one_unknown_word_leaves_numbers_numbers() -> None:
+    numbers = [str(7 * row % 9) for row in range(990)]
+    assert of([*numbers, "nix"]).kind == "integer"
+    assert of([*numbers, *["nix"] * 20]).kind == "text"
+    assert of([*(str(row % 3) for row in range(990)), "other"]).kind == "text"
+    assert of([*numbers, "nix", "nada"]).kind == "text"
