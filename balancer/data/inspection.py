@@ -72,7 +72,7 @@ class Inspection:
             "columns": [_column(each) | {"leak": self.leaks.get(each.name)} for each in self.roles.columns],
             "doubts": list(self.doubts),
             "to_mend": list(self.to_mend),
-            "warnings": self.warnings,
+            "cautions": list(self.cautions),
             "notes": list(self.notes),
             "leaks": dict(self.leaks),
             "classes": dict(self.classes),
@@ -100,7 +100,7 @@ def inspect_table(
     roles = inferred(source, spec_file=spec_file, overrides=overrides, need_label=need_label, doubtful=True)
     spec, notes = roles.spec, [*roles.table.opened.notes]
     time, times = ({}, None) if spec.time is None else _time(source, spec)
-    if spec.time is None and not roles.doubts and not FOUND_NO_TIME not in roles.notes:
+    if spec.time is None and not roles.doubts and FOUND_NO_TIME not in roles.notes:
         notes.append(NO_TIME)
     classes, unlabelled, wrong, early = _classes(source, spec, times)
     cautions = [*roles.cautions, *(times.cautions if times is not None else ()), *early]

@@ -28,7 +28,8 @@ def spec_text(spec: Spec, head: str = _HEAD) -> str:
             lines.append(f"{key} = {_toml('none' if value is None else value)}")
     for key in LIST_ROLES:
         lines += _list(key, values[key])
-    lines.append(f"label_delay = {_duration(values['label_delay'])}")
+    delay = duration(values["label_delay"])
+    lines.append(f"label_delay = {_toml(delay if delay[-1] in 'dh' else values['label_delay'])}")
     lines += ["", "[split]", *(f"{key} = {_toml(value)}" for key, value in split.items() if value is not None)]
     if read:
         lines += ["", "[read]", *(f"{key} = {_toml(value)}" for key, value in read.items())]
@@ -47,8 +48,13 @@ def _list(key: str, names: list[str]) -> list[str]:
     return [f"{key} = [", *(f"    {_toml(name)}," for name in names), "]"]
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A duration as flags and spec files have it: days or hours where it is whole, else seconds.
+
+    >>> duration(604_800.0), duration(7_200.0), duration(90.0)
+    ('7d', '2h', '90')
+    """
     for unit, size in (("d", DAY), ("h", 3600.0)):
         if seconds and seconds % size == 0:
-            return _toml(f"{seconds / size:.0f}{unit}")
-    return _toml(seconds)
+            return f"{seconds / size:.0f}{unit}"
+    return f"{seconds:g}"

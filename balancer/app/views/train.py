@@ -20,6 +20,7 @@ from balancer.data.inspection import inspect_table
 from balancer.data.leaks import leak_notes
 from balancer.data.reading import collect, scan
 from balancer.data.spec import LIST_ROLES
+from balancer.data.spec_text import duration
 from balancer.errors import InputError
 from balancer.names import counted
 from balancer.options.fit import BUDGETS
@@ -146,6 +147,8 @@ def _roles(source: Path) -> tuple[dict[str, Any], bool]:
     _columns(source, found, now)
     for doubt in now["doubts"]:
         st.error(_plain(doubt))
+    for text in (*now["to_mend"], *now["cautions"]):
+        st.warning(_plain(text), icon=":material/warning:")
     return given, not now["doubts"]
 
 
@@ -162,7 +165,9 @@ def _choices(source: Path, columns: list[str], found: dict[str, Any]) -> dict[st
         options = list(dict.fromkeys((*columns, *found[role])))
         given[role] = tuple(place.multiselect(role, options, found[role], key=f"role-{role}-{source}", help=HELP[role]))
     left, middle, _ = st.columns(3)
-    delay = left.text_input("Label delay", "7d", key=f"delay-{source}", help="Time until a label is known: 7d, 12h or seconds")
+    delay = left.text_input(
+        "Label delay", duration(found["label_delay"]), key=f"delay-{source}", help="Time until a label is known: 7d, 12h or seconds"
+    )
     negative = sixth.text_input(
         "Legitimate class", "", key=f"negative-{source}", placeholder="found automatically: 0, false, legitimate, …"
     ).strip()
