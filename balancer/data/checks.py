@@ -123,9 +123,9 @@ def check_number(values: pl.Series, check: RowCheck, *, optional: bool = False, 
             )
         if not found.plain and len(several := currencies(values)) > 1:
             raise InputError(f"column {name!r} holds amounts in several currencies ({', '.join(several)}): convert them to one")
-        if not found.plain and (row := _other_unit(values, numbers)) is not None:
+        if not found.plain and (cent := _other_unit(values, numbers)) is not None:
             raise InputError(
-                f"{check.place(name, row)} ({values[row]!r}) has a per cent sign, and other rows have none: write all of them in one way, or "
+                f"{check.place(name, cent)} ({values[cent]!r}) has a per cent sign, and other rows have none: write all of them in one way, or "
                 "leave the column out"
             )
         check.reject(_mask(found.wrong), values, "is text, not a number", "write a number" + _null_hint(values, found.wrong))

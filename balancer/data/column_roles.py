@@ -117,7 +117,8 @@ def _number(column: ColumnProfile) -> Choice:
         return Choice("categorical", "whole numbers, few values")
     if not measure and (column.digits or 0) >= 4 and column.repeats >= _SELDOM and _is_sparse(column):
         return _code(column, f"codes of {column.digits} digits")
-    return Choice("numeric", "whole numbers")
+    # A column of a float type is a measure, even where its values happen to be whole and few.
+    return Choice("numeric", "whole numbers" if column.kind == "integer" else "numbers with decimals, all whole")
 
 
 def _code(column: ColumnProfile, why: str) -> Choice:

@@ -26,7 +26,7 @@ SUSPECT = 0.99
 LEAST = 20
 """Fewest rows of each class; with fewer, a column can separate them by chance."""
 _CHANCE = 1e-6
-"""Probability below which it is no chance that only rows of one class have a value."""
+"""Probability below which it is no chance that only frauds have a value."""
 _ROWS = 20_000
 _BINS = 50
 
@@ -117,8 +117,8 @@ def suspicion(values: pl.Series, y: NDArray[np.bool_], read: ReadOptions, *, num
     empty = area(missing.astype(np.float64), y)
     if max(empty, 1 - empty) >= SUSPECT:
         return "is missing in the rows of one class only"
-    if only_one_class(missing, y):
-        return "has values in rows of one class only"
+    if only_frauds(missing, y):
+        return "has values, or none, in frauds only"
     best = _shares_area(codes, y)
     there = ~missing if number else np.zeros(len(y), np.bool_)
     if min(int(y[there].sum()), int((~y[there]).sum())) >= max(LEAST, int(y.sum()) // 2):
@@ -127,16 +127,11 @@ def suspicion(values: pl.Series, y: NDArray[np.bool_], read: ReadOptions, *, num
     return f"alone separates the classes (AUC {min(best, 0.9999):.3f})" if best >= SUSPECT else ""
 
 
-def only_one_class(missing: NDArray[np.bool_], y: NDArray[np.bool_]) -> bool:
-    """Whether all rows (n,) with a value, or all rows without one, have the same class, beyond chance."""
+def only_frauds(missing: NDArray[np.bool_], y: NDArray[np.bool_]) -> bool:
+    """Whether all rows (n,) with a value, or all rows without one, are frauds, beyond chance."""
     share = float(y.mean())
-    for rows in (missing, ~missing):
-        number = int(rows.sum())
-        if number >= LEAST and int(y[rows].sum()) in (0, number):
-            chance = share if y[rows][0] else 1 - share
-            if chance**number < _CHANCE and number * 2 <= len(y):
-                return True
-    return False
+    counts = ((int(rows.sum()), int(y[rows].sum())) for rows in (missing, ~missing))
+    return any(rows == frauds >= LEAST and share**rows < _CHANCE for rows, frauds in counts)
 
 
 def _shares_area(codes: Codes, y: NDArray[np.bool_]) -> float:

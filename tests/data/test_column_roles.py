@@ -213,7 +213,9 @@ def test_doubts_instead_of_errors() -> None:
     assert len(roles.doubts) == 2 and all(doubt.startswith(start) for doubt, start in zip(roles.doubts, starts, strict=True))
 
 
-@pytest.mark.parametrize("name", ["prior_fraud_count", "merchant_fraud_rate", "fraud_score_vendor", "chargebacks_last_year", "device_fraud_count"])
+@pytest.mark.parametrize(
+    "name", ["prior_fraud_count", "merchant_fraud_rate", "fraud_score_vendor", "chargebacks_last_year", "device_fraud_count"]
+)
 def test_facts_about_the_past_and_others_are_features(name: str) -> None:
     assert name in resolve_spec(table(**{name: integers(0, 30)})).numeric
     leak = inferred(table(**{name: lambda rng: np.arange(ROWS)}).with_columns((pl.col("is_fraud") * 7 + 1).alias(name)))
@@ -304,3 +306,25 @@ def test_names() -> None:
     ]
     assert rank("label", "fraud_kind") is None and rank("time", "lifetime") is None
     assert is_code("ProductCD") and is_code("dst_port") and not is_code("num_items") and is_count("customer_age")
+
+
+@pytest.mark.parametrize("mark", ["X", "1", "true", 1.0, True])
+def test_a_flag_that_is_set_or_missing_is_a_feature(mark: Any) -> None:
+    card = np.arange(ROWS) % 90
+    frame = table(
+        card_id=card,
+        flag=lambda rng: [mark if value < 0.3 else None for value in rng.random(ROWS)],
+        rare=lambda rng: [f"{row % 90}" if value < 0.1 else None for row, value in enumerate(rng.random(ROWS))],
+        always=[mark if each < 30 else None for each in card],
+        city=lambda rng: [f"c{row % 90 % 7}" if value < 0.9 else None for row, value in enumerate(rng.random(ROWS))],
+    )
+    roles = inferred(frame)
+    used = roles.spec.numeric + roles.spec.categorical
+    assert {"flag", "rare"} <= set(used)
+    assert "always" not in used and "city" not in used, "they are the same in all rows of a card"
+
+
+def test_whole_numbers_of_a_float_type_have_a_reason_of_their_own() -> None:
+    roles = roles_of(table(level=lambda rng: rng.integers(0, 5, ROWS).astype(float)))
+    (level,) = [each.choice for each in roles.columns if each.name == "level"]
+    assert (level.role, level.reason) == ("numeric", "numbers with decimals, all whole")

@@ -74,3 +74,20 @@ def test_the_area_is_that_of_scikit_learn(seed: int) -> None:
     rng = np.random.default_rng(seed)
     score, y = rng.integers(0, 9, 300).astype(float), rng.random(300) < 0.3
     assert area(score, y) == pytest.approx(roc_auc_score(y, score))
+
+
+def test_a_column_with_values_in_frauds_only_is_a_leak() -> None:
+    def some_of(y: np.ndarray, chosen: int, share: float) -> list[str | None]:
+        rng = np.random.default_rng(3)
+        return ["limit" if each == chosen and rng.random() < share else None for each in y]
+
+    found = leaks(
+        table(
+            reason=lambda y, rng: some_of(y, 1, 0.4),
+            few=lambda y, rng: some_of(y, 1, 0.02),
+            usual=lambda y, rng: some_of(y, 0, 0.1),
+            both=lambda y, rng: ["X" if value < 0.3 else None for value in rng.random(ROWS)],
+        )
+    )
+    assert found == {"reason": "has values, or none, in frauds only"}
+    assert "suspected leak, has values, or none, in frauds only: reason:" in leak_notes(found)[0]
