@@ -143,3 +143,28 @@ def test_the_roles_of_the_simulated_table(tiny_table: Path) -> None:
     assert (spec.entity, spec.time, spec.label, spec.amount, spec.id) == ("card_id", "time", "is_fraud", "amount", "transaction_id")
     assert (spec.numeric, spec.context) == (("distance_km",), ("merchant_id",))
     assert spec.categorical == ("merchant_category", "channel", "region")
+
+
+def test_values_are_shown_readably_and_many_columns_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = range(300)
+    frame = pl.DataFrame(
+        {
+            "time": [f"2024-{1 + row // 28:02}-{1 + row % 28:02} 10:00:00" for row in rows],
+            "amount": [f"{row % 37}.5" for row in rows],
+            "text": [("a\u202fb", "c\nd", "e\tf")[row % 3] for row in rows],
+            "kind": [("none", *(f"k{number}" for number in range(14)))[row % 15] for row in rows],
+            **{f"z{number}": [0] * 300 for number in range(40)},
+        }
+    ).rename({"kind": "attack_type"})
+    path = tmp_path / "table.csv"
+    frame.write_csv(path)
+    assert main(["inspect", str(path), "--negative", "none"]) == 0
+    text = capsys.readouterr().out
+    assert "a b, c\\nd, e" in text
+    assert "�" not in text and "z0 and 39 more" in text and "z1 " not in text
+    assert all(line == line.rstrip() for line in text.splitlines())
+    assert "and 5 more" in " ".join(text.split()).partition("classes: ")[2]
+    again = [main(["inspect", str(path)]) for _ in range(2)]
+    first, second = capsys.readouterr().out.split(f"{path}: ")[1:]
+    assert again == [0, 0] and first == second
+    assert "to mend: column 'attack_type' has the classes ['k0', 'k1', 'k10'," in " ".join(first.split())
