@@ -24,6 +24,11 @@ NEVER_DAYS = 3650.0
 _DEVIATION_FLOOR = 0.1
 """Added to standard deviations (in quadrature), so that z-scores stay finite."""
 
+ROW_FIELDS = ("amount_log", "hour", "hour_sin", "hour_cos", "weekday")
+"""Names of the fields of `row_fields`."""
+GROWING = ("history_count", "history_days")
+"""Fields that grow with the time that a table covers, whatever its rows are."""
+
 Field = tuple[str, NDArray[np.float32]]
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from balancer.data.features import ROW_FIELDS
 from balancer.data.score_memory import memory_names
 from balancer.data.spec import Spec
 from balancer.data.timeline import Index
@@ -76,6 +77,12 @@ class Schema:
         twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
         if twice is not None:
             raise InputError(f"two fields of the table have the name {twice!r}: rename the columns that they come from, or leave one out")
+
+    @property
+    def past_fields(self) -> frozenset[str]:
+        """Numeric fields that depend on earlier rows, and on how many there are."""
+        own = {*self.own_fields.values(), *ROW_FIELDS}
+        return frozenset(name for name in self.numeric_fields if name not in own)
 
     @property
     def usual_time(self) -> TimeForm:

@@ -38,7 +38,10 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Reference:
-    """Shares of the training rows in the bins of each field; `to_dict` converts it to JSON."""
+    """Shares of the training rows in the bins of each field; of the last rows, for fields of the past.
+
+    `to_dict` converts it to JSON.
+    """
 
     names: tuple[str, ...]
     """The fields, and `SCORE` last."""
@@ -51,7 +54,14 @@ class Reference:
     """Per field, the share of missing values (NaN), which have a bin of their own."""
 
     @classmethod
-    def of(cls, numeric: Sequence[str], categorical: Sequence[str], values: NDArray[Any], score: NDArray[Any]) -> Reference:
+    def of(
+        cls,
+        numeric: Sequence[str],
+        categorical: Sequence[str],
+        values: NDArray[Any],
+        score: NDArray[Any],
+        late: Mapping[str, NDArray[Any]] | None = None,
+    ) -> Reference:
         """Compute the reference.
 
         Args:
@@ -59,11 +69,15 @@ class Reference:
             categorical: Names of the categorical fields.
             values: (N, C) training rows, numeric fields first.
             score: (M,) calibrated scores of rows that were not used for training.
+            late: (L,) values of numeric fields of the past in the last rows of the table, by name. These
+                fields depend on how much past there is, so the training rows are no measure for later ones.
         """
-        edges: list[NDArray[Any]] = [_borders(values[:, place]) for place in range(len(numeric))]
+        late = late or {}
+        compared = [late.get(name, values[:, place]) for place, name in enumerate(numeric)]
+        edges: list[NDArray[Any]] = [_borders(column) for column in compared]
         edges += [np.arange(min(CODES, int(values[:, place].max(initial=0)) + 1)) + 0.5 for place in range(len(numeric), values.shape[1])]
         edges.append(_borders(score))
-        columns = [*(values[:, place] for place in range(values.shape[1])), score]
+        columns = [*compared, *(values[:, place] for place in range(len(numeric), values.shape[1])), score]
         found = [_binned(borders, column) for borders, column in zip(edges, columns, strict=True)]
         return cls(
             (*numeric, *categorical, SCORE),
@@ -127,6 +141,9 @@ class FieldDrift:
     missing: tuple[float, float]
     """Share of missing values in the training rows and in the table."""
 
+    most: tuple[int, float, float] | None = None
+    """The bin whose share changed most, with its share in the training rows and in the table."""
+
     @property
     def notable(self) -> bool:
         """Whether the index is above the usual limit, and above what chance explains."""
@@ -162,7 +179,9 @@ def table_drift(reference: Reference, values: NDArray[Any], score: NDArray[Any])
             before = (float(borders[min(at, len(borders) - 1)]), float(np.median(known)))
         # In a small table an empty bin counts as half a row, so that the logarithm does not make much of it.
         index = float(stability_index(expected, np.where(expected > 0, np.maximum(now, 0.5 / len(column)), now)))
-        found.append(FieldDrift(name, index, float(noise), before, (reference.missing[place], float(now[-1]))))
+        bin_ = int(np.abs(now - expected)[:-1].argmax())
+        most = (bin_, float(expected[bin_]), float(now[bin_]))
+        found.append(FieldDrift(name, index, float(noise), before, (reference.missing[place], float(now[-1])), most))
     return found
 
 

@@ -38,6 +38,8 @@ def print_changes(drift: Mapping[str, Any] | None, console: Console) -> None:
         _print(table, console)
         if len(notable) > SHOWN:
             console.print(f"and {counted(len(notable) - SHOWN, 'field')} more; --json lists all", style="dim", highlight=False)
+    if drift.get("growing"):
+        console.print(f"not compared, they grow with time: {', '.join(drift['growing'])}", style="dim", highlight=False)
     unseen = [(column, each) for column, each in drift["unseen"].items() if each["share"] >= SMALLEST]
     if unseen:
         table = _table("Values without a code of their own: training had none, or few, of them")
@@ -53,6 +55,8 @@ def print_changes(drift: Mapping[str, Any] | None, console: Console) -> None:
 def _before_and_now(each: Mapping[str, Any]) -> tuple[str, str]:
     """What describes the change of a field best: its missing values, or its median."""
     before, now = each["missing"]
+    if "shares" in each and abs(now - before) < 0.05:
+        return tuple(f"{each['value']}: {100 * share:.1f} %" for share in each["shares"])  # type: ignore[return-value]
     if abs(now - before) >= 0.05 or each["median"] is None:
         return ("", "") if before == now else (f"missing {100 * before:.1f} %", f"missing {100 * now:.1f} %")
     return f"median {each['median'][0]:.4g}", f"median {each['median'][1]:.4g}"

@@ -8,10 +8,11 @@ import numpy as np
 import polars as pl
 
 from balancer.data.dataset import Dataset
+from balancer.data.features import GROWING
 from balancer.data.schema import Schema
 from balancer.errors import InputError
 from balancer.evaluation.alert_rate import AlertRate, alert_rate
-from balancer.evaluation.drift import SCORE, Reference, table_drift
+from balancer.evaluation.drift import CODES, SCORE, FieldDrift, Reference, table_drift
 from balancer.files import read_json
 from balancer.runs.results import REFERENCE_FILE
 from balancer.runs.trained_run import TrainedRun
@@ -37,9 +38,9 @@ def changes(run: TrainedRun, dataset: Dataset, frame: pl.DataFrame, score: np.nd
 
     Returns:
         A JSON-serializable dict: ``drift`` with ``fields`` (PSI by field), ``notable`` (those that changed,
-        worst first) and ``unseen`` (values that training did not have, by column); ``alert_rate``; ``notes``
-        and ``warnings`` for the user. ``drift`` and ``alert_rate`` are None where the run has nothing to
-        compare with.
+        columns of the table first), ``growing`` (fields of the length of the history that grew) and
+        ``unseen`` (values that training did not have, by column); ``alert_rate``; ``notes`` and ``warnings``
+        for the user. ``drift`` and ``alert_rate`` are None where the run has nothing to compare with.
     """
     rows = dataset.scored_rows()
     notes: list[str] = []
@@ -83,7 +84,9 @@ def _drift(reference: Reference, dataset: Dataset, rows: np.ndarray, score: np.n
     span = float(np.ptp(time)) if len(rows) else 0.0
     found = table_drift(reference, dataset.store.values[rows], score)
     notable = [each for each in found if each.notable and span >= CLOCK.get(each.name, 0.0)]
-    categorical = dataset.schema.categorical_fields
+    grown = [each.name for each in notable if _has_grown(each)]
+    notable = [each for each in notable if each.name not in grown]
+    categorical, past = dataset.schema.categorical_fields, dataset.schema.past_fields
     return {
         "fields": {each.name: each.index for each in found},
         "notable": [
@@ -93,9 +96,28 @@ def _drift(reference: Reference, dataset: Dataset, rows: np.ndarray, score: np.n
                 "median": None if each.median is None or each.name in categorical else list(each.median),
                 "missing": list(each.missing),
             }
-            for each in sorted(notable, key=lambda each: -each.index)
+            | _codes(each, dataset.schema)
+            # A changed column of the table changes fields of the past too, so it comes first.
+            for each in sorted(notable, key=lambda each: (each.name in past or each.name == SCORE, -each.index))
         ],
+        "growing": grown,
     }
+
+
+def _has_grown(each: FieldDrift) -> bool:
+    """Whether a field of the length of the history has grown, as it does in every later table."""
+    return each.name in GROWING and each.median is not None and each.median[1] > each.median[0]
+
+
+def _codes(each: FieldDrift, schema: Schema) -> dict[str, Any]:
+    """The value of a categorical field whose share changed most, with both shares."""
+    if each.name not in schema.categorical_fields or each.most is None:
+        return {}
+    code, before, now = each.most
+    words = schema.vocabularies[each.name]
+    # Code 0 is missing; the last bin holds all rarer values.
+    value = "rare values" if code > CODES or code > len(words) else words[code - 1] if code else "missing or new values"
+    return {"value": value, "shares": [before, now]}
 
 
 def _reference(run: TrainedRun) -> Reference | None:

@@ -28,6 +28,8 @@ from balancer.runs.run_folder import EPOCHS_FILE, RunFolder
 
 SCHEMA_FILE = "schema.json"
 REFERENCE_FILE = "reference.json"
+FEWEST_LATE = 200
+"""Fewest test rows that are a measure for the fields of the past."""
 TEST_SCORES_FILE = "test_scores.parquet"
 """Raw fraud scores of the test rows by every model of the report, to compare models row by row."""
 
@@ -55,6 +57,18 @@ class Scores:
         """Inverse of :meth:`save`."""
         arrays, meta = read_arrays(path, what="it holds the scores of a finished model")
         return cls(arrays["threshold"], arrays["test"], meta["figures"], arrays.get("reward"))
+
+
+def late_values(dataset: Dataset) -> dict[str, np.ndarray]:
+    """Values of the numeric fields of the past in the test rows, the last ones of the table.
+
+    None where there are few such rows, or where the parts were drawn at random.
+    """
+    schema = dataset.schema
+    rows = dataset.split == Split.TEST
+    if schema.spec.split.by != "time" or rows.sum() < FEWEST_LATE:
+        return {}
+    return {name: dataset.store.values[rows, place] for place, name in enumerate(schema.numeric_fields) if name in schema.past_fields}
 
 
 def write_results(
@@ -95,7 +109,7 @@ def write_results(
     write_json(folder.path / SCHEMA_FILE, dataset.schema.to_dict())
     calibrated = decisions["run"].calibration.transform(fraud_score(scores["run"].threshold))
     fields, train = (dataset.schema.numeric_fields, dataset.schema.categorical_fields), dataset.store.values[dataset.split == Split.TRAIN]
-    write_json(folder.path / REFERENCE_FILE, Reference.of(*fields, train, calibrated).to_dict())
+    write_json(folder.path / REFERENCE_FILE, Reference.of(*fields, train, calibrated, late_values(dataset)).to_dict())
     epochs = _epochs(scores, dataset.schema.classes)
     if epochs is not None:
         with atomic_path(folder.path / EPOCHS_FILE) as temporary:

@@ -159,3 +159,26 @@ def test_an_interrupted_run_is_continued_with_a_table_that_has_moved(
     assert main([*resume, "--dataset", str(other)]) == 2
     assert "has changed" in capsys.readouterr().err
     assert main([*resume, "--dataset", str(tiny_table)]) == 0
+
+
+def test_the_last_rows_of_the_table_are_not_another_population(
+    tiny_run: Path, tiny_table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = pl.read_parquet(tiny_table).sort("time")
+    for share in (0.8, 0.9):
+        cut = int(share * len(table))
+        table[:cut].write_parquet(tmp_path / "past.parquet")
+        drift = result(tiny_run, table[cut:], tmp_path, capsys, "--past", str(tmp_path / "past.parquet"))["drift"]
+        assert isinstance(drift, dict)
+        assert [each for each in drift["notable"] if each["psi"] > 0.25] == []
+    # A column that changed comes before the fields of the past that follow from it.
+    dear = table[cut:].with_columns(pl.col("amount") * 100, channel=pl.lit("online"))
+    drift = result(tiny_run, dear, tmp_path, capsys, "--past", str(tmp_path / "past.parquet"))["drift"]
+    assert isinstance(drift, dict)
+    assert {each["field"] for each in drift["notable"][:2]} == {"amount_log", "channel"}
+    channel = next(each for each in drift["notable"] if each["field"] == "channel")
+    assert channel["value"] == "online"
+    assert channel["shares"][1] == 1.0
+    assert score(tiny_run, dear, tmp_path) == 0
+    shown = capsys.readouterr().out
+    assert "online: 100.0 %" in shown
