@@ -44,7 +44,12 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     from rich.console import Console
 
-    _print(found, Console(highlight=False))
+    console = Console(highlight=False)
+    with console.capture() as lines:
+        _print(found, console)
+    # Cells are padded to the width of the table, and lines are broken after a space.
+    console.file.write(re.sub(r" +((?:\x1b\[[\d;]*m)*)$", r"\1", lines.get(), flags=re.MULTILINE))
+    console.file.flush()
     if config.out is None:
         print(found.spec, end="")
     else:
@@ -107,10 +112,7 @@ def _print_columns(columns: Sequence[ColumnRole], console: Console) -> None:
         missing = "" if not held.missing else f"{100 * held.missing:.1f} %" if held.missing >= 0.0005 else "<0.1 %"
         cells = (each.name, each.choice.role or LEFT_OUT, each.choice.reason, f"{held.distinct:,}", missing, ", ".join(held.first))
         table.add_row(*(Text(_printable(cell)) for cell in cells), style=None if used else "dim")
-    with console.capture() as lines:
-        console.print(table)
-    # The last column is padded to the width of the table.
-    console.file.write(re.sub(r" +((?:\x1b\[[\d;]*m)*)$", r"\1", lines.get(), flags=re.MULTILINE))
+    console.print(table)
 
 
 def _printable(text: str) -> str:
