@@ -47,6 +47,9 @@ _OPEN = (
 UNKNOWN_NAMES = frozenset({*_OPEN.split("|"), *NULL_WORDS} - {""})
 """Words that say that the class of a row is not known, in lower case."""
 
+_NO_NUMBERS = frozenset({"-1", "-9", "-99", "-999", "-9999", "99", "999", "9999"})
+"""Numbers that say the same beside 0 and 1."""
+
 
 @dataclass(frozen=True, eq=False)
 class Labels:
@@ -120,7 +123,8 @@ def _without_unknown(
 ) -> tuple[pl.Series, tuple[str, ...]]:
     """Take words that say "not known" as no label, unless they may be a class."""
     kept = {str(normal_text(name)).lower() for name in (classes or ())} | ({str(normal_text(negative)).lower()} if negative else set())
-    unknown = tuple(name for name in counts if name.lower() in UNKNOWN_NAMES and name.lower() not in kept)
+    words = UNKNOWN_NAMES | _NO_NUMBERS if {"0", "1"} <= set(counts) else UNKNOWN_NAMES
+    unknown = tuple(name for name in counts if name.lower() in words and name.lower() not in kept)
     if not unknown or len(counts) > MAX_CLASSES:
         return text, ()
     rest = [name for name in counts if name not in unknown]
@@ -208,7 +212,7 @@ def few_names(names: Sequence[str]) -> str:
 
 def _usual(names: Sequence[str]) -> list[str]:
     """The names that mean the legitimate class."""
-    return [name for name in names if name.lower() in NEGATIVE_NAMES] or _opposite(names)
+    return [name for name in names if name.lower().rstrip(".") in NEGATIVE_NAMES] or _opposite(names)
 
 
 def _opposite(names: Sequence[str]) -> list[str]:

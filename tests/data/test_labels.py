@@ -34,6 +34,9 @@ def test_a_word_for_not_known_that_may_be_a_class_is_asked_for() -> None:
     with pytest.raises(MissingClassError, match="only the class '0'"):
         read(["0", "0", "unknown"])
     assert read(["-", "+"])[0] == ("-", "+")
+    assert read(["0", "1", "-9", "-1"])[0] == ("0", "1") and read(["0", "1", "2"])[0] == ("0", "1", "2")
+    assert read(["-1", "1"])[0] == ("-1", "1")
+    assert read(["normal.", "smurf.", "neptune."])[0] == ("normal.", "neptune.", "smurf.")
 
 
 def test_words_for_yes_and_no_have_one_meaning() -> None:
