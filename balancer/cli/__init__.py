@@ -43,13 +43,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(f"balancer {__version__}")
         return 0
+    from balancer.cli.messages import say
     from balancer.errors import InputError
 
     try:
         with _short_warnings():
             return run_command("balancer", SUMMARY, COMMANDS, given, _run)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say("error", error)
         return 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
@@ -110,6 +111,7 @@ def _help(program: str, summary: str, commands: Mapping[str, str]) -> str:
 @contextmanager
 def _short_warnings() -> Iterator[None]:
     """Show the warnings of this package, such as that of a renamed flag, in one line each."""
+    from balancer.cli.messages import say
     from balancer.options.flags import DeprecatedFlag
 
     with warnings.catch_warnings():
@@ -118,7 +120,7 @@ def _short_warnings() -> Iterator[None]:
 
         def one_line(message: Warning | str, category: type[Warning], *where: object, **more: object) -> None:
             if category.__module__.startswith("balancer."):
-                print(f"warning: {message}", file=sys.stderr)
+                say("warning", message)
             else:
                 show(message, category, *where, **more)  # type: ignore[arg-type]
 

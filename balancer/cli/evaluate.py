@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from balancer.cli.early import check_run, check_table
-from balancer.options.data import ReadingOptions
+from balancer.cli.messages import say
+from balancer.options.data import TABLE_KINDS, ReadingOptions
 from balancer.options.flags import Flag, read_flags
 
 
@@ -24,7 +24,7 @@ class EvaluateConfig(ReadingOptions):
     HEADING: ClassVar[str] = "Evaluation"
 
     run: Annotated[Path, Flag("Run folder written by balancer train.", metavar="RUN", positional=True)]
-    dataset: Annotated[Path, "Labelled table: a Parquet or CSV file, or a folder of Parquet files."]
+    dataset: Annotated[Path, f"Labelled table: {TABLE_KINDS}."]
     past: Annotated[
         Path | None,
         Flag("Table of earlier rows of the same entities; they are used as context and not evaluated.", aliases=("--history",)),
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     result = evaluate_file(run, config.dataset, past=config.past, bad_rows=config.bad_rows, read=read)
     for kind in ("note", "warning"):
         for text in result[f"{kind}s"]:
-            print(f"{kind}: {text}", file=sys.stderr)
+            say(kind, text)
     if config.json:
         print(json.dumps(result, indent=2))
         return 0

@@ -103,7 +103,7 @@ def _print(result: dict[str, Any], console: Any) -> None:
         highlight=False,
     )
     for note in result.get("notes", ()):
-        console.print(f"note: {note}", style="dim", highlight=False, soft_wrap=True)
+        console.print(f"note: {note}", style="dim", highlight=False, soft_wrap=not console.is_terminal)
 
 
 def _share(value: float, whole: float) -> str:

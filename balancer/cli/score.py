@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from balancer.cli.early import check_run, check_table, check_written_table
+from balancer.cli.messages import say
 from balancer.errors import InputError
 from balancer.names import counted
-from balancer.options.data import ReadingOptions
+from balancer.options.data import TABLE_KINDS, ReadingOptions
 from balancer.options.flags import Flag, read_flags
 
 
@@ -28,7 +28,7 @@ class ScoreConfig(ReadingOptions):
     HEADING: ClassVar[str] = "Scoring"
 
     run: Annotated[Path, Flag("Run folder written by balancer train.", metavar="RUN", positional=True)]
-    input: Annotated[Path, "Table to score: a Parquet or CSV file, or a folder of Parquet files."]
+    input: Annotated[Path, f"Table to score: {TABLE_KINDS}."]
     output: Annotated[Path, Flag("File to write, .parquet or .csv.", metavar="FILE")]
     overwrite: Annotated[bool, "Replace --output if it exists; the input and the past are never replaced."] = False
     past: Annotated[
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str]) -> int:
 
     run = TrainedRun.load(config.run, precision=config.precision)
     if run.detector.stages is not None and run.detector.stages.note is not None:
-        print(f"note: {run.detector.stages.note}", file=sys.stderr)
+        say("note", run.detector.stages.note)
     result = score_file(
         run,
         config.input,
@@ -90,7 +90,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     for kind in ("note", "warning"):
         for text in result[f"{kind}s"]:
-            print(f"{kind}: {text}", file=sys.stderr)
+            say(kind, text)
     if config.json:
         print(json.dumps(result, indent=2))
         return 0

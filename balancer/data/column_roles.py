@@ -32,7 +32,7 @@ DATE = "dates and times of day besides the time"
 TEXT = "text or codes with too many distinct values"
 LATER = "a second label, or known only after it"
 STATIC = "the same in all rows of one {entity}, so that accounts would be memorised"
-OTHER = "lists, structures or bytes"
+OTHER = "lists, structures, bytes or durations (give these as numbers)"
 UNNAMED = "without a role"
 KINDS = (LATER, EMPTY, UNIQUE, DATE, TEXT, STATIC, OTHER, UNNAMED)
 """Why columns are left out, in the order of the notes."""

@@ -36,7 +36,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """Build the end of an error message: the nearest known name, and a shortened list of known names."""
     names = list(known)
     lower = {item.lower(): item for item in names}
-    close = difflib.get_close_matches(name.lower(), list(lower), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name.lower(), list(lower), n=1, cutoff=0.6)
     hint = f"did you mean {lower[close[0]]!r}? " if close else ""
     listed = ", ".join(names[:30]) + (", ..." if len(names) > 30 else "")
     return f"{hint}known: {listed}"
@@ -323,6 +323,7 @@ def read_spec_file(path: str | Path) -> dict[str, Any]:
     try:
         values = normalise(raw)
         SplitSpec.from_dict(values.get("split", {}))
+        ReadOptions.from_dict(values.get("read", {}))
     except InputError as error:
         raise InputError(f"spec file {file}: {error}") from error
     return values

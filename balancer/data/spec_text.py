@@ -7,7 +7,7 @@ from typing import Any
 
 from balancer.data.spec import COLUMN_ROLES, DAY, LIST_ROLES, Spec
 
-_HEAD = "# Roles of the columns of a table, for `balancer train --spec`. A column without a role is left out."
+_HEAD = "# Roles of the columns of a table, for `balancer train --spec`.\n# A column without a role is left out."
 
 
 def spec_text(spec: Spec, head: str = _HEAD) -> str:

@@ -34,7 +34,7 @@ class Split(IntEnum):
     @property
     def title(self) -> str:
         """The name that messages use."""
-        return {Split.REWARD: "validation (reward half)", Split.THRESHOLD: "validation (threshold half)"}.get(self, self.name.lower())
+        return {Split.REWARD: "the first half of validation", Split.THRESHOLD: "the second half of validation"}.get(self, self.name.lower())
 
 
 def split_by_time(

@@ -46,7 +46,8 @@ class AlertRate:
         """What to tell the user where the rate is not usual, in one sentence."""
         if self.is_usual:
             return None
-        asks = "are amounts in the same unit, and is --past given?" if self.rate > self.high else "does the table have the same columns?"
+        amounts = "are amounts in the same unit and with the same sign"
+        asks = f"{amounts}, and is --past given?" if self.rate > self.high else f"does the table have the same columns, and {amounts}?"
         rate, low, high = (100 * share for share in (self.rate, self.low, self.high))
         return f"{_percent(rate)} % of the rows raise an alarm; {_percent(low)} to {_percent(high)} % is usual for this run: {asks}"
 

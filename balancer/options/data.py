@@ -15,6 +15,8 @@ ROLES = (
     *("numeric", "categorical", "context", "label_delay", "gap"),
 )
 """Fields of :class:`TableOptions` that are keys of a spec (:class:`balancer.data.spec.Spec`)."""
+TABLE_KINDS = "Parquet, CSV or other text, JSON lines, text also as .gz or .zst, a folder of such files, or a Delta table"
+"""What a table can be, for the help."""
 READING = ("encoding", "separator", "decimal", "thousands", "null_values")
 """Fields of :class:`ReadingOptions`, keys of the table `[read]` of a spec."""
 
@@ -54,9 +56,7 @@ class TableOptions(ReadingOptions):
 
     HEADING: ClassVar[str] = "Data"
 
-    dataset: Annotated[
-        Path, Flag("Table of transactions: a Parquet or CSV file, or a folder of Parquet files.", metavar="PATH", unless="resume")
-    ]
+    dataset: Annotated[Path, Flag(f"Table of transactions: {TABLE_KINDS}.", metavar="PATH", unless="resume")]
     spec: Annotated[Path | None, Flag("TOML file with the roles of the columns and the time split; flags override it.", metavar="FILE")] = (
         None
     )

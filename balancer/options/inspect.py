@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from balancer.options.data import TableOptions
+from balancer.options.data import TABLE_KINDS, TableOptions
 from balancer.options.flags import Flag
 
 
@@ -19,7 +19,7 @@ class InspectConfig(TableOptions):
 
     HEADING: ClassVar[str] = "Output"
 
-    dataset: Annotated[Path, Flag("Table: a Parquet or CSV file, JSON lines, or a folder of such files.", metavar="TABLE", positional=True)]
+    dataset: Annotated[Path, Flag(f"Table: {TABLE_KINDS}.", metavar="TABLE", positional=True)]
     out: Annotated[Path | None, Flag("File to write the spec to, for balancer train --spec.", metavar="FILE")] = None
     overwrite: Annotated[bool, "Replace an existing file."] = False
     json: Annotated[bool, "Print everything as JSON."] = False

@@ -194,7 +194,7 @@ def training_table(folder: RunFolder, table: Path | None = None) -> Dataset:
         stages.fill(dataset)
     if dataset.fingerprint != folder.content["fingerprint"]:
         raise InputError(
-            f"{path} is not the table that the run in {folder.path} was trained on, or has changed since: "
+            f"{path} is not the table that the run in {folder.path} was trained on, has changed since, or is a copy in another format: "
             "restore that table, or name it with --dataset"
         )
     return dataset

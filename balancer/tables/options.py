@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -64,7 +65,9 @@ class ReadOptions:
         known = [item.name for item in fields(cls)]
         for key, value in raw.items():
             if key not in known:
-                raise InputError(f"unknown key {key!r} in [read]: known: {', '.join(known)}")
+                close = difflib.get_close_matches(key, known, n=1)
+                hint = f"did you mean {close[0]!r}? " if close else ""
+                raise InputError(f"unknown key {key!r} in [read]: {hint}known: {', '.join(known)}")
             texts = value if key == "null_values" and isinstance(value, list | tuple) else [value]
             if value is not None and not all(isinstance(text, str) for text in texts):
                 raise InputError(f"[read] {key} is {value!r}: give text")

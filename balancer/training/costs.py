@@ -108,7 +108,7 @@ def print_costs(prepared: Prepared, console: Console) -> None:
     console.print(table)
     note = equal_budgets({name: budget.schedule for name, budget in found.items()}, prepared.config)
     if note is not None:
-        console.print(f"note: {note}", style="dim", highlight=False, soft_wrap=True)
+        console.print(f"note: {note}", style="dim", highlight=False, soft_wrap=not console.is_terminal)
 
 
 def equal_budgets(schedules: Mapping[str, Budget], options: ScheduleOptions) -> str | None:

@@ -468,8 +468,8 @@ def _print_data(dataset: Dataset, console: Console, seconds: float) -> None:
         rate = 100 * positives / max(1, sum(counts))
         console.print(f"  {name:<10}{parts[name]['rows']:>10,} rows  {positives:>7,} positive ({rate:.2f} %)", highlight=False)
     for note in dataset.notes:
-        console.print(f"  note: {note}", style="dim", highlight=False, soft_wrap=True)
+        console.print(f"  note: {note}", style="dim", highlight=False, soft_wrap=not console.is_terminal)
     for caution in dataset.cautions:
-        console.print(f"  warning: {caution}", style="yellow", highlight=False, soft_wrap=True)
+        console.print(f"  warning: {caution}", style="yellow", highlight=False, soft_wrap=not console.is_terminal)
     for reason, count in dataset.dropped.items():
-        console.print(f"  dropped {counted(count, 'row')}: {reason}", style="yellow", highlight=False, soft_wrap=True)
+        console.print(f"  dropped {counted(count, 'row')}: {reason}", style="yellow", highlight=False, soft_wrap=not console.is_terminal)

@@ -8,6 +8,8 @@ import sys
 import pytest
 
 from balancer.cli import COMMANDS, keys, main, policy
+from balancer.cli.messages import say
+from balancer.options.data import TABLE_KINDS
 
 EVERY = [
     *([name] for name in COMMANDS),
@@ -85,3 +87,24 @@ def test_an_old_flag_works_and_prints_one_line(capsys: pytest.CaptureFixture[str
         "warning: --form window is now --form rows; the old name will be removed in version 0.3",
         "error: absent.parquet does not exist: check the path of the table",
     ]
+
+
+def test_messages_are_wrapped_on_a_terminal_only(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    text = "left out of /a/very/long/path/that-has-a-hyphen/mine.csv: " + "a column and " * 9 + "a row"
+    say("note", text)
+    assert capsys.readouterr().err == f"note: {text}\n"
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    say("note", text)
+    shown = capsys.readouterr().err
+    assert max(map(len, shown.splitlines())) <= 60
+    assert "/a/very/long/path/that-has-a-hyphen/mine.csv:" in shown
+    assert " ".join(shown.split()) == f"note: {text}"
+
+
+@pytest.mark.parametrize("command", ["train", "score", "compare", "evaluate", "inspect", "pretrain"])
+def test_help_names_the_kinds_of_tables(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code([command, "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert TABLE_KINDS in shown
+    assert all(word in TABLE_KINDS for word in ("Parquet", "CSV", "JSON", ".gz", ".zst", "folder", "Delta"))

@@ -36,6 +36,7 @@ def test_bad_durations_name_the_key(text: object) -> None:
     ("content", "message"),
     [
         ('enttiy = "card"', r"unknown role 'enttiy': did you mean 'entity'\? known: entity, time"),
+        ('[read]\nencodng = "utf-8"', r"my.toml: unknown key 'encodng' in \[read\]: did you mean 'encoding'\? known: encoding"),
         ("[split]\ntrian = 0.5", r"unknown key 'trian' in \[split\]: did you mean 'train'"),
         ("[split]\ntrain = 0.9", "sum to 1"),
         ('[split]\ntrain = "2024-01-01"', "mixes shares and dates"),

@@ -51,7 +51,7 @@ def test_no_row_gives_nothing_and_few_rows_no_warning() -> None:
 
 def test_the_warning_names_the_rates() -> None:
     assert AlertRate(0.57, 0.003, 0.012, 0.006).warning() == (
-        "57 % of the rows raise an alarm; 0.3 to 1.2 % is usual for this run: are amounts in the same unit, and is --past given?"
+        "57 % of the rows raise an alarm; 0.3 to 1.2 % is usual for this run: are amounts in the same unit and with the same sign, and is --past given?"
     )
     assert "same columns" in str(AlertRate(0.0, 0.003, 0.012, 0.006).warning())
     assert AlertRate(0.005, 0.003, 0.012, 0.006).warning() is None
