@@ -32,9 +32,8 @@ def print_comparison(content: Mapping[str, Any], console: Console) -> None:
     """Print the document of :func:`balancer.comparison.summary.document`."""
     reference, averages, differences = content["reference"], content["means"], content["paired"]
     table = Table(box=SIMPLE_HEAD, padding=0, show_edge=False)
-    table.add_column(
-        "treatment", no_wrap=True, overflow="ellipsis", width=min(max(map(len, averages), default=16), max(16, console.width - REST))
-    )
+    widest = max(map(len, ("treatment", *averages)))
+    table.add_column("treatment", no_wrap=True, overflow="ellipsis", width=min(widest, max(16, console.width - REST)))
     for _, title, _ in COLUMNS:
         table.add_column(title, justify="right", no_wrap=True, min_width=max(4, *map(len, title.split("\n"))))
     table.add_column("AP, less\n" + escape(reference), justify="right", no_wrap=True, width=20)

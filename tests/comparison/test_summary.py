@@ -92,6 +92,13 @@ def test_table_fits_a_terminal_of_80() -> None:
     assert lines[5].split()[7] == "20"
 
 
+def test_the_head_of_the_first_column_is_whole_beside_short_names() -> None:
+    console = Console(width=80)
+    with console.capture() as captured:
+        print_comparison(document(_results({"none": 0.0, "auto": 0.06}), "none"), console)
+    assert "treatment" in captured.get()
+
+
 def test_chart_rows_say_which_intervals_leave_zero_out() -> None:
     content = document(_results({"one_to_one": 0.0, "auto": 0.06, "none": -0.06, "rule": 0.001}), "one_to_one")
     verdict = {row["treatment"]: row["verdict"] for row in chart_rows(content, "average_precision")}

@@ -107,7 +107,7 @@ LEFT_OUT: list[tuple[str, Any, str]] = [
     ("chargeback_date", ["", "2024-01-31"] * (ROWS // 2), "a second label"),
     ("target", integers(0, 2), "a second label"),
     ("attack_cat", choice("none", "dos"), "a second label"),
-    ("tags", [["a"], ["b"]] * (ROWS // 2), "lists, structures or bytes"),
+    ("tags", [["a"], ["b"]] * (ROWS // 2), "lists, structures, bytes or durations"),
 ]
 
 
