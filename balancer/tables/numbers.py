@@ -17,7 +17,19 @@ NULL_WORDS = frozenset(
     {"", "na", "n/a", "n.a.", "n.a", "#n/a", "#n/a n/a", "#na", "nan", "-nan", "null", "(null)", "none", "nil", "\\n", "-", "--", "---"}
     | {"#nv", "#n/v", "#n/d", "#nd", "n.v.", "n.d.", "n/d", "k.a.", "k. a.", "k.a", "s/d", "s.d.", "s/o", "n.b.", "b.d.", "i.a."}
     | {"unbekannt", "desconocido", "desconocida", "desconhecido", "desconhecida", "inconnu", "inconnue", "sconosciuto", "onbekend"}
-    | {"keine angabe", "keine angaben", "nicht vorhanden", "nicht verfügbar", "fehlt", "leer", "sin dato", "sin datos", "vacio", "vacío"}
+    | {
+        "keine",
+        "keine angabe",
+        "keine angaben",
+        "nicht vorhanden",
+        "nicht verfügbar",
+        "fehlt",
+        "leer",
+        "sin dato",
+        "sin datos",
+        "vacio",
+        "vacío",
+    }
     | {
         "não informado",
         "nao informado",

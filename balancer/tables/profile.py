@@ -28,6 +28,8 @@ _FAULTS = 0.05
 _NEARLY_ALL, _FEW = 0.99, 5
 """Share of the rows that must be numbers (dates) where the others have one word, and most numbers of a
 category, which a few numbers and a word are."""
+_MANY = 100
+"""Distinct numbers (dates) from which one word is a fault however frequent it is."""
 _YES_NO = tuple(
     frozenset(pair.split())
     for pair in (
@@ -44,6 +46,9 @@ _DAY = "|".join(
         r"\d{1,2}[-. ]?\p{L}{3,9}[-., ]{0,2}\d{2,4}",
         r"\p{L}{3,9}\.? \d{1,2},? \d{4}",
         r"(?:19|20)\d{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])",
+        # Months without a day.
+        r"(?i:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)\p{L}{0,6}[-/ ](?:\d{4}|\d{2})",
+        r"(?:19|20)\d{2}[-/](?:0[1-9]|1[0-2])",
     )
 )
 _DATE = rf"^(?:\p{{L}}{{2,9}}\.?,? )?(?:{_DAY})(?:[T ,]{{1,2}}{_CLOCK}(?: ?(?:Z|UTC|GMT|[+-]\d{{2}}:?\d{{2}}))?)?$"
@@ -240,7 +245,9 @@ def _text(given: pl.Series, times: pl.Series, read: ReadOptions) -> dict[str, ob
     def mostly(good: pl.Series) -> bool:
         wrong = len(good) - int(good.sum())
         share = int(times.filter(good).sum()) / max(1, total)
-        return (share >= _MOST and wrong <= _FAULTS * len(good)) or (share >= _NEARLY_ALL and wrong == 1 and len(good) > _FEW)
+        return (share >= _MOST and wrong <= _FAULTS * len(good)) or (
+            wrong == 1 and ((share >= _NEARLY_ALL and len(good) > _FEW) or (share >= 0.5 and len(good) > _MANY))
+        )
 
     if len(given) <= 8 and frozenset(given.str.to_lowercase()) in _YES_NO:
         return {"kind": "boolean"}

@@ -129,3 +129,11 @@ def test_one_unknown_word_leaves_numbers_numbers() -> None:
     assert of([*numbers, *["nix"] * 20]).kind == "text"
     assert of([*(str(row % 3) for row in range(990)), "other"]).kind == "text"
     assert of([*numbers, "nix", "nada"]).kind == "text"
+    assert of([*map(str, range(7, 700, 7)), *["nix"] * 9, *map(str, range(7))]).kind == "integer"
+
+
+@pytest.mark.parametrize("form", ["%b-%Y", "%Y-%m", "%B %Y", "%b-%y"])
+def test_months_are_dates(form: str) -> None:
+    column = of([date(2012 + row // 12 % 9, row % 12 + 1, 1).strftime(form) for row in range(300)])
+    assert (column.kind, column.clock) == ("date", False)
+    assert of(["Mark-10", "Mayor-20", "Zone-12"] * 100).kind == "text"
