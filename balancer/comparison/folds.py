@@ -18,6 +18,7 @@ import polars as pl
 
 from balancer.data.checks import BadRows, RowCheck
 from balancer.data.dataset import Dataset, load_dataset
+from balancer.data.delay import delay_given, in_words
 from balancer.data.reading import column_names, read_columns
 from balancer.data.roles import resolve_spec
 from balancer.data.row_times import read_times
@@ -102,6 +103,11 @@ class FoldedTable:
         time = times.seconds
         self._frame, self._time = (frame, time) if check.keep.all() else (frame.filter(pl.Series(check.keep)), time[check.keep])
         self.notes: list[str] = [*times.notes]
+        if self.spec.label_delay != Spec.label_delay and not delay_given(spec_file, roles):
+            self.notes.append(
+                f"label delay: {in_words(self.spec.label_delay)}, because the default of {in_words(Spec.label_delay)} does not fit the table; "
+                "--label-delay gives another"
+            )
         self.folds = self._most(folds)
 
     def load(self, fold: Fold) -> Dataset:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -12,7 +15,7 @@ from balancer.data.checks import RowCheck
 from balancer.data.labels import read_labels
 from balancer.data.reading import Source, collect, column_names
 from balancer.data.row_times import assumed, dated_labels, read_reports, read_times, short_span
-from balancer.data.spec import DAY, Spec
+from balancer.data.spec import DAY, Spec, read_spec_file
 from balancer.data.split import split_by_time, validation_span
 from balancer.errors import InputError
 from balancer.tables.joined import parts
@@ -24,6 +27,11 @@ _SHARE = 0.1
 """Longest delay that is proposed, as a share of the validation span."""
 _MAX_ROWS = 200_000
 _NAMES = ((DAY, "day"), (3_600.0, "hour"), (60.0, "minute"), (1.0, "second"))
+
+
+def delay_given(spec_file: str | Path | None, overrides: Mapping[str, Any] | None) -> bool:
+    """Whether the file of a spec or the flags give the label delay."""
+    return (overrides or {}).get("label_delay") is not None or (spec_file is not None and "label_delay" in read_spec_file(spec_file))
 
 
 def fitting_delay(source: Source, spec: Spec) -> tuple[Spec, str | None]:

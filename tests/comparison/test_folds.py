@@ -93,3 +93,18 @@ def test_rows_without_a_time() -> None:
         FoldedTable(corrupt, folds=2, roles={"gap": "1d"})
     table = FoldedTable(corrupt, folds=2, roles={"gap": "1d"}, bad_rows="drop")
     assert table.folds[0].rows == 1_999
+
+
+def test_a_shorter_label_delay_is_said() -> None:
+    rows = 800
+    frame = pl.DataFrame(
+        {
+            "time": [1_700_000_000 + 3_600 * row for row in range(rows)],
+            "amount": [float(row % 37) for row in range(rows)],
+            "is_fraud": [int(row % 7 == 0) for row in range(rows)],
+        }
+    )
+    plan = FoldedTable(frame, folds=1)
+    assert plan.spec.label_delay == 43_200.0
+    assert any("label delay: 12 hours, because the default of 7 days does not fit" in note for note in plan.notes)
+    assert not any("label delay" in note for note in FoldedTable(frame, folds=1, roles={"label_delay": "6h"}).notes)
