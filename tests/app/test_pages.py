@@ -326,6 +326,7 @@ def test_transactions_are_filtered_found_and_explained(runs: Path) -> None:
 def test_the_table_that_is_gone_or_has_changed_is_said(runs: Path) -> None:
     content = json.loads((runs / "first" / "run.json").read_text())
     content["config"]["dataset"] = str(runs / "gone.parquet")
+    content["table"] = {}  # no other place where it may be
     (runs / "first" / "run.json").write_text(json.dumps(content))
     app = opened("transactions")
     app.toggle(key="deep").set_value(True).run()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 from rich.console import Console
 
@@ -130,9 +131,11 @@ def test_a_changed_table_is_refused(tmp_path: Path) -> None:
 
 
 def test_nothing_is_written_for_a_table_that_cannot_be_compared(table: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="--folds 1"):
-        _run(_config(table, tmp_path / "c"), gap=None)
-    assert list(tmp_path.iterdir()) == []
+    honest = tmp_path / "honest.parquet"
+    pl.read_parquet(table).with_columns(is_fraud=pl.lit(0)).write_parquet(honest)
+    with pytest.raises(InputError, match="has only the class '0'"):
+        _run(_config(honest, tmp_path / "c"))
+    assert list(tmp_path.iterdir()) == [honest]
 
 
 @pytest.mark.parametrize("shipped", ["ppo", None])
