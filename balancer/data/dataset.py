@@ -201,6 +201,8 @@ def load_dataset(
         if need_label:
             check_splits(learned_label, split, classes, spec)
             cautions += label_cautions(classes, learned_label, split)
+        if like is not None:
+            cautions = []  # they were said when the run was trained, and name its flags
     else:
         split = np.where(row < 0, Split.GAP, Split.TEST).astype(np.int8)
     texts = {name: data.texts[name][order] for name in dict.fromkeys((*spec.categorical, *spec.context))}
