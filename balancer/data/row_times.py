@@ -204,7 +204,7 @@ def read_reports(values: pl.Series, spec: Spec, found: TimeForm, check: RowCheck
             f"column {values.name!r} (--label-date) holds no dates, but {quoted(str(text.drop_nulls()[0]))}: name the column with the date "
             "of the report, or this one with --label"
         )
-    result = parse_times(text, usual=None if hint is None else TimeForm(form=hint), step=False)
+    result = parse_times(text, usual=None if hint is None and check.roles else TimeForm(form=hint), step=False)
     check.reject(result.bad, values, result.why or "is not a date", "give a date, or leave it empty where there was no report")
     return np.where(result.missing | result.bad, np.nan, result.seconds)
 

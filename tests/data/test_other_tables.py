@@ -142,3 +142,11 @@ def test_a_past_that_looks_wrong_is_a_warning(table: pl.DataFrame) -> None:
         "card differ between --past and the input only by leading zeros (1 and 0001)"
         in cautions(late, early.with_columns(pl.col("card").cast(pl.Int64)))[0]
     )
+
+
+def test_a_date_of_a_report_that_is_not_read_names_no_flag_when_scoring(table: pl.DataFrame) -> None:
+    spec = Spec(**{**vars(SPEC), "label": None, "label_date": "reported"})
+    reported = pl.when(pl.col("is_fraud") == 1).then(pl.col("time").dt.strftime("%d/%m/%Y")).alias("reported")
+    schema = load_dataset(table.with_columns(reported), spec).schema
+    with pytest.raises(InputError, match="can't be read as a time: write times as the table of training does"):
+        load_dataset(table.with_columns(reported=pl.lit("3 janv. 2024")), schema.spec, schema=schema)
