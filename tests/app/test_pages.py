@@ -402,13 +402,17 @@ def test_a_comparison_is_shown_with_its_sentence(runs: Path, tiny_table: Path) -
 @pytest.mark.usefixtures("runs")
 def test_roles_in_doubt_are_asked_for_and_a_mistake_is_one_line(tmp_path: Path) -> None:
     odd = tmp_path / "odd.csv"
-    odd.write_text("when_a,when_b,who,bad\n1,2,x,0\n2,3,y,1\n")
+    odd.write_text("when_a,when_b,who,seen\n1,2,x,0\n2,3,y,1\n")
     app = opened("train")
     assert not app.warning
     app.get_by_key("how").set_value("a path").run()  # type: ignore[attr-defined]
     app.text_input(key="path").set_value(str(odd)).run()
     assert "Not every role is clear" in app.warning[0].value
     assert next(button for button in app.button if button.label == "Start training").disabled
+    few = tmp_path / "few.csv"
+    few.write_text("when_a,when_b,who,bad\n1,2,x,0\n2,3,y,1\n")
+    app.text_input(key="path").set_value(str(few)).run()
+    assert "2 labelled rows are too few to split by time" in app.warning[0].value, "what train refuses is shown"
     app.text_input(key="path").set_value(str(tmp_path / "missing.csv")).run()
     assert "does not exist" in app.error[0].value
     (tmp_path / "damaged.parquet").write_bytes(b"PAR1 damaged")
