@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from balancer.data.clock_role import clock_columns
+from balancer.data.clock_role import clock_columns, time_reason
 from balancer.data.column_roles import MAX_CATEGORIES, STATIC, UNNAMED, Choice, feature_role, is_fact, notes, out, was_feature
 from balancer.data.delay import fitting_delay
 from balancer.data.examining import Examined, examine, varied
@@ -394,9 +394,7 @@ class _Inference:
     def _why(self, role: str, name: str, column: str) -> str:
         held = self.profiles[name]
         if role == "time":
-            digits = "by its name" if name == column else "times of day by name and values"
-            what = {"date": "dates and times" if held.clock else "dates", "time": "times of day"}.get(held.kind, digits)
-            return what if name == column else f"{what}, part of {column}"
+            return time_reason(held, column)
         if role == "entity":
             return f"by its name, {held.repeats:.1f} rows each"
         return "by its name, all different" if role == "id" else "by its name"
