@@ -81,3 +81,13 @@ def test_the_table_of_a_run_is_looked_for_before_anything_slow_is_imported(tiny_
         error, imported, _ = run([*command, "--dataset", "absent.parquet"], tmp_path)
         assert error == "error: --dataset absent.parquet does not exist: check the path of the table\n"
         assert imported == "[]"
+
+
+@pytest.mark.parametrize("flags", [["--label-delay", "30d"], ["--gap", "30d"], ["--spec", "spec.toml"]])
+def test_a_delay_that_does_not_fit_is_refused_without_torch(flags: list[str], tmp_path: Path) -> None:
+    rows = [f"2024-01-{1 + row // 24:02} {row % 24:02}:00:00,{row % 37}.5,{int(row % 9 == 0)}" for row in range(600)]
+    (tmp_path / "table.csv").write_text("\n".join(["time,amount,is_fraud", *rows]) + "\n")
+    (tmp_path / "spec.toml").write_text('label_delay = "30d"\n')
+    error, imported, _ = run(["train", "--dataset", "table.csv", *flags], tmp_path)
+    assert "the gap of 30 days is longer than half of the validation span" in error
+    assert "torch" not in imported and "lightgbm" not in imported
