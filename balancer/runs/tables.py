@@ -124,14 +124,10 @@ def evaluate_file(run: TrainedRun, source: Path, *, past: Path | None, bad_rows:
         dataset = run.filled(load_dataset(source, spec, bad_rows=bad_rows, like=run.schema))
     column = spec.label or spec.label_date
     if column is None or not (dataset.store.label[dataset.split == Split.TEST] >= 0).any():
-        raise InputError(
-            f"{source} has no labelled row: balancer evaluate needs the column {column!r}; without labels use balancer score"
-        )
+        raise InputError(f"{source} has no labelled row: balancer evaluate needs the column {column!r}; without labels use balancer score")
     rows = dataset.rows(Split.TEST)
     if not (dataset.store.label[rows] > 0).any():
-        raise InputError(
-            f"column {column!r} of {source} has no positive row, so nothing can be evaluated: give a table with positive rows"
-        )
+        raise InputError(f"column {column!r} of {source} has no positive row, so nothing can be evaluated: give a table with positive rows")
     return {
         "part": "test" if trained_on else "all",
         "dataset": str(source),
