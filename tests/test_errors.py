@@ -85,6 +85,9 @@ def test_an_extra_that_a_command_names_has_all_that_training_or_serving_needs(co
     assert distributions(EXTRAS.get(command, "train")) >= {"polars", "rich", "torch"}
 
 
+STORED = ROOT / "tests" / "stored" / "0.1"
+
+
 def in_core(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run code where nothing but the core's own dependencies can be imported."""
     return run_with_only(ranges(), "import sys\n" + code, *arguments)
@@ -96,26 +99,30 @@ COMMAND = "from balancer.cli import main; sys.exit(main(sys.argv[1:]))"
 @pytest.mark.parametrize(
     "arguments",
     [
-        "train --dataset t.parquet",
-        "pretrain --dataset t.parquet",
-        "score run --input t.parquet --output s.csv",
-        "evaluate run --dataset t.parquet",
-        "quantize run",
-        "export run",
-        "compare --dataset t.parquet",
+        "train --dataset TABLE",
+        "pretrain --dataset TABLE",
+        "score RUN --input TABLE --output NEW.csv",
+        "evaluate RUN --dataset TABLE",
+        "quantize RUN --dataset TABLE",
+        "export RUN",
+        "compare --dataset TABLE",
         "app",
         "serve",
-        "keys list",
+        "keys list --database sqlite:///TABLE",
         "policy evaluate auto",
         "doctor",
-        "simulate --out t.parquet",
+        "simulate --out NEW.parquet",
     ],
 )
-def test_a_command_in_a_core_install_ends_in_one_line(arguments: str) -> None:
+def test_a_command_in_a_core_install_ends_in_one_line(arguments: str, tmp_path: Path) -> None:
+    for word, path in (("TABLE", STORED / "transactions.parquet"), ("RUN", STORED / "rows"), ("NEW", tmp_path / "new")):
+        arguments = arguments.replace(word, str(path))  # paths are checked first
     done, (command, *_) = in_core(COMMAND, *arguments.split()), arguments.split()
     extra = EXTRAS.get(command, "train")
     assert done.returncode == 2
-    assert re.fullmatch(rf"error: balancer {command} needs \w+: pip install 'balancer\[{extra}\]'\n", done.stderr), done.stderr
+    assert re.fullmatch(rf"error: (?:balancer {command}|--treatments \w+) needs \w+: pip install 'balancer\[{extra}\]'\n", done.stderr), (
+        done.stderr
+    )
 
 
 @pytest.mark.parametrize("arguments", ["--help", "--version", "train --help", "compare --help", "score --help", "serve --help"])
