@@ -66,10 +66,10 @@ CONTEXT = (
 )
 """Plain names of the other side of a transaction."""
 
-_SECOND_LABEL = r"fraud|betrug|chargeback|charge_back|label|target|dispute|(?:^|_)is_?flagged|(?:^|_)flagged(?:_|$)"
+_SECOND_LABEL = r"fraud|betrug|chargeback|charge_back|(?:^|_)(?:label|target)s?(?:_|\d|$)|dispute|(?:^|_)is_?flagged|(?:^|_)flagged(?:_|$)"
 _FACT = (
     r"(?:^|_)(?:prior|previous|prev|past|last|history|historic|historical|earlier|ago|recent|known|count|counts|cnt|num|number|nb|n|anzahl"
-    r"|rate|ratio|share|score|prob|probability|risk|avg|mean|max|min|total|sum|days?|weeks?|hours?|months?|years?|\d+[dhmwy]|printer"
+    r"|rate|ratio|share|score|prob|probability|risk|avg|mean|max|min|total|sum|days?|weeks?|hours?|months?|years?|\d+[dhmwy]|count\d+[dhmwy]?|printer"
     r"|merchant|device|terminal|vendor|country|neighbou?rs?)(?:_|$)"
     r"|^(?:label|target)_(?!flag|class|date|type|name|value|id|is|fraud|bin|binary|text|code|encoded|num|\d)[a-z]"
 )

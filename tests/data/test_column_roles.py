@@ -223,7 +223,7 @@ def test_facts_about_the_past_and_others_are_features(name: str) -> None:
     assert choice_of.role == "" and "separates the classes" in choice_of.reason
 
 
-@pytest.mark.parametrize("name", ["label_printer", "target_country"])
+@pytest.mark.parametrize("name", ["label_printer", "target_country", "targeted_offer", "device_fraud", "chargebackCount12m"])
 def test_words_of_the_label_in_other_names(name: str) -> None:
     assert name in resolve_spec(table(**{name: choice("FR", "DE", "US")})).categorical
 
