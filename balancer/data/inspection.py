@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -134,9 +135,10 @@ def _time(source: Source, spec: Spec) -> tuple[dict[str, Any], RowTimes | None]:
     names = parts(spec.time, column_names(source, spec.read))
     frame = read_columns(source, list(names), spec.read)
     check = RowCheck(frame.height, "drop")
-    try:
+    times: RowTimes | None = None
+    with suppress(InputError):  # `to_mend` reports it
         times = read_times(frame, spec, names, check)
-    except InputError:
+    if times is None:
         return {}, None
     seconds = times.seconds[check.keep]
     if not len(seconds):
@@ -163,7 +165,8 @@ def _classes(source: Source, spec: Spec, times: RowTimes | None) -> tuple[dict[s
         return {}, 0, [], []
     held = {name: read_columns(source, [name], spec.read)[name] for name in (spec.label, spec.label_date) if name is not None}
     found, early, reported = TimeForm() if times is None else times.found, [], None
-    try:
+    labels = None
+    with suppress(InputError):  # `to_mend` reports it
         if spec.label_date is not None:
             check = RowCheck(len(held[spec.label_date]), "drop")
             reports = read_reports(held[spec.label_date], spec, found, check)
@@ -174,11 +177,10 @@ def _classes(source: Source, spec: Spec, times: RowTimes | None) -> tuple[dict[s
             rows = len(held[spec.label_date or ""])
             return ({} if reported is None else {"no report": rows - reported, "reported": reported}), 0, [], early
         labels = read_labels(held[spec.label], unlabelled=spec.unlabelled, negative=spec.negative)
-    except InputError:
+    if labels is None:
         return {}, 0, [], early
     counts = {str(name): int(count) for name, count in sorted(labels.text.drop_nulls().value_counts().rows())}
-    try:
-        names: Sequence[str] = find_classes(labels.text, spec.negative)
-    except InputError:  # it is in what is to mend
-        names = list(counts)
+    names: Sequence[str] = list(counts)
+    with suppress(InputError):  # `to_mend` reports it
+        names = find_classes(labels.text, spec.negative)
     return {name: counts[name] for name in names}, labels.text.null_count(), list(labels.notes), early
