@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,10 +48,10 @@ def fitting_delay(source: Source, spec: Spec) -> tuple[Spec, str | None]:
     """
     if spec.time is None or spec.split.by == "random" or spec.split.gap is not None:
         return spec, None
-    try:
-        return _fitting(source, spec)
-    except InputError:
-        return spec, None
+    found: tuple[Spec, str | None] = spec, None
+    with suppress(InputError):  # the check of the table reports it
+        found = _fitting(source, spec)
+    return found
 
 
 def check_gap(source: Source, spec: Spec) -> None:
@@ -116,11 +117,10 @@ def _fitting(source: Source, spec: Spec) -> tuple[Spec, str | None]:
         return spec, None
 
     def fits(delay: float) -> bool:
-        try:
-            split_by_time(table.time, table.labelled(delay), spec.split, delay)
-        except InputError:
-            return False
-        return True
+        split = None
+        with suppress(InputError):  # another delay is tried
+            split = split_by_time(table.time, table.labelled(delay), spec.split, delay)
+        return split is not None
 
     if fits(spec.label_delay):
         return spec, None
