@@ -7,6 +7,7 @@ that a column with many values does not separate the classes by chance.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -51,12 +52,11 @@ def positives(
     """
     sample = table.sample
     if label is not None and label in sample.columns:
-        try:
+        found = None
+        with suppress(InputError):  # the check of the label reports it
             text = read_labels(sample[label], unlabelled=unlabelled, negative=negative).text
-            classes = find_classes(text, negative)
-        except InputError:
-            return None
-        return (text != classes[0]).cast(pl.Int8)
+            found = (text != find_classes(text, negative)[0]).cast(pl.Int8)
+        return found
     if label_date is not None and label_date in sample.columns:
         dates = sample[label_date]
         missing = dates.is_null()
