@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 PARTS = ("embedding", "attention", "head", "adapter", "tasks")
 """Parts of a classifier that can be trained alone; all other weights belong to the trunk."""
 AUXILIARY_TASKS = ("next_category", "next_amount", "next_time", "next_fields", "masked_fields")
@@ -26,6 +28,17 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
     ('1 fraud', '2,500 rows', '0 classes')
     """
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def listed(names: Iterable[str], most: int = 30, longest: int = 40) -> str:
+    """The first names of columns, for a message; a long name is cut.
+
+    >>> listed(["amount", "mcc", "country"], most=2), listed(["x" * 99])
+    ('amount, mcc, ...', 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx...')
+    """
+    every = list(names)
+    shown = [name if len(name) <= longest else f"{name[:longest]}..." for name in every[:most]]
+    return ", ".join(shown) + (", ..." if len(every) > most else "")
 
 
 def quoted(value: object, most: int = 60) -> str:

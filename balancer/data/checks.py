@@ -161,7 +161,13 @@ def _other_unit(values: pl.Series, numbers: pl.Series) -> int | None:
 def _null_hint(values: pl.Series, wrong: pl.Series) -> str:
     """The flag that makes a word mean "missing", where the first text (N,) that is no number has no digit."""
     first = str(values[int(np.argmax(_mask(wrong)))]).strip() if wrong.any() else ""
-    if not first or "," in first or any(character.isdigit() for character in first) or len(first) > _LONGEST_WORD:
+    if (
+        not first.isprintable()
+        or not first
+        or "," in first
+        or any(character.isdigit() for character in first)
+        or len(first) > _LONGEST_WORD
+    ):
         return ""
     return f", or --null-values {shlex.quote(first)} if it means missing"
 

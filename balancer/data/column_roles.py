@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from balancer.data.role_names import is_code, is_context, is_count, is_id, is_personal, is_second_label, is_time, may_be_second_label, rank
+from balancer.names import listed
 from balancer.tables.profile import ColumnProfile
 
 MAX_CATEGORIES = 100
@@ -174,4 +175,4 @@ def some(names: list[str]) -> str:
     ('a, b', 'a, b, c, d, e and 3 more')
     """
     more = len(names) - _NAMED
-    return ", ".join(repr(name) if not name.strip() else name for name in names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+    return listed((name if name.strip() else repr(name) for name in names[:_NAMED]), _NAMED) + (f" and {more} more" if more > 0 else "")

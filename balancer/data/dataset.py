@@ -33,9 +33,12 @@ from balancer.data.store import TransactionStore
 from balancer.data.timeline import first_of_key
 from balancer.deprecation import renamed_keyword
 from balancer.errors import InputError
-from balancer.names import counted
+from balancer.names import counted, listed
 from balancer.tables.options import NORMAL, PLAIN
 from balancer.tables.source import opened
+
+_NAMED = 5
+"""Columns that a note names."""
 
 
 @dataclass(eq=False)
@@ -376,7 +379,7 @@ def _notes(source: Source, schema: Schema, numeric: dict[str, NDArray[np.float32
     """Say which columns are left out or renamed, and what becomes of missing numbers."""
     used = {part for name in schema.spec.columns() for part in (name, *schema.parts(name))}
     unused = [name for name in column_names(source, schema.spec.read) if name not in used]
-    unnamed = [f"columns without a role are left out: {_few(unused)}"] if unused else []
+    unnamed = [f"columns without a role are left out: {listed(unused, _NAMED)}"] if unused else []
     notes = [*opened(source, schema.spec.read).notes, *(unnamed if left_out is None else left_out)]
     found = {name: column for column, name in schema.own_fields.items() if np.isnan(numeric[column]).any()}
     for names, what in (
@@ -384,12 +387,8 @@ def _notes(source: Source, schema: Schema, numeric: dict[str, NDArray[np.float32
         ([column for name, column in found.items() if name not in schema.missing], "are filled with the training median"),
     ):
         if names:
-            notes.append(f"missing values in {counted(len(names), 'column')} ({_few(names)}) {what}")
+            notes.append(f"missing values in {counted(len(names), 'column')} ({listed(names, _NAMED)}) {what}")
     if schema.columns:
         renamed = [f"{column} is {name}" for name, column in schema.columns.items()]
-        notes.append(f"fields of columns that have the name of a derived field are kept apart: {_few(renamed)}")
+        notes.append(f"fields of columns that have the name of a derived field are kept apart: {listed(renamed, _NAMED)}")
     return notes
-
-
-def _few(names: list[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

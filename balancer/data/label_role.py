@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from balancer.data.role_names import is_alarm, is_second_label, rank
 from balancer.errors import InputError
+from balancer.names import listed
 from balancer.tables.profile import ColumnProfile
 
 MAX_CLASSES = 50
@@ -50,11 +51,6 @@ def no_label(names: Sequence[str], profiles: Mapping[str, ColumnProfile] | None 
         if last is not None and last.name not in labels and last.distinct == 2 and _has_classes(last, 2):
             labels.append(last.name)
         dates = [name for name in names if profiles[name].kind == "date" and (is_second_label(name) or profiles[name].missing > _RARELY)]
-    may_be = f" ({', '.join(labels[:_NAMED])}?)" if labels else ""
-    also = f", or the date on which a fraud was reported with --label-date ({', '.join(dates[:_NAMED])}?)" if dates else ""
+    may_be = f" ({listed(labels[:_NAMED])}?)" if labels else ""
+    also = f", or the date on which a fraud was reported with --label-date ({listed(dates[:_NAMED])}?)" if dates else ""
     return InputError(f"no label column was recognised: name it with --label{may_be}{also}; columns: {listed(names)}")
-
-
-def listed(names: Collection[str]) -> str:
-    """The first names of columns."""
-    return ", ".join(list(names)[:30]) + (", ..." if len(names) > 30 else "")

@@ -18,13 +18,14 @@ from balancer.data.clock_role import clock_columns, time_reason
 from balancer.data.column_roles import MAX_CATEGORIES, STATIC, UNNAMED, Choice, feature_role, is_fact, notes, out, was_feature
 from balancer.data.delay import fitting_delay
 from balancer.data.examining import Examined, examine, varied
-from balancer.data.label_role import MAX_CLASSES, listed, no_label, only_candidate
+from balancer.data.label_role import MAX_CLASSES, no_label, only_candidate
 from balancer.data.reading import Source, column_names
 from balancer.data.role_names import RANKS, is_id, is_other_date, rank
 from balancer.data.row_times import FOUND_NO_TIME
 from balancer.data.separation import separating
 from balancer.data.spec import COLUMN_ROLES, LIST_ROLES, SPLIT_KEYS, Spec, SplitSpec, nearest, normalise, read_spec_file
 from balancer.errors import InputError
+from balancer.names import listed
 from balancer.tables.joined import JOINED, parts
 from balancer.tables.options import ReadOptions
 from balancer.tables.profile import ColumnProfile
@@ -278,7 +279,7 @@ class _Inference:
         for found in (candidates, best):
             if len(found) == 1:
                 return found[0]
-        raise InputError(f"several columns may be the time ({', '.join(best or candidates)}): name it with --time")
+        raise InputError(f"several columns may be the time ({listed(best or candidates)}): name it with --time")
 
     def _check_time(self) -> None:
         """Note that there is no time; with an entity, whose rows form a history, that is an error.
@@ -313,7 +314,7 @@ class _Inference:
             return None
         if len(found) > 1:
             none = "" if role == "label" else f" (or give --{role} none)"
-            raise InputError(f"several columns may be the {role} ({', '.join(found)}): name it with --{role}{none}")
+            raise InputError(f"several columns may be the {role} ({listed(found)}): name it with --{role}{none}")
         if role == "label" and not found:
             return only_candidate(self._free(), self.profiles)
         return found[0] if found else None

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from balancer.errors import InputError, reason_of
+from balancer.names import listed
 from balancer.tables.joined import JOINED
 from balancer.tables.options import ReadOptions
 
@@ -38,8 +39,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     lower = {item.lower(): item for item in names}
     close = difflib.get_close_matches(name.lower(), list(lower), n=1, cutoff=0.6)
     hint = f"did you mean {lower[close[0]]!r}? " if close else ""
-    listed = ", ".join(names[:30]) + (", ..." if len(names) > 30 else "")
-    return f"{hint}known: {listed}"
+    return f"{hint}known: {listed(names)}"
 
 
 def parse_duration(value: object, key: str) -> float:

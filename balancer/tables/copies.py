@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from contextlib import suppress
 from pathlib import Path
 
 import polars as pl
@@ -11,39 +12,42 @@ from balancer.names import counted
 from balancer.tables.drift import Part
 from balancer.tables.values import normal_form
 
+_FIRST = 100
+"""Rows at the beginning of a file that are compared first."""
+_COMPARED = 4
+"""Most files with the same beginning that are compared with each other."""
 _SHOWN = 3
 
 
-def repeated_rows(parts: list[Part], whole: pl.LazyFrame) -> list[str]:
+def repeated_rows(parts: list[Part]) -> list[str]:
     """Notes about pairs of files with equal rows.
 
-    Only files with the same number of rows are compared, so that a folder of many files is not read twice.
+    A copy has as many rows as the file that it was made of, and the same first rows. Only such pairs are
+    compared as a whole, so that a folder of many files is not read twice.
 
     Args:
         parts: The files.
-        whole: Their rows below each other.
     """
-    sizes = [part.frame.select(pl.len()).collect().item() for part in parts]
-    starts = [0, *itertools.accumulate(sizes)]
-    groups: dict[int, list[int]] = {}
-    for place, size in enumerate(sizes):
-        groups.setdefault(size, []).append(place)
+    alike: dict[tuple[int, ...], list[Part]] = {}
     found = []
-    for size, places in groups.items():
-        if len(places) < 2 or not size:
-            continue
-        rows = [_hashes(whole.slice(starts[place], size).collect()) for place in places]
-        for (one, first), (other, second) in itertools.combinations(zip(places, rows, strict=True), 2):
-            equal = int(first.is_in(second.implode()).sum())
-            if equal >= 0.5 * size:
-                names = (Path(parts[place].name).name for place in (one, other))
-                found.append(f"{counted(equal, 'row')} of {' and '.join(names)} are equal: if one file is a copy of the other, remove it")
+    with suppress(pl.exceptions.PolarsError):  # a damaged file is reported when its rows are read
+        for part in parts:
+            size = int(part.frame.select(pl.len()).collect().item())
+            if size:
+                first = _hashes(part.frame.head(_FIRST).collect())
+                alike.setdefault((size, *first.to_list()), []).append(part)
+        for (size, *_), group in alike.items():
+            for one, other in itertools.combinations(group[:_COMPARED], 2):
+                equal = int(_hashes(one.frame.collect()).is_in(_hashes(other.frame.collect()).implode()).sum())
+                if equal >= 0.5 * size:
+                    names = f"{Path(one.name).name} and {Path(other.name).name}"
+                    found.append(f"{counted(equal, 'row')} of {names} are equal: if one file is a copy of the other, remove it")
     return found[:_SHOWN]
 
 
 def _hashes(rows: pl.DataFrame) -> pl.Series:
-    """(N,) hashes of rows, the same for the same values in other formats."""
-    return rows.select(_plain(column) for column in rows).hash_rows(seed=0)
+    """(N,) hashes of rows, the same for the same values in other formats and another order of the columns."""
+    return rows.select(_plain(rows[name]) for name in sorted(rows.columns)).hash_rows(seed=0)
 
 
 def _plain(values: pl.Series) -> pl.Series:

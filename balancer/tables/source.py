@@ -19,7 +19,7 @@ import polars as pl
 
 from balancer.dependencies import require
 from balancer.errors import CorruptFileError, InputError, MissingClassError, MissingFileError, reason_of
-from balancer.names import counted
+from balancer.names import counted, listed
 from balancer.tables.copies import repeated_rows
 from balancer.tables.csv_text import Shape, check_rows, cleaned, line_of, with_name
 from balancer.tables.decoding import as_utf8
@@ -349,14 +349,13 @@ def _folder(path: Path, read: ReadOptions) -> Opened:
         held = [file for file in files if getattr(file, phrases)]
         if held:
             notes.append(f"{len(held)} of {len(files)} files of {path} " + text.format(_listed(getattr(held[0], phrases))))
-    notes.extend(repeated_rows(parts, united.frame))
+    notes.extend(repeated_rows(parts))
     if united.changed:
-        shown = ", ".join(f"{name} ({dtype})" for name, dtype in united.changed.items())
+        shown = listed((f"{name} ({dtype})" for name, dtype in united.changed.items()), _SHOWN)
         notes.append(f"columns whose type differs between the files of {path} are read with one that holds all values: {shown}")
     if united.absent:
-        shown = ", ".join(
-            f"{name} ({len(lacking)} of {len(files)}, first {Path(lacking[0]).name})" for name, lacking in united.absent.items()
-        )
+        lacks = (f"{name} ({len(lacking)} of {len(files)}, first {Path(lacking[0]).name})" for name, lacking in united.absent.items())
+        shown = listed(lacks, _SHOWN, longest=80)
         notes.append(f"columns that some files of {path} lack are empty there: {shown}")
     if len(names) < len(every):
         notes.append(f"left out of {path}: {counted(len(every) - len(names), 'empty file')}")

@@ -198,3 +198,10 @@ def test_a_word_that_is_no_number_names_the_flag() -> None:
     with pytest.raises(InputError) as raised:
         check_number(series(["1.5", "7x"]), RowCheck(2, "error"), optional=True)
     assert "--null-values" not in str(raised.value)
+
+
+def test_text_with_a_line_break_is_not_proposed_as_a_null_word() -> None:
+    with pytest.raises(InputError) as error:
+        check_number(pl.Series("amount", ["1", "line\nbreak"]), RowCheck(2, "error"))
+    assert "\n" not in str(error.value)
+    assert "null-values" not in str(error.value)

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from balancer.errors import InputError
-from balancer.tables import csv_text
+from balancer.data.reading import read_columns
+from balancer.errors import CorruptFileError, InputError
+from balancer.tables import copies, csv_text
 from balancer.tables.options import ReadOptions
 from balancer.tables.source import Opened, opened
 
@@ -315,3 +316,29 @@ def test_a_table_in_two_formats_in_one_folder_is_noted(tmp_path: Path) -> None:
     assert "3 rows of b.parquet and c.csv are equal" in " ".join(opened(tmp_path / "f").notes)
     frame.with_columns(pl.col("amount") + 1).write_parquet(tmp_path / "f" / "b.parquet")
     assert "are equal" not in " ".join(opened(tmp_path / "f").notes)
+
+
+def test_a_damaged_file_of_a_folder_is_refused_by_its_name(tmp_path: Path) -> None:
+    """Files that may be copies are compared before the table is read; that must not be where damage shows."""
+    table = pl.DataFrame({"a": range(2_000), "b": ["x", "y"] * 1_000})
+    table.write_parquet(tmp_path / "a.parquet")
+    content = bytearray((tmp_path / "a.parquet").read_bytes())
+    content[4:300] = bytes(296)
+    (tmp_path / "b.parquet").write_bytes(bytes(content))
+    with pytest.raises(CorruptFileError, match="can't be read"):
+        read_columns(tmp_path)
+
+
+def test_files_with_other_first_rows_are_not_compared_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(12):
+        pl.DataFrame({"a": range(number * 1_000, number * 1_000 + 1_000)}).write_parquet(tmp_path / f"{number:02}.parquet")
+    sizes: list[int] = []
+    hashes = copies._hashes
+
+    def counting(rows: pl.DataFrame) -> pl.Series:
+        sizes.append(rows.height)
+        return hashes(rows)
+
+    monkeypatch.setattr(copies, "_hashes", counting)
+    assert opened(tmp_path).notes == ()
+    assert sizes == [copies._FIRST] * 12
