@@ -331,7 +331,7 @@ def test_a_damaged_file_of_a_folder_is_refused_by_its_name(tmp_path: Path) -> No
 
 def test_files_with_other_first_rows_are_not_compared_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(12):
-        pl.DataFrame({"a": range(number * 1_000, number * 1_000 + 1_000)}).write_parquet(tmp_path / f"{number:02}.parquet")
+        pl.DataFrame({"a": range(number * 1_000, number * 1_000 + 1_000), "b": "x"}).write_csv(tmp_path / f"{number:02}.csv")
     sizes: list[int] = []
     hashes = copies._hashes
 
