@@ -390,5 +390,5 @@ def _notes(source: Source, schema: Schema, numeric: dict[str, NDArray[np.float32
             notes.append(f"missing values in {counted(len(names), 'column')} ({listed(names, _NAMED)}) {what}")
     if schema.columns:
         renamed = [f"{column} is {name}" for name, column in schema.columns.items()]
-        notes.append(f"fields of columns that have the name of a derived field are kept apart: {listed(renamed, _NAMED)}")
+        notes.append(f"fields of columns that have the name of a derived field are kept apart: {listed(renamed, _NAMED, longest=120)}")
     return notes

@@ -351,7 +351,7 @@ def _folder(path: Path, read: ReadOptions) -> Opened:
             notes.append(f"{len(held)} of {len(files)} files of {path} " + text.format(_listed(getattr(held[0], phrases))))
     notes.extend(repeated_rows(parts))
     if united.changed:
-        shown = listed((f"{name} ({dtype})" for name, dtype in united.changed.items()), _SHOWN)
+        shown = listed((f"{name} ({dtype})" for name, dtype in united.changed.items()), _SHOWN, longest=80)
         notes.append(f"columns whose type differs between the files of {path} are read with one that holds all values: {shown}")
     if united.absent:
         lacks = (f"{name} ({len(lacking)} of {len(files)}, first {Path(lacking[0]).name})" for name, lacking in united.absent.items())
