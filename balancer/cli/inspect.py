@@ -67,7 +67,7 @@ def _print(found: Inspection, console: Console) -> None:
     _print_columns(roles.columns, console)
     for title, lines, style in (
         ("to decide", found.doubts, "yellow"),
-        ("to mend", found.to_mend, "yellow"),
+        ("to correct", found.to_correct, "yellow"),
         ("warning", found.warnings, "yellow"),
         ("note", found.notes, None),
     ):

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from balancer.data.checks import RowCheck
+from balancer.data.corrections import to_correct
 from balancer.data.labels import find_classes, read_labels
 from balancer.data.leaks import leak_notes, suspected_leaks
-from balancer.data.mending import to_mend
 from balancer.data.reading import Source, column_names, read_columns
 from balancer.data.roles import ColumnRole, Roles, inferred
 from balancer.data.row_times import FOUND_NO_TIME, NO_TIME, RowTimes, read_reports, read_times, reported_early
@@ -36,7 +36,7 @@ class Inspection:
     """Roles, reasons and notes."""
     notes: tuple[str, ...]
     """How the file was read, and what is left out."""
-    to_mend: tuple[str, ...]
+    to_correct: tuple[str, ...]
     """What `balancer train` refuses, with column, row and remedy."""
     cautions: tuple[str, ...]
     """What is probably wrong, or was changed so that the table can be used."""
@@ -72,7 +72,7 @@ class Inspection:
             "sampled_rows": table.sample.height,
             "columns": [_column(each) | {"leak": self.leaks.get(each.name)} for each in self.roles.columns],
             "doubts": list(self.doubts),
-            "to_mend": list(self.to_mend),
+            "to_correct": list(self.to_correct),
             "cautions": list(self.cautions),
             "notes": list(self.notes),
             "leaks": dict(self.leaks),
@@ -106,8 +106,8 @@ def inspect_table(
     classes, unlabelled, wrong, early = _classes(source, spec, times)
     cautions = [*roles.cautions, *(times.cautions if times is not None else ()), *early]
     notes += [*(times.notes if times is not None else ()), *wrong, *roles.notes]
-    mend = () if roles.doubts and spec.time is None else tuple(to_mend(source, spec))
-    return Inspection(roles, tuple(notes), mend, tuple(cautions), suspected_leaks(roles), classes, unlabelled, time)
+    wrong_rows = () if roles.doubts and spec.time is None else tuple(to_correct(source, spec))
+    return Inspection(roles, tuple(notes), wrong_rows, tuple(cautions), suspected_leaks(roles), classes, unlabelled, time)
 
 
 def _column(each: ColumnRole) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def _time(source: Source, spec: Spec) -> tuple[dict[str, Any], RowTimes | None]:
     frame = read_columns(source, list(names), spec.read)
     check = RowCheck(frame.height, "drop")
     times: RowTimes | None = None
-    with suppress(InputError):  # `to_mend` reports it
+    with suppress(InputError):  # `to_correct` reports it
         times = read_times(frame, spec, names, check)
     if times is None:
         return {}, None
@@ -166,7 +166,7 @@ def _classes(source: Source, spec: Spec, times: RowTimes | None) -> tuple[dict[s
     held = {name: read_columns(source, [name], spec.read)[name] for name in (spec.label, spec.label_date) if name is not None}
     found, early, reported = TimeForm() if times is None else times.found, [], None
     labels = None
-    with suppress(InputError):  # `to_mend` reports it
+    with suppress(InputError):  # `to_correct` reports it
         if spec.label_date is not None:
             check = RowCheck(len(held[spec.label_date]), "drop")
             reports = read_reports(held[spec.label_date], spec, found, check)
@@ -181,6 +181,6 @@ def _classes(source: Source, spec: Spec, times: RowTimes | None) -> tuple[dict[s
         return {}, 0, [], early
     counts = {str(name): int(count) for name, count in sorted(labels.text.drop_nulls().value_counts().rows())}
     names: Sequence[str] = list(counts)
-    with suppress(InputError):  # `to_mend` reports it
+    with suppress(InputError):  # `to_correct` reports it
         names = find_classes(labels.text, spec.negative)
     return {name: counts[name] for name in names}, labels.text.null_count(), list(labels.notes), early

@@ -1,6 +1,6 @@
 """How well one column alone separates frauds from legitimate rows.
 
-What is special: the share of frauds of a value is measured on every second row and judged on the others, so
+What is special: the share of frauds of a value is measured on every second row, and evaluated on the rest, so
 that a column with many values does not separate the classes by chance.
 """
 
@@ -135,7 +135,7 @@ def only_frauds(missing: NDArray[np.bool_], y: NDArray[np.bool_]) -> bool:
 
 
 def _shares_area(codes: Codes, y: NDArray[np.bool_]) -> float:
-    """Area of the shares of frauds by value, measured on one half of each class and judged on the other."""
+    """Area of the shares of frauds by value, measured on one half of each class, evaluated on the other."""
     half = np.zeros(len(y), np.bool_)
     for each in (np.flatnonzero(y), np.flatnonzero(~y)):
         half[each[::2]] = True

@@ -518,7 +518,7 @@ def _loader_count(sampler: Sampler[Any], before: int) -> _LoaderCount | None:
 def _length_of(dataset: Any) -> int | None:
     try:
         return len(dataset)
-    except (TypeError, NotImplementedError):
+    except (TypeError, NotImplementedError):  # a data set need not know its length
         return None
 
 

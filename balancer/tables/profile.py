@@ -1,6 +1,6 @@
 """Profile of the columns of a table: what kind of values each one has, and how many.
 
-What is special: columns of a CSV file are text, and are judged by their distinct values, so that a column is
+What is special: columns of a CSV file are text, and examined by their distinct values, so that a column is
 parsed once per value and not once per row. A null word (`NA`, `-`) does not change the kind of a column.
 """
 

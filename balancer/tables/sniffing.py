@@ -1,6 +1,6 @@
 """Where the header of a CSV file is, and which character separates its fields.
 
-What is special: a separator is judged by all lines of the head of the file, not by the header alone: most
+What is special: a separator is chosen by all lines of the head of the file, not by the header alone: most
 lines must have as many fields as the header. Text in quotes is not counted.
 """
 
@@ -156,7 +156,7 @@ def _fields(lines: list[str], separator: str) -> int:
 
 
 def _separator(lines: list[str]) -> str:
-    """The character that separates the fields, judged by lines without quotes."""
+    """The character that separates the fields, chosen by lines without quotes."""
     best: tuple[float, int, int] | None = None
     for group in _CANDIDATES:
         chosen = None

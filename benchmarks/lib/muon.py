@@ -63,4 +63,5 @@ class MuonAndAdamW(torch.optim.AdamW):
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Refuse: a benchmark trains in one go."""
+        # The trials of the benchmark are not resumed within a training.
         raise NotImplementedError("the momentum of Muon is not stored")

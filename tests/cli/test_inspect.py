@@ -167,4 +167,4 @@ def test_values_are_shown_readably_and_many_columns_in_one_line(tmp_path: Path, 
     again = [main(["inspect", str(path)]) for _ in range(2)]
     first, second = capsys.readouterr().out.split(f"{path}: ")[1:]
     assert again == [0, 0] and first == second
-    assert "to mend: column 'attack_type' has the classes ['k0', 'k1', 'k10'," in " ".join(first.split())
+    assert "to correct: column 'attack_type' has the classes ['k0', 'k1', 'k10'," in " ".join(first.split())

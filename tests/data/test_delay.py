@@ -40,7 +40,7 @@ def table(days: float, seed: int = 0) -> pl.DataFrame:
 def test_what_inspect_proposes_is_accepted(days: float, seed: int) -> None:
     frame = table(days, seed)
     found = inspect_table(frame)
-    assert found.doubts == () and found.to_mend == ()
+    assert found.doubts == () and found.to_correct == ()
     spec = found.roles.spec
     load_dataset(frame, spec)
     short = spec.label_delay < 7 * DAY
@@ -65,7 +65,7 @@ def test_a_delay_that_was_given_is_kept_and_refused() -> None:
     for check in (check_gap, load_dataset):
         with pytest.raises(InputError, match="the gap of 7 days is longer than half"):
             check(frame, roles.spec)
-    assert "the gap of 7 days is longer than half" in inspect_table(frame, overrides={"label_delay": "7d"}).to_mend[0]
+    assert "the gap of 7 days is longer than half" in inspect_table(frame, overrides={"label_delay": "7d"}).to_correct[0]
     short = inferred(frame)
     assert short.spec.label_delay == 43_200.0
     assert "7 days does not fit a validation span of 8 days: 12 hours instead" in short.cautions[0]

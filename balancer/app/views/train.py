@@ -147,7 +147,7 @@ def _roles(source: Path) -> tuple[dict[str, Any], bool]:
     _columns(source, found, now)
     for doubt in now["doubts"]:
         st.error(_plain(doubt))
-    for text in (*now["to_mend"], *now["cautions"]):
+    for text in (*now["to_correct"], *now["cautions"]):
         st.warning(_plain(text), icon=":material/warning:")
     return given, not now["doubts"]
 

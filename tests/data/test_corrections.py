@@ -32,12 +32,12 @@ def test_a_cell_that_train_refuses_is_listed(column: str, value: Any, what: str,
     path = tmp_path / "table.csv"
     frame.with_columns(pl.Series(column, cells)).write_csv(path)
     found = inspect_table(path)
-    assert len(found.to_mend) == 1 and found.doubts == ()
-    assert what in found.to_mend[0] and f"column {column!r}" in found.to_mend[0] and f"row {ROWS - 2}" in found.to_mend[0]
-    assert found.to_dict()["to_mend"] == list(found.to_mend)
+    assert len(found.to_correct) == 1 and found.doubts == ()
+    assert what in found.to_correct[0] and f"column {column!r}" in found.to_correct[0] and f"row {ROWS - 2}" in found.to_correct[0]
+    assert found.to_dict()["to_correct"] == list(found.to_correct)
     with pytest.raises(InputError) as error:
         load_dataset(path, found.roles.spec)
-    assert str(error.value).endswith(found.to_mend[0])
+    assert str(error.value).endswith(found.to_correct[0])
 
 
 def test_every_column_is_listed(tmp_path: Path) -> None:
@@ -46,19 +46,19 @@ def test_every_column_is_listed(tmp_path: Path) -> None:
     money = pl.Series("amount", ["5 EUR", "6 USD"] * (ROWS // 2))
     text.with_columns(money, pl.Series("card_id", [None, *text["card_id"][1:]])).write_csv(path)
     found = inspect_table(path)
-    assert len(found.to_mend) == 2
-    assert "has no entity" in found.to_mend[0] and "several currencies (EUR, USD)" in found.to_mend[1]
+    assert len(found.to_correct) == 2
+    assert "has no entity" in found.to_correct[0] and "several currencies (EUR, USD)" in found.to_correct[1]
     text.with_columns(amount=pl.lit("2,664")).write_csv(path)
-    assert "--thousands , or --decimal ," in inspect_table(path, overrides={"amount": "amount"}).to_mend[0]
+    assert "--thousands , or --decimal ," in inspect_table(path, overrides={"amount": "amount"}).to_correct[0]
 
 
 def test_labels_and_parts_that_train_refuses_are_listed() -> None:
     late = table(300).with_columns(is_fraud=(pl.int_range(pl.len()) > 500).cast(pl.Int8))
-    assert "has no positive row" in inspect_table(late).to_mend[0]
+    assert "has no positive row" in inspect_table(late).to_correct[0]
     one = table(300).with_columns(is_fraud=pl.when(pl.col("is_fraud") == 1).then(pl.lit("X")))
     found = inspect_table(one)
-    assert "--negative empty" in found.to_mend[0] and found.unlabelled > 0
-    assert inspect_table(one, overrides={"negative": ""}).to_mend == ()
+    assert "--negative empty" in found.to_correct[0] and found.unlabelled > 0
+    assert inspect_table(one, overrides={"negative": ""}).to_correct == ()
     assert inspect_table(one, overrides={"negative": "empty"}).classes["X"] == found.classes["X"]
 
 

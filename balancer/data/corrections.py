@@ -1,4 +1,4 @@
-"""What must be mended before a table can be trained on: the checks of `balancer train`, each on all rows."""
+"""What must be corrected before a table can be trained on: each check of `balancer train` on all rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from balancer.tables.times import TimeForm
 from balancer.tables.values import normal_form
 
 
-def to_mend(source: Source, spec: Spec) -> list[str]:
+def to_correct(source: Source, spec: Spec) -> list[str]:
     """Run the checks of training, and list what each one finds first.
 
     Args:
