@@ -74,7 +74,7 @@ def _list(runs: list[Run]) -> None:
             "run": [run.name for run in runs],
             "dataset": [run.dataset.rsplit("/", 1)[-1] for run in runs],
             "detector": [run.kind for run in runs],
-            "policy": [run.policy if run.has_network else None for run in runs],
+            "policy": [run.policy if run.has_network else "–" for run in runs],
             "created (UTC)": [run.created.replace(tzinfo=None) if run.created else None for run in runs],
             "average precision": [run.metrics["average_precision"] for run in runs],
             "F1": [run.metrics["f1"] for run in runs],
@@ -98,13 +98,15 @@ def _list(runs: list[Run]) -> None:
 def _results(run: Run) -> None:
     """Show the counts of the chosen run, then its metrics and those of its baselines."""
     report = read(run, "report.json")
-    usual = report["baselines"].get(USUAL, {}).get("alarms")
+    # A run of trees alone has no networks as baselines.
+    other, why = (USUAL, ", the usual method") if run.has_network else ("lightgbm", "")
+    usual = report["baselines"].get(other, {}).get("alarms")
     counts = alarm_counts_of(run)
     st.header(f"Results: {run.name}")
     st.caption(
         f"Test rows: {counted(run.metrics['rows'], 'transaction')}{_when(counts['days'])}, "
         f"{run.metrics['positives']:,} of them fraud. Every model uses its own threshold, tuned on validation rows. The small numbers "
-        f"are the difference from {NAMES[USUAL]}, the usual method."
+        f"are the difference from {NAMES[other]}{why}."
         + ("" if usual else " They are missing here, because an older version wrote this run.")
     )
     tiles = [
