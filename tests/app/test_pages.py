@@ -98,6 +98,13 @@ def test_every_page_shows_a_run_of_trees_alone(page: str) -> None:
 
 
 @pytest.mark.usefixtures("tree_runs")
+def test_the_counts_of_a_run_of_trees_are_compared_with_lightgbm() -> None:
+    app = opened()
+    assert "the difference from LightGBM." in app.caption[0].value
+    assert app.dataframe[0].value["policy"].to_list() == ["–"]
+
+
+@pytest.mark.usefixtures("tree_runs")
 def test_a_run_of_trees_is_compared_with_others(tree_runs: Path, tiny_run: Path) -> None:
     shutil.copytree(tiny_run, tree_runs / "first")
     app = opened()
