@@ -18,12 +18,13 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, insert, select
 
 from balancer.devices import torch_threads
 from balancer.inference.decision import decide
 from balancer.inference.streaming import RowState
 from balancer.serving.errors import ConflictError
+from balancer.serving.scoring.actions import action
 from balancer.serving.scoring.context_past import lock_values
 from balancer.serving.scoring.history import (
     Row,
@@ -35,11 +36,12 @@ from balancer.serving.scoring.history import (
     save_entity,
     window_firsts,
 )
+from balancer.serving.scoring.origin import Origin
 from balancer.serving.scoring.registry import LoadedModel
 from balancer.serving.scoring.score_memory import first_stage, refresh, remember
 from balancer.serving.scoring.state import pack, unpack
 from balancer.serving.storage.database import Database
-from balancer.serving.storage.tables import transactions
+from balancer.serving.storage.tables import decisions, transactions
 
 Answer = dict[str, Any]
 NO_NETWORK = "the scores of this model come from boosted trees alone, so there is no attention to list"
@@ -64,7 +66,9 @@ class Scorer:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def score(self, tenant: str, model: LoadedModel, rows: Sequence[Row], *, explain: int = 0) -> ScoringResult:
+    def score(
+        self, tenant: str, model: LoadedModel, rows: Sequence[Row], *, explain: int = 0, origin: Origin | None = None
+    ) -> ScoringResult:
         """Score and store transactions, all of them or none.
 
         Args:
@@ -72,6 +76,7 @@ class Scorer:
             model: The model in service.
             rows: Transactions from `parse_transaction`.
             explain: Number of earlier transactions with the most attention to list.
+            origin: Where the request came from; None: from this process.
 
         Raises:
             ConflictError: If an id is already stored with other content, or occurs twice with different
@@ -82,9 +87,11 @@ class Scorer:
             if digests.setdefault(row.id, row.digest) != row.digest:
                 raise ConflictError(f"the id {row.id!r} occurs twice in the request with different content")
         with torch_threads(1):  # as `balancer score --streaming` does: the same bits
-            return self._database.write(lambda connection: self._score(connection, tenant, model, rows, explain))
+            return self._database.write(lambda connection: self._score(connection, tenant, model, rows, explain, origin or Origin()))
 
-    def _score(self, connection: Connection, tenant: str, model: LoadedModel, rows: Sequence[Row], explain: int) -> ScoringResult:
+    def _score(
+        self, connection: Connection, tenant: str, model: LoadedModel, rows: Sequence[Row], explain: int, origin: Origin
+    ) -> ScoringResult:
         # All requests lock entities in the same order, so that two requests never wait for each other.
         entities = {name: lock_entity(connection, tenant, name) for name in sorted({row.entity for row in rows})}
         columns = active_columns(model.base)
@@ -115,6 +122,7 @@ class Scorer:
                 answer |= self._most_attention(connection, entity, model, values, explain)
             append(connection, tenant, entity, row, numeric, answer, columns, None if scored is None else scored.fields)
             remember(entity, model, scored)
+            connection.execute(insert(decisions), _audited(tenant, entity["id"], answer, model, origin))
             answers[row.id], read[row.id] = answer, values
         for name, state in states.items():
             entities[name] |= {"model": model.digest, "state": None if state is None else pack(state)}
@@ -196,4 +204,21 @@ def _decision(scores: np.ndarray, model: LoadedModel) -> Answer:
         "class": model.schema.classes[int(winner[0])],
         "threshold": float(model.decision.threshold),
         "model": model.name,
+    }
+
+
+def _audited(tenant: str, entity: int, answer: Answer, model: LoadedModel, origin: Origin) -> dict[str, Any]:
+    """The row of `decisions` for an answer."""
+    return {
+        "entity": entity,
+        "tenant": tenant,
+        "transaction": answer["id"],
+        "kind": "scored",
+        "received": origin.received,
+        "key": origin.key,
+        "request": origin.request,
+        "model": model.name,
+        "digest": model.digest,
+        "action": action(alarm=answer["decision"]),
+        **{name: answer[name] for name in ("score", "threshold", "decision", "class")},
     }

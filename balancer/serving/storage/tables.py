@@ -38,6 +38,7 @@ keys = Table(
     Column("digest", String(64), nullable=False),  # SHA-256 of the secret, which has 256 random bits
     Column("created", Double, nullable=False),
     Column("revoked", Double),
+    Column("expires", Double),  # null: never
 )
 
 sessions = Table(
@@ -70,7 +71,22 @@ models = Table(
     Column("name", String(200), nullable=False),
     Column("digest", String(64), nullable=False),
     Column("activated", Double, nullable=False),
+    Column("key", String(100)),  # who approved it; null: the command line
 )
+
+registered_models = Table(
+    "registered_models",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("name", String(200), nullable=False),
+    Column("state", String(20), nullable=False),  # candidate, shadow, canary, champion, retired
+    Column("share", Double, nullable=False, server_default=text("0")),  # of the transactions that a canary decides
+    Column("registered", Double, nullable=False),
+    Column("changed", Double, nullable=False),
+    Column("changed_by", String(100)),  # id of the key; null: the command line
+    Index("registered_models_by_name", "name"),
+)
+"""The models that may score, by the digest of their files."""
 
 entities = Table(
     "entities",
@@ -100,6 +116,8 @@ entities = Table(
     Column("first_stage", String(64)),
     Column("last_logits", LargeBinary),
     Column("sum_score", Whole, nullable=False, server_default=text("0")),
+    # Changes with everything that is not the scoring of one more transaction.
+    Column("version", Whole, nullable=False, server_default=text("0")),
     Index("entities_by_name", "tenant", "name", unique=True),
 )
 
@@ -128,9 +146,70 @@ transactions = Table(
     Column("answer", JSON, nullable=False),
     Column("label", Text),
     Column("labelled", Double),
+    Column("amount", Double),  # as it was sent; null in rows of older versions and where the table has none
     Index("transactions_by_id", "tenant", "id", unique=True),
     Index("transactions_by_time", "entity", "time", "position"),
 )
+
+entity_states = Table(
+    "entity_states",
+    metadata,
+    Column("entity", Whole, ForeignKey("entities.id", ondelete="CASCADE"), primary_key=True),
+    Column("model", String(64), nullable=False),  # digest
+    Column("rows", Whole, nullable=False),  # the state is that after so many rows of the entity
+    Column("state", LargeBinary, nullable=False),
+)
+"""Snapshots of the states of the network. Later rows are read again from `transactions`."""
+
+decisions = Table(
+    "decisions",
+    metadata,
+    Column("number", Whole, primary_key=True, autoincrement=True),
+    Column("entity", Whole, ForeignKey("entities.id", ondelete="CASCADE"), nullable=False),
+    Column("tenant", String(100), nullable=False),
+    Column("transaction", Text, nullable=False),  # its id
+    Column("kind", String(20), nullable=False),  # scored, or amended
+    Column("received", Double, nullable=False),  # seconds since 1970, by the clock of the service
+    Column("key", String(100), nullable=False),  # id of the key, or subject of the token; "" without keys
+    Column("request", String(64), nullable=False),  # id of the request, as in the log and the answer
+    Column("model", String(200), nullable=False),
+    Column("digest", String(64), nullable=False),  # of the files of the model
+    Column("score", Double, nullable=False),
+    Column("threshold", Double, nullable=False),
+    Column("decision", Boolean, nullable=False),
+    Column("class", Text, nullable=False),
+    Column("action", String(20), nullable=False),
+    Index("decisions_of_transaction", "tenant", "transaction"),
+    Index("decisions_in_order", "tenant", "received"),
+    Index("decisions_of_entity", "entity"),
+)
+"""The audit: what was decided, when, for whom, and by which model. A row is never changed."""
+
+challenger_scores = Table(
+    "challenger_scores",
+    metadata,
+    Column("tenant", String(100), primary_key=True),
+    Column("transaction", Text, primary_key=True),
+    Column("digest", String(64), primary_key=True),
+    Column("entity", Whole, ForeignKey("entities.id", ondelete="CASCADE"), nullable=False),
+    Column("received", Double, nullable=False),
+    Column("score", Double, nullable=False),
+    Column("threshold", Double, nullable=False),
+    Column("decision", Boolean, nullable=False),
+    Index("challenger_scores_of_entity", "entity"),
+)
+"""Scores by the model that did not decide: the challenger, or the champion where a canary decided."""
+
+context_versions = Table(
+    "context_versions",
+    metadata,
+    Column("tenant", String(100), primary_key=True),
+    Column("column", String(200), primary_key=True),
+    Column("value", Text, primary_key=True),
+    Column("rows", Whole, nullable=False, server_default=text("0")),  # changes with every change of context_rows
+    Column("labels", Whole, nullable=False, server_default=text("0")),  # changes with every change of labelled
+)
+"""Whether what a worker remembers of a context value still holds; locked while the value changes."""
 
 used_values = Table(
     "used_values",

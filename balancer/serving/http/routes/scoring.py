@@ -3,7 +3,7 @@
 import time
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, HTTPException, Path, Query
+from fastapi import Depends, FastAPI, HTTPException, Path, Query, Request
 from fastapi.responses import JSONResponse
 
 from balancer.errors import InputError
@@ -14,6 +14,7 @@ from balancer.serving.http.auth import Access
 from balancer.serving.http.problems import problem_responses
 from balancer.serving.scoring.entities import Entities
 from balancer.serving.scoring.monitoring import ScoreMonitor
+from balancer.serving.scoring.origin import Origin
 from balancer.serving.scoring.parsing import parse_transaction
 from balancer.serving.scoring.registry import LoadedModel, Registry
 from balancer.serving.scoring.scorer import Scorer
@@ -38,7 +39,7 @@ def add_scoring(app: FastAPI, config: ServeConfig, scorer: Scorer, entities: Ent
             raise HTTPException(413, f"{len(rows)} rows in one request, but at most {config.max_rows} are allowed; send less per request")
 
     @app.post("/v1/score", tags=["scoring"], response_model=schemas.ScoreAnswer, responses=problem_responses(409))
-    def score(request: schemas.ScoreRequest, key: Key = may_score) -> JSONResponse:
+    def score(request: schemas.ScoreRequest, http: Request, key: Key = may_score) -> JSONResponse:
         """Score transactions with their history and store them, all or none. Scope: score."""
         check_count(request.transactions)
         model, now = in_service(), time.time()
@@ -46,7 +47,7 @@ def add_scoring(app: FastAPI, config: ServeConfig, scorer: Scorer, entities: Ent
             parse_transaction(raw, model.schema, f"transactions[{place}]", now, config.tolerance)
             for place, raw in enumerate(request.transactions)
         ]
-        scored = scorer.score(key.tenant, model, rows, explain=request.explain)
+        scored = scorer.score(key.tenant, model, rows, explain=request.explain, origin=Origin(key.id, http.state.request, now))
         monitor.add(model, scored)
         return JSONResponse({"decisions": scored.answers})  # as stored, without a model in between; a test checks the form
 
