@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import BaseModel, Field
 
 from balancer.serving.sessions.schemas import Session, StrictModel
+from balancer.serving.texts import stored_text
 
 Value = str | int | float | bool | None
 
@@ -120,7 +123,9 @@ class Entity(BaseModel):
 class ModelRequest(StrictModel):
     """A run to put in service."""
 
-    name: str = Field(min_length=1, max_length=200, description="One of the names that GET /v1/models lists.", examples=["2026-06"])
+    name: Annotated[str, stored_text(200)] = Field(
+        min_length=1, description="One of the names that GET /v1/models lists.", examples=["2026-06"]
+    )
 
 
 class Activation(BaseModel):

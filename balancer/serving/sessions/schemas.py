@@ -6,12 +6,14 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from balancer.serving.texts import stored_text
+
 POLICIES = ("auto", "ppo", "bandit", "constant", "schedule", "rule", "random", "start")
 """Policies that a request may name. Folders are excluded: a request must not contain a path of the file
 system."""
 _TOLERANCE = 1e-6
 
-ClassName = Annotated[str, Field(min_length=1, max_length=200)]
+ClassName = Annotated[str, Field(min_length=1), stored_text(200)]
 Count = Annotated[int, Field(ge=1, le=10**12)]
 Probability = Annotated[float, Field(ge=-_TOLERANCE, le=1 + _TOLERANCE, allow_inf_nan=False)]
 

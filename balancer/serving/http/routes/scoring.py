@@ -3,7 +3,7 @@
 import time
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, HTTPException, Path, Query, Request
+from fastapi import Depends, FastAPI, HTTPException, Query, Request
 from fastapi.responses import JSONResponse
 
 from balancer.errors import InputError
@@ -12,6 +12,7 @@ from balancer.serving.config import ServeConfig
 from balancer.serving.http import schemas
 from balancer.serving.http.auth import Access
 from balancer.serving.http.problems import problem_responses
+from balancer.serving.http.texts import EntityName
 from balancer.serving.scoring.entities import Entities
 from balancer.serving.scoring.monitoring import ScoreMonitor
 from balancer.serving.scoring.origin import Origin
@@ -19,8 +20,6 @@ from balancer.serving.scoring.parsing import parse_transaction
 from balancer.serving.scoring.registry import LoadedModel, Registry
 from balancer.serving.scoring.scorer import Scorer
 from balancer.serving.storage.keys import Key
-
-EntityName = Annotated[str, Path(max_length=1000, description="Name of the entity, as in its column.")]
 
 
 def add_scoring(app: FastAPI, config: ServeConfig, scorer: Scorer, entities: Entities, registry: Registry, access: Access) -> None:

@@ -2,16 +2,15 @@
 
 from typing import Annotated
 
-from fastapi import Depends, FastAPI, Path, Query
+from fastapi import Depends, FastAPI, Query
 
 from balancer.serving.http import schemas
 from balancer.serving.http.auth import Access
 from balancer.serving.http.problems import problem_responses
+from balancer.serving.http.texts import After, SessionId
 from balancer.serving.sessions.schemas import EpochReport, Session, SessionRequest, Weights
 from balancer.serving.sessions.store import Sessions
 from balancer.serving.storage.keys import Key
-
-SessionId = Annotated[str, Path(max_length=100, description="Id of the session.")]
 
 
 def add_sessions(app: FastAPI, sessions: Sessions, access: Access) -> None:
@@ -25,7 +24,7 @@ def add_sessions(app: FastAPI, sessions: Sessions, access: Access) -> None:
 
     @app.get("/v1/sessions", tags=["sessions"], responses=problem_responses(404))
     def each(
-        after: Annotated[str | None, Query(max_length=100, description="`next` of the previous page.")] = None,
+        after: After = None,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
         key: Key = allowed,
     ) -> schemas.SessionPage:
