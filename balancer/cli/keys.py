@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,8 +37,12 @@ class CreateConfig(DatabaseOptions):
     """
 
     tenant: Annotated[str, Flag("Name of the tenant whose data the key opens: letters, digits, dots and dashes.", metavar="NAME")]
-    scopes: Annotated[tuple[str, ...], "What the key allows: score, sessions, admin."] = ("score", "sessions")
+    scopes: Annotated[
+        tuple[str, ...],
+        "What the key allows: score, sessions, admin (deletion and audit of the tenant), operator (models and metrics of all tenants).",
+    ] = ("score", "sessions")
     name: Annotated[str, "Name of the key in balancer keys list."] = ""
+    expires: Annotated[str, Flag("When the key ends: 90d, 12h, or a date such as 2027-01-31; without it never.", metavar="TIME")] = ""
     json: Annotated[bool, "Print the key as JSON."] = False
 
 
@@ -86,12 +89,15 @@ def _create(arguments: Sequence[str]) -> int:
     config = read_flags(CreateConfig, "balancer keys create", arguments)
     from balancer.serving.storage import keys
 
+    expires = keys.parse_expiry(config.expires)
     database = _opened(config.database, create=True)
-    key, token = keys.create(database, config.tenant, config.scopes, config.name)
+    key, token = keys.create(database, config.tenant, config.scopes, config.name, expires=expires)
     if config.json:
-        print(json.dumps({"id": key.id, "tenant": key.tenant, "scopes": list(key.scopes), "key": token}, indent=2))
+        row = {"id": key.id, "tenant": key.tenant, "scopes": list(key.scopes), "expires": key.expires, "key": token}
+        print(json.dumps(row, indent=2))
     else:
-        print(f"{token}\n\nkey {key.id} of {key.tenant} for {', '.join(key.scopes)}; store it now, it is not shown again")
+        until = "" if key.expires is None else f", until {keys.shown_day(key.expires)} UTC"
+        print(f"{token}\n\nkey {key.id} of {key.tenant} for {', '.join(key.scopes)}{until}; store it now, it is not shown again")
     return 0
 
 
@@ -103,16 +109,18 @@ def _list(arguments: Sequence[str]) -> int:
     found = keys.list_keys(database)
     if config.json:
         rows = [{"id": key.id, "tenant": key.tenant, "name": key.name, "scopes": list(key.scopes), "created": key.created} for key in found]
-        print(json.dumps([row | {"revoked": key.revoked} for row, key in zip(rows, found, strict=True)], indent=2))
+        ends = [{"expires": key.expires, "expired": key.has_expired, "revoked": key.revoked} for key in found]
+        print(json.dumps([row | end for row, end in zip(rows, ends, strict=True)], indent=2))
         return 0
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("id", "tenant", "name", "scopes", "created", "revoked")
+    table = Table("id", "tenant", "name", "scopes", "created", "expires", "revoked")
     for key in found:
-        table.add_row(
-            key.id, key.tenant, key.name, ", ".join(key.scopes), _day(key.created), "" if key.revoked is None else _day(key.revoked)
-        )
+        ends = "" if key.expires is None else keys.shown_day(key.expires)
+        ended = " (expired)" if key.has_expired else " (soon)" if key.expires_soon else ""
+        revoked = "" if key.revoked is None else keys.shown_day(key.revoked)
+        table.add_row(key.id, key.tenant, key.name, ", ".join(key.scopes), keys.shown_day(key.created), ends + ended, revoked)
     Console().print(table if found else "no keys yet: balancer keys create --tenant NAME")
     return 0
 
@@ -125,7 +133,3 @@ def _revoke(arguments: Sequence[str]) -> int:
     keys.revoke(database, config.id)
     print(f"key {config.id} is revoked")
     return 0
-
-
-def _day(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")

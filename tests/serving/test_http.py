@@ -117,7 +117,7 @@ def test_every_route_refuses_a_missing_wrong_or_under_scoped_key(
             wrong = scoped["admin"]["Authorization"][:-1] + ("A" if not scoped["admin"]["Authorization"].endswith("A") else "B")
             for header in (wrong, "Bearer x", "Basic YTpi"):
                 assert client.request(method, url, headers={"Authorization": header}, **options).status_code == 401, (method, path)
-            assert sorted(codes.values()).count(403) == 2, (method, path, codes)
+            assert sorted(codes.values()).count(403) == len(keys.SCOPES) - 1, (method, path, codes)
             tried += 1
     assert tried == 12
     key = keys.list_keys(database)[0]

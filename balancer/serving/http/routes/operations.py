@@ -13,7 +13,7 @@ from balancer.serving.storage.keys import Key
 
 def add_operations(app: FastAPI, database: Database, registry: Registry, access: Access) -> None:
     """Add /healthz, /readyz, /metrics and /v1/models."""
-    admin = Depends(access.allow("admin"))
+    operator = Depends(access.allow("operator"))
 
     @app.get("/healthz", tags=["operations"])
     def alive() -> schemas.State:
@@ -29,13 +29,13 @@ def add_operations(app: FastAPI, database: Database, registry: Registry, access:
         return schemas.State(status="ready", model=None if current is None else current.name)
 
     @app.get("/metrics", tags=["operations"], responses=problem_responses(), response_class=Response)
-    def prometheus(_: Key = admin) -> Response:
-        """Metrics of all workers for Prometheus. Scope: admin."""
+    def prometheus(_: Key = operator) -> Response:
+        """Metrics of all workers for Prometheus. Scope: operator."""
         return Response(metrics.render_metrics(), media_type="text/plain; version=0.0.4")
 
     @app.get("/v1/models", tags=["models"], responses=problem_responses())
-    def models(_: Key = admin) -> schemas.Models:
-        """The model in service, and the runs that can replace it. Scope: admin."""
+    def models(_: Key = operator) -> schemas.Models:
+        """The model in service, and the runs that can replace it. Scope: operator."""
         current = registry.current
         activations = [
             schemas.Activation(**{key: each[key] for key in ("generation", "name", "activated")}) for each in registry.activations()
@@ -45,7 +45,7 @@ def add_operations(app: FastAPI, database: Database, registry: Registry, access:
         )
 
     @app.post("/v1/models", tags=["models"], responses=problem_responses())
-    def swap(request: schemas.ModelRequest, key: Key = admin) -> schemas.Models:
-        """Put another run in service, for all workers within seconds. Scope: admin."""
+    def swap(request: schemas.ModelRequest, key: Key = operator) -> schemas.Models:
+        """Put another run in service, for all workers within seconds. Scope: operator."""
         registry.activate(request.name)
         return models(key)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -12,7 +14,10 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Create the tables and columns; the scores of transactions that are stored already have no decision."""
+    """Create the tables and columns. Keys with `admin` get `operator`, which was part of it.
+
+    The scores of transactions that are stored already have no decision.
+    """
     whole = sa.BigInteger().with_variant(sa.INTEGER(), "sqlite")
     zero = sa.text("0")
 
@@ -20,6 +25,7 @@ def upgrade() -> None:
         return sa.Column("entity", whole, sa.ForeignKey("entities.id", ondelete="CASCADE"), nullable=False)
 
     op.add_column("api_keys", sa.Column("expires", sa.Double(), nullable=True))
+    _add_operator()
     op.add_column("models", sa.Column("key", sa.String(length=100), nullable=True))
     op.add_column("entities", sa.Column("version", whole, server_default=zero, nullable=False))
     op.add_column("transactions", sa.Column("amount", sa.Double(), nullable=True))
@@ -105,4 +111,21 @@ def downgrade() -> None:
     op.drop_column("transactions", "amount")
     op.drop_column("entities", "version")
     op.drop_column("models", "key")
+    # Without the column a key has no end: those that have ended already must not work again.
+    table = sa.table("api_keys", sa.column("expires"), sa.column("revoked"))
+    ended = table.update().where(table.c.revoked.is_(None), table.c.expires < time.time())
+    op.get_bind().execute(ended.values(revoked=table.c.expires))
     op.drop_column("api_keys", "expires")
+
+
+def _add_operator() -> None:
+    """Give `operator` to the keys with `admin`, which included it before this revision.
+
+    Earlier versions know no such scope and leave it alone, so a downgrade does too.
+    """
+    table = sa.table("api_keys", sa.column("id"), sa.column("scopes"))
+    connection = op.get_bind()
+    for row in connection.execute(sa.select(table)).all():
+        scopes = row.scopes.split(",")
+        if "admin" in scopes and "operator" not in scopes:
+            connection.execute(table.update().where(table.c.id == row.id).values(scopes=",".join([*scopes, "operator"])))
