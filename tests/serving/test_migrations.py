@@ -15,7 +15,7 @@ from balancer.serving.storage.tables import metadata
 
 def move(database: Database, revision: str, *, up: bool = True) -> None:
     def work(connection: Connection) -> None:
-        config = storage._alembic()
+        config = storage.alembic_config()
         config.attributes["connection"] = connection
         (command.upgrade if up else command.downgrade)(config, revision)
 

@@ -89,7 +89,7 @@ class Database:
             if not self.is_sqlite:
                 connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": SCHEMA_LOCK})
             if MigrationContext.configure(connection).get_current_revision() != head_revision():
-                config = _alembic()
+                config = alembic_config()
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
 
@@ -124,10 +124,11 @@ class Database:
 
 def head_revision() -> str | None:
     """Return the newest revision of the tables."""
-    return ScriptDirectory.from_config(_alembic()).get_current_head()
+    return ScriptDirectory.from_config(alembic_config()).get_current_head()
 
 
-def _alembic() -> Config:
+def alembic_config() -> Config:
+    """Return the configuration with which Alembic finds the revisions."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.set_main_option("path_separator", "os")

@@ -236,6 +236,7 @@ labelled = Table(
     Column("fraud", Boolean, nullable=False),
     Index("labelled_in_order", "tenant", "column", "value", "time", "fraud"),
     Index("labelled_frauds", "tenant", "column", "value", "fraud", "time"),
+    Index("labelled_of_entity", "entity"),
 )
 """Labelled transactions by context value, for the incomplete hours at the ends of a risk window, and to find
 the last labels and frauds."""

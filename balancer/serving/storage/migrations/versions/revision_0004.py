@@ -29,6 +29,7 @@ def upgrade() -> None:
     op.add_column("models", sa.Column("key", sa.String(length=100), nullable=True))
     op.add_column("entities", sa.Column("version", whole, server_default=zero, nullable=False))
     op.add_column("transactions", sa.Column("amount", sa.Double(), nullable=True))
+    op.create_index("labelled_of_entity", "labelled", ["entity"], unique=False)
     op.create_table(
         "registered_models",
         sa.Column("digest", sa.String(length=64), nullable=False),
@@ -108,6 +109,7 @@ def downgrade() -> None:
     op.drop_table("entity_states")
     op.drop_index("registered_models_by_name", table_name="registered_models")
     op.drop_table("registered_models")
+    op.drop_index("labelled_of_entity", table_name="labelled")
     op.drop_column("transactions", "amount")
     op.drop_column("entities", "version")
     op.drop_column("models", "key")
