@@ -28,6 +28,7 @@ INSTALL = {
     "keras": "balancer[keras]",
     "lightgbm": "balancer[train]",
     "lightning": "balancer[lightning]",
+    "msgspec": "balancer[serve]",
     "onnx": "balancer[export]",
     "onnxruntime": "balancer[export]",
     "onnxscript": "balancer[export]",

@@ -11,3 +11,11 @@ class ConflictError(InputError):
 
 class MissingError(InputError):
     """The object does not exist, or belongs to another tenant."""
+
+
+class TooLargeError(InputError):
+    """The request has more rows than one request may have."""
+
+
+class EncodingError(InputError):
+    """The body of the request is not UTF-8."""

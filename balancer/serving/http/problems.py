@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from balancer.errors import InputError
-from balancer.serving.errors import ConflictError, MissingError
+from balancer.serving.errors import ConflictError, EncodingError, MissingError, TooLargeError
 from balancer.serving.http.schemas import Problem
 from balancer.serving.storage.database import UnavailableError
 
@@ -25,12 +25,18 @@ _DESCRIPTIONS = {
     429: "Too many requests.",
     503: "No model is in service, or the database is unavailable; send the same request again.",
 }
+_STATUSES = {EncodingError: 400, MissingError: 404, ConflictError: 409, TooLargeError: 413}
 
 
 def problem_responses(*further: int) -> dict[int | str, dict[str, Any]]:
     """Return the error responses of a route for OpenAPI; `further` are statuses besides the usual ones."""
     statuses = (400, 401, 403, 413, 422, 429, 503, *further)
     return {status: {"model": Problem, "description": _DESCRIPTIONS[status]} for status in statuses}
+
+
+def status_of(error: InputError) -> int:
+    """The HTTP status of an error in a request; 422 where no other one fits."""
+    return next((status for kind, status in _STATUSES.items() if isinstance(error, kind)), 422)
 
 
 def add_error_handlers(app: FastAPI) -> None:
@@ -41,8 +47,7 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(InputError)
     def bad_input(_: Request, error: InputError) -> JSONResponse:
-        status = 409 if isinstance(error, ConflictError) else 404 if isinstance(error, MissingError) else 422
-        return problem(status, str(error))
+        return problem(status_of(error), str(error))
 
     @app.exception_handler(UnavailableError)
     def unavailable(_: Request, error: UnavailableError) -> JSONResponse:
