@@ -14,6 +14,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable
+from urllib.parse import unquote_to_bytes
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -21,7 +22,9 @@ from balancer.serving.http.logs import LOGGER
 from balancer.serving.metrics import REQUEST_SECONDS, REQUESTS
 
 LOG = logging.getLogger(LOGGER)
-_SECRET_IN_URL = re.compile(rb"bk_[0-9a-f]{12}_|(^|&)(api[_-]?key|key|token|access_token|authorization)=", re.IGNORECASE)
+_KEY = re.compile(rb"bk_[0-9a-f]{12}_[A-Za-z0-9_-]{43}")
+"""A whole key. A part of one is no secret, and may be the name of an entity."""
+_SECRET_IN_QUERY = re.compile(rb"(^|&)(api[_-]?key|key|token|access_token|authorization)=", re.IGNORECASE)
 
 
 class RequestMiddleware:
@@ -96,7 +99,8 @@ class RequestMiddleware:
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
         """Return status and message if the headers are enough to refuse the request."""
         headers = dict(scope["headers"])
-        if _SECRET_IN_URL.search(scope.get("query_string", b"")) or b"bk_" in scope.get("raw_path", b""):
+        path, query = scope.get("raw_path", b""), scope.get("query_string", b"")
+        if _SECRET_IN_QUERY.search(query) or _KEY.search(unquote_to_bytes(path)) or _KEY.search(unquote_to_bytes(query)):
             return 400, "a key in the URL is written to logs; send it as a header, Authorization: Bearer KEY, and revoke this key"
         if not self.host_allowed(headers.get(b"host", b"").decode("latin-1")):
             return 421, "this service has no keys yet and answers to loopback names only; create a key with balancer keys create"

@@ -86,7 +86,9 @@ class Label(StrictModel):
     """The label of a transaction."""
 
     id: str = Field(min_length=1, max_length=1000)
-    label: str | None = Field(max_length=1000, description="A class of the model, or null to remove a label.", examples=["1"])
+    label: Annotated[str, Field(max_length=1000)] | bool | int | float | None = Field(
+        description="A class of the model, as text or as the number or truth value of its column; null removes a label.", examples=["1", 1]
+    )
 
 
 class LabelRequest(StrictModel):

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, delete, select, union, update
 
 from balancer.data.schema import Schema
 from balancer.data.spec import nearest
 from balancer.errors import InputError
 from balancer.serving.errors import MissingError
-from balancer.serving.scoring.context_past import remove_entity
+from balancer.serving.scoring.context_past import lock_values, remove_entity
 from balancer.serving.scoring.context_risk import count_label, uncount_entity
+from balancer.serving.scoring.context_versions import changed
 from balancer.serving.storage.database import Database
-from balancer.serving.storage.tables import entities, transactions
+from balancer.serving.storage.tables import context_rows, entities, labelled, transactions
 from balancer.tables.options import NORMAL
 from balancer.tables.values import normal_text
+
+LabelValue = str | int | float | bool | None
+"""A class of a model as a client writes it, in the type of its column; None is no label."""
 
 
 class Entities:
@@ -30,13 +34,14 @@ class Entities:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def label(self, tenant: str, schema: Schema, labels: Mapping[str, str | None]) -> list[str]:
+    def label(self, tenant: str, schema: Schema, labels: Mapping[str, LabelValue]) -> list[str]:
         """Store the labels of transactions.
 
         Args:
             tenant: Whose transactions.
             schema: The schema of the model, for its classes and context columns.
-            labels: A class by id; None removes a label. Ids and classes are compared by their normal form.
+            labels: A class by id, as text, as a number, or as a truth value; None removes a label. Ids and
+                classes are compared by their normal form.
 
         Returns:
             The ids that are not stored here.
@@ -48,18 +53,20 @@ class Entities:
         by_id: dict[str, str | None] = {}
         given: dict[str, str] = {}
         for name, label in labels.items():
-            found = classes.get(label if label in classes else normal_text(label))
+            found = _class_of(label, classes)
             if label is not None and found is None:
-                raise InputError(f"the label of {name!r} is {label!r}; {nearest(label, schema.classes)}")
+                raise InputError(f"the label of {name!r} is {label!r}; {nearest(str(label), schema.classes)}")
             stored = (normal_text(name) or name) if schema.values == NORMAL else name
             by_id[stored], given[stored] = found, name
 
         def work(connection: Connection) -> list[str]:
             columns = transactions.c
+            locked = _locked_entities(connection, tenant, list(by_id))
             wanted = select(columns.tenant, columns.id, columns.entity, columns.position, columns.time, columns.texts)
-            found = connection.execute(
-                wanted.where(columns.tenant == tenant, columns.id.in_(list(by_id))).order_by(columns.id).with_for_update()
-            ).all()
+            chosen = wanted.where(columns.tenant == tenant, columns.id.in_(list(by_id)), columns.entity.in_(locked))
+            found = connection.execute(chosen.order_by(columns.id)).all()
+            touched = {(column, row.texts[column]) for row in found for column in schema.spec.context}
+            changed(connection, tenant, touched, labels=True)
             for row in found:
                 label = by_id[row.id]
                 connection.execute(
@@ -106,11 +113,53 @@ class Entities:
             found = _found(connection, tenant, name, lock=True)
             if found is None:
                 raise MissingError(f"there is no entity {name!r}")
+            touched = _context_values(connection, found["id"])
+            lock_values(connection, tenant, touched)
+            changed(connection, tenant, touched, rows=True, labels=True)
             uncount_entity(connection, tenant, found["id"])
             remove_entity(connection, tenant, found["id"])
             connection.execute(delete(entities).where(entities.c.id == found["id"]))
 
         self._database.write(work)
+
+
+def _class_of(label: LabelValue, classes: Mapping[str | None, str]) -> str | None:
+    """The class that a label names, given the classes by their names and normal forms; None if there is none.
+
+    A truth value is also that of a column of integers, where `true` is 1.
+    """
+    if isinstance(label, str) and label in classes:
+        return classes[label]
+    forms = [label, int(label)] if isinstance(label, bool) else [label]
+    return next((classes[text] for each in forms if (text := normal_text(each)) is not None and text in classes), None)
+
+
+def _locked_entities(connection: Connection, tenant: str, names: Sequence[str]) -> list[int]:
+    """Lock the entities of transactions, in the order in which scoring locks them.
+
+    So a label waits for an erasure of its entity, and an erasure for a label: what one of them counts, the
+    other sees.
+
+    Args:
+        connection: A transaction that writes.
+        tenant: Whose transactions.
+        names: Ids of the transactions.
+
+    Returns:
+        The ids of the entities that are still there.
+    """
+    columns, rows = entities.c, transactions.c
+    holders = select(rows.entity).where(rows.tenant == tenant, rows.id.in_(names))
+    # Scoring sorts names by their characters; PostgreSQL sorts so only if told.
+    order = columns.name.collate("C") if connection.dialect.name == "postgresql" else columns.name
+    chosen = select(columns.id).where(columns.tenant == tenant, columns.id.in_(holders)).order_by(order).with_for_update()
+    return list(connection.execute(chosen).scalars())
+
+
+def _context_values(connection: Connection, entity: int) -> set[tuple[str, str]]:
+    """The context columns and values under which an entity is counted."""
+    counted = (select(table.c.column, table.c.value).where(table.c.entity == entity) for table in (context_rows, labelled))
+    return {(row.column, row.value) for row in connection.execute(union(*counted))}
 
 
 def _found(connection: Connection, tenant: str, name: str, *, lock: bool = False) -> Mapping[str, Any] | None:
