@@ -8,12 +8,14 @@ import math
 import unicodedata
 import uuid
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from balancer.data.row_times import time_of
 from balancer.data.schema import Schema
+from balancer.data.spec import nearest
 from balancer.errors import InputError
 from balancer.serving.scoring.history import Row
 from balancer.tables.joined import join_texts
@@ -166,3 +168,53 @@ def _moment(raw: Mapping[str, Any], schema: Schema, where: str) -> float:
         return time_of(raw, schema.spec, columns, schema.usual_time)
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
+
+
+@dataclass(frozen=True)
+class Correction:
+    """Checked values that replace those of a stored transaction."""
+
+    amount: float | None
+    """The amount; None where it stays."""
+    numeric: dict[str, float]
+    """Values of numeric columns; NaN where no value is known."""
+    texts: dict[str, str | None]
+    """Values of categorical and context columns."""
+
+
+def parse_correction(raw: Mapping[str, Any], schema: Schema) -> Correction:
+    """Check and convert the columns that correct a stored transaction, as `parse_transaction` does.
+
+    Args:
+        raw: Values by column. A joined key needs all its columns.
+        schema: The schema of the model.
+
+    Raises:
+        InputError: If a column is unknown or can't be corrected, or a value can't be used.
+    """
+    spec = schema.spec
+    fixed = [name for name in (spec.entity, spec.time, spec.id or "id") if name is not None]
+    for name in fixed:
+        for part in schema.parts(name):
+            if part in raw:
+                what = f"{part!r} says which transaction it is, or when it was"
+                raise InputError(f"column {what}, and can't be corrected: reverse the transaction and send the right one with another id")
+    lists = dict.fromkeys((*spec.categorical, *spec.context))
+    known = {part for name in ((spec.amount,) if spec.amount else ()) + (*spec.numeric, *lists) for part in schema.parts(name)}
+    for column in raw:
+        if column not in known - {part for name in fixed for part in schema.parts(name)}:
+            raise InputError(f"there is no column {column!r} to correct; {nearest(column, sorted(known))}")
+    for name in lists:
+        given = [part in raw for part in schema.parts(name)]
+        if any(given) and not all(given):
+            raise InputError(f"the columns {', '.join(map(repr, schema.parts(name)))} are joined to one key: give all of them")
+    absent = null_words(spec.read)
+    return Correction(
+        amount=_number(raw[spec.amount], f"column {spec.amount!r}", math.inf) if spec.amount is not None and spec.amount in raw else None,
+        numeric={
+            name: math.nan if _is_missing(raw[name], absent) else _number(raw[name], f"column {name!r}", _LARGEST)
+            for name in spec.numeric
+            if name in raw
+        },
+        texts={name: _key(raw, name, schema, "the correction") for name in lists if schema.parts(name)[0] in raw},
+    )
