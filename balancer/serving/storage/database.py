@@ -4,7 +4,7 @@ What is special: work is a function of a connection and runs in one transaction.
 completely or not at all, so it can be repeated after a lost connection, a deadlock or a restart of the
 database. What must not count twice is recognised by its id (scoring) or its number (sessions). On SQLite a
 writer locks the database at the beginning (BEGIN IMMEDIATE), so that what it reads stays valid until it has
-written.
+written. Work for a request begins in time or not at all (`Deadline`).
 """
 
 from __future__ import annotations
@@ -21,9 +21,13 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from balancer.dependencies import require
 from balancer.errors import InputError
+from balancer.serving.storage.deadline import REQUEST
+from balancer.serving.storage.disk import has_room, is_disk_full
+from balancer.serving.storage.sqlite import LogTruncation, sqlite_engine, truncated
 
 Result = TypeVar("Result")
 POOL = 8
@@ -38,18 +42,29 @@ class UnavailableError(RuntimeError):
     """The database was not reached in time; repeating the work is safe."""
 
 
+class DiskFullError(UnavailableError):
+    """The database can't write to its disk; nothing was stored."""
+
+
 class Database:
     """The connections of one process to a database.
 
     Args:
         url: `sqlite:///file.db`, or `postgresql://user:password@host/name`.
         patience: Seconds to keep trying while the database is unavailable.
+        statement_seconds: Most seconds of one statement on PostgreSQL; 0 for no limit, for commands that read
+            or change much at once.
+        connections: Most connections.
     """
 
-    def __init__(self, url: str, *, patience: float = 20.0) -> None:
+    def __init__(self, url: str, *, patience: float = 20.0, statement_seconds: float = 0.0, connections: int = POOL) -> None:
         self.patience = patience
-        self.engine = _engine(url)
+        self.engine = _engine(url, statement_seconds, {"pool_size": connections, "max_overflow": 0, "pool_timeout": max(1.0, patience)})
         self.is_sqlite = self.engine.dialect.name == "sqlite"
+        self.disk_full = False
+        """Whether the last write failed because the disk is full."""
+        file = self.engine.url.database
+        self._truncation = LogTruncation(file) if self.is_sqlite and file is not None else None
 
     def read(self, work: Callable[[Connection], Result]) -> Result:
         """Run `work` in a transaction that does not write, and return its result."""
@@ -61,22 +76,74 @@ class Database:
 
     def _run(self, work: Callable[[Connection], Result], *, write: bool) -> Result:
         deadline, pause, conflicts = time.monotonic() + self.patience, 0.01, 0
+        request = REQUEST.get()
+        if request is not None:
+            if not request.begin():
+                raise UnavailableError("the request waited too long to begin")
+            deadline = min(deadline, request.end_by)
         while True:
             try:
                 with self.engine.connect().execution_options(balancer_write=write) as connection, connection.begin():
-                    return work(connection)
+                    result = work(connection)
+                if write:
+                    self.disk_full = False
+                return result
             except IntegrityError:
                 # Another transaction has created the same row since this one read; the next attempt sees it.
                 conflicts += 1
                 if conflicts == MAX_CONFLICTS:
                     raise
+            except PoolTimeoutError as error:
+                raise UnavailableError("all connections to the database were in use") from error
             except DBAPIError as error:
+                if is_disk_full(error):
+                    self.disk_full = True
+                    raise DiskFullError(
+                        "the disk of the database is full or can't be written, so nothing was stored; free space on it"
+                    ) from error
                 if not _is_transient(error):
                     raise
                 if time.monotonic() + pause > deadline:
-                    raise UnavailableError(f"the database did not answer within {self.patience:g} s") from error
+                    raise UnavailableError("the database did not answer in time") from error
             time.sleep(pause)
             pause = min(2 * pause, 0.5)
+
+    def erased(self, seconds: float = 1.0) -> bool:
+        """Overwrite deleted rows also where the database keeps them longer, on SQLite in its write-ahead log.
+
+        Call this after the transaction of an erasure.
+
+        Args:
+            seconds: Most seconds to wait. What takes longer is done in a thread.
+
+        Returns:
+            Whether it is done.
+        """
+        return self._truncation is None or self._truncation.run(seconds)
+
+    def has_room(self) -> bool:
+        """Whether the database can write to its disk, as far as this process knows.
+
+        After a write has failed because the disk is full, this tries to write.
+        """
+        file = self.engine.url.database
+        if self.is_sqlite and file is not None:
+            free = has_room(Path(file).absolute().parent, probe=self.disk_full)
+        else:
+            free = not self.disk_full or self._can_write()
+        if free:
+            self.disk_full = False
+        return free
+
+    def _can_write(self) -> bool:
+        """Whether PostgreSQL can write a table of about a megabyte, which is given up at once."""
+        try:
+            with self.engine.connect() as connection:
+                connection.execute(text("CREATE TEMPORARY TABLE room AS SELECT md5(random()::text) FROM generate_series(1, 20000)"))
+                connection.rollback()
+        except DBAPIError:
+            return False
+        return True
 
     def upgrade(self) -> None:
         """Create or upgrade the tables; several processes may call this at once.
@@ -95,6 +162,9 @@ class Database:
 
         try:
             self.write(work)
+            file = self.engine.url.database
+            if self.is_sqlite and file is not None:
+                truncated(file)  # an erasure may have been interrupted before this was done
         except UnavailableError as error:
             raise InputError(
                 f"--database {self.shown}: {error.__cause__ or error}; check that it is running and that this user can connect"
@@ -119,6 +189,8 @@ class Database:
 
     def close(self) -> None:
         """Close all connections."""
+        if self._truncation is not None:
+            self._truncation.close()
         self.engine.dispose()
 
 
@@ -135,44 +207,31 @@ def alembic_config() -> Config:
     return config
 
 
-def _engine(url: str) -> Engine:
+def _engine(url: str, seconds: float, pool: dict[str, Any]) -> Engine:
     try:
         parsed = make_url(url)
         if parsed.get_backend_name() == "sqlite":
-            return _sqlite(parsed.render_as_string(hide_password=False))
+            return sqlite_engine(parsed.render_as_string(hide_password=False), pool)
         if parsed.get_backend_name() != "postgresql":
             raise InputError(f"--database is a {parsed.get_backend_name()} URL: give sqlite:///file.db or postgresql://user@host/name")
         require("psycopg", "--database postgresql://")
-        return create_engine(parsed.set(drivername="postgresql+psycopg"), pool_size=POOL, max_overflow=0)
+        from balancer.serving.storage.postgres import connect
+
+        engine = create_engine(parsed.set(drivername="postgresql+psycopg"), **pool)
+
+        @event.listens_for(engine, "do_connect")
+        def connects(_: Any, __: Any, arguments: Any, options: Any) -> Any:
+            return connect(seconds, *arguments, **options)
+
+        return engine
     except (ArgumentError, NoSuchModuleError) as error:
         raise InputError(f"--database is not a URL ({error}): give sqlite:///file.db or postgresql://user@host/name") from error
-
-
-def _sqlite(url: str) -> Engine:
-    path = make_url(url).database
-    if not path or path == ":memory:":
-        raise InputError("--database names no file: give sqlite:///FILE, because a database in memory would be lost with the process")
-    if not Path(path).absolute().parent.is_dir():
-        raise InputError(f"--database {url}: the folder {Path(path).parent} does not exist; create it first")
-    engine = create_engine(url, connect_args={"timeout": 30.0}, pool_size=POOL, max_overflow=0)
-
-    @event.listens_for(engine, "connect")
-    def opened(connection: Any, _: Any) -> None:
-        connection.isolation_level = None  # SQLAlchemy begins the transactions
-        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "busy_timeout = 30000"):
-            connection.execute(f"PRAGMA {pragma}")
-
-    @event.listens_for(engine, "begin")
-    def begun(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("balancer_write") else "BEGIN")
-
-    return engine
 
 
 def _is_transient(error: DBAPIError) -> bool:
     """Whether another attempt may succeed: the database was unavailable, or transactions conflicted."""
     state = getattr(error.orig, "sqlstate", None) or ""
-    if error.connection_invalidated or state[:2] in ("08", "57") or state in ("40001", "40P01", "53300"):
+    if error.connection_invalidated or state[:2] in ("08", "57") or state in ("40001", "40P01", "53300", "55P03"):
         return True
     if not isinstance(error, OperationalError):
         return False
