@@ -25,6 +25,7 @@ INSTALL = {
     "gymnasium": "balancer[train]",
     "httpx": "balancer[serve]",
     "imblearn": "balancer[imblearn]",
+    "jwt": "balancer[oidc]",
     "keras": "balancer[keras]",
     "lightgbm": "balancer[train]",
     "lightning": "balancer[lightning]",

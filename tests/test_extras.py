@@ -134,6 +134,7 @@ tokenizer = train_tokenizer(["a b c", "a b d"], size=300)
 Classifier(ModelConfig((), ("token",), (300,), (), history_length=4, d_model=16, embedding="token"))
 """,
     "cuda": "import triton\nfrom balancer.models.attention import SparseAttention\nSparseAttention(16, 2)",
+    "oidc": "from balancer.serving.http.oidc import TokenVerifier",
     "quantize": "import bitsandbytes\nimport balancer.deployment.quantize",
 }
 

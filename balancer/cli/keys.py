@@ -109,8 +109,8 @@ def _list(arguments: Sequence[str]) -> int:
     found = keys.list_keys(database)
     if config.json:
         rows = [{"id": key.id, "tenant": key.tenant, "name": key.name, "scopes": list(key.scopes), "created": key.created} for key in found]
-        ends = [{"expires": key.expires, "expired": key.has_expired, "revoked": key.revoked} for key in found]
-        print(json.dumps([row | end for row, end in zip(rows, ends, strict=True)], indent=2))
+        limits = [{"expires": key.expires, "expired": key.has_expired, "revoked": key.revoked} for key in found]
+        print(json.dumps([row | limit for row, limit in zip(rows, limits, strict=True)], indent=2))
         return 0
     from rich.console import Console
     from rich.table import Table

@@ -6,8 +6,10 @@ import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from balancer.data.spec import parse_duration
+from balancer.dependencies import require
 from balancer.errors import InputError
 from balancer.options.checks import check_whole
 from balancer.options.flags import Flag
@@ -43,6 +45,12 @@ class ServeConfig:
     ] = "1h"
     tls_certificate: Annotated[Path | None, Flag("Certificate chain (PEM) for HTTPS; needs --tls-key.", metavar="FILE")] = None
     tls_key: Annotated[Path | None, Flag("Private key of the certificate (PEM).", metavar="FILE")] = None
+    oidc_issuer: Annotated[
+        str, Flag("Accept tokens of this OpenID Connect issuer besides API keys: the claim iss. Needs balancer[oidc].", metavar="URL")
+    ] = ""
+    oidc_audience: Annotated[str, Flag("Name of this service in the claim aud of a token.", metavar="NAME")] = ""
+    oidc_jwks: Annotated[str, Flag("Public keys of the issuer (JWKS): an https URL, or a file.", metavar="URL")] = ""
+    oidc_tenant_claim: Annotated[str, Flag("Claim of a token that names its tenant.", metavar="NAME")] = "tenant"
 
     def __post_init__(self) -> None:
         check_whole(self, "workers", "max_body", "max_rows")
@@ -52,9 +60,30 @@ class ServeConfig:
         parse_duration(self.clock_tolerance, "--clock-tolerance")
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise InputError("give --tls-certificate and --tls-key together, or neither")
+        self._check_oidc()
         for flag, path in (("--tls-certificate", self.tls_certificate), ("--tls-key", self.tls_key), ("--models", self.models)):
             if path is not None and not path.exists():
                 raise InputError(f"{flag} {path} does not exist")
+
+    def _check_oidc(self) -> None:
+        """Check the flags of the issuer of tokens.
+
+        Raises:
+            InputError: One is missing, or the keys would come over a connection that anybody can change.
+        """
+        given = {"--oidc-issuer": self.oidc_issuer, "--oidc-audience": self.oidc_audience, "--oidc-jwks": self.oidc_jwks}
+        if not any(given.values()):
+            return
+        if missing := [flag for flag, value in given.items() if not value]:
+            raise InputError(f"{missing[0]} is missing: give --oidc-issuer, --oidc-audience and --oidc-jwks together, or none of them")
+        if not self.oidc_tenant_claim:
+            raise InputError("--oidc-tenant-claim is empty: name the claim of a token that names its tenant")
+        require("jwt", "--oidc-issuer")
+        url = urlsplit(self.oidc_jwks)
+        if url.scheme == "http" and not is_loopback(url.hostname or ""):
+            raise InputError(f"--oidc-jwks {self.oidc_jwks} is not encrypted: give an https URL, or a file")
+        if url.scheme not in ("http", "https") and not Path(self.oidc_jwks).is_file():
+            raise InputError(f"--oidc-jwks {self.oidc_jwks} is neither an https URL nor a file: correct it")
 
     @property
     def tolerance(self) -> float:
@@ -64,9 +93,14 @@ class ServeConfig:
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can connect."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return is_loopback(self.host)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or an address is that of this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -7,7 +7,7 @@ import gc
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anyio import to_thread
 from fastapi import FastAPI
@@ -28,6 +28,9 @@ from balancer.serving.scoring.scorer import Scorer
 from balancer.serving.sessions.store import Sessions
 from balancer.serving.storage.database import POOL, Database, UnavailableError
 
+if TYPE_CHECKING:
+    from balancer.serving.http.oidc import TokenVerifier
+
 LOG = logging.getLogger(LOGGER)
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]", "::1", "testserver")
 
@@ -36,7 +39,7 @@ def create_app(config: ServeConfig) -> FastAPI:
     """Build the application of one worker. The tables of the database must exist."""
     database = Database(config.database, patience=config.timeout / 2)
     registry = Registry(database, config.run, config.models, config.precision)
-    access = Access(database, config.rate, open_allowed=config.is_loopback)
+    access = Access(database, config.rate, open_allowed=config.is_loopback, tokens=_token_verifier(config))
     app = FastAPI(
         title="balancer",
         version=__version__,
@@ -53,6 +56,17 @@ def create_app(config: ServeConfig) -> FastAPI:
     add_scoring(app, config, Scorer(database), Entities(database), registry, access)
     add_sessions(app, Sessions(database), access)
     return app
+
+
+def _token_verifier(config: ServeConfig) -> TokenVerifier | None:
+    """What checks the tokens of an issuer; None where only keys are accepted."""
+    if not config.oidc_issuer:
+        return None
+    from balancer.serving.http.oidc import TokenVerifier  # needs a library of its own
+
+    verifier = TokenVerifier(config.oidc_issuer, config.oidc_audience, config.oidc_jwks, config.oidc_tenant_claim)
+    verifier.keys.begin()
+    return verifier
 
 
 def _host_allowed(host: str, access: Access, config: ServeConfig) -> bool:

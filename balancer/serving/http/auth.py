@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import threading
 import time
 from collections.abc import Callable
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends, HTTPException, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from balancer.data.spec import DAY
+from balancer.serving.http.logs import LOGGER
 from balancer.serving.storage import keys
 from balancer.serving.storage.database import Database
 from balancer.serving.storage.keys import OPEN, Key
 
-_BEARER = HTTPBearer(auto_error=False, description="A key of `balancer keys create`.")
+if TYPE_CHECKING:
+    from balancer.serving.http.oidc import TokenVerifier
+
+LOG = logging.getLogger(LOGGER)
+_BEARER = HTTPBearer(auto_error=False, description="A key of `balancer keys create`, or a token of the issuer of --oidc-issuer.")
 Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]
 
 
@@ -29,10 +37,12 @@ class Access:
         database: Where the keys are stored.
         rate: Requests per second and key at this worker; 0 for no limit.
         open_allowed: Whether requests without a key are allowed while no key exists; on loopback only.
+        tokens: Checks tokens of an issuer; None: only keys are accepted. With it no request is open.
     """
 
-    def __init__(self, database: Database, rate: float, *, open_allowed: bool) -> None:
-        self._database, self._rate, self._open_allowed = database, rate, open_allowed
+    def __init__(self, database: Database, rate: float, *, open_allowed: bool, tokens: TokenVerifier | None = None) -> None:
+        self._database, self._rate, self._open_allowed = database, rate, open_allowed and tokens is None
+        self._tokens, self._warned = tokens, dict[str, float]()
         self._open, self._open_until = False, 0.0
         self._buckets: dict[str, tuple[float, float]] = {}
         self._lock = threading.Lock()
@@ -55,19 +65,39 @@ class Access:
                     raise HTTPException(401, "give a key as a header, Authorization: Bearer KEY", {"WWW-Authenticate": "Bearer"})
                 key = OPEN
             else:
-                found = keys.verify(self._database, bearer.credentials)
-                if found is None:
-                    raise HTTPException(401, "the key is wrong or was revoked", {"WWW-Authenticate": "Bearer"})
-                key = found
+                key = self._verified(bearer.credentials)
             request.state.log_fields = {"key": key.id, "tenant": key.tenant}
             if scope not in key.scopes:
-                raise HTTPException(403, f"the key lacks the scope {scope!r}; it has {', '.join(key.scopes)}")
+                raise HTTPException(403, f"the key lacks the scope {scope!r}; it has {', '.join(key.scopes) or 'none'}")
             wait = self._wait(key.id)
             if wait > 0:
                 raise HTTPException(429, f"more than {self._rate:g} requests per second; wait {wait:.2f} s", {"Retry-After": "1"})
             return key
 
         return checked
+
+    def _verified(self, token: str) -> Key:
+        """Return the key of a request.
+
+        Raises:
+            HTTPException: It is wrong, was revoked or has expired (401), or tokens can't be checked now
+                (503).
+        """
+        if self._tokens is not None and not token.startswith("bk_"):
+            found = self._tokens.verify(token)
+            if found is None and (why := self._tokens.refusal) is not None:
+                raise HTTPException(503, why, {"Retry-After": "10"})
+            refusal = "the token is wrong or has expired; get another one from its issuer"
+        else:
+            found = keys.verify(self._database, token)
+            refusal = "" if found is not None else keys.refusal(self._database, token)
+        if found is None:
+            raise HTTPException(401, refusal, {"WWW-Authenticate": "Bearer"})
+        if found.expires_soon and self._warned.get(found.id, -math.inf) < time.monotonic() - DAY:
+            self._warned[found.id] = time.monotonic()
+            fields = {"key": found.id, "tenant": found.tenant, "expires": keys.shown_day(found.expires or 0.0)}
+            LOG.warning("a key expires soon; create another one with balancer keys create", extra={"fields": fields})
+        return found
 
     def _wait(self, key: str) -> float:
         """Take a request from the bucket of the key, which holds the requests of one second.

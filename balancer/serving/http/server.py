@@ -56,7 +56,7 @@ def serve(config: ServeConfig) -> int:
     database = Database(config.database, patience=config.timeout)
     database.upgrade()
     has_keys = keys.any_in_use(database)
-    if not config.is_loopback and not has_keys:
+    if not config.is_loopback and not has_keys and not config.oidc_issuer:
         raise InputError(f"--host {config.host} lets others connect, but there is no API key yet: create one with balancer keys create")
     note = _check_model(config, database)
     database.close()

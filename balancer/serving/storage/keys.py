@@ -95,7 +95,7 @@ def create(database: Database, tenant: str, scopes: tuple[str, ...], name: str =
     if key.has_expired:
         raise InputError("--expires is in the past: give a time from now on, such as 90d, or a later date")
     secret = secrets.token_urlsafe(32)
-    row = {"id": key.id, "tenant": tenant, "name": name, "scopes": ",".join(scopes), "digest": _digest(secret)}
+    row: dict[str, Any] = {"id": key.id, "tenant": tenant, "name": name, "scopes": ",".join(scopes), "digest": _digest(secret)}
     row |= {"created": key.created, "expires": expires}
     database.write(lambda connection: connection.execute(insert(keys).values(row)))
     return key, f"bk_{key.id}_{secret}"
