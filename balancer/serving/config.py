@@ -12,11 +12,12 @@ from balancer.data.spec import parse_duration
 from balancer.dependencies import require
 from balancer.errors import InputError
 from balancer.options.checks import check_whole
+from balancer.options.database import DatabaseOptions
 from balancer.options.flags import Flag
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServeConfig:
+class ServeConfig(DatabaseOptions):
     """Serve sampling sessions over HTTP, and with --run scores of transactions.
 
     The service is described in docs/service.md.
@@ -30,16 +31,24 @@ class ServeConfig:
     )
     host: Annotated[str, "Address to listen on; an address that other machines can reach needs an API key."] = "127.0.0.1"
     port: Annotated[int, "Port to listen on."] = 8000
-    database: Annotated[
-        str,
-        Flag("Database of the service: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME.", metavar="URL"),
-    ] = "sqlite:///balancer-service.db"
     workers: Annotated[int, "Number of worker processes; one that dies is replaced."] = 1
     precision: Annotated[Literal["full", "quantized"], "The full model, or the one written by balancer quantize."] = "full"
     max_body: Annotated[int, "Largest size of a request in bytes."] = 8_000_000
     max_rows: Annotated[int, "Largest number of transactions or labels in a request."] = 1_000
     rate: Annotated[float, "Requests per second that each worker accepts from an API key; 0 means no limit."] = 500.0
-    timeout: Annotated[float, "Seconds after which a request is aborted."] = 30.0
+    timeout: Annotated[float, "Seconds for a request to arrive, and for its answer; half of them for it to begin."] = 30.0
+    max_concurrent: Annotated[int, "Most requests that each worker runs at once; one key may have three quarters of them."] = 512
+    max_held: Annotated[
+        int, Flag("Most bytes of large bodies that each worker holds at once; more of them wait.", default="four times --max-body")
+    ] = 0
+    max_connections: Annotated[
+        int, Flag("Most connections to each worker.", default="what the limit of open files allows, at most 10,000")
+    ] = 0
+    max_connections_per_address: Annotated[
+        int, Flag("Most connections from one address to each worker.", default="half of --max-connections")
+    ] = 0
+    header_timeout: Annotated[float, "Seconds for the headers of a request to arrive."] = 10.0
+    idle_timeout: Annotated[float, "Seconds after which a connection without a request is closed."] = 30.0
     clock_tolerance: Annotated[
         str, Flag("How far the time of a transaction may be ahead of the service's clock: 10min, 1h, or seconds.", metavar="TIME")
     ] = "1h"
@@ -53,10 +62,15 @@ class ServeConfig:
     oidc_tenant_claim: Annotated[str, Flag("Claim of a token that names its tenant.", metavar="NAME")] = "tenant"
 
     def __post_init__(self) -> None:
-        check_whole(self, "workers", "max_body", "max_rows")
+        super().__post_init__()
+        check_whole(self, "workers", "max_body", "max_rows", "max_concurrent")
+        check_whole(self, "max_held", "max_connections", "max_connections_per_address", least=0)
         check_whole(self, "port", most=65_535)
         if not self.rate >= 0 or not 0 < self.timeout < 1e6:
             raise InputError(f"--rate is {self.rate} and --timeout {self.timeout}: give a rate from 0 up and a timeout above 0 seconds")
+        for flag, seconds in (("--header-timeout", self.header_timeout), ("--idle-timeout", self.idle_timeout)):
+            if not 0 < seconds < 1e6:
+                raise InputError(f"{flag} is {seconds}: give a number of seconds above 0")
         parse_duration(self.clock_tolerance, "--clock-tolerance")
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise InputError("give --tls-certificate and --tls-key together, or neither")

@@ -122,6 +122,7 @@ def test_every_route_refuses_a_missing_wrong_or_under_scoped_key(
     assert tried == 12
     key = keys.list_keys(database)[0]
     keys.revoke(database, key.id)
+    time.sleep(auth.REMEMBERED_SECONDS)
     assert client.post("/v1/score", json={"transactions": [card()]}, headers=scoped["score"]).status_code == 401
 
 

@@ -15,10 +15,11 @@ from starlette.concurrency import run_in_threadpool
 
 from balancer import __version__
 from balancer.serving.config import ServeConfig
-from balancer.serving.http.auth import Access
+from balancer.serving.http.auth import LOOK_UP_THREADS, Access
 from balancer.serving.http.logs import LOGGER
 from balancer.serving.http.middleware import RequestMiddleware
 from balancer.serving.http.problems import add_error_handlers
+from balancer.serving.http.route_table import RouteTable
 from balancer.serving.http.routes.operations import add_operations
 from balancer.serving.http.routes.scoring import add_scoring
 from balancer.serving.http.routes.sessions import add_sessions
@@ -37,19 +38,27 @@ _LOOPBACK = ("localhost", "127.0.0.1", "[::1]", "::1", "testserver")
 
 def create_app(config: ServeConfig) -> FastAPI:
     """Build the application of one worker. The tables of the database must exist."""
-    database = Database(config.database, patience=config.timeout / 2)
+    patience = config.timeout / 2
+    database = Database(config.database_url, patience=patience, statement_seconds=patience, connections=POOL + LOOK_UP_THREADS)
     registry = Registry(database, config.run, config.models, config.precision)
     access = Access(database, config.rate, open_allowed=config.is_loopback, tokens=_token_verifier(config))
     app = FastAPI(
         title="balancer",
         version=__version__,
         summary="Sampling weights for training on imbalanced data, and fraud scores of transactions in real time.",
-        lifespan=_lifespan(database, registry),
+        lifespan=_lifespan(database, registry, access),
         docs_url="/docs",
         redoc_url=None,
     )
     app.add_middleware(
-        RequestMiddleware, max_body=config.max_body, timeout=config.timeout, host_allowed=lambda host: _host_allowed(host, access, config)
+        RequestMiddleware,
+        access=access,
+        routes=lambda: RouteTable(app.routes),
+        max_body=config.max_body,
+        max_held=config.max_held or 4 * config.max_body,
+        max_concurrent=config.max_concurrent,
+        timeout=config.timeout,
+        host_allowed=lambda host: _host_allowed(host, access, config),
     )
     add_error_handlers(app)
     add_operations(app, database, registry, access)
@@ -69,17 +78,17 @@ def _token_verifier(config: ServeConfig) -> TokenVerifier | None:
     return verifier
 
 
-def _host_allowed(host: str, access: Access, config: ServeConfig) -> bool:
+async def _host_allowed(host: str, access: Access, config: ServeConfig) -> bool:
     """Check a Host header. A service without keys accepts loopback names only.
 
     Otherwise a web page could make a browser on this machine send requests under another name (DNS
     rebinding).
     """
     name = host.rsplit(":", 1)[0] if host.count(":") == 1 or host.startswith("[") else host
-    return not config.is_loopback or name in _LOOPBACK or not access.is_open
+    return not config.is_loopback or name in _LOOPBACK or not await access.is_open()
 
 
-def _lifespan(database: Database, registry: Registry) -> Callable[[FastAPI], Any]:
+def _lifespan(database: Database, registry: Registry, access: Access) -> Callable[[FastAPI], Any]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         to_thread.current_default_thread_limiter().total_tokens = POOL
@@ -96,6 +105,7 @@ def _lifespan(database: Database, registry: Registry) -> Callable[[FastAPI], Any
         follower.cancel()
         with suppress(asyncio.CancelledError):
             await follower
+        access.close()
         database.close()
 
     return lifespan

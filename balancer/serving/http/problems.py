@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -11,9 +12,11 @@ from starlette.exceptions import HTTPException
 
 from balancer.errors import InputError
 from balancer.serving.errors import ConflictError, EncodingError, MissingError, TooLargeError
+from balancer.serving.http.logs import LOGGER
 from balancer.serving.http.schemas import Problem
-from balancer.serving.storage.database import UnavailableError
+from balancer.serving.storage.database import DiskFullError, UnavailableError
 
+LOG = logging.getLogger(LOGGER)
 _DESCRIPTIONS = {
     400: "The request is malformed.",
     401: "The key is missing, wrong or revoked.",
@@ -51,6 +54,8 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(UnavailableError)
     def unavailable(_: Request, error: UnavailableError) -> JSONResponse:
+        if isinstance(error, DiskFullError):
+            LOG.exception("the disk of the database is full")
         return problem(503, f"{error}; send the same request again", {"Retry-After": "1"})
 
     @app.exception_handler(RequestValidationError)

@@ -52,10 +52,10 @@ def serve(config: ServeConfig) -> int:
         InputError: If the run, the database or the address can't be used, or if others could connect without
             a key.
     """
-    config = _absolute(config)
-    database = Database(config.database, patience=config.timeout)
+    config = replace(_absolute(config), database=config.database_url, database_file=None)
+    database = Database(config.database_url, patience=config.timeout)
     database.upgrade()
-    has_keys = keys.any_in_use(database)
+    has_keys = keys.any_ever(database)
     if not config.is_loopback and not has_keys and not config.oidc_issuer:
         raise InputError(f"--host {config.host} lets others connect, but there is no API key yet: create one with balancer keys create")
     note = _check_model(config, database)
