@@ -19,6 +19,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    false,
     text,
 )
 from sqlalchemy.dialects import sqlite
@@ -72,6 +73,7 @@ models = Table(
     Column("digest", String(64), nullable=False),
     Column("activated", Double, nullable=False),
     Column("key", String(100)),  # who approved it; null: the command line
+    Column("rolled_back", Boolean, nullable=False, server_default=false()),  # whether this was a return to the champion before
 )
 
 registered_models = Table(

@@ -27,6 +27,7 @@ def upgrade() -> None:
     op.add_column("api_keys", sa.Column("expires", sa.Double(), nullable=True))
     _add_operator()
     op.add_column("models", sa.Column("key", sa.String(length=100), nullable=True))
+    op.add_column("models", sa.Column("rolled_back", sa.Boolean(), server_default=sa.false(), nullable=False))
     op.add_column("entities", sa.Column("version", whole, server_default=zero, nullable=False))
     op.add_column("transactions", sa.Column("amount", sa.Double(), nullable=True))
     op.create_index("labelled_of_entity", "labelled", ["entity"], unique=False)
@@ -112,6 +113,7 @@ def downgrade() -> None:
     op.drop_index("labelled_of_entity", table_name="labelled")
     op.drop_column("transactions", "amount")
     op.drop_column("entities", "version")
+    op.drop_column("models", "rolled_back")
     op.drop_column("models", "key")
     # Without the column a key has no end: those that have ended already must not work again.
     table = sa.table("api_keys", sa.column("expires"), sa.column("revoked"))
