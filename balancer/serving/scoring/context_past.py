@@ -13,11 +13,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from sqlalchemy import Boolean, Connection, Double, delete, select, text
 
-from balancer.data.context_past import ACTIVITY_WINDOWS, LEVEL_WINDOW, RECENT_LABELS, Activity, KnownLabels
-from balancer.data.past import SCALE
+from balancer.data.context_past import ACTIVITY_WINDOWS, LEVEL_WINDOW, RECENT_LABELS
+from balancer.serving.scoring.context_memory import RowActivity, RowLabels
 from balancer.serving.scoring.spans import CONTEXT, EVER, Level, bounds, numbers, parts
 from balancer.serving.storage.tables import context_rows
 
@@ -92,81 +91,92 @@ _LABELS = text(
 )
 
 
-class RowContextPast:
-    """The statistics before one row (`balancer.data.context_past.ContextPast`, N = 1), from the database.
+def known_labels(connection: Connection, tenant: str, column: str, value: str, until: float) -> RowLabels:
+    """Return what the labels up to the time `until` say, without the counts in windows, from the sums."""
+    context = {"tenant": tenant, "column": column, "value": value}
+    end = {"end": until}
+    recent = [bool(fraud) for fraud in connection.execute(_RECENT, context | end).scalars()]
+    if not recent:
+        return RowLabels()
+    first_time, fraud_time, run_time = connection.execute(_FRAUD_TIMES, context | end).one()
+    moments = {"end": until, "run": until, "fraud": EVER}
+    if fraud_time is not None:
+        # Another request may just have taken the label back; the run is then the one fraud.
+        run_time = fraud_time if run_time is None else run_time
+        moments |= {"run": math.nextafter(run_time, -math.inf), "fraud": fraud_time}
+    values: dict[str, Any] = dict(context)
+    for name, moment in moments.items():
+        values |= bounds(LABEL_LEVELS, f"after_{name}", moment)
+    after = {name: [0, 0] for name in moments}
+    for part, labels, frauds in connection.execute(_LABELS, values):
+        after[part][0] += int(labels or 0)
+        after[part][1] += int(frauds or 0)
+    return RowLabels(
+        known=len(recent),
+        recent_frauds=tuple(sum(recent[:number]) for number in RECENT_LABELS),
+        any_fraud=fraud_time is not None,
+        fraud_time=fraud_time or 0.0,
+        legitimate=after["fraud"][0] - after["end"][0],
+        run_length=after["run"][1] - after["fraud"][1] if fraud_time is not None else 0,
+        run_time=run_time or 0.0,
+        first_time=first_time or 0.0,
+    )
+
+
+def activity_by_sums(
+    connection: Connection, tenant: str, column: str, value: str, time: float, unwritten: Sequence[tuple[float, int, int]] = ()
+) -> RowActivity:
+    """Compute the activity of a context value up to a moment from the sums by spans.
 
     Args:
         connection: A transaction.
-        tenant: Whose rows and labels.
-        texts: Values of the context columns.
+        tenant: Whose rows.
+        column: The context column.
+        value: Its value.
         time: Effective time of the row in seconds.
-        amount: Its amount, or None.
-        delay: Seconds after which a label is known.
+        unwritten: Times, levels and squares of rows that are not in the database yet.
     """
+    values: dict[str, Any] = {"tenant": tenant, "column": column, "value": value} | bounds(_LEVELS, _NOW, time)
+    for name, seconds in ACTIVITY_WINDOWS.items():
+        values |= bounds(_LEVELS, f"after_{name}", time - seconds)
+    last, total = -math.inf, [0, 0, 0]
+    after = {name: [0, 0, 0] for name in (_NOW, *ACTIVITY_WINDOWS)}
+    for part, moment, *sums in connection.execute(_ACTIVITY, values):
+        if part == "last":
+            last = last if moment is None else moment
+            continue
+        into = total if part == "all" else after[part]
+        for place, each in enumerate(sums):
+            into[place] += int(each or 0)
+    for moment, *level_and_square in unwritten:
+        for into, begin in (
+            (total, -math.inf),
+            (after[_NOW], time),
+            *((after[name], time - each) for name, each in ACTIVITY_WINDOWS.items()),
+        ):
+            if moment > begin:
+                for place, each in enumerate((1, *level_and_square)):
+                    into[place] += each
+        last = max(last, moment) if moment <= time else last
+    # What was stored after the row's time is later: it is taken out of every sum.
+    later = after[_NOW]
+    rows, level, square = (whole - part for whole, part in zip(total, later, strict=True))
+    within = tuple(after[name][0] - later[0] for name in ACTIVITY_WINDOWS)
+    return RowActivity(rows, 0.0 if last == -math.inf else last, within, level, square, after[LEVEL_WINDOW][1] - later[1])
 
-    def __init__(
-        self, connection: Connection, tenant: str, texts: Mapping[str, str | None], time: float, amount: float | None, delay: float
-    ) -> None:
-        self.time = np.array([time])
-        self.amount = None if amount is None else np.array([amount])
-        self._connection, self._tenant, self._texts = connection, tenant, texts
-        self._known_until = time - delay if delay > 0 else math.nextafter(time, -math.inf)
 
-    def labels(self, column: str) -> KnownLabels:
-        """See `ContextPast`."""
-        context = {"tenant": self._tenant, "column": column, "value": self._texts[column]}
-        end = {"end": self._known_until}
-        recent = [] if context["value"] is None else [bool(fraud) for fraud in self._connection.execute(_RECENT, context | end).scalars()]
-        first_time, fraud_time, run_time, known, legitimate, run_length = None, None, None, 0, 0, 0
-        if recent:
-            first_time, fraud_time, run_time = self._connection.execute(_FRAUD_TIMES, context | end).one()
-            moments = {"end": self._known_until, "run": self._known_until, "fraud": EVER}
-            if fraud_time is not None:
-                # Another request may just have taken the label back; the run is then the one fraud.
-                run_time = fraud_time if run_time is None else run_time
-                moments |= {"run": math.nextafter(run_time, -math.inf), "fraud": fraud_time}
-            values: dict[str, Any] = dict(context)
-            for name, moment in moments.items():
-                values |= bounds(LABEL_LEVELS, f"after_{name}", moment)
-            after = {name: [0, 0] for name in moments}
-            for part, labels, frauds in self._connection.execute(_LABELS, values):
-                after[part][0] += int(labels or 0)
-                after[part][1] += int(frauds or 0)
-            legitimate = after["fraud"][0] - after["end"][0]
-            run_length = after["run"][1] - after["fraud"][1] if fraud_time is not None else 0
-            known = len(recent)
-        return KnownLabels(
-            known=np.array([known]),
-            recent_frauds=tuple(np.array([sum(recent[:number])]) for number in RECENT_LABELS),
-            any_fraud=np.array([fraud_time is not None]),
-            fraud_time=np.array([fraud_time or 0.0]),
-            legitimate=np.array([legitimate]),
-            run_length=np.array([run_length]),
-            run_time=np.array([run_time or 0.0]),
-            first_time=np.array([first_time or 0.0]),
-        )
+def RowContextPast(  # noqa: N802
+    connection: Connection, tenant: str, texts: Mapping[str, str | None], time: float, amount: float | None, delay: float
+) -> Any:
+    from balancer.serving.scoring.context_risk import labels_by_sums
+    from balancer.serving.scoring.facts import ContextFacts
+    import numpy as np
 
-    def activity(self, column: str) -> Activity:
-        """See `ContextPast`."""
-        time, value = float(self.time[0]), self._texts[column]
-        last, total = 0.0, [0, 0, 0]
-        after = {name: [0, 0, 0] for name in (_NOW, *ACTIVITY_WINDOWS)}
-        if value is not None:
-            values: dict[str, Any] = {"tenant": self._tenant, "column": column, "value": value} | bounds(_LEVELS, _NOW, time)
-            for name, seconds in ACTIVITY_WINDOWS.items():
-                values |= bounds(_LEVELS, f"after_{name}", time - seconds)
-            for part, moment, *sums in self._connection.execute(_ACTIVITY, values):
-                if part == "last":
-                    last = moment or 0.0
-                    continue
-                into = total if part == "all" else after[part]
-                for place, each in enumerate(sums):
-                    into[place] += int(each or 0)
-        # What was stored after the row's time is later: it is taken out of every sum.
-        rows, level, square = (np.array([whole - later]) for whole, later in zip(total, after[_NOW], strict=True))
-        within = {name: np.array([after[name][0] - after[_NOW][0]]) for name in ACTIVITY_WINDOWS}
-        recent = np.array([after[LEVEL_WINDOW][1] - after[_NOW][1]])
-        return Activity(rows, np.array([last]), within, level / SCALE, square / SCALE, recent / SCALE)
+    facts = ContextFacts(list(texts), np.array([time]), None if amount is None else np.array([amount]))
+    for column, value in texts.items():
+        facts.labels_of[column].append(RowLabels() if value is None else labels_by_sums(connection, tenant, column, value, time, delay))
+        facts.activity_of[column].append(RowActivity() if value is None else activity_by_sums(connection, tenant, column, value, time))
+    return facts
 
 
 def lock_values(connection: Connection, tenant: str, values: Iterable[tuple[str, str | None]]) -> None:
@@ -235,9 +245,14 @@ def remove_entity(connection: Connection, tenant: str, entity: int) -> None:
 
 def _spans(time: float) -> list[dict[str, int]]:
     """Return width and number of each span that has `time`."""
-    spans = [{"width": level.seconds, "number": number} for level, number in zip(_LEVELS, numbers(_LEVELS, time), strict=True)]
-    return [*spans, {"width": _ALL_TIME, "number": 0}]
+    return [{"width": width, "number": number} for width, number in spans_of(time)]
 
 
 def _lock_number(name: str) -> int:
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), signed=True)
+
+
+def spans_of(time: float) -> list[tuple[int, int]]:
+    """Return width and number of each span that has `time`, the span of all time last."""
+    spans = [(level.seconds, number) for level, number in zip(_LEVELS, numbers(_LEVELS, time), strict=True)]
+    return [*spans, (_ALL_TIME, 0)]

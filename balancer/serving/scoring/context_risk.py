@@ -7,16 +7,15 @@ with many transactions is a few hundred small rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from sqlalchemy import Boolean, Connection, select, text
 
-from balancer.data.features import Field
-from balancer.data.risk import WINDOW_DAYS, rate_fields
+from balancer.data.risk import WINDOW_DAYS
 from balancer.data.spec import DAY
-from balancer.serving.scoring.context_past import LABEL_LEVELS
+from balancer.serving.scoring.context_memory import RowLabels
+from balancer.serving.scoring.context_past import LABEL_LEVELS, known_labels
 from balancer.serving.scoring.spans import numbers
 from balancer.serving.storage.tables import labelled
 
@@ -96,22 +95,28 @@ def uncount_entity(connection: Connection, tenant: str, entity: int) -> None:
         connection.execute(_COUNT_DAY, uncounted | {"day": day})
 
 
-def row_risk_fields(connection: Connection, tenant: str, column: str, value: str | None, time: float, delay: float) -> Iterator[Field]:
-    """Compute the risk fields of one row, as `balancer.data.risk.risk_fields` does for a table.
+def labels_by_sums(connection: Connection, tenant: str, column: str, value: str, time: float, delay: float) -> RowLabels:
+    """Compute what is known of the labels of a context value at a moment, from the counts by hours and days.
 
     Args:
         connection: A transaction.
         tenant: Whose labels.
         column: Context column.
-        value: Value of the row in the column.
+        value: Its value.
         time: Time of the row in seconds.
         delay: Seconds after which a label is known.
     """
-    none = (0, 0)
-    counts = [none for _ in WINDOW_DAYS] if value is None else _counts(connection, tenant, column, value, time - delay, delay > 0)
-    for days, (known, frauds) in zip(WINDOW_DAYS, counts, strict=True):
-        for name, values in rate_fields(column, days, np.array([frauds]), np.array([known])):
-            yield name, (values if value is not None else np.zeros(1)).astype(np.float32)
+    until = time - delay if delay > 0 else math.nextafter(time, -math.inf)
+    counts = _counts(connection, tenant, column, value, time - delay, delay > 0)
+    return known_labels(connection, tenant, column, value, until)._replace(
+        window_known=tuple(known for known, _ in counts), window_frauds=tuple(frauds for _, frauds in counts)
+    )
+
+
+def row_risk_fields(connection: Connection, tenant: str, column: str, value: str | None, time: float, delay: float) -> Any:
+    from balancer.serving.scoring.context_past import RowContextPast
+
+    return iter(RowContextPast(connection, tenant, {column: value}, time, None, delay).rates(column))
 
 
 def _counts(connection: Connection, tenant: str, column: str, value: str, end: float, closed: bool) -> list[tuple[int, int]]:

@@ -8,7 +8,6 @@ between them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -23,6 +22,7 @@ from balancer.data.schema import Schema
 from balancer.data.timeline import Index
 from balancer.serving.scoring.context_past import RowContextPast, add_row
 from balancer.serving.scoring.context_risk import row_risk_fields
+from balancer.serving.scoring.row import Row, value_key
 from balancer.serving.storage.tables import entities, transactions
 
 _NO_SUMS = {"sum_cos": 0, "sum_sin": 0, "sum_level": 0, "sum_square": 0, "sum_amount": 0.0, "sum_score": 0}
@@ -52,25 +52,6 @@ _USE_VALUE = text(
     'ON CONFLICT (entity, "column", value) DO UPDATE SET used = used_values.used + 1, last_time = excluded.last_time, '
     "sum_level = used_values.sum_level + excluded.sum_level, sum_square = used_values.sum_square + excluded.sum_square"
 )
-
-
-@dataclass(frozen=True)
-class Row:
-    """A checked transaction."""
-
-    id: str
-    entity: str
-    time: float
-    """Effective time in seconds: not before the previous transaction of the entity."""
-    sent_time: float
-    """Time in seconds, as sent."""
-    amount: float | None
-    numeric: dict[str, float]
-    """Values of the numeric columns; NaN where no value was sent."""
-    texts: dict[str, str | None]
-    """Values of the categorical and context columns."""
-    digest: str
-    """SHA-256 of the content, to tell a repeated transaction from a contradicting one."""
 
 
 def lock_entity(connection: Connection, tenant: str, name: str) -> dict[str, Any]:
@@ -245,11 +226,6 @@ def earlier_rows(connection: Connection, entity: int, first: int) -> Sequence[An
 def earlier_parts(connection: Connection, entity: int, size: int) -> Iterator[Sequence[Any]]:
     """Read all transactions of an entity in order, `size` at once."""
     yield from connection.execute(_EARLIER, {"entity": entity, "first": 0}).partitions(size)
-
-
-def value_key(text: str | None) -> str:
-    """Convert a text or null to a key of `used_values`."""
-    return "" if text is None else f"={text}"
 
 
 def window_firsts(connection: Connection, entity: Mapping[str, Any], time: float) -> Firsts:

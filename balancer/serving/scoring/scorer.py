@@ -1,4 +1,4 @@
-"""Score transactions one by one and store them with their answers, a request in one database transaction.
+"""Score transactions one by one and store them with their answers, requests in one database transaction.
 
 Order, late, repeated and contradicting transactions:
 
@@ -9,42 +9,40 @@ Order, late, repeated and contradicting transactions:
     other content it is refused, and the whole request with it.
 - A transaction whose time is in the future, by the clock of the service, is refused: all later ones of its
     entity would be late.
+
+Requests that wait are scored together (:meth:`Scorer.score_many`), with the same answers as one after the
+other.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection
 
 from balancer.devices import torch_threads
-from balancer.inference.decision import decide
-from balancer.inference.streaming import RowState
 from balancer.serving.errors import ConflictError
 from balancer.serving.scoring.actions import action
-from balancer.serving.scoring.context_past import lock_values
-from balancer.serving.scoring.history import (
-    Row,
-    active_columns,
-    append,
-    earlier_rows,
-    lock_entity,
-    numeric_fields,
-    save_entity,
-    window_firsts,
-)
+from balancer.serving.scoring.batch import Batch, Scored
+from balancer.serving.scoring.entity_memory import EntityMemory
+from balancer.serving.scoring.memory import DEFAULT_BYTES, Memory
+from balancer.serving.scoring.model_memory import SNAPSHOT_ROWS, snapshot
 from balancer.serving.scoring.origin import Origin
 from balancer.serving.scoring.registry import LoadedModel
-from balancer.serving.scoring.score_memory import first_stage, refresh, remember
-from balancer.serving.scoring.state import pack, unpack
+from balancer.serving.scoring.row import Row
+from balancer.serving.scoring.writes import as_json, write_batch
 from balancer.serving.storage.database import Database
-from balancer.serving.storage.tables import decisions, transactions
+from balancer.serving.storage.driver import Driver
 
 Answer = dict[str, Any]
 NO_NETWORK = "the scores of this model come from boosted trees alone, so there is no attention to list"
+_STORED = "SELECT id, digest, answer FROM transactions WHERE tenant = :tenant AND id = ANY(:ids)"
 
 
 class ScoringResult(NamedTuple):
@@ -56,18 +54,55 @@ class ScoringResult(NamedTuple):
     """(C,) input of the model by id, of transactions that were not stored before."""
 
 
+@dataclass(frozen=True)
+class Models:
+    """The models that score a batch."""
+
+    champion: LoadedModel
+    challenger: LoadedModel | None = None
+    share: float = 0.0
+    """Share of the entities whose transactions the challenger decides."""
+
+    def challenger_decides(self, entity: str) -> bool:
+        """Whether the challenger decides: always the same for an entity, while the share is the same."""
+        if self.challenger is None or self.share <= 0:
+            return False
+        digest = hashlib.blake2b(entity.encode(), digest_size=8, person=b"canary").digest()
+        return int.from_bytes(digest, "little") < self.share * 2**64
+
+
+@dataclass(frozen=True)
+class Job:
+    """A request to score."""
+
+    rows: Sequence[Row]
+    explain: int = 0
+    origin: Origin = field(default_factory=Origin)
+
+
 class Scorer:
     """Scores transactions with the history in a database.
 
     Args:
         database: Where the transactions are stored.
+        limit: About how many bytes it may remember of entities and context values.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, limit: int = DEFAULT_BYTES) -> None:
         self._database = database
+        self._memory = Memory(limit)
+        self._lock = threading.Lock()
 
     def score(
-        self, tenant: str, model: LoadedModel, rows: Sequence[Row], *, explain: int = 0, origin: Origin | None = None
+        self,
+        tenant: str,
+        model: LoadedModel,
+        rows: Sequence[Row],
+        *,
+        explain: int = 0,
+        origin: Origin | None = None,
+        challenger: LoadedModel | None = None,
+        canary_share: float = 0.0,
     ) -> ScoringResult:
         """Score and store transactions, all of them or none.
 
@@ -77,148 +112,182 @@ class Scorer:
             rows: Transactions from `parse_transaction`.
             explain: Number of earlier transactions with the most attention to list.
             origin: Where the request came from; None: from this process.
+            challenger: Another model that scores them too.
+            canary_share: Share of the entities whose transactions the challenger decides.
 
         Raises:
             ConflictError: If an id is already stored with other content, or occurs twice with different
                 content.
         """
-        digests: dict[str, str] = {}
-        for row in rows:
-            if digests.setdefault(row.id, row.digest) != row.digest:
-                raise ConflictError(f"the id {row.id!r} occurs twice in the request with different content")
-        with torch_threads(1):  # as `balancer score --streaming` does: the same bits
-            return self._database.write(lambda connection: self._score(connection, tenant, model, rows, explain, origin or Origin()))
+        job = Job(rows, explain, origin or Origin())
+        result = self.score_many(tenant, Models(model, challenger, canary_share), [job])[0]
+        if isinstance(result, ConflictError):
+            raise result
+        return result
+
+    def score_many(self, tenant: str, models: Models, jobs: Sequence[Job]) -> list[ScoringResult | ConflictError]:
+        """Score and store the transactions of some requests in order; each request wholly or not at all.
+
+        Args:
+            tenant: Whose transactions.
+            models: The models.
+            jobs: The requests.
+
+        Returns:
+            The answers of each request, or why its transactions contradict stored ones.
+        """
+        # What is remembered is used by one batch at a time, as is the database's lock of its writer.
+        with self._lock, torch_threads(1):  # as `balancer score --streaming` does: the same bits
+            batch: list[Batch] = []
+
+            def work(connection: Connection) -> list[ScoringResult | ConflictError]:
+                for earlier in batch:  # of an attempt that failed
+                    self._memory.forget(earlier.names)
+                batch.clear()
+                return self._score(connection, tenant, models, jobs, batch)
+
+            try:
+                results = self._database.write(work)
+            except BaseException:
+                for each in batch:
+                    self._memory.forget(each.names)
+                raise
+            for each in batch:
+                each.remember()
+            return results
 
     def _score(
-        self, connection: Connection, tenant: str, model: LoadedModel, rows: Sequence[Row], explain: int, origin: Origin
-    ) -> ScoringResult:
-        # All requests lock entities in the same order, so that two requests never wait for each other.
-        entities = {name: lock_entity(connection, tenant, name) for name in sorted({row.entity for row in rows})}
-        columns = active_columns(model.base)
-        lock_values(connection, tenant, ((column, row.texts[column]) for row in rows for column in columns))
-        answers = self._stored_answers(connection, tenant, {row.id: row for row in rows})
-        repeated = set(answers)
-        states: dict[str, RowState | None] = {}
-        read: dict[str, np.ndarray] = {}
-        for number in sorted(range(len(rows)), key=lambda each: rows[each].sent_time):
-            row = rows[number]
-            if row.id in answers:
+        self, connection: Connection, tenant: str, models: Models, jobs: Sequence[Job], opened: list[Batch]
+    ) -> list[ScoringResult | ConflictError]:
+        known = self._stored_answers(Driver(connection), tenant, jobs)
+        errors: dict[int, ConflictError] = {}
+        fresh: list[tuple[int, Row]] = []
+        digests = {name: digest for name, (digest, _) in known.items()}
+        for number, job in enumerate(jobs):
+            error = _conflict(job.rows, digests)
+            if error is not None:
+                errors[number] = error
                 continue
-            entity = entities[row.entity]
-            if entity["rows"]:
-                row = replace(row, time=max(row.time, entity["last_time"]))
-            if row.entity not in states:
-                refresh(connection, entity, row.entity, model)
-                states[row.entity] = self._state(connection, entity, model)
-            firsts = window_firsts(connection, entity, row.time)
-            numeric = numeric_fields(connection, tenant, entity, row, model.base, firsts)
-            values, scored = model.encoded(numeric, row.texts), None
-            if model.first_stage is not None:
-                scored = first_stage(model, entity, row, firsts, values)
-                values = np.concatenate((scored.fields, values))
-            scores, states[row.entity] = model.step(values, states[row.entity])
-            answer = _decision(scores, model) | {"id": row.id, "late_by": row.time - row.sent_time}
-            if explain:
-                answer |= self._most_attention(connection, entity, model, values, explain)
-            append(connection, tenant, entity, row, numeric, answer, columns, None if scored is None else scored.fields)
-            remember(entity, model, scored)
-            connection.execute(insert(decisions), _audited(tenant, entity["id"], answer, model, origin))
-            answers[row.id], read[row.id] = answer, values
-        for name, state in states.items():
-            entities[name] |= {"model": model.digest, "state": None if state is None else pack(state)}
-            save_entity(connection, entities[name])
-        answered: set[str] = set()
-        in_order = []
-        for row in rows:
-            in_order.append(answers[row.id] | {"repeated": row.id in repeated or row.id in answered})
-            answered.add(row.id)
-        return ScoringResult(in_order, read)
+            for row in sorted(job.rows, key=lambda each: each.sent_time):
+                if row.id not in digests:
+                    digests[row.id] = row.digest
+                    fresh.append((number, row))
+        answers, values = {name: answer for name, (_, answer) in known.items()}, {}
+        repeated = set(answers)
+        if fresh:
+            batch = Batch(connection, self._memory, tenant, [row for _, row in fresh], models.champion, models.challenger)
+            opened.append(batch)
+            made, scored = self._answers(batch, models, [jobs[number] for number, _ in fresh])
+            for (_, row), answer, each in zip(fresh, made, scored.values, strict=True):
+                answers[row.id], values[row.id] = answer, each
+        results: list[ScoringResult | ConflictError] = []
+        for number, job in enumerate(jobs):
+            if number in errors:
+                results.append(errors[number])
+                continue
+            in_order = []
+            for row in job.rows:
+                in_order.append(answers[row.id] | {"repeated": row.id in repeated})
+                repeated.add(row.id)
+            results.append(ScoringResult(in_order, {row.id: values[row.id] for row in job.rows if row.id in values}))
+        return results
 
-    def _stored_answers(self, connection: Connection, tenant: str, rows: Mapping[str, Row]) -> dict[str, Answer]:
-        columns = transactions.c
-        found = connection.execute(
-            select(columns.id, columns.digest, columns.answer).where(columns.tenant == tenant, columns.id.in_(list(rows)))
-        )
-        answers = {}
-        for name, digest, answer in found:
-            if digest != rows[name].digest:
-                raise ConflictError(f"the id {name!r} is already stored with other content; give every transaction its own id")
-            answers[name] = answer
-        return answers
+    def _stored_answers(self, driver: Driver, tenant: str, jobs: Sequence[Job]) -> dict[str, tuple[str, Answer]]:
+        """Digest and answer, by id, of the transactions that are stored already."""
+        ids = list({row.id for job in jobs for row in job.rows})
+        found = driver.rows(_STORED, {"tenant": tenant, "ids": ids})
+        return {name: (digest, json.loads(answer) if isinstance(answer, str) else answer) for name, digest, answer in found}
 
-    def _state(self, connection: Connection, entity: Mapping[str, Any], model: LoadedModel) -> RowState | None:
-        """Read the state of the network after the stored rows of an entity; None without a network.
+    def _answers(self, batch: Batch, models: Models, jobs: Sequence[Job]) -> tuple[list[Answer], Scored]:
+        """Score the rows of a batch and write them; `jobs` (n) has the request of each row."""
+        batch.open()
+        batch.gather()
+        champion = batch.scored(models.champion)
+        challenger = None if models.challenger is None else batch.scored(models.challenger)
+        answers, decided, challenged = [], [], []
+        for place, (row, job) in enumerate(zip(batch.rows, jobs, strict=True)):
+            by_challenger = challenger is not None and models.challenger_decides(row.entity)
+            by, other = (challenger, champion) if by_challenger else (champion, challenger)
+            assert by is not None
+            answer = _decision(by, place) | {"id": row.id, "late_by": row.time - row.sent_time}
+            if job.explain:
+                answer |= _most_attention(batch, place, by, job.explain)
+            answers.append(answer)
+            entity = batch.entities[row.entity].id
+            decided.append(_audited(batch.tenant, entity, answer, by.model, job.origin))
+            if other is not None:
+                second = _decision(other, place)
+                head = (batch.tenant, row.id, other.model.digest, entity, job.origin.received)
+                challenged.append((*head, second["score"], second["threshold"], second["decision"]))
+        self._write(batch, champion, answers, decided, challenged)
+        return answers, champion
 
-        The state is computed from the rows if another model has written it.
-        """
-        if model.stream is None:
-            return None
-        position = entity["rows"]
-        if position == 0:
-            return model.stream.start()
-        if entity["model"] == model.digest and entity["state"] is not None:
-            state = unpack(entity["state"], position, model.stream)
-            if state is not None:
-                return state
-        _, values = self._earlier(connection, entity, model, model.stream.first_needed(position - 1))
-        return model.stream.read(values, position)
-
-    def _earlier(
-        self, connection: Connection, entity: Mapping[str, Any], model: LoadedModel, first: int
-    ) -> tuple[Sequence[Any], np.ndarray]:
-        """Read the m stored rows of an entity from position `first` on, and their model input (m, C)."""
-        rows = earlier_rows(connection, entity["id"], first)
-        width = len(model.schema.numeric_fields) + len(model.schema.categorical_fields)
-        if not rows:
-            return rows, np.empty((0, width), np.float32)
-        values = np.stack([model.encoded(np.frombuffer(row.fields, np.float32), row.texts) for row in rows])
-        if model.first_stage is not None:
-            values = np.concatenate((np.stack([np.frombuffer(row.scores, np.float32) for row in rows]), values), axis=1)
-        return rows, values
-
-    def _most_attention(
-        self, connection: Connection, entity: Mapping[str, Any], model: LoadedModel, values: np.ndarray, count: int
-    ) -> dict[str, Any]:
-        """List the earlier rows with the most attention of a new row, whose input is `values` (C,).
-
-        Without a network none are listed, and `note` says so.
-        """
-        if model.stream is None:
-            return {"weighed_most": [], "note": NO_NETWORK}
-        if not entity["rows"]:
-            return {"weighed_most": []}
-        rows, earlier = self._earlier(connection, entity, model, model.stream.first_needed(entity["rows"]))
-        if not rows:
-            return {"weighed_most": []}
-        weight = model.stream.attended(np.concatenate((earlier, values[None])))[:-1]
-        top = np.argsort(-weight, kind="stable")[:count]
-        return {"weighed_most": [{"id": rows[place].id, "time": rows[place].time, "weight": float(weight[place])} for place in top]}
+    def _write(
+        self, batch: Batch, scored: Scored, answers: Sequence[Answer], decided: list[tuple[Any, ...]], challenged: list[tuple[Any, ...]]
+    ) -> None:
+        stored = []
+        contexts = []
+        active = set(batch.active)
+        for place, row in enumerate(batch.rows):
+            entity, position = batch.entities[row.entity].id, batch.positions[place]
+            scores = None if scored.fields is None else scored.fields[place].tobytes()
+            head = (entity, position, batch.tenant, row.id, row.digest, row.time, row.sent_time, *batch.sums[place])
+            fields = batch.numeric[place].tobytes()
+            stored.append((*head, fields, scores, scored.before[place], as_json(row.texts), as_json(answers[place]), row.amount))
+            _, _, level, square = batch.added[place]
+            contexts += [
+                (column, value, row.time, entity, position, level, square)
+                for column, value in row.texts.items()
+                if column in active and value is not None
+            ]
+        states = []
+        for entity_memory in batch.entities.values():
+            _keep_scores(entity_memory, scored)
+            kept = entity_memory.models[scored.model.digest]
+            if entity_memory.rows - kept.snapshot >= SNAPSHOT_ROWS and (content := snapshot(kept)) is not None:
+                states.append((entity_memory.id, scored.model.digest, entity_memory.rows, content))
+                kept.snapshot = entity_memory.rows
+        write_batch(batch.driver, batch.tenant, list(batch.entities.values()), stored, decided, challenged, contexts, states)
 
 
-def _decision(scores: np.ndarray, model: LoadedModel) -> Answer:
-    """Turn class probabilities (1, K) into the columns that `balancer score` writes."""
-    score, alarm, winner = decide(scores, model.decision)
+def _keep_scores(entity: EntityMemory, scored: Scored) -> None:
+    """Note the score memory of the model that is stored with the entity."""
+    kept = entity.models[scored.model.digest]
+    entity.first_stage, entity.sum_score = scored.model.first_stage, kept.total
+    entity.last_logits = None if scored.model.first_stage is None else np.array(kept.logits, np.float32).tobytes()
+
+
+def _conflict(rows: Sequence[Row], digests: Mapping[str, str]) -> ConflictError | None:
+    """Why the transactions of a request contradict stored ones or each other; None if they do not."""
+    here: dict[str, str] = {}
+    for row in rows:
+        if here.setdefault(row.id, row.digest) != row.digest:
+            return ConflictError(f"the id {row.id!r} occurs twice in the request with different content")
+        if digests.get(row.id, row.digest) != row.digest:
+            return ConflictError(f"the id {row.id!r} is already stored with other content; give every transaction its own id")
+    return None
+
+
+def _decision(scored: Scored, place: int) -> Answer:
+    """The columns that `balancer score` writes, for a row of a batch."""
+    model = scored.model
     return {
-        "score": float(score[0]),
-        "decision": bool(alarm[0]),
-        "class": model.schema.classes[int(winner[0])],
+        "score": float(scored.score[place]),
+        "decision": bool(scored.alarm[place]),
+        "class": model.schema.classes[int(scored.winner[place])],
         "threshold": float(model.decision.threshold),
         "model": model.name,
     }
 
 
-def _audited(tenant: str, entity: int, answer: Answer, model: LoadedModel, origin: Origin) -> dict[str, Any]:
+def _most_attention(batch: Batch, place: int, scored: Scored, count: int) -> Answer:
+    """The earlier rows with the most attention; without a network none are listed, and `note` says so."""
+    if scored.model.stream is None:
+        return {"weighed_most": [], "note": NO_NETWORK}
+    return {"weighed_most": batch.most_attention(place, scored, count)}
+
+
+def _audited(tenant: str, entity: int, answer: Answer, model: LoadedModel, origin: Origin) -> tuple[Any, ...]:
     """The row of `decisions` for an answer."""
-    return {
-        "entity": entity,
-        "tenant": tenant,
-        "transaction": answer["id"],
-        "kind": "scored",
-        "received": origin.received,
-        "key": origin.key,
-        "request": origin.request,
-        "model": model.name,
-        "digest": model.digest,
-        "action": action(alarm=answer["decision"]),
-        **{name: answer[name] for name in ("score", "threshold", "decision", "class")},
-    }
+    said = (answer["score"], answer["threshold"], answer["decision"], answer["class"], action(alarm=answer["decision"]))
+    return (entity, tenant, answer["id"], "scored", origin.received, origin.key, origin.request, model.name, model.digest, *said)
