@@ -21,6 +21,10 @@ TRANSACTIONS = Counter("balancer_transactions", "Transactions scored, without re
 REPEATED = Counter("balancer_repeated_transactions", "Transactions that were already stored", registry=_REGISTRY)
 LATE = Counter("balancer_late_transactions", "Transactions that arrived after a later one of their entity", registry=_REGISTRY)
 LABELS = Counter("balancer_labels", "Labels stored", registry=_REGISTRY)
+CONNECTIONS = Gauge("balancer_connections", "Open connections of all workers", registry=_REGISTRY, multiprocess_mode="livesum")
+CLOSED_CONNECTIONS = Counter(
+    "balancer_closed_connections", "Connections that were closed or refused because of a limit, by reason", ("reason",), registry=_REGISTRY
+)
 ALERT_RATE = Gauge("balancer_alert_rate", "Share of alarms among the latest transactions", registry=_REGISTRY, multiprocess_mode="livemax")
 DRIFT = Gauge(
     "balancer_drift_psi",

@@ -20,6 +20,7 @@ from balancer.serving.http.logs import LOGGER
 from balancer.serving.http.middleware import RequestMiddleware
 from balancer.serving.http.problems import add_error_handlers
 from balancer.serving.http.route_table import RouteTable
+from balancer.serving.http.routes.models import add_models
 from balancer.serving.http.routes.operations import add_operations
 from balancer.serving.http.routes.scoring import add_scoring
 from balancer.serving.http.routes.sessions import add_sessions
@@ -60,8 +61,10 @@ def create_app(config: ServeConfig) -> FastAPI:
         timeout=config.timeout,
         host_allowed=lambda host: _host_allowed(host, access, config),
     )
+    app.state.registry = registry
     add_error_handlers(app)
     add_operations(app, database, registry, access)
+    add_models(app, database, registry, access)
     add_scoring(app, config, Scorer(database), Entities(database), registry, access)
     add_sessions(app, Sessions(database), access)
     return app
@@ -94,6 +97,7 @@ def _lifespan(database: Database, registry: Registry, access: Access) -> Callabl
         to_thread.current_default_thread_limiter().total_tokens = POOL
         try:
             await run_in_threadpool(registry.begin)
+            _say_what_is_slow(registry)
             gc.collect()
             gc.freeze()  # the loaded modules stay; collecting them again and again would cost milliseconds
         except UnavailableError:
@@ -109,6 +113,12 @@ def _lifespan(database: Database, registry: Registry, access: Access) -> Callabl
         database.close()
 
     return lifespan
+
+
+def _say_what_is_slow(registry: Registry) -> None:
+    stages = None if registry.current is None else registry.current.detector.stages
+    if stages is not None and stages.note is not None:
+        LOG.warning(stages.note)
 
 
 async def _follow(registry: Registry) -> None:

@@ -12,20 +12,26 @@ import json
 import logging
 import os
 import socket
+import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
-from uvicorn.supervisors import Multiprocess
+from uvicorn.config import STARTUP_FAILURE
 
 from balancer.errors import InputError
+from balancer.options.database import DATABASE_VARIABLE
 from balancer.options.flags import from_dict, to_dict
 from balancer.serving.config import ServeConfig
+from balancer.serving.http.connections import ConnectionGuard, LimitedProtocol
+from balancer.serving.http.file_limit import connections_allowed, raise_file_limit
 from balancer.serving.http.logs import LOGGER, log_to_stderr
+from balancer.serving.http.supervisor import Supervisor, report_start_error
 from balancer.serving.storage import keys
-from balancer.serving.storage.database import Database
+from balancer.serving.storage.database import Database, UnavailableError
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -36,10 +42,22 @@ CONFIG = "BALANCER_SERVE"
 
 def worker_app() -> FastAPI:
     """Build the application of a worker process from the configuration in its environment."""
+    log_to_stderr()
+    config = from_dict(ServeConfig, json.loads(os.environ[CONFIG]))
+    most = connections_allowed(config.max_connections)
+    most_of_address = config.max_connections_per_address or max(1, most // 2)
+    LimitedProtocol.guard = ConnectionGuard(most, most_of_address, config.header_timeout, config.idle_timeout)
     from balancer.serving.http.app import create_app
 
-    log_to_stderr()
-    return create_app(from_dict(ServeConfig, json.loads(os.environ[CONFIG])))
+    try:
+        app = create_app(config)
+        with suppress(UnavailableError):  # the lifespan of the application tries again and says so
+            app.state.registry.begin()
+    except InputError as error:
+        logging.getLogger(LOGGER).error("the worker can't start")
+        report_start_error(error)
+        sys.exit(STARTUP_FAILURE)
+    return app
 
 
 def serve(config: ServeConfig) -> int:
@@ -52,41 +70,75 @@ def serve(config: ServeConfig) -> int:
         InputError: If the run, the database or the address can't be used, or if others could connect without
             a key.
     """
-    config = replace(_absolute(config), database=config.database_url, database_file=None)
+    raise_file_limit()
+    source, config = _source(config), replace(_absolute(config), database=config.database_url, database_file=None)
     database = Database(config.database_url, patience=config.timeout)
     database.upgrade()
     has_keys = keys.any_ever(database)
     if not config.is_loopback and not has_keys and not config.oidc_issuer:
         raise InputError(f"--host {config.host} lets others connect, but there is no API key yet: create one with balancer keys create")
-    note = _check_model(config, database)
     database.close()
+    log_to_stderr()
     with tempfile.TemporaryDirectory(prefix="balancer-metrics-") as folder:
         os.environ |= {CONFIG: json.dumps(to_dict(config)), "PROMETHEUS_MULTIPROC_DIR": folder}
-        log_to_stderr()
-        server = _server(config)
-        bound = server.bind_socket()
-        # Every connection inherits this. Otherwise an answer of two packets would wait 40 ms for the
-        # acknowledgement of the first.
-        bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        bound = _bind(config.host, config.port)
         fields = {
             "url": f"http{'s' if config.tls_key else ''}://{config.host}:{config.port}",
             "database": database.shown,
+            "database_from": source,
             "workers": config.workers,
+            "keys": has_keys,
         }
-        if note is not None:
-            logging.getLogger(LOGGER).warning(note)
-        logging.getLogger(LOGGER).info("starting", extra={"fields": fields | {"keys": has_keys}})
-        Multiprocess(server, [bound]).run()
+        log = logging.getLogger(LOGGER)
+        if source == "--database" and database.engine.url.password is not None:
+            log.warning(f"other users can read the password on the command line; use --database-file or {DATABASE_VARIABLE}")
+        log.info("starting", extra={"fields": fields})
+        Supervisor(_server(config), [bound], Path(folder), fields).run()
     return 0
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """Listen on an address, which the workers inherit.
+
+    Raises:
+        InputError: It can't be used.
+    """
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        bound = socket.socket(family, kind)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError as error:
+        reason = error.strerror or "it can't be used"
+        raise InputError(f"--host {host} --port {port}: {reason}; choose another address, or stop what uses it") from error
+    # Every connection inherits this. Otherwise an answer of two packets would wait 40 ms for the
+    # acknowledgement of the first.
+    bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    bound.set_inheritable(True)
+    return bound
+
+
+def _source(config: ServeConfig) -> str:
+    """What named the database."""
+    if config.database is not None:
+        return "--database"
+    if config.database_file is not None:
+        return f"--database-file {config.database_file}"
+    return DATABASE_VARIABLE if os.environ.get(DATABASE_VARIABLE) else "the default"
 
 
 def _server(config: ServeConfig) -> uvicorn.Config:
     options: dict[str, Any] = {}
     if config.tls_key is not None:
         options = {"ssl_certfile": str(config.tls_certificate), "ssl_keyfile": str(config.tls_key)}
+        if os.name == "posix":
+            options["loop"] = "balancer.serving.http.event_loop:HandshakeLimitedLoop"
     return uvicorn.Config(
         "balancer.serving.http.server:worker_app",
         factory=True,
+        http=LimitedProtocol,
+        ws="none",
+        timeout_keep_alive=max(1, int(config.idle_timeout)),
         host=config.host,
         port=config.port,
         workers=config.workers,
@@ -96,20 +148,6 @@ def _server(config: ServeConfig) -> uvicorn.Config:
         timeout_graceful_shutdown=max(1, int(config.timeout) + 1),
         **options,
     )
-
-
-def _check_model(config: ServeConfig, database: Database) -> str | None:
-    """Load the model once here, so that an error is reported once and not by every worker.
-
-    Returns:
-        A note on the speed of its trees, if there is one.
-    """
-    from balancer.serving.scoring.registry import Registry
-
-    registry = Registry(database, config.run, config.models, config.precision)
-    registry.begin()
-    stages = None if registry.current is None else registry.current.detector.stages
-    return None if stages is None else stages.note
 
 
 def _absolute(config: ServeConfig) -> ServeConfig:
