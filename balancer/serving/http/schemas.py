@@ -7,7 +7,6 @@ from typing import Annotated
 from pydantic import BaseModel, Field
 
 from balancer.serving.sessions.schemas import Session, StrictModel
-from balancer.serving.texts import stored_text
 
 Value = str | int | float | bool | None
 
@@ -120,30 +119,6 @@ class Entity(BaseModel):
     transactions: int
     last_time: float | None
     latest: list[Latest]
-
-
-class ModelRequest(StrictModel):
-    """A run to put in service."""
-
-    name: Annotated[str, stored_text(200)] = Field(
-        min_length=1, description="One of the names that GET /v1/models lists.", examples=["2026-06"]
-    )
-
-
-class Activation(BaseModel):
-    """When a model was put in service."""
-
-    generation: int
-    name: str
-    activated: float
-
-
-class Models(BaseModel):
-    """The model in service, and the available ones."""
-
-    in_service: str | None
-    available: list[str]
-    activations: list[Activation]
 
 
 class State(BaseModel):

@@ -1,175 +1,62 @@
-"""The model in service: a run folder, found by its name and replaced while requests continue.
+"""The models in service: run folders, found by their names and replaced while requests continue.
 
-What is special: a request keeps the model that it started with, so the old model stays in memory until its
-last request has ended. The database stores which model is in service, and every worker follows it. A name
-from a request is looked up in a listing and never becomes part of a path.
+What is special: a request keeps the models that it started with, so an old model stays in memory until its
+last request has ended. The database stores which models are in service (`model_states`), and every worker
+follows it. A model is known by the digest of its files: where a folder has other files than those that were
+put in service, no worker loads it. A model is loaded and tried before anything changes, beside the requests,
+and once per process. A name from a request is looked up in a listing and never becomes part of a path.
 """
 
 from __future__ import annotations
 
-import hashlib
+import logging
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection
 
-from balancer.data.schema import FieldCoder, Schema
 from balancer.data.spec import nearest
 from balancer.errors import InputError
-from balancer.evaluation.drift import Reference
-from balancer.files import read_json
-from balancer.inference.decision import Decision
-from balancer.inference.detector import Detector
-from balancer.inference.streaming import RowState, RowStream
-from balancer.inference.tree_stages import TREES_FOLDER, digest_of
-from balancer.runs.results import REFERENCE_FILE, SCHEMA_FILE
-from balancer.runs.trained_run import Precision, TrainedRun
+from balancer.runs.results import SCHEMA_FILE
+from balancer.runs.trained_run import Precision
+from balancer.serving.errors import ConflictError
+from balancer.serving.scoring import model_states
+from balancer.serving.scoring.loaded_model import LoadedModel, same_rows
+from balancer.serving.scoring.model_states import InService, RegisteredModel, State
+from balancer.serving.scoring.probe import what_is_wrong
+from balancer.serving.scoring.run_files import run_digests
 from balancer.serving.storage.database import Database
-from balancer.serving.storage.tables import models
 
+__all__ = ["FOLLOW_SECONDS", "LoadedModel", "Registry", "Serving", "same_rows"]
+
+LOG = logging.getLogger("balancer.service")
 FOLLOW_SECONDS = 1.0
 """Seconds between two checks for another model in service."""
-_FILES = ("model.json", "model.safetensors", "model.quantized.safetensors", "precision.json", SCHEMA_FILE, "decision.json")
+RETRY_SECONDS = 10.0
+"""Seconds after which a model that could not be loaded is tried again."""
 
 
 @dataclass(frozen=True)
-class LoadedModel:
-    """A run that is loaded for scoring."""
+class Serving:
+    """The models of a worker at one moment."""
 
-    name: str
-    digest: str
-    """SHA-256 of its files. A stored state belongs to one digest."""
-    schema: Schema
-    base: Schema
-    """The schema without score fields; stored rows have these fields."""
-    decision: Decision
-    detector: Detector
-    first_stage: str | None
-    """Digest of all that the score fields depend on, to which stored scores belong; None without trees."""
-    stream: RowStream | None
-    """Reads the rows of an entity one after another; None without a network."""
-    folder: Path
-    coder: FieldCoder = field(repr=False)
-    reference: Reference | None = field(repr=False)
-    """The distribution of the training rows, for drift; None for runs of older versions."""
-
-    @classmethod
-    def load(cls, folder: Path, name: str, precision: Precision = "full") -> LoadedModel:
-        """Read a run folder.
-
-        Raises:
-            InputError: As `TrainedRun.load`; or if the run was trained without a time.
-        """
-        run = TrainedRun.load(folder, precision=precision)
-        if run.schema.spec.time is None:
-            raise InputError(f"{folder} was trained without a time (--time none), and the service needs one: serve a run with --time")
-        digest = hashlib.sha256(precision.encode())
-        for file in (*(folder / name for name in _FILES), *sorted((folder / TREES_FOLDER).glob("*"))):
-            digest.update(file.name.encode() + (file.read_bytes() if file.is_file() else b""))
-        reference = None
-        if (folder / REFERENCE_FILE).is_file():
-            reference = Reference.from_dict(read_json(folder / REFERENCE_FILE, what="it holds the distribution of the training rows"))
-        detector = run.detector
-        return cls(
-            name=name,
-            digest=digest.hexdigest(),
-            schema=run.schema,
-            base=run.schema.without_score_fields(),
-            decision=run.decision,
-            detector=detector,
-            first_stage=_first_stage(detector, run.schema),
-            stream=RowStream(detector.model, run.device) if detector.model is not None and detector.uses_network else None,
-            folder=folder,
-            coder=FieldCoder(run.schema),
-            reference=reference,
-        )
-
-    def encoded(self, numeric: NDArray[np.float32], texts: dict[str, str | None]) -> NDArray[np.float32]:
-        """Compute the input (C,) of the model for one row, without score fields.
-
-        Args:
-            numeric: (F,) numeric fields; NaN is kept where the training rows had it too, and is replaced by
-                their median in other fields.
-            texts: Values of the categorical and context columns.
-        """
-        schema = self.base
-        values = np.empty(len(schema.numeric_fields) + len(schema.categorical_fields), np.float32)
-        values[: len(numeric)] = numeric
-        for place, name in enumerate(schema.numeric_fields):
-            if name in schema.fill and name not in schema.missing and np.isnan(values[place]):
-                values[place] = np.float32(schema.fill[name])
-        for place, (name, column) in enumerate(schema.categorical_columns.items(), len(numeric)):
-            values[place] = self.coder.code(name, texts[column])
-        return values
-
-    def step(self, values: NDArray[np.float32], state: RowState | None) -> tuple[NDArray[np.floating], RowState | None]:
-        """Score the next row of an entity.
-
-        Args:
-            values: (C,) all fields of the row.
-            state: State of the network before the row, which must not be used again; None without a network.
-
-        Returns:
-            Class probabilities (1, K), and the state after the row.
-        """
-        if self.stream is None or state is None:
-            return self.detector.combine(None, values[None]), None
-        network, after = self.stream.advance(values, state)
-        return self.detector.combine(network[None], values[None]), after
-
-
-_ROLES = {
-    "entity": "entity is",
-    "time": "time is",
-    "amount": "amount is",
-    "id": "id is",
-    "label_delay": "label delay in seconds is",
-    **{role: f"{role} columns are" for role in ("numeric", "categorical", "context")},
-}
-
-
-def _said(role: Any) -> str:
-    """Columns with a role, or a delay, in words."""
-    if role is None or role == ():
-        return "none"
-    return ", ".join(role) if isinstance(role, tuple) else f"{role:g}" if isinstance(role, float) else str(role)
-
-
-def same_rows(one: Schema, two: Schema) -> str | None:
-    """Return why a model with schema `two` can't read rows that were stored for `one`; None if it can."""
-    for role in ("entity", "time", "amount", "id", "numeric", "categorical", "context", "label_delay"):
-        if getattr(one.spec, role) != getattr(two.spec, role):
-            return f"its {_ROLES.get(role, role)} {_said(getattr(two.spec, role))}, not {_said(getattr(one.spec, role))}"
-    if (one.values, one.joined) != (two.values, two.joined):
-        return "it was trained by another version of balancer, which compares categories and keys in another way"
-    here, there = (each.without_score_fields().numeric_fields for each in (one, two))
-    if here == there:
-        return None
-    # With the same roles of the columns, only the version decides which fields there are.
-    other = next((name for name in (*here, *there) if (name in here) != (name in there)), None)
-    example = "" if other is None else f", for example {'without' if other in here else 'with'} {other!r}"
-    return f"it was trained by another version of balancer and has other fields{example}"
-
-
-def _first_stage(detector: Detector, schema: Schema) -> str | None:
-    """Digest of the first stage, its fields and how they are encoded; None without trees."""
-    if detector.stages is None:
-        return None
-    trees = [trees.digest for trees in detector.stages.folds]
-    encoding = (digest_of(schema), sorted(schema.fill.items()), *([schema.missing] if schema.missing else []))
-    return hashlib.sha256(repr((trees, detector.stages.train_end, *encoding)).encode()).hexdigest()
+    generation: int = -1
+    """Number of the activation of the champion; -1 before the first one."""
+    champion: LoadedModel | None = None
+    challenger: LoadedModel | None = None
+    """A model that scores every row beside the champion."""
+    canary_share: float = 0.0
+    """Share of the entities for which the challenger decides; 0: it decides for none."""
 
 
 class Registry:
-    """Loads the model in service of a worker, and puts models in service.
+    """Loads the models in service of a worker, and changes which ones are.
 
     Args:
-        database: Stores which model is in service.
+        database: Stores which models are in service.
         run: Run folder to put in service if the database names none.
         folder: Folder of run folders that may be put in service; None: only `run`.
         precision: The full or the quantized model.
@@ -177,96 +64,322 @@ class Registry:
 
     def __init__(self, database: Database, run: Path | None, folder: Path | None, precision: Precision = "full") -> None:
         self._database, self._run, self._folder, self._precision = database, run, folder, precision
-        self._lock = threading.Lock()
-        self._current: LoadedModel | None = None
-        self._generation, self._looked = -1, 0.0
+        self._changing, self._loading = threading.Lock(), threading.Lock()
+        self._serving = Serving()
+        self._looked, self._failed, self._failures = 0.0, 0.0, dict[str, str]()
+        self.notes: list[str] = []
+        """What an operator should know after `begin`; it is logged too."""
 
-    def names(self) -> dict[str, Path]:
-        """Return the run folders that can be put in service, by name."""
-        found = {} if self._run is None else {self._run.resolve().name: self._run}
-        if self._folder is not None:
-            found |= {each.name: each for each in sorted(self._folder.iterdir()) if (each / SCHEMA_FILE).is_file()}
-        return found
-
-    def begin(self) -> None:
-        """Load the model in service; if there is none, put the given run in service."""
-        self.follow(at_once=True)
-        if self._current is None and self._run is not None:
-            self.activate(self._run.resolve().name)
+    @property
+    def serving(self) -> Serving:
+        """The models in service; a request keeps them until its end."""
+        return self._serving
 
     @property
     def current(self) -> LoadedModel | None:
-        """The model in service; a request keeps it until its end."""
-        return self._current
+        """The champion; a request keeps it until its end."""
+        return self._serving.champion
 
-    def activate(self, name: str) -> LoadedModel:
-        """Put a run in service for all workers.
+    @property
+    def challenger(self) -> LoadedModel | None:
+        """The model that scores beside the champion, if there is one."""
+        return self._serving.challenger
 
-        The current model stays in service until the new one is loaded.
+    @property
+    def canary_share(self) -> float:
+        """Share of the entities for which the challenger decides."""
+        return self._serving.canary_share
+
+    @property
+    def problem(self) -> str | None:
+        """Why a model that the database names is not loaded here; None if all are."""
+        return next(iter(self._failures.values()), None)
+
+    def names(self) -> dict[str, Path]:
+        """Return the run folders that can be put in service, by name.
 
         Raises:
-            InputError: If there is no such run, it can't be loaded, or it reads other columns than the
-                current model.
+            InputError: If the folder of runs can't be read.
         """
-        known = self.names()
-        if name not in known:
-            raise InputError(f"name: there is no run {name!r} to put in service; {nearest(name, known)}")
-        fresh = self._loaded(known[name], name)
-        with self._lock:
-            if self._current is not None and (why := same_rows(self._current.schema, fresh.schema)):
-                raise InputError(f"name: {name!r} can't replace {self._current.name!r}, because {why}; serve it with another database")
+        found = {} if self._run is None else {self._run.resolve().name: self._run}
+        if self._folder is not None:
+            try:
+                found |= {each.name: each for each in sorted(self._folder.iterdir()) if (each / SCHEMA_FILE).is_file()}
+            except OSError as error:
+                raise InputError(f"the folder of --models can't be read ({error.strerror}): restore it") from error
+        return found
 
-            def work(connection: Connection) -> int:
-                latest = _latest(connection)
-                if latest is not None and latest["digest"] == fresh.digest:
-                    return int(latest["generation"])
-                number = 1 if latest is None else latest["generation"] + 1
-                values = {"generation": number, "name": name, "digest": fresh.digest, "activated": time.time()}
-                connection.execute(insert(models).values(values))
-                return int(number)
+    def begin(self) -> None:
+        """Load the models in service; if there is none, put the given run in service.
 
-            self._generation = self._database.write(work)
-            self._current = fresh
+        Raises:
+            InputError: If the model in service can't be loaded, is not here, or its files have changed.
+        """
+        wanted = self._database.read(model_states.in_service)
+        given = None if self._run is None else self._run.resolve().name
+        if given is None and self._folder is None:
+            if wanted is not None:
+                self._note(
+                    f"the database names the model {wanted.name!r}, but there is no --run and no --models, so only sampling sessions are "
+                    "served; restart with --models FOLDER, the folder of that run, to score"
+                )
+            return
+        if wanted is None:
+            if given is not None:
+                self.activate(given)
+            return
+        try:
+            self._adopt(wanted, refuse=True)
+        except InputError as error:
+            self._failed, self._failures = time.monotonic(), {wanted.name: str(error)}
+            raise
+        champion = self.current
+        assert champion is not None
+        if champion.digest != wanted.digest:  # the same files, as an earlier version or another --precision recorded them
+            LOG.info(f"the files of {wanted.name!r} are recorded again, as they are read with --precision {self._precision}")
+            self._record(champion, None)
+        if given is not None and given != wanted.name:
+            self._note(
+                f"--run {given} is not in service, because {wanted.name!r} was put in service since; to replace it, send POST /v1/models "
+                f'with {{"name": "{given}"}}'
+            )
+
+    def activate(self, name: str, *, key: str | None = None) -> LoadedModel:
+        """Put a run in service for all workers, as champion.
+
+        The present model stays in service until the new one is loaded and tried.
+
+        Args:
+            name: Name of the run, one of `names`.
+            key: Id of the key that approves it; None: the command line.
+
+        Raises:
+            ConflictError: If its files are not those that were put in service under this name.
+            InputError: If there is no such run, it can't be loaded or gives scores that are no numbers, or it
+                reads other columns than the present model.
+        """
+        fresh = self._found(name)
+        self._record(fresh, key)
+        return fresh
+
+    def put(self, name: str, state: State, *, share: float | None = None, key: str | None = None) -> None:
+        """Give a run a state, for all workers.
+
+        Args:
+            name: Name of the run, one of `names`; one that is retired need not be there.
+            state: The new state.
+            share: Share of the entities for which a canary decides, above 0 and at most 1; None in other
+                states.
+            key: Id of the key that approves it; None: the command line.
+
+        Raises:
+            ConflictError: As of `activate` and `model_states.make_challenger`.
+            InputError: As of `activate`, or if the share does not fit the state.
+        """
+        if state == "canary" and (share is None or not 0 < share <= 1):
+            raise InputError("share: a canary decides for a share of the entities; give a number above 0 and at most 1")
+        if state != "canary" and share is not None:
+            raise InputError(f"share: only a canary has one, not a {state}; leave it out")
+        if state == "champion":
+            self.activate(name, key=key)
+            return
+        fresh = None if state == "retired" else self._found(name)
+
+        def work(connection: Connection) -> InService | None:
+            model_states.lock(connection)
+            if fresh is None:
+                model_states.retire(connection, name, key)
+            else:
+                _check_same_files(connection, fresh, self._precision)
+                model_states.make_challenger(connection, name, fresh.digest, state, share or 0.0, key)
+            return model_states.in_service(connection)
+
+        with self._changing:
+            self._adopt(self._database.write(work), fresh)
+
+    def roll_back(self, *, key: str | None = None) -> LoadedModel:
+        """Put the champion before the present one in service again.
+
+        Args:
+            key: Id of the key that approves it; None: the command line.
+
+        Raises:
+            ConflictError: If there was no other champion, or its files have changed.
+            InputError: As of `activate`.
+        """
+        before = model_states.champion_before(self._database.read(lambda connection: model_states.activations(connection, 10_000)))
+        if before is None:
+            raise ConflictError("there was no other champion before this one; put a run in service by its name")
+        fresh = self._found(before[0], before[1])
+        self._record(fresh, key, rolled_back=True)
         return fresh
 
     def follow(self, *, at_once: bool = False) -> None:
-        """Load the model that another worker has put in service, if there is one."""
+        """Load the models that another worker has put in service.
+
+        What can't be loaded is said in the log, and what is loaded stays in service.
+        """
         if self._run is None and self._folder is None:
             return  # balancing sessions only
-        if not at_once and time.monotonic() - self._looked < FOLLOW_SECONDS:
+        now = time.monotonic()
+        if not at_once and (now - self._looked < FOLLOW_SECONDS or (self._failures and now - self._failed < RETRY_SECONDS)):
             return
-        self._looked = time.monotonic()
-        latest = self._database.read(_latest)
-        if latest is None or latest["generation"] == self._generation:
-            return
-        known = self.names()
-        if latest["name"] not in known:
-            raise InputError(
-                f"the run in service, {latest['name']!r}, is not among the runs here ({', '.join(known)}): give it with --run or --models"
-            )
-        fresh = self._loaded(known[latest["name"]], latest["name"])
-        with self._lock:
-            if latest["generation"] > self._generation:
-                self._current, self._generation = fresh, latest["generation"]
+        self._looked = now
+        with self._changing:  # so that what is read is not older than what is served
+            self._adopt(self._database.read(model_states.in_service))
 
-    def _loaded(self, folder: Path, name: str) -> LoadedModel:
-        """Load a run; a client reads the name of the run in an error, and not where it is on this machine.
+    def states(self) -> list[RegisteredModel]:
+        """List the registered models, last changed first."""
+        return self._database.read(model_states.listed)
+
+    def known(self, name: str) -> tuple[str, str]:
+        """Return name and digest of a registered model.
 
         Raises:
-            InputError: It can't be used.
+            InputError: If no model of the name is registered.
         """
-        try:
-            return LoadedModel.load(folder, name, self._precision)
-        except InputError as error:
-            text = str(error).replace(str(folder), name).replace(str(folder.resolve()), name)
-            raise type(error)(text.replace(f"{folder.resolve().parent}/", "").replace(f"{folder.parent}/", "")) from error
+        found = {each.name: each.digest for each in reversed(self.states())}
+        if name not in found:
+            raise InputError(f"there is no registered model {name!r}; {nearest(name, found)}")
+        return name, found[name]
 
     def activations(self) -> list[dict[str, Any]]:
         """List the last hundred activations, latest first."""
-        chosen = select(models).order_by(models.c.generation.desc()).limit(100)
-        return [dict(each) for each in self._database.read(lambda connection: connection.execute(chosen).mappings().all())]
+        return self._database.read(model_states.activations)
+
+    def _record(self, fresh: LoadedModel, key: str | None, *, rolled_back: bool = False) -> None:
+        """Make a loaded model the champion in the database, and then here."""
+
+        def work(connection: Connection) -> InService | None:
+            model_states.lock(connection)
+            _check_same_files(connection, fresh, self._precision)
+            model_states.make_champion(connection, fresh.name, fresh.digest, key, rolled_back=rolled_back)
+            return model_states.in_service(connection)
+
+        with self._changing:
+            self._adopt(self._database.write(work), fresh)
+
+    def _found(self, name: str, recorded: str | None = None) -> LoadedModel:
+        """A run that may be put in service, loaded and tried. Raises as `activate`."""
+        known = self.names()
+        if name not in known:
+            raise InputError(f"name: there is no run {name!r} to put in service; {nearest(name, known)}")
+        if recorded is None:
+            recorded = self._database.read(lambda connection: model_states.recorded_digest(connection, name))
+        fresh, current = self._loaded(known[name], name, recorded), self.current
+        if current is not None and (why := same_rows(current.schema, fresh.schema)):
+            raise InputError(f"name: {name!r} can't replace {current.name!r}, because {why}; serve it with another database")
+        return fresh
+
+    def _adopt(self, wanted: InService | None, fresh: LoadedModel | None = None, *, refuse: bool = False) -> None:
+        """Serve what the database names.
+
+        Args:
+            wanted: What is in service.
+            fresh: A model that was just loaded, which may be one of them.
+            refuse: Whether a champion that can't be loaded is an error; else the log says so.
+        """
+        if wanted is None:
+            return
+        now, challenger = self._serving, wanted.challenger
+        ready = [each for each in (fresh, now.champion, now.challenger) if each is not None]
+        failures: dict[str, str] = {}
+
+        def loaded(name: str, digest: str) -> LoadedModel | None:
+            """The model; None if it can't be loaded."""
+            found = next((each for each in ready if digest == each.digest or digest in each.others), None)
+            if found is not None:
+                return found if found.name == name else replace(found, name=name)
+            try:
+                return self._located(name, digest)
+            except InputError as error:
+                failures[name] = str(error)
+                if refuse and digest == wanted.digest:
+                    raise
+                return None  # the error is logged below
+
+        champion = now.champion if wanted.generation == now.generation else loaded(wanted.name, wanted.digest)
+        second = None if challenger is None else loaded(challenger.name, challenger.digest)
+        if champion is None:
+            champion, generation = now.champion, now.generation
+        else:
+            generation = wanted.generation
+        canary_share = challenger.share if second is not None and challenger is not None and challenger.state == "canary" else 0.0
+        self._serving = Serving(generation, champion, second, canary_share)
+        self._report(failures)
+
+    def _note(self, text: str) -> None:
+        """Log what an operator should know, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+            LOG.warning(text)
+
+    def _report(self, failures: dict[str, str]) -> None:
+        """Log what can't be loaded, once."""
+        for name, text in failures.items():
+            if self._failures.get(name) != text:
+                LOG.error(f"the model {name!r} can't be served here, and what is loaded stays in service: {text}")
+        self._failed, self._failures = time.monotonic(), failures
+
+    def _located(self, name: str, digest: str) -> LoadedModel:
+        """Load a model that the database names.
+
+        Raises:
+            InputError: It is not here, can't be loaded, or its files have changed.
+        """
+        known = self.names()
+        if name not in known:
+            here = f"only {', '.join(known)} is here" if known else "no run is here"
+            raise InputError(
+                f"the run in service, {name!r}, is not among the runs of --run and --models ({here}): restart with --models FOLDER, the "
+                f"folder that has {name!r} in it"
+            )
+        return self._loaded(known[name], name, digest)
+
+    def _loaded(self, folder: Path, name: str, recorded: str | None) -> LoadedModel:
+        """Load and try a run; errors name the run, and not where it is on this machine.
+
+        Args:
+            folder: The run.
+            name: Its name.
+            recorded: The digest under which the name is known; None for a new name.
+
+        Raises:
+            ConflictError: It has other files than those that are known under its name.
+            InputError: It can't be used.
+        """
+        with self._loading:
+            digests = run_digests(folder, self._precision)
+            if recorded is not None and not digests.includes(recorded):
+                raise ConflictError(changed_files(name))
+            serving = self._serving
+            for each in (serving.champion, serving.challenger):
+                if each is not None and each.digest == digests.digest:
+                    return each if each.name == name else replace(each, name=name, folder=folder)
+            try:
+                fresh = LoadedModel.load(folder, name, self._precision)
+            except InputError as error:
+                text = str(error).replace(str(folder), name).replace(str(folder.resolve()), name)
+                raise type(error)(text.replace(f"{folder.resolve().parent}/", "").replace(f"{folder.parent}/", "")) from error
+            if (why := what_is_wrong(fresh)) is not None:
+                raise InputError(f"the run {name!r} can't be put in service, because {why}: train it again, or restore its files")
+            return fresh
 
 
-def _latest(connection: Connection) -> dict[str, Any] | None:
-    found = connection.execute(select(models).order_by(models.c.generation.desc()).limit(1)).mappings().first()
-    return None if found is None else dict(found)
+def changed_files(name: str) -> str:
+    """Say that a run has other files than before, and what to do."""
+    return (
+        f"the files of {name!r} changed since it was put in service: restore them, and copy the new run under another name, which can then "
+        "be put in service"
+    )
+
+
+def _check_same_files(connection: Connection, fresh: LoadedModel, precision: Precision) -> None:
+    """Check, in the transaction that changes a state, that nobody has registered other files under the name.
+
+    Raises:
+        ConflictError: Somebody has.
+    """
+    recorded = model_states.recorded_digest(connection, fresh.name)
+    if recorded not in (None, fresh.digest) and not run_digests(fresh.folder, precision).includes(str(recorded)):
+        raise ConflictError(changed_files(fresh.name))

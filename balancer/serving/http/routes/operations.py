@@ -1,4 +1,4 @@
-"""Routes for operating the service: health, metrics, the model in service."""
+"""Routes for operating the service: health and metrics."""
 
 from fastapi import Depends, FastAPI, HTTPException, Response
 
@@ -12,7 +12,7 @@ from balancer.serving.storage.keys import Key
 
 
 def add_operations(app: FastAPI, database: Database, registry: Registry, access: Access) -> None:
-    """Add /healthz, /readyz, /metrics and /v1/models."""
+    """Add /healthz, /readyz and /metrics."""
     operator = Depends(access.allow("operator"))
 
     @app.get("/healthz", tags=["operations"])
@@ -32,20 +32,3 @@ def add_operations(app: FastAPI, database: Database, registry: Registry, access:
     def prometheus(_: Key = operator) -> Response:
         """Metrics of all workers for Prometheus. Scope: operator."""
         return Response(metrics.render_metrics(), media_type="text/plain; version=0.0.4")
-
-    @app.get("/v1/models", tags=["models"], responses=problem_responses())
-    def models(_: Key = operator) -> schemas.Models:
-        """The model in service, and the runs that can replace it. Scope: operator."""
-        current = registry.current
-        activations = [
-            schemas.Activation(**{key: each[key] for key in ("generation", "name", "activated")}) for each in registry.activations()
-        ]
-        return schemas.Models(
-            in_service=None if current is None else current.name, available=list(registry.names()), activations=activations
-        )
-
-    @app.post("/v1/models", tags=["models"], responses=problem_responses())
-    def swap(request: schemas.ModelRequest, key: Key = operator) -> schemas.Models:
-        """Put another run in service, for all workers within seconds. Scope: operator."""
-        registry.activate(request.name)
-        return models(key)

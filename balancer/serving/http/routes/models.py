@@ -1,0 +1,63 @@
+"""Routes for the models in service: their states, and the comparison of champion and challenger."""
+
+from typing import Annotated
+
+from fastapi import Depends, FastAPI, Query
+
+from balancer.serving.errors import ConflictError
+from balancer.serving.http import model_schemas as schemas
+from balancer.serving.http.auth import Access
+from balancer.serving.http.problems import problem_responses
+from balancer.serving.scoring.comparison import compare
+from balancer.serving.scoring.registry import Registry
+from balancer.serving.storage.database import Database
+from balancer.serving.storage.keys import Key
+
+Challenger = Annotated[str | None, Query(max_length=200, description="Name of a registered model; without it the present challenger.")]
+
+
+def add_models(app: FastAPI, database: Database, registry: Registry, access: Access) -> None:
+    """Add /v1/models, /v1/models/rollback and /v1/models/comparison."""
+    operator = Depends(access.allow("operator"))
+
+    @app.get("/v1/models", tags=["models"], responses=problem_responses())
+    def models(_: Key = operator) -> schemas.Models:
+        """The models in service, and the runs that can replace them. Scope: operator."""
+        serving = registry.serving
+        activations = [schemas.Activation(by=each["key"], **each) for each in registry.activations()]
+        states = [schemas.ModelState(since=each.changed, by=each.changed_by, **vars(each)) for each in registry.states()]
+        return schemas.Models(
+            in_service=None if serving.champion is None else serving.champion.name,
+            challenger=None if serving.challenger is None else serving.challenger.name,
+            canary_share=serving.canary_share,
+            available=list(registry.names()),
+            models=states,
+            activations=activations,
+        )
+
+    @app.post("/v1/models", tags=["models"], responses=problem_responses(409))
+    def change(request: schemas.ModelRequest, key: Key = operator) -> schemas.Models:
+        """Give a run a state, for all workers within seconds. The key is its approver. Scope: operator."""
+        registry.put(request.name, request.state, share=request.share, key=key.id)
+        return models(key)
+
+    @app.post("/v1/models/rollback", tags=["models"], responses=problem_responses(409))
+    def roll_back(key: Key = operator) -> schemas.Models:
+        """Put the champion before the present one in service again. Scope: operator."""
+        registry.roll_back(key=key.id)
+        return models(key)
+
+    @app.get("/v1/models/comparison", tags=["models"], responses=problem_responses(409))
+    def comparison(challenger: Challenger = None, _: Key = operator) -> schemas.Comparison:
+        """Champion against challenger, on the rows that both have scored. Scope: operator."""
+        champion, present = registry.current, registry.challenger
+        if champion is None:
+            raise ConflictError("no model is in service; put one in service before it is compared")
+        other = registry.known(challenger) if challenger is not None else None if present is None else (present.name, present.digest)
+        if other is None:
+            raise ConflictError(
+                "there is no challenger; put one in shadow by POST /v1/models, or name a registered model with ?challenger="
+            )
+        return schemas.Comparison.model_validate(
+            compare(database, (champion.name, champion.digest), other, legitimate=champion.schema.classes[0])
+        )
