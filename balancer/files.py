@@ -23,10 +23,14 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def atomic_path(target: Path) -> Iterator[Path]:
+def atomic_path(target: Path, *, private: bool = False) -> Iterator[Path]:
     """Yield a temporary path in the folder of the target.
 
     When the block ends, the temporary file replaces the target; on an error it is removed.
+
+    Args:
+        target: The file.
+        private: Whether only its owner may read it.
 
     Raises:
         UnwritableFileError: If the folder can't be written or the disk is full; the target is unchanged.
@@ -39,9 +43,10 @@ def atomic_path(target: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb+") as stream:
             os.fsync(stream.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp creates private files, but a run folder is shared
+        if not private:
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)  # mkstemp creates private files, but a run folder is shared
         temporary.replace(target)
     except OSError as error:
         raise UnwritableFileError(
