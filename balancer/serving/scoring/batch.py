@@ -2,7 +2,7 @@
 
 The order of the work:
 
-1. Lock the entities and the context values, and read what is not remembered or has changed.
+1. Read what is not remembered or has changed of the entities and context values, which are locked.
 2. Gather the statistics before each row, one row after the other.
 3. Compute the fields of all rows at once, and the scores of each model.
 4. Write rows, statistics and decisions, one statement a table.
@@ -27,7 +27,7 @@ from balancer.serving.scoring.context_past import activity_by_sums
 from balancer.serving.scoring.context_risk import labels_by_sums
 from balancer.serving.scoring.entity_memory import EntityMemory, ModelMemory, score_before
 from balancer.serving.scoring.facts import ContextFacts, EntityFacts, numeric_fields
-from balancer.serving.scoring.locks import lock_entities, lock_values
+from balancer.serving.scoring.locks import Locked, create
 from balancer.serving.scoring.memory import Memory
 from balancer.serving.scoring.model_memory import (
     Scores,
@@ -44,6 +44,16 @@ from balancer.serving.scoring.row import Row, value_key
 from balancer.serving.storage.driver import Driver
 
 _SUM_BEFORE = "SELECT sum_score FROM transactions WHERE entity = :entity AND position = :position"
+
+
+def active_columns(model: LoadedModel) -> list[str]:
+    """List the context columns by whose values rows are kept, because fields need them."""
+    return [column for column in model.base.spec.context if has_activity_fields(column, model.base.numeric_fields)]
+
+
+def context_values(model: LoadedModel, row: Row) -> list[tuple[str, str]]:
+    """List the context columns and values of a row, without nulls."""
+    return [(column, value) for column in model.base.spec.context if (value := row.texts[column]) is not None]
 
 
 @dataclass
@@ -98,29 +108,29 @@ class Batch:
     def names(self) -> list[tuple[str, ...]]:
         """Names in `Memory` of all that the batch changes."""
         found: list[tuple[str, ...]] = [(self.tenant, row.entity) for row in self.rows]
-        found += [(self.tenant, column, value) for row in self.rows for column, value in self._values(row)]
+        found += [(self.tenant, column, value) for row in self.rows for column, value in context_values(self.model, row)]
         return list(dict.fromkeys(found))
 
-    @property
-    def active(self) -> list[str]:
-        """The context columns by whose values rows are kept, because fields need them."""
-        schema = self.model.base
-        return [column for column in schema.spec.context if has_activity_fields(column, schema.numeric_fields)]
+    def open(self, locked: Locked) -> None:
+        """Read what is not remembered or has changed, and give the rows their effective times.
 
-    def open(self) -> None:
-        """Lock and read the entities and context values, and give the rows their effective times."""
-        locked = lock_entities(self.driver, self.tenant, sorted({row.entity for row in self.rows}))
+        Args:
+            locked: The entities and context values of at least these rows.
+        """
+        wanted = {row.entity for row in self.rows}
+        entities = [each for each in locked.entities if each[1] in wanted]
+        new = wanted - {each[1] for each in entities}
+        if new:
+            entities += create(self.driver, self.tenant, sorted(new))
         models = [self.model] if self.challenger is None else [self.model, self.challenger]
-        self.entities = {}
-        for number, name, rows, version in locked:
-            self.entities[name] = self._entity(number, name, rows, version, models)
+        self.entities = {name: self._entity(number, name, rows, version, models) for number, name, rows, version in entities}
         last = {name: entity.last_time for name, entity in self.entities.items() if entity.rows}
         for place, row in enumerate(self.rows):
             time = max(row.time, last.get(row.entity, row.time))
             last[row.entity] = time
             if time != row.time:
                 self.rows[place] = replace(row, time=time)
-        self._open_contexts()
+        self._open_contexts(locked.versions)
 
     def _entity(self, number: int, name: str, rows: int, version: int, models: Sequence[LoadedModel]) -> EntityMemory:
         entity = self.memory.entity(self.tenant, name)
@@ -141,12 +151,12 @@ class Batch:
                 entity.models[model.digest] = open_memory(self.driver, entity, model, decides=model is self.model)
         return entity
 
-    def _open_contexts(self) -> None:
+    def _open_contexts(self, versions: Mapping[tuple[str, str], tuple[int, int]]) -> None:
         moments: dict[tuple[str, str], float] = {}
         for row in self.rows:
-            for key in self._values(row):
+            for key in context_values(self.model, row):
                 moments[key] = min(row.time, moments.get(key, row.time))
-        versions = lock_values(self.driver, self.tenant, sorted(moments), self.active)
+        active = set(active_columns(self.model))
         self.contexts = {}
         for (column, value), moment in moments.items():
             rows, labels = versions[column, value]
@@ -155,14 +165,9 @@ class Batch:
                 found = ContextMemory(self.driver, self.tenant, column, value, (rows, labels), moment)
             elif found.labels_version != labels:
                 found.read_labels(self.driver, labels)
-            if column in self.active:
+            if column in active:
                 found.rows_version = rows + 1  # which the lock has written
             self.contexts[column, value] = found
-
-    def _values(self, row: Row) -> list[tuple[str, str]]:
-        """Context columns and values of a row, without nulls."""
-        texts = row.texts
-        return [(column, value) for column in self.model.base.spec.context if (value := texts[column]) is not None]
 
     def gather(self) -> None:
         """Gather what was before each row, add the rows to what is remembered, and compute their fields."""
@@ -177,7 +182,7 @@ class Batch:
         self.facts = None if spec.entity is None else EntityFacts(schema, time, amount)
         contexts = ContextFacts(spec.context, time, amount)
         latest: dict[str, int] = {}
-        active = self.active
+        active = active_columns(self.model)
         for place, row in enumerate(self.rows):
             entity = self.entities[row.entity]
             if self.facts is not None:
@@ -187,7 +192,7 @@ class Batch:
             self.sums.append(entity.sums)
             added = self.added[place]
             entity.add(row.time, row.amount, levels[place], added, [(column, value_key(text)) for column, text in row.texts.items()])
-            for column, value in self._values(row):
+            for column, value in context_values(self.model, row):
                 if column in active:
                     self.contexts[column, value].add(row.time, added[2], added[3])
             latest[row.entity] = place

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
 
-from balancer.serving.storage.driver import Driver
+from balancer.serving.storage.driver import Change, Driver
 
 _FOUND = 'SELECT id, name, "rows", version FROM entities WHERE tenant = :tenant AND name = ANY(:names) ORDER BY name'
 _NEW = {
@@ -37,50 +38,57 @@ _VERSIONS = (
 )
 
 
-def lock_entities(driver: Driver, tenant: str, names: Sequence[str]) -> list[tuple[int, str, int, int]]:
-    """Lock entities until the end of the transaction, and create those that do not exist.
+Values = list[tuple[str, str]]
+
+
+class Locked(NamedTuple):
+    """What a batch has locked."""
+
+    entities: list[tuple[int, str, int, int]]
+    """Id, name, number of rows and version of the entities that exist."""
+    versions: dict[tuple[str, str], tuple[int, int]]
+    """Version of the rows before the change, and of the labels, by column and value."""
+    rows: list[tuple[Any, ...]]
+    """The rows of the further statement."""
+
+
+def lock(driver: Driver, tenant: str, names: Sequence[str], values: Values, active: Collection[str], further: tuple[str, Any]) -> Locked:
+    """Lock entities and context values until the end of the transaction, and read more under the locks.
 
     Args:
         driver: A transaction that writes.
-        tenant: Whose entities.
-        names: Different names, sorted.
-
-    Returns:
-        Id, name, number of rows and version of each.
-    """
-    statement = _FOUND if driver.is_sqlite else f"{_FOUND} FOR UPDATE"
-    found = driver.rows(statement, {"tenant": tenant, "names": list(names)})
-    known = {row[1] for row in found}
-    new = [name for name in names if name not in known]
-    if new:
-        driver.insert("entities", _NEW, [(tenant, name, 0, 0, 0, 0, 0, 0.0) for name in new], "ON CONFLICT DO NOTHING")
-        found += driver.rows(statement, {"tenant": tenant, "names": new})
-    return [(int(row[0]), row[1], int(row[2]), int(row[3])) for row in found]
-
-
-def lock_values(
-    driver: Driver, tenant: str, values: Sequence[tuple[str, str]], active: Collection[str]
-) -> dict[tuple[str, str], tuple[int, int]]:
-    """Lock context values until the end of the transaction, and change the versions of their rows.
-
-    Args:
-        driver: A transaction that writes.
-        tenant: Whose values.
+        tenant: Whose entities and values.
+        names: Different names of entities.
         values: Columns and values, different and sorted.
-        active: The columns whose values get rows. Those of other columns are neither locked nor changed.
-
-    Returns:
-        Version of the rows before the change, and of the labels, by column and value.
+        active: The columns whose values get rows; the versions of their rows are changed. Those of other
+            columns are only read.
+        further: Another statement and its parameters.
     """
-    versions = dict.fromkeys(values, (0, 0))
+    statements: list[tuple[str, Any]] = [(_found(driver), {"tenant": tenant, "names": list(names)})]
     changed = [pair for pair in values if pair[0] in active]
-    found: list[tuple[str, str, int, int]] = []
     if changed and driver.is_sqlite:
-        found += driver.rows(_SQLITE_CHANGE, {"tenant": tenant, "pairs": json.dumps(changed)})
+        statements.append((_SQLITE_CHANGE, {"tenant": tenant, "pairs": json.dumps(changed)}))
     elif changed:
         columns, texts = [column for column, _ in changed], [value for _, value in changed]
-        found += driver.rows(_POSTGRES_CHANGE, {"tenant": tenant, "columns": columns, "texts": texts})
+        statements.append((_POSTGRES_CHANGE, {"tenant": tenant, "columns": columns, "texts": texts}))
     for column in {column for column, _ in values} - set(active):
         texts = [value for each, value in values if each == column]
-        found += driver.rows(_VERSIONS, {"tenant": tenant, "column": column, "texts": texts})
-    return versions | {(column, value): (int(rows), int(labels)) for column, value, rows, labels in found}
+        statements.append((_VERSIONS, {"tenant": tenant, "column": column, "texts": texts}))
+    entities, *versions, rows = driver.together(*statements, further)
+    found = {(column, value): (int(rows), int(labels)) for each in versions for column, value, rows, labels in each}
+    return Locked(_entities(entities), dict.fromkeys(values, (0, 0)) | found, rows)
+
+
+def create(driver: Driver, tenant: str, names: Sequence[str]) -> list[tuple[int, str, int, int]]:
+    """Create entities, unless another worker just has, and lock them; the result is as in `Locked`."""
+    rows = [(tenant, name, 0, 0, 0, 0, 0, 0.0) for name in sorted(names)]
+    driver.write(Change("entities", _NEW, rows, "ON CONFLICT DO NOTHING"))
+    return _entities(driver.rows(_found(driver), {"tenant": tenant, "names": list(names)}))
+
+
+def _found(driver: Driver) -> str:
+    return _FOUND if driver.is_sqlite else f"{_FOUND} FOR UPDATE"
+
+
+def _entities(rows: list[tuple[Any, ...]]) -> list[tuple[int, str, int, int]]:
+    return [(int(row[0]), row[1], int(row[2]), int(row[3])) for row in rows]

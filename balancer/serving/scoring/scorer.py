@@ -29,8 +29,9 @@ from sqlalchemy import Connection
 from balancer.devices import torch_threads
 from balancer.serving.errors import ConflictError
 from balancer.serving.scoring.actions import action
-from balancer.serving.scoring.batch import Batch, Scored
+from balancer.serving.scoring.batch import Batch, Scored, active_columns, context_values
 from balancer.serving.scoring.entity_memory import EntityMemory
+from balancer.serving.scoring.locks import Locked, lock
 from balancer.serving.scoring.memory import DEFAULT_BYTES, Memory
 from balancer.serving.scoring.model_memory import SNAPSHOT_ROWS, snapshot
 from balancer.serving.scoring.origin import Origin
@@ -159,7 +160,8 @@ class Scorer:
     def _score(
         self, connection: Connection, tenant: str, models: Models, jobs: Sequence[Job], opened: list[Batch]
     ) -> list[ScoringResult | ConflictError]:
-        known = self._stored_answers(Driver(connection), tenant, jobs)
+        locked = _locked(Driver(connection), tenant, models.champion, [row for job in jobs for row in job.rows])
+        known = {name: (digest, json.loads(answer) if isinstance(answer, str) else answer) for name, digest, answer in locked.rows}
         errors: dict[int, ConflictError] = {}
         fresh: list[tuple[int, Row]] = []
         digests = {name: digest for name, (digest, _) in known.items()}
@@ -177,6 +179,7 @@ class Scorer:
         if fresh:
             batch = Batch(connection, self._memory, tenant, [row for _, row in fresh], models.champion, models.challenger)
             opened.append(batch)
+            batch.open(locked)
             made, scored = self._answers(batch, models, [jobs[number] for number, _ in fresh])
             for (_, row), answer, each in zip(fresh, made, scored.values, strict=True):
                 answers[row.id], values[row.id] = answer, each
@@ -192,15 +195,8 @@ class Scorer:
             results.append(ScoringResult(in_order, {row.id: values[row.id] for row in job.rows if row.id in values}))
         return results
 
-    def _stored_answers(self, driver: Driver, tenant: str, jobs: Sequence[Job]) -> dict[str, tuple[str, Answer]]:
-        """Digest and answer, by id, of the transactions that are stored already."""
-        ids = list({row.id for job in jobs for row in job.rows})
-        found = driver.rows(_STORED, {"tenant": tenant, "ids": ids})
-        return {name: (digest, json.loads(answer) if isinstance(answer, str) else answer) for name, digest, answer in found}
-
     def _answers(self, batch: Batch, models: Models, jobs: Sequence[Job]) -> tuple[list[Answer], Scored]:
         """Score the rows of a batch and write them; `jobs` (n) has the request of each row."""
-        batch.open()
         batch.gather()
         champion = batch.scored(models.champion)
         challenger = None if models.challenger is None else batch.scored(models.challenger)
@@ -227,7 +223,7 @@ class Scorer:
     ) -> None:
         stored = []
         contexts = []
-        active = set(batch.active)
+        active = set(active_columns(batch.model))
         for place, row in enumerate(batch.rows):
             entity, position = batch.entities[row.entity].id, batch.positions[place]
             scores = None if scored.fields is None else scored.fields[place].tobytes()
@@ -248,6 +244,13 @@ class Scorer:
                 states.append((entity_memory.id, scored.model.digest, entity_memory.rows, content))
                 kept.snapshot = entity_memory.rows
         write_batch(batch.driver, batch.tenant, list(batch.entities.values()), stored, decided, challenged, contexts, states)
+
+
+def _locked(driver: Driver, tenant: str, model: LoadedModel, rows: Sequence[Row]) -> Locked:
+    """Lock what the rows change, and read the digests and answers of those that are stored already."""
+    names = sorted({row.entity for row in rows})
+    values = sorted({pair for row in rows for pair in context_values(model, row)})
+    return lock(driver, tenant, names, values, active_columns(model), (_STORED, {"tenant": tenant, "ids": list({row.id for row in rows})}))
 
 
 def _keep_scores(entity: EntityMemory, scored: Scored) -> None:

@@ -1,4 +1,4 @@
-"""Write a scored batch to the database: one statement a table."""
+"""Write a scored batch to the database."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from balancer.serving.scoring.context_past import spans_of
 from balancer.serving.scoring.entity_memory import STATISTICS, EntityMemory
-from balancer.serving.storage.driver import Driver
+from balancer.serving.storage.driver import Change, Driver
 
 TRANSACTIONS = {
     "entity": "whole",
@@ -116,15 +116,16 @@ def write_batch(
             total[0] += 1
             total[1] += level
             total[2] += square
-    with driver.journey():
-        driver.insert("transactions", TRANSACTIONS, stored)
-        driver.insert("used_values", _USED, used, _USE)
-        driver.insert("context_rows", _CONTEXT_ROWS, [(tenant, *row) for row in contexts])
-        driver.insert("context_spans", _SPANS, [(tenant, *key, *total) for key, total in spans.items()], _ADD)
-        driver.update("entities", STATISTICS, [entity.statistics() for entity in entities])
-        driver.insert("decisions", DECISIONS, decided)
-        driver.insert("challenger_scores", CHALLENGER, challenged)
-        driver.insert("entity_states", _STATES, states, _REPLACE)
+    driver.write(
+        Change("transactions", TRANSACTIONS, stored),
+        Change("used_values", _USED, used, _USE),
+        Change("context_rows", _CONTEXT_ROWS, [(tenant, *row) for row in contexts]),
+        Change("context_spans", _SPANS, [(tenant, *key, *total) for key, total in spans.items()], _ADD),
+        Change("decisions", DECISIONS, decided),
+        Change("challenger_scores", CHALLENGER, challenged),
+        Change("entity_states", _STATES, states, _REPLACE),
+        Change("entities", STATISTICS, [entity.statistics() for entity in entities], key="id"),
+    )
 
 
 def as_json(value: Mapping[str, Any]) -> str:
