@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from balancer.data.dataset import Dataset
@@ -76,10 +77,35 @@ def hidden_log_odds(model: Classifier, dataset: Dataset, row: int, *, device: to
     Returns:
         (F + 1,) float64: with all fields, then with each field hidden.
     """
+    (part,) = target_batches(dataset.store, np.array([row]), model.config, size=1, device=device)
+    return hidden_in_batch(model, part.batch, part.targets[1])
+
+
+def hidden_in_history(model: Classifier, rows: NDArray[np.float32], *, device: torch.device) -> np.ndarray:
+    """Compute the log-odds of the last of the rows (m, F) of a history, as :func:`hidden_log_odds` does.
+
+    Args:
+        model: A trained classifier.
+        rows: What the model reads for the last row: its window or its segment, the oldest row first.
+        device: Where the model is.
+    """
+    batch = SequenceBatch.from_windows(rows[None], np.array([len(rows)]), device)
+    return hidden_in_batch(model, batch, torch.tensor([len(rows) - 1], device=device))
+
+
+def hidden_in_batch(model: Classifier, batch: SequenceBatch, position: Tensor) -> np.ndarray:
+    """Compute the log-odds of one row of a batch of one history, as it is and with each field hidden.
+
+    Args:
+        model: A trained classifier.
+        batch: The history, (1, n, F).
+        position: (1,) place of the row in it.
+
+    Returns:
+        (F + 1,) float64: with all fields, then with each field hidden.
+    """
     model.eval()
-    store = dataset.store
-    (part,) = target_batches(store, np.array([row]), model.config, size=1, device=device)
-    batch, (_, position) = part.batch, part.targets
+    device, numeric = batch.values.device, len(model.config.numeric_fields)
     fields, length = batch.values.shape[2], batch.values.shape[1]
     pieces = []
     at_once = max(1, MAX_TOKENS // length)
@@ -90,7 +116,7 @@ def hidden_log_odds(model: Classifier, dataset: Dataset, row: int, *, device: to
         for place, number in enumerate(hidden):
             if number:
                 unused[place, 0, number - 1] = True  # a missing number may have a bin of its own, so NaN is not enough
-                values[place, :, number - 1] = torch.nan if number - 1 < store.num_numeric else 0.0
+                values[place, :, number - 1] = torch.nan if number - 1 < numeric else 0.0
         copies = SequenceBatch(values, batch.lengths.repeat(len(hidden)), batch.mask.repeat(len(hidden), 1), hidden=unused)
         every = (torch.arange(len(hidden), device=device), position.repeat(len(hidden)))
         with torch.inference_mode():

@@ -145,15 +145,56 @@ def contributions_of(detector: Detector, dataset: Dataset, rows: NDArray[np.int6
         UnsupportedError: A path of a tree has too many fields to compute contributions.
     """
     values = dataset.store.values[rows]
-    network = detector.model if detector.members.get(NETWORK, 0.0) > 0 else None
-    scores = None if network is None else score_rows(network, dataset, rows, device=device)
-    total = detector.logit(scores, values)
-    fields, average, own_part = np.zeros(values.shape), np.zeros(len(rows)), np.zeros(len(rows))
+    network = _network_of(detector)
+    scores = hidden = fold = None
+    if network is not None:
+        scores, hidden = score_rows(network, dataset, rows, device=device), _by_hiding(network, dataset, rows, device)
+    if detector.stages is not None:
+        fold = row_folds(dataset, len(detector.stages.folds), rows)
+    return explained(detector, Inputs(rows, values, dataset.store.time[rows], fold, scores, hidden))
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """What the contributions of n rows are computed from."""
+
+    rows: NDArray[np.int64]
+    """(n,) their numbers."""
+    values: NDArray[np.float32]
+    """(n, F) all fields."""
+    time: Floats
+    """(n,) seconds."""
+    fold: NDArray[np.integer] | None
+    """(n,) fold of the first stage; None without trees."""
+    scores: NDArray[np.floating] | None
+    """(n, K) class probabilities of the network; None without a network, or if its own part is left out."""
+    hidden: Floats | None
+    """(n, F) change in the network's own log-odds when a field is present instead of hidden; None without
+    `scores`."""
+
+
+def explained(detector: Detector, inputs: Inputs) -> Contributions:
+    """Compute what each field contributes to the raw log-odds of a detector.
+
+    Args:
+        detector: A trained detector.
+        inputs: The rows. Without `scores` a detector with trees and a network is explained by its trees: the
+            network's own part is left out, and the total is that of the rest.
+
+    Raises:
+        UnsupportedError: A path of a tree has too many fields to compute contributions.
+    """
+    values, scores = inputs.values, inputs.scores
+    network, count = _network_of(detector), len(inputs.values)
+    fields, average, own_part = np.zeros(values.shape), np.zeros(count), np.zeros(count)
     if detector.stages is None:
-        assert network is not None
-        return Contributions(rows, _by_hiding(network, dataset, rows, device), average, own_part, total, adds_up=False)
-    first = _first_stage(detector.stages, dataset, rows)
-    base = len(dataset.schema.score_fields)
+        assert scores is not None and inputs.hidden is not None
+        return Contributions(inputs.rows, inputs.hidden, average, own_part, detector.logit(scores, values), adds_up=False)
+    assert inputs.fold is not None
+    first = first_stage_parts(
+        detector.stages, values[:, values.shape[1] - detector.stages.folds[0].num_features :], inputs.time, inputs.fold
+    )
+    base = values.shape[1] - (first.shape[1] - 1)
     weight = detector.members.get(STAGE2, 0.0)
     if weight > 0:
         threads = torch.get_num_threads()
@@ -163,33 +204,49 @@ def contributions_of(detector: Detector, dataset: Dataset, rows: NDArray[np.int6
         fields[:, base:] += weight * passed
         fields[:, 0] += weight * rest
         average += weight * second[:, -1]
-    if network is not None and scores is not None:
-        weight, own = detector.members[NETWORK], log_odds(scores)
+    if network is not None:
+        weight = detector.members[NETWORK]
+        margin = values[:, 0].astype(np.float64) if network.config.margin else np.zeros(count)
         if network.config.margin:
-            margin = values[:, 0].astype(np.float64)
-            own -= margin
             # The score field is clipped and has single precision: the contributions shrink alike.
             unclipped = first.sum(axis=1)
-            factor = weight * np.divide(margin, unclipped, out=np.zeros(len(rows)), where=unclipped != 0)
+            factor = weight * np.divide(margin, unclipped, out=np.zeros(count), where=unclipped != 0)
             fields[:, base:] += factor[:, None] * first[:, :-1]
             average += factor * first[:, -1]
-        passed, rest = _passed_on(own, _by_hiding(network, dataset, rows, device))
-        fields += weight * passed
-        own_part += weight * rest
-    return Contributions(rows, fields, average, own_part, total, adds_up=True)
+        if scores is not None and inputs.hidden is not None:
+            passed, rest = _passed_on(log_odds(scores) - margin, inputs.hidden)
+            fields += weight * passed
+            own_part += weight * rest
+        else:
+            return Contributions(inputs.rows, fields, average, own_part, fields.sum(axis=1) + average, adds_up=True)
+    return Contributions(inputs.rows, fields, average, own_part, detector.logit(scores, values), adds_up=True)
+
+
+def _network_of(detector: Detector) -> Classifier | None:
+    """The network of a detector, if its log-odds depend on it."""
+    return detector.model if detector.members.get(NETWORK, 0.0) > 0 else None
 
 
 def _first_stage(stages: TreeStages, dataset: Dataset, rows: NDArray[np.int64]) -> Floats:
+    """Contributions to the first stage's log-odds (n, B + 1) of store rows; see `first_stage_parts`."""
+    values = dataset.store.values[rows, len(dataset.schema.score_fields) :]
+    return first_stage_parts(stages, values, dataset.store.time[rows], row_folds(dataset, len(stages.folds), rows))
+
+
+def first_stage_parts(stages: TreeStages, values: NDArray[np.float32], time: Floats, fold: NDArray[np.integer]) -> Floats:
     """Contributions to the first stage's log-odds (n, B + 1): of the B base fields, and the average.
 
     As in `TreeStages.first_logit`, an early row is scored by the trees that never saw its entity, and a later
     one by the mean of all.
+
+    Args:
+        stages: The trees.
+        values: (n, B) base fields.
+        time: (n,) seconds.
+        fold: (n,) fold of each row.
     """
-    store = dataset.store
-    values = store.values[rows, len(dataset.schema.score_fields) :]
-    folds, early = len(stages.folds), store.time[rows] <= stages.train_end
-    fold = row_folds(dataset, folds, rows)
-    total = np.zeros((len(rows), values.shape[1] + 1))
+    folds, early = len(stages.folds), time <= stages.train_end
+    total = np.zeros((len(values), values.shape[1] + 1))
     for number, trees in enumerate(stages.folds):
         share = np.where(early, (fold == number).astype(np.float64), 1.0 / folds)
         used = np.flatnonzero(share)
@@ -203,15 +260,27 @@ def _by_hiding(network: Classifier, dataset: Dataset, rows: NDArray[np.int64], d
 
     Its own log-odds are those without the first-stage score that they are added to.
     """
-    changes = np.empty((len(rows), dataset.store.values.shape[1]))
+    values = dataset.store.values
+    changes = np.empty((len(rows), values.shape[1]))
     for number, row in enumerate(rows.tolist()):
-        found = hidden_log_odds(network, dataset, row, device=device)
-        if network.config.margin:  # a hidden margin is 0, and all others stay
-            place = network.config.numeric_fields.index(network.config.margin)
-            margin = np.full(len(found), float(dataset.store.values[row, place]))
-            margin[1 + place] = 0.0
-            found = found - margin
-        changes[number] = found[0] - found[1:]
+        changes[number] = hiding_changes(network, hidden_log_odds(network, dataset, row, device=device), values[row])
+    return changes
+
+
+def hiding_changes(network: Classifier, log_odds_found: Floats, values: NDArray[np.float32]) -> Floats:
+    """Change (F,) in the network's own log-odds of one row when a field is present instead of hidden.
+
+    Args:
+        network: A trained classifier.
+        log_odds_found: (F + 1,) of `balancer.inference.attribution`.
+        values: (F,) the fields of the row.
+    """
+    if network.config.margin:  # a hidden margin is 0, and all others stay
+        place = network.config.numeric_fields.index(network.config.margin)
+        margin = np.full(len(log_odds_found), float(values[place]))
+        margin[1 + place] = 0.0
+        log_odds_found = log_odds_found - margin
+    changes: Floats = log_odds_found[0] - log_odds_found[1:]
     return changes
 
 
