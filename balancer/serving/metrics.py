@@ -25,6 +25,13 @@ CONNECTIONS = Gauge("balancer_connections", "Open connections of all workers", r
 CLOSED_CONNECTIONS = Counter(
     "balancer_closed_connections", "Connections that were closed or refused because of a limit, by reason", ("reason",), registry=_REGISTRY
 )
+QUEUE_SECONDS = Histogram("balancer_queue_seconds", "Time from the queue of a worker to its batch", buckets=_SECONDS, registry=_REGISTRY)
+BATCH_ROWS = Histogram(
+    "balancer_batch_rows",
+    "Transactions that were scored and committed together",
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 1024),
+    registry=_REGISTRY,
+)
 ALERT_RATE = Gauge("balancer_alert_rate", "Share of alarms among the latest transactions", registry=_REGISTRY, multiprocess_mode="livemax")
 DRIFT = Gauge(
     "balancer_drift_psi",

@@ -108,7 +108,7 @@ def test_every_route_refuses_a_missing_wrong_or_under_scoped_key(
                 "/v1/sessions": {"classes": CLASSES, "epochs": 2},
                 "/v1/sessions/{session}/epochs": {"epoch": 1, "reward": SCORES},
             }
-            options = {"json": bodies[path]} if method == "post" else {}
+            options = {"json": bodies[path]} if method == "post" and path != "/v1/models/rollback" else {}
             codes = {scope: client.request(method, url, headers=headers, **options).status_code for scope, headers in scoped.items()}
             if path in ("/healthz", "/readyz"):
                 assert set(codes.values()) == {200}
@@ -119,7 +119,7 @@ def test_every_route_refuses_a_missing_wrong_or_under_scoped_key(
                 assert client.request(method, url, headers={"Authorization": header}, **options).status_code == 401, (method, path)
             assert sorted(codes.values()).count(403) == len(keys.SCOPES) - 1, (method, path, codes)
             tried += 1
-    assert tried == 12
+    assert tried == 14
     key = keys.list_keys(database)[0]
     keys.revoke(database, key.id)
     time.sleep(auth.REMEMBERED_SECONDS)
@@ -152,7 +152,7 @@ def test_tenants_see_nothing_of_each_other(client: TestClient, key_of: Callable[
         ({"json": {"transactions": [card()] * 6}}, 413, "6 rows in one request, but at most 5"),
         ({"content": b'{"transactions": [' + b"{}," * 1_000_000 + b"{}]}"}, 413, "more than 20000 bytes"),
         ({"content": b"\xff\xfe{"}, 400, ""),
-        ({"content": b'{"transactions": [{"amount": NaN}]}'}, 422, "column 'card_id' is missing"),
+        ({"content": b'{"transactions": [{"amount": NaN}]}'}, 422, "'amount' is NaN, which JSON does not have"),
         ({"content": b"{"}, 422, ""),
         ({"json": {"transactions": []}}, 422, "transactions"),
         ({"json": {"transactions": [card()], "explian": 1}}, 422, "explian"),

@@ -24,7 +24,10 @@ from balancer.serving.http.routes.models import add_models
 from balancer.serving.http.routes.operations import add_operations
 from balancer.serving.http.routes.scoring import add_scoring
 from balancer.serving.http.routes.sessions import add_sessions
+from balancer.serving.http.score_endpoint import PATH, ScoreEndpoint
 from balancer.serving.scoring.entities import Entities
+from balancer.serving.scoring.monitoring import ScoreMonitor
+from balancer.serving.scoring.queue import ScoringQueue
 from balancer.serving.scoring.registry import FOLLOW_SECONDS, Registry
 from balancer.serving.scoring.scorer import Scorer
 from balancer.serving.sessions.store import Sessions
@@ -43,11 +46,13 @@ def create_app(config: ServeConfig) -> FastAPI:
     database = Database(config.database_url, patience=patience, statement_seconds=patience, connections=POOL + LOOK_UP_THREADS)
     registry = Registry(database, config.run, config.models, config.precision)
     access = Access(database, config.rate, open_allowed=config.is_loopback, tokens=_token_verifier(config))
+    queue = ScoringQueue(Scorer(database), ScoreMonitor())
+    endpoint = ScoreEndpoint(config, registry, queue)
     app = FastAPI(
         title="balancer",
         version=__version__,
         summary="Sampling weights for training on imbalanced data, and fraud scores of transactions in real time.",
-        lifespan=_lifespan(database, registry, access),
+        lifespan=_lifespan(database, registry, access, queue),
         docs_url="/docs",
         redoc_url=None,
     )
@@ -60,12 +65,13 @@ def create_app(config: ServeConfig) -> FastAPI:
         max_concurrent=config.max_concurrent,
         timeout=config.timeout,
         host_allowed=lambda host: _host_allowed(host, access, config),
+        direct={PATH: endpoint},
     )
     app.state.registry = registry
     add_error_handlers(app)
     add_operations(app, database, registry, access)
     add_models(app, database, registry, access)
-    add_scoring(app, config, Scorer(database), Entities(database), registry, access)
+    add_scoring(app, config, endpoint, Entities(database), registry, access)
     add_sessions(app, Sessions(database), access)
     return app
 
@@ -91,7 +97,7 @@ async def _host_allowed(host: str, access: Access, config: ServeConfig) -> bool:
     return not config.is_loopback or name in _LOOPBACK or not await access.is_open()
 
 
-def _lifespan(database: Database, registry: Registry, access: Access) -> Callable[[FastAPI], Any]:
+def _lifespan(database: Database, registry: Registry, access: Access, queue: ScoringQueue) -> Callable[[FastAPI], Any]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         to_thread.current_default_thread_limiter().total_tokens = POOL
@@ -109,6 +115,7 @@ def _lifespan(database: Database, registry: Registry, access: Access) -> Callabl
         follower.cancel()
         with suppress(asyncio.CancelledError):
             await follower
+        await run_in_threadpool(queue.close)
         access.close()
         database.close()
 

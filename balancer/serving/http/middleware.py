@@ -15,7 +15,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -48,6 +48,7 @@ class RequestMiddleware:
         max_concurrent: Most requests that run at once.
         timeout: Seconds for the arrival of a body, and again for the answer.
         host_allowed: Whether a Host header is accepted.
+        direct: By template of the route, what answers a POST without the application around it.
     """
 
     def __init__(
@@ -61,9 +62,10 @@ class RequestMiddleware:
         max_concurrent: int,
         timeout: float,
         host_allowed: Callable[[str], Awaitable[bool]],
+        direct: Mapping[str, Callable[[Scope, bytes, Send], Awaitable[None]]],
     ) -> None:
         self.app, self.access, self.max_body, self.timeout, self.host_allowed = app, access, max_body, timeout, host_allowed
-        self._routes = routes
+        self._routes, self._direct = routes, direct
         self._table: RouteTable | None = None
         self._requests, self._bytes = RequestLimit(max_concurrent), ByteLimit(max_held)
 
@@ -100,12 +102,12 @@ class RequestMiddleware:
             return
         key = await self._admitted(request, found)
         if key is None:
-            await self._run(request, b"")
+            await self._run(request, found, b"")
             return
         with self._requests.running(key.id):
             body, lent = await self._arrived(request, key.id)
             try:
-                await self._run(request, body)
+                await self._run(request, found, body)
             finally:
                 if lent:
                     self._bytes.give_back(key.id, lent)
@@ -128,7 +130,7 @@ class RequestMiddleware:
         request.state["key"] = key
         return key
 
-    async def _run(self, request: _Request, body: bytes) -> None:
+    async def _run(self, request: _Request, found: Found, body: bytes) -> None:
         """Call the application, unless it does not begin in time."""
         deadline, loop = Deadline(self.timeout), asyncio.get_running_loop()
         token, task, late = REQUEST.set(deadline), asyncio.current_task(), False
@@ -141,7 +143,11 @@ class RequestMiddleware:
 
         timer = loop.call_later(self.timeout / 2, expire)
         try:
-            await self.app(request.scope, request.replayed(body), request.send)
+            answer = self._direct.get(found.template) if request.scope["method"] == "POST" else None
+            if answer is not None and not request.gone:
+                await answer(request.scope, body, request.send)
+            else:
+                await self.app(request.scope, request.replayed(body), request.send)
         except asyncio.CancelledError:
             if not late or task is None or task.uncancel() > 0:
                 raise

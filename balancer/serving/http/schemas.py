@@ -75,10 +75,17 @@ class Decision(BaseModel):
     note: str | None = Field(None, description="With `explain`: why no earlier transactions can be listed.")
 
 
+class RowError(BaseModel):
+    """With `on_error` skip: the answer to a transaction that can't be used."""
+
+    id: str | None = Field(description="As far as it can be read.")
+    error: str
+
+
 class ScoreAnswer(BaseModel):
     """The answers, in the order of the request."""
 
-    decisions: list[Decision]
+    decisions: list[Decision | RowError]
 
 
 class Label(StrictModel):

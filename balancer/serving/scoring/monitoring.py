@@ -28,8 +28,9 @@ class ScoreMonitor:
             if model.digest != self._digest:
                 self._digest, self._drift = model.digest, None if model.reference is None else LiveDrift(model.reference)
                 self._alarms = self._weight = 0.0
-            metrics.REPEATED.inc(sum(answer["repeated"] for answer in result.answers))
-            for answer in result.answers:
+            answers = [answer for answer in result.answers if "error" not in answer]
+            metrics.REPEATED.inc(sum(answer["repeated"] for answer in answers))
+            for answer in answers:
                 values = result.values.get(answer["id"])
                 if values is None or answer["repeated"]:
                     continue

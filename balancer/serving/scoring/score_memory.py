@@ -20,8 +20,9 @@ from balancer.data.past import SCALE, Float, fixed
 from balancer.data.score_memory import RECENT, ScorePast, TableScores, clipped, memory_fields, probability
 from balancer.data.timeline import Index
 from balancer.inference.tree_stages import fold_of, time_folds
-from balancer.serving.scoring.history import Firsts, Row, earlier_parts
+from balancer.serving.scoring.history import Firsts, earlier_parts
 from balancer.serving.scoring.registry import LoadedModel
+from balancer.serving.scoring.row import Row
 
 AT_ONCE = 10_000
 """Stored rows that are read at once, which limits the memory."""

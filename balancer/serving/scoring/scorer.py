@@ -79,6 +79,8 @@ class Job:
     rows: Sequence[Row]
     explain: int = 0
     origin: Origin = field(default_factory=Origin)
+    skip: bool = False
+    """Whether a transaction that contradicts stored ones only gets an error, and the others are scored."""
 
 
 class Scorer:
@@ -162,15 +164,15 @@ class Scorer:
     ) -> list[ScoringResult | ConflictError]:
         locked = _locked(Driver(connection), tenant, models.champion, [row for job in jobs for row in job.rows])
         known = {name: (digest, json.loads(answer) if isinstance(answer, str) else answer) for name, digest, answer in locked.rows}
-        errors: dict[int, ConflictError] = {}
+        errors: dict[int, dict[int, ConflictError]] = {}
         fresh: list[tuple[int, Row]] = []
         digests = {name: digest for name, (digest, _) in known.items()}
         for number, job in enumerate(jobs):
-            error = _conflict(job.rows, digests)
-            if error is not None:
-                errors[number] = error
+            errors[number] = conflicts = _conflicts(job.rows, digests)
+            if conflicts and not job.skip:
                 continue
-            for row in sorted(job.rows, key=lambda each: each.sent_time):
+            good = [row for place, row in enumerate(job.rows) if place not in conflicts]
+            for row in sorted(good, key=lambda each: each.sent_time):
                 if row.id not in digests:
                     digests[row.id] = row.digest
                     fresh.append((number, row))
@@ -185,11 +187,15 @@ class Scorer:
                 answers[row.id], values[row.id] = answer, each
         results: list[ScoringResult | ConflictError] = []
         for number, job in enumerate(jobs):
-            if number in errors:
-                results.append(errors[number])
+            conflicts = errors[number]
+            if conflicts and not job.skip:
+                results.append(next(iter(conflicts.values())))
                 continue
-            in_order = []
-            for row in job.rows:
+            in_order: list[Answer] = []
+            for place, row in enumerate(job.rows):
+                if place in conflicts:
+                    in_order.append({"id": row.id, "error": str(conflicts[place])})
+                    continue
                 in_order.append(answers[row.id] | {"repeated": row.id in repeated})
                 repeated.add(row.id)
             results.append(ScoringResult(in_order, {row.id: values[row.id] for row in job.rows if row.id in values}))
@@ -260,15 +266,16 @@ def _keep_scores(entity: EntityMemory, scored: Scored) -> None:
     entity.last_logits = None if scored.model.first_stage is None else np.array(kept.logits, np.float32).tobytes()
 
 
-def _conflict(rows: Sequence[Row], digests: Mapping[str, str]) -> ConflictError | None:
-    """Why the transactions of a request contradict stored ones or each other; None if they do not."""
+def _conflicts(rows: Sequence[Row], digests: Mapping[str, str]) -> dict[int, ConflictError]:
+    """Which transactions contradict stored ones or earlier ones of the request, by their places."""
     here: dict[str, str] = {}
-    for row in rows:
+    found = {}
+    for place, row in enumerate(rows):
         if here.setdefault(row.id, row.digest) != row.digest:
-            return ConflictError(f"the id {row.id!r} occurs twice in the request with different content")
-        if digests.get(row.id, row.digest) != row.digest:
-            return ConflictError(f"the id {row.id!r} is already stored with other content; give every transaction its own id")
-    return None
+            found[place] = ConflictError(f"the id {row.id!r} occurs twice in the request with different content")
+        elif digests.get(row.id, row.digest) != row.digest:
+            found[place] = ConflictError(f"the id {row.id!r} is already stored with other content; give every transaction its own id")
+    return found
 
 
 def _decision(scored: Scored, place: int) -> Answer:

@@ -1,10 +1,8 @@
 """Routes for transactions, labels and entities."""
 
-import time
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, HTTPException, Query, Request
-from fastapi.responses import JSONResponse
+from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 
 from balancer.errors import InputError
 from balancer.serving import metrics
@@ -12,20 +10,16 @@ from balancer.serving.config import ServeConfig
 from balancer.serving.http import schemas
 from balancer.serving.http.auth import Access
 from balancer.serving.http.problems import problem_responses
+from balancer.serving.http.score_endpoint import PATH, ScoreEndpoint
 from balancer.serving.http.texts import EntityName
 from balancer.serving.scoring.entities import Entities
-from balancer.serving.scoring.monitoring import ScoreMonitor
-from balancer.serving.scoring.origin import Origin
-from balancer.serving.scoring.parsing import parse_transaction
 from balancer.serving.scoring.registry import LoadedModel, Registry
-from balancer.serving.scoring.scorer import Scorer
 from balancer.serving.storage.keys import Key
 
 
-def add_scoring(app: FastAPI, config: ServeConfig, scorer: Scorer, entities: Entities, registry: Registry, access: Access) -> None:
+def add_scoring(app: FastAPI, config: ServeConfig, endpoint: ScoreEndpoint, entities: Entities, registry: Registry, access: Access) -> None:
     """Add /v1/score, /v1/labels and /v1/entities."""
     may_score, admin = Depends(access.allow("score")), Depends(access.allow("admin"))
-    monitor = ScoreMonitor()
 
     def in_service() -> LoadedModel:
         current = registry.current
@@ -37,18 +31,18 @@ def add_scoring(app: FastAPI, config: ServeConfig, scorer: Scorer, entities: Ent
         if len(rows) > config.max_rows:
             raise HTTPException(413, f"{len(rows)} rows in one request, but at most {config.max_rows} are allowed; send less per request")
 
-    @app.post("/v1/score", tags=["scoring"], response_model=schemas.ScoreAnswer, responses=problem_responses(409))
-    def score(request: schemas.ScoreRequest, http: Request, key: Key = may_score) -> JSONResponse:
+    @app.post(
+        PATH,
+        tags=["scoring"],
+        response_model=schemas.ScoreAnswer,
+        responses=problem_responses(409),
+        openapi_extra={
+            "requestBody": {"required": True, "content": {"application/json": {"schema": schemas.ScoreRequest.model_json_schema()}}}
+        },
+    )
+    async def score(http: Request, key: Key = may_score) -> Response:
         """Score transactions with their history and store them, all or none. Scope: score."""
-        check_count(request.transactions)
-        model, now = in_service(), time.time()
-        rows = [
-            parse_transaction(raw, model.schema, f"transactions[{place}]", now, config.tolerance)
-            for place, raw in enumerate(request.transactions)
-        ]
-        scored = scorer.score(key.tenant, model, rows, explain=request.explain, origin=Origin(key.id, http.state.request, now))
-        monitor.add(model, scored)
-        return JSONResponse({"decisions": scored.answers})  # as stored, without a model in between; a test checks the form
+        return Response(await endpoint.answer(await http.body(), key, http.state.request), media_type="application/json")
 
     @app.post("/v1/labels", tags=["scoring"], responses=problem_responses())
     def label(request: schemas.LabelRequest, key: Key = may_score) -> schemas.LabelAnswer:
