@@ -314,6 +314,27 @@ def test_without_the_keys_of_the_issuer_keys_work_and_tokens_may_be_sent_again(i
     database.close()
 
 
+def test_keys_do_not_wait_for_a_slow_issuer(issuer: Issuer, tmp_path: Path) -> None:
+    issuer.wait = 3.0
+    database = opened(f"sqlite:///{tmp_path / 'service.db'}")
+    own = keys.create(database, "bank", ("sessions",))[1]
+    with TestClient(create_app(config_of(database.shown, issuer.url))) as client:
+        tokens = [threading.Thread(target=client.get, args=("/v1/sessions",), kwargs={"headers": bearer(token())}) for _ in range(6)]
+        for thread in tokens:
+            thread.start()
+        time.sleep(0.1)
+        began = time.monotonic()
+        assert client.get("/v1/sessions", headers=bearer(own)).status_code == 200
+        assert time.monotonic() - began < 1.5
+        for thread in tokens:
+            thread.join()
+    database.close()
+
+
+def bearer(value: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {value}"}
+
+
 @pytest.mark.parametrize(
     ("given", "error"),
     [

@@ -74,10 +74,13 @@ class Access:
         self._asked: dict[str, asyncio.Task[Any]] = {}
         self._buckets: dict[str, tuple[float, float]] = {}
         self._threads = ThreadPoolExecutor(LOOK_UP_THREADS, "keys")
+        # The keys of an issuer may have to be fetched, and keys must not wait for that.
+        self._token_threads = ThreadPoolExecutor(LOOK_UP_THREADS, "tokens")
 
     def close(self) -> None:
         """End the threads."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._threads, self._token_threads):
+            threads.shutdown(wait=False, cancel_futures=True)
 
     async def is_open(self) -> bool:
         """Whether requests without a key are allowed.
@@ -184,7 +187,8 @@ class Access:
 
     async def _look_up(self, token: str) -> _Known:
         asked = time.monotonic()
-        result = await asyncio.get_running_loop().run_in_executor(self._threads, self._verified, token)
+        threads = self._token_threads if self._is_of_issuer(token) else self._threads
+        result = await asyncio.get_running_loop().run_in_executor(threads, self._verified, token)
         known = _Known(result, asked)
         if not isinstance(result, RefusalError) or result.status == 401:
             if len(self._known) >= _MOST_REMEMBERED:
@@ -194,9 +198,12 @@ class Access:
             self._known[token] = known
         return known
 
+    def _is_of_issuer(self, token: str) -> bool:
+        return self._tokens is not None and not token.startswith("bk_")
+
     def _verified(self, token: str) -> Key | RefusalError:
         """The key of a token, or why there is none; runs in a thread."""
-        if self._tokens is not None and not token.startswith("bk_"):
+        if self._tokens is not None and self._is_of_issuer(token):
             found = self._tokens.verify(token)
             if found is None and (why := self._tokens.refusal) is not None:
                 return RefusalError(503, why, {"Retry-After": "10"})

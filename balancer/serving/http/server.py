@@ -54,7 +54,7 @@ def worker_app() -> FastAPI:
         with suppress(UnavailableError):  # the lifespan of the application tries again and says so
             app.state.registry.begin()
     except InputError as error:
-        logging.getLogger(LOGGER).error("the worker can't start")
+        logging.getLogger(LOGGER).error(f"the worker can't start: {error}")
         report_start_error(error)
         sys.exit(STARTUP_FAILURE)
     return app

@@ -1,8 +1,8 @@
 """API keys: created once, shown once, stored as a hash.
 
 A key is `bk_ID_SECRET`. The secret has 256 random bits, so a plain SHA-256 can't be inverted by search, and
-no slower hash is needed. Hashes are compared in constant time. A key that was revoked or has expired is
-refused from the next request on, because every request reads the database.
+no slower hash is needed. Hashes are compared in constant time. Every call reads the database, so a key that
+was revoked or has expired is refused from then on.
 """
 
 from __future__ import annotations
