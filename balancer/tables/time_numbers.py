@@ -39,6 +39,28 @@ _MOST_EXCEL_DAYS = 7_305
 _NAMED_UNITS = ((r"steps?|(.*_)?(hours?|hrs?)", "h"), (r"(.*_)?days?(_?(no|num|number|index))?", "d"), (r"(.*_)?(minutes?|mins?)", "min"))
 
 
+def seconds_of(value: float, usual: TimeForm) -> float | None:
+    """Read one number at once, with the bits of `numbers_of`; None where only that can.
+
+    Args:
+        value: A whole or real number.
+        usual: How the training table was read.
+    """
+    if usual.form is not None or usual.clock is not None or usual.unit == "excel" or not abs(value) <= 2**53:
+        return None
+    if usual.unit is None:  # seconds since 1970 from 1973 to 2286, which are no digits of a date
+        whole = value == int(value)
+        month, day = int(value) // 10_000 % 100, int(value) // 100 % 100
+        date = whole and value >= 1e9 and 1 <= month <= 12 and 1 <= day <= 31
+        return float(value) if 1e8 <= value < 1e10 and not date else None
+    if usual.unit == "ns" and isinstance(value, int):
+        seconds = (value // 1000) / 1e6
+    else:
+        factor = SECONDS[usual.unit]
+        seconds = float(value) * factor if factor >= 1 else float(value) / round(1 / factor)
+    return seconds if max(abs(seconds), abs(value) * SECONDS[usual.unit]) <= LATEST else None
+
+
 def digit_forms(text: str) -> tuple[str, ...]:
     """The formats of dates that are as many digits as a text."""
     return _DIGITS.get(len(text), ()) if text.isascii() and text.isdigit() else ()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 
 import polars as pl
 
@@ -18,7 +19,7 @@ from balancer.names import quoted
 from balancer.tables.numbers import NULL_WORDS
 from balancer.tables.time_forms import UNIT_NAMES, TimeForm, TimesResult, mask, result_of, sample_of
 from balancer.tables.time_given import AS_TRAINED, ambiguous, by_format, unreadable
-from balancer.tables.time_numbers import digit_forms, digits_of, numbers_of
+from balancer.tables.time_numbers import digit_forms, digits_of, numbers_of, seconds_of
 from balancer.tables.time_text import formats_of, missing_directive, read_text, shown_format, usual_format, with_parts_of_seconds
 from balancer.tables.type_names import type_name
 
@@ -84,6 +85,14 @@ def parse_time(
                 return ((moment - _EPOCH) // timedelta(microseconds=1)) / 1e6
         except (ValueError, OverflowError):
             pass  # polars reads some texts that Python does not, such as the second 60
+    if isinstance(value, str) and form is None and unit is None and usual is not None and usual.form is not None:
+        seconds = _by_fields(value.strip(), usual.form)
+        if seconds is not None:
+            return seconds
+    if type(value) in (int, float) and form is None and unit is None:
+        seconds = seconds_of(value, usual or TimeForm())  # type: ignore[arg-type]
+        if seconds is not None:
+            return seconds
     if isinstance(value, bool) or not isinstance(value, str | int | float | date):
         raise InputError(f"{'null' if value is None else type(value).__name__} is not a time: give a text or a number")
     try:
@@ -94,6 +103,30 @@ def parse_time(
     if result.missing[0] or result.bad[0]:
         raise InputError(f"{quoted(value)} {result.why or 'is not a time'}: write times as 2024-05-31T13:45:00, or as a number of seconds")
     return float(result.seconds[0])
+
+
+@lru_cache(maxsize=64)
+def _fields_of(form: str) -> tuple[re.Pattern[str], tuple[str, ...]] | None:
+    """The pattern of the texts of a format that has only numbers of full width, and its directives."""
+    names = tuple(re.findall(r"%(.)", form))
+    if sorted(names) != sorted(set(names)) or not {"Y", "m", "d"} <= set(names) <= set("YmdHMS") or ("H" in names) != ("M" in names):
+        return None
+    pattern = re.sub(r"%(.)", lambda found: r"(\d{4})" if found[1] == "Y" else r"(\d\d)", re.escape(form).replace("\\%", "%"))
+    return re.compile(pattern, re.ASCII), names
+
+
+def _by_fields(text: str, form: str) -> float | None:
+    """Read one text by the usual format, with the bits of `read_text`; None where only that can."""
+    fields = _fields_of(form)
+    found = None if fields is None else fields[0].fullmatch(text)
+    if fields is None or found is None:
+        return None
+    value = dict(zip(fields[1], map(int, found.groups()), strict=True))
+    try:
+        moment = datetime(value["Y"], value["m"], value["d"], value.get("H", 0), value.get("M", 0), value.get("S", 0), tzinfo=UTC)
+    except ValueError:
+        return None
+    return ((moment - _EPOCH) // timedelta(microseconds=1)) / 1e6 if moment.year > 1000 else None
 
 
 def is_time(text: str) -> bool:

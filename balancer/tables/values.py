@@ -12,6 +12,7 @@ import datetime as dt
 import decimal
 import math
 import re
+import unicodedata
 
 import polars as pl
 
@@ -28,6 +29,9 @@ _WHOLE = re.compile(r"(-?[0-9]+)\.0+")
 _MOST_WHOLE = 2.0**63
 """Whole floats from here on are written with an exponent."""
 _TRUTH = ("true", "false")
+_OTHERS = ("Cn", "Cs")
+"""Unicode categories of text that polars composes or refuses: characters that Python does not know yet, and
+halves of characters. All others are composed alike by every version of Unicode."""
 
 
 def normal_form(values: pl.Series) -> pl.Series:
@@ -92,13 +96,16 @@ def normal_text(value: object) -> str | None:
         return None if math.isnan(value) else str(int(value))
     if isinstance(value, str) and value.isascii():
         return _ascii_text(value)
+    if isinstance(value, str) and (value.isprintable() or all(unicodedata.category(each) not in _OTHERS for each in value)):
+        text = value.strip(WHITE)
+        return _ascii_text(text) if text.isascii() else unicodedata.normalize("NFC", text)
     if not isinstance(value, str | float | decimal.Decimal | dt.date | dt.time) and not hasattr(value, "dtype"):
         raise InputError(f"a {type(value).__name__} can't be a category, a key or an id: give text or a number")
     try:
-        text: str | None = normal_form(pl.Series([value]))[0]
+        found: str | None = normal_form(pl.Series([value]))[0]
     except UnicodeEncodeError:
         raise InputError(f"{value!r} has half of a character (a surrogate), which no file can hold: correct the text") from None
-    return text
+    return found
 
 
 def plain_form(values: pl.Series) -> pl.Series:
@@ -142,11 +149,11 @@ def _ascii_text(value: str) -> str | None:
     text = value.strip(WHITE)
     if not text:
         return None
-    found = _WHOLE.fullmatch(text)
-    text = text if found is None else found[1]
-    if text.lower() in _TRUTH:
-        return text.lower()
-    return "0" if text == "-0" else text
+    if text[-1] == "0":
+        found = _WHOLE.fullmatch(text)
+        text = text if found is None else found[1]
+        return "0" if text == "-0" else text
+    return text.lower() if len(text) in (4, 5) and text.lower() in _TRUTH else text
 
 
 def _float_form(values: pl.Series) -> pl.Series:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balancer.errors import InputError
+from balancer.tables.time_numbers import seconds_of
 from balancer.tables.time_text import formats_of
 from balancer.tables.times import TimeForm, is_time, looks_like_times, parse_time, parse_times
 
@@ -297,3 +298,38 @@ def test_a_note_names_a_format_that_reads_the_column(form: str, minutes: int) ->
         shown = str(result.note).partition(" are read as ")[2].partition(" (--time-format")[0].removeprefix("dates, ")
         assert "#" not in shown
         assert parse_times(values, form=shown).seconds.tolist() == result.seconds.tolist()
+
+
+@given(
+    number=st.integers(-(10**12), 10**19)
+    | st.floats(-1e12, 1e19)
+    | st.integers(10**9, 2 * 10**9).map(float)
+    | st.integers(10**9, 21 * 10**8),
+    unit=st.sampled_from([None, "s", "ms", "us", "ns", "min", "h", "d", "excel"]),
+)
+def test_a_number_that_is_read_at_once_has_the_bits_of_a_column(number: float, unit: str | None) -> None:
+    one = seconds_of(number, TimeForm(unit=unit))
+    if one is not None:
+        column = parse_times(series([number]), usual=TimeForm(unit=unit))
+        assert not column.bad[0]
+        assert one == column.seconds[0]
+
+
+@given(
+    form=st.sampled_from(["%d/%m/%Y %H:%M", "%m/%d/%Y", "%Y%m%d", "%Y%m%d%H%M%S", "%d.%m.%Y %H:%M:%S", "(%Y) %m+%d"]),
+    year=st.integers(990, 9999),
+    parts=st.tuples(*(st.integers(0, most) for most in (13, 32, 25, 61, 61))),
+)
+def test_a_text_of_the_usual_format_has_the_bits_of_a_column(form: str, year: int, parts: tuple[int, ...]) -> None:
+    text = form.replace("%Y", f"{year:04}")
+    for directive, value in zip("mdHMS", parts, strict=True):
+        text = text.replace(f"%{directive}", f"{value:02}")
+    try:
+        column = parse_times(series([text]), usual=TimeForm(form))
+    except InputError:
+        column = None
+    if column is not None and not column.bad[0]:
+        assert parse_time(text, usual=TimeForm(form)) == column.seconds[0]
+        return
+    with pytest.raises(InputError):
+        parse_time(text, usual=TimeForm(form))

@@ -1,33 +1,73 @@
-"""Check the JSON of a transaction, and convert it to the types of the training table."""
+"""Check the JSON of a transaction, and convert it to the types of the training table.
+
+What is special: what a schema asks for is prepared once, as a plan, because looking it up for each
+transaction took longer than the checks themselves.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
-import unicodedata
 import uuid
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from balancer.data.row_times import time_of
 from balancer.data.schema import Schema
 from balancer.data.spec import nearest
 from balancer.errors import InputError
-from balancer.serving.scoring.history import Row
+from balancer.serving.scoring.row import Row
+from balancer.serving.scoring.values import LARGEST, LARGEST_AMOUNT, is_missing, number_of, seconds_of, text_of
+from balancer.serving.texts import is_text, remedy_of
 from balancer.tables.joined import join_texts
 from balancer.tables.numbers import null_words
 from balancer.tables.options import NORMAL
-from balancer.tables.times import TimeForm, parse_time
-from balancer.tables.values import NOBODY, WHITE, normal_text
+from balancer.tables.values import NOBODY, normal_text
 
-LONGEST_TEXT = 1_000
-_UNPRINTABLE = ("Cc", "Cs")
-"""Unicode categories that no text of a transaction has: control characters, and halves of characters."""
-_LARGEST = float(np.finfo(np.float32).max)
+_TRUTH = (0.0, 0.5, 1.0)
+"""Medians that a column of truth values can have."""
+
+
+class Plan:
+    """What a schema asks of a transaction.
+
+    Args:
+        schema: The schema of a model.
+    """
+
+    def __init__(self, schema: Schema) -> None:
+        spec = schema.spec
+        optional = [name for name in (*spec.numeric, *spec.categorical, *spec.context) if name not in (spec.entity, spec.amount, spec.time)]
+        self.schema, self.key = weakref.ref(schema), spec.id or "id"
+        self.required = [
+            (part, "null where it is not known" if name in optional or part != name else "a value")
+            for name in spec.columns()
+            for part in schema.parts(name)
+            if name not in (spec.id, spec.label, spec.label_date)
+        ]
+        self.time, self.usual = () if spec.time is None else schema.parts(spec.time), schema.usual_time
+        self.spec, self.read, self.absent = spec, spec.read, null_words(spec.read)
+        self.numeric = [(name, schema.fill.get(field) in _TRUTH) for name, field in schema.own_fields.items()]
+        self.texts = [(name, schema.parts(name)) for name in dict.fromkeys((*spec.categorical, *spec.context))]
+        self.entity = None if spec.entity is None else schema.parts(spec.entity)
+        self.normal = schema.values == NORMAL
+
+
+_PLANS: dict[int, Plan] = {}
+"""The plans of the schemas that exist, by their `id`."""
+
+
+def plan_of(schema: Schema) -> Plan:
+    """The plan of a schema, which is made once."""
+    plan = _PLANS.get(id(schema))
+    if plan is None or plan.schema() is not schema:
+        plan = Plan(schema)
+        _PLANS[id(schema)] = plan
+        weakref.finalize(schema, _PLANS.pop, id(schema), None)
+    return plan
 
 
 def parse_transaction(raw: Mapping[str, Any], schema: Schema, where: str, now: float, tolerance: float) -> Row:
@@ -44,130 +84,89 @@ def parse_transaction(raw: Mapping[str, Any], schema: Schema, where: str, now: f
     Raises:
         InputError: If a column is missing, or a value can't be used.
     """
-    spec = schema.spec
-    key = spec.id or "id"
-    for name in spec.columns():
-        for part in schema.parts(name):
-            if part not in raw and name not in (spec.id, spec.label, spec.label_date):
-                remedy = "null where it is not known" if name in _optional(schema) or part != name else "a value"
-                raise InputError(f"{where}: column {part!r} is missing; give {remedy}")
-    moment = _moment(raw, schema, where)
+    plan, where = plan_of(schema), f"{where}: "
+    spec = plan.spec
+    for part, remedy in plan.required:
+        if part not in raw:
+            raise InputError(f"{where}column {part!r} is missing; give {remedy}")
+    moment = _moment(raw, plan, where)
     if moment > now + tolerance:
         raise InputError(
-            f"{where}: column {spec.time!r} is {moment - now:.0f} s ahead of the clock of the service, more than {tolerance:g} s; "
+            f"{where}column {spec.time!r} is {moment - now:.0f} s ahead of the clock of the service, more than {tolerance:g} s; "
             "correct the clock of the sender"
         )
-    amount = None if spec.amount is None else _number(raw[spec.amount], f"{where}: column {spec.amount!r}", math.inf)
-    absent = null_words(spec.read)
-    numeric = {
-        name: math.nan if _is_missing(raw[name], absent) else _number(raw[name], f"{where}: column {name!r}", _LARGEST)
-        for name in spec.numeric
-    }
-    texts = {name: _key(raw, name, schema, where) for name in dict.fromkeys((*spec.categorical, *spec.context))}
-    identifier = uuid.uuid4().hex if raw.get(key) is None else _present(raw[key], f"{where}: column {key!r}", schema)
-    entity = identifier if spec.entity is None else _entity(raw, schema, where)
+    amount = None if spec.amount is None else _amount(raw[spec.amount], plan, where)
+    numeric = {name: _numeric(raw[name], name, plan, where, truth) for name, truth in plan.numeric}
+    texts = {name: _key(raw, parts, plan, where) for name, parts in plan.texts}
+    given = raw.get(plan.key)
+    identifier = uuid.uuid4().hex if given is None else _present(given, plan.key, plan, where)
+    entity = identifier if plan.entity is None else _entity(raw, plan.entity, plan, where)
     digest = hashlib.sha256(json.dumps([entity, moment, amount, list(numeric.values()), texts]).encode()).hexdigest()
     return Row(identifier, entity, moment, moment, amount, numeric, texts, digest)
 
 
-def _optional(schema: Schema) -> tuple[str, ...]:
-    spec = schema.spec
-    return tuple(name for name in (*spec.numeric, *spec.categorical, *spec.context) if name not in (spec.entity, spec.amount, spec.time))
+def _amount(value: Any, plan: Plan, where: str) -> float:
+    name = str(plan.spec.amount)
+    if isinstance(value, str) and is_missing(value, plan.absent):
+        raise InputError(f"{where}column {name!r} is {'a word for a missing value' if value.strip() else 'empty'}; give a finite number")
+    return number_of(value, name, where, plan.read, most=LARGEST_AMOUNT)
 
 
-def _is_missing(value: Any, absent: frozenset[str]) -> bool:
-    """Whether a value of a numeric column is missing, as in a table: null, NaN, or a word for it."""
-    if isinstance(value, str):
-        return value.strip().lower() in absent
-    return value is None or (isinstance(value, float) and math.isnan(value))
+def _numeric(value: Any, name: str, plan: Plan, where: str, truth: bool) -> float:
+    if is_missing(value, plan.absent):
+        return math.nan
+    return number_of(value, name, where, plan.read, most=LARGEST, truth=truth)
 
 
-def _number(value: Any, where: str, most: float) -> float:
-    if isinstance(value, str):
-        try:
-            value = float(value.strip())
-        except ValueError:
-            raise InputError(f"{where} is text, not a number; write a number") from None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InputError(f"{where} is {'null' if value is None else type(value).__name__}, not a number; give a finite number")
-    if abs(value) > 1e308 or not math.isfinite(value):
-        raise InputError(f"{where} is not finite; give a finite number")
-    if abs(value) > most:
-        raise InputError(f"{where} is beyond the range of 32-bit floats; scale it as in training")
-    return float(value)
-
-
-def _key(raw: Mapping[str, Any], name: str, schema: Schema, where: str) -> str | None:
+def _key(raw: Mapping[str, Any], parts: tuple[str, ...], plan: Plan, where: str) -> str | None:
     """The value of a category or key as text; None where it, or every part of a joined key, is missing."""
-    return join_texts([_text(raw[part], f"{where}: column {part!r}", schema) for part in schema.parts(name)])
+    if len(parts) == 1:
+        return text_of(raw[parts[0]], parts[0], where, normal=plan.normal)
+    text = join_texts([text_of(raw[part], part, where, normal=plan.normal) for part in parts])
+    if text is not None and not is_text(text):
+        raise InputError(f"{where}columns {', '.join(map(repr, parts))} together: the text {remedy_of()}")
+    return text
 
 
-def _entity(raw: Mapping[str, Any], schema: Schema, where: str) -> str:
+def _entity(raw: Mapping[str, Any], parts: tuple[str, ...], plan: Plan, where: str) -> str:
     """The entity as text.
 
     Raises:
         InputError: If it is missing, or a word that stands for a missing value.
     """
-    assert schema.spec.entity is not None
-    columns = schema.parts(schema.spec.entity)
-    if len(columns) == 1:
-        text: str | None = _present(raw[columns[0]], f"{where}: column {columns[0]!r}", schema)
+    name = plan.spec.entity
+    text = _present(raw[parts[0]], parts[0], plan, where) if len(parts) == 1 else _key(raw, parts, plan, where)
+    if text is None:
+        raise InputError(f"{where}columns {', '.join(map(repr, parts))} are all missing; one of them must name the {name}")
+    if len(parts) == 1 and plan.normal:
+        nobody = text.lower() in NOBODY
     else:
-        text = _key(raw, schema.spec.entity, schema, where)
-    if text is None:
-        raise InputError(
-            f"{where}: columns {', '.join(map(repr, columns))} are all missing; one of them must name the {schema.spec.entity}"
-        )
-    each = [normal_text(raw[part]) for part in columns]
-    if all(part is None or part.lower() in NOBODY for part in each):
-        raise InputError(f"{where}: column {schema.spec.entity!r} is {text!r}, a word for a missing value; give the entity")
+        each = [normal_text(raw[part]) for part in parts]
+        nobody = all(part is None or part.lower() in NOBODY for part in each)
+    if nobody:
+        raise InputError(f"{where}column {name!r} is {text!r}, a word for a missing value; give the entity")
     return text
 
 
-def _present(value: Any, where: str, schema: Schema) -> str:
-    text = _text(value, where, schema)
+def _present(value: Any, name: str, plan: Plan, where: str) -> str:
+    """The text of an id, or of an entity that is one column."""
+    if isinstance(value, bool):
+        raise InputError(f"{where}column {name!r} is true or false; give a text or a number")
+    number = value is None or (isinstance(value, float) and math.isnan(value))
+    text = None if number else text_of(value, name, where, normal=plan.normal)
     if text is None:
-        raise InputError(f"{where} is {'null' if value is None else 'empty'}; give a text or a number")
+        raise InputError(f"{where}column {name!r} is {'null' if value is None else 'empty'}; give a text or a number")
     return text
 
 
-def _text(value: Any, where: str, schema: Schema) -> str | None:
-    """Convert a value to text as for a column of a table, where 3, 3.0 and "3" are one; None is missing."""
-    if not isinstance(value, str | int | float | None):
-        raise InputError(f"{where} is {type(value).__name__}; give a text or a number")
-    _check_printable(str(value).strip(WHITE), where)
-    if schema.values == NORMAL:
-        text = normal_text(value)
-    else:  # as earlier versions did
-        text = normal_text(value) if isinstance(value, bool) else None if value is None else str(value)
-    return text or None
-
-
-def _check_printable(text: str, where: str) -> None:
-    if len(text) > LONGEST_TEXT or not (text.isprintable() or all(unicodedata.category(each) not in _UNPRINTABLE for each in text)):
-        raise InputError(f"{where} is not a printable text of at most {LONGEST_TEXT} characters; shorten or correct it")
-
-
-def _time(value: Any, where: str, usual: TimeForm | None = None) -> float:
-    """Convert a text or a number to seconds since 1970, as a column of a table with this value is read."""
-    if not isinstance(value, str):
-        _number(value, where, math.inf)
-    try:
-        return parse_time(value, usual=usual)
-    except InputError:
-        raise InputError(f"{where} can't be read as a time; write it as 2026-05-31T13:45:00, or as a number of seconds") from None
-
-
-def _moment(raw: Mapping[str, Any], schema: Schema, where: str) -> float:
+def _moment(raw: Mapping[str, Any], plan: Plan, where: str) -> float:
     """The time of a transaction; that of a date and a time of day in two columns is their sum."""
-    columns = () if schema.spec.time is None else schema.parts(schema.spec.time)
-    where = f"{where}: column {schema.spec.time!r}"
-    if len(columns) == 1:
-        return _time(raw[columns[0]], where, schema.usual_time)
+    if len(plan.time) == 1:
+        return seconds_of(raw[plan.time[0]], str(plan.spec.time), where, plan.usual)
     try:
-        return time_of(raw, schema.spec, columns, schema.usual_time)
+        return time_of(raw, plan.spec, plan.time, plan.usual)
     except InputError as error:
-        raise InputError(f"{where}: {error}") from None
+        raise InputError(f"{where}column {plan.spec.time!r}: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -208,13 +207,9 @@ def parse_correction(raw: Mapping[str, Any], schema: Schema) -> Correction:
         given = [part in raw for part in schema.parts(name)]
         if any(given) and not all(given):
             raise InputError(f"the columns {', '.join(map(repr, schema.parts(name)))} are joined to one key: give all of them")
-    absent = null_words(spec.read)
+    plan = plan_of(schema)
     return Correction(
-        amount=_number(raw[spec.amount], f"column {spec.amount!r}", math.inf) if spec.amount is not None and spec.amount in raw else None,
-        numeric={
-            name: math.nan if _is_missing(raw[name], absent) else _number(raw[name], f"column {name!r}", _LARGEST)
-            for name in spec.numeric
-            if name in raw
-        },
-        texts={name: _key(raw, name, schema, "the correction") for name in lists if schema.parts(name)[0] in raw},
+        amount=_amount(raw[spec.amount], plan, "") if spec.amount is not None and spec.amount in raw else None,
+        numeric={name: _numeric(raw[name], name, plan, "", truth) for name, truth in plan.numeric if name in raw},
+        texts={name: _key(raw, parts, plan, "") for name, parts in plan.texts if parts[0] in raw},
     )
