@@ -113,9 +113,9 @@ def _list(arguments: Sequence[str]) -> int:
         print(json.dumps([row | limit for row, limit in zip(rows, limits, strict=True)], indent=2))
         return 0
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("id", "tenant", "name", "scopes", "created", "expires", "revoked")
+    table = Table(Column("id", no_wrap=True), "tenant", "name", "scopes", "created", "expires", "revoked")
     for key in found:
         ends = "" if key.expires is None else keys.shown_day(key.expires)
         ended = " (expired)" if key.has_expired else " (soon)" if key.expires_soon else ""
