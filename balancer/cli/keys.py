@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from balancer.cli import run_command
 from balancer.errors import InputError
+from balancer.options.database import DatabaseOptions
 from balancer.options.flags import Flag, read_flags
 
 if TYPE_CHECKING:
@@ -20,13 +21,6 @@ COMMANDS = {
     "list": "list all API keys, including revoked ones, without the keys themselves",
     "revoke": "revoke an API key",
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class DatabaseOptions:
-    """Which service."""
-
-    database: Annotated[str, Flag("Database of the service, as for balancer serve.", metavar="URL")] = "sqlite:///balancer-service.db"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +84,7 @@ def _create(arguments: Sequence[str]) -> int:
     from balancer.serving.storage import keys
 
     expires = keys.parse_expiry(config.expires)
-    database = _opened(config.database, create=True)
+    database = _opened(config.database_url, create=True)
     key, token = keys.create(database, config.tenant, config.scopes, config.name, expires=expires)
     if config.json:
         row = {"id": key.id, "tenant": key.tenant, "scopes": list(key.scopes), "expires": key.expires, "key": token}
@@ -103,7 +97,7 @@ def _create(arguments: Sequence[str]) -> int:
 
 def _list(arguments: Sequence[str]) -> int:
     config = read_flags(ListConfig, "balancer keys list", arguments)
-    database = _opened(config.database)
+    database = _opened(config.database_url)
     from balancer.serving.storage import keys
 
     found = keys.list_keys(database)
@@ -127,7 +121,7 @@ def _list(arguments: Sequence[str]) -> int:
 
 def _revoke(arguments: Sequence[str]) -> int:
     config = read_flags(RevokeConfig, "balancer keys revoke", arguments)
-    database = _opened(config.database)
+    database = _opened(config.database_url)
     from balancer.serving.storage import keys
 
     keys.revoke(database, config.id)

@@ -107,3 +107,16 @@ def test_keys_of_earlier_versions_with_admin_keep_what_they_could_do(url: str) -
         ("c", None),
     ]
     database.close()
+
+
+def test_the_database_may_be_named_by_a_file_or_the_environment(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that its password is not on the command line."""
+    url = f"sqlite:///{tmp_path / 'service.db'}"
+    (tmp_path / "url").write_text(url + "\n")
+    assert main(["keys", "create", "--tenant", "bank", "--database-file", str(tmp_path / "url")]) == 0
+    monkeypatch.setenv("BALANCER_DATABASE", url)
+    capsys.readouterr()
+    assert main(["keys", "list", "--json"]) == 0
+    assert [key["tenant"] for key in json.loads(capsys.readouterr().out)] == ["bank"]
