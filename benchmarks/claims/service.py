@@ -182,7 +182,7 @@ def trouble(folder: Path, minutes: float) -> dict[str, Any]:
     url = postgres.database("bank")
     database = Database(url, patience=60)
     database.upgrade()
-    key, warm = (keys.create(database, tenant, ("score", "admin"))[1] for tenant in ("bank", "warm"))
+    key, warm = (keys.create(database, tenant, ("score", "operator"))[1] for tenant in ("bank", "warm"))
     models = folder / "models"
     service = Service(folder, url, "--run", str(models / "one"), "--models", str(models), workers=2)
     try:
