@@ -176,10 +176,12 @@ def test_labels() -> None:
     body = (
         b'{"labels":[{"id":"a","label":1},{"id":5,"label":true},{"label":null,"id":"b"},{"id":"c","label":1.0},{"id":"d","label":"1.50"}]}'
     )
-    assert decode_labels(body, 10).labels == {"a": "1", "5": "true", "b": None, "c": "1", "d": "1.50"}
+    assert decode_labels(body, 10).labels == {"a": 1, "5": True, "b": None, "c": 1.0, "d": "1.50"}
     for content, message in (
         (b'{"id":true,"label":"1"}', "labels[0].id is true or false; give a text"),
         (b'{"id":"","label":"1"}', "labels[0].id is empty"),
+        (b'{"id":"a\\u0000","label":"1"}', "labels[0].id is not a printable text"),
+        (b'{"id":"a","label":"%b"}' % (b"1" * 1001), "labels[0].label is not a printable text"),
         (b'{"id":"a"}', "labels[0] has no 'label'"),
         (b'{"id":"a","label":[]}', "labels[0].label is a list; give a class"),
         (b'{"id":"a","label":1,"x":1}', "labels[0]: unknown key 'x'; known: id, label"),

@@ -20,6 +20,7 @@ from balancer.serving.errors import TooLargeError
 from balancer.serving.http import json_places
 from balancer.serving.http.decode_errors import doubled_keys, explained, wrong_row
 from balancer.serving.http.json_places import MOST_DIGITS
+from balancer.serving.texts import check_text
 from balancer.tables.values import normal_text
 
 MOST_COLUMNS = 5_000
@@ -51,8 +52,8 @@ class ScoreRequestData(NamedTuple):
 class LabelRequestData(NamedTuple):
     """The content of a request with labels."""
 
-    labels: dict[str, str | None]
-    """A class by id, both as text; None removes a label."""
+    labels: dict[str, str | int | float | bool | None]
+    """A class by id, as text or as the number or truth value of its column; None removes a label."""
 
 
 class _Score(Struct, forbid_unknown_fields=True):
@@ -137,14 +138,16 @@ def decode_labels(body: bytes, max_rows: int) -> LabelRequestData:
         doubled_keys(body, [2] * len(request.labels), "labels", skip=False)
     if not request.labels:
         raise InputError("labels: the list is empty; give at least one label")
-    labels: dict[str, str | None] = {}
+    labels: dict[str, str | int | float | bool | None] = {}
     for place, each in enumerate(request.labels):
-        name = each.id if isinstance(each.id, str) else _text(each.id, f"labels[{place}].id")
-        if not name:
+        name = _text(each.id, f"labels[{place}].id")
+        if not name.strip():
             raise InputError(f"labels[{place}].id is empty; give the id of a transaction")
         if name in labels:
             raise InputError("labels: an id occurs twice; give each id once")
-        labels[name] = each.label if isinstance(each.label, str | None) else _text(each.label, f"labels[{place}].label")
+        if each.label is not None:
+            _text(each.label, f"labels[{place}].label")
+        labels[name] = each.label
     return LabelRequestData(labels)
 
 
@@ -200,7 +203,9 @@ def _count(value: float | UnsetType, name: str, most: int) -> int:
 
 
 def _text(value: object, where: str) -> str:
-    """The normal form of a number or a truth value."""
+    """A text that can be stored, or the normal form of a number or a truth value."""
+    if isinstance(value, str):
+        return check_text(value, where)
     text = normal_text(value)
     if text is None or len(text) > MOST_DIGITS:
         raise InputError(f"{where} is beyond the range of numbers; give it as text")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
@@ -45,6 +45,11 @@ class ScoreRequest(StrictModel):
         ge=0,
         le=100,
         description="Number of earlier transactions with the most attention to list. They are read again from the database, which takes time.",
+    )
+    on_error: Literal["refuse", "skip"] = Field(
+        "refuse",
+        description="refuse: a transaction that can't be used, or contradicts a stored one, refuses the request, and nothing is stored. "
+        "skip: it gets `id` and `error` in its place, and the others are scored.",
     )
 
 
@@ -91,7 +96,7 @@ class ScoreAnswer(BaseModel):
 class Label(StrictModel):
     """The label of a transaction."""
 
-    id: str = Field(min_length=1, max_length=1000)
+    id: Annotated[str, Field(min_length=1, max_length=1000)] | int = Field(description="Id of a transaction.", examples=["t-1001"])
     label: Annotated[str, Field(max_length=1000)] | bool | int | float | None = Field(
         description="A class of the model, as text or as the number or truth value of its column; null removes a label.", examples=["1", 1]
     )

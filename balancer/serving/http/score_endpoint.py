@@ -16,7 +16,7 @@ from starlette.types import Scope, Send
 
 from balancer.errors import InputError
 from balancer.serving.config import ServeConfig
-from balancer.serving.http.decoding import ScoreRequestData, decode_score
+from balancer.serving.http.decoding import ScoreRequestData, check_content_type, decode_score
 from balancer.serving.http.limits import SMALL, RefusalError
 from balancer.serving.http.problems import status_of
 from balancer.serving.scoring.origin import Origin
@@ -64,7 +64,10 @@ class ScoreEndpoint:
             UnavailableError: The database did not answer in time.
         """
         state = scope["state"]
+        kind = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
         try:
+            if kind != b"application/json":
+                check_content_type(kind.decode("latin-1"))
             content = await self.answer(body, state["key"], state["request"])
         except InputError as error:
             raise RefusalError(status_of(error), str(error)) from error
