@@ -30,6 +30,7 @@ from balancer.serving.http.connections import ConnectionGuard, LimitedProtocol
 from balancer.serving.http.file_limit import connections_allowed, raise_file_limit
 from balancer.serving.http.logs import LOGGER, log_to_stderr
 from balancer.serving.http.supervisor import Supervisor, report_start_error
+from balancer.serving.operations.migration import check_file_exists, require_newest
 from balancer.serving.storage import keys
 from balancer.serving.storage.database import Database, UnavailableError
 
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 CONFIG = "BALANCER_SERVE"
 """Environment variable with the configuration of the workers."""
+_BACKLOG = 2048
+"""Connections that wait at the socket until a worker takes them."""
 
 
 def worker_app() -> FastAPI:
@@ -73,7 +76,11 @@ def serve(config: ServeConfig) -> int:
     raise_file_limit()
     source, config = _source(config), replace(_absolute(config), database=config.database_url, database_file=None)
     database = Database(config.database_url, patience=config.timeout)
-    database.upgrade()
+    if config.no_migrate:
+        check_file_exists(database)
+        require_newest(database)
+    else:
+        database.upgrade()
     has_keys = keys.any_ever(database)
     if not config.is_loopback and not has_keys and not config.oidc_issuer:
         raise InputError(f"--host {config.host} lets others connect, but there is no API key yet: create one with balancer keys create")
@@ -108,6 +115,7 @@ def _bind(host: str, port: int) -> socket.socket:
         bound = socket.socket(family, kind)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
+        bound.listen(_BACKLOG)  # at once: until then another process could bind the same address
     except OSError as error:
         reason = error.strerror or "it can't be used"
         raise InputError(f"--host {host} --port {port}: {reason}; choose another address, or stop what uses it") from error
