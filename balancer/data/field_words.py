@@ -72,9 +72,9 @@ class FieldWords:
             field: Name of the field.
             row: All fields of the row by name.
         """
-        for each in self._absences.get(field, ()):
-            if each.holds(row):
-                return self.words(field), each.words
+        absent = self.absent(field, row)
+        if absent is not None:
+            return self.words(field), absent
         if field in _HOURS and "hour" in row:
             return self.words("hour"), self.value("hour", row["hour"])
         if field in _MEAN_HOURS and all(name in row for name in _MEAN_HOURS):
@@ -85,10 +85,12 @@ class FieldWords:
 
     def sentence(self, field: str, row: Mapping[str, float]) -> str:
         """Words and value of `field` in a row in one text; what does not exist is said without the field."""
-        for each in self._absences.get(field, ()):
-            if each.holds(row):
-                return each.words
-        return ": ".join(self.read(field, row))
+        absent = self.absent(field, row)
+        return ": ".join(self.read(field, row)) if absent is None else absent
+
+    def absent(self, field: str, row: Mapping[str, float]) -> str | None:
+        """What does not exist, if `field` reads earlier rows and there are none in a row; else None."""
+        return next((each.words for each in self._absences.get(field, ()) if each.holds(row)), None)
 
     def words(self, field: str) -> str:
         """The meaning of `field`; the name of its column for one without words."""

@@ -31,6 +31,7 @@ class ServeConfig(DatabaseOptions):
     )
     host: Annotated[str, "Address to listen on; an address that other machines can reach needs an API key."] = "127.0.0.1"
     port: Annotated[int, "Port to listen on."] = 8000
+    no_migrate: Annotated[bool, "Leave the tables of the database as they are; balancer service migrate creates and upgrades them."] = False
     workers: Annotated[int, "Number of worker processes; one that dies is replaced."] = 1
     precision: Annotated[Literal["full", "quantized"], "The full model, or the one written by balancer quantize."] = "full"
     max_body: Annotated[int, "Largest size of a request in bytes."] = 8_000_000
@@ -52,6 +53,10 @@ class ServeConfig(DatabaseOptions):
     clock_tolerance: Annotated[
         str, Flag("How far the time of a transaction may be ahead of the service's clock: 10min, 1h, or seconds.", metavar="TIME")
     ] = "1h"
+    decline_above: Annotated[
+        float | None,
+        Flag("Calibrated score from which the action for a transaction is decline; without it, alarms are only reviewed.", metavar="SCORE"),
+    ] = None
     tls_certificate: Annotated[Path | None, Flag("Certificate chain (PEM) for HTTPS; needs --tls-key.", metavar="FILE")] = None
     tls_key: Annotated[Path | None, Flag("Private key of the certificate (PEM).", metavar="FILE")] = None
     oidc_issuer: Annotated[
@@ -72,6 +77,8 @@ class ServeConfig(DatabaseOptions):
             if not 0 < seconds < 1e6:
                 raise InputError(f"{flag} is {seconds}: give a number of seconds above 0")
         parse_duration(self.clock_tolerance, "--clock-tolerance")
+        if self.decline_above is not None and not 0 <= self.decline_above <= 1:
+            raise InputError(f"--decline-above is {self.decline_above}: give a calibrated score from 0 to 1")
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise InputError("give --tls-certificate and --tls-key together, or neither")
         self._check_oidc()

@@ -22,17 +22,18 @@ from balancer.errors import InputError
 from balancer.inference.decision import decide
 from balancer.serving.errors import MissingError
 from balancer.serving.scoring.actions import Actions
-from balancer.serving.scoring.context_past import RowContextPast, lock_values
+from balancer.serving.scoring.context_past import RowContextPast
 from balancer.serving.scoring.context_risk import row_risk_fields
 from balancer.serving.scoring.context_swap import put_rows, stored_labels, stored_rows, swap_labels, take_rows
 from balancer.serving.scoring.context_versions import changed
 from balancer.serving.scoring.decisions import AMENDED, REVERSED, decided, last_decision, stored_id
-from balancer.serving.scoring.history import active_columns, earlier_rows
+from balancer.serving.scoring.history import active_columns
+from balancer.serving.scoring.loaded_model import LoadedModel
 from balancer.serving.scoring.origin import Origin
 from balancer.serving.scoring.parsing import Correction, parse_correction
 from balancer.serving.scoring.rebuild import SUMS, Line, Rebuilt, approximate_amount, read_lines
-from balancer.serving.scoring.registry import LoadedModel
 from balancer.serving.scoring.score_memory import refresh
+from balancer.serving.scoring.stored_inputs import first_read, stored_inputs
 from balancer.serving.storage.database import Database
 from balancer.serving.storage.tables import challenger_scores, decisions, entities, entity_states, transactions, used_values
 
@@ -218,7 +219,6 @@ def _replace(
     else:
         kept = old_rows & new_rows
     touched = {(each.column, each.value) for each in (old_rows ^ new_rows) | (old_rows - kept) | (old_labels ^ new_labels)}
-    lock_values(connection, tenant, touched)
     changed(connection, tenant, touched, rows=True, labels=True)
     take_rows(connection, tenant, number, old_rows - kept)
     values = rebuilt.fields()
@@ -271,11 +271,7 @@ def _save(connection: Connection, entity: dict[str, Any], model: LoadedModel, re
 
 def _scores(connection: Connection, entity: Mapping[str, Any], model: LoadedModel, place: int) -> NDArray[np.floating]:
     """Class probabilities (1, K) of the stored row at a position, with the rows before it."""
-    first = place if model.stream is None or not place else min(place, model.stream.first_needed(place - 1))
-    rows = [row for row in earlier_rows(connection, entity["id"], first) if row.position <= place]
-    values = np.stack([model.encoded(np.frombuffer(row.fields, np.float32), row.texts) for row in rows])
-    if model.first_stage is not None:
-        values = np.concatenate((np.stack([np.frombuffer(row.scores, np.float32) for row in rows]), values), axis=1)
+    values = stored_inputs(connection, entity, model, first_read(model, place), place).values
     if model.stream is None:
         return model.step(values[-1], None)[0]
     return model.step(values[-1], model.stream.read(values[:-1], place) if place else model.stream.start())[0]

@@ -12,7 +12,7 @@ from balancer.data.schema import Schema
 from balancer.data.spec import nearest
 from balancer.errors import InputError
 from balancer.serving.errors import MissingError
-from balancer.serving.scoring.context_past import lock_values, remove_entity
+from balancer.serving.scoring.context_past import remove_entity
 from balancer.serving.scoring.context_risk import count_label, uncount_entity
 from balancer.serving.scoring.context_versions import changed
 from balancer.serving.storage.database import Database
@@ -113,9 +113,7 @@ class Entities:
             found = _found(connection, tenant, name, lock=True)
             if found is None:
                 raise MissingError(f"there is no entity {name!r}")
-            touched = _context_values(connection, found["id"])
-            lock_values(connection, tenant, touched)
-            changed(connection, tenant, touched, rows=True, labels=True)
+            changed(connection, tenant, _context_values(connection, found["id"]), rows=True, labels=True)
             uncount_entity(connection, tenant, found["id"])
             remove_entity(connection, tenant, found["id"])
             connection.execute(delete(entities).where(entities.c.id == found["id"]))
@@ -150,9 +148,7 @@ def _locked_entities(connection: Connection, tenant: str, names: Sequence[str]) 
     """
     columns, rows = entities.c, transactions.c
     holders = select(rows.entity).where(rows.tenant == tenant, rows.id.in_(names))
-    # Scoring sorts names by their characters; PostgreSQL sorts so only if told.
-    order = columns.name.collate("C") if connection.dialect.name == "postgresql" else columns.name
-    chosen = select(columns.id).where(columns.tenant == tenant, columns.id.in_(holders)).order_by(order).with_for_update()
+    chosen = select(columns.id).where(columns.tenant == tenant, columns.id.in_(holders)).order_by(columns.name).with_for_update()
     return list(connection.execute(chosen).scalars())
 
 
