@@ -25,12 +25,13 @@ COMMANDS = {
     "compare": "compare sampling treatments and baselines on your table, over time folds and seeds",
     "app": "open the app in a browser: runs, thresholds, comparisons, training",
     "serve": "serve scores and sampling sessions over HTTP",
+    "service": "migrate, purge, back up, restore, import, export and monitor the data of the service",
     "keys": "create, list and revoke API keys of the service",
     "policy": "train a sampling policy on a distribution of tasks, or evaluate one",
     "doctor": "show versions, device and attention backends of this machine",
     "simulate": "simulate a table of card transactions with fraud",
 }
-EXTRAS = {"app": "app", "compare": "compare", "export": "export", "keys": "serve", "serve": "serve"}
+EXTRAS = {"app": "app", "compare": "compare", "export": "export", "keys": "serve", "serve": "serve", "service": "serve"}
 """The extra that installs what a command needs; ``train`` for the others."""
 SUMMARY = "Learn how to sample imbalanced data while a model trains on it."
 

@@ -40,6 +40,30 @@ DRIFT = Gauge(
     registry=_REGISTRY,
     multiprocess_mode="livemax",
 )
+DAY_ALERT_RATE = Gauge(
+    "balancer_day_alert_rate",
+    "Share of alarms on the latest day (UTC) with enough transactions",
+    registry=_REGISTRY,
+    multiprocess_mode="livemostrecent",
+)
+DAY_EXPECTED_FRAUDS = Gauge(
+    "balancer_day_expected_frauds",
+    "Frauds of that day that calibrated scores let expect",
+    registry=_REGISTRY,
+    multiprocess_mode="livemostrecent",
+)
+DAY_PRECISION = Gauge(
+    "balancer_day_estimated_precision",
+    "Precision of the alarms of that day, estimated from calibrated scores",
+    registry=_REGISTRY,
+    multiprocess_mode="livemostrecent",
+)
+DAY_DRIFT = Gauge(
+    "balancer_day_largest_drift_psi",
+    "Largest population stability index of a field or of the score on that day",
+    registry=_REGISTRY,
+    multiprocess_mode="livemostrecent",
+)
 
 
 def render_metrics() -> bytes:

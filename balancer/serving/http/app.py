@@ -20,12 +20,20 @@ from balancer.serving.http.logs import LOGGER
 from balancer.serving.http.middleware import RequestMiddleware
 from balancer.serving.http.problems import add_error_handlers
 from balancer.serving.http.route_table import RouteTable
+from balancer.serving.http.routes.decisions import add_decisions
 from balancer.serving.http.routes.models import add_models
+from balancer.serving.http.routes.monitoring import add_monitoring
 from balancer.serving.http.routes.operations import add_operations
 from balancer.serving.http.routes.scoring import add_scoring
 from balancer.serving.http.routes.sessions import add_sessions
 from balancer.serving.http.score_endpoint import PATH, ScoreEndpoint
+from balancer.serving.operations.monitoring import WATCH_SECONDS, Monitoring
+from balancer.serving.scoring.actions import Actions
+from balancer.serving.scoring.amend import Amender
+from balancer.serving.scoring.decisions import Decisions
 from balancer.serving.scoring.entities import Entities
+from balancer.serving.scoring.explanations import Explanations
+from balancer.serving.scoring.loaded_model import LoadedModel
 from balancer.serving.scoring.monitoring import ScoreMonitor
 from balancer.serving.scoring.queue import ScoringQueue
 from balancer.serving.scoring.registry import FOLLOW_SECONDS, Registry
@@ -48,11 +56,12 @@ def create_app(config: ServeConfig) -> FastAPI:
     access = Access(database, config.rate, open_allowed=config.is_loopback, tokens=_token_verifier(config))
     queue = ScoringQueue(Scorer(database), ScoreMonitor())
     endpoint = ScoreEndpoint(config, registry, queue)
+    monitoring = Monitoring(database, lambda: [each for each in (registry.current, registry.challenger) if each is not None])
     app = FastAPI(
         title="balancer",
         version=__version__,
         summary="Sampling weights for training on imbalanced data, and fraud scores of transactions in real time.",
-        lifespan=_lifespan(database, registry, access, queue),
+        lifespan=_lifespan(database, registry, access, queue, monitoring),
         docs_url="/docs",
         redoc_url=None,
     )
@@ -71,9 +80,23 @@ def create_app(config: ServeConfig) -> FastAPI:
     add_error_handlers(app)
     add_operations(app, database, registry, access)
     add_models(app, database, registry, access)
+    add_monitoring(app, monitoring, access)
     add_scoring(app, config, endpoint, Entities(database), registry, access)
+    _add_audit(app, config, database, registry, access)
     add_sessions(app, Sessions(database), access)
     return app
+
+
+def _add_audit(app: FastAPI, config: ServeConfig, database: Database, registry: Registry, access: Access) -> None:
+    """Add the routes that read the audit, and that correct and reverse transactions."""
+
+    def loaded(digest: str) -> LoadedModel | None:
+        models = (each for each in (registry.current, registry.challenger) if each is not None)
+        return next((each for each in models if digest == each.digest or digest in each.others), None)
+
+    actions = Actions(config.decline_above)
+    explanations, amender = Explanations(database, loaded), Amender(database, actions)
+    add_decisions(app, Decisions(database), explanations, amender, access, lambda: registry.current)
 
 
 def _token_verifier(config: ServeConfig) -> TokenVerifier | None:
@@ -97,7 +120,9 @@ async def _host_allowed(host: str, access: Access, config: ServeConfig) -> bool:
     return not config.is_loopback or name in _LOOPBACK or not await access.is_open()
 
 
-def _lifespan(database: Database, registry: Registry, access: Access, queue: ScoringQueue) -> Callable[[FastAPI], Any]:
+def _lifespan(
+    database: Database, registry: Registry, access: Access, queue: ScoringQueue, monitoring: Monitoring
+) -> Callable[[FastAPI], Any]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         to_thread.current_default_thread_limiter().total_tokens = POOL
@@ -110,11 +135,12 @@ def _lifespan(database: Database, registry: Registry, access: Access, queue: Sco
             # A worker may start while the database restarts. It loads the model later and is not ready until
             # then.
             LOG.exception("the database is unavailable; the model is loaded when it is back")
-        follower = asyncio.create_task(_follow(registry))
+        tasks = [asyncio.create_task(_follow(registry)), asyncio.create_task(_watch(monitoring))]
         yield
-        follower.cancel()
-        with suppress(asyncio.CancelledError):
-            await follower
+        for task in tasks:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
         await run_in_threadpool(queue.close)
         access.close()
         database.close()
@@ -136,3 +162,13 @@ async def _follow(registry: Registry) -> None:
             await run_in_threadpool(registry.follow)
         except Exception:  # whatever is wrong with the new model, the service must keep the one it has
             LOG.exception("the model in service could not be loaded; the previous one stays in service")
+
+
+async def _watch(monitoring: Monitoring) -> None:
+    """Show the latest day in the metrics."""
+    while True:
+        await asyncio.sleep(WATCH_SECONDS)
+        try:
+            await run_in_threadpool(monitoring.set_gauges)
+        except Exception:  # the metrics of a day must not end the service
+            LOG.exception("the numbers of the latest day could not be computed; the metrics keep those from before")

@@ -14,7 +14,7 @@ import os
 import socket
 import sys
 import tempfile
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,16 +75,15 @@ def serve(config: ServeConfig) -> int:
     """
     raise_file_limit()
     source, config = _source(config), replace(_absolute(config), database=config.database_url, database_file=None)
-    database = Database(config.database_url, patience=config.timeout)
-    if config.no_migrate:
-        check_file_exists(database)
-        require_newest(database)
-    else:
-        database.upgrade()
-    has_keys = keys.any_ever(database)
+    with closing(Database(config.database_url, patience=config.timeout)) as database:
+        if config.no_migrate:
+            check_file_exists(database)
+            require_newest(database)
+        else:
+            database.upgrade()
+        has_keys = keys.any_ever(database)
     if not config.is_loopback and not has_keys and not config.oidc_issuer:
         raise InputError(f"--host {config.host} lets others connect, but there is no API key yet: create one with balancer keys create")
-    database.close()
     log_to_stderr()
     with tempfile.TemporaryDirectory(prefix="balancer-metrics-") as folder:
         os.environ |= {CONFIG: json.dumps(to_dict(config)), "PROMETHEUS_MULTIPROC_DIR": folder}

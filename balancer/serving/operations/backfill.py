@@ -29,6 +29,7 @@ from balancer.data.checked import CheckedTable, read_table
 from balancer.data.checks import BadRows, RowCheck, check_number
 from balancer.data.reading import Source, read_columns
 from balancer.errors import InputError
+from balancer.names import listed
 from balancer.runs.results import SCHEMA_FILE
 from balancer.runs.trained_run import read_schema
 from balancer.serving.scoring.entities import Entities
@@ -37,6 +38,7 @@ from balancer.serving.scoring.parsing import parse_transaction
 from balancer.serving.scoring.registry import LoadedModel, same_rows
 from balancer.serving.scoring.row import Row
 from balancer.serving.scoring.scorer import Scorer
+from balancer.serving.storage import keys
 from balancer.serving.storage.database import Database
 from balancer.serving.storage.tables import entities, models, transactions
 from balancer.tables.source import opened
@@ -192,7 +194,7 @@ def import_history(database: Database, tenant: str, model: LoadedModel, history:
     Raises:
         ConflictError: An id is stored already with other content.
     """
-    done, begun, origin = Imported(rows=len(history.rows)), time.perf_counter(), Origin(IMPORT_KEY, uuid.uuid4().hex)
+    done, begun, request = Imported(rows=len(history.rows)), time.perf_counter(), uuid.uuid4().hex
     scorer, every = Scorer(database), Entities(database)
     last_times = database.read(lambda connection: _last_times(connection, tenant))
     waiting: list[tuple[float, int]] = []
@@ -214,7 +216,7 @@ def import_history(database: Database, tenant: str, model: LoadedModel, history:
         store_labels(rows[0].time)
         stored = database.read(lambda connection, rows=rows: _digests(connection, tenant, [row.id for row in rows]))  # type: ignore[misc]
         if any(stored.get(row.id) != row.digest for row in rows):
-            answers = scorer.score(tenant, model, rows, origin=origin).answers
+            answers = scorer.score(tenant, model, rows, origin=Origin(IMPORT_KEY, request)).answers
             fresh = [(row, answer) for row, answer in zip(rows, answers, strict=True) if not answer["repeated"]]
             done.scored += len(fresh)
             done.alarms += sum(answer["decision"] for _, answer in fresh)
@@ -281,3 +283,19 @@ def note_on_model(database: Database, model: LoadedModel) -> str | None:
     if (folder / SCHEMA_FILE).is_file() and (why := same_rows(read_schema(folder), model.schema)):
         raise InputError(f"--run {model.name} reads other columns than {latest['name']!r}, which is in service: {why}; give that run")
     return f"{latest['name']!r} is in service, not {model.name!r}: its states are computed from the stored rows at the next transaction"
+
+
+def tenant_of(database: Database, given: str | None) -> str:
+    """Return the tenant whose rows are imported.
+
+    Raises:
+        InputError: None is named although the service has keys, or the name can't be one.
+    """
+    if given is not None:
+        if not keys.TENANT.fullmatch(given):
+            raise InputError(f"--tenant {given!r}: give 1 to 100 letters, digits, dots, dashes or underscores")
+        return given
+    known = sorted({key.tenant for key in keys.list_keys(database)})
+    if known:
+        raise InputError(f"--tenant is missing: the service has keys of {listed(known)}; name the tenant of the rows")
+    return keys.OPEN_TENANT

@@ -45,13 +45,17 @@ def open_database(url: str, *, create: bool = False, patience: float = 20.0) -> 
         InputError: It does not exist, can't be reached, or has tables of another version.
     """
     database = Database(url, patience=patience)
-    if not create:
-        check_file_exists(database)
-    found = revisions(database)
-    if found.current is None and create:
-        database.upgrade()
-    else:
-        require_newest(database, found)
+    try:
+        if not create:
+            check_file_exists(database)
+        found = revisions(database)
+        if found.current is None and create:
+            database.upgrade()
+        else:
+            require_newest(database, found)
+    except BaseException:
+        database.close()
+        raise
     return database
 
 
