@@ -7,6 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -341,6 +342,27 @@ def test_a_model_is_loaded_once_per_process(folder: Path, near: Database, monkey
     registry.follow(at_once=True)
     registry.activate("two")
     assert loads == ["one", "two"]
+
+
+def test_workers_that_begin_or_change_at_once_agree(folder: Path, database: Database) -> None:
+    registries = [Registry(database, folder / "one", folder) for _ in range(4)]
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(Registry.begin, registries))
+        assert len(registries[0].activations()) == 1
+        assert {registry.serving.generation for registry in registries} == {1}
+
+        def challenge(number: int) -> str:
+            try:
+                registries[number].put(("two", "three")[number % 2], "shadow")
+            except ConflictError as error:
+                return str(error)
+            return ""
+
+        said = list(threads.map(challenge, range(4)))
+    assert sorted(map(bool, said)) == [False, False, True, True]
+    for registry in registries:
+        registry.follow(at_once=True)
+    assert len({name_of(registry.challenger) for registry in registries}) == 1
 
 
 def test_a_challenger_whose_files_are_gone_leaves_the_champion(folder: Path, near: Database, caplog: pytest.LogCaptureFixture) -> None:
