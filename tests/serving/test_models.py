@@ -24,7 +24,7 @@ from balancer.serving.config import ServeConfig
 from balancer.serving.errors import ConflictError
 from balancer.serving.http.app import create_app
 from balancer.serving.scoring import registry as rooms
-from balancer.serving.scoring.comparison import compare
+from balancer.serving.scoring.comparison import Span, compare
 from balancer.serving.scoring.loaded_model import LoadedModel
 from balancer.serving.scoring.model_states import champion_before
 from balancer.serving.scoring.probe import what_is_wrong
@@ -456,6 +456,8 @@ def test_champion_and_challenger_are_compared_on_the_same_rows(database: Databas
         for metric in ("alert_rate", "average_precision", "precision", "recall", "false_alarms_per_10k"):
             low, high = each[metric]["interval"]
             assert low <= each[metric]["value"] <= high and high > low
+    part = compare(database, ("a", "A"), ("b", "B"), legitimate="0", span=Span(100, 400))
+    assert (part["rows"], part["frauds"]) == (300, 25)
     low, high = found["average_precision_difference"]["interval"]
     assert 0 < low < found["average_precision_difference"]["value"] < high
 
@@ -480,6 +482,9 @@ def test_the_comparison_over_http_names_its_challenger(folder: Path, near: Datab
         client.post("/v1/models", json={"name": "two", "state": "retired"})
         assert client.get("/v1/models/comparison").status_code == 409
         assert client.get("/v1/models/comparison", params={"challenger": "two"}).status_code == 200
+        assert client.get("/v1/models/comparison", params={"challenger": "two", "since": 5, "until": 9.5}).json()["rows"] == 0
+        for wrong in ("nan", "inf", "-1", "1e300", "yesterday"):
+            assert client.get("/v1/models/comparison", params={"challenger": "two", "since": wrong}).status_code == 422
         unknown = client.get("/v1/models/comparison", params={"challenger": "four"})
         assert unknown.status_code == 422 and "there is no registered model 'four'" in unknown.json()["error"]
         assert client.post("/v1/score", json={"transactions": [card()]}).status_code == 200

@@ -7,6 +7,8 @@ threshold.
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,7 +25,20 @@ Model = tuple[str, str]
 """Name and digest."""
 
 
-def compare(database: Database, champion: Model, challenger: Model, *, legitimate: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Span:
+    """The time of the rows to compare."""
+
+    since: float = -math.inf
+    """Seconds since 1970 from which on they were received."""
+    until: float = math.inf
+    """Seconds since 1970 before which they were received."""
+
+
+ALWAYS = Span()
+
+
+def compare(database: Database, champion: Model, challenger: Model, *, legitimate: str, span: Span = ALWAYS) -> dict[str, Any]:
     """Compare two models on the rows that both have scored, of all tenants.
 
     Args:
@@ -31,13 +46,14 @@ def compare(database: Database, champion: Model, challenger: Model, *, legitimat
         champion: The first model.
         challenger: The second one.
         legitimate: The label of rows that are no frauds.
+        span: When the rows were received.
 
     Returns:
         `rows, agreement, labelled, frauds, champion, challenger, average_precision_difference`, as in the
         answer of `GET /v1/models/comparison`; each metric is `{value, interval}`.
     """
     counts, labelled = database.read(
-        lambda connection: (_counts(connection, champion[1], challenger[1]), _labelled(connection, champion[1], challenger[1]))
+        lambda connection: (_counts(connection, champion[1], challenger[1], span), _labelled(connection, champion[1], challenger[1], span))
     )
     fraud = np.array([row.label != legitimate for row in labelled], dtype=bool)
     scores = [np.array([row[place] for row in labelled], np.float64) for place in (0, 2)]
@@ -69,19 +85,25 @@ def compare(database: Database, champion: Model, challenger: Model, *, legitimat
     }
 
 
-def _pairs(champion: str, challenger: str) -> tuple[Any, ColumnElement[bool], ColumnElement[bool]]:
+def _pairs(champion: str, challenger: str, span: Span) -> tuple[Any, ColumnElement[bool], ColumnElement[bool]]:
     """The tables with both scores, the rows of the two models, and whether the champion decided a row."""
     first, second = decisions.c, challenger_scores.c
     joined = challenger_scores.join(
         decisions, and_(first.tenant == second.tenant, first.transaction == second.transaction, first.kind == "scored")
     )
     champion_decided = and_(first.digest == champion, second.digest == challenger)
-    return joined, or_(champion_decided, and_(first.digest == challenger, second.digest == champion)), champion_decided
+    of_both = [or_(champion_decided, and_(first.digest == challenger, second.digest == champion))]
+    of_both.append(second.digest.in_((champion, challenger)))  # says the same, so that the index is used
+    if math.isfinite(span.since):
+        of_both.append(second.received >= span.since)
+    if math.isfinite(span.until):
+        of_both.append(second.received < span.until)
+    return joined, and_(*of_both), champion_decided
 
 
-def _counts(connection: Connection, champion: str, challenger: str) -> Any:
+def _counts(connection: Connection, champion: str, challenger: str, span: Span) -> Any:
     """Rows of both, rows with the same decision, and alarms of each."""
-    joined, of_both, champion_decided = _pairs(champion, challenger)
+    joined, of_both, champion_decided = _pairs(champion, challenger, span)
     first, second = decisions.c.decision, challenger_scores.c.decision
 
     def number(condition: ColumnElement[bool]) -> ColumnElement[int]:
@@ -96,9 +118,9 @@ def _counts(connection: Connection, champion: str, challenger: str) -> Any:
     return connection.execute(chosen.select_from(joined).where(of_both)).one()
 
 
-def _labelled(connection: Connection, champion: str, challenger: str) -> list[Any]:
+def _labelled(connection: Connection, champion: str, challenger: str, span: Span) -> list[Any]:
     """The latest labelled rows: score and decision of the champion and of the challenger, entity, label."""
-    joined, of_both, champion_decided = _pairs(champion, challenger)
+    joined, of_both, champion_decided = _pairs(champion, challenger, span)
     first, second, rows = decisions.c, challenger_scores.c, transactions.c
     joined = joined.join(transactions, and_(rows.tenant == second.tenant, rows.id == second.transaction))
     chosen: Select[Any] = select(

@@ -199,6 +199,7 @@ challenger_scores = Table(
     Column("threshold", Double, nullable=False),
     Column("decision", Boolean, nullable=False),
     Index("challenger_scores_of_entity", "entity"),
+    Index("challenger_scores_of_model", "digest", "received"),  # for the comparison of a time
 )
 """Scores by the model that did not decide: the challenger, or the champion where a canary decided."""
 

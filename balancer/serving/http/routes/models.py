@@ -1,5 +1,6 @@
 """Routes for the models in service: their states, and the comparison of champion and challenger."""
 
+import math
 from typing import Annotated
 
 from fastapi import Depends, FastAPI, Query
@@ -7,13 +8,23 @@ from fastapi import Depends, FastAPI, Query
 from balancer.serving.errors import ConflictError
 from balancer.serving.http import model_schemas as schemas
 from balancer.serving.http.auth import Access
+from balancer.serving.http.bodies import JsonBody, body_of, decode_model
 from balancer.serving.http.problems import problem_responses
-from balancer.serving.scoring.comparison import compare
+from balancer.serving.scoring.comparison import Span, compare
 from balancer.serving.scoring.registry import Registry
 from balancer.serving.storage.database import Database
 from balancer.serving.storage.keys import Key
+from balancer.serving.texts import stored_text
 
-Challenger = Annotated[str | None, Query(max_length=200, description="Name of a registered model; without it the present challenger.")]
+Challenger = Annotated[str | None, stored_text(200), Query(description="Name of a registered model; without it the present challenger.")]
+Since = Annotated[
+    float | None,
+    Query(ge=0, le=1e12, allow_inf_nan=False, description="Only rows that were received from this time on, in seconds since 1970."),
+]
+Until = Annotated[
+    float | None,
+    Query(ge=0, le=1e12, allow_inf_nan=False, description="Only rows that were received before this time, in seconds since 1970."),
+]
 
 
 def add_models(app: FastAPI, database: Database, registry: Registry, access: Access) -> None:
@@ -35,9 +46,10 @@ def add_models(app: FastAPI, database: Database, registry: Registry, access: Acc
             activations=activations,
         )
 
-    @app.post("/v1/models", tags=["models"], responses=problem_responses(409))
-    def change(request: schemas.ModelRequest, key: Key = operator) -> schemas.Models:
+    @app.post("/v1/models", tags=["models"], responses=problem_responses(409), openapi_extra=body_of(schemas.ModelRequest))
+    def change(body: JsonBody, key: Key = operator) -> schemas.Models:
         """Give a run a state, for all workers within seconds. The key is its approver. Scope: operator."""
+        request = decode_model(schemas.ModelRequest, body)
         registry.put(request.name, request.state, share=request.share, key=key.id)
         return models(key)
 
@@ -48,7 +60,7 @@ def add_models(app: FastAPI, database: Database, registry: Registry, access: Acc
         return models(key)
 
     @app.get("/v1/models/comparison", tags=["models"], responses=problem_responses(409))
-    def comparison(challenger: Challenger = None, _: Key = operator) -> schemas.Comparison:
+    def comparison(challenger: Challenger = None, since: Since = None, until: Until = None, _: Key = operator) -> schemas.Comparison:
         """Champion against challenger, on the rows that both have scored. Scope: operator."""
         champion, present = registry.current, registry.challenger
         if champion is None:
@@ -59,5 +71,11 @@ def add_models(app: FastAPI, database: Database, registry: Registry, access: Acc
                 "there is no challenger; put one in shadow by POST /v1/models, or name a registered model with ?challenger="
             )
         return schemas.Comparison.model_validate(
-            compare(database, (champion.name, champion.digest), other, legitimate=champion.schema.classes[0])
+            compare(
+                database,
+                (champion.name, champion.digest),
+                other,
+                legitimate=champion.schema.classes[0],
+                span=Span(-math.inf if since is None else since, math.inf if until is None else until),
+            )
         )

@@ -88,6 +88,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("tenant", "transaction", "digest"),
     )
     op.create_index("challenger_scores_of_entity", "challenger_scores", ["entity"], unique=False)
+    op.create_index("challenger_scores_of_model", "challenger_scores", ["digest", "received"], unique=False)
     op.create_table(
         "context_versions",
         sa.Column("tenant", sa.String(length=100), nullable=False),
@@ -102,6 +103,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Drop them, and what they hold."""
     op.drop_table("context_versions")
+    op.drop_index("challenger_scores_of_model", table_name="challenger_scores")
     op.drop_index("challenger_scores_of_entity", table_name="challenger_scores")
     op.drop_table("challenger_scores")
     for index in ("decisions_of_entity", "decisions_in_order", "decisions_of_transaction"):
