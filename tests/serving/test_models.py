@@ -490,6 +490,25 @@ def test_the_comparison_over_http_names_its_challenger(folder: Path, near: Datab
         assert client.post("/v1/score", json={"transactions": [card()]}).status_code == 200
 
 
+def test_scores_of_a_shadow_and_of_a_canary_are_compared(folder: Path, near: Database) -> None:
+    with TestClient(create_app(ServeConfig(run=folder / "one", models=folder, database=near.shown))) as client:
+        for number in range(40):
+            if number in (10, 20):
+                change = {"name": "two", "state": "shadow"} | ({"state": "canary", "share": 0.5} if number == 20 else {})
+                assert client.post("/v1/models", json=change).status_code == 200
+            raw = card(transaction_id=f"x{number}", card_id=f"c{number}", amount=10.0 + number)
+            assert client.post("/v1/score", json={"transactions": [raw]}).status_code == 200
+        labels = [{"id": f"x{number}", "label": str(int(number % 5 == 0))} for number in range(0, 40, 2)]
+        assert client.post("/v1/labels", json={"labels": labels}).json()["stored"] == 20
+        found = client.get("/v1/models/comparison").json()
+    assert (found["rows"], found["labelled"], found["frauds"]) == (30, 15, 3)
+    assert found["agreement"]["value"] is not None
+    assert found["average_precision_difference"]["value"] == 0  # they differ in their thresholds alone
+    decided = near.read(lambda connection: connection.execute(select(decisions.c.digest, decisions.c.transaction)).all())
+    by_two = {row.transaction for row in decided if row.digest == found["challenger"]["digest"]}
+    assert 0 < len(by_two) < 20 and all(int(name[1:]) >= 20 for name in by_two)
+
+
 def test_only_one_challenger_is_stored_even_by_hand(folder: Path, near: Database) -> None:
     """Where two are stored, all workers take the same one."""
     registry = Registry(near, folder / "one", folder)
