@@ -22,6 +22,7 @@ INSTALL = {
     "deltalake": "balancer[cluster]",
     "executorch": "balancer[executorch]",
     "fastapi": "balancer[serve]",
+    "fastapi_offline": "balancer[serve]",
     "gymnasium": "balancer[train]",
     "httpx": "balancer[serve]",
     "imblearn": "balancer[imblearn]",

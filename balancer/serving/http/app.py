@@ -16,6 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from balancer import __version__
 from balancer.serving.config import ServeConfig
 from balancer.serving.http.auth import LOOK_UP_THREADS, Access
+from balancer.serving.http.health import Readiness
 from balancer.serving.http.logs import LOGGER
 from balancer.serving.http.middleware import RequestMiddleware
 from balancer.serving.http.problems import add_error_handlers
@@ -24,6 +25,7 @@ from balancer.serving.http.routes.decisions import add_decisions
 from balancer.serving.http.routes.models import add_models
 from balancer.serving.http.routes.monitoring import add_monitoring
 from balancer.serving.http.routes.operations import add_operations
+from balancer.serving.http.routes.pages import add_pages
 from balancer.serving.http.routes.scoring import add_scoring
 from balancer.serving.http.routes.sessions import add_sessions
 from balancer.serving.http.score_endpoint import PATH, ScoreEndpoint
@@ -57,12 +59,13 @@ def create_app(config: ServeConfig) -> FastAPI:
     queue = ScoringQueue(Scorer(database), ScoreMonitor())
     endpoint = ScoreEndpoint(config, registry, queue)
     monitoring = Monitoring(database, lambda: [each for each in (registry.current, registry.challenger) if each is not None])
+    readiness = Readiness(config.database_url, database, lambda: config.run is not None and registry.current is None)
     app = FastAPI(
         title="balancer",
         version=__version__,
         summary="Sampling weights for training on imbalanced data, and fraud scores of transactions in real time.",
-        lifespan=_lifespan(database, registry, access, queue, monitoring),
-        docs_url="/docs",
+        lifespan=_lifespan(database, registry, access, queue, monitoring, readiness),
+        docs_url=None,  # `add_pages`
         redoc_url=None,
     )
     app.add_middleware(
@@ -78,7 +81,8 @@ def create_app(config: ServeConfig) -> FastAPI:
     )
     app.state.registry = registry
     add_error_handlers(app)
-    add_operations(app, database, registry, access)
+    add_operations(app, readiness, registry, access)
+    add_pages(app)
     add_models(app, database, registry, access)
     add_monitoring(app, monitoring, access)
     add_scoring(app, config, endpoint, Entities(database), registry, access)
@@ -121,7 +125,7 @@ async def _host_allowed(host: str, access: Access, config: ServeConfig) -> bool:
 
 
 def _lifespan(
-    database: Database, registry: Registry, access: Access, queue: ScoringQueue, monitoring: Monitoring
+    database: Database, registry: Registry, access: Access, queue: ScoringQueue, monitoring: Monitoring, readiness: Readiness
 ) -> Callable[[FastAPI], Any]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -143,6 +147,7 @@ def _lifespan(
                 await task
         await run_in_threadpool(queue.close)
         access.close()
+        readiness.close()
         database.close()
 
     return lifespan

@@ -41,6 +41,9 @@ class RequestLimit:
         self._running: Counter[str] = Counter()
         self._total = 0
 
+    def _most_for(self, key: str) -> int:
+        return self._most_of_key if key else self._most  # without keys there is only one client to be fair to
+
     @contextmanager
     def running(self, key: str) -> Iterator[None]:
         """Count a request of a key.
@@ -50,8 +53,8 @@ class RequestLimit:
         """
         if self._total >= self._most:
             raise RefusalError(503, f"{self._most} requests are running; send the same request again", {"Retry-After": "1"})
-        if self._running[key] >= self._most_of_key:
-            raise RefusalError(429, f"{self._most_of_key} requests of this key are running; send less at once", {"Retry-After": "1"})
+        if self._running[key] >= self._most_for(key):
+            raise RefusalError(429, f"{self._most_for(key)} requests of this key are running; send less at once", {"Retry-After": "1"})
         self._running[key] += 1
         self._total += 1
         try:
@@ -74,6 +77,11 @@ class ByteLimit:
         self._most, self._free = most, most
         self._lent: Counter[str] = Counter()
         self._waiting: list[tuple[str, int, asyncio.Future[None]]] = []
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether others wait for bytes."""
+        return bool(self._waiting)
 
     async def take(self, key: str, size: int) -> int:
         """Wait until `size` bytes are free for a key.
@@ -108,7 +116,8 @@ class ByteLimit:
         self._serve()
 
     def _fits(self, key: str, size: int) -> bool:
-        return size <= self._free and (not self._lent[key] or self._lent[key] + size <= self._most // 2)
+        share = self._most // 2 if key else self._most
+        return size <= self._free and (not self._lent[key] or self._lent[key] + size <= share)
 
     def _lend(self, key: str, size: int) -> None:
         self._free -= size

@@ -33,6 +33,8 @@ LOG = logging.getLogger(LOGGER)
 _SECRET_IN_URL = re.compile(rb"bk_[0-9a-f]{12}_|(^|&)(api[_-]?key|key|token|access_token|authorization)=", re.IGNORECASE)
 UNGUARDED = ("/healthz", "/readyz")
 """Routes that answer whatever the database does: no Host header is checked, and they are not counted."""
+_STALL_SECONDS = 5
+"""Seconds for which a large body may pause while it arrives; one second where others wait for its bytes."""
 _TOO_LATE = 503, "the service was too busy to begin in time, so nothing was done; send the same request again"
 
 
@@ -203,7 +205,7 @@ class RequestMiddleware:
         chunks, size, lent = list[bytes](), 0, 0
         try:
             while True:
-                message = await request.receive()
+                message = await (self._received(request) if lent else request.receive())
                 if message["type"] != "http.request":
                     request.gone = True
                     return b"", lent
@@ -221,6 +223,18 @@ class RequestMiddleware:
             if lent:
                 self._bytes.give_back(key, lent)
             raise
+
+    async def _received(self, request: _Request) -> Message:
+        """The next part of a body that was lent bytes, which it may not keep without using them."""
+        stalled = 0
+        while True:
+            try:
+                async with asyncio.timeout(1.0):
+                    return await request.receive()
+            except TimeoutError:
+                stalled += 1
+                if self._bytes.is_wanted or stalled >= _STALL_SECONDS:
+                    raise RefusalError(408, "the request did not arrive in time; send it again") from None
 
     async def _lend(self, key: str, size: int) -> int:
         try:

@@ -55,7 +55,7 @@ class Supervisor(Multiprocess):
         self._error, self._fields = folder / "start-error.json", fields
         os.environ[_START_ERROR] = str(self._error)
         self._begun, self._running = time.monotonic(), False
-        self._next_start = 0.0
+        self._next_start, self._failed = 0.0, False
 
     def run(self) -> None:
         """Run the workers.
@@ -69,8 +69,10 @@ class Supervisor(Multiprocess):
             self.keep_subprocess_alive()
         self.terminate_all()
         self.join_all()
-        if not self._running and self._error.is_file():
-            raise InputError(json.loads(self._error.read_text(encoding="utf-8"))["error"])
+        if self._failed:
+            if self._error.is_file():
+                raise InputError(json.loads(self._error.read_text(encoding="utf-8"))["error"])
+            raise InputError("the workers can't start; the log says why")
 
     def keep_subprocess_alive(self) -> None:
         """Replace workers that have ended or hang."""
@@ -78,7 +80,7 @@ class Supervisor(Multiprocess):
             return
         ready = 0
         for place, process in enumerate(self.processes):
-            if process.is_alive(timeout=self.config.timeout_worker_healthcheck):
+            if process.is_alive(timeout=self.config.timeout_worker_healthcheck if self._running else 1):
                 ready += self._running or process.is_ready(timeout=1)
                 continue
             process.kill()
@@ -86,6 +88,7 @@ class Supervisor(Multiprocess):
             self._forget(process)
             failed = process.exitcode == STARTUP_FAILURE
             if failed and not self._running:
+                self._failed = True
                 self.should_exit.set()
                 return
             if failed:

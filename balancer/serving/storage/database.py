@@ -121,19 +121,16 @@ class Database:
         """
         return self._truncation is None or self._truncation.run(seconds)
 
-    def has_room(self) -> bool:
-        """Whether the database can write to its disk, as far as this process knows.
+    def has_room(self, *, probe: bool) -> bool:
+        """Whether the database can write to its disk.
 
-        After a write has failed because the disk is full, this tries to write.
+        Args:
+            probe: Whether to find out by writing. Otherwise only the free space of a file's disk counts.
         """
         file = self.engine.url.database
         if self.is_sqlite and file is not None:
-            free = has_room(Path(file).absolute().parent, probe=self.disk_full)
-        else:
-            free = not self.disk_full or self._can_write()
-        if free:
-            self.disk_full = False
-        return free
+            return has_room(Path(file).absolute().parent, probe=probe)
+        return not probe or self._can_write()
 
     def _can_write(self) -> bool:
         """Whether PostgreSQL can write a table of about a megabyte, which is given up at once."""

@@ -5,26 +5,27 @@ from fastapi import Depends, FastAPI, HTTPException, Response
 from balancer.serving import metrics
 from balancer.serving.http import schemas
 from balancer.serving.http.auth import Access
+from balancer.serving.http.health import Readiness
 from balancer.serving.http.problems import problem_responses
 from balancer.serving.scoring.registry import Registry
-from balancer.serving.storage.database import Database
 from balancer.serving.storage.keys import Key
 
 
-def add_operations(app: FastAPI, database: Database, registry: Registry, access: Access) -> None:
+def add_operations(app: FastAPI, readiness: Readiness, registry: Registry, access: Access) -> None:
     """Add /healthz, /readyz and /metrics."""
     operator = Depends(access.allow("operator"))
 
     @app.get("/healthz", tags=["operations"])
-    def alive() -> schemas.State:
-        """Whether the process answers."""
+    async def alive() -> schemas.State:
+        """Whether the process answers; this needs neither the database nor a thread."""
         return schemas.State(status="alive")
 
     @app.get("/readyz", tags=["operations"], responses={503: {"model": schemas.Problem}})
-    def ready() -> schemas.State:
-        """Whether the database answers and the model is loaded."""
-        if not database.ready():
-            raise HTTPException(503, "the tables of the database are not of this version; restart balancer serve")
+    async def ready() -> schemas.State:
+        """Whether the database answers and can write, and the model is loaded; answered within seconds."""
+        problem = await readiness.problem()
+        if problem is not None:
+            raise HTTPException(503, problem, {"Retry-After": "1"})
         current = registry.current
         return schemas.State(status="ready", model=None if current is None else current.name)
 
