@@ -190,14 +190,23 @@ class RowStream:
         weight: NDArray[np.float32] = mass[0].cpu().numpy()
         return weight
 
-    def unpack(self, content: bytes, position: int) -> RowState | None:
+    def unpack(self, content: bytes, position: int, fields: NDArray[np.float32] | None = None) -> RowState | None:
         """Restore the state of the native step from the bytes of `StepState.to_bytes`.
+
+        Args:
+            content: The bytes.
+            position: Number of rows of the history.
+            fields: (m, C) the rows from `next_begins` on, needed where the next segment was left out.
 
         Returns:
             The state; None if torch computes the steps, or these are other bytes.
         """
-        native = None if self._native is None else self._native.unpack(content, position)
+        native = None if self._native is None else self._native.unpack(content, position, fields)
         return None if native is None else RowState(position, self._empty, [], native)
+
+    def next_begins(self, position: int) -> int:
+        """Return the position of the first row that `unpack` needs for a state after `position` rows."""
+        return position if self._native is None else self._native.next_begins(position)
 
     def num_segments(self, position: int) -> int:
         """Return the number of segments that contain the row at `position`."""

@@ -192,15 +192,18 @@ def test_a_row_does_not_depend_on_its_call(
     )
     native_stream = stream(model, "native")
     values = history(model, max(lengths) + 3, seed)
-    chain, packed = [], []
+    chain, packed, whole = [], [], []
     state = native_stream.start()
     for row in values:
         packed.append(pack(state))
+        whole.append(every_byte(state))
         probability, state = native_stream.advance(row, state)
         chain.append(probability)
     states = [native_stream.read(values[native_stream.first_needed(count - 1) if count else 0 : count], count) for count in lengths]
-    assert [pack(each) for each in states] == [packed[count] for count in lengths]
-    restored = [unpack(packed[count], count, native_stream) for count in lengths]
+    assert [every_byte(each) for each in states] == [whole[count] for count in lengths]
+    restored = [unpack(packed[count], count, native_stream, values[native_stream.next_begins(count) : count]) for count in lengths]
+    assert [every_byte(each) for each in restored] == [whole[count] for count in lengths]
+    assert all(len(short) <= len(each) for short, each in zip(packed, whole, strict=True))
     for more in range(3):
         rows = values[[count + more for count in lengths]]
         expected = [chain[count + more] for count in lengths]
@@ -251,6 +254,13 @@ def test_a_state_is_kept_by_step_and_used_by_advance() -> None:
         stream(model, "native").advance(values[0], after)
 
 
+def every_byte(state: RowState | None) -> bytes:
+    """The bytes of a state with both segments."""
+    assert state is not None
+    assert state.native is not None
+    return state.native.to_bytes()
+
+
 @needs_kernel
 def test_its_state_is_small_and_grows_with_the_history() -> None:
     """The default long history; a state that is read again has the bytes of its numbers only."""
@@ -260,6 +270,8 @@ def test_its_state_is_small_and_grows_with_the_history() -> None:
     assert sizes[1] < 1_300
     assert sizes[16] < 17_000
     assert sizes[200] == sizes[65] < 76_000
+    long = native_stream.read(history(model, 1500), 1500)
+    assert len(pack(long)) < 76_000 < len(every_byte(long))
     rows = classifier(form="rows", attention="dense", history_length=8, d_model=64)
     state = stream(rows, "native").read(history(rows, 7), 200)
     assert len(pack(state)) < 7 * 64 * 4 + 100
@@ -278,7 +290,7 @@ def test_bytes_of_another_kind_are_not_taken(name: str) -> None:
         assert unpack(packed[kind][:-1], 33, way) is None
         assert unpack(packed[kind] + b"\0", 33, way) is None
         assert unpack(b"", 33, way) is None
-        kept = unpack(packed[kind], 33, way)
+        kept = unpack(packed[kind], 33, way, values[way.next_begins(33) :])
         assert kept is not None
         assert pack(kept) == packed[kind]
     assert unpack(packed["native"], 34, ways["native"]) is None

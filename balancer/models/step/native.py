@@ -127,9 +127,14 @@ class StepState:
         """Bytes of memory of its arrays."""
         return sum(part.numbers.nbytes for part in self._parts)
 
-    def to_bytes(self) -> bytes:
-        """Return its numbers without empty slots, after a mark, the version and the sizes of the model."""
-        return self._step.pack(self)
+    def to_bytes(self, *, current_only: bool = False) -> bytes:
+        """Return its numbers without empty slots, after a mark, the version and the sizes of the model.
+
+        Args:
+            current_only: Leave out the next segment, where there is one. It is as large as the current one,
+                and can be read again from its rows.
+        """
+        return self._step.pack(self, current_only=current_only)
 
 
 class NativeStep:
@@ -224,23 +229,39 @@ class NativeStep:
                 raise InputError(f"fields holds {len(fields)} rows, but the state after {position} rows depends on {count}")
             chosen = fields[len(fields) - count :]
             # In the form rows the place of a row follows from the number of the rows before it.
-            part = self._new(count if self._histories else position, begun=0 if self._histories else begin)
-            if self._library.balancer_step_read(self._at, count, _address(chosen), part.address):
-                raise MemoryError(f"{count} rows could not be read")
-            parts.append(part)
+            parts.append(self._read_part(chosen, count if self._histories else position, 0 if self._histories else begin))
         return StepState(self, parts, position)
 
-    def pack(self, state: StepState) -> bytes:
+    def _read_part(self, fields: NDArray[np.float32], rows: int, begun: int) -> _Part:
+        part = self._new(rows, begun=begun)
+        if self._library.balancer_step_read(self._at, len(fields), _address(fields), part.address):
+            raise MemoryError(f"{len(fields)} rows could not be read")
+        return part
+
+    def pack(self, state: StepState, *, current_only: bool = False) -> bytes:
         """See :meth:`StepState.to_bytes`."""
         pieces = [self._header(state.position)]
-        for part in state._parts:
+        for part in state._parts[:1] if current_only else state._parts:
             found = np.empty(self._library.balancer_step_packed_numbers(self._at, part.rows), np.float32)
             self._library.balancer_step_pack(self._at, part.address, _address(found))
             pieces.append(found.tobytes())
         return b"".join(pieces)
 
-    def unpack(self, content: bytes, position: int) -> StepState | None:
+    def next_begins(self, position: int) -> int:
+        """Return the position of the first row of the next segment after `position` rows.
+
+        Without a next segment it is that of the next row.
+        """
+        begins = self._begins(position) if position else ()
+        return begins[1] if len(begins) == 2 else position
+
+    def unpack(self, content: bytes, position: int, fields: NDArray[np.float32] | None = None) -> StepState | None:
         """Restore the state after `position` rows from :meth:`pack`.
+
+        Args:
+            content: The bytes.
+            position: Number of rows.
+            fields: (m, C) the rows from `next_begins` on, needed where the next segment was left out.
 
         Returns:
             The state; None if these are not the bytes of such a state of such a model.
@@ -249,15 +270,21 @@ class NativeStep:
         rows = [position - begin if self._histories else position for begin in begins]
         counts = [int(self._library.balancer_step_packed_numbers(self._at, each)) for each in rows]
         header = self._header(position)
-        if len(content) != len(header) + 4 * sum(counts) or not content.startswith(header):
+        if not content.startswith(header):
+            return None
+        size = len(content) - len(header)
+        is_short = len(begins) == 2 and fields is not None and len(fields) == rows[1] and size == 4 * counts[0]
+        if size != 4 * sum(counts) and not is_short:
             return None
         place, parts = len(header), []
-        for each, count in zip(rows, counts, strict=True):
+        for each, count in zip(rows[:1] if is_short else rows, counts, strict=False):
             found = np.frombuffer(content, np.float32, count, place)
             part = self._new(each)
             self._library.balancer_step_unpack(self._at, part.address, each, _address(found))
             parts.append(part)
             place += 4 * count
+        if is_short and fields is not None:
+            parts.append(self._read_part(self._checked(fields), rows[1], 0))
         return StepState(self, parts, position)
 
     def _header(self, position: int) -> bytes:

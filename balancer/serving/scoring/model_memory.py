@@ -147,16 +147,17 @@ def open_memory(driver: Driver, entity: EntityMemory, model: LoadedModel, *, dec
     if not entity.rows:
         memory.state = model.stream.start()
         return memory
-    begin = model.stream.first_needed(entity.rows - 1)
     found = driver.rows(_SNAPSHOT, {"entity": entity.id, "model": model.digest}) if decides else []
-    state = None
     if found and entity.rows - found[0][0] < 4 * SNAPSHOT_ROWS:
-        memory.snapshot = int(found[0][0])
-        state = unpack(bytes(found[0][1]), memory.snapshot, model.stream)
-        begin = begin if state is None else memory.snapshot
-    rows = stored_rows(driver, entity.id, begin)
-    values = full_input(model, rows, None if fields is None else fields[len(fields) - len(rows) :])
-    memory.state = model.stream.read(values, entity.rows) if state is None else _advanced(model, state, values)
+        position = int(found[0][0])
+        begin = model.stream.next_begins(position)
+        values = full_input(model, stored_rows(driver, entity.id, begin))
+        state = unpack(bytes(found[0][1]), position, model.stream, values[: position - begin])
+        if state is not None:
+            memory.snapshot, memory.state = position, _advanced(model, state, values[position - begin :])
+            return memory
+    rows = stored_rows(driver, entity.id, model.stream.first_needed(entity.rows - 1))
+    memory.state = model.stream.read(full_input(model, rows, None if fields is None else fields[len(fields) - len(rows) :]), entity.rows)
     return memory
 
 

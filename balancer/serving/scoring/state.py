@@ -10,6 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
@@ -20,21 +21,30 @@ TORCH_MARK = b"bstt\x01"
 
 
 def pack(state: RowState) -> bytes:
-    """Concatenate the numbers of a state, after the mark of its format."""
+    """Concatenate the numbers of a state, after the mark of its format.
+
+    The native step leaves out the next segment, which is half of a long state and can be read from its rows.
+    """
     if state.native is not None:
-        return state.native.to_bytes()
+        return state.native.to_bytes(current_only=True)
     leaves = [state.fields, *tree_flatten(state.states)[0]]
     return TORCH_MARK + b"".join(leaf.detach().cpu().contiguous().numpy().tobytes() for leaf in leaves)
 
 
-def unpack(content: bytes, position: int, stream: RowStream) -> RowState | None:
+def unpack(content: bytes, position: int, stream: RowStream, fields: NDArray[np.float32] | None = None) -> RowState | None:
     """Restore the state after `position` rows from `pack`.
+
+    Args:
+        content: The bytes.
+        position: Number of rows.
+        stream: Reads the rows.
+        fields: (m, C) the rows from `stream.next_begins(position)` to the last of these.
 
     Returns:
         The state; None if the bytes are of another format than the stream's, or do not match the model.
     """
     if stream.uses == "native":
-        return stream.unpack(content, position)
+        return stream.unpack(content, position, fields)
     if not content.startswith(TORCH_MARK):
         return None
     content = content[len(TORCH_MARK) :]
