@@ -39,10 +39,17 @@ def explained(error: Exception, body: bytes, rows: str, keys: Sequence[str]) -> 
         rows: The key of its list: transactions or labels.
         keys: All keys that it may have.
     """
+    if isinstance(error, msgspec.ValidationError):
+        return InputError(_wrong(str(error), body, rows, keys))
+    return malformed(error, body, rows)
+
+
+def malformed(error: Exception, body: bytes, rows: str = "") -> InputError:
+    """The error for the sender of a body that is no JSON; `rows` is the key of its list, if there is one."""
     if isinstance(error, RecursionError):
         return InputError("the body is nested too deeply; send values that are neither lists nor objects")
     if isinstance(error, msgspec.ValidationError):
-        return InputError(_wrong(str(error), body, rows, keys))
+        return InputError("a number of the body is beyond the range of numbers; give a smaller one")
     try:
         body.decode()
     except UnicodeDecodeError as wrong:
@@ -132,7 +139,7 @@ def _malformed(message: str, body: bytes, rows: str) -> str:
         begin = position - (word[:1] == b"-" and body[position : position + 1] == b"I")
         if body.startswith(word, begin):
             name, row = key_before(body, begin), count_marks(body[:begin], b"{") - 2
-            inside = row >= 0 and count_marks(body[:begin], b"}") <= row
+            inside = rows and row >= 0 and count_marks(body[:begin], b"}") <= row
             where = f"{rows}[{row}]: column " if inside else ""
             return f"{where}{quoted(name or 'a value')} is {meaning}, which JSON does not have; give null where it is not known"
     return f"the body is no JSON at byte {position}; correct it"

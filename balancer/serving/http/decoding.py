@@ -165,16 +165,26 @@ def check_content_type(value: str | None) -> None:
         raise InputError("the body is not declared as JSON; send the header Content-Type: application/json")
 
 
+def without_mark(body: bytes) -> bytes:
+    """A body without the byte order mark that some programs write.
+
+    Raises:
+        InputError: If the body is empty.
+    """
+    if body.startswith(_BOM):
+        body = body[len(_BOM) :]
+    if not body.strip(b" \t\r\n"):
+        raise InputError("the body is empty; send a JSON object")
+    return body
+
+
 def _checked(body: bytes, max_rows: int) -> bytes:
     """The body without a byte order mark, after checks that need no decoding.
 
     The counts of bytes are upper bounds, which decide nearly always; strings are looked at only where they do
     not.
     """
-    if body.startswith(_BOM):
-        body = body[len(_BOM) :]
-    if not body.strip(b" \t\r\n"):
-        raise InputError("the body is empty; send a JSON object")
+    body = without_mark(body)
     rows = body.count(b"{") - 1
     if rows > max_rows:
         rows = json_places.count_marks(body, b"{") - 1

@@ -14,6 +14,7 @@ from balancer.errors import InputError
 from balancer.serving.errors import ConflictError, EncodingError, MissingError, TooLargeError
 from balancer.serving.http.logs import LOGGER
 from balancer.serving.http.schemas import Problem
+from balancer.serving.http.validation import sentence_of
 from balancer.serving.storage.database import DiskFullError, UnavailableError
 
 LOG = logging.getLogger(LOGGER)
@@ -60,9 +61,7 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        place = ".".join(str(key) for key in first["loc"] if key != "body") or "the body"
-        return problem(422, f"{place}: {first['msg']}")
+        return problem(422, sentence_of(error.errors()[0]))
 
     @app.exception_handler(HTTPException)
     def refused(_: Request, error: HTTPException) -> JSONResponse:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from balancer.serving.texts import stored_text
 
@@ -13,9 +14,18 @@ POLICIES = ("auto", "ppo", "bandit", "constant", "schedule", "rule", "random", "
 system."""
 _TOLERANCE = 1e-6
 
+
+def _number(value: object) -> object:
+    """Refuse text and truth values, which pydantic converts to numbers."""
+    if isinstance(value, str | bool):
+        raise PydanticCustomError("int", "no number")
+    return value
+
+
 ClassName = Annotated[str, Field(min_length=1), stored_text(200)]
-Count = Annotated[int, Field(ge=1, le=10**12)]
-Probability = Annotated[float, Field(ge=-_TOLERANCE, le=1 + _TOLERANCE, allow_inf_nan=False)]
+Count = Annotated[int, BeforeValidator(_number), Field(ge=1, le=10**12)]
+Epoch = Annotated[int, BeforeValidator(_number), Field(ge=1, le=100_000)]
+Probability = Annotated[float, Field(strict=True, ge=-_TOLERANCE, le=1 + _TOLERANCE, allow_inf_nan=False)]
 
 
 class StrictModel(BaseModel):
@@ -36,7 +46,7 @@ class SessionRequest(StrictModel):
     reward_classes: dict[ClassName, Count] | None = Field(
         None, description="Number of held-out rows of each class that the weights are evaluated on. Default: as `classes`."
     )
-    epochs: int = Field(ge=1, le=100_000, description="Number of epochs of the training.", examples=[10])
+    epochs: Epoch = Field(description="Number of epochs of the training.", examples=[10])
     policy: str = Field(
         "auto",
         max_length=200,
@@ -49,8 +59,13 @@ class SessionRequest(StrictModel):
 class EpochScores(StrictModel):
     """Scores of rows, one per row."""
 
-    labels: list[ClassName] = Field(min_length=1, description="Class of each row.", examples=[["legitimate", "fraud", "legitimate"]])
-    scores: list[Probability] | list[list[Probability]] = Field(
+    labels: Annotated[list[ClassName], Field(fail_fast=True)] = Field(
+        min_length=1, description="Class of each row.", examples=[["legitimate", "fraud", "legitimate"]]
+    )
+    scores: (
+        Annotated[list[Probability], Field(fail_fast=True)]
+        | Annotated[list[Annotated[list[Probability], Field(fail_fast=True)]], Field(fail_fast=True)]
+    ) = Field(
         description="For each row, the probability of each class, in the order of `classes` of the session. With two classes, one number "
         "is enough: the probability of the rarer class.",
         examples=[[0.1, 0.8, 0.3]],
@@ -60,13 +75,15 @@ class EpochScores(StrictModel):
 class EpochHistograms(StrictModel):
     """Histograms of the errors by class; their size does not depend on the number of rows."""
 
-    edges: list[Probability] = Field(
+    edges: Annotated[list[Probability], Field(fail_fast=True)] = Field(
         min_length=2,
         max_length=10_001,
         description="Borders of the bins, increasing from 0 to 1.",
         examples=[[0.0, 0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98, 1.0]],
     )
-    counts: dict[ClassName, list[Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]]] = Field(
+    counts: dict[
+        ClassName, Annotated[list[Annotated[float, Field(strict=True, ge=0, le=1e12, allow_inf_nan=False)]], Field(fail_fast=True)]
+    ] = Field(
         description="For each class, the number of its rows per bin of the error. The error is 1 minus the probability of the class.",
         examples=[{"legitimate": [90, 5, 2, 1, 1, 1, 0, 0], "fraud": [1, 2, 2, 2, 1, 1, 1, 0]}],
     )
@@ -75,7 +92,7 @@ class EpochHistograms(StrictModel):
 class EpochReport(StrictModel):
     """Results of the model after an epoch."""
 
-    epoch: int = Field(ge=1, le=100_000, description="Number of the epoch, from 1.", examples=[1])
+    epoch: Epoch = Field(description="Number of the epoch, from 1.", examples=[1])
     reward: EpochScores | EpochHistograms = Field(description="Scores of held-out rows.")
     train: EpochScores | EpochHistograms | None = Field(
         None, description="Scores of training rows, which learned policies and hardness need. Default: as `reward`."

@@ -4,12 +4,13 @@ import time
 from collections.abc import Callable
 from typing import Annotated, Literal
 
-from fastapi import Body, Depends, FastAPI, HTTPException, Query, Request
+from fastapi import Depends, FastAPI, HTTPException, Query, Request
 from fastapi.responses import JSONResponse
 
 from balancer.errors import InputError
 from balancer.serving.http import audit_schemas as schemas
 from balancer.serving.http.auth import Access
+from balancer.serving.http.bodies import JsonBody, body_of, decode_object
 from balancer.serving.http.problems import problem_responses
 from balancer.serving.http.texts import After, TransactionId
 from balancer.serving.scoring.amend import Amender
@@ -72,12 +73,18 @@ def add_decisions(
             found |= explanations.of(key.tenant, found, reasons, transactions, instead)
         return JSONResponse(found)
 
-    @app.patch("/v1/transactions/{transaction:path}", tags=["audit"], responses=problem_responses(404), response_model=schemas.Amended)
-    def amend(transaction: TransactionId, columns: Annotated[schemas.Corrections, Body()], http: Request, key: Key = admin) -> JSONResponse:
+    @app.patch(
+        "/v1/transactions/{transaction:path}",
+        tags=["audit"],
+        responses=problem_responses(404),
+        response_model=schemas.Amended,
+        openapi_extra=body_of(schemas.Corrections),
+    )
+    def amend(transaction: TransactionId, body: JsonBody, http: Request, key: Key = admin) -> JSONResponse:
         """Correct values of a stored transaction, and score it again. Earlier decisions stay in the audit.
         Scope: admin.
         """
-        return JSONResponse(amender.amend(key.tenant, in_service(), transaction, columns, _origin(http, key)))
+        return JSONResponse(amender.amend(key.tenant, in_service(), transaction, decode_object(body), _origin(http, key)))
 
     @app.delete("/v1/transactions/{transaction:path}", tags=["audit"], status_code=204, responses=problem_responses(404))
     def reverse(transaction: TransactionId, http: Request, key: Key = admin) -> None:

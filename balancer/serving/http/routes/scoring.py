@@ -1,39 +1,21 @@
 """Routes for transactions, labels and entities."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
-from pydantic import BaseModel
 
 from balancer.serving import metrics
 from balancer.serving.config import ServeConfig
 from balancer.serving.http import schemas
 from balancer.serving.http.auth import Access
-from balancer.serving.http.decoding import check_content_type, decode_labels
+from balancer.serving.http.bodies import JsonBody, body_of
+from balancer.serving.http.decoding import decode_labels
 from balancer.serving.http.problems import problem_responses
 from balancer.serving.http.score_endpoint import PATH, ScoreEndpoint
 from balancer.serving.http.texts import EntityName
 from balancer.serving.scoring.entities import Entities
 from balancer.serving.scoring.registry import LoadedModel, Registry
 from balancer.serving.storage.keys import Key
-
-
-async def _json_body(http: Request) -> bytes:
-    check_content_type(http.headers.get("content-type"))
-    return await http.body()
-
-
-JsonBody = Annotated[bytes, Depends(_json_body)]
-
-
-def _body_of(model: type[BaseModel]) -> dict[str, Any]:
-    """The body of a route in the OpenAPI document, where the route decodes it by itself."""
-    schema = model.model_json_schema()
-    parts = {f"#/$defs/{name}": part for name, part in schema.pop("$defs", {}).items()}
-    for field in schema["properties"].values():
-        items = field.get("items", {})
-        field |= {"items": parts.get(items.get("$ref"), items)} if items else {}
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
 def add_scoring(app: FastAPI, config: ServeConfig, endpoint: ScoreEndpoint, entities: Entities, registry: Registry, access: Access) -> None:
@@ -51,13 +33,13 @@ def add_scoring(app: FastAPI, config: ServeConfig, endpoint: ScoreEndpoint, enti
         tags=["scoring"],
         response_model=schemas.ScoreAnswer,
         responses=problem_responses(409),
-        openapi_extra=_body_of(schemas.ScoreRequest),
+        openapi_extra=body_of(schemas.ScoreRequest),
     )
     async def score(http: Request, key: Key = may_score) -> Response:
         """Score transactions with their history and store them, all or none. Scope: score."""
         return Response(await endpoint.answer(await http.body(), key, http.state.request), media_type="application/json")
 
-    @app.post("/v1/labels", tags=["scoring"], responses=problem_responses(), openapi_extra=_body_of(schemas.LabelRequest))
+    @app.post("/v1/labels", tags=["scoring"], responses=problem_responses(), openapi_extra=body_of(schemas.LabelRequest))
     def label(body: JsonBody, key: Key = may_score) -> schemas.LabelAnswer:
         """Store the labels of transactions. They count in the context risk from now on. Scope: score."""
         labels = decode_labels(body, config.max_rows).labels

@@ -6,6 +6,7 @@ from fastapi import Depends, FastAPI, Query
 
 from balancer.serving.http import schemas
 from balancer.serving.http.auth import Access
+from balancer.serving.http.bodies import JsonBody, body_of, decode_model
 from balancer.serving.http.problems import problem_responses
 from balancer.serving.http.texts import After, SessionId
 from balancer.serving.sessions.schemas import EpochReport, Session, SessionRequest, Weights
@@ -17,10 +18,10 @@ def add_sessions(app: FastAPI, sessions: Sessions, access: Access) -> None:
     """Add /v1/sessions."""
     allowed = Depends(access.allow("sessions"))
 
-    @app.post("/v1/sessions", tags=["sessions"], status_code=201, responses=problem_responses())
-    def begin(request: SessionRequest, key: Key = allowed) -> Session:
+    @app.post("/v1/sessions", tags=["sessions"], status_code=201, responses=problem_responses(), openapi_extra=body_of(SessionRequest))
+    def begin(body: JsonBody, key: Key = allowed) -> Session:
         """Start a session. The answer has the weights of the first epoch. Scope: sessions."""
-        return sessions.create(key.tenant, request)
+        return sessions.create(key.tenant, decode_model(SessionRequest, body))
 
     @app.get("/v1/sessions", tags=["sessions"], responses=problem_responses(404))
     def each(
@@ -37,12 +38,12 @@ def add_sessions(app: FastAPI, sessions: Sessions, access: Access) -> None:
         """The state of a session. Scope: sessions."""
         return sessions.get(key.tenant, session)
 
-    @app.post("/v1/sessions/{session}/epochs", tags=["sessions"], responses=problem_responses(404, 409))
-    def report(session: SessionId, request: EpochReport, key: Key = allowed) -> Weights:
+    @app.post("/v1/sessions/{session}/epochs", tags=["sessions"], responses=problem_responses(404, 409), openapi_extra=body_of(EpochReport))
+    def report(session: SessionId, body: JsonBody, key: Key = allowed) -> Weights:
         """Report an epoch and get the weights of the next; a repeated report gets the same answer. Scope:
         sessions.
         """
-        return sessions.report(key.tenant, session, request)
+        return sessions.report(key.tenant, session, decode_model(EpochReport, body))
 
     @app.delete("/v1/sessions/{session}", tags=["sessions"], status_code=204, responses=problem_responses(404))
     def end(session: SessionId, key: Key = allowed) -> None:
