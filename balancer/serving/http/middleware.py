@@ -17,6 +17,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -30,7 +31,9 @@ from balancer.serving.storage.deadline import REQUEST, Deadline
 from balancer.serving.storage.keys import Key
 
 LOG = logging.getLogger(LOGGER)
-_SECRET_IN_URL = re.compile(rb"bk_[0-9a-f]{12}_|(^|&)(api[_-]?key|key|token|access_token|authorization)=", re.IGNORECASE)
+_KEY = re.compile(rb"bk_[0-9a-f]{12}_[A-Za-z0-9_-]{43}")
+"""A whole key. A part of one is no secret, and may be the name of an entity."""
+_SECRET_IN_QUERY = re.compile(rb"(^|&)(api[_-]?key|key|token|access_token|authorization)=", re.IGNORECASE)
 UNGUARDED = ("/healthz", "/readyz")
 """Routes that answer whatever the database does: no Host header is checked, and they are not counted."""
 _STALL_SECONDS = 5
@@ -164,7 +167,8 @@ class RequestMiddleware:
         Raises:
             RefusalError: It has a secret in its URL, names another host, or is too large.
         """
-        if _SECRET_IN_URL.search(scope.get("query_string", b"")) or b"bk_" in scope.get("raw_path", b""):
+        path, query = scope.get("raw_path", b""), scope.get("query_string", b"")
+        if _SECRET_IN_QUERY.search(query) or _KEY.search(unquote_to_bytes(path)) or _KEY.search(unquote_to_bytes(query)):
             raise RefusalError(
                 400, "a key in the URL is written to logs; send it as a header, Authorization: Bearer KEY, and revoke this key"
             )
