@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -100,7 +101,7 @@ def test_every_route_refuses_a_missing_wrong_or_under_scoped_key(
     tried = 0
     for path, methods in routes.items():
         for method in methods:
-            url = path.replace("{entity}", "c").replace("{session}", "s")
+            url = re.sub(r"\{\w+\}", "c", path)
             bodies: dict[str, Any] = {
                 "/v1/score": {"transactions": [card()]},
                 "/v1/labels": {"labels": [{"id": "a", "label": "1"}]},
@@ -108,7 +109,7 @@ def test_every_route_refuses_a_missing_wrong_or_under_scoped_key(
                 "/v1/sessions": {"classes": CLASSES, "epochs": 2},
                 "/v1/sessions/{session}/epochs": {"epoch": 1, "reward": SCORES},
             }
-            options = {"json": bodies[path]} if method == "post" and path != "/v1/models/rollback" else {}
+            options = {"json": bodies[path]} if method == "post" and path in bodies else {}
             codes = {scope: client.request(method, url, headers=headers, **options).status_code for scope, headers in scoped.items()}
             if path in ("/healthz", "/readyz"):
                 assert set(codes.values()) == {200}
@@ -119,7 +120,7 @@ def test_every_route_refuses_a_missing_wrong_or_under_scoped_key(
                 assert client.request(method, url, headers={"Authorization": header}, **options).status_code == 401, (method, path)
             assert sorted(codes.values()).count(403) == len(keys.SCOPES) - 1, (method, path, codes)
             tried += 1
-    assert tried == 14
+    assert tried == sum(map(len, routes.values())) - 2 >= 14
     key = keys.list_keys(database)[0]
     keys.revoke(database, key.id)
     time.sleep(auth.REMEMBERED_SECONDS)
