@@ -34,6 +34,7 @@ INSTALL = {
     "onnx": "balancer[export]",
     "onnxruntime": "balancer[export]",
     "onnxscript": "balancer[export]",
+    "opentelemetry": "balancer[telemetry]",
     "optuna": "balancer[compare]",
     "polars": "balancer[train]",
     "prometheus_client": "balancer[serve]",

@@ -26,6 +26,13 @@ CLOSED_CONNECTIONS = Counter(
     "balancer_closed_connections", "Connections that were closed or refused because of a limit, by reason", ("reason",), registry=_REGISTRY
 )
 QUEUE_SECONDS = Histogram("balancer_queue_seconds", "Time from the queue of a worker to its batch", buckets=_SECONDS, registry=_REGISTRY)
+DATABASE_SECONDS = Histogram(
+    "balancer_database_seconds",
+    "Time of a transaction of the database, with its repetitions",
+    ("kind",),
+    buckets=_SECONDS,
+    registry=_REGISTRY,
+)
 BATCH_ROWS = Histogram(
     "balancer_batch_rows",
     "Transactions that were scored and committed together",

@@ -29,6 +29,7 @@ from balancer.serving.http.routes.pages import add_pages
 from balancer.serving.http.routes.scoring import add_scoring
 from balancer.serving.http.routes.sessions import add_sessions
 from balancer.serving.http.score_endpoint import PATH, ScoreEndpoint
+from balancer.serving.http.telemetry import Telemetry, telemetry_of
 from balancer.serving.operations.monitoring import WATCH_SECONDS, Monitoring
 from balancer.serving.scoring.actions import Actions
 from balancer.serving.scoring.amend import Amender
@@ -58,13 +59,14 @@ def create_app(config: ServeConfig) -> FastAPI:
     access = Access(database, config.rate, open_allowed=config.is_loopback, tokens=_token_verifier(config))
     queue = ScoringQueue(Scorer(database), ScoreMonitor())
     endpoint = ScoreEndpoint(config, registry, queue)
+    telemetry = telemetry_of()
     monitoring = Monitoring(database, lambda: [each for each in (registry.current, registry.challenger) if each is not None])
     readiness = Readiness(config.database_url, database, lambda: config.run is not None and registry.current is None)
     app = FastAPI(
         title="balancer",
         version=__version__,
         summary="Sampling weights for training on imbalanced data, and fraud scores of transactions in real time.",
-        lifespan=_lifespan(database, registry, access, queue, monitoring, readiness),
+        lifespan=_lifespan(database, registry, access, queue, monitoring, readiness, telemetry),
         docs_url=None,  # `add_pages`
         redoc_url=None,
     )
@@ -78,6 +80,7 @@ def create_app(config: ServeConfig) -> FastAPI:
         timeout=config.timeout,
         host_allowed=lambda host: _host_allowed(host, access, config),
         direct={PATH: endpoint},
+        telemetry=telemetry,
     )
     app.state.registry = registry
     add_error_handlers(app)
@@ -125,7 +128,13 @@ async def _host_allowed(host: str, access: Access, config: ServeConfig) -> bool:
 
 
 def _lifespan(
-    database: Database, registry: Registry, access: Access, queue: ScoringQueue, monitoring: Monitoring, readiness: Readiness
+    database: Database,
+    registry: Registry,
+    access: Access,
+    queue: ScoringQueue,
+    monitoring: Monitoring,
+    readiness: Readiness,
+    telemetry: Telemetry | None,
 ) -> Callable[[FastAPI], Any]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -146,6 +155,8 @@ def _lifespan(
             with suppress(asyncio.CancelledError):
                 await task
         await run_in_threadpool(queue.close)
+        if telemetry is not None:
+            await run_in_threadpool(telemetry.close)
         access.close()
         readiness.close()
         database.close()

@@ -14,7 +14,6 @@ import json
 import logging
 import re
 import time
-import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -25,10 +24,12 @@ from balancer.serving.http.auth import Access
 from balancer.serving.http.limits import SMALL, ByteLimit, RefusalError, RequestLimit
 from balancer.serving.http.logs import LOGGER
 from balancer.serving.http.route_table import Found, RouteTable
+from balancer.serving.http.telemetry import RequestTrace, Telemetry
 from balancer.serving.metrics import REQUEST_SECONDS, REQUESTS
 from balancer.serving.storage.database import DiskFullError, UnavailableError
 from balancer.serving.storage.deadline import REQUEST, Deadline
 from balancer.serving.storage.keys import Key
+from balancer.serving.tracing import working_for
 
 LOG = logging.getLogger(LOGGER)
 _KEY = re.compile(rb"bk_[0-9a-f]{12}_[A-Za-z0-9_-]{43}")
@@ -54,6 +55,7 @@ class RequestMiddleware:
         timeout: Seconds for the arrival of a body, and again for the answer.
         host_allowed: Whether a Host header is accepted.
         direct: By template of the route, what answers a POST without the application around it.
+        telemetry: Makes spans of the requests; None makes none.
     """
 
     def __init__(
@@ -68,9 +70,10 @@ class RequestMiddleware:
         timeout: float,
         host_allowed: Callable[[str], Awaitable[bool]],
         direct: Mapping[str, Callable[[Scope, bytes, Send], Awaitable[None]]],
+        telemetry: Telemetry | None = None,
     ) -> None:
         self.app, self.access, self.max_body, self.timeout, self.host_allowed = app, access, max_body, timeout, host_allowed
-        self._routes, self._direct = routes, direct
+        self._routes, self._direct, self._telemetry = routes, direct, telemetry
         self._table: RouteTable | None = None
         self._requests, self._bytes = RequestLimit(max_concurrent), ByteLimit(max_held)
 
@@ -81,9 +84,12 @@ class RequestMiddleware:
             return
         if self._table is None:
             self._table = self._routes()
-        begun, found, request = time.perf_counter(), self._table.find(scope), _Request(scope, receive, send)
+        begun, found = time.perf_counter(), self._table.find(scope)
+        trace = RequestTrace(self._telemetry, scope["method"], scope["headers"])
+        request = _Request(scope, receive, send, trace.number)
         try:
-            await self._serve(request, found)
+            with working_for(trace.parents):
+                await self._serve(request, found)
         except RefusalError as refusal:
             await request.answer(refusal.status, refusal.error, refusal.headers)
         except UnavailableError as error:
@@ -95,6 +101,7 @@ class RequestMiddleware:
             await request.answer(500, f"the service failed on this request; its log has more under request {request.number}")
         finally:
             seconds, status, route = time.perf_counter() - begun, request.status, found.template
+            trace.end(scope["method"], route, status)
             REQUESTS.labels(scope["method"] if status not in (405, 501) else "other", route, status).inc()
             REQUEST_SECONDS.labels(route).observe(seconds)
             fields = {"request": request.number, "method": scope["method"], "route": route, "status": status, "ms": round(1e3 * seconds, 2)}
@@ -253,9 +260,9 @@ class _Request:
 
     __slots__ = ("_send", "arrived", "gone", "has_body", "length", "number", "receive", "scope", "state", "status")
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, number: str) -> None:
         self.scope, self.receive, self._send = scope, receive, send
-        self.number = uuid.uuid4().hex
+        self.number = number
         self.status = 0
         self.state: dict[str, Any] = scope.setdefault("state", {})
         self.state["request"] = self.number

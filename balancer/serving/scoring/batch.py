@@ -10,6 +10,7 @@ The order of the work:
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -22,6 +23,7 @@ from balancer.data.context_features import has_activity_fields
 from balancer.data.past import QUANTITIES, Float, fixed, quantities, signed_log
 from balancer.data.score_memory import RECENT, WINDOWS, clipped, probability
 from balancer.inference.decision import decide
+from balancer.serving import tracing
 from balancer.serving.scoring.context_memory import ContextMemory, RowActivity, RowLabels
 from balancer.serving.scoring.context_past import activity_by_sums
 from balancer.serving.scoring.context_risk import labels_by_sums
@@ -231,7 +233,9 @@ class Batch:
             past, before = self._scores_before(memories, logit)
             fields = score_fields(model, past, logit)
             values = np.concatenate((fields, base), axis=1)
+        begun = time.perf_counter()
         network = None if model.stream is None else self._network(model, memories, values)
+        tracing.record("step", time.perf_counter() - begun)
         score, alarm, winner = decide(model.detector.combine(network, values), model.decision)
         return Scored(model, values, fields, before, score, alarm, winner)
 

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from balancer.serving import tracing
 from balancer.serving.errors import ConflictError
 from balancer.serving.metrics import BATCH_ROWS, QUEUE_SECONDS
 from balancer.serving.scoring.monitoring import ScoreMonitor
@@ -41,6 +42,7 @@ class _Waiting:
     future: asyncio.Future[ScoringResult]
     loop: asyncio.AbstractEventLoop
     since: float = field(default_factory=time.perf_counter)
+    parents: Sequence[tracing.Parent] = field(default_factory=tracing.parents)
 
 
 class ScoringQueue:
@@ -120,11 +122,13 @@ class ScoringQueue:
         now = time.perf_counter()
         for each in batch:
             QUEUE_SECONDS.observe(now - each.since)
+            tracing.record("queue", now - each.since, each.parents)
         BATCH_ROWS.observe(sum(len(each.job.rows) for each in batch))
         # The database may take as long as the request that has most time left.
         token = REQUEST.set(max((each.deadline for each in batch if each.deadline is not None), key=lambda one: one.end_by, default=None))
         try:
-            results: list[Result] = list(self._scorer.score_many(batch[0].tenant, batch[0].models, [each.job for each in batch]))
+            with tracing.working_for([parent for each in batch for parent in each.parents]):
+                results: list[Result] = list(self._scorer.score_many(batch[0].tenant, batch[0].models, [each.job for each in batch]))
         except UnavailableError as error:
             return [error] * len(batch)
         except Exception as error:  # one request may be the reason, so each of several gets an attempt of its own

@@ -25,6 +25,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from balancer.dependencies import require
 from balancer.errors import InputError
+from balancer.serving import tracing
+from balancer.serving.metrics import DATABASE_SECONDS
 from balancer.serving.storage.deadline import REQUEST
 from balancer.serving.storage.disk import has_room, is_disk_full
 from balancer.serving.storage.sqlite import LogTruncation, sqlite_engine, truncated
@@ -75,6 +77,15 @@ class Database:
         return self._run(work, write=True)
 
     def _run(self, work: Callable[[Connection], Result], *, write: bool) -> Result:
+        begun, kind = time.perf_counter(), "write" if write else "read"
+        try:
+            return self._tried(work, write=write)
+        finally:
+            seconds = time.perf_counter() - begun
+            DATABASE_SECONDS.labels(kind).observe(seconds)
+            tracing.record(f"database {kind}", seconds)
+
+    def _tried(self, work: Callable[[Connection], Result], *, write: bool) -> Result:
         deadline, pause, conflicts = time.monotonic() + self.patience, 0.01, 0
         request = REQUEST.get()
         if request is not None:
