@@ -113,8 +113,11 @@ class ConnectionGuard:
         """Count a connection that is closed or refused, and say so in the log, at most once a second."""
         metrics.CLOSED_CONNECTIONS.labels(reason).inc()
         self._closed[reason] += 1
+        self._say()
+
+    def _say(self) -> None:
         now = time.monotonic()
-        if now - self._logged >= _LOG_SECONDS:
+        if self._closed and now - self._logged >= _LOG_SECONDS:
             fields = {"connections": len(self._all), "limit": self.most, **self._closed}
             LOG.warning("connections were closed or refused", extra={"fields": fields})
             self._logged = now
@@ -127,7 +130,8 @@ class ConnectionGuard:
             each.look(now)
         metrics.CONNECTIONS.set(len(self._all))
         self._check_files()
-        self._sweeping = bool(self._all)
+        self._say()
+        self._sweeping = bool(self._all or self._closed)
         if self._sweeping:
             loop.call_later(SWEEP_SECONDS, self._sweep, loop)
 

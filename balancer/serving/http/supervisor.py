@@ -80,8 +80,9 @@ class Supervisor(Multiprocess):
             return
         ready = 0
         for place, process in enumerate(self.processes):
-            if process.is_alive(timeout=self.config.timeout_worker_healthcheck if self._running else 1):
-                ready += self._running or process.is_ready(timeout=1)
+            started = _answer_of(process, self.config.timeout_worker_healthcheck)
+            if started is not None:
+                ready += started
                 continue
             process.kill()
             process.join()
@@ -106,6 +107,19 @@ class Supervisor(Multiprocess):
         """Remove the gauges of a worker that has ended."""
         if process.pid is not None:
             mark_process_dead(process.pid)  # type: ignore[no-untyped-call]
+
+
+def _answer_of(process: Process, seconds: float) -> bool | None:
+    """Ask a worker whether its server has started; None if it has ended or does not answer in time."""
+    try:
+        process.parent_conn.send(b"ping")
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and process.process.is_alive():
+            if process.parent_conn.poll(0.05):
+                return bool(process.parent_conn.recv())
+    except (OSError, EOFError):
+        return None
+    return None
 
 
 def _reason(process: Process) -> dict[str, Any]:
