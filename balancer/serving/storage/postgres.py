@@ -87,7 +87,7 @@ def connect(seconds: float, *arguments: Any, **options: Any) -> LimitedConnectio
     settings |= {"application_name": "balancer"}
     if seconds:
         milliseconds = max(1, int(1e3 * seconds))
-        settings["connect_timeout"] = max(2, min(CONNECT_SECONDS, int(seconds)))
+        settings["connect_timeout"] = 2  # the least that the driver knows; the connection is tried again
         settings["tcp_user_timeout"] = milliseconds
         # Before what the URL says, so that the URL wins.
         limits = f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds}"
