@@ -53,6 +53,9 @@ class ServeConfig(DatabaseOptions):
     clock_tolerance: Annotated[
         str, Flag("How far the time of a transaction may be ahead of the service's clock: 10min, 1h, or seconds.", metavar="TIME")
     ] = "1h"
+    memory: Annotated[
+        int, Flag("Megabytes of entities, merchants and states that each worker remembers, beside the model.", metavar="MB")
+    ] = 256
     decline_above: Annotated[
         float | None,
         Flag("Calibrated score from which the action for a transaction is decline; without it, alarms are only reviewed.", metavar="SCORE"),
@@ -68,7 +71,7 @@ class ServeConfig(DatabaseOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_whole(self, "workers", "max_body", "max_rows", "max_concurrent")
+        check_whole(self, "workers", "max_body", "max_rows", "max_concurrent", "memory")
         check_whole(self, "max_held", "max_connections", "max_connections_per_address", least=0)
         check_whole(self, "port", most=65_535)
         if not self.rate >= 0 or not 0 < self.timeout < 1e6:

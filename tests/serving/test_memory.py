@@ -16,6 +16,7 @@ from sqlalchemy import text
 from balancer.data.spec import DAY
 from balancer.serving.errors import ConflictError, MissingError
 from balancer.serving.scoring import context_memory, entity_memory, model_memory
+from balancer.serving.scoring.actions import Actions
 from balancer.serving.scoring.entities import Entities
 from balancer.serving.scoring.loaded_model import LoadedModel
 from balancer.serving.scoring.memory import Memory
@@ -312,3 +313,23 @@ def test_threads_that_score_at_once_change_no_answer(database: Database, model: 
     seen = database.read(lambda connection: connection.execute(text("SELECT \"rows\" FROM entities WHERE tenant = 't'")).scalars().all())
     assert sorted(seen) == [10] * 4
     assert np.isfinite(list(found.values())).all()
+
+
+def test_reasons_and_actions_are_part_of_the_answer(database: Database, model: LoadedModel) -> None:
+    rng = random.Random(0)
+    rows = [replace(parsed(raw(number, rng, 1.7e9 + 9000 * number), model), entity="c") for number in range(8)]
+    rows.sort(key=lambda row: row.sent_time)
+    declining = Scorer(database, actions=Actions(decline_above=0.0))
+    job = Job(rows, explain=2, reasons=3)
+    result = declining.score_many("t", Models(model), [job])[0]
+    assert isinstance(result, ScoringResult)
+    later = Scorer(database).score_many("u", Models(model), [Job([row], reasons=3, explain=2) for row in rows])
+    for answer, alone in zip(result.answers, later, strict=True):
+        assert isinstance(alone, ScoringResult)
+        assert 1 <= len(answer["reasons"]) <= 3
+        assert all(each["words"] and np.isfinite(each["contribution"]) for each in answer["reasons"])
+        assert answer == alone.answers[0]
+    assert len(result.answers[-1]["weighed_most"]) == 2
+    taken = database.read(lambda connection: connection.execute(text("SELECT DISTINCT tenant, action FROM decisions")).all())
+    assert ("t", "decline") in {tuple(each) for each in taken}
+    assert not {action for tenant, action in taken if tenant == "u"} - {"approve", "review"}

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from balancer.serving.http.schemas import Value, Weighed
+from balancer.serving.http.schemas import Reason, Value, Weighed
 
 Corrections = Annotated[
     dict[str, Value],
@@ -16,17 +16,6 @@ Corrections = Annotated[
         examples=[{"amount": 19.99}],
     ),
 ]
-
-
-class Reason(BaseModel):
-    """A field that moved a score."""
-
-    field: str = Field(description="Its name, as in docs/fields.md; `(network)` is what no field of the network explains.")
-    words: str = Field(examples=["7 transactions of this card in the last hour; usually 1"])
-    value: str
-    usual: str | None
-    usual_of: str | None = Field(description="`entity`, or `training` for the training rows.")
-    contribution: float = Field(description="Log-odds before calibration; below 0 it lowers the score.")
 
 
 class AuditRow(BaseModel):

@@ -46,11 +46,25 @@ class ScoreRequest(StrictModel):
         le=100,
         description="Number of earlier transactions with the most attention to list. They are read again from the database, which takes time.",
     )
+    reasons: int = Field(
+        0, ge=0, le=100, description="Number of fields to name that moved the score most, which takes some milliseconds a transaction."
+    )
     on_error: Literal["refuse", "skip"] = Field(
         "refuse",
         description="refuse: a transaction that can't be used, or contradicts a stored one, refuses the request, and nothing is stored. "
         "skip: it gets `id` and `error` in its place, and the others are scored.",
     )
+
+
+class Reason(BaseModel):
+    """A field that moved a score."""
+
+    field: str = Field(description="Its name, as in docs/fields.md; `(network)` is what no field of the network explains.")
+    words: str = Field(examples=["7 transactions of this card in the last hour; usually 1"])
+    value: str
+    usual: str | None
+    usual_of: str | None = Field(description="`entity`, or `training` for the training rows.")
+    contribution: float = Field(description="Log-odds before calibration; below 0 it lowers the score.")
 
 
 class Weighed(BaseModel):
@@ -77,6 +91,7 @@ class Decision(BaseModel):
     )
     repeated: bool = Field(description="Whether the transaction was stored before. This is then the earlier answer.")
     weighed_most: list[Weighed] | None = None
+    reasons: list[Reason] | None = None
     note: str | None = Field(None, description="With `explain`: why no earlier transactions can be listed.")
 
 

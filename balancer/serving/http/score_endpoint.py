@@ -98,7 +98,8 @@ class ScoreEndpoint:
             checked = await asyncio.to_thread(self._checked, body, serving.champion, origin.received)
         answers: list[Any] = []
         if checked.rows:
-            job = Job(checked.rows, checked.request.explain, origin, skip=checked.request.on_error == "skip")
+            asked = checked.request
+            job = Job(checked.rows, asked.explain, origin, asked.reasons, skip=asked.on_error == "skip")
             answers = (await self._queue.score(key.tenant, models, job)).answers
         if checked.errors:
             by_place = dict(zip(checked.places, answers, strict=True)) | dict(checked.errors)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +74,19 @@ class Scored:
     alarm: NDArray[np.bool_]
     winner: NDArray[np.integer]
     """(n,) class."""
+
+
+class Earlier(NamedTuple):
+    """The rows of an entity before a row."""
+
+    names: list[str]
+    """Their ids."""
+    times: list[float]
+    """Effective times in seconds."""
+    values: NDArray[np.float32]
+    """(m, C) full input."""
+    read: int
+    """How many of them, the last ones, the network reads."""
 
 
 @dataclass
@@ -292,20 +305,17 @@ class Batch:
             waiting = later
         return found
 
-    def most_attention(self, place: int, scored: Scored, count: int) -> list[dict[str, Any]]:
-        """List the earlier rows with the most attention of a row of the batch, by the network of a model."""
-        model, row, position = scored.model, self.rows[place], self.positions[place]
-        assert model.stream is not None
-        begin = model.stream.first_needed(position)
+    def earlier(self, place: int, scored: Scored, rows: int) -> Earlier:
+        """Read the rows before a row of the batch: at least `rows`, and those that the network reads."""
+        row, position, stream = self.rows[place], self.positions[place], scored.model.stream
+        needed = position if stream is None else stream.first_needed(position)
+        begin = max(0, min(needed, position - rows))
         here = [each for each in range(place) if self.rows[each].entity == row.entity and self.positions[each] >= begin]
         stored = [each for each in stored_rows(self.driver, self.entities[row.entity].id, begin) if each.position < position]
-        earlier = [(each.id, each.time) for each in stored] + [(self.rows[each].id, self.rows[each].time) for each in here]
-        if not earlier:
-            return []
-        values = np.concatenate((full_input(model, stored), scored.values[here], scored.values[place : place + 1]))
-        weight = model.stream.attended(values)[:-1]
-        top = np.argsort(-weight, kind="stable")[:count]
-        return [{"id": earlier[one][0], "time": earlier[one][1], "weight": float(weight[one])} for one in top]
+        values = np.concatenate((full_input(scored.model, stored), scored.values[here]))
+        names = [each.id for each in stored] + [self.rows[each].id for each in here]
+        times = [each.time for each in stored] + [self.rows[each].time for each in here]
+        return Earlier(names, times, values, position - needed)
 
     def remember(self) -> None:
         """Keep what is remembered, which is in the database now."""

@@ -24,17 +24,19 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from balancer.devices import torch_threads
 from balancer.serving.errors import ConflictError
-from balancer.serving.scoring.actions import action
-from balancer.serving.scoring.batch import Batch, Scored, active_columns, context_values
+from balancer.serving.scoring.actions import Actions
+from balancer.serving.scoring.batch import Batch, Earlier, Scored, active_columns, context_values
 from balancer.serving.scoring.entity_memory import EntityMemory
 from balancer.serving.scoring.locks import Locked, lock
 from balancer.serving.scoring.memory import DEFAULT_BYTES, Memory
 from balancer.serving.scoring.model_memory import SNAPSHOT_ROWS, snapshot
 from balancer.serving.scoring.origin import Origin
+from balancer.serving.scoring.reasons import explain
 from balancer.serving.scoring.registry import LoadedModel
 from balancer.serving.scoring.row import Row
 from balancer.serving.scoring.writes import as_json, write_batch
@@ -43,6 +45,8 @@ from balancer.serving.storage.driver import Driver
 
 Answer = dict[str, Any]
 NO_NETWORK = "the scores of this model come from boosted trees alone, so there is no attention to list"
+USUAL_ROWS = 50
+"""Earlier rows from which the usual values of an entity are taken."""
 _STORED = "SELECT id, digest, answer FROM transactions WHERE tenant = :tenant AND id = ANY(:ids)"
 
 
@@ -79,6 +83,8 @@ class Job:
     rows: Sequence[Row]
     explain: int = 0
     origin: Origin = field(default_factory=Origin)
+    reasons: int = 0
+    """Number of fields to name that moved a score most."""
     skip: bool = False
     """Whether a transaction that contradicts stored ones only gets an error, and the others are scored."""
 
@@ -89,10 +95,11 @@ class Scorer:
     Args:
         database: Where the transactions are stored.
         limit: About how many bytes it may remember of entities and context values.
+        actions: What is to be done with a score.
     """
 
-    def __init__(self, database: Database, limit: int = DEFAULT_BYTES) -> None:
-        self._database = database
+    def __init__(self, database: Database, limit: int = DEFAULT_BYTES, actions: Actions | None = None) -> None:
+        self._database, self._actions = database, actions or Actions()
         self._memory = Memory(limit)
         self._lock = threading.Lock()
 
@@ -212,17 +219,23 @@ class Scorer:
             by, other = (challenger, champion) if by_challenger else (champion, challenger)
             assert by is not None
             answer = _decision(by, place) | {"id": row.id, "late_by": row.time - row.sent_time}
-            if job.explain:
-                answer |= _most_attention(batch, place, by, job.explain)
+            if job.explain or job.reasons:
+                answer |= _explained(batch, place, by, job)
             answers.append(answer)
             entity = batch.entities[row.entity].id
-            decided.append(_audited(batch.tenant, entity, answer, by.model, job.origin))
+            decided.append(self._audited(batch.tenant, entity, answer, by.model, job.origin))
             if other is not None:
                 second = _decision(other, place)
                 head = (batch.tenant, row.id, other.model.digest, entity, job.origin.received)
                 challenged.append((*head, second["score"], second["threshold"], second["decision"]))
         self._write(batch, champion, answers, decided, challenged)
         return answers, champion
+
+    def _audited(self, tenant: str, entity: int, answer: Answer, model: LoadedModel, origin: Origin) -> tuple[Any, ...]:
+        """The row of `decisions` for an answer."""
+        action = self._actions.of(answer["score"], alarm=answer["decision"])
+        said = (answer["score"], answer["threshold"], answer["decision"], answer["class"], action)
+        return (entity, tenant, answer["id"], "scored", origin.received, origin.key, origin.request, model.name, model.digest, *said)
 
     def _write(
         self, batch: Batch, scored: Scored, answers: Sequence[Answer], decided: list[tuple[Any, ...]], challenged: list[tuple[Any, ...]]
@@ -290,14 +303,34 @@ def _decision(scored: Scored, place: int) -> Answer:
     }
 
 
-def _most_attention(batch: Batch, place: int, scored: Scored, count: int) -> Answer:
-    """The earlier rows with the most attention; without a network none are listed, and `note` says so."""
-    if scored.model.stream is None:
-        return {"weighed_most": [], "note": NO_NETWORK}
-    return {"weighed_most": batch.most_attention(place, scored, count)}
+def _explained(batch: Batch, place: int, scored: Scored, job: Job) -> Answer:
+    """What a request wants to know about the score of a row of a batch."""
+    model, row = scored.model, batch.rows[place]
+    earlier = batch.earlier(place, scored, USUAL_ROWS if job.reasons else 0)
+    found: Answer = {}
+    if job.explain and model.stream is None:
+        found |= {"weighed_most": [], "note": NO_NETWORK}
+    elif job.explain:
+        found["weighed_most"] = _most_attention(model, earlier, scored.values[place], job.explain)
+    if job.reasons:
+        found["reasons"] = explain(
+            model,
+            scored.values[place],
+            time=row.time,
+            entity=row.entity,
+            texts=row.texts,
+            earlier=earlier.values,
+            read=earlier.read,
+            count=job.reasons,
+        )
+    return found
 
 
-def _audited(tenant: str, entity: int, answer: Answer, model: LoadedModel, origin: Origin) -> tuple[Any, ...]:
-    """The row of `decisions` for an answer."""
-    said = (answer["score"], answer["threshold"], answer["decision"], answer["class"], action(alarm=answer["decision"]))
-    return (entity, tenant, answer["id"], "scored", origin.received, origin.key, origin.request, model.name, model.digest, *said)
+def _most_attention(model: LoadedModel, earlier: Earlier, values: NDArray[np.float32], count: int) -> list[Answer]:
+    """The earlier rows with the most attention of the row with the input `values` (C,)."""
+    if not earlier.read or model.stream is None:
+        return []
+    begin = len(earlier.names) - earlier.read
+    weight = model.stream.attended(np.concatenate((earlier.values[begin:], values[None])))[:-1]
+    top = np.argsort(-weight, kind="stable")[:count] + begin
+    return [{"id": earlier.names[one], "time": earlier.times[one], "weight": float(weight[one - begin])} for one in top]
