@@ -136,6 +136,7 @@ Classifier(ModelConfig((), ("token",), (300,), (), history_length=4, d_model=16,
     "cuda": "import triton\nfrom balancer.models.attention import SparseAttention\nSparseAttention(16, 2)",
     "oidc": "from balancer.serving.http.oidc import TokenVerifier",
     "quantize": "import bitsandbytes\nimport balancer.deployment.quantize",
+    "telemetry": "from balancer.serving.http.telemetry import Telemetry\nTelemetry().close()",
 }
 
 
