@@ -119,6 +119,7 @@ class Entities:
             connection.execute(delete(entities).where(entities.c.id == found["id"]))
 
         self._database.write(work)
+        self._database.erased()
 
 
 def _class_of(label: LabelValue, classes: Mapping[str | None, str]) -> str | None:
