@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
@@ -15,8 +16,9 @@ from balancer.cli.early import check_run, check_table
 from balancer.cli.messages import say
 from balancer.data.spec import parse_duration
 from balancer.errors import InputError
+from balancer.files import check_new_file
 from balancer.names import counted
-from balancer.options.checks import check_whole
+from balancer.options.checks import check_names, check_whole
 from balancer.options.data import TABLE_KINDS, ReadingOptions
 from balancer.options.database import DatabaseOptions
 from balancer.options.flags import Flag, read_flags
@@ -118,6 +120,30 @@ class ImportConfig(ReadingOptions, DatabaseOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExportConfig(DatabaseOptions):
+    """Write decisions (the audit) or fields of stored transactions to a Parquet file; the service may run.
+
+    Decisions are chosen by the time at which they were received, fields by the time of the transaction.
+    """
+
+    what: Annotated[str, Flag("decisions, or features (needs --run).", metavar="{decisions,features}", positional=True)]
+    out: Annotated[Path, Flag("File to write, .parquet.", metavar="FILE")]
+    run: Annotated[Path | None, Flag("Run folder of the model in service, which names the fields.", metavar="RUN")] = None
+    since: Annotated[str | None, Flag("First moment (UTC): 2026-05-01, or 2026-05-01T12:00.", metavar="DATE")] = None
+    until: Annotated[str | None, Flag("Moment (UTC) before which rows are written.", metavar="DATE")] = None
+    tenant: Annotated[str | None, Flag("Only this tenant.", metavar="NAME")] = None
+    overwrite: Annotated[bool, "Replace the file if it exists."] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_names((self.what,), ("decisions", "features"), "the first argument", "table")
+        if self.what == "features" and self.run is None:
+            raise InputError("features need the run that names them: give --run")
+        if self.out.suffix.lower() != ".parquet":
+            raise InputError(f"--out {self.out}: give a file name that ends in .parquet")
+
+
+@dataclass(frozen=True, kw_only=True)
 class MonitorConfig(ModelOptions):
     """Show alert rate, an estimate of the precision, and drift by day (UTC), before labels arrive.
 
@@ -140,6 +166,7 @@ def main(arguments: Sequence[str]) -> int:
         "backup": _backup,
         "restore": _restore,
         "import": _import,
+        "export": _export,
         "monitor": _monitor,
     }
     summary = "Look after the database of the service."
@@ -262,6 +289,43 @@ def _import(arguments: Sequence[str]) -> int:
     if done.late:
         say("warning", f"{counted(done.late, 'row')} earlier than stored ones of their entity were scored at the time of those")
     return 0
+
+
+def _export(arguments: Sequence[str]) -> int:
+    config = read_flags(ExportConfig, "balancer service export", arguments)
+    since, until = _moment(config.since, "--since"), _moment(config.until, "--until")
+    check_new_file(config.out, "--out", overwrite=config.overwrite)
+    if config.run is not None:
+        check_run(config.run)
+    from balancer.serving.operations.export import export_decisions, export_features
+    from balancer.serving.operations.migration import open_database
+
+    with closing(open_database(config.database_url)) as database:
+        if config.what == "decisions":
+            rows = export_decisions(database, config.tenant, since, until, config.out)
+        else:
+            from balancer.serving.scoring.loaded_model import LoadedModel
+
+            assert config.run is not None
+            model = LoadedModel.load(config.run, config.run.resolve().name)
+            rows = export_features(database, model, config.tenant, since, until, config.out)
+    print(f"{counted(rows, 'row')} written to {config.out}")
+    return 0
+
+
+def _moment(text: str | None, flag: str) -> float | None:
+    """Convert a date, in UTC where it names no zone, to seconds since 1970.
+
+    Raises:
+        InputError: It is no date.
+    """
+    if text is None:
+        return None
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise InputError(f"{flag} is {text!r}: give a date such as 2026-05-01, or 2026-05-01T12:00") from error
+    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
 
 
 def _monitor(arguments: Sequence[str]) -> int:

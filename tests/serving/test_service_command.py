@@ -139,6 +139,18 @@ def test_import_purge_and_monitor(url: str, tiny_run: Path, rows: pl.DataFrame, 
     assert service(*command) == 2
     assert "--tenant" in capsys.readouterr().err
 
+    for what, options in (("decisions", ()), ("features", ("--run", str(tiny_run)))):
+        file = tmp_path / f"{what}.parquet"
+        assert service("export", what, "--out", str(file), *options, "--database", url) == 0
+        assert pl.read_parquet(file).height == 150
+        assert service("export", what, "--out", str(file), *options, "--database", url) == 2  # it exists
+        assert service("export", what, "--out", str(file), "--overwrite", *options, "--since", "2100-01-01", "--database", url) == 0
+        assert pl.read_parquet(file).height == 0
+    for wrong in (("labels",), ("features",), ("decisions", "--since", "May")):
+        assert service("export", *wrong, "--out", str(tmp_path / "more.parquet"), "--database", url) == 2
+    assert service("export", "decisions", "--out", str(tmp_path / "more.csv"), "--database", url) == 2
+    capsys.readouterr()
+
     assert service("purge", "--older-than", "10d", "--run", str(tiny_run), "--database", url) == 2
     assert "38d or more" in capsys.readouterr().err
     assert service("purge", "--older-than", "400d", "--database", url) == 2
