@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sqlalchemy import insert, select, update
+from sqlalchemy import delete, insert, select, update
 
 from balancer.errors import InputError
 from balancer.serving.errors import MissingError
@@ -219,6 +219,46 @@ def test_rows_of_older_versions_have_no_amount(database: Database, hybrid: Loade
     assert found == pytest.approx(exact, abs=1e-5)
     for each in (other, third):
         each.close()
+
+
+def _long(count: int) -> list[dict[str, Any]]:
+    """Transactions of one card, two days apart; a category and the highest amount come early only."""
+    rng, begin = np.random.default_rng(7), dt.datetime(2026, 1, 5)
+    return [
+        card(
+            transaction_id=f"t{place}",
+            time=(begin + dt.timedelta(days=2 * place, minutes=int(rng.integers(0, 600)))).isoformat(),
+            amount=900.0 if place == 2 else round(float(rng.lognormal(3, 0.5)), 2),
+            merchant_id=f"m{place}",
+            merchant_category="travel" if place in (1, 36) else str(rng.choice(["grocery", "online"])),
+        )
+        for place in range(count)
+    ]
+
+
+@pytest.mark.parametrize("work", ["amend", "reverse"])
+def test_a_row_is_corrected_after_older_ones_were_purged(database: Database, hybrid: LoadedModel, tmp_path: Path, work: str) -> None:
+    rows, whole = _long(42), opened(f"sqlite:///{tmp_path / 'whole.db'}")
+    for each in (database, whole):
+        scores(each, hybrid, rows[:34])
+    row = tables.transactions.c
+    database.write(lambda connection: connection.execute(delete(tables.transactions).where(row.position < 12)) and None)
+    for each in (database, whole):
+        if work == "amend":
+            Amender(each, Actions()).amend("t", hybrid, "t30", {"amount": 3.0, "merchant_category": "fuel"}, WHO)
+        else:
+            Amender(each, Actions()).reverse("t", hybrid, "t30", WHO)
+    found, expected = (content(each) for each in (database, whole))
+    assert found["transactions"] == [line for line in expected["transactions"] if "'sum_cos'" in line and line in found["transactions"]]
+    assert len(found["transactions"]) == len(expected["transactions"]) - 12
+    assert scores(database, hybrid, rows[34:]) == scores(whole, hybrid, rows[34:])
+    for call in (
+        lambda: Amender(database, Actions()).amend("t", hybrid, "t16", {"amount": 3.0}, WHO),
+        lambda: Amender(database, Actions()).reverse("t", hybrid, "t16", WHO),
+    ):
+        with pytest.raises(InputError, match="'t16' is so old that transactions which it was computed from were purged"):
+            call()
+    whole.close()
 
 
 @pytest.mark.parametrize(

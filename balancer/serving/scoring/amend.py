@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, delete, insert, select, text, update
 
 from balancer.data.context_features import ACTIVITY_AMOUNT_FIELDS, context_fields
+from balancer.data.past import VELOCITY
 from balancer.data.schema import Schema
+from balancer.data.score_memory import RECENT
 from balancer.devices import torch_threads
 from balancer.errors import InputError
 from balancer.inference.decision import decide
@@ -31,9 +33,8 @@ from balancer.serving.scoring.history import active_columns
 from balancer.serving.scoring.loaded_model import LoadedModel
 from balancer.serving.scoring.origin import Origin
 from balancer.serving.scoring.parsing import Correction, parse_correction
-from balancer.serving.scoring.rebuild import SUMS, Line, Rebuilt, approximate_amount, read_lines
-from balancer.serving.scoring.score_memory import refresh
-from balancer.serving.scoring.stored_inputs import first_read, stored_inputs
+from balancer.serving.scoring.rebuild import SUMS, Base, Line, Rebuilt, approximate_amount, read_lines
+from balancer.serving.scoring.stored_inputs import first_read, score_again, stored_inputs
 from balancer.serving.storage.database import Database
 from balancer.serving.storage.tables import challenger_scores, decisions, entities, entity_states, transactions, used_values
 
@@ -86,8 +87,9 @@ class Amender:
         self, connection: Connection, tenant: str, model: LoadedModel, name: str, correction: Correction, origin: Origin
     ) -> dict[str, Any]:
         schema, name = model.base, stored_id(model.base, name)
-        entity, place = _locked(connection, tenant, name)
-        lines = read_lines(connection, entity, schema)
+        entity, position = _locked(connection, tenant, name)
+        lines, base = read_lines(connection, entity, schema)
+        place = position - base.position
         changes = _correct(lines[place], correction, schema)
         if not changes:
             return {"id": name, "changed": []} | last_decision(connection, tenant, name)
@@ -96,11 +98,12 @@ class Amender:
                 f"the entity of {name!r} has transactions that an older version of balancer stored without their amounts, so {name!r} can't "
                 "be corrected; reverse it, and send the right one with another id"
             )
+        _check_past(name, lines, place, base, min(position, first_read(model, position)))
         row = transactions.c
         values = {"amount": lines[place].amount, "texts": lines[place].texts}
-        connection.execute(update(transactions).where(row.entity == entity["id"], row.position == place).values(values))
-        _replace(connection, tenant, entity, model, Rebuilt(schema, lines), lines, place, changes)
-        scores, alarm, winner = decide(_scores(connection, entity, model, place), model.decision)
+        connection.execute(update(transactions).where(row.entity == entity["id"], row.position == position).values(values))
+        _replace(connection, tenant, entity, model, Rebuilt(schema, lines, base), lines, place, changes)
+        scores, alarm, winner = decide(_scores(connection, entity, model, position), model.decision)
         audited = decided(tenant, entity["id"], name, AMENDED, origin, model.name, model.digest) | {
             "score": float(scores[0]),
             "threshold": float(model.decision.threshold),
@@ -128,18 +131,20 @@ class Amender:
 
     def _reverse(self, connection: Connection, tenant: str, model: LoadedModel, name: str, origin: Origin) -> None:
         schema, name = model.base, stored_id(model.base, name)
-        entity, place = _locked(connection, tenant, name)
+        entity, position = _locked(connection, tenant, name)
         last = last_decision(connection, tenant, name)
-        lines = read_lines(connection, entity, schema)
+        lines, base = read_lines(connection, entity, schema)
+        place = position - base.position
+        _check_past(name, lines, place, base, position)
         del lines[place]
         for line in lines if schema.spec.amount is not None else ():
             if line.amount is None:  # a row of an older version; its level is known to the precision of its field
                 line.amount = approximate_amount(line.fields, schema)
         row = transactions.c
-        connection.execute(delete(transactions).where(row.entity == entity["id"], row.position == place))
-        connection.execute(_ASIDE, {"entity": entity["id"], "position": place})
+        connection.execute(delete(transactions).where(row.entity == entity["id"], row.position == position))
+        connection.execute(_ASIDE, {"entity": entity["id"], "position": position})
         connection.execute(_CLOSER, {"entity": entity["id"]})
-        _replace(connection, tenant, entity, model, Rebuilt(schema, lines), lines, place)
+        _replace(connection, tenant, entity, model, Rebuilt(schema, lines, base), lines, place)
         scores = challenger_scores.c
         connection.execute(delete(challenger_scores).where(scores.tenant == tenant, scores.transaction == name))
         kept = {key: last[key] for key in ("score", "threshold", "decision", "class", "action")}
@@ -164,6 +169,29 @@ def _locked(connection: Connection, tenant: str, name: str) -> tuple[dict[str, A
     if found is None or locked is None:
         raise MissingError(f"there is no transaction {name!r}; it was never stored, or was reversed or erased")
     return dict(locked), int(found.position)
+
+
+def _check_past(name: str, lines: Sequence[Line], place: int, base: Base, first: int) -> None:
+    """Check that what a row and those after it were computed from is still stored.
+
+    Args:
+        name: Id of the transaction.
+        lines: The stored transactions of its entity.
+        place: Which of them it is.
+        base: What was before them.
+        first: Position of the first row that is read to score it.
+
+    Raises:
+        InputError: If the rows before it were purged.
+    """
+    if not base.position:
+        return
+    before = lines[max(place - 1, 0)].time
+    if place < RECENT or before - max(VELOCITY.values()) < lines[0].time or first < base.position:
+        raise InputError(
+            f"{name!r} is so old that transactions which it was computed from were purged, so it can't be corrected or reversed; "
+            "delete the entity if its history is to be forgotten"
+        )
 
 
 def _correct(line: Line, correction: Correction, schema: Schema) -> list[str]:
@@ -194,7 +222,7 @@ def _replace(
     first: int,
     changes: Sequence[str] = (),
 ) -> None:
-    """Store the lines of an entity from position `first` on, and all that is summed over them.
+    """Store the lines of an entity from the line `first` on, and all that is summed over them.
 
     Args:
         connection: A transaction that holds the lock of the entity.
@@ -203,15 +231,16 @@ def _replace(
         model: The model in service.
         rebuilt: The statistics with the lines.
         lines: The lines; the stored rows have their positions already.
-        first: Rows before this position stay as they are.
-        changes: Columns of the row at `first` that were corrected; without any, context fields are kept.
+        first: Lines before this one stay as they are.
+        changes: Columns of the line `first` that were corrected; without any, context fields are kept.
     """
     schema, number = model.base, entity["id"]
     columns = active_columns(schema)
     places = range(first, len(lines))
-    old_rows, old_labels = stored_rows(connection, number, first), stored_labels(connection, number, first)
-    new_rows = {row for place in places for row in rebuilt.context_row(place, place, columns)}
-    new_labels = {label for place in places for label in rebuilt.context_label(place, place)}
+    begin = rebuilt.base.position
+    old_rows, old_labels = stored_rows(connection, number, begin + first), stored_labels(connection, number, begin + first)
+    new_rows = {row for place in places for row in rebuilt.context_row(place, columns)}
+    new_labels = {label for place in places for label in rebuilt.context_label(place)}
     if changes:
         # Its context fields are computed below from what was before it, without later rows of its moment.
         moment = lines[first].time
@@ -232,7 +261,7 @@ def _replace(
         line = lines[place]
         for name, column in names.items():
             line.fields[column] = values[name][place]
-        written = {"entity": number, "position": place, "time": line.time, "fields": line.fields.tobytes()}
+        written = {"entity": number, "position": begin + place, "time": line.time, "fields": line.fields.tobytes()}
         stored.append(written | {name: each[place] for name, each in sums.items()})
     if stored:
         connection.execute(_UPDATE, stored)
@@ -240,7 +269,7 @@ def _replace(
     used = [each | {"entity": number} for each in rebuilt.used_values()]
     if used:
         connection.execute(insert(used_values), used)
-    _save(connection, entity, model, rebuilt)
+    _save(connection, entity, model, rebuilt, begin + first)
 
 
 def _context_again(connection: Connection, tenant: str, schema: Schema, line: Line, changes: Sequence[str]) -> None:
@@ -259,12 +288,11 @@ def _context_again(connection: Connection, tenant: str, schema: Schema, line: Li
             line.fields[place] = found[name][0]
 
 
-def _save(connection: Connection, entity: dict[str, Any], model: LoadedModel, rebuilt: Rebuilt) -> None:
+def _save(connection: Connection, entity: dict[str, Any], model: LoadedModel, rebuilt: Rebuilt, position: int) -> None:
     """Write the row of an entity with its new statistics; states and scores of models are computed again."""
-    forgotten = {"model": None, "state": None, "first_stage": None, "last_logits": None, "sum_score": 0}
-    entity |= rebuilt.entity() | forgotten | {"version": entity["version"] + 1}
     connection.execute(delete(entity_states).where(entity_states.c.entity == entity["id"]))
-    refresh(connection, entity, entity["name"], model)
+    scores = score_again(connection, entity, model, position)
+    entity |= rebuilt.entity() | {"model": None, "state": None, "version": entity["version"] + 1} | scores
     values = {name: value for name, value in entity.items() if name not in ("id", "tenant", "name")}
     connection.execute(update(entities).where(entities.c.id == entity["id"]).values(values))
 

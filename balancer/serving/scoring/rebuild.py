@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection, select
 
 from balancer.data.features import entity_fields, row_fields
-from balancer.data.past import AMOUNT_LIMIT, QUANTITIES, SCALE, Events, Float, TablePast, fixed, quantities, signed_log
+from balancer.data.past import AMOUNT_LIMIT, QUANTITIES, SCALE, Events, Float, KeyPast, TablePast, fixed, quantities, signed_log
 from balancer.data.schema import Schema
+from balancer.data.spec import DAY
 from balancer.data.timeline import Index
 from balancer.serving.scoring.context_swap import ContextLabel, ContextRow
 from balancer.serving.scoring.row import value_key
-from balancer.serving.storage.tables import transactions
+from balancer.serving.storage.tables import transactions, used_values
 
 SUMS = (*(f"sum_{name}" for name in QUANTITIES), "sum_amount")
 _MOST_DIGITS = 6
@@ -42,10 +43,39 @@ class Line:
     texts: dict[str, str | None]
     fields: NDArray[np.float32]
     label: str | None
+    level: int
+    """Level of the amount as it is stored, in fixed point."""
+    square: int
 
 
-def read_lines(connection: Connection, entity: Mapping[str, Any], schema: Schema) -> list[Line]:
-    """Read the transactions of an entity in order.
+@dataclass(frozen=True)
+class Base:
+    """What was before the first stored transaction of an entity; nothing, unless some were purged."""
+
+    position: int = 0
+    """Number of transactions that are no longer stored."""
+    first_time: float = 0.0
+    sums: Mapping[str, Any] = field(default_factory=lambda: {name: 0.0 if name == "sum_amount" else 0 for name in SUMS})
+    top: float = -math.inf
+    """Highest level of their amounts."""
+    used: Mapping[tuple[str, str], KeyBase] = field(default_factory=dict)
+    """By column and key of the value."""
+
+
+class KeyBase(NamedTuple):
+    """What transactions that are no longer stored had with one value."""
+
+    used: int
+    last_time: float
+    level: int
+    square: int
+
+
+NO_KEY = KeyBase(0, 0.0, 0, 0)
+
+
+def read_lines(connection: Connection, entity: Mapping[str, Any], schema: Schema) -> tuple[list[Line], Base]:
+    """Read the transactions of an entity in order, and what was before the first one that is stored.
 
     The amount of a row that an older version stored is found from its sums if they give it exactly, else it
     is None.
@@ -61,18 +91,51 @@ def read_lines(connection: Connection, entity: Mapping[str, Any], schema: Schema
     lines = []
     for row, after in zip(rows, [*rows[1:], None], strict=True):
         values = np.frombuffer(row.fields, np.float32).copy()
+        before = {name: getattr(row, name) for name in SUMS}
+        sums = {name: (entity[name] if after is None else getattr(after, name)) for name in SUMS}
         amount = row.amount
         if amount is None and schema.spec.amount is not None:
-            sums = {name: (entity[name] if after is None else getattr(after, name)) for name in SUMS}
-            amount = _amount_of({name: getattr(row, name) for name in SUMS}, sums)
-        lines.append(Line(row.id, row.position, row.sent_time, row.time, amount, dict(row.texts), values, row.label))
-    return lines
+            amount = _amount_of(before, sums)
+        level, square = (sums[name] - before[name] for name in ("sum_level", "sum_square"))
+        lines.append(Line(row.id, row.position, row.sent_time, row.time, amount, dict(row.texts), values, row.label, level, square))
+    first = {name: getattr(rows[0], name) for name in SUMS}
+    return lines, _base(connection, entity, schema, lines, first)
 
 
 def approximate_amount(fields: NDArray[np.float32], schema: Schema) -> float:
     """The amount of a row, as exactly as its field tells it."""
     level = float(fields[schema.numeric_fields.index("amount_log")])
     return float(np.sign(level) * np.expm1(min(abs(level), 709.0)))
+
+
+def _base(connection: Connection, entity: Mapping[str, Any], schema: Schema, lines: Sequence[Line], sums: Mapping[str, Any]) -> Base:
+    """What was before the first of the lines.
+
+    Of what the purge has deleted, all counts and sums follow exactly. The last time of a value that is used
+    again, and the highest amount where it was reached again, are known to the precision of a field.
+    """
+    position = lines[0].position
+    if position == 0:
+        return Base()
+    places = {name: place for place, name in enumerate(schema.numeric_fields)}
+    top = entity["top_level"]
+    levels = [float(signed_log(np.array([line.amount]))[0]) if line.amount is not None else line.level / SCALE for line in lines]
+    if "amount_to_max" in places and max(levels) >= top:
+        top = levels[0] - float(lines[0].fields[places["amount_to_max"]])
+    columns = used_values.c
+    used = {}
+    for row in connection.execute(select(used_values).where(columns.entity == entity["id"])):
+        same = [line for line in lines if value_key(line.texts.get(row.column)) == row.value and row.column in line.texts]
+        count = row.used - len(same)
+        if count <= 0:
+            continue
+        last = row.last_time
+        if same:
+            since = places.get(f"{row.column}_days_since")
+            last = same[0].time - (0.0 if since is None else float(np.expm1(same[0].fields[since])) * DAY)
+        level, square = (getattr(row, f"sum_{name}") - sum(getattr(line, name) for line in same) for name in ("level", "square"))
+        used[row.column, row.value] = KeyBase(count, last, level, square)
+    return Base(position, entity["first_time"], sums, top, used)
 
 
 def _amount_of(before: Mapping[str, Any], after: Mapping[str, Any]) -> float | None:
@@ -92,18 +155,63 @@ def _amount_of(before: Mapping[str, Any], after: Mapping[str, Any]) -> float | N
     return None
 
 
+class LaterPast(TablePast):
+    """The statistics of rows before which others were, which are no longer stored.
+
+    Args:
+        events: The rows.
+        base: What was before them.
+        keys: Texts (n,) of each column of the events.
+    """
+
+    def __init__(self, events: Events, base: Base, keys: Mapping[str, Sequence[str | None]]) -> None:
+        super().__init__(events)
+        self._base, self._texts = base, keys
+        if events.amount is not None:
+            clipped = np.clip(events.amount, -AMOUNT_LIMIT, AMOUNT_LIMIT)
+            self._total = np.cumsum(np.concatenate(([base.sums["sum_amount"]], clipped)))[:-1]
+            self._top = np.maximum(np.concatenate(([base.top], self._top[1:])), base.top)
+
+    @property
+    def seen(self) -> Index:
+        """See `Past`."""
+        return super().seen + self._base.position
+
+    @property
+    def first_time(self) -> Float:
+        """See `Past`."""
+        return np.full(len(self.time), self._base.first_time)
+
+    def sum(self, quantity: str, window: str | None) -> Float:
+        """See `Past`."""
+        inside = super().sum(quantity, window)
+        return inside if window is not None else inside + self._base.sums[f"sum_{quantity}"] / SCALE
+
+    def key(self, column: str) -> KeyPast:
+        """See `Past`."""
+        here = super().key(column)
+        before = [self._base.used.get((column, value_key(text)), NO_KEY) for text in self._texts[column]]
+        used, last, level, square = (np.array(each) for each in zip(*before, strict=True))
+        last_time = np.where(here.used > 0, here.last_time, last)
+        return KeyPast(here.used + used, last_time, here.level + level / SCALE, here.square + square / SCALE)
+
+
 class Rebuilt:
     """The statistics of an entity with `lines`, in their order.
 
     Args:
         schema: The schema without score fields.
         lines: Its transactions; their times are corrected here. All have an amount if the table has one.
+        base: What was before them.
     """
 
-    def __init__(self, schema: Schema, lines: Sequence[Line]) -> None:
-        self._schema, self._lines = schema, lines
-        # A row is not before the previous one.
-        self.time: Float = np.maximum.accumulate(np.array([line.sent_time for line in lines], np.float64))
+    def __init__(self, schema: Schema, lines: Sequence[Line], base: Base) -> None:
+        self._schema, self._lines, self.base = schema, lines, base
+        # A row is not before the previous one. The first stored row keeps its time, if others were before.
+        sent = np.array([line.sent_time for line in lines], np.float64)
+        if base.position and len(sent):
+            sent[0] = lines[0].time
+        self.time: Float = np.maximum.accumulate(sent)
         for line, time in zip(lines, self.time.tolist(), strict=True):
             line.time = time
         self._amount = None if schema.spec.amount is None else np.array([line.amount for line in lines], np.float64)
@@ -116,20 +224,23 @@ class Rebuilt:
         """The fields (n,) of the rows alone and of the history of the entity, by name."""
         spec = self._schema.spec
         columns = tuple(dict.fromkeys((*spec.categorical, *spec.context)))
-        keys = {column: _codes([line.texts[column] for line in self._lines]) for column in columns}
+        texts = {column: [line.texts[column] for line in self._lines] for column in columns}
+        keys = {column: _codes(each) for column, each in texts.items()}
         values = dict(row_fields(self.time, self._amount))
         if spec.entity is not None:
             start = np.zeros(len(self.time), np.int64)
-            values |= dict(entity_fields(TablePast(Events(self.time, start, self._amount, keys, spec.categorical))))
+            events = Events(self.time, start, self._amount, keys, spec.categorical)
+            past = LaterPast(events, self.base, texts) if self.base.position else TablePast(events)
+            values |= dict(entity_fields(past))
         return values
 
     def sums(self) -> dict[str, list[Any]]:
         """The sums over the rows before each of the n rows, and over all of them last: (n + 1,) by name."""
         found: dict[str, list[Any]] = {}
         for name in QUANTITIES:
-            found[f"sum_{name}"] = np.concatenate((np.zeros(1, np.int64), np.cumsum(self._added[name]))).tolist()
+            found[f"sum_{name}"] = np.cumsum(np.concatenate(([self.base.sums[f"sum_{name}"]], self._added[name]))).tolist()
         amounts = np.zeros(len(self.time)) if self._amount is None else np.clip(self._amount, -AMOUNT_LIMIT, AMOUNT_LIMIT)
-        found["sum_amount"] = np.concatenate((np.zeros(1), np.cumsum(amounts))).tolist()
+        found["sum_amount"] = np.cumsum(np.concatenate(([self.base.sums["sum_amount"]], amounts))).tolist()
         return found
 
     def entity(self) -> dict[str, Any]:
@@ -141,18 +252,21 @@ class Rebuilt:
             return {"rows": 0} | dict.fromkeys(names) | totals
         level = np.zeros(count) if self._level is None else self._level
         return totals | {
-            "rows": count,
-            "first_time": float(self.time[0]),
+            "rows": self.base.position + count,
+            "first_time": self.base.first_time if self.base.position else float(self.time[0]),
             "last_time": float(self.time[-1]),
             "last_gap": float(self.time[-1] - self.time[max(count - 2, 0)]),
             "last_level": float(level[-1]),
-            "top_level": float(level.max()),
+            "top_level": max(float(level.max()), self.base.top),
             "last_fields": self._lines[-1].fields.tobytes(),
         }
 
     def used_values(self) -> list[dict[str, Any]]:
         """The rows of `used_values`, without the entity."""
-        found: dict[tuple[str, str], dict[str, Any]] = {}
+        found: dict[tuple[str, str], dict[str, Any]] = {
+            key: {"column": key[0], "value": key[1], "used": used, "last_time": last, "sum_level": level, "sum_square": square}
+            for key, (used, last, level, square) in self.base.used.items()
+        }
         for place, line in enumerate(self._lines):
             for column, value in line.texts.items():
                 key = (column, value_key(value))
@@ -163,18 +277,18 @@ class Rebuilt:
                 used["sum_square"] += int(self._added["square"][place])
         return list(found.values())
 
-    def context_row(self, place: int, position: int, columns: Sequence[str]) -> Iterator[ContextRow]:
-        """What a row counts under its values of the context `columns` at a position."""
-        line = self._lines[place]
+    def context_row(self, place: int, columns: Sequence[str]) -> Iterator[ContextRow]:
+        """What a row counts under its values of the context `columns`."""
+        line, position = self._lines[place], self.base.position + place
         level, square = (int(self._added[name][place]) for name in ("level", "square"))
         for column in columns:
             value = line.texts[column]
             if value is not None:
                 yield ContextRow(column, value, line.time, position, level, square)
 
-    def context_label(self, place: int, position: int) -> Iterator[ContextLabel]:
-        """What the label of a row counts under its context values at a position."""
-        line, schema = self._lines[place], self._schema
+    def context_label(self, place: int) -> Iterator[ContextLabel]:
+        """What the label of a row counts under its context values."""
+        line, schema, position = self._lines[place], self._schema, self.base.position + place
         for column in schema.spec.context:
             value = line.texts[column]
             if value is not None and line.label is not None:
