@@ -50,8 +50,8 @@ def seconds_of(value: float, usual: TimeForm) -> float | None:
         return None
     if usual.unit is None:  # seconds since 1970 from 1973 to 2286, which are no digits of a date
         whole = value == int(value)
-        month, day = int(value) // 10_000 % 100, int(value) // 100 % 100
-        date = whole and value >= 1e9 and 1 <= month <= 12 and 1 <= day <= 31
+        year, month, day = int(value) // 1_000_000, int(value) // 10_000 % 100, int(value) // 100 % 100
+        date = whole and 1900 <= year <= 2100 and 1 <= month <= 12 and 1 <= day <= 31
         return float(value) if 1e8 <= value < 1e10 and not date else None
     if usual.unit == "ns" and isinstance(value, int):
         seconds = (value // 1000) / 1e6
