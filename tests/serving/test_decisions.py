@@ -154,12 +154,18 @@ def test_reasons_and_the_transactions_that_weighed_are_computed_later(client: Te
     assert any("4,000.00; usually about 20.00" in each["words"] for each in client.get("/v1/decisions/t5?reasons=100").json()["reasons"])
     assert "reasons" not in client.get("/v1/decisions/t5?transactions=2").json()
 
+    old = tables.transactions.c.position < 4
+    database.write(lambda connection: connection.execute(delete(tables.transactions).where(old)) and None)
+    purged = client.get("/v1/decisions/t5?reasons=4&transactions=2").json()
+    assert (len(purged["reasons"]), purged["weighed_most"]) == (4, [])
+    assert "were purged" in purged["note"]
+
     database.write(lambda connection: connection.execute(update(tables.decisions).values(digest="gone")) and None)
     gone = client.get("/v1/decisions/t5?reasons=4&transactions=2").json()
     assert (gone["reasons"], gone["weighed_most"]) == ([], [])
     assert "'run', can't explain it (it is not loaded)" in gone["note"]
     asked = client.get("/v1/decisions/t5?reasons=4&by=service").json()
-    assert asked["reasons"] == found["reasons"]
+    assert asked["reasons"] == purged["reasons"]
     assert "did not decide" in asked["note"]
 
 

@@ -83,6 +83,7 @@ def test_sentences_are_those_of_an_analyst(tiny_run: Path) -> None:
     assert say("merchant_id_days_since_fraud", np.log1p(3650)) == "merchant m-4: no known fraud"
     assert say("is_first", 1.0) == "first transaction of this card"
     assert say("distance_km", 812, "2.5") == "distance km 812; usually 2.5"
+    assert say("merchant_category", 0.0, "online") == "merchant category grocery (not seen in training); usually online"
     assert say("history_count", 0.0) == "first transaction of this card"
 
 

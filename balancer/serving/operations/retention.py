@@ -47,8 +47,10 @@ Progress = Callable[[str, int, int], None]
 """Called with what is deleted, the number done, and the number of all."""
 
 _EMPTY_ENTITIES = text(
-    'DELETE FROM entities WHERE "rows" = 0 AND name <> :nobody AND NOT EXISTS (SELECT 1 FROM transactions WHERE entity = entities.id)'
+    'DELETE FROM entities WHERE "rows" = 0 AND name <> :nobody AND NOT EXISTS (SELECT 1 FROM transactions WHERE entity = entities.id) '
+    "AND NOT EXISTS (SELECT 1 FROM decisions WHERE entity = entities.id)"
 )
+"""An entity whose transactions were all reversed is kept as long as the audit of them."""
 _OLD_SPANS = text(
     'DELETE FROM context_spans WHERE tenant = :tenant AND "column" = :column AND value = :value AND width = :width AND number < :number'
 )

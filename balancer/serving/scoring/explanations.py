@@ -23,6 +23,7 @@ from balancer.serving.storage.tables import entities, transactions
 USUAL_ROWS = 100
 """Earlier transactions of the entity from which its usual values are taken."""
 NO_NETWORK = "the scores of this model come from boosted trees alone, so there is no attention to list"
+PURGED = "transactions that the network read were purged, so its part is left out"
 Find = Callable[[str], LoadedModel | None]
 
 
@@ -87,6 +88,9 @@ class Explanations:
         begin = place if model.stream is None else model.stream.first_needed(place)
         stored = stored_inputs(connection, entity, model, max(0, min(begin, place - USUAL_ROWS)), place)
         found, notes = dict[str, Any](), list[str]()
+        is_whole = stored.rows[0].position <= begin
+        if not is_whole:
+            notes.append(PURGED)
         if reasons:
             last = stored.rows[-1]
             found["reasons"] = explain(
@@ -95,29 +99,27 @@ class Explanations:
                 time=last.time,
                 entity=entity["name"],
                 texts=last.texts,
-                earlier=stored.values[:-1],
+                earlier=stored.values[:-1] if is_whole else None,
                 read=place - begin,
                 count=reasons,
                 thorough=True,
             )
         if earlier:
-            found["weighed_most"] = []
-            if model.stream is None:
-                notes.append(NO_NETWORK)
-            else:
-                try:
-                    found["weighed_most"] = _weighed(model, stored, place - begin, earlier)
-                except UnsupportedError as error:
-                    notes.append(str(error))
+            found["weighed_most"], note = _weighed(model, stored, place - begin, earlier) if is_whole else ([], None)
+            notes += [] if note is None else [note]
         return found, notes
 
 
-def _weighed(model: LoadedModel, stored: StoredInputs, read: int, count: int) -> list[dict[str, Any]]:
-    """The earlier rows with the most attention of the last one, of the `read` rows before it."""
-    assert model.stream is not None
+def _weighed(model: LoadedModel, stored: StoredInputs, read: int, count: int) -> tuple[list[dict[str, Any]], str | None]:
+    """The earlier rows with the most attention of the last one, of the `read` rows before it, or why none."""
+    if model.stream is None:
+        return [], NO_NETWORK
     if not read:
-        return []
+        return [], None
     rows = stored.rows[len(stored.rows) - 1 - read : -1]
-    weight = model.stream.attended(stored.values[len(stored.values) - 1 - read :])[:-1]
+    try:
+        weight = model.stream.attended(stored.values[len(stored.values) - 1 - read :])[:-1]
+    except UnsupportedError as error:
+        return [], str(error)
     top = np.argsort(-weight, kind="stable")[:count]
-    return [{"id": rows[one].id, "time": rows[one].time, "weight": float(weight[one])} for one in top]
+    return [{"id": rows[one].id, "time": rows[one].time, "weight": float(weight[one])} for one in top], None

@@ -117,7 +117,8 @@ class ReasonWords:
     def kinds(self) -> Mapping[str, tuple[str, dict[str, str]]]:
         """The kind of each field, a key of `TEMPLATES`, and what its placeholders are but for the values."""
         own = {name: ("own number", {"kind": spoken(column)}) for column, name in self._schema.own_fields.items()}
-        own |= {name: ("own category", {"kind": spoken(column)}) for name, column in self._schema.categorical_columns.items()}
+        categories = self._schema.categorical_columns.items()
+        own |= {name: ("own category", {"kind": spoken(column), "column": column}) for name, column in categories}
         return {name: (kind, named) for name, kind, named in _derived(self._schema)} | own
 
     def sentence(
@@ -140,8 +141,7 @@ class ReasonWords:
         if absent is not None:
             said = absent.replace(that, shown) if column else absent
             return said.replace("no earlier transaction of", "first transaction of", 1) if said.startswith("no earlier") else said
-        _, value = self.fields.read(field, row)
-        text = template.text
+        value, text = self.value(field, row, texts), template.text
         if template.no and row[field] <= 0.5:
             text = template.no
         if template.never and value == NEVER:
@@ -150,6 +150,13 @@ class ReasonWords:
             text = _ONE.sub(r"{value} \1\2", text)
         said = text.format(**named | {"value": value, "that": shown})
         return said if usual is None or usual == value or text in (template.no, template.never) else f"{said}; usually {usual}"
+
+    def value(self, field: str, row: Mapping[str, float], texts: Mapping[str, str | None] | None = None) -> str:
+        """The value of a field in a row, in words; a category that the model does not know is named."""
+        kind, named = self.kinds[field]
+        value = self.fields.read(field, row)[1]
+        name = (texts or {}).get(named["column"]) if kind == "own category" else None
+        return value if name is None or name == value else f"{name} ({value})"
 
     def compares(self, field: str) -> bool:
         """Whether what is usual is said of a field."""

@@ -105,7 +105,7 @@ def explain(
             continue
         usual, usual_of = _usual(model, name, row, earlier) if words.compares(name) else (None, None)
         said = words.sentence(name, row, usual, texts)
-        reasons.append(Reason(name, said, words.fields.read(name, row)[1], usual, usual_of, total))
+        reasons.append(Reason(name, said, words.value(name, row, texts), usual, usual_of, total))
     return [asdict(reason) for reason in reasons]
 
 
