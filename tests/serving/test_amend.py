@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -282,3 +283,45 @@ def test_what_cannot_be_corrected_is_said(tmp_path: Path, tiny_run: Path, raw: d
         Amender(database, Actions()).amend("t", model, "a", raw, WHO)
     with pytest.raises(MissingError, match="there is no transaction 'a'"):
         Amender(database, Actions()).amend("other", model, "a", {"amount": 1}, WHO)
+
+
+def test_corrections_reversals_labels_and_scores_at_once_lose_nothing(database: Database, hybrid: LoadedModel) -> None:
+    rows, later = sent(30), sent(36)[30:]
+    merchants = [row | {"merchant_id": f"m{place % 3}", "card_id": f"c{place % 4}"} for place, row in enumerate(rows)]
+    scores(database, hybrid, merchants)
+
+    def correct() -> None:
+        for place in range(0, 30, 3):
+            Amender(database, Actions()).amend("t", hybrid, f"t{place}", {"amount": 5.0 + place, "merchant_id": "m9"}, WHO)
+
+    def reverse() -> None:
+        for place in range(1, 30, 3):
+            Amender(database, Actions()).reverse("t", hybrid, f"t{place}", WHO)
+
+    def label() -> None:
+        for place in range(30):
+            Entities(database).label("t", hybrid.schema, {f"t{place}": "1", f"t{(place * 7) % 30}": "0"})
+
+    def score() -> None:
+        scores(database, hybrid, [row | {"merchant_id": f"m{place % 3}", "card_id": f"c{place % 4}"} for place, row in enumerate(later)])
+
+    with ThreadPoolExecutor(4) as pool:
+        for each in [pool.submit(work) for work in (correct, reverse, label, score)]:
+            each.result()
+
+    row, label_columns, spans = tables.transactions.c, tables.labelled.c, tables.context_spans.c
+    stored = database.read(lambda c: c.execute(select(tables.transactions).order_by(row.entity, row.position)).all())
+    assert len(stored) == 26
+    for entity in {each.entity for each in stored}:
+        own = [each for each in stored if each.entity == entity]
+        assert [each.position for each in own] == list(range(len(own)))
+        assert [each.time for each in own] == sorted(each.time for each in own)
+    marks = database.read(lambda c: c.execute(select(label_columns.entity, label_columns.position)).all())
+    assert sorted(map(tuple, marks)) == sorted((each.entity, each.position) for each in stored if each.label is not None)
+    wanted = select(spans.value, spans.rows, spans.sum_level).where(spans.width == 0)
+    sums = {each.value: (each.rows, each.sum_level) for each in database.read(lambda c: c.execute(wanted).all())}
+    levels: dict[str, list[int]] = {}
+    for each in stored:
+        level = int(np.rint(np.log1p(each.amount) * 2**24))
+        levels.setdefault(each.texts["merchant_id"], []).append(level)
+    assert sums == {name: (len(found), sum(found)) for name, found in levels.items()}
