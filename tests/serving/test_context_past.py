@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -15,10 +17,14 @@ from balancer.data.context_features import ACTIVITY_AMOUNT_FIELDS, ACTIVITY_FIEL
 from balancer.data.dataset import load_dataset
 from balancer.data.schema import Schema
 from balancer.data.spec import DAY, Spec, SplitSpec
-from balancer.serving.scoring.context_past import lock_values
+from balancer.serving.scoring.batch import Batch, active_columns
 from balancer.serving.scoring.entities import Entities
-from balancer.serving.scoring.history import Row, active_columns, append, lock_entity, numeric_fields, save_entity
+from balancer.serving.scoring.locks import lock
+from balancer.serving.scoring.memory import Memory
+from balancer.serving.scoring.row import Row
+from balancer.serving.scoring.scorer import Scorer, lock_rows
 from balancer.serving.storage.database import Database
+from balancer.serving.storage.driver import Driver
 from tests.data.context_reference import Row as Earlier
 from tests.data.context_reference import reference
 
@@ -57,16 +63,22 @@ def sent(table: pl.DataFrame) -> list[Row]:
     ]
 
 
+def model_of(schema: Schema) -> Any:
+    """What a batch needs of a model that gives no scores."""
+    return SimpleNamespace(base=schema, schema=schema, digest="d", first_stage=None, stream=None)
+
+
 def store(database: Database, schema: Schema, row: Row, tenant: str = "t") -> tuple[np.ndarray, float]:
     """Store a row; return its (F,) fields and its effective time."""
+    model = model_of(schema)
 
     def work(connection: Connection) -> tuple[np.ndarray, float]:
-        entity = lock_entity(connection, tenant, row.entity)
-        at = replace(row, time=max(row.time, entity["last_time"])) if entity["rows"] else row
-        fields = numeric_fields(connection, tenant, entity, at, schema)
-        append(connection, tenant, entity, at, fields, {}, active_columns(schema))
-        save_entity(connection, entity)
-        return fields, at.time
+        batch = Batch(connection, Memory(), tenant, [row], model)
+        batch.open(lock_rows(batch.driver, tenant, model, [row]))
+        batch.gather()
+        no_scores: Any = SimpleNamespace(model=model, fields=None, before=[0])
+        Scorer(database)._write(batch, no_scores, [{}], [], [])
+        return batch.numeric[0], batch.rows[0].time
 
     return database.write(work)
 
@@ -159,8 +171,8 @@ def test_a_model_without_the_fields_keeps_no_rows(database: Database) -> None:
     table, schema = make_table(40, 5), schema_for()
     added = {f"{column}_{name}" for column in SPEC.context for name in NAMES}
     old = Schema.from_dict(schema.to_dict() | {"numeric_fields": [name for name in schema.numeric_fields if name not in added]})
-    assert active_columns(schema) == ["shop", "till"]
-    assert active_columns(old) == []
+    assert active_columns(model_of(schema)) == ["shop", "till"]
+    assert active_columns(model_of(old)) == []
     for row in sent(table):
         fields, _ = store(database, old, row)
         assert len(fields) == len(old.numeric_fields)
@@ -177,13 +189,13 @@ def test_transactions_with_the_same_value_wait_for_each_other(database: Database
     def second() -> None:
         def work(connection: Connection) -> None:
             entered.set()
-            lock_values(connection, "t", [("shop", "b"), ("shop", "a")])
+            lock(Driver(connection), "t", [], [("shop", "a"), ("shop", "b")], ["shop"], ("SELECT 1", {}))
             order.append("second")
 
         database.write(work)
 
     def first(connection: Connection) -> None:
-        lock_values(connection, "t", [("shop", "a"), ("shop", None)])
+        lock(Driver(connection), "t", [], [("shop", "a")], ["shop"], ("SELECT 1", {}))
         other.start()
         assert entered.wait(30)
         other.join(0.3)

@@ -11,9 +11,9 @@ import pytest
 
 from balancer.data.labels import label_names
 from balancer.serving.scoring.entities import Entities
-from balancer.serving.scoring.history import Row
 from balancer.serving.scoring.parsing import parse_transaction
 from balancer.serving.scoring.registry import LoadedModel
+from balancer.serving.scoring.row import Row
 from balancer.serving.scoring.scorer import Scorer
 from balancer.serving.storage.database import Database
 from benchmarks.lib.postgres import Postgres, postgres_programs

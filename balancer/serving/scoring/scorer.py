@@ -169,7 +169,7 @@ class Scorer:
     def _score(
         self, connection: Connection, tenant: str, models: Models, jobs: Sequence[Job], opened: list[Batch]
     ) -> list[ScoringResult | ConflictError]:
-        locked = _locked(Driver(connection), tenant, models.champion, [row for job in jobs for row in job.rows])
+        locked = lock_rows(Driver(connection), tenant, models.champion, [row for job in jobs for row in job.rows])
         known = {name: (digest, json.loads(answer) if isinstance(answer, str) else answer) for name, digest, answer in locked.rows}
         errors: dict[int, dict[int, ConflictError]] = {}
         fresh: list[tuple[int, Row]] = []
@@ -265,7 +265,7 @@ class Scorer:
         write_batch(batch.driver, batch.tenant, list(batch.entities.values()), stored, decided, challenged, contexts, states)
 
 
-def _locked(driver: Driver, tenant: str, model: LoadedModel, rows: Sequence[Row]) -> Locked:
+def lock_rows(driver: Driver, tenant: str, model: LoadedModel, rows: Sequence[Row]) -> Locked:
     """Lock what the rows change, and read the digests and answers of those that are stored already."""
     names = sorted({row.entity for row in rows})
     values = sorted({pair for row in rows for pair in context_values(model, row)})
