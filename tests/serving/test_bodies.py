@@ -164,6 +164,13 @@ def test_a_report_that_can_not_be_used_is_named_by_its_key(reward: Any, error: s
     assert str(found.value).startswith(error)
 
 
+@pytest.mark.parametrize("scores", ["[0.1, NaN]", "[[0.1, 0.9], [NaN, 1]]", "NaN", "-Infinity"])
+def test_a_number_that_json_lacks_is_named_by_the_key_of_its_list(scores: str) -> None:
+    body = f'{{"epoch": 1, "reward": {{"labels": ["a", "b"], "scores": {scores}}}}}'
+    with pytest.raises(InputError, match=r"'scores' is \w+, which JSON does not have"):
+        decode_object(body.encode())
+
+
 @given(OBJECTS)
 def test_an_object_is_that_of_json(content: dict[str, Any]) -> None:
     text = json.dumps(content)

@@ -138,8 +138,18 @@ def _malformed(message: str, body: bytes, rows: str) -> str:
     for word, meaning in _NOT_JSON:
         begin = position - (word[:1] == b"-" and body[position : position + 1] == b"I")
         if body.startswith(word, begin):
-            name, row = key_before(body, begin), count_marks(body[:begin], b"{") - 2
+            name, row = _key_of(body, begin), count_marks(body[:begin], b"{") - 2
             inside = rows and row >= 0 and count_marks(body[:begin], b"}") <= row
             where = f"{rows}[{row}]: column " if inside else ""
-            return f"{where}{quoted(name or 'a value')} is {meaning}, which JSON does not have; give null where it is not known"
+            return f"{where}{quoted(name)} is {meaning}, which JSON does not have; give null where it is not known"
     return f"the body is no JSON at byte {position}; correct it"
+
+
+def _key_of(body: bytes, position: int) -> str:
+    """The key of a value, or of the list or the lists around it."""
+    for _ in range(3):
+        name = key_before(body, position)
+        if name is not None:
+            return name
+        position = body.rfind(b"[", 0, max(position, 0))
+    return ""
