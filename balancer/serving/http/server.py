@@ -84,10 +84,10 @@ def serve(config: ServeConfig) -> int:
         has_keys = keys.any_ever(database)
     if not config.is_loopback and not has_keys and not config.oidc_issuer:
         raise InputError(f"--host {config.host} lets others connect, but there is no API key yet: create one with balancer keys create")
+    bound = _bind(config.host, config.port)
     log_to_stderr()
     with tempfile.TemporaryDirectory(prefix="balancer-metrics-") as folder:
         os.environ |= {CONFIG: json.dumps(to_dict(config)), "PROMETHEUS_MULTIPROC_DIR": folder}
-        bound = _bind(config.host, config.port)
         fields = {
             "url": f"http{'s' if config.tls_key else ''}://{config.host}:{config.port}",
             "database": database.shown,
@@ -112,9 +112,13 @@ def _bind(host: str, port: int) -> socket.socket:
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         bound = socket.socket(family, kind)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
-        bound.listen(_BACKLOG)  # at once: until then another process could bind the same address
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(address)
+            bound.listen(_BACKLOG)  # at once: until then another process could bind the same address
+        except OSError:
+            bound.close()
+            raise
     except OSError as error:
         reason = error.strerror or "it can't be used"
         raise InputError(f"--host {host} --port {port}: {reason}; choose another address, or stop what uses it") from error
