@@ -146,10 +146,10 @@ def _malformed(message: str, body: bytes, rows: str) -> str:
 
 
 def _key_of(body: bytes, position: int) -> str:
-    """The key of a value, or of the list or the lists around it."""
+    """The key of a value, or that of the lists around it, which is the last one before it."""
     for _ in range(3):
         name = key_before(body, position)
         if name is not None:
             return name
-        position = body.rfind(b"[", 0, max(position, 0))
+        position = body.rfind(b":", 0, max(position - 1, 0)) + 1
     return ""
