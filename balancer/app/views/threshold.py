@@ -33,6 +33,7 @@ from balancer.app.loading import (
     show_table,
     table,
 )
+from balancer.app.service import service_panel
 from balancer.evaluation.operating_points import OperatingPoints
 from balancer.names import counted
 
@@ -80,6 +81,7 @@ def show() -> None:
     )
     _save(run, threshold, how, saved)
     _charts(run, thresholds, threshold, metrics, price, loss)
+    service_panel(run.path)
 
 
 def _chosen(criterion: str, thresholds: OperatingPoints, saved: float, price: float, loss: float) -> tuple[float, str]:
