@@ -25,11 +25,6 @@ _LONG = documented(LONGEST_TEXT)
 EntityName = Annotated[str, Path(description="Name of the entity, as in its column.", json_schema_extra=_LONG), stored_text()]
 TransactionId = Annotated[str, Path(description="Id of the transaction.", json_schema_extra=_LONG), stored_text()]
 SessionId = Annotated[str, Path(description="Id of the session.", json_schema_extra=documented(100)), stored_text(100)]
-ModelPath = Annotated[str, Path(description="Name of the run.", json_schema_extra=documented(200)), stored_text(200)]
-KeyPath = Annotated[str, Path(description="Id of the key.", json_schema_extra=documented(100)), stored_text(100)]
 After = Annotated[
     str | None, Query(description="`next` of the previous page.", json_schema_extra={"maxLength": LONGEST_TEXT}), stored_text()
-]
-EntityQuery = Annotated[
-    str | None, Query(description="Name of the entity, as in its column.", json_schema_extra={"maxLength": LONGEST_TEXT}), stored_text()
 ]
