@@ -32,7 +32,6 @@ MODULES = {
     "balancer.sampling.embedded": "balancer.sampling.core",
     "balancer.serving.client": "balancer.integrations.remote",
     "balancer.serving.database": "balancer.serving.storage.database",
-    "balancer.serving.history": "balancer.serving.scoring.history",
     "balancer.serving.memory": "balancer.serving.scoring.state",
     "balancer.serving.registry": "balancer.serving.scoring.registry",
     "balancer.training.streaming": "balancer.inference.streaming",

@@ -24,12 +24,11 @@ from balancer.errors import InputError
 from balancer.inference.decision import decide
 from balancer.serving.errors import MissingError
 from balancer.serving.scoring.actions import Actions
-from balancer.serving.scoring.context_past import RowContextPast
-from balancer.serving.scoring.context_risk import row_risk_fields
+from balancer.serving.scoring.batch import active_columns
 from balancer.serving.scoring.context_swap import put_rows, stored_labels, stored_rows, swap_labels, take_rows
 from balancer.serving.scoring.context_versions import changed
 from balancer.serving.scoring.decisions import AMENDED, REVERSED, decided, last_decision, stored_id
-from balancer.serving.scoring.history import active_columns
+from balancer.serving.scoring.facts import stored_context
 from balancer.serving.scoring.loaded_model import LoadedModel
 from balancer.serving.scoring.origin import Origin
 from balancer.serving.scoring.parsing import Correction, parse_correction
@@ -235,7 +234,7 @@ def _replace(
         changes: Columns of the line `first` that were corrected; without any, context fields are kept.
     """
     schema, number = model.base, entity["id"]
-    columns = active_columns(schema)
+    columns = active_columns(model)
     places = range(first, len(lines))
     begin = rebuilt.base.position
     old_rows, old_labels = stored_rows(connection, number, begin + first), stored_labels(connection, number, begin + first)
@@ -275,10 +274,10 @@ def _replace(
 def _context_again(connection: Connection, tenant: str, schema: Schema, line: Line, changes: Sequence[str]) -> None:
     """Compute the context fields of a corrected row that depend on what was corrected, as of its time."""
     spec, found = schema.spec, dict[str, NDArray[np.float32]]()
-    past = RowContextPast(connection, tenant, line.texts, line.time, line.amount, spec.label_delay)
+    past = stored_context(connection, tenant, schema, line.texts, line.time, line.amount)
     for column in spec.context:
         if column in changes:
-            found |= dict(row_risk_fields(connection, tenant, column, line.texts[column], line.time, spec.label_delay))
+            found |= dict(past.rates(column))
             found |= dict(context_fields(past, column, schema.numeric_fields))
         elif spec.amount in changes:
             wanted = [f"{column}_{name}" for name in ACTIVITY_AMOUNT_FIELDS[:1]]  # the other one is that of the rows before
@@ -292,7 +291,7 @@ def _save(connection: Connection, entity: dict[str, Any], model: LoadedModel, re
     """Write the row of an entity with its new statistics; states and scores of models are computed again."""
     connection.execute(delete(entity_states).where(entity_states.c.entity == entity["id"]))
     scores = score_again(connection, entity, model, position)
-    entity |= rebuilt.entity() | {"model": None, "state": None, "version": entity["version"] + 1} | scores
+    entity |= rebuilt.entity() | {"version": entity["version"] + 1} | scores
     values = {name: value for name, value in entity.items() if name not in ("id", "tenant", "name")}
     connection.execute(update(entities).where(entities.c.id == entity["id"]).values(values))
 

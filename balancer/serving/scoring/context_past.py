@@ -1,24 +1,22 @@
-"""Store the rows of a context value, and compute the statistics of its past (`balancer.data.context_past`).
+"""Compute the statistics of the past of a context value (`balancer.data.context_past`) from stored sums.
 
 What is special: the cost of a row does not grow with the number of rows of its terminal or merchant, and rows
 may arrive late or be erased (`balancer.serving.scoring.spans`). A row sees the rows of its value that are
 stored with an effective time up to its own; so rows that are sent in the order of time see what the rows of a
-table see. On PostgreSQL the requests with rows of the same value run one after the other.
+table see. Values with few rows are remembered instead (`balancer.serving.scoring.context_memory`).
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Boolean, Connection, Double, delete, select, text
+from sqlalchemy import Boolean, Connection, Double, text
 
 from balancer.data.context_past import ACTIVITY_WINDOWS, LEVEL_WINDOW, RECENT_LABELS
 from balancer.serving.scoring.context_memory import RowActivity, RowLabels
 from balancer.serving.scoring.spans import CONTEXT, EVER, Level, bounds, numbers, parts
-from balancer.serving.storage.tables import context_rows
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 _ALL_TIME = 0
@@ -29,22 +27,6 @@ LABEL_LEVELS = (Level("labelled_hours", "hour", _HOUR), Level("labelled_days", "
 
 # The statements are fixed texts, because building them for each transaction took half of its time. Both
 # databases accept them.
-_ADD_ROW = text(
-    'INSERT INTO context_rows (tenant, "column", value, time, entity, position, level, square) '
-    "VALUES (:tenant, :column, :value, :time, :entity, :position, :level, :square)"
-)
-_ADD_SPAN = text(
-    'INSERT INTO context_spans (tenant, "column", value, width, number, "rows", sum_level, sum_square) '
-    "VALUES (:tenant, :column, :value, :width, :number, 1, :level, :square) "
-    'ON CONFLICT (tenant, "column", value, width, number) DO UPDATE SET "rows" = context_spans."rows" + 1, '
-    "sum_level = context_spans.sum_level + excluded.sum_level, sum_square = context_spans.sum_square + excluded.sum_square"
-)
-_SPAN = f"{CONTEXT} AND width = :width AND number = :number"
-_TAKE_FROM_SPAN = text(
-    f'UPDATE context_spans SET "rows" = "rows" - 1, sum_level = sum_level - :level, sum_square = sum_square - :square WHERE {_SPAN}'
-)
-_DROP_EMPTY_SPAN = text(f'DELETE FROM context_spans WHERE {_SPAN} AND "rows" = 0')
-_LOCK = text("SELECT pg_advisory_xact_lock(:number)")
 _NOW = "now"
 _ACTIVITY = text(
     " UNION ALL ".join(
@@ -163,93 +145,6 @@ def activity_by_sums(
     rows, level, square = (whole - part for whole, part in zip(total, later, strict=True))
     within = tuple(after[name][0] - later[0] for name in ACTIVITY_WINDOWS)
     return RowActivity(rows, 0.0 if last == -math.inf else last, within, level, square, after[LEVEL_WINDOW][1] - later[1])
-
-
-def RowContextPast(  # noqa: N802
-    connection: Connection, tenant: str, texts: Mapping[str, str | None], time: float, amount: float | None, delay: float
-) -> Any:
-    from balancer.serving.scoring.context_risk import labels_by_sums
-    from balancer.serving.scoring.facts import ContextFacts
-    import numpy as np
-
-    facts = ContextFacts(list(texts), np.array([time]), None if amount is None else np.array([amount]))
-    for column, value in texts.items():
-        facts.labels_of[column].append(RowLabels() if value is None else labels_by_sums(connection, tenant, column, value, time, delay))
-        facts.activity_of[column].append(RowActivity() if value is None else activity_by_sums(connection, tenant, column, value, time))
-    return facts
-
-
-def lock_values(connection: Connection, tenant: str, values: Iterable[tuple[str, str | None]]) -> None:
-    """Wait until no other transaction scores rows of these context values, and keep others waiting.
-
-    Transactions lock values after entities, and all in the same order, so that two never wait for each other.
-
-    Args:
-        connection: A transaction that writes.
-        tenant: Whose rows.
-        values: Columns and values.
-    """
-    if connection.dialect.name != "postgresql":
-        return  # SQLite has one writer at a time
-    names = {"\0".join((tenant, column, value)) for column, value in values if value is not None}
-    for number in sorted(_lock_number(name) for name in names):
-        connection.execute(_LOCK, {"number": number})
-
-
-def add_row(
-    connection: Connection,
-    tenant: str,
-    entity: int,
-    position: int,
-    texts: Mapping[str, str | None],
-    columns: Sequence[str],
-    row: Mapping[str, Any],
-) -> None:
-    """Add a stored transaction to the rows of its context values.
-
-    Args:
-        connection: A transaction that writes.
-        tenant: Whose transaction.
-        entity: Id of its entity.
-        position: Its position in the history of the entity.
-        texts: Values of the context columns.
-        columns: The context columns whose rows are kept.
-        row: Its `time`, and in fixed point the `level` of its amount and the `square` of that.
-    """
-    contexts = [{"tenant": tenant, "column": column, "value": texts[column], **row} for column in columns if texts[column] is not None]
-    if not contexts:
-        return
-    connection.execute(_ADD_ROW, [context | {"entity": entity, "position": position} for context in contexts])
-    connection.execute(_ADD_SPAN, [context | span for context in contexts for span in _spans(row["time"])])
-
-
-def remove_entity(connection: Connection, tenant: str, entity: int) -> None:
-    """Take the rows of an entity out of all sums, as if they had never arrived.
-
-    Fields of rows of other entities, which were stored before, are not computed again.
-    """
-    rows = context_rows.c
-    found = connection.execute(select(context_rows).where(rows.entity == entity)).all()
-    if not found:
-        return
-    lock_values(connection, tenant, {(row.column, row.value) for row in found})
-    spans = [
-        {"tenant": tenant, "column": row.column, "value": row.value, "level": row.level, "square": row.square} | span
-        for row in found
-        for span in _spans(row.time)
-    ]
-    connection.execute(_TAKE_FROM_SPAN, spans)
-    connection.execute(_DROP_EMPTY_SPAN, spans)
-    connection.execute(delete(context_rows).where(rows.entity == entity))
-
-
-def _spans(time: float) -> list[dict[str, int]]:
-    """Return width and number of each span that has `time`."""
-    return [{"width": width, "number": number} for width, number in spans_of(time)]
-
-
-def _lock_number(name: str) -> int:
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), signed=True)
 
 
 def spans_of(time: float) -> list[tuple[int, int]]:

@@ -10,14 +10,13 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Boolean, Connection, select, text
+from sqlalchemy import Boolean, Connection, text
 
 from balancer.data.risk import WINDOW_DAYS
 from balancer.data.spec import DAY
 from balancer.serving.scoring.context_memory import RowLabels
 from balancer.serving.scoring.context_past import LABEL_LEVELS, known_labels
 from balancer.serving.scoring.spans import numbers
-from balancer.serving.storage.tables import labelled
 
 HOUR = 3600.0
 
@@ -85,16 +84,6 @@ def count_label(connection: Connection, row: Any, columns: Sequence[str], fraud:
         connection.execute(_COUNT_DAY, context | {"day": day, "known": known, "frauds": frauds})
 
 
-def uncount_entity(connection: Connection, tenant: str, entity: int) -> None:
-    """Remove the labels of an entity from the counts by hours and days."""
-    counted = connection.execute(select(labelled).where(labelled.c.entity == entity).order_by(labelled.c.column, labelled.c.value)).all()
-    for row in counted:
-        hour, day = numbers(LABEL_LEVELS, row.time)
-        uncounted = {"tenant": tenant, "column": row.column, "value": row.value, "known": -1, "frauds": -int(row.fraud)}
-        connection.execute(_COUNT_HOUR, uncounted | {"hour": hour})
-        connection.execute(_COUNT_DAY, uncounted | {"day": day})
-
-
 def labels_by_sums(connection: Connection, tenant: str, column: str, value: str, time: float, delay: float) -> RowLabels:
     """Compute what is known of the labels of a context value at a moment, from the counts by hours and days.
 
@@ -111,12 +100,6 @@ def labels_by_sums(connection: Connection, tenant: str, column: str, value: str,
     return known_labels(connection, tenant, column, value, until)._replace(
         window_known=tuple(known for known, _ in counts), window_frauds=tuple(frauds for _, frauds in counts)
     )
-
-
-def row_risk_fields(connection: Connection, tenant: str, column: str, value: str | None, time: float, delay: float) -> Any:
-    from balancer.serving.scoring.context_past import RowContextPast
-
-    return iter(RowContextPast(connection, tenant, {column: value}, time, None, delay).rates(column))
 
 
 def _counts(connection: Connection, tenant: str, column: str, value: str, end: float, closed: bool) -> list[tuple[int, int]]:

@@ -7,12 +7,12 @@ however many transactions its merchant has.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, insert, select, text
 
-from balancer.serving.scoring.context_past import LABEL_LEVELS
+from balancer.serving.scoring.context_past import LABEL_LEVELS, spans_of
 from balancer.serving.scoring.spans import numbers
 from balancer.serving.storage.tables import context_rows, labelled
 
@@ -115,7 +115,7 @@ def swap_labels(connection: Connection, tenant: str, entity: int, old: Collectio
 def _add_to_spans(connection: Connection, tenant: str, rows: Collection[ContextRow], sign: int) -> None:
     sums: dict[tuple[str, str, int, int], list[int]] = {}
     for row in rows:
-        for width, number in _spans(row.time):
+        for width, number in spans_of(row.time):
             total = sums.setdefault((row.column, row.value, width, number), [0, 0, 0])
             for place, added in enumerate((1, row.level, row.square)):
                 total[place] += sign * added
@@ -129,9 +129,3 @@ def _add_to_spans(connection: Connection, tenant: str, rows: Collection[ContextR
     connection.execute(_ADD_TO_SPAN, values)
     if sign < 0:
         connection.execute(_DROP_EMPTY_SPAN, values)
-
-
-def _spans(time: float) -> Sequence[tuple[int, int]]:
-    """Width and number of each span that has `time`."""
-    minute = int(time // 60)
-    return [*((width, minute // minutes) for width, minutes in _WIDTHS), _ALL_TIME]

@@ -6,17 +6,17 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, delete, select, union, update
+from sqlalchemy import Connection, delete, select, update
 
 from balancer.data.schema import Schema
 from balancer.data.spec import nearest
 from balancer.errors import InputError
 from balancer.serving.errors import MissingError
-from balancer.serving.scoring.context_past import remove_entity
-from balancer.serving.scoring.context_risk import count_label, uncount_entity
+from balancer.serving.scoring.context_risk import count_label
+from balancer.serving.scoring.context_swap import stored_labels, stored_rows, swap_labels, take_rows
 from balancer.serving.scoring.context_versions import changed
 from balancer.serving.storage.database import Database
-from balancer.serving.storage.tables import context_rows, entities, labelled, transactions
+from balancer.serving.storage.tables import entities, transactions
 from balancer.tables.options import NORMAL
 from balancer.tables.values import normal_text
 
@@ -113,9 +113,11 @@ class Entities:
             found = _found(connection, tenant, name, lock=True)
             if found is None:
                 raise MissingError(f"there is no entity {name!r}")
-            changed(connection, tenant, _context_values(connection, found["id"]), rows=True, labels=True)
-            uncount_entity(connection, tenant, found["id"])
-            remove_entity(connection, tenant, found["id"])
+            rows, labels = stored_rows(connection, found["id"], 0), stored_labels(connection, found["id"], 0)
+            values = {(row.column, row.value) for row in rows} | {(label.column, label.value) for label in labels}
+            changed(connection, tenant, values, rows=True, labels=True)
+            take_rows(connection, tenant, found["id"], rows)
+            swap_labels(connection, tenant, found["id"], labels, ())
             connection.execute(delete(entities).where(entities.c.id == found["id"]))
 
         self._database.write(work)
@@ -151,12 +153,6 @@ def _locked_entities(connection: Connection, tenant: str, names: Sequence[str]) 
     holders = select(rows.entity).where(rows.tenant == tenant, rows.id.in_(names))
     chosen = select(columns.id).where(columns.tenant == tenant, columns.id.in_(holders)).order_by(columns.name).with_for_update()
     return list(connection.execute(chosen).scalars())
-
-
-def _context_values(connection: Connection, entity: int) -> set[tuple[str, str]]:
-    """The context columns and values under which an entity is counted."""
-    counted = (select(table.c.column, table.c.value).where(table.c.entity == entity) for table in (context_rows, labelled))
-    return {(row.column, row.value) for row in connection.execute(union(*counted))}
 
 
 def _found(connection: Connection, tenant: str, name: str, *, lock: bool = False) -> Mapping[str, Any] | None:

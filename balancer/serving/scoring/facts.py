@@ -7,11 +7,12 @@ are gathered row after row: a row is added to what is remembered before the next
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sqlalchemy import Connection
 
 from balancer.data.context_features import context_fields
 from balancer.data.context_past import ACTIVITY_WINDOWS, RECENT_LABELS, Activity, KnownLabels
@@ -21,6 +22,8 @@ from balancer.data.risk import WINDOW_DAYS, rate_fields
 from balancer.data.schema import Schema
 from balancer.data.timeline import Index
 from balancer.serving.scoring.context_memory import RowActivity, RowLabels
+from balancer.serving.scoring.context_past import activity_by_sums
+from balancer.serving.scoring.context_risk import labels_by_sums
 from balancer.serving.scoring.entity_memory import EntityMemory, First, Used, sums_of
 from balancer.serving.scoring.row import Row, value_key
 from balancer.serving.storage.driver import Driver
@@ -155,6 +158,32 @@ class ContextFacts:
             known = np.array([row.window_known[place] for row in rows])
             fields += [(name, values.astype(np.float32)) for name, values in rate_fields(column, days, frauds, known)]
         return fields
+
+
+def stored_context(
+    connection: Connection, tenant: str, schema: Schema, texts: Mapping[str, str | None], time: float, amount: float | None
+) -> ContextFacts:
+    """The statistics of the context values of one row at a moment, from the sums of the database.
+
+    Args:
+        connection: A transaction.
+        tenant: Whose row.
+        schema: The schema without score fields.
+        texts: Values of the context columns.
+        time: Effective time in seconds.
+        amount: The amount, or None.
+    """
+    spec = schema.spec
+    facts = ContextFacts(spec.context, np.array([time]), None if amount is None else np.array([amount]))
+    for column in spec.context:
+        value = texts[column]
+        known, activity = RowLabels(), RowActivity()
+        if value is not None:
+            known = labels_by_sums(connection, tenant, column, value, time, spec.label_delay)
+            activity = activity_by_sums(connection, tenant, column, value, time)
+        facts.labels_of[column].append(known)
+        facts.activity_of[column].append(activity)
+    return facts
 
 
 def numeric_fields(

@@ -109,10 +109,6 @@ entities = Table(
     Column("sum_level", Whole, nullable=False),
     Column("sum_square", Whole, nullable=False),
     Column("sum_amount", Double, nullable=False),
-    # State of the model after the last row (of constant size if the model supports it), and digest of that
-    # model.
-    Column("model", String(64)),
-    Column("state", LargeBinary),
     # Score memory: the last log-odds (float32, the latest one last), the sum of all probabilities in fixed
     # point, and digest of the trees that gave them; null without trees.
     Column("first_stage", String(64)),

@@ -28,6 +28,9 @@ def upgrade() -> None:
     _add_operator()
     op.add_column("models", sa.Column("key", sa.String(length=100), nullable=True))
     op.add_column("models", sa.Column("rolled_back", sa.Boolean(), server_default=sa.false(), nullable=False))
+    # States are computed again from the rows, and are kept in `entity_states` from now on.
+    op.drop_column("entities", "state")
+    op.drop_column("entities", "model")
     op.add_column("entities", sa.Column("version", whole, server_default=zero, nullable=False))
     op.add_column("transactions", sa.Column("amount", sa.Double(), nullable=True))
     op.create_index("labelled_of_entity", "labelled", ["entity"], unique=False)
@@ -115,6 +118,8 @@ def downgrade() -> None:
     op.drop_index("labelled_of_entity", table_name="labelled")
     op.drop_column("transactions", "amount")
     op.drop_column("entities", "version")
+    op.add_column("entities", sa.Column("model", sa.String(length=64), nullable=True))
+    op.add_column("entities", sa.Column("state", sa.LargeBinary(), nullable=True))
     op.drop_column("models", "rolled_back")
     op.drop_column("models", "key")
     # Without the column a key has no end: those that have ended already must not work again.
