@@ -7,6 +7,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import psutil
+
 from balancer.errors import UnsupportedError
 from benchmarks.lib.ports import free_port
 
@@ -55,6 +57,11 @@ class Postgres:
         """Create the empty database ``name``, and return its URL."""
         self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "balancer", name)
         return f"postgresql://balancer@127.0.0.1:{self.port}/{name}"
+
+    def processes(self) -> list[psutil.Process]:
+        """The processes of the server, the first one first."""
+        first = psutil.Process(int((self.folder / "postmaster.pid").read_text().splitlines()[0]))
+        return [first, *first.children(recursive=True)]
 
     def _run(self, program: str, *arguments: str) -> None:
         if self._prefix:

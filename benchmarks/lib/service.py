@@ -1,4 +1,4 @@
-"""The service in separate processes, and a client that sends it transactions like a bank."""
+"""The service in separate processes: start it, watch its processes, and make transactions for it."""
 
 from __future__ import annotations
 
@@ -6,23 +6,25 @@ import os
 import random
 import signal
 import subprocess
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psutil
 
+from balancer.serving.storage import keys
+from balancer.serving.storage.database import Database
 from benchmarks.lib.commands import BALANCER
 from benchmarks.lib.ports import free_port
+from benchmarks.lib.service_client import Connection
 
 WAIT = 120.0
 """Seconds that the service may take to start or to answer."""
 START = 1.7e9
 """Time of the first transaction, in seconds since 1970."""
 DAY = 86_400.0
+SCOPES = ("score", "admin", "operator")
 
 
 class Service:
@@ -33,18 +35,24 @@ class Service:
         database: URL of its database.
         flags: further flags of `balancer serve`.
         workers: number of worker processes.
-        core: CPU core to run on; None for all.
+        prefix: command that runs it, such as `pinned`.
     """
 
-    def __init__(self, folder: Path, database: str, *flags: str, workers: int = 1, core: int | None = None) -> None:
-        self.port = free_port()
+    def __init__(self, folder: Path, database: str, *flags: str, workers: int = 1, prefix: Sequence[str] = ()) -> None:
+        self.port, self.log = free_port(), folder / "service.log"
         self.url = f"http://127.0.0.1:{self.port}"
-        pinned = [] if core is None else ["taskset", "-c", str(core)]
-        command = [*pinned, *BALANCER, "serve", "--port", str(self.port), "--database", database, "--rate", "0"]
-        with (folder / "service.log").open("ab") as log:
+        command = [*prefix, *BALANCER, "serve", "--port", str(self.port), "--database", database, "--rate", "0"]
+        self.begun = time.perf_counter()
+        with self.log.open("ab") as log:
             environment = os.environ | {"OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
             self.process = subprocess.Popen([*command, "--workers", str(workers), *flags], stderr=log, env=environment)
-        self.wait_until_ready()
+        try:
+            self.wait_until_ready()
+        except BaseException:
+            self.stop()
+            raise
+        self.ready_after = time.perf_counter() - self.begun
+        """Seconds until it was ready."""
 
     def wait_until_ready(self) -> None:
         """Wait until a model is loaded.
@@ -52,31 +60,74 @@ class Service:
         Raises:
             RuntimeError: the service does not answer in time.
         """
-        for _ in range(int(WAIT * 10)):
+        while time.perf_counter() - self.begun < WAIT and self.process.poll() is None:
             try:
-                if httpx.get(f"{self.url}/readyz", timeout=2).json().get("model"):
-                    return
-            except (httpx.TransportError, ValueError):
+                with Connection(self.port, timeout=2) as connection:
+                    if connection.get("/readyz")[1].get("model"):
+                        return
+            except (OSError, ValueError):
                 pass
-            time.sleep(0.1)
-        raise RuntimeError("the service does not answer; see service.log")
+            time.sleep(0.02)
+        raise RuntimeError(f"the service does not answer; see {self.log}")
 
     def workers(self) -> list[psutil.Process]:
         """Its worker processes."""
-        return [child for child in psutil.Process(self.process.pid).children(recursive=True) if "spawn_main" in " ".join(child.cmdline())]
+        found = psutil.Process(self.process.pid).children(recursive=True)
+        return [child for child in found if "spawn_main" in " ".join(child.cmdline())]
 
     def stop(self) -> None:
         """Stop it, and wait until it has ended."""
         self.process.send_signal(signal.SIGTERM)
-        self.process.wait(60)
+        try:
+            self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            for each in [*psutil.Process(self.process.pid).children(recursive=True), self.process]:
+                each.kill()
+            self.process.wait(60)
+
+
+def pinned(core: int) -> Sequence[str]:
+    """A prefix for a command that runs on one CPU core."""
+    return ("taskset", "-c", str(core))
+
+
+def cpu_seconds(process: int) -> float:
+    """CPU seconds of a process and all that it started, those included that have ended."""
+    root, total = psutil.Process(process), 0.0
+    for each in [root, *root.children(recursive=True)]:
+        try:
+            total += sum(each.cpu_times()[:4])
+        except psutil.NoSuchProcess:
+            continue
+    return total
+
+
+def prepared(url: str, *tenants: str) -> list[str]:
+    """Create the tables of a database, and a key of each tenant."""
+    database = Database(url, patience=60)
+    database.upgrade()
+    found = [keys.create(database, tenant, SCOPES)[1] for tenant in tenants]
+    database.close()
+    return found
+
+
+def metric(connection: Connection, name: str) -> float:
+    """A metric without labels, by its name in the text of /metrics; 0 if it is not there yet."""
+    status, content = connection.request("GET", "/metrics")
+    if status != 200:
+        raise RuntimeError(f"/metrics is answered with {status}")
+    values = dict(line.rsplit(" ", 1) for line in content.decode().splitlines() if line and line[0] != "#")
+    return float(values.get(name, 0.0))
 
 
 def transaction(number: int, card: str, time: float, rng: random.Random) -> dict[str, Any]:
     """A random transaction of a card, as a client sends it."""
+    return {"transaction_id": f"{card}-{number}", "card_id": card, "time": time, **details(rng)}
+
+
+def details(rng: random.Random) -> Mapping[str, Any]:
+    """Random values of a transaction that name neither the card nor the time."""
     return {
-        "transaction_id": f"{card}-{number}",
-        "card_id": card,
-        "time": time,
         "amount": round(rng.lognormvariate(3, 1), 2),
         "merchant_id": f"m{rng.randrange(300)}",
         "merchant_category": rng.choice(["grocery", "fuel", "travel", "online"]),
@@ -84,76 +135,3 @@ def transaction(number: int, card: str, time: float, rng: random.Random) -> dict
         "region": f"r{rng.randrange(5)}",
         "distance_km": round(rng.expovariate(0.1), 2),
     }
-
-
-class Bank:
-    """A client that sends transactions day by day, and repeats each request until it is answered.
-
-    Args:
-        url: address of the service.
-        key: API key.
-        cards: number of cards; each makes one transaction per day.
-        threads: requests that are sent at the same time.
-    """
-
-    def __init__(self, url: str, key: str, cards: int, threads: int) -> None:
-        self.url, self.headers, self.threads = url, {"Authorization": f"Bearer {key}"}, threads
-        self.cards = [f"card-{number}" for number in range(cards)]
-        self.accepted: dict[str, dict[str, Any]] = {}
-        self.sent: dict[str, dict[str, Any]] = {}
-        self.retries = 0
-        self._lock, self._clients = threading.Lock(), [httpx.Client(base_url=url, headers=self.headers, timeout=60) for _ in range(threads)]
-
-    def post(self, path: str, body: dict[str, Any], thread: int = 0) -> dict[str, Any]:
-        """Send a request until it is answered, and return the answer.
-
-        Raises:
-            RuntimeError: the service refused the request, or did not answer in time.
-        """
-        deadline = time.monotonic() + WAIT
-        while True:
-            try:
-                answer = self._clients[thread].post(path, json=body)
-                if answer.status_code == 200:
-                    return dict(answer.json())
-                if answer.status_code < 500:
-                    raise RuntimeError(answer.text)
-            except httpx.TransportError:
-                pass
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"{path} was not answered within {WAIT} s")
-            self.retries += 1
-            time.sleep(0.1)
-
-    def day(self, number: int, rate: float) -> None:
-        """Send one transaction of each card, ``rate`` per second in all; 0 is as fast as possible."""
-        rng = random.Random(number)
-        rows = [transaction(number, card, START + DAY * number + rng.random() * 86_000, rng) for card in self.cards]
-
-        def work(thread: int) -> None:
-            begun = time.monotonic()
-            for place, row in enumerate(rows[thread :: self.threads]):
-                pause = begun + place * self.threads / rate - time.monotonic() if rate else 0.0
-                if pause > 0:
-                    time.sleep(pause)
-                answer = self.post("/v1/score", {"transactions": [row]}, thread)["decisions"][0]
-                with self._lock:
-                    self.sent[row["transaction_id"]], self.accepted[row["transaction_id"]] = row, answer
-
-        with ThreadPoolExecutor(self.threads) as pool:
-            for done in [pool.submit(work, thread) for thread in range(self.threads)]:
-                done.result()
-
-    def labels_of(self, number: int) -> dict[str, str]:
-        """Labels of a day's transactions by id: about every thirtieth is fraud."""
-        names = [f"{card}-{number}" for card in self.cards]
-        return {name: "1" if hash_of(name) % 30 == 0 else "0" for name in names}
-
-    def label(self, number: int) -> None:
-        """Upload the labels of a day."""
-        self.post("/v1/labels", {"labels": [{"id": name, "label": label} for name, label in self.labels_of(number).items()]})
-
-
-def hash_of(name: str) -> int:
-    """A hash that is the same in every process."""
-    return sum(ord(letter) * 31**place for place, letter in enumerate(name))
