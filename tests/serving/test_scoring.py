@@ -257,7 +257,7 @@ def test_two_workers_at_once_on_one_entity(url: str, database: Database, run: Pa
         ({"amount": None}, "column 'amount' is null, not a number"),
         ({"amount": math.nan}, "column 'amount' is not finite"),
         ({"amount": "x"}, "column 'amount' is text, not a number"),
-        ({"amount": True}, "column 'amount' is bool, not a number"),
+        ({"amount": True}, "column 'amount' is true or false, not a number"),
         ({"distance_km": 1e39}, "beyond the range of 32-bit floats"),
         ({"time": "yesterday"}, "column 'time' can't be read as a time"),
         ({"time": 9.1e12}, "ahead of the clock of the service"),  # read as milliseconds
