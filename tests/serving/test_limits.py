@@ -145,6 +145,35 @@ def test_a_key_is_looked_up_once_a_second_and_refused_a_second_after_it_was_revo
         assert len(looked) <= 2
 
 
+def test_wrong_keys_do_not_delay_one_that_is_in_use(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, token = keys.create(database, "t", ("score",))
+    verify = keys.verify
+
+    def slow(database: Database, given: str) -> keys.Key | None:
+        time.sleep(0.0 if given == token else 0.2)
+        return verify(database, given)
+
+    monkeypatch.setattr(keys, "verify", slow)
+
+    async def run() -> float:
+        access = Access(database, 0.0, open_allowed=False)
+        right = [(b"authorization", f"Bearer {token}".encode())]
+        await access.check(right, "score")
+        await asyncio.sleep(auth.REMEMBERED_SECONDS)
+        wrong = [[(b"authorization", b"Bearer bk_%012x_%b" % (number, b"a" * 43))] for number in range(6)]
+        flood = [asyncio.create_task(access.check(each, "score")) for each in wrong]
+        await asyncio.sleep(0.05)
+        begun = time.monotonic()
+        await access.check(right, "score")
+        seconds = time.monotonic() - begun
+        refused = await asyncio.gather(*flood, return_exceptions=True)
+        assert {each.status for each in refused if isinstance(each, RefusalError)} == {401}
+        access.close()
+        return seconds
+
+    assert asyncio.run(run()) < 0.15
+
+
 def test_a_service_is_closed_for_good_once_a_key_has_existed(database: Database) -> None:
     config = ServeConfig(database=database.shown)
     with TestClient(create_app(config)) as client:

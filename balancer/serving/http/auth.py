@@ -73,13 +73,14 @@ class Access:
         self._known: dict[str, _Known] = {}
         self._asked: dict[str, asyncio.Task[Any]] = {}
         self._buckets: dict[str, tuple[float, float]] = {}
-        self._threads = ThreadPoolExecutor(LOOK_UP_THREADS, "keys")
+        # Two threads, so that a flood of wrong keys does not delay keys that are in use.
+        self._unknown, self._in_use = ThreadPoolExecutor(1, "unknown-keys"), ThreadPoolExecutor(1, "keys")
         # The keys of an issuer may have to be fetched, and keys must not wait for that.
         self._token_threads = ThreadPoolExecutor(LOOK_UP_THREADS, "tokens")
 
     def close(self) -> None:
         """End the threads."""
-        for threads in (self._threads, self._token_threads):
+        for threads in (self._unknown, self._in_use, self._token_threads):
             threads.shutdown(wait=False, cancel_futures=True)
 
     async def is_open(self) -> bool:
@@ -181,13 +182,16 @@ class Access:
 
     async def _look_whether_open(self) -> None:
         asked = time.monotonic()
-        ever = await asyncio.get_running_loop().run_in_executor(self._threads, keys.any_ever, self._database)
+        ever = await asyncio.get_running_loop().run_in_executor(self._in_use, keys.any_ever, self._database)
         self._open, self._open_asked = not ever, asked
         self._may_open = not ever
 
     async def _look_up(self, token: str) -> _Known:
-        asked = time.monotonic()
-        threads = self._token_threads if self._is_of_issuer(token) else self._threads
+        asked, before = time.monotonic(), self._known.get(token)
+        if self._is_of_issuer(token):
+            threads = self._token_threads
+        else:
+            threads = self._in_use if before is not None and isinstance(before.result, Key) else self._unknown
         result = await asyncio.get_running_loop().run_in_executor(threads, self._verified, token)
         known = _Known(result, asked)
         if not isinstance(result, RefusalError) or result.status == 401:
