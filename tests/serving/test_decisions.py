@@ -221,3 +221,13 @@ def test_the_flag_is_one_of_serve(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["serve", "--help"])
     assert "--decline-above SCORE" in capsys.readouterr().out
+
+
+def test_reasons_are_the_same_at_once_and_later(client: TestClient) -> None:
+    score(client, rows(6)[:5])
+    answer = client.post("/v1/score", json={"transactions": [rows(6, amount=4000.0)[5]], "reasons": 3})
+    assert answer.status_code == 200, answer.text
+    at_once = answer.json()["decisions"][0]["reasons"]
+    later = client.get("/v1/decisions/t5?reasons=3").json()["reasons"]
+    assert [each["words"] for each in at_once] == [each["words"] for each in later]
+    assert [each["contribution"] for each in at_once] == pytest.approx([each["contribution"] for each in later])

@@ -16,7 +16,7 @@ from balancer.data.schema import Schema
 from balancer.data.spec import Spec
 from balancer.runs.trained_run import TrainedRun
 from balancer.serving.scoring.reason_words import TEMPLATES, ReasonWords
-from balancer.serving.scoring.reasons import explain
+from balancer.serving.scoring.reasons import explain, leaves_out
 from balancer.serving.scoring.registry import LoadedModel
 from tests.data.test_features import SPEC, make_table
 
@@ -119,3 +119,16 @@ def test_reasons_are_the_contributions_of_the_run(fixture: str, tiny_table: Path
     for _ in range(10):
         explain(model, store.values[row], **given)
     assert time.perf_counter() - begun < 1.0  # seconds for ten rows, on a busy machine
+
+
+def test_a_network_that_reads_many_rows_is_left_out_beside_trees(tiny_run: Path, trees_run: Path, network_run: Path) -> None:
+    hybrid, trees, network = (LoadedModel.load(each, "run") for each in (tiny_run, trees_run, network_run))
+    assert hybrid.detector.members["network"] > 0
+    assert [leaves_out(hybrid, rows) for rows in (5, 16, 17)] == [False, False, True]
+    assert [leaves_out(hybrid, rows, thorough=True) for rows in (17, 100, 5_000)] == [False, False, True]
+    assert not any(leaves_out(model, 5_000) for model in (trees, network))
+    values = np.zeros((21, len(hybrid.schema.numeric_fields) + len(hybrid.schema.categorical_fields)), np.float32)
+    given: dict[str, Any] = {"time": 2e9, "entity": "c", "count": 1000}
+    assert explain(hybrid, values[-1], **given, earlier=values[:-1]) == explain(hybrid, values[-1], **given, earlier=values[:-1], read=20)
+    without = {each["field"]: each["contribution"] for each in explain(hybrid, values[-1], **given)}
+    assert {each["field"]: each["contribution"] for each in explain(hybrid, values[-1], **given, earlier=values[:-1])} == without

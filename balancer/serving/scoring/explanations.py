@@ -15,14 +15,12 @@ from sqlalchemy import Connection, select
 from balancer.devices import torch_threads
 from balancer.errors import UnsupportedError
 from balancer.serving.scoring.loaded_model import LoadedModel
-from balancer.serving.scoring.reasons import explain
+from balancer.serving.scoring.reasons import NETWORK_LEFT_OUT, explain, leaves_out
+from balancer.serving.scoring.scorer import NO_NETWORK, USUAL_ROWS
 from balancer.serving.scoring.stored_inputs import StoredInputs, stored_inputs
 from balancer.serving.storage.database import Database
 from balancer.serving.storage.tables import entities, transactions
 
-USUAL_ROWS = 100
-"""Earlier transactions of the entity from which its usual values are taken."""
-NO_NETWORK = "the scores of this model come from boosted trees alone, so there is no attention to list"
 PURGED = "transactions that the network read were purged, so its part is left out"
 Find = Callable[[str], LoadedModel | None]
 
@@ -93,6 +91,8 @@ class Explanations:
             notes.append(PURGED)
         if reasons:
             last = stored.rows[-1]
+            if is_whole and leaves_out(model, place - begin, thorough=True):
+                notes.append(NETWORK_LEFT_OUT)
             found["reasons"] = explain(
                 model,
                 stored.values[-1],

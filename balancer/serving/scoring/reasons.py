@@ -23,6 +23,9 @@ from balancer.serving.scoring.reason_words import ReasonWords
 
 QUICK_ROWS = 16
 """Earlier rows up to which the network beside trees is explained too, unless more time is given."""
+MOST_NUMBERS = 100_000
+"""Earlier rows times fields up to which the network beside trees is explained where more time is given."""
+NETWORK_LEFT_OUT = "the network reads so many transactions that its own part of the score is left out"
 LEAST = 3
 """Fewest earlier rows of an entity from which its usual values are taken."""
 _ATOM = 0.15
@@ -80,7 +83,7 @@ def explain(
             reads. None: they are not at hand, and the network's own part is left out.
         read: How many of them the network reads; None: all. Usual values are those of all.
         count: Most reasons.
-        thorough: Whether the network is explained however many rows it reads.
+        thorough: Whether more time is given to explain the network: up to `MOST_NUMBERS`, a few seconds.
 
     Returns:
         `Reason`s as JSON, the largest contribution first. Fields that say the same are one reason.
@@ -109,6 +112,20 @@ def explain(
     return [asdict(reason) for reason in reasons]
 
 
+def leaves_out(model: LoadedModel, read: int, thorough: bool = False) -> bool:
+    """Whether `explain` leaves the network's own part out, because it reads many rows and there are trees.
+
+    Args:
+        model: The model.
+        read: How many earlier rows the network reads.
+        thorough: As for `explain`.
+    """
+    detector = model.detector
+    if model.stream is None or detector.stages is None or not detector.members.get(NETWORK, 0.0) > 0:
+        return False
+    return read > QUICK_ROWS and (not thorough or read * len(_names(model)) > MOST_NUMBERS)
+
+
 def _contributions(
     model: LoadedModel, values: NDArray[np.float32], time: float, entity: str, earlier: NDArray[np.float32] | None, thorough: bool
 ) -> Contributions | None:
@@ -119,8 +136,7 @@ def _contributions(
     if detector.stages is not None:
         folds, moment = len(detector.stages.folds), np.array([time])
         fold = time_folds(moment, folds) if model.schema.spec.entity is None else np.array([fold_of(entity, folds)])
-    few = earlier is not None and (thorough or fold is None or len(earlier) <= QUICK_ROWS)
-    if network is not None and earlier is not None and model.stream is not None and few:
+    if network is not None and earlier is not None and model.stream is not None and not leaves_out(model, len(earlier), thorough):
         log_odds = hidden_in_history(network, np.concatenate((earlier, values[None])), device=model.stream.device)
         hidden = hiding_changes(network, log_odds, values)[None]
         scores = _probabilities(log_odds[0])
