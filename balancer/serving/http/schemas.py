@@ -92,7 +92,7 @@ class Decision(BaseModel):
     repeated: bool = Field(description="Whether the transaction was stored before. This is then the earlier answer.")
     weighed_most: list[Weighed] | None = None
     reasons: list[Reason] | None = None
-    note: str | None = Field(None, description="With `explain`: why no earlier transactions can be listed.")
+    note: str | None = Field(None, description="Why no earlier transactions can be listed, or what the reasons leave out.")
 
 
 class RowError(BaseModel):

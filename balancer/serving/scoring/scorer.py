@@ -36,7 +36,7 @@ from balancer.serving.scoring.locks import Locked, lock
 from balancer.serving.scoring.memory import DEFAULT_BYTES, Memory
 from balancer.serving.scoring.model_memory import SNAPSHOT_ROWS, snapshot
 from balancer.serving.scoring.origin import Origin
-from balancer.serving.scoring.reasons import explain
+from balancer.serving.scoring.reasons import NETWORK_LEFT_OUT, explain, leaves_out
 from balancer.serving.scoring.registry import LoadedModel
 from balancer.serving.scoring.row import Row
 from balancer.serving.scoring.writes import as_json, write_batch
@@ -323,6 +323,8 @@ def _explained(batch: Batch, place: int, scored: Scored, job: Job) -> Answer:
             read=earlier.read,
             count=job.reasons,
         )
+        if leaves_out(model, earlier.read):
+            found["note"] = NETWORK_LEFT_OUT
     return found
 
 
