@@ -76,6 +76,7 @@ class RequestMiddleware:
         self._routes, self._direct, self._telemetry = routes, direct, telemetry
         self._table: RouteTable | None = None
         self._requests, self._bytes = RequestLimit(max_concurrent), ByteLimit(max_held)
+        self._turns = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request."""
@@ -119,6 +120,8 @@ class RequestMiddleware:
         with self._requests.running(key.id):
             body, lent = await self._arrived(request, key.id)
             try:
+                if lent:
+                    await self._turn()
                 await self._run(request, found, body)
             finally:
                 if lent:
@@ -234,6 +237,11 @@ class RequestMiddleware:
             if lent:
                 self._bytes.give_back(key, lent)
             raise
+
+    async def _turn(self) -> None:
+        """Let large bodies be read as JSON one at a time, with other work of the event loop between them."""
+        await self._turns.acquire()
+        asyncio.get_running_loop().call_soon(self._turns.release)
 
     async def _received(self, request: _Request) -> Message:
         """The next part of a body that was lent bytes, which it may not keep without using them."""
