@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from sqlalchemy import func, select
@@ -13,7 +15,7 @@ from balancer.errors import InputError
 from balancer.runs.tables import score_file
 from balancer.runs.trained_run import TrainedRun
 from balancer.serving.errors import ConflictError
-from balancer.serving.operations.backfill import IMPORT_KEY, History, Imported, import_history, read_history
+from balancer.serving.operations.backfill import IMPORT_KEY, History, Imported, _batches, import_history, read_history
 from balancer.serving.scoring.registry import LoadedModel
 from balancer.serving.scoring.scorer import Scorer
 from balancer.serving.storage.database import Database
@@ -153,6 +155,23 @@ def test_other_content_under_a_stored_id_and_late_rows(database: Database, model
         import_history(database, TENANT, model, history(model, part.with_columns(amount=pl.lit(3.0))))
     count = select(func.count()).select_from(transactions)
     assert database.read(lambda connection: connection.execute(count).scalar_one()) == 60
+
+
+def test_labels_end_a_batch_where_a_row_sees_them(model: LoadedModel, rows: pl.DataFrame) -> None:
+    read = history(model, rows.sort("time").head(6))
+    every = [replace(row, time=time) for row, time in zip(read.rows, (0.0, 1.0, 10.0, 11.0, 12.0, 30.0), strict=True)]
+    names, nothing = ["a"] * 6, [None] * 6
+    known, late = np.array([row.time + 11 for row in every]), np.zeros(6, np.bool_)
+
+    def batches(labels: list[str | None]) -> list[tuple[int, int]]:
+        return list(_batches(replace(read, rows=every, labels=labels, known=known, late=late)))
+
+    assert batches(nothing) == [(0, 6)]
+    assert batches(names) == [(0, 3), (3, 5), (5, 6)]  # the row at 11 s sees the first label, that at 30 s the others
+    known[0], late[0] = 11.5, True  # reported late: it is stored before the row at 12 s, and not before
+    assert batches(names) == [(0, 4), (4, 5), (5, 6)]
+    late[:], known[:] = True, 1e9
+    assert batches(names) == [(0, 6)]
 
 
 def test_the_summary_of_an_empty_import_has_no_rate() -> None:

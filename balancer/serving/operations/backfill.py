@@ -1,9 +1,10 @@
 """Load the transactions of a table into the database of a service, as if they had been sent one by one.
 
-What is special: rows are scored by the engine of the service, in order of time, and labels are stored when
-they become known. So the database is that of a service which has run all the time, and the scores are those
-of `balancer score --streaming` on the table. Every transaction has an id, its own or one made from its
-content, by which rows that are stored already are recognized: an import that was stopped is started again.
+What is special: rows are scored by the engine of the service, in order of time, and a label is stored before
+the first row that sees it. So the scores are those of `balancer score --streaming` on the table, and the
+database is that of a service which has run all the time. Every transaction has an id, its own or one made
+from its content, by which rows that are stored already are recognized: an import that was stopped is started
+again.
 """
 
 from __future__ import annotations
@@ -87,6 +88,8 @@ class History:
     """Per row, its class; None where it has no label."""
     known: NDArray[np.float64]
     """(N,) seconds from which a label is known."""
+    late: NDArray[np.bool_]
+    """(N,) whether a label was reported later than the label delay, and so must not be stored before."""
     dropped: dict[str, int]
     notes: tuple[str, ...]
 
@@ -136,10 +139,9 @@ def read_history(
     names: list[str | None] = [None] * len(places)
     if labels == "table":
         names = [None if code < 0 else schema.classes[code] for code in table.label[places].tolist()]
-    known = table.time[places] + schema.spec.label_delay
-    if table.reports is not None:
-        known = np.fmax(known, table.reports[places])
-    return History([row for _, row in found], names, known, dict(dropped), table.notes)
+    usual = table.time[places] + schema.spec.label_delay
+    known = usual if table.reports is None else np.fmax(usual, table.reports[places])
+    return History([row for _, row in found], names, known, known > usual, dict(dropped), table.notes)
 
 
 def _raw_rows(model: LoadedModel, source: Source, table: CheckedTable) -> Iterator[dict[str, Any]]:
@@ -223,7 +225,7 @@ def import_history(database: Database, tenant: str, model: LoadedModel, history:
             done.late += sum(row.time < last_times.get(row.entity, -math.inf) for row, _ in fresh)
         for place in range(first, end):
             if history.labels[place] is not None:
-                heapq.heappush(waiting, (float(history.known[place]), place))
+                heapq.heappush(waiting, (float(history.known[place]) if history.late[place] else -math.inf, place))
         if progress is not None:
             progress(end, len(history.rows))
     store_labels(math.inf)
@@ -232,17 +234,24 @@ def import_history(database: Database, tenant: str, model: LoadedModel, history:
 
 
 def _batches(history: History) -> Iterator[tuple[int, int]]:
-    """First and end of the rows that are scored together: no label becomes known from one row to another."""
-    first = 0
-    pending: list[float] = []  # when labels become known that were not before the first row
+    """First and end of the rows that are scored together: no label becomes known from one row to another.
+
+    A label that is stored early is not seen early, so only labels of the same batch, and those that were
+    reported late, end a batch.
+    """
+    first, due = 0, math.inf
+    late: list[float] = []  # when labels that were reported late become known
     for place, row in enumerate(history.rows):
-        if place > first and (place - first == MOST_ROWS or (pending and row.time >= pending[0])):
+        if place > first and (place - first == MOST_ROWS or row.time >= min(due, late[0] if late else math.inf)):
             yield first, place
-            first = place
-        while pending and pending[0] <= history.rows[first].time:
-            heapq.heappop(pending)
+            first, due = place, math.inf
+        while late and late[0] <= history.rows[first].time:
+            heapq.heappop(late)
         if history.labels[place] is not None:
-            heapq.heappush(pending, float(history.known[place]))
+            known = float(history.known[place])
+            due = min(due, known)
+            if history.late[place]:
+                heapq.heappush(late, known)
     if first < len(history.rows):
         yield first, len(history.rows)
 

@@ -147,6 +147,7 @@ class _Purge:
             self._sums()
             self._left()
             self._database.write(lambda connection: connection.execute(_EMPTY_ENTITIES, {"nobody": NOBODY}))
+            self._database.erased()
         return purged
 
     def _pages(self, table: Table, key: tuple[Any, ...], *where: Any, size: int = 500) -> Iterator[Sequence[Any]]:

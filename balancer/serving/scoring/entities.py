@@ -75,7 +75,8 @@ class Entities:
                     .values(label=label, labelled=None if label is None else time.time())
                 )
                 count_label(connection, row, schema.spec.context, None if label is None else label != schema.classes[0])
-            return sorted(name for stored, name in given.items() if stored not in {row.id for row in found})
+            known = {row.id for row in found}
+            return sorted(name for stored, name in given.items() if stored not in known)
 
         return self._database.write(work)
 
