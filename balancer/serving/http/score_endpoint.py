@@ -55,6 +55,7 @@ class ScoreEndpoint:
     def __init__(self, config: ServeConfig, registry: Registry, queue: ScoringQueue) -> None:
         self._max_rows, self._tolerance = config.max_rows, config.tolerance
         self._registry, self._queue = registry, queue
+        self._decoding = asyncio.Lock()
 
     async def __call__(self, scope: Scope, body: bytes, send: Send) -> None:
         """Answer an ASGI request whose key is known.
@@ -94,8 +95,9 @@ class ScoreEndpoint:
         models, origin = Models(serving.champion, serving.challenger, serving.canary_share), Origin(key.id, request, time.time())
         if len(body) <= SMALL:
             checked = self._checked(body, serving.champion, origin.received)
-        else:  # the event loop goes on with other requests
-            checked = await asyncio.to_thread(self._checked, body, serving.champion, origin.received)
+        else:  # one at a time, so that the event loop gets its turns for other requests
+            async with self._decoding:
+                checked = await asyncio.to_thread(self._checked, body, serving.champion, origin.received)
         answers: list[Any] = []
         if checked.rows:
             asked = checked.request
