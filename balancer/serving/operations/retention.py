@@ -114,10 +114,7 @@ def purge(
             f"--older-than is {older_than / DAY:g} days, but fields of new transactions depend on the last {least / DAY:g} days: "
             f"give {least / DAY:g}d or more"
         )
-    purged = _Purge(database, models, now - older_than, dry_run, progress or (lambda *_: None)).run()
-    if not dry_run:
-        database.erased()
-    return purged
+    return _Purge(database, models, now - older_than, dry_run, progress or (lambda *_: None)).run()
 
 
 class _Purge:
