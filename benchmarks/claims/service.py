@@ -87,7 +87,7 @@ class Size:
     cards: int = 400
 
 
-QUICK = Size(20, (8, 16), 0.5, 1, 5, 0.2, 0.005, 40)
+QUICK = Size(20, (8, 16), 0.5, 1, 5, 0.4, 0.005, 40)
 
 
 def trained(folder: Path, name: str, seed: int) -> Path:

@@ -108,13 +108,21 @@ def step(part: Sequence[Mapping[str, Any]]) -> list[Claim]:
 
 def trouble(part: Mapping[str, Any]) -> list[Claim]:
     compared, missing = part["scores_compared_with_a_replay"], part["scores_missing_in_it"]
+    events = (
+        f"{part['minutes']:g} minutes with {part['accepted']:,} transactions, {part['workers_killed']} workers killed, "
+        f"{part['database_restarts']} database restart, {part['model_swaps']} model swap, {part['labels']:,} labels, "
+        f"{part['labels_removed']:,} of them removed, {part['cards_erased']:,} cards erased, {part['amounts_corrected']:,} amounts corrected"
+    )
+    first, *others = (most(text, part[name], 0) for name, text in NOTHING.items())
+    first["claim"] = f"{events}: {first['claim']}"
     equal = {
         "claim": "scores equal to an uninterrupted replay",
         "wanted": "all",
         "found": f"{part['scores_equal_to_it']:,} of {compared + missing:,}; largest difference {part['largest_difference_from_it']:.1g}",
         "holds": part["scores_equal_to_it"] == compared and not missing,
     }
-    return [*(most(f"{text}, of {part['accepted']:,}", part[name], 0) for name, text in NOTHING.items()), equal]
+    size = most("mean bytes of the stored state of a card, afterwards", part["state_bytes_a_card"], MOST_STATE)
+    return [first, *others, equal, size]
 
 
 def abuse(part: Mapping[str, Any]) -> list[Claim]:

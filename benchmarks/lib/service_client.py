@@ -66,7 +66,7 @@ class Connection:
                 self._socket = socket.create_connection((HOST, self._port), self._timeout)
                 self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._socket.sendall(request_bytes(method, path, self._key, body))
-            return self._answer(self._socket)
+            return self._answer(self._socket, method)
         except OSError:
             self.close()
             raise
@@ -81,7 +81,7 @@ class Connection:
         status, content = self.request("POST", path, json.dumps(body).encode())
         return status, json.loads(content)
 
-    def _answer(self, connected: socket.socket) -> tuple[int, bytes]:
+    def _answer(self, connected: socket.socket, method: str) -> tuple[int, bytes]:
         data = b""
         while b"\r\n\r\n" not in data:
             part = connected.recv(65_536)
@@ -89,7 +89,7 @@ class Connection:
                 raise ConnectionError("the service closed the connection")
             data += part
         head, content = data.split(b"\r\n\r\n", 1)
-        size = content_length(head)
+        size = 0 if method == "HEAD" else content_length(head)
         while len(content) < size:
             part = connected.recv(1 << 20)
             if not part:

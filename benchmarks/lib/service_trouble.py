@@ -36,6 +36,8 @@ MEMORY = Path("/dev/shm")
 """The database of the replay is here, where there is one: it does not wait for a disk."""
 FOLLOW = 5.0
 """Seconds after which every worker uses a new model."""
+START_SECONDS = 10.0
+"""Least seconds between two kills."""
 PROBE_DAYS = 4
 """Days that are sent as fast as possible, by another tenant, to find the peak rate."""
 
@@ -43,7 +45,7 @@ PROBE_DAYS = 4
 class Failures:
     """Kills a worker every minute and restarts the database once, in a separate thread.
 
-    In a run of less than five minutes the kills follow one another faster, so that there are five.
+    In a run of a few minutes the kills follow one another faster, but a worker has time to start.
     """
 
     def __init__(self, service: Service, postgres: Postgres, minutes: float) -> None:
@@ -59,7 +61,7 @@ class Failures:
 
     def _run(self) -> None:
         begun = time.monotonic()
-        while not self._stop.wait(min(60.0, self.seconds / 6)):
+        while not self._stop.wait(min(60.0, max(START_SECONDS, self.seconds / 6))):
             workers = self.service.workers()
             if workers:
                 workers[self.kills % len(workers)].send_signal(signal.SIGKILL)

@@ -9,12 +9,12 @@ import re
 from collections.abc import Callable
 
 from benchmarks.lib.recording import ROOT
-from benchmarks.report.tables import attention, modular, quantization, runs, sampling
+from benchmarks.report.tables import attention, modular, quantization, runs, sampling, service
 
 TABLES: dict[str, Callable[[], str]] = {
     table.__name__: table
     for table in (
-        runs.service,
+        service.service,
         runs.app_pages,
         runs.main_job,
         runs.costs,

@@ -1,4 +1,4 @@
-"""Tables of trained runs: the main job, its costs, simulated tables, the app, the population, the service."""
+"""Tables of trained runs: the main job, its costs, simulated tables, the app, the population."""
 
 from __future__ import annotations
 
@@ -74,26 +74,3 @@ def population() -> str:
         ["the same: sequence classifier", f"{100 * shares['classifier']:.1f} %"],
     ]
     return table(["", ""], rows)
-
-
-def service() -> str:
-    """Latency of the service by length of the history, and its behaviour under failures."""
-    found = load("service")["results"]
-    latency, alone, trouble = found["latency"], found["throughput"], found["trouble"]
-    by_history = [[f"{int(length):,}", times["ms_p50"], times["ms_p99"]] for length, times in latency["by_history"].items()]
-    failures = (
-        f"{trouble['minutes']:g} minutes with failures: {trouble['workers_killed']} workers killed, "
-        f"{trouble['database_restarts']} database restart, {trouble['model_swaps']} model swap, {trouble['labels']:,} labels: "
-        "transactions lost"
-    )
-    replay = f"{trouble['scores_equal_to_an_unbroken_replay']:,} of {trouble['accepted']:,}"
-    claims = [
-        ["99th percentile, longest history", "10 ms", f"{latency['by_history']['2047']['ms_p99']} ms"],
-        ["its ratio to a history of 64", "at most 1.3", latency["ratio_p99"]],
-        ["reading one more transaction against reading the window again, without the service", "", f"{alone['times_faster']} times faster"],
-        [failures, 0, f"{trouble['lost']} of {trouble['accepted']:,}"],
-        ["transactions counted twice", 0, trouble["counted_twice"]],
-        ["scores equal to an uninterrupted replay", "all", f"{replay}; largest difference {trouble['largest_difference_from_it']:.1g}"],
-    ]
-    latencies = table(["earlier transactions of the card", "ms, median", "ms, 99 %"], by_history)
-    return latencies + "\n\n" + table(["claim", "wanted", "measured"], claims)
