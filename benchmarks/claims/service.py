@@ -31,6 +31,7 @@ out, and the result says so.
 from __future__ import annotations
 
 import json
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -164,6 +165,15 @@ class Parts:
         return trouble(folder, self.models / "models", self._postgres, minutes=size.minutes, cards=size.cards, say=say)
 
 
+def stop(*_: object) -> None:
+    """End as after Ctrl-C: services and databases are stopped.
+
+    Raises:
+        KeyboardInterrupt: always.
+    """
+    raise KeyboardInterrupt
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parser(__doc__)
     options.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=f"parts to measure: {', '.join(PARTS)}")
@@ -179,6 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def say(line: str) -> None:
         print(f"{time.monotonic() - begun:7.1f} s  {line}", flush=True)
 
+    signal.signal(signal.SIGTERM, stop)
     with tempfile.TemporaryDirectory(prefix="balancer-service-") as name, closing(Parts(Path(name), given.models, size, say)) as parts:
         for part in (each for each in PARTS if each in given.only):
             say(part)

@@ -92,6 +92,7 @@ def blow_up(target: Target) -> Found:
     labels = b",".join(b'{"id":%d,"label":7}' % number for number in range(BODY // 28))
     bodies = {
         "rows": ("/v1/score", many_empty_rows(BODY)),
+        "objects": ("/v1/score", b'{"on_error":"skip","transactions":[' + b"{}," * ((BODY - 50) // 3) + b"{}]}"),
         "too large": ("/v1/score", many_empty_rows(20_000_000)),
         "values of a row": ("/v1/score", b'{"transactions":[{' + names + b"}]}"),
         "depth": ("/v1/score", b'{"transactions":[' + b"[" * (BODY // 2)),

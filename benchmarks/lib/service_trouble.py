@@ -116,18 +116,20 @@ def trouble(folder: Path, models: Path, postgres: Postgres, *, minutes: float, c
             bank, order = Bank(service.port, key, cards, THREADS), Order(database)
             begun, swapped = time.monotonic(), None
             failures, number = Failures(service, postgres, minutes), 0
-            while time.monotonic() - begun < 60 * minutes:
-                if swapped is None and time.monotonic() - begun > 30 * minutes:
-                    bank.ask("POST", "/v1/models", {"name": "two"})
-                    time.sleep(FOLLOW)
-                    swapped = number
-                bank.night(number)
-                bank.day(number, peak / 2)
-                order.read()
-                number += 1
-                if number % 10 == 0:
-                    say(f"day {number}: {len(bank.accepted):,} transactions, {failures.kills} kills, {failures.restarts} restarts")
-            failures.stop()
+            try:
+                while time.monotonic() - begun < 60 * minutes:
+                    if swapped is None and time.monotonic() - begun > 30 * minutes:
+                        bank.ask("POST", "/v1/models", {"name": "two"})
+                        time.sleep(FOLLOW)
+                        swapped = number
+                    bank.night(number)
+                    bank.day(number, peak / 2)
+                    order.read()
+                    number += 1
+                    if number % 10 == 0:
+                        say(f"day {number}: {len(bank.accepted):,} transactions, {failures.kills} kills, {failures.restarts} restarts")
+            finally:
+                failures.stop()
         finally:
             service.stop()
         found: dict[str, Any] = dict(compared(database, bank, swapped))
