@@ -201,11 +201,12 @@ def _purge(arguments: Sequence[str]) -> int:
     age = parse_duration(config.older_than, "--older-than")
     models = _models(config)
     from balancer.serving.operations.migration import open_database
-    from balancer.serving.operations.retention import purge
+    from balancer.serving.operations.retention import check_models, purge
 
     if not models:
         raise InputError("which rows a model needs follows from its run: give --run or --models, as for balancer serve")
     with closing(open_database(config.database_url)) as database, _progress("purging") as progress:
+        check_models(database, models)
         done = purge(
             database, models, age, time.time(), dry_run=config.dry_run, progress=lambda what, count, total: progress(count, total, what)
         )

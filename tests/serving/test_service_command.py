@@ -7,11 +7,13 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from fastapi.testclient import TestClient
 from sqlalchemy import func, select
 
 from balancer.cli import main
 from balancer.errors import InputError
 from balancer.serving.config import ServeConfig
+from balancer.serving.http.app import create_app
 from balancer.serving.http.server import serve
 from balancer.serving.operations import backup as backups
 from balancer.serving.operations.backup import backup, restore
@@ -126,7 +128,9 @@ def test_missing_programs_of_postgresql_are_named(tmp_path: Path, monkeypatch: p
         backups._program("pg_dump")
 
 
-def test_import_purge_and_monitor(url: str, tiny_run: Path, rows: pl.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_import_purge_and_monitor(
+    url: str, tiny_run: Path, network_run: Path, rows: pl.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows.write_csv(tmp_path / "rows.csv")
     command = ("import", str(tmp_path / "rows.csv"), "--run", str(tiny_run), "--database", url)
     assert service(*command) == 0
@@ -154,10 +158,16 @@ def test_import_purge_and_monitor(url: str, tiny_run: Path, rows: pl.DataFrame, 
     assert service("purge", "--older-than", "10d", "--run", str(tiny_run), "--database", url) == 2
     assert "38d or more" in capsys.readouterr().err
     assert service("purge", "--older-than", "400d", "--database", url) == 2
-    assert service("purge", "--older-than", "40d", "--run", str(tiny_run), "--database", url, "--dry-run", "--json") == 0
+    with TestClient(create_app(ServeConfig(run=network_run, database=url))):  # another model is put in service
+        pass
+    capsys.readouterr()
+    assert service("purge", "--older-than", "400d", "--run", str(tiny_run), "--database", url) == 2
+    assert f"'{network_run.name}' of the service is not among the given runs" in capsys.readouterr().err
+    models = ("--run", str(tiny_run), "--models", str(tiny_run.parent))
+    assert service("purge", "--older-than", "40d", *models, "--database", url, "--dry-run", "--json") == 0
     planned = json.loads(capsys.readouterr().out)
     assert planned["transactions"] == 150  # of long ago
-    assert service("purge", "--older-than", "40d", "--models", str(tiny_run.parent), "--database", url) == 0
+    assert service("purge", "--older-than", "40d", *models, "--database", url) == 0
     assert "150 transactions, 150 decisions" in capsys.readouterr().out
     count = select(func.count()).select_from(transactions)
     assert database.read(lambda connection: connection.execute(count).scalar_one()) == 0

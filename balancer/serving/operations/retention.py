@@ -9,6 +9,7 @@ started again.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -19,6 +20,7 @@ from sqlalchemy import Connection, Table, delete, func, insert, literal, select,
 from balancer.data.spec import DAY
 from balancer.errors import InputError
 from balancer.serving.operations.needed import Context, NeededOfContext, first_kept, least_age
+from balancer.serving.scoring import model_states
 from balancer.serving.scoring.context_past import LABEL_LEVELS
 from balancer.serving.scoring.registry import LoadedModel
 from balancer.serving.scoring.spans import numbers
@@ -37,8 +39,10 @@ from balancer.serving.storage.tables import (
 NOBODY = "\x01purged"
 """Name of the entity, one for each tenant, that owns what is left of deleted rows. Because of its first
 character, no transaction can name it."""
-ROWS_AT_ONCE = 1_000
+ROWS_AT_ONCE = 200
 """Rows that one transaction deletes at most."""
+_LONGEST_PAUSE = 0.05
+"""Most seconds between two transactions on SQLite, so that the service gets its turn to write."""
 _VALUES = 100_000
 """Context values that are remembered."""
 _DAY = int(DAY)
@@ -117,6 +121,27 @@ def purge(
     return _Purge(database, models, now - older_than, dry_run, progress or (lambda *_: None)).run()
 
 
+def check_models(database: Database, models: Sequence[LoadedModel]) -> None:
+    """Check that the models which score now, or may soon, are among those that say which rows are needed.
+
+    Raises:
+        InputError: One is not.
+    """
+    given = {digest for model in models for digest in (model.digest, *model.others)}
+
+    def work(connection: Connection) -> list[tuple[str, str]]:
+        found = model_states.in_service(connection)
+        champion = [] if found is None else [(found.name, found.digest)]
+        return champion + [(each.name, each.digest) for each in model_states.listed(connection) if each.state != "retired"]
+
+    for name, digest in database.read(work):
+        if digest not in given:
+            raise InputError(
+                f"the model {name!r} of the service is not among the given runs, and which rows it needs follows from its run: "
+                "name its folder with --run, or give --models as for balancer serve"
+            )
+
+
 class _Purge:
     def __init__(self, database: Database, models: Sequence[LoadedModel], horizon: float, dry_run: bool, progress: Progress) -> None:
         self._database, self._models, self._horizon = database, models, horizon
@@ -165,8 +190,11 @@ class _Purge:
         purged, going_on = Purged(), True
         after = -1
         while going_on:
+            begun = time.perf_counter()
             part, last, going_on = self._run(lambda connection, after=after: self._part(connection, entity, after))  # type: ignore[misc]
             purged.add(part)
+            if self._database.is_sqlite and part.transactions and not self._dry_run:
+                time.sleep(min(_LONGEST_PAUSE, time.perf_counter() - begun))
             after = last if self._dry_run else -1
         return purged
 
