@@ -58,6 +58,6 @@ def add_monitoring(app: FastAPI, monitoring: Monitoring, access: Access) -> None
     operator = Depends(access.allow("operator"))
 
     @app.get("/v1/monitoring", tags=["operations"], responses=problem_responses())
-    def by_day(days: Annotated[int, Query(ge=1, le=366)] = 30, _: Key = operator) -> Days:
+    def by_day(days: Annotated[int, Query(ge=1, le=92)] = 30, _: Key = operator) -> Days:
         """Alert rate, estimated precision and drift by day and model, of all tenants. Scope: operator."""
         return Days.model_validate(monitoring.by_day(days))
