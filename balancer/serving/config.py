@@ -34,7 +34,7 @@ class ServeConfig(DatabaseOptions):
     no_migrate: Annotated[bool, "Leave the tables of the database as they are; balancer service migrate creates and upgrades them."] = False
     workers: Annotated[int, "Number of worker processes; one that dies is replaced."] = 1
     precision: Annotated[Literal["full", "quantized"], "The full model, or the one written by balancer quantize."] = "full"
-    max_body: Annotated[int, "Largest size of a request in bytes."] = 8_000_000
+    max_body: Annotated[int, "Largest size of a request in bytes."] = 4_000_000
     max_rows: Annotated[int, "Largest number of transactions or labels in a request."] = 1_000
     rate: Annotated[float, "Requests per second that each worker accepts from an API key; 0 means no limit."] = 500.0
     timeout: Annotated[float, "Seconds for a request to arrive, and for its answer; half of them for it to begin."] = 30.0

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from fastapi.testclient import TestClient
 from sqlalchemy import text
 
 from balancer.cli import main
@@ -21,8 +22,8 @@ from balancer.runs.run_folder import RunFolder
 from balancer.runs.tables import score_file
 from balancer.runs.trained_run import TrainedRun
 from balancer.serving.config import ServeConfig
+from balancer.serving.http.app import create_app
 from balancer.serving.http.schemas import ScoreAnswer
-from balancer.serving.http.server import _check_model
 from balancer.serving.scoring.registry import LoadedModel, Registry, same_rows
 from balancer.serving.scoring.scorer import NO_NETWORK, Scorer
 from balancer.serving.storage.database import Database
@@ -224,23 +225,33 @@ def test_other_trees_make_another_model(trained: Trained, tmp_path: Path) -> Non
 
 
 def test_without_the_compiled_evaluator_a_note_is_shown(
-    trained: Trained, rows: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    trained: Trained,
+    rows: pl.DataFrame,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     run, url = trained("--learner", "trees"), f"sqlite:///{tmp_path / 'a.db'}"
-    database = opened(url)
     rows.head(20).write_parquet(tmp_path / "in.parquet")
     command = ["score", str(run), "--input", str(tmp_path / "in.parquet"), "--output", str(tmp_path / "out.parquet"), "--overwrite"]
-    assert _check_model(ServeConfig(run=run, database=url), database) is None
+    assert warnings_of(run, url, caplog) == []
     assert main(command) == 0
     assert capsys.readouterr().err == ""
     before = pl.read_parquet(tmp_path / "out.parquet")
     monkeypatch.setattr("balancer.trees.native.absence", lambda: "no compiler")
     note = "trees are evaluated slowly, because the compiled evaluator can't be used: no compiler"
-    assert _check_model(ServeConfig(run=run, database=url), database) == note
+    assert warnings_of(run, url, caplog) == [note]
     assert main(command) == 0
     assert capsys.readouterr().err == f"note: {note}\n"
     assert pl.read_parquet(tmp_path / "out.parquet").equals(before)
     network = trained("--learner", "network", *FAST)
-    assert (
-        _check_model(ServeConfig(run=network, database=f"sqlite:///{tmp_path / 'b.db'}"), opened(f"sqlite:///{tmp_path / 'b.db'}")) is None
-    )
+    assert warnings_of(network, f"sqlite:///{tmp_path / 'b.db'}", caplog) == []
+
+
+def warnings_of(run: Path, url: str, caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What a worker says when it begins."""
+    opened(url).close()
+    caplog.clear()
+    with TestClient(create_app(ServeConfig(run=run, database=url))):
+        return [each.getMessage() for each in caplog.records if each.levelname == "WARNING" and each.name == "balancer.service"]
