@@ -52,6 +52,7 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "app",
         "serve",
         "keys",
+        "service",
     }  # they wait for a browser, for requests; tests of their own give them some
     for command in commands:
         assert command[0] == "balancer"
