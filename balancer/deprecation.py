@@ -33,7 +33,7 @@ MODULES = {
     "balancer.serving.client": "balancer.integrations.remote",
     "balancer.serving.database": "balancer.serving.storage.database",
     "balancer.serving.memory": "balancer.serving.scoring.state",
-    "balancer.serving.registry": "balancer.serving.scoring.registry",
+    "balancer.serving.registry": "balancer.serving.models.registry",
     "balancer.training.streaming": "balancer.inference.streaming",
 }
 """Modules: old name to new name."""

@@ -179,7 +179,7 @@ def test_no_command_leaves_other_threads(tiny_table: Path, tiny_run: Path, tmp_p
 
 def test_the_service_leaves_them_too(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from balancer.inference.streaming import RowStream
-    from balancer.serving.scoring.registry import LoadedModel
+    from balancer.serving.models.registry import LoadedModel
     from balancer.serving.scoring.scorer import Scorer
     from tests.serving.tools import opened, parsed
 

@@ -79,9 +79,9 @@ def _days_of(address: str, key: str, days: int, run: str) -> dict[str, Any]:
     if address.startswith(("http://", "https://")):
         return ask(address, key, days)
     with explained_imports("the database of a service", "balancer[serve]"):
+        from balancer.serving.models.loaded_model import LoadedModel
         from balancer.serving.operations.migration import open_database
         from balancer.serving.operations.monitoring import Monitoring
-        from balancer.serving.scoring.loaded_model import LoadedModel
 
         model = LoadedModel.load(Path(run), Path(run).name)
         with closing(open_database(address, patience=5.0)) as database:

@@ -24,7 +24,7 @@ from balancer.options.database import DatabaseOptions
 from balancer.options.flags import Flag, read_flags
 
 if TYPE_CHECKING:
-    from balancer.serving.scoring.registry import LoadedModel
+    from balancer.serving.models.registry import LoadedModel
 
 COMMANDS = {
     "migrate": "create the tables of the database, or move them to another revision",
@@ -256,9 +256,9 @@ def _import(arguments: Sequence[str]) -> int:
     tolerance = parse_duration(config.clock_tolerance, "--clock-tolerance")
     check_table(config.table)
     check_run(config.run)
+    from balancer.serving.models.registry import LoadedModel
     from balancer.serving.operations.backfill import import_history, note_on_model, read_history, tenant_of
     from balancer.serving.operations.migration import open_database
-    from balancer.serving.scoring.registry import LoadedModel
     from balancer.tables.options import ReadOptions
 
     model = LoadedModel.load(config.run, config.run.resolve().name, config.precision)
@@ -305,7 +305,7 @@ def _export(arguments: Sequence[str]) -> int:
         if config.what == "decisions":
             rows = export_decisions(database, config.tenant, since, until, config.out)
         else:
-            from balancer.serving.scoring.loaded_model import LoadedModel
+            from balancer.serving.models.loaded_model import LoadedModel
 
             assert config.run is not None
             model = LoadedModel.load(config.run, config.run.resolve().name)
@@ -359,7 +359,7 @@ def _models(config: ModelOptions) -> list[LoadedModel]:
     if config.run is None and config.models is None:
         return []
     from balancer.runs.results import SCHEMA_FILE
-    from balancer.serving.scoring.registry import LoadedModel
+    from balancer.serving.models.registry import LoadedModel
 
     folders = [] if config.run is None else [config.run]
     if config.models is not None:

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from balancer.serving.audit.amend import Amender
+from balancer.serving.models.loaded_model import LoadedModel
 from balancer.serving.scoring.actions import Actions
-from balancer.serving.scoring.amend import Amender
 from balancer.serving.scoring.entities import Entities
-from balancer.serving.scoring.loaded_model import LoadedModel
 from balancer.serving.scoring.origin import Origin
 from balancer.serving.scoring.parsing import parse_transaction
 from balancer.serving.scoring.scorer import Scorer

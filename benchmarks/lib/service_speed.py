@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 from sqlalchemy import select
 
-from balancer.serving.scoring.loaded_model import LoadedModel
+from balancer.serving.models.loaded_model import LoadedModel
 from balancer.serving.scoring.parsing import parse_transaction
 from balancer.serving.scoring.scorer import Scorer
 from balancer.serving.storage.database import Database

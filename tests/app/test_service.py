@@ -14,7 +14,7 @@ from streamlit.testing.v1 import AppTest
 
 from balancer.app import service
 from balancer.errors import InputError
-from balancer.serving.scoring.loaded_model import LoadedModel
+from balancer.serving.models.loaded_model import LoadedModel
 from tests.app.test_pages import opened
 from tests.app.test_pages import runs as runs
 from tests.app.test_pages import typed as typed

@@ -12,7 +12,7 @@ import pytest
 
 from balancer.cli import main
 from balancer.errors import InputError
-from balancer.serving.scoring.registry import LoadedModel
+from balancer.serving.models.registry import LoadedModel
 from tests.conftest import TINY
 
 

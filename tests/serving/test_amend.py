@@ -13,13 +13,13 @@ import pytest
 from sqlalchemy import delete, insert, select, update
 
 from balancer.errors import InputError
+from balancer.serving.audit.amend import Amender
+from balancer.serving.audit.decisions import Decisions
 from balancer.serving.errors import MissingError
+from balancer.serving.models.registry import LoadedModel
 from balancer.serving.scoring.actions import Actions
-from balancer.serving.scoring.amend import Amender
-from balancer.serving.scoring.decisions import Decisions
 from balancer.serving.scoring.entities import Entities
 from balancer.serving.scoring.origin import Origin
-from balancer.serving.scoring.registry import LoadedModel
 from balancer.serving.scoring.scorer import Scorer
 from balancer.serving.storage import tables
 from balancer.serving.storage.database import Database

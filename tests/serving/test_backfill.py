@@ -15,8 +15,8 @@ from balancer.errors import InputError
 from balancer.runs.tables import score_file
 from balancer.runs.trained_run import TrainedRun
 from balancer.serving.errors import ConflictError
+from balancer.serving.models.registry import LoadedModel
 from balancer.serving.operations.backfill import IMPORT_KEY, History, Imported, _batches, import_history, read_history
-from balancer.serving.scoring.registry import LoadedModel
 from balancer.serving.scoring.scorer import Scorer
 from balancer.serving.storage.database import Database
 from balancer.serving.storage.tables import context_spans, decisions, labelled_days, transactions

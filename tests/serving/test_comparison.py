@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import insert
 
 from balancer.evaluation.metrics import Ranking, alarm_metrics
-from balancer.serving.scoring.comparison import Span, compare
+from balancer.serving.models.comparison import Span, compare
 from balancer.serving.storage.database import Database
 from balancer.serving.storage.tables import challenger_scores, decisions, entities, transactions
 

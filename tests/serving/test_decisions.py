@@ -13,11 +13,11 @@ from sqlalchemy import delete, insert, update
 
 from balancer.cli import main
 from balancer.errors import InputError
+from balancer.serving.audit.decisions import Decisions, Wanted
 from balancer.serving.config import ServeConfig
 from balancer.serving.http import audit_schemas
 from balancer.serving.http.app import create_app
 from balancer.serving.scoring.actions import Actions
-from balancer.serving.scoring.decisions import Decisions, Wanted
 from balancer.serving.storage import keys, tables
 from balancer.serving.storage.database import Database
 from tests.serving.test_scoring import card

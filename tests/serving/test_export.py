@@ -10,12 +10,12 @@ import pytest
 from sqlalchemy import select
 
 from balancer.errors import InputError
+from balancer.serving.audit.amend import Amender
+from balancer.serving.models.loaded_model import LoadedModel
 from balancer.serving.operations import export
 from balancer.serving.operations.export import export_decisions, export_features
 from balancer.serving.scoring.actions import Actions
-from balancer.serving.scoring.amend import Amender
 from balancer.serving.scoring.entities import Entities
-from balancer.serving.scoring.loaded_model import LoadedModel
 from balancer.serving.scoring.origin import Origin
 from balancer.serving.scoring.scorer import Scorer
 from balancer.serving.storage import tables

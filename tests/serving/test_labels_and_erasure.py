@@ -17,9 +17,9 @@ from balancer.errors import InputError
 from balancer.serving.config import ServeConfig
 from balancer.serving.errors import MissingError
 from balancer.serving.http.app import create_app
+from balancer.serving.models.registry import LoadedModel
 from balancer.serving.scoring.context_versions import changed
 from balancer.serving.scoring.entities import Entities
-from balancer.serving.scoring.registry import LoadedModel
 from balancer.serving.scoring.scorer import Scorer
 from balancer.serving.storage import tables
 from balancer.serving.storage.database import Database

@@ -15,10 +15,10 @@ from sqlalchemy import text
 
 from balancer.data.spec import DAY
 from balancer.serving.errors import ConflictError, MissingError
+from balancer.serving.models.loaded_model import LoadedModel
 from balancer.serving.scoring import context_memory, entity_memory, model_memory
 from balancer.serving.scoring.actions import Actions
 from balancer.serving.scoring.entities import Entities
-from balancer.serving.scoring.loaded_model import LoadedModel
 from balancer.serving.scoring.memory import Memory
 from balancer.serving.scoring.row import Row
 from balancer.serving.scoring.scorer import Job, Models, Scorer, ScoringResult

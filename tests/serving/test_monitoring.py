@@ -14,12 +14,12 @@ from balancer.data.spec import DAY
 from balancer.serving import metrics
 from balancer.serving.config import ServeConfig
 from balancer.serving.http.app import create_app
+from balancer.serving.models.registry import LoadedModel
 from balancer.serving.operations import monitoring
 from balancer.serving.operations.backfill import IMPORT_KEY
 from balancer.serving.operations.monitoring import Monitoring
 from balancer.serving.scoring.entities import Entities
 from balancer.serving.scoring.origin import Origin
-from balancer.serving.scoring.registry import LoadedModel
 from balancer.serving.scoring.scorer import Scorer
 from balancer.serving.storage import keys
 from balancer.serving.storage.database import Database

@@ -15,9 +15,9 @@ from balancer.data.dataset import load_dataset
 from balancer.data.schema import Schema
 from balancer.data.spec import Spec
 from balancer.runs.trained_run import TrainedRun
-from balancer.serving.scoring.reason_words import TEMPLATES, ReasonWords
-from balancer.serving.scoring.reasons import explain, leaves_out
-from balancer.serving.scoring.registry import LoadedModel
+from balancer.serving.models.registry import LoadedModel
+from balancer.serving.reasons.reason_words import TEMPLATES, ReasonWords
+from balancer.serving.reasons.reasons import explain, leaves_out
 from tests.data.test_features import SPEC, make_table
 
 EXACT = 1e-6

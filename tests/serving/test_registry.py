@@ -10,7 +10,7 @@ import pytest
 
 from balancer.data.spec import DAY
 from balancer.errors import InputError
-from balancer.serving.scoring.registry import Registry, same_rows
+from balancer.serving.models.registry import Registry, same_rows
 from tests.serving.test_values import SCHEMA
 from tests.serving.tools import opened
 

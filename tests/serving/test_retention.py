@@ -13,10 +13,10 @@ from sqlalchemy import Connection, delete, func, select, text, update
 from balancer.data.labels import label_names
 from balancer.data.spec import DAY
 from balancer.errors import InputError
+from balancer.serving.models.registry import LoadedModel
 from balancer.serving.operations.needed import least_age
 from balancer.serving.operations.retention import NOBODY, Purged, purge
 from balancer.serving.scoring.entities import Entities
-from balancer.serving.scoring.registry import LoadedModel
 from balancer.serving.scoring.scorer import Scorer
 from balancer.serving.storage.database import Database
 from balancer.serving.storage.tables import challenger_scores, decisions, entities, entity_states, labelled, transactions

@@ -24,7 +24,7 @@ from balancer.runs.trained_run import TrainedRun
 from balancer.serving.config import ServeConfig
 from balancer.serving.http.app import create_app
 from balancer.serving.http.schemas import ScoreAnswer
-from balancer.serving.scoring.registry import LoadedModel, Registry, same_rows
+from balancer.serving.models.registry import LoadedModel, Registry, same_rows
 from balancer.serving.scoring.scorer import NO_NETWORK, Scorer
 from balancer.serving.storage.database import Database
 from tests.conftest import TINY

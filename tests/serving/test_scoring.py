@@ -20,9 +20,9 @@ from balancer.models.step import absence
 from balancer.runs.tables import score_file
 from balancer.runs.trained_run import TrainedRun
 from balancer.serving.errors import ConflictError, MissingError
+from balancer.serving.models.registry import LoadedModel, Registry
 from balancer.serving.scoring.entities import Entities
 from balancer.serving.scoring.parsing import parse_transaction
-from balancer.serving.scoring.registry import LoadedModel, Registry
 from balancer.serving.scoring.scorer import Scorer
 from balancer.serving.storage.database import Database
 from tests.serving.tools import SEQUENCE, opened, parsed, replay, sent
@@ -221,7 +221,7 @@ import json, sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from tests.serving.tools import opened, parsed
-from balancer.serving.scoring.registry import LoadedModel
+from balancer.serving.models.registry import LoadedModel
 from balancer.serving.scoring.scorer import Scorer
 model, scorer = LoadedModel.load(Path(sys.argv[3]), "run"), Scorer(opened(sys.argv[2]))
 for raw in json.load(open(sys.argv[4])):

@@ -15,10 +15,10 @@ from balancer.errors import InputError
 from balancer.serving.config import ServeConfig
 from balancer.serving.http.app import create_app
 from balancer.serving.http.server import serve
+from balancer.serving.models.registry import LoadedModel
 from balancer.serving.operations import backup as backups
 from balancer.serving.operations.backup import backup, restore
 from balancer.serving.operations.migration import migrate, open_database, require_newest, revisions
-from balancer.serving.scoring.registry import LoadedModel
 from balancer.serving.storage import keys
 from balancer.serving.storage.database import Database, head_revision
 from balancer.serving.storage.tables import transactions

@@ -21,9 +21,9 @@ from balancer.errors import InputError
 from balancer.inference.decision import decide
 from balancer.runs.trained_run import TrainedRun
 from balancer.serving.errors import MissingError
+from balancer.serving.models.registry import LoadedModel, same_rows
 from balancer.serving.scoring.entities import Entities
 from balancer.serving.scoring.parsing import parse_transaction
-from balancer.serving.scoring.registry import LoadedModel, same_rows
 from balancer.serving.scoring.row import Row
 from balancer.serving.scoring.scorer import Scorer
 from balancer.tables.values import NOBODY, normal_text

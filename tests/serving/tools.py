@@ -10,9 +10,9 @@ import polars as pl
 import pytest
 
 from balancer.data.labels import label_names
+from balancer.serving.models.registry import LoadedModel
 from balancer.serving.scoring.entities import Entities
 from balancer.serving.scoring.parsing import parse_transaction
-from balancer.serving.scoring.registry import LoadedModel
 from balancer.serving.scoring.row import Row
 from balancer.serving.scoring.scorer import Scorer
 from balancer.serving.storage.database import Database

@@ -14,6 +14,9 @@ from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
 from balancer import __version__
+from balancer.serving.audit.amend import Amender
+from balancer.serving.audit.decisions import Decisions
+from balancer.serving.audit.explanations import Explanations
 from balancer.serving.config import ServeConfig
 from balancer.serving.http.auth import LOOK_UP_THREADS, Access
 from balancer.serving.http.health import Readiness
@@ -30,16 +33,13 @@ from balancer.serving.http.routes.scoring import add_scoring
 from balancer.serving.http.routes.sessions import add_sessions
 from balancer.serving.http.score_endpoint import PATH, ScoreEndpoint
 from balancer.serving.http.telemetry import Telemetry, telemetry_of
+from balancer.serving.models.loaded_model import LoadedModel
+from balancer.serving.models.registry import FOLLOW_SECONDS, Registry
 from balancer.serving.operations.monitoring import WATCH_SECONDS, Monitoring
 from balancer.serving.scoring.actions import Actions
-from balancer.serving.scoring.amend import Amender
-from balancer.serving.scoring.decisions import Decisions
 from balancer.serving.scoring.entities import Entities
-from balancer.serving.scoring.explanations import Explanations
-from balancer.serving.scoring.loaded_model import LoadedModel
 from balancer.serving.scoring.monitoring import ScoreMonitor
 from balancer.serving.scoring.queue import ScoringQueue
-from balancer.serving.scoring.registry import FOLLOW_SECONDS, Registry
 from balancer.serving.scoring.scorer import Scorer
 from balancer.serving.sessions.store import Sessions
 from balancer.serving.storage.database import POOL, Database, UnavailableError

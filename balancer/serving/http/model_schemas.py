@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from balancer.serving.scoring.model_states import State
+from balancer.serving.models.model_states import State
 from balancer.serving.sessions.schemas import StrictModel
 from balancer.serving.texts import stored_text
 

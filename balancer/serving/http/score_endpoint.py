@@ -19,10 +19,10 @@ from balancer.serving.config import ServeConfig
 from balancer.serving.http.decoding import ScoreRequestData, check_content_type, decode_score
 from balancer.serving.http.limits import SMALL, RefusalError
 from balancer.serving.http.problems import status_of
+from balancer.serving.models.registry import LoadedModel, Registry
 from balancer.serving.scoring.origin import Origin
 from balancer.serving.scoring.parsing import parse_transaction
 from balancer.serving.scoring.queue import ScoringQueue
-from balancer.serving.scoring.registry import LoadedModel, Registry
 from balancer.serving.scoring.row import Row
 from balancer.serving.scoring.scorer import Job, Models
 from balancer.serving.storage.keys import Key

@@ -33,10 +33,10 @@ from balancer.errors import InputError
 from balancer.names import listed
 from balancer.runs.results import SCHEMA_FILE
 from balancer.runs.trained_run import read_schema
+from balancer.serving.models.registry import LoadedModel, same_rows
 from balancer.serving.scoring.entities import Entities
 from balancer.serving.scoring.origin import Origin
 from balancer.serving.scoring.parsing import parse_transaction
-from balancer.serving.scoring.registry import LoadedModel, same_rows
 from balancer.serving.scoring.row import Row
 from balancer.serving.scoring.scorer import Scorer
 from balancer.serving.storage import keys

@@ -17,8 +17,8 @@ from sqlalchemy import RowMapping, Select, and_, select, tuple_
 
 from balancer.errors import InputError
 from balancer.files import atomic_path
-from balancer.serving.scoring.decisions import Wanted
-from balancer.serving.scoring.loaded_model import LoadedModel
+from balancer.serving.audit.decisions import Wanted
+from balancer.serving.models.loaded_model import LoadedModel
 from balancer.serving.storage.database import Database
 from balancer.serving.storage.tables import decisions, entities, transactions
 

@@ -23,8 +23,8 @@ from balancer.data.spec import DAY
 from balancer.evaluation.drift import LARGE, LEAST, FieldDrift, table_drift
 from balancer.evaluation.intervals import NORMAL, Interval, wilson
 from balancer.serving import metrics
+from balancer.serving.models.registry import LoadedModel
 from balancer.serving.operations.backfill import IMPORT_KEY
-from balancer.serving.scoring.registry import LoadedModel
 from balancer.serving.storage.database import Database
 from balancer.serving.storage.tables import decisions, entities, transactions
 
@@ -133,7 +133,7 @@ class Monitoring:
         stored = [row for row in stored if model.first_stage is None or row.first_stage == model.first_stage]
         if len(stored) < DRIFT_LEAST:
             return None
-        values = np.stack([model.encoded(np.frombuffer(row.fields, np.float32), row.texts) for row in stored])
+        values = model.base_input(np.stack([np.frombuffer(row.fields, np.float32) for row in stored]), [row.texts for row in stored])
         if model.first_stage is not None:
             values = np.concatenate((np.stack([np.frombuffer(row.scores, np.float32) for row in stored]), values), axis=1)
         found = table_drift(model.reference, values, np.array([row.score for row in stored]))

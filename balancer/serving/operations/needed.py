@@ -18,7 +18,7 @@ from balancer.data.past import VELOCITY
 from balancer.data.risk import WINDOW_DAYS
 from balancer.data.score_memory import RECENT
 from balancer.data.spec import DAY
-from balancer.serving.scoring.registry import LoadedModel
+from balancer.serving.models.registry import LoadedModel
 from balancer.serving.scoring.spans import CONTEXT, EVER
 from balancer.serving.storage.tables import entity_states, transactions
 

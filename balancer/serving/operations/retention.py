@@ -19,10 +19,10 @@ from sqlalchemy import Connection, Table, delete, func, insert, literal, select,
 
 from balancer.data.spec import DAY
 from balancer.errors import InputError
+from balancer.serving.models import model_states
+from balancer.serving.models.registry import LoadedModel
 from balancer.serving.operations.needed import Context, NeededOfContext, first_kept, least_age
-from balancer.serving.scoring import model_states
 from balancer.serving.scoring.context_past import LABEL_LEVELS
-from balancer.serving.scoring.registry import LoadedModel
 from balancer.serving.scoring.spans import numbers
 from balancer.serving.storage.database import Database
 from balancer.serving.storage.tables import (

@@ -24,6 +24,7 @@ from balancer.data.past import QUANTITIES, Float, fixed, quantities, signed_log
 from balancer.data.score_memory import RECENT, WINDOWS, clipped, probability
 from balancer.inference.decision import decide
 from balancer.serving import tracing
+from balancer.serving.models.registry import LoadedModel
 from balancer.serving.scoring.context_memory import ContextMemory, RowActivity, RowLabels
 from balancer.serving.scoring.context_past import activity_by_sums
 from balancer.serving.scoring.context_risk import labels_by_sums
@@ -33,7 +34,6 @@ from balancer.serving.scoring.locks import Locked, create
 from balancer.serving.scoring.memory import Memory
 from balancer.serving.scoring.model_memory import (
     Scores,
-    base_input,
     catch_up,
     first_logit,
     full_input,
@@ -41,7 +41,6 @@ from balancer.serving.scoring.model_memory import (
     score_fields,
     stored_rows,
 )
-from balancer.serving.scoring.registry import LoadedModel
 from balancer.serving.scoring.row import Row, value_key
 from balancer.serving.storage.driver import Driver
 
@@ -238,7 +237,7 @@ class Batch:
 
     def scored(self, model: LoadedModel) -> Scored:
         """Score the rows by a model, and add them to its memories."""
-        base = base_input(model, self.numeric, [row.texts for row in self.rows])
+        base = model.base_input(self.numeric, [row.texts for row in self.rows])
         memories = {name: entity.models[model.digest] for name, entity in self.entities.items()}
         values, fields, before = base, None, [0] * len(self.rows)
         if model.first_stage is not None:

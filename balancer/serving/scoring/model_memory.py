@@ -20,8 +20,8 @@ from balancer.data.score_memory import RECENT, ScorePast, TableScores, clipped, 
 from balancer.data.timeline import Index
 from balancer.inference.streaming import RowState
 from balancer.inference.tree_stages import fold_of, time_folds
+from balancer.serving.models.registry import LoadedModel
 from balancer.serving.scoring.entity_memory import EntityMemory, ModelMemory
-from balancer.serving.scoring.registry import LoadedModel
 from balancer.serving.scoring.state import pack, unpack
 from balancer.serving.storage.driver import Driver
 
@@ -80,28 +80,6 @@ def _texts(stored: Any) -> dict[str, str | None]:
     """A JSON column, which the driver of PostgreSQL has already decoded."""
     found: dict[str, str | None] = json.loads(stored) if isinstance(stored, str) else stored
     return found
-
-
-def base_input(model: LoadedModel, numeric: NDArray[np.float32], texts: Sequence[dict[str, str | None]]) -> NDArray[np.float32]:
-    """Compute the input (n, C) of a model without score fields.
-
-    Args:
-        model: The model.
-        numeric: (n, F) numeric fields; NaN is kept where the training rows had it too, and is replaced by
-            their median in other fields.
-        texts: (n) values of the categorical and context columns.
-    """
-    schema = model.base
-    size = len(schema.numeric_fields)
-    values = np.empty((len(texts), size + len(schema.categorical_fields)), np.float32)
-    values[:, :size] = numeric
-    for place, name in enumerate(schema.numeric_fields):
-        if name in schema.fill and name not in schema.missing:
-            column = values[:, place]
-            column[np.isnan(column)] = np.float32(schema.fill[name])
-    for place, (name, source) in enumerate(schema.categorical_columns.items(), size):
-        values[:, place] = [model.coder.code(name, row[source]) for row in texts]
-    return values
 
 
 def first_logit(model: LoadedModel, base: NDArray[np.float32], time: Float, entities: Sequence[str]) -> Float:
@@ -196,7 +174,7 @@ def full_input(model: LoadedModel, rows: Sequence[StoredRow], fields: NDArray[np
     width = len(model.schema.numeric_fields) + len(model.schema.categorical_fields)
     if not rows:
         return np.empty((0, width), np.float32)
-    values = _stored_base(model, rows)
+    values = stored_base(model, rows)
     if model.first_stage is None:
         return values
     if fields is None:
@@ -204,8 +182,9 @@ def full_input(model: LoadedModel, rows: Sequence[StoredRow], fields: NDArray[np
     return np.concatenate((fields, values), axis=1)
 
 
-def _stored_base(model: LoadedModel, rows: Sequence[StoredRow]) -> NDArray[np.float32]:
-    return base_input(model, np.stack([np.frombuffer(row.fields, np.float32) for row in rows]), [row.texts for row in rows])
+def stored_base(model: LoadedModel, rows: Sequence[StoredRow]) -> NDArray[np.float32]:
+    """The input (n, C) of a model for stored rows, without score fields."""
+    return model.base_input(np.stack([np.frombuffer(row.fields, np.float32) for row in rows]), [row.texts for row in rows])
 
 
 def _scored_again(driver: Driver, entity: EntityMemory, model: LoadedModel, memory: ModelMemory, *, store: bool) -> NDArray[np.float32]:
@@ -219,7 +198,7 @@ def _scored_again(driver: Driver, entity: EntityMemory, model: LoadedModel, memo
     while page := stored_rows(driver, entity.id, positions[-1] + 1 if positions else 0, page=True):
         positions += [row.position for row in page]
         times.append(np.array([row.time for row in page]))
-        logits.append(first_logit(model, _stored_base(model, page), times[-1], [entity.name] * len(page)))
+        logits.append(first_logit(model, stored_base(model, page), times[-1], [entity.name] * len(page)))
     time, logit = np.concatenate(times), np.concatenate(logits)
     fields = score_fields(model, TableScores(np.zeros(len(time), np.int64), time, logit), logit)
     kept = clipped(logit)

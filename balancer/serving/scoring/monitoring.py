@@ -6,7 +6,7 @@ import threading
 
 from balancer.evaluation.drift import HALF_LIFE, LiveDrift
 from balancer.serving import metrics
-from balancer.serving.scoring.registry import LoadedModel
+from balancer.serving.models.registry import LoadedModel
 from balancer.serving.scoring.scorer import ScoringResult
 
 EVERY = 100

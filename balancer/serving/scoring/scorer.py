@@ -29,6 +29,8 @@ from sqlalchemy import Connection
 
 from balancer.devices import torch_threads
 from balancer.serving.errors import ConflictError
+from balancer.serving.models.registry import LoadedModel
+from balancer.serving.reasons.reasons import NETWORK_LEFT_OUT, explain, leaves_out
 from balancer.serving.scoring.actions import Actions
 from balancer.serving.scoring.batch import Batch, Earlier, Scored, active_columns, context_values
 from balancer.serving.scoring.entity_memory import EntityMemory
@@ -36,8 +38,6 @@ from balancer.serving.scoring.locks import Locked, lock
 from balancer.serving.scoring.memory import DEFAULT_BYTES, Memory
 from balancer.serving.scoring.model_memory import SNAPSHOT_ROWS, snapshot
 from balancer.serving.scoring.origin import Origin
-from balancer.serving.scoring.reasons import NETWORK_LEFT_OUT, explain, leaves_out
-from balancer.serving.scoring.registry import LoadedModel
 from balancer.serving.scoring.row import Row
 from balancer.serving.scoring.writes import as_json, write_batch
 from balancer.serving.storage.database import Database

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, delete, update
 
+from balancer.serving.audit.amend import Amender
+from balancer.serving.models.loaded_model import LoadedModel
 from balancer.serving.scoring.actions import Actions
-from balancer.serving.scoring.amend import Amender
 from balancer.serving.scoring.entities import Entities
-from balancer.serving.scoring.loaded_model import LoadedModel
 from balancer.serving.scoring.origin import Origin
 from balancer.serving.scoring.parsing import parse_transaction
 from balancer.serving.scoring.scorer import Scorer

@@ -8,15 +8,15 @@ from fastapi import Depends, FastAPI, HTTPException, Query, Request
 from fastapi.responses import JSONResponse
 
 from balancer.errors import InputError
+from balancer.serving.audit.amend import Amender
+from balancer.serving.audit.decisions import Decisions, Wanted
+from balancer.serving.audit.explanations import Explanations
 from balancer.serving.http import audit_schemas as schemas
 from balancer.serving.http.auth import Access
 from balancer.serving.http.bodies import JsonBody, body_of, decode_object
 from balancer.serving.http.problems import problem_responses
 from balancer.serving.http.texts import After, TransactionId
-from balancer.serving.scoring.amend import Amender
-from balancer.serving.scoring.decisions import Decisions, Wanted
-from balancer.serving.scoring.explanations import Explanations
-from balancer.serving.scoring.loaded_model import LoadedModel
+from balancer.serving.models.loaded_model import LoadedModel
 from balancer.serving.scoring.origin import Origin
 from balancer.serving.storage.keys import Key
 from balancer.tables.times import TimeForm, parse_time

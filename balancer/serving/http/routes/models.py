@@ -10,8 +10,8 @@ from balancer.serving.http import model_schemas as schemas
 from balancer.serving.http.auth import Access
 from balancer.serving.http.bodies import JsonBody, body_of, decode_model
 from balancer.serving.http.problems import problem_responses
-from balancer.serving.scoring.comparison import Span, compare
-from balancer.serving.scoring.registry import Registry
+from balancer.serving.models.comparison import Span, compare
+from balancer.serving.models.registry import Registry
 from balancer.serving.storage.database import Database
 from balancer.serving.storage.keys import Key
 from balancer.serving.texts import stored_text

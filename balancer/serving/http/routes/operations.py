@@ -7,7 +7,7 @@ from balancer.serving.http import schemas
 from balancer.serving.http.auth import Access
 from balancer.serving.http.health import Readiness
 from balancer.serving.http.problems import problem_responses
-from balancer.serving.scoring.registry import Registry
+from balancer.serving.models.registry import Registry
 from balancer.serving.storage.keys import Key
 
 

@@ -13,8 +13,8 @@ from balancer.serving.http.decoding import decode_labels
 from balancer.serving.http.problems import problem_responses
 from balancer.serving.http.score_endpoint import PATH, ScoreEndpoint
 from balancer.serving.http.texts import EntityName
+from balancer.serving.models.registry import LoadedModel, Registry
 from balancer.serving.scoring.entities import Entities
-from balancer.serving.scoring.registry import LoadedModel, Registry
 from balancer.serving.storage.keys import Key
 
 

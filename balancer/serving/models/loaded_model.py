@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from balancer.inference.streaming import RowState, RowStream
 from balancer.inference.tree_stages import digest_of
 from balancer.runs.results import REFERENCE_FILE
 from balancer.runs.trained_run import Precision, TrainedRun
-from balancer.serving.scoring.run_files import run_digests
+from balancer.serving.models.run_files import run_digests
 
 
 @dataclass(frozen=True)
@@ -79,22 +80,24 @@ class LoadedModel:
             others=files.others,
         )
 
-    def encoded(self, numeric: NDArray[np.float32], texts: dict[str, str | None]) -> NDArray[np.float32]:
-        """Compute the input (C,) of the model for one row, without score fields.
+    def base_input(self, numeric: NDArray[np.float32], texts: Sequence[Mapping[str, str | None]]) -> NDArray[np.float32]:
+        """Compute the input (n, C) of the model for n rows, without score fields.
 
         Args:
-            numeric: (F,) numeric fields; NaN is kept where the training rows had it too, and is replaced by
+            numeric: (n, F) numeric fields; NaN is kept where the training rows had it too, and is replaced by
                 their median in other fields.
-            texts: Values of the categorical and context columns.
+            texts: (n) values of the categorical and context columns.
         """
         schema = self.base
-        values = np.empty(len(schema.numeric_fields) + len(schema.categorical_fields), np.float32)
-        values[: len(numeric)] = numeric
+        size = len(schema.numeric_fields)
+        values = np.empty((len(texts), size + len(schema.categorical_fields)), np.float32)
+        values[:, :size] = numeric
         for place, name in enumerate(schema.numeric_fields):
-            if name in schema.fill and name not in schema.missing and np.isnan(values[place]):
-                values[place] = np.float32(schema.fill[name])
-        for place, (name, column) in enumerate(schema.categorical_columns.items(), len(numeric)):
-            values[place] = self.coder.code(name, texts[column])
+            if name in schema.fill and name not in schema.missing:
+                column = values[:, place]
+                column[np.isnan(column)] = np.float32(schema.fill[name])
+        for place, (name, source) in enumerate(schema.categorical_columns.items(), size):
+            values[:, place] = [self.coder.code(name, row[source]) for row in texts]
         return values
 
     def step(self, values: NDArray[np.float32], state: RowState | None) -> tuple[NDArray[np.floating], RowState | None]:

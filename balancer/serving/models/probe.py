@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from balancer.devices import torch_threads
 from balancer.evaluation.operating_points import NO_ALARM
 from balancer.inference.decision import decide
-from balancer.serving.scoring.loaded_model import LoadedModel
+from balancer.serving.models.loaded_model import LoadedModel
 
 LARGE = 1e6
 """Size of the large values of numeric fields."""
@@ -68,4 +68,4 @@ def _rows(model: LoadedModel) -> Iterator[tuple[str, NDArray[np.float32]]]:
         ("rows with large negative values", np.where(column, np.float32(-LARGE), 0).astype(np.float32), unknown),
     ):
         for score in (-12.0, 0.0, 12.0) if len(score_fields) else (0.0,):
-            yield kind, np.concatenate((score_fields + np.float32(score), model.encoded(numeric, texts)))
+            yield kind, np.concatenate((score_fields + np.float32(score), model.base_input(numeric[None], [texts])[0]))

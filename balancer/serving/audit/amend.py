@@ -22,18 +22,18 @@ from balancer.data.score_memory import RECENT
 from balancer.devices import torch_threads
 from balancer.errors import InputError
 from balancer.inference.decision import decide
+from balancer.serving.audit.decisions import AMENDED, REVERSED, decided, last_decision, stored_id
+from balancer.serving.audit.rebuild import SUMS, Base, Line, Rebuilt, approximate_amount, read_lines
+from balancer.serving.audit.stored_inputs import first_read, score_again, stored_inputs
 from balancer.serving.errors import MissingError
+from balancer.serving.models.loaded_model import LoadedModel
 from balancer.serving.scoring.actions import Actions
 from balancer.serving.scoring.batch import active_columns
 from balancer.serving.scoring.context_swap import put_rows, stored_labels, stored_rows, swap_labels, take_rows
 from balancer.serving.scoring.context_versions import changed
-from balancer.serving.scoring.decisions import AMENDED, REVERSED, decided, last_decision, stored_id
 from balancer.serving.scoring.facts import stored_context
-from balancer.serving.scoring.loaded_model import LoadedModel
 from balancer.serving.scoring.origin import Origin
 from balancer.serving.scoring.parsing import Correction, parse_correction
-from balancer.serving.scoring.rebuild import SUMS, Base, Line, Rebuilt, approximate_amount, read_lines
-from balancer.serving.scoring.stored_inputs import first_read, score_again, stored_inputs
 from balancer.serving.storage.database import Database
 from balancer.serving.storage.tables import challenger_scores, decisions, entities, entity_states, transactions, used_values
 

@@ -23,11 +23,11 @@ from balancer.errors import InputError
 from balancer.runs.results import SCHEMA_FILE
 from balancer.runs.trained_run import Precision
 from balancer.serving.errors import ConflictError
-from balancer.serving.scoring import model_states
-from balancer.serving.scoring.loaded_model import LoadedModel, same_rows
-from balancer.serving.scoring.model_states import InService, RegisteredModel, State
-from balancer.serving.scoring.probe import what_is_wrong
-from balancer.serving.scoring.run_files import run_digests
+from balancer.serving.models import model_states
+from balancer.serving.models.loaded_model import LoadedModel, same_rows
+from balancer.serving.models.model_states import InService, RegisteredModel, State
+from balancer.serving.models.probe import what_is_wrong
+from balancer.serving.models.run_files import run_digests
 from balancer.serving.storage.database import Database
 
 __all__ = ["FOLLOW_SECONDS", "LoadedModel", "Registry", "Serving", "same_rows"]

@@ -14,10 +14,10 @@ from sqlalchemy import Connection, select
 
 from balancer.devices import torch_threads
 from balancer.errors import UnsupportedError
-from balancer.serving.scoring.loaded_model import LoadedModel
-from balancer.serving.scoring.reasons import NETWORK_LEFT_OUT, explain, leaves_out
+from balancer.serving.audit.stored_inputs import StoredInputs, stored_inputs
+from balancer.serving.models.loaded_model import LoadedModel
+from balancer.serving.reasons.reasons import NETWORK_LEFT_OUT, explain, leaves_out
 from balancer.serving.scoring.scorer import NO_NETWORK, USUAL_ROWS
-from balancer.serving.scoring.stored_inputs import StoredInputs, stored_inputs
 from balancer.serving.storage.database import Database
 from balancer.serving.storage.tables import entities, transactions
 

@@ -11,8 +11,8 @@ from sqlalchemy import Connection, select, text
 
 from balancer.data.past import fixed
 from balancer.data.score_memory import RECENT, TableScores, clipped, probability
-from balancer.serving.scoring.loaded_model import LoadedModel
-from balancer.serving.scoring.model_memory import StoredRow, base_input, first_logit, full_input, score_fields, stored_rows
+from balancer.serving.models.loaded_model import LoadedModel
+from balancer.serving.scoring.model_memory import StoredRow, first_logit, full_input, score_fields, stored_base, stored_rows
 from balancer.serving.storage.driver import Driver
 from balancer.serving.storage.tables import transactions
 
@@ -48,7 +48,7 @@ def stored_inputs(connection: Connection, entity: Mapping[str, Any], model: Load
     rows = [row for row in stored_rows(driver, entity["id"], 0 if again else first) if row.position <= last]
     scores = None
     if again:
-        base = _base_input(model, rows)
+        base = stored_base(model, rows)
         time = np.array([row.time for row in rows])
         logit = first_logit(model, base, time, [entity["name"]] * len(rows))
         scores = score_fields(model, TableScores(np.zeros(len(rows), np.int64), time, logit), logit)
@@ -80,7 +80,7 @@ def score_again(connection: Connection, entity: Mapping[str, Any], model: Loaded
     if kept:  # as the memory keeps them, clipped and with single precision
         logit[:kept] = [np.frombuffer(row.scores or b"", np.float32)[0] for row in rows[:kept]]
     if kept < len(rows):
-        base = _base_input(model, rows[kept:])
+        base = stored_base(model, rows[kept:])
         logit[kept:] = first_logit(model, base, time[kept:], [entity["name"]] * (len(rows) - kept))
     fields = score_fields(model, TableScores(np.zeros(len(rows), np.int64), time, logit), logit)
     added = fixed(probability(clipped(logit)))
@@ -95,8 +95,3 @@ def score_again(connection: Connection, entity: Mapping[str, Any], model: Loaded
         connection.execute(_STORE, changes)
     last = clipped(logit)[-RECENT:].astype(np.float32).tobytes()
     return {"first_stage": model.first_stage, "last_logits": last, "sum_score": total[-1]}
-
-
-def _base_input(model: LoadedModel, rows: Sequence[StoredRow]) -> NDArray[np.float32]:
-    """The input (n, B) of the first stage for stored rows."""
-    return base_input(model, np.stack([np.frombuffer(row.fields, np.float32) for row in rows]), [row.texts for row in rows])

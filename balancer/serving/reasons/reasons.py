@@ -18,8 +18,8 @@ from balancer.inference.attribution import hidden_in_history
 from balancer.inference.contributions import OWN_PART, SMALLEST, WORDS, Contributions, Inputs, explained, hiding_changes
 from balancer.inference.decision import NETWORK
 from balancer.inference.tree_stages import fold_of, time_folds
-from balancer.serving.scoring.loaded_model import LoadedModel
-from balancer.serving.scoring.reason_words import ReasonWords
+from balancer.serving.models.loaded_model import LoadedModel
+from balancer.serving.reasons.reason_words import ReasonWords
 
 QUICK_ROWS = 16
 """Earlier rows up to which the network beside trees is explained too, unless more time is given."""

@@ -1,0 +1,1 @@
+"""Why a transaction got its score, in words."""
