@@ -22,6 +22,7 @@ from typing import Any
 
 from sqlalchemy import func, select
 
+from balancer.serving.config import ServeConfig
 from balancer.serving.storage.database import Database
 from balancer.serving.storage.tables import transactions
 from benchmarks.lib.postgres import Postgres
@@ -32,9 +33,9 @@ from benchmarks.lib.service_race import race
 from benchmarks.lib.service_trouble import ended
 from benchmarks.lib.service_watch import Watch
 
-MAX_BODY = 8_000_000
-"""The default limit of the service."""
-BODY = 7_900_000
+BODY = ServeConfig.max_body - 100_000
+"""Bytes of a large body: as many as the service takes by default."""
+TOO_LARGE = 20_000_000
 FULL = "full"
 Found = dict[str, Any]
 Say = Callable[[str], None]
@@ -58,9 +59,9 @@ class Target:
         """A number of things at this scale."""
         return max(2, int(number * self.scale))
 
-    def flood(self, requests: Sequence[bytes], seconds: float) -> list[Answer]:
+    def flood(self, requests: Sequence[bytes], seconds: float, every: float = 0.0) -> list[Answer]:
         """Send requests all at once, and count how they end."""
-        answers = flood(self.service.port, requests, seconds)
+        answers = flood(self.service.port, requests, seconds, every=every)
         self.statuses.update(each.status for each in answers)
         return answers
 
@@ -80,10 +81,10 @@ def many_empty_rows(size: int) -> bytes:
 
 
 def unauthenticated(target: Target) -> Found:
-    """Large bodies without a key, on many connections."""
-    request = request_bytes("POST", "/v1/score", None, many_empty_rows(BODY))
-    target.flood([request] * target.times(400), 60.0)
-    return {"connections": target.times(400), "bytes_each": BODY}
+    """Large bodies without a key, on many connections; every second one is larger than the service takes."""
+    requests = [request_bytes("POST", "/v1/score", None, many_empty_rows(size)) for size in (BODY, TOO_LARGE)]
+    target.flood(requests * (target.times(400) // 2), 60.0, 0.005)
+    return {"connections": target.times(400), "bytes": [BODY, TOO_LARGE]}
 
 
 def blow_up(target: Target) -> Found:
@@ -93,7 +94,7 @@ def blow_up(target: Target) -> Found:
     bodies = {
         "rows": ("/v1/score", many_empty_rows(BODY)),
         "objects": ("/v1/score", b'{"on_error":"skip","transactions":[' + b"{}," * ((BODY - 50) // 3) + b"{}]}"),
-        "too large": ("/v1/score", many_empty_rows(20_000_000)),
+        "too large": ("/v1/score", many_empty_rows(TOO_LARGE)),
         "values of a row": ("/v1/score", b'{"transactions":[{' + names + b"}]}"),
         "depth": ("/v1/score", b'{"transactions":[' + b"[" * (BODY // 2)),
         "labels": ("/v1/labels", b'{"labels":[' + labels + b"]}"),
@@ -108,7 +109,7 @@ def half_open(target: Target) -> Found:
     """Idle and half-sent connections: all are closed in time."""
     part = b"POST /v1/score HTTP/1.1\r\nhost: localhost\r\nx-a: "
     number = target.times(5_000)
-    answers = target.flood([part if place % 2 else b"" for place in range(number)], 40.0)
+    answers = target.flood([part if place % 2 else b"" for place in range(number)], 40.0, 0.0005)
     return {"connections": number, "left_open_after_40_s": sum(each.status == "unanswered" for each in answers)}
 
 
@@ -116,7 +117,7 @@ def few_files(target: Target) -> Found:
     """More idle connections than the service may open files."""
     number = target.times(2_600)
     answers: list[Answer] = []
-    idle = threading.Thread(target=lambda: answers.extend(target.flood([b""] * number, 10.0)))
+    idle = threading.Thread(target=lambda: answers.extend(target.flood([b""] * number, 10.0, 0.0005)))
     idle.start()
     time.sleep(2)
     bodies = Bodies(details, START)

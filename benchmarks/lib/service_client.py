@@ -116,7 +116,7 @@ class Answer:
     content: bytes
 
 
-def flood(port: int, requests: Sequence[bytes], seconds: float) -> list[Answer]:
+def flood(port: int, requests: Sequence[bytes], seconds: float, *, every: float = 0.0) -> list[Answer]:
     """Send each request on a connection of its own, all at once.
 
     A request may be cut off, or be empty: then the connection waits, and the answer tells whether the service
@@ -126,6 +126,7 @@ def flood(port: int, requests: Sequence[bytes], seconds: float) -> list[Answer]:
         port: port of the service.
         requests: what to send on each connection.
         seconds: after which the rest is left unanswered.
+        every: seconds between the openings of two connections.
 
     Returns:
         How each request ended, in their order.
@@ -133,16 +134,17 @@ def flood(port: int, requests: Sequence[bytes], seconds: float) -> list[Answer]:
     chosen, found = selectors.DefaultSelector(), [Answer("unanswered", seconds, b"") for _ in requests]
     begun = time.perf_counter()
     open_sockets: list[socket.socket] = []
-    for number, content in enumerate(requests):
-        each = socket.socket()
-        each.setblocking(False)
-        with suppress(BlockingIOError):
-            each.connect((HOST, port))
-        open_sockets.append(each)
-        chosen.register(each, selectors.EVENT_READ | selectors.EVENT_WRITE, [number, memoryview(content), b""])
     try:
-        while chosen.get_map() and time.perf_counter() - begun < seconds:
-            for ready, events in chosen.select(0.1):
+        while (now := time.perf_counter() - begun) < seconds and (len(open_sockets) < len(requests) or chosen.get_map()):
+            due = len(requests) if not every else min(len(requests), 1 + int(now / every))
+            for number in range(len(open_sockets), due):
+                each = socket.socket()
+                each.setblocking(False)
+                with suppress(BlockingIOError):
+                    each.connect((HOST, port))
+                open_sockets.append(each)
+                chosen.register(each, selectors.EVENT_READ | selectors.EVENT_WRITE, [number, memoryview(requests[number]), b""])
+            for ready, events in chosen.select(0.1 if len(open_sockets) == len(requests) else every):
                 if not _go_on(ready.fileobj, ready.data, events, found[ready.data[0]]):  # type: ignore[arg-type]
                     found[ready.data[0]].seconds = time.perf_counter() - begun
                     chosen.unregister(ready.fileobj)

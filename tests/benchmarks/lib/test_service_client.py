@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -12,6 +14,7 @@ import pytest
 
 from benchmarks.lib.service import START, details
 from benchmarks.lib.service_client import Bodies, Connection, content_length, flood, load, request_bytes
+from benchmarks.lib.service_watch import Watch
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -33,7 +36,7 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(b"")
 
     def do_GET(self) -> None:
-        self.answer(b'{"model": null}', 503)
+        self.answer(b'{"model": null}', 200 if self.path == "/healthz" else 503)
 
     def answer(self, content: bytes, status: int = 200) -> None:
         self.send_response(status)
@@ -77,6 +80,12 @@ def test_a_flood_says_how_every_request_ended(port: int) -> None:
     assert answers[0].seconds < answers[3].seconds == 2.0
 
 
+def test_the_connections_of_a_flood_can_be_opened_one_after_another(port: int) -> None:
+    answers = flood(port, [request_bytes("POST", "/x", None, b"")] * 10, 5.0, every=0.02)
+    assert {each.status for each in answers} == {"200"}
+    assert max(each.seconds for each in answers) >= 0.18
+
+
 def test_many_clients_send_transactions(port: int) -> None:
     found = load(port, "bk_1", Bodies(details, START), clients=3, rows=2, seconds=0.3)
     assert found["transactions"] >= 6
@@ -96,3 +105,16 @@ def test_bodies_have_cards_of_their_own_and_rising_times() -> None:
 def test_the_length_of_an_answer() -> None:
     assert content_length(b"HTTP/1.1 200 OK\r\nContent-Length: 12\r\nx: 1") == 12
     assert content_length(b"HTTP/1.1 204 No Content") == 0
+
+
+def test_a_watch_asks_again_and_again_and_reads_the_memory(port: int) -> None:
+    watch = Watch(port, [os.getpid()])
+    time.sleep(0.3)
+    kept = bytearray(b"x" * 30_000_000)
+    time.sleep(0.3)
+    del kept
+    found = watch.stop()
+    assert found["healthz_requests"] > 3
+    assert found["healthz_failures"] == 0
+    assert 0 < found["healthz_ms_p99"] <= found["healthz_ms_most"]
+    assert 20 < found["memory_growth_mb"] < 1000
