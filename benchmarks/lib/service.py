@@ -24,7 +24,7 @@ WAIT = 120.0
 START = 1.7e9
 """Time of the first transaction, in seconds since 1970."""
 DAY = 86_400.0
-SCOPES = ("score", "admin", "operator")
+SCOPES = ("score", "sessions", "admin", "operator")
 
 
 class Service:
