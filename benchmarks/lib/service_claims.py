@@ -49,12 +49,18 @@ def claims(found: Mapping[str, Any]) -> list[Claim]:
 
 def most(text: str, value: float, limit: float, unit: str = "") -> Claim:
     """A claim that a value is at most a limit."""
-    return {"claim": text, "wanted": f"at most {limit:,g}{unit}", "found": f"{value:,.4g}{unit}", "holds": value <= limit}
+    wanted = f"at most {shown(limit)}{unit}" if limit else "0"
+    return {"claim": text, "wanted": wanted, "found": f"{shown(value)}{unit}", "holds": value <= limit}
 
 
-def least(text: str, value: float, limit: float, unit: str = "") -> Claim:
+def least(text: str, value: float, limit: float) -> Claim:
     """A claim that a value is at least a limit."""
-    return {"claim": text, "wanted": f"at least {limit:,g}{unit}", "found": f"{value:,.4g}{unit}", "holds": value >= limit}
+    return {"claim": text, "wanted": f"at least {shown(limit)}", "found": shown(value), "holds": value >= limit}
+
+
+def shown(value: float) -> str:
+    """A number with three digits, or all of those before the point."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def latency(part: Mapping[str, Any]) -> list[Claim]:
