@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +92,9 @@ def _create(arguments: Sequence[str]) -> int:
         print(json.dumps(row, indent=2))
     else:
         until = "" if key.expires is None else f", until {keys.shown_day(key.expires)} UTC"
-        print(f"{token}\n\nkey {key.id} of {key.tenant} for {', '.join(key.scopes)}{until}; store it now, it is not shown again")
+        print(token)  # alone on stdout, so that a shell can keep it: KEY=$(balancer keys create ...)
+        about = f"key {key.id} of {key.tenant} for {', '.join(key.scopes)}{until}; store it now, it is not shown again"
+        print(about, file=sys.stderr)
     return 0
 
 
