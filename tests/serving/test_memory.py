@@ -333,3 +333,26 @@ def test_reasons_and_actions_are_part_of_the_answer(database: Database, model: L
     taken = database.read(lambda connection: connection.execute(text("SELECT DISTINCT tenant, action FROM decisions")).all())
     assert ("t", "decline") in {tuple(each) for each in taken}
     assert not {action for tenant, action in taken if tenant == "u"} - {"approve", "review"}
+
+
+def test_an_entity_that_was_erased_and_comes_back_is_a_new_one(url: str, database: Database, model: LoadedModel) -> None:
+    """SQLite gives its id again, so a worker that remembers the old entity must see the difference."""
+    rng = random.Random(0)
+    old, new = (
+        [replace(parsed(raw(number, rng, 1.7e9 + 9000 * number), model), entity="c") for number in range(first, first + 4)]
+        for first in (0, 4)
+    )
+    other = opened(url)
+    remembers, erases = Scorer(database), Scorer(other)
+    remembers.score("t", model, old)
+    Entities(other).delete("t", "c")
+    erases.score("t", model, new[:3])
+    erases.score("t", model, [replace(old[0], id="x", digest="x", sent_time=new[2].sent_time + 1, time=new[2].sent_time + 1)])
+    last = replace(new[3], id="last", sent_time=2e9, time=2e9)
+    score = remembers.score("t", model, [last]).answers[0]["score"]
+    Entities(other).delete("t", "c")
+    again = Scorer(other)
+    again.score("t", model, [*(replace(row, id=f"again-{row.id}") for row in new[:3])])
+    again.score("t", model, [replace(old[0], id="y", digest="x", sent_time=new[2].sent_time + 1, time=new[2].sent_time + 1)])
+    assert again.score("t", model, [replace(last, id="z")]).answers[0]["score"] == score
+    other.close()

@@ -6,6 +6,7 @@ SQLite has one writer at a time and needs no locks. There the statements only re
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ _NEW = {
     "sum_level": "whole",
     "sum_square": "whole",
     "sum_amount": "float",
+    "version": "whole",
 }
 _CHANGE = (
     'ON CONFLICT (tenant, "column", value) DO UPDATE SET "rows" = context_versions."rows" + 1 RETURNING "column", value, "rows" - 1, labels'
@@ -81,7 +83,8 @@ def lock(driver: Driver, tenant: str, names: Sequence[str], values: Values, acti
 
 def create(driver: Driver, tenant: str, names: Sequence[str]) -> list[tuple[int, str, int, int]]:
     """Create entities, unless another worker just has, and lock them; the result is as in `Locked`."""
-    rows = [(tenant, name, 0, 0, 0, 0, 0, 0.0) for name in sorted(names)]
+    # An entity that was erased and comes back may get the same id. Its version tells workers that it is new.
+    rows = [(tenant, name, 0, 0, 0, 0, 0, 0.0, secrets.randbits(48)) for name in sorted(names)]
     driver.write(Change("entities", _NEW, rows, "ON CONFLICT DO NOTHING"))
     return _entities(driver.rows(_found(driver), {"tenant": tenant, "names": list(names)}))
 
