@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
 Values = Mapping[str, Any]
 _PARAMETER = re.compile(r":([a-z_0-9]+)")
@@ -46,6 +48,7 @@ class Driver:
         raw: Any = connection.connection.driver_connection
         self.raw = raw
         self.is_sqlite = connection.dialect.name == "sqlite"
+        self._connection = connection
         self._cursor = self.raw.cursor()
 
     def rows(self, statement: str, values: Values | None = None) -> list[tuple[Any, ...]]:
@@ -55,16 +58,16 @@ class Driver:
             statement: SQL with parameters as `:name`; `ANY(:names)` compares with any element of a list.
             values: Values of the parameters; lists of texts or numbers are allowed.
         """
-        cursor = self._cursor
-        cursor.execute(*self._prepared(statement, values or {}))
-        found: list[tuple[Any, ...]] = cursor.fetchall()
-        return found
+        with self._explained():
+            self._cursor.execute(*self._prepared(statement, values or {}))
+            found: list[tuple[Any, ...]] = self._cursor.fetchall()
+            return found
 
     def together(self, *statements: tuple[str, Values]) -> list[list[tuple[Any, ...]]]:
         """Run statements one after the other, on PostgreSQL in one journey, and return the rows of each."""
         if self.is_sqlite:
             return [self.rows(statement, values) for statement, values in statements]
-        with self.raw.pipeline():
+        with self._explained(), self.raw.pipeline():
             cursors = []
             for statement, values in statements:
                 cursors.append(self.raw.cursor())
@@ -73,8 +76,9 @@ class Driver:
 
     def many(self, statement: str, values: Sequence[Values]) -> None:
         """Run a statement without lists for each of some values."""
-        if values:
-            self._cursor.executemany(statement if self.is_sqlite else _postgres_text(statement), values)
+        with self._explained():
+            if values:
+                self._cursor.executemany(statement if self.is_sqlite else _postgres_text(statement), values)
 
     def write(self, *changes: Change) -> None:
         """Insert or change rows of some tables, on PostgreSQL by one statement for all.
@@ -82,16 +86,29 @@ class Driver:
         On PostgreSQL no two rows of a change may have the same key.
         """
         changes = tuple(change for change in changes if change.rows)
-        if self.is_sqlite:
-            for change in changes:
-                columns = tuple(change.columns)
-                if change.key is None:
-                    self._cursor.executemany(_sqlite_insert(change.table, columns, change.conflict), change.rows)
-                else:
-                    self._cursor.executemany(_sqlite_update(change.table, columns), [(*row[1:], row[0]) for row in change.rows])
-        elif changes:
-            statement = _postgres_write(tuple((each.table, tuple(each.columns.items()), each.conflict, each.key) for each in changes))
-            self._cursor.execute(statement, [given for each in changes for given in _lists(each.columns, each.rows)])
+        with self._explained():
+            if self.is_sqlite:
+                for change in changes:
+                    self._cursor.executemany(*_sqlite_write(change))
+            elif changes:
+                statement = _postgres_write(tuple((each.table, tuple(each.columns.items()), each.conflict, each.key) for each in changes))
+                # psycopg would look for parameters in this long text again and again.
+                cursor = self._connection.dialect.loaded_dbapi.RawCursor(self.raw)
+                cursor.execute(statement, [given for each in changes for given in _lists(each.columns, each.rows)])
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Raise the driver's errors as those of SQLAlchemy, which `Database` knows."""
+        dialect = self._connection.dialect
+        try:
+            yield
+        except dialect.loaded_dbapi.Error as error:
+            is_lost = dialect.is_disconnect(error, self.raw, None)
+            if is_lost:
+                self._connection.invalidate(error)
+            raise DBAPIError.instance(
+                None, None, error, dialect.loaded_dbapi.Error, connection_invalidated=is_lost, dialect=dialect
+            ) from error
 
     def _prepared(self, statement: str, values: Values) -> tuple[str, Values]:
         if not self.is_sqlite:
@@ -110,6 +127,14 @@ def _postgres_text(statement: str) -> str:
     return _PARAMETER.sub(r"%(\1)s", statement.replace("%", "%%"))
 
 
+def _sqlite_write(change: Change) -> tuple[str, Sequence[tuple[Any, ...]]]:
+    """The statement of a change, and its parameters by row."""
+    columns = tuple(change.columns)
+    if change.key is None:
+        return _sqlite_insert(change.table, columns, change.conflict), change.rows
+    return _sqlite_update(change.table, columns), [(*row[1:], row[0]) for row in change.rows]
+
+
 @cache
 def _sqlite_insert(table: str, columns: tuple[str, ...], conflict: str) -> str:
     return f"INSERT INTO {table} ({_listed(columns)}) VALUES ({', '.join('?' * len(columns))}) {conflict}"
@@ -123,22 +148,25 @@ def _sqlite_update(table: str, columns: tuple[str, ...]) -> str:
 
 @cache
 def _postgres_write(changes: tuple[tuple[str, tuple[tuple[str, str], ...], str, str | None], ...]) -> str:
-    parts = []
+    parts: list[str] = []
+    first = 1  # number of the next parameter
     for table, columns, conflict, key in changes:
+        given = _given(columns, first)
+        first += len(columns)
         if key is None:
             names, chosen = _listed(name for name, _ in columns), ", ".join(_converted(*each) for each in columns)
-            parts.append(f"INSERT INTO {table} ({names}) SELECT {chosen} FROM {_given(columns)} {conflict}")
+            parts.append(f"INSERT INTO {table} ({names}) SELECT {chosen} FROM {given} {conflict}")
         else:
             new = ", ".join(f'"{name}" = {_converted(name, kind)}' for name, kind in columns[1:])
-            parts.append(f'UPDATE {table} SET {new} FROM {_given(columns)} WHERE {table}."{key}" = given."{key}"')
-    *first, last = parts
-    steps = ", ".join(f"step_{number} AS ({part})" for number, part in enumerate(first))
+            parts.append(f'UPDATE {table} SET {new} FROM {given} WHERE {table}."{key}" = given."{key}"')
+    *earlier, last = parts
+    steps = ", ".join(f"step_{number} AS ({part})" for number, part in enumerate(earlier))
     return f"WITH {steps} {last}" if steps else last
 
 
-def _given(columns: tuple[tuple[str, str], ...]) -> str:
-    """The rows of lists, one for each column."""
-    arrays = ", ".join(f"CAST(%s AS {_TYPES[kind]}[])" for _, kind in columns)
+def _given(columns: tuple[tuple[str, str], ...], first: int) -> str:
+    """The rows of lists, one for each column, that are the parameters from number `first` on."""
+    arrays = ", ".join(f"CAST(${number} AS {_TYPES[kind]}[])" for number, (_, kind) in enumerate(columns, first))
     return f"UNNEST({arrays}) AS given ({_listed(name for name, _ in columns)})"
 
 
@@ -165,7 +193,7 @@ _WRITERS: dict[str, Callable[[Any], str]] = {
     "float": lambda value: repr(float(value)),  # the shortest text that gives the same number again
     "text": _quoted,
     "json": _quoted,
-    "bytes": bytes.hex,
+    "bytes": lambda value: f'"{value.hex()}"',  # quoted, because nothing is no element
     "flag": lambda value: "t" if value else "f",
 }
 
