@@ -34,8 +34,8 @@ def service_panel(run: Path) -> None:
     Args:
         run: The chosen run; drift of decisions in a database is measured against its training rows.
     """
-    st.header("Service")
-    left, middle, right = st.columns([3, 2, 1])
+    st.subheader("Service")
+    left, middle, right = st.columns([5, 4, 3])
     given, stored = os.environ.get(ADDRESS, ""), os.environ.get(DATABASE_VARIABLE, "")
     address = left.text_input(
         "Service or database",
