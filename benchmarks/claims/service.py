@@ -97,6 +97,7 @@ def trained(folder: Path, name: str, seed: int) -> Path:
     Raises:
         SystemExit: the training failed, or the network or the trees don't weigh in the scores.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     table, run = folder / "transactions.parquet", folder / "models" / name
     if not table.exists():
         write_simulation(simulate(30_000, seed=3, fraud_rate=0.03), table)
