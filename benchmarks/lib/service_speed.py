@@ -8,7 +8,7 @@ import random
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,13 +74,17 @@ def on_core(core: int, postgres: Postgres | None) -> Iterator[None]:
     """Run this process and a database on one core."""
     before = os.sched_getaffinity(0)
     processes = [] if postgres is None else postgres.processes()
-    for each in [*processes, psutil.Process()]:
-        each.cpu_affinity([core])
+    _move([*processes, psutil.Process()], [core])
     try:
         yield
     finally:
-        for each in [*(each for each in processes if each.is_running()), psutil.Process()]:
-            each.cpu_affinity(sorted(before))
+        _move([*processes, psutil.Process()], sorted(before))
+
+
+def _move(processes: list[psutil.Process], cores: list[int]) -> None:
+    for each in processes:
+        with suppress(psutil.NoSuchProcess):  # the database has processes that end when their work is done
+            each.cpu_affinity(cores)
 
 
 def percentiles(seconds: list[float]) -> tuple[float, float]:
