@@ -38,7 +38,7 @@ STARTED_WITHIN = 10.0
 
 BALANCER = """#!/bin/bash
 case "$1" in
-  simulate) exec "$PYTHON" -m balancer "$@" --rows 6000 --fraud-rate 0.03 --seed 3 ;;
+  simulate) exec "$PYTHON" -m balancer "$@" --rows 3000 --fraud-rate 0.08 --seed 3 ;;
   train) exec "$PYTHON" -m balancer "$@" $SHORT ;;
   serve)
     "$PYTHON" -m balancer "$@" --port "$PORT" > serve.out 2> serve.log < /dev/null &
@@ -132,7 +132,7 @@ def place(tmp_path: Path) -> Iterator[tuple[Path, dict[str, str]]]:
         (tools / name).chmod(0o755)
     folder = tmp_path / "work"
     folder.mkdir()
-    given = {"PYTHON": sys.executable, "CURL": curl, "PORT": str(free_port()), "SHORT": shlex.join((*HYBRID, *TINY))}
+    given = {"PYTHON": sys.executable, "CURL": curl, "PORT": str(free_port()), "SHORT": shlex.join((*HYBRID, *TINY, "--policy", "auto"))}
     path = {"PATH": f"{tools}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
     yield folder, os.environ | given | path
     process = folder / "serve.pid"
