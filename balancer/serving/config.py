@@ -20,7 +20,7 @@ from balancer.options.flags import Flag
 class ServeConfig(DatabaseOptions):
     """Serve sampling sessions over HTTP, and with --run scores of transactions.
 
-    The service is described in docs/service.md.
+    docs/service.md describes requests and answers, docs/operations.md settings and operation.
     """
 
     run: Annotated[
