@@ -243,7 +243,7 @@ def test_every_route_is_named_with_its_scope(tmp_path: Path) -> None:
 
 
 def test_metrics_and_links_exist() -> None:
-    known = {each._name for each in metrics._REGISTRY._collector_to_names}
+    known = set(metrics._REGISTRY._names_to_collectors)
     texts = PAGES | {"README": (ROOT / "README.md").read_text(encoding="utf-8")}
     for page, text in PAGES.items():
         assert set(re.findall(r"`(balancer_\w+)`", text)) <= known, page
