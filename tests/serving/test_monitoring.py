@@ -115,6 +115,19 @@ def test_large_days_are_sampled(database: Database, model: LoadedModel, rows: pl
     assert "estimates" in found["notes"][0]
 
 
+def test_imported_rows_do_not_make_a_day_large(
+    database: Database, model: LoadedModel, rows: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every, scorer = [parsed(raw, model) for raw in sent(rows[:460], model)], Scorer(database)
+    for first, last, key in ((0, 30, "k"), (30, 430, IMPORT_KEY), (430, 460, "k")):
+        scorer.score("t", model, every[first:last], origin=Origin(key, "r", TODAY))
+    monkeypatch.setattr(monitoring, "MOST_ROWS", 200)
+    monkeypatch.setattr(monitoring, "_OUT_OF_ORDER", 5)
+    found = Monitoring(database, lambda: [model], clock=lambda: TODAY + 5).by_day(1)
+    assert [(each["transactions"], each["rows_read"]) for each in found["days"]] == [(60, 60)]
+    assert found["notes"] == []
+
+
 def test_the_route_needs_the_scope_operator(database: Database, tiny_run: Path, model: LoadedModel, rows: pl.DataFrame) -> None:
     scorer = Scorer(database)
     scorer.score("t", model, [parsed(raw, model) for raw in sent(rows[:30], model)])
