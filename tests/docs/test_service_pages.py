@@ -15,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import psutil
 import pytest
 from starlette.routing import Route
@@ -53,7 +54,7 @@ case "$1" in
 esac
 """
 CURL = """#!/bin/bash
-"$CURL" -sS --max-time 60 -o body -w '%{http_code}' "${@//localhost:8000/127.0.0.1:$PORT}" > status
+"$CURL" -sS --max-time 60 -o body -w '%{http_code}\\n' "${@//localhost:8000/127.0.0.1:$PORT}" >> status
 cat body
 """
 
@@ -142,11 +143,34 @@ def place(tmp_path: Path) -> Iterator[tuple[Path, dict[str, str]]]:
         psutil.wait_procs([service], timeout=60)
 
 
+def run_example(text: str, folder: Path, port: str) -> None:
+    """Run the training loop of the page, with a model that guesses."""
+    from torch.utils.data import DataLoader
+
+    guess = np.random.default_rng(0)
+    labels = (guess.random(2_000) < 0.05).astype(int)
+    names = {
+        "labels": labels,
+        "valid_labels": labels,
+        "valid": labels,
+        "dataset": labels,
+        "DataLoader": DataLoader,
+        "model": None,
+        "train_one_epoch": lambda _, loader: next(iter(loader)),
+        "model_scores": lambda valid: 0.3 * valid + 0.7 * guess.random(len(valid)),
+        "key": (folder / "set").read_text().partition('"')[2].partition('"')[0],
+    }
+    exec(compile(text.replace("127.0.0.1:8000", f"127.0.0.1:{port}"), "docs/service.md", "exec"), names)
+    assert names["sampler"].epoch == 10
+
+
 @pytest.mark.slow
 def test_the_commands_run_and_the_answers_are_those_shown(place: tuple[Path, dict[str, str]]) -> None:
     folder, environment = place
     answered = 0
     for (_, block), (_, following) in pairwise([*in_order(), ("", Block("", "", ""))]):
+        if block.language == "python":
+            run_example(block.text, folder, environment["PORT"])
         if block.language != "sh" or ELSEWHERE.search(block.before):
             continue
         # What one block sets, the next ones have.
@@ -163,9 +187,10 @@ def test_the_commands_run_and_the_answers_are_those_shown(place: tuple[Path, dic
         )
         assert done.returncode == 0, (block.text, done.stdout, done.stderr)
         if (folder / "status").is_file():
-            status = (folder / "status").read_text()
+            statuses = set((folder / "status").read_text().split())
             said = re.search(r"[Ss]tatus (\d+)", following.before if following.language == "json" else block.before)
-            assert status == said[1] if said else status in ("200", "201"), (block.text, status, (folder / "body").read_text())
+            expected = {said[1]} if said else {"200", "201"}
+            assert statuses <= expected, (block.text, statuses, (folder / "body").read_text())
         if following.language == "json":
             check_shape(read_shown(following.text), json.loads((folder / "body").read_text()))
             answered += 1
