@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -77,6 +78,7 @@ class RemoteController:
             raise InputError(f"url is {url!r}: give an HTTP address such as http://127.0.0.1:8000")
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         self._client = httpx.Client(base_url=url.rstrip("/"), headers=headers, timeout=timeout, transport=transport)
+        weakref.finalize(self, self._client.close)  # otherwise its connection stays open until the process ends
         self._errors: tuple[type[Exception], ...] = (httpx.TransportError,)
         # The service takes class names as text, so classes are numbered. Classes of equal size keep their
         # order by name.
