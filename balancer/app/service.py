@@ -6,7 +6,6 @@ import json
 import os
 import urllib.error
 import urllib.request
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -80,11 +79,11 @@ def _days_of(address: str, key: str, days: int, run: str) -> dict[str, Any]:
         return ask(address, key, days)
     with explained_imports("the database of a service", "balancer[serve]"):
         from balancer.serving.models.loaded_model import LoadedModel
-        from balancer.serving.operations.migration import open_database
+        from balancer.serving.operations.migration import open_database, used
         from balancer.serving.operations.monitoring import Monitoring
 
         model = LoadedModel.load(Path(run), Path(run).name)
-        with closing(open_database(address, patience=5.0)) as database:
+        with used(open_database(address, patience=5.0)) as database:
             return Monitoring(database, lambda: [model]).by_day(days)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -61,23 +62,25 @@ def main(arguments: Sequence[str]) -> int:
     return run_command("balancer keys", "Manage the API keys of the service.", COMMANDS, arguments, lambda name, rest: actions[name](rest))
 
 
-def _opened(url: str, *, create: bool = False) -> Database:
-    """The database at ``url``, its tables brought up to date.
+def _opened(url: str, *, create: bool = False) -> AbstractContextManager[Database]:
+    """The database at ``url``, with tables of this version, closed at the end.
+
+    Tables of an older version are left as they are, because a service of that version may be running.
+
+    Args:
+        url: Its URL.
+        create: Whether tables are created in a database that has none, or does not exist.
 
     Raises:
-        InputError: It can't be opened, or it is a file that does not exist and ``create`` is False.
+        InputError: It can't be opened, has tables of another version, or does not exist and ``create`` is
+            False.
     """
     path = url.removeprefix("sqlite:///")
     if not create and path not in (url, "", ":memory:") and "?" not in path and not Path(path).is_file():  # before SQLAlchemy is imported
         raise InputError(f"--database {url} does not exist: balancer keys create makes it, or name another one")
-    from balancer.serving.storage.database import Database
+    from balancer.serving.operations.migration import open_database, used
 
-    database = Database(url)
-    file = database.engine.url.database
-    if database.is_sqlite and not create and file is not None and not Path(file).is_file():
-        raise InputError(f"--database {database.shown} does not exist: balancer keys create makes it, or name another one")
-    database.upgrade()
-    return database
+    return used(open_database(url, create=create))
 
 
 def _create(arguments: Sequence[str]) -> int:
@@ -85,8 +88,9 @@ def _create(arguments: Sequence[str]) -> int:
     from balancer.serving.storage import keys
 
     expires = keys.parse_expiry(config.expires)
-    database = _opened(config.database_url, create=True)
-    key, token = keys.create(database, config.tenant, config.scopes, config.name, expires=expires)
+    keys.check(config.tenant, config.scopes, config.name)  # before a database is created
+    with _opened(config.database_url, create=True) as database:
+        key, token = keys.create(database, config.tenant, config.scopes, config.name, expires=expires)
     if config.json:
         row = {"id": key.id, "tenant": key.tenant, "scopes": list(key.scopes), "expires": key.expires, "key": token}
         print(json.dumps(row, indent=2))
@@ -100,10 +104,10 @@ def _create(arguments: Sequence[str]) -> int:
 
 def _list(arguments: Sequence[str]) -> int:
     config = read_flags(ListConfig, "balancer keys list", arguments)
-    database = _opened(config.database_url)
-    from balancer.serving.storage import keys
+    with _opened(config.database_url) as database:
+        from balancer.serving.storage import keys
 
-    found = keys.list_keys(database)
+        found = keys.list_keys(database)
     if config.json:
         rows = [{"id": key.id, "tenant": key.tenant, "name": key.name, "scopes": list(key.scopes), "created": key.created} for key in found]
         limits = [{"expires": key.expires, "expired": key.has_expired, "revoked": key.revoked} for key in found]
@@ -124,9 +128,9 @@ def _list(arguments: Sequence[str]) -> int:
 
 def _revoke(arguments: Sequence[str]) -> int:
     config = read_flags(RevokeConfig, "balancer keys revoke", arguments)
-    database = _opened(config.database_url)
-    from balancer.serving.storage import keys
+    with _opened(config.database_url) as database:
+        from balancer.serving.storage import keys
 
-    keys.revoke(database, config.id)
+        keys.revoke(database, config.id)
     print(f"key {config.id} is revoked")
     return 0

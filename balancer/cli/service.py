@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -175,10 +175,10 @@ def main(arguments: Sequence[str]) -> int:
 
 def _migrate(arguments: Sequence[str]) -> int:
     config = read_flags(MigrateConfig, "balancer service migrate", arguments)
-    from balancer.serving.operations.migration import MIGRATE, NO_TABLES, check_file_exists, migrate, revisions
+    from balancer.serving.operations.migration import MIGRATE, NO_TABLES, check_file_exists, migrate, revisions, used
     from balancer.serving.storage.database import Database
 
-    with closing(Database(config.database_url)) as database:
+    with used(Database(config.database_url)) as database:
         if config.check:
             check_file_exists(database)
             found = revisions(database)
@@ -200,12 +200,12 @@ def _purge(arguments: Sequence[str]) -> int:
     config = read_flags(PurgeConfig, "balancer service purge", arguments)
     age = parse_duration(config.older_than, "--older-than")
     models = _models(config)
-    from balancer.serving.operations.migration import open_database
+    from balancer.serving.operations.migration import open_database, used
     from balancer.serving.operations.retention import check_models, purge
 
     if not models:
         raise InputError("which rows a model needs follows from its run: give --run or --models, as for balancer serve")
-    with closing(open_database(config.database_url)) as database, _progress("purging") as progress:
+    with used(open_database(config.database_url)) as database, _progress("purging") as progress:
         check_models(database, models)
         done = purge(
             database, models, age, time.time(), dry_run=config.dry_run, progress=lambda what, count, total: progress(count, total, what)
@@ -226,10 +226,10 @@ def _purge(arguments: Sequence[str]) -> int:
 def _backup(arguments: Sequence[str]) -> int:
     config = read_flags(BackupConfig, "balancer service backup", arguments)
     from balancer.serving.operations.backup import backup
-    from balancer.serving.operations.migration import check_file_exists
+    from balancer.serving.operations.migration import check_file_exists, used
     from balancer.serving.storage.database import Database
 
-    with closing(Database(config.database_url)) as database:
+    with used(Database(config.database_url)) as database:
         check_file_exists(database)
         found = backup(database, config.file, overwrite=config.overwrite)
     print(f"{config.file} has all of {database.shown}, {config.file.stat().st_size / 1e6:.1f} MB, with tables of revision {found.current}")
@@ -239,10 +239,10 @@ def _backup(arguments: Sequence[str]) -> int:
 def _restore(arguments: Sequence[str]) -> int:
     config = read_flags(RestoreConfig, "balancer service restore", arguments)
     from balancer.serving.operations.backup import restore
-    from balancer.serving.operations.migration import MIGRATE
+    from balancer.serving.operations.migration import MIGRATE, used
     from balancer.serving.storage.database import Database
 
-    with closing(Database(config.database_url)) as database:
+    with used(Database(config.database_url)) as database:
         found = restore(database, config.file, overwrite=config.overwrite)
     print(f"{database.shown} has all of {config.file}, with tables of revision {found.current}")
     if not found.is_newest:
@@ -258,7 +258,7 @@ def _import(arguments: Sequence[str]) -> int:
     check_run(config.run)
     from balancer.serving.models.registry import LoadedModel
     from balancer.serving.operations.backfill import import_history, note_on_model, read_history, tenant_of
-    from balancer.serving.operations.migration import open_database
+    from balancer.serving.operations.migration import open_database, used
     from balancer.tables.options import ReadOptions
 
     model = LoadedModel.load(config.run, config.run.resolve().name, config.precision)
@@ -271,7 +271,7 @@ def _import(arguments: Sequence[str]) -> int:
         bad_rows=config.bad_rows,
         tolerance=tolerance,
     )
-    with closing(open_database(config.database_url, create=True)) as database, _progress("importing") as progress:
+    with used(open_database(config.database_url, create=True)) as database, _progress("importing") as progress:
         tenant = tenant_of(database, config.tenant)
         notes = [*history.notes, *(f"{counted(number, 'row')} dropped: {reason}" for reason, number in history.dropped.items())]
         if (note := note_on_model(database, model)) is not None:
@@ -299,9 +299,9 @@ def _export(arguments: Sequence[str]) -> int:
     if config.run is not None:
         check_run(config.run)
     from balancer.serving.operations.export import export_decisions, export_features
-    from balancer.serving.operations.migration import open_database
+    from balancer.serving.operations.migration import open_database, used
 
-    with closing(open_database(config.database_url)) as database:
+    with used(open_database(config.database_url)) as database:
         if config.what == "decisions":
             rows = export_decisions(database, config.tenant, since, until, config.out)
         else:
@@ -332,10 +332,10 @@ def _moment(text: str | None, flag: str) -> float | None:
 def _monitor(arguments: Sequence[str]) -> int:
     config = read_flags(MonitorConfig, "balancer service monitor", arguments)
     models = _models(config)
-    from balancer.serving.operations.migration import open_database
+    from balancer.serving.operations.migration import open_database, used
     from balancer.serving.operations.monitoring import Monitoring
 
-    with closing(open_database(config.database_url)) as database:
+    with used(open_database(config.database_url)) as database:
         found = Monitoring(database, lambda: models).by_day(config.days)
     if config.json:
         print(json.dumps(found, indent=2))

@@ -13,7 +13,7 @@ import logging
 import os
 import socket
 import tempfile
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,7 @@ from balancer.serving.http.connections import ConnectionGuard, LimitedProtocol
 from balancer.serving.http.file_limit import connections_allowed, raise_file_limit
 from balancer.serving.http.logs import LOGGER, log_to_stderr
 from balancer.serving.http.supervisor import Supervisor, report_start_error
-from balancer.serving.operations.migration import check_file_exists, require_newest
+from balancer.serving.operations.migration import check_file_exists, require_newest, used
 from balancer.serving.storage import keys
 from balancer.serving.storage.database import Database, UnavailableError
 
@@ -75,7 +75,7 @@ def serve(config: ServeConfig) -> int:
     """
     raise_file_limit()
     source, config = _source(config), replace(_absolute(config), database=config.database_url, database_file=None)
-    with closing(Database(config.database_url, patience=config.timeout)) as database:
+    with used(Database(config.database_url, patience=config.timeout)) as database:
         if config.no_migrate:
             check_file_exists(database)
             require_newest(database)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,6 +61,21 @@ def open_database(url: str, *, create: bool = False, patience: float = 20.0) -> 
     return database
 
 
+@contextmanager
+def used(database: Database) -> Iterator[Database]:
+    """Use a database in a command, and close it at the end.
+
+    Raises:
+        InputError: It could not be reached, read or written; the message says why, and what to do.
+    """
+    try:
+        yield database
+    except (UnavailableError, DBAPIError) as error:
+        raise InputError(database.explained(error)) from error
+    finally:
+        database.close()
+
+
 def check_file_exists(database: Database) -> None:
     """Check that the file of an SQLite database is there, because opening it would create it.
 
@@ -79,7 +96,7 @@ def revisions(database: Database) -> Revisions:
     try:
         current = database.read(lambda connection: MigrationContext.configure(connection).get_current_revision())
     except (UnavailableError, DBAPIError) as error:
-        raise InputError(f"--database {database.shown} can't be read; check that it is running and that this user can connect") from error
+        raise InputError(database.explained(error)) from error
     newest = head_revision()
     assert newest is not None
     return Revisions(current, newest)

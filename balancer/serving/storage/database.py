@@ -30,6 +30,7 @@ from balancer.serving.metrics import DATABASE_SECONDS
 from balancer.serving.storage.deadline import REQUEST
 from balancer.serving.storage.disk import has_room, is_disk_full
 from balancer.serving.storage.sqlite import LogTruncation, sqlite_engine, truncated
+from balancer.serving.storage.troubles import reason_of
 
 Result = TypeVar("Result")
 POOL = 8
@@ -62,6 +63,7 @@ class Database:
     def __init__(self, url: str, *, patience: float = 20.0, statement_seconds: float = 0.0, connections: int = POOL) -> None:
         self.patience = patience
         self.engine = _engine(url, statement_seconds, {"pool_size": connections, "max_overflow": 0, "pool_timeout": max(1.0, patience)})
+        self._given = make_url(url)
         self.is_sqlite = self.engine.dialect.name == "sqlite"
         self.disk_full = False
         """Whether the last write failed because the disk is full."""
@@ -173,12 +175,8 @@ class Database:
             file = self.engine.url.database
             if self.is_sqlite and file is not None:
                 truncated(file)  # an erasure may have been interrupted before this was done
-        except UnavailableError as error:
-            raise InputError(
-                f"--database {self.shown}: {error.__cause__ or error}; check that it is running and that this user can connect"
-            ) from error
-        except OperationalError as error:
-            raise InputError(f"--database {self.shown} can't be used: {error.orig}; check that it exists and can be written") from error
+        except (UnavailableError, DBAPIError) as error:
+            raise InputError(self.explained(error)) from error
         except Exception as error:
             if "Can't locate revision" in str(error):
                 raise InputError(
@@ -192,8 +190,19 @@ class Database:
 
     @property
     def shown(self) -> str:
-        """The URL without the password."""
-        return self.engine.url.render_as_string(hide_password=True)
+        """The URL as it was given, without the password."""
+        return self._given.render_as_string(hide_password=True)
+
+    def explained(self, error: UnavailableError | DBAPIError) -> str:
+        """Say in one line what is wrong with the database, and what to do."""
+        if isinstance(error, DiskFullError):
+            return f"--database {self.shown}: {error}, and start it again; nothing counts twice"
+        what = f"--database {self.shown} can't be used: {reason_of(error)}"
+        if "is locked" in what:
+            return f"{what}, because another program writes to it for long; start it again, nothing counts twice"
+        if isinstance(error, UnavailableError):
+            return f"{what}; check that it is running and that this user can connect, and start it again: nothing counts twice"
+        return f"{what}; check that it is a database of this service and that this user can write it, and start it again"
 
     def close(self) -> None:
         """Close all connections."""

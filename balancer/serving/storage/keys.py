@@ -13,6 +13,7 @@ import math
 import re
 import secrets
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -64,6 +65,23 @@ OPEN = Key("", OPEN_TENANT, "", SCOPES)
 """The key of requests without a key, on a service without keys that listens on loopback."""
 
 
+def check(tenant: str, scopes: Sequence[str], name: str) -> None:
+    """Check what a new key is to be; arguments as of `create`.
+
+    Raises:
+        InputError: If a scope is unknown, or the name of the tenant or of the key is invalid.
+    """
+    for scope in scopes:
+        if scope not in SCOPES:
+            raise InputError(f"--scopes: unknown scope {scope!r}; {nearest(scope, SCOPES)}")
+    if not scopes:
+        raise InputError(f"--scopes: name at least one of {', '.join(SCOPES)}")
+    if not TENANT.fullmatch(tenant):
+        raise InputError(f"--tenant {tenant!r}: give 1 to 100 letters, digits, dots, dashes or underscores")
+    if len(name) > 100 or not name.isprintable():
+        raise InputError("--name: give at most 100 printable characters")
+
+
 def create(database: Database, tenant: str, scopes: tuple[str, ...], name: str = "", *, expires: float | None = None) -> tuple[Key, str]:
     """Create a key.
 
@@ -81,15 +99,7 @@ def create(database: Database, tenant: str, scopes: tuple[str, ...], name: str =
         InputError: If a scope is unknown, the name of the tenant or of the key is invalid, or the end has
             passed.
     """
-    for scope in scopes:
-        if scope not in SCOPES:
-            raise InputError(f"--scopes: unknown scope {scope!r}; {nearest(scope, SCOPES)}")
-    if not scopes:
-        raise InputError(f"--scopes: name at least one of {', '.join(SCOPES)}")
-    if not TENANT.fullmatch(tenant):
-        raise InputError(f"--tenant {tenant!r}: give 1 to 100 letters, digits, dots, dashes or underscores")
-    if len(name) > 100 or not name.isprintable():
-        raise InputError("--name: give at most 100 printable characters")
+    check(tenant, scopes, name)
     scopes = tuple(dict.fromkeys(scopes))
     key = Key(secrets.token_hex(6), tenant, name, scopes, time.time(), expires=expires)
     if key.has_expired:
