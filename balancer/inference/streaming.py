@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from balancer.data.dataset import Dataset
 from balancer.devices import torch_threads
@@ -44,6 +44,13 @@ class RowState(NamedTuple):
     none."""
     native: StepState | None = None
     """What the native step keeps instead of `fields` and `states`; None with torch's step."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory of its arrays."""
+        if self.native is not None:
+            return self.native.nbytes
+        return self.fields.nbytes + sum(each.nbytes for each in tree_leaves(self.states) if isinstance(each, Tensor))
 
 
 class RowStream:

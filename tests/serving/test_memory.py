@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import threading
 from collections.abc import Callable, Iterator
@@ -14,15 +15,20 @@ import pytest
 from sqlalchemy import text
 
 from balancer.data.spec import DAY
+from balancer.serving.audit.amend import Amender
 from balancer.serving.errors import ConflictError, MissingError
 from balancer.serving.models.loaded_model import LoadedModel
+from balancer.serving.operations.retention import purge
 from balancer.serving.scoring import context_memory, entity_memory, model_memory
 from balancer.serving.scoring.actions import Actions
 from balancer.serving.scoring.entities import Entities
 from balancer.serving.scoring.memory import Memory
+from balancer.serving.scoring.monitoring import ScoreMonitor
+from balancer.serving.scoring.origin import Origin
+from balancer.serving.scoring.queue import ScoringQueue
 from balancer.serving.scoring.row import Row
 from balancer.serving.scoring.scorer import Job, Models, Scorer, ScoringResult
-from balancer.serving.storage.database import Database
+from balancer.serving.storage.database import Database, UnavailableError
 from tests.serving.tools import opened, parsed
 
 Step = tuple[str, Any]
@@ -255,8 +261,10 @@ def other(tiny_table: Path, tmp_path_factory: pytest.TempPathFactory) -> LoadedM
     from tests.conftest import TINY
 
     folder = tmp_path_factory.mktemp("other") / "run"
-    assert main(["train", "--dataset", str(tiny_table), "--out", str(folder), *TINY, "--seed", "7"]) == 0
-    return LoadedModel.load(folder, "other")
+    assert main(["train", "--dataset", str(tiny_table), "--out", str(folder), *TINY, "--learner", "hybrid", "--seed", "7"]) == 0
+    other = LoadedModel.load(folder, "other")
+    assert other.first_stage is not None
+    return other
 
 
 def test_a_state_is_written_now_and_then_and_continued_by_another_worker(
@@ -356,3 +364,153 @@ def test_an_entity_that_was_erased_and_comes_back_is_a_new_one(url: str, databas
     again.score("t", model, [replace(old[0], id="y", digest="x", sent_time=new[2].sent_time + 1, time=new[2].sent_time + 1)])
     assert again.score("t", model, [replace(last, id="z")]).answers[0]["score"] == score
     other.close()
+
+
+def card_rows(model: LoadedModel, count: int, seed: int = 0, gap: float = 0.9 * DAY) -> list[Row]:
+    """Rows of one card in order of time."""
+    rng = random.Random(seed)
+    rows = [parsed(raw(number, rng, 0.0) | {"time": 1.6e9 + gap * number}, model) for number in range(count)]
+    return [replace(row, entity="c") for row in rows]
+
+
+def scores_of(scorer: Scorer, model: LoadedModel, rows: list[Row], **further: Any) -> list[float]:
+    return [scorer.score("t", model, [row], **further).answers[0]["score"] for row in rows]
+
+
+def test_a_challenger_that_becomes_the_champion_decides_as_if_it_had_been_alone(
+    url: str, database: Database, model: LoadedModel, other: LoadedModel, tmp_path: Path
+) -> None:
+    rows = card_rows(model, 30)
+    alone = opened(f"sqlite:///{tmp_path / 'alone.db'}")
+    wanted = scores_of(Scorer(alone), other, rows)
+    one = Scorer(database)
+    scores_of(one, model, rows[:15], challenger=other)
+    assert scores_of(one, other, rows[15:20], challenger=model) == wanted[15:20]
+    second = opened(url)
+    assert scores_of(Scorer(second), other, rows[20:25]) == wanted[20:25]
+    assert scores_of(one, other, rows[25:]) == wanted[25:]
+    stored = text("SELECT id, scores, sum_score FROM transactions ORDER BY position")
+    here, there = (each.read(lambda connection: connection.execute(stored).all()) for each in (database, alone))
+    assert [(row.id, bytes(row.scores), row.sum_score) for row in here] == [(row.id, bytes(row.scores), row.sum_score) for row in there]
+    for each in (alone, second):
+        each.close()
+
+
+def test_a_model_that_was_loaded_again_continues(database: Database, model: LoadedModel, other: LoadedModel, tmp_path: Path) -> None:
+    """A rollback loads the files of an earlier champion again; states of the old object are not its own."""
+    rows = card_rows(model, 12)
+    alone = opened(f"sqlite:///{tmp_path / 'alone.db'}")
+    wanted = scores_of(Scorer(alone), model, rows)
+    one = Scorer(database)
+    scores_of(one, model, rows[:6])
+    again = LoadedModel.load(model.folder, model.name)
+    assert again.digest == model.digest
+    assert scores_of(one, again, rows[6:9], challenger=other) == wanted[6:9]
+    assert scores_of(one, model, rows[9:], challenger=LoadedModel.load(other.folder, other.name)) == wanted[9:]
+    alone.close()
+
+
+def test_a_model_is_no_challenger_of_itself(database: Database, model: LoadedModel, tmp_path: Path) -> None:
+    rows = card_rows(model, 6)
+    alone = opened(f"sqlite:///{tmp_path / 'alone.db'}")
+    wanted = scores_of(Scorer(alone), model, rows)
+    assert scores_of(Scorer(database), model, rows, challenger=LoadedModel.load(model.folder, "same")) == wanted
+    alone.close()
+
+
+def test_trees_that_come_back_after_others_begin_their_sums_anew(
+    url: str, database: Database, model: LoadedModel, other: LoadedModel, tmp_path: Path
+) -> None:
+    """After a purge the sums of other trees begin at the first row that is left."""
+    rows = card_rows(model, 80)
+    alone = opened(f"sqlite:///{tmp_path / 'alone.db'}")
+    wanted = scores_of(Scorer(alone), model, rows)
+    one = Scorer(database)
+    scores_of(one, model, rows[:70])
+    purge(database, [model, other], 45 * DAY, rows[69].time)
+    scores_of(one, model, rows[70:71])
+    second = opened(url)
+    between = Scorer(second)
+    scores_of(between, other, rows[71:72])
+    scores_of(between, model, rows[72:73])
+    assert scores_of(one, model, rows[73:]) == wanted[73:]
+    for each in (alone, second):
+        each.close()
+
+
+def test_the_reasons_of_a_canary_are_those_of_the_model_alone(
+    database: Database, model: LoadedModel, other: LoadedModel, tmp_path: Path
+) -> None:
+    rows = card_rows(model, 8)
+    alone = opened(f"sqlite:///{tmp_path / 'alone.db'}")
+    wanted = Scorer(alone).score_many("t", Models(other), [Job(rows, explain=3, reasons=4)])[0]
+    found = Scorer(database).score_many("t", Models(model, other, 1.0), [Job([row], explain=3, reasons=4) for row in rows])
+    assert isinstance(wanted, ScoringResult)
+    for answer, result in zip(wanted.answers, found, strict=True):
+        assert isinstance(result, ScoringResult)
+        assert result.answers[0] == answer
+    alone.close()
+
+
+def test_a_worker_remembers_no_more_than_it_may(model: LoadedModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(context_memory, "KEPT_ROWS", 20)
+    monkeypatch.setattr(entity_memory, "MOST_ROWS", 10)
+    monkeypatch.setattr(entity_memory, "MOST_VALUES", 5)
+    database = opened(f"sqlite:///{tmp_path / 'a.db'}")
+    rows = [replace(row, texts=row.texts | {"merchant_id": "m"}) for row in card_rows(model, 120, gap=600.0)]
+    one, expected = Scorer(database), opened(f"sqlite:///{tmp_path / 'b.db'}")
+    monkeypatch.setattr(model_memory, "SNAPSHOT_ROWS", 1000)
+    found = scores_of(one, model, rows)
+    context, entity = one._memory.context("t", "merchant_id", "m"), one._memory.entity("t", "c")
+    assert context is not None
+    assert entity is not None
+    assert len(context._times) <= 40
+    assert len(entity._times) <= 20
+    assert entity.size > sum(memory.state.nbytes for memory in entity.models.values() if memory.state is not None) > 0
+    assert found == [answer["score"] for answer in Scorer(expected).score("t", model, rows).answers]
+    for each in (database, expected):
+        each.close()
+
+
+def test_metrics_that_fail_do_not_stop_scoring(database: Database, model: LoadedModel) -> None:
+    class Broken(ScoreMonitor):
+        def add(self, model: LoadedModel, result: ScoringResult) -> None:
+            raise ValueError("anything")
+
+    queue, rows = ScoringQueue(Scorer(database), Broken()), card_rows(model, 3)
+
+    async def send() -> list[float]:
+        found = [await queue.score("t", Models(model), Job([row])) for row in rows]
+        return [result.answers[0]["score"] for result in found]
+
+    assert len(asyncio.run(send())) == 3
+    queue.close()
+    with pytest.raises(UnavailableError, match="stops"):
+        asyncio.run(send())
+
+
+def test_what_was_committed_although_nobody_heard_of_it_is_no_repetition(
+    database: Database, model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection is lost after the commit, so the work is tried again."""
+    rows, tried = card_rows(model, 4), database._tried
+    attempts = 0
+
+    def loses(work: Callable[[Any], Any], *arguments: Any, **options: Any) -> Any:
+        nonlocal attempts
+        attempts += 1
+        tried(work, *arguments, **options)
+        return tried(work, *arguments, **options)
+
+    monkeypatch.setattr(database, "_tried", loses)
+    one = Scorer(database)
+    answers = one.score("t", model, rows[:2]).answers
+    assert [answer["repeated"] for answer in answers] == [False, False]
+    assert one.score("t", model, rows[:2]).answers[0]["repeated"]
+    amender = Amender(database, Actions())
+    assert amender.amend("t", model, rows[0].id, {"amount": 5.0}, Origin())["changed"] == ["amount"]
+    amender.reverse("t", model, rows[1].id, Origin())
+    Entities(database).delete("t", "c")
+    assert attempts >= 5
+    with pytest.raises(MissingError):
+        Entities(database).delete("t", "c")

@@ -80,7 +80,15 @@ class Amender:
         if not raw:
             raise InputError("the request corrects nothing; give the right values by column, such as the amount")
         with torch_threads(1):  # as scoring does: the same bits
-            return self._database.write(lambda connection: self._amend(connection, tenant, model, name, correction, origin))
+            changes: list[str] = []
+
+            def work(connection: Connection) -> dict[str, Any]:
+                found = self._amend(connection, tenant, model, name, correction, origin)
+                # An earlier attempt may have corrected it, and its answer was lost.
+                changes.extend(column for column in found["changed"] if column not in changes)
+                return found | {"changed": changes}
+
+            return self._database.write(work)
 
     def _amend(
         self, connection: Connection, tenant: str, model: LoadedModel, name: str, correction: Correction, origin: Origin
@@ -126,7 +134,18 @@ class Amender:
             MissingError: If the tenant has no such transaction.
         """
         with torch_threads(1):
-            self._database.write(lambda connection: self._reverse(connection, tenant, model, name, origin))
+            was_there = False
+
+            def work(connection: Connection) -> None:
+                nonlocal was_there
+                try:
+                    self._reverse(connection, tenant, model, name, origin)
+                except MissingError:
+                    if not was_there:
+                        raise
+                was_there = True  # an attempt after this one may find it reversed already
+
+            self._database.write(work)
 
     def _reverse(self, connection: Connection, tenant: str, model: LoadedModel, name: str, origin: Origin) -> None:
         schema, name = model.base, stored_id(model.base, name)

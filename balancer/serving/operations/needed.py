@@ -68,7 +68,8 @@ def first_kept(connection: Connection, entity: Mapping[str, Any], models: Sequen
     ).scalar_one()
     needed = [young] + [model.stream.first_needed(max(young - 1, 0)) for model in models if model.stream is not None]
     states = entity_states.c
-    needed += connection.execute(select(states.rows).where(states.entity == entity["id"])).scalars()
+    for rows in connection.execute(select(states.rows).where(states.entity == entity["id"])).scalars():
+        needed += [rows, *(model.stream.next_begins(rows) for model in models if model.stream is not None)]
     first = max(0, min(needed))
     begin = connection.execute(
         select(columns.time).where(own, columns.position >= first).order_by(columns.position).limit(1)

@@ -30,7 +30,7 @@ from balancer.serving.scoring.context_past import activity_by_sums
 from balancer.serving.scoring.context_risk import labels_by_sums
 from balancer.serving.scoring.entity_memory import EntityMemory, ModelMemory, score_before
 from balancer.serving.scoring.facts import ContextFacts, EntityFacts, numeric_fields
-from balancer.serving.scoring.locks import Locked, create
+from balancer.serving.scoring.locks import Locked, create, lock_values
 from balancer.serving.scoring.memory import Memory
 from balancer.serving.scoring.model_memory import (
     Scores,
@@ -39,6 +39,7 @@ from balancer.serving.scoring.model_memory import (
     full_input,
     open_memory,
     score_fields,
+    scored_again,
     stored_rows,
 )
 from balancer.serving.scoring.row import Row, value_key
@@ -129,7 +130,7 @@ class Batch:
         """Read what is not remembered or has changed, and give the rows their effective times.
 
         Args:
-            locked: The entities and context values of at least these rows.
+            locked: The entities, and perhaps the context values, of at least these rows.
         """
         wanted = {row.entity for row in self.rows}
         entities = [each for each in locked.entities if each[1] in wanted]
@@ -144,22 +145,34 @@ class Batch:
             last[row.entity] = time
             if time != row.time:
                 self.rows[place] = replace(row, time=time)
-        self._open_contexts(locked.versions)
+        values = sorted({pair for row in self.rows for pair in context_values(self.model, row)})
+        versions = locked.versions
+        if versions is None:
+            versions = lock_values(self.driver, self.tenant, values, active_columns(self.model))
+        self._open_contexts(versions)
 
     def _entity(self, number: int, name: str, rows: int, version: int, models: Sequence[LoadedModel]) -> EntityMemory:
         entity = self.memory.entity(self.tenant, name)
         if entity is not None and (entity.id, entity.version) == (number, version) and entity.rows < rows:
-            known, scores = entity.rows, entity.catch_up(self.driver)
+            before, scores = entity.rows, entity.catch_up(self.driver)
             kept = entity.models.get(self.model.digest)
-            is_whole = kept is not None and catch_up(self.driver, entity, self.model, kept, known, scores)
+            is_whole = (
+                kept is not None and kept.stream is self.model.stream and catch_up(self.driver, entity, self.model, kept, before, scores)
+            )
+            # The memory of a challenger is read again, because its scores are stored nowhere.
             entity.models = {self.model.digest: kept} if is_whole and kept is not None else {}
             entity.read_scores = None
         elif entity is None or (entity.id, entity.version, entity.rows) != (number, version, rows):
             entity = EntityMemory.read(self.driver, number, name, version) if rows else EntityMemory(number, name, version)
-        wanted = {model.digest for model in models}
-        if wanted - entity.models.keys() and entity.read_scores is None:
+        known = {model.digest: (model.stream, model is self.model) for model in models}
+        entity.models = {digest: kept for digest, kept in entity.models.items() if known.get(digest) == (kept.stream, kept.decides)}
+        champion = entity.models.get(self.model.digest)
+        if champion is not None and entity.rows and entity.first_stage != self.model.first_stage:
+            del entity.models[self.model.digest]
+        if known.keys() - entity.models.keys() and entity.read_scores is None:
+            others = entity.models
             entity = EntityMemory.read(self.driver, number, name, version)
-        entity.models = {digest: kept for digest, kept in entity.models.items() if digest in wanted}
+            entity.models = others
         for model in models:
             if model.digest not in entity.models:
                 entity.models[model.digest] = open_memory(self.driver, entity, model, decides=model is self.model)
@@ -311,7 +324,10 @@ class Batch:
         begin = max(0, min(needed, position - rows))
         here = [each for each in range(place) if self.rows[each].entity == row.entity and self.positions[each] >= begin]
         stored = [each for each in stored_rows(self.driver, self.entities[row.entity].id, begin) if each.position < position]
-        values = np.concatenate((full_input(scored.model, stored), scored.values[here]))
+        fields = None
+        if stored and scored.model is not self.model and scored.model.first_stage is not None:
+            fields = scored_again(self.driver, self.entities[row.entity], scored.model)[-len(stored) :]
+        values = np.concatenate((full_input(scored.model, stored, fields), scored.values[here]))
         names = [each.id for each in stored] + [self.rows[each].id for each in here]
         times = [each.time for each in stored] + [self.rows[each].time for each in here]
         return Earlier(names, times, values, position - needed)

@@ -19,7 +19,9 @@ from balancer.data.spec import DAY
 from balancer.serving.storage.driver import Driver
 
 MOST_ROWS = 2_000
-"""Rows of a value that are read at once; twice as many are remembered."""
+"""Rows of a value that are read at once."""
+KEPT_ROWS = 20_000
+"""Up to twice as many rows of a value are remembered."""
 MOST_LABELS = 50_000
 """Labels of a value that are remembered."""
 LONGEST = max(ACTIVITY_WINDOWS.values())
@@ -184,7 +186,7 @@ class ContextMemory:
         sums.insert(place + 1, (sums[place][0] + level, sums[place][1] + square))
         for later in range(place + 2, len(sums)):
             sums[later] = (sums[later][0] + level, sums[later][1] + square)
-        if len(times) > 2 * MOST_ROWS:
+        if len(times) > 2 * KEPT_ROWS:
             self._forget()
 
     def written(self) -> None:
@@ -192,8 +194,8 @@ class ContextMemory:
         self.unwritten.clear()
 
     def _forget(self) -> None:
-        """Drop the rows that no window of a later row needs."""
-        keep = bisect_right(self._times, self._times[-1] - LONGEST - DAY)
+        """Drop the rows that no window of a later row needs, and those that are too many."""
+        keep = max(bisect_right(self._times, self._times[-1] - LONGEST - DAY), len(self._times) - KEPT_ROWS)
         if keep:
             self._since = self._before = self._times[keep - 1]
             self._times = self._times[keep:]

@@ -16,10 +16,6 @@ from balancer.serving.scoring.context_past import LABEL_LEVELS, spans_of
 from balancer.serving.scoring.spans import numbers
 from balancer.serving.storage.tables import context_rows, labelled
 
-_WIDTHS = ((60, 1), (3600, 60), (86_400, 1440))
-"""Seconds of the spans of `context_spans`, and the minutes that each has."""
-_ALL_TIME = (0, 0)
-"""Width and number of the span that has all rows."""
 _ADD_TO_SPAN = text(
     'INSERT INTO context_spans (tenant, "column", value, width, number, "rows", sum_level, sum_square) '
     "VALUES (:tenant, :column, :value, :width, :number, :rows, :level, :square) "

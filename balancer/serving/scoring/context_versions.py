@@ -1,7 +1,7 @@
 """Number the versions of a context value: whether what a worker remembers of it still holds.
 
 What is special: the row of a value is also its lock. A transaction that changes values writes their rows
-first, in one order for all, so two transactions never wait for each other.
+first, in one order for all, so that two transactions do not wait for each other.
 """
 
 from __future__ import annotations

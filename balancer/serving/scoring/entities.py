@@ -15,6 +15,7 @@ from balancer.serving.errors import MissingError
 from balancer.serving.scoring.context_risk import count_label
 from balancer.serving.scoring.context_swap import stored_labels, stored_rows, swap_labels, take_rows
 from balancer.serving.scoring.context_versions import changed
+from balancer.serving.storage.current_score import current_score
 from balancer.serving.storage.database import Database
 from balancer.serving.storage.tables import entities, transactions
 from balancer.tables.options import NORMAL
@@ -83,6 +84,8 @@ class Entities:
     def get(self, tenant: str, name: str, limit: int) -> dict[str, Any]:
         """Return the number of transactions of an entity, its last time, and its latest transactions.
 
+        The score of a transaction is that of its latest decision.
+
         Raises:
             MissingError: If the tenant has no such entity.
         """
@@ -93,12 +96,15 @@ class Entities:
                 raise MissingError(f"there is no entity {name!r}")
             columns = transactions.c
             latest = connection.execute(
-                select(columns.id, columns.time, columns.answer, columns.label)
+                select(columns.id, columns.time, columns.answer, columns.label, current_score().label("score"))
                 .where(columns.entity == found["id"])
                 .order_by(columns.position.desc())
                 .limit(limit)
             )
-            rows = [{"id": each.id, "time": each.time, "score": each.answer["score"], "label": each.label} for each in latest]
+            rows = [
+                {"id": each.id, "time": each.time, "score": each.answer["score"] if each.score is None else each.score, "label": each.label}
+                for each in latest
+            ]
             return {"entity": found["name"], "transactions": found["rows"], "last_time": found["last_time"], "latest": rows}
 
         return self._database.read(work)
@@ -109,11 +115,16 @@ class Entities:
         Raises:
             MissingError: If the tenant has no such entity.
         """
+        was_there = False
 
         def work(connection: Connection) -> None:
+            nonlocal was_there
             found = _found(connection, tenant, name, lock=True)
             if found is None:
+                if was_there:
+                    return  # an earlier attempt has erased it, and its answer was lost
                 raise MissingError(f"there is no entity {name!r}")
+            was_there = True
             rows, labels = stored_rows(connection, found["id"], 0), stored_labels(connection, found["id"], 0)
             values = {(row.column, row.value) for row in rows} | {(label.column, label.value) for label in labels}
             changed(connection, tenant, values, rows=True, labels=True)

@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balancer.data.past import AMOUNT_LIMIT, VELOCITY
-from balancer.inference.streaming import RowState
+from balancer.inference.streaming import RowState, RowStream
 from balancer.serving.storage.driver import Driver
 
 MOST_ROWS = 5_000
-"""Rows in the windows that are read at once; twice as many are remembered."""
+"""Rows in the windows that are read at once. Up to twice as many are remembered."""
 MOST_VALUES = 2_000
-"""Values that are remembered; others are read when they occur."""
+"""Values that are read at once. Up to twice as many are remembered; others are read when they occur."""
 LONGEST = max(VELOCITY.values())
 EVER = -math.inf
 SUMS = ("sum_cos", "sum_sin", "sum_level", "sum_square", "sum_amount")
@@ -76,6 +76,10 @@ class ModelMemory:
 
     state: RowState | None
     """State of the network; None without one."""
+    stream: RowStream | None = None
+    """What reads the rows: a state belongs to this object, and not to another one of the same run."""
+    decides: bool = False
+    """Whether its scores are those that are stored with the rows."""
     snapshot: int = 0
     """Rows of the entity after which the state in the database was written; 0: none was."""
     total: int = 0
@@ -169,11 +173,9 @@ class EntityMemory:
     @property
     def size(self) -> int:
         """About how many bytes it needs."""
-        states = sum(
-            memory.state.native.nbytes for memory in self.models.values() if memory.state is not None and memory.state.native is not None
-        )
+        states = sum(memory.state.nbytes for memory in self.models.values() if memory.state is not None)
         lists = sum(40 * len(memory.before) for memory in self.models.values())
-        return 3_000 + 250 * len(self._times) + 300 * len(self._used) + states + lists
+        return 3_000 + 250 * len(self._times) + 600 * len(self._used) + states + lists
 
     def first(self, driver: Driver, bound: float) -> First:
         """Return the first row after `bound`; without one, the next row of the entity."""
@@ -244,11 +246,14 @@ class EntityMemory:
         return (self.id, self.rows, *times, fields, *self.sums, self.first_stage, self.last_logits, self.sum_score)
 
     def written(self) -> None:
-        """Note that the running batch is in the database, and drop the rows that no window needs."""
+        """Note that the running batch is in the database, and forget what is too much."""
         self.changed.clear()
+        if len(self._used) > 2 * MOST_VALUES:
+            self._used, self._knows_values = {}, False
         if len(self._times) <= 2 * MOST_ROWS:
             return
-        drop = bisect_right(self._times, self.last_time - LONGEST)
+        # What the windows need of earlier rows is read where it is needed.
+        drop = max(bisect_right(self._times, self.last_time - LONGEST), len(self._times) - MOST_ROWS)
         if drop:
             self._since = self._times[drop - 1]
             self.begin += drop

@@ -1,4 +1,7 @@
-"""Lock entities and context values for a batch, in one order, so that two batches never wait for each other.
+"""Lock entities and context values for a batch, in one order, so that two batches do not wait for each other.
+
+There is one exception: an entity that a worker remembers was erased by another one. It is then created after
+the values are locked. If two batches then wait for each other, PostgreSQL ends one, which is tried again.
 
 SQLite has one writer at a time and needs no locks. There the statements only read and change versions.
 """
@@ -41,6 +44,7 @@ _VERSIONS = (
 
 
 Values = list[tuple[str, str]]
+Statement = tuple[str, Any]
 
 
 class Locked(NamedTuple):
@@ -48,25 +52,48 @@ class Locked(NamedTuple):
 
     entities: list[tuple[int, str, int, int]]
     """Id, name, number of rows and version of the entities that exist."""
-    versions: dict[tuple[str, str], tuple[int, int]]
-    """Version of the rows before the change, and of the labels, by column and value."""
+    versions: dict[tuple[str, str], tuple[int, int]] | None
+    """Version of the rows before the change, and of the labels, by column and value; None: not locked yet."""
     rows: list[tuple[Any, ...]]
     """The rows of the further statement."""
 
 
-def lock(driver: Driver, tenant: str, names: Sequence[str], values: Values, active: Collection[str], further: tuple[str, Any]) -> Locked:
-    """Lock entities and context values until the end of the transaction, and read more under the locks.
+def lock(driver: Driver, tenant: str, names: Sequence[str], values: Values | None, active: Collection[str], further: Statement) -> Locked:
+    """Lock entities, and perhaps context values, until the end of the transaction, and read more.
 
     Args:
         driver: A transaction that writes.
         tenant: Whose entities and values.
         names: Different names of entities.
+        values: As for `lock_values`. None where entities may have to be created first: they come before the
+            values in the order of locks.
+        active: As for `lock_values`.
+        further: Another statement and its parameters.
+    """
+    statements = _of_values(driver, tenant, values or [], active)
+    entities, *versions, rows = driver.together((_found(driver), {"tenant": tenant, "names": list(names)}), *statements, further)
+    return Locked(_entities(entities), None if values is None else _versions(values, versions), rows)
+
+
+def lock_values(driver: Driver, tenant: str, values: Values, active: Collection[str]) -> dict[tuple[str, str], tuple[int, int]]:
+    """Lock context values until the end of the transaction, after all entities.
+
+    Args:
+        driver: A transaction that writes.
+        tenant: Whose values.
         values: Columns and values, different and sorted.
         active: The columns whose values get rows; the versions of their rows are changed. Those of other
             columns are only read.
-        further: Another statement and its parameters.
+
+    Returns:
+        As in `Locked`.
     """
-    statements: list[tuple[str, Any]] = [(_found(driver), {"tenant": tenant, "names": list(names)})]
+    return _versions(values, driver.together(*_of_values(driver, tenant, values, active)))
+
+
+def _of_values(driver: Driver, tenant: str, values: Values, active: Collection[str]) -> list[Statement]:
+    """The statements that lock context values, or only read them."""
+    statements: list[Statement] = []
     changed = [pair for pair in values if pair[0] in active]
     if changed and driver.is_sqlite:
         statements.append((_SQLITE_CHANGE, {"tenant": tenant, "pairs": json.dumps(changed)}))
@@ -76,9 +103,12 @@ def lock(driver: Driver, tenant: str, names: Sequence[str], values: Values, acti
     for column in {column for column, _ in values} - set(active):
         texts = [value for each, value in values if each == column]
         statements.append((_VERSIONS, {"tenant": tenant, "column": column, "texts": texts}))
-    entities, *versions, rows = driver.together(*statements, further)
-    found = {(column, value): (int(rows), int(labels)) for each in versions for column, value, rows, labels in each}
-    return Locked(_entities(entities), dict.fromkeys(values, (0, 0)) | found, rows)
+    return statements
+
+
+def _versions(values: Values, results: Sequence[list[tuple[Any, ...]]]) -> dict[tuple[str, str], tuple[int, int]]:
+    found = {(column, value): (int(rows), int(labels)) for each in results for column, value, rows, labels in each}
+    return dict.fromkeys(values, (0, 0)) | found
 
 
 def create(driver: Driver, tenant: str, names: Sequence[str]) -> list[tuple[int, str, int, int]]:

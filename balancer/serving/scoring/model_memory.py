@@ -111,7 +111,7 @@ def open_memory(driver: Driver, entity: EntityMemory, model: LoadedModel, *, dec
         decides: Whether its scores are those that are stored with the rows. If the stored ones are those of
             other trees, they are computed again, once.
     """
-    memory = ModelMemory(None)
+    memory = ModelMemory(None, model.stream, decides)
     fields: NDArray[np.float32] | None = None
     if model.first_stage is not None and entity.rows:
         if decides and entity.first_stage == model.first_stage:
@@ -129,8 +129,11 @@ def open_memory(driver: Driver, entity: EntityMemory, model: LoadedModel, *, dec
     if found and entity.rows - found[0][0] < 4 * SNAPSHOT_ROWS:
         position = int(found[0][0])
         begin = model.stream.next_begins(position)
-        values = full_input(model, stored_rows(driver, entity.id, begin))
-        state = unpack(bytes(found[0][1]), position, model.stream, values[: position - begin])
+        rows = stored_rows(driver, entity.id, begin)
+        state = None
+        if not rows or rows[0].position == begin:
+            values = full_input(model, rows)
+            state = unpack(bytes(found[0][1]), position, model.stream, values[: position - begin])
         if state is not None:
             memory.snapshot, memory.state = position, _advanced(model, state, values[position - begin :])
             return memory
@@ -153,8 +156,10 @@ def catch_up(driver: Driver, entity: EntityMemory, model: LoadedModel, memory: M
     Returns:
         Whether it is the memory of all rows now.
     """
-    if entity.first_stage != model.first_stage or entity.rows - known > SNAPSHOT_ROWS:
+    if not memory.decides or entity.first_stage != model.first_stage or entity.rows - known > SNAPSHOT_ROWS:
         return False
+    if model.first_stage is not None and scores[0] != memory.total:
+        return False  # other models have scored the rows in between, and the sums begin elsewhere
     if model.first_stage is not None:
         memory.total = entity.sum_score
         memory.logits = np.frombuffer(entity.last_logits or b"", np.float32).astype(np.float64).tolist()
@@ -162,6 +167,11 @@ def catch_up(driver: Driver, entity: EntityMemory, model: LoadedModel, memory: M
     if model.stream is not None and memory.state is not None:
         memory.state = _advanced(model, memory.state, full_input(model, stored_rows(driver, entity.id, known)))
     return True
+
+
+def scored_again(driver: Driver, entity: EntityMemory, model: LoadedModel) -> NDArray[np.float32]:
+    """Compute the score fields (n, S) of all stored rows of an entity by a model that did not decide them."""
+    return _scored_again(driver, entity, model, ModelMemory(None), store=False)
 
 
 def snapshot(memory: ModelMemory) -> bytes | None:

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from balancer.errors import InputError
 from balancer.serving import tracing
 from balancer.serving.errors import ConflictError
 from balancer.serving.metrics import BATCH_ROWS, QUEUE_SECONDS
@@ -70,11 +71,14 @@ class ScoringQueue:
 
         Raises:
             ConflictError: Its transactions contradict stored ones.
-            UnavailableError: The database did not answer in time, or the request could not begin in time.
+            UnavailableError: The database did not answer in time, the request could not begin in time, or the
+                service stops.
         """
         loop = asyncio.get_running_loop()
         waiting = _Waiting(tenant, models, job, REQUEST.get(), loop.create_future(), loop)
         with self._changed:
+            if self._closed:
+                raise UnavailableError("the service stops")
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="scoring", daemon=True)
                 self._thread.start()
@@ -93,7 +97,11 @@ class ScoringQueue:
     def _run(self) -> None:
         while batch := self._next():
             begun = [each for each in batch if each.deadline is None or each.deadline.begin()]
-            results: list[Result] = self._scored(begun) if begun else []
+            try:
+                results: list[Result] = self._scored(begun) if begun else []
+            except Exception as error:  # the thread must go on, or no later request would be answered
+                LOG.exception("a batch of %d requests failed", len(begun))
+                results = [error] * len(begun)
             answered = list(zip(begun, results, strict=True))
             answered += [(each, UnavailableError(_LATE)) for each in batch if each not in begun]
             for loop in {each.loop for each in batch}:
@@ -133,12 +141,17 @@ class ScoringQueue:
             return [error] * len(batch)
         except Exception as error:  # one request may be the reason, so each of several gets an attempt of its own
             LOG.exception("a batch of %d requests failed", len(batch))
+            if isinstance(error, InputError):  # what was sent has been checked already, so the fault is here
+                error = RuntimeError(str(error))
             return [error] if len(batch) == 1 else [result for each in batch for result in self._scored([each])]
         finally:
             REQUEST.reset(token)
-        for each, result in zip(batch, results, strict=True):
-            if isinstance(result, ScoringResult):
-                self._monitor.add(each.models.champion, result)
+        try:
+            for each, result in zip(batch, results, strict=True):
+                if isinstance(result, ScoringResult):
+                    self._monitor.add(each.models.champion, result)
+        except Exception:  # the rows are stored and must be answered, whatever the metrics do
+            LOG.exception("the metrics of a batch could not be counted")
         return results
 
 

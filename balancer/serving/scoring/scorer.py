@@ -146,30 +146,34 @@ class Scorer:
         Returns:
             The answers of each request, or why its transactions contradict stored ones.
         """
+        if models.challenger is not None and models.challenger.digest == models.champion.digest:
+            models = Models(models.champion)
         # What is remembered is used by one batch at a time, as is the database's lock of its writer.
         with self._lock, torch_threads(1):  # as `balancer score --streaming` does: the same bits
-            batch: list[Batch] = []
+            attempts: list[Batch] = []
+            before = 0
 
             def work(connection: Connection) -> list[ScoringResult | ConflictError]:
-                for earlier in batch:  # of an attempt that failed
-                    self._memory.forget(earlier.names)
-                batch.clear()
-                return self._score(connection, tenant, models, jobs, batch)
+                nonlocal before
+                before = len(attempts)
+                for failed in attempts:
+                    self._memory.forget(failed.names)
+                return self._score(connection, tenant, models, jobs, attempts)
 
             try:
                 results = self._database.write(work)
             except BaseException:
-                for each in batch:
-                    self._memory.forget(each.names)
+                for failed in attempts:
+                    self._memory.forget(failed.names)
                 raise
-            for each in batch:
-                each.remember()
+            for batch in attempts[before:]:
+                batch.remember()
             return results
 
     def _score(
         self, connection: Connection, tenant: str, models: Models, jobs: Sequence[Job], opened: list[Batch]
     ) -> list[ScoringResult | ConflictError]:
-        locked = lock_rows(Driver(connection), tenant, models.champion, [row for job in jobs for row in job.rows])
+        locked = lock_rows(Driver(connection), tenant, models.champion, [row for job in jobs for row in job.rows], self._memory)
         known = {name: (digest, json.loads(answer) if isinstance(answer, str) else answer) for name, digest, answer in locked.rows}
         errors: dict[int, dict[int, ConflictError]] = {}
         fresh: list[tuple[int, Row]] = []
@@ -184,7 +188,8 @@ class Scorer:
                     digests[row.id] = row.digest
                     fresh.append((number, row))
         answers, values = {name: answer for name, (_, answer) in known.items()}, {}
-        repeated = set(answers)
+        # What an earlier attempt has stored, although its answer to the commit was lost, was sent once.
+        repeated = set(answers) - {row.id for earlier in opened for row in earlier.rows}
         if fresh:
             batch = Batch(connection, self._memory, tenant, [row for _, row in fresh], models.champion, models.challenger)
             opened.append(batch)
@@ -265,11 +270,22 @@ class Scorer:
         write_batch(batch.driver, batch.tenant, list(batch.entities.values()), stored, decided, challenged, contexts, states)
 
 
-def lock_rows(driver: Driver, tenant: str, model: LoadedModel, rows: Sequence[Row]) -> Locked:
-    """Lock what the rows change, and read the digests and answers of those that are stored already."""
+def lock_rows(driver: Driver, tenant: str, model: LoadedModel, rows: Sequence[Row], memory: Memory | None = None) -> Locked:
+    """Lock what the rows change, and read the digests and answers of those that are stored already.
+
+    Args:
+        driver: A transaction that writes.
+        tenant: Whose rows.
+        model: The model whose fields the rows have.
+        rows: The rows.
+        memory: What the worker remembers. If it knows all entities, they exist, and all is locked at once.
+    """
     names = sorted({row.entity for row in rows})
-    values = sorted({pair for row in rows for pair in context_values(model, row)})
-    return lock(driver, tenant, names, values, active_columns(model), (_STORED, {"tenant": tenant, "ids": list({row.id for row in rows})}))
+    values = None
+    if memory is not None and all(memory.entity(tenant, name) is not None for name in names):
+        values = sorted({pair for row in rows for pair in context_values(model, row)})
+    ids = list({row.id for row in rows})
+    return lock(driver, tenant, names, values, active_columns(model), (_STORED, {"tenant": tenant, "ids": ids}))
 
 
 def _keep_scores(entity: EntityMemory, scored: Scored) -> None:
