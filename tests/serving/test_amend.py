@@ -122,7 +122,9 @@ def test_a_corrected_row_is_as_if_it_had_been_sent_right(database: Database, mod
     audit = Decisions(database).get("t", "t7")
     assert [row["kind"] for row in audit["decisions"]] == ["scored", "amended"]
     assert [row["score"] for row in audit["decisions"]] == [before["t7"], expected["t7"]]
-    assert audit["score"] == before["t7"]
+    assert (audit["score"], audit["kind"]) == (expected["t7"], "amended")  # the fields beside it are the corrected ones
+    (shown,) = (row for row in Entities(database).get("t", audit["entity"], 100)["latest"] if row["id"] == "t7")
+    assert shown["score"] == expected["t7"]
     assert audit["amendments"] == audit["decisions"][1:]
     assert (audit["amendments"][0]["key"], audit["amendments"][0]["request"]) == ("k1", "r1")
     again = amender.amend("t", model, "t7", right, WHO)

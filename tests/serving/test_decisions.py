@@ -102,7 +102,12 @@ def test_a_transaction_of_an_older_version_has_no_row(client: TestClient, databa
     assert client.patch("/v1/transactions/t0", json={"amount": 7}).status_code == 200
     found = client.get("/v1/decisions/t0").json()
     assert [row["kind"] for row in found["amendments"]] == ["amended"]
-    assert found["received"] is None
+    assert (found["kind"], found["received"] is None) == ("amended", False)
+    assert [(row["kind"], row["score"], row["received"] is None) for row in found["decisions"]] == [
+        ("scored", answer["score"], True),
+        ("amended", found["score"], False),
+    ]
+    assert client.get("/v1/entities/c").json()["latest"][0]["score"] == found["score"]
     assert client.delete("/v1/transactions/t0").status_code == 204
     found = client.get("/v1/decisions/t0").json()
     audit_schemas.Audit.model_validate(found)
@@ -183,7 +188,10 @@ def test_a_correction_and_a_reversal_are_in_the_audit(client: TestClient, key_of
     assert found["decisions"][1]["request"] == answer.headers["x-request-id"]
     assert "corrected values" in found["note"]
     expected = score(client, [*rows(3)[:2], rows(3, amount=30, merchant_id="m-5")[2]], key_of("same"))
-    assert answer.json()["score"] == expected[2]["score"]
+    assert answer.json()["score"] == expected[2]["score"] == found["score"]
+    latest = client.get("/v1/entities/c", headers=own).json()["latest"]
+    assert latest[0]["score"] == found["score"]
+    assert found["decisions"][0]["score"] != found["score"] == found["decisions"][1]["score"]
 
     for body, error in (({"time": 5}, "column 'time'"), ({}, "corrects nothing"), ({"amount": "x"}, "'amount'"), ([1], "")):
         refused = client.patch("/v1/transactions/t2", json=body, headers=own)

@@ -80,6 +80,10 @@ def test_fields_are_exported_as_they_were_computed(filled: Database, model: Load
     assert frame["amount"].to_list() == [20.0] * 5
     assert frame["score"].to_list() == [row.answer["score"] for row in stored]
     assert frame["label"].to_list() == [None, "1", None, None, None]
+    amended = Amender(filled, Actions()).amend("bank", model, "t4", {"amount": 4000.0}, Origin("k", "later", 1.9e9))
+    export_features(filled, model, "bank", None, None, path)
+    assert pl.read_parquet(path)["score"].to_list() == [*frame["score"].to_list()[:4], amended["score"]]
+    assert amended["score"] != frame["score"][4]
     since = frame["time"][1].timestamp()
     assert export_features(filled, model, None, since, since + 7200, path) == 4
     assert export_features(filled, model, "nobody", None, None, path) == 0

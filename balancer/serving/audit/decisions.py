@@ -19,6 +19,7 @@ from balancer.errors import InputError
 from balancer.serving.errors import MissingError
 from balancer.serving.scoring.actions import Actions
 from balancer.serving.scoring.origin import Origin
+from balancer.serving.storage.current_score import DECIDING
 from balancer.serving.storage.database import Database
 from balancer.serving.storage.tables import challenger_scores, decisions, entities, registered_models, transactions
 from balancer.tables.options import NORMAL
@@ -77,7 +78,8 @@ class Decisions:
             name: Its id; it is compared by its normal form too.
 
         Returns:
-            The latest decision by its values, and `decisions`: all rows of the audit in order.
+            The latest decision by its values, after a correction the corrected one, and `decisions`: all rows
+            of the audit in order, the first decision included.
 
         Raises:
             MissingError: If the tenant has no such transaction.
@@ -152,10 +154,14 @@ def _audit_of(connection: Connection, tenant: str, name: str) -> dict[str, Any] 
         return None
     all_rows = [shown(row) for row in rows]
     place = max((place for place, row in enumerate(all_rows) if row["kind"] == SCORED), default=-1)
-    last: dict[str, Any] | None = all_rows[place] if place >= 0 else None
-    if last is None and stored is not None:  # stored by an older version
+    amendments = all_rows[place + 1 :]
+    last = next((row for row in reversed(all_rows) if row["kind"] in DECIDING), None)
+    if place < 0 and stored is not None:  # stored by an older version
         nobody = {"kind": SCORED, "received": None, "received_seconds": None, "key": None, "request": None}
-        last = {"id": name, "entity": stored.name} | nobody | _of_answer(stored.answer)
+        first = {"id": name, "entity": stored.name} | nobody | _of_answer(stored.answer)
+        if all_rows:
+            all_rows = [first, *all_rows]
+        last = first if last is None else last
     if last is None:  # stored by an older version, and reversed
         last = all_rows[-1]
     return last | {
@@ -166,7 +172,7 @@ def _audit_of(connection: Connection, tenant: str, name: str) -> dict[str, Any] 
         "labelled_seconds": None if stored is None else stored.labelled,
         "reversed": stored is None,
         "challengers": _challengers(connection, tenant, name),
-        "amendments": all_rows[place + 1 :],
+        "amendments": amendments,
         "decisions": all_rows,
     }
 

@@ -50,7 +50,10 @@ class Challenger(BaseModel):
 
 
 class Audit(AuditRow):
-    """Everything that was decided about a transaction: the latest decision, and all rows of the audit."""
+    """Everything that was decided about a transaction: its latest decision, and all rows of the audit.
+
+    After a correction the latest decision is the one with the corrected values.
+    """
 
     time: float | None = Field(description="When it counts in the history of its entity, in seconds since 1970.")
     late_by: float | None

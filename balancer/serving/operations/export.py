@@ -19,6 +19,7 @@ from balancer.errors import InputError
 from balancer.files import atomic_path
 from balancer.serving.audit.decisions import Wanted
 from balancer.serving.models.loaded_model import LoadedModel
+from balancer.serving.storage.current_score import current_score
 from balancer.serving.storage.database import Database
 from balancer.serving.storage.tables import decisions, entities, transactions
 
@@ -102,9 +103,10 @@ def export_features(
     path: Path,
     progress: Progress = lambda _: None,
 ) -> int:
-    """Write the fields of stored transactions as they were computed, by entity and in its order.
+    """Write the fields of stored transactions as they are stored, by entity and in its order.
 
-    Categorical and context columns have their values. Score fields are null where other trees gave them.
+    Categorical and context columns have their values. Score fields are null where other trees gave them. The
+    score is that of the latest decision: after a correction it fits the corrected fields.
 
     Args:
         database: Where the transactions are stored.
@@ -128,7 +130,8 @@ def export_features(
         *([columns.time >= since] if since is not None else []),
         *([columns.time < until] if until is not None else []),
     ]
-    chosen = select(*(columns[name] for name in names), entities.c.name, entities.c.first_stage).join(entities).where(*wanted)
+    further = (entities.c.name, entities.c.first_stage, current_score().label("score"))
+    chosen = select(*(columns[name] for name in names), *further).join(entities).where(*wanted)
     chosen = chosen.order_by(columns.entity, columns.position)
     schema = _feature_schema(model)
 
@@ -174,7 +177,8 @@ def _features(rows: Sequence[RowMapping], model: LoadedModel, schema: Mapping[st
         scored[place] = first > 0 and row["scores"] is not None and row["first_stage"] == model.first_stage
         if scored[place]:
             values[place, :first] = np.frombuffer(row["scores"], np.float32)
-    about = _frame([dict(row) | {"entity": row["name"], "score": row["answer"]["score"]} for row in rows], _ABOUT)
+    scores = [row["answer"]["score"] if row["score"] is None else row["score"] for row in rows]
+    about = _frame([dict(row) | {"entity": row["name"], "score": score} for row, score in zip(rows, scores, strict=True)], _ABOUT)
     texts = {
         _column(name): [row["texts"].get(name) for row in rows]
         for name in dict.fromkeys((*model.schema.spec.categorical, *model.schema.spec.context))
