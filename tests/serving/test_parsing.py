@@ -39,6 +39,7 @@ CARD: dict[str, Any] = {
     "region": "r-2",
     "distance_km": 1.5,
 }
+POINT = replace(SCHEMA, spec=replace(SCHEMA.spec, read=ReadOptions(decimal=".")))
 COMMA = replace(SCHEMA, spec=replace(SCHEMA.spec, read=ReadOptions(decimal=",", null_values=("none given",))))
 
 
@@ -112,20 +113,64 @@ NUMBER = (
 )
 
 
-@given(NUMBER, st.booleans())
-@settings(max_examples=200)
-def test_a_number_as_text_is_that_of_a_table(text: str, comma: bool) -> None:
-    schema = COMMA if comma else SCHEMA
-    check = RowCheck(1, "error")
+@given(NUMBER, st.sampled_from(["", ".", ","]))
+@settings(max_examples=300)
+def test_a_number_as_text_is_that_of_a_table(text: str, mark: str) -> None:
+    schema = {"": SCHEMA, ".": POINT, ",": COMMA}[mark]
+    check = RowCheck(2, "error")
+    other = ("7,25" if mark == "," else "7.25") + (" %" if "%" in text else "")  # shows the decimal mark in a column
+    column = pl.Series("distance_km", [text, other])
     try:
-        expected = check_number(pl.Series("distance_km", [text]), check, optional=True, read=schema.spec.read)[0]
+        expected = check_number(column, check, optional=True, read=schema.spec.read)[0]
+        alone = check_number(pl.Series("distance_km", [text]), RowCheck(1, "error"), optional=True, read=schema.spec.read)[0]
     except InputError:
         refused(schema, distance_km=text)
+        return
+    if not mark and "," in text:  # nothing says what it means: in a column the other numbers do
+        assert "give it as a number" in refused(schema, distance_km=text)
+        return
+    if not np.array_equal(alone, expected, equal_nan=True):  # its own mark is another than that of the run
+        assert "give it as a number" in refused(schema, distance_km=text)
         return
     if check.notes:  # the table takes an infinite number as missing, and says so; a request has nobody to say it to
         assert "not finite" in refused(schema, distance_km=text)
         return
     np.testing.assert_array_equal(read(schema, distance_km=text).numeric["distance_km"], expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "text", "value"),
+    [
+        ({}, "12,5", None),
+        ({}, "1,250.5", None),
+        ({}, "1,250", None),
+        ({}, "1.250,5", None),
+        ({}, "1,250,000", None),
+        ({}, "1.250.000", None),
+        ({"thousands": "'"}, "1,250.5", None),
+        ({}, "1250.5", 1250.5),
+        ({"decimal": ","}, "12,5", 12.5),
+        ({"decimal": ","}, "1.250,5", 1250.5),
+        ({"decimal": ","}, "1.250", 1250.0),
+        ({"decimal": ","}, "12.5", None),
+        ({"decimal": ","}, "1,250.5", None),
+        ({"thousands": "."}, "1.250,5", 1250.5),
+        ({"thousands": "."}, "1250.5", None),
+        ({"decimal": "."}, "1,250.5", 1250.5),
+        ({"thousands": ","}, "1,250.5", 1250.5),
+        ({"decimal": "."}, "12,5", None),
+        ({"thousands": "'"}, "1'250.5", 1250.5),
+    ],
+)
+def test_one_value_has_only_the_marks_of_the_run(options: dict[str, str], text: str, value: float | None) -> None:
+    schema = replace(SCHEMA, spec=replace(SCHEMA.spec, read=ReadOptions(**options)))
+    if value is None:
+        message = refused(schema, amount=text)
+        assert message.startswith("transactions[3]: column 'amount' ") and "give it as a number" in message
+        refused(schema, distance_km=text)
+    else:
+        row = read(schema, amount=text, distance_km=text)
+        assert (row.amount, row.numeric["distance_km"]) == (value, value)
 
 
 def test_a_truth_value_is_a_number_where_it_may_have_been_one() -> None:

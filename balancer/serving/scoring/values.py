@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -116,15 +117,26 @@ def seconds_of(value: object, name: str, where: str, usual: TimeForm) -> float:
 
 
 def _written(text: str, name: str, where: str, read: ReadOptions) -> float:
-    """A number that is text, as in a column of text with this value alone."""
+    """A number that is text, as in a column of text in which the options decide the marks.
+
+    The numbers of a column show its decimal mark, but one value alone does not: 12,5 beside 1,250 is another
+    number than beside 12,75. So the mark is the one that was given, or else the point, and a comma without an
+    option means nothing.
+    """
     stripped = text.strip(WHITE)
-    if _PLAIN.fullmatch(stripped) and not (read.decimal == "," or read.thousands == "."):
+    comma = read.decimal == "," or read.thousands == "."
+    if _PLAIN.fullmatch(stripped) and not comma:
         return float(stripped)
     if stripped and is_text(stripped):
-        found = read_numbers(pl.Series([stripped]), read)
-        if found.marks.ambiguous is not None:
-            raise InputError(f"{where}column {name!r} can be a number of thousands or one with a decimal comma; give it as a number")
+        mark = "," if comma else "."
+        found = read_numbers(pl.Series([stripped]), read if read.decimal else replace(read, decimal=mark))
         number: float | None = found.values[0]
         if number is not None:
+            if found.marks.decimal not in (None, mark):
+                raise InputError(f"{where}column {name!r} is not written with the decimal mark of the run, {mark!r}; give it as a number")
+            if "," in stripped and read.decimal is None and read.thousands not in (",", "."):
+                raise InputError(
+                    f"{where}column {name!r} has a comma, and the run does not say what it means; give it as a number, such as 12.5"
+                )
             return number
     raise InputError(f"{where}column {name!r} is text, not a number; write a number")
