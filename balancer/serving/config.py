@@ -40,14 +40,14 @@ class ServeConfig(DatabaseOptions):
     timeout: Annotated[float, "Seconds for a request to arrive, and for its answer; half of them for it to begin."] = 30.0
     max_concurrent: Annotated[int, "Most requests that each worker runs at once; one key may have three quarters of them."] = 512
     max_held: Annotated[
-        int, Flag("Most bytes of large bodies that each worker holds at once; more of them wait.", default="four times --max-body")
-    ] = 0
+        int | None, Flag("Most bytes of large bodies that each worker holds at once; more of them wait.", default="four times --max-body")
+    ] = None
     max_connections: Annotated[
-        int, Flag("Most connections to each worker.", default="what the limit of open files allows, at most 10,000")
-    ] = 0
+        int | None, Flag("Most connections to each worker.", default="what the limit of open files allows, at most 10,000")
+    ] = None
     max_connections_per_address: Annotated[
-        int, Flag("Most connections from one address to each worker.", default="half of --max-connections")
-    ] = 0
+        int | None, Flag("Most connections from one address to each worker.", default="half of --max-connections")
+    ] = None
     header_timeout: Annotated[float, "Seconds for the headers of a request to arrive."] = 10.0
     idle_timeout: Annotated[float, "Seconds after which a connection without a request is closed."] = 30.0
     clock_tolerance: Annotated[
@@ -72,11 +72,17 @@ class ServeConfig(DatabaseOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_whole(self, "workers", "max_body", "max_rows", "max_concurrent", "memory")
-        check_whole(self, "max_held", "max_connections", "max_connections_per_address", least=0)
+        check_whole(self, "max_held", "max_connections", "max_connections_per_address")
+        if self.max_connections is not None and (self.max_connections_per_address or 0) > self.max_connections:
+            raise InputError(
+                f"--max-connections-per-address is {self.max_connections_per_address}, more than the {self.max_connections} of "
+                "--max-connections: give at most that"
+            )
         check_whole(self, "port", most=65_535)
-        if not self.rate >= 0 or not 0 < self.timeout < 1e6:
-            raise InputError(f"--rate is {self.rate} and --timeout {self.timeout}: give a rate from 0 up and a timeout above 0 seconds")
-        for flag, seconds in (("--header-timeout", self.header_timeout), ("--idle-timeout", self.idle_timeout)):
+        if not self.rate >= 0:
+            raise InputError(f"--rate is {self.rate}: give a number of requests per second, or 0 for no limit")
+        limits = {"--timeout": self.timeout, "--header-timeout": self.header_timeout, "--idle-timeout": self.idle_timeout}
+        for flag, seconds in limits.items():
             if not 0 < seconds < 1e6:
                 raise InputError(f"{flag} is {seconds}: give a number of seconds above 0")
         parse_duration(self.clock_tolerance, "--clock-tolerance")

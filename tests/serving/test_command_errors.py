@@ -1,7 +1,11 @@
-"""What `balancer service`, `balancer keys` and `balancer serve` say when the database or a flag can't be used."""
+"""What the commands of the service say when the database or a flag can't be used."""
 
 from __future__ import annotations
 
+import asyncio
+import json
+import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +13,11 @@ import pytest
 from sqlalchemy.exc import DatabaseError, OperationalError
 
 from balancer.cli import main
+from balancer.errors import InputError
+from balancer.options.flags import from_dict, parameters, to_dict
+from balancer.serving.config import ServeConfig
+from balancer.serving.http import app as application
+from balancer.serving.http.logs import JsonLines
 from balancer.serving.operations.migration import revisions
 from balancer.serving.storage.database import Database, DiskFullError, UnavailableError
 from balancer.serving.storage.troubles import reason_of
@@ -128,3 +137,61 @@ def test_a_postgresql_that_is_down_is_one_line_with_the_url_as_given(
 def test_the_reason_is_what_the_driver_said() -> None:
     assert reason_of(OperationalError("SELECT 'a'", {}, RuntimeError("refused.\nIs it running?"))) == "refused"
     assert reason_of(UnavailableError("too long")) == "too long"
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"timeout": float("nan")}, "--timeout is nan: give a number of seconds above 0"),
+        ({"rate": float("nan")}, "--rate is nan: give"),
+        ({"idle_timeout": -1.0}, "--idle-timeout is -1.0: give"),
+        ({"max_held": 0}, "--max-held is 0: give"),
+        ({"max_connections": 100, "max_connections_per_address": 101}, "--max-connections-per-address is 101, more than the 100 of --max-"),
+    ],
+)
+def test_only_the_wrong_flag_is_named(flags: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError) as error:
+        ServeConfig(**flags)
+    assert str(error.value).startswith(said)
+
+
+def test_a_computed_default_is_the_only_one_in_the_help() -> None:
+    helps = {each.name: each.help for each in parameters(ServeConfig)}
+    assert helps["max_held"].endswith("(default: four times --max-body)")
+    assert helps["max_connections_per_address"].endswith("(default: half of --max-connections)")
+    assert not any("(default: 0)" in text for text in helps.values())
+    config = ServeConfig()
+    assert from_dict(ServeConfig, json.loads(json.dumps(to_dict(config)))) == config
+
+
+def test_messages_of_the_driver_become_lines_of_json_without_values() -> None:
+    secret = RuntimeError("a value that was sent")
+    record = logging.LogRecord("psycopg", logging.WARNING, "", 0, "error ignored terminating %r: %s", ("<Pipeline>", secret), None)
+    line = json.loads(JsonLines().format(record))
+    assert line["message"] == "driver of the database: error ignored terminating …: …"
+    assert "sent" not in JsonLines().format(record)
+
+
+def test_an_outage_is_said_once_and_not_blamed_on_the_model(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    class Registry:
+        calls = 0
+
+        def follow(self) -> None:
+            self.calls += 1
+            if self.calls in (1, 2, 3):
+                raise UnavailableError("the database did not answer in time")
+
+    monkeypatch.setattr(application, "FOLLOW_SECONDS", 0.01)
+    registry: Any = Registry()
+
+    async def followed() -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(application._follow(registry), 0.5)
+
+    with caplog.at_level(logging.INFO, "balancer.service"):
+        asyncio.run(followed())
+    said = [record.getMessage() for record in caplog.records if record.name == "balancer.service"]
+    assert registry.calls > 4
+    assert len(said) == 2
+    assert "the database is unavailable" in said[0]
+    assert said[1] == "the database answers again"

@@ -173,10 +173,20 @@ def _say_what_is_slow(registry: Registry) -> None:
 
 async def _follow(registry: Registry) -> None:
     """Load the models that other workers put in service."""
+    away = False
     while True:
         await asyncio.sleep(FOLLOW_SECONDS)
         try:
             await run_in_threadpool(registry.follow)
+            if away:
+                LOG.info("the database answers again")
+            away = False
+        except UnavailableError as error:
+            if not away:
+                LOG.error(
+                    f"the database is unavailable, so what it says about models is not read: {error}; the loaded models stay in service"
+                )
+            away = True
         except Exception:  # whatever is wrong with the new model, the service must keep the one it has
             LOG.exception("the model in service could not be loaded; the previous one stays in service")
 
@@ -187,5 +197,7 @@ async def _watch(monitoring: Monitoring) -> None:
         await asyncio.sleep(WATCH_SECONDS)
         try:
             await run_in_threadpool(monitoring.set_gauges)
+        except UnavailableError as error:
+            LOG.error(f"the database is unavailable, so the metrics of the latest day keep their numbers: {error}")
         except Exception:  # the metrics of a day must not end the service
             LOG.exception("the numbers of the latest day could not be computed; the metrics keep those from before")

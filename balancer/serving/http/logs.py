@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 from datetime import UTC, datetime
 from typing import Any
 
 LOGGER = "balancer.service"
 """Name of the logger of the service."""
+_DRIVER = "psycopg"
+"""Name of the logger of PostgreSQL's driver."""
 
 
 class JsonLines(logging.Formatter):
@@ -24,7 +27,7 @@ class JsonLines(logging.Formatter):
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
-            "message": record.getMessage(),
+            "message": _driver_message(record) if record.name.startswith(_DRIVER) else record.getMessage(),
             **getattr(record, "fields", {}),
         }
         if record.exc_info and record.exc_info[0] is not None:
@@ -37,11 +40,16 @@ class JsonLines(logging.Formatter):
         return json.dumps(line)
 
 
+def _driver_message(record: logging.LogRecord) -> str:
+    """The message of the driver of the database without its values, which may be anything that was sent."""
+    return f"driver of the database: {re.sub('%[a-z]', '…', str(record.msg))}"
+
+
 def log_to_stderr() -> None:
-    """Write the logs of the service and of the server to stderr as lines of JSON."""
+    """Write the logs of the service, the server and the driver of the database to stderr as lines of JSON."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
-    for name in (LOGGER, "uvicorn", "uvicorn.error"):
+    for name in (LOGGER, "uvicorn", "uvicorn.error", _DRIVER):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(logging.INFO)

@@ -148,6 +148,12 @@ class Entity(BaseModel):
     latest: list[Latest]
 
 
+class Alive(BaseModel):
+    """The process answers."""
+
+    status: str = Field(examples=["alive"])
+
+
 class State(BaseModel):
     """The state of the service."""
 

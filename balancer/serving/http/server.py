@@ -46,8 +46,8 @@ def worker_app() -> FastAPI:
     """Build the application of a worker process from the configuration in its environment."""
     log_to_stderr()
     config = from_dict(ServeConfig, json.loads(os.environ[CONFIG]))
-    most = connections_allowed(config.max_connections)
-    most_of_address = config.max_connections_per_address or max(1, most // 2)
+    most = connections_allowed(config.max_connections or 0)
+    most_of_address = min(most, config.max_connections_per_address or max(1, most // 2))
     LimitedProtocol.guard = ConnectionGuard(most, most_of_address, config.header_timeout, config.idle_timeout)
     from balancer.serving.http.app import create_app
 
@@ -56,8 +56,8 @@ def worker_app() -> FastAPI:
         with suppress(UnavailableError):  # the lifespan of the application tries again and says so
             app.state.registry.begin()
     except InputError as error:
-        logging.getLogger(LOGGER).error(f"the worker can't start: {error}")
-        report_start_error(error)
+        if not report_start_error(error):
+            logging.getLogger(LOGGER).error(f"the worker can't start: {error}")
         logging.shutdown()
         os._exit(STARTUP_FAILURE)  # at once: to take torch down in order takes seconds
     return app

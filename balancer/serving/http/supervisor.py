@@ -25,19 +25,24 @@ from balancer.serving.http.logs import LOGGER
 
 LOG = logging.getLogger(LOGGER)
 _START_ERROR = "BALANCER_START_ERROR"
-"""Environment variable with the file for the error of a worker that can't start."""
+"""Environment variable with the file for the error of a worker that can't start, until all have started."""
 _RETRY_SECONDS = 5.0
 """Seconds before a worker is started again that could not start."""
 
 
-def report_start_error(error: InputError) -> None:
-    """In a worker: say why it can't start."""
+def report_start_error(error: InputError) -> bool:
+    """In a worker: tell the parent why it can't start.
+
+    Returns:
+        Whether the parent ends because of it and says why; otherwise the log must.
+    """
     path = os.environ.get(_START_ERROR)
     if path is None:
-        return
+        return False
     temporary = Path(f"{path}-{os.getpid()}")
     temporary.write_text(json.dumps({"error": str(error)}), encoding="utf-8")
     temporary.replace(path)
+    return True
 
 
 class Supervisor(Multiprocess):
@@ -85,7 +90,7 @@ class Supervisor(Multiprocess):
                 ready += started
                 continue
             process.kill()
-            process.join()
+            process.process.join()  # `Process.join` says so in the log each time
             self._forget(process)
             failed = process.exitcode == STARTUP_FAILURE
             if failed and not self._running:
@@ -101,7 +106,21 @@ class Supervisor(Multiprocess):
             self.processes[place] = fresh
         if not self._running and ready == len(self.processes):
             self._running = True
+            os.environ.pop(_START_ERROR, None)
             LOG.info("running", extra={"fields": self._fields | {"seconds": round(time.monotonic() - self._begun, 1)}})
+
+    def terminate_all(self) -> None:
+        """End the workers; they finish their requests, unless the service has not started."""
+        if not self._failed:
+            super().terminate_all()
+            return
+        for process in self.processes:
+            process.kill()
+
+    def join_all(self) -> None:
+        """Wait until all workers have ended."""
+        for process in self.processes:
+            process.process.join()
 
     def _forget(self, process: Process) -> None:
         """Remove the gauges of a worker that has ended."""

@@ -16,9 +16,9 @@ def add_operations(app: FastAPI, readiness: Readiness, registry: Registry, acces
     operator = Depends(access.allow("operator"))
 
     @app.get("/healthz", tags=["operations"])
-    async def alive() -> schemas.State:
+    async def alive() -> schemas.Alive:
         """Whether the process answers; this needs neither the database nor a thread."""
-        return schemas.State(status="alive")
+        return schemas.Alive(status="alive")
 
     @app.get("/readyz", tags=["operations"], responses={503: {"model": schemas.Problem}})
     async def ready() -> schemas.State:
