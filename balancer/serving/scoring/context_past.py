@@ -143,8 +143,9 @@ def activity_by_sums(
     # What was stored after the row's time is later: it is taken out of every sum.
     later = after[_NOW]
     rows, level, square = (whole - part for whole, part in zip(total, later, strict=True))
-    within = tuple(after[name][0] - later[0] for name in ACTIVITY_WINDOWS)
-    return RowActivity(rows, 0.0 if last == -math.inf else last, within, level, square, after[LEVEL_WINDOW][1] - later[1])
+    # A row from before a purge finds only a part of the rows around it.
+    within = tuple(max(0, after[name][0] - later[0]) for name in ACTIVITY_WINDOWS)
+    return RowActivity(max(0, rows), 0.0 if last == -math.inf else last, within, level, square, after[LEVEL_WINDOW][1] - later[1])
 
 
 def spans_of(time: float) -> list[tuple[int, int]]:

@@ -260,7 +260,7 @@ class EntityMemory:
             del self._times[:drop], self._before[:drop]
             for memory in self.models.values():
                 gone = self.begin - memory.begin
-                if gone > 0:
+                if gone > 0 and memory.decides:  # those of a challenger are stored nowhere
                     del memory.before[:gone]
                     memory.begin += gone
 
