@@ -129,13 +129,14 @@ def test_a_number_as_text_is_that_of_a_table(text: str, mark: str) -> None:
     if not mark and "," in text:  # nothing says what it means: in a column the other numbers do
         assert "give it as a number" in refused(schema, distance_km=text)
         return
-    if not np.array_equal(alone, expected, equal_nan=True):  # its own mark is another than that of the run
+    if not np.isclose(alone, expected, rtol=1e-12, equal_nan=True):  # its own mark is another than that of the run
         assert "give it as a number" in refused(schema, distance_km=text)
         return
     if check.notes:  # the table takes an infinite number as missing, and says so; a request has nobody to say it to
         assert "not finite" in refused(schema, distance_km=text)
         return
-    np.testing.assert_array_equal(read(schema, distance_km=text).numeric["distance_km"], expected)
+    # Polars divides by 100 with last bits that depend on the other rows of the column.
+    np.testing.assert_allclose(read(schema, distance_km=text).numeric["distance_km"], expected, rtol=1e-12 if "%" in text else 0)
 
 
 @pytest.mark.parametrize(
