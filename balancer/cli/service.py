@@ -25,6 +25,7 @@ from balancer.options.flags import Flag, read_flags
 
 if TYPE_CHECKING:
     from balancer.serving.models.registry import LoadedModel
+    from balancer.serving.storage.database import Database
 
 COMMANDS = {
     "migrate": "create the tables of the database, or move them to another revision",
@@ -55,9 +56,7 @@ class ModelOptions(DatabaseOptions):
     """Options of commands that need the models of the service."""
 
     run: Annotated[Path | None, Flag("Run folder of the model in service.", metavar="RUN")] = None
-    models: Annotated[
-        Path | None, Flag("Folder of run folders, as for balancer serve; all runs in it are considered.", metavar="FOLDER")
-    ] = None
+    models: Annotated[Path | None, Flag("Folder of run folders, as for balancer serve.", metavar="FOLDER")] = None
     precision: Annotated[Literal["full", "quantized"], "Precision of the model in service, as for balancer serve."] = "full"
 
 
@@ -199,14 +198,18 @@ def _migrate(arguments: Sequence[str]) -> int:
 def _purge(arguments: Sequence[str]) -> int:
     config = read_flags(PurgeConfig, "balancer service purge", arguments)
     age = parse_duration(config.older_than, "--older-than")
-    models = _models(config)
+    _check_models(config)
     from balancer.serving.operations.migration import open_database, used
     from balancer.serving.operations.retention import check_models, purge
 
-    if not models:
-        raise InputError("which rows a model needs follows from its run: give --run or --models, as for balancer serve")
+    missing = "which rows a model needs follows from its run: give --run or --models, as for balancer serve"
+    if config.run is None and config.models is None:
+        raise InputError(missing)
     with used(open_database(config.database_url)) as database, _progress("purging") as progress:
+        models = _models(config, database, registered=True)
         check_models(database, models)
+        if not models:
+            raise InputError(missing)
         done = purge(
             database, models, age, time.time(), dry_run=config.dry_run, progress=lambda what, count, total: progress(count, total, what)
         )
@@ -331,11 +334,12 @@ def _moment(text: str | None, flag: str) -> float | None:
 
 def _monitor(arguments: Sequence[str]) -> int:
     config = read_flags(MonitorConfig, "balancer service monitor", arguments)
-    models = _models(config)
+    _check_models(config)
     from balancer.serving.operations.migration import open_database, used
     from balancer.serving.operations.monitoring import Monitoring
 
     with used(open_database(config.database_url)) as database:
+        models = _models(config, database)
         found = Monitoring(database, lambda: models).by_day(config.days)
     if config.json:
         print(json.dumps(found, indent=2))
@@ -346,25 +350,28 @@ def _monitor(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _models(config: ModelOptions) -> list[LoadedModel]:
-    """The models of the runs that are named, or are in the folder that is named.
+def _check_models(config: ModelOptions) -> None:
+    """Check the flags of the models before anything slow is imported.
 
     Raises:
-        InputError: One can't be loaded.
+        InputError: A folder does not exist.
     """
     if config.run is not None:
         check_run(config.run)
     if config.models is not None and not config.models.is_dir():
         raise InputError(f"--models {config.models} is not a folder: give the one of balancer serve")
+
+
+def _models(config: ModelOptions, database: Database, *, registered: bool = False) -> list[LoadedModel]:
+    """The models of the runs that are named; what is left out is said."""
     if config.run is None and config.models is None:
         return []
-    from balancer.runs.results import SCHEMA_FILE
-    from balancer.serving.models.registry import LoadedModel
+    from balancer.serving.operations.chosen_models import chosen_models
 
-    folders = [] if config.run is None else [config.run]
-    if config.models is not None:
-        folders += [each for each in sorted(config.models.iterdir()) if (each / SCHEMA_FILE).is_file()]
-    return [LoadedModel.load(each, each.resolve().name, config.precision) for each in folders]
+    models, notes = chosen_models(database, config.run, config.models, config.precision, registered=registered)
+    for note in notes:
+        say("note", note)
+    return models
 
 
 class _Shown(Protocol):

@@ -15,8 +15,9 @@ from balancer.errors import InputError
 from balancer.runs.tables import score_file
 from balancer.runs.trained_run import TrainedRun
 from balancer.serving.errors import ConflictError
+from balancer.serving.models import model_states
 from balancer.serving.models.registry import LoadedModel
-from balancer.serving.operations.backfill import IMPORT_KEY, History, Imported, _batches, import_history, read_history
+from balancer.serving.operations.backfill import IMPORT_KEY, History, Imported, _batches, import_history, note_on_model, read_history
 from balancer.serving.scoring.scorer import Scorer
 from balancer.serving.storage.database import Database
 from balancer.serving.storage.tables import context_spans, decisions, labelled_days, transactions
@@ -142,9 +143,42 @@ def test_bad_rows_are_named_or_dropped(database: Database, tmp_path: Path, model
         history(model, spoiled.with_columns(amount=part["amount"]))
     read = history(model, tmp_path / "rows.csv", bad_rows="drop")
     assert sum(read.dropped.values()) == 2
+    assert [reason for reason in read.dropped if reason.startswith("column 'merchant_id'") and reason.endswith("(row 8)")]
+    long = spoiled.with_columns(amount=part["amount"], merchant_id=pl.lit("m" * 2000))
+    last = pl.concat([long.head(20), part.tail(10)])
+    assert [(reason[-19:], number) for reason, number in history(model, last, bad_rows="drop").dropped.items()] == [
+        ("(rows 1, 2, 3, ...)", 20)
+    ]
     assert import_history(database, TENANT, model, read).rows == 28
     with pytest.raises(InputError, match="ahead of the clock"):
         read_history(model, rows, now=0.0)
+
+
+def test_rows_ahead_of_the_clock_have_one_reason(model: LoadedModel, rows: pl.DataFrame) -> None:
+    times = rows.head(30)["time"].dt.epoch("s").to_list()
+    read = read_history(model, rows.head(30), bad_rows="drop", now=times[-3])
+    ahead = sum(time > times[-3] for time in times)
+    assert [(number, "is ahead of the clock" in reason) for reason, number in read.dropped.items()] == [(ahead, True)]
+
+
+def test_the_note_on_the_model_in_service_compares_files(database: Database, model: LoadedModel) -> None:
+    """A name says nothing: what is in service under it may have other files."""
+    assert note_on_model(database, model) is None
+
+    def put(name: str, digest: str) -> None:
+        database.write(lambda connection: model_states.make_champion(connection, name, digest, None))
+
+    put("mine", next(iter(model.others)))  # the same files at another precision
+    assert note_on_model(database, replace(model, name="mine")) is None
+    put("mine", "0" * 64)
+    note = note_on_model(database, replace(model, name="mine"))
+    assert note is not None
+    assert note.startswith("the files of --run mine differ from those of the model in service with the same name (digests ")
+    note = note_on_model(database, replace(model, name="other"))
+    assert note is not None
+    assert note.startswith("'mine' is in service, not 'other'")
+    put("copy", model.digest)
+    assert note_on_model(database, model) is None
 
 
 def test_other_content_under_a_stored_id_and_late_rows(database: Database, model: LoadedModel, rows: pl.DataFrame) -> None:

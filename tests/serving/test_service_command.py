@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import polars as pl
@@ -15,6 +16,7 @@ from balancer.errors import InputError
 from balancer.serving.config import ServeConfig
 from balancer.serving.http.app import create_app
 from balancer.serving.http.server import serve
+from balancer.serving.models import model_states
 from balancer.serving.models.registry import LoadedModel
 from balancer.serving.operations import backup as backups
 from balancer.serving.operations.backup import backup, restore
@@ -175,4 +177,41 @@ def test_import_purge_and_monitor(
     assert service("monitor", "--days", "3", "--database", url) == 0
     assert "no decisions" in capsys.readouterr().out
     assert service("monitor", "--days", "0", "--database", url) == 2
+    database.close()
+
+
+def test_a_purge_needs_only_the_models_that_score(
+    tmp_path: Path, tiny_run: Path, network_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url, runs = f"sqlite:///{tmp_path / 'service.db'}", tmp_path / "runs"
+    for name, run in (("champion", tiny_run), ("candidate", network_run), ("damaged", tiny_run), ("other", network_run)):
+        shutil.copytree(run, runs / name)
+    with (runs / "other" / "decision.json").open("a") as file:
+        file.write("\n")  # another model
+    (runs / "damaged" / "decision.json").write_text("{")
+    (runs / "unfinished").mkdir()
+    shutil.copy(tiny_run / "schema.json", runs / "unfinished")
+    database = open_database(url, create=True)
+    command = ("purge", "--older-than", "400d", "--models", str(runs), "--database", url)
+
+    def purged() -> list[str]:
+        assert service(*command) == 0
+        said = capsys.readouterr()
+        assert "were deleted" in said.out
+        return said.err.splitlines()
+
+    notes = purged()  # nothing is registered, so all that can be loaded are considered
+    assert ["damaged" in notes[0], "unfinished" in notes[1], len(notes)] == [True, True, 2]
+    digests = {name: LoadedModel.load(runs / name, name).digest for name in ("champion", "candidate")}
+    database.write(lambda connection: model_states.make_champion(connection, "champion", digests["champion"], None))
+    database.write(lambda connection: model_states.set_state(connection, "candidate", digests["candidate"], "candidate", 0.0, None))
+    notes = purged()
+    assert len(notes) == 1
+    assert notes[0].startswith("note: 3 runs of --models were left out")
+    assert notes[0].endswith("'damaged', 'other', 'unfinished'")
+    (runs / "candidate" / "decision.json").write_text("{")
+    assert service(*command) == 2
+    assert "the model 'candidate' of the service is not among the given runs" in capsys.readouterr().err
+    assert service("monitor", "--models", str(runs), "--database", url) == 0  # says what it can't read
+    assert "the run 'candidate' was left out, because it can't be loaded" in capsys.readouterr().err
     database.close()

@@ -13,6 +13,7 @@ import hashlib
 import heapq
 import json
 import math
+import re
 import time
 import uuid
 from collections import Counter
@@ -51,6 +52,8 @@ MOST_ROWS = 500
 """Rows that are scored in one transaction of the database."""
 MOST_LABELS = 2_000
 """Labels that are stored in one transaction of the database."""
+_ROWS_NAMED = 3
+"""Rows that are named for each reason to drop some."""
 _SAME_TIME = 1e-3
 """Seconds by which a time may differ where it is read in another way."""
 
@@ -121,18 +124,20 @@ def read_history(
     moment, dropped, order = time.time() if now is None else now, Counter(table.dropped), np.argsort(table.time, kind="stable")
     found: list[tuple[int, Row]] = []
     raws = list(_raw_rows(model, source, table))
+    refused: dict[str, list[int]] = {}
     for place in order.tolist():
         where = f"row {int(table.row[place]) + 1}"
         try:
             row = parse_transaction(raws[place], schema, where, moment, tolerance)
             if abs(row.time - table.time[place]) > _SAME_TIME:
                 raise InputError(f"{where}: column {schema.spec.time!r} is read in another way in a request; write full dates and times")
-        except InputError:
+        except InputError as error:
             if bad_rows == "error":
                 raise
-            dropped["refused by the service"] += 1
+            refused.setdefault(_reason(error, where), []).append(int(table.row[place]) + 1)
             continue
         found.append((place, row))
+    dropped.update({f"{reason} ({_first_rows(numbers)})": len(numbers) for reason, numbers in refused.items()})
     places = np.array([place for place, _ in found], dtype=np.int64)
     if not len(places):
         raise InputError(f"every row is bad and was dropped ({dict(dropped)}): check the roles of the columns")
@@ -142,6 +147,18 @@ def read_history(
     usual = table.time[places] + schema.spec.label_delay
     known = usual if table.reports is None else np.fmax(usual, table.reports[places])
     return History([row for _, row in found], names, known, known > usual, dict(dropped), table.notes)
+
+
+def _reason(error: InputError, where: str) -> str:
+    """Why a row is refused, without what is only true of this row, and without the remedy."""
+    text = str(error).removeprefix(f"{where}: ").partition("; ")[0]
+    return re.sub(r" is -?\d+ s ahead of", " is ahead of", text)
+
+
+def _first_rows(numbers: Sequence[int]) -> str:
+    numbers = sorted(numbers)
+    shown = ", ".join(map(str, numbers[:_ROWS_NAMED]))
+    return f"row {shown}" if len(numbers) == 1 else f"rows {shown}{', ...' if len(numbers) > _ROWS_NAMED else ''}"
 
 
 def _raw_rows(model: LoadedModel, source: Source, table: CheckedTable) -> Iterator[dict[str, Any]]:
@@ -286,11 +303,16 @@ def note_on_model(database: Database, model: LoadedModel) -> str | None:
     """
     chosen = select(models).order_by(models.c.generation.desc()).limit(1)
     latest = database.read(lambda connection: connection.execute(chosen).mappings().first())
-    if latest is None or latest["digest"] == model.digest:
+    if latest is None or latest["digest"] == model.digest or latest["digest"] in model.others:
         return None
     folder = model.folder.resolve().parent / latest["name"]
     if (folder / SCHEMA_FILE).is_file() and (why := same_rows(read_schema(folder), model.schema)):
         raise InputError(f"--run {model.name} reads other columns than {latest['name']!r}, which is in service: {why}; give that run")
+    if latest["name"] == model.name:
+        return (
+            f"the files of --run {model.name} differ from those of the model in service with the same name (digests {model.digest[:12]} and "
+            f"{str(latest['digest'])[:12]}): its states are computed from the stored rows at the next transaction"
+        )
     return f"{latest['name']!r} is in service, not {model.name!r}: its states are computed from the stored rows at the next transaction"
 
 

@@ -121,6 +121,13 @@ def purge(
     return _Purge(database, models, now - older_than, dry_run, progress or (lambda *_: None)).run()
 
 
+def models_that_score(connection: Connection) -> list[tuple[str, str]]:
+    """List name and digest of the models which score now, or may soon."""
+    found = model_states.in_service(connection)
+    champion = [] if found is None else [(found.name, found.digest)]
+    return champion + [(each.name, each.digest) for each in model_states.listed(connection) if each.state != "retired"]
+
+
 def check_models(database: Database, models: Sequence[LoadedModel]) -> None:
     """Check that the models which score now, or may soon, are among those that say which rows are needed.
 
@@ -128,13 +135,7 @@ def check_models(database: Database, models: Sequence[LoadedModel]) -> None:
         InputError: One is not.
     """
     given = {digest for model in models for digest in (model.digest, *model.others)}
-
-    def work(connection: Connection) -> list[tuple[str, str]]:
-        found = model_states.in_service(connection)
-        champion = [] if found is None else [(found.name, found.digest)]
-        return champion + [(each.name, each.digest) for each in model_states.listed(connection) if each.state != "retired"]
-
-    for name, digest in database.read(work):
+    for name, digest in database.read(models_that_score):
         if digest not in given:
             raise InputError(
                 f"the model {name!r} of the service is not among the given runs, and which rows it needs follows from its run: "
