@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import timeit
 from dataclasses import replace
@@ -128,6 +129,8 @@ def test_a_number_as_text_is_that_of_a_table(text: str, mark: str) -> None:
         return
     if not mark and "," in text:  # nothing says what it means: in a column the other numbers do
         assert "give it as a number" in refused(schema, distance_km=text)
+        return
+    if expected == 0 and re.search("[.,]000", text):  # 0,000 is 0 with either mark, so it may be refused too
         return
     if not np.isclose(alone, expected, rtol=1e-12, equal_nan=True):  # its own mark is another than that of the run
         assert "give it as a number" in refused(schema, distance_km=text)
