@@ -16,7 +16,13 @@ from balancer.options.database import DatabaseOptions
 from balancer.options.flags import Flag, read_flags
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from balancer.serving.storage.database import Database
+    from balancer.serving.storage.keys import Key
+
+_WIDEST = 2_000
+"""Columns of a terminal on which any table fits."""
 
 COMMANDS = {
     "create": "create an API key and print it once",
@@ -114,16 +120,42 @@ def _list(arguments: Sequence[str]) -> int:
         print(json.dumps([row | limit for row, limit in zip(rows, limits, strict=True)], indent=2))
         return 0
     from rich.console import Console
+
+    console = Console()
+    if not found:
+        console.print("no keys yet: balancer keys create --tenant NAME")
+        return 0
+    wide = _table(found, compact=False)
+    fits = console.measure(wide, options=console.options.update(width=_WIDEST)).maximum <= console.width
+    console.print(wide if fits else _table(found, compact=True))
+    return 0
+
+
+def _table(found: Sequence[Key], *, compact: bool) -> Table:
+    """The keys as a table.
+
+    Args:
+        found: The keys.
+        compact: Whether it must be narrow: days without a time, and what has ended in the column of the end.
+    """
+    from rich import box
     from rich.table import Column, Table
 
-    table = Table(Column("id", no_wrap=True), "tenant", "name", "scopes", "created", "expires", "revoked")
+    from balancer.serving.storage.keys import shown_day
+
+    day = len("2027-01-31") if compact else len("2027-01-31 08:00")
+
+    def moment(seconds: float | None) -> str:
+        return "" if seconds is None else shown_day(seconds)[:day]
+
+    columns = [Column("id", no_wrap=True, min_width=12), *(Column(name, overflow="fold") for name in ("tenant", "name", "scopes"))]
+    columns += [Column(name, no_wrap=True, min_width=day) for name in ("created", "expires", "revoked")]
+    table = Table(*columns, box=box.SIMPLE_HEAD if compact else box.HEAVY_HEAD)
     for key in found:
-        ends = "" if key.expires is None else keys.shown_day(key.expires)
-        ended = " (expired)" if key.has_expired else " (soon)" if key.expires_soon else ""
-        revoked = "" if key.revoked is None else keys.shown_day(key.revoked)
-        table.add_row(key.id, key.tenant, key.name, ", ".join(key.scopes), keys.shown_day(key.created), ends + ended, revoked)
-    Console().print(table if found else "no keys yet: balancer keys create --tenant NAME")
-    return 0
+        ended = "(expired)" if key.has_expired else "(soon)" if key.expires_soon else ""
+        ends = moment(key.expires) + (f"{chr(10) if compact else ' '}{ended}" if ended else "")
+        table.add_row(key.id, key.tenant, key.name, ", ".join(key.scopes), moment(key.created), ends, moment(key.revoked))
+    return table
 
 
 def _revoke(arguments: Sequence[str]) -> int:
