@@ -150,7 +150,8 @@ def _table(found: Sequence[Key], *, compact: bool) -> Table:
 
     columns = [Column("id", no_wrap=True, min_width=12), *(Column(name, overflow="fold") for name in ("tenant", "name", "scopes"))]
     columns += [Column(name, no_wrap=True, min_width=day) for name in ("created", "expires", "revoked")]
-    table = Table(*columns, box=box.SIMPLE_HEAD if compact else box.HEAVY_HEAD)
+    columns[3].min_width = len("sessions,")
+    table = Table(*columns, box=None, padding=(0, 2, 0, 0)) if compact else Table(*columns, box=box.HEAVY_HEAD)
     for key in found:
         ended = "(expired)" if key.has_expired else "(soon)" if key.expires_soon else ""
         ends = moment(key.expires) + (f"{chr(10) if compact else ' '}{ended}" if ended else "")

@@ -41,8 +41,8 @@ def _table(days: list[Mapping[str, Any]], *, compact: bool) -> Table:
     columns = [Column(day, no_wrap=True, min_width=10), Column(model, overflow="fold", min_width=6)]
     columns += [Column(name, no_wrap=True) for name in (rows, alerts)]
     columns += [Column(name, overflow="fold") for name in others]
-    table = Table(*columns, box=box.SIMPLE_HEAD if compact else box.HEAVY_HEAD)
-    between = "\n" if compact else " "
+    table = Table(*columns, box=None, padding=(0, 1, 0, 0)) if compact else Table(*columns, box=box.HEAVY_HEAD)
+    between, interval = ("\n", "{}–{}") if compact else (" ", "({} to {})")
     for each in days:
         largest = each["largest_drift"]
         table.add_row(
@@ -50,21 +50,21 @@ def _table(days: list[Mapping[str, Any]], *, compact: bool) -> Table:
             each["model"],
             f"{each['transactions']:,}",
             f"{100 * each['alert_rate']:.2f} %",
-            _number(each["expected_frauds"], between),
-            _share(each["estimated_precision"], between),
-            _share(each["true_precision"], between),
+            _number(each["expected_frauds"], between + interval),
+            _share(each["estimated_precision"], between + interval),
+            _share(each["true_precision"], between + interval),
             "–" if largest is None else f"{largest['index']:.2f}{between}{largest['field']}",
         )
     return table
 
 
-def _share(each: Mapping[str, Any], between: str) -> str:
+def _share(each: Mapping[str, Any], interval: str) -> str:
     if each["value"] is None:
         return "–"
-    low_high = "" if each["interval"] is None else f"{between}({each['interval'][0]:.2f} to {each['interval'][1]:.2f})"
+    low_high = "" if each["interval"] is None else interval.format(*(f"{end:.2f}" for end in each["interval"]))
     return f"{each['value']:.2f}{low_high}"
 
 
-def _number(each: Mapping[str, Any], between: str) -> str:
+def _number(each: Mapping[str, Any], interval: str) -> str:
     low, high = each["interval"]
-    return f"{each['value']:,.0f}{between}({low:,.0f} to {high:,.0f})"
+    return f"{each['value']:,.0f}{interval.format(f'{low:,.0f}', f'{high:,.0f}')}"
