@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import select
+from sqlalchemy import select, text
 
 from balancer.data.spec import DAY
 from balancer.serving import metrics
@@ -23,7 +23,7 @@ from balancer.serving.scoring.origin import Origin
 from balancer.serving.scoring.scorer import Scorer
 from balancer.serving.storage import keys
 from balancer.serving.storage.database import Database
-from balancer.serving.storage.tables import decisions
+from balancer.serving.storage.tables import LIVE, decisions
 from tests.serving.tools import parsed, sent
 
 TODAY = 20_000 * DAY
@@ -105,7 +105,6 @@ def test_large_days_are_sampled(database: Database, model: LoadedModel, rows: pl
     clock = lambda: TODAY + 5  # noqa: E731
     whole = Monitoring(database, lambda: [model], clock=clock).by_day(5)["days"][1]
     monkeypatch.setattr(monitoring, "MOST_ROWS", 200)
-    monkeypatch.setattr(monitoring, "_OUT_OF_ORDER", 5)
     found = Monitoring(database, lambda: [model], clock=clock).by_day(5)
     sampled = found["days"][1]
     assert 150 <= sampled["rows_read"] <= 200
@@ -122,10 +121,35 @@ def test_imported_rows_do_not_make_a_day_large(
     for first, last, key in ((0, 30, "k"), (30, 430, IMPORT_KEY), (430, 460, "k")):
         scorer.score("t", model, every[first:last], origin=Origin(key, "r", TODAY))
     monkeypatch.setattr(monitoring, "MOST_ROWS", 200)
-    monkeypatch.setattr(monitoring, "_OUT_OF_ORDER", 5)
     found = Monitoring(database, lambda: [model], clock=lambda: TODAY + 5).by_day(1)
     assert [(each["transactions"], each["rows_read"]) for each in found["days"]] == [(60, 60)]
     assert found["notes"] == []
+
+
+def test_a_day_with_imported_rows_is_estimated_from_the_others(
+    database: Database, model: LoadedModel, rows: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every, scorer = [parsed(raw, model) for raw in sent(rows[:900], model)], Scorer(database)
+    for first, last, key in ((0, 50, "k"), (50, 550, IMPORT_KEY), (550, 900, "k")):
+        for begin in range(first, last, 50):
+            scorer.score("t", model, every[begin : begin + 50], origin=Origin(key, "r", TODAY + begin))
+    watch = Monitoring(database, lambda: [model], clock=lambda: TODAY + 2000)
+    (whole,) = watch.by_day(1)["days"]
+    assert (whole["transactions"], whole["rows_read"]) == (400, 400)
+    monkeypatch.setattr(monitoring, "MOST_ROWS", 100)
+    (sampled,) = watch.by_day(1)["days"]
+    assert (sampled["transactions"], sampled["rows_read"]) == (400, 100)
+    low, high = sampled["expected_frauds"]["interval"]
+    assert low < whole["expected_frauds"]["value"] < high
+
+
+def test_decisions_of_requests_are_found_by_their_index(database: Database) -> None:
+    assert f"key <> '{IMPORT_KEY}'" in LIVE
+    if database.engine.dialect.name != "sqlite":
+        return  # its planner prefers a scan of the whole table while it is empty
+    statement = f"EXPLAIN QUERY PLAN SELECT count(*) FROM decisions WHERE {LIVE} AND received >= 1 AND received < 2"
+    plan = database.read(lambda connection: connection.execute(text(statement)).all())
+    assert "INDEX live_decisions" in plan[0].detail
 
 
 def test_the_route_needs_the_scope_operator(database: Database, tiny_run: Path, model: LoadedModel, rows: pl.DataFrame) -> None:

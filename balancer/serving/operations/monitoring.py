@@ -2,8 +2,8 @@
 
 What is special: scores are calibrated, so their mean over alarms estimates the precision, and their sum the
 number of frauds; where labels have arrived, the true precision stands beside it. All is computed from stored
-decisions when it is asked for. The time is bounded: of a day with many decisions, some runs of consecutive
-ones are read, evenly spread over the day.
+decisions when it is asked for. Of a day with many decisions, evenly spread ones are read; an index finds and
+counts those of requests, so imported ones, however many, neither count nor cost time.
 """
 
 from __future__ import annotations
@@ -17,16 +17,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select, text
 
 from balancer.data.spec import DAY
 from balancer.evaluation.drift import LARGE, LEAST, FieldDrift, table_drift
 from balancer.evaluation.intervals import NORMAL, Interval, wilson
 from balancer.serving import metrics
 from balancer.serving.models.registry import LoadedModel
-from balancer.serving.operations.backfill import IMPORT_KEY
 from balancer.serving.storage.database import Database
-from balancer.serving.storage.tables import decisions, entities, transactions
+from balancer.serving.storage.tables import LIVE, decisions, entities, transactions
 
 MOST_ROWS = 10_000
 """Decisions of a day that are read."""
@@ -36,10 +35,8 @@ DRIFT_LEAST = 100
 """Fewest decisions of a day and model for its drift. A field has changed only beyond what chance explains."""
 WATCH_SECONDS = 300.0
 """Seconds between two computations of the latest day for the metrics."""
-_RUNS = 20
-"""Runs of consecutive decisions that are read of a day with more."""
-_OUT_OF_ORDER = 1_000
-"""Decisions by which the order of numbers may differ from the order of time."""
+_LATE = 1_000
+"""Seconds after the end of a day during which requests that arrived before it may still be stored."""
 _REMEMBERED = 2_000
 
 Floats = NDArray[np.float64]
@@ -123,7 +120,7 @@ class Monitoring:
         """The drift of each field; None without a reference or with too few rows."""
         if model.reference is None or len(rows) < DRIFT_LEAST:
             return None
-        key, over = (start, model.digest), start + DAY + _OUT_OF_ORDER < now
+        key, over = (start, model.digest), start + DAY + _LATE < now
         with self._lock:
             if over and key in self._drifts:
                 return self._drifts[key]
@@ -202,47 +199,21 @@ def _shown(each: Interval) -> dict[str, Any]:
 
 
 def _read(connection: Connection, start: float, end: float) -> _Decisions:
-    """Read the decisions of a day, or evenly spread runs of them."""
-    low, high = _first_number(connection, start) - _OUT_OF_ORDER, _first_number(connection, end) + _OUT_OF_ORDER
+    """Read the decisions of requests of a day, or evenly spread ones of them."""
     columns = decisions.c
+    live = (text(LIVE), columns.received >= start, columns.received < end)
+    numbers = select(columns.number).where(*live).order_by(columns.received, columns.number)
+    chosen = numbers.limit(MOST_ROWS + 1)
+    count = len(connection.execute(chosen).all())
+    if count > MOST_ROWS:
+        count = int(connection.execute(select(func.count()).select_from(decisions).where(*live)).scalar_one())
+        ranked = select(columns.number, func.row_number().over(order_by=(columns.received, columns.number)).label("place")).where(*live)
+        ranked_rows = ranked.subquery()
+        chosen = select(ranked_rows.c.number).where(ranked_rows.c.place % math.ceil(count / MOST_ROWS) == 0)
     joined = decisions.outerjoin(transactions, (transactions.c.tenant == columns.tenant) & (transactions.c.id == columns.transaction))
-    chosen = (
-        select(columns.number, columns.model, columns.digest, columns.score, columns.decision, transactions.c.label)
-        .select_from(joined)
-        .where(columns.kind == "scored", columns.key != IMPORT_KEY, columns.received >= start, columns.received < end)
-    )
-    # Imported rows may lie between them, in any number: what counts is how many others there are.
-    whole = chosen.where(columns.number >= low, columns.number < high).order_by(columns.number).limit(MOST_ROWS + 1)
-    found = connection.execute(whole).all()
-    if len(found) <= MOST_ROWS:
-        return _Decisions(found, 1.0)
-    size, rows = MOST_ROWS // _RUNS, list[Any]()
-    low, high = low + _OUT_OF_ORDER, high - _OUT_OF_ORDER
-    for number in range(_RUNS):
-        first = low + (high - low - size) * number // (_RUNS - 1)
-        rows += connection.execute(chosen.where(columns.number >= first, columns.number < first + size).order_by(columns.number)).all()
-    return _Decisions(rows, size * _RUNS / (high - low))
-
-
-def _first_number(connection: Connection, moment: float) -> int:
-    """Return the number of the first decision that was received at a moment or later, by bisection."""
-    columns = decisions.c
-    ends = [
-        connection.execute(select(columns.number).order_by(order).limit(1)).scalar() for order in (columns.number, columns.number.desc())
-    ]
-    if ends[0] is None or ends[1] is None:
-        return 0
-    low, high = ends[0], ends[1] + 1
-    while low < high:
-        middle = (low + high) // 2
-        found = connection.execute(
-            select(columns.number, columns.received).where(columns.number >= middle).order_by(columns.number).limit(1)
-        ).first()
-        if found is None or found.received >= moment:
-            high = middle
-        else:
-            low = found.number + 1
-    return int(low)
+    wanted = select(columns.number, columns.model, columns.digest, columns.score, columns.decision, transactions.c.label)
+    rows = connection.execute(wanted.select_from(joined).where(columns.number.in_(chosen)).order_by(columns.number)).all()
+    return _Decisions(rows, len(rows) / count if count else 1.0)
 
 
 def _fields(connection: Connection, numbers: list[int]) -> Sequence[Any]:

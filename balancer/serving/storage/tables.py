@@ -159,6 +159,10 @@ entity_states = Table(
 )
 """Snapshots of the states of the network. Later rows are read again from `transactions`."""
 
+LIVE = "kind = 'scored' AND key <> 'import'"
+"""Which decisions the monitoring counts: those of requests. SQLite uses the index of them only where a
+statement has this very text."""
+
 decisions = Table(
     "decisions",
     metadata,
@@ -180,6 +184,7 @@ decisions = Table(
     Index("decisions_of_transaction", "tenant", "transaction"),
     Index("decisions_in_order", "tenant", "received"),
     Index("decisions_of_entity", "entity"),
+    Index("live_decisions", "received", "number", sqlite_where=text(LIVE), postgresql_where=text(LIVE)),
 )
 """The audit: what was decided, when, for whom, and by which model. A row is never changed."""
 

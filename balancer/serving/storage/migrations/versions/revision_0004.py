@@ -78,6 +78,8 @@ def upgrade() -> None:
     op.create_index("decisions_of_transaction", "decisions", ["tenant", "transaction"], unique=False)
     op.create_index("decisions_in_order", "decisions", ["tenant", "received"], unique=False)
     op.create_index("decisions_of_entity", "decisions", ["entity"], unique=False)
+    live = sa.text("kind = 'scored' AND key <> 'import'")
+    op.create_index("live_decisions", "decisions", ["received", "number"], unique=False, sqlite_where=live, postgresql_where=live)
     op.create_table(
         "challenger_scores",
         sa.Column("tenant", sa.String(length=100), nullable=False),
@@ -109,7 +111,7 @@ def downgrade() -> None:
     op.drop_index("challenger_scores_of_model", table_name="challenger_scores")
     op.drop_index("challenger_scores_of_entity", table_name="challenger_scores")
     op.drop_table("challenger_scores")
-    for index in ("decisions_of_entity", "decisions_in_order", "decisions_of_transaction"):
+    for index in ("live_decisions", "decisions_of_entity", "decisions_in_order", "decisions_of_transaction"):
         op.drop_index(index, table_name="decisions")
     op.drop_table("decisions")
     op.drop_table("entity_states")
