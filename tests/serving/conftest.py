@@ -9,6 +9,7 @@ import pytest
 
 from balancer.serving.storage.database import Database
 from benchmarks.lib.postgres import Postgres
+from tests.conftest import HYBRID, TINY
 from tests.serving.tools import opened, started_postgres
 
 
@@ -17,6 +18,16 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
     server = started_postgres(tmp_path_factory.mktemp("postgres"))
     yield server
     server.stop("immediate")
+
+
+@pytest.fixture(scope="session")
+def second_run(tiny_table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run as `tiny_run` with other weights and trees; read it, don't write it."""
+    from balancer.cli import main
+
+    out = tmp_path_factory.mktemp("second") / "run"
+    assert main(["train", "--dataset", str(tiny_table), "--out", str(out), *HYBRID, *TINY, "--seed", "7"]) == 0
+    return out
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -256,13 +256,8 @@ def test_a_challenger_scores_as_if_it_were_alone(database: Database, model: Load
 
 
 @pytest.fixture(scope="module")
-def other(tiny_table: Path, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
-    from balancer.cli import main
-    from tests.conftest import TINY
-
-    folder = tmp_path_factory.mktemp("other") / "run"
-    assert main(["train", "--dataset", str(tiny_table), "--out", str(folder), *TINY, "--learner", "hybrid", "--seed", "7"]) == 0
-    other = LoadedModel.load(folder, "other")
+def other(second_run: Path) -> LoadedModel:
+    other = LoadedModel.load(second_run, "other")
     assert other.first_stage is not None
     return other
 
