@@ -299,6 +299,11 @@ def test_tokens_and_keys_work_side_by_side(tmp_path: Path) -> None:
         assert asked(token(claims(scope=""))).json()["error"].endswith("it has none")
         wrong = asked(token(key=OTHER))
         assert wrong.status_code == 401 and "get another one from its issuer" in wrong.json()["error"]
+        for claim in ("tenant", "sub", "aud", "iss", "exp"):
+            lacks = asked(token(claims(scope="sessions", **{claim: None})))
+            assert (lacks.status_code, lacks.json()["error"]) == (401, f"the token has no claim {claim!r}; have its issuer add it")
+            forged = asked(token(claims(scope="sessions", **{claim: None}), key=OTHER))
+            assert forged.json() == wrong.json()  # nothing is said about a token of somebody else
     database.close()
 
 

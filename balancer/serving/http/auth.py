@@ -208,15 +208,13 @@ class Access:
     def _verified(self, token: str) -> Key | RefusalError:
         """The key of a token, or why there is none; runs in a thread."""
         if self._tokens is not None and self._is_of_issuer(token):
-            found = self._tokens.verify(token)
-            if found is None and (why := self._tokens.refusal) is not None:
+            found = self._tokens.key_or_refusal(token)
+            if isinstance(found, str) and (why := self._tokens.refusal) is not None:
                 return RefusalError(503, why, {"Retry-After": "10"})
-            refusal = "the token is wrong or has expired; get another one from its issuer"
         else:
-            found = keys.verify(self._database, token)
-            refusal = "" if found is not None else keys.refusal(self._database, token)
-        if found is None:
-            return _unauthorized(refusal)
+            found = keys.verify(self._database, token) or keys.refusal(self._database, token)
+        if isinstance(found, str):
+            return _unauthorized(found)
         if found.expires_soon and self._warned.get(found.id, -math.inf) < time.monotonic() - DAY:
             self._warned[found.id] = time.monotonic()
             fields = {"key": found.id, "tenant": found.tenant, "expires": keys.shown_day(found.expires or 0.0)}

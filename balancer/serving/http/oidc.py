@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jwt
 
@@ -28,6 +28,14 @@ SCOPE_CLAIMS = ("scope", "scp", "roles")
 PREFIX = "balancer:"
 """A scope may be written with it, where the issuer names scopes of many services."""
 _LONGEST_ID = 100
+WRONG = "the token is wrong or has expired; get another one from its issuer"
+"""The error for a token that is not accepted."""
+
+
+class _Missing(NamedTuple):
+    """A claim that a token with a valid signature lacks."""
+
+    claim: str
 
 
 class TokenVerifier:
@@ -58,13 +66,25 @@ class TokenVerifier:
 
     def verify(self, token: str) -> Key | None:
         """Return what a token allows, as a key; None for a token that is not accepted. The log says why."""
+        found = self.key_or_refusal(token)
+        return found if isinstance(found, Key) else None
+
+    def key_or_refusal(self, token: str) -> Key | str:
+        """Return what a token allows, or the error for its sender.
+
+        The error names a claim that is missing from a token with the issuer's signature, and says nothing
+        else about a token. The log says more.
+        """
         found = self._checked(token)
         if isinstance(found, Key):
             return found
-        LOG.info("a token was refused", extra={"fields": {"reason": found}})
-        return None
+        reason = f"it has no claim {found.claim}" if isinstance(found, _Missing) else found
+        LOG.info("a token was refused", extra={"fields": {"reason": reason}})
+        if isinstance(found, _Missing):
+            return f"the token has no claim {found.claim!r}; have its issuer add it"
+        return WRONG
 
-    def _checked(self, token: str) -> Key | str:
+    def _checked(self, token: str) -> Key | str | _Missing:
         """The key, or in a few words why there is none."""
         if len(token) > LONGEST or not token.isascii() or token.count(".") != 2:
             return "it is no token of an issuer"
@@ -85,11 +105,15 @@ class TokenVerifier:
                 leeway=LEEWAY,
                 options={"require": ["exp", "iss", "aud", "sub"]},
             )
+        except jwt.MissingRequiredClaimError as error:
+            return _Missing(str(error.claim))
         except jwt.PyJWTError as error:
             return type(error).__name__  # its text may quote the token
         except (ValueError, TypeError, OverflowError, RecursionError):  # odd values where the library expects numbers or texts
             return "it can't be read"
         tenant = claims.get(self._tenant_claim)
+        if tenant is None:
+            return _Missing(self._tenant_claim)
         if not isinstance(tenant, str) or not TENANT.fullmatch(tenant):
             return f"its claim {self._tenant_claim} names no tenant"
         if not isinstance(claims["sub"], str) or not claims["sub"]:
