@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -134,6 +136,33 @@ def test_a_postgresql_that_is_down_is_one_line_with_the_url_as_given(
         assert word not in said
 
 
+def test_no_password_of_a_url_is_shown(tmp_path: Path) -> None:
+    for url, shown in (
+        ("postgresql://user:secret@host/bank?sslmode=require", "postgresql://user:***@host/bank?sslmode=require"),
+        ("postgresql://host/bank?password=secret&user=u", "postgresql://host/bank?password=***&user=u"),
+        ("postgresql+psycopg://host/bank", "postgresql+psycopg://host/bank"),
+        (f"sqlite:///{tmp_path}/a.db", f"sqlite:///{tmp_path}/a.db"),
+    ):
+        database = Database(url)
+        assert database.shown == shown
+        database.close()
+
+
+def test_a_restore_into_a_file_that_cannot_be_written_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"sqlite:///{tmp_path / 'service.db'}"
+    opened(url).close()
+    assert main(["service", "backup", str(tmp_path / "backup"), "--database", url]) == 0
+
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "touch", denied)
+    assert main(["service", "restore", str(tmp_path / "backup"), "--overwrite", "--database", url]) == 2
+    assert capsys.readouterr().err == f"error: --database {url} can't be written (permission denied): check its permissions\n"
+
+
 def test_the_reason_is_what_the_driver_said() -> None:
     assert reason_of(OperationalError("SELECT 'a'", {}, RuntimeError("refused.\nIs it running?"))) == "refused"
     assert reason_of(UnavailableError("too long")) == "too long"
@@ -170,6 +199,13 @@ def test_messages_of_the_driver_become_lines_of_json_without_values() -> None:
     line = json.loads(JsonLines().format(record))
     assert line["message"] == "driver of the database: error ignored terminating …: …"
     assert "sent" not in JsonLines().format(record)
+
+
+def test_messages_of_the_driver_are_no_output_of_a_command() -> None:
+    """Without a handler, Python writes warnings to stderr as they are."""
+    lines = "from balancer.serving.storage import postgres; import logging; logging.getLogger('psycopg').warning('raw')"
+    done = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
 
 
 def test_an_outage_is_said_once_and_not_blamed_on_the_model(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

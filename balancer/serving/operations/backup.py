@@ -16,7 +16,7 @@ from pathlib import Path
 
 from sqlalchemy import inspect
 
-from balancer.errors import InputError, MissingFileError
+from balancer.errors import InputError, MissingFileError, UnwritableFileError, reason_of
 from balancer.files import atomic_path, check_new_file
 from balancer.serving.operations.migration import Revisions, revisions
 from balancer.serving.storage.database import Database
@@ -85,7 +85,12 @@ def restore(database: Database, source: Path, *, overwrite: bool = False) -> Rev
             raise InputError(f"{source} is the database itself: give the file of a backup")
         _check_sound(source)
         database.close()
-        file.touch(mode=0o600)
+        try:
+            file.touch(mode=0o600)
+        except OSError as error:
+            raise UnwritableFileError(
+                f"--database {database.shown} can't be written ({reason_of(error)}): check its permissions"
+            ) from error
         _copy_sqlite(source, file)
     else:
         program = _program("pg_restore")

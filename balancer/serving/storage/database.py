@@ -191,14 +191,17 @@ class Database:
     @property
     def shown(self) -> str:
         """The URL as it was given, without the password."""
-        return self._given.render_as_string(hide_password=True)
+        url = self._given
+        hidden = {name: "***" for name in url.query if "password" in name.lower()}  # the driver takes one from there too
+        return url.update_query_dict(hidden).render_as_string(hide_password=True).replace("%2A%2A%2A", "***")
 
     def explained(self, error: UnavailableError | DBAPIError) -> str:
         """Say in one line what is wrong with the database, and what to do."""
         if isinstance(error, DiskFullError):
             return f"--database {self.shown}: {error}, and start it again; nothing counts twice"
-        what = f"--database {self.shown} can't be used: {reason_of(error)}"
-        if "is locked" in what:
+        reason = reason_of(error)
+        what = f"--database {self.shown} can't be used: {reason}"
+        if "is locked" in reason:
             return f"{what}, because another program writes to it for long; start it again, nothing counts twice"
         if isinstance(error, UnavailableError):
             return f"{what}; check that it is running and that this user can connect, and start it again: nothing counts twice"

@@ -7,6 +7,7 @@ waits. All that psycopg does over a connection passes `wait`: statements, commit
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Generator
 from typing import Any, TypeVar, cast
@@ -21,6 +22,9 @@ CONNECT_SECONDS = 5
 """Most seconds to establish a connection."""
 FEWEST_SECONDS = 2.0
 """A statement may always take so long, even if its request is overdue."""
+
+# What the driver logs about a lost connection is no line of a command's output; the service has a handler.
+logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
 
 class LimitedConnection(psycopg.Connection[Any]):
