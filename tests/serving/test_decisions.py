@@ -143,6 +143,8 @@ def test_pages_have_every_decision_of_the_tenant_once_and_in_order(client: TestC
         ("limit=0", "limit"),
         ("after=1_99999999999999999999", "after is"),
         ("until=nan", "until is 'nan'"),
+        ("since=2026-05-31&until=2026-05-30", "since is '2026-05-31', after until"),
+        ("sinse=2026-05-31", "unknown query parameter 'sinse'; known: after, limit, since, until, action"),
     ):
         refused = client.get(f"/v1/decisions?{query}", headers=own)
         assert (refused.status_code, error in refused.json()["error"]) == (422, True), refused.text

@@ -59,6 +59,9 @@ def test_decisions_are_exported_with_their_labels(filled: Database, model: Loade
     assert export_decisions(filled, "nobody", None, None, path) == 0
     assert pl.read_parquet(path).schema == frame.schema
     assert [each.name for each in tmp_path.iterdir() if each.suffix == ".parquet"] == ["out.parquet"]
+    for write in (lambda: export_decisions(filled, None, 2.0, 1.0, path), lambda: export_features(filled, model, None, 2.0, 1.0, path)):
+        with pytest.raises(InputError, match="--since is after --until"):
+            write()
     with pytest.raises(InputError, match=r"must end in \.parquet"):
         export_decisions(filled, None, None, None, tmp_path / "out.csv")
 

@@ -20,6 +20,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from balancer.serving import metrics
+from balancer.serving.http.limits import error_body
 from balancer.serving.http.logs import LOGGER
 
 LOG = logging.getLogger(LOGGER)
@@ -34,8 +35,8 @@ STALL_SECONDS = 30.0
 """Seconds after which a connection is closed whose client does not read its answer."""
 _LOG_SECONDS = 1.0
 _NEVER = float("inf")
-_BUSY = b'{"error": "too many connections; close some of yours, and try again"}'
-_HEADERS = b'{"error": "the headers of the request are too large"}'
+_BUSY = error_body("too many connections; close some of yours, and try again")
+_HEADERS = error_body("the headers of the request are too large; send fewer or shorter ones")
 
 
 def _answer(status: bytes, content: bytes) -> bytes:

@@ -7,12 +7,18 @@ bytes, so that one client that is too fast or too slow does not stop the others.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 SMALL = 65_536
 """Bytes of a body that are received without asking; uvicorn buffers so much for each connection anyway."""
+
+
+def error_body(error: str) -> bytes:
+    """The body of an answer with an error, as every part of the service writes it."""
+    return json.dumps({"error": error}, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 class RefusalError(Exception):

@@ -10,18 +10,18 @@ path nor query: a line has the template of the route, so numbers of cards and en
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
-from urllib.parse import unquote_to_bytes
+from urllib.parse import parse_qsl, unquote_to_bytes
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from balancer.names import quoted
 from balancer.serving.http.auth import Access
-from balancer.serving.http.limits import SMALL, ByteLimit, RefusalError, RequestLimit
+from balancer.serving.http.limits import SMALL, ByteLimit, RefusalError, RequestLimit, error_body
 from balancer.serving.http.logs import LOGGER
 from balancer.serving.http.route_table import Found, RouteTable
 from balancer.serving.http.telemetry import RequestTrace, Telemetry
@@ -143,6 +143,8 @@ class RequestMiddleware:
         except TimeoutError:
             raise UnavailableError("the database did not answer in time") from None
         request.state["key"] = key
+        if request.scope.get("query_string"):
+            _check_query(request.scope["query_string"], found.parameters)
         return key
 
     async def _run(self, request: _Request, found: Found, body: bytes) -> None:
@@ -298,7 +300,7 @@ class _Request:
         """Answer with an error, unless an answer has begun."""
         if self.status:
             return
-        content = json.dumps({"error": error}).encode()
+        content = error_body(error)
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
         headers += [(name.lower().encode(), value.encode()) for name, value in (further or {}).items()]
         await self.send({"type": "http.response.start", "status": status, "headers": headers})
@@ -316,6 +318,18 @@ class _Request:
             return {"type": "http.request", "body": body, "more_body": False}
 
         return replay
+
+
+def _check_query(query: bytes, known: tuple[str, ...]) -> None:
+    """Refuse a parameter that the route does not have: it would be a filter that does nothing.
+
+    Raises:
+        RefusalError: There is one.
+    """
+    for name, _ in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
+        if name not in known:
+            what = f"known: {', '.join(known)}" if known else "this route has none; leave it out"
+            raise RefusalError(422, f"unknown query parameter {quoted(name)}; {what}")
 
 
 async def _nothing() -> Message:

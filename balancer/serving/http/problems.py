@@ -9,8 +9,10 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
 
 from balancer.errors import InputError
+from balancer.names import quoted
 from balancer.serving.errors import ConflictError, EncodingError, MissingError, TooLargeError
 from balancer.serving.http.logs import LOGGER
 from balancer.serving.http.schemas import Problem
@@ -29,6 +31,8 @@ _DESCRIPTIONS = {
     429: "Too many requests.",
     503: "No model is in service, or the database is unavailable; send the same request again.",
 }
+_NO_ROUTE = {404: "Not Found", 405: "Method Not Allowed"}
+_METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
 _STATUSES = {EncodingError: 400, MissingError: 404, ConflictError: 409, TooLargeError: 413}
 
 
@@ -64,5 +68,18 @@ def add_error_handlers(app: FastAPI) -> None:
         return problem(422, sentence_of(error.errors()[0]))
 
     @app.exception_handler(HTTPException)
-    def refused(_: Request, error: HTTPException) -> JSONResponse:
-        return problem(error.status_code, str(error.detail), dict(error.headers or {}))
+    def refused(request: Request, error: HTTPException) -> JSONResponse:
+        headers, detail = dict(error.headers or {}), str(error.detail)
+        if detail == _NO_ROUTE.get(error.status_code):  # of the router, which knows no remedy
+            methods = sorted(method for method in _METHODS if _answers(app, request, method))
+            detail = "there is no such route; /docs lists all routes"
+            if methods:
+                headers["Allow"] = ", ".join(methods)
+                detail = f"the route does not take the method {quoted(request.method)}; use {' or '.join(methods)}"
+        return problem(error.status_code, detail, headers)
+
+
+def _answers(app: FastAPI, request: Request, method: str) -> bool:
+    """Whether a route answers the path of a request with another method."""
+    scope = {**request.scope, "method": method}
+    return any(isinstance(route, Route) and route.matches(scope)[0] == Match.FULL for route in app.routes)

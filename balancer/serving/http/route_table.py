@@ -24,6 +24,8 @@ class Found(NamedTuple):
     """Its path with names in place of values, or `other`."""
     scope: str | None
     """What a key must allow; None: no key is needed, and a body is not read."""
+    parameters: tuple[str, ...] = ()
+    """Names that its query may have."""
 
 
 OTHER = Found("other", None)
@@ -47,7 +49,7 @@ class RouteTable:
                 continue
             if not isinstance(route, Route):
                 continue
-            found = Found(route.path, _scope_of(route))
+            found = Found(route.path, _scope_of(route), _parameters_of(route))
             for method in route.methods or ():
                 if "{" in route.path:
                     self._patterns.append((method, route.path_regex, found))
@@ -67,6 +69,11 @@ class RouteTable:
             if mount.matches(scope)[0] == Match.FULL:
                 return found
         return OTHER
+
+
+def _parameters_of(route: Route) -> tuple[str, ...]:
+    """The names of the query of a route."""
+    return tuple(field.alias for field in getattr(getattr(route, "dependant", None), "query_params", ()))
 
 
 def _scope_of(route: Route) -> str | None:

@@ -72,8 +72,9 @@ def export_decisions(
         The number of rows.
 
     Raises:
-        InputError: If the file can't be written.
+        InputError: If the file can't be written, or `since` is after `until`.
     """
+    _check_span(since, until)
     columns, kept = decisions.c, transactions.c
     chosen = Wanted(since, until).of(tenant)
 
@@ -121,8 +122,10 @@ def export_features(
         The number of rows.
 
     Raises:
-        InputError: If the file can't be written, or the transactions have other fields than the model.
+        InputError: If the file can't be written, `since` is after `until`, or the transactions have other
+            fields than the model.
     """
+    _check_span(since, until)
     columns = transactions.c
     names = ("entity", "position", "tenant", "id", "time", "amount", "fields", "scores", "texts", "answer", "label", "labelled")
     wanted = [
@@ -146,6 +149,11 @@ def export_features(
             yield _features(rows, model, schema)
 
     return _write(pages(), schema, path, progress)
+
+
+def _check_span(since: float | None, until: float | None) -> None:
+    if since is not None and until is not None and since > until:
+        raise InputError("--since is after --until, so there is nothing to write; exchange them")
 
 
 def _read(database: Database, page: Select[Any]) -> Sequence[RowMapping]:

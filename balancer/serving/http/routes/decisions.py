@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 from fastapi import Depends, FastAPI, HTTPException, Query, Request
 from fastapi.responses import JSONResponse
 
-from balancer.errors import InputError
 from balancer.serving.audit.amend import Amender
 from balancer.serving.audit.decisions import Decisions, Wanted
 from balancer.serving.audit.explanations import Explanations
@@ -15,13 +14,10 @@ from balancer.serving.http import audit_schemas as schemas
 from balancer.serving.http.auth import Access
 from balancer.serving.http.bodies import JsonBody, body_of, decode_object
 from balancer.serving.http.problems import problem_responses
-from balancer.serving.http.texts import After, TransactionId
+from balancer.serving.http.texts import After, Moment, TransactionId, span_of
 from balancer.serving.models.loaded_model import LoadedModel
 from balancer.serving.scoring.origin import Origin
 from balancer.serving.storage.keys import Key
-from balancer.tables.times import TimeForm, parse_time
-
-Moment = Annotated[str | None, Query(max_length=40, examples=["2026-05-31T13:45:00"])]
 
 
 def add_decisions(
@@ -51,7 +47,7 @@ def add_decisions(
         key: Key = may_score,
     ) -> JSONResponse:
         """What was decided, in the order in which the requests arrived. Scope: score."""
-        wanted = Wanted(_seconds(since, "since"), _seconds(until, "until"), action)
+        wanted = Wanted(*span_of(since, until), action)
         rows, following = decisions.page(key.tenant, wanted, after, limit)
         return JSONResponse({"decisions": rows, "next": following})
 
@@ -96,17 +92,3 @@ def add_decisions(
 
 def _origin(http: Request, key: Key) -> Origin:
     return Origin(key.id, http.state.request, time.time())
-
-
-def _seconds(text: str | None, name: str) -> float | None:
-    """A time of a query in seconds since 1970, from ISO 8601 or from seconds.
-
-    Raises:
-        InputError: If it is neither.
-    """
-    if text is None:
-        return None
-    try:
-        return parse_time(text, usual=TimeForm(unit="s"))
-    except InputError:
-        raise InputError(f"{name} is {text!r}, which is no time; write it as 2026-05-31T13:45:00, or as seconds since 1970") from None

@@ -10,6 +10,7 @@ from balancer.serving.http import model_schemas as schemas
 from balancer.serving.http.auth import Access
 from balancer.serving.http.bodies import JsonBody, body_of, decode_model
 from balancer.serving.http.problems import problem_responses
+from balancer.serving.http.texts import Moment, span_of
 from balancer.serving.models.comparison import Span, compare
 from balancer.serving.models.registry import Registry
 from balancer.serving.storage.database import Database
@@ -17,14 +18,6 @@ from balancer.serving.storage.keys import Key
 from balancer.serving.texts import stored_text
 
 Challenger = Annotated[str | None, stored_text(200), Query(description="Name of a registered model; without it the present challenger.")]
-Since = Annotated[
-    float | None,
-    Query(ge=0, le=1e12, allow_inf_nan=False, description="Only rows that were received from this time on, in seconds since 1970."),
-]
-Until = Annotated[
-    float | None,
-    Query(ge=0, le=1e12, allow_inf_nan=False, description="Only rows that were received before this time, in seconds since 1970."),
-]
 
 
 def add_models(app: FastAPI, database: Database, registry: Registry, access: Access) -> None:
@@ -60,8 +53,9 @@ def add_models(app: FastAPI, database: Database, registry: Registry, access: Acc
         return models(key)
 
     @app.get("/v1/models/comparison", tags=["models"], responses=problem_responses(409))
-    def comparison(challenger: Challenger = None, since: Since = None, until: Until = None, _: Key = operator) -> schemas.Comparison:
+    def comparison(challenger: Challenger = None, since: Moment = None, until: Moment = None, _: Key = operator) -> schemas.Comparison:
         """Champion against challenger, on the rows that both have scored. Scope: operator."""
+        begin, end = span_of(since, until)
         champion, present = registry.current, registry.challenger
         if champion is None:
             raise ConflictError("no model is in service; put one in service before it is compared")
@@ -76,6 +70,6 @@ def add_models(app: FastAPI, database: Database, registry: Registry, access: Acc
                 (champion.name, champion.digest),
                 other,
                 legitimate=champion.schema.classes[0],
-                span=Span(-math.inf if since is None else since, math.inf if until is None else until),
+                span=Span(-math.inf if begin is None else begin, math.inf if end is None else end),
             )
         )
