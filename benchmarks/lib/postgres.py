@@ -50,7 +50,9 @@ class Postgres:
         self._run("pg_ctl", "-D", str(self.folder), "-w", "-l", str(self.folder / "log"), "-o", options, "start")
 
     def stop(self, mode: str = "fast") -> None:
-        """Stop the server in a shutdown mode of ``pg_ctl``: smart, fast or immediate."""
+        """Stop the server, if it runs, in a shutdown mode of ``pg_ctl``: smart, fast or immediate."""
+        if not (self.folder / "postmaster.pid").exists():
+            return
         self._run("pg_ctl", "-D", str(self.folder), "-w", "-m", mode, "stop")
 
     def database(self, name: str) -> str:

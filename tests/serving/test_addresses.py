@@ -82,5 +82,12 @@ def test_times_of_queries_are_written_in_one_way(client: TestClient) -> None:
     for path in ("/v1/decisions", "/v1/models/comparison"):
         for since in ("2026-05-31", "2026-05-31T13:45:00", "1780000000", "1780000000.5"):
             assert client.get(path, params={"since": since}).status_code in (200, 409), (path, since)
-        for query in ("since=yesterday", "until=nan", "since=2026-06-02&until=2026-06-01", "since=2&until=1"):
+        for query in (
+            "since=yesterday",
+            "until=nan",
+            "since=-1",
+            "until=1969-12-31",
+            "since=2026-06-02&until=2026-06-01",
+            "since=2&until=1",
+        ):
             assert client.get(f"{path}?{query}").status_code == 422, (path, query)

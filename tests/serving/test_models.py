@@ -22,12 +22,12 @@ from balancer.errors import InputError
 from balancer.serving.config import ServeConfig
 from balancer.serving.errors import ConflictError
 from balancer.serving.http.app import create_app
+from balancer.serving.models import registry as rooms
 from balancer.serving.models.loaded_model import LoadedModel
 from balancer.serving.models.model_states import champion_before
 from balancer.serving.models.probe import what_is_wrong
 from balancer.serving.models.registry import Registry
 from balancer.serving.models.run_files import run_digests
-from balancer.serving.scoring import registry as rooms
 from balancer.serving.storage import keys
 from balancer.serving.storage.database import Database
 from balancer.serving.storage.tables import decisions, models, registered_models
