@@ -52,6 +52,9 @@ def _seconds(text: str | None, name: str) -> float | None:
     if text is None:
         return None
     try:
-        return parse_time(text, usual=TimeForm(unit="s"))
+        found = parse_time(text, usual=TimeForm(unit="s"))
     except InputError:
         raise InputError(f"{name} is {text!r}, which is no time; write it as 2026-05-31T13:45:00, or as seconds since 1970") from None
+    if found < 0:
+        raise InputError(f"{name} is {text!r}, which is before 1970, when nothing was received; leave it out")
+    return found
