@@ -183,7 +183,7 @@ def test_the_service_leaves_them_too(tiny_run: Path, tmp_path: Path, monkeypatch
     from balancer.serving.scoring.scorer import Scorer
     from tests.serving.tools import opened, parsed
 
-    model, used, step = LoadedModel.load(tiny_run, "run"), [], RowStream.advance_many_many
+    model, used, step = LoadedModel.load(tiny_run, "run"), [], RowStream.advance_many
     monkeypatch.setattr(RowStream, "advance_many", lambda *given: (used.append(torch.get_num_threads()), step(*given))[1])
     assert torch.get_num_threads() == CALLER
     row = {"transaction_id": "a", "card_id": "c", "time": "2026-01-05T10:00:00", "amount": 20.0, "merchant_id": "m"}
