@@ -31,7 +31,7 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --cache-dir .import_linter_cache
-	$(BIN)/mypy -p balancer
+	$(BIN)/mypy -p balancer -p benchmarks
 
 app: $(VENV)/.app
 	$(BIN)/balancer app

@@ -177,10 +177,10 @@ def main() -> None:
             kinds[f"{done[0]}: {result}"] += 1
             if result == "refused":
                 messages.setdefault(re.sub(r"\d+", "0", re.sub(r"'[^']*'", "X", text.replace(str(path), "TABLE"))), text)
-            for each in found:
-                line = f"table {number} ({', '.join(done)}): {each}"
-                faults.append(line)
-                print(line, file=sys.stderr, flush=True)
+            for fault in found:
+                shown = f"table {number} ({', '.join(done)}): {fault}"
+                faults.append(shown)
+                print(shown, file=sys.stderr, flush=True)
             shutil.rmtree(place)
         left = os.listdir(folder / "temporary")
     result_of_all: dict[str, Any] = {

@@ -41,7 +41,7 @@ def classifier(form: str, attention: str, history_length: int) -> Classifier:
             tuple(f"number{place}" for place in range(NUMERIC)),
             tuple(f"code{place}" for place in range(CATEGORICAL)),
             (40,) * CATEGORICAL,
-            [np.linspace(-2, 2, BINS + 1)] * NUMERIC,
+            [np.linspace(-2, 2, BINS + 1, dtype=np.float32)] * NUMERIC,
             history_length=history_length,
             attention=attention,
             form=form,

@@ -10,6 +10,7 @@ import gzip
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -164,7 +165,7 @@ def _labels(frame: Frame, rng: Generator) -> Frame:
     if "is_fraud" not in frame.columns:
         return frame
     size = frame.height
-    choices: list[object] = [
+    choices: list[list[Any]] = [
         [0] * size,
         [1] * size,
         [0.5] * size,
@@ -173,7 +174,7 @@ def _labels(frame: Frame, rng: Generator) -> Frame:
         rng.choice(["a", "b", "c"], size).tolist(),
         rng.choice([-1, 1], size).tolist(),
         [None] * size,
-        rng.choice([None, 0, 1], size).tolist(),
+        rng.choice(np.array([None, 0, 1], dtype=object), size).tolist(),
         list(range(size)),
         rng.normal(size=size).tolist(),
     ]

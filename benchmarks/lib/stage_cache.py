@@ -21,6 +21,7 @@ from balancer.inference.tree_stages import TreeStages
 from balancer.options.train import TrainConfig
 from balancer.runs.progress import SECONDS_FILE, StageClock, TrainingProgress
 from balancer.runs.run_folder import RunFolder
+from balancer.runs.work_files import WorkFiles
 from balancer.sampling.policies import load_policy
 from balancer.training.policy_stage import learn_policy
 from balancer.training.preparation import Prepared, opened_run
@@ -71,7 +72,8 @@ def opened_stages(name: str) -> Iterator[Stages]:
     with opened_run(config, console, saved=saved) as (prepared, run):
         run.work.mkdir(exist_ok=True)
         with TrainingProgress(console) as progress:
-            trees = fit_stages(prepared, run, StageClock(run.work / SECONDS_FILE), progress)
+            files = WorkFiles(run, console.print)
+            trees = fit_stages(prepared, run, files, StageClock(run.work / SECONDS_FILE), progress)
             prepared = prepared.with_network()
             base = prepared.dataset.without_score_fields()
             config = prepared.config
