@@ -55,7 +55,7 @@ class ServeConfig(DatabaseOptions):
     ] = "1h"
     memory: Annotated[
         int, Flag("Megabytes of entities, merchants and states that each worker remembers, beside the model.", metavar="MB")
-    ] = 256
+    ] = 512
     decline_above: Annotated[
         float | None,
         Flag("Calibrated score from which the action for a transaction is decline; without it, alarms are only reviewed.", metavar="SCORE"),

@@ -8,7 +8,7 @@ import random
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -70,21 +70,14 @@ class Disk:
 
 
 @contextmanager
-def on_core(core: int, postgres: Postgres | None) -> Iterator[None]:
-    """Run this process and a database on one core."""
+def on_core(core: int) -> Iterator[None]:
+    """Run this process on one core."""
     before = os.sched_getaffinity(0)
-    processes = [] if postgres is None else postgres.processes()
-    _move([*processes, psutil.Process()], [core])
+    os.sched_setaffinity(0, {core})
     try:
         yield
     finally:
-        _move([*processes, psutil.Process()], sorted(before))
-
-
-def _move(processes: list[psutil.Process], cores: list[int]) -> None:
-    for each in processes:
-        with suppress(psutil.NoSuchProcess):  # the database has processes that end when their work is done
-            each.cpu_affinity(cores)
+        os.sched_setaffinity(0, before)
 
 
 def percentiles(seconds: list[float]) -> tuple[float, float]:
@@ -96,15 +89,15 @@ def percentiles(seconds: list[float]) -> tuple[float, float]:
 def latency(folder: Path, run: Path, postgres: Postgres | None, requests: int, histories: tuple[int, ...], say: Say) -> Found:
     """Milliseconds of a request with one transaction by database and length of the history.
 
-    One worker runs on the first core, the client and PostgreSQL on the second. Before every request the disk
-    is timed.
+    One worker runs on the first core and the client on the second; PostgreSQL may use both. Before every
+    request the disk is timed.
     """
     urls = {"sqlite": f"sqlite:///{folder / 'latency.db'}"}
     if postgres is not None:
         urls["postgresql"] = postgres.database("latency")
     found: Found = {"requests": requests, "cards_of_each_length": CARDS, "databases": {}}
     with ExitStack() as stack:
-        stack.enter_context(on_core(min(1, (os.cpu_count() or 1) - 1), postgres))
+        stack.enter_context(on_core(min(1, (os.cpu_count() or 1) - 1)))
         disk, rng = stack.enter_context(closing(Disk(folder))), random.Random(0)
         services, clients = {}, {}
         for name, url in urls.items():
@@ -120,18 +113,18 @@ def latency(folder: Path, run: Path, postgres: Postgres | None, requests: int, h
                         accept(clients[name], json.dumps({"transactions": rows[first : first + 250]}).encode())
         times: dict[tuple[str, int], list[float]] = {(name, length): [] for name in urls for length in histories}
         disk_times: dict[str, list[float]] = {name: [] for name in urls}
-        used = {}
         warmup = max(CARDS, requests // 20)
-        for turn in range(warmup + requests):
-            if turn == warmup:
-                used = {name: cpu_seconds(service.process.pid) for name, service in services.items()}
-            if turn % 100 == 0:
-                say(f"request {turn} of {warmup + requests}")
-            for length in histories:  # in turns, so that what slows the machine down slows all of them
-                place = length + turn // CARDS
-                one = transaction(place, f"h{length}-{turn % CARDS}", START + GAP * place, rng)
-                body = json.dumps({"transactions": [one]}).encode()
-                for name, client in clients.items():
+        for name, client in clients.items():  # one after the other: the worker has its core and its cache for itself
+            used = 0.0
+            for turn in range(warmup + requests):
+                if turn == warmup:
+                    used = cpu_seconds(services[name].process.pid)
+                if turn % 100 == 0:
+                    say(f"{name}: request {turn} of {warmup + requests}")
+                for length in histories:  # in turns, so that what slows the machine down slows all of them
+                    place = length + turn // CARDS
+                    one = transaction(place, f"h{length}-{turn % CARDS}", START + GAP * place, rng)
+                    body = json.dumps({"transactions": [one]}).encode()
                     waited = disk.seconds()
                     begun = time.perf_counter()
                     accept(client, body)
@@ -139,8 +132,7 @@ def latency(folder: Path, run: Path, postgres: Postgres | None, requests: int, h
                     if turn >= warmup:
                         times[name, length].append(took)
                         disk_times[name].append(waited)
-        for name, service in services.items():
-            cpu = (cpu_seconds(service.process.pid) - used[name]) / (requests * len(histories))
+            cpu = (cpu_seconds(services[name].process.pid) - used) / (requests * len(histories))
             found["databases"][name] = latencies({length: times[name, length] for length in histories}, disk_times[name])
             found["databases"][name]["service_cpu_ms_a_request"] = 1e3 * cpu
     return found

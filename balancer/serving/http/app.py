@@ -48,6 +48,9 @@ if TYPE_CHECKING:
     from balancer.serving.http.oidc import TokenVerifier
 
 LOG = logging.getLogger(LOGGER)
+_COLLECTED = 20_000, 50, 50
+"""Thresholds of the garbage collector. What a worker remembers is hundreds of thousands of objects without
+circles, and going through them in the middle of a request takes milliseconds."""
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]", "::1", "testserver")
 
 
@@ -145,6 +148,7 @@ def _lifespan(
             _say_what_is_slow(registry)
             gc.collect()
             gc.freeze()  # the loaded modules stay; collecting them again and again would cost milliseconds
+            gc.set_threshold(*_COLLECTED)
         except UnavailableError:
             # A worker may start while the database restarts. It loads the model later and is not ready until
             # then.

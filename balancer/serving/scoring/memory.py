@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from balancer.serving.scoring.context_memory import ContextMemory
 from balancer.serving.scoring.entity_memory import EntityMemory
 
-DEFAULT_BYTES = 256_000_000
+DEFAULT_BYTES = 512_000_000
 Remembered = EntityMemory | ContextMemory
 Name = tuple[str, ...]
 
