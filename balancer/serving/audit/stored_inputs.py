@@ -7,16 +7,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, select, text
+from sqlalchemy import Connection, select
 
 from balancer.data.past import fixed
 from balancer.data.score_memory import RECENT, TableScores, clipped, probability
 from balancer.serving.models.loaded_model import LoadedModel
-from balancer.serving.scoring.model_memory import StoredRow, first_logit, full_input, score_fields, stored_base, stored_rows
+from balancer.serving.scoring.model_memory import STORE_SCORES, StoredRow, first_logit, full_input, score_fields, stored_base, stored_rows
 from balancer.serving.storage.driver import Driver
 from balancer.serving.storage.tables import transactions
-
-_STORE = text("UPDATE transactions SET scores = :scores, sum_score = :sum_score WHERE entity = :entity AND position = :position")
 
 
 class StoredInputs(NamedTuple):
@@ -92,6 +90,6 @@ def score_again(connection: Connection, entity: Mapping[str, Any], model: Loaded
         for place in range(kept, len(rows))
     ]
     if changes:
-        connection.execute(_STORE, changes)
+        driver.many(STORE_SCORES, changes)
     last = clipped(logit)[-RECENT:].astype(np.float32).tobytes()
     return {"first_stage": model.first_stage, "last_logits": last, "sum_score": total[-1]}

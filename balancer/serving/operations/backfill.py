@@ -205,7 +205,7 @@ def import_history(database: Database, tenant: str, model: LoadedModel, history:
         tenant: Whose transactions.
         model: The model that scores them.
         history: From `read_history`.
-        progress: Is told how far the work is.
+        progress: Called with how far the work is.
 
     Returns:
         The numbers of rows and labels.

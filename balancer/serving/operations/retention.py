@@ -104,7 +104,7 @@ def purge(
         older_than: Age in seconds.
         now: Seconds since 1970.
         dry_run: Only count.
-        progress: Is told how far the work is.
+        progress: Called with how far the work is.
 
     Returns:
         What was, or would be, deleted.

@@ -26,12 +26,3 @@ class Actions:
         if self.decline_above is not None and score >= self.decline_above:
             return DECLINE
         return REVIEW if alarm else APPROVE
-
-
-def action(*, alarm: bool) -> str:
-    """Name the action for a transaction of a service that declines none.
-
-    Args:
-        alarm: Whether it reaches the threshold of the model.
-    """
-    return Actions().of(0.0, alarm=alarm)

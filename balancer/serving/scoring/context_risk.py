@@ -15,8 +15,8 @@ from sqlalchemy import Boolean, Connection, text
 from balancer.data.risk import WINDOW_DAYS
 from balancer.data.spec import DAY
 from balancer.serving.scoring.context_memory import RowLabels
-from balancer.serving.scoring.context_past import LABEL_LEVELS, known_labels
-from balancer.serving.scoring.spans import numbers
+from balancer.serving.scoring.context_past import known_labels
+from balancer.serving.scoring.context_swap import ContextLabel, swap_labels
 
 HOUR = 3600.0
 
@@ -25,21 +25,6 @@ HOUR = 3600.0
 _CONTEXT = 'tenant = :tenant AND "column" = :column AND value = :value'
 _TRANSACTION = f"{_CONTEXT} AND time = :time AND entity = :entity AND position = :position"
 _COUNTED = text(f"SELECT fraud FROM labelled WHERE {_TRANSACTION}").columns(fraud=Boolean)
-_UNCOUNT = text(f"DELETE FROM labelled WHERE {_TRANSACTION}")
-_COUNT = text(
-    'INSERT INTO labelled (tenant, "column", value, time, entity, position, fraud) '
-    "VALUES (:tenant, :column, :value, :time, :entity, :position, :fraud)"
-)
-_COUNT_HOUR = text(
-    'INSERT INTO labelled_hours (tenant, "column", value, hour, known, frauds) VALUES (:tenant, :column, :value, :hour, :known, :frauds) '
-    'ON CONFLICT (tenant, "column", value, hour) DO UPDATE SET known = labelled_hours.known + excluded.known, '
-    "frauds = labelled_hours.frauds + excluded.frauds"
-)
-_COUNT_DAY = text(
-    'INSERT INTO labelled_days (tenant, "column", value, day, known, frauds) VALUES (:tenant, :column, :value, :day, :known, :frauds) '
-    'ON CONFLICT (tenant, "column", value, day) DO UPDATE SET known = labelled_days.known + excluded.known, '
-    "frauds = labelled_days.frauds + excluded.frauds"
-)
 _INSIDE = (
     "SUM(CASE WHEN hour > :first_{0} AND hour < :last_hour THEN known ELSE 0 END), "
     "SUM(CASE WHEN hour > :first_{0} AND hour < :last_hour THEN frauds ELSE 0 END)"
@@ -65,23 +50,18 @@ def count_label(connection: Connection, row: Any, columns: Sequence[str], fraud:
         columns: Context columns.
         fraud: True for fraud, False for legitimate, None if the label was removed.
     """
+    old, new = set(), set()
     for column in columns:
         value = row.texts[column]
         if value is None:
             continue
-        context = {"tenant": row.tenant, "column": column, "value": value}
-        transaction = context | {"time": row.time, "entity": row.entity, "position": row.position}
-        before = connection.execute(_COUNTED, transaction).scalar()
-        if before is fraud:
-            continue
+        place = {"tenant": row.tenant, "column": column, "value": value, "time": row.time, "entity": row.entity, "position": row.position}
+        before = connection.execute(_COUNTED, place).scalar()
         if before is not None:
-            connection.execute(_UNCOUNT, transaction)
+            old.add(ContextLabel(column, value, row.time, row.position, before))
         if fraud is not None:
-            connection.execute(_COUNT, transaction | {"fraud": fraud})
-        known, frauds = (fraud is not None) - (before is not None), int(bool(fraud)) - int(bool(before))
-        hour, day = numbers(LABEL_LEVELS, row.time)
-        connection.execute(_COUNT_HOUR, context | {"hour": hour, "known": known, "frauds": frauds})
-        connection.execute(_COUNT_DAY, context | {"day": day, "known": known, "frauds": frauds})
+            new.add(ContextLabel(column, value, row.time, row.position, fraud))
+    swap_labels(connection, row.tenant, row.entity, old, new)
 
 
 def labels_by_sums(connection: Connection, tenant: str, column: str, value: str, time: float, delay: float) -> RowLabels:

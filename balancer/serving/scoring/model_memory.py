@@ -31,7 +31,7 @@ AT_ONCE = 10_000
 """Rows that are read at once where all of an entity are needed, which limits the memory."""
 _ROWS = "SELECT position, id, time, fields, scores, texts FROM transactions WHERE entity = :entity AND position >= :first ORDER BY position"
 _PAGE = f"{_ROWS} LIMIT {AT_ONCE}"
-_STORE = "UPDATE transactions SET scores = :scores, sum_score = :sum_score WHERE entity = :entity AND position = :position"
+STORE_SCORES = "UPDATE transactions SET scores = :scores, sum_score = :sum_score WHERE entity = :entity AND position = :position"
 _SNAPSHOT = 'SELECT "rows", state FROM entity_states WHERE entity = :entity AND model = :model'
 
 
@@ -220,7 +220,7 @@ def _scored_again(driver: Driver, entity: EntityMemory, model: LoadedModel, memo
             {"scores": one.tobytes(), "sum_score": before, "entity": entity.id, "position": position}
             for position, one, before in zip(positions, fields, memory.before, strict=True)
         ]
-        driver.many(_STORE, changes)
+        driver.many(STORE_SCORES, changes)
     return fields
 
 

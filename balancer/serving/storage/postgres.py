@@ -32,7 +32,7 @@ class LimitedConnection(psycopg.Connection[Any]):
 
     The limit is for one journey to the server and not for a transaction: a long transaction of many
     statements goes on as long as the server answers. Near the end of its request a statement gets less time,
-    but a commit does not: when it is broken off, nobody knows whether it has happened.
+    but a commit does not: when it is broken off, it is not known whether it has happened.
     """
 
     seconds: float = 0.0
