@@ -16,18 +16,8 @@ from hypothesis import strategies as st
 from balancer.errors import InputError
 from balancer.serving.errors import EncodingError, TooLargeError
 from balancer.serving.http.decoding import MOST_COLUMNS, check_content_type, decode_labels, decode_score
+from tests.serving.tools import CARD
 
-CARD: dict[str, Any] = {
-    "transaction_id": "t-1",
-    "card_id": "c-17",
-    "time": "2026-05-31T13:45:00",
-    "amount": 19.99,
-    "merchant_id": "m-4",
-    "merchant_category": "grocery",
-    "channel": "chip",
-    "region": "r-2",
-    "distance_km": 1.5,
-}
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8) | st.sampled_from(
     ['":', '"', "\\", '\\"', "{", "}", ":", "[", '" :', "\\\\"]
 )

@@ -25,21 +25,10 @@ from balancer.serving.scoring.parsing import parse_transaction, plan_of
 from balancer.serving.scoring.row import Row
 from balancer.serving.texts import LONGEST_TEXT, MOST_BYTES, is_text
 from balancer.tables.options import ReadOptions
-from tests.serving.tools import LONG_AGO
+from tests.serving.tools import CARD, LONG_AGO
 
 _TABLE = simulate(rows=4000, seed=1, fraud_rate=0.03)
 SCHEMA = load_dataset(_TABLE, resolve_spec(_TABLE, overrides={"gap": "1d"})).schema
-CARD: dict[str, Any] = {
-    "transaction_id": "t-1",
-    "card_id": "c-17",
-    "time": "2026-05-31T13:45:00",
-    "amount": 19.99,
-    "merchant_id": "m-4",
-    "merchant_category": "grocery",
-    "channel": "chip",
-    "region": "r-2",
-    "distance_km": 1.5,
-}
 POINT = replace(SCHEMA, spec=replace(SCHEMA.spec, read=ReadOptions(decimal=".")))
 COMMA = replace(SCHEMA, spec=replace(SCHEMA.spec, read=ReadOptions(decimal=",", null_values=("none given",))))
 

@@ -24,6 +24,17 @@ SEQUENCE = (
 )
 LONG_AGO = 1e12
 """A clock tolerance that accepts any time, because the tables of the tests have fixed dates."""
+CARD: dict[str, Any] = {
+    "transaction_id": "t-1",
+    "card_id": "c-17",
+    "time": "2026-05-31T13:45:00",
+    "amount": 19.99,
+    "merchant_id": "m-4",
+    "merchant_category": "grocery",
+    "channel": "chip",
+    "region": "r-2",
+    "distance_km": 1.5,
+}
 
 
 def sent(frame: pl.DataFrame, model: LoadedModel) -> list[dict[str, Any]]:
