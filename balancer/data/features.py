@@ -11,12 +11,12 @@ habit after Correa Bahnsen et al. 2016 (periodic behaviour of time), here as a m
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from balancer.data.past import VELOCITY, Float, Past, quantities, signed_log
+from balancer.data.past import VELOCITY, Float, KeyPast, Past, quantities, signed_log
 from balancer.data.spec import DAY
 
 NEVER_DAYS = 3650.0
@@ -78,8 +78,8 @@ def entity_fields(past: Past, *, timed: bool = True) -> Iterator[Field]:
     level = None if past.amount is None else signed_log(past.amount)
     if level is not None:
         yield from _amount_fields(past, level, timed=timed)
-    for name in past.columns:
-        yield from _key_fields(name, past, level, timed=timed)
+    for names, key in past.key_groups():
+        yield from _key_fields(names, key, past, level, timed=timed)
 
 
 def _timed_fields(past: Past) -> Iterator[Field]:
@@ -144,27 +144,35 @@ def _amount_fields(past: Past, level: Float, *, timed: bool) -> Iterator[Field]:
             yield "amount_spread_1d", np.sqrt(np.maximum(spread, 0.0)).astype(np.float32)
 
 
-def _key_fields(name: str, past: Past, level: Float | None, *, timed: bool) -> Iterator[Field]:
-    """How often and how recently the entity used the value of column `name`.
+def _key_fields(names: Sequence[str], key: KeyPast, past: Past, level: Float | None, *, timed: bool) -> Iterator[Field]:
+    """How often and how recently the entity used the values of K columns; the arrays of `key` are (K, N).
 
     With amounts, also this amount and the previous one relative to the amounts of the entity at this value.
     """
-    used, last_time, level_sum, square_sum = past.key(name)
-    since = np.where(used > 0, past.time - last_time, NEVER_DAYS * DAY)
-    yield f"{name}_used", np.log1p(used).astype(np.float32)
-    yield f"{name}_share", (used / np.maximum(past.seen, 1)).astype(np.float32)
+    used, last_time, level_sum, square_sum = key
+    share = (used / np.maximum(past.seen, 1)).astype(np.float32)
+    log_used = np.log1p(used).astype(np.float32)
+    days: NDArray[np.float32] | None = None
     if timed:
-        yield f"{name}_days_since", np.log1p(since / DAY).astype(np.float32)
-    if level is None:
-        return
-    count = np.maximum(used, 1)
-    mean = level_sum / count
-    ratio = np.where(used > 0, level - mean, 0.0).astype(np.float32)
-    yield f"{name}_amount_ratio", ratio
-    if name not in past.categorical:
-        return
-    variance = square_sum / count - mean * mean
-    score = np.where(used > 1, signed_log((level - mean) / deviation(variance)), 0.0).astype(np.float32)
-    yield f"{name}_amount_z", score
-    for field, values in ((f"{name}_amount_ratio", ratio), (f"{name}_amount_z", score)):
-        yield f"previous_{field}", np.where(past.seen > 0, past.previous(field, values), np.float32(0.0))
+        days = np.log1p(np.where(used > 0, past.time - last_time, NEVER_DAYS * DAY) / DAY).astype(np.float32)
+    ratios: NDArray[np.float32] | None = None
+    if level is not None:
+        count = np.maximum(used, 1)
+        mean = level_sum / count
+        ratios = np.where(used > 0, level - mean, 0.0).astype(np.float32)
+        if any(name in past.categorical for name in names):
+            variance = square_sum / count - mean * mean
+            scores = np.where(used > 1, signed_log((level - mean) / deviation(variance)), 0.0).astype(np.float32)
+    for place, name in enumerate(names):
+        yield f"{name}_used", log_used[place]
+        yield f"{name}_share", share[place]
+        if days is not None:
+            yield f"{name}_days_since", days[place]
+        if ratios is None:
+            continue
+        yield f"{name}_amount_ratio", ratios[place]
+        if name not in past.categorical:
+            continue
+        yield f"{name}_amount_z", scores[place]
+        for field, values in ((f"{name}_amount_ratio", ratios[place]), (f"{name}_amount_z", scores[place])):
+            yield f"previous_{field}", np.where(past.seen > 0, past.previous(field, values), np.float32(0.0))

@@ -10,6 +10,7 @@ entity.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, Protocol
@@ -67,7 +68,7 @@ def fixed(values: Float) -> Index:
 
 
 class KeyPast(NamedTuple):
-    """Statistics of the earlier rows of the entity with the same value in one column; arrays are (N,)."""
+    """Statistics of the earlier rows of the entity with the same value in a column; arrays are (..., N)."""
 
     used: Index
     """Number of such rows."""
@@ -125,8 +126,8 @@ class Past(Protocol):
     def amounts(self, window: str) -> Float:
         """Sum the amounts of the earlier rows inside the window; undefined where there is none."""
 
-    def key(self, column: str) -> KeyPast:
-        """Statistics of the earlier rows with the same value in `column`."""
+    def key_groups(self) -> Iterator[tuple[Sequence[str], KeyPast]]:
+        """Statistics (K, N) of the earlier rows with the same value, for K of the `columns` at a time."""
 
     def previous(self, field: str, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Value of the field on the previous row (undefined for the first), given its current `values`."""
@@ -222,8 +223,14 @@ class TablePast:
         """See `Past`."""
         return self._total - self._total[self._first[window]]
 
+    def key_groups(self) -> Iterator[tuple[Sequence[str], KeyPast]]:
+        """See `Past`: one column at a time, to save memory."""
+        for column in self.columns:
+            key = self.key(column)
+            yield (column,), KeyPast(key.used[None], key.last_time[None], key.level[None], key.square[None])
+
     def key(self, column: str) -> KeyPast:
-        """See `Past`."""
+        """Statistics (N,) of the earlier rows with the same value in `column`."""
         key = self._events.keys[column]
         pair = self._events.start * (int(key.max(initial=0)) + 2) + key + 1
         order = np.argsort(pair, kind="stable")

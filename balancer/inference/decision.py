@@ -192,7 +192,9 @@ def decision_columns(scores: np.ndarray, decision: Decision, classes: tuple[str,
 
 def decide(scores: np.ndarray, decision: Decision) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Compute the calibrated score, the alarm and the class index, each (n,), from raw `scores` (n, K)."""
-    calibrated = decision.calibration.apply(scores)
     score = decision.calibration.transform(fraud_score(scores))
     alarm = score >= decision.threshold
+    if scores.shape[1] == 2:  # the only fraud class needs no comparison
+        return score, alarm, alarm.astype(np.int64)
+    calibrated = decision.calibration.apply(scores)
     return score, alarm, np.where(alarm, 1 + calibrated[:, 1:].argmax(axis=1), 0)

@@ -20,9 +20,10 @@ from sqlalchemy import event, text
 from balancer.serving.config import ServeConfig
 from balancer.serving.http import health
 from balancer.serving.http.app import create_app
-from balancer.serving.storage import disk, keys
+from balancer.serving.storage import disk, keys, sqlite
 from balancer.serving.storage.database import Database, DiskFullError, UnavailableError
 from balancer.serving.storage.deadline import REQUEST, Deadline
+from balancer.serving.storage.sqlite import checkpoint
 from balancer.serving.storage.tables import entities
 from benchmarks.lib.postgres import Postgres
 from tests.serving.test_scoring import card
@@ -251,3 +252,30 @@ def test_an_erasure_is_completed_once_nobody_reads_any_more(tmp_path: Path) -> N
     assert log.stat().st_size == 0
     assert database.erased()
     database.close()
+
+
+def test_the_log_is_written_into_the_file_by_a_thread_and_not_by_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "CHECKPOINT_COMMITS", 20)
+    kinds: list[tuple[str, str]] = []
+
+    def noted(path: str, kind: str) -> bool:
+        kinds.append((kind, threading.current_thread().name))
+        return checkpoint(path, kind)
+
+    monkeypatch.setattr(sqlite, "checkpoint", noted)
+    database = opened(f"sqlite:///{tmp_path / 'service.db'}")
+    kinds.clear()  # creating the tables cuts the log off
+    file, log = tmp_path / "service.db", tmp_path / "service.db-wal"
+    most = 0
+    for number in range(400):
+        keys.create(database, f"tenant {number}", ("score",))
+        most = max(most, log.stat().st_size)
+        if number % 20 == 19:
+            until = time.monotonic() + 5
+            while len(kinds) <= number // 20 and time.monotonic() < until:
+                time.sleep(0.001)
+    database.close()
+    assert len(kinds) >= 400 // 20 - 1
+    assert set(kinds) == {("PASSIVE", "checkpoints")}
+    assert most < 2_000_000, "the log begins again after each checkpoint"
+    assert b"tenant 399" in file.read_bytes()

@@ -188,7 +188,7 @@ class LaterPast(TablePast):
         return inside if window is not None else inside + self._base.sums[f"sum_{quantity}"] / SCALE
 
     def key(self, column: str) -> KeyPast:
-        """See `Past`."""
+        """See `TablePast`."""
         here = super().key(column)
         before = [self._base.used.get((column, value_key(text)), NO_KEY) for text in self._texts[column]]
         used, last, level, square = (np.array(each) for each in zip(*before, strict=True))

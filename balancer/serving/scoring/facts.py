@@ -7,7 +7,7 @@ are gathered row after row: a row is added to what is remembered before the next
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -102,11 +102,13 @@ class EntityFacts:
         """See `Past`."""
         return self._amounts - self._first[window][2]
 
-    def key(self, column: str) -> KeyPast:
-        """See `Past`."""
-        rows = self._used[column]
-        used, level, square = (np.array([row[place] for row in rows], np.int64) for place in (0, 2, 3))
-        return KeyPast(used, np.array([row[1] for row in rows]), level / SCALE, square / SCALE)
+    def key_groups(self) -> Iterator[tuple[Sequence[str], KeyPast]]:
+        """See `Past`: all columns at once, because the calls cost more than the rows."""
+        if not self.columns:
+            return
+        used, last_time, level, square = zip(*(zip(*self._used[column], strict=True) for column in self.columns), strict=True)
+        sums = (np.array(each, np.int64) / SCALE for each in (level, square))
+        yield self.columns, KeyPast(np.array(used, np.int64), np.array(last_time, np.float64), *sums)
 
     def previous(self, field: str, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `Past`."""

@@ -17,12 +17,12 @@ other.
 from __future__ import annotations
 
 import hashlib
-import json
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection
@@ -41,13 +41,14 @@ from balancer.serving.scoring.origin import Origin
 from balancer.serving.scoring.row import Row
 from balancer.serving.scoring.writes import as_json, write_batch
 from balancer.serving.storage.database import Database
-from balancer.serving.storage.driver import Driver
+from balancer.serving.storage.driver import Driver, each_of
 
 Answer = dict[str, Any]
 NO_NETWORK = "the scores of this model come from boosted trees alone, so there is no attention to list"
 USUAL_ROWS = 50
 """Earlier rows from which the usual values of an entity are taken."""
 _STORED = "SELECT id, digest, answer FROM transactions WHERE tenant = :tenant AND id = ANY(:ids)"
+_POSTGRES_STORED = each_of("ids", "SELECT id, digest, answer FROM transactions WHERE tenant = :tenant AND id = given.element LIMIT 1")
 
 
 class ScoringResult(NamedTuple):
@@ -174,7 +175,7 @@ class Scorer:
         self, connection: Connection, tenant: str, models: Models, jobs: Sequence[Job], opened: list[Batch]
     ) -> list[ScoringResult | ConflictError]:
         locked = lock_rows(Driver(connection), tenant, models.champion, [row for job in jobs for row in job.rows], self._memory)
-        known = {name: (digest, json.loads(answer) if isinstance(answer, str) else answer) for name, digest, answer in locked.rows}
+        known = {name: (digest, msgspec.json.decode(answer) if isinstance(answer, str) else answer) for name, digest, answer in locked.rows}
         errors: dict[int, dict[int, ConflictError]] = {}
         fresh: list[tuple[int, Row]] = []
         digests = {name: digest for name, (digest, _) in known.items()}
@@ -285,7 +286,8 @@ def lock_rows(driver: Driver, tenant: str, model: LoadedModel, rows: Sequence[Ro
     if memory is not None and all(memory.entity(tenant, name) is not None for name in names):
         values = sorted({pair for row in rows for pair in context_values(model, row)})
     ids = list({row.id for row in rows})
-    return lock(driver, tenant, names, values, active_columns(model), (_STORED, {"tenant": tenant, "ids": ids}))
+    stored = _STORED if driver.is_sqlite else _POSTGRES_STORED
+    return lock(driver, tenant, names, values, active_columns(model), (stored, {"tenant": tenant, "ids": ids}))
 
 
 def _keep_scores(entity: EntityMemory, scored: Scored) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import msgspec
 
 from balancer.serving.scoring.context_past import spans_of
 from balancer.serving.scoring.entity_memory import STATISTICS, EntityMemory
@@ -83,6 +84,8 @@ _REPLACE = 'ON CONFLICT (entity) DO UPDATE SET model = excluded.model, "rows" = 
 ContextRow = tuple[str, str, float, int, int, int, int]
 """Column, value, time, entity, position, level and square of a row; the last two in fixed point."""
 
+_ENCODE = msgspec.json.Encoder().encode
+
 
 def write_batch(
     driver: Driver,
@@ -130,4 +133,4 @@ def write_batch(
 
 def as_json(value: Mapping[str, Any]) -> str:
     """The text of a JSON column."""
-    return json.dumps(value, separators=(",", ":"))
+    return _ENCODE(value).decode()

@@ -29,7 +29,7 @@ from balancer.serving import tracing
 from balancer.serving.metrics import DATABASE_SECONDS
 from balancer.serving.storage.deadline import REQUEST
 from balancer.serving.storage.disk import has_room, is_disk_full
-from balancer.serving.storage.sqlite import LogTruncation, sqlite_engine, truncated
+from balancer.serving.storage.sqlite import Checkpoints, sqlite_engine, truncated
 from balancer.serving.storage.troubles import reason_of
 
 Result = TypeVar("Result")
@@ -62,13 +62,15 @@ class Database:
 
     def __init__(self, url: str, *, patience: float = 20.0, statement_seconds: float = 0.0, connections: int = POOL) -> None:
         self.patience = patience
-        self.engine = _engine(url, statement_seconds, {"pool_size": connections, "max_overflow": 0, "pool_timeout": max(1.0, patience)})
+        self.engine = _engine(
+            url, statement_seconds, {"pool_size": connections, "max_overflow": 0, "pool_timeout": max(1.0, patience), "pool_use_lifo": True}
+        )
         self._given = make_url(url)
         self.is_sqlite = self.engine.dialect.name == "sqlite"
         self.disk_full = False
         """Whether the last write failed because the disk is full."""
         file = self.engine.url.database
-        self._truncation = LogTruncation(file) if self.is_sqlite and file is not None else None
+        self._checkpoints = Checkpoints(file) if self.is_sqlite and file is not None else None
 
     def read(self, work: Callable[[Connection], Result]) -> Result:
         """Run `work` in a transaction that does not write, and return its result."""
@@ -100,6 +102,8 @@ class Database:
                     result = work(connection)
                 if write:
                     self.disk_full = False
+                    if self._checkpoints is not None:
+                        self._checkpoints.committed()
                 return result
             except IntegrityError:
                 # Another transaction has created the same row since this one read; the next attempt sees it.
@@ -132,7 +136,7 @@ class Database:
         Returns:
             Whether it is done.
         """
-        return self._truncation is None or self._truncation.run(seconds)
+        return self._checkpoints is None or self._checkpoints.truncate(seconds)
 
     def has_room(self, *, probe: bool) -> bool:
         """Whether the database can write to its disk.
@@ -209,8 +213,8 @@ class Database:
 
     def close(self) -> None:
         """Close all connections."""
-        if self._truncation is not None:
-            self._truncation.close()
+        if self._checkpoints is not None:
+            self._checkpoints.close()
         self.engine.dispose()
 
 

@@ -8,19 +8,21 @@ together, so that they cost one journey.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, NamedTuple
 
+import msgspec
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 Values = Mapping[str, Any]
 _PARAMETER = re.compile(r":([a-z_0-9]+)")
 _TYPES = {"whole": "bigint", "float": "double precision", "text": "text", "bytes": "text", "flag": "boolean", "json": "text"}
+
+_ENCODE = msgspec.json.Encoder().encode
 
 
 class Change(NamedTuple):
@@ -113,8 +115,21 @@ class Driver:
     def _prepared(self, statement: str, values: Values) -> tuple[str, Values]:
         if not self.is_sqlite:
             return _postgres_text(statement), values
-        lists = {name: json.dumps(value) for name, value in values.items() if isinstance(value, list)}
+        lists = {name: _ENCODE(value).decode() for name, value in values.items() if isinstance(value, list)}
         return _sqlite_text(statement), ({**values, **lists} if lists else values)
+
+
+def each_of(elements: str, lookup: str) -> str:
+    """A statement of PostgreSQL that looks up each element of a list by an index, in the order of the list.
+
+    With `= ANY(list)` the server may read all rows of a tenant. It decides this while a table is small, and
+    keeps the plan when the table has grown.
+
+    Args:
+        elements: Name of the parameter with the list of texts.
+        lookup: A SELECT for one element, which is `given.element`.
+    """
+    return f"SELECT found.* FROM UNNEST(CAST(:{elements} AS text[])) AS given (element) CROSS JOIN LATERAL ({lookup}) AS found"
 
 
 @cache

@@ -22,6 +22,11 @@ from balancer.errors import InputError
 LOG = logging.getLogger("balancer.service")
 BUSY_SECONDS = 1.0
 """Seconds that one attempt waits for another writer; `Database` tries again until its patience ends."""
+CHECKPOINT_COMMITS = 512
+"""Commits of a process after which its thread writes the log into the file."""
+_MOST_PAGES = 16_384
+"""Pages of the log (of 4 kB) at which a commit itself writes it into the file."""
+_CHECKPOINT = f"wal_autocheckpoint = {_MOST_PAGES}"
 _PAUSE = 0.25
 _OTHERS = 0o077
 """Bits of a file's mode for anyone but its owner."""
@@ -47,7 +52,7 @@ def sqlite_engine(url: str, pool: dict[str, Any]) -> Engine:
     @event.listens_for(engine, "connect")
     def opened(connection: Any, _: Any) -> None:
         connection.isolation_level = None  # SQLAlchemy begins the transactions
-        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "secure_delete = ON"):
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "secure_delete = ON", _CHECKPOINT):
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")
@@ -81,8 +86,11 @@ def keep_private(path: Path) -> None:
             LOG.warning("the file of the database can be read by other users, and its mode can't be changed; set it to 0600")
 
 
-class LogTruncation:
-    """Writes the log into the file and cuts it off, in a thread of its own, until it has worked.
+class Checkpoints:
+    """Writes the write-ahead log into the file, in a thread of its own.
+
+    What is special: SQLite would write the log into the file in the commit that fills it, and the request of
+    that commit would wait for it. Here a commit does this only if the thread has not kept up.
 
     Args:
         path: The file of the database.
@@ -91,19 +99,31 @@ class LogTruncation:
     def __init__(self, path: str) -> None:
         self._path = path
         self._changed = threading.Condition()
-        self._wanted, self._done, self._ends = 0, 0, False
+        self._commits, self._copied = 0, 0
+        self._wanted, self._cut = 0, 0
+        self._ends = False
         self._thread: threading.Thread | None = None
 
-    def run(self, seconds: float) -> bool:
-        """Cut the log off; returns whether this was done within `seconds`. Otherwise it is done later."""
+    def committed(self) -> None:
+        """Count a commit. After some of them the log is written into the file."""
+        self._commits += 1
+        if self._commits - self._copied >= CHECKPOINT_COMMITS and self._changed.acquire(blocking=False):
+            try:
+                self._begin()
+            finally:
+                self._changed.release()
+
+    def truncate(self, seconds: float) -> bool:
+        """Write the log into the file and cut it off.
+
+        Returns:
+            Whether this was done within `seconds`. Otherwise it is done later.
+        """
         with self._changed:
             self._wanted += 1
             mine = self._wanted
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="truncate-log", daemon=True)
-                self._thread.start()
-            self._changed.notify_all()
-            return self._changed.wait_for(lambda: self._done >= mine, seconds)
+            self._begin()
+            return self._changed.wait_for(lambda: self._cut >= mine, seconds)
 
     def close(self) -> None:
         """End the thread."""
@@ -114,30 +134,54 @@ class LogTruncation:
         if thread is not None:
             thread.join(2 * BUSY_SECONDS)
 
+    def _begin(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="checkpoints", daemon=True)
+            self._thread.start()
+        self._changed.notify_all()
+
+    def _is_due(self) -> bool:
+        return self._wanted > self._cut or self._commits - self._copied >= CHECKPOINT_COMMITS
+
     def _work(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._ends or self._wanted > self._done)
-                if self._wanted == self._done:
+                self._changed.wait_for(lambda: self._ends or self._is_due())
+                if not self._is_due():
                     return
-                number = self._wanted
-            if truncated(self._path):
-                with self._changed:
-                    self._done = number
-                    self._changed.notify_all()
+                wanted, self._copied = self._wanted, self._commits
+                cuts = wanted > self._cut
+            worked = truncated(self._path) if cuts else checkpoint(self._path, "PASSIVE")
             with self._changed:
+                if cuts and worked:
+                    self._cut = wanted
+                    self._changed.notify_all()
                 if self._ends:
                     return
-                if self._wanted > self._done:
+                if not worked:
                     self._changed.wait(_PAUSE)
 
 
 def truncated(path: str) -> bool:
     """Write the log into the file and cut it off; returns whether it worked, because nobody was reading."""
+    return checkpoint(path, "TRUNCATE")
+
+
+def checkpoint(path: str, kind: str) -> bool:
+    """Write the log into the file.
+
+    Args:
+        path: The file of the database.
+        kind: `PASSIVE` writes what is possible while others read and write; `TRUNCATE` waits for them, and
+            cuts the log off.
+
+    Returns:
+        Whether no other connection prevented it.
+    """
     try:
         connection = sqlite3.connect(path, timeout=BUSY_SECONDS)
         try:
-            busy: int = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            busy: int = connection.execute(f"PRAGMA wal_checkpoint({kind})").fetchone()[0]
         finally:
             connection.close()
     except sqlite3.Error:
