@@ -259,8 +259,9 @@ def test_the_log_is_written_into_the_file_by_a_thread_and_not_by_a_commit(tmp_pa
     kinds: list[tuple[str, str]] = []
 
     def noted(path: str, kind: str) -> bool:
+        worked = checkpoint(path, kind)
         kinds.append((kind, threading.current_thread().name))
-        return checkpoint(path, kind)
+        return worked
 
     monkeypatch.setattr(sqlite, "checkpoint", noted)
     database = opened(f"sqlite:///{tmp_path / 'service.db'}")
@@ -268,7 +269,7 @@ def test_the_log_is_written_into_the_file_by_a_thread_and_not_by_a_commit(tmp_pa
     file, log = tmp_path / "service.db", tmp_path / "service.db-wal"
     most = 0
     for number in range(400):
-        keys.create(database, f"tenant {number}", ("score",))
+        keys.create(database, f"tenant-{number}", ("score",))
         most = max(most, log.stat().st_size)
         if number % 20 == 19:
             until = time.monotonic() + 5
@@ -278,4 +279,4 @@ def test_the_log_is_written_into_the_file_by_a_thread_and_not_by_a_commit(tmp_pa
     assert len(kinds) >= 400 // 20 - 1
     assert set(kinds) == {("PASSIVE", "checkpoints")}
     assert most < 2_000_000, "the log begins again after each checkpoint"
-    assert b"tenant 399" in file.read_bytes()
+    assert b"tenant-399" in file.read_bytes()
