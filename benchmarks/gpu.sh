@@ -1,28 +1,30 @@
 #!/bin/sh
-# Run everything that needs a CUDA device: the tests marked gpu, and the CUDA benchmark of sparse attention.
+# Run everything that needs a CUDA device, within 8 minutes: the tests marked gpu, sparse attention, the
+# population of students, quantization, and a training with 8-bit AdamW. Each part has a time limit of its own
+# and writes a file of its own; one that fails does not stop the others.
 #
-#   benchmarks/gpu.sh               # -> gpu.json and attention_cuda.json in benchmarks/results
-#   OUT=FOLDER benchmarks/gpu.sh    # -> the same files in FOLDER
+#   benchmarks/gpu.sh                          # -> gpu.json and gpu_PART.json in benchmarks/results
+#   OUT=FOLDER benchmarks/gpu.sh               # -> the same files in FOLDER
+#   benchmarks/gpu.sh --only attention tests   # some parts: tests, attention, population, quantization, training
+#   benchmarks/gpu.sh --dry                    # the same code on the CPU with tiny sizes, to find faults before
 #
-# It takes at most 8 minutes. PYTHON chooses the interpreter (default: that of .venv, else python3).
-# On a machine without a CUDA device it says so, writes nothing, and exits with status 0.
+# PYTHON chooses the interpreter (default: that of .venv, else python3).
+# Without a CUDA device and without --dry it says so, writes nothing, and exits with status 0.
 set -eu
 case "${OUT:-}" in
-    "") out=benchmarks/results ;;
-    /*) out=$OUT ;;
-    *) out=$PWD/$OUT ;;
+    "" | /*) ;;
+    *) OUT=$PWD/$OUT ;;
+esac
+case "${PYTHON:-}" in
+    */*) PYTHON=$(cd "$(dirname "$PYTHON")" && pwd)/$(basename "$PYTHON") ;;
 esac
 cd "$(dirname "$0")/.."
 
 if [ -z "${PYTHON:-}" ]; then
     if [ -x .venv/bin/python ]; then PYTHON=.venv/bin/python; else PYTHON=python3; fi
 fi
-if ! "$PYTHON" -c 'import torch'; then
+if ! "$PYTHON" -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("torch") is None)'; then
     echo "gpu.sh needs torch: make test installs it into .venv" >&2
     exit 1
 fi
-if ! "$PYTHON" -c 'import torch, sys; sys.exit(not torch.cuda.is_available())'; then
-    echo "torch finds no CUDA device on this machine: nothing is checked"
-    exit 0
-fi
-exec timeout 480 "$PYTHON" -m benchmarks.lib.gpu --out "$out"
+exec "$PYTHON" -m benchmarks.lib.gpu ${OUT:+--out "$OUT"} "$@"

@@ -1,92 +1,181 @@
-"""Run the tests marked ``gpu`` and the CUDA benchmark of sparse attention within a time limit.
+"""Run everything that needs a CUDA device, in parts with a time limit each; ``benchmarks/gpu.sh`` calls this.
 
-``benchmarks/gpu.sh`` calls this module. Two files are written: ``gpu.json`` with the outcome of the tests and
-of the benchmark, and ``attention_cuda.json`` with the measurements. The benchmark measures heads of 32
-channels, which its claims are about, at a few lengths.
+Each part of the table :data:`PARTS` runs in a separate process and writes ``gpu_NAME.json`` as soon as it has
+one number, so a part that fails or is stopped neither loses what it has nor keeps the others from running.
+``gpu.json`` says how each part ended, with its last lines where it failed; parts that were not chosen are
+kept. At the end a table of the parts is printed.
+
+With ``--dry`` the same code runs on the CPU with tiny sizes, and what exists on CUDA only is skipped. It is
+for finding faults before a machine with a GPU is at hand: its exit status is 0 only if every part wrote a
+complete result without any failure. Its figures mean nothing.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from xml.etree import ElementTree as ET
+from typing import IO, Any
 
-import torch
-
+from balancer.files import write_json
 from benchmarks.lib.commands import parser
-from benchmarks.lib.recording import RESULTS, ROOT, record, recorded
+from benchmarks.lib.recording import RESULTS, ROOT, environment, recorded
 
-LIMIT = 460.0
-"""Seconds for everything."""
-TESTS_LIMIT = 200.0
-"""Seconds for the tests."""
-LAST_CELL = 60.0
-"""Seconds before the end at which the benchmark starts its last combination."""
-LENGTHS = ("2048", "8192", "512", "32768")
-"""Numbers of tokens, in the order in which they are measured; the first two have claims."""
+PARTS = {"tests": 115, "attention": 140, "population": 50, "quantization": 75, "training": 75}
+"""Seconds of each part at most. Together with the start they must fit into 8 minutes (480 seconds)."""
+SUMMARY = "gpu.json"
+LAST_LINES = 20
+THREADS = {"OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
+FINISHED, INTERRUPTED = "finished", "interrupted"
 
 
-def run(arguments: list[str], seconds: float) -> tuple[str, float]:
-    """Run a Python module in the root of the checkout for at most ``seconds``.
+@dataclass(frozen=True)
+class Step:
+    """A part as it is run."""
+
+    name: str
+    module: str
+    seconds: float
+    """Time limit."""
+    file: Path
+    """Where the part writes its result."""
+
+
+def steps(names: Iterable[str], out: Path) -> list[Step]:
+    """The parts with these names, in the order of :data:`PARTS`."""
+    chosen = set(names)
+    return [Step(name, f"benchmarks.lib.gpu_{name}", limit, out / f"gpu_{name}.json") for name, limit in PARTS.items() if name in chosen]
+
+
+def run_all(chosen: list[Step], summary: Path, *, dry: bool) -> dict[str, dict[str, Any]]:
+    """Run parts one after another, and write the summary after each; Ctrl-C stops the part and the rest.
 
     Returns:
-        ``ended with status N``, or ``stopped at the time limit``; and the seconds that it took.
+        How each part ended that was run.
     """
+    ended: dict[str, dict[str, Any]] = {}
+    earlier = recorded(summary)
+    kept = earlier.get("parts", {}) if earlier.get("dry") == dry else {}
+    for step in chosen:
+        print(f"{step.name}: at most {step.seconds:g} s", flush=True)
+        ended[step.name] = run(step, dry=dry)
+        summary.parent.mkdir(parents=True, exist_ok=True)
+        write_json(summary, {"dry": dry, "parts": kept | ended} | environment())
+        if ended[step.name]["status"] == INTERRUPTED:
+            break
+    return ended
+
+
+def run(step: Step, *, dry: bool) -> dict[str, Any]:
+    """Run one part for at most its seconds.
+
+    Returns:
+        Status, seconds, limit and date, what the result says, and the last lines of a part that did not
+        finish. The status is :data:`FINISHED` only if the part ended with status 0 and wrote a complete
+        result.
+    """
+    before = stamp(step.file)
+    command = [sys.executable, "-m", step.module, "--out", str(step.file), "--limit", f"{step.seconds:g}", *(["--dry"] if dry else [])]
     started = time.monotonic()
+    with tempfile.TemporaryFile() as log:
+        # In a session of its own a part can be ended together with the processes that it started.
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=THREADS | dict(os.environ), stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            code = process.wait(step.seconds)
+            status = FINISHED if code == 0 else f"ended by signal {-code}" if code < 0 else f"ended with status {code}"
+        except subprocess.TimeoutExpired:
+            status = f"stopped at its limit of {step.seconds:g} s"
+        except KeyboardInterrupt:
+            status = INTERRUPTED
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        lines = last_lines(log)
+    result = result_of(step.file) if stamp(step.file) != before else None
+    if status == FINISHED and not (result and result["complete"]):
+        status = "wrote no complete result"
+    found = result or {}
+    outcome: dict[str, Any] = {
+        "status": status,
+        "seconds": round(time.monotonic() - started, 1),
+        "limit": step.seconds,
+        "date": environment()["date"],
+        "result": found.get("headline", ""),
+        "written": result is not None,
+    }
+    outcome |= {key: found[key] for key in ("device", "failed", "skipped") if found.get(key)}
+    return outcome if status == FINISHED else outcome | {"last_lines": lines}
+
+
+def stamp(file: Path) -> int | None:
+    """When a file was last written; None if it is not there."""
+    return file.stat().st_mtime_ns if file.is_file() else None
+
+
+def result_of(file: Path) -> dict[str, Any] | None:
+    """The result that a part wrote; None if it is no well-formed result."""
     try:
-        done = subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, timeout=seconds, check=False)
-        status = f"ended with status {done.returncode}"
-    except subprocess.TimeoutExpired:
-        status = "stopped at the time limit"
-    return status, round(time.monotonic() - started, 1)
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return content if {"part", "dry", "complete", "headline", "seed", "device", "machine", "versions", "date"} <= content.keys() else None
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
-def tests(seconds: float) -> dict[str, Any]:
-    """Run the tests marked ``gpu``, and return their outcome."""
-    files = [file for file in sorted((ROOT / "tests").rglob("test_*.py")) if "mark.gpu" in file.read_text(encoding="utf-8")]
-    with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "tests.xml"
-        options = ["-m", "gpu", "-q", "--continue-on-collection-errors", f"--junitxml={report}"]
-        status, taken = run(["pytest", *options, *(str(file) for file in files)], seconds)
-        counts = outcomes(report) if report.is_file() else {}
-    return {"status": status, "seconds": taken, **counts}
+def last_lines(log: IO[bytes]) -> list[str]:
+    """The last lines of what a process printed."""
+    log.seek(0)
+    return [line[:300] for line in log.read().decode(errors="replace").splitlines() if line.strip()][-LAST_LINES:]
 
 
-def outcomes(report: Path) -> dict[str, Any]:
-    """Numbers of passed, failed and skipped tests of a JUnit report, and the first line of each failure."""
-    cases = list(ET.parse(report).getroot().iter("testcase"))
-    failures = {}
-    for case in cases:
-        problem = next((child for child in case if child.tag in ("failure", "error")), None)
-        if problem is not None:
-            failures[f"{case.get('classname')}::{case.get('name')}"] = (problem.get("message") or "").split("\n")[0][:200]
-    skipped = sum(case.find("skipped") is not None for case in cases)
-    return {"passed": len(cases) - len(failures) - skipped, "failed": len(failures), "skipped": skipped, "failures": failures}
+def table(ended: dict[str, dict[str, Any]], chosen: list[Step], *, dry: bool) -> str:
+    """A line for each part: its seconds, and its result or why there is none."""
+    lines = [f"{'part':<14}{'seconds':>8}  result"]
+    for step in chosen:
+        one = ended.get(step.name)
+        if one is None:
+            lines.append(f"{step.name:<14}{'-':>8}  not started")
+            continue
+        texts = [] if one["status"] == FINISHED else [one["status"], *one["last_lines"][-1:]]
+        texts += [one["result"]] if one["result"] else []
+        texts += ["dry run on the CPU: no figures of a GPU"] if dry and one["status"] == FINISHED else []
+        texts += [f"{len(one[key])} {key}" for key in ("failed", "skipped") if key in one]
+        lines.append(f"{step.name:<14}{one['seconds']:>8.1f}  {'; '.join(texts)}")
+    return "\n".join(lines)
 
 
-def attention(out: Path, seconds: float) -> dict[str, Any]:
-    """Run the CUDA benchmark of sparse attention, and return its outcome and its claims."""
-    limit = max(seconds - LAST_CELL, 0.0)
-    options = ["--device", "cuda", "--widths", "32", "--lengths", *LENGTHS, "--limit", f"{limit:.0f}", "--results", str(out)]
-    status, taken = run(["benchmarks.claims.attention", *options], seconds)
-    kernels = recorded(out / "attention_cuda.json").get("parts", {}).get("kernels", {}) if status.endswith(" 0") else {}
-    return {"status": status, "seconds": taken, "claims": kernels.get("claims", [])}
-
-
-def main() -> int:
-    started = time.monotonic()
+def main(given: list[str] | None = None) -> int:
+    """Run the chosen parts; the exit status is 0 only if all finished."""
     options = parser(__doc__)
-    options.add_argument("--out", type=Path, default=RESULTS, help="folder for the results")
-    out = options.parse_args().out.absolute()
-    device = {"name": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
-    tested = tests(TESTS_LIMIT)
-    measured = attention(out, LIMIT - (time.monotonic() - started))
-    record({"device": device, "tests": tested, "attention": measured}, out / "gpu.json")
-    return int(not all(part["status"].endswith(" 0") for part in (tested, measured)))
+    options.add_argument("--dry", action="store_true", help="run the same code on the CPU with tiny sizes")
+    options.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=f"of {', '.join(PARTS)}")
+    options.add_argument("--out", type=Path, help="folder for the results (default: benchmarks/results; of a dry run, a temporary one)")
+    arguments = options.parse_args(given)
+    dry: bool = arguments.dry
+    if not dry:
+        import torch
+
+        if not torch.cuda.is_available():
+            print("torch finds no CUDA device on this machine: nothing is measured; --dry tries the code on the CPU")
+            return 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is finished is kept then, too
+    with tempfile.TemporaryDirectory() as temporary:
+        out = (arguments.out or (Path(temporary) if dry else RESULTS)).absolute()
+        chosen = steps(arguments.only, out)
+        ended = run_all(chosen, out / SUMMARY, dry=dry)
+    print(table(ended, chosen, dry=dry))
+    if any(one["status"] == INTERRUPTED for one in ended.values()):
+        return 130
+    return int(any(one["status"] != FINISHED for one in ended.values()))
 
 
 if __name__ == "__main__":

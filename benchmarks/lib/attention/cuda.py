@@ -1,40 +1,77 @@
-"""Sparse attention on CUDA in bfloat16: times by CUDA events, peak memory, errors against float64.
+"""Sparse attention on CUDA: times by CUDA events, peak memory, errors against float64.
 
-Dense attention is torch's flash attention; no other kernel may replace it. FlexAttention with a sliding
-window of the same width, compiled again for each length, is measured as well. It has no global nodes, so it
-does less work. Forward passes are timed a second time as replayed CUDA graphs: at a few thousand tokens,
-launching the small kernels that choose the global nodes may cost more than running them.
+Dense attention is torch's flash attention; no other kernel may replace it. In float32, which flash attention
+does not have, it is torch's memory-efficient attention. FlexAttention with a sliding window of the same
+width, compiled again for each length, is measured as well. It has no global nodes, so it does less work.
+Forward passes at up to 8,192 tokens are timed a second time as replayed CUDA graphs: there, launching the
+small kernels that choose the global nodes may cost more than running them.
+
+A dry run does the same on the CPU with FlexAttention uncompiled; its figures mean nothing.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from benchmarks.lib.attention.kernels import Setting, attention_call, dense, passing, sparse
 from benchmarks.lib.checks import claim
-from benchmarks.lib.timing import PASSES, Call, compared, in_words, interleaved
+from benchmarks.lib.gpu_part import reason_of
+from benchmarks.lib.gpu_timing import graphs, peak_mib, ready, release, times
+from benchmarks.lib.timing import PASSES, Call, in_words
 
 CONTENDERS = tuple(f"{backend} {mode}" for backend in ("torch", "triton") for mode in ("block", "sliding"))
 FLEX = "flex window"
 CLAIMS = ((2048, 3.2), (8192, 10.0))
 """Claims: tokens, and times faster than flash attention at least; causal, heads of 32 channels."""
 CHECK_LENGTH = 512
-BETWEEN = 20
-"""Computations between two events: a single one is too short to be timed."""
+AS_GRAPH = 8192
+"""Tokens up to which forward passes are timed as CUDA graphs too."""
+FLEX_BLOCK = 128
+"""Queries, and keys, of a block of FlexAttention's mask."""
+
+
+@dataclass(frozen=True)
+class Combination:
+    """What one cell measures."""
+
+    tokens: int
+    causal: bool
+    passes: str
+    """``forward`` or ``forward_backward``."""
+    width: int = 32
+    """Channels of a head."""
+    dtype: str = "bfloat16"
+    flex: bool = True
+    """Whether FlexAttention is measured too; it is compiled for each combination, which takes long."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Settings that all cells of a run share."""
+
+    setting: Setting = Setting()
+    device: str = "cuda"
+    budget: float = 1.0
+    """Seconds for timing the contenders of one cell."""
+    limit: float = math.inf
+    """Seconds after which nothing further is started."""
+    keep: Callable[[dict[str, Any]], None] = lambda _: None
+    """Gets the part as it is recorded after every cell."""
 
 
 def kernels(lengths: Iterable[int], widths: Iterable[int], *, budget: float, limit: float = math.inf) -> dict[str, Any]:
-    """Measure the part ``kernels`` on CUDA, causal and bidirectional.
+    """Measure the part ``kernels`` on CUDA in bfloat16, causal and bidirectional.
 
     Args:
         lengths: numbers of tokens.
@@ -43,50 +80,83 @@ def kernels(lengths: Iterable[int], widths: Iterable[int], *, budget: float, lim
         limit: seconds after which no further combination is started.
 
     Returns:
+        The part as it is recorded: see :func:`measure`.
+    """
+    chosen = [Combination(length, causal, passes, width) for width, length, causal, passes in product(widths, lengths, (True, False), PASSES)]
+    return measure(chosen, Run(budget=budget, limit=limit))
+
+
+def measure(combinations: Iterable[Combination], run: Run) -> dict[str, Any]:
+    """Measure cells one after another, then the errors of every contender.
+
+    A contender that failed is not tried again with the same width, dtype and kind of passes, unless it was
+    for lack of memory.
+
+    Returns:
         The part as it is recorded: device, setting, cells, errors, failures, claims and seconds.
     """
-    started, left_out = time.monotonic(), 0
-    found: dict[str, list[dict[str, Any]]] = {"cells": [], "errors": [], "failed": []}
-    for width in widths:
-        setting = replace(Setting(), width=width)
-        tried = {name: _sparse(name, setting, CHECK_LENGTH, True, "forward_backward") for name in CONTENDERS}
-        able, reasons = _usable(tried)
-        found["failed"] += [{"width": width, "contender": name, "reason": reason} for name, reason in reasons.items()]
-        found["errors"] += [error(name, setting, causal) for name in able for causal in (True, False)]
-        for length, causal, passes in product(lengths, (True, False), PASSES):
-            if time.monotonic() - started > limit:
-                left_out += 1
-                continue
-            cell, failed = _cell(list(able), setting, length, causal, passes, budget)
-            found["cells"].append(cell)
-            found["failed"] += failed
-            print(cell, flush=True)
-            torch.cuda.empty_cache()
-    return {
-        "device": torch.cuda.get_device_name(),
-        "setting": asdict(Setting()) | {"width": list(widths), "dtype": "bfloat16"},
-        **found,
-        "left_out": left_out,
-        "claims": claims(found["cells"]),
-        "seconds": round(time.monotonic() - started),
+    started, chosen = time.monotonic(), list(combinations)
+    given_up: set[tuple[str, ...]] = set()
+    part: dict[str, Any] = {
+        "device": torch.cuda.get_device_name() if run.device == "cuda" else run.device,
+        "setting": asdict(run.setting) | {"width": sorted({each.width for each in chosen})},
+        "cells": [],
+        "errors": [],
+        "failed": [],
+        "left_out": 0,
     }
 
+    def keep() -> None:
+        part["claims"], part["seconds"] = claims(part["cells"]), round(time.monotonic() - started)
+        run.keep(part)
 
-def _cell(
-    able: list[str], setting: Setting, length: int, causal: bool, passes: str, budget: float
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Times, peak memory and, for forward passes, times of replayed graphs; and a list of what failed."""
-    about = {"tokens": length, "width": setting.width, "causal": causal, "passes": passes}
-    calls = {"dense": _flash(setting, length, causal, passes)}
-    calls |= {name: _sparse(name, setting, length, causal, passes) for name in able}
-    calls[FLEX] = _flex(setting, length, causal, passes)
-    usable, reasons = _usable(calls)
-    cell: dict[str, Any] = about | _event_times(usable, budget) | {"peak_mib": {name: _peak(call) for name, call in usable.items()}}
-    if passes == "forward":
-        graphs, uncaptured = _captured(usable)
+    for each in chosen:
+        if time.monotonic() - started > run.limit:
+            part["left_out"] += 1
+            continue
+        kind = (str(each.width), each.dtype, each.passes)
+        cell, reasons = _cell(each, run, [name for name in (*CONTENDERS, FLEX) if (name, *kind) not in given_up])
+        given_up |= {(name, *kind) for name, reason in reasons.items() if "OutOfMemory" not in reason}
+        part["cells"].append(cell)
+        part["failed"] += [asdict(each) | {"contender": name, "reason": reason} for name, reason in reasons.items()]
+        print(cell, flush=True)
+        release(run.device)
+        keep()
+    for (width, dtype), name, causal in product(sorted({(each.width, each.dtype) for each in chosen}), CONTENDERS, (True, False)):
+        if any((name, str(width), dtype, passes) in given_up for passes in PASSES):
+            continue
+        if time.monotonic() - started > run.limit:
+            part["left_out"] += 1
+            continue
+        setting = replace(run.setting, width=width)
+        try:
+            part["errors"].append(error(name, setting, causal, device=run.device, dtype=getattr(torch, dtype)))
+        except Exception as problem:  # noqa: BLE001  # one contender's failure must not stop the others; it is recorded
+            about = {"tokens": CHECK_LENGTH, "width": width, "dtype": dtype, "causal": causal}
+            part["failed"].append(about | {"contender": f"{name}, error", "reason": reason_of(problem)})
+    keep()
+    return part
+
+
+def _cell(each: Combination, run: Run, names: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Times, first runs, peak memory and, for short forward passes, times of graphs; and what failed."""
+    setting = replace(run.setting, width=each.width)
+    makers: dict[str, Callable[[], Call]] = {"dense": partial(_dense, setting, each, run.device)}
+    makers |= {name: partial(_sparse, name, setting, each, run.device) for name in names if name != FLEX}
+    if each.flex and FLEX in names:
+        makers[FLEX] = partial(_flex, setting, each, run.device)
+    found = ready(makers, run.device)
+    cell: dict[str, Any] = {key: value for key, value in asdict(each).items() if key != "flex"}
+    cell |= times(found.calls, found.warm_seconds.values(), run.budget, run.device)
+    cell["first_seconds"] = found.first_seconds
+    cell["peak_mib"] = {name: peak_mib(call, run.device) for name, call in found.calls.items()}
+    reasons = dict(found.reasons)
+    if each.passes == "forward" and each.tokens <= AS_GRAPH:
+        captured, uncaptured = graphs(found.calls)
         reasons |= {f"{name}, as a graph": reason for name, reason in uncaptured.items()}
-        cell["as_graph"] = _event_times(graphs, budget)
-    return cell, [about | {"contender": name, "reason": reason} for name, reason in reasons.items()]
+        warm = [found.warm_seconds[name] for name in captured]
+        cell["as_graph"] = times(captured, warm, run.budget, run.device)
+    return cell, reasons
 
 
 def claims(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -98,6 +168,7 @@ def claims(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 figure
                 for cell in cells
                 if (cell["tokens"], cell["width"], cell["causal"], cell["passes"]) == (tokens, 32, True, passes)
+                and cell.get("dtype", "bfloat16") == "bfloat16"
                 for name, figure in cell.get("times_faster", {}).items()
                 if name != FLEX
             ]
@@ -106,109 +177,60 @@ def claims(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def _sparse(name: str, setting: Setting, length: int, causal: bool, passes: str) -> Call:
-    return attention_call(name, setting, length, causal=causal, passes=passes, device="cuda", dtype=torch.bfloat16)
+def _sparse(name: str, setting: Setting, each: Combination, device: str) -> Call:
+    dtype = getattr(torch, each.dtype)
+    return attention_call(name, setting, each.tokens, causal=each.causal, passes=each.passes, device=device, dtype=dtype)
 
 
-def _flash(setting: Setting, length: int, causal: bool, passes: str) -> Call:
-    call = _sparse("dense", setting, length, causal, passes)
+def _dense(setting: Setting, each: Combination, device: str) -> Call:
+    call = _sparse("dense", setting, each, device)
+    efficient = each.dtype == "float32" and device == "cuda"
+    kernel = SDPBackend.EFFICIENT_ATTENTION if efficient else SDPBackend.FLASH_ATTENTION
 
     def run() -> None:
-        with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        with sdpa_kernel(kernel):
             call()
 
     return run
 
 
-def _flex(setting: Setting, length: int, causal: bool, passes: str) -> Call:
+def _flex(setting: Setting, each: Combination, device: str) -> Call:
     """A sliding window by FlexAttention, compiled at the first call."""
-    leaves, gradient, _ = setting.inputs(length, device="cuda", dtype=torch.bfloat16)
-    prepared: list[Any] = []
-
-    def inside(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        distance = query - key
-        if causal:
-            return (distance >= 0) & (distance < setting.window)
-        return (distance <= setting.window // 2) & (distance >= -((setting.window - 1) // 2))
+    leaves, gradient, _ = setting.inputs(each.tokens, device=device, dtype=getattr(torch, each.dtype))
+    mask = window_mask(each.tokens, setting.window, causal=each.causal, device=device)
+    attention: Callable[..., Tensor] = flex_attention  # type: ignore[assignment]  # it returns a tuple only if asked to
+    if device == "cuda":
+        torch.compiler.reset()  # a function that was compiled for too many lengths runs uncompiled
+        attention = torch.compile(flex_attention, dynamic=False)
 
     def attend() -> Tensor:
-        if not prepared:
-            torch.compiler.reset()  # a function that was compiled for too many lengths runs uncompiled
-            prepared.append(create_block_mask(inside, None, None, length, length, device="cuda"))
-            prepared.append(torch.compile(flex_attention, dynamic=False))
-        mask, compiled = prepared
-        mixed: Tensor = compiled(*(x.transpose(1, 2) for x in leaves), block_mask=mask)
-        return mixed.transpose(1, 2)
+        return attention(*(x.transpose(1, 2) for x in leaves), block_mask=mask).transpose(1, 2)
 
-    return passing(attend, leaves, gradient, passes)
+    return passing(attend, leaves, gradient, each.passes)
 
 
-def _usable(calls: Mapping[str, Call]) -> tuple[dict[str, Call], dict[str, str]]:
-    """The calls that work, warmed up, and why the others fail, e.g. too little memory."""
-    usable, reasons = {}, {}
-    for name, call in calls.items():
-        try:
-            for _ in range(3):
-                call()
-            torch.cuda.synchronize()
-        except Exception as problem:  # noqa: BLE001  # one contender's failure must not stop the others; it is recorded
-            reasons[name] = _first_line(problem)
-        else:
-            usable[name] = call
-    return usable, reasons
+def window_mask(tokens: int, window: int, *, causal: bool, device: str) -> BlockMask:
+    """Mask of a sliding window for FlexAttention; torch's own function would first make the dense mask.
 
+    Args:
+        tokens: number of tokens.
+        window: keys of a window; bidirectional windows are centred.
+        causal: whether later keys are masked.
+        device: where attention is computed.
+    """
+    before, after = (window - 1, 0) if causal else (window // 2, (window - 1) // 2)
 
-def _captured(calls: Mapping[str, Call]) -> tuple[dict[str, Call], dict[str, str]]:
-    """Each call as a CUDA graph to replay; a call that waits for the device can't be captured."""
-    graphs: dict[str, Call] = {}
-    reasons = {}
-    for name, call in calls.items():
-        graph = torch.cuda.CUDAGraph()
-        try:
-            aside = torch.cuda.Stream()
-            aside.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(aside):
-                call()
-            torch.cuda.current_stream().wait_stream(aside)
-            with torch.cuda.graph(graph):
-                call()
-            graph.replay()
-            torch.cuda.synchronize()
-        except Exception as problem:  # noqa: BLE001  # as above
-            reasons[name] = _first_line(problem)
-        else:
-            graphs[name] = graph.replay
-    return graphs, reasons
+    def inside(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return (query - key <= before) & (key - query <= after)
 
-
-def _first_line(problem: Exception) -> str:
-    return f"{type(problem).__name__}: {problem}".splitlines()[0][:200]
-
-
-def _event_times(calls: Mapping[str, Call], budget: float) -> dict[str, Any]:
-    """Times in turns as in ``benchmarks.lib.timing``, but by CUDA events around several computations."""
-    return compared(interleaved(calls, budget, clock=_event_seconds, repeats=BETWEEN)) if calls else {}
-
-
-def _event_seconds(call: Call) -> float:
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda.synchronize()
-    begin.record()
-    for _ in range(BETWEEN):
-        call()
-    end.record()
-    torch.cuda.synchronize()
-    return float(begin.elapsed_time(end)) / 1000 / BETWEEN
-
-
-def _peak(call: Call) -> float:
-    """MiB that a computation allocates at most, beyond what was allocated before it."""
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    call()
-    torch.cuda.synchronize()
-    return float(torch.cuda.max_memory_allocated() - before) / 2**20
+    rows = -(-tokens // FLEX_BLOCK)
+    block = torch.arange(rows)
+    first = (block * FLEX_BLOCK - before).clamp(min=0) // FLEX_BLOCK
+    last = (block * FLEX_BLOCK + FLEX_BLOCK - 1 + after).clamp(max=tokens - 1) // FLEX_BLOCK
+    count = last - first + 1
+    index = (first[:, None] + torch.arange(rows)).remainder(rows)  # the first `count` of each row are read
+    count, index = (each.to(device, torch.int32)[None, None].contiguous() for each in (count, index))
+    return BlockMask.from_kv_blocks(count, index, BLOCK_SIZE=FLEX_BLOCK, mask_mod=inside, seq_lengths=(tokens, tokens))
 
 
 def error(name: str, setting: Setting, causal: bool, *, device: str = "cuda", dtype: torch.dtype = torch.bfloat16) -> dict[str, Any]:
@@ -221,7 +243,7 @@ def error(name: str, setting: Setting, causal: bool, *, device: str = "cuda", dt
     leaves, gradient, score = small.inputs(CHECK_LENGTH, device=device, dtype=dtype)
     exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
     reference = f"reference {name.split(' ')[1]}"
-    outputs = {"sparse": (name, reference), "dense": ("dense", "dense")}
+    outputs: Mapping[str, tuple[str, str]] = {"sparse": (name, reference), "dense": ("dense", "dense")}
     found = {}
     for kind, contenders in outputs.items():
         rounded, truth = (
@@ -229,7 +251,8 @@ def error(name: str, setting: Setting, causal: bool, *, device: str = "cuda", dt
             for by, tensors in zip(contenders, (leaves, exact), strict=True)
         )
         found[kind] = _largest((rounded, leaves), (truth, exact), gradient)
-    return {"contender": name, "tokens": CHECK_LENGTH, "width": setting.width, "causal": causal, "relative_error": found}
+    about = {"contender": name, "tokens": CHECK_LENGTH, "width": setting.width, "dtype": str(dtype).removeprefix("torch.")}
+    return about | {"causal": causal, "relative_error": found}
 
 
 def _largest(rounded: tuple[Tensor, list[Tensor]], exact: tuple[Tensor, list[Tensor]], gradient: Tensor) -> dict[str, float]:
