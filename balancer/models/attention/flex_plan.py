@@ -1,0 +1,225 @@
+"""Plans of block masks: which blocks of keys a block of queries visits, and bits for those it sees in part.
+
+A plan is made once for each `BlockMask` of torch. `mask_mod` is evaluated on the partial blocks alone, some at a
+time, so no matrix of all queries and keys is held. The plan is kept in the attribute `ATTRIBUTE` of the
+`BlockMask` and lives as long as that.
+
+A plan is one tensor, int64 (N,), so that it is an ordinary input of the operator in `flex_native.py`:
+
+- eight numbers: batch and heads of the mask (1 or more), rows and columns of blocks, queries and keys of a block,
+  words of a mask's row, entries;
+- for the rows of blocks: where the entries of each begin, then of each entry the column, ascending, and the number
+  of its mask, or -1 if all of the block is seen;
+- the same for the columns of blocks, with rows in place of columns;
+- the masks, (masks, keys of a block, words): bit i of word j is query 64 j + i of the block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from balancer.errors import InputError, UnsupportedError
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
+
+ATTRIBUTE = "_balancer_plan"
+HEADER = 8
+WORD = 64
+"""Queries of a word of a mask."""
+AT_A_TIME = 1 << 22
+"""Pairs of query and key for which `mask_mod` is evaluated in one call."""
+UNLIMITED = 1 << 30
+"""Block size by which torch says that a mask has a single block of any length."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A plan, and what it was made of: any other mask function or list of blocks needs another plan."""
+
+    mask_mod: Callable[..., Tensor]
+    lists: tuple[Tensor | None, ...]
+    versions: tuple[int, ...]
+    sizes: tuple[int, ...]
+    plan: Tensor
+
+    def is_of(self, block_mask: BlockMask) -> bool:
+        """Return whether the plan is that of the mask as it is now."""
+        same = all(a is b for a, b in zip(self.lists, _lists(block_mask), strict=True))
+        return same and self.mask_mod is block_mask.mask_mod and self.sizes == _sizes(block_mask) and self.versions == _versions(self.lists)
+
+
+def prepare_block_mask(block_mask: BlockMask) -> BlockMask:
+    """Make the plan of a mask before it is used, and keep it in the mask.
+
+    `flex_attention` does this in its first call with a mask. Call it where a compiled function gets a new mask in
+    every step: a prepared mask is an ordinary input of the compiled function, any other would compile it again.
+
+    Args:
+        block_mask: mask on a CPU.
+
+    Returns:
+        The same mask.
+
+    Raises:
+        InputError: the lists of blocks contradict each other.
+    """
+    plan_of(block_mask)
+    return block_mask
+
+
+def plan_of(block_mask: BlockMask) -> Tensor:
+    """Return the plan of a mask, int64 (N,); it is made if the mask has none or has changed since."""
+    kept = getattr(block_mask, ATTRIBUTE, None)
+    if kept is None or not kept.is_of(block_mask):
+        kept = Kept(block_mask.mask_mod, _lists(block_mask), _versions(_lists(block_mask)), _sizes(block_mask), made(block_mask))
+        setattr(block_mask, ATTRIBUTE, kept)
+    plan: Tensor = kept.plan
+    return plan
+
+
+@torch.compiler.assume_constant_result
+def constant_plan(block_mask: BlockMask) -> Tensor:
+    """Return the plan of a mask while a function is compiled; the compiled function is for this mask only."""
+    if "kv_indices" not in vars(block_mask):
+        raise UnsupportedError("flex_attention needs a block_mask that is made before the compiled function is called, not inside it")
+    kept = vars(block_mask).get(ATTRIBUTE)
+    return kept.plan if kept is not None and kept.is_of(block_mask) else made(block_mask)
+
+
+def made(block_mask: BlockMask) -> Tensor:
+    """Make the plan of a mask, int64 (N,)."""
+    query_length, key_length = block_mask.seq_lengths
+    rows_of_block, keys_of_block = block_mask.BLOCK_SIZE
+    height, width = min(rows_of_block, max(query_length, 1)), min(keys_of_block, max(key_length, 1))
+    rows, columns = -(-query_length // height), -(-key_length // width)
+    batch, heads, entries = _entries(block_mask, rows, columns)
+    words = -(-height // WORD)
+    bits = np.zeros((0, width, words * WORD // 8), np.uint8)
+    seen = np.full(len(entries), -1, np.int64)
+    partial = np.flatnonzero(entries[:, 4] == 0)
+    if len(partial):
+        found = [
+            _bits(block_mask.mask_mod, entries[chosen], (height, width), (query_length, key_length), words)
+            for chosen in _chunks(partial, height * width)
+        ]
+        every, none, kept = (np.concatenate(each) for each in zip(*found, strict=True))
+        # Blocks that are seen in full or not at all need no mask. Torch lists blocks at the end as partial.
+        bits = kept
+        number = np.cumsum(~every & ~none) - 1
+        seen[partial] = np.where(every, -1, np.where(none, -2, number))
+        entries, seen = entries[seen > -2], seen[seen > -2]
+    masked = np.ascontiguousarray(bits).view(np.int64).reshape(-1)
+    line = (entries[:, 0] * heads + entries[:, 1]) * rows + entries[:, 2]
+    column = (entries[:, 0] * heads + entries[:, 1]) * columns + entries[:, 3]
+    by_row, by_column = np.lexsort((entries[:, 3], line)), np.lexsort((entries[:, 2], column))
+    content = [
+        np.array([batch, heads, rows, columns, height, width, words, len(entries)], np.int64),
+        *(_starts(line, batch * heads * rows), entries[by_row, 3], seen[by_row]),
+        *(_starts(column, batch * heads * columns), entries[by_column, 2], seen[by_column]),
+        masked,
+    ]
+    return torch.from_numpy(np.concatenate(content))
+
+
+def _entries(block_mask: BlockMask, rows: int, columns: int) -> tuple[int, int, np.ndarray[Any, np.dtype[np.int64]]]:
+    """Return batch and heads of the mask, and its blocks: batch, head, row, column, 1 if it is full; (N, 5)."""
+    found = []
+    batch = heads = 1
+    for count, index, full in (
+        (block_mask.kv_num_blocks, block_mask.kv_indices, 0),
+        (block_mask.full_kv_num_blocks, block_mask.full_kv_indices, 1),
+    ):
+        if count is None or index is None:
+            continue
+        counts, indices = _array(count), _array(index)
+        counts, indices = counts.reshape((1,) * (3 - counts.ndim) + counts.shape), indices.reshape((1,) * (4 - indices.ndim) + indices.shape)
+        if counts.shape[2] < rows or indices.shape[2] < rows:
+            raise InputError(f"block_mask lists {counts.shape[2]} rows of blocks for {rows}: make it for these lengths")
+        batch, heads = max(batch, indices.shape[0]), max(heads, indices.shape[1])
+        listed = np.arange(indices.shape[3]) < counts[:, :, :rows, None]
+        where = np.argwhere(listed)
+        found.append(np.column_stack([where[:, :3], indices[:, :, :rows][listed], np.full(len(where), full)]).astype(np.int64))
+    entries = np.concatenate(found)
+    if len(entries) and entries[:, 3].min() < 0:
+        raise InputError("block_mask lists a block of keys with a negative number: give numbers from 0")
+    entries = entries[entries[:, 3] < columns]  # others have no key
+    if len(np.unique(entries[:, :4], axis=0)) < len(entries):
+        raise InputError("block_mask lists a block twice: list each block once, in kv_indices or in full_kv_indices")
+    return batch, heads, entries
+
+
+def _bits(
+    mask_mod: Callable[..., Tensor],
+    entries: np.ndarray[Any, np.dtype[np.int64]],
+    size: tuple[int, int],
+    lengths: tuple[int, int],
+    words: int,
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Evaluate a mask function on some blocks.
+
+    Returns:
+        Whether all of a block is seen, and whether none is, (N,) bool each; the bits of the others,
+        (M, keys of a block, bytes) uint8.
+    """
+    queries = entries[:, 2, None] * size[0] + np.arange(size[0])
+    keys = entries[:, 3, None] * size[1] + np.arange(size[1])
+    # A captured tensor has no place for positions beyond the end.
+    places = [torch.from_numpy(x) for x in (entries[:, 0], entries[:, 1], queries.clip(max=lengths[0] - 1), keys.clip(max=lengths[1] - 1))]
+    inside = (queries < lengths[0])[:, :, None] & (keys < lengths[1])[:, None, :]
+    mask = _array(evaluated(mask_mod, *places)) & inside
+    every, none = (mask == inside).all((1, 2)), ~mask.any((1, 2))
+    chosen = mask[~every & ~none].transpose(0, 2, 1)
+    padded = np.zeros((*chosen.shape[:2], words * WORD), bool)
+    padded[:, :, : size[0]] = chosen
+    return every, none, np.packbits(padded, axis=-1, bitorder="little")
+
+
+def evaluated(mask_mod: Callable[..., Tensor], batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+    """Evaluate a mask function for N blocks: batch and head (N,), queries (N, Q), keys (N, K).
+
+    Returns:
+        Whether the query sees the key, bool (N, Q, K).
+    """
+    from torch._dynamo._trace_wrapped_higher_order_op import TransformGetItemToIndex
+
+    function = torch.vmap(mask_mod, in_dims=(None, None, None, 0))
+    function = torch.vmap(function, in_dims=(None, None, 0, None))
+    function = torch.vmap(function)
+    with torch.no_grad(), TransformGetItemToIndex():
+        mask: Tensor = function(batch, head, query, key)
+    return mask.to(torch.bool)
+
+
+def _chunks(numbers: np.ndarray[Any, np.dtype[np.int64]], pairs: int) -> Iterator[np.ndarray[Any, np.dtype[np.int64]]]:
+    """Divide numbers of blocks so that a call of `mask_mod` is for at most `AT_A_TIME` pairs, or one block."""
+    step = max(1, AT_A_TIME // max(1, pairs))
+    for begin in range(0, len(numbers), step):
+        yield numbers[begin : begin + step]
+
+
+def _starts(line: np.ndarray[Any, np.dtype[np.int64]], lines: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Return where the entries of each line begin, and the end, (lines + 1,)."""
+    return np.concatenate([[0], np.cumsum(np.bincount(line, minlength=lines))]).astype(np.int64)
+
+
+def _array(x: Tensor) -> np.ndarray[Any, Any]:
+    return x.detach().cpu().numpy()
+
+
+def _lists(block_mask: BlockMask) -> tuple[Tensor | None, ...]:
+    return block_mask.kv_num_blocks, block_mask.kv_indices, block_mask.full_kv_num_blocks, block_mask.full_kv_indices
+
+
+def _sizes(block_mask: BlockMask) -> tuple[int, ...]:
+    return (*block_mask.seq_lengths, *block_mask.BLOCK_SIZE)
+
+
+def _versions(lists: tuple[Tensor | None, ...]) -> tuple[int, ...]:
+    return tuple(0 if x is None else x._version for x in lists)
