@@ -1,4 +1,4 @@
-"""Layers in low precision, on torch's kernels.
+"""Linear layers in low precision, on torch's kernels.
 
 A row's result never depends on the other rows of the batch. INT8 activations have a separate scale for each
 row, sums of INT8 products are exact integers, and a float32 linear layer multiplies its rows in groups of
@@ -8,17 +8,33 @@ rows.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from balancer.models.encoding import Bins, PiecewiseLinearEncoder
+from balancer.errors import InputError
 from balancer.models.quantization import native
+from balancer.models.quantization.replacement import Weighted
+from balancer.models.quantization.rounding import DTYPES, LARGEST, TINY, quantize_rows
+from balancer.models.quantization.tables import Int8Embedding, LowEmbedding, TableEncoder
 
-LARGEST = 127
-"""INT8 is used symmetrically, from -127 to 127."""
-_MIDDLE = 128
-"""Offset between signed and unsigned bytes."""
+__all__ = [
+    "DTYPES",
+    "LARGEST",
+    "Int8Embedding",
+    "Int8Linear",
+    "LowEmbedding",
+    "LowLinear",
+    "RowwiseLinear",
+    "TableEncoder",
+    "int8_linear",
+    "quantize_rows",
+    "rowwise_linear",
+]
+
 ROWS = 16
 """The number of float32 rows is padded to a multiple of this."""
 _ONE_KERNEL = torch.cpu._is_avx512_supported()
@@ -30,24 +46,6 @@ the rows that are left over and for small products. The share of a thread change
 """
 _CUDA_ROWS = 32
 """Minimum number of rows for torch's INT8 product on CUDA, which requires more than 16."""
-_TINY = torch.finfo(torch.float32).tiny
-
-
-def quantize_rows(weight: Tensor, bits: int = 8) -> tuple[Tensor, Tensor]:
-    """Round each row of a weight to signed integers, symmetrically.
-
-    The largest magnitude of a row maps to the largest integer.
-
-    Args:
-        weight: (R, d).
-        bits: number of bits of the integers.
-
-    Returns:
-        int8 (R, d) and float32 scale (R,).
-    """
-    most = 2 ** (bits - 1) - 1
-    scale = (weight.detach().float().abs().amax(1) / most).clamp(min=_TINY)
-    return (weight.detach().float() / scale[:, None]).round_().to(torch.int8), scale
 
 
 @torch.library.custom_op("balancer::int8_linear", mutates_args=())
@@ -65,8 +63,10 @@ def int8_linear(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -
     Returns:
         (..., N) in the dtype of ``x``.
     """
+    if not x.numel() or not weight.numel():
+        return _without_products(x, len(weight), bias).to(x.dtype)
     rows = x.reshape(-1, x.shape[-1]).float()
-    step = (rows.abs().amax(1, keepdim=True) / LARGEST).clamp_(min=_TINY)
+    step = (rows.abs().amax(1, keepdim=True) / LARGEST).clamp_(min=TINY)
     whole = (rows / step).round_().to(torch.int8)
     step = step.where(step.isfinite(), torch.nan)
     if whole.shape[1] == 1:  # torch's kernel does not write the result in this case
@@ -86,168 +86,177 @@ def _(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor: 
     return x.new_empty(*x.shape[:-1], weight.shape[0])
 
 
-class Int8Linear(nn.Module):
+def _keep_weight(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001 - signature of torch
+    ctx.save_for_backward(inputs[1], inputs[2])
+
+
+def _input_gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+    """Gradient of :func:`int8_linear` for its input, as if the input were not rounded."""
+    weight, scale = ctx.saved_tensors
+    return ((gradient.float() * scale) @ weight.float()).to(gradient.dtype), None, None, None
+
+
+int8_linear.register_autograd(_input_gradient, setup_context=_keep_weight)
+
+
+def _without_products(x: Tensor, channels: int, bias: Tensor | None) -> Tensor:
+    """Return the bias as (..., N) float32: the result for ``x`` (..., K) where no number is multiplied."""
+    out = x.new_zeros(*x.shape[:-1], channels, dtype=torch.float32)
+    return out if bias is None else out + bias
+
+
+def _checked(x: Tensor, channels: int) -> torch.dtype:
+    """Check the input of a linear layer, and return the dtype that a layer of torch would return.
+
+    Raises:
+        InputError: It has another number of channels, or is not floating point.
+    """
+    if not x.is_floating_point():
+        raise InputError(f"a quantized linear layer takes floating-point numbers, given {x.dtype}: convert the input, e.g. by .float()")
+    if not x.ndim or x.shape[-1] != channels:
+        raise InputError(f"the layer takes inputs of shape (..., {channels}), given {tuple(x.shape)}: give the channels of the full model")
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if x.dtype != torch.float64 and torch.is_autocast_enabled(device) else x.dtype
+
+
+def _as_given(device: torch.device) -> AbstractContextManager[object]:
+    """Context in which torch's products keep the dtype of what they are given, also under autocast."""
+    return torch.autocast(device.type, enabled=False) if torch.is_autocast_enabled(device.type) else nullcontext()
+
+
+class _Linear(Weighted):
+    """A linear layer in low precision."""
+
+    bias: Tensor | None
+
+    def __init__(self, stored: Tensor, scale: Tensor | None, bias: Tensor | None, dtype: torch.dtype) -> None:
+        super().__init__(dtype)
+        self.register_buffer("stored", stored)
+        self.register_buffer("scale", scale)
+        self.register_buffer("bias", None if bias is None else bias.detach())
+        self.out_features, self.in_features = stored.shape
+
+    def extra_repr(self) -> str:
+        """Describe the layer in its ``repr``."""
+        return f"in_features={self.in_features}, out_features={self.out_features}, stored={self.stored.dtype}, bias={self.bias is not None}"
+
+
+class Int8Linear(_Linear):
     """Linear layer with INT8 weights (a scale per channel) and INT8 activations (a scale per row)."""
 
-    weight: Tensor
     scale: Tensor
-    bias: Tensor | None
 
-    def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None) -> None:
-        super().__init__()
-        self.register_buffer("weight", weight)
-        self.register_buffer("scale", scale)
-        self.register_buffer("bias", None if bias is None else bias.detach().float())
+    def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__(weight, scale, None if bias is None else bias.float(), dtype)
         self._packed: tuple[Tensor, Tensor] | None = None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (..., K) to (..., N)."""
-        if torch.compiler.is_compiling() or not x.is_cpu or x.dtype != torch.float32 or native.absence() is not None:
-            out: Tensor = int8_linear(x, self.weight, self.scale, self.bias)
-            return out
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name of nn.Linear
+        """Map (..., K) to (..., N), in the dtype of the replaced layer."""
+        dtype = _checked(input, self.in_features)
+        if (
+            torch.compiler.is_compiling()
+            or not input.is_cpu
+            or native.absence() is not None
+            or not (input.numel() and self.stored.numel())
+            or (input.requires_grad and torch.is_grad_enabled())
+        ):
+            out: Tensor = int8_linear(input, self.stored, self.scale, self.bias)
+            return out.to(dtype)
         if self._packed is None:
-            self._packed = native.pack(self.weight)
-        return native.linear(x, *self._packed, self.scale, self.bias)
+            self._packed = native.pack(self.stored)
+        return native.linear(input.float(), *self._packed, self.scale, self.bias).to(input.dtype).to(dtype)
 
-    def __deepcopy__(self, memo: dict[int, object]) -> Int8Linear:
-        """Copy the layer; the packed weight is computed again when needed."""
-        copied = Int8Linear(self.weight.clone(), self.scale.clone(), None if self.bias is None else self.bias.clone())
-        memo[id(self)] = copied
-        return copied.train(self.training)
+    def _load_from_state_dict(self, *given: Any) -> None:
+        super()._load_from_state_dict(*given)
+        self._packed = None
 
-
-class Int8Embedding(nn.Module):
-    """Embedding with INT8 entries, one scale per entry."""
-
-    weight: Tensor
-    scale: Tensor
-
-    def __init__(self, weight: Tensor, scale: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("weight", weight)
-        self.register_buffer("scale", scale)
-        self.num_embeddings, self.embedding_dim = weight.shape
-
-    def forward(self, index: Tensor) -> Tensor:
-        """Map (...) int64 to (..., d) float32."""
-        flat = index.flatten()
-        found = self.weight.index_select(0, flat).float() * self.scale.index_select(0, flat)[:, None]
-        return found.view(*index.shape, -1)
+    def __getstate__(self) -> dict[str, Any]:
+        """Copy the layer without its packed weight, which is computed again when needed."""
+        return {**super().__getstate__(), "_packed": None}  # type: ignore[no-untyped-call]
 
 
-class _FrozenLinear(nn.Module):
-    """Weight and bias of a linear layer as buffers."""
-
-    weight: Tensor
-    bias: Tensor | None
-
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        super().__init__()
-        self.register_buffer("weight", weight)
-        self.register_buffer("bias", bias)
-
-
-class LowLinear(_FrozenLinear):
+class LowLinear(_Linear):
     """Linear layer in bfloat16 or float16."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (..., K) to (..., N) in the dtype of ``x``."""
-        return F.linear(x.to(self.weight.dtype), self.weight, self.bias).to(x.dtype)
+    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__(weight, None, None if bias is None else bias.to(weight.dtype), dtype)
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name of nn.Linear
+        """Map (..., K) to (..., N), in the dtype of the replaced layer."""
+        dtype = _checked(input, self.in_features)
+        with _as_given(input.device):
+            return F.linear(input.to(self.stored.dtype), self.stored, self.bias).to(dtype)
 
 
-class LowEmbedding(nn.Module):
-    """Embedding in bfloat16 or float16."""
-
-    weight: Tensor
-
-    def __init__(self, weight: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("weight", weight)
-        self.num_embeddings, self.embedding_dim = weight.shape
-
-    def forward(self, index: Tensor) -> Tensor:
-        """Map (...) int64 to (..., d) float32."""
-        return F.embedding(index, self.weight).float()
-
-
-class RowwiseLinear(_FrozenLinear):
+class RowwiseLinear(_Linear):
     """Float32 linear layer whose result for a row does not depend on the number of rows."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (..., K) to (..., N)."""
-        rows = x.reshape(-1, x.shape[-1])
-        if not _ONE_KERNEL and x.is_cpu:
-            return self._by_groups(rows)[: len(rows)].view(*x.shape[:-1], self.weight.shape[0])
-        padding = -len(rows) % ROWS
-        out = F.linear(F.pad(rows, (0, 0, 0, padding)) if padding else rows, self.weight, self.bias)
-        return out[: len(rows)].view(*x.shape[:-1], self.weight.shape[0])
+    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__(weight, None, None if bias is None else bias.float(), dtype)
 
-    def _by_groups(self, rows: Tensor) -> Tensor:
-        """Multiply (R, K) as a batch of products of ``ROWS`` rows; at least two, because torch multiplies a
-        single one like any other matrix. Returns (R padded, N).
-        """
-        count = max(2, -(-len(rows) // ROWS))
-        groups = F.pad(rows, (0, 0, 0, count * ROWS - len(rows))).view(count, ROWS, -1)
-        out = groups.bmm(self.weight.mT.expand(count, -1, -1)).flatten(0, 1)
-        return out if self.bias is None else out + self.bias
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name of nn.Linear
+        """Map (..., K) to (..., N), in the dtype of the replaced layer."""
+        dtype = _checked(input, self.in_features)
+        if torch.compiler.is_compiling():  # a compiler may choose kernels by the number of rows
+            out: Tensor = rowwise_linear(input.float(), self.stored, self.bias)
+            return out.to(dtype)
+        with _as_given(input.device):
+            return _multiply_rows(input.float(), self.stored, self.bias).to(dtype)
 
 
-class TableEncoder(nn.Module):
-    """Piecewise-linear encoder with a precomputed table.
-
-    The table is in float32, bfloat16, or INT8 with one scale per entry.
+@torch.library.custom_op("balancer::rowwise_linear", mutates_args=())
+def rowwise_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Multiply ``x`` (..., K) float32 by a weight (N, K), each row as if it were alone.
 
     Args:
-        bins: bins of the encoder that it replaces.
-        table: (2 T, d) from :meth:`PiecewiseLinearEncoder.table`: int8 with ``scale``, or floating without.
-        scale: (2 T,) float32, or None.
+        x: (..., K).
+        weight: float32 (N, K).
+        bias: (N,) float32 or None.
+
+    Returns:
+        (..., N) float32.
     """
-
-    weight: Tensor
-    scale: Tensor | None
-    packed: Tensor | None
-
-    def __init__(self, bins: Bins, table: Tensor, scale: Tensor | None) -> None:
-        super().__init__()
-        self.places = bins
-        self.register_buffer("weight", table)
-        self.register_buffer("scale", scale)
-        self.register_buffer("packed", None, persistent=False)
-
-    @classmethod
-    def of(cls, encoder: PiecewiseLinearEncoder, precision: str) -> TableEncoder:
-        """Build from an encoder, with its table rounded to ``precision``."""
-        table = encoder.table().detach()
-        if precision == "int8":
-            return cls(encoder.places, *quantize_rows(table))
-        return cls(encoder.places, table.to(DTYPES[precision]), None)
-
-    def forward(self, values: Tensor, present: Tensor) -> Tensor:
-        """Encode numbers (R, F), with a mask (R, F) of those that are present, as (R, d) float32."""
-        cell, is_present, fraction = self.places(values, present)
-        index = torch.cat([cell, cell + len(self.weight) // 2], 1)
-        factor = torch.cat([is_present, fraction], 1)
-        if self.scale is None:
-            return F.embedding_bag(index, self.weight, mode="sum", per_sample_weights=factor.to(self.weight.dtype)).float()
-        if not self.weight.is_cpu:
-            entries = self.weight.index_select(0, index.flatten()).float().view(*index.shape, -1)
-            return torch.einsum("rf,rfd->rd", factor * self.scale.index_select(0, index.flatten()).view_as(factor), entries)
-        if self.packed is None:
-            self.packed = self._pack()
-        bags = torch.arange(0, index.numel(), index.shape[1], dtype=index.dtype)
-        looked_up: Tensor = torch.ops.quantized.embedding_bag_byte_rowwise_offsets(
-            self.packed, index.flatten(), bags, False, 0, False, factor.flatten(), None, False
-        )
-        return looked_up
-
-    def _pack(self) -> Tensor:
-        """Pack the table for torch's kernel, (2 T, d + 8) uint8.
-
-        Each entry consists of its bytes, then its scale and offset as float32.
-        """
-        assert self.scale is not None
-        ends = torch.stack([self.scale, -_MIDDLE * self.scale], 1).contiguous().view(torch.uint8)
-        return torch.cat([(self.weight.to(torch.int16) + _MIDDLE).to(torch.uint8), ends.view(len(self.scale), -1)], 1).contiguous()
+    with _as_given(x.device):
+        return _multiply_rows(x, weight, bias)
 
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+@rowwise_linear.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: ARG001 - signature of the operator
+    return x.new_empty(*x.shape[:-1], weight.shape[0])
+
+
+def _keep_rows(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001 - signature of torch
+    ctx.save_for_backward(inputs[1])
+
+
+def _rows_gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    """Gradient of :func:`rowwise_linear` for its input."""
+    (weight,) = ctx.saved_tensors
+    return gradient @ weight, None, None
+
+
+rowwise_linear.register_autograd(_rows_gradient, setup_context=_keep_rows)
+
+
+def _multiply_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """See :func:`rowwise_linear`."""
+    if not x.numel() or not weight.numel():
+        return _without_products(x, len(weight), bias)
+    rows = x.reshape(-1, x.shape[-1])
+    if not _ONE_KERNEL and x.is_cpu:
+        return _multiply_groups(rows, weight, bias)[: len(rows)].view(*x.shape[:-1], len(weight))
+    padding = -len(rows) % ROWS
+    out = F.linear(F.pad(rows, (0, 0, 0, padding)) if padding else rows, weight, bias)
+    return out[: len(rows)].view(*x.shape[:-1], len(weight))
+
+
+def _multiply_groups(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Multiply (R, K) as a batch of products of ``ROWS`` rows.
+
+    There are at least two products, because torch multiplies a single one like any other matrix. Returns (R
+    padded, N).
+    """
+    count = max(2, -(-len(rows) // ROWS))
+    groups = F.pad(rows, (0, 0, 0, count * ROWS - len(rows))).view(count, ROWS, rows.shape[1])
+    out = groups.bmm(weight.mT.expand(count, -1, -1)).flatten(0, 1)
+    return out if bias is None else out + bias
