@@ -44,6 +44,10 @@ kernel.
 With AVX2 on Intel processors it is not: MKL multiplies rows in groups of six, and it has other kernels for
 the rows that are left over and for small products. The share of a thread changes the kernel, too.
 """
+_INTEGER_PRODUCTS = torch.cpu._is_vnni_supported()
+"""Whether torch has fast INT8 products on this processor."""
+_EXACT = 2**24 // LARGEST**2
+"""Number of products of INT8 numbers whose sum is exact in float32."""
 _CUDA_ROWS = 32
 """Minimum number of rows for torch's INT8 product on CUDA, which requires more than 16."""
 
@@ -69,16 +73,28 @@ def int8_linear(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -
     step = (rows.abs().amax(1, keepdim=True) / LARGEST).clamp_(min=TINY)
     whole = (rows / step).round_().to(torch.int8)
     step = step.where(step.isfinite(), torch.nan)
-    if whole.shape[1] == 1:  # torch's kernel does not write the result in this case
-        product = whole.int() * weight.int().t()
-    elif x.is_cuda and len(whole) < _CUDA_ROWS:
-        product = torch._int_mm(F.pad(whole, (0, 0, 0, _CUDA_ROWS - len(whole))), weight.t())[: len(whole)]
-    else:
-        product = torch._int_mm(whole, weight.t())
-    out = (product * step).mul_(scale)
+    out = (_multiply_integers(whole, weight) * step).mul_(scale)
     if bias is not None:
         out += bias
     return out.to(x.dtype).view(*x.shape[:-1], weight.shape[0])
+
+
+def _multiply_integers(rows: Tensor, weight: Tensor) -> Tensor:
+    """Multiply int8 (R, K) by int8 (N, K); returns exact int32 (R, N)."""
+    if rows.shape[1] == 1:  # torch's kernel does not write the result in this case
+        return rows.int() * weight.int().t()
+    if rows.is_cuda and len(rows) < _CUDA_ROWS:
+        return torch._int_mm(F.pad(rows, (0, 0, 0, _CUDA_ROWS - len(rows))), weight.t())[: len(rows)]
+    if not rows.is_cpu or _INTEGER_PRODUCTS:
+        return torch._int_mm(rows, weight.t())
+    # Elsewhere torch's integer product is many times slower than the one of float32, whose sums are exact
+    # below 2 ** 24. A sum of this many products stays below that in any order.
+    sums = rows.new_zeros(len(rows), len(weight), dtype=torch.int32)
+    with _as_given(rows.device):
+        for start in range(0, rows.shape[1], _EXACT):
+            part = slice(start, start + _EXACT)
+            sums += torch.mm(rows[:, part].float(), weight[:, part].float().t()).int()
+    return sums
 
 
 @int8_linear.register_fake
@@ -148,7 +164,7 @@ class Int8Linear(_Linear):
 
     def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None, dtype: torch.dtype = torch.float32) -> None:
         super().__init__(weight, scale, None if bias is None else bias.float(), dtype)
-        self._packed: tuple[Tensor, Tensor] | None = None
+        self._packed: tuple[native.PackedLinear, tuple[Tensor | None, ...]] | None = None
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name of nn.Linear
         """Map (..., K) to (..., N), in the dtype of the replaced layer."""
@@ -157,14 +173,22 @@ class Int8Linear(_Linear):
             torch.compiler.is_compiling()
             or not input.is_cpu
             or native.absence() is not None
-            or not (input.numel() and self.stored.numel())
+            or not (input.numel() and self.out_features)
             or (input.requires_grad and torch.is_grad_enabled())
         ):
             out: Tensor = int8_linear(input, self.stored, self.scale, self.bias)
             return out.to(dtype)
-        if self._packed is None:
-            self._packed = native.pack(self.stored)
-        return native.linear(input.float(), *self._packed, self.scale, self.bias).to(input.dtype).to(dtype)
+        if input.dtype == dtype == torch.float32:
+            return self._pack().multiply(input)
+        return self._pack().multiply(input.float()).to(input.dtype).to(dtype)
+
+    def _pack(self) -> native.PackedLinear:
+        """Return the weight as the kernel takes it, packed again if tensors of the layer were replaced."""
+        buffers = self._buffers
+        now = buffers["stored"], buffers["scale"], buffers["bias"]
+        if self._packed is None or any(new is not old for new, old in zip(now, self._packed[1], strict=True)):
+            self._packed = native.PackedLinear(self.stored, self.scale, self.bias), now
+        return self._packed[0]
 
     def _load_from_state_dict(self, *given: Any) -> None:
         super()._load_from_state_dict(*given)

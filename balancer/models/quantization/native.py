@@ -1,21 +1,39 @@
-"""INT8 linear layer in C++ (kernels/): rounding, product and scaling in one pass, with AVX512-VNNI.
+"""INT8 linear layer in C++ (kernels/): rounding, product and scaling in one pass.
 
-The results are bit-identical to those of the operator in `modules.py`, so both are interchangeable; the
-kernel is faster, especially for few rows. It is compiled when the package is installed, if there is a
-compiler. Without it, or on another processor, torch's kernels are used.
+The library contains versions of the kernel for AVX512-VNNI, AVX-512, AVX-VNNI, AVX2, NEON with and without dot
+products, and the compiler's baseline. All give the bits of the operator in `modules.py`, so they are
+interchangeable; the best one of the processor is used. The library is compiled when the package is installed,
+if there is a compiler. Without it torch's kernels are used, which are slower, especially for few rows.
 """
 
 from __future__ import annotations
 
 import ctypes
+import functools
+import platform
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from balancer.native_library import load_library
+from balancer.native_library import allowed_version, load_library
 
 STEM = "_native_int8"
+VERSIONS = (
+    ("portable", "neon", "dotprod")
+    if platform.machine().lower() in ("arm64", "aarch64")
+    else ("portable", "avx2", "avxvnni", "avx512", "avx512vnni")
+)
+"""Instruction sets of the kernel's versions, in the order of the library."""
+
+
+class _Layer(ctypes.Structure):
+    """Mirror of the struct `Layer` in kernels/int8_linear.cpp, field by field."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("packed", "sums", "scale", "bias")),
+        *((name, ctypes.c_int64) for name in ("channels", "inputs", "version")),
+    )
 
 
 def _load() -> tuple[ctypes.CDLL | None, str | None]:
@@ -23,19 +41,24 @@ def _load() -> tuple[ctypes.CDLL | None, str | None]:
     return load_library(Path(__file__).parent, STEM, _declare)
 
 
-def _declare(library: ctypes.CDLL, _name: str) -> str | None:
-    """Declare the types of the library's functions; return the reason if this processor can't run them."""
-    supported = bool(library.balancer_int8_supported())
-    library.balancer_int8_packed_bytes.restype = ctypes.c_int64
-    library.balancer_int8_packed_channels.restype = ctypes.c_int64
-    library.balancer_int8_packed_bytes.argtypes = [ctypes.c_int64] * 2
-    library.balancer_int8_packed_channels.argtypes = [ctypes.c_int64]
-    library.balancer_int8_pack.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 2, *[ctypes.c_void_p] * 2]
-    library.balancer_int8_pack.restype = None
+def _declare(library: ctypes.CDLL, name: str) -> str | None:
+    """Declare the library's functions; return the reason if its `Layer` differs from `_Layer`."""
     pointer, size = ctypes.c_void_p, ctypes.c_int64
-    library.balancer_int8_linear.argtypes = [pointer, size, size, *[pointer] * 5, size, ctypes.c_int32, pointer]
-    library.balancer_int8_linear.restype = ctypes.c_int32
-    return None if supported else "this processor has no AVX512-VNNI"
+    for function, arguments, result in (
+        ("layout", [], size),
+        ("supported", [], size),
+        ("use_team", [pointer], None),
+        ("packed_bytes", [size] * 3, size),
+        ("packed_channels", [size] * 2, size),
+        ("pack", [size, pointer, size, size, pointer, pointer], None),
+        ("linear", [pointer, pointer, size, pointer, ctypes.c_int32], ctypes.c_int32),
+    ):
+        declared = getattr(library, f"balancer_int8_{function}")
+        declared.argtypes, declared.restype = arguments, result
+    if library.balancer_int8_layout() != ctypes.sizeof(_Layer):
+        return f"{name} is from another version: install balancer again"
+    library.balancer_int8_use_team(_find_thread_team())
+    return None
 
 
 def _find_thread_team() -> int | None:
@@ -52,7 +75,7 @@ def _find_thread_team() -> int | None:
 
 
 _LIBRARY, _ABSENCE = _load()
-_THREAD_TEAM = _find_thread_team()
+_RUN = None if _LIBRARY is None else _LIBRARY.balancer_int8_linear
 
 
 def absence() -> str | None:
@@ -60,52 +83,58 @@ def absence() -> str | None:
     return _ABSENCE
 
 
-def pack(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Pack a weight int8 (N, K) on the CPU for the kernel.
+def supported_versions() -> tuple[str, ...]:
+    """Names in :data:`VERSIONS` of those that this processor can run, the best one last."""
+    if _LIBRARY is None:
+        return ()
+    bits = int(_LIBRARY.balancer_int8_supported())
+    return tuple(name for index, name in enumerate(VERSIONS) if bits >> index & 1)
 
-    Returns:
-        The panels (bytes,) int8, and the sums of the channels, int32 (N padded,).
+
+@functools.cache
+def instruction_set() -> str | None:
+    """Return the name in :data:`VERSIONS` of the version that is used, or None without the library.
+
+    Raises:
+        InputError: ``BALANCER_INSTRUCTIONS`` has a value that can't be used here.
     """
-    assert _LIBRARY is not None
-    weight = weight.contiguous()
-    n, k = weight.shape
-    packed = torch.empty(_LIBRARY.balancer_int8_packed_bytes(n, k), dtype=torch.int8)
-    sums = torch.empty(_LIBRARY.balancer_int8_packed_channels(n), dtype=torch.int32)
-    _LIBRARY.balancer_int8_pack(weight.data_ptr(), n, k, packed.data_ptr(), sums.data_ptr())
-    return packed, sums
+    supported = supported_versions()
+    return supported[allowed_version(supported, len(supported) - 1)] if supported else None
 
 
-def linear(x: Tensor, packed: Tensor, sums: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
-    """Multiply ``x`` (..., K) float32 on the CPU by a packed weight.
+class PackedLinear:
+    """A linear layer as the kernel takes it. It keeps the tensors alive to which it points.
 
     Args:
-        x: input.
-        packed: panels from :func:`pack`.
-        sums: sums from :func:`pack`.
-        scale: (N,) float32.
+        weight: int8 (N, K) on the CPU.
+        scale: (N,) float32, one per channel.
         bias: (N,) float32 or None.
-
-    Returns:
-        (..., N) float32.
+        instructions: name in :data:`VERSIONS`; by default that of :func:`instruction_set`.
     """
-    assert _LIBRARY is not None
-    rows = x.contiguous()
-    n, k = scale.shape[0], x.shape[-1]
-    out = torch.empty(*x.shape[:-1], n)
-    count = out.numel() // n
-    failed = _LIBRARY.balancer_int8_linear(
-        rows.data_ptr(),
-        count,
-        k,
-        packed.data_ptr(),
-        sums.data_ptr(),
-        scale.data_ptr(),
-        None if bias is None else bias.data_ptr(),
-        out.data_ptr(),
-        n,
-        torch.get_num_threads(),
-        _THREAD_TEAM,
-    )
-    if failed:
-        raise MemoryError("the INT8 kernel could not allocate memory for its rows; give smaller batches")
-    return out
+
+    __slots__ = ("_address", "_bias", "_channels", "_layer", "_packed", "_scale", "_sums")
+
+    def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None, instructions: str | None = None) -> None:
+        assert _LIBRARY is not None
+        version = VERSIONS.index(instructions or instruction_set() or "portable")
+        n, k = weight.shape
+        weight = weight.contiguous()
+        size = _LIBRARY.balancer_int8_packed_bytes(version, n, k)
+        self._packed = weight.new_empty(size) if size else weight
+        self._sums = weight.new_empty(_LIBRARY.balancer_int8_packed_channels(version, n), dtype=torch.int32)
+        _LIBRARY.balancer_int8_pack(version, weight.data_ptr(), n, k, self._packed.data_ptr(), self._sums.data_ptr())
+        self._scale = scale.float().contiguous()
+        self._bias = None if bias is None else bias.float().contiguous()
+        pointers = (None if each is None else each.data_ptr() for each in (self._packed, self._sums, self._scale, self._bias))
+        self._layer = _Layer(*pointers, n, k, version)
+        self._address = ctypes.addressof(self._layer)
+        self._channels = n
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """Multiply ``x`` (..., K) float32 on the CPU; returns (..., N) float32."""
+        x = x.contiguous()
+        shape = x.shape
+        out = x.new_empty((*shape[:-1], self._channels))
+        if _RUN(self._address, x.data_ptr(), x.numel() // shape[-1], out.data_ptr(), torch.get_num_threads()):  # type: ignore[misc]
+            raise MemoryError("the INT8 kernel could not allocate memory for its rows; give smaller batches")
+        return out

@@ -182,7 +182,9 @@ bool hasDotProducts() {
 #endif
 
 bool always() { return true; }
+#if defined(HAS_X86) && !defined(HAS_AVXVNNI)
 bool never() { return false; }
+#endif
 
 // In the order of VERSIONS in native.py.
 constexpr Version VERSIONS[] = {
