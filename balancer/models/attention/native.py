@@ -10,19 +10,27 @@ do not depend on that number.
 from __future__ import annotations
 
 import ctypes
+import functools
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from balancer.errors import UnsupportedError
 from balancer.models.attention.layout import Layout
-from balancer.native_library import load_library
+from balancer.native_library import allowed_version, load_library
 
 MOST_CHANNELS = 256
 """Maximum number of channels per head."""
 STEM = "_native_attention"
+MOST_SELECTED = 64
+"""Maximum number of global nodes that `select` is fast for."""
 INSTRUCTION_SETS = ("baseline", "AVX2", "AVX-512")
+_VERSIONS = ("portable", "avx2", "avx512")
+"""`INSTRUCTION_SETS` by the names of `BALANCER_INSTRUCTIONS`."""
 
 _Strides = ctypes.c_int64 * 3
 
@@ -53,6 +61,7 @@ def _load() -> tuple[ctypes.CDLL | None, str | None]:
 def _declare(library: ctypes.CDLL, name: str) -> str | None:
     """Return the reason if the library's `Problem` differs from `_Problem`."""
     library.balancer_attention_layout.restype = ctypes.c_int64
+    library.balancer_attention_select.restype = ctypes.c_int32
     same = library.balancer_attention_layout() == ctypes.sizeof(_Problem)
     return None if same else f"{name} is from another version: install balancer again"
 
@@ -66,9 +75,15 @@ def absence() -> str | None:
     return _ABSENCE
 
 
+@functools.cache
 def instruction_set() -> int | None:
-    """Return the index in `INSTRUCTION_SETS` of the processor's best set, or None without the library."""
-    return None if _LIBRARY is None else int(_LIBRARY.balancer_attention_isa())
+    """Return the index in `INSTRUCTION_SETS` of the set that is used, or None without the library.
+
+    Raises:
+        InputError: `BALANCER_INSTRUCTIONS` names an unknown set.
+        UnsupportedError: The processor does not have the set it names.
+    """
+    return None if _LIBRARY is None else allowed_version(_VERSIONS, int(_LIBRARY.balancer_attention_isa()))
 
 
 def refuses(query: Tensor, layout: Layout) -> str | None:  # noqa: ARG001 (interface of backends)
@@ -103,7 +118,10 @@ def _forward(
     causal: bool,
     block: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Compute the output (B, n, H, d) and the logarithm of the softmax's denominator (B, H, n)."""
+    """Compute the output (B, n, H, d) and the binary logarithm of the softmax's denominator (B, H, n).
+
+    The latter is infinite for a query without any key, and NaN for one whose output is NaN.
+    """
     batch, length, heads, _ = query.shape
     out, lse = torch.empty(query.shape), torch.empty(batch, heads, length)
     _call(query, key, value, gate, index, padding, window, chunk, causal, block, out, lse)
@@ -166,6 +184,63 @@ def _differentiate(ctx: torch.autograd.function.FunctionCtx, grad: Tensor, _: Te
 _forward.register_autograd(_differentiate, setup_context=_save)
 
 
+def _refuse(*_given: object) -> None:
+    raise UnsupportedError("backend 'native' has no second derivatives; use backend='reference'")
+
+
+_backward.register_autograd(_refuse)
+
+
+def _fold(size: int, in_dims: Sequence[int | None], given: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Make the dimension of a `vmap` over `size` calls a part of the batch: (size * B, ...)."""
+    return [
+        None if x is None else (x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)).flatten(0, 1)
+        for x, dim in zip(given, in_dims, strict=False)
+    ]
+
+
+def _split(size: int, found: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    """Undo `_fold` for the results of an operator."""
+    return tuple(x.unflatten(0, (size, len(x) // size)) if len(x) else x.expand(size, *x.shape) for x in found), (0,) * len(found)
+
+
+@_forward.register_vmap
+def _(info: Any, in_dims: tuple[int | None, ...], *given: Any) -> Any:
+    return _split(info.batch_size, _forward(*_fold(info.batch_size, in_dims, given[:6]), *given[6:]))
+
+
+@_backward.register_vmap
+def _(info: Any, in_dims: tuple[int | None, ...], *given: Any) -> Any:
+    return _split(info.batch_size, _backward(*_fold(info.batch_size, in_dims, given[:9]), *given[9:]))
+
+
+@torch.library.custom_op("balancer::select_globals_native", mutates_args=(), device_types="cpu")
+def select(score: Tensor, padding: Tensor | None, num_global: int, chunk: int, causal: bool) -> Tensor:
+    """Select the global nodes of float32 scores; see `balancer.models.attention.selection`."""
+    if _LIBRARY is None:
+        raise RuntimeError(f"the native attention kernel can't be used: {_ABSENCE}")
+    batch, length = score.shape
+    index = torch.empty(batch, max(1, -(-length // chunk)) if causal else 1, num_global, dtype=torch.int64)
+    score, padding = score.contiguous(), None if padding is None else padding.contiguous()
+    addresses = (x if x is None else ctypes.c_void_p(x.data_ptr()) for x in (score, padding))
+    sizes = (ctypes.c_int64(size) for size in (batch, length, chunk, num_global, causal))
+    if _LIBRARY.balancer_attention_select(*addresses, *sizes, ctypes.c_void_p(index.data_ptr())):
+        raise MemoryError("the selection of global nodes needs more memory than is available")
+    return index
+
+
+@select.register_fake
+def _(score: Tensor, _padding: Tensor | None, num_global: int, chunk: int, causal: bool) -> Tensor:
+    batch, length = score.shape
+    return score.new_empty(batch, torch.sym_max(1, -(-length // chunk)) if causal else 1, num_global, dtype=torch.int64)
+
+
+@select.register_vmap
+def _(info: Any, in_dims: tuple[int | None, ...], *given: Any) -> Any:
+    found, dims = _split(info.batch_size, [select(*_fold(info.batch_size, in_dims, given[:2]), *given[2:])])
+    return found[0], dims[0]
+
+
 def _call(
     query: Tensor,
     key: Tensor,
@@ -211,7 +286,7 @@ def _call(
         *(address(x) for x in (out, lse, grad, dq, dk, dv, dgate)),
         1 / math.sqrt(channels),
         torch.get_num_threads(),
-        int(library.balancer_attention_isa()) if isa is None else isa,
+        instruction_set() if isa is None else isa,
     )
     if library.balancer_attention_run(ctypes.byref(problem)):
         raise MemoryError(f"sparse attention of {tuple(query.shape)} needs more memory than is available; give smaller batches")

@@ -2,8 +2,9 @@
 
 In the causal case they are selected once for each chunk of queries. The top k of a prefix is the merge of the
 top k of its parts, so chunks are sorted once, and their lists are merged in log2(chunks) vectorized passes:
-O(n log chunk + k (n / chunk) log(n / chunk)), without a loop over positions. The selection is not
-differentiable; the score is trained through the gate on the selected keys and by distillation (`sparse.py`).
+O(n log chunk + k (n / chunk) log(n / chunk)), without a loop over positions. On CPUs the native library keeps
+the k best tokens while it reads the scores once. The selection is not differentiable; the score is trained
+through the gate on the selected keys and by distillation (`sparse.py`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from balancer.models.attention import native
 
 
 @torch.no_grad()
@@ -27,7 +30,11 @@ def select_globals(score: Tensor, num_global: int, *, causal: bool, chunk: int, 
     Returns:
         (B, chunks, k) int64, -1 where there are fewer than k candidates; one chunk if not causal.
     """
-    score = score.detach().float().nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    score = score.detach().float()
+    if score.device.type == "cpu" and num_global <= native.MOST_SELECTED and native.absence() is None:
+        found: Tensor = native.select(score, padding, num_global, chunk, causal)
+        return found
+    score = score.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
     if padding is not None:
         score = score.masked_fill(padding, -torch.inf)
     length = score.shape[1]

@@ -8,8 +8,14 @@
 #include <cmath>
 #include <cstdint>
 #include <exception>
+#include <new>
 #include <thread>
 #include <vector>
+
+#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+#define HAS_X86_SETS 1
+#include <immintrin.h>
+#endif
 
 #if defined(_WIN32)
 #define EXPORT extern "C" __declspec(dllexport)
@@ -17,11 +23,31 @@
 #define EXPORT extern "C" __attribute__((visibility("default")))
 #endif
 
+#if defined(__clang__)
+#define UNROLL _Pragma("unroll")
+#elif defined(__GNUC__)
+#define UNROLL _Pragma("GCC unroll 16")
+#else
+#define UNROLL
+#endif
+
 namespace {
 
 constexpr int TQ = 16;  // queries of a tile
-constexpr int QB = 8;   // queries of a tile that are accumulated in registers at a time
 constexpr int SLACK = 256;  // tokens that are packed before the contents of the buffers are moved
+
+// Allocates at multiples of 64 bytes, so that no vector crosses the border of two cache lines.
+template <class T>
+struct Aligned {
+    using value_type = T;
+    Aligned() = default;
+    template <class U> Aligned(const Aligned<U>&) {}
+    T* allocate(size_t count) { return static_cast<T*>(::operator new(count * sizeof(T), std::align_val_t(64))); }
+    void deallocate(T* p, size_t) { ::operator delete(p, std::align_val_t(64)); }
+    template <class U> bool operator==(const Aligned<U>&) const { return true; }
+    template <class U> bool operator!=(const Aligned<U>&) const { return false; }
+};
+using Floats = std::vector<float, Aligned<float>>;
 
 // Arguments of native.py, in the order of the fields of its ctypes structure.
 struct Problem {
@@ -34,7 +60,7 @@ struct Problem {
     const uint8_t* padding;  // (B, n) or null
     int64_t window, chunk, causal, block;
     float* out;  // (B, n, H, d)
-    float* lse;  // (B, H, n): log of the sum of exponentials, +inf for a query without any key
+    float* lse;  // (B, H, n): log2 of the sum of exponentials; +inf for a query without any key, NaN for one whose result is NaN
     const float* grad;      // (B, n, H, d) gradient of out; null for the forward pass
     float *dq, *dk, *dv;    // (B, n, H, d)
     float* dgate;           // (B, H, n) initialized with zeros, or null
@@ -54,14 +80,14 @@ struct Problem {
 #define ISA baseline
 #define W 4
 #define KB 2
+#define QB 4
 #include "attention.inc"
 #undef ISA
 #undef W
 #undef KB
+#undef QB
 
-#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
-#define HAS_X86_SETS 1
-
+#if defined(HAS_X86_SETS)
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
 #else
@@ -71,10 +97,12 @@ struct Problem {
 #define ISA avx2
 #define W 8
 #define KB 4
+#define QB 4
 #include "attention.inc"
 #undef ISA
 #undef W
 #undef KB
+#undef QB
 #if defined(__clang__)
 #pragma clang attribute pop
 #pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,fma"))), apply_to = function)
@@ -86,10 +114,12 @@ struct Problem {
 #define ISA avx512
 #define W 16
 #define KB 8
+#define QB 8
 #include "attention.inc"
 #undef ISA
 #undef W
 #undef KB
+#undef QB
 #if defined(__clang__)
 #pragma clang attribute pop
 #else
@@ -138,4 +168,44 @@ EXPORT int32_t balancer_attention_run(const Problem* problem) {
     work();
     for (auto& other : others) other.join();
     return failed;
+}
+
+// The k tokens with the highest scores, best first; among equal scores the earlier token comes first. NaN, -inf
+// and padding are never selected.
+//
+// score (B, n); padding (B, n) or null; index (B, chunks, k), -1 where there are fewer candidates. Causal: for
+// each chunk of `chunk` tokens, among the tokens before it; otherwise one chunk. Returns as above.
+EXPORT int32_t balancer_attention_select(const float* score, const uint8_t* padding, int64_t B, int64_t n, int64_t chunk, int64_t k, int64_t causal, int64_t* index) {
+    if (!k) return 0;
+    const int64_t step = causal ? chunk : std::max<int64_t>(n, 1), chunks = std::max<int64_t>(1, (n + step - 1) / step);
+    try {
+        std::vector<float> best(k);
+        std::vector<int64_t> at(k);
+        for (int64_t b = 0; b < B; ++b) {
+            int64_t found = 0;
+            const auto write = [&](int64_t c) {
+                int64_t* to = index + (b * chunks + c) * k;
+                std::copy(at.begin(), at.begin() + found, to);
+                std::fill(to + found, to + k, -1);
+            };
+            for (int64_t c = 0; c < chunks; ++c) {
+                if (causal) write(c);
+                for (int64_t t = c * step; t < std::min(n, (c + 1) * step); ++t) {
+                    const float x = score[b * n + t];
+                    if (!(x > -INFINITY) || (found == k && !(x > best[k - 1])) || (padding && padding[b * n + t])) continue;
+                    int64_t place = found < k ? found++ : k - 1;
+                    for (; place && best[place - 1] < x; --place) {
+                        best[place] = best[place - 1];
+                        at[place] = at[place - 1];
+                    }
+                    best[place] = x;
+                    at[place] = t;
+                }
+            }
+            if (!causal) write(0);
+        }
+    } catch (const std::exception&) {
+        return 1;
+    }
+    return 0;
 }
