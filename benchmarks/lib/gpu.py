@@ -126,7 +126,9 @@ def result_of(file: Path) -> dict[str, Any] | None:
     """The result that a part wrote; None if it is no well-formed result."""
     try:
         content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        return content if {"part", "dry", "complete", "headline", "seed", "device", "machine", "versions", "date"} <= content.keys() else None
+        return (
+            content if {"part", "dry", "complete", "headline", "seed", "device", "machine", "versions", "date"} <= content.keys() else None
+        )
     except (OSError, ValueError, AttributeError):
         return None
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import product
 from typing import Any
@@ -60,7 +60,7 @@ class Combination:
 class Run:
     """Settings that all cells of a run share."""
 
-    setting: Setting = Setting()
+    setting: Setting = field(default_factory=Setting)
     device: str = "cuda"
     budget: float = 1.0
     """Seconds for timing the contenders of one cell."""
@@ -82,7 +82,9 @@ def kernels(lengths: Iterable[int], widths: Iterable[int], *, budget: float, lim
     Returns:
         The part as it is recorded: see :func:`measure`.
     """
-    chosen = [Combination(length, causal, passes, width) for width, length, causal, passes in product(widths, lengths, (True, False), PASSES)]
+    chosen = [
+        Combination(length, causal, passes, width) for width, length, causal, passes in product(widths, lengths, (True, False), PASSES)
+    ]
     return measure(chosen, Run(budget=budget, limit=limit))
 
 
@@ -198,13 +200,16 @@ def _flex(setting: Setting, each: Combination, device: str) -> Call:
     """A sliding window by FlexAttention, compiled at the first call."""
     leaves, gradient, _ = setting.inputs(each.tokens, device=device, dtype=getattr(torch, each.dtype))
     mask = window_mask(each.tokens, setting.window, causal=each.causal, device=device)
-    attention: Callable[..., Tensor] = flex_attention  # type: ignore[assignment]  # it returns a tuple only if asked to
+    attention: Callable[..., Tensor] = flex_attention
     if device == "cuda":
         torch.compiler.reset()  # a function that was compiled for too many lengths runs uncompiled
         attention = torch.compile(flex_attention, dynamic=False)
 
+    # On a CPU it refuses tensors that need gradients even where none are computed.
+    tensors = [leaf.detach() for leaf in leaves] if each.passes == "forward" else leaves
+
     def attend() -> Tensor:
-        return attention(*(x.transpose(1, 2) for x in leaves), block_mask=mask).transpose(1, 2)
+        return attention(*(x.transpose(1, 2) for x in tensors), block_mask=mask).transpose(1, 2)
 
     return passing(attend, leaves, gradient, each.passes)
 
