@@ -1,7 +1,7 @@
 """INT8 linear layer in C++ (kernels/): rounding, product and scaling in one pass.
 
-The library contains versions of the kernel for AVX512-VNNI, AVX-512, AVX-VNNI, AVX2, NEON with and without dot
-products, and the compiler's baseline. All give the bits of the operator in `modules.py`, so they are
+The library contains versions of the kernel for AVX512-VNNI, AVX-512, AVX-VNNI, AVX2, NEON with and without
+dot products, and the compiler's baseline. All give the bits of the operator in `modules.py`, so they are
 interchangeable; the best one of the processor is used. The library is compiled when the package is installed,
 if there is a compiler. Without it torch's kernels are used, which are slower, especially for few rows.
 """
