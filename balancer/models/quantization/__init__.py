@@ -5,10 +5,12 @@ max_bytes=...) quantized, applied = apply_precision(model, plan)
 """
 
 from balancer.models.quantization.applying import Applied, AppliedRow, apply_precision
+from balancer.models.quantization.divergences import divergence
 from balancer.models.quantization.layers import Layer, Precision, find_layers
 from balancer.models.quantization.plan import PrecisionPlan, uniform_plan
 from balancer.models.quantization.planning import plan_precision
-from balancer.models.quantization.sensitivities import SensitivityReport, SensitivityRow, divergence, sensitivity, timed
+from balancer.models.quantization.sensitivities import sensitivity, timed
+from balancer.models.quantization.sensitivity_report import SensitivityReport, SensitivityRow
 from balancer.models.quantization.storage import load_quantized, load_quantized_classifier, save_quantized
 from balancer.models.quantization.swapping import cpu_supports
 

@@ -6,7 +6,6 @@ gives the reason. With ``strict`` this is an error instead.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -16,7 +15,8 @@ from torch import nn
 from balancer.errors import InputError, UnsupportedError
 from balancer.models.quantization.layers import Precision, find_layers
 from balancer.models.quantization.plan import PrecisionPlan
-from balancer.models.quantization.swapping import convert_layer, cpu_supports, set_module
+from balancer.models.quantization.shared_memory import copied
+from balancer.models.quantization.swapping import convert_layer, cpu_supports, with_module
 
 Backend = Literal["auto", "torch", "bitsandbytes"]
 BACKENDS = ("auto", "torch", "bitsandbytes")
@@ -32,10 +32,15 @@ class AppliedRow:
     got: str
     backend: str
     reason: str
-    """Why the actual precision ``got`` differs from the planned one, ``wanted``; empty if it does not."""
+    """Why the actual precision ``got`` differs from the planned one, ``wanted``.
+
+    Also what else should be known about the layer; empty if there is nothing.
+    """
     bytes_before: int
     bytes_after: int
     tied: tuple[str, ...] = ()
+    dtype: str = "float32"
+    """Dtype of the layer in the full-precision model, in which it returns its results."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class Applied:
 
     @property
     def bytes_before(self) -> int:
-        """Bytes of all layers in float32."""
+        """Bytes of all layers as they are in the full-precision model."""
         return sum(row.bytes_before for row in self.rows)
 
     @property
@@ -76,7 +81,8 @@ def apply_precision(model: nn.Module, plan: PrecisionPlan, backend: Backend = "a
         The quantized model, and the report of each layer.
 
     Raises:
-        InputError: The plan is for another model, or the backend is unknown.
+        InputError: The plan is for another model, the backend is unknown, or a layer can't be replaced
+            without a change of what it computes; the message names it and the remedy.
         UnsupportedError: With ``strict``, this machine lacks a precision.
     """
     if backend not in BACKENDS:
@@ -84,26 +90,36 @@ def apply_precision(model: nn.Module, plan: PrecisionPlan, backend: Backend = "a
             f"unknown backend {backend!r}; known backends are {', '.join(BACKENDS)}; for onnxruntime use export_onnx and quantize_onnx"
         )
     plan.check(model)
+    layers = find_layers(model)
+    for layer in layers:
+        if layer.device.type == "meta":
+            raise InputError(f"{layer.name or 'the model'} is on the device meta and has no values: load its weights, then quantize it")
     chosen = "torch" if backend == "auto" else backend
-    quantized = copy.deepcopy(model).eval().requires_grad_(False)
+    quantized = copied(model).eval().requires_grad_(False)
+    # The layers are those of the model: in its copy, weights of parametrized layers need not be shared.
     rows = []
-    for layer in find_layers(quantized):
+    for layer in [found.of(quantized) for found in layers]:
         wanted = plan.precision[layer.name]
-        got, reason = supported_precision(wanted, layer.rows.device)
+        got, reason = supported_precision(wanted, layer.device)
         if reason and strict:
             raise UnsupportedError(
                 f"{layer.name} is planned in {wanted}: {reason}; use strict=False to get {got}, or plan without {wanted}"
             )
-        used, modules = "torch", {}
-        if chosen == "bitsandbytes" and got == "int8" and layer.kind == "linear":
-            from balancer.models.quantization.bitsandbytes_backend import int8_linear_of
+        used = "torch"
+        if chosen == "bitsandbytes" and got == "int8":
+            from balancer.models.quantization.bitsandbytes_backend import int8_linears_of, obstacle
 
-            modules, used = dict.fromkeys(layer.module_names, int8_linear_of(layer)), "bitsandbytes"
+            missing = obstacle(layer)
+            modules = convert_layer(quantized, layer, got) if missing else int8_linears_of(quantized, layer)
+            used = "torch" if missing else "bitsandbytes"
+            reason = "; ".join(filter(None, (reason, missing if layer.kind == "linear" else "")))
         else:
             modules = convert_layer(quantized, layer, got)
         for name, module in modules.items():
-            set_module(quantized, name, module)
-        rows.append(AppliedRow(layer.name, layer.kind, wanted, got, used, reason, layer.bytes("fp32"), layer.bytes(got), layer.tied))
+            quantized = with_module(quantized, name, module)
+        reason = "; ".join(filter(None, (reason, layer.note)))
+        dtype = str(layer.dtype).removeprefix("torch.")
+        rows.append(AppliedRow(layer.name, layer.kind, wanted, got, used, reason, layer.bytes_now, layer.bytes(got), layer.tied, dtype))
     return quantized, Applied(rows, chosen)
 
 
@@ -114,7 +130,4 @@ def supported_precision(wanted: Precision, device: torch.device) -> tuple[Precis
     if wanted == "fp16":
         fallback: Precision = "bf16" if cpu_supports("bf16", device) else "fp32"
         return fallback, f"float16 is slower than float32 on a CPU: {fallback} is used"
-    if wanted == "int8" and cpu_supports("bf16", device):
-        return "bf16", "this CPU has no INT8 instructions (VNNI): bf16 is used"
-    missing = "INT8 (VNNI)" if wanted == "int8" else "bfloat16 (AVX512-BF16)"
-    return "fp32", f"this CPU has no {missing} instructions: fp32 is used"
+    return "fp32", "this CPU has no bfloat16 (AVX512-BF16) instructions: fp32 is used"

@@ -121,7 +121,7 @@ def _without_products(x: Tensor, channels: int, bias: Tensor | None) -> Tensor:
     return out if bias is None else out + bias
 
 
-def _checked(x: Tensor, channels: int) -> torch.dtype:
+def checked_dtype(x: Tensor, channels: int) -> torch.dtype:
     """Check the input of a linear layer, and return the dtype that a layer of torch would return.
 
     Raises:
@@ -168,7 +168,7 @@ class Int8Linear(_Linear):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name of nn.Linear
         """Map (..., K) to (..., N), in the dtype of the replaced layer."""
-        dtype = _checked(input, self.in_features)
+        dtype = checked_dtype(input, self.in_features)
         if (
             torch.compiler.is_compiling()
             or not input.is_cpu
@@ -207,7 +207,7 @@ class LowLinear(_Linear):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name of nn.Linear
         """Map (..., K) to (..., N), in the dtype of the replaced layer."""
-        dtype = _checked(input, self.in_features)
+        dtype = checked_dtype(input, self.in_features)
         with _as_given(input.device):
             return F.linear(input.to(self.stored.dtype), self.stored, self.bias).to(dtype)
 
@@ -220,7 +220,7 @@ class RowwiseLinear(_Linear):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name of nn.Linear
         """Map (..., K) to (..., N), in the dtype of the replaced layer."""
-        dtype = _checked(input, self.in_features)
+        dtype = checked_dtype(input, self.in_features)
         if torch.compiler.is_compiling():  # a compiler may choose kernels by the number of rows
             out: Tensor = rowwise_linear(input.float(), self.stored, self.bias)
             return out.to(dtype)

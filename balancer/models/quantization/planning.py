@@ -9,6 +9,7 @@ precision at the given shapes stays in float32, unless the budget is in bytes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 from torch import nn
@@ -17,7 +18,7 @@ from balancer.errors import InputError
 from balancer.models.quantization.applying import apply_precision
 from balancer.models.quantization.layers import Precision
 from balancer.models.quantization.plan import PrecisionPlan
-from balancer.models.quantization.sensitivities import SensitivityReport, SensitivityRow
+from balancer.models.quantization.sensitivity_report import SensitivityReport, SensitivityRow
 
 Metric = Callable[[nn.Module], float]
 FRONT = 4096
@@ -172,6 +173,8 @@ def _verified(
     Layers with the largest divergence per byte are raised first.
     """
     full, chosen = metric(model), dict(plan.precision)
+    if not math.isfinite(full):
+        raise InputError(f"the metric of the full-precision model is {full}: give a metric that is a finite number on its rows")
     reached = float("-inf")
     while True:
         quantized, _ = apply_precision(model, PrecisionPlan(chosen, plan.fingerprint), backend="torch")

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 
 class Replacement(nn.Module):
@@ -42,11 +43,22 @@ class Replacement(nn.Module):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for module, name, tensor in before:
             moved = module.get_buffer(name)
-            if moved.dtype != tensor.dtype:
-                module._buffers[name] = tensor.to(moved.device)
-        probe = torch.empty(0, dtype=self.full_dtype, device=before[0][2].device)
-        self.full_dtype = fn(probe).dtype
+            module._buffers[name] = tensor if moved.device == tensor.device else _moved(tensor, moved)
+        self.full_dtype = fn(torch.empty(0, dtype=self.full_dtype, device=before[0][2].device)).dtype
         return self
+
+
+_MOVED = WeakTensorKeyDictionary()
+"""Copies on another device of tensors that still exist, because another layer shares them."""
+
+
+def _moved(tensor: Tensor, moved: Tensor) -> Tensor:
+    """Return the copy of a tensor on the device of ``moved``: the same one for all layers that share it."""
+    made: Tensor | None = _MOVED.get(tensor)
+    if made is None or made.device != moved.device:
+        made = moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+        _MOVED[tensor] = made
+    return made
 
 
 class Weighted(Replacement):

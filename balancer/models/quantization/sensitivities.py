@@ -15,22 +15,22 @@ gradient, as in first-order pruning; it needs no passes with rounded layers, and
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from balancer.errors import CorruptFileError, InputError
+from balancer.errors import InputError
+from balancer.models.quantization.divergences import divergence, sampled_label_loss
 from balancer.models.quantization.layers import Layer, Precision, find_layers, fingerprint
 from balancer.models.quantization.modules import quantize_rows
+from balancer.models.quantization.sensitivity_report import SensitivityReport, SensitivityRow
 from balancer.models.quantization.swapping import convert_layer, cpu_supports, replaced_modules
-
-if TYPE_CHECKING:
-    import altair as alt
+from balancer.models.quantization.used_weights import evaluating, is_computed
 
 Score = Literal["output_fisher", "gradient", "exact"]
 SCORES: tuple[Score, ...] = ("output_fisher", "gradient", "exact")
@@ -42,95 +42,19 @@ PROBES = 7
 """Number of timed runs of each layer, of which the median is taken, after two warm-up runs."""
 
 
-@dataclass(frozen=True)
-class SensitivityRow:
-    """Sensitivity of one layer."""
+class _Call(NamedTuple):
+    """A call of a layer."""
 
     name: str
-    kind: str
-    parameters: int
-    score: dict[str, float]
-    """Expected divergence from the float32 model, in nats per row, by precision; 0 for float32."""
-    bytes: dict[str, int]
-    ms: dict[str, float]
-    """Milliseconds on the first batch, by precision; empty if latencies were not measured."""
+    """Name of the module."""
+    inputs: tuple[Any, ...]
+    keywords: dict[str, Any]
+    output: Tensor
 
-
-@dataclass(frozen=True)
-class SensitivityReport:
-    """Result of :func:`sensitivity`."""
-
-    rows: list[SensitivityRow]
-    method: str
-    bits: int
-    batches: int
-    seconds: float
-    fingerprint: str
-    """Fingerprint of the model's layers; a plan computed from the report carries it."""
-    other_ms: float = 0.0
-    """Milliseconds of the whole model on the first batch that are not spent in these layers."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Convert to JSON-compatible values."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> SensitivityReport:
-        """Build a report from the result of :meth:`to_dict`.
-
-        Raises:
-            CorruptFileError: Keys are missing or unknown.
-        """
-        try:
-            rows = [SensitivityRow(**row) for row in content["rows"]]
-            return cls(**(content | {"rows": rows}))
-        except (TypeError, KeyError) as error:
-            raise CorruptFileError(f"the sensitivity report can't be read ({error}): create it again") from error
-
-    def table(self) -> list[dict[str, Any]]:
-        """Return one flat dictionary per layer, the most sensitive to INT8 first."""
-        flat = [
-            {"layer": row.name, "kind": row.kind, "parameters": row.parameters}
-            | {f"{key} {name}": value for key in ("score", "bytes", "ms") for name, value in getattr(row, key).items()}
-            for row in self.rows
-        ]
-        return sorted(flat, key=lambda row: -row.get("score int8", 0.0))
-
-    def chart(self, precision: Mapping[str, str] | None = None) -> alt.Chart:
-        """Draw the divergence of each layer in INT8 as an Altair chart, the most sensitive first.
-
-        Altair must be installed.
-
-        Args:
-            precision: precision by layer, shown as color.
-        """
-        import altair as alt
-
-        ordered = sorted(self.rows, key=lambda row: -row.score["int8"])
-        planned = precision or {}
-        # A logarithmic axis can't show zero.
-        values: Any = [
-            {"layer": r.name, "divergence": max(r.score["int8"], 1e-12), "precision": planned.get(r.name, "not planned")} for r in ordered
-        ]
-        colours = {"int8": "#0072B2", "bf16": "#E69F00", "fp16": "#009E73", "fp32": "#CC79A7", "not planned": "#8A8A8A"}
-        chart: alt.Chart = (
-            alt.Chart(alt.InlineData(values=values))
-            .mark_point(filled=True, size=90)
-            .encode(
-                alt.X(
-                    "divergence:Q",
-                    title="divergence in INT8 (nats per row, log scale)",
-                    scale=alt.Scale(type="log"),
-                    axis=alt.Axis(format="~e"),
-                ),
-                alt.Y("layer:N", title="layer", sort=None, axis=alt.Axis(labelLimit=260)),
-                alt.Color("precision:N", title="precision", scale=alt.Scale(domain=list(colours), range=list(colours.values()))),
-                alt.Shape("precision:N", title="precision"),
-                tooltip=["layer:N", "precision:N", alt.Tooltip("divergence:Q", format=".2e")],
-            )
-            .properties(width=640, height=70 + 20 * len(values))
-        )
-        return chart
+    def repeated(self, module: nn.Module) -> Tensor:
+        """Call another module in the same way, without its hooks: these acted on the inputs already."""
+        result: Tensor = module.forward(*self.inputs, **self.keywords)
+        return result
 
 
 def sensitivity(
@@ -157,8 +81,8 @@ def sensitivity(
         seed: random seed of the drawn labels.
 
     Raises:
-        InputError: There is no batch or no layer, the score is unknown, or an output is not finite (NaN in
-            the calibration rows).
+        InputError: There is no batch or no layer, the score is unknown, a batch has no rows, or an output is
+            not finite (NaN in the calibration rows).
     """
     if score not in SCORES:
         raise InputError(f"unknown score {score!r}; known scores are {', '.join(SCORES)}")
@@ -166,17 +90,23 @@ def sensitivity(
     used = [batch for _, batch in zip(range(MOST_BATCHES), batches, strict=False)]
     if not used:
         raise InputError("no calibration batch was given: give at least one input of the model")
-    was_training, started = model.training, time.perf_counter()
-    model.eval()
-    devices = [layers[0].rows.device] if layers[0].rows.is_cuda else []
-    try:
-        with torch.random.fork_rng(devices=devices):
+    for layer in layers:
+        if layer.device.type == "meta":
+            raise InputError(f"{layer.name or 'the model'} is on the device meta and has no values: load its weights first")
+        if score == "gradient" and layer.kind != "table" and any(is_computed(module, "weight") for module in layer.modules):
+            raise InputError(f"the weight of {layer.name or 'the model'} is computed from others: use score='output_fisher' or 'exact'")
+    started = time.perf_counter()
+    with evaluating(model):
+        with torch.random.fork_rng(devices=[layers[0].device] if layers[0].device.type == "cuda" else []):
             torch.manual_seed(seed)
             measured = _MEASURES[score](model, layers, used, loss, bits)
+        for name, scores in measured.items():
+            if not all(map(math.isfinite, scores.values())):
+                raise InputError(
+                    f"the divergence of rounding {name or 'the model'} is not finite: give calibration rows with smaller values"
+                )
         seconds = time.perf_counter() - started
         ms, other = _latencies(model, layers, used[0]) if latency else ({}, 0.0)
-    finally:
-        model.train(was_training)
     rows = [
         SensitivityRow(
             layer.name,
@@ -191,42 +121,14 @@ def sensitivity(
     return SensitivityReport(rows, score, bits, len(used), seconds, fingerprint(layers), other)
 
 
-def divergence(reference: Tensor, other: Tensor) -> Tensor:
-    """Compute the mean Kullback-Leibler divergence of ``other`` from ``reference``, in nats per row.
-
-    Args:
-        reference: outputs: (B,) binary logits, (B, K) class logits, or means of Gaussians with unit variance.
-        other: outputs of the same shape.
-    """
-    reference, other = reference.double(), other.double()
-    if reference.ndim == 1:
-        p, log_sigmoid = torch.sigmoid(reference), F.logsigmoid
-        each = p * (log_sigmoid(reference) - log_sigmoid(other)) + (1 - p) * (log_sigmoid(-reference) - log_sigmoid(-other))
-        return each.mean()
-    if reference.ndim == 2:
-        log_p = reference.log_softmax(-1)
-        return (log_p.exp() * (log_p - other.log_softmax(-1))).sum(-1).mean()
-    return 0.5 * (reference - other).square().flatten(1).sum(1).mean()
-
-
-def sampled_label_loss(output: Tensor) -> Tensor:
-    """Sum over rows of the negative log-likelihood of labels drawn from the output itself."""
-    drawn = output.detach().float()
-    if output.ndim == 1:
-        return F.binary_cross_entropy_with_logits(output.float(), torch.bernoulli(torch.sigmoid(drawn)), reduction="sum")
-    if output.ndim == 2:
-        return F.cross_entropy(output.float(), torch.multinomial(drawn.softmax(-1), 1)[:, 0], reduction="sum")
-    return 0.5 * (output.float() - (drawn + torch.randn_like(drawn))).square().sum()
-
-
 def _exact(model: nn.Module, layers: Sequence[Layer], batches: list[Any], loss: Loss | None, bits: int) -> dict[str, dict[str, float]]:  # noqa: ARG001
     scores = _zero_scores(layers)
     with torch.inference_mode():
-        references = [_checked(model(batch)) for batch in batches]
+        references = [_checked(model(batch), number) for number, batch in enumerate(batches, 1)]
         for layer in layers:
             for precision in _LOW:
-                with replaced_modules(model, _rounded(model, layer, precision, bits)):
-                    each = [divergence(reference, model(batch)) for reference, batch in zip(references, batches, strict=True)]
+                with replaced_modules(model, _rounded(model, layer, precision, bits)) as replaced:
+                    each = [divergence(reference, replaced(batch)) for reference, batch in zip(references, batches, strict=True)]
                 scores[layer.name][precision] = float(torch.stack(each).mean())
     return scores
 
@@ -242,18 +144,18 @@ def _output_fisher(
     rounded = {precision: _rounded_everywhere(model, layers, precision, bits) for precision in _LOW}
     layer_of = {name: layer.name for layer in layers for name in layer.module_names}
     rows = 0
-    for batch in batches:
-        calls, total = _gradients(model, layers, batch, loss)
+    for number, batch in enumerate(batches, 1):
+        calls, total = _gradients(model, layers, batch, loss, number)
         rows += total
         with torch.inference_mode():
             changes: dict[tuple[str, Precision], Tensor] = {}
-            for name, inputs, output, gradient in calls:
+            for call, gradient in calls:
                 for precision, modules in rounded.items():
-                    products = gradient * (modules[name](*inputs) - output)
-                    change = products.double().flatten(1).sum(1) if products.ndim > 1 else products.double()
+                    products = gradient.double() * (call.repeated(modules[call.name]) - call.output).double()
+                    change = products.flatten(1).sum(1) if products.ndim > 1 else products
                     # Positions of one row are consecutive. All calls of one layer are summed before squaring.
                     change = change.view(total, -1).sum(1) if total and len(change) % total == 0 else change
-                    key = layer_of[name], precision
+                    key = layer_of[call.name], precision
                     changes[key] = changes[key] + change if key in changes and changes[key].shape == change.shape else change
             for (layer, precision), change in changes.items():
                 totals[layer][precision] += float(change.square().sum())
@@ -261,58 +163,69 @@ def _output_fisher(
 
 
 def _gradients(
-    model: nn.Module, layers: Sequence[Layer], batch: Any, loss: Loss | None
-) -> tuple[list[tuple[str, tuple[Any, ...], Tensor, Tensor]], int]:
+    model: nn.Module, layers: Sequence[Layer], batch: Any, loss: Loss | None, number: int
+) -> tuple[list[tuple[_Call, Tensor]], int]:
     """Record every call of every layer, with the gradient of the summed loss with respect to the output.
 
     Returns:
-        For each call the module's name, inputs, output and gradient; and the number of rows of the model's
-        output.
+        Each call with its gradient; and the number of rows of the model's output.
     """
-    calls: list[tuple[str, tuple[Any, ...], Tensor, Tensor]] = []
+    calls: list[tuple[_Call, Tensor]] = []
 
-    def hook(name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
-        def record(_: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+    def hook(name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Tensor], Tensor]:
+        def record(_: nn.Module, inputs: tuple[Any, ...], keywords: dict[str, Any], output: Tensor) -> Tensor:
             # The gradient of the added zero is that of the output, whether or not the weights require
             # gradients.
             zero = torch.zeros_like(output, requires_grad=True)
-            detached = tuple(value.detach() if isinstance(value, Tensor) else value for value in inputs)
-            calls.append((name, detached, output.detach(), zero))
+            positional = tuple(map(_detached, inputs))
+            calls.append((_Call(name, positional, {key: _detached(value) for key, value in keywords.items()}, output.detach()), zero))
             return output + zero
 
         return record
 
-    modules = dict(model.named_modules(remove_duplicate=False))
-    handles = [modules[name].register_forward_hook(hook(name)) for layer in layers for name in layer.module_names]
+    with _hooked(model, layers, hook), torch.enable_grad():
+        if loss is None:
+            output = _checked(model(batch), number)
+            value, rows = sampled_label_loss(output), len(output)
+        else:
+            value, rows = _checked_loss(loss(model, batch), number), 0
+        gradients = torch.autograd.grad(value, [zero for _, zero in calls], allow_unused=True) if calls else ()
+    return [(call, gradient) for (call, _), gradient in zip(calls, gradients, strict=True) if gradient is not None], rows
+
+
+@contextmanager
+def _hooked(model: nn.Module, layers: Sequence[Layer], hook: Callable[[str], Callable[..., Any]]) -> Iterator[None]:
+    """Register forward hooks on all modules of the layers, for the duration of a with block.
+
+    They run before other hooks, so they get the outputs of the layers themselves.
+    """
+    handles = []
     try:
-        with torch.enable_grad():
-            if loss is None:
-                output = _checked(model(batch))
-                value, rows = sampled_label_loss(output), len(output)
-            else:
-                value, rows = loss(model, batch), 0
-            gradients = torch.autograd.grad(value, [zero for *_, zero in calls], allow_unused=True)
+        for layer in layers:
+            names = {id(model.get_submodule(name)): name for name in reversed(layer.module_names)}
+            for name in names.values():
+                handles.append(model.get_submodule(name).register_forward_hook(hook(name), prepend=True, with_kwargs=True))
+        yield
     finally:
         for handle in handles:
             handle.remove()
-    return [
-        (name, inputs, output, gradient)
-        for (name, inputs, output, _), gradient in zip(calls, gradients, strict=True)
-        if gradient is not None
-    ], rows
+
+
+def _detached(value: Any) -> Any:
+    return value.detach() if isinstance(value, Tensor) else value
 
 
 def _gradient(model: nn.Module, layers: Sequence[Layer], batches: list[Any], loss: Loss | None, bits: int) -> dict[str, dict[str, float]]:
     """Sum of the squares of (gradient . change of weight) of each batch, divided by two."""
     scores = _zero_scores(layers)
-    frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+    frozen = [parameter for parameter in model.parameters() if parameter.is_floating_point() and not parameter.requires_grad]
     try:
         for parameter in frozen:
             parameter.requires_grad_(True)
         changes = {layer.name: {p: _rounded_rows(layer, p, bits) - layer.rows.detach() for p in _LOW} for layer in layers}
-        for batch in batches:
+        for number, batch in enumerate(batches, 1):
             with torch.enable_grad():
-                value = sampled_label_loss(_checked(model(batch))) if loss is None else loss(model, batch)
+                value = sampled_label_loss(_checked(model(batch), number)) if loss is None else _checked_loss(loss(model, batch), number)
                 # A table is computed from the encoder's parameters; torch applies the chain rule.
                 weights = [layer.module.weight if layer.kind != "table" else None for layer in layers]
                 parameters = [p for p in model.parameters() if p.requires_grad]
@@ -352,12 +265,25 @@ _MEASURES: dict[str, Callable[..., dict[str, dict[str, float]]]] = {
 }
 
 
-def _checked(output: Any) -> Tensor:
+def _checked(output: Any, number: int) -> Tensor:
+    """Check the output for calibration batch ``number``, counted from 1."""
     if not isinstance(output, Tensor):
         raise InputError(f"model(batch) returned a {type(output).__name__}: wrap the model so that it returns one tensor of logits")
+    if not output.numel():
+        raise InputError(f"calibration batch {number} has no rows: leave it out")
     if not output.isfinite().all():
-        raise InputError("the model's output on the calibration rows is not finite: remove rows with NaN or infinite values")
+        raise InputError(
+            f"the model's output on the calibration rows of batch {number} is not finite: remove rows with NaN or infinite values"
+        )
     return output
+
+
+def _checked_loss(value: Tensor, number: int) -> Tensor:
+    if not value.isfinite().all():
+        raise InputError(
+            f"the loss of calibration batch {number} is not finite: give a batch with rows, and remove rows with NaN or infinite values"
+        )
+    return value
 
 
 def _rounded(model: nn.Module, layer: Layer, precision: Precision, bits: int) -> dict[str, nn.Module]:
@@ -389,32 +315,36 @@ def _latencies(model: nn.Module, layers: Sequence[Layer], batch: Any) -> tuple[d
     Returns:
         Median milliseconds by layer and precision, and the milliseconds of the model outside the layers.
     """
-    inputs: dict[str, tuple[Any, ...]] = {}
+    calls: dict[str, _Call] = {}
 
     def hook(name: str) -> Callable[..., None]:
-        def record(_: nn.Module, given: tuple[Any, ...], __: Any) -> None:
-            inputs.setdefault(name, tuple(value.detach().clone() if isinstance(value, Tensor) else value for value in given))
+        def record(_: nn.Module, inputs: tuple[Any, ...], keywords: dict[str, Any], output: Tensor) -> None:
+            if name not in calls:
+                calls[name] = _Call(name, tuple(map(_own, inputs)), {key: _own(value) for key, value in keywords.items()}, output)
 
         return record
 
-    handles = [layer.module.register_forward_hook(hook(layer.name)) for layer in layers]
     with torch.inference_mode():
-        model(batch)
-        for handle in handles:
-            handle.remove()
+        with _hooked(model, layers, hook):
+            model(batch)
         latencies: dict[str, dict[str, float]] = {}
         for layer in layers:
-            if layer.name not in inputs:
+            if layer.name not in calls:
                 continue
-            supported: list[Precision] = [precision for precision in _LOW if cpu_supports(precision, layer.rows.device)]
+            supported: list[Precision] = [precision for precision in _LOW if cpu_supports(precision, layer.device)]
             versions = {"fp32": layer.module} | {precision: convert_layer(model, layer, precision)[layer.name] for precision in supported}
-            latencies[layer.name] = timed({name: _call(module, inputs[layer.name]) for name, module in versions.items()})
+            latencies[layer.name] = timed({name: _again(calls[layer.name], module) for name, module in versions.items()})
         whole = timed({"model": lambda: model(batch)})["model"]
     return latencies, max(0.0, whole - sum(ms["fp32"] for ms in latencies.values()))
 
 
-def _call(module: nn.Module, given: tuple[Any, ...]) -> Callable[[], Any]:
-    return lambda: module(*given)
+def _own(value: Any) -> Any:
+    """Copy a tensor, because the model may write into it."""
+    return value.detach().clone() if isinstance(value, Tensor) else value
+
+
+def _again(call: _Call, module: nn.Module) -> Callable[[], Any]:
+    return lambda: call.repeated(module)
 
 
 def timed(calls: Mapping[str, Callable[[], Any]], repeats: int = PROBES) -> dict[str, float]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,13 @@ from balancer.errors import CorruptFileError, InputError, MissingFileError, Unsu
 from balancer.files import read_json, write_bytes, write_json
 from balancer.models.classifier import Classifier
 from balancer.models.config import ModelConfig
-from balancer.models.encoding import Bins, PiecewiseLinearEncoder
+from balancer.models.encoding import Bins
 from balancer.models.quantization.applying import Applied
-from balancer.models.quantization.layers import find_layers, fingerprint
+from balancer.models.quantization.carrying import STATE_HOOKS
+from balancer.models.quantization.layers import Layer, bias_channels, find_layers, fingerprint
 from balancer.models.quantization.modules import DTYPES
 from balancer.models.quantization.plan import PrecisionPlan
-from balancer.models.quantization.swapping import convert_module, set_module
+from balancer.models.quantization.swapping import convert_module, with_module
 from balancer.models.storage import CONFIG_FILE
 
 WEIGHTS_FILE = "model.quantized.safetensors"
@@ -48,13 +49,19 @@ def save_quantized(model: nn.Module, applied: Applied, folder: Path, *, plan: Pr
         about: JSON-compatible values that are stored in ``precision.json`` under ``about``.
 
     Raises:
-        UnsupportedError: A layer uses another backend.
+        UnsupportedError: A layer uses another backend, or has a hook on its state dict.
         UnwritableFileError: The folder can't be written.
     """
     if any(row.backend != "torch" for row in applied.rows):
         raise UnsupportedError(
             "only a model on the torch backend can be stored: apply the plan with backend='torch', and again with another backend after loading"
         )
+    for row in applied.rows:
+        for name in (row.layer, *row.tied):
+            if any(getattr(model.get_submodule(name), kind) for kind in STATE_HOOKS):
+                raise UnsupportedError(
+                    f"{name} has a hook on its state dict, which may change what is stored: remove it from the full-precision model first"
+                )
     tensors, aliases = _unshared(model.state_dict())
     content = save(tensors)
     write_bytes(folder / WEIGHTS_FILE, content)
@@ -64,6 +71,7 @@ def save_quantized(model: nn.Module, applied: Applied, folder: Path, *, plan: Pr
         "aliases": aliases,
         "plan": plan.to_dict(),
         "got": {row.layer: row.got for row in applied.rows},
+        "dtype": {row.layer: row.dtype for row in applied.rows},
         "applied": applied.to_dict(),
         "about": about or {},
     }
@@ -83,6 +91,13 @@ def load_quantized(make: Callable[[], nn.Module], folder: Path) -> tuple[nn.Modu
     Raises:
         InputError: A file is missing, damaged, of another format, or of another model.
     """
+    model, stored = _load(make, folder)
+    _fill_buffers(model, make)
+    return model, stored
+
+
+def _load(make: Callable[[], nn.Module], folder: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """See :func:`load_quantized`; buffers that are not in the file remain on the meta device."""
     stored = read_json(folder / PLAN_FILE, what="the precision plan of a quantized model, which balancer quantize writes")
     missing = [key for key in ("format", "weights_sha256", "aliases", "plan", "got") if key not in stored]
     if missing or stored["format"] != FORMAT:
@@ -97,10 +112,9 @@ def load_quantized(make: Callable[[], nn.Module], folder: Path) -> tuple[nn.Modu
     tensors |= {alias: tensors[name] for alias, name in stored["aliases"].items()}
     try:
         for layer in layers:
-            for name in layer.module_names:
-                weights = {key: tensors.pop(f"{name}.{key}") for key in ("weight", "scale") if f"{name}.{key}" in tensors}
-                bias = tensors.pop(f"{name}.bias", None)
-                set_module(model, name, _module(model.get_submodule(name), weights, bias, stored["got"][layer.name]))
+            dtype = _dtype(stored.get("dtype", {}).get(layer.name, str(layer.dtype)))
+            for name, made in _replacements(model, layer, tensors, stored["got"][layer.name], dtype).items():
+                model = with_module(model, name, made)
         rest = model.load_state_dict(tensors, strict=False, assign=True)
         absent = [name for name in rest.missing_keys if not _is_loaded(model, name)]
         if absent or rest.unexpected_keys:
@@ -119,10 +133,20 @@ def load_quantized_classifier(folder: Path, device: torch.device | str = "cpu") 
         config = dataclasses.replace(ModelConfig.from_dict(content["config"]), adapter_rank=0, tasks=())
     except (KeyError, TypeError) as error:
         raise CorruptFileError(f"{folder / CONFIG_FILE} can't be used ({error}): give a run folder written by balancer train") from error
-    model, _ = load_quantized(lambda: Classifier(config), folder)
+    model, _ = _load(lambda: Classifier(config), folder)
     _fill_bins(model, config)
     assert isinstance(model, Classifier)
     return model.to(device)
+
+
+def _fill_buffers(model: nn.Module, make: Callable[[], nn.Module]) -> None:
+    """Compute buffers that are not in the file, e.g. of positions, by building the model once more."""
+    absent = [name for name, buffer in model.named_buffers() if buffer.is_meta]
+    if absent:
+        fresh = dict(make().named_buffers())
+        for name in absent:
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, fresh[name])
 
 
 def _fill_bins(model: nn.Module, config: ModelConfig) -> None:
@@ -134,24 +158,42 @@ def _fill_bins(model: nn.Module, config: ModelConfig) -> None:
                 setattr(module, name, buffer)
 
 
-def _module(module: nn.Module, weights: dict[str, Tensor], bias: Tensor | None, precision: str) -> nn.Module:
-    """Build the replacement of `module` from its stored tensors; KeyError if they do not fit."""
-    if "weight" not in weights or (precision == "int8") != ("scale" in weights):
+def _replacements(model: nn.Module, layer: Layer, tensors: dict[str, Tensor], precision: str, dtype: torch.dtype) -> dict[str, nn.Module]:
+    """Build the replacements of a layer from its stored tensors, and remove these from ``tensors``.
+
+    A KeyError is raised if they do not fit.
+    """
+    made: dict[int, nn.Module] = {}
+    replacements = {}
+    for name in layer.module_names:
+        module, prefix = model.get_submodule(name), f"{name}." if name else ""
+        found = {key: tensors.pop(prefix + key) for key in ("weight", "scale", "bias") if prefix + key in tensors}
+        if id(module) not in made:
+            made[id(module)] = _replacement(layer, module, found, precision, dtype)
+        replacements[name] = made[id(module)]
+    return replacements
+
+
+def _replacement(layer: Layer, module: nn.Module, found: dict[str, Tensor], precision: str, dtype: torch.dtype) -> nn.Module:
+    """Build the replacement of ``module``; see :func:`_replacements`."""
+    if "weight" not in found or (precision == "int8") != ("scale" in found):
         raise KeyError("weight or scale of a layer is missing")
-    if weights["weight"].dtype != (torch.int8 if precision == "int8" else DTYPES[precision]):
-        raise KeyError(f"a weight is {weights['weight'].dtype}, not {precision}")
-    if isinstance(module, PiecewiseLinearEncoder):
-        wanted: tuple[int, ...] = (2 * module.places.fields * module.places.bins, module.slope.shape[-1])
-    else:
-        wanted = tuple(module.get_parameter("weight").shape)
-    if weights["weight"].shape != wanted:
+    weight = found["weight"]
+    if weight.dtype != (torch.int8 if precision == "int8" else DTYPES[precision]):
+        raise KeyError(f"a weight is {weight.dtype}, not {precision}")
+    if weight.shape != layer.shape:
         raise KeyError("a weight has another shape")
-    converted = convert_module(module, weights["weight"], weights.get("scale"))
-    if getattr(converted, "bias", None) is not None:
-        if bias is None:
-            raise KeyError("a bias is missing")
-        converted.bias = bias
-    return converted
+    if bias_channels(module) != (found["bias"].numel() if "bias" in found else 0):
+        raise KeyError("a bias is missing, or of another model")
+    return convert_module(module, weight, found.get("scale"), found.get("bias"), dtype)
+
+
+def _dtype(name: str) -> torch.dtype:
+    """Return the dtype of a stored name; a KeyError is raised if it is none."""
+    dtype = getattr(torch, name.removeprefix("torch."), None)
+    if not isinstance(dtype, torch.dtype):
+        raise KeyError(f"{name} is no dtype")
+    return dtype
 
 
 def _is_loaded(model: nn.Module, name: str) -> bool:
@@ -163,10 +205,10 @@ def _is_loaded(model: nn.Module, name: str) -> bool:
 
 def _unshared(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return every tensor once, and the names of the others with the same data."""
-    first: dict[tuple[int, int], str] = {}
+    first: dict[Hashable, str] = {}
     tensors, aliases = {}, {}
     for name, tensor in state.items():
-        key = (tensor.data_ptr(), tensor.numel())
+        key = tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
         if tensor.numel() and key in first:
             aliases[name] = first[key]
         else:
