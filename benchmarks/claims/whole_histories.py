@@ -1,4 +1,4 @@
-"""Whole histories with sparse attention, against the last 8 rows with dense attention, in the default detector.
+"""Whole histories with sparse attention, against the last 8 rows with dense attention, in the detector.
 
 `balancer train` puts a network on boosted trees whose scores of earlier rows are fields already. Two networks
 are trained on the same trees and fields:
@@ -15,7 +15,7 @@ The blend takes its weight from the reward half of validation, as `balancer trai
 
 Whole histories become the default where the blend is no worse at equal cost on every stream.
 
-    python -m benchmarks.claims.whole_histories                     # all -> benchmarks/results/whole_histories.json
+    python -m benchmarks.claims.whole_histories      # all -> benchmarks/results/whole_histories.json
     python -m benchmarks.claims.whole_histories --only handbook --seeds 2
 
 Every training is recorded when it ends, so a stopped run continues.
