@@ -1,12 +1,12 @@
 """The operator of `flex_attention`: a vectorized C++ kernel for float32 on CPUs (kernels/flex.cpp).
 
-It is called by ctypes as a custom torch operator with a gradient and a rule for `vmap`. The library is compiled
-when the package is installed, if there is a compiler. It contains versions of the kernel for AVX-512, AVX2 and the
-compiler's baseline, and the best one for the processor is used. The kernel uses torch's number of threads; every
-sum is computed in a fixed order, so results do not depend on that number.
+It is called by ctypes as a custom torch operator with a gradient and a rule for `vmap`. The library is
+compiled when the package is installed, if there is a compiler. It contains versions of the kernel for
+AVX-512, AVX2 and the compiler's baseline, and the best one for the processor is used. The kernel uses torch's
+number of threads; every sum is computed in a fixed order, so results do not depend on that number.
 
-Only blocks of keys that a block of queries sees are visited. A tile of 64 queries and 64 keys is held at a time:
-no matrix of all queries and keys exists, forward or backward.
+Only blocks of keys that a block of queries sees are visited. A tile of 64 queries and 64 keys is held at a
+time: no matrix of all queries and keys exists, forward or backward.
 """
 
 from __future__ import annotations
@@ -14,18 +14,19 @@ from __future__ import annotations
 import ctypes
 import functools
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 
 from balancer.errors import UnsupportedError
 from balancer.native_library import allowed_version, load_library
 
 STEM = "_native_flex"
 INSTRUCTION_SETS = ("portable", "avx2", "avx512")
-"""Versions of the kernel by their names in `balancer.native_library`; the variable BALANCER_INSTRUCTIONS restricts
-them.
+"""Versions of the kernel by their names in `balancer.native_library`; the variable BALANCER_INSTRUCTIONS
+restricts them.
 """
 
 _Strides = ctypes.c_int64 * 3
@@ -79,15 +80,24 @@ def run(query: Tensor, key: Tensor, value: Tensor, plan: Tensor | None, scale: f
         query: float32 (B, H, n, E) on a CPU.
         key: (B, Hk, m, E); Hk divides H.
         value: (B, Hk, m, Ev).
-        plan: of the block mask, see `balancer.models.attention.flex_plan`; None if every query sees every key.
+        plan: of the block mask, see `balancer.models.attention.flex_plan`; None if every query sees every
+            key.
         scale: factor of the logits.
 
     Returns:
-        The output (B, H, n, Ev), zeros for a query that sees no key, and the logarithm of the softmax's denominator
-        (B, H, n), -inf for such a query.
+        The output (B, H, n, Ev), zeros for a query that sees no key, and the logarithm of the softmax's
+        denominator (B, H, n), -inf for such a query.
     """
-    out, lse = _forward(query, key, value, plan, scale)
+    if not torch.compiler.is_compiling() and any(unpack_dual(x).tangent is not None for x in (query, key, value)):
+        _refuse_forward_mode()
+    operator: Any = _Transformed.apply if _is_transformed() else _forward
+    out, lse = operator(query, key, value, plan, scale)
     return out, lse
+
+
+def _is_transformed() -> bool:
+    """Return whether a transformation of `torch.func` is active, such as `vmap` or `grad`."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
 @torch.library.custom_op("balancer::flex_attention", mutates_args=(), device_types="cpu")
@@ -138,14 +148,15 @@ def _save(
 
 def _differentiate(ctx: torch.autograd.function.FunctionCtx, grad: Tensor, grad_lse: Tensor) -> tuple[Tensor | None, ...]:
     query, key, value, plan, out, lse = ctx.saved_tensors  # type: ignore[attr-defined]
-    slopes = _backward(grad, grad_lse, query, key, value, plan, out, lse, ctx.scale)  # type: ignore[attr-defined]
+    backward: Any = _TransformedBackward.apply if _is_transformed() else _backward
+    slopes = backward(grad, grad_lse, query, key, value, plan, out, lse, ctx.scale)  # type: ignore[attr-defined]
     return *slopes, None, None
 
 
 _forward.register_autograd(_differentiate, setup_context=_save)
 
 
-def _refuse_second(_ctx: torch.autograd.function.FunctionCtx, *_grads: Tensor) -> NoReturn:
+def _refuse_second(*_arguments: object) -> NoReturn:
     raise UnsupportedError(
         "flex_attention has no second derivative: use score_mod=lambda score, b, h, q, k: score, which computes with torch operations"
     )
@@ -154,35 +165,82 @@ def _refuse_second(_ctx: torch.autograd.function.FunctionCtx, *_grads: Tensor) -
 _backward.register_autograd(_refuse_second)
 
 
-@_forward.register_vmap
-def _(info: object, in_dims: tuple[int | None, ...], *inputs: object) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
-    size = info.batch_size  # type: ignore[attr-defined]
-    *tensors, plan, scale = inputs
-    outputs = _forward(*_folded(tensors, in_dims, size), plan, scale)
-    return tuple(x.unflatten(0, (size, -1)) for x in outputs), (0, 0)  # type: ignore[return-value]
+def _refuse_forward_mode() -> NoReturn:
+    raise UnsupportedError("flex_attention has no derivatives in forward mode: use torch.func.grad, vjp or jacrev")
 
 
-@_backward.register_vmap
-def _(info: object, in_dims: tuple[int | None, ...], *inputs: object) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-    size = info.batch_size  # type: ignore[attr-defined]
-    *first, plan, out, lse, scale = inputs
-    folded = _folded([*first, out, lse], (*in_dims[:5], *in_dims[6:8]), size)
-    outputs = _backward(*folded[:5], plan, *folded[5:], scale)
-    return tuple(x.unflatten(0, (size, -1)) for x in outputs), (0, 0, 0)
+class _Transformed(torch.autograd.Function):
+    """The operator inside a transformation of `torch.func`, which does not accept `register_autograd`."""
+
+    @staticmethod
+    def forward(query: Tensor, key: Tensor, value: Tensor, plan: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
+        out, lse = _forward(query, key, value, plan, scale)
+        return out, lse
+
+    setup_context = staticmethod(_save)
+    backward = staticmethod(_differentiate)
+
+    @staticmethod
+    def jvp(_ctx: Any, *_tangents: Any) -> NoReturn:
+        _refuse_forward_mode()
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        *tensors, plan, scale = inputs
+        operator: Any = _Transformed.apply
+        outputs = operator(*_folded(tensors, in_dims, info.batch_size), plan, scale)
+        return _unfolded(outputs, info.batch_size)
+
+
+class _TransformedBackward(torch.autograd.Function):
+    """The gradients inside a transformation of `torch.func`."""
+
+    @staticmethod
+    def forward(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+        dq, dk, dv = _backward(*inputs)
+        return dq, dk, dv
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        """Nothing is saved: there is no second derivative."""
+
+    @staticmethod
+    def backward(_ctx: Any, *_grads: Any) -> NoReturn:
+        _refuse_second()
+
+    @staticmethod
+    def jvp(_ctx: Any, *_tangents: Any) -> NoReturn:
+        _refuse_forward_mode()
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        *first, plan, out, lse, scale = inputs
+        folded = _folded([*first, out, lse], (*in_dims[:5], *in_dims[6:8]), info.batch_size)
+        operator: Any = _TransformedBackward.apply
+        outputs = operator(*folded[:5], plan, *folded[5:], scale)
+        return _unfolded(outputs, info.batch_size)
+
+
+_forward.register_vmap(_Transformed.vmap)
+_backward.register_vmap(_TransformedBackward.vmap)
 
 
 def _folded(tensors: list[Tensor], in_dims: tuple[int | None, ...], size: int) -> list[Tensor]:
-    """Make the mapped dimension part of the batch, in front: a plan serves batch entry b as entry b of its own."""
-    moved = [
-        x.movedim(dim, 0) if dim is not None else x.expand(size, *x.shape) for x, dim in zip(tensors, in_dims[: len(tensors)], strict=True)
-    ]
+    """Make the mapped dimension part of the batch, in front, so that a plan for each entry still fits."""
+    dims = in_dims[: len(tensors)]
+    moved = [x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0) for x, dim in zip(tensors, dims, strict=True)]
     return [x.flatten(0, 1) for x in moved]
+
+
+def _unfolded(outputs: tuple[Tensor, ...], size: int) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    return tuple(x.unflatten(0, (size, x.shape[0] // max(size, 1))) for x in outputs), (0,) * len(outputs)
 
 
 def _like(x: Tensor, channels: int) -> Tensor:
     """Return an empty tensor (B, H, n, channels) in the memory order of `x` (B, H, n, E).
 
-    Projections give heads next to each other, (B, n, H, E) in memory; what follows reads the result in that order.
+    Projections give heads next to each other, (B, n, H, E) in memory; what follows reads the result in that
+    order.
     """
     batch, heads, length, _ = x.shape
     if x.stride(1) < x.stride(2):

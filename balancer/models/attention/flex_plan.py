@@ -1,15 +1,15 @@
 """Plans of block masks: which blocks of keys a block of queries visits, and bits for those it sees in part.
 
-A plan is made once for each `BlockMask` of torch. `mask_mod` is evaluated on the partial blocks alone, some at a
-time, so no matrix of all queries and keys is held. The plan is kept in the attribute `ATTRIBUTE` of the
+A plan is made once for each `BlockMask` of torch. `mask_mod` is evaluated on the partial blocks alone, some
+at a time, so no matrix of all queries and keys is held. The plan is kept in the attribute `ATTRIBUTE` of the
 `BlockMask` and lives as long as that.
 
 A plan is one tensor, int64 (N,), so that it is an ordinary input of the operator in `flex_native.py`:
 
-- eight numbers: batch and heads of the mask (1 or more), rows and columns of blocks, queries and keys of a block,
-  words of a mask's row, entries;
-- for the rows of blocks: where the entries of each begin, then of each entry the column, ascending, and the number
-  of its mask, or -1 if all of the block is seen;
+- eight numbers: batch and heads of the mask (1 or more), rows and columns of blocks, queries and keys of a
+  block, words of a mask's row, entries;
+- for the rows of blocks: where the entries of each begin, then of each entry the column, ascending, and the
+  number of its mask, or -1 if all of the block is seen;
 - the same for the columns of blocks, with rows in place of columns;
 - the masks, (masks, keys of a block, words): bit i of word j is query 64 j + i of the block.
 """
@@ -17,8 +17,9 @@ A plan is one tensor, int64 (N,), so that it is an ordinary input of the operato
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -29,14 +30,13 @@ from balancer.errors import InputError, UnsupportedError
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
+Numbers: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 ATTRIBUTE = "_balancer_plan"
 HEADER = 8
 WORD = 64
 """Queries of a word of a mask."""
 AT_A_TIME = 1 << 22
 """Pairs of query and key for which `mask_mod` is evaluated in one call."""
-UNLIMITED = 1 << 30
-"""Block size by which torch says that a mask has a single block of any length."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,9 @@ class Kept:
 def prepare_block_mask(block_mask: BlockMask) -> BlockMask:
     """Make the plan of a mask before it is used, and keep it in the mask.
 
-    `flex_attention` does this in its first call with a mask. Call it where a compiled function gets a new mask in
-    every step: a prepared mask is an ordinary input of the compiled function, any other would compile it again.
+    `flex_attention` does this in its first call with a mask. Call it where a compiled function gets a new
+    mask in every step: a prepared mask is an ordinary input of the compiled function, any other would compile
+    it again.
 
     Args:
         block_mask: mask on a CPU.
@@ -84,7 +85,7 @@ def plan_of(block_mask: BlockMask) -> Tensor:
     return plan
 
 
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def constant_plan(block_mask: BlockMask) -> Tensor:
     """Return the plan of a mask while a function is compiled; the compiled function is for this mask only."""
     if "kv_indices" not in vars(block_mask):
@@ -94,7 +95,18 @@ def constant_plan(block_mask: BlockMask) -> Tensor:
 
 
 def made(block_mask: BlockMask) -> Tensor:
-    """Make the plan of a mask, int64 (N,)."""
+    """Make the plan of a mask, int64 (N,).
+
+    It is made in a thread of its own, where no transformation of `torch.func` and no torch mode is active: a
+    plan holds plain numbers even if the mask is first used inside one.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(_made, block_mask).result()
+
+
+def _made(block_mask: BlockMask) -> Tensor:
+    if getattr(block_mask.mask_mod, "__name__", "") == "_sliced_mask_mod_error":
+        raise InputError("block_mask was sliced, which removes its mask_mod: set block_mask.mask_mod")
     query_length, key_length = block_mask.seq_lengths
     rows_of_block, keys_of_block = block_mask.BLOCK_SIZE
     height, width = min(rows_of_block, max(query_length, 1)), min(keys_of_block, max(key_length, 1))
@@ -128,8 +140,8 @@ def made(block_mask: BlockMask) -> Tensor:
     return torch.from_numpy(np.concatenate(content))
 
 
-def _entries(block_mask: BlockMask, rows: int, columns: int) -> tuple[int, int, np.ndarray[Any, np.dtype[np.int64]]]:
-    """Return batch and heads of the mask, and its blocks: batch, head, row, column, 1 if it is full; (N, 5)."""
+def _entries(block_mask: BlockMask, rows: int, columns: int) -> tuple[int, int, Numbers]:
+    """Return batch and heads of the mask, and its blocks (N, 5): batch, head, row, column, 1 if full."""
     found = []
     batch = heads = 1
     for count, index, full in (
@@ -139,7 +151,10 @@ def _entries(block_mask: BlockMask, rows: int, columns: int) -> tuple[int, int, 
         if count is None or index is None:
             continue
         counts, indices = _array(count), _array(index)
-        counts, indices = counts.reshape((1,) * (3 - counts.ndim) + counts.shape), indices.reshape((1,) * (4 - indices.ndim) + indices.shape)
+        counts, indices = (
+            counts.reshape((1,) * (3 - counts.ndim) + counts.shape),
+            indices.reshape((1,) * (4 - indices.ndim) + indices.shape),
+        )
         if counts.shape[2] < rows or indices.shape[2] < rows:
             raise InputError(f"block_mask lists {counts.shape[2]} rows of blocks for {rows}: make it for these lengths")
         batch, heads = max(batch, indices.shape[0]), max(heads, indices.shape[1])
@@ -157,7 +172,7 @@ def _entries(block_mask: BlockMask, rows: int, columns: int) -> tuple[int, int, 
 
 def _bits(
     mask_mod: Callable[..., Tensor],
-    entries: np.ndarray[Any, np.dtype[np.int64]],
+    entries: Numbers,
     size: tuple[int, int],
     lengths: tuple[int, int],
     words: int,
@@ -174,7 +189,7 @@ def _bits(
     places = [torch.from_numpy(x) for x in (entries[:, 0], entries[:, 1], queries.clip(max=lengths[0] - 1), keys.clip(max=lengths[1] - 1))]
     inside = (queries < lengths[0])[:, :, None] & (keys < lengths[1])[:, None, :]
     mask = _array(evaluated(mask_mod, *places)) & inside
-    every, none = (mask == inside).all((1, 2)), ~mask.any((1, 2))
+    every, none = np.all(mask == inside, axis=(1, 2)), ~np.any(mask, axis=(1, 2))
     chosen = mask[~every & ~none].transpose(0, 2, 1)
     padded = np.zeros((*chosen.shape[:2], words * WORD), bool)
     padded[:, :, : size[0]] = chosen
@@ -197,14 +212,14 @@ def evaluated(mask_mod: Callable[..., Tensor], batch: Tensor, head: Tensor, quer
     return mask.to(torch.bool)
 
 
-def _chunks(numbers: np.ndarray[Any, np.dtype[np.int64]], pairs: int) -> Iterator[np.ndarray[Any, np.dtype[np.int64]]]:
-    """Divide numbers of blocks so that a call of `mask_mod` is for at most `AT_A_TIME` pairs, or one block."""
+def _chunks(numbers: Numbers, pairs: int) -> Iterator[Numbers]:
+    """Divide numbers of blocks: a call of `mask_mod` is for at most `AT_A_TIME` pairs, or one block."""
     step = max(1, AT_A_TIME // max(1, pairs))
     for begin in range(0, len(numbers), step):
         yield numbers[begin : begin + step]
 
 
-def _starts(line: np.ndarray[Any, np.dtype[np.int64]], lines: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+def _starts(line: Numbers, lines: int) -> Numbers:
     """Return where the entries of each line begin, and the end, (lines + 1,)."""
     return np.concatenate([[0], np.cumsum(np.bincount(line, minlength=lines))]).astype(np.int64)
 
@@ -223,3 +238,65 @@ def _sizes(block_mask: BlockMask) -> tuple[int, ...]:
 
 def _versions(lists: tuple[Tensor | None, ...]) -> tuple[int, ...]:
     return tuple(0 if x is None else x._version for x in lists)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The contents of a plan, as views of its numbers."""
+
+    batch: int
+    heads: int
+    rows: int
+    height: int
+    width: int
+    starts: Numbers
+    columns: Numbers
+    masks: Numbers
+    bits: np.ndarray[Any, np.dtype[np.uint8]]
+    """(masks, keys of a block, bytes)"""
+
+    def visited(self, row: int) -> Numbers:
+        """Columns of blocks that any batch entry and head visits in a row of blocks, ascending."""
+        lines = np.arange(self.batch * self.heads) * self.rows + row
+        return np.unique(np.concatenate([self.columns[self.starts[line] : self.starts[line + 1]] for line in lines]))
+
+    def seen(self, row: int, begin: int, end: int, length: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Which of the keys in the `visited` blocks of a row are seen.
+
+        Args:
+            row: row of blocks.
+            begin: first query, counted from that of the row; a multiple of eight.
+            end: end of the queries.
+            length: number of keys of the whole sequence.
+
+        Returns:
+            bool (batch, heads, end - begin, keys).
+        """
+        visited = self.visited(row)
+        mask = np.zeros((self.batch * self.heads, end - begin, len(visited) * self.width), bool)
+        for line in range(self.batch * self.heads):
+            first = line * self.rows + row
+            for entry in range(self.starts[first], self.starts[first + 1]):
+                place = int(np.searchsorted(visited, self.columns[entry])) * self.width
+                number = self.masks[entry]
+                if number < 0:
+                    mask[line, :, place : place + self.width] = True
+                    continue
+                block = np.unpackbits(self.bits[number, :, begin // 8 : -(-end // 8)], axis=-1, bitorder="little")
+                mask[line, :, place : place + self.width] = block.T[: end - begin]
+        inside = positions(visited, self.width) < length
+        return mask[:, :, inside].reshape(self.batch, self.heads, end - begin, -1)
+
+
+def read(plan: Tensor) -> Blocks:
+    """Read a plan, int64 (N,)."""
+    numbers = _array(plan)
+    batch, heads, rows, columns, height, width, words, entries = (int(x) for x in numbers[:HEADER])
+    sizes = (batch * heads * rows + 1, entries, entries, batch * heads * columns + 1 + 2 * entries)
+    starts, listed, masks, _, bits = np.split(numbers[HEADER:], np.cumsum(sizes))
+    return Blocks(batch, heads, rows, height, width, starts, listed, masks, bits.view(np.uint8).reshape(-1, width, words * WORD // 8))
+
+
+def positions(columns: Numbers, width: int) -> Numbers:
+    """Positions of the keys of some columns of blocks, those beyond the end of the sequence included."""
+    return (columns[:, None] * width + np.arange(width)).reshape(-1)
