@@ -41,6 +41,8 @@ class AppliedRow:
     tied: tuple[str, ...] = ()
     dtype: str = "float32"
     """Dtype of the layer in the full-precision model, in which it returns its results."""
+    views: tuple[str, ...] = ()
+    """Attributes of modules that are views of the weight, which no file contains."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Applied:
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to JSON-compatible values."""
-        rows = [asdict(row) | {"tied": list(row.tied)} for row in self.rows]
+        rows = [asdict(row) | {"tied": list(row.tied), "views": list(row.views)} for row in self.rows]
         return {"backend": self.backend, "bytes_before": self.bytes_before, "bytes_after": self.bytes_after, "rows": rows}
 
 
@@ -95,6 +97,7 @@ def apply_precision(model: nn.Module, plan: PrecisionPlan, backend: Backend = "a
         if layer.device.type == "meta":
             raise InputError(f"{layer.name or 'the model'} is on the device meta and has no values: load its weights, then quantize it")
     chosen = "torch" if backend == "auto" else backend
+    stored = dict(model.named_parameters(remove_duplicate=False)).keys() | dict(model.named_buffers(remove_duplicate=False)).keys()
     quantized = copied(model).eval().requires_grad_(False)
     # The layers are those of the model: in its copy, weights of parametrized layers need not be shared.
     rows = []
@@ -117,9 +120,23 @@ def apply_precision(model: nn.Module, plan: PrecisionPlan, backend: Backend = "a
             modules = convert_layer(quantized, layer, got)
         for name, module in modules.items():
             quantized = with_module(quantized, name, module)
-        reason = "; ".join(filter(None, (reason, layer.note)))
+        reason = "; ".join(filter(None, (reason, layer.note(got))))
         dtype = str(layer.dtype).removeprefix("torch.")
-        rows.append(AppliedRow(layer.name, layer.kind, wanted, got, used, reason, layer.bytes_now, layer.bytes(got), layer.tied, dtype))
+        rows.append(
+            AppliedRow(
+                layer.name,
+                layer.kind,
+                wanted,
+                got,
+                used,
+                reason,
+                layer.bytes_now,
+                layer.bytes(got),
+                layer.tied,
+                dtype,
+                tuple(set(layer.outside) - stored),
+            )
+        )
     return quantized, Applied(rows, chosen)
 
 

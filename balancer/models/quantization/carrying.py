@@ -23,8 +23,8 @@ _HOOKS = (
 )
 _OF_HOOKS = ("_forward_pre_hooks_with_kwargs", "_forward_hooks_with_kwargs", "_forward_hooks_always_called")
 """Properties of hooks, by the number of the hook."""
-STATE_HOOKS = _HOOKS[4:]
-"""Hooks that act on state dicts."""
+STATE_HOOKS = ("_state_dict_pre_hooks", "_state_dict_hooks")
+"""Hooks that act when a state dict is made."""
 
 
 def carry_over(old: nn.Module, new: nn.Module) -> None:

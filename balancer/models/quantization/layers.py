@@ -18,6 +18,7 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from balancer.errors import InputError, UnsupportedError
 from balancer.models.encoding import PiecewiseLinearEncoder
@@ -54,6 +55,8 @@ class Layer:
     """All modules with the weight, each once."""
     outside: tuple[str, ...] = ()
     """Names of tensors that use the memory of the weight and are not part of a layer."""
+    outside_alike: bool = True
+    """Whether all of these are the whole weight in its shape: if it is not rounded, it is stored once."""
     parts: tuple[str, ...] = ()
     """Names of other layers whose weights use the same memory in another way, e.g. as a part of it."""
 
@@ -80,7 +83,11 @@ class Layer:
         """Shape (R, d) of the rows."""
         if isinstance(self.module, PiecewiseLinearEncoder):
             return 2 * self.module.places.fields * self.module.places.bins, self.module.slope.shape[-1]
-        channels, width = source(self.module, "weight").shape
+        if parametrize.is_parametrized(self.module, "weight"):  # the shapes of what it is computed from may differ
+            sizes = ("num_embeddings", "embedding_dim") if self.kind == "embedding" else ("out_features", "in_features")
+            channels, width = (getattr(self.module, size) for size in sizes)
+        else:
+            channels, width = source(self.module, "weight").shape
         return channels, width
 
     @property
@@ -114,7 +121,7 @@ class Layer:
         second time, as it is.
         """
         size = math.prod(self.shape)
-        kept = size * self.dtype.itemsize if self.outside and DTYPES.get(precision) != self.dtype else 0
+        kept = size * self.dtype.itemsize if self.outside and not self._is_stored_once(precision) else 0
         if precision == "int8":
             return size + SCALE_BYTES * (self.shape[0] + self.biases) + kept
         return (4 if precision == "fp32" else 2) * (size + self.biases) + kept
@@ -124,10 +131,12 @@ class Layer:
         """Bytes of weight and biases in the model as it is."""
         return self.dtype.itemsize * (math.prod(self.shape) + self.biases)
 
-    @property
-    def note(self) -> str:
+    def _is_stored_once(self, precision: Precision) -> bool:
+        return self.outside_alike and DTYPES.get(precision) == self.dtype
+
+    def note(self, precision: Precision) -> str:
         """What should be known about the memory of the weight, or an empty text."""
-        if self.outside:
+        if self.outside and not self._is_stored_once(precision):
             return f"its weight is also used by {', '.join(self.outside)}, which is not quantized: the weight is stored twice"
         if self.parts:
             return f"its weight uses the memory of the weight of {', '.join(self.parts)} in another way: each is stored"
@@ -227,7 +236,8 @@ def _with_shared_memory(model: nn.Module, layers: list[Layer]) -> list[Layer]:
             own |= {f"{name}.weight" if name else "weight": (layer.name, span) for name in layer.module_names}
     replaced = [f"{name}." if name else "" for layer in layers for name in layer.module_names]
     by_storage: dict[int, list[tuple[str, Span]]] = {}
-    for name, tensor in named_tensors(model):
+    tensors = dict(named_tensors(model))
+    for name, tensor in tensors.items():
         span = span_of(tensor)
         if span is not None:
             by_storage.setdefault(span.storage, []).append((name, span))
@@ -240,7 +250,9 @@ def _with_shared_memory(model: nn.Module, layers: list[Layer]) -> list[Layer]:
         sharing = [name for name, span in by_storage.get(mine[1].storage, []) if span.overlaps(mine[1])]
         parts = {own[name][0] for name in sharing if name in own} - {layer.name}
         outside = [name for name in sharing if name not in own and not any(_is_dropped(name, prefix) for prefix in replaced)]
-        result.append(dataclasses.replace(layer, outside=tuple(outside), parts=tuple(sorted(parts))))
+        key = memory_key(source(layer.module, "weight"))
+        alike = all(memory_key(tensors[name]) == key for name in outside)
+        result.append(dataclasses.replace(layer, outside=tuple(outside), outside_alike=alike, parts=tuple(sorted(parts))))
     return result
 
 

@@ -9,6 +9,7 @@ rows.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -143,18 +144,24 @@ def _as_given(device: torch.device) -> AbstractContextManager[object]:
 class _Linear(Weighted):
     """A linear layer in low precision."""
 
-    bias: Tensor | None
+    stored_bias: Tensor | None
+    renamed = MappingProxyType({"stored": "weight", "stored_bias": "bias"})
 
     def __init__(self, stored: Tensor, scale: Tensor | None, bias: Tensor | None, dtype: torch.dtype) -> None:
         super().__init__(dtype)
         self.register_buffer("stored", stored)
         self.register_buffer("scale", scale)
-        self.register_buffer("bias", None if bias is None else bias.detach())
+        self.register_buffer("stored_bias", None if bias is None else bias.detach())
         self.out_features, self.in_features = stored.shape
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The bias (N,) in the dtype of the replaced layer, or None."""
+        return None if self.stored_bias is None else self.stored_bias.to(self.full_dtype)
 
     def extra_repr(self) -> str:
         """Describe the layer in its ``repr``."""
-        return f"in_features={self.in_features}, out_features={self.out_features}, stored={self.stored.dtype}, bias={self.bias is not None}"
+        return f"in_features={self.in_features}, out_features={self.out_features}, stored={self.stored.dtype}, bias={self.stored_bias is not None}"
 
 
 class Int8Linear(_Linear):
@@ -176,7 +183,7 @@ class Int8Linear(_Linear):
             or not (input.numel() and self.out_features)
             or (input.requires_grad and torch.is_grad_enabled())
         ):
-            out: Tensor = int8_linear(input, self.stored, self.scale, self.bias)
+            out: Tensor = int8_linear(input, self.stored, self.scale, self.stored_bias)
             return out.to(dtype)
         if input.dtype == dtype == torch.float32:
             return self._pack().multiply(input)
@@ -185,9 +192,9 @@ class Int8Linear(_Linear):
     def _pack(self) -> native.PackedLinear:
         """Return the weight as the kernel takes it, packed again if tensors of the layer were replaced."""
         buffers = self._buffers
-        now = buffers["stored"], buffers["scale"], buffers["bias"]
+        now = buffers["stored"], buffers["scale"], buffers["stored_bias"]
         if self._packed is None or any(new is not old for new, old in zip(now, self._packed[1], strict=True)):
-            self._packed = native.PackedLinear(self.stored, self.scale, self.bias), now
+            self._packed = native.PackedLinear(self.stored, self.scale, self.stored_bias), now
         return self._packed[0]
 
     def _load_from_state_dict(self, *given: Any) -> None:
@@ -209,7 +216,7 @@ class LowLinear(_Linear):
         """Map (..., K) to (..., N), in the dtype of the replaced layer."""
         dtype = checked_dtype(input, self.in_features)
         with _as_given(input.device):
-            return F.linear(input.to(self.stored.dtype), self.stored, self.bias).to(dtype)
+            return F.linear(input.to(self.stored.dtype), self.stored, self.stored_bias).to(dtype)
 
 
 class RowwiseLinear(_Linear):
@@ -222,10 +229,10 @@ class RowwiseLinear(_Linear):
         """Map (..., K) to (..., N), in the dtype of the replaced layer."""
         dtype = checked_dtype(input, self.in_features)
         if torch.compiler.is_compiling():  # a compiler may choose kernels by the number of rows
-            out: Tensor = rowwise_linear(input.float(), self.stored, self.bias)
+            out: Tensor = rowwise_linear(input.float(), self.stored, self.stored_bias)
             return out.to(dtype)
         with _as_given(input.device):
-            return _multiply_rows(input.float(), self.stored, self.bias).to(dtype)
+            return _multiply_rows(input.float(), self.stored, self.stored_bias).to(dtype)
 
 
 @torch.library.custom_op("balancer::rowwise_linear", mutates_args=())

@@ -7,8 +7,9 @@ stored one, which may be INT8 without its scale, is ``stored``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ class Replacement(nn.Module):
 
     def own_buffers(self) -> Iterator[tuple[nn.Module, str]]:
         """Modules and names of the tensors that keep their dtype."""
-        for name in ("stored", "scale", "bias"):
+        for name in ("stored", "scale", "stored_bias"):
             if self._buffers.get(name) is not None:
                 yield self, name
 
@@ -74,12 +75,17 @@ class Weighted(Replacement):
             return self.stored.to(self.full_dtype)
         return (self.stored.float() * self.scale[:, None]).to(self.full_dtype)
 
-    # On disk and in state dicts the stored weight has the name that it has in the full-precision layer.
+    renamed: ClassVar[Mapping[str, str]] = MappingProxyType({"stored": "weight"})
+    """Names on disk and in state dicts, those of the full-precision layer, by the names of buffers."""
+
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        destination[f"{prefix}weight"] = destination.pop(f"{prefix}stored")
+        for buffer, name in self.renamed.items():
+            if prefix + buffer in destination:
+                destination[prefix + name] = destination.pop(prefix + buffer)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
-        if f"{prefix}weight" in state_dict:
-            state_dict[f"{prefix}stored"] = state_dict.pop(f"{prefix}weight")
+        for buffer, name in self.renamed.items():
+            if prefix + name in state_dict:
+                state_dict[prefix + buffer] = state_dict.pop(prefix + name)
         super()._load_from_state_dict(state_dict, prefix, *others)

@@ -28,6 +28,7 @@ from balancer.models.quantization.carrying import STATE_HOOKS
 from balancer.models.quantization.layers import Layer, bias_channels, find_layers, fingerprint
 from balancer.models.quantization.modules import DTYPES
 from balancer.models.quantization.plan import PrecisionPlan
+from balancer.models.quantization.shared_memory import named_tensors
 from balancer.models.quantization.swapping import convert_module, with_module
 from balancer.models.storage import CONFIG_FILE
 
@@ -57,6 +58,10 @@ def save_quantized(model: nn.Module, applied: Applied, folder: Path, *, plan: Pr
             "only a model on the torch backend can be stored: apply the plan with backend='torch', and again with another backend after loading"
         )
     for row in applied.rows:
+        if row.views:
+            raise UnsupportedError(
+                f"{', '.join(row.views)} is a view of the weight of {row.layer}, which can't be stored: make it a property"
+            )
         for name in (row.layer, *row.tied):
             if any(getattr(model.get_submodule(name), kind) for kind in STATE_HOOKS):
                 raise UnsupportedError(
@@ -103,8 +108,7 @@ def _load(make: Callable[[], nn.Module], folder: Path) -> tuple[nn.Module, dict[
     if missing or stored["format"] != FORMAT:
         raise CorruptFileError(f"{folder / PLAN_FILE} was not written by this version of balancer quantize: quantize the run again")
     plan = PrecisionPlan.from_dict(stored["plan"])
-    with torch.device("meta"):
-        model = make().eval().requires_grad_(False)
+    model = _without_values(make).eval().requires_grad_(False)
     layers = find_layers(model)
     if fingerprint(layers) != plan.fingerprint:
         raise InputError(f"{folder / PLAN_FILE} is for another model than the one it is loaded into: quantize the run again")
@@ -139,14 +143,23 @@ def load_quantized_classifier(folder: Path, device: torch.device | str = "cpu") 
     return model.to(device)
 
 
+def _without_values(make: Callable[[], nn.Module]) -> nn.Module:
+    """Build a model on the meta device; where that can't be done, build it with values and drop these."""
+    try:
+        with torch.device("meta"):
+            return make()
+    except (NotImplementedError, RuntimeError):
+        return make().to("meta")
+
+
 def _fill_buffers(model: nn.Module, make: Callable[[], nn.Module]) -> None:
-    """Compute buffers that are not in the file, e.g. of positions, by building the model once more."""
-    absent = [name for name, buffer in model.named_buffers() if buffer.is_meta]
+    """Compute tensors that are not in the file, e.g. of positions, by building the model once more."""
+    absent = [name for name, tensor in named_tensors(model) if tensor.is_meta]
     if absent:
-        fresh = dict(make().named_buffers())
+        fresh = dict(named_tensors(make()))
         for name in absent:
             parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, fresh[name])
+            setattr(model.get_submodule(parent), child, fresh[name].detach())
 
 
 def _fill_bins(model: nn.Module, config: ModelConfig) -> None:
@@ -207,13 +220,16 @@ def _unshared(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, st
     """Return every tensor once, and the names of the others with the same data."""
     first: dict[Hashable, str] = {}
     tensors, aliases = {}, {}
+    storages: set[int] = set()  # a file can't contain different tensors with the same memory
     for name, tensor in state.items():
         key = tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
         if tensor.numel() and key in first:
             aliases[name] = first[key]
-        else:
-            first[key] = name
-            tensors[name] = tensor.contiguous()
+            continue
+        first[key] = name
+        storage = tensor.untyped_storage().data_ptr()
+        tensors[name] = tensor.contiguous().clone() if storage in storages else tensor.contiguous()
+        storages.add(storage)
     return tensors, aliases
 
 

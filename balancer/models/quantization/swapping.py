@@ -75,7 +75,7 @@ def convert_weight(rows: Tensor, precision: Precision, name: str = "the layer") 
         above = float(magnitudes.where(magnitudes.isfinite(), 0).max())
         if above > largest:
             raise InputError(f"{name} has a weight of {above:.3g}, but {precision} ends at {largest:.3g}: plan another precision for it")
-    return quantize_rows(rows) if precision == "int8" else (rows.to(DTYPES[precision]), None)
+    return quantize_rows(rows) if precision == "int8" else (rows.to(DTYPES[precision]).contiguous(), None)
 
 
 def convert_module(

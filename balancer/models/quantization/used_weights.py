@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +36,7 @@ def source(module: nn.Module, name: str) -> Tensor:
     """Return a stored tensor that the weight or bias `name` is computed from; it has its dtype and device."""
     if parametrize.is_parametrized(module, name):
         originals = module.get_submodule(f"parametrizations.{name}")
-        return next(originals.parameters(recurse=False), None) or next(originals.buffers(recurse=False))
+        return next(chain(originals.parameters(recurse=False), originals.buffers(recurse=False)))
     for suffix in ("_v", "_orig", ""):
         tensor = module._parameters.get(name + suffix)
         if tensor is not None:
@@ -92,7 +93,9 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 def is_computing_hook(hook: object) -> bool:
     """Whether a hook belongs to a computed weight, so that a layer with a fixed weight must not have it."""
-    return isinstance(getattr(hook, "hook", hook), (WeightNorm, SpectralNorm, BasePruningMethod, *_STATE_HOOKS))
+    inner = getattr(hook, "hook", hook)  # torch wraps some hooks
+    of_torch = getattr(inner, "__module__", "") == "torch.nn.utils.parametrizations"
+    return of_torch or isinstance(inner, (WeightNorm, SpectralNorm, BasePruningMethod, *_STATE_HOOKS))
 
 
 def names_of_sources(module: nn.Module) -> set[str]:
