@@ -28,7 +28,7 @@ from balancer.files import write_json
 from benchmarks.lib.commands import parser
 from benchmarks.lib.recording import RESULTS, ROOT, environment, recorded
 
-PARTS = {"tests": 115, "attention": 140, "population": 50, "quantization": 75, "training": 75}
+PARTS = {"tests": 115, "attention": 135, "population": 60, "quantization": 70, "training": 75}
 """Seconds of each part at most. Together with the start they must fit into 8 minutes (480 seconds)."""
 SUMMARY = "gpu.json"
 LAST_LINES = 20

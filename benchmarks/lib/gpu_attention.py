@@ -18,7 +18,7 @@ from benchmarks.lib.timing import PASSES
 LENGTHS, FLEX_LENGTHS, OTHER_LENGTHS = (2048, 8192, 65_536, 32_768, 16_384, 4096), (2048, 8192, 65_536), (2048, 8192)
 """Tokens in the order in which they are measured; those with FlexAttention; and those of the other kinds."""
 TINY = Setting(batch=1, heads=2, width=16, window=32, num_global=4)
-LAST_CELL = 30.0
+LAST_CELL = 20.0
 """Seconds before the end at which the last cell is started."""
 
 

@@ -25,8 +25,11 @@ from benchmarks.lib.checks import claim
 from benchmarks.lib.gpu_part import SEED, Part, main
 from benchmarks.lib.gpu_timing import release
 
-STUDENTS, CLAIMED, TIMES = (64, 1024, 4096), 1024, 50.0
-"""Numbers of students; that of the claim; and the claim: times as many student-batches as the loop."""
+STUDENTS, CLAIMED, TIMES = (64, 1024), 1024, 50.0
+"""Numbers of students; that of the claim; and the claim: times as many student-batches as the loop.
+
+More students would take too long, because their metrics are computed on the CPU.
+"""
 
 
 def measure(part: Part) -> None:
@@ -52,11 +55,11 @@ def measure(part: Part) -> None:
 
 
 def population(problem: PopulationProblem, students: int, part: Part) -> float:
-    """Student-batches per second of wall-clock time, after a warm-up of one episode."""
+    """Student-batches per second of wall-clock time over one episode, after a warm-up of two epochs."""
     environment = PopulationVecEnv(problem, students, epochs=EPOCHS, steps_per_epoch=STEPS, batch_size=BATCH, seed=SEED, device=part.device)
     environment.reset()
     rng = np.random.default_rng(SEED)
-    speed(environment, 1 if part.dry else EPOCHS, rng, time.perf_counter)
+    speed(environment, 1 if part.dry else 2, rng, time.perf_counter)
     # The scores after each epoch are needed on the CPU, so all work of the device is done by then.
     return speed(environment, 1 if part.dry else EPOCHS, rng, time.perf_counter)
 
@@ -72,9 +75,9 @@ def one_student(problem: PopulationProblem, steps: int) -> float:
 
 def training(problem: PopulationProblem, part: Part) -> dict[str, Any]:
     """Train a policy; environment steps per second of its rollouts after the first, with PPO's updates."""
-    students = 4 if part.dry else CLAIMED
+    students = 4 if part.dry else 256
     budget = PolicyBudget(
-        rollouts=2 if part.dry else 4, num_students=students, siblings=2 if part.dry else 8, test_groups=1, test_episodes=1
+        rollouts=2 if part.dry else 3, num_students=students, siblings=2 if part.dry else 8, test_groups=1, test_episodes=1
     )
     ends: list[tuple[float, int]] = []
 

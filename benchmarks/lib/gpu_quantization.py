@@ -7,6 +7,7 @@ which is measured too, it is in bfloat16.
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -64,7 +65,7 @@ def contenders(shape: Shape, model: nn.Module) -> dict[str, tuple[Callable[[], n
 
     return {
         FP32: (lambda: model, False),
-        BF16: (lambda: shape.make().to(next(model.parameters()).device, torch.bfloat16) if shape.pure_bf16 else model, not shape.pure_bf16),
+        BF16: (lambda: copy.deepcopy(model).bfloat16() if shape.pure_bf16 else model, not shape.pure_bf16),
         "torch INT8": (planned, False),
         "torch INT8, autocast": (planned, True),
         "torch INT8, attention BF16": (partial(planned, keep=("attention",)), False),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -55,9 +56,10 @@ def waited(call: Call, device: str) -> None:
 
 
 def release(device: str) -> None:
-    """Give cached memory back to the device."""
+    """Give cached memory back to the device, unless an error has left it in no state to do so."""
     if device == "cuda":
-        torch.cuda.empty_cache()
+        with suppress(RuntimeError):
+            torch.cuda.empty_cache()
 
 
 def times(calls: Mapping[str, Call], warm_seconds: Iterable[float], budget: float, device: str) -> dict[str, Any]:

@@ -218,7 +218,7 @@ def window_mask(tokens: int, window: int, *, causal: bool, device: str) -> Block
     """Mask of a sliding window for FlexAttention; torch's own function would first make the dense mask.
 
     Args:
-        tokens: number of tokens.
+        tokens: number of tokens, a multiple of :data:`FLEX_BLOCK`.
         window: keys of a window; bidirectional windows are centred.
         causal: whether later keys are masked.
         device: where attention is computed.
@@ -228,14 +228,14 @@ def window_mask(tokens: int, window: int, *, causal: bool, device: str) -> Block
     def inside(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (query - key <= before) & (key - query <= after)
 
-    rows = -(-tokens // FLEX_BLOCK)
+    rows = tokens // FLEX_BLOCK
     block = torch.arange(rows)
     first = (block * FLEX_BLOCK - before).clamp(min=0) // FLEX_BLOCK
     last = (block * FLEX_BLOCK + FLEX_BLOCK - 1 + after).clamp(max=tokens - 1) // FLEX_BLOCK
     count = last - first + 1
     index = (first[:, None] + torch.arange(rows)).remainder(rows)  # the first `count` of each row are read
     count, index = (each.to(device, torch.int32)[None, None].contiguous() for each in (count, index))
-    return BlockMask.from_kv_blocks(count, index, BLOCK_SIZE=FLEX_BLOCK, mask_mod=inside, seq_lengths=(tokens, tokens))
+    return BlockMask.from_kv_blocks(count, index, BLOCK_SIZE=FLEX_BLOCK, mask_mod=inside)
 
 
 def error(name: str, setting: Setting, causal: bool, *, device: str = "cuda", dtype: torch.dtype = torch.bfloat16) -> dict[str, Any]:

@@ -136,6 +136,21 @@ def test_an_unknown_part_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(("status", "code"), [("finished", 0), ("ended with status 1", 1), ("interrupted", 130)])
+def test_a_dry_run_leaves_the_results_of_the_repository(status: str, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders: list[Path] = []
+
+    def run_all(chosen: list[gpu.Step], summary: Path, *, dry: bool) -> dict[str, dict[str, Any]]:
+        assert dry
+        folders.extend([summary.parent, *(step.file.parent for step in chosen)])
+        return {"tests": {"status": status, "seconds": 1.0, "result": "", "last_lines": []}}
+
+    monkeypatch.setattr(gpu, "run_all", run_all)
+    monkeypatch.setattr(gpu.signal, "signal", lambda *_: None)
+    assert gpu.main(["--dry", "--only", "tests"]) == code
+    assert len(folders) == 2 and not any(folder.exists() or ROOT in folder.parents for folder in folders)
+
+
 @pytest.mark.slow
 def test_a_dry_run_goes_through_every_part(tmp_path: Path) -> None:
     done = shell(tmp_path, "--dry")
