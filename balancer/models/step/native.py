@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from balancer.errors import InputError, UnsupportedError
 from balancer.models.classifier import Classifier
-from balancer.models.step.packing import LANES, Packed, pack, refuses
+from balancer.models.step.linear import LANES, wide
+from balancer.models.step.packing import LAYERS, Packed, pack, refuses
 from balancer.native_library import load_library
 
 STEM = "_native_step"
@@ -37,12 +38,13 @@ _LARGE_PAGE = 1 << 21
 _INTEGERS = (
     *("fields", "numeric", "categories", "channels", "heads", "layers", "hidden", "classes", "window", "nodes", "history"),
     *("histories", "encoding", "levels", "bins", "frequencies", "cycles", "harmonics", "missing"),
-    *("score", "landmarks", "gated", "pairs", "binary", "margin"),
+    *("score", "landmarks", "gated", "pairs", "binary", "margin", "lowTable"),
 )
 _POINTERS = (
     *("search", "lower", "width", "table", "places", "frequency", "waves", "wavesBias"),
     *("cycleColumn", "period", "harmonic", "cycleWaves", "missingColumn", "missingRows", "sizes", "offsets", "codes", "position"),
-    *("mixing", "mixingBias", "out", "outBias", "up", "upBias", "down", "downBias", "norms", "eps", "scoring", "gate"),
+    *("mixing", "mixingBias", "out", "outBias", "up", "upBias", "down", "downBias"),
+    *("kinds", "mixingScale", "outScale", "upScale", "downScale", "headScale", "norms", "eps", "scoring", "gate"),
     *("speed", "lastNorm", "head", "headBias", "ones"),
 )
 
@@ -68,6 +70,7 @@ def _declare(library: ctypes.CDLL, name: str) -> str | None:
         ("begin", [pointer, pointer, size], None),
         ("run", [pointer, size, pointer, pointer, pointer], ctypes.c_int32),
         ("read", [pointer, size, pointer, pointer], ctypes.c_int32),
+        ("linear", [pointer, size, size, size, pointer, pointer], ctypes.c_int32),
         ("packed_numbers", [pointer, size], size),
         ("pack", [pointer, pointer, pointer], None),
         ("unpack", [pointer, pointer, size, pointer], None),
@@ -237,6 +240,32 @@ class NativeStep:
         if self._library.balancer_step_read(self._at, len(fields), _address(fields), part.address):
             raise MemoryError(f"{len(fields)} rows could not be read")
         return part
+
+    def multiply(self, layer: str, x: NDArray[np.float32], block: int = 0) -> NDArray[np.float32]:
+        """Compute one linear layer by itself, to compare it with that of the model.
+
+        Args:
+            layer: A name in `LAYERS`, such as `ff1`.
+            x: (R, K) inputs.
+            block: Number of its block.
+
+        Returns:
+            (R, N) outputs, N rounded up to a multiple of 16. Those of `key_value` are keys and values, each
+            padded with zeros.
+        """
+        which = LAYERS.index(layer)
+        names = ("mixing", "mixing", "mixing", "out", "up", "down", "head")
+        inputs = self._packed.arrays[names[which]].shape[-2]
+        if x.ndim != 2 or x.shape[1] != inputs:
+            raise InputError(f"x must be (rows, {inputs}) for {layer}, given {x.shape}")
+        sizes = self._packed.sizes
+        padded = np.ascontiguousarray(wide(x), np.float32)
+        own = -(-sizes["channels"] // LANES)
+        panels = (own, 2 * own, -(-sizes["landmarks"] // LANES), own, -(-sizes["hidden"] // LANES), own, -(-sizes["classes"] // LANES))
+        out = np.empty((len(x), panels[which] * LANES), np.float32)
+        if self._library.balancer_step_linear(self._at, block, which, len(x), _address(padded), _address(out)):
+            raise MemoryError(f"{len(x)} rows could not be computed; give fewer")
+        return out
 
     def pack(self, state: StepState, *, current_only: bool = False) -> bytes:
         """See :meth:`StepState.to_bytes`."""

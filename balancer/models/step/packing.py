@@ -2,7 +2,8 @@
 
 The kernel computes 16 numbers at a time. Channels are therefore padded with zeros to a multiple of 16, and
 the weights of a linear layer are arranged as panels of 16 outputs. Tables that torch's modules compute in
-every call, such as that of the piecewise-linear encoder, are computed once.
+every call, such as that of the piecewise-linear encoder, are computed once. Layers that may be in low
+precision are copied by `linear.py`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from balancer.models.adapter import AdaptedLinear
 from balancer.models.attention import Attention, DenseAttention, SparseAttention, WindowAttention
@@ -24,18 +25,30 @@ from balancer.models.attention.scores import ChannelEntropy, Gate, LandmarkEntro
 from balancer.models.blocks import Block
 from balancer.models.classifier import Classifier
 from balancer.models.embedding import TransactionEmbedding
-from balancer.models.encoding import PiecewiseLinearEncoder
 from balancer.models.heads import BinaryHead, MulticlassHead
 from balancer.models.missing import MissingEncoder
 from balancer.models.periodic import FREQUENCIES, HARMONICS, CycleEncoder, PeriodicEncoder
+from balancer.models.step.linear import (
+    EMBEDDINGS,
+    LINEAR,
+    TABLES,
+    Floats,
+    LinearWeights,
+    Precision,
+    embedding_rows,
+    encoder_table,
+    floats,
+    has_low_table,
+    linear_weights,
+    wide,
+    wrong_dtype,
+)
 
-LANES = 16
-"""Numbers that the kernel computes at a time; it adds across them in the same order everywhere."""
-ENCODINGS = {type(None): 0, PiecewiseLinearEncoder: 1, PeriodicEncoder: 2}
+ENCODINGS = {type(None): 0, **dict.fromkeys(TABLES, 1), PeriodicEncoder: 2}
 SCORES: dict[type, int] = {LandmarkEntropy: 1, ChannelEntropy: 2, Surprisal: 3, LearnedScore: 4, RandomScore: 5}
 ATTENTIONS = (DenseAttention, SparseAttention, WindowAttention)
-
-Floats = NDArray[np.float32]
+LAYERS = ("query", "key_value", "score", "out", "ff1", "ff2", "head")
+"""Linear layers of a block, then that of the model, in the order of the kernel."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,12 +74,9 @@ def refuses(model: Classifier, device: torch.device | str = "cpu") -> str | None
     wrong = _unknown_part(model)
     if wrong is not None:
         return wrong
-    tensors = [*model.parameters(), *(buffer for buffer in model.buffers() if buffer.is_floating_point())]
-    if any(tensor.dtype != torch.float32 for tensor in tensors):
-        return "it takes weights in float32"
-    if any(tensor.device.type != "cpu" for tensor in tensors):
+    if any(tensor.device.type != "cpu" for tensor in (*model.parameters(), *model.buffers())):
         return "the weights are not on a CPU"
-    return None
+    return wrong_dtype(model)
 
 
 def _unknown_part(model: Classifier) -> str | None:
@@ -84,12 +94,12 @@ def _unknown_part(model: Classifier) -> str | None:
         (embedding.numeric, tuple(ENCODINGS)),
         (embedding.cycles, (CycleEncoder, type(None))),
         (embedding.missing, (MissingEncoder, type(None))),
-        (embedding.position, (nn.Embedding, type(None))),
-        *((table, (nn.Embedding,)) for table in embedding.categorical),
+        (embedding.position, (*EMBEDDINGS, type(None))),
+        *((table, EMBEDDINGS) for table in embedding.categorical),
         (model.norm, (nn.LayerNorm,)),
-        (head.project, (nn.Linear,)),
+        (head.project, LINEAR),
     ]
-    linear = (nn.Linear, AdaptedLinear)
+    linear = (*LINEAR, AdaptedLinear)
     for block in _blocks(model):
         attention = block.attention
         assert isinstance(attention, DenseAttention)
@@ -115,6 +125,9 @@ def _unknown_attention(model: Classifier) -> str | None:
             return f"it does not know the score {type(core.score).__name__}"
         if type(core.gate) not in (Gate, type(None)):
             return f"it does not know the gate {type(core.gate).__name__}"
+        mapped = _score_layer(core.score)
+        if mapped is not None and type(mapped) not in (*LINEAR, AdaptedLinear):
+            return f"it does not know the layer {type(mapped).__name__}"
     if len({_kind(attention, model.config.history_length) for attention in attentions}) > 1:
         return "it takes blocks with equal attentions"
     return None
@@ -133,7 +146,8 @@ def _kind(attention: Attention, history_length: int) -> tuple[object, ...]:
         return *common, min(window, history_length), 0, type(None), False, 0
     core = attention.core
     score = core.score
-    landmarks = score.landmarks.out_features if isinstance(score, LandmarkEntropy) else int(isinstance(score, LearnedScore))
+    mapped = _score_layer(score)
+    landmarks = 0 if mapped is None else mapped.out_features
     return *common, core.layout.window, core.num_global, type(score), core.gate is not None, landmarks
 
 
@@ -172,16 +186,15 @@ def pack(model: Classifier) -> Packed:
         "eps": eps,
         "norms": _stack(blocks, lambda block: np.stack([*_norm(block.attention_norm), *_norm(block.ff_norm)])),
         "lastNorm": np.stack(_norm(model.norm)),
-        "ones": _wide(np.ones(channels, np.float32)),
+        "ones": wide(np.ones(channels, np.float32)),
     }
-    for name, layer in (("out", lambda block: block.attention.out), ("up", lambda block: block.ff1), ("down", lambda block: block.ff2)):
-        arrays[name] = _stack(blocks, lambda block, layer=layer: _panels(*_linear(layer(block))))  # type: ignore[misc]
-        arrays[f"{name}Bias"] = _stack(blocks, lambda block, layer=layer: _wide(_linear(layer(block))[1]))  # type: ignore[misc]
-    mixing = [_mixing(block, landmarks) for block in blocks]
-    arrays["mixing"] = np.stack([np.concatenate([_panels(*layer) for layer in layers]) for layers in mixing])
-    arrays["mixingBias"] = np.stack([np.concatenate([_wide(bias) for _, bias in layers]) for layers in mixing])
-    head = _linear(model.head.project)  # type: ignore[arg-type]
-    arrays |= {"head": _panels(*head), "headBias": _wide(head[1])}
+    for name, layer in (("out", "out"), ("up", "ff1"), ("down", "ff2")):
+        arrays |= _side_by_side(name, [[linear_weights(_layer(block, layer))] for block in blocks])
+    arrays |= _side_by_side("mixing", [_mixing(block, landmarks) for block in blocks])
+    head = linear_weights(model.head.project)  # type: ignore[arg-type]
+    arrays |= {name: array[0] for name, array in _side_by_side("head", [[head]]).items()}
+    kinds = [precision for block in blocks for precision in _precisions(block, landmarks)]
+    arrays["kinds"] = np.array([*kinds, head.precision], np.int64)
     if nodes:
         arrays |= {"scoring": _stack(blocks, lambda block: _scoring(block, channels)), "gate": _stack(blocks, _gate)}
     embedding_sizes, embedding = _embedding(model)
@@ -204,60 +217,86 @@ def _embedding(model: Classifier) -> tuple[dict[str, int], dict[str, NDArray[Any
         "numeric": embedding.num_numeric,
         "categories": len(tables),
         "encoding": ENCODINGS[type(numeric)],
+        "lowTable": int(has_low_table(numeric)),
         **dict.fromkeys(("levels", "bins", "frequencies", "cycles", "harmonics", "missing"), 0),
     }
     arrays: dict[str, NDArray[Any]] = {}
-    if isinstance(numeric, PiecewiseLinearEncoder | PeriodicEncoder):
+    if isinstance(numeric, (*TABLES, PeriodicEncoder)):
         places = numeric.places
         sizes |= {"levels": places.levels, "bins": places.bins}
-        arrays |= {"search": _array(places.search), "lower": _array(places.lower), "width": _array(places.width)}
-    if isinstance(numeric, PiecewiseLinearEncoder):
-        sums_and_slopes = _wide(_array(numeric.table())).reshape(2, places.fields * places.bins, -1)
+        arrays |= {"search": floats(places.search), "lower": floats(places.lower), "width": floats(places.width)}
+    if isinstance(numeric, TABLES):
+        sums_and_slopes = wide(encoder_table(numeric)).reshape(2, places.fields * places.bins, -1)
         arrays["table"] = np.ascontiguousarray(sums_and_slopes.transpose(1, 0, 2))
     elif isinstance(numeric, PeriodicEncoder):
         sizes["frequencies"] = FREQUENCIES
         arrays |= {
-            "places": _array(numeric.bins),
-            "frequency": _array(numeric.frequency * (2 * math.pi * math.sqrt(3))),
-            "waves": _wide(_array(numeric.weight)),
-            "wavesBias": _wide(_array(numeric.bias)),
+            "places": floats(numeric.bins),
+            "frequency": floats(numeric.frequency * (2 * math.pi * math.sqrt(3))),
+            "waves": wide(floats(numeric.weight)),
+            "wavesBias": wide(floats(numeric.bias)),
         }
     if isinstance(cycles, CycleEncoder):
         sizes |= {"cycles": len(cycles.period), "harmonics": HARMONICS}
         arrays |= {
             "cycleColumn": cycles.column.numpy().astype(np.int64),
-            "period": _array(cycles.period),
-            "harmonic": _array(2 * math.pi * torch.arange(1, HARMONICS + 1)),
-            "cycleWaves": _wide(_array(cycles.weight)),
+            "period": floats(cycles.period),
+            "harmonic": floats(2 * math.pi * torch.arange(1, HARMONICS + 1)),
+            "cycleWaves": wide(floats(cycles.weight)),
         }
     if isinstance(embedding.missing, MissingEncoder):
         sizes["missing"] = len(embedding.missing.weight)
         arrays |= {
             "missingColumn": embedding.missing.column.numpy().astype(np.int64),
-            "missingRows": _wide(_array(embedding.missing.weight)),
+            "missingRows": wide(floats(embedding.missing.weight)),
         }
     if tables:
-        rows = [_array(table.weight) for table in tables if isinstance(table, nn.Embedding)]
+        rows = [embedding_rows(table) for table in tables]
         counts = np.array([len(each) for each in rows], np.int64)
-        arrays |= {"sizes": counts, "offsets": counts.cumsum() - counts, "codes": _wide(np.concatenate(rows))}
+        arrays |= {"sizes": counts, "offsets": counts.cumsum() - counts, "codes": wide(np.concatenate(rows))}
     if embedding.position is not None:
-        arrays["position"] = _wide(_array(embedding.position.weight))
+        arrays["position"] = wide(embedding_rows(embedding.position))
     assert config.form == "rows" or embedding.position is None
     return sizes, arrays
 
 
-def _mixing(block: Block, landmarks: int) -> list[tuple[Floats, Floats]]:
+def _score_layer(score: object) -> Any:
+    """Return the linear layer of a score, or None."""
+    if isinstance(score, LandmarkEntropy):
+        return score.landmarks
+    return score.project if isinstance(score, LearnedScore) else None
+
+
+def _layer(block: Block, name: str) -> nn.Module:
+    """Return the linear layer of a name in `LAYERS`."""
+    if name == "score":
+        assert isinstance(block.attention, SparseAttention)
+        found: nn.Module = _score_layer(block.attention.core.score)
+        return found
+    return (block if name in ("ff1", "ff2") else block.attention).get_submodule(name)
+
+
+def _precisions(block: Block, landmarks: int) -> list[Precision]:
+    """Precisions of the layers of a block in `LAYERS`; a score without a layer has full precision."""
+    names = [name if landmarks or name != "score" else "" for name in LAYERS[:-1]]
+    return [linear_weights(_layer(block, name)).precision if name else Precision.FULL for name in names]
+
+
+def _mixing(block: Block, landmarks: int) -> list[LinearWeights]:
     """Linear maps of the normed token: query, key, value, and the score's own."""
-    attention = block.attention
-    assert isinstance(attention, DenseAttention)
-    weight, bias = _linear(attention.key_value)
-    half = len(weight) // 2
-    layers = [_linear(attention.query), (weight[:half], bias[:half]), (weight[half:], bias[half:])]
-    if landmarks:
-        assert isinstance(attention, SparseAttention)
-        score = attention.core.score
-        layers.append(_linear(score.landmarks if isinstance(score, LandmarkEntropy) else score.project))  # type: ignore[union-attr]
-    return layers
+    both = linear_weights(_layer(block, "key_value"))
+    half = len(both.weight) // 2
+    layers = [linear_weights(_layer(block, "query")), both.outputs(slice(half)), both.outputs(slice(half, None))]
+    return [*layers, linear_weights(_layer(block, "score"))] if landmarks else layers
+
+
+def _side_by_side(name: str, layers: list[list[LinearWeights]]) -> dict[str, Floats]:
+    """Arrange the linear layers of each block, which have the same inputs, one after another."""
+    return {
+        name: np.stack([np.concatenate([layer.panels() for layer in each]) for each in layers]),
+        f"{name}Bias": np.stack([np.concatenate([wide(layer.bias) for layer in each]) for each in layers]),
+        f"{name}Scale": np.stack([np.concatenate([wide(layer.scale) for layer in each]) for each in layers]),
+    }
 
 
 def _scoring(block: Block, channels: int) -> Floats:
@@ -266,10 +305,10 @@ def _scoring(block: Block, channels: int) -> Floats:
     score = block.attention.core.score
     found = np.zeros((2, channels), np.float32)
     if isinstance(score, Surprisal):
-        found[0], found[1] = _array(score.mean), _array(score.variance)
+        found[0], found[1] = floats(score.mean), floats(score.variance)
     elif isinstance(score, RandomScore):
-        found[0] = _array(score.weight)
-    return _wide(found)
+        found[0] = floats(score.weight)
+    return wide(found)
 
 
 def _gate(block: Block) -> Floats:
@@ -282,32 +321,7 @@ def _stack(blocks: list[Block], of: Callable[[Block], Floats]) -> Floats:
     return np.stack([of(block) for block in blocks])
 
 
-def _array(tensor: Tensor) -> Floats:
-    found: Floats = tensor.detach().cpu().numpy().astype(np.float32)
-    return found
-
-
-def _wide(array: Floats) -> Floats:
-    """Pad the last dimension with zeros to a multiple of `LANES`."""
-    missing = -array.shape[-1] % LANES
-    return np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, missing)]) if missing else array
-
-
 def _norm(layer: nn.LayerNorm) -> tuple[Floats, Floats]:
     size = layer.normalized_shape[0]
-    weight = np.ones(size, np.float32) if layer.weight is None else _array(layer.weight)
-    return _wide(weight), _wide(np.zeros(size, np.float32) if layer.bias is None else _array(layer.bias))
-
-
-def _linear(layer: nn.Module) -> tuple[Floats, Floats]:
-    """Weight (outputs, inputs) and bias of a linear layer, with its adapter merged."""
-    plain = layer.folded() if isinstance(layer, AdaptedLinear) else layer
-    assert isinstance(plain, nn.Linear)
-    weight = _array(plain.weight)
-    return weight, np.zeros(len(weight), np.float32) if plain.bias is None else _array(plain.bias)
-
-
-def _panels(weight: Floats, _bias: Floats | None = None) -> Floats:
-    """Arrange a weight (outputs, inputs) as (panels, inputs, 16)."""
-    wide = _wide(weight.T)
-    return np.ascontiguousarray(wide.reshape(len(wide), -1, LANES).transpose(1, 0, 2))
+    weight = np.ones(size, np.float32) if layer.weight is None else floats(layer.weight)
+    return wide(weight), wide(np.zeros(size, np.float32) if layer.bias is None else floats(layer.bias))

@@ -29,6 +29,15 @@ constexpr float NONE = -std::numeric_limits<float>::infinity();
 
 enum { PIECEWISE = 1, PERIODIC = 2 };                                          // Encoding in packing.py
 enum { LANDMARKS = 1, CHANNELS, SURPRISAL, LEARNED, RANDOM };                  // Score in packing.py
+enum { FULL, INT8, BFLOAT16 };                                                 // Precision in linear.py
+enum { QUERY, KEY_VALUE, SCORE, OUT, UP, DOWN, HEAD };                         // LAYERS in packing.py
+constexpr int64_t EXACT = (1 << 24) / (127 * 127);  // products of INT8 numbers whose sum is exact in float, in any order
+
+// A linear layer: panels of weights (inputs, 16), and a scale and a bias per output.
+struct Linear {
+    const float *weight, *bias, *scale;
+    int64_t inputs, panels, kind;
+};
 
 }  // namespace
 
@@ -40,6 +49,7 @@ struct Step {
     int64_t histories;  // 1 for the form histories, 0 for rows
     int64_t encoding, levels, bins, frequencies, cycles, harmonics, missing;
     int64_t score, landmarks, gated, pairs, binary, margin;  // margin: column, or -1
+    int64_t lowTable;   // 1 if the table is that of an encoder in bfloat16
     const float *search, *lower, *width;       // (numeric, 2^levels); (numeric * bins); (numeric * bins)
     const float* table;                        // (numeric * bins, 2, D) the sum up to each bin, and its slope
     const float *places, *frequency, *waves, *wavesBias;  // (numeric,); (numeric, f); (numeric, 2 f, D); (numeric, D)
@@ -51,6 +61,8 @@ struct Step {
     const float *codes, *position;             // (rows, D); (history, D)
     const float *mixing, *mixingBias;          // (layers, panels of query, key, value and landmarks); (layers, 16 a panel)
     const float *out, *outBias, *up, *upBias, *down, *downBias;
+    const int64_t* kinds;                      // (layers, 6) precisions of the linear layers, then that of the head
+    const float *mixingScale, *outScale, *upScale, *downScale, *headScale;  // like the biases; read for layers in low precision
     const float *norms, *eps;                  // (layers, 4, D): weight and bias before the attention and the rest; (layers, 2)
     const float *scoring, *gate;               // (layers, 2, D) numbers of the score; (layers, 2) slope and offset
     const double* speed;                       // (pairs,) rotation per position
@@ -68,6 +80,21 @@ struct Step {
     // Numbers of the positions of the nodes and the nodes.
     int64_t nodeNumbers() const { return nodeBlocks() * (layers * LANES + block()); }
     int64_t keptRows() const { return history - 1; }  // form rows
+    int64_t scorePanels() const { return (landmarks + LANES - 1) / LANES; }
+    int64_t mixingPanels() const { return 3 * D() / LANES + scorePanels(); }
+    // A linear layer of block l; the head belongs to none.
+    Linear linear(int64_t l, int which) const {
+        const int64_t own = D() / LANES, kind = kinds[which == HEAD ? layers * HEAD : l * HEAD + which];
+        if (which <= SCORE) {
+            const int64_t begin = which == QUERY ? 0 : which == KEY_VALUE ? own : 3 * own, at = l * mixingPanels() + begin;
+            const int64_t count = which == QUERY ? own : which == KEY_VALUE ? 2 * own : scorePanels();
+            return {mixing + at * channels * LANES, mixingBias + at * LANES, mixingScale + at * LANES, channels, count, kind};
+        }
+        if (which == OUT) return {out + l * D() * channels, outBias + l * D(), outScale + l * D(), channels, own, kind};
+        if (which == UP) return {up + l * E() * channels, upBias + l * E(), upScale + l * E(), channels, E() / LANES, kind};
+        if (which == DOWN) return {down + l * D() * hidden, downBias + l * D(), downScale + l * D(), hidden, own, kind};
+        return {head, headBias, headScale, channels, (classes + LANES - 1) / LANES, kind};
+    }
 };
 
 namespace {
@@ -111,7 +138,10 @@ int64_t stateNumbers(const Step& m, int64_t rows) {
 // Buffers of one thread for TOKENS tokens.
 struct Scratch {
     std::vector<float> all;
-    float *x, *h, *mixing, *mixed, *added, *up, *logits, *cosine, *sine, *chosen, *chosenQuery, *embedded;
+    float *x, *h, *mixing, *mixed, *added, *up, *logits, *cosine, *sine, *chosen, *chosenQuery, *embedded, *rounded;
+    float step[TOKENS];                  // steps of the rounded rows
+    std::vector<float> part;             // sums of a part of the inputs
+    std::vector<int32_t> total;          // and of all
     std::vector<float> windows;          // states of the windows of the form rows
     std::vector<float> moved;            // nodes while they are merged
     std::vector<float> best;             // (nodes,) scores while they are merged
@@ -125,14 +155,14 @@ struct Scratch {
     void prepare(const Step& m, int64_t panels) {
         const int64_t D = m.D(), E = m.E(), keys = (m.ringBlocks() + m.nodeBlocks()) * LANES, N = (m.classes + LANES - 1) / LANES * LANES;
         const int64_t sizes[] = {TOKENS * D, TOKENS * D, TOKENS * panels * LANES, TOKENS * (D + LANES), TOKENS * std::max(D, N), TOKENS * E,
-                                 m.heads * keys, TOKENS * (m.pairs + 1), TOKENS * (m.pairs + 1), TOKENS * D, TOKENS * D, D};
-        float** const places[] = {&x, &h, &mixing, &mixed, &added, &up, &logits, &cosine, &sine, &chosen, &chosenQuery, &embedded};
+                                 m.heads * keys, TOKENS * (m.pairs + 1), TOKENS * (m.pairs + 1), TOKENS * D, TOKENS * D, D, TOKENS * std::max(D, E)};
+        float** const places[] = {&x, &h, &mixing, &mixed, &added, &up, &logits, &cosine, &sine, &chosen, &chosenQuery, &embedded, &rounded};
         int64_t total = 0;
         for (const int64_t size : sizes) total += size + LANES;
         if (static_cast<int64_t>(all.size()) < total) all.resize(total);
         if (static_cast<int64_t>(bins.size()) < m.numeric) { bins.resize(m.numeric); fractions.resize(m.numeric); }
         int64_t begin = 0;
-        for (int i = 0; i < 12; ++i) { *places[i] = all.data() + begin; begin += sizes[i] + LANES; }
+        for (size_t i = 0; i < sizeof sizes / sizeof *sizes; ++i) { *places[i] = all.data() + begin; begin += sizes[i] + LANES; }
     }
 };
 
@@ -249,6 +279,23 @@ EXPORT int32_t balancer_step_read(const Step* m, int64_t count, const float* fie
         if (isa == 1) { avx2::read(*m, count, fields, state); return 0; }
 #endif
         baseline::read(*m, count, fields, state);
+    } catch (const std::exception&) {
+        return 1;
+    }
+    return 0;
+}
+
+// One linear layer by itself: rows x (count, inputs rounded up to a multiple of 16), out (count, panels * 16). `which` is its
+// place in LAYERS of packing.py. Returns as balancer_step_run.
+EXPORT int32_t balancer_step_linear(const Step* m, int64_t block, int64_t which, int64_t count, const float* x, float* out) {
+    try {
+        const Linear layer = m->linear(block, static_cast<int>(which));
+#if defined(HAS_X86_SETS)
+        const int32_t isa = std::min(m->isa, balancer_step_isa());
+        if (isa == 2) { avx512::alone(*m, layer, count, x, out); return 0; }
+        if (isa == 1) { avx2::alone(*m, layer, count, x, out); return 0; }
+#endif
+        baseline::alone(*m, layer, count, x, out);
     } catch (const std::exception&) {
         return 1;
     }
