@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +44,7 @@ PARTS = {
 STATUS = {
     "good": "finished",
     "wrong": "ended with status 1",
-    "slow": "stopped at its limit of 1 s",
+    "slow": "stopped at its limit of 4 s",
     "killed": "ended by signal 9",
     **dict.fromkeys(("silent", "cut", "poor", "unfinished"), "wrote no complete result"),
 }
@@ -56,7 +58,7 @@ def stubs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, gpu.Step
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     out = tmp_path / "out"
     out.mkdir()
-    return {name: gpu.Step(name, f"stub_{name}", 1 if name == "slow" else 30, out / f"gpu_{name}.json") for name in PARTS}
+    return {name: gpu.Step(name, f"stub_{name}", 4 if name == "slow" else 60, out / f"gpu_{name}.json") for name in PARTS}
 
 
 def test_all_parts_fit_into_eight_minutes() -> None:
@@ -79,7 +81,7 @@ def test_a_part_that_fails_does_not_stop_the_others(stubs: dict[str, gpu.Step], 
     shown = gpu.table(ended, list(stubs.values()), dry=False).splitlines()
     assert shown[1].endswith("1 figure")
     assert shown[2].endswith("ended with status 1; ImportError: no module named missing; 1 figure; 1 failed")
-    assert shown[3].endswith("stopped at its limit of 1 s; still at it; 1 figure")
+    assert shown[3].endswith("stopped at its limit of 4 s; still at it; 1 figure")
 
 
 def test_a_result_of_an_earlier_run_does_not_count(stubs: dict[str, gpu.Step]) -> None:
@@ -88,16 +90,25 @@ def test_a_result_of_an_earlier_run_does_not_count(stubs: dict[str, gpu.Step]) -
     assert (found["status"], found["written"], found["result"]) == ("wrote no complete result", False, "")
 
 
+def interrupt_when_written(file: Path) -> None:
+    """Interrupt this process, as Ctrl-C does, when there is a file that can be read."""
+    end = time.monotonic() + 40
+    while gpu.result_of(file) is None and time.monotonic() < end:
+        time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGALRM)
+
+
 def test_interrupting_keeps_what_was_finished(stubs: dict[str, gpu.Step], tmp_path: Path) -> None:
     summary = tmp_path / "out" / gpu.SUMMARY
     gpu.run_all([stubs["killed"]], summary, dry=False)
     chosen = [stubs["good"], gpu.Step("slow", "stub_slow", 50, stubs["slow"].file), stubs["silent"]]
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    waiting = threading.Thread(target=interrupt_when_written, args=(stubs["slow"].file,))
+    waiting.start()
     try:
-        signal.setitimer(signal.ITIMER_REAL, 3)
         ended = gpu.run_all(chosen, summary, dry=False)
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        waiting.join()
         signal.signal(signal.SIGALRM, before)
     assert {name: one["status"] for name, one in ended.items()} == {"good": "finished", "slow": "interrupted"}
     assert ended["slow"]["result"] == "1 figure"
