@@ -110,6 +110,8 @@ class BitsandbytesLinear(Replacement):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - the name of nn.Linear
         """Map (..., K) to (..., N), in the dtype of the replaced layer."""
+        if torch.compiler.is_exporting():
+            raise UnsupportedError("a linear layer of bitsandbytes can't be exported: apply the plan with backend='torch'")
         dtype = checked_dtype(input, self.in_features)
         if not input.numel():
             return input.new_zeros(*input.shape[:-1], self.out_features, dtype=dtype)

@@ -132,7 +132,7 @@ def test_a_replaced_tensor_is_used() -> None:
     x, changed = rows(64), Int8Linear(weight, scale, bias)
     before = changed(x)
     other, other_scale, other_bias = layer(64, 48, bias=True)
-    changed.stored, changed.scale, changed.bias = -other, 2 * other_scale, other_bias
+    changed.stored, changed.scale, changed.stored_bias = -other, 2 * other_scale, other_bias
     assert_same(changed(x), int8_linear(x, -other, 2 * other_scale, other_bias))
     changed.load_state_dict(Int8Linear(weight, scale, bias).state_dict())
     assert_same(changed(x), before)
