@@ -207,7 +207,7 @@ def problem(run: Run) -> PopulationProblem:
 def _trained(path: str, model: tuple[Stamp, ...], decision: Stamp) -> TrainedRun:
     from balancer.runs.trained_run import TrainedRun
 
-    return TrainedRun.load(Path(path))
+    return TrainedRun.load(Path(path), precision="auto")
 
 
 def trained(run: Run) -> TrainedRun:

@@ -30,7 +30,10 @@ class EvaluateConfig(ReadingOptions):
         Flag("Table of earlier rows of the same entities; they are used as context and not evaluated.", aliases=("--history",)),
     ] = None
     bad_rows: Annotated[Literal["error", "drop"], "What to do with rows that can't be used: stop, or drop and count them."] = "error"
-    precision: Annotated[Literal["full", "quantized"], "The full model, or the one written by balancer quantize."] = "full"
+    precision: Annotated[
+        Literal["auto", "full", "quantized"],
+        "auto: the network whose layers have the planned precision, where the run has one; full: all layers in float32; quantized: refuses a run without a plan.",
+    ] = "auto"
     json: Annotated[bool, "Print the metrics as JSON, with the keys of report.json."] = False
 
 

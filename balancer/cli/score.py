@@ -40,7 +40,10 @@ class ScoreConfig(ReadingOptions):
         ),
     ] = None
     bad_rows: Annotated[Literal["error", "drop"], "What to do with rows that can't be used: stop, or drop and count them."] = "error"
-    precision: Annotated[Literal["full", "quantized"], "The full model, or the one written by balancer quantize."] = "full"
+    precision: Annotated[
+        Literal["auto", "full", "quantized"],
+        "auto: the network whose layers have the planned precision, where the run has one; full: all layers in float32; quantized: refuses a run without a plan.",
+    ] = "auto"
     streaming: Annotated[
         bool,
         "Read one row at a time, as balancer serve does: scores equal its scores to the last bit, but take longer.",

@@ -57,7 +57,7 @@ class ModelOptions(DatabaseOptions):
 
     run: Annotated[Path | None, Flag("Run folder of the model in service.", metavar="RUN")] = None
     models: Annotated[Path | None, Flag("Folder of run folders, as for balancer serve.", metavar="FOLDER")] = None
-    precision: Annotated[Literal["full", "quantized"], "Precision of the model in service, as for balancer serve."] = "full"
+    precision: Annotated[Literal["auto", "full", "quantized"], "Precision of the model in service, as for balancer serve."] = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +106,7 @@ class ImportConfig(ReadingOptions, DatabaseOptions):
 
     table: Annotated[Path, Flag(f"Table to import: {TABLE_KINDS}.", metavar="TABLE", positional=True)]
     run: Annotated[Path, Flag("Run folder of the model that scores the rows; use the one in service.", metavar="RUN")]
-    precision: Annotated[Literal["full", "quantized"], "Precision of the model, as for balancer serve."] = "full"
+    precision: Annotated[Literal["auto", "full", "quantized"], "Precision of the model, as for balancer serve."] = "auto"
     labels: Annotated[Literal["table", "none"], "Whether the labels of the table are stored."] = "table"
     bad_rows: Annotated[Literal["error", "drop"], "What to do with rows that can't be used: stop, or drop and count them."] = "error"
     tenant: Annotated[str | None, Flag("Tenant whose transactions they are.", metavar="NAME", default="that of a service without keys")] = (

@@ -7,11 +7,9 @@ import sys
 from collections.abc import Sequence
 
 from balancer.cli.early import check_training
+from balancer.cli.messages import say
 from balancer.options.flags import parse
 from balancer.options.train import TrainConfig
-
-MAX_DROP = 0.003
-"""Average precision that ``--quantize`` may lose; the default of ``balancer quantize``."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -38,12 +36,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"stopped; continue with: balancer train --resume --out {out}", file=sys.stderr)
         return 130
     if config.quantize:
-        from balancer.cli.quantize import print_quantization
-        from balancer.deployment.quantize import quantize_run
-
-        result = quantize_run(folder, max_drop=MAX_DROP, backend="auto", console=console)
-        if not config.json:
-            print_quantization(result, console, folder)
+        say("note", "--quantize has no effect any more: training ends with a precision plan (--precision)")
     report = read_json(folder / "report.json", what="it is the report of the run")
     if config.json:
         print(json.dumps(report, indent=2))

@@ -23,7 +23,7 @@ from balancer.data.dataset import Dataset
 from balancer.data.schema import Schema
 from balancer.data.split import Split
 from balancer.deployment.distil import STEPS, distil
-from balancer.deployment.quantize import calibration, onnx_scores, validation_metric, without_times
+from balancer.deployment.quantize import onnx_scores, without_times
 from balancer.deployment.targets import LITE_FILE, SUFFIXES, Target, check_max_drop, export_file, first_stage_file
 from balancer.devices import random_state_kept, torch_threads
 from balancer.errors import UnsupportedError
@@ -35,6 +35,7 @@ from balancer.models import Classifier, SequenceBatch
 from balancer.models.quantization import plan_precision, sensitivity, timed
 from balancer.runs.progress import TrainingProgress
 from balancer.runs.trained_run import TrainedRun, training_table
+from balancer.training.precision_stage import calibration, validation_metric
 
 BATCHES = (1, 256)
 """Batch sizes of the latency measurements."""

@@ -14,22 +14,19 @@ import dataclasses
 import functools
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from rich.console import Console
-from sklearn.metrics import average_precision_score
 
 from balancer.data.dataset import Dataset
 from balancer.data.split import Split
 from balancer.deployment.targets import check_max_drop
 from balancer.devices import random_state_kept, torch_threads
 from balancer.files import write_bytes
-from balancer.inference.decision import evaluate_rows, fraud_score
-from balancer.inference.detector import Detector
+from balancer.inference.decision import evaluate_rows
 from balancer.models import Classifier, SequenceBatch
 from balancer.models.quantization import (
     Applied,
@@ -43,22 +40,13 @@ from balancer.models.quantization import (
     timed,
 )
 from balancer.runs.trained_run import TrainedRun, training_table
-from balancer.sampling.seeding import generator
-from balancer.training.fitting import thinned
+from balancer.training.precision_stage import BATCHES, calibration, latencies, validation_metric
 
 if TYPE_CHECKING:
     from balancer.models.export.onnx_backend import OnnxClassifier
 
 Prefer = Literal["speed", "size"]
 Backend = Literal["auto", "torch", "bitsandbytes", "onnxruntime"]
-BATCHES = (1, 32, 256)
-"""Batch sizes of the latency measurements."""
-CALIBRATION_BATCHES, CALIBRATION_ROWS = 8, 64
-"""Number and size of the batches for measuring sensitivity; batches of long histories are smaller."""
-POSITIONS = 65_536
-"""Most transactions of a calibration batch."""
-METRIC_NEGATIVES = 20_000
-"""Most negative validation rows for the metric; all positive rows are used."""
 SCORE_BATCH = 1024
 """Rows of a batch in ONNX Runtime."""
 FULL_FILE, ONNX_FILE = "model.onnx", "model.int8.onnx"
@@ -127,50 +115,9 @@ def without_times(report: SensitivityReport) -> SensitivityReport:
     return dataclasses.replace(report, rows=[dataclasses.replace(row, ms={}) for row in report.rows])
 
 
-def calibration(dataset: Dataset, model: Classifier, *, seed: int, device: torch.device) -> list[SequenceBatch]:
-    """Draw batches of training rows for measuring sensitivity, half of them frauds if there are enough.
-
-    Rounding has the largest effect on the scores of frauds.
-    """
-    rows, history = dataset.rows(Split.TRAIN), model.config.history_length
-    size = max(1, min(CALIBRATION_ROWS, POSITIONS // history))
-    rng = generator(seed, "calibration")
-    fraud = dataset.store.label[rows] > 0
-    half = CALIBRATION_BATCHES * size // 2
-    chosen = np.concatenate([rng.choice(rows[kind], min(half, int(kind.sum())), replace=False) for kind in (fraud, ~fraud)])
-    chosen = rng.permutation(chosen)
-    batches = [chosen[first : first + size] for first in range(0, len(chosen), size)]
-    return [SequenceBatch.from_windows(*dataset.store.windows(batch, history), device) for batch in batches]
-
-
 def measured_on(run: TrainedRun) -> dict[str, str]:
     """Name what `bytes`, `ms` and the `test` metrics of a quantized run are those of."""
     return {"bytes": "network", "ms": "network", "test": "network" if run.detector.stages is None else "network and boosted trees"}
-
-
-def validation_metric(
-    dataset: Dataset, device: torch.device, seed: int, detector: Detector | None = None
-) -> Callable[[torch.nn.Module], float]:
-    """Return a function that computes the average precision on validation rows of a classifier.
-
-    Args:
-        dataset: The table, with filled score fields if the detector has trees.
-        device: Where the classifier is.
-        seed: Seed by which negative rows are drawn.
-        detector: The average precision is that of this detector with the classifier as its network; None:
-            that of the classifier alone.
-    """
-    detector = detector or Detector(None, None)
-    rows = np.concatenate([dataset.rows(Split.REWARD), dataset.rows(Split.THRESHOLD)])
-    rows, weight = thinned(rows, dataset.store.label, METRIC_NEGATIVES, generator(seed, "quantization metric"))
-    label = dataset.store.label[rows] > 0
-
-    def metric(model: torch.nn.Module) -> float:
-        assert isinstance(model, Classifier)
-        score = fraud_score(dataclasses.replace(detector, model=model).scores(dataset, rows, device=device))
-        return float(average_precision_score(label, score, sample_weight=weight))
-
-    return metric
 
 
 def measured(run: TrainedRun, model: torch.nn.Module, dataset: Dataset, size: int) -> dict[str, Any]:
@@ -184,23 +131,7 @@ def measured(run: TrainedRun, model: torch.nn.Module, dataset: Dataset, size: in
     rows = dataset.rows(Split.TEST)
     scores = dataclasses.replace(run.detector, model=model).scores(dataset, rows, device=run.device)
     test = evaluate_rows(dataset, rows, scores, run.decision)
-    return {"bytes": size, "ms": latencies({"model": model}, dataset, run)["model"], "test": test}
-
-
-def latencies(models: dict[str, torch.nn.Module], dataset: Dataset, run: TrainedRun) -> dict[str, dict[str, float]]:
-    """Measure the median milliseconds of each model by batch size, alternating between models."""
-    found: dict[str, dict[str, float]] = {name: {} for name in models}
-    rows, history = dataset.rows(Split.TEST), run.model.config.history_length
-    for size in BATCHES:
-        chosen = np.resize(rows, min(size, max(1, 4 * POSITIONS // history)))
-        if len(chosen) < size:
-            continue  # such large batches of long histories are scored in parts
-        batch = SequenceBatch.from_windows(*dataset.store.windows(chosen, history), run.device)
-        with torch.inference_mode():
-            calls = {name: functools.partial(model, batch) for name, model in models.items()}
-            for name, ms in timed(calls).items():
-                found[name][str(size)] = ms
-    return found
+    return {"bytes": size, "ms": latencies({"model": model}, dataset, run.model.config.history_length, run.device)["model"], "test": test}
 
 
 def _torch(
@@ -215,9 +146,10 @@ def _torch(
     save_quantized(quantized, applied, path, plan=plan, about=about)
     loaded = load_quantized_classifier(path, run.device)
     after = measured(run, loaded, dataset, (path / "model.quantized.safetensors").stat().st_size)
-    both = latencies({"full": copy.deepcopy(run.model), "quantized": loaded}, dataset, run)
+    both = latencies({"full": copy.deepcopy(run.model), "quantized": loaded}, dataset, run.model.config.history_length, run.device)
     before["ms"], after["ms"] = both["full"], both["quantized"]  # measured alternately
     save_quantized(quantized, applied, path, plan=plan, about=about | {"before": before, "after": after})
+    run.folder.record_plan()
     return after, applied.to_dict()
 
 

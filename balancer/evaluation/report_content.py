@@ -19,12 +19,13 @@ TITLES = {
     "none": "no sampling",
     "one_to_one": "1:1 over-sampling",
     "class_weight": "class weights",
+    "full": "full precision",
     "network": "network on trees",
     "stage2": "trees, stage 2",
     "stage1": "trees, stage 1",
 }
 """Names of the baselines and of the detector's parts for readers."""
-PARTS = ("network", "stage2", "stage1")
+PARTS = ("full", "network", "stage2", "stage1")
 """Parts of the detector among the models of a report, which are no rivals: its members, and the first stage
 that they read."""
 THIS_RUN = "this run"

@@ -28,6 +28,7 @@ from balancer.evaluation.report_content import (
     standard_error,
     summary,
 )
+from balancer.evaluation.report_parts import part_lines
 from balancer.names import counted
 
 SPLIT_TITLES = {
@@ -82,6 +83,8 @@ def render_page(report: Mapping[str, Any]) -> str:
         "threshold. False alarms are per 10,000 legitimate rows, at the highest threshold that reaches the recall (– where none "
         "does). Card precision@100: share with fraud among the 100 entities with the highest scores of a day (all entities on a day "
         "with fewer). ECE: expected calibration error over 15 bins of equal numbers of rows.",
+        "",
+        *[f"- **{name}**: {text}." for name, text in part_lines(report, timed=False).items()],
         "",
         "## Differences from the baselines",
         "",

@@ -35,6 +35,7 @@ from balancer.evaluation.report_content import (
     parts_of,
     summary,
 )
+from balancer.evaluation.report_parts import part_lines
 from balancer.names import counted
 
 SHOWN = [
@@ -64,6 +65,7 @@ FILES = {
     "reference.json": "distribution of the training rows, for drift",
     "trees/": "the boosted trees",
     "model.safetensors": "the network; model.json is its configuration",
+    "model.quantized.safetensors": "the network with rounded layers; precision.json is its plan",
 }
 
 
@@ -73,9 +75,12 @@ def print_report(report: Mapping[str, Any], console: Console, *, folder: Path | 
     frauds, rows = report["test"]["positives"], report["test"]["rows"]
     console.print()
     console.print(_fitting(_comparison(models, f"Test: {counted(rows, _kind_of_row(report))}, {counted(frauds, 'fraud')}", parts), console))
+    for name, text in part_lines(report).items():
+        console.print(Text.assemble((f"{name}: ", "bold"), text))
     if len(report["test"]["per_class"]) > 1:
         console.print()
         console.print(_fitting(_classes(models), console))
+    console.print()
     console.print(Text(summary(report), style="bold"))
     if chance := chance_warning(report["test"]):
         console.print(Text(chance, style="bold yellow"))
@@ -218,4 +223,4 @@ def _print_files(folder: Path, console: Console) -> None:
     console.print(Text.assemble("\nFiles in ", (str(folder), "bold")), soft_wrap=True)
     for name, content in FILES.items():
         if (folder / name).exists():
-            console.print(Text.assemble("  ", (f"{name:<21}", "cyan"), (content, "dim")))
+            console.print(Text.assemble("  ", (f"{name:<28}", "cyan"), (content, "dim")))

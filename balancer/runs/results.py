@@ -30,6 +30,8 @@ SCHEMA_FILE = "schema.json"
 REFERENCE_FILE = "reference.json"
 FEWEST_LATE = 200
 """Fewest test rows that are a measure for the fields of the past."""
+FULL = "full"
+"""Name of the scores of the run before the layers of its network were rounded."""
 TEST_SCORES_FILE = "test_scores.parquet"
 """Raw fraud scores of the test rows by every model of the report, to compare models row by row."""
 
@@ -83,6 +85,8 @@ def write_results(
     explanation: dict[str, pl.Series],
     tasks: dict[str, Any],
     members: Mapping[str, float] | None = None,
+    precision: Mapping[str, Any] | None = None,
+    network: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write the files of a run that follow from its scores.
 
@@ -97,6 +101,8 @@ def write_results(
         explanation: Further columns of ``predictions.parquet``.
         tasks: Metrics of the auxiliary tasks.
         members: Weight of each member of the detector by its name; None for a network alone.
+        precision: What the precision plan did; None where there is none.
+        network: Description of the network; None without one.
 
     Returns:
         The report.
@@ -128,6 +134,8 @@ def write_results(
             "schedule": {"epochs": schedule.epochs, "steps_per_epoch": schedule.steps_per_epoch, "batch_size": config.batch_size},
             "policy": policy,
             **({"members": dict(members)} if members else {}),
+            **({"network": dict(network) | {"fraud_share": _fraud_share(dataset, scores["run"])}} if network else {}),
+            **({"precision": {name: value for name, value in precision.items() if name != "ms"}} if precision else {}),
             "versions": folder.content["versions"],
             **({"tasks": tasks} if tasks else {}),
             "device": folder.content["device"],
@@ -135,6 +143,7 @@ def write_results(
             "timing": {
                 "seconds": _timing(clock.seconds),
                 "cpu_seconds": _timing(clock.cpu_seconds),
+                **({"network_ms": precision["ms"]} if precision and "ms" in precision else {}),
             },
         },
     )
@@ -146,7 +155,7 @@ def write_results(
     return report
 
 
-OF_THE_RUN = ("policy", "stage1", "stage2", "network")
+OF_THE_RUN = ("policy", "stage1", "stage2", "network", "precision")
 """Stages that make the detector; the others are baselines and explanations."""
 
 
@@ -156,6 +165,13 @@ def _timing(seconds: Mapping[str, float]) -> dict[str, float]:
     stages = {"network" if name == "run" else name: value for name, value in seconds.items()}
     whole = sum(value for name, value in stages.items() if name in OF_THE_RUN)
     return {name: round(value, 1) for name, value in ({"run": whole} | stages).items()}
+
+
+def _fraud_share(dataset: Dataset, network: Scores) -> dict[str, float]:
+    """Share of frauds among the training rows, and among those drawn in the first and in the last epoch."""
+    label = dataset.store.label[dataset.rows(Split.TRAIN)]
+    drawn = [1 - line["share"][0] for line in network.figures]
+    return {"table": float((label[label >= 0] > 0).mean()), "first": drawn[0], "last": drawn[-1]}
 
 
 def _epochs(scores: dict[str, Scores], classes: tuple[str, ...]) -> pl.DataFrame | None:

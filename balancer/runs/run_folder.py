@@ -31,9 +31,20 @@ PRETRAINED = "pretrained"
 PARTS = ("schema.json", "model.json", "trees/stages.json")
 """Files that say what a detector is: its fields, its network with the digest of the weights, and its trees
 with theirs."""
+PLANNED = "precision.json"
+"""The precision plan of the network, with the digest of the rounded weights."""
 EPOCHS_FILE = "epochs.parquet"
 """Sampling weights and validation metrics by epoch."""
 LIBRARIES = ("balancer", "torch", "stable-baselines3", "gymnasium", "polars", "scikit-learn", "lightgbm", "numpy")
+
+
+def has_plan(folder: Path) -> bool:
+    """Whether a run has a network with planned precisions; also if one of its files has been lost since."""
+    if any((folder / name).is_file() for name in (PLANNED, "model.quantized.safetensors")):
+        return True
+    with suppress(InputError):  # what is wrong with the run is said where it is read
+        return PLANNED in read_json(folder / "run.json", what="it describes the run").get("parts", {})
+    return False
 
 
 def epochs_file(folder: Path) -> Path:
@@ -237,12 +248,27 @@ class RunFolder:
             status: What the run is now.
             members: Weight of each member of the detector; None for a network alone.
         """
-        parts = {name: file_digest(self.path / name) for name in PARTS if (self.path / name).is_file()}
+        parts = {name: file_digest(self.path / name) for name in (*PARTS, PLANNED) if (self.path / name).is_file()}
         self.content = self.content | {"status": status, "parts": parts}
         if members is not None:
             self.content["members"] = dict(members)
         write_json(self.path / "run.json", self.content)
         shutil.rmtree(self.work, ignore_errors=True)
+
+    def record_plan(self) -> None:
+        """Store the digest of a precision plan that was written after the run had finished."""
+        self.content["parts"] = self.content.get("parts", {}) | {PLANNED: file_digest(self.path / PLANNED)}
+        write_json(self.path / "run.json", self.content)
+
+    def refuse_other_plan(self) -> None:
+        """Check that the precision plan is of this run. Plans without a recorded digest are accepted.
+
+        Raises:
+            CorruptFileError: It is of another run, or was edited.
+        """
+        digest, file = (self.content.get("parts") or {}).get(PLANNED), self.path / PLANNED
+        if digest is not None and (not file.is_file() or file_digest(file) != digest):
+            raise CorruptFileError(f"{file} is not the plan of this run: restore it, or run balancer quantize {self.path} again")
 
     def refuse_other_parts(self) -> None:
         """Check that schema, network and trees are those that this run was finished with.

@@ -25,10 +25,24 @@ from balancer.inference.tree_stages import load_stages
 from balancer.models import Classifier, load_classifier
 from balancer.models.quantization import load_quantized_classifier
 from balancer.runs.results import SCHEMA_FILE
-from balancer.runs.run_folder import RunFolder
+from balancer.runs.run_folder import RunFolder, has_plan
 from balancer.tables.options import ReadOptions
 
 Precision = Literal["full", "quantized"]
+PRECISIONS: tuple[str, ...] = ("auto", "full", "quantized")
+"""What commands take as ``--precision``."""
+
+
+def chosen_precision(folder: Path, asked: str) -> Precision:
+    """What ``auto`` means for a run: the network with planned layers where the run has one.
+
+    Args:
+        folder: The run folder.
+        asked: One of `PRECISIONS`.
+    """
+    if asked == "full":
+        return "full"
+    return "quantized" if asked == "quantized" or has_plan(folder) else "full"
 
 
 @dataclass(frozen=True)
@@ -42,18 +56,19 @@ class TrainedRun:
     device: torch.device
 
     @classmethod
-    def load(cls, path: Path, *, precision: Precision = "full") -> TrainedRun:
+    def load(cls, path: Path, *, precision: str = "full") -> TrainedRun:
         """Read a run folder.
 
         Args:
             path: The folder.
-            precision: The full model, or the one written by ``balancer quantize``.
+            precision: The ``full`` network, the ``quantized`` one, whose layers have the planned precision,
+                or ``auto`` for `chosen_precision`.
 
         Raises:
             InputError: The run is not complete, or a file is missing, damaged or of another program; the
                 message names it.
         """
-        folder = RunFolder.open_complete(path)
+        folder, precision = RunFolder.open_complete(path), chosen_precision(path, precision)
         schema, decision = read_schema(path), Decision.load(path)
         members = decision.members or {NETWORK: 1.0}
         stages = load_stages(path, schema)
@@ -73,6 +88,8 @@ class TrainedRun:
                 f"the run in {path} has boosted trees and no network, so there is nothing quantized: leave --precision out"
             )
         folder.refuse_other_parts()
+        if model is not None and precision == "quantized":
+            folder.refuse_other_plan()
         return cls(folder, Detector(model, stages, members, len(schema.classes)), schema, decision, device)
 
     @property

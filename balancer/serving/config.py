@@ -33,7 +33,10 @@ class ServeConfig(DatabaseOptions):
     port: Annotated[int, "Port to listen on."] = 8000
     no_migrate: Annotated[bool, "Leave the tables of the database as they are; balancer service migrate creates and upgrades them."] = False
     workers: Annotated[int, "Number of worker processes; one that dies is replaced."] = 1
-    precision: Annotated[Literal["full", "quantized"], "The full model, or the one written by balancer quantize."] = "full"
+    precision: Annotated[
+        Literal["auto", "full", "quantized"],
+        "auto: the network whose layers have the planned precision, where the run has one; full: all layers in float32; quantized: refuses a run without a plan.",
+    ] = "auto"
     max_body: Annotated[int, "Largest size of a request in bytes."] = 4_000_000
     max_rows: Annotated[int, "Largest number of transactions or labels in a request."] = 1_000
     rate: Annotated[float, "Requests per second that each worker accepts from an API key; 0 means no limit."] = 500.0

@@ -18,7 +18,7 @@ from rich.console import Console
 from balancer.data.split import Split
 from balancer.devices import random_state_kept
 from balancer.evaluation.baselines import MAX_ROUNDS, fit_lightgbm
-from balancer.files import read_arrays
+from balancer.files import read_arrays, read_json, write_json
 from balancer.inference.attribution import explain
 from balancer.inference.decision import NETWORK
 from balancer.models import (
@@ -26,11 +26,12 @@ from balancer.models import (
     save_classifier,
     save_delta,
 )
+from balancer.models.quantization.storage import PLAN_FILE, WEIGHTS_FILE
 from balancer.names import counted
 from balancer.options.run import folder_to_resume
 from balancer.options.train import TrainConfig
 from balancer.runs.progress import PROGRESS_FILE, SECONDS_FILE, StageClock, TrainingProgress, describe
-from balancer.runs.results import Scores, write_results
+from balancer.runs.results import FULL, Scores, write_results
 from balancer.runs.run_folder import RunFolder
 from balancer.runs.work_files import WorkFiles
 from balancer.sampling.policies import AutoPolicy, BundlePolicy, Policy, load_policy, policy_notes
@@ -39,9 +40,16 @@ from balancer.training.auxiliary_evaluation import describe_tasks
 from balancer.training.costs import print_costs
 from balancer.training.fitting import Pools, fit_classifier
 from balancer.training.policy_stage import learn_policy
+from balancer.training.precision_stage import plan_network, planned_scores
 from balancer.training.preparation import Prepared, opened_run
 from balancer.training.treatment import BASELINES, Treatment, fixed_treatment, policy_treatment
 from balancer.training.tree_stage import blend_weights, fit_stages, run_scores, stage_scores
+
+NETWORK_FIELDS = (
+    *("embedding", "attention", "head", "layers", "d_model"),
+    *("form", "history_length", "attention_window", "global_nodes"),
+)
+"""Fields of `ModelConfig` that the report of a run has."""
 
 
 @random_state_kept()
@@ -80,7 +88,7 @@ def _run_stages(prepared: Prepared, folder: RunFolder, console: Console) -> None
     folder.work.mkdir(exist_ok=True)
     clock = StageClock(folder.work / SECONDS_FILE)
     files = WorkFiles(folder, lambda text: console.print(text, highlight=False, soft_wrap=True))
-    stages, members, policy = None, None, None
+    stages, members, policy, precision = None, None, None, None
     scores: dict[str, Scores] = {}
     with TrainingProgress(console, folder.work / PROGRESS_FILE) as progress:
         if prepared.learner != "network":
@@ -88,12 +96,18 @@ def _run_stages(prepared: Prepared, folder: RunFolder, console: Console) -> None
             prepared = prepared.with_network()
         if prepared.learner != "trees":
             policy = _networks(prepared, folder, files, clock, progress, scores)
+            if config.precision == "planned":
+                with clock.stage("precision"):
+                    precision = _precision_stage(prepared, folder, files, progress, scores)
         with clock.stage("lightgbm"):
             scores["lightgbm"] = _lightgbm_stage(prepared, folder, files, progress)
     if stages is not None:
         network = scores.get("run")
         members = blend_weights(stages, dataset, network)
-        scores = {"run": run_scores(stages, dataset, members, network)} | {name: each for name, each in scores.items() if name != "run"}
+        full = {FULL: run_scores(stages, dataset, members, scores[FULL])} if FULL in scores else {}
+        scores = (
+            {"run": run_scores(stages, dataset, members, network)} | {name: each for name, each in scores.items() if name != "run"} | full
+        )
         scores |= stage_scores(stages, dataset)
         if network is not None:
             scores["network"] = replace(network, figures=[])
@@ -112,6 +126,8 @@ def _run_stages(prepared: Prepared, folder: RunFolder, console: Console) -> None
         clock=clock,
         explanation=explanation,
         members=members,
+        precision=precision,
+        network=None if prepared.learner == "trees" else _network(prepared),
     )
     if config.policy == "ppo" and policy is not None:
         console.print(f"policy: {clock.share('policy')}", highlight=False, soft_wrap=True)
@@ -131,6 +147,41 @@ def _networks(
         with clock.stage(NETWORK if treatment.name == "run" else treatment.name):
             scores[treatment.name] = _classifier_stage(prepared, folder, files, treatment, progress)
     return policy
+
+
+def _network(prepared: Prepared) -> dict[str, Any]:
+    """What the network of the run consists of, for the report."""
+    config, model = prepared.config, prepared.model
+    found: dict[str, Any] = {name: getattr(model, name) for name in NETWORK_FIELDS}
+    return found | {"by_default": config.attention == config.form == "auto" and config.history_length is None}
+
+
+def _precision_stage(
+    prepared: Prepared, folder: RunFolder, files: WorkFiles, progress: TrainingProgress, scores: dict[str, Scores]
+) -> dict[str, Any]:
+    """Plan the precision of the run's network; from then on ``scores["run"]`` is that of the planned network.
+
+    Returns:
+        What was done, for the report.
+    """
+    result, about = folder.work / "planned.scores.safetensors", folder.work / "planned.json"
+    written = (result, about, folder.path / WEIGHTS_FILE, folder.path / PLAN_FILE)
+    device = torch.device(prepared.device)
+    with progress.stage("precision of each layer", 1) as advance:
+        if not (files.finished(*written) and files.readable(result, Scores.load)):
+            planned = plan_network(
+                prepared.dataset, load_classifier(folder.path, prepared.device), folder.path, seed=prepared.config.seed, device=device
+            )
+            if isinstance(planned, str):
+                progress.say(f"note: the network keeps its full precision: {planned}")
+                return {"refused": planned}
+            planned_scores(prepared.dataset, planned.model, scores["run"], device).save(result)
+            write_json(about, planned.about | {"ms": planned.ms})
+            files.keep(*written)
+        found = read_json(about, what="it is a finished step of the run")
+        scores[FULL], scores["run"] = replace(scores["run"], figures=[]), Scores.load(result)
+        advance(1, ", ".join(f"{count} layers {name.upper()}" for name, count in found["layers"].items()))
+    return found
 
 
 def _explained(prepared: Prepared, folder: RunFolder, clock: StageClock, console: Console) -> tuple[dict[str, Any], dict[str, pl.Series]]:

@@ -46,7 +46,6 @@ from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
 
 from balancer.data.split import Split
-from balancer.deployment.quantize import calibration, validation_metric
 from balancer.inference.scoring import score_rows
 from balancer.models import SequenceBatch
 from balancer.models.quantization import (
@@ -58,6 +57,7 @@ from balancer.models.quantization import (
     timed,
     uniform_plan,
 )
+from balancer.training.precision_stage import calibration, validation_metric
 from benchmarks.lib.checks import claim
 from benchmarks.lib.commands import parser
 from benchmarks.lib.contenders import onednn, onnx_calls

@@ -20,7 +20,7 @@ from balancer.inference.detector import Detector
 from balancer.inference.streaming import RowState, RowStream
 from balancer.inference.tree_stages import digest_of
 from balancer.runs.results import REFERENCE_FILE
-from balancer.runs.trained_run import Precision, TrainedRun
+from balancer.runs.trained_run import TrainedRun, chosen_precision
 from balancer.serving.models.run_files import run_digests
 
 
@@ -48,21 +48,22 @@ class LoadedModel:
     """Digests that also stand for these files (`RunDigests.others`)."""
 
     @classmethod
-    def load(cls, folder: Path, name: str, precision: Precision = "full") -> LoadedModel:
+    def load(cls, folder: Path, name: str, precision: str = "auto") -> LoadedModel:
         """Read a run folder.
 
         Raises:
             InputError: As `TrainedRun.load`; or if the run was trained without a time, or its files changed
                 meanwhile.
         """
-        files = run_digests(folder, precision)
-        run = TrainedRun.load(folder, precision=precision)
+        chosen = chosen_precision(folder, precision)
+        files = run_digests(folder, chosen)
+        run = TrainedRun.load(folder, precision=chosen)
         if run.schema.spec.time is None:
             raise InputError(f"{folder} was trained without a time (--time none), and the service needs one: serve a run with --time")
         reference = None
         if (folder / REFERENCE_FILE).is_file():
             reference = Reference.from_dict(read_json(folder / REFERENCE_FILE, what="it holds the distribution of the training rows"))
-        if run_digests(folder, precision) != files:
+        if run_digests(folder, chosen) != files:
             raise InputError(f"the files of {folder} changed while they were read: wait until they are written, and try again")
         detector = run.detector
         return cls(

@@ -21,7 +21,6 @@ from sqlalchemy import Connection
 from balancer.data.spec import nearest
 from balancer.errors import InputError
 from balancer.runs.results import SCHEMA_FILE
-from balancer.runs.trained_run import Precision
 from balancer.serving.errors import ConflictError
 from balancer.serving.models import model_states
 from balancer.serving.models.loaded_model import LoadedModel, same_rows
@@ -59,10 +58,10 @@ class Registry:
         database: Stores which models are in service.
         run: Run folder to put in service if the database names none.
         folder: Folder of run folders that may be put in service; None: only `run`.
-        precision: The full or the quantized model.
+        precision: One of `balancer.runs.trained_run.PRECISIONS`.
     """
 
-    def __init__(self, database: Database, run: Path | None, folder: Path | None, precision: Precision = "full") -> None:
+    def __init__(self, database: Database, run: Path | None, folder: Path | None, precision: str = "auto") -> None:
         self._database, self._run, self._folder, self._precision = database, run, folder, precision
         self._changing, self._loading = threading.Lock(), threading.Lock()
         self._serving = Serving()
@@ -374,7 +373,7 @@ def changed_files(name: str) -> str:
     )
 
 
-def _check_same_files(connection: Connection, fresh: LoadedModel, precision: Precision) -> None:
+def _check_same_files(connection: Connection, fresh: LoadedModel, precision: str) -> None:
     """Check, in the transaction that changes a state, that nobody has registered other files under the name.
 
     Raises:

@@ -9,7 +9,7 @@ from pathlib import Path
 from balancer.inference.decision import DECISION_FILE
 from balancer.inference.tree_stages import TREES_FOLDER
 from balancer.runs.results import REFERENCE_FILE, SCHEMA_FILE
-from balancer.runs.trained_run import Precision
+from balancer.runs.trained_run import Precision, chosen_precision
 
 _SHARED = ("run.json", SCHEMA_FILE, DECISION_FILE, REFERENCE_FILE, "model.json")
 _WEIGHTS: dict[Precision, tuple[str, ...]] = {
@@ -34,8 +34,9 @@ class RunDigests:
         return recorded == self.digest or recorded in self.others
 
 
-def run_digests(folder: Path, precision: Precision) -> RunDigests:
-    """Read the files of a run folder. One that is missing counts as absent."""
+def run_digests(folder: Path, precision: str) -> RunDigests:
+    """Read the files of a run folder, for one of `PRECISIONS`. A file that is missing counts as absent."""
+    chosen = chosen_precision(folder, precision)
     trees = tuple(f"{TREES_FOLDER}/{file.name}" for file in sorted((folder / TREES_FOLDER).glob("*")))
     weights = tuple(name for names in _WEIGHTS.values() for name in names)
     content: dict[str, str | None] = {}
@@ -48,8 +49,8 @@ def run_digests(folder: Path, precision: Precision) -> RunDigests:
             for digest in earlier.values():
                 digest.update(file.name.encode() + (read or b""))
     mine = {each: _digest(each, {name: content[name] for name in (*_SHARED, *_WEIGHTS[each], *trees)}) for each in _WEIGHTS}
-    others = {mine[each] for each in _WEIGHTS if each != precision} | {digest.hexdigest() for digest in earlier.values()}
-    return RunDigests(mine[precision], frozenset(others))
+    others = {mine[each] for each in _WEIGHTS if each != chosen} | {digest.hexdigest() for digest in earlier.values()}
+    return RunDigests(mine[chosen], frozenset(others))
 
 
 def _digest(precision: str, content: dict[str, str | None]) -> str:

@@ -7,7 +7,6 @@ from pathlib import Path
 from balancer.errors import InputError, reason_of
 from balancer.names import counted, listed
 from balancer.runs.results import SCHEMA_FILE
-from balancer.runs.trained_run import Precision
 from balancer.serving.models import model_states
 from balancer.serving.models.loaded_model import LoadedModel
 from balancer.serving.models.run_files import run_digests
@@ -16,7 +15,7 @@ from balancer.serving.storage.database import Database
 
 
 def chosen_models(
-    database: Database, run: Path | None, folder: Path | None, precision: Precision, *, registered: bool = False
+    database: Database, run: Path | None, folder: Path | None, precision: str, *, registered: bool = False
 ) -> tuple[list[LoadedModel], list[str]]:
     """Load the models of the runs that are named, or are in the folder that is named.
 
