@@ -28,7 +28,10 @@ INSTRUCTIONS = {
     "neon": ("portable", "neon"),
     "dotprod": ("portable", "neon", "dotprod"),
 }
-"""Names of the instruction sets, each with the sets that it includes. ``portable`` is the compiler's baseline."""
+"""Names of the instruction sets, each with the sets that it includes.
+
+``portable`` is the compiler's baseline.
+"""
 _FLAGS = {
     "portable": set[str](),
     "avx2": {"avx2", "fma"},

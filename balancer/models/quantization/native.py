@@ -48,7 +48,7 @@ def _declare(library: ctypes.CDLL, name: str) -> str | None:
         ("layout", [], size),
         ("supported", [], size),
         ("use_team", [pointer], None),
-        ("packed_bytes", [size] * 3, size),
+        ("packed_bytes", [size, pointer, size, size], size),
         ("packed_channels", [size] * 2, size),
         ("pack", [size, pointer, size, size, pointer, pointer], None),
         ("linear", [pointer, pointer, size, pointer, ctypes.c_int32], ctypes.c_int32),
@@ -119,7 +119,7 @@ class PackedLinear:
         version = VERSIONS.index(instructions or instruction_set() or "portable")
         n, k = weight.shape
         weight = weight.contiguous()
-        size = _LIBRARY.balancer_int8_packed_bytes(version, n, k)
+        size = _LIBRARY.balancer_int8_packed_bytes(version, weight.data_ptr(), n, k)
         self._packed = weight.new_empty(size) if size else weight
         self._sums = weight.new_empty(_LIBRARY.balancer_int8_packed_channels(version, n), dtype=torch.int32)
         _LIBRARY.balancer_int8_pack(version, weight.data_ptr(), n, k, self._packed.data_ptr(), self._sums.data_ptr())

@@ -17,7 +17,7 @@ float uniform() {  // in (-1, 1)
 
 std::vector<float> run(int64_t version, const std::vector<int8_t>& weight, const std::vector<float>& x, const std::vector<float>& scale,
                        const std::vector<float>& bias, int64_t m, int64_t n, int64_t k) {
-    std::vector<int8_t> packed(static_cast<size_t>(balancer_int8_packed_bytes(version, n, k)));
+    std::vector<int8_t> packed(static_cast<size_t>(balancer_int8_packed_bytes(version, weight.data(), n, k)));
     std::vector<int32_t> sums(static_cast<size_t>(balancer_int8_packed_channels(version, n)));
     balancer_int8_pack(version, weight.data(), n, k, packed.data(), sums.data());
     const Layer layer{packed.empty() ? weight.data() : packed.data(), sums.data(), scale.data(), bias.empty() ? nullptr : bias.data(), n, k, version};
@@ -39,7 +39,11 @@ int main() {
                 for (auto& value : x) value = uniform();
                 for (auto& value : scale) value = uniform();
                 for (auto& value : bias) value = uniform();
-                for (auto& value : weight) value = static_cast<int8_t>(127.4f * uniform());
+                for (auto& value : weight) {  // uniform, then as in trained layers: few large ones
+                    const float part = uniform();
+                    value = static_cast<int8_t>(127.4f * (compared % 5 < 2 ? part : part * part * part * part * part));
+                }
+                for (int64_t j = 0; j < k && j < 8; ++j) weight[static_cast<size_t>(j)] = j % 3 ? 127 : -127;
                 for (int64_t j = 0; j < k; ++j) {  // magnitudes that are extreme, and ties
                     if (m > 1) x[static_cast<size_t>(k + j)] *= 1e38f;
                     if (m > 2) x[static_cast<size_t>(2 * k + j)] *= 1e-41f;

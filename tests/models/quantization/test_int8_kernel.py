@@ -1,5 +1,5 @@
-"""The INT8 linear layer in C++: every version gives the bits of torch's operator, for any shape, number of rows and
-threads; the operator gives the same bits with and without integer products."""
+"""The INT8 linear layer in C++: every version gives the bits of torch's operator for any shape and number of
+rows and threads, and the operator gives the same bits without integer products."""
 
 from __future__ import annotations
 

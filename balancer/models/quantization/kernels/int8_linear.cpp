@@ -11,6 +11,7 @@
 #include <limits>
 #include <memory>
 #include <new>
+#include <vector>
 
 #if defined(_WIN32)
 #define EXPORT extern "C" __declspec(dllexport)
@@ -55,11 +56,12 @@ using Block = void (*)(const Layer& layer, const float* x, int64_t count, float*
 struct Version {
     bool (*supported)();
     Block block;
-    int64_t panel;   // output channels of a panel of the packed weight
-    int64_t group;   // inputs of a channel that lie side by side in a panel
-    int64_t tile;    // rows whose sums are held in registers at a time
-    int64_t rows;    // maximum number of rows of a block
+    int64_t (*packedBytes)(const int8_t* weight, int64_t n, int64_t k);
+    void (*pack)(const int8_t* weight, int64_t n, int64_t k, int8_t* packed, int32_t* sums);
     int64_t (*scratchBytes)(int64_t k);
+    int64_t panel;   // output channels of a panel of the packed weight
+    int64_t tile;    // rows of a block are a multiple of this
+    int64_t rows;    // maximum number of rows of a block
 };
 
 constexpr int64_t roundedUp(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
@@ -76,9 +78,32 @@ float fromBits(int32_t bits) {
 // Scale of a row with this largest magnitude.
 float stepOf(float largest) { return std::max(largest / 127.0f, std::numeric_limits<float>::min()); }
 
+// Number of bytes of a weight (N, K) in panels of PANEL channels, in which GROUP inputs of a channel lie side by side.
+template <int64_t PANEL, int64_t GROUP>
+int64_t panelBytes(const int8_t*, int64_t n, int64_t k) { return roundedUp(n, PANEL) * roundedUp(k, GROUP); }
+
+// Pack a weight (N, K) into panels, and compute 128 times the sum of each channel; padding is zero.
+template <int64_t PANEL, int64_t GROUP>
+void packPanels(const int8_t* weight, int64_t n, int64_t k, int8_t* packed, int32_t* sums) {
+    const int64_t depth = roundedUp(k, GROUP);
+    std::memset(packed, 0, static_cast<size_t>(roundedUp(n, PANEL) * depth));
+    std::memset(sums, 0, static_cast<size_t>(roundedUp(n, PANEL)) * sizeof(int32_t));
+    for (int64_t i = 0; i < n; ++i) {
+        int8_t* panel = packed + i / PANEL * PANEL * depth + i % PANEL * GROUP;
+        int32_t sum = 0;
+        for (int64_t j = 0; j < k; ++j) {
+            panel[j / GROUP * GROUP * PANEL + j % GROUP] = weight[i * k + j];
+            sum += weight[i * k + j];
+        }
+        sums[i] = 128 * sum;
+    }
+}
+
 #include "int8_portable.inc"
 
 #if defined(HAS_X86)
+
+#include "int8_split.inc"
 
 #if defined(__clang__)
 #define BEGIN_TARGET(set) _Pragma(TEXT(clang attribute push(__attribute__((target(set))), apply_to = function)))
@@ -186,21 +211,24 @@ bool always() { return true; }
 bool never() { return false; }
 #endif
 
+#define PORTABLE portable::block, portable::packedBytes, portable::pack, portable::scratchBytes, 1, 1, portable::ROWS
+#define VERSION(name) name::block, name::packedBytes, name::pack, name::scratchBytes, name::PANEL, name::TILE, name::ROWS
+
 // In the order of VERSIONS in native.py.
 constexpr Version VERSIONS[] = {
-    {always, portable::block, 1, 1, 1, portable::ROWS, portable::scratchBytes},
+    {always, PORTABLE},
 #if defined(HAS_X86)
-    {hasAvx2, avx2::block, avx2::PANEL, avx2::GROUP, avx2::TILE, avx2::ROWS, avx2::scratchBytes},
+    {hasAvx2, VERSION(avx2)},
 #if defined(HAS_AVXVNNI)
-    {hasAvxVnni, avxvnni::block, avxvnni::PANEL, avxvnni::GROUP, avxvnni::TILE, avxvnni::ROWS, avxvnni::scratchBytes},
+    {hasAvxVnni, VERSION(avxvnni)},
 #else
-    {never, portable::block, 1, 1, 1, portable::ROWS, portable::scratchBytes},
+    {never, PORTABLE},
 #endif
-    {hasAvx512, avx512::block, avx512::PANEL, avx512::GROUP, avx512::TILE, avx512::ROWS, avx512::scratchBytes},
-    {hasAvx512Vnni, avx512vnni::block, avx512vnni::PANEL, avx512vnni::GROUP, avx512vnni::TILE, avx512vnni::ROWS, avx512vnni::scratchBytes},
+    {hasAvx512, VERSION(avx512)},
+    {hasAvx512Vnni, VERSION(avx512vnni)},
 #elif defined(HAS_ARM)
-    {always, neon::block, neon::PANEL, neon::GROUP, neon::TILE, neon::ROWS, neon::scratchBytes},
-    {hasDotProducts, dotprod::block, dotprod::PANEL, dotprod::GROUP, dotprod::TILE, dotprod::ROWS, dotprod::scratchBytes},
+    {always, VERSION(neon)},
+    {hasDotProducts, VERSION(dotprod)},
 #endif
 };
 constexpr int64_t NUM_VERSIONS = sizeof VERSIONS / sizeof *VERSIONS;
@@ -240,28 +268,16 @@ EXPORT int64_t balancer_int8_layout() { return static_cast<int64_t>(sizeof(Layer
 EXPORT void balancer_int8_use_team(Team team) { threadTeam = team; }
 
 // Number of bytes of a packed weight (N, K); 0 if a version reads the weight itself.
-EXPORT int64_t balancer_int8_packed_bytes(int64_t version, int64_t n, int64_t k) {
-    const Version& v = VERSIONS[version];
-    return v.panel * v.group == 1 ? 0 : roundedUp(n, v.panel) * roundedUp(k, v.group);
+EXPORT int64_t balancer_int8_packed_bytes(int64_t version, const int8_t* weight, int64_t n, int64_t k) {
+    return VERSIONS[version].packedBytes(weight, n, k);
 }
 
 // Number of channels in the sums of a packed weight.
 EXPORT int64_t balancer_int8_packed_channels(int64_t version, int64_t n) { return roundedUp(n, VERSIONS[version].panel); }
 
-// Pack a weight (N, K) int8 into panels, and compute 128 times the sum of each channel; padding is zero.
+// Pack a weight (N, K) int8, and compute what the version subtracts from the sums of each channel.
 EXPORT void balancer_int8_pack(int64_t version, const int8_t* weight, int64_t n, int64_t k, int8_t* packed, int32_t* sums) {
-    const int64_t panel = VERSIONS[version].panel, group = VERSIONS[version].group, depth = roundedUp(k, group);
-    const bool copied = balancer_int8_packed_bytes(version, n, k) > 0;
-    if (copied) std::memset(packed, 0, static_cast<size_t>(roundedUp(n, panel) * depth));
-    std::memset(sums, 0, static_cast<size_t>(roundedUp(n, panel)) * sizeof(int32_t));
-    for (int64_t i = 0; i < n; ++i) {
-        int32_t sum = 0;
-        for (int64_t j = 0; j < k; ++j) {
-            if (copied) packed[i / panel * panel * depth + j / group * group * panel + i % panel * group + j % group] = weight[i * k + j];
-            sum += weight[i * k + j];
-        }
-        sums[i] = 128 * sum;
-    }
+    VERSIONS[version].pack(weight, n, k, packed, sums);
 }
 
 // x (M, K) and y (M, N) are contiguous. Threads divide the rows, never a sum. Returns 0, or 1 if memory could not
