@@ -47,6 +47,8 @@ class Part:
         """Reason by what could not be measured."""
         self.skipped: dict[str, str] = {}
         """The same for what a dry run can't do without CUDA."""
+        self.strict = dry
+        """Whether the exit status tells of any failure; else only of a part without any figure."""
         self._end = time.monotonic() + limit
         self._found: dict[str, Any] = {"part": name, "dry": dry, "complete": False, "headline": "", "seed": SEED}
 
@@ -96,11 +98,11 @@ class Part:
     def finish(self) -> int:
         """Write the complete result; return the exit status.
 
-        It is 1 if nothing was measured, and in a dry run if anything failed; else 0.
+        It is 1 if nothing was measured, and with ``strict``, as in a dry run, if anything failed; else 0.
         """
         measured = self.out.is_file() and self._found.keys() > {"part", "dry", "complete", "headline", "seed"}
         self.keep(complete=True)
-        return int(not measured or (self.dry and bool(self.failed)))
+        return int(not measured or (self.strict and bool(self.failed)))
 
 
 def reason_of(problem: BaseException) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ class Shape:
 def shapes(*, dry: bool) -> list[Shape]:
     """The models, each with few and with many rows."""
     found = []
-    for rows in (1, 2) if dry else (1, 32):
+    for rows in (2,) if dry else (1, 32):
         tokens, (width, layers, history) = (8, (32, 1, 16)) if dry else (128, (256, 6, 512))
         ids = bert_ids(rows, tokens)
         name = f"BERT-base's shape, {tokens} tokens, {rows} rows"
@@ -57,19 +58,24 @@ def shapes(*, dry: bool) -> list[Shape]:
     return found
 
 
-def contenders(shape: Shape, model: nn.Module) -> dict[str, tuple[Callable[[], nn.Module], bool]]:
-    """How to make each contender from the float32 model, and whether it runs under bfloat16 autocast."""
+def contenders(shape: Shape, model: nn.Module, layers: dict[str, dict[str, int]]) -> dict[str, tuple[Callable[[], nn.Module], bool]]:
+    """How to make each contender from the float32 model, and whether it runs under bfloat16 autocast.
 
-    def planned(*, backend: str = "torch", keep: tuple[str, ...] = ()) -> nn.Module:
-        return apply_precision(model, uniform_plan(model, "int8", keep=keep), backend=backend)[0]  # type: ignore[arg-type]
+    Each quantized contender that is made enters its number of layers by actual precision into ``layers``.
+    """
+
+    def planned(name: str, *, backend: str = "torch", keep: tuple[str, ...] = ()) -> nn.Module:
+        quantized, applied = apply_precision(model, uniform_plan(model, "int8", keep=keep), backend=backend)  # type: ignore[arg-type]
+        layers[name] = dict(Counter(f"{row.got} {row.backend}" for row in applied.rows))
+        return quantized
 
     return {
         FP32: (lambda: model, False),
         BF16: (lambda: copy.deepcopy(model).bfloat16() if shape.pure_bf16 else model, not shape.pure_bf16),
-        "torch INT8": (planned, False),
-        "torch INT8, autocast": (planned, True),
-        "torch INT8, attention BF16": (partial(planned, keep=("attention",)), False),
-        "bitsandbytes INT8": (partial(planned, backend="bitsandbytes"), False),
+        "torch INT8": (partial(planned, "torch INT8"), False),
+        "torch INT8, autocast": (partial(planned, "torch INT8, autocast"), True),
+        "torch INT8, attention BF16": (partial(planned, "torch INT8, attention BF16", keep=("attention",)), False),
+        "bitsandbytes INT8": (partial(planned, "bitsandbytes INT8", backend="bitsandbytes"), False),
         "torch FP8": (lambda: in_fp8(model), True),
     }
 
@@ -89,13 +95,14 @@ def measured(part: Part, shape: Shape) -> dict[str, Any]:
     """Times, ratios, cosines, bytes and peak memory of the contenders on one model and input."""
     model, inputs = shape.make().eval().to(part.device), shape.inputs(part.device)
     models: dict[str, nn.Module] = {}
+    layers: dict[str, dict[str, int]] = {}
 
     def maker(name: str, make: Callable[[], nn.Module], autocast: bool) -> Call:
         models[name] = make().eval()
         return partial(_forward, models[name], inputs, part.device if autocast else None)
 
     with torch.no_grad():
-        found = ready({name: partial(maker, name, *how) for name, how in contenders(shape, model).items()}, part.device)
+        found = ready({name: partial(maker, name, *how) for name, how in contenders(shape, model, layers).items()}, part.device)
         for name, reason in found.reasons.items():
             part.fail(f"{shape.name}: {name}", reason, needs_cuda=name in ON_CUDA_ONLY)
         timed = times(found.calls, found.warm_seconds.values(), 0.0 if part.dry else BUDGET, part.device)
@@ -109,6 +116,7 @@ def measured(part: Part, shape: Shape) -> dict[str, Any]:
         cell["largest_difference"] = {name: float((plain - other).abs().max()) for name, other in others.items()}
         cell["bytes"] = {name: size(models[name]) for name in found.calls}
         cell["peak_mib"] = {name: peak_mib(call, part.device) for name, call in found.calls.items()}
+        cell["layers"] = {name: layers[name] for name in found.calls if name in layers}
         cell["first_seconds"] = found.first_seconds
     return cell
 

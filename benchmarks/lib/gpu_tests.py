@@ -96,6 +96,7 @@ def run(part: Part, files: Iterable[str], processes: int) -> None:
 
 def measure(part: Part) -> None:
     """Run all tests marked ``gpu``."""
+    part.strict = True
     run(part, marked(ROOT / "tests"), 1 if part.dry else min(MOST_PROCESSES, (os.cpu_count() or 1) // 2))
 
 

@@ -77,6 +77,7 @@ def test_a_part_without_any_figure_fails(part: Part) -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_outcomes_of_tests_are_kept(part: Part, processes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(part, "dry", False)
+    monkeypatch.setattr(part, "strict", False)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pytest.ini").write_text(SETTINGS)
     (tmp_path / "test_good.py").write_text(TESTS)
@@ -91,6 +92,9 @@ def test_outcomes_of_tests_are_kept(part: Part, processes: int, tmp_path: Path, 
     failed = {Path(name).name.partition("::")[2] or Path(name).name: reason for name, reason in content["failed"].items()}
     assert "not equal" in failed["test_two"]
     assert "no disk" in failed["test_four"]
+    assert part.finish() == 0
+    part.strict = True
+    assert part.finish() == 1
     assert "No module named 'a_library_that_is_missing'" in failed["test_broken.py"]
 
 
