@@ -73,8 +73,8 @@ class SequenceBatch:
         return SequenceBatch(self.values.to(device), self.lengths.to(device), self.mask.to(device), hidden=hidden)
 
     def with_values(self, values: Tensor) -> SequenceBatch:
-        """Replace the values by other finite values (B, n, d), with zeros at padding."""
-        return SequenceBatch(values * self.mask[..., None], self.lengths, self.mask)
+        """Replace the values by other values (B, n, d), with zeros at padding."""
+        return SequenceBatch(values.masked_fill(~self.mask[..., None], 0), self.lengths, self.mask)
 
     def last(self) -> SequenceBatch:
         """Select the last real position of each row: (B, 1, C), zeros for a row that is all padding."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from balancer.models.attention.base import Attended, Attention
+from balancer.models.attention.finite import dense_causal, is_finite, readable
 from balancer.models.attention.rotary import rotate
 from balancer.models.batch import SequenceBatch
 
@@ -34,16 +37,17 @@ class DenseAttention(Attention):
 
     def forward(self, batch: SequenceBatch, *, last_only: bool = False) -> SequenceBatch:
         """Map (B, n, d) to (B, n, d), or to (B, 1, d) for the last real position of each row."""
+        batch = without_padding(batch)
         queries = batch.last() if last_only else batch
         positions = torch.arange(batch.values.shape[1], device=batch.values.device)
         key, value = self._keys(batch.values, positions)
         query = self._queries(queries.values, (batch.lengths - 1).clamp(min=0)[:, None] if last_only else positions)
-        query, key, value = (x.transpose(1, 2) for x in (query, key, value))
         if last_only:
-            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=self._mask_of_last(batch)[:, None, None])
+            query, key, value = (x.transpose(1, 2) for x in (query, key, value))
+            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=self._mask_of_last(batch)[:, None, None]).transpose(1, 2)
         else:
-            mixed = self._attend(query, key, value)
-        return queries.with_values(self.out(mixed.transpose(1, 2).flatten(2)))
+            mixed = dense_causal(query, key, value)
+        return queries.with_values(self.out(mixed.flatten(2)))
 
     def attended(self, batch: SequenceBatch, row: Tensor, position: Tensor) -> Attended:
         """See :meth:`Attention.attended`; S is n."""
@@ -70,10 +74,6 @@ class DenseAttention(Attention):
         """Number of positions that a query attends to, including its position."""
         return batch.values.shape[1]
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Causal attention; all tensors are (B, H, n, d / H)."""
-        return F.scaled_dot_product_attention(query, key, value, is_causal=True)
-
     def _mask_of_last(self, batch: SequenceBatch) -> Tensor:
         """Mask (B, n) of the keys that the last real position attends to.
 
@@ -82,3 +82,13 @@ class DenseAttention(Attention):
         mask = batch.mask.clone()
         mask[:, 0] = True
         return mask
+
+
+def without_padding(batch: SequenceBatch) -> SequenceBatch:
+    """Return the batch with zeros at padding, if a number there may not be finite.
+
+    Otherwise it could reach real positions, by a masked weight of 0 or by the gradient of a weight.
+    """
+    if readable(batch.values) and is_finite(batch.values):
+        return batch
+    return dataclasses.replace(batch, values=batch.with_values(batch.values).values)

@@ -16,6 +16,7 @@ from balancer.models.attention.backends import BACKENDS
 from balancer.models.attention.choice import choose
 from balancer.models.attention.layout import Layout, Mode
 from balancer.models.attention.selection import select_globals
+from balancer.models.attention.transforms import first_order, refuse_tangents
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -79,8 +80,13 @@ def sparse_attention(
         index = select_globals(score, num_global, causal=causal, chunk=layout.chunk, padding=key_padding_mask)
     else:
         index = torch.empty(batch, layout.num_chunks(length), 0, dtype=torch.int64, device=query.device)
-    chosen = BACKENDS[resolve(backend, query, layout, num_global)]
-    out = chosen.run(query, key, value, gate, index, key_padding_mask, layout)
+    name = resolve(backend, query, layout, num_global)
+    if name != "reference":
+        refuse_tangents(name, query, key, value, gate)
+    if name in ("dense", "torch"):  # the others refuse second derivatives themselves
+        query, key, value = (first_order(name, x) for x in (query, key, value))
+        gate = None if gate is None else first_order(name, gate)
+    out = BACKENDS[name].run(query, key, value, gate, index, key_padding_mask, layout)
     return _with_global_queries(out, query, key, value, index[:, 0], key_padding_mask) if global_queries else out
 
 
@@ -150,6 +156,8 @@ def _with_global_queries(out: Tensor, query: Tensor, key: Tensor, value: Tensor,
     # A sequence of only padding has no global node. The values computed for it are discarded, but their
     # gradient must not be NaN.
     mask = None if padding is None else (~padding | padding.all(1, keepdim=True))[:, None, None]
+    if padding is not None:
+        key, value = (x.masked_fill(padding[..., None, None], 0) for x in (key, value))
     q, k, v = (x.transpose(1, 2) for x in (query.gather(1, at), key, value))
     whole = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
     # Empty slots have index 0 but must not change that row: they are written to an extra row, which is cut

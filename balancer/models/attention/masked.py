@@ -6,10 +6,10 @@ equals dense attention, and the fast causal kernel is used without a mask.
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from balancer.models.attention.finite import contained, readable
 from balancer.models.attention.layout import Layout
 from balancer.models.attention.reference import key_bias
 
@@ -28,28 +28,27 @@ def covers(layout: Layout, length: int) -> bool:
     return length <= reach
 
 
-def run(query: Tensor, key: Tensor, value: Tensor, gate: Tensor | None, index: Tensor, padding: Tensor | None, layout: Layout) -> Tensor:
-    """Compute sparse attention; see `balancer.models.attention.backends` for the arguments and the result."""
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, gate: Tensor | None, index: Tensor, padding: Tensor | None, layout: Layout
+) -> Tensor:
     length = query.shape[1]
     q, k, v = (x.transpose(1, 2) for x in (query, key, value))
     whole = covers(layout, length)
     if whole and (padding is None or (layout.causal and _on_the_right(padding))):
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=layout.causal).transpose(1, 2)
-    else:
-        bias = key_bias(None if whole else gate, index, padding, layout, length).to(query.dtype)
-        if padding is not None:
-            # A padded query may have no key. It attends to everything instead, and its result is discarded.
-            bias = bias.masked_fill(padding[..., None], 0)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[:, None]).transpose(1, 2)
-    return out if padding is None else out.masked_fill(padding[..., None, None], 0)
+        return F.scaled_dot_product_attention(q, k, v, is_causal=layout.causal).transpose(1, 2)
+    bias = key_bias(None if whole else gate, index, padding, layout, length).to(query.dtype)
+    if padding is not None:
+        # A padded query may have no key. It attends to everything instead, and its result is discarded.
+        bias = bias.masked_fill(padding[..., None], 0)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias[:, None]).transpose(1, 2)
+
+
+run = contained(_attend)
 
 
 def _on_the_right(padding: Tensor) -> bool:
     """Whether padding (B, n) follows all real tokens, where no real query of a causal attention can see it.
 
-    This is checked on a CPU only: on other devices the check would wait for the device, and it can't be
-    traced.
+    This is checked only where the padding can be read.
     """
-    if padding.device.type != "cpu" or torch.compiler.is_compiling():
-        return False
-    return bool((padding[:, 1:] >= padding[:, :-1]).all())
+    return readable(padding) and bool((padding[:, 1:] >= padding[:, :-1]).all())

@@ -12,15 +12,14 @@ from __future__ import annotations
 import ctypes
 import functools
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from balancer.errors import UnsupportedError
 from balancer.models.attention.layout import Layout
+from balancer.models.attention.transforms import fold, second_order, split
 from balancer.native_library import allowed_version, load_library
 
 MOST_CHANNELS = 256
@@ -185,33 +184,20 @@ _forward.register_autograd(_differentiate, setup_context=_save)
 
 
 def _refuse(*_given: object) -> None:
-    raise UnsupportedError("backend 'native' has no second derivatives; use backend='reference'")
+    raise second_order("native")
 
 
 _backward.register_autograd(_refuse)
 
 
-def _fold(size: int, in_dims: Sequence[int | None], given: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """Make the dimension of a `vmap` over `size` calls a part of the batch: (size * B, ...)."""
-    return [
-        None if x is None else (x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)).flatten(0, 1)
-        for x, dim in zip(given, in_dims, strict=False)
-    ]
-
-
-def _split(size: int, found: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-    """Undo `_fold` for the results of an operator."""
-    return tuple(x.unflatten(0, (size, len(x) // size)) if len(x) else x.expand(size, *x.shape) for x in found), (0,) * len(found)
-
-
 @_forward.register_vmap
 def _(info: Any, in_dims: tuple[int | None, ...], *given: Any) -> Any:
-    return _split(info.batch_size, _forward(*_fold(info.batch_size, in_dims, given[:6]), *given[6:]))
+    return split(info.batch_size, _forward(*fold(info.batch_size, in_dims[:6], given[:6]), *given[6:]))
 
 
 @_backward.register_vmap
 def _(info: Any, in_dims: tuple[int | None, ...], *given: Any) -> Any:
-    return _split(info.batch_size, _backward(*_fold(info.batch_size, in_dims, given[:9]), *given[9:]))
+    return split(info.batch_size, _backward(*fold(info.batch_size, in_dims[:9], given[:9]), *given[9:]))
 
 
 @torch.library.custom_op("balancer::select_globals_native", mutates_args=(), device_types="cpu")
@@ -237,7 +223,7 @@ def _(score: Tensor, _padding: Tensor | None, num_global: int, chunk: int, causa
 
 @select.register_vmap
 def _(info: Any, in_dims: tuple[int | None, ...], *given: Any) -> Any:
-    found, dims = _split(info.batch_size, [select(*_fold(info.batch_size, in_dims, given[:2]), *given[2:])])
+    found, dims = split(info.batch_size, [select(*fold(info.batch_size, in_dims[:2], given[:2]), *given[2:])])
     return found[0], dims[0]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from balancer.models.attention.finite import contained
 from balancer.models.attention.layout import Layout
 
 
@@ -36,8 +37,9 @@ def key_bias(gate: Tensor | None, index: Tensor, padding: Tensor | None, layout:
     return bias if padding is None else bias.masked_fill(padding[:, None], -torch.inf)
 
 
-def run(query: Tensor, key: Tensor, value: Tensor, gate: Tensor | None, index: Tensor, padding: Tensor | None, layout: Layout) -> Tensor:
-    """Compute sparse attention; see `balancer.models.attention.backends` for the arguments and the result."""
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, gate: Tensor | None, index: Tensor, padding: Tensor | None, layout: Layout
+) -> Tensor:
     bias = key_bias(None if gate is None else gate.double(), index, padding, layout, query.shape[1])[:, None]
     logits = torch.einsum("bihd,bjhd->bhij", query.double(), key.double()) * query.shape[-1] ** -0.5 + bias
     # A query without any key (only padding near it) gives zeros. The softmax over an empty set must be
@@ -48,3 +50,6 @@ def run(query: Tensor, key: Tensor, value: Tensor, gate: Tensor | None, index: T
     weight = logits.masked_fill(no_key, 0).softmax(-1).masked_fill(no_key, 0)
     mixed = torch.einsum("bhij,bjhd->bihd", weight, value.double())
     return mixed.to(query.dtype)
+
+
+run = contained(_attend, checked=False)

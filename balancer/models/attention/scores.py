@@ -119,7 +119,11 @@ class Surprisal(TokenScore):
 
     @torch.no_grad()
     def _observe(self, tokens: Tensor) -> None:
-        """Update the averages with `tokens` (N, width); without tokens they do not change."""
+        """Update the averages with those of `tokens` (N, width) that are finite.
+
+        Without such tokens they do not change.
+        """
+        tokens = tokens[tokens.isfinite().all(-1)]
         if len(tokens):
             tokens = tokens.to(self.mean.dtype)
             self.mean.lerp_(tokens.mean(0), self.momentum)

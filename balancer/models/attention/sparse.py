@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from balancer.deprecation import renamed_keyword
 from balancer.errors import InputError, UnsupportedError
 from balancer.models.attention.base import Attended
-from balancer.models.attention.dense import DenseAttention
+from balancer.models.attention.dense import DenseAttention, without_padding
 from balancer.models.attention.distillation import DenseWarmUp, divergence, far_attention
+from balancer.models.attention.finite import dense_causal, is_finite, readable
 from balancer.models.attention.functional import resolve, sparse_attention
 from balancer.models.attention.layout import Layout, Mode
 from balancer.models.attention.rotary import rotate
@@ -149,12 +150,6 @@ class SparseCore(DenseWarmUp):
         return score
 
 
-def dense_causal(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Dense causal attention of (B, n, H, d) by torch's fused kernel."""
-    q, k, v = (each.transpose(1, 2) for each in (query, key, value))
-    return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
-
-
 class SparseSelfAttention(nn.Module):
     """Self-attention over (B, n, embed_dim), with the projections of `nn.MultiheadAttention`.
 
@@ -261,6 +256,8 @@ class SparseSelfAttention(nn.Module):
         lengths = None if key_padding_mask is None else (~key_padding_mask).sum(1)
         if self.core.learning and key_padding_mask is not None and bool((key_padding_mask[:, :-1] & ~key_padding_mask[:, 1:]).any()):
             raise InputError("key_padding_mask must have its padding on the right during the dense warm-up; move it there")
+        if key_padding_mask is not None and not (readable(x) and is_finite(x)):
+            x = x.masked_fill(key_padding_mask[..., None], 0)
         mixed = self.core.attend(*self._projected(x), x, fields, key_padding_mask, lengths)
         out: Tensor = self.out_proj(mixed.flatten(2))
         return out if key is None else (out, None)
@@ -331,6 +328,7 @@ class SparseAttention(DenseAttention):
         """Map (B, n, d) to (B, n, d), or to (B, 1, d) for the last real position of each row."""
         if not self.core.learning and self.core.is_dense(batch.values.shape[1]):
             return super().forward(batch, last_only=last_only)
+        batch = without_padding(batch)
         if last_only and not self.core.learning:
             row = torch.arange(len(batch.lengths), device=batch.lengths.device)
             mixed, _ = self._attend_single(batch, row, (batch.lengths - 1).clamp(min=0))
@@ -380,7 +378,7 @@ class SparseAttention(DenseAttention):
             seen, at = torch.cat([seen, outside], 1), torch.cat([local, node], 1)
             node_bias = torch.zeros_like(node, dtype=query.dtype) if gate is None else gate[row[:, None], node.clamp(min=0)]
             bias = torch.cat([bias, node_bias.to(query.dtype)], 1)
-        key, value = self._keys_at(batch, row, at.clamp(min=0))
+        key, value = (x.masked_fill(~seen[..., None, None], 0) for x in self._keys_at(batch, row, at.clamp(min=0)))
         logits = torch.einsum("thd,tshd->ths", query, key) * query.shape[-1] ** -0.5 + bias[:, None]
         weight = logits.masked_fill(~seen[:, None], -torch.inf).softmax(-1)
         is_global = torch.arange(at.shape[1], device=at.device) >= layout.window

@@ -132,9 +132,13 @@ def stream(
     first = at // layout.window * layout.window if layout.mode == "block" else at - layout.window + 1
     local = (position >= first[:, None]) & (position >= 0)
     outside = (nodes.score > -torch.inf) & (nodes.position < first[:, None])
+    seen = torch.cat([local, outside], 1)
     zero = torch.zeros((), device=at.device)
     bias = torch.cat([zero.where(local, -torch.inf), nodes.gate.where(outside, -torch.inf)], 1)
-    all_keys = torch.cat([keys, nodes.key], 1)
+    # Zeros in slots that are not seen: they may hold NaN, and a weight of 0 times NaN is NaN.
+    all_keys, all_values = (
+        torch.cat(pair, 1).masked_fill(~seen[..., None, None], 0) for pair in ((keys, nodes.key), (values, nodes.value))
+    )
     logits = torch.einsum("bhd,bshd->bhs", query, all_keys) * query.shape[-1] ** -0.5 + bias[:, None].to(query.dtype)
-    mixed = torch.einsum("bhs,bshd->bhd", logits.softmax(-1), torch.cat([values, nodes.value], 1))
+    mixed = torch.einsum("bhs,bshd->bhd", logits.softmax(-1), all_values)
     return mixed, StreamState(at + 1, keys, values, nodes, candidates)

@@ -20,7 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from balancer.models.attention.finite import contained
 from balancer.models.attention.layout import Layout
+from balancer.models.attention.transforms import fold, split
 
 BLOCK = 64
 """Approximate minimum number of queries in a block.
@@ -39,8 +41,9 @@ def refuses(query: Tensor, layout: Layout) -> str | None:  # noqa: ARG001 (inter
     return None
 
 
-def run(query: Tensor, key: Tensor, value: Tensor, gate: Tensor | None, index: Tensor, padding: Tensor | None, layout: Layout) -> Tensor:
-    """Compute sparse attention; see `balancer.models.attention.backends` for the arguments and the result."""
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, gate: Tensor | None, index: Tensor, padding: Tensor | None, layout: Layout
+) -> Tensor:
     batch, length, heads, channels = query.shape
     cut = _cut(layout, length)
     nodes, num_sets = _nodes(index, cut, layout)
@@ -71,8 +74,10 @@ def run(query: Tensor, key: Tensor, value: Tensor, gate: Tensor | None, index: T
         size = max(1, SLAB // (cut.blocks * (cut.span + nodes.shape[2]) * heads * channels))
     parts = [attend(slice(start, start + size)) for start in range(0, batch, size)]
     whole = parts[0] if len(parts) == 1 else torch.cat(parts)
-    out = whole.reshape(batch, cut.blocks * cut.block, heads, channels + extra)[:, :length, :, :channels]
-    return out if padding is None else out.masked_fill(padding[..., None, None], 0)
+    return whole.reshape(batch, cut.blocks * cut.block, heads, channels + extra)[:, :length, :, :channels]
+
+
+run = contained(_attend)
 
 
 @dataclass(frozen=True)
@@ -160,20 +165,21 @@ def _bias(
     # Queries beyond the end, and padded ones, may have no key; they attend to everything, and the result is
     # discarded.
     beyond_end = query >= length
-    bias = torch.empty(batch, blocks, cut.block, cut.span + slots, device=device, dtype=dtype)
-    bias[..., : cut.span] = torch.where(((key >= first) & (key <= last)) | beyond_end, zero, masked)
+    bias = torch.where(((key >= first) & (key <= last)) | beyond_end, zero, masked).expand(batch, -1, -1, -1)
+    if padding is not None:
+        padded = F.pad(padding, (cut.left, cut.right + cut.fill), value=True).unfold(1, cut.span, cut.block)
+        bias = bias.masked_fill(padded[:, :, None], -torch.inf)
     if slots:
         visible = (nodes >= 0)[:, :, None] & ((nodes[:, :, None] < first) | (nodes[:, :, None] > last))
         if padding is not None:
-            visible &= ~padding.gather(1, nodes.clamp(min=0).flatten(1)).view(nodes.shape)[:, :, None]
+            visible = visible & ~padding.gather(1, nodes.clamp(min=0).flatten(1)).view(nodes.shape)[:, :, None]
         if num_sets > 1:
             chunk = torch.arange(num_sets, device=device)
-            visible &= chunk.repeat_interleave(cut.block // num_sets)[:, None] == chunk.repeat_interleave(slots // num_sets)
-        bias[..., cut.span :] = torch.where(visible, zero if node_gate is None else node_gate.to(dtype)[:, :, None], masked)
+            own = chunk.repeat_interleave(cut.block // num_sets)[:, None] == chunk.repeat_interleave(slots // num_sets)
+            visible = visible & own
+        bias = torch.cat([bias, torch.where(visible, zero if node_gate is None else node_gate.to(dtype)[:, :, None], masked)], -1)
     if padding is not None:
-        padded = F.pad(padding, (cut.left, cut.right + cut.fill), value=True).unfold(1, cut.span, cut.block)
-        bias[..., : cut.span].masked_fill_(padded[:, :, None], -torch.inf)
-        bias.masked_fill_(F.pad(padding, (0, cut.fill), value=True).view(batch, blocks, cut.block, 1), 0)
+        bias = bias.masked_fill(F.pad(padding, (0, cut.fill), value=True).view(batch, blocks, cut.block, 1), 0)
     return bias
 
 
@@ -185,14 +191,12 @@ class _GatherBlocks(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, gate: Tensor | None, nodes: Tensor, cut: _Cut, extra: int) -> Tensor:
+    def forward(x: Tensor, gate: Tensor | None, nodes: Tensor, cut: _Cut, extra: int) -> Tensor:
         """`gate` (B, blocks, slots) is stored in the first of the `extra` channels of the global nodes."""
-        batch, length, heads, channels = x.shape
+        batch, _, heads, channels = x.shape
         slots = nodes.shape[2]
         row = torch.arange(batch, device=x.device)[:, None]
         at = nodes.clamp(min=0).flatten(1)
-        ctx.save_for_backward(row, at)
-        ctx.cut, ctx.length, ctx.channels, ctx.gated = cut, length, channels, gate is not None
         blocked = (F.pad(x, (0, 0, 0, 0, 0, cut.fill)) if cut.fill else x).unflatten(1, (cut.blocks, cut.block))
         out = x.new_empty(batch, cut.blocks, cut.span + slots, heads, channels + extra)
         for start, offset, low, high in cut.pieces():
@@ -209,9 +213,23 @@ class _GatherBlocks(torch.autograd.Function):
         return out.flatten(0, 1).transpose(1, 2)
 
     @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Save what the backward pass needs."""
+        x, gate, nodes, ctx.cut, _ = inputs
+        ctx.length, ctx.channels, ctx.gated = x.shape[1], x.shape[3], gate is not None
+        ctx.save_for_backward(nodes)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *given: Any) -> tuple[Tensor, int]:
+        """Make the dimension of a `vmap` a part of the batch."""
+        found, dims = split(info.batch_size, [_GatherBlocks.apply(*fold(info.batch_size, in_dims[:3], given[:3]), *given[3:])])  # type: ignore[no-untyped-call]
+        return found[0], dims[0]
+
+    @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Sum the gradients of overlapping ranges."""
-        row, at = ctx.saved_tensors
+        (nodes,) = ctx.saved_tensors
+        row, at = torch.arange(len(nodes), device=nodes.device)[:, None], nodes.clamp(min=0).flatten(1)
         cut = ctx.cut
         grad = grads[0].transpose(1, 2).unflatten(0, (len(row), cut.blocks))
         gate_grad = grad[:, :, cut.span :, :, ctx.channels].sum(-1) if ctx.gated else None

@@ -10,11 +10,16 @@
 #include <exception>
 #include <new>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
 #define HAS_X86_SETS 1
 #include <immintrin.h>
+#endif
+
+#if defined(__linux__)
+#include <sys/mman.h>
 #endif
 
 #if defined(_WIN32)
@@ -35,6 +40,7 @@ namespace {
 
 constexpr int TQ = 16;  // queries of a tile
 constexpr int SLACK = 256;  // tokens that are packed before the contents of the buffers are moved
+constexpr int64_t LARGE = 1 << 20;  // numbers of a result from which on it gets large pages
 
 // Allocates at multiples of 64 bytes, so that no vector crosses the border of two cache lines.
 template <class T>
@@ -141,6 +147,16 @@ EXPORT int32_t balancer_attention_isa() {
 // The size of Problem, by which native.py detects a library of another version.
 EXPORT int64_t balancer_attention_layout() { return (int64_t)sizeof(Problem); }
 
+// Let a large result that is written for the first time consist of large pages, as NumPy does for its arrays: to
+// get it in pages of 4 KiB would take longer than to compute it.
+static void useLargePages([[maybe_unused]] float* start, [[maybe_unused]] int64_t count) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+    constexpr uintptr_t PAGE = 4096;
+    const uintptr_t from = (reinterpret_cast<uintptr_t>(start) + PAGE - 1) / PAGE * PAGE, to = reinterpret_cast<uintptr_t>(start + count) / PAGE * PAGE;
+    if (count >= LARGE && to > from) madvise(reinterpret_cast<void*>(from), to - from, MADV_HUGEPAGE);
+#endif
+}
+
 // Returns 0, or 1 if memory could not be allocated.
 EXPORT int32_t balancer_attention_run(const Problem* problem) {
     const Problem& p = *problem;
@@ -150,6 +166,8 @@ EXPORT int32_t balancer_attention_run(const Problem* problem) {
     if (isa == 1) heads = avx2::runHeads;
     if (isa == 2) heads = avx512::runHeads;
 #endif
+    for (float* result : {p.grad ? p.dq : p.out, p.grad ? p.dk : nullptr, p.grad ? p.dv : nullptr})
+        if (result) useLargePages(result, p.B * p.n * p.H * p.d);
     std::atomic<int64_t> next{0};
     std::atomic<int32_t> failed{0};
     auto work = [&] {

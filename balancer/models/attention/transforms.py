@@ -1,0 +1,99 @@
+"""What the backends have in common for the transforms of `torch.func` and for derivatives of higher order.
+
+`vmap` makes its dimension a part of the batch. The fused kernels have neither second derivatives nor
+forward-mode derivatives; both are refused with the name of the backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
+
+from balancer.errors import UnsupportedError
+
+
+def fold(size: int, in_dims: Sequence[int | None], given: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Make the dimension of a `vmap` over `size` calls a part of the batch.
+
+    Args:
+        size: number of calls.
+        in_dims: the dimension of each tensor; None if all calls share the tensor.
+        given: tensors; of the calls (B, ...).
+
+    Returns:
+        Tensors (size * B, ...).
+    """
+    return [
+        None if x is None else (x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)).flatten(0, 1)
+        for x, dim in zip(given, in_dims, strict=True)
+    ]
+
+
+def split(size: int, found: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    """Undo :func:`fold` for the results (size * B, ...) of an operator.
+
+    Returns:
+        Results (size, B, ...) and their dimensions, as `vmap` expects them.
+    """
+    return tuple(x.unflatten(0, (size, len(x) // size)) if len(x) else x.expand(size, *x.shape) for x in found), (0,) * len(found)
+
+
+def refuse_tangents(backend: str, *given: Tensor | None) -> None:
+    """Refuse forward-mode derivatives (`torch.func.jvp`).
+
+    Raises:
+        UnsupportedError: One of the tensors has a tangent.
+    """
+    if torch.compiler.is_compiling():
+        return
+    if any(x is not None and unpack_dual(x).tangent is not None for x in given):
+        raise UnsupportedError(f"backend '{backend}' has no forward-mode derivatives (jvp); use backend='reference'")
+
+
+def first_order(backend: str, x: Tensor) -> Tensor:
+    """Return `x`; a second derivative with respect to it is refused with the name of the backend."""
+    if torch.compiler.is_compiling() or not (torch.is_grad_enabled() and x.requires_grad):
+        return x
+    same: Tensor = _FirstOrder.apply(x, backend)  # type: ignore[no-untyped-call]
+    return same
+
+
+class _FirstOrder(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, backend: str) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, str], output: Tensor) -> None:
+        ctx.backend = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return _Gradient.apply(grads[0], ctx.backend), None  # type: ignore[no-untyped-call]
+
+
+class _Gradient(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(grad: Tensor, backend: str) -> Tensor:
+        return grad.view_as(grad)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, str], output: Tensor) -> None:
+        ctx.backend = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        raise second_order(ctx.backend)
+
+
+def second_order(backend: str) -> UnsupportedError:
+    """Return the error for a second derivative."""
+    return UnsupportedError(f"backend '{backend}' has no second derivatives; use backend='reference'")
