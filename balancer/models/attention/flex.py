@@ -16,14 +16,12 @@ from torch import Tensor
 from balancer.errors import InputError, UnsupportedError
 from balancer.models.attention import flex_blocks, flex_native
 from balancer.models.attention.flex_blocks import ScoreMod
-from balancer.models.attention.flex_plan import ATTRIBUTE, constant_plan, plan_of, prepare_block_mask
+from balancer.models.attention.flex_plan import ATTRIBUTE, plan_of, prepare_block_mask
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import AuxRequest, BlockMask, FlexKernelOptions
 
 __all__ = ["flex_attention", "prepare_block_mask"]
-
-UNCOMPILED = "flex_attention with a score_mod, float64 or without its kernel is not compiled: call it outside the compiled function"
 
 
 def flex_attention(
@@ -107,16 +105,12 @@ def _attend(
         if reason is None:
             return flex_native.run(query, key, value, plan, scale)
         _warn_once(reason)
-    out, lse = _attend_in_torch(query, key, value, score_mod, plan, scale)
-    return out, lse
+    if torch.compiler.is_compiling():
+        from balancer.models.attention.flex_compiled import attend
 
-
-@torch.compiler.disable(reason=UNCOMPILED)  # type: ignore[untyped-decorator]
-def _attend_in_torch(
-    query: Tensor, key: Tensor, value: Tensor, score_mod: ScoreMod | None, plan: Tensor | None, scale: float
-) -> tuple[Tensor, Tensor]:
-    with torch.autocast("cpu", enabled=False):
-        return flex_blocks.attend(query, key, value, score_mod, plan, scale)
+        out, lse = attend(query, key, value, score_mod, plan, scale)
+        return out, lse
+    return flex_blocks.attend(query, key, value, score_mod, plan, scale)
 
 
 def _plan(block_mask: BlockMask, query: Tensor, key: Tensor) -> Tensor:
@@ -136,9 +130,15 @@ def _plan(block_mask: BlockMask, query: Tensor, key: Tensor) -> Tensor:
             f"block_mask is for {batch} batch entries and {heads} heads, given {query.shape[0]} and {query.shape[1]}: make it for 1 or all"
         )
     if not torch.compiler.is_compiling():
-        return plan_of(block_mask)
+        return plan_of(block_mask, (query.shape[0], query.shape[1]))
     kept = getattr(block_mask, ATTRIBUTE, None)
-    plan: Tensor = constant_plan(block_mask) if kept is None else kept.plan
+    if kept is not None and not kept.spread:
+        prepared: Tensor = kept.plan
+        return prepared
+    from balancer.models.attention.flex_compiled import constant_plan, is_spread
+
+    sizes = (int(query.shape[0]), int(query.shape[1])) if is_spread(block_mask) else (1, 1)
+    plan: Tensor = constant_plan(block_mask, *sizes)
     return plan
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from balancer.models.attention.flex_plan import WORD, positions, read
+from balancer.models.attention.flex_plan import OF_EACH, WORD, mapped, positions, read
 
 AT_A_TIME = 1 << 22
 """Logits that are held at a time, unless `WORD` queries have more."""
@@ -57,12 +57,13 @@ def attend(
     again = torch.is_grad_enabled() and (score_mod is not None or any(x.requires_grad for x in (query, key, value)))
     again = again and not torch._C._are_functorch_transforms_active()
     results = []
-    for part in _parts(query, key, plan):
-        compute = partial(_attend_part, part, score_mod=score_mod, scale=scale)
-        if again:
-            results.append(checkpoint(compute, query, key, value, use_reentrant=False, preserve_rng_state=False))
-        else:
-            results.append(compute(query, key, value))
+    with torch.autocast("cpu", enabled=False):
+        for part in _parts(query, key, plan):
+            compute = partial(_attend_part, part, score_mod=score_mod, scale=scale)
+            if again:
+                results.append(checkpoint(compute, query, key, value, use_reentrant=False, preserve_rng_state=False))
+            else:
+                results.append(compute(query, key, value))
     if not results:
         return query.new_zeros(*query.shape[:3], value.shape[-1]), query.new_full(query.shape[:3], -torch.inf)
     outputs, sums = zip(*results, strict=True)
@@ -121,15 +122,9 @@ def _attend_part(
 
 def _changed(score_mod: ScoreMod, scores: Tensor, part: _Part) -> Tensor:
     """Apply `score_mod` to every logit (B, H, n, K), as a function of single numbers."""
-    from torch._dynamo._trace_wrapped_higher_order_op import TransformGetItemToIndex
-
-    function = score_mod
-    for dims in ((None, None, None, 0), (None, None, 0, None), (None, 0, None, None), (0, None, None, None)):
-        function = torch.vmap(function, in_dims=(0, *dims))
     batch, heads = (torch.arange(size) for size in scores.shape[:2])
     keys = torch.arange(scores.shape[3]) if part.keys is None else part.keys
-    with TransformGetItemToIndex():
-        return function(scores, batch, heads, torch.arange(part.begin, part.end), keys)
+    return mapped(score_mod, ((0, *dims) for dims in OF_EACH))(scores, batch, heads, torch.arange(part.begin, part.end), keys)
 
 
 def _mixed(weights: Tensor, value: Tensor, masked: bool) -> Tensor:

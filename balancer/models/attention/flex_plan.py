@@ -16,7 +16,7 @@ A plan is one tensor, int64 (N,), so that it is an ordinary input of the operato
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from balancer.errors import InputError, UnsupportedError
+from balancer.errors import InputError
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
@@ -37,6 +37,8 @@ WORD = 64
 """Queries of a word of a mask."""
 AT_A_TIME = 1 << 22
 """Pairs of query and key for which `mask_mod` is evaluated in one call."""
+OF_EACH = ((None, None, None, 0), (None, None, 0, None), (None, 0, None, None), (0, None, None, None))
+"""Order of `mapped` for tensors of batch, head, query and key with one dimension each."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,20 @@ class Kept:
     lists: tuple[Tensor | None, ...]
     versions: tuple[int, ...]
     sizes: tuple[int, ...]
+    shape: tuple[int, int]
+    """Batch and heads of the query."""
+    spread: bool
+    """Whether the plan is for this shape only."""
     plan: Tensor
 
-    def is_of(self, block_mask: BlockMask) -> bool:
+    def is_of(self, block_mask: BlockMask, shape: tuple[int, int]) -> bool:
         """Return whether the plan is that of the mask as it is now."""
-        same = all(a is b for a, b in zip(self.lists, _lists(block_mask), strict=True))
-        return same and self.mask_mod is block_mask.mask_mod and self.sizes == _sizes(block_mask) and self.versions == _versions(self.lists)
+        same = all(a is b for a, b in zip(self.lists, _lists(block_mask), strict=True)) and self.mask_mod is block_mask.mask_mod
+        return same and self.sizes == _sizes(block_mask) and self.versions == _versions(self.lists) and self.fits(shape)
+
+    def fits(self, shape: tuple[int, int]) -> bool:
+        """Return whether the plan can be used for a query with this batch and heads."""
+        return not self.spread or self.shape == shape
 
 
 def prepare_block_mask(block_mask: BlockMask) -> BlockMask:
@@ -75,36 +85,33 @@ def prepare_block_mask(block_mask: BlockMask) -> BlockMask:
     return block_mask
 
 
-def plan_of(block_mask: BlockMask) -> Tensor:
-    """Return the plan of a mask, int64 (N,); it is made if the mask has none or has changed since."""
-    kept = getattr(block_mask, ATTRIBUTE, None)
-    if kept is None or not kept.is_of(block_mask):
-        kept = Kept(block_mask.mask_mod, _lists(block_mask), _versions(_lists(block_mask)), _sizes(block_mask), made(block_mask))
+def plan_of(block_mask: BlockMask, shape: tuple[int, int] = (1, 1)) -> Tensor:
+    """Return the plan of a mask, int64 (N,); it is made if the mask has none or has changed since.
+
+    Args:
+        block_mask: the mask.
+        shape: batch and heads of the query.
+    """
+    kept: Kept | None = getattr(block_mask, ATTRIBUTE, None)
+    if kept is None or not kept.is_of(block_mask, shape):
+        lists = _lists(block_mask)
+        plan, spread = made(block_mask, shape)
+        kept = Kept(block_mask.mask_mod, lists, _versions(lists), _sizes(block_mask), shape, spread, plan)
         setattr(block_mask, ATTRIBUTE, kept)
-    plan: Tensor = kept.plan
-    return plan
+    return kept.plan
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def constant_plan(block_mask: BlockMask) -> Tensor:
-    """Return the plan of a mask while a function is compiled; the compiled function is for this mask only."""
-    if "kv_indices" not in vars(block_mask):
-        raise UnsupportedError("flex_attention needs a block_mask that is made before the compiled function is called, not inside it")
-    kept = vars(block_mask).get(ATTRIBUTE)
-    return kept.plan if kept is not None and kept.is_of(block_mask) else made(block_mask)
-
-
-def made(block_mask: BlockMask) -> Tensor:
-    """Make the plan of a mask, int64 (N,).
+def made(block_mask: BlockMask, shape: tuple[int, int]) -> tuple[Tensor, bool]:
+    """Make the plan of a mask, int64 (N,), and say whether it is for this batch and heads only.
 
     It is made in a thread of its own, where no transformation of `torch.func` and no torch mode is active: a
     plan holds plain numbers even if the mask is first used inside one.
     """
     with ThreadPoolExecutor(1) as thread:
-        return thread.submit(_made, block_mask).result()
+        return thread.submit(_made, block_mask, shape).result()
 
 
-def _made(block_mask: BlockMask) -> Tensor:
+def _made(block_mask: BlockMask, shape: tuple[int, int]) -> tuple[Tensor, bool]:
     if getattr(block_mask.mask_mod, "__name__", "") == "_sliced_mask_mod_error":
         raise InputError("block_mask was sliced, which removes its mask_mod: set block_mask.mask_mod")
     query_length, key_length = block_mask.seq_lengths
@@ -112,6 +119,14 @@ def _made(block_mask: BlockMask) -> Tensor:
     height, width = min(rows_of_block, max(query_length, 1)), min(keys_of_block, max(key_length, 1))
     rows, columns = -(-query_length // height), -(-key_length // width)
     batch, heads, entries = _entries(block_mask, rows, columns)
+    spread = False
+    if np.any(entries[:, 4] == 0):
+        # The lists may be for one batch entry or head where mask_mod asks for the true one, as in torch.
+        by_batch, by_head = _arguments(block_mask.mask_mod)
+        if by_batch and batch == 1:
+            batch, entries, spread = shape[0], _repeated(entries, 0, shape[0]), True
+        if by_head and heads == 1:
+            heads, entries, spread = shape[1], _repeated(entries, 1, shape[1]), True
     words = -(-height // WORD)
     bits = np.zeros((0, width, words * WORD // 8), np.uint8)
     seen = np.full(len(entries), -1, np.int64)
@@ -137,7 +152,7 @@ def _made(block_mask: BlockMask) -> Tensor:
         *(_starts(column, batch * heads * columns), entries[by_column, 2], seen[by_column]),
         masked,
     ]
-    return torch.from_numpy(np.concatenate(content))
+    return torch.from_numpy(np.concatenate(content)), spread
 
 
 def _entries(block_mask: BlockMask, rows: int, columns: int) -> tuple[int, int, Numbers]:
@@ -196,19 +211,60 @@ def _bits(
     return every, none, np.packbits(padded, axis=-1, bitorder="little")
 
 
+def _repeated(entries: Numbers, column: int, times: int) -> Numbers:
+    """Repeat entries for every batch entry (column 0) or head (column 1)."""
+    repeated = np.repeat(entries, times, axis=0)
+    repeated[:, column] = np.tile(np.arange(times), len(entries))
+    return repeated
+
+
+def _arguments(mask_mod: Callable[..., Tensor]) -> tuple[bool, bool]:
+    """Return whether the value of a mask function depends on the batch, and whether on the head."""
+    functions = torch._C._functorch
+    found = [True, True]
+
+    def traced(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        mask = inner = mask_mod(batch, head, query, key)
+        levels = set()
+        while functions.is_batchedtensor(inner):
+            levels.add(functions.maybe_get_level(inner))
+            inner = functions.get_unwrapped(inner)
+        found[:] = [functions.maybe_get_level(x) in levels for x in (batch, head)]
+        return mask
+
+    first = torch.zeros(1, dtype=torch.int64)
+    with torch.no_grad():
+        mapped(traced, OF_EACH)(first, first, first, first)
+    return found[0], found[1]
+
+
+def mapped(function: Callable[..., Tensor], order: Iterable[Sequence[int | None]]) -> Callable[..., Tensor]:
+    """Map a function of single numbers, a mask function or `score_mod`, over tensors.
+
+    Args:
+        function: the function.
+        order: the mapped dimension of each argument, or None; for the last dimension of the result first.
+    """
+    from torch._dynamo._trace_wrapped_higher_order_op import TransformGetItemToIndex
+
+    for dims in order:
+        function = torch.vmap(function, in_dims=tuple(dims))
+
+    def computed(*arguments: Tensor) -> Tensor:
+        with TransformGetItemToIndex():  # a captured tensor may be indexed by mapped numbers
+            return function(*arguments)
+
+    return computed
+
+
 def evaluated(mask_mod: Callable[..., Tensor], batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
     """Evaluate a mask function for N blocks: batch and head (N,), queries (N, Q), keys (N, K).
 
     Returns:
         Whether the query sees the key, bool (N, Q, K).
     """
-    from torch._dynamo._trace_wrapped_higher_order_op import TransformGetItemToIndex
-
-    function = torch.vmap(mask_mod, in_dims=(None, None, None, 0))
-    function = torch.vmap(function, in_dims=(None, None, 0, None))
-    function = torch.vmap(function)
-    with torch.no_grad(), TransformGetItemToIndex():
-        mask: Tensor = function(batch, head, query, key)
+    with torch.no_grad():
+        mask = mapped(mask_mod, ((None, None, None, 0), (None, None, 0, None), (0, 0, 0, 0)))(batch, head, query, key)
     return mask.to(torch.bool)
 
 
