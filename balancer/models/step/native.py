@@ -22,10 +22,12 @@ from balancer.errors import InputError, UnsupportedError
 from balancer.models.classifier import Classifier
 from balancer.models.step.linear import LANES, wide
 from balancer.models.step.packing import LAYERS, Packed, pack, refuses
-from balancer.native_library import load_library
+from balancer.native_library import allowed_version, load_library
 
 STEM = "_native_step"
 INSTRUCTION_SETS = ("baseline", "AVX2", "AVX-512")
+VERSIONS = ("portable", "avx2", "avx512")
+"""`INSTRUCTION_SETS` by the names of `BALANCER_INSTRUCTIONS`."""
 FORMAT = 1
 """Version of the states and of their bytes."""
 MARK = b"bstp"
@@ -90,8 +92,14 @@ def absence() -> str | None:
 
 
 def instruction_set() -> int | None:
-    """Return the index in `INSTRUCTION_SETS` of the processor's best set, or None without the library."""
-    return None if _LIBRARY is None else int(_LIBRARY.balancer_step_isa())
+    """Return the index in `INSTRUCTION_SETS` of the set that is used, or None without the library.
+
+    It is the best one of the processor that `BALANCER_INSTRUCTIONS` allows.
+
+    Raises:
+        InputError: `BALANCER_INSTRUCTIONS` names an unknown set, or one that the processor does not have.
+    """
+    return None if _LIBRARY is None else allowed_version(VERSIONS, int(_LIBRARY.balancer_step_isa()))
 
 
 class _Part:
@@ -147,7 +155,8 @@ class NativeStep:
 
     Args:
         model: A trained classifier.
-        instruction_set: Index in `INSTRUCTION_SETS` of the best set to use; the results are the same.
+        instruction_set: Index in `INSTRUCTION_SETS` of the best set to use (default: that of
+            :func:`instruction_set`); the results are the same.
 
     Raises:
         UnsupportedError: The kernel is not here, or does not know a part of the model.
@@ -164,11 +173,13 @@ class NativeStep:
         # The kernel reads whole packs from any offset of an array.
         self._arrays = _together(self._packed.arrays)
         best = int(_LIBRARY.balancer_step_isa())
+        if instruction_set is None:
+            instruction_set = allowed_version(VERSIONS, best)
         self._struct = _Step(
             **{name: sizes[name] for name in _INTEGERS},
             **{name: _address(self._arrays[name]) if name in self._arrays else None for name in _POINTERS},
             **self._packed.numbers,
-            isa=best if instruction_set is None else min(instruction_set, best),
+            isa=min(instruction_set, best),
         )
         self._at = ctypes.addressof(self._struct)
         self._num_fields, self._num_classes = sizes["fields"], sizes["classes"]
@@ -253,15 +264,13 @@ class NativeStep:
             (R, N) outputs, N rounded up to a multiple of 16. Those of `key_value` are keys and values, each
             padded with zeros.
         """
-        which = LAYERS.index(layer)
-        names = ("mixing", "mixing", "mixing", "out", "up", "down", "head")
-        inputs = self._packed.arrays[names[which]].shape[-2]
+        which, sizes = LAYERS.index(layer), self._packed.sizes
+        inputs = sizes["hidden"] if layer == "ff2" else sizes["channels"]
         if x.ndim != 2 or x.shape[1] != inputs:
             raise InputError(f"x must be (rows, {inputs}) for {layer}, given {x.shape}")
-        sizes = self._packed.sizes
         padded = np.ascontiguousarray(wide(x), np.float32)
-        own = -(-sizes["channels"] // LANES)
-        panels = (own, 2 * own, -(-sizes["landmarks"] // LANES), own, -(-sizes["hidden"] // LANES), own, -(-sizes["classes"] // LANES))
+        own, score, hidden, classes = (-(-sizes[name] // LANES) for name in ("channels", "landmarks", "hidden", "classes"))
+        panels = (own, 2 * own, score, own, hidden, own, classes)
         out = np.empty((len(x), panels[which] * LANES), np.float32)
         if self._library.balancer_step_linear(self._at, block, which, len(x), _address(padded), _address(out)):
             raise MemoryError(f"{len(x)} rows could not be computed; give fewer")
