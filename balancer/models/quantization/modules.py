@@ -49,6 +49,8 @@ _INTEGER_PRODUCTS = torch.cpu._is_vnni_supported()
 """Whether torch has fast INT8 products on this processor."""
 _EXACT = 2**24 // LARGEST**2
 """Number of products of INT8 numbers whose sum is exact in float32."""
+_LINE = 16
+"""Number of float32 values in a cache line."""
 _CUDA_ROWS = 32
 """Minimum number of rows for torch's INT8 product on CUDA, which requires more than 16."""
 
@@ -171,10 +173,20 @@ class Int8Linear(_Linear):
 
     def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None, dtype: torch.dtype = torch.float32) -> None:
         super().__init__(weight, scale, None if bias is None else bias.float(), dtype)
-        self._packed: tuple[native.PackedLinear, tuple[Tensor | None, ...]] | None = None
+        self._packed: native.PackedLinear | None = None
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name of nn.Linear
         """Map (..., K) to (..., N), in the dtype of the replaced layer."""
+        # The usual case first, with as few calls as possible: in small layers they take longer than the product.
+        packed = self._packed
+        if (
+            packed is not None
+            and not torch.compiler.is_compiling()
+            and packed.takes(input, self._buffers)
+            and not torch.is_autocast_enabled("cpu")
+            and not (input.requires_grad and torch.is_grad_enabled())
+        ):
+            return packed.multiply(input)
         dtype = checked_dtype(input, self.in_features)
         if (
             torch.compiler.is_compiling()
@@ -185,17 +197,9 @@ class Int8Linear(_Linear):
         ):
             out: Tensor = int8_linear(input, self.stored, self.scale, self.stored_bias)
             return out.to(dtype)
-        if input.dtype == dtype == torch.float32:
-            return self._pack().multiply(input)
-        return self._pack().multiply(input.float()).to(input.dtype).to(dtype)
-
-    def _pack(self) -> native.PackedLinear:
-        """Return the weight as the kernel takes it, packed again if tensors of the layer were replaced."""
-        buffers = self._buffers
-        now = buffers["stored"], buffers["scale"], buffers["stored_bias"]
-        if self._packed is None or any(new is not old for new, old in zip(now, self._packed[1], strict=True)):
-            self._packed = native.PackedLinear(self.stored, self.scale, self.stored_bias), now
-        return self._packed[0]
+        if packed is None or not packed.is_of(self._buffers):
+            packed = self._packed = native.PackedLinear(self.stored, self.scale, self.stored_bias)
+        return packed.multiply(input.float()).to(input.dtype).to(dtype)
 
     def _load_from_state_dict(self, *given: Any) -> None:
         super()._load_from_state_dict(*given)
@@ -273,12 +277,26 @@ def _multiply_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """See :func:`rowwise_linear`."""
     if not x.numel() or not weight.numel():
         return _without_products(x, len(weight), bias)
-    rows = x.reshape(-1, x.shape[-1])
+    rows, weight = _aligned(x.reshape(-1, x.shape[-1]), weight)
     if not _ONE_KERNEL and x.is_cpu:
         return _multiply_groups(rows, weight, bias)[: len(rows)].view(*x.shape[:-1], len(weight))
     padding = -len(rows) % ROWS
     out = F.linear(F.pad(rows, (0, 0, 0, padding)) if padding else rows, weight, bias)
     return out[: len(rows)].view(*x.shape[:-1], len(weight))
+
+
+def _aligned(rows: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Append channels of zeros to rows (R, K) and a weight (N, K), so that all rows begin on a cache line.
+
+    With few outputs MKL adds the products of a row in an order that depends on where the row begins. With
+    many it does not, and a copy of the weight would take time.
+    """
+    if not rows.is_cpu or len(weight) >= ROWS:
+        return rows, weight
+    padding = -rows.shape[1] % _LINE
+    if padding:
+        return F.pad(rows, (0, padding)), F.pad(weight, (0, padding))
+    return (rows, weight) if rows.data_ptr() % (4 * _LINE) == 0 else (rows.clone(), weight)
 
 
 def _multiply_groups(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -112,23 +113,41 @@ class PackedLinear:
         instructions: name in :data:`VERSIONS`; by default that of :func:`instruction_set`.
     """
 
-    __slots__ = ("_address", "_bias", "_channels", "_layer", "_packed", "_scale", "_sums")
+    __slots__ = ("_address", "_channels", "_given", "_inputs", "_kept", "_layer")
 
     def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None, instructions: str | None = None) -> None:
         assert _LIBRARY is not None
         version = VERSIONS.index(instructions or instruction_set() or "portable")
         n, k = weight.shape
-        weight = weight.contiguous()
-        size = _LIBRARY.balancer_int8_packed_bytes(version, weight.data_ptr(), n, k)
-        self._packed = weight.new_empty(size) if size else weight
-        self._sums = weight.new_empty(_LIBRARY.balancer_int8_packed_channels(version, n), dtype=torch.int32)
-        _LIBRARY.balancer_int8_pack(version, weight.data_ptr(), n, k, self._packed.data_ptr(), self._sums.data_ptr())
-        self._scale = scale.float().contiguous()
-        self._bias = None if bias is None else bias.float().contiguous()
-        pointers = (None if each is None else each.data_ptr() for each in (self._packed, self._sums, self._scale, self._bias))
-        self._layer = _Layer(*pointers, n, k, version)
+        rows = weight.contiguous()
+        size = _LIBRARY.balancer_int8_packed_bytes(version, rows.data_ptr(), n, k)
+        packed = rows.new_empty(size) if size else rows
+        sums = rows.new_empty(_LIBRARY.balancer_int8_packed_channels(version, n), dtype=torch.int32)
+        _LIBRARY.balancer_int8_pack(version, rows.data_ptr(), n, k, packed.data_ptr(), sums.data_ptr())
+        self._given = weight, scale, bias
+        self._kept = packed, sums, scale.float().contiguous(), None if bias is None else bias.float().contiguous()
+        self._layer = _Layer(*(None if each is None else each.data_ptr() for each in self._kept), n, k, version)
         self._address = ctypes.addressof(self._layer)
-        self._channels = n
+        self._inputs, self._channels = k, n
+
+    def is_of(self, buffers: Mapping[str, Tensor | None]) -> bool:
+        """Whether this was made of the tensors of a layer, which may have been replaced since."""
+        weight, scale, bias = self._given
+        return buffers["stored"] is weight and buffers["scale"] is scale and buffers["stored_bias"] is bias
+
+    def takes(self, x: Tensor, buffers: Mapping[str, Tensor | None]) -> bool:
+        """Whether :meth:`multiply` takes ``x``, and this was made of the tensors of the layer."""
+        weight, scale, bias = self._given
+        return (
+            x.dtype is torch.float32
+            and x.is_cpu
+            and x.numel() > 0
+            and x.ndim > 0
+            and x.shape[-1] == self._inputs
+            and buffers["stored"] is weight
+            and buffers["scale"] is scale
+            and buffers["stored_bias"] is bias
+        )
 
     def multiply(self, x: Tensor) -> Tensor:
         """Multiply ``x`` (..., K) float32 on the CPU; returns (..., N) float32."""

@@ -363,15 +363,13 @@ def test_a_metric_budget_is_verified_on_the_whole_model(report: SensitivityRepor
 def test_what_each_layer_got_is_told_and_nothing_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     model = classifier()
     plan = uniform_plan(model, "int8", keep=("attention",))
-    monkeypatch.setattr(applying, "cpu_supports", lambda precision, *_: precision == "fp32")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
     _, applied = apply_precision(model, plan)
-    assert {row.got for row in applied.rows} == {"fp32"}
-    assert all("no INT8" in row.reason or "no bfloat16" in row.reason for row in applied.rows)
-    with pytest.raises(InputError, match="no INT8"):
+    assert {(row.wanted, row.got) for row in applied.rows} == {("int8", "int8"), ("bf16", "fp32")}
+    assert all(row.reason == "" if row.got == "int8" else "no bfloat16" in row.reason for row in applied.rows)
+    with pytest.raises(InputError, match="no bfloat16"):
         apply_precision(model, plan, strict=True)
-    monkeypatch.setattr(applying, "cpu_supports", lambda precision, *_: precision != "int8")
-    _, applied = apply_precision(model, plan)
-    assert {row.got for row in applied.rows} == {"bf16"}
     monkeypatch.undo()
     _, applied = apply_precision(model, plan)
     assert json.loads(json.dumps(applied.to_dict()))["rows"][0]["layer"] == "embedding.numeric"
