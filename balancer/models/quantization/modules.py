@@ -177,7 +177,7 @@ class Int8Linear(_Linear):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name of nn.Linear
         """Map (..., K) to (..., N), in the dtype of the replaced layer."""
-        # The usual case first, with as few calls as possible: in small layers they take longer than the product.
+        # The usual case first, by few calls: in small layers they take longer than the product.
         packed = self._packed
         if (
             packed is not None
