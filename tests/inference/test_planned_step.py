@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from balancer.cli import main
-from balancer.inference.streaming import RowStream
+from balancer.inference.scoring import score_rows
+from balancer.inference.streaming import RowStream, score_streaming
 from balancer.models import Classifier
 from balancer.models.attention import SparseAttention
 from balancer.models.attention.scores import LandmarkEntropy
@@ -24,7 +25,7 @@ from balancer.models.quantization.layers import Layer, Precision, find_layers
 from balancer.models.quantization.modules import Int8Linear, LowLinear, int8_linear
 from balancer.models.quantization.swapping import convert_layer, with_module
 from balancer.models.step import INSTRUCTION_SETS, NativeStep, absence, instruction_set, refuses
-from balancer.runs.trained_run import TrainedRun
+from balancer.runs.trained_run import TrainedRun, training_table
 from balancer.serving.models.loaded_model import LoadedModel
 from tests.inference.test_native_step import PARTS, classifier, history, stepped, stream
 
@@ -208,12 +209,16 @@ def test_a_quantized_run_is_scored_by_the_native_step(
     assert service.stream is not None
     assert service.stream.uses == "native"
     monkeypatch.setenv("BALANCER_STREAM_STEP", "native")  # no other is taken
-    scores = []
+    dataset = training_table(loaded.folder)
+    rows = np.arange(len(dataset.store))
+    network = [score(loaded.model, dataset, rows, device=loaded.device) for score in (score_rows, score_streaming)]
+    blended = []
     for name, flags in (("batch", ()), ("stream", ("--streaming",))):
         out = tmp_path / f"{name}.parquet"
         command = ["score", str(run), "--input", str(tiny_table), "--output", str(out), "--precision", "quantized", *flags]
         assert main(command) == 0
-        scores.append(pl.read_parquet(out)["score"].to_numpy())
-    apart = np.abs(scores[0] - scores[1])
-    assert apart.max() < 2e-3
-    assert np.quantile(apart, 0.9) < 1e-6
+        blended.append(pl.read_parquet(out)["score"].to_numpy())
+    for one, other in (network, blended):
+        apart = np.abs(one - other)
+        assert apart.max() < 2e-3
+        assert np.quantile(apart, 0.9) < 1e-6
