@@ -84,7 +84,7 @@ def _precision(report: Mapping[str, Any], *, timed: bool) -> str:
 
 def _modules(network: Mapping[str, Any], members: Mapping[str, float]) -> str:
     trees = "boosted trees in two stages, then " if members else ""
-    blocks = f"{network['layers']} blocks of width {network['d_model']}"
+    blocks = f"{network['num_layers']} blocks of width {network['d_model']}"
     return (
         f"{trees}embedding {network['embedding']}, {blocks}, head {network['head']}; each can be replaced or trained alone (docs/parts.md)"
     )

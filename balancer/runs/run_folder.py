@@ -39,9 +39,10 @@ LIBRARIES = ("balancer", "torch", "stable-baselines3", "gymnasium", "polars", "s
 
 
 def has_plan(folder: Path) -> bool:
-    """Whether a run has a network with planned precisions; also if one of its files has been lost since."""
-    if any((folder / name).is_file() for name in (PLANNED, "model.quantized.safetensors")):
-        return True
+    """Whether a run is scored with planned precisions where nothing is said.
+
+    Runs of versions that stored no digest of the plan are not: their report is about the full network.
+    """
     with suppress(InputError):  # what is wrong with the run is said where it is read
         return PLANNED in read_json(folder / "run.json", what="it describes the run").get("parts", {})
     return False
@@ -186,8 +187,8 @@ class RunFolder:
             CorruptFileError: It was written by a later version, or is damaged.
         """
         try:
-            # A run of a version without boosted trees is a network alone.
-            config = from_dict(TrainConfig, {"learner": "network"} | self.content["config"])
+            # Without boosted trees a run was a network alone, and without precision plans it had none.
+            config = from_dict(TrainConfig, {"learner": "network", "precision": "full"} | self.content["config"])
         except (TypeError, KeyError) as error:
             raise CorruptFileError(f"{self.path / 'run.json'} has a configuration that this balancer can't read ({error})") from error
         assert isinstance(config, TrainConfig)

@@ -46,7 +46,7 @@ from balancer.training.treatment import BASELINES, Treatment, fixed_treatment, p
 from balancer.training.tree_stage import blend_weights, fit_stages, run_scores, stage_scores
 
 NETWORK_FIELDS = (
-    *("embedding", "attention", "head", "layers", "d_model"),
+    *("embedding", "attention", "head", "num_layers", "d_model"),
     *("form", "history_length", "attention_window", "global_nodes"),
 )
 """Fields of `ModelConfig` that the report of a run has."""

@@ -37,14 +37,14 @@ def test_a_run_is_quantized_and_scored_in_its_new_precision(
 ) -> None:
     content = printed_json(["quantize", str(run), "--max-drop", "0.05", "--json"], capsys)
     before, after = content["before"], content["after"]
-    report = json.loads((run / "report.json").read_text())["test"]
+    report = json.loads((run / "report.json").read_text())["baselines"]["full"]
     assert before["test"]["average_precision"] == pytest.approx(report["average_precision"], abs=1e-6)  # type: ignore[index]
     assert after["bytes"] == (run / "model.quantized.safetensors").stat().st_size  # type: ignore[index]
     assert set(after["ms"]) == {"1", "32", "256"}  # type: ignore[index]
     evaluated = printed_json(["evaluate", str(run), "--dataset", str(tiny_table), "--precision", "quantized", "--json"], capsys)
     assert evaluated["test"] == after["test"]  # type: ignore[index]
     full, low = tmp_path / "full.parquet", tmp_path / "low.parquet"
-    assert main(["score", str(run), "--input", str(tiny_table), "--output", str(full)]) == 0
+    assert main(["score", str(run), "--input", str(tiny_table), "--output", str(full), "--precision", "full"]) == 0
     assert main(["score", str(run), "--input", str(tiny_table), "--output", str(low), "--precision", "quantized"]) == 0
     scores = [pl.read_parquet(file)["score"].to_numpy() for file in (full, low)]
     assert not np.array_equal(*scores) or "int8" not in set(json.loads((run / "precision.json").read_text())["got"].values())
@@ -95,11 +95,13 @@ def test_the_table_of_before_and_after_is_printed(run: Path, capsys: pytest.Capt
         assert text in printed
 
 
-def test_train_quantizes_at_its_end(tiny_table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_flag_that_quantized_after_training_says_that_it_has_no_effect(
+    tiny_table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "run"
     assert main(["train", "--dataset", str(tiny_table), "--out", str(out), *TINY, "--policy", "auto", "--quantize"]) == 0
     assert (out / "precision.json").is_file()
-    assert "weights on disk" in capsys.readouterr().out
+    assert "--quantize has no effect any more" in capsys.readouterr().err
 
 
 def test_mistakes_end_in_one_line_and_write_nothing(
@@ -110,6 +112,9 @@ def test_mistakes_end_in_one_line_and_write_nothing(
     assert "not a run folder" in capsys.readouterr().err
     assert main(["quantize", str(run), "--max-drop", "2"]) == 2
     assert "--max-drop is 2" in capsys.readouterr().err
+    for name in ("precision.json", "model.quantized.safetensors"):
+        (run / name).unlink()
+    before = {path.name for path in run.iterdir()}
     scored = ["score", str(run), "--input", str(tiny_table), "--output", str(tmp_path / "o.csv"), "--precision", "quantized"]
     assert main(scored) == 2
     assert "balancer quantize" in capsys.readouterr().err

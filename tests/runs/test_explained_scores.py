@@ -29,7 +29,7 @@ def test_each_alarm_has_its_strongest_fields_in_words(scored: pl.DataFrame, tiny
     texts = " ".join(scored["reasons"].drop_nulls())
     assert "this card" in texts
     assert "stage1_" not in texts
-    run = TrainedRun.load(tiny_run)
+    run = TrainedRun.load(tiny_run, precision="auto")
     data = run.table(tiny_table)
     rows = data.scored_rows()[scored["decision"].to_numpy()][:5]
     found = run.contributions(data, rows)

@@ -116,7 +116,9 @@ def test_a_run_that_began_before_trees_keeps_its_fields(tiny_table: Path, tmp_pa
     assert main(["train", "--dataset", str(tiny_table), "--out", str(newer), "--learner", "network", *flags]) == 0
     content = json.loads((newer / "run.json").read_text())
     older.mkdir()
-    config = {name: value for name, value in content["config"].items() if name not in ("learner", "margin")} | {"out": str(older)}
+    config = {name: value for name, value in content["config"].items() if name not in ("learner", "margin", "precision")} | {
+        "out": str(older)
+    }
     (older / "run.json").write_text(json.dumps(content | {"config": config, "status": "running"}))
     assert main(["train", "--resume", "--out", str(older)]) == 0
     run = TrainedRun.load(older)

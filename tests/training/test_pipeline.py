@@ -66,7 +66,7 @@ def test_folder_holds_what_is_documented_and_nothing_intermediate(tiny_run: Path
 
 def test_report_has_all_models_and_keys(tiny_run: Path) -> None:
     report = report_of(tiny_run)
-    assert set(report["baselines"]) == {"none", "one_to_one", "class_weight", "lightgbm", "stage1", "stage2", "network"}
+    assert set(report["baselines"]) == {"none", "one_to_one", "class_weight", "lightgbm", "stage1", "stage2", "network", "full"}
     for figures in (report["test"], *report["baselines"].values()):
         assert set(figures) >= KEYS
         assert set(figures["false_alarms_per_10k_at_recall"]) >= {"0.60", "0.70"}
@@ -165,7 +165,7 @@ def test_an_output_folder_that_exists_is_refused(tiny_run: Path, tiny_table: Pat
     assert (tiny_run / "run.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("name", ["run.json", "schema.json", "decision.json", "model.json", "model.safetensors"])
+@pytest.mark.parametrize("name", ["run.json", "schema.json", "decision.json", "model.json", "model.quantized.safetensors"])
 @pytest.mark.parametrize("damage", ["missing", "truncated", "foreign"])
 def test_a_damaged_run_folder_is_refused_by_the_name_of_the_file(
     tiny_run: Path, tiny_table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, damage: str
@@ -253,8 +253,9 @@ def test_ppo_is_kept_only_where_it_is_better_and_the_report_says_why(
         assert f"- note of the policy: {note}" in (out / "report.md").read_text()
     assert runs["constant"]["test"] == runs["auto"]["test"]
     assert runs["constant"]["baselines"] == runs["auto"]["baselines"]
-    own = {name: runs[name]["baselines"].pop("network") for name in ("auto", "ppo")}  # the run's network without the trees
-    assert own["auto"] != own["ppo"]
+    for part in ("network", "full"):  # the run's network without the trees, and the run before rounding
+        own = {name: runs[name]["baselines"].pop(part) for name in ("auto", "ppo")}
+        assert own["auto"] != own["ppo"]
     assert runs["auto"]["baselines"] == runs["ppo"]["baselines"]
     assert (tmp_path / "constant" / "model.safetensors").read_bytes() == (tmp_path / "auto" / "model.safetensors").read_bytes()
     assert runs["ppo"]["test"] != runs["auto"]["test"]
