@@ -204,6 +204,7 @@ def test_a_quantized_run_is_scored_by_the_native_step(
     assert main(["quantize", str(run), "--max-drop", "0.5", "--prefer", "size"]) == 0
     loaded = TrainedRun.load(run, precision="quantized")
     assert loaded.model is not None
+    assert any(isinstance(module, Int8Linear) for module in loaded.model.modules())
     assert RowStream(loaded.model, loaded.device).uses == "native"
     service = LoadedModel.load(run, "run", "quantized")
     assert service.stream is not None
