@@ -6,7 +6,7 @@ Claims, with the standard budget:
   above that of LightGBM with the same fields by more than noise on both (bootstrap over entities).
 - At recall .70 and .80 on handbook it raises at least 29 % fewer false alarms than LightGBM, and on every
   stream at recall .60, .70 and .80 at least 29 % fewer than the network with 1:1 over-sampling.
-- With planned precisions the detector's average precision is at most .003 below that before rounding, on every
+- With planned precisions the average precision is at most .003 below that before rounding, on every
   stream, with at most .3 of the bytes of the network.
 - On two cores handbook and sparkov each take at most 30 minutes and 4 GiB.
 
