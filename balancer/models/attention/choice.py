@@ -29,6 +29,7 @@ from balancer.models.attention.backends import BACKENDS
 from balancer.models.attention.layout import Layout
 from balancer.models.attention.masked import covers
 from balancer.models.attention.selection import select_globals
+from balancer.models.attention.transforms import active
 
 LENGTHS = (64, 128, 256, 512, 1024, 2048)
 """Numbers of tokens at which backends are measured; times of longer sequences are extrapolated."""
@@ -141,6 +142,8 @@ def _choose_without_measuring(query: Tensor, layout: Layout) -> tuple[str, str] 
         # Without a measurement `triton` is not used.
         name = next(name for name in _usable(query, layout) if name != "triton")
         return name, "nothing is measured while torch compiles; this is the first in the usual order"
+    if active():
+        return _usable(query, layout)[0], "nothing is measured inside a transform of torch.func; this is the first in the usual order"
     return None
 
 

@@ -11,7 +11,8 @@ padding reaches every query. Here it does not. One rule holds for every backend,
 
 The native and the Triton kernels follow the rule themselves. The functions below make torch's operators
 follow it: tokens that are not finite are replaced by zeros, and the outputs of the queries that see them by
-NaN. In eager mode on a CPU that is done only if an output is not finite, since a NaN always shows there.
+NaN. In eager mode on a CPU that is done only if a key or an output is not finite, since a NaN always shows
+there.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from balancer.models.attention.layout import Layout
+from balancer.models.attention.transforms import active
 
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None, Tensor, Tensor | None, Layout], Tensor]
 """Arguments and result as those of a backend, see `balancer.models.attention.backends`."""
@@ -45,7 +47,9 @@ def contained(attend: Attend, *, checked: bool = True) -> Attend:
         query: Tensor, key: Tensor, value: Tensor, gate: Tensor | None, index: Tensor, padding: Tensor | None, layout: Layout
     ) -> Tensor:
         """Compute sparse attention; see `balancer.models.attention.backends`."""
-        out = attend(query, key, value, gate, index, padding, layout) if checked and readable(query) else None
+        # A key of minus infinity may leave no trace in the outputs.
+        tried = checked and readable(query) and is_finite(key)
+        out = attend(query, key, value, gate, index, padding, layout) if tried else None
         if out is None or not is_finite(out):
             out = _contain(attend, query, key, value, gate, index, padding, layout)
         return out if padding is None else out.masked_fill(padding[..., None, None], 0)
@@ -59,7 +63,7 @@ def readable(x: Tensor) -> bool:
     It can't while torch compiles or exports, or inside a transform of `torch.func`. On other devices it would
     wait for the device.
     """
-    return x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active()
+    return x.device.type == "cpu" and not torch.compiler.is_compiling() and not active()
 
 
 def is_finite(x: Tensor) -> bool:
@@ -75,13 +79,13 @@ def dense_causal(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """
     if _exporting():
         return _dense_causal(query, key, value)
-    if readable(query):
+    if readable(query) and is_finite(key):
         out = _dense_causal(query, key, value)
         if is_finite(out):
             return out
     wild = _wild(query, key, value)
     seen = (wild[1].to(torch.int32).cumsum(1) > 0) | wild[0]
-    out = _dense_causal(*_cleared((query, key, value), wild))
+    out = _dense_causal(*_cleared(query, key, value, wild))
     return out.masked_fill(seen[..., None], torch.nan)
 
 
@@ -100,9 +104,10 @@ def _wild(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     return ~query.isfinite().all(-1), ~(key.isfinite().all(-1) & value.isfinite().all(-1))
 
 
-def _cleared(three: tuple[Tensor, Tensor, Tensor], wild: tuple[Tensor, Tensor]) -> list[Tensor]:
+def _cleared(query: Tensor, key: Tensor, value: Tensor, wild: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Query, key and value with zeros in the rows that are not finite."""
-    return [x.masked_fill(rows[..., None], 0) for x, rows in zip(three, (wild[0], wild[1], wild[1]), strict=True)]
+    wild_query, wild_key = (rows[..., None] for rows in wild)
+    return query.masked_fill(wild_query, 0), key.masked_fill(wild_key, 0), value.masked_fill(wild_key, 0)
 
 
 def _contain(
@@ -117,7 +122,7 @@ def _contain(
 ) -> Tensor:
     wild_query, wild_key = _wild(query, key, value)
     wild_node = wild_key
-    cleared = _cleared((query, key, value), (wild_query, wild_key))
+    cleared = _cleared(query, key, value, (wild_query, wild_key))
     if gate is not None:
         wild_gate = gate.isnan() | (gate == torch.inf)
         gate = gate.masked_fill(wild_gate, 0)
@@ -133,7 +138,8 @@ def _seen_in_window(wild: Tensor, layout: Layout) -> Tensor:
     """Whether the window of each query contains a token of `wild`, (B, n, H)."""
     first, last = layout.bounds(wild.shape[1], wild.device)
     before = F.pad(wild.to(torch.int32).cumsum(1), (0, 0, 1, 0))
-    return before.index_select(1, last + 1) > before.index_select(1, first)
+    seen: Tensor = before.index_select(1, last + 1) > before.index_select(1, first)
+    return seen
 
 
 def _seen_as_node(wild: Tensor, index: Tensor, layout: Layout) -> Tensor:
@@ -143,5 +149,6 @@ def _seen_as_node(wild: Tensor, index: Tensor, layout: Layout) -> Tensor:
     at = torch.arange(length, device=wild.device)
     nodes = index.index_select(1, at // layout.chunk if layout.causal else torch.zeros_like(at))
     outside = (nodes >= 0) & ((nodes < first) | (nodes > last))
-    is_wild = torch.take_along_dim(wild[:, None], nodes.clamp(min=0)[..., None], 2)
-    return (is_wild & outside[..., None]).any(2)
+    is_wild = wild.gather(1, nodes.clamp(min=0).flatten(1)[..., None].expand(-1, -1, wild.shape[2])).unflatten(1, nodes.shape[1:])
+    seen: Tensor = (is_wild & outside[..., None]).any(2)
+    return seen

@@ -7,6 +7,8 @@ causal case they are selected again for each chunk, so no output depends on a la
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -65,11 +67,13 @@ def sparse_attention(
         backend: auto, or a key of `BACKENDS`. `explain_choice` returns the reason for the choice of auto.
 
     Returns:
-        (B, n, H, d).
+        (B, n, H, d) in the dtype of `query`, with autocast or without. NaN where a query is not finite or
+        sees a token that is not (`finite.py`); other tokens, such as later ones and padding, change nothing.
 
     Raises:
         InputError: Shapes, dtypes or options are invalid; the message names the argument.
-        UnsupportedError: The backend can't be used here.
+        UnsupportedError: The backend can't be used here, or has no forward-mode derivatives. Second
+            derivatives are refused in the second backward pass. `backend="reference"` has both.
     """
     layout = Layout(window, window if chunk is None else chunk, causal, mode)
     _check(query, key, value, score, gate, key_padding_mask, num_global, global_queries, layout)
@@ -86,8 +90,11 @@ def sparse_attention(
     if name in ("dense", "torch"):  # the others refuse second derivatives themselves
         query, key, value = (first_order(name, x) for x in (query, key, value))
         gate = None if gate is None else first_order(name, gate)
-    out = BACKENDS[name].run(query, key, value, gate, index, key_padding_mask, layout)
-    return _with_global_queries(out, query, key, value, index[:, 0], key_padding_mask) if global_queries else out
+    # Autocast would change the dtype with some backends only.
+    kind = query.device.type
+    with torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext():
+        out = BACKENDS[name].run(query, key, value, gate, index, key_padding_mask, layout)
+        return _with_global_queries(out, query, key, value, index[:, 0], key_padding_mask) if global_queries else out
 
 
 def resolve(backend: str, query: Tensor, layout: Layout, num_global: int) -> str:

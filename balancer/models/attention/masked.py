@@ -6,12 +6,16 @@ equals dense attention, and the fast causal kernel is used without a mask.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from balancer.models.attention.finite import contained, readable
 from balancer.models.attention.layout import Layout
 from balancer.models.attention.reference import key_bias
+from balancer.models.attention.transforms import active
 
 
 def refuses(query: Tensor, layout: Layout) -> str | None:  # noqa: ARG001 (interface of backends)
@@ -40,7 +44,10 @@ def _attend(
     if padding is not None:
         # A padded query may have no key. It attends to everything instead, and its result is discarded.
         bias = bias.masked_fill(padding[..., None], 0)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias[:, None]).transpose(1, 2)
+    # The fused kernel gives no gradient to a mask. Torch avoids it if the mask needs one, but can't know that
+    # inside a transform of torch.func.
+    with sdpa_kernel(SDPBackend.MATH) if gate is not None and active() else nullcontext():
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias[:, None]).transpose(1, 2)
 
 
 run = contained(_attend)

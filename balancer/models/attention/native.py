@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from balancer.models.attention.layout import Layout
-from balancer.models.attention.transforms import fold, second_order, split
+from balancer.models.attention.transforms import active, differentiable, fold, second_order, split
 from balancer.native_library import allowed_version, load_library
 
 MOST_CHANNELS = 256
@@ -99,7 +99,8 @@ def refuses(query: Tensor, layout: Layout) -> str | None:  # noqa: ARG001 (inter
 def run(query: Tensor, key: Tensor, value: Tensor, gate: Tensor | None, index: Tensor, padding: Tensor | None, layout: Layout) -> Tensor:
     """Compute sparse attention; see `balancer.models.attention.backends` for the arguments and the result."""
     gate = None if gate is None else gate.float()
-    out, _ = _forward(query, key, value, gate, index, padding, layout.window, layout.chunk, layout.causal, layout.mode == "block")
+    attend = _transformed if active() else _forward
+    out, _ = attend(query, key, value, gate, index, padding, layout.window, layout.chunk, layout.causal, layout.mode == "block")
     mixed: Tensor = out
     return mixed
 
@@ -188,6 +189,9 @@ def _refuse(*_given: object) -> None:
 
 
 _backward.register_autograd(_refuse)
+
+
+_transformed = differentiable("native", _forward, _backward)
 
 
 @_forward.register_vmap

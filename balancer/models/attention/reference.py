@@ -32,7 +32,7 @@ def key_bias(gate: Tensor | None, index: Tensor, padding: Tensor | None, layout:
     chosen = chosen.scatter(-1, index.where(index >= 0, length), True)[..., :length]
     chunk = torch.arange(length, device=device) // layout.chunk if layout.causal else torch.zeros(length, dtype=torch.int64, device=device)
     is_global = chosen[:, chunk] & ~local
-    node_bias = torch.zeros(len(index), length, device=device) if gate is None else gate
+    node_bias = torch.zeros(index.shape[0], length, device=device) if gate is None else gate
     bias = node_bias[:, None].masked_fill(~is_global, -torch.inf).masked_fill(local, 0)
     return bias if padding is None else bias.masked_fill(padding[:, None], -torch.inf)
 

@@ -42,7 +42,7 @@ def select_globals(score: Tensor, num_global: int, *, causal: bool, chunk: int, 
         chunk = max(1, length)
     chunks = max(1, -(-length // chunk))
     fill = chunks * chunk - length
-    position = F.pad(torch.arange(length, device=score.device), (0, fill)).view(chunks, chunk).expand(len(score), -1, -1)
+    position = F.pad(torch.arange(length, device=score.device), (0, fill)).view(chunks, chunk).expand(score.shape[0], -1, -1)
     best, at = _top(F.pad(score, (0, fill), value=-torch.inf).view(-1, chunks, chunk), position, num_global)
     if causal:
         # Lists of the earlier chunks: shifted by one chunk, then merged with the list 1, 2, 4, ... chunks

@@ -6,7 +6,7 @@ forward-mode derivatives; both are refused with the name of the backend.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -40,6 +40,74 @@ def split(size: int, found: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], tuple
         Results (size, B, ...) and their dimensions, as `vmap` expects them.
     """
     return tuple(x.unflatten(0, (size, len(x) // size)) if len(x) else x.expand(size, *x.shape) for x in found), (0,) * len(found)
+
+
+def active() -> bool:
+    """Whether this runs inside a transform of `torch.func`."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+
+
+def differentiable(
+    backend: str, forward: Callable[..., tuple[Tensor, ...]], backward: Callable[..., tuple[Tensor, ...]]
+) -> Callable[..., tuple[Tensor, ...]]:
+    """Combine two custom operators to a function that `torch.func` can differentiate.
+
+    Torch differentiates custom operators with a formula in eager mode and when it compiles, but not inside a
+    transform of `torch.func`.
+
+    Args:
+        backend: name for errors.
+        forward: takes query, key, value, gate, index, padding (six tensors or None) and options; returns the
+            output and statistics.
+        backward: takes the gradient of the output, the six tensors, the two results and the options; returns
+            the gradients of query, key, value and gate.
+    """
+
+    class Gradient(torch.autograd.Function):
+        @staticmethod
+        def forward(*given: Any) -> tuple[Tensor, ...]:
+            return backward(*given)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+            pass
+
+        @staticmethod
+        def vmap(info: Any, in_dims: tuple[int | None, ...], *given: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+            folded = fold(info.batch_size, in_dims[:9], given[:9])
+            return split(info.batch_size, Gradient.apply(*folded, *given[9:]))  # type: ignore[no-untyped-call]
+
+        @staticmethod
+        def backward(_ctx: Any, *_grads: Tensor) -> None:
+            raise second_order(backend)
+
+    class Attend(torch.autograd.Function):
+        @staticmethod
+        def forward(*given: Any) -> tuple[Tensor, ...]:
+            return forward(*given)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+            ctx.save_for_backward(*inputs[:6], *output)
+            ctx.options = inputs[6:]
+            ctx.mark_non_differentiable(output[1])
+
+        @staticmethod
+        def vmap(info: Any, in_dims: tuple[int | None, ...], *given: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+            folded = fold(info.batch_size, in_dims[:6], given[:6])
+            return split(info.batch_size, Attend.apply(*folded, *given[6:]))  # type: ignore[no-untyped-call]
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+            saved = ctx.saved_tensors
+            found = Gradient.apply(grads[0], *saved, *ctx.options)  # type: ignore[no-untyped-call]
+            return (*found[:3], None if saved[3] is None else found[3], *[None] * (2 + len(ctx.options)))
+
+    def attend(*given: Any) -> tuple[Tensor, ...]:
+        found: tuple[Tensor, ...] = Attend.apply(*given)  # type: ignore[no-untyped-call]
+        return found
+
+    return attend
 
 
 def refuse_tangents(backend: str, *given: Tensor | None) -> None:

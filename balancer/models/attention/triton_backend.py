@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from balancer.models.attention.layout import Layout
+from balancer.models.attention.transforms import active, differentiable, fold, second_order, split
 
 INSTALLED = find_spec("triton") is not None
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "yes", "on", "y")
@@ -65,7 +66,8 @@ def refuses(query: Tensor, _layout: Layout) -> str | None:
 
 def run(query: Tensor, key: Tensor, value: Tensor, gate: Tensor | None, index: Tensor, padding: Tensor | None, layout: Layout) -> Tensor:
     """Compute sparse attention; see `balancer.models.attention.backends` for the arguments and the result."""
-    out: Tensor = torch.ops.balancer.sparse_attention_triton(
+    attend = _transformed if active() else torch.ops.balancer.sparse_attention_triton
+    out: Tensor = attend(
         query,
         key,
         value,
@@ -159,7 +161,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor]:
     """Compute the attention (B, n, H, d) and each query's log2 of the sum of exponentials (B, H, n) float32.
 
-    The latter is infinite for a query without any key.
+    The latter is infinite for a query without any key, and NaN for one whose output is NaN.
     """
     from balancer.models.attention import triton_kernels
 
@@ -290,3 +292,23 @@ def _differentiate(ctx: Any, out_grad: Tensor, _lse_grad: Tensor | None) -> tupl
 
 
 _forward.register_autograd(_differentiate, setup_context=_save)
+
+
+def _refuse(*_given: Any) -> None:
+    raise second_order("triton")
+
+
+_backward.register_autograd(_refuse)
+
+
+_transformed = differentiable("triton", _forward, _backward)
+
+
+@_forward.register_vmap
+def _(info: Any, in_dims: tuple[int | None, ...], *given: Any) -> Any:
+    return split(info.batch_size, _forward(*fold(info.batch_size, in_dims[:6], given[:6]), *given[6:]))
+
+
+@_backward.register_vmap
+def _(info: Any, in_dims: tuple[int | None, ...], *given: Any) -> Any:
+    return split(info.batch_size, _backward(*fold(info.batch_size, in_dims[:9], given[:9]), *given[9:]))

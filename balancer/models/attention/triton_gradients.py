@@ -18,6 +18,7 @@ from balancer.models.attention.triton_tiles import (
     LN2,
     add_key_gradients,
     are_real,
+    cleared,
     first_key,
     first_query,
     last_key,
@@ -88,8 +89,8 @@ def slot_gradient(
     inside = slot < slots
     key_at = tl.load(slot_key + batch * slots + slot, mask=inside, other=-1)
     key_real = are_real(padding, key_at, key_at >= 0)
-    keys = load_rows(key, key_at, key_token, key_real, DIM, WIDTH)
-    values = load_rows(value, key_at, value_token, key_real, DIM, WIDTH)
+    keys = cleared(load_rows(key, key_at, key_token, key_real, DIM, WIDTH))
+    values = cleared(load_rows(value, key_at, value_token, key_real, DIM, WIDTH))
     bias = tl.zeros((SLOTS,), tl.float32)
     if gate is not None:
         bias = tl.load(gate + key_at, mask=key_real, other=0.0)
@@ -196,8 +197,8 @@ def key_gradient(
     key_real = are_real(padding, key_at, inside)
     first = first_query(key_at, window, CAUSAL, BLOCKED)[:, None]
     last = last_query(key_at, length, window, CAUSAL, BLOCKED)[:, None]
-    keys = load_rows(key, key_at, key_token, key_real, DIM, WIDTH)
-    values = load_rows(value, key_at, value_token, key_real, DIM, WIDTH)
+    keys = cleared(load_rows(key, key_at, key_token, key_real, DIM, WIDTH))
+    values = cleared(load_rows(value, key_at, value_token, key_real, DIM, WIDTH))
     to_key = tl.zeros((TILE, WIDTH), tl.float32)
     to_value = tl.zeros((TILE, WIDTH), tl.float32)
 

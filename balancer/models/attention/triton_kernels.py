@@ -29,6 +29,7 @@ from balancer.models.attention.triton_tiles import (
     query_tile,
     set_of_globals,
     store_rows,
+    wild_rows,
     window_logits,
 )
 
@@ -70,7 +71,7 @@ def forward(
     """Compute the attention of TILE queries of one head.
 
     It writes `out` (B, n, H, d) and `lse` (B, H, n), which is infinite where a query has no key or is
-    padding.
+    padding, and NaN where its output is NaN.
     """
     row, start = locate(length, TILE)
     batch, head = row // heads, row % heads
@@ -89,24 +90,26 @@ def forward(
     peak = tl.full((TILE,), float("-inf"), tl.float32)
     total = tl.zeros((TILE,), tl.float32)
     mixed = tl.zeros((TILE, WIDTH), tl.float32)
+    spoiled = tl.where(wild_rows(queries), 1, 0)
 
     band_end = last_key(end - 1, length, window, CAUSAL, BLOCKED) + 1
     for low in range(first_key(start, window, CAUSAL, BLOCKED), band_end, TILE):
-        key_at, key_real, _, logit, seen = window_logits(
+        key_at, key_real, keys, logit, seen = window_logits(
             queries, key, padding, low, band_end, first, last, key_token, scale, DIM, WIDTH, TILE
         )
         values = load_rows(value, key_at, value_token, key_real, DIM, WIDTH)
-        mixed, peak, total = accumulate(logit, seen, values, mixed, peak, total)
+        mixed, peak, total, spoiled = accumulate(logit, seen, wild_rows(keys), values, mixed, peak, total, spoiled)
 
     query_set = set_of_globals(at, chunk, CAUSAL)[:, None]
     slot_end = (set_of_globals(end - 1, chunk, CAUSAL) + 1) * num_global
     for low in range(set_of_globals(start, chunk, CAUSAL) * num_global, slot_end, SLOTS):
-        key_at, key_real, _, logit, seen = global_logits(
+        key_at, key_real, keys, logit, seen, wild = global_logits(
             queries, key, gate, index, padding, query_set, low, slot_end, first, last, key_token, num_global, scale, DIM, WIDTH, SLOTS
         )
         values = load_rows(value, key_at, value_token, key_real, DIM, WIDTH)
-        mixed, peak, total = accumulate(logit, seen, values, mixed, peak, total)
+        mixed, peak, total, spoiled = accumulate(logit, seen, wild | wild_rows(keys), values, mixed, peak, total, spoiled)
 
+    total = tl.where(spoiled > 0, float("nan"), total)
     divisor = tl.where(total == 0, 1.0, total)
     mixed = tl.where(real[:, None], mixed / divisor[:, None], 0.0)
     store_rows(out + (batch * length * heads + head) * DIM, at, heads * DIM, inside, mixed, DIM, WIDTH)
@@ -172,10 +175,10 @@ def query_gradient(
     )
     out_grads = load_rows(out_grad + offset, at, heads * DIM, real, DIM, WIDTH)
     outs = load_rows(out + offset, at, heads * DIM, real, DIM, WIDTH)
-    row_delta = tl.sum(outs.to(tl.float32) * out_grads.to(tl.float32), 1)
+    row_lse = tl.load(lse + row * length + at, mask=inside, other=float("inf"))
+    row_delta = tl.where(row_lse < float("inf"), tl.sum(outs.to(tl.float32) * out_grads.to(tl.float32), 1), 0.0)
     tl.store(delta + row * length + at, row_delta, mask=inside)
-    row_lse = tl.load(lse + row * length + at, mask=inside, other=float("inf"))[:, None]
-    row_delta = row_delta[:, None]
+    row_lse, row_delta = row_lse[:, None], row_delta[:, None]
     grad = tl.zeros((TILE, WIDTH), tl.float32)
 
     band_end = last_key(end - 1, length, window, CAUSAL, BLOCKED) + 1
@@ -189,7 +192,7 @@ def query_gradient(
     query_set = set_of_globals(at, chunk, CAUSAL)[:, None]
     slot_end = (set_of_globals(end - 1, chunk, CAUSAL) + 1) * num_global
     for low in range(set_of_globals(start, chunk, CAUSAL) * num_global, slot_end, SLOTS):
-        key_at, key_real, keys, logit, seen = global_logits(
+        key_at, key_real, keys, logit, seen, _ = global_logits(
             queries, key, gate, index, padding, query_set, low, slot_end, first, last, key_token, num_global, scale, DIM, WIDTH, SLOTS
         )
         values = load_rows(value, key_at, value_token, key_real, DIM, WIDTH)

@@ -58,6 +58,18 @@ def are_real(padding: tl.tensor, at: tl.tensor, inside: tl.tensor) -> tl.tensor:
 
 
 @triton.jit
+def wild_rows(rows: tl.tensor) -> tl.tensor:
+    """Mask (R,) of the rows of (R, WIDTH) with a number that is not finite."""
+    return tl.max(tl.where(tl.abs(rows) < float("inf"), 0, 1), 1) > 0
+
+
+@triton.jit
+def cleared(rows: tl.tensor) -> tl.tensor:
+    """Rows (R, WIDTH) with zeros in those that are not finite, which would reach others by a weight of 0."""
+    return tl.where(wild_rows(rows)[:, None], tl.zeros_like(rows), rows)
+
+
+@triton.jit
 def first_key(at: tl.tensor, window: int, CAUSAL: tl.constexpr, BLOCKED: tl.constexpr) -> tl.tensor:
     """First key in the window of the query `at`; see `Layout.bounds` for the four layouts."""
     if BLOCKED:
@@ -189,7 +201,7 @@ def global_logits(
 ) -> tuple[tl.tensor, ...]:
     """Logits of a tile of queries for the global nodes in SLOTS slots from slot `low` on.
 
-    Returns as `window_logits`.
+    Returns as `window_logits`, and the mask of slots whose gate is NaN or +inf.
     """
     slot = low + tl.arange(0, SLOTS)
     key_at = tl.load(index + slot, mask=slot < slot_end, other=-1)
@@ -198,27 +210,40 @@ def global_logits(
     seen = (query_set == (slot // num_global)[None, :]) & ((key_at[None, :] < first) | (key_at[None, :] > last)) & key_real[None, :]
     keys = load_rows(key, key_at, key_token, key_real, DIM, WIDTH)
     logit = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale
+    wild = slot < 0
     if gate is not None:
-        logit += tl.load(gate + key_at, mask=key_real, other=0.0)[None, :]
-    return key_at, key_real, keys, logit, seen
+        bias = tl.load(gate + key_at, mask=key_real, other=0.0)
+        wild = (bias < float("inf")) == 0
+        logit += bias[None, :]
+    return key_at, key_real, keys, logit, seen, wild
 
 
 @triton.jit
 def accumulate(
-    logit: tl.tensor, seen: tl.tensor, value: tl.tensor, mixed: tl.tensor, peak: tl.tensor, total: tl.tensor
+    logit: tl.tensor,
+    seen: tl.tensor,
+    wild: tl.tensor,
+    value: tl.tensor,
+    mixed: tl.tensor,
+    peak: tl.tensor,
+    total: tl.tensor,
+    spoiled: tl.tensor,
 ) -> tuple[tl.tensor, ...]:
     """One step of the online softmax: add the keys of `logit` where `seen`.
 
     `mixed` is the weighted sum of values, `peak` the maximum logit, and `total` the sum of exponentials so
-    far.
+    far. `spoiled` counts the keys of each query that are `wild` or whose value is not finite.
     """
-    logit = tl.where(seen, logit, float("-inf"))
+    wild = wild | wild_rows(value)
+    spoiled += tl.sum(tl.where(seen & wild[None, :], 1, 0), 1)
+    value = tl.where(wild[:, None], tl.zeros_like(value), value)
+    logit = tl.where(seen & (wild == 0)[None, :], logit, float("-inf"))
     higher = tl.maximum(peak, tl.max(logit, 1))
     shift = tl.where(higher == float("-inf"), 0.0, higher)  # a query without any key so far
     weight = tl.exp2(logit - shift[:, None])
     decay = tl.exp2(peak - shift)
     mixed = tl.dot(weight.to(value.dtype), value, mixed * decay[:, None], input_precision="ieee")
-    return mixed, higher, total * decay + tl.sum(weight, 1)
+    return mixed, higher, total * decay + tl.sum(weight, 1), spoiled
 
 
 @triton.jit
@@ -239,7 +264,12 @@ def add_query_gradient(
     lse: tl.tensor,
     delta: tl.tensor,
 ) -> tl.tensor:
-    """Add the contribution of some keys to the gradient of a tile of queries."""
+    """Add the contribution of some keys to the gradient of a tile of queries.
+
+    A query whose `lse` (queries, 1) is not finite sees no key, or its output is NaN: it gets no gradient.
+    """
+    keys, values = cleared(keys), cleared(values)
+    seen = seen & (lse < float("inf"))
     weight_grad = tl.dot(out_grads, tl.trans(values), input_precision="ieee")
     _, logit_grad = softmax_gradient(logit, lse, seen, weight_grad, delta)
     return tl.dot(logit_grad.to(keys.dtype), keys, grad, input_precision="ieee")
@@ -267,17 +297,20 @@ def add_key_gradients(
 ) -> tuple[tl.tensor, ...]:
     """Add the contribution of the queries `at` to the gradients of some keys and values.
 
-    `bias` (keys,) may be None. Also returns the gradient of the logits (keys, queries).
+    `bias` (keys,) may be None. A query whose lse is not finite contributes nothing. Also returns the gradient
+    of the logits (keys, queries).
     """
+    row_lse = tl.load(lse + at, mask=real, other=float("inf"))
+    real = real & (row_lse < float("inf"))
+    seen = seen & real[None, :]
     queries = load_rows(query, at, query_token, real, DIM, WIDTH)
     out_grads = load_rows(out_grad, at, grad_token, real, DIM, WIDTH)
-    row_lse = tl.load(lse + at, mask=real, other=float("inf"))[None, :]
     row_delta = tl.load(delta + at, mask=real, other=0.0)[None, :]
     logit = tl.dot(keys, tl.trans(queries), input_precision="ieee") * scale
     if bias is not None:
         logit += bias[:, None]
     weight_grad = tl.dot(values, tl.trans(out_grads), input_precision="ieee")
-    weight, logit_grad = softmax_gradient(logit, row_lse, seen, weight_grad, row_delta)
+    weight, logit_grad = softmax_gradient(logit, row_lse[None, :], seen, weight_grad, row_delta)
     value_grad = tl.dot(weight.to(out_grads.dtype), out_grads, value_grad, input_precision="ieee")
     key_grad = tl.dot(logit_grad.to(queries.dtype), queries, key_grad, input_precision="ieee")
     return key_grad, value_grad, logit_grad

@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from balancer.models.attention.finite import contained
+from balancer.models.attention.finite import contained, readable
 from balancer.models.attention.layout import Layout
-from balancer.models.attention.transforms import fold, split
+from balancer.models.attention.transforms import active, fold, split
 
 BLOCK = 64
 """Approximate minimum number of queries in a block.
@@ -48,32 +48,35 @@ def _attend(
     cut = _cut(layout, length)
     nodes, num_sets = _nodes(index, cut, layout)
     node_gate = None if gate is None else gate.gather(1, nodes.clamp(min=0).flatten(1)).view(nodes.shape)
-    # Only a gate that is trained uses the additional channel. One is enough; on other devices rows must be
-    # aligned.
-    trained = node_gate if node_gate is not None and node_gate.requires_grad else None
+    # Only a gate that is trained uses the additional channel; inside a transform of torch.func that can't be
+    # known. One channel is enough; on other devices rows must be aligned.
+    trained = node_gate if node_gate is not None and (node_gate.requires_grad or active()) else None
     extra = 0 if trained is None else 1 if query.device.type == "cpu" else 8
     bias = _bias(None if trained is not None else node_gate, nodes, num_sets, padding, layout, cut, query.dtype)
     if extra or cut.fill:
         query = F.pad(query, (0, extra, 0, 0, 0, cut.fill), value=channels**0.5)
 
+    gather = _gather_blocks if torch.compiler.is_compiling() else _GatherBlocks.apply
+
     def attend(rows: slice) -> Tensor:
         """Attention of some sequences, as blocks (b * blocks, block, H, d + extra)."""
         mixed = F.scaled_dot_product_attention(
             query[rows].reshape(-1, cut.block, heads, channels + extra).transpose(1, 2),
-            _GatherBlocks.apply(key[rows], None if trained is None else trained[rows], nodes[rows], cut, extra),  # type: ignore[no-untyped-call]
-            _GatherBlocks.apply(value[rows], None, nodes[rows], cut, extra),  # type: ignore[no-untyped-call]
+            gather(key[rows], None if trained is None else trained[rows], nodes[rows], cut, extra),
+            gather(value[rows], None, nodes[rows], cut, extra),
             attn_mask=bias[rows].flatten(0, 1)[:, None],
             scale=channels**-0.5,
         )
         return mixed.transpose(1, 2)
 
-    size = batch
-    if query.device.type == "cpu" and not (torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))):
+    if readable(query) and not (torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))):
         # Without a backward pass nothing is saved, so a few sequences are computed at a time and their copies
         # stay in the cache.
         size = max(1, SLAB // (cut.blocks * (cut.span + nodes.shape[2]) * heads * channels))
-    parts = [attend(slice(start, start + size)) for start in range(0, batch, size)]
-    whole = parts[0] if len(parts) == 1 else torch.cat(parts)
+        parts = [attend(slice(start, start + size)) for start in range(0, batch, size)]
+        whole = parts[0] if len(parts) == 1 else torch.cat(parts)
+    else:
+        whole = attend(slice(None))
     return whole.reshape(batch, cut.blocks * cut.block, heads, channels + extra)[:, :length, :, :channels]
 
 
@@ -118,7 +121,8 @@ def _cut(layout: Layout, length: int) -> _Cut:
 
     In mode `block` they are whole windows if these are chunks.
     """
-    chunk, window = layout.chunk, min(layout.window, length)
+    # Written so that torch exports it for any length of more than a window.
+    chunk, window = layout.chunk, layout.window if layout.window <= length else length
     about = max(BLOCK, window // 2)
     if layout.mode == "block" and (chunk == layout.window or not layout.causal):
         block, left, right = window, 0, 0
@@ -242,6 +246,23 @@ class _GatherBlocks(torch.autograd.Function):
         flat = total.flatten(0, 2)
         flat.index_add_(0, (at + row * cut.blocks * cut.block).flatten(), grad[:, :, cut.span :].flatten(0, 2))
         return flat.unflatten(0, (len(row), -1))[:, : ctx.length], gate_grad, None, None, None
+
+
+def _gather_blocks(x: Tensor, gate: Tensor | None, nodes: Tensor, cut: _Cut, extra: int) -> Tensor:
+    """Gather as `_GatherBlocks`, by operators of torch that can be compiled and exported for any length.
+
+    Where a range reaches beyond the sequence, the tokens at its ends are repeated; they are masked.
+    """
+    start = torch.arange(cut.blocks, device=x.device)[:, None] * cut.block
+    at = (start + torch.arange(-cut.left, cut.block + cut.right, device=x.device)).clamp(min=0).clamp(max=x.shape[1] - 1)
+    band = x.index_select(1, at.flatten()).unflatten(1, at.shape)
+    place = nodes.clamp(min=0).flatten(1)[..., None, None].expand(-1, -1, *x.shape[2:])
+    node = x.gather(1, place).unflatten(1, nodes.shape[1:])
+    if extra:
+        band = F.pad(band, (0, extra))
+        first = node.new_zeros(*node.shape[:-1], 1) if gate is None else gate[..., None, None].expand(*node.shape[:-1], 1).to(x.dtype)
+        node = torch.cat([node, first, node.new_zeros(*node.shape[:-1], extra - 1)], -1)
+    return torch.cat([band, node], 2).flatten(0, 1).transpose(1, 2)
 
 
 def _overlap(blocks: int, offset: int) -> tuple[slice, slice]:

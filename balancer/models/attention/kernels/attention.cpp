@@ -102,7 +102,7 @@ struct Problem {
 #endif
 #define ISA avx2
 #define W 8
-#define KB 4
+#define KB 6
 #define QB 4
 #include "attention.inc"
 #undef ISA
