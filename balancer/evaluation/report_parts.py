@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-SHORT_HISTORIES = (
-    "whole histories with sparse attention were no better for the same computing time on the streams that were measured "
-    "(docs/experiments.md)"
-)
+SHORT_HISTORIES = "whole histories with sparse attention were no better at equal cost (docs/experiments.md)"
 """Why histories are short by default."""
 
 

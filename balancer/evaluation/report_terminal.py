@@ -65,7 +65,7 @@ FILES = {
     "reference.json": "distribution of the training rows, for drift",
     "trees/": "the boosted trees",
     "model.safetensors": "the network; model.json is its configuration",
-    "model.quantized.safetensors": "the network with rounded layers; precision.json is its plan",
+    "model.quantized.safetensors": "the network, rounded; plan: precision.json",
 }
 
 
@@ -75,6 +75,7 @@ def print_report(report: Mapping[str, Any], console: Console, *, folder: Path | 
     frauds, rows = report["test"]["positives"], report["test"]["rows"]
     console.print()
     console.print(_fitting(_comparison(models, f"Test: {counted(rows, _kind_of_row(report))}, {counted(frauds, 'fraud')}", parts), console))
+    console.print()
     for name, text in part_lines(report).items():
         console.print(Text.assemble((f"{name}: ", "bold"), text))
     if len(report["test"]["per_class"]) > 1:
