@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from balancer.errors import InputError
 
@@ -233,9 +234,28 @@ def _arguments(mask_mod: Callable[..., Tensor]) -> tuple[bool, bool]:
         return mask
 
     first = torch.zeros(1, dtype=torch.int64)
-    with torch.no_grad():
+    with torch.no_grad(), _Constants():
         mapped(traced, OF_EACH)(first, first, first, first)
     return found[0], found[1]
+
+
+class _Constants(TorchFunctionMode):
+    """Make constants that do not depend on the tensor whose method makes them.
+
+    `and_masks` and `or_masks` of torch begin with `batch.new_ones(())`, which is no use of the batch.
+    """
+
+    FUNCTIONS = frozenset(
+        {
+            *(torch.Tensor.new_ones, torch.Tensor.new_zeros, torch.Tensor.new_full, torch.Tensor.new_tensor),
+            *(torch.ones_like, torch.zeros_like, torch.full_like),
+        }
+    )
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in self.FUNCTIONS and args:
+            args = (torch.zeros(args[0].shape, dtype=args[0].dtype), *args[1:])
+        return func(*args, **(kwargs or {}))
 
 
 def mapped(function: Callable[..., Tensor], order: Iterable[Sequence[int | None]]) -> Callable[..., Tensor]:

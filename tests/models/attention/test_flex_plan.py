@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask, create_mask
+from torch.nn.attention.flex_attention import BlockMask, and_masks, create_block_mask, create_mask, noop_mask, or_masks
 
 from balancer.errors import InputError
 from balancer.models.attention import flex_plan
@@ -136,6 +136,19 @@ def test_the_function_gets_the_true_batch_and_head() -> None:
     torch._dynamo.reset()
     compiled = torch.compile(lambda *x: flex_attention(*x[:3], block_mask=x[3]), fullgraph=True, backend="eager")
     assert torch.equal(compiled(*leaves, prepare_block_mask(block_mask)), out)
+
+
+def test_a_function_that_ignores_batch_and_head_has_one_plan() -> None:
+    """Whatever the batch: masks put together by torch begin with a constant of the batch's device."""
+    near = lambda b, h, q, k: q - k < 20  # noqa: E731
+    for function in (causal, and_masks(causal, near), or_masks(causal, near), noop_mask, lambda b, h, q, k: torch.ones_like(b) * k <= q):
+        assert flex_plan._arguments(function) == (False, False)
+    width = torch.tensor([3, 4])
+    assert flex_plan._arguments(and_masks(causal, lambda b, h, q, k: q - k < width[h])) == (False, True)
+    assert flex_plan._arguments(lambda b, h, q, k: (b == 0) | (q >= k)) == (True, False)
+    block_mask = mask_of(and_masks(causal, near))
+    plan = plan_of(block_mask)
+    assert plan_of(block_mask, (4, 3)) is plan
 
 
 def test_lists_decide_where_there_is_no_function() -> None:
