@@ -11,8 +11,8 @@ padding reaches every query. Here it does not. One rule holds for every backend,
 
 The native and the Triton kernels follow the rule themselves. The functions below make torch's operators
 follow it: tokens that are not finite are replaced by zeros, and the outputs of the queries that see them by
-NaN. In eager mode on a CPU that is done only if a key or an output is not finite, since a NaN always shows
-there.
+NaN. In eager mode on a CPU that is done only if a query, a key or an output is not finite, since a value that
+is not finite always shows in an output.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from balancer.models.attention.layout import Layout
-from balancer.models.attention.transforms import active
+from balancer.models.attention.transforms import active, plain_kernels
 
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None, Tensor, Tensor | None, Layout], Tensor]
 """Arguments and result as those of a backend, see `balancer.models.attention.backends`."""
@@ -47,8 +47,8 @@ def contained(attend: Attend, *, checked: bool = True) -> Attend:
         query: Tensor, key: Tensor, value: Tensor, gate: Tensor | None, index: Tensor, padding: Tensor | None, layout: Layout
     ) -> Tensor:
         """Compute sparse attention; see `balancer.models.attention.backends`."""
-        # A key of minus infinity may leave no trace in the outputs.
-        tried = checked and readable(query) and is_finite(key)
+        # A query or a key that is infinite may leave no trace in the outputs.
+        tried = checked and readable(query) and is_finite(query) and is_finite(key)
         out = attend(query, key, value, gate, index, padding, layout) if tried else None
         if out is None or not is_finite(out):
             out = _contain(attend, query, key, value, gate, index, padding, layout)
@@ -79,7 +79,7 @@ def dense_causal(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """
     if _exporting():
         return _dense_causal(query, key, value)
-    if readable(query) and is_finite(key):
+    if readable(query) and is_finite(query) and is_finite(key):
         out = _dense_causal(query, key, value)
         if is_finite(out):
             return out
@@ -96,7 +96,8 @@ def _exporting() -> bool:
 
 def _dense_causal(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     q, k, v = (x.transpose(1, 2) for x in (query, key, value))
-    return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
+    with plain_kernels():
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
 
 
 def _wild(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,16 +6,13 @@ equals dense attention, and the fast causal kernel is used without a mask.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from balancer.models.attention.finite import contained, readable
 from balancer.models.attention.layout import Layout
 from balancer.models.attention.reference import key_bias
-from balancer.models.attention.transforms import active
+from balancer.models.attention.transforms import plain_kernels
 
 
 def refuses(query: Tensor, layout: Layout) -> str | None:  # noqa: ARG001 (interface of backends)
@@ -38,16 +35,14 @@ def _attend(
     length = query.shape[1]
     q, k, v = (x.transpose(1, 2) for x in (query, key, value))
     whole = covers(layout, length)
-    if whole and (padding is None or (layout.causal and _on_the_right(padding))):
-        return F.scaled_dot_product_attention(q, k, v, is_causal=layout.causal).transpose(1, 2)
-    bias = key_bias(None if whole else gate, index, padding, layout, length).to(query.dtype)
-    if padding is not None:
-        # A padded query may have no key. It attends to everything instead, and its result is discarded.
-        bias = bias.masked_fill(padding[..., None], 0)
-    # The fused kernel gives no gradient to a mask. Torch avoids it if the mask needs one, but can't know that
-    # inside a transform of torch.func.
-    with sdpa_kernel(SDPBackend.MATH) if gate is not None and active() else nullcontext():
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias[:, None]).transpose(1, 2)
+    bias = None
+    if not (whole and (padding is None or (layout.causal and _on_the_right(padding)))):
+        bias = key_bias(None if whole else gate, index, padding, layout, length).to(query.dtype)[:, None]
+        if padding is not None:
+            # A padded query may have no key. It attends to everything instead, and its result is discarded.
+            bias = bias.masked_fill(padding[:, None, :, None], 0)
+    with plain_kernels():
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, is_causal=bias is None and layout.causal).transpose(1, 2)
 
 
 run = contained(_attend)

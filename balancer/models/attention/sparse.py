@@ -69,7 +69,8 @@ class SparseCore(DenseWarmUp):
         score = self._score(x, fields, padding)
         # bfloat16 of autocast is too coarse to rank tokens.
         with torch.autocast(x.device.type, enabled=False):
-            return ranked(score), None if self.gate is None else self.gate(score)
+            # A token without a score is never selected, but NaN in its gate would spoil the gate's gradients.
+            return ranked(score), None if self.gate is None else self.gate(score.masked_fill(score.isnan(), 0))
 
     def is_dense(self, length: int) -> bool:
         """Whether `auto` uses dense attention, because no query has a token outside its window.
@@ -140,14 +141,17 @@ class SparseCore(DenseWarmUp):
         return None if received is None else divergence(received, self._score(x.detach(), fields, padding), lengths)
 
     def _score(self, x: Tensor, fields: Tensor | None, padding: Tensor | None) -> Tensor:
-        """Compute the scores (B, n) of tokens (B, n, d) in at least float32."""
+        """Compute the scores (B, n) of tokens (B, n, d) in at least float32; NaN for tokens with NaN."""
         assert self.score is not None
+        wild = None if readable(x) and is_finite(x) else ~x.isfinite().all(-1)
+        if wild is not None:
+            x, padding = x.masked_fill(wild[..., None], 0), wild if padding is None else wild | padding
         with torch.autocast(x.device.type, enabled=False):
             given = (x if x.dtype == torch.float64 else x.float(), fields)
             score = self.score(*given, padding) if isinstance(self.score, Surprisal) else self.score(*given)
         if score.shape != x.shape[:2]:
             raise InputError(f"score must return one number per token, {tuple(x.shape[:2])}, but returned {tuple(score.shape)}")
-        return score
+        return score if wild is None else score.masked_fill(wild, torch.nan)
 
 
 class SparseSelfAttention(nn.Module):

@@ -7,11 +7,13 @@ forward-mode derivatives; both are refused with the name of the backend.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from balancer.errors import UnsupportedError
 
@@ -45,6 +47,14 @@ def split(size: int, found: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], tuple
 def active() -> bool:
     """Whether this runs inside a transform of `torch.func`."""
     return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+
+
+def plain_kernels() -> AbstractContextManager[None]:
+    """Inside a transform of `torch.func`, let torch's attention consist of plain operators.
+
+    `vmap` computes its fused kernel call by call, and a mask that needs a gradient can't be told from others.
+    """
+    return sdpa_kernel(SDPBackend.MATH) if active() else nullcontext()
 
 
 def differentiable(

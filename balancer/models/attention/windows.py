@@ -22,7 +22,7 @@ from torch import Tensor
 
 from balancer.models.attention.finite import contained, readable
 from balancer.models.attention.layout import Layout
-from balancer.models.attention.transforms import active, fold, split
+from balancer.models.attention.transforms import active, fold, plain_kernels, split
 
 BLOCK = 64
 """Approximate minimum number of queries in a block.
@@ -60,13 +60,14 @@ def _attend(
 
     def attend(rows: slice) -> Tensor:
         """Attention of some sequences, as blocks (b * blocks, block, H, d + extra)."""
-        mixed = F.scaled_dot_product_attention(
-            query[rows].reshape(-1, cut.block, heads, channels + extra).transpose(1, 2),
-            gather(key[rows], None if trained is None else trained[rows], nodes[rows], cut, extra),
-            gather(value[rows], None, nodes[rows], cut, extra),
-            attn_mask=bias[rows].flatten(0, 1)[:, None],
-            scale=channels**-0.5,
-        )
+        with plain_kernels():
+            mixed = F.scaled_dot_product_attention(
+                query[rows].reshape(-1, cut.block, heads, channels + extra).transpose(1, 2),
+                gather(key[rows], None if trained is None else trained[rows], nodes[rows], cut, extra),
+                gather(value[rows], None, nodes[rows], cut, extra),
+                attn_mask=bias[rows].flatten(0, 1)[:, None],
+                scale=channels**-0.5,
+            )
         return mixed.transpose(1, 2)
 
     if readable(query) and not (torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))):
