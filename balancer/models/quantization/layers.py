@@ -59,6 +59,8 @@ class Layer:
     """Whether all of these are the whole weight in its shape: if it is not rounded, it is stored once."""
     parts: tuple[str, ...] = ()
     """Names of other layers whose weights use the same memory in another way, e.g. as a part of it."""
+    held: tuple[str, ...] = ()
+    """Names of attributes, e.g. lists, that hold the layer without being modules of the model."""
 
     @property
     def module_names(self) -> tuple[str, ...]:
@@ -135,12 +137,15 @@ class Layer:
         return self.outside_alike and DTYPES.get(precision) == self.dtype
 
     def note(self, precision: Precision) -> str:
-        """What should be known about the memory of the weight, or an empty text."""
+        """What should be known about the use of the layer and its weight elsewhere, or an empty text."""
+        notes = []
         if self.outside and not self._is_stored_once(precision):
-            return f"its weight is also used by {', '.join(self.outside)}, which is not quantized: the weight is stored twice"
-        if self.parts:
-            return f"its weight uses the memory of the weight of {', '.join(self.parts)} in another way: each is stored"
-        return ""
+            notes.append(f"its weight is also used by {', '.join(self.outside)}, which is not quantized: the weight is stored twice")
+        elif self.parts:
+            notes.append(f"its weight uses the memory of the weight of {', '.join(self.parts)} in another way: each is stored")
+        if self.held:
+            notes.append(f"calls through {', '.join(self.held)} reach the full-precision layer: use nn.ModuleList or nn.ModuleDict")
+        return "; ".join(notes)
 
     def of(self, model: nn.Module) -> Layer:
         """Return the same layer of a copy of the model."""
@@ -168,12 +173,27 @@ def find_layers(model: nn.Module) -> list[Layer]:
         found.setdefault(id(module) if computed else memory_key(source(module, "weight")), []).append((name, module))
     if not found:
         raise InputError("the model has no Linear, Embedding or encoder table: there is nothing to quantize")
-    layers = []
+    layers, holders = [], _holders(model)
     for group in found.values():
         (first, module), *others = group
         modules = tuple({id(each): each for _, each in group}.values())
-        layers.append(Layer(first, _kind(module) or "linear", module, tuple(name for name, _ in others), modules))
+        held = tuple(name for each in modules for name in holders.get(id(each), ()))
+        layers.append(Layer(first, _kind(module) or "linear", module, tuple(name for name, _ in others), modules, held=held))
     return _with_shared_memory(model, layers)
+
+
+def _holders(model: nn.Module) -> dict[int, list[str]]:
+    """Names of attributes that hold a module without registering it, by the identity of the module."""
+    found: dict[int, list[str]] = {}
+    internal = vars(nn.Module()).keys()
+    for prefix, module in model.named_modules():
+        for name, value in vars(module).items():
+            items = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple | set) else (value,)
+            if name not in internal:
+                for item in items:
+                    if isinstance(item, nn.Module):
+                        found.setdefault(id(item), []).append(f"{prefix}.{name}" if prefix else name)
+    return found
 
 
 def _check_module(name: str, module: nn.Module) -> None:

@@ -206,3 +206,19 @@ def test_a_model_that_is_a_single_layer(precision: Any, tmp_path: Path) -> None:
     save_quantized(other, applied, tmp_path, plan=plan)
     x = torch.randn(4, 8)
     assert torch.equal(load_quantized(lambda: nn.Linear(8, 3), tmp_path)[0](x), other(x))
+
+
+def test_a_layer_that_a_list_holds_too_is_said() -> None:
+    class Listed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.project = nn.Linear(8, 3)
+            self.order = [self.project]
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.order[0](x)  # type: ignore[no-any-return]
+
+    model = Listed().eval()
+    other, applied = apply_precision(model, uniform_plan(model))
+    assert "calls through order reach the full-precision layer" in applied.rows[0].reason
+    assert distance(other, model, torch.randn(3, 8)) < 1e-6
