@@ -1,13 +1,15 @@
 """Sparse attention against dense attention: speed, average precision, window and global nodes.
 
 Sparse attention has 64 keys in a window and 8 global nodes. Kernels are timed in turns with
-`torch.nn.functional.scaled_dot_product_attention`: batch 8, 4 heads of 32 channels, one thread; the choice of
-the global nodes is part of the time. Each claim is checked, and the result is recorded whether the claim
-holds or not:
+`torch.nn.functional.scaled_dot_product_attention`: batch 8, 4 heads of 32 channels, one thread, processor
+seconds; the choice of the global nodes is part of the time. Each claim is checked, and the result is recorded
+whether the claim holds or not:
 
 - Forward, causal: the backend torch (block windows) is at least 2 times faster at 512 tokens and 5 times at
-  2,048; the backend native (sliding windows) 5, 11 and 40 times at 512, 2,048 and 8,192.
-- Forward and backward, causal: the backend native is 7 and 17 times faster at 512 and 2,048 tokens.
+  2,048; the backend native (sliding windows) 5, 12 and 40 times at 512, 2,048 and 8,192 with AVX-512, and 4,
+  10 and 35 times with AVX2.
+- Forward and backward, causal: the backend native is 7, 17 and 50 times faster at 512, 2,048 and 8,192 tokens
+  with AVX-512.
 - The time grows at most as n ** 1.1 from 1,024 to 32,768 tokens.
 - A whole model is 3.2 times faster at some length; the result says from which length on.
 - On histories of 256 and 1,024 transactions of two public streams the average precision is at most .8 % below
@@ -15,7 +17,12 @@ holds or not:
 
     python -m benchmarks.claims.attention --only kernels model            # some parts; others are kept
     python -m benchmarks.claims.attention --only quality --data handbook  # one stream; others are kept
+    python -m benchmarks.claims.attention --instructions avx2             # kernels, as without AVX-512
     python -m benchmarks.claims.attention --device cuda                   # -> results/attention_cuda.json
+
+`--instructions` restricts our kernels by BALANCER_INSTRUCTIONS, and torch by ATEN_CPU_CAPABILITY,
+ONEDNN_MAX_CPU_ISA and MKL_ENABLE_INSTRUCTIONS, so that dense attention has the same instructions. Only causal
+kernels are measured then, and recorded as a part of their own.
 
 The result is benchmarks/results/attention.json. `python -m benchmarks.report` draws its charts.
 """
@@ -36,10 +43,13 @@ from typing import Any
 
 from benchmarks.lib.attention import cuda, kernels, models, trials
 from benchmarks.lib.commands import parser
+from benchmarks.lib.instructions import restart
 from benchmarks.lib.recording import RESULTS, ROOT, record, recorded, rounded, today
 from benchmarks.lib.streams import PUBLIC
 
 PARTS = ("kernels", "model", "quality", "sweep")
+RECORDED = ("kernels", "kernels_avx2", "kernels_portable", *PARTS[1:])
+"""Parts of the result, in order; those of `--instructions` end with its name."""
 BY_STREAM = ("quality", "sweep")
 STEPS = 200
 """Optimizer steps of a training; it takes two to five minutes with one thread. With 64 steps models are far
@@ -52,6 +62,7 @@ def main(given: list[str] | None = None) -> None:
     options = parser(__doc__)
     options.add_argument("--only", nargs="+", choices=PARTS, help="parts to measure (default: all that the device has)")
     options.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda measures the kernels only")
+    options.add_argument("--instructions", choices=("avx2", "portable"), help="restrict kernels and torch to a smaller instruction set")
     options.add_argument("--data", nargs="+", choices=PUBLIC, default=list(PUBLIC), help="streams for quality and sweep")
     options.add_argument("--work", type=Path, default=ROOT / "runs" / "attention", help="folder of finished trainings")
     options.add_argument("--seeds", type=int, default=5, help="number of seeds for quality; the sweep has one seed")
@@ -72,10 +83,16 @@ def main(given: list[str] | None = None) -> None:
     chosen = arguments.only or (["kernels"] if on_cuda else list(PARTS))
     if on_cuda and chosen != ["kernels"]:
         options.error("--device cuda measures the kernels only; leave --only out")
+    if arguments.instructions:
+        if on_cuda or arguments.only not in (None, ["kernels"]):
+            options.error("--instructions measures the kernels on the CPU only; leave --only and --device out")
+        restart(arguments.instructions, "benchmarks.claims.attention", given)
+        chosen = ["kernels"]
     path = arguments.results / ("attention_cuda.json" if on_cuda else "attention.json")
     for part in chosen:
         if part not in BY_STREAM:
-            merge(path, part, measured(part, arguments))
+            suffix = f"_{arguments.instructions}" if arguments.instructions else ""
+            merge(path, part + suffix, measured(part, arguments))
             continue
         for data in arguments.data:
             found = measured_stream(part, data, arguments)
@@ -91,6 +108,8 @@ def measured(part: str, arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.device == "cuda":
         lengths, widths = ((512, 1024), (32,)) if quick else (arguments.lengths, arguments.widths)
         return cuda.kernels(lengths, widths, budget=min(budget, 1.0), limit=arguments.limit)
+    if part == "kernels" and arguments.instructions:
+        return kernels.kernels((64,) if quick else (512, 2048, 8192), (), (), budget=budget, directions=(True,))
     if part == "kernels":
         if quick:
             return kernels.kernels((64, 128), (256,), (128,), budget=budget)
@@ -118,7 +137,7 @@ def merge(path: Path, part: str, found: dict[str, Any], data: str | None = None)
         parts[part] = found
     else:
         parts[part] = {"streams": parts.get(part, {}).get("streams", {}) | {data: found}}
-    record({"parts": {name: parts[name] for name in PARTS if name in parts}}, path)
+    record({"parts": {name: parts[name] for name in RECORDED if name in parts}}, path)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,22 @@ def test_parts_are_kept_when_another_is_measured_again(tmp_path: Path) -> None:
     assert {"machine", "versions", "date"} <= set(content)
 
 
+def test_a_restriction_starts_the_script_again_and_has_a_part_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    started = []
+    monkeypatch.setattr("benchmarks.lib.instructions.os.execve", lambda _, command, environment: started.append((command, environment)))
+    monkeypatch.setattr(attention, "measured", lambda part, _: {"part": part})
+    monkeypatch.delenv("BALANCER_INSTRUCTIONS", raising=False)
+    given = ["--instructions", "avx2", "--results", str(tmp_path)]
+    attention.main(given)
+    ((command, environment),) = started
+    assert command[1:] == ["-m", "benchmarks.claims.attention", *given]
+    assert environment["BALANCER_INSTRUCTIONS"] == environment["ATEN_CPU_CAPABILITY"] == "avx2"
+    parts = json.loads((tmp_path / "attention.json").read_text())["parts"]
+    assert {name: part["part"] for name, part in parts.items()} == {"kernels_avx2": "kernels"}
+    with pytest.raises(SystemExit):
+        attention.main([*given, "--only", "quality"])
+
+
 @pytest.mark.slow
 def test_a_quick_run_of_the_models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     before = torch.get_num_threads()

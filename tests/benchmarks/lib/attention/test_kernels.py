@@ -39,6 +39,14 @@ def test_claims_on_speed() -> None:
     assert found["native sliding, causal, forward + backward, 512 tokens: at least 7 times faster than dense"] == "not measured"
 
 
+def test_claims_on_speed_by_instruction_set() -> None:
+    cell = {"tokens": 512, "causal": True, "passes": "forward", "times_faster": {"native sliding": 4.5}}
+    found = {name: {claim["claim"]: claim["holds"] for claim in kernels.claims([cell], [], name)} for name in kernels.CLAIMS}
+    assert found["avx512"]["native sliding, causal, forward, 512 tokens: at least 5 times faster than dense"] == "not met"
+    assert found["avx2"]["native sliding, causal, forward, 512 tokens: at least 4 times faster than dense"] == "met"
+    assert not any("native" in name and "faster" in name for name in found["portable"])
+
+
 def test_kernels_time_what_can_work_and_say_why_the_rest_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
