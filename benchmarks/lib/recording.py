@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from balancer.native_library import forced_instructions, processor_flags, processor_instructions
+
 ROOT = Path(__file__).resolve().parents[2]
 """Root of the checkout."""
 RESULTS = ROOT / "benchmarks" / "results"
@@ -25,6 +27,9 @@ LIBRARIES = (
     "tabm",
     "numpy",
     "triton",
+    "onnxruntime",
+    "torchao",
+    "openvino",
 )
 
 
@@ -34,6 +39,12 @@ def processor() -> str:
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def instructions() -> list[str]:
+    """Instruction sets of the processor that matter for products of matrices, of any precision."""
+    further = {"avx512_bf16": "avx512bf16", "avx512_fp16": "avx512fp16", "amx_int8": "amxint8", "amx_bf16": "amxbf16"}
+    return [*processor_instructions(), *(name for flag, name in further.items() if flag in processor_flags())]
 
 
 def today() -> str:
@@ -49,7 +60,10 @@ def environment() -> dict[str, Any]:
             versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    machine = {"processor": processor(), "cores": os.cpu_count(), "system": platform.system()}
+    machine = {"processor": processor(), "cores": os.cpu_count(), "system": platform.system(), "instructions": instructions()}
+    forced = forced_instructions()
+    if forced is not None:
+        machine["instructions_of_our_kernels"] = forced
     return {"machine": machine, "versions": versions, "date": today()}
 
 

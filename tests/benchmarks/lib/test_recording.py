@@ -12,7 +12,7 @@ from benchmarks.lib.checks import claim
 from benchmarks.lib.statistics import mean_interval
 
 
-def test_a_result_is_recorded_with_machine_versions_and_date(tmp_path: Path) -> None:
+def test_a_result_is_recorded_with_machine_versions_and_date(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "new" / "result.json"
     assert recording.recorded(path) == {}
     recording.record({"figure": 1.5}, path)
@@ -20,6 +20,11 @@ def test_a_result_is_recorded_with_machine_versions_and_date(tmp_path: Path) -> 
     assert content["figure"] == 1.5
     assert set(content) == {"figure", "machine", "versions", "date"}
     assert "numpy" in content["versions"]
+    assert content["machine"]["instructions"][0] == "portable"
+    assert "instructions_of_our_kernels" not in content["machine"]
+    monkeypatch.setenv("BALANCER_INSTRUCTIONS", "portable")
+    recording.record({}, path)
+    assert recording.recorded(path)["machine"]["instructions_of_our_kernels"] == "portable"
 
 
 def test_rounding_keeps_significant_digits_and_everything_that_is_no_float() -> None:
