@@ -24,6 +24,7 @@ MODEL_COLOURS = {
     TITLES["none"]: GREY,
     TITLES["one_to_one"]: VERMILION,
     TITLES["class_weight"]: BROWN,
+    TITLES["full"]: BLUE,
     TITLES["network"]: PINK,
     TITLES["stage2"]: GREEN,
     TITLES["stage1"]: SKY,

@@ -151,7 +151,9 @@ def write_results(
     with atomic_path(folder.path / TEST_SCORES_FILE) as temporary:
         known = predictions.select(name for name in ("id", "entity", "label") if name in predictions.columns)
         known.with_columns(pl.Series(name, values) for name, values in raw_scores.items()).write_parquet(temporary)
-    write_report(report, folder.path, label=dataset.store.label[test], scores=raw_scores)
+    # The curve before rounding would hide that of the run.
+    curves = {name: values for name, values in raw_scores.items() if name != FULL}
+    write_report(report, folder.path, label=dataset.store.label[test], scores=curves)
     return report
 
 
