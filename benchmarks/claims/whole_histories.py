@@ -61,7 +61,7 @@ def measured(stages: Stages, training: Training, seed: int) -> dict[str, Any]:
     found, seconds, _ = train_and_read(training, seed, ("last",))
     figures = blended(stages, found["last"])
     schedule = training.schedule
-    return rounded(
+    measured_now: dict[str, Any] = rounded(
         {
             "network": figures["network"]["average_precision"],
             "blend": figures["blend"]["average_precision"],
@@ -71,6 +71,7 @@ def measured(stages: Stages, training: Training, seed: int) -> dict[str, Any]:
         },
         6,
     )
+    return measured_now
 
 
 def summary(cells: Cells) -> dict[str, Any]:
@@ -85,7 +86,8 @@ def summary(cells: Cells) -> dict[str, Any]:
             }
             for part in ("network", "blend", "cpu_seconds")
         } | {"seeds": len(both)}
-    return rounded(found, 6)
+    averages: dict[str, Any] = rounded(found, 6)
+    return averages
 
 
 def measure(stream: str, seeds: int) -> None:
