@@ -89,7 +89,7 @@ def examine() -> dict[str, Any]:
             "backends": {name: backend.refuses(probe, Layout()) or "works" for name, backend in BACKENDS.items()},
             "auto": auto,
         },
-        "quantization": {"INT8 kernel in C++": native.absence() or "works"},
+        "quantization": {"INT8 kernel in C++": native.absence() or f"works, with {native.instruction_set()}"},
         "trees": {"evaluator in C++": absence_of_trees() or "works"},
         "streaming": {"step in C++": absence_of_step() or f"works, with {INSTRUCTION_SETS[instruction_set() or 0]}"},
     }

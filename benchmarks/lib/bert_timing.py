@@ -18,25 +18,20 @@ from balancer.models.quantization import apply_precision, native, save_quantized
 from balancer.native_library import VARIABLE
 from benchmarks.lib.checks import claim
 from benchmarks.lib.contenders import Calls, absent, onednn, onnx_calls, openvino_calls, torchao_calls
+from benchmarks.lib.instructions import LIMITS
 from benchmarks.lib.quantization_models import bert, bert_ids
 from benchmarks.lib.timing import interleaved
 
 TOKENS = 128
 OURS = "all INT8"
 RIVALS = ("ONNX Runtime INT8, dynamic", "torchao INT8", "OpenVINO INT8, static")
-LIMITS = {
-    "portable": {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"},
-    "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
-    "avxvnni": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2_VNNI", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
-    "avx512": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE", "MKL_ENABLE_INSTRUCTIONS": "AVX512"},
-    "avx512vnni": {},
-}
-"""Environment variables that restrict torch, oneDNN and MKL to the instruction sets that our kernels can be
-restricted to. ONNX Runtime and OpenVINO can't be restricted."""
 
 
 def restrict(instructions: str) -> None:
-    """Restrict our kernels, and torch, to an instruction set; for processes that are started after this."""
+    """Restrict our kernels, and torch, to an instruction set; for processes that are started after this.
+
+    ONNX Runtime and OpenVINO can't be restricted.
+    """
     os.environ.update({VARIABLE: instructions, **LIMITS.get(instructions, {})})
 
 
