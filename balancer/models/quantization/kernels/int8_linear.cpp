@@ -29,6 +29,9 @@
 #elif defined(__aarch64__) && (defined(__GNUC__) || defined(__clang__))
 #define HAS_ARM 1
 #include <arm_neon.h>
+#if defined(__ARM_FEATURE_DOTPROD) || (defined(__clang__) ? __clang_major__ >= 16 : __GNUC__ >= 8)
+#define HAS_DOT 1
+#endif
 #if defined(__linux__)
 #include <sys/auxv.h>
 #endif
@@ -140,7 +143,7 @@ END_TARGET
 #define VECTORS 4
 #define NAME avx512
 #define VNNI 0
-BEGIN_TARGET("avx2,fma,avx512f,avx512bw,avx512vl,avx512dq,prefer-vector-width=512")
+BEGIN_TARGET("avx2,fma,avx512f,avx512bw,avx512vl,avx512dq")
 #include "int8_x86.inc"
 END_TARGET
 #undef NAME
@@ -148,7 +151,7 @@ END_TARGET
 
 #define NAME avx512vnni
 #define VNNI 1
-BEGIN_TARGET("avx2,fma,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,prefer-vector-width=512")
+BEGIN_TARGET("avx2,fma,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")
 #include "int8_x86.inc"
 END_TARGET
 #undef NAME
@@ -177,6 +180,7 @@ bool hasAvxVnni() {
 #undef NAME
 #undef DOT
 
+#if defined(HAS_DOT)
 #define NAME dotprod
 #define DOT 1
 #if defined(__clang__)
@@ -203,11 +207,12 @@ bool hasDotProducts() {
     return false;
 #endif
 }
+#endif
 
 #endif
 
 bool always() { return true; }
-#if defined(HAS_X86) && !defined(HAS_AVXVNNI)
+#if (defined(HAS_X86) && !defined(HAS_AVXVNNI)) || (defined(HAS_ARM) && !defined(HAS_DOT))
 bool never() { return false; }
 #endif
 
@@ -228,7 +233,11 @@ constexpr Version VERSIONS[] = {
     {hasAvx512Vnni, VERSION(avx512vnni)},
 #elif defined(HAS_ARM)
     {always, VERSION(neon)},
+#if defined(HAS_DOT)
     {hasDotProducts, VERSION(dotprod)},
+#else
+    {never, PORTABLE},
+#endif
 #endif
 };
 constexpr int64_t NUM_VERSIONS = sizeof VERSIONS / sizeof *VERSIONS;
