@@ -23,6 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from balancer.errors import UnsupportedError
 from balancer.models.attention import Layout, reference, select_globals, sparse_attention, triton_backend
 from balancer.models.attention.layout import Mode
 from balancer.models.attention.triton_backend import INSTALLED, INTERPRETED
@@ -225,6 +226,42 @@ def test_nan_stays_in_its_sequence(place: str) -> None:
     assert spoilt[0][1].isnan().any()
     for before, after in zip(clean, spoilt, strict=True):
         assert torch.equal(before[[0, 2]], after[[0, 2]])
+
+
+@on_device
+@nan_is_meant
+@pytest.mark.parametrize(("place", "number"), [("query", math.nan), ("key", math.inf), ("value", math.nan), ("gate", math.inf)])
+@pytest.mark.parametrize(("causal", "mode"), [LAYOUTS[0], LAYOUTS[3]])
+def test_a_number_that_is_not_finite_reaches_only_what_sees_it(causal: bool, mode: Mode, place: str, number: float) -> None:
+    case = Case(2, 40, 1, 16, Layout(12, 5, causal, mode), 3, gated=True, padded=True)
+    tensor = getattr(case, place)
+    tensor[(0, 21) if place == "gate" else (0, 21, 0, 3)] = number
+    (out, *_), (wanted, *_) = case.results(), case.results(reference.run, torch.float64)
+    assert torch.equal(out.isnan(), wanted.isnan())
+    # Gradients from the other outputs are finite and those of the reference.
+    case.out_grad = case.out_grad.masked_fill(out.isnan(), 0)
+    for own, expected in zip(case.results()[1:], case.results(reference.run, torch.float64)[1:], strict=True):
+        torch.testing.assert_close(own.double(), expected, atol=2e-5, rtol=1e-5)
+
+
+@on_device
+def test_torch_func() -> None:
+    case = Case(4, 24, 1, 16, Layout(8, 8), 2, gated=True)
+
+    def loss(query: Tensor, key: Tensor, index: Tensor) -> Tensor:
+        return triton_backend.run(query[None], key[None], case.value[:1], None, index[None], None, case.layout).square().sum()
+
+    each = torch.func.vmap(torch.func.grad(loss))(case.query, case.key, case.index)
+    for row in range(4):
+        leaf = case.query[row].clone().requires_grad_()
+        (wanted,) = torch.autograd.grad(loss(leaf, case.key[row], case.index[row]), leaf)
+        torch.testing.assert_close(each[row], wanted, atol=1e-6, rtol=1e-5)
+    leaf = case.query.clone().requires_grad_()
+    first = torch.autograd.grad(
+        triton_backend.run(leaf, case.key, case.value, None, case.index, None, case.layout).square().sum(), leaf, create_graph=True
+    )[0]
+    with pytest.raises(UnsupportedError, match="second derivatives"):
+        first.sum().backward()
 
 
 @on_device
