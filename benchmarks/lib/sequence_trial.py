@@ -13,8 +13,8 @@ from balancer.data.dataset import Dataset
 from balancer.data.split import Split
 from balancer.devices import torch_threads
 from balancer.models import Classifier
+from balancer.models.attention.core import SparseCore
 from balancer.models.attention.functional import resolve
-from balancer.models.attention.sparse import SparseCore
 from balancer.options.fit import FitOptions
 from balancer.options.model import ModelOptions
 from balancer.sampling.row_sampler import RowSampler

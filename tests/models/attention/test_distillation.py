@@ -21,8 +21,8 @@ from balancer.models.attention import (
     distillation_loss,
     warm_up,
 )
+from balancer.models.attention.core import SparseCore
 from balancer.models.attention.distillation import TEMPERATURE, WEIGHT, divergence, far_attention
-from balancer.models.attention.sparse import SparseCore
 
 D, HEADS = 16, 2
 
