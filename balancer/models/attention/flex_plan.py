@@ -313,7 +313,8 @@ def _sizes(block_mask: BlockMask) -> tuple[int, ...]:
 
 
 def _versions(lists: tuple[Tensor | None, ...]) -> tuple[int, ...]:
-    return tuple(0 if x is None else x._version for x in lists)
+    # Tensors made under torch.inference_mode have no version.
+    return tuple(0 if x is None or x.is_inference() else x._version for x in lists)
 
 
 @dataclass(frozen=True)

@@ -104,6 +104,17 @@ def test_a_plan_is_made_once_and_lives_as_long_as_its_mask() -> None:
     assert gone() is None
 
 
+def test_inference_mode() -> None:
+    leaves = leaves_of()
+    expected = flex_attention(*leaves, block_mask=mask_of())
+    with torch.inference_mode():
+        block_mask = mask_of()
+        assert torch.equal(flex_attention(*leaves, block_mask=block_mask), expected)
+    own = [x.requires_grad_() for x in leaves]
+    flex_attention(*own, block_mask=block_mask).sum().backward()  # its plan is an ordinary tensor
+    assert own[0].grad is not None
+
+
 def test_a_mask_that_changes_gets_another_plan() -> None:
     block_mask = mask_of(length=96)
     leaves = leaves_of(96)
