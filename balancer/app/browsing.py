@@ -124,7 +124,7 @@ def _validation_curve(file: Path) -> tuple[float, ...]:
     if not file.is_file():
         raise MissingFileError(f"{file} is missing: it holds the weights by epoch; give a complete run folder")
     try:
-        epochs = pl.scan_parquet(file).filter(pl.col("model") == "run").select("average_precision").collect()
+        epochs = pl.scan_parquet(file, glob=False).filter(pl.col("model") == "run").select("average_precision").collect()
     except (pl.exceptions.PolarsError, OSError) as error:
         raise CorruptFileError(
             f"{file} can't be read ({reason_of(error)}): it holds the weights by epoch; it is damaged, train the run again"

@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import io
 import os
+import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -34,9 +35,21 @@ if TYPE_CHECKING:
     from balancer.runs.trained_run import TrainedRun
 
 NAMES = {"run": "this run"} | TITLES
+_MARKS = re.compile(r"([\\`*\[\]#$~|<>:&]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
+"""Characters that Markdown could take for its own; an underscore within a word is none."""
 _ENDS = 65_536
 """Bytes of the beginning and of the end of a file in its digest."""
 Stamp = tuple[str, int, int, str]
+
+
+def plain(text: object) -> str:
+    """Return a text of a file, such as a name or a path, so that Markdown shows it as it is.
+
+    Args:
+        text: A name, a path, an error or a sentence with such names.
+    """
+    escaped = _MARKS.sub(r"\\\1", " ".join(str(text).split("\n")))
+    return re.sub(r"^(\s*\d*)([-+=.)])", r"\1\\\2", escaped)  # a list, or a line below a heading
 
 
 def runs_folder() -> Path:
@@ -72,7 +85,7 @@ def _json(key: Stamp) -> dict[str, Any]:
 @st.cache_resource(max_entries=8, show_spinner="Reading the run")
 def _table(key: Stamp) -> pl.DataFrame:
     try:
-        return pl.read_parquet(key[0])
+        return pl.read_parquet(key[0], glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise CorruptFileError(f"{key[0]} can't be read ({reason_of(error)}): it is damaged, train the run again") from error
 
@@ -132,14 +145,59 @@ def all_runs() -> list[Run]:
     return find_runs(runs_folder())
 
 
-def chosen_run() -> Run:
-    """Return the run chosen in the sidebar; without any finished run, show what to do and end the page."""
-    picked = st.session_state.get("run")
-    shown = [run for run in all_runs() if run.status == "complete"]
-    for run in shown:
-        if run.name == picked:
-            return run
-    return shown[0] if shown else no_run_yet()
+def run_choice(place: Any) -> None:
+    """Show the choice of the run, and keep it in the session and in the address of the page.
+
+    A link with `?run=NAME` opens that run. A chosen run that is gone stays chosen, so that no other run takes
+    its place without a word; `chosen_run` says so.
+
+    Args:
+        place: Where the choice is shown, for example `st.sidebar`.
+    """
+    names = [run.name for run in all_runs() if run.status == "complete"]
+    state = st.session_state
+    if state.get("run") is None:
+        state["run"] = st.query_params.get("run") or (names[0] if names else None)
+    chosen = state["run"]
+    if chosen is None:
+        return
+    place.selectbox(
+        "Run",
+        names if chosen in names else [chosen, *names],
+        key="run",
+        format_func=lambda name: name if name in names else f"{name} (gone)",
+        help="The run that the pages show",
+    )
+    if st.query_params.get("run") != chosen:
+        st.query_params["run"] = chosen
+
+
+def chosen_run(title: str = "") -> Run:
+    """Return the run chosen in the sidebar; without any finished run, show what to do and end the page.
+
+    Args:
+        title: Title of the page, which is shown with the name of the run.
+    """
+    runs = all_runs()
+    complete = [run for run in runs if run.status == "complete"]
+    picked = st.session_state.get("run") or (complete[0].name if complete else None)
+    found = next((run for run in runs if run.name == picked), None)
+    if title:
+        st.title(f"{title}: {plain(picked)}" if picked else title)
+    if found is not None and found.status == "complete":
+        return found
+    return no_run_yet() if picked is None else _gone(picked, found, bool(complete))
+
+
+def _gone(picked: str, found: Run | None, others: bool) -> NoReturn:
+    """Say that the chosen run can't be shown any more, and end the page."""
+    if found is None:
+        st.error(f"The run **{plain(picked)}** is gone: its folder was deleted or renamed. Choose another run in the sidebar.")
+    else:
+        st.error(f"The run **{plain(picked)}** can't be shown any more: {plain(found.problem)}. Choose another run in the sidebar.")
+    if not others:
+        no_run_yet()
+    st.stop()
 
 
 def no_run_yet() -> NoReturn:

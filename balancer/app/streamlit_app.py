@@ -6,9 +6,11 @@ or `balancer app --runs DIR` shows those of another folder.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import streamlit as st
 
-from balancer.app.loading import all_runs
+from balancer.app.loading import plain, run_choice
 from balancer.errors import InputError
 
 PAGES = (
@@ -33,16 +35,14 @@ STYLE = """<style>
 
 def main() -> None:
     """Show the list of pages, the choice of the run, and the chosen page."""
-    st.set_page_config(page_title="balancer", page_icon=":material/balance:", layout="wide")
+    st.set_page_config(page_title="balancer", page_icon=Path(__file__).with_name("favicon.svg"), layout="wide")
     st.html(STYLE)
     page = st.navigation([st.Page(f"views/{name}.py", title=title, icon=icon, default=name == "runs") for name, title, icon in PAGES])
-    names = [run.name for run in all_runs() if run.status == "complete"]
-    if names:
-        st.sidebar.selectbox("Run", names, key="run", help="The run that the pages show")
+    run_choice(st.sidebar)
     try:
         page.run()
     except InputError as error:
-        st.error(str(error))
+        st.error(plain(error))
 
 
 main()

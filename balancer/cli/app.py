@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -29,7 +30,7 @@ class AppConfig:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Start Streamlit and wait until it ends; returns its exit code."""
+    """Become Streamlit; on Windows, start it, wait until it ends, and return its exit code."""
     config = read_flags(AppConfig, "balancer app", arguments)
     require("streamlit", "balancer app")
     if config.runs.exists() and not config.runs.is_dir():
@@ -42,4 +43,9 @@ def main(arguments: Sequence[str]) -> int:
     script = Path(next(iter(found.submodule_search_locations))) / "streamlit_app.py"
     options = ["--server.port", str(config.port), "--server.address", config.address, "--server.headless", str(config.headless).lower()]
     command = [sys.executable, "-m", "streamlit", "run", str(script), *options, "--", "--runs", str(config.runs)]
-    return subprocess.run(command, check=False).returncode
+    if os.name == "nt":  # Windows has no exec: the process would end before Streamlit
+        return subprocess.run(command, check=False).returncode
+    # Streamlit takes the place of this process, so that any signal to it ends the app.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return os.execv(command[0], command)

@@ -132,7 +132,7 @@ def _reference(run: TrainedRun) -> Reference | None:
 
 def _alert_rate(run: TrainedRun, time: np.ndarray, alarm: np.ndarray) -> AlertRate | None:
     try:
-        test = pl.read_parquet(run.folder.path / "predictions.parquet", columns=["time", "decision"])
+        test = pl.read_parquet(run.folder.path / "predictions.parquet", columns=["time", "decision"], glob=False)
         moments = test["time"].dt.epoch("us").to_numpy() / 1e6
         return alert_rate(alarm, time, test["decision"].to_numpy(), moments)
     except (pl.exceptions.PolarsError, OSError, InputError):  # an earlier version, or a run without these files

@@ -204,10 +204,10 @@ def _parquet(files: list[Path]) -> pl.LazyFrame:
                 raise unreadable(str(file))
             raise CorruptFileError(f"{file} is {found[0]}, not the Parquet that its name says: {found[1]}")
         try:
-            pl.read_parquet_schema(file)
+            pl.scan_parquet(file, glob=False).collect_schema()
         except (pl.exceptions.PolarsError, OSError) as error:
             raise unreadable(str(file)) from error
-    return pl.scan_parquet(files, hive_partitioning=False)
+    return pl.scan_parquet(files, hive_partitioning=False, glob=False)
 
 
 def _json(path: Path, read: ReadOptions) -> _File:
@@ -218,7 +218,7 @@ def _json(path: Path, read: ReadOptions) -> _File:
         frame.write_parquet(copy.path, compression="lz4")
     found = (f"encoding {text.encoding}",) if text.encoding != "utf-8" and read.encoding is None else ()
     options = replace(read, encoding=text.encoding)
-    return _File(Opened(str(path), pl.scan_parquet(copy.path), False, (), options, (copy,)), found)
+    return _File(Opened(str(path), pl.scan_parquet(copy.path, glob=False), False, (), options, (copy,)), found)
 
 
 def _csv(path: Path, read: ReadOptions) -> _File:
@@ -237,6 +237,7 @@ def _csv(path: Path, read: ReadOptions) -> _File:
     scanned = text.path if copy is None else copy.path
     frame = pl.scan_csv(
         scanned,
+        glob=False,
         separator=head.separator,
         infer_schema=False,
         new_columns=names,
@@ -334,7 +335,7 @@ def _folder(path: Path, read: ReadOptions) -> Opened:
     parts = [_part(path, name, file) for name, file in zip(names, files, strict=True)]
     if all(part.types == parts[0].types for part in parts) and all(kind(name) == "parquet" for name in names):
         plain = all(part.frame is file.opened.frame for part, file in zip(parts, files, strict=True))
-        frame = pl.scan_parquet(names, hive_partitioning=False) if plain else pl.concat([part.frame for part in parts])
+        frame = pl.scan_parquet(names, hive_partitioning=False, glob=False) if plain else pl.concat([part.frame for part in parts])
         return Opened(str(path), frame, False, (), read, parts=opened_files)
     decimals = {file.opened.read.decimal: name for name, file in zip(names, files, strict=True) if file.opened.text}
     if "," in decimals and "." in decimals:

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
+import sys
+import time
+import urllib.request
 from pathlib import Path
 
 import pytest
 
 from balancer.cli import main
+from benchmarks.lib.ports import free_port
 
 
 def test_streamlit_is_started_on_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
 
-    def run(command: list[str], **_: bool) -> subprocess.CompletedProcess[str]:
-        seen.extend(command)
-        return subprocess.CompletedProcess(command, 0)
+    class Replaced(BaseException):
+        """Stands for the process that never returns."""
 
-    monkeypatch.setattr(subprocess, "run", run)
-    assert main(["app", "--runs", str(tmp_path), "--port", "8600", "--headless"]) == 0
+    def execv(_: str, command: list[str]) -> None:
+        seen.extend(command)
+        raise Replaced
+
+    monkeypatch.setattr(os, "execv", execv)
+    with pytest.raises(Replaced):
+        main(["app", "--runs", str(tmp_path), "--port", "8600", "--headless"])
     script = Path(seen[seen.index("run") + 1])
     assert script.name == "streamlit_app.py"
     assert script.is_file()
@@ -31,3 +41,26 @@ def test_streamlit_is_started_on_the_folder(tmp_path: Path, monkeypatch: pytest.
 def test_mistakes_end_in_one_line(given: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["app", *given]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no exec")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_to_the_command_ends_the_app(tmp_path: Path, number: signal.Signals) -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "balancer", "app", "--runs", str(tmp_path), "--port", str(port), "--headless"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def answers() -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=2) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+    deadline = time.monotonic() + 120
+    while not answers():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.2)
+    process.send_signal(number)
+    process.wait(60)
+    assert not answers()

@@ -224,7 +224,7 @@ def _write(pages: Iterator[pl.DataFrame], schema: Mapping[str, Any], path: Path,
             count += page.height
             progress(count)
         if parts:
-            pl.scan_parquet(parts).sink_parquet(temporary)
+            pl.scan_parquet(parts, glob=False).sink_parquet(temporary)
         else:
             pl.DataFrame(schema=dict(schema)).write_parquet(temporary)
     return count
