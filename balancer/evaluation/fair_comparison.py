@@ -106,10 +106,10 @@ def _estimate(changed: Floats, worth: Floats, influence: Floats, group: NDArray[
     rows = np.flatnonzero(changed)
     if not enough:
         return Interval(value, None)
-    moved = changed[rows] * influence[rows]
+    moved: Floats = changed[rows] * influence[rows]
     if group is not None and len(rows):
         _, place = np.unique(group[rows], return_inverse=True)
-        moved = np.bincount(place, weights=moved)
+        moved = np.bincount(place, weights=moved).astype(np.float64)
     # The correction for continuity: the smallest step by which a count, or an amount, can change.
     step = _mean(worth, (changed != 0) & (worth != 0))
     half = NORMAL * float(np.sqrt(moved @ moved)) + (step if len(rows) else 0.0)
