@@ -18,11 +18,13 @@ def quantization_bert() -> str:
     """Latency on BERT's shape relative to torch's float32 and to the best float32."""
     content = load("quantization")
     threads = content["bert"]["threads"]
-    columns = [threads[count][key] for count in ("1", "2") for key in ("of_torch", "of_best")]
-    columns.append(content.get("bert_avx2", {}).get("threads", {}).get("1", {}).get("of_torch", {}))
-    rows = [[name, *(f"{column[name]:.2f}" if name in column else "-" for column in columns)] for name in columns[0]]
-    heading = ["BERT-base's shape, 128 tokens, batch 1", "of torch FP32", "of the best FP32"]
-    return table([*heading, "two threads: of torch FP32", "of the best", "AVX2 only, one thread: of torch FP32"], rows)
+    named = {"of torch FP32": threads["1"]["of_torch"], "of the best FP32": threads["1"]["of_best"]}
+    if "2" in threads:
+        named |= {"two threads: of torch FP32": threads["2"]["of_torch"], "of the best": threads["2"]["of_best"]}
+    if "bert_avx2" in content:
+        named["AVX2 only: of torch FP32"] = content["bert_avx2"]["threads"]["1"]["of_torch"]
+    rows = [[name, *(f"{column[name]:.2f}" if name in column else "-" for column in named.values())] for name in threads["1"]["of_torch"]]
+    return table(["BERT-base's shape, 128 tokens, batch 1", *named], rows)
 
 
 def quantization_classifier() -> str:
