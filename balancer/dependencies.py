@@ -23,6 +23,7 @@ INSTALL = {
     "executorch": "balancer[executorch]",
     "fastapi": "balancer[serve]",
     "fastapi_offline": "balancer[serve]",
+    "fpdf": "balancer[report]",
     "gymnasium": "balancer[train]",
     "httpx": "balancer[serve]",
     "imblearn": "balancer[imblearn]",

@@ -20,6 +20,7 @@ COMMANDS = {
     "pretrain": "pretrain a model without labels (masked fields, next transaction)",
     "score": "score the rows of a table with a trained run",
     "evaluate": "evaluate a trained run on labelled data",
+    "report": "print the report of a trained run again, or write it as a one-page PDF",
     "quantize": "reduce a trained run's size and latency within a given drop of average precision",
     "export": "export a trained run to one file for machines without torch",
     "compare": "compare sampling treatments and baselines on your table, over time folds and seeds",

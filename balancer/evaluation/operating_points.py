@@ -11,6 +11,7 @@ other rows.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,8 +92,7 @@ class OperatingPoints:
 
         The keys of `alarm_counts`, and `threshold, precision, recall, fpr, f1`.
         """
-        index = int(np.searchsorted(-self.score, -threshold, side="right"))
-        return self._metrics(index) | {"threshold": threshold}
+        return self._metrics(self._index(threshold)) | {"threshold": threshold}
 
     def cost(self, per_alarm: float, loss_share: float = 1.0) -> Floats:
         """Compute the cost (d + 1,) of every threshold.
@@ -115,6 +115,11 @@ class OperatingPoints:
         """Return the lowest threshold with at most `per_day` alarms per day."""
         return self._threshold(np.searchsorted(self.caught + self.false_alarms, per_day * self.days * (1 + 1e-12), side="right") - 1)
 
+    def for_alarm_share(self, share: float) -> float:
+        """Return the lowest threshold with alarms on at most this share of the rows."""
+        total = self.caught + self.false_alarms
+        return self._threshold(np.searchsorted(total, share * int(total[-1]) * (1 + 1e-12), side="right") - 1)
+
     def for_fpr(self, rate: float) -> float:
         """Return the lowest threshold with a false-positive rate of at most `rate`."""
         return self._threshold(np.searchsorted(self.false_alarms, rate * self.legitimate * (1 + 1e-12), side="right") - 1)
@@ -127,7 +132,11 @@ class OperatingPoints:
         """Return the threshold with the lowest `cost`; of equal ones the highest."""
         return self._threshold(np.argmin(self.cost(per_alarm, loss_share)))
 
-    def table(self, *, max_points: int = 400, cost: Floats | None = None) -> pl.DataFrame:
+    def cost_at(self, threshold: float, per_alarm: float, loss_share: float = 1.0) -> float:
+        """Return the `cost` of one threshold."""
+        return float(self.cost(per_alarm, loss_share)[self._index(threshold)])
+
+    def table(self, *, max_points: int = 400, cost: Floats | None = None, also: Sequence[float] = ()) -> pl.DataFrame:
         """Tabulate a subset of the thresholds for charts.
 
         Half of the points are evenly spaced in recall, half in the logarithm of the number of alarms.
@@ -135,15 +144,18 @@ class OperatingPoints:
         Args:
             max_points: Most rows of the table.
             cost: (d + 1,) the result of `cost`, if it is to be a column.
+            also: Thresholds that are in the table in any case.
 
         Returns:
-            Columns `threshold, recall, precision, fpr, f1, alarms_per_day` and, if given, `cost`.
+            Columns `threshold, recall, precision, fpr, f1, alarms_per_day, caught, alarms` and, if given,
+            `cost`.
         """
         total = self.caught + self.false_alarms
         half = max_points // 2
         by_recall = np.searchsorted(self.caught, np.linspace(1, max(self.frauds, 1), half))
         by_alarms = np.searchsorted(total, np.geomspace(1, max(int(total[-1]), 1), max_points - half))
-        keep = np.unique(np.concatenate([by_recall, by_alarms]).clip(1, len(total) - 1))
+        named = np.array([self._index(threshold) for threshold in also], dtype=np.int64)
+        keep = np.unique(np.concatenate([by_recall, by_alarms, named]).clip(1, len(total) - 1))
         caught, raised = self.caught[keep], total[keep]
         columns = {
             "threshold": self.threshold[keep],
@@ -152,6 +164,8 @@ class OperatingPoints:
             "fpr": self.false_alarms[keep] / self.legitimate if self.legitimate else np.full(len(keep), np.nan),
             "f1": 2 * caught / (self.frauds + raised),
             "alarms_per_day": raised / self.days,
+            "caught": caught,
+            "alarms": raised,
         }
         return pl.DataFrame(columns if cost is None else columns | {"cost": cost[keep]})
 
@@ -172,6 +186,10 @@ class OperatingPoints:
             "fpr": false / self.legitimate if self.legitimate else None,
             "f1": 2 * caught / (self.frauds + raised) if self.frauds else None,
         }
+
+    def _index(self, threshold: float) -> int:
+        """Return the number of distinct scores that reach the threshold."""
+        return int(np.searchsorted(-self.score, -threshold, side="right"))
 
     def _threshold(self, index: np.integer[Any]) -> float:
         return float(self.threshold[int(np.clip(index, 0, len(self.threshold) - 1))])

@@ -60,6 +60,7 @@ FILES = {
     "curves.parquet": "precision-recall and ROC curves",
     "predictions.parquet": "every test row with score and decision",
     "test_scores.parquet": "raw scores of every test row by every model",
+    "threshold_scores.parquet": "scores of the rows that tuned the threshold",
     "epochs.parquet": "sampling weights and validation metrics by epoch",
     "decision.json": "threshold, calibration, weights of the members",
     "reference.json": "distribution of the training rows, for drift",

@@ -51,7 +51,7 @@ class Verdict:
     """What it catches; how it compares with the best alternative; the recommendation."""
     tiles: tuple[Tile, Tile, Tile, Tile]
     outcome: Outcome
-    """`better`, `worse`, `equal` or `mixed` against the alternative; `chance` where the scores are at its level;
+    """`better`, `worse`, `equal` or `mixed` against the alternative; `chance` at the level of chance;
     `unknown` where the run can't be compared."""
     basis: str
     """The rows that were counted, and the threshold that they were counted at."""
