@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -53,6 +53,10 @@ class Job:
     log: Path
     pid: int
     started: datetime
+    arguments: tuple[str, ...] = ()
+    """Arguments of the command, without the output folder."""
+    stopped: bool = False
+    """Whether it was stopped on the page."""
 
     @property
     def alive(self) -> bool:
@@ -76,10 +80,13 @@ class Job:
 
     def stop(self) -> None:
         """Stop the job and wait until it has ended."""
+        if not self.alive:
+            return
         while self.alive:
             with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
                 os.killpg(self.pid, signal.SIGTERM)
             time.sleep(0.05)
+        _write_note(replace(self, stopped=True))
 
 
 def checked_name(name: str) -> str:
@@ -124,9 +131,16 @@ def start(runs: Path, name: str, kind: Kind, arguments: list[str], *, resume: bo
             command, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True, env=environment
         )
     threading.Thread(target=process.wait, daemon=True).start()  # otherwise it would stay a zombie process after its end
-    job = Job(name, kind, out, log, process.pid, datetime.now(UTC))
-    write_json(folder / f"{name}.json", {"kind": kind, "pid": process.pid, "started": job.started.isoformat(), "command": command})
+    before = next((job.arguments for job in find_jobs(runs) if job.name == name and job.kind == kind), ()) if resume else ()
+    job = Job(name, kind, out, log, process.pid, datetime.now(UTC), tuple(arguments) or before)
+    _write_note(job)
     return job
+
+
+def _write_note(job: Job) -> None:
+    """Write the file that describes a job to later sessions."""
+    content = {"kind": job.kind, "pid": job.pid, "started": job.started.isoformat(), "arguments": job.arguments, "stopped": job.stopped}
+    write_json(job.log.with_suffix(".json"), content)
 
 
 def find_jobs(runs: Path) -> list[Job]:
@@ -136,16 +150,25 @@ def find_jobs(runs: Path) -> list[Job]:
         try:
             content: dict[str, Any] = read_json(file, what="it describes a job")
             started = datetime.fromisoformat(content["started"])
-            found.append(
-                Job(file.stem, content["kind"], runs.resolve() / file.stem, file.with_suffix(".log"), int(content["pid"]), started)
-            )
-        except (MissingFileError, CorruptFileError, KeyError, ValueError):  # removed meanwhile, or damaged
+            out, log, pid = runs.resolve() / file.stem, file.with_suffix(".log"), int(content["pid"])
+            arguments = tuple(str(each) for each in content.get("arguments", ()))
+            found.append(Job(file.stem, content["kind"], out, log, pid, started, arguments, bool(content.get("stopped"))))
+        except (MissingFileError, CorruptFileError, KeyError, ValueError, TypeError):  # removed meanwhile, or damaged
             continue
     return sorted(found, key=lambda job: job.started, reverse=True)
 
 
+def forget(job: Job) -> None:
+    """Remove the notes on a job that has ended from the pages; its run stays."""
+    if not job.alive:
+        job.log.with_suffix(".json").unlink(missing_ok=True)
+        job.log.unlink(missing_ok=True)
+
+
 def keep_upload(runs: Path, name: str, content: bytes) -> Path:
     """Write an uploaded table into the runs folder.
+
+    A file of the same name and other content gets a number: a run may have been trained on the first one.
 
     Returns:
         The path of the table.
@@ -163,12 +186,21 @@ def keep_upload(runs: Path, name: str, content: bytes) -> Path:
     inner = Path(Path(name).stem).suffix.lower()
     suffix = inner + suffix if suffix in PACKED and inner in ENDINGS else suffix
     stem = re.sub(r"[^A-Za-z0-9_-]+", "_", Path(name).name[: -len(suffix)])[:60].strip("_-") or "table"
-    target = runs.resolve() / UPLOADS / f"{stem}{suffix}"
+    target, number = runs.resolve() / UPLOADS / f"{stem}{suffix}", 1
     target.parent.mkdir(parents=True, exist_ok=True)
-    if not target.exists() or target.read_bytes() != content:
-        with atomic_path(target) as temporary:
-            temporary.write_bytes(content)
+    while target.exists():
+        if target.stat().st_size == len(content) and target.read_bytes() == content:
+            return target
+        number += 1
+        target = target.with_name(f"{stem}-{number}{suffix}")
+    with atomic_path(target) as temporary:
+        temporary.write_bytes(content)
     return target
+
+
+def uploaded(runs: Path) -> list[Path]:
+    """List the uploaded tables by name."""
+    return sorted(path for path in (runs.resolve() / UPLOADS).glob("*") if path.is_file() and not path.name.startswith("."))
 
 
 def _locked(log: Path) -> bool:

@@ -26,6 +26,8 @@ _ROUND = (5 * DAY, 3 * DAY, 2 * DAY, DAY, 43_200.0, 21_600.0, 10_800.0, 7_200.0,
 """Delays in seconds that are proposed, the longest first."""
 _SHARE = 0.1
 """Longest delay that is proposed, as a share of the validation span."""
+_GAP_SHARE = 0.25
+"""Longest gap that is proposed, as a share of the validation span."""
 _MAX_ROWS = 200_000
 _NAMES = ((DAY, "day"), (3_600.0, "hour"), (60.0, "minute"), (1.0, "second"))
 
@@ -69,6 +71,31 @@ def check_gap(source: Source, spec: Spec) -> None:
     table = _Labelled(source, spec)
     gap = spec.label_delay if spec.split.gap is None else spec.split.gap
     split_by_time(table.time, table.labelled(spec.label_delay), spec.split, gap, assumed=assumed(spec, table.found))
+
+
+def fitting_gap(source: Source, spec: Spec) -> float | None:
+    """The longest round gap that leaves every part of a split by time enough rows.
+
+    Args:
+        source: The table.
+        spec: Its roles, with a time and a gap or label delay that is too long.
+
+    Returns:
+        Seconds, at most `_GAP_SHARE` of the validation span; None where no gap fits, or the table can't be
+        read or is split at random.
+    """
+    if spec.time is None or spec.split.by == "random":
+        return None
+    with suppress(InputError):  # the check of the table reports it
+        table = _Labelled(source, spec)
+        labelled = table.labelled(spec.label_delay)
+        span = validation_span(np.sort(table.time[labelled]), spec.split)
+        for gap in _ROUND:
+            if gap <= _GAP_SHARE * span:
+                with suppress(InputError):  # a shorter one is tried
+                    split_by_time(table.time, labelled, spec.split, gap)
+                    return gap
+    return None
 
 
 class _Labelled:
