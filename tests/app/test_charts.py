@@ -4,6 +4,7 @@ hold."""
 from __future__ import annotations
 
 import datetime as dt
+import json
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ import pytest
 
 from balancer.app import charts
 from balancer.app.aggregates import alarms_by_day, attention_of, by_class, calibration_bins, operating_points, outcome
-from balancer.evaluation.report_content import PARTS, TITLES
+from balancer.app.chart_parts import POLICY, RUN_COLOURS, YOU
+from balancer.evaluation.report_content import PARTS, THIS_RUN, TITLES
 from balancer.models.quantization import SensitivityReport, SensitivityRow
 
 DAYS = [dt.datetime(2026, 1, 1) + dt.timedelta(hours=7 * hour) for hour in range(40)]
@@ -155,15 +157,80 @@ def lines_of(models: list[str]) -> pl.DataFrame:
 def test_a_model_has_the_same_colour_on_every_chart_and_no_other_model_has_it() -> None:
     every = colours(charts.curves_chart(lines_of(MODELS)))
     assert list(every) == MODELS
-    assert len(set(every.values())) == len(MODELS) == 8
+    assert len(set(every.values())) == len(MODELS) == 9
     for some in (MODELS[3:], ["this run"], ["trees, stage 2", "LightGBM"]):
         for chart in (charts.roc_chart(lines_of(some)), charts.epochs_chart(lines_of(some), metric="f1", title="F1")):
             assert colours(chart) == {name: every[name] for name in some}
 
 
-def test_runs_and_players_have_the_usual_colours() -> None:
-    encoding = charts.curves_chart(lines_of(["first", "second"])).to_dict()["encoding"]
-    assert encoding["color"]["scale"] == {"range": charts.COLOURS}
+def test_the_first_run_is_blue_and_no_run_or_player_has_the_colour_of_a_rival() -> None:
+    rivals = {colour for name, colour in charts.MODEL_COLOURS.items() if name not in (THIS_RUN, POLICY, YOU)}
+    names = [f"run {number}" for number in range(8)]
+    found = colours(charts.curves_chart(lines_of(names)))
+    assert list(found) == names
+    assert found["run 0"] == charts.MODEL_COLOURS[THIS_RUN]
+    assert len(set(found.values())) == len(names)
+    assert not rivals & set(found.values())
+    again = colours(charts.epochs_chart(lines_of(["run 0", "run 5"]), metric="f1", title="F1"))
+    assert again["run 5"] in RUN_COLOURS
+    assert colours(charts.epochs_chart(lines_of(["run 3", "run 5"]), metric="f1", title="F1"))["run 5"] == again["run 5"]
+    game = colours(
+        charts.epochs_chart(lines_of([YOU, POLICY, *(TITLES[name] for name in ("none", "one_to_one"))]), metric="f1", title="F1")
+    )
+    assert len(set(game.values())) == 4
+    assert game["no sampling"] == charts.MODEL_COLOURS["no sampling"]
+
+
+@pytest.mark.parametrize("colour", sorted({*charts.MODEL_COLOURS.values(), *RUN_COLOURS}))
+@pytest.mark.parametrize("background", ["#FFFFFF", "#14171C"])
+def test_colours_stand_out_on_light_and_dark(colour: str, background: str) -> None:
+    def luminance(text: str) -> float:
+        channels = [int(text[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+        linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in channels]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted((luminance(colour), luminance(background)))
+    assert (high + 0.05) / (low + 0.05) >= 3
+
+
+@pytest.mark.parametrize("ring", [charts.curves_chart, charts.roc_chart])
+def test_the_ring_that_marks_a_point_of_this_run_has_its_colour(ring: Any) -> None:
+    *_, mark = [layer["mark"] for layer in ring(CURVES, at=COUNTS).to_dict()["layer"] if "mark" in layer]
+    assert mark["color"] == charts.MODEL_COLOURS[THIS_RUN]
+
+
+def views(spec: Any) -> list[Any]:
+    """Every view of a chart that has a mark."""
+    inner = [view for key in ("layer", "vconcat", "hconcat", "concat") for part in spec.get(key, []) for view in views(part)]
+    return inner + ([spec] if "mark" in spec else [])
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name != "sensitivity"])
+def test_charts_have_tooltips_with_titles_legends_below_and_no_width(name: str) -> None:
+    spec = ALL[name].to_dict()
+    tips = [tip for view in views(spec) for tip in view.get("encoding", {}).get("tooltip", [])]
+    assert tips
+    assert all(tip.get("title") for tip in tips), tips
+    text = json.dumps({key: value for key, value in spec.items() if key != "datasets"})
+    assert '"orient": "right"' not in text
+    for view in [spec, *views(spec)]:
+        assert "width" not in view
+        for channel in view.get("encoding", {}).values():
+            legend = channel.get("legend") if isinstance(channel, dict) else None
+            assert legend is None or legend["orient"] == "bottom"
+
+
+def test_curves_of_many_points_answer_to_the_pointer_with_few_marks() -> None:
+    long = pl.DataFrame({"model": ["this run"] * 2000, "recall": np.linspace(0, 1, 2000), "precision": np.linspace(1, 0, 2000)})
+    spec = charts.curves_chart(pl.concat([long, long.with_columns(model=pl.lit("LightGBM"))])).to_dict()
+    (points,) = (view for view in views(spec) if "tooltip" in view.get("encoding", {}))
+    assert len(spec["datasets"][points["data"]["name"]]) <= 2 * 90
+
+
+def test_the_map_names_the_way_of_the_run_and_other_weights() -> None:
+    text = charts.svg(charts.surface_chart(SURFACE, WAY, marks={"best on this map": (0.1, 1.0), "no sampling": (0.02, 0.0)})).decode()
+    for name in ("this run, by epoch", "best on this map", "no sampling", "epoch 1", "epoch 3"):
+        assert name in text
 
 
 def test_parts_of_the_detector_are_dashed() -> None:
