@@ -55,6 +55,10 @@ class Verdict:
     `unknown` where the run can't be compared."""
     basis: str
     """The rows that were counted, and the threshold that they were counted at."""
+    recall: float | None
+    """Share of the frauds that was caught; None without frauds."""
+    precision: float | None
+    """Share of the alarms that are fraud; None without alarms."""
 
     @property
     def recommendation(self) -> str:
@@ -129,30 +133,58 @@ def build_verdict(
         counts, threshold = _reported(test), float(test["threshold"])
         decision = {"threshold": threshold}
     basis = _basis(test, decision, counts)
+    sentences, outcome, found = _sentences(report, counts, predictions, scores, name, other, threshold, classes, amounts=amounts)
+    raised = counts.caught + counts.false_alarms
+    return Verdict(
+        sentences,
+        _tiles(counts, found, other),
+        outcome,
+        basis,
+        counts.caught / counts.frauds if counts.frauds else None,
+        counts.caught / raised if raised else None,
+    )
+
+
+def _sentences(
+    report: Mapping[str, Any],
+    counts: _Counts,
+    predictions: pl.DataFrame | None,
+    scores: pl.DataFrame | None,
+    name: str | None,
+    other: str | None,
+    threshold: float,
+    classes: tuple[str, ...],
+    *,
+    amounts: bool,
+) -> tuple[tuple[str, str, str], Outcome, FairComparison | None]:
+    """The sentences, the outcome and the comparison; arguments as of `build_verdict`.
+
+    ``name`` is the alternative in the report and ``other`` in sentences.
+    """
+    test = report["test"]
     if not counts.frauds:
         first = "The test rows have no fraud, so this run can't be evaluated."
-        third = "No recommendation: evaluate the run on rows with frauds."
-        return Verdict((first, "It can't be compared with an alternative either.", third), _tiles(counts, None, other), "unknown", basis)
+        second = "It can't be compared with an alternative either."
+        return (first, second, "No recommendation: evaluate the run on rows with frauds."), "unknown", None
     if chance_warning(test):
         second = f"Its scores are at the level of chance: average precision is {test['average_precision']:.3f}, and "
         second += f"{share(test['positives'] / test['rows'])} of the rows are fraud."
         third = "Not recommended: check the label, the roles of the columns and which class is legitimate."
-        return Verdict((_caught(counts), second, third), _tiles(counts, None, other), "chance", basis)
+        return (_caught(counts), second, third), "chance", None
     if name is None or other is None:
         third = "No recommendation: the run has no alternative to compare it with."
-        return Verdict((_caught(counts), "This run was trained without baselines.", third), _tiles(counts, None, other), "unknown", basis)
+        return (_caught(counts), "This run was trained without baselines.", third), "unknown", None
     if not counts.caught + counts.false_alarms:
         second = f"Without an alarm it can't be compared with {other}."
         third = "Not recommended at this threshold: choose a lower one on the page Threshold."
-        return Verdict((_caught(counts), second, third), _tiles(counts, None, other), "unknown", basis)
+        return (_caught(counts), second, third), "unknown", None
     found = _compared(predictions, scores, name, threshold, classes, amounts=amounts)
-    outcome = _by_average_precision(test, report["baselines"][name]) if found is None else _outcome(found)
     if found is None:
+        outcome = _by_average_precision(test, report["baselines"][name])
         second = _without_scores(outcome, test, report["baselines"][name], other)
     else:
-        second = _difference(found, counts, other)
-    third = _recommendation(outcome, other, found, counts)
-    return Verdict((_caught(counts), second, third), _tiles(counts, found, other), outcome, basis)
+        outcome, second = _outcome(found), _difference(found, counts, other)
+    return (_caught(counts), second, _recommendation(outcome, other, found, counts)), outcome, found
 
 
 def _count(rows: pl.DataFrame, threshold: float, classes: tuple[str, ...], *, amounts: bool) -> _Counts:

@@ -1,29 +1,33 @@
-"""The page Runs: all runs, the results of the chosen run and its baselines, and several runs side by side."""
+"""The page Runs: the verdict on the chosen run, all runs, its baselines, and several runs side by side."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import polars as pl
 import streamlit as st
 
+from balancer.app.aggregates import has_times
 from balancer.app.browsing import Run
 from balancer.app.charts import curves_chart, epochs_chart, labelled
 from balancer.app.loading import (
     NAMES,
-    alarm_counts_of,
     all_runs,
     chosen_run,
-    has_amounts,
     money,
-    number,
     percent,
+    plain,
+    points,
     read,
     show_chart,
     show_table,
     table,
+    threshold_of,
 )
+from balancer.app.verdict import verdict_of
+from balancer.dependencies import is_installed
 from balancer.evaluation.report_content import (
     AVERAGE_PRECISION,
     ECE,
@@ -41,31 +45,78 @@ from balancer.evaluation.report_content import (
 )
 from balancer.names import counted
 from balancer.runs.run_folder import epochs_file
+from balancer.runs.run_report import run_pdf
 
 SHOWN = [AVERAGE_PRECISION, F1, F1_AT_HALF, PRECISION, RECALL, FALSE_ALARMS["0.60"], FALSE_ALARMS["0.70"], RECALL_AT_FPR, ECE]
-USUAL = "one_to_one"
-"""The usual remedy, with which the chosen run is compared."""
+ICONS = {"better": ":material/check_circle:", "worse": ":material/cancel:", "chance": ":material/cancel:"}
+"""The sign of a recommendation by outcome; the sentence says the same."""
+NEUTRAL = ":material/balance:"
 
 
 def show() -> None:
     """Show the page."""
-    st.title("Runs")
     runs = all_runs()
-    for run in runs:
-        if run.status == "broken":
-            st.error(f"**{run.name}** can't be shown: {run.problem}", icon=":material/broken_image:")
-        elif run.status != "complete":
-            st.info(f"**{run.name}**: {run.problem}", icon=":material/hourglass_top:")
-    chosen = chosen_run()
     complete = [run for run in runs if run.status == "complete"]
-    _list(complete)
-    others = st.multiselect(
-        "Compare with", [run.name for run in complete if run.name != chosen.name], key="compare-with", placeholder="other runs"
-    )
+    head, top, below = st.container(), st.container(), st.container()
+    if not complete:
+        with below:
+            _problems(runs)
+    with head:
+        chosen = chosen_run("Runs")
+    with below:
+        st.subheader("All runs")
+        _list(complete)
+        _problems(runs)
+        others = st.multiselect(
+            "Compare with", [run.name for run in complete if run.name != chosen.name], key="compare-with", placeholder="other runs"
+        )
+    # The list is there first, so that it is shown too where a file of the chosen run is damaged.
     if others:
         _side_by_side([chosen, *(run for run in complete if run.name in others)])
+        return
+    with top:
+        _verdict(chosen)
+    _results(chosen)
+
+
+def _problems(runs: list[Run]) -> None:
+    """Name the runs that can't be shown, each with the reason, in one closed list."""
+    broken = [run for run in runs if run.status == "broken"]
+    unfinished = [run for run in runs if run.status not in ("broken", "complete")]
+    if not broken and not unfinished:
+        return
+    counts = [f"{counted(len(broken), 'run')} can't be shown"] if broken else []
+    counts += [f"{counted(len(unfinished), 'run')} not finished"] if unfinished else []
+    with st.expander(", ".join(counts), icon=":material/broken_image:" if broken else ":material/hourglass_top:"):
+        for run in broken:
+            st.error(f"**{plain(run.name)}** can't be shown: {plain(run.problem)}", icon=":material/broken_image:")
+        for run in unfinished:
+            st.info(f"**{plain(run.name)}**: {plain(run.problem)}", icon=":material/hourglass_top:")
+
+
+def _verdict(run: Run) -> None:
+    """Show the verdict: the recommendation, what it rests on, and four tiles."""
+    verdict = verdict_of(run)
+    st.subheader(f"{ICONS.get(verdict.outcome, NEUTRAL)} {plain(verdict.recommendation)}", anchor=False)
+    st.markdown("  \n".join(plain(sentence) for sentence in verdict.sentences[:2]))
+    for column, tile in zip(st.columns(len(verdict.tiles)), verdict.tiles, strict=True):
+        with column.container(border=True, height="stretch"):
+            st.metric(tile.label, tile.value)
+            st.caption(plain(tile.note))
+    st.caption(plain(verdict.basis))
+    if is_installed("fpdf"):
+        st.download_button(
+            "Report as PDF",
+            partial(run_pdf, run.path),
+            f"{run.name}.pdf",
+            "application/pdf",
+            key="pdf",
+            icon=":material/picture_as_pdf:",
+            on_click="ignore",
+            help="one page: verdict, models, curves, and what each part did",
+        )
     else:
-        _results(chosen)
+        st.caption("The report as a PDF needs pip install 'balancer\\[report\\]'.")
 
 
 def _list(runs: list[Run]) -> None:
@@ -96,53 +147,29 @@ def _list(runs: list[Run]) -> None:
 
 
 def _results(run: Run) -> None:
-    """Show the counts of the chosen run, then its metrics and those of its baselines."""
-    report = read(run, "report.json")
-    # A run of trees alone has no networks as baselines.
-    other, why = (USUAL, ", the usual method") if run.has_network else ("lightgbm", "")
-    usual = report["baselines"].get(other, {}).get("alarms")
-    counts = alarm_counts_of(run)
-    st.header(f"Results: {run.name}")
-    st.caption(
-        f"Test rows: {counted(run.metrics['rows'], 'transaction')}{_when(counts['days'])}, "
-        f"{run.metrics['positives']:,} of them fraud. Every model uses its own threshold, tuned on validation rows. The small numbers "
-        f"are the difference from {NAMES[other]}{why}."
-        + ("" if usual else " They are missing here, because an older version wrote this run.")
-    )
-    tiles = [
-        ("Frauds caught", f"{counts['caught']:,} of {counts['caught'] + counts['missed']:,}", "caught", "normal", "{:+,.0f}"),
-        ("False alarms per day", number(counts["false_alarms_per_day"], 1), "false_alarms_per_day", "inverse", "{:+,.1f}"),
-    ]
-    if has_amounts(run):
-        tiles += [
-            ("Amount caught", money(counts["amount_caught"]), "amount_caught", "normal", "{:+,.0f}"),
-            ("Amount missed", money(counts["amount_missed"]), "amount_missed", "inverse", "{:+,.0f}"),
-        ]
-    for column, (title, value, key, colour, form) in zip(st.columns(len(tiles)), tiles, strict=True):
-        delta = form.format(counts[key] - usual[key]) if usual and counts[key] is not None and usual[key] is not None else None
-        if delta is not None and not delta.strip("+-0.,"):
-            delta = None  # equal
-        column.metric(title, value, delta, delta_color=colour, border=True, help="on the test rows")  # type: ignore[arg-type]
-    st.markdown(summary(report))
+    """Show the metrics of the chosen run and of its baselines, and their curves."""
+    report, verdict = read(run, "report.json"), verdict_of(run)
+    st.subheader(f"Models: {plain(run.name)}")
+    st.markdown(plain(summary(report)))
     _metrics(models_of(report), "metrics")
     parts, members = parts_of(report), members_sentence(report)
     if parts:
-        st.caption(f"Parts of this run, not rivals: {'; '.join(parts)}. {members}")
+        st.caption(plain(f"Parts of this run, not rivals: {'; '.join(parts)}. {members}"))
     st.caption(
-        "± is one standard error on these test rows, for one run and one split: smaller differences are not evidence. The page Compare "
-        "shows intervals over several runs."
+        "Every model uses its own threshold here, which training tuned on validation rows. ± is one standard error on these test rows, "
+        "for one run and one split: smaller differences are not evidence. The page Compare shows intervals over several runs."
     )
     left, right = st.columns(2)
     with left:
-        st.subheader("Precision and recall")
+        st.subheader(f"Precision and recall: {plain(run.name)}")
         curves = labelled(table(run, "curves.parquet"), NAMES)
         show_chart(
-            curves_chart(curves, at=run.metrics),
+            curves_chart(curves, at={"recall": verdict.recall, "precision": verdict.precision}),
             f"{run.name}-precision-recall",
-            about="precision against recall of this run and its baselines",
+            about="precision against recall of this run and its baselines; a ring marks the threshold that scoring uses",
         )
     with right:
-        st.subheader("Validation by epoch")
+        st.subheader(f"Validation by epoch: {plain(run.name)}")
         if not run.has_network:
             st.markdown("There are no epochs: this run is boosted trees and has no network.")
             return
@@ -172,28 +199,35 @@ def _exact(metrics: Mapping[str, Any], path: tuple[str, ...]) -> Any:
     return found
 
 
-def _when(days: float | None) -> str:
-    return "" if days is None else f" in {counted(round(days), 'day')} after training and validation"
-
-
 def _side_by_side(runs: list[Run]) -> None:
     """Show several runs: metrics, curves, epochs."""
     st.header("Runs side by side")
     if len({run.dataset for run in runs}) > 1:
         st.warning("These runs were trained on different tables, so their results can't be compared.")
     _metrics({run.name: run.metrics for run in runs}, "side-by-side")
-    alarms = [(run, alarm_counts_of(run)) for run in runs]
+    alarms = [(run, threshold_of(run), points(run).metrics(threshold_of(run))) for run in runs]
     frame = pl.DataFrame(
         {
-            "run": [run.name for run, _ in alarms],
-            "frauds caught": [f"{counts['caught']:,} of {counts['caught'] + counts['missed']:,}" for _, counts in alarms],
-            "recall": [percent(run.metrics["recall"]) for run, _ in alarms],
-            "false alarms per day": [counts["false_alarms_per_day"] for _, counts in alarms],
-            "amount caught": [money(counts["amount_caught"]) for _, counts in alarms],
-            "amount missed": [money(counts["amount_missed"]) for _, counts in alarms],
+            "run": [run.name for run, _, _ in alarms],
+            "verdict": [verdict_of(run).recommendation for run in runs],
+            "threshold": [threshold for _, threshold, _ in alarms],
+            "frauds caught": [f"{counts['caught']:,} of {counts['caught'] + counts['missed']:,}" for _, _, counts in alarms],
+            "recall": [percent(counts["recall"]) for _, _, counts in alarms],
+            "false alarms": [counts["false_alarms"] for _, _, counts in alarms],
+            "false alarms a day": [
+                counts["false_alarms_per_day"] if has_times(table(run, "predictions.parquet")) else None for run, _, counts in alarms
+            ],
+            "amount caught": [money(counts["amount_caught"]) for _, _, counts in alarms],
+            "amount missed": [money(counts["amount_missed"]) for _, _, counts in alarms],
         }
     )
-    show_table(frame, "alarms-side-by-side", columns={"false alarms per day": st.column_config.NumberColumn(format="%.1f")})
+    columns = {
+        "threshold": st.column_config.NumberColumn(
+            format="%.4g", help="that scoring uses: tuned by training, or saved on the page Threshold"
+        ),
+        "false alarms a day": st.column_config.NumberColumn(format="%.1f"),
+    }
+    show_table(frame, "alarms-side-by-side", columns=columns)
     left, right = st.columns(2)
     with left:
         curves = [table(run, "curves.parquet").filter(pl.col("model") == "run").with_columns(model=pl.lit(run.name)) for run in runs]
