@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 
 from balancer.evaluation.operating_points import OperatingPoints
+from balancer.evaluation.threshold_changes import JudgedRows
 
 
 def operating_points(predictions: pl.DataFrame, negative: str, *, amounts: bool) -> OperatingPoints:
@@ -16,11 +17,34 @@ def operating_points(predictions: pl.DataFrame, negative: str, *, amounts: bool)
         negative: Name of the legitimate class.
         amounts: Whether the table has amounts.
     """
-    label = predictions["label"]
-    code = label.is_null().cast(pl.Int8) * -1 + (label.is_not_null() & (label != negative)).fill_null(False).cast(pl.Int8)
     time = predictions["time"].dt.epoch("us").fill_null(0).to_numpy() / 1e6
     amount = predictions["amount"].to_numpy() if amounts else None
-    return OperatingPoints.of(code.to_numpy(), predictions["score"].to_numpy(), time=time, amount=amount)
+    return OperatingPoints.of(_codes(predictions, negative), predictions["score"].to_numpy(), time=time, amount=amount)
+
+
+def judged_rows(predictions: pl.DataFrame, negative: str, *, amounts: bool) -> JudgedRows:
+    """Prepare the test rows of a run to compare thresholds on them.
+
+    Args:
+        predictions: The content of `predictions.parquet`.
+        negative: Name of the legitimate class.
+        amounts: Whether the table has amounts.
+    """
+    timed = has_times(predictions)
+    return JudgedRows.of(
+        _codes(predictions, negative),
+        predictions["score"].to_numpy(),
+        time=predictions["time"].dt.epoch("us").fill_null(0).to_numpy() / 1e6 if timed else None,
+        entity=predictions["entity"].rank("dense").fill_null(0).to_numpy() if "entity" in predictions.columns else None,
+        amount=predictions["amount"].to_numpy() if amounts else None,
+    )
+
+
+def _codes(predictions: pl.DataFrame, negative: str) -> np.ndarray:
+    """Return 1 for fraud, 0 for legitimate and -1 for unlabelled rows."""
+    label = predictions["label"]
+    code = label.is_null().cast(pl.Int8) * -1 + (label.is_not_null() & (label != negative)).fill_null(False).cast(pl.Int8)
+    return code.to_numpy()
 
 
 def has_times(predictions: pl.DataFrame) -> bool:

@@ -135,7 +135,7 @@ class Changes:
         size = int(group.max()) + 1 if len(group) else 0
 
         def by_group(weight: Floats) -> Floats:
-            return np.bincount(group, weights=weight, minlength=size)
+            return np.bincount(group, weights=weight, minlength=size).astype(np.float64)
 
         columns = []
         for threshold in (current, proposed):
@@ -154,7 +154,7 @@ class Changes:
     @property
     def frauds(self) -> int:
         """Number of frauds."""
-        return round(self.sums[0, _FRAUDS])
+        return int(self.sums[0, _FRAUDS])
 
     def caught(self) -> Change:
         """Frauds that raise an alarm."""
@@ -232,7 +232,8 @@ class Changes:
 
 
 def _ratio(hits: Floats, whole: Floats) -> Floats:
-    return np.divide(hits, whole, out=np.full(np.shape(hits), np.nan), where=whole > 0)
+    shares: Floats = np.divide(hits, whole, out=np.full(np.shape(hits), np.nan), where=whole > 0)
+    return shares
 
 
 def _interval(value: float, drawn: Floats) -> Interval:

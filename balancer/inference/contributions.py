@@ -100,8 +100,13 @@ class Contributions:
         Returns:
             (n,) texts such as `transactions of this card in the last hour: 7 (+2.31); region: r-2 (+0.40)`.
         """
+        found = self.strongest(dataset, most)
+        return ["; ".join(f"{text} ({contribution:+.2f})" for text, contribution in row) for row in found]
+
+    def strongest(self, dataset: Dataset, most: int) -> list[list[tuple[str, float]]]:
+        """As `reasons`, with a list of texts and contributions for each row, the largest first."""
         names, words = _names(dataset), FieldWords(dataset.schema)
-        texts = []
+        rows = []
         for number, row in enumerate(self.rows.tolist()):
             values = dict(zip(names, dataset.store.values[row].tolist(), strict=True))
             said: dict[str, float] = {}
@@ -113,8 +118,8 @@ class Contributions:
             if abs(self.own_part[number]) > SMALLEST:
                 said[WORDS[OWN_PART]] = float(self.own_part[number])
             strongest = sorted(said.items(), key=lambda each: -each[1])[:most]
-            texts.append("; ".join(f"{text} ({contribution:+.2f})" for text, contribution in strongest if contribution > SMALLEST))
-        return texts
+            rows.append([each for each in strongest if each[1] > SMALLEST])
+        return rows
 
     def note(self) -> str:
         """Say in sentences what the contributions of the first row are, and whether they add up."""

@@ -34,6 +34,8 @@ FULL = "full"
 """Name of the scores of the run before the layers of its network were rounded."""
 TEST_SCORES_FILE = "test_scores.parquet"
 """Raw fraud scores of the test rows by every model of the report, to compare models row by row."""
+THRESHOLD_SCORES_FILE = "threshold_scores.parquet"
+"""Calibrated scores of the rows that tuned the threshold, to choose another one on them."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,9 @@ def write_results(
     with atomic_path(folder.path / "predictions.parquet") as temporary:
         predictions = decision_table(dataset, test, scores["run"].test, decisions["run"]).with_columns(**explanation)
         predictions.write_parquet(temporary)
+    with atomic_path(folder.path / THRESHOLD_SCORES_FILE) as temporary:
+        chosen_on = decision_table(dataset, held, scores["run"].threshold, decisions["run"]).drop("decision", "class")
+        chosen_on.write_parquet(temporary)
     saved = {name: value for name, value in to_dict(config).items() if name not in NOT_PART_OF_THE_RESULT}
     report = build_report(
         figures.pop("run"),

@@ -1,84 +1,108 @@
-"""The page Transactions: list and filter them; the timeline of an entity, and an explanation of a score."""
+"""The page Transactions: the queue of alarms with reasons, the history of a card, and labels by reviewers."""
 
 from __future__ import annotations
 
 from datetime import date
 from typing import Any
 
-import numpy as np
 import polars as pl
 import streamlit as st
 
-from balancer.app.aggregates import attention_of, has_times, outcome
+from balancer.app.aggregates import has_times
 from balancer.app.browsing import Run
-from balancer.app.charts import OUTCOMES, contributions_chart, timeline_chart
+from balancer.app.charts import OUTCOMES, Chart, contributions_chart
+from balancer.app.explaining import Explained, explain, reasons_of, waits
+from balancer.app.label_export import export_labels
 from balancer.app.loading import (
     chosen_run,
-    dataset,
     has_amounts,
     negative_class,
-    percent,
+    plain,
+    read,
     show_chart,
     show_table,
     table,
     threshold_of,
-    trained,
 )
+from balancer.app.review_queue import (
+    RISK,
+    attention_frame,
+    card_chart,
+    earlier_of_table,
+    earlier_of_test,
+    label_words,
+    queue,
+    review_sentence,
+)
+from balancer.data.words import spoken
 from balancer.errors import InputError
 from balancer.names import counted
+from balancer.runs.reviews import Reviews, review, undo
 
 MOST = 500
 """Most transactions in the list."""
-ALL = "all"
-SHOWN_EARLIER = 16
-"""Most transactions of the history that are listed for boosted trees, which read all of it."""
-HIDDEN = ["attended", "attended_mass", "global_nodes", "decision"]
+TO_REVIEW, REVIEWED, ALL = "to review", "reviewed", "all"
+SHOWN_EARLIER = 60
+"""Most transactions of a card that are shown."""
+EXPLAINED = 10
+"""Rows at the top of the list that have reasons."""
+REASONS = 5
+"""Most reasons of a transaction."""
 
 
 def show() -> None:
     """Show the page."""
-    run = chosen_run()
-    st.title("Transactions")
-    threshold, negative = threshold_of(run), negative_class(run)
-    rows = table(run, "predictions.parquet")
-    found = _filtered(run, rows, threshold, negative)
+    run = chosen_run("Transactions")
+    threshold, negative, amounts = threshold_of(run), negative_class(run), has_amounts(run)
+    rows, reviews = table(run, "predictions.parquet"), Reviews.load(run.path)
+    every = queue(rows, threshold, negative, amounts=amounts, reviewed=reviews.labels)
+    st.caption(
+        f"{review_sentence(every, negative)} Alarms are scores of at least {threshold:.4g}. "
+        + (f"{RISK.capitalize()} is the score times the amount." if amounts else "The highest scores come first.")
+    )
+    found = _filtered(run, rows, every)
     listed = found.head(MOST).collect()
     count = found.select(pl.len()).collect().item()
-    st.caption(f"{count:,} of {counted(rows.height, 'test transaction')}" + (f", the first {MOST} are listed" if count > MOST else ""))
-    if not listed.height:
-        st.info("No transaction matches these filters: widen them.")
-        return
-    columns = {
-        "score": st.column_config.ProgressColumn(format="%.4f", min_value=0, max_value=1),
-        "amount": st.column_config.NumberColumn(format="localized"),
-        "time": st.column_config.DatetimeColumn(format="YYYY-MM-DD HH:mm:ss"),
-    }
-    left_out = [name for name in (*HIDDEN, *([] if has_times(rows) else ["time"])) if name in listed.columns]
-    picked = show_table(listed.drop(left_out), f"{run.name}-transactions", columns=columns, height=320, pick=True)
-    wanted = st.text_input("Explain a transaction", key="transaction", placeholder="id, or select a row above").strip()
-    chosen = listed.row(picked or 0, named=True)
+    if listed.height:
+        st.caption(f"{count:,} of {counted(rows.height, 'test transaction')}" + (f", the first {MOST} are listed" if count > MOST else ""))
+        picked = _list(run, listed, amounts=amounts, timed=has_times(rows))
+    else:
+        left = st.session_state["kind"] == TO_REVIEW
+        st.info("No alarm is left to review here." if left else "No transaction matches these filters: widen them.")
+    export_labels(run, reviews, rows)
+    wanted = st.text_input("Open a transaction", key="transaction", placeholder="id, or select a row above").strip()
     if wanted:
-        match = rows.filter(pl.col("id").cast(pl.String) == wanted)
+        match = every.filter(pl.col("id").cast(pl.String) == wanted).collect()
         if not match.height:
-            st.warning(f"No test transaction has the id {wanted}.")
+            st.warning(f"No test transaction has the id {plain(wanted)}.")
             return
-        chosen = match.with_columns(outcome(threshold, negative)).row(0, named=True)
-    _one(run, rows, chosen, threshold, negative)
+        _one(run, rows, match.row(0, named=True), threshold, negative)
+    elif listed.height:
+        _one(run, rows, listed.row(min(picked or 0, listed.height - 1), named=True), threshold, negative)
 
 
-def _filtered(run: Run, rows: pl.DataFrame, threshold: float, negative: str) -> pl.LazyFrame:
-    """Ask for filters and return the rows that match them, highest scores first."""
-    kind = st.segmented_control("Show", [ALL, *OUTCOMES], default=ALL, required=True, key="kind",
-                                format_func=lambda name: "highest scores" if name == ALL else name)  # fmt: skip
+def _filtered(run: Run, rows: pl.DataFrame, every: pl.LazyFrame) -> pl.LazyFrame:
+    """Ask for filters and return the rows that match them, what is most urgent first."""
+    st.session_state.setdefault("kind", TO_REVIEW)
+    kind = st.segmented_control(
+        "Show", [TO_REVIEW, REVIEWED, *OUTCOMES, ALL], required=True, key="kind", persist_state="session",
+        format_func=lambda name: {ALL: "highest scores", TO_REVIEW: "alarms to review"}.get(name, name),
+    )  # fmt: skip
     left, middle, right = st.columns(3)
-    entity = left.text_input("Card or account", key="entity", placeholder="any").strip() if "entity" in rows.columns else ""
-    days: Any = None
+    entity, days, least = "", None, None
+    if "entity" in rows.columns:
+        entity = left.text_input(_entity(run).capitalize(), key="entity", placeholder="any", persist_state="session").strip()
     if has_times(rows):
         first, last = rows.select(pl.col("time").min().dt.date().alias("a"), pl.col("time").max().dt.date().alias("b")).row(0)
-        days = middle.date_input("Days", (first, last), min_value=first, max_value=last, key="days")
-    least = right.number_input("Lowest amount", value=None, key="least-amount", placeholder="any") if has_amounts(run) else None
-    lazy = rows.lazy().with_columns(outcome(threshold, negative))
-    if kind != ALL:
+        days = middle.date_input("Days", (first, last), min_value=first, max_value=last, key=f"days-{run.name}", persist_state="session")
+    if has_amounts(run):
+        least = right.number_input("Lowest amount", value=None, key="least-amount", placeholder="any", persist_state="session")
+    lazy = every
+    if kind == TO_REVIEW:
+        lazy = lazy.filter(pl.col("alarm") & pl.col("reviewed").is_null())
+    elif kind == REVIEWED:
+        lazy = lazy.filter(pl.col("reviewed").is_not_null())
+    elif kind != ALL:
         lazy = lazy.filter(pl.col("outcome") == kind)
     if entity:
         lazy = lazy.filter(pl.col("entity") == entity)
@@ -86,115 +110,160 @@ def _filtered(run: Run, rows: pl.DataFrame, threshold: float, negative: str) -> 
         lazy = lazy.filter(pl.col("time").dt.date().is_between(*days))
     if least is not None:
         lazy = lazy.filter(pl.col("amount") >= least)
-    return lazy.sort("score", descending=True)
+    return lazy.sort("score" if kind == ALL else RISK, "score", descending=True, maintain_order=True)
+
+
+def _entity(run: Run) -> str:
+    """What an entity is called: card, account or as the column says."""
+    return spoken(str(read(run, "schema.json")["spec"].get("entity") or "card"))
+
+
+def _list(run: Run, listed: pl.DataFrame, *, amounts: bool, timed: bool) -> int | None:
+    """Show the list; return the number of the selected row."""
+    words = label_words(read(run, "schema.json")["classes"])
+    known = {name: text for name, text in words.items() if text != name}
+    frame = listed.with_columns(pl.col("label", "reviewed").replace(known))
+    if len(words) > 2:
+        frame = frame.with_columns(pl.col("class").replace(known).alias("predicted"))
+    reasons = reasons_of(run, frame["id"].head(EXPLAINED).to_list())
+    if reasons is not None:
+        frame = frame.with_columns(why=pl.Series([*reasons, *[None] * (frame.height - len(reasons))], dtype=pl.String))
+    entity = _entity(run)
+    frame = frame.rename({"entity": entity} if "entity" in frame.columns and entity not in frame.columns else {})
+    shown = ["id", *([RISK] if amounts else []), "score", *(["amount"] if amounts else []), *(["time"] if timed else []), entity, "why", "outcome",
+             "label", "reviewed", "predicted"]  # fmt: skip
+    columns = {
+        RISK: st.column_config.NumberColumn(format="localized", help="score times amount, in the currency of the table"),
+        "score": st.column_config.ProgressColumn(format="%.4f", min_value=0, max_value=1),
+        "amount": st.column_config.NumberColumn(format="localized"),
+        "time": st.column_config.DatetimeColumn(format="YYYY-MM-DD HH:mm:ss"),
+        "why": st.column_config.TextColumn(width="large", help=f"the strongest reason; for the first {EXPLAINED} rows"),
+    }
+    frame = frame.select(name for name in shown if name in frame.columns)
+    frame = frame.with_columns(pl.col(name).round(2) for name in (RISK, "amount") if name in frame.columns)
+    return show_table(frame, f"{run.name}-transactions", columns=columns, height=320, pick=True)
 
 
 def _one(run: Run, rows: pl.DataFrame, chosen: dict[str, Any], threshold: float, negative: str) -> None:
-    """Show one transaction: score and label, the timeline of its entity, and an explanation."""
-    st.header(f"Transaction {chosen['id']}")
-    tiles = {"Score": f"{chosen['score']:.4f}", "Outcome": chosen["outcome"] or "unknown", "Label": str(chosen["label"] or "unknown")}
-    if has_amounts(run):
-        tiles["Amount"] = f"{chosen['amount']:,.2f}"
+    """Show one transaction: what is known of it, buttons to label it, why it has its score, and its card."""
+    classes = read(run, "schema.json")["classes"]
+    words, amounts = label_words(classes), has_amounts(run)
+    st.header(f"Transaction {plain(chosen['id'])}")
+    tiles = {"Score": f"{chosen['score']:.4f}"}
+    if amounts:
+        tiles |= {"Amount": f"{chosen['amount']:,.2f}", "Money at risk": f"{chosen[RISK]:,.2f}"}
+    tiles |= {"Label": words.get(chosen["label"], "unknown"), "Outcome": chosen["outcome"] or ("alarm" if chosen["alarm"] else "no alarm")}
     for column, (title, value) in zip(st.columns(len(tiles)), tiles.items(), strict=True):
         column.metric(title, value)
-    if chosen["time"] is not None:
-        st.caption(f"{chosen['time']:%Y-%m-%d %H:%M:%S}")
-    used = attention_of(chosen)
-    nodes = set(chosen.get("global_nodes") or [])
-    if chosen.get("entity") is not None and chosen["time"] is not None:
-        st.subheader(f"Test transactions of {chosen['entity']}")
-        same = rows.lazy().filter(pl.col("entity") == chosen["entity"]).with_columns(outcome(threshold, negative)).collect()
-        ids = same["id"].to_list()
-        attention, is_node = [float(used.get(name, 0.0)) for name in ids], [name in nodes for name in ids]
-        line = same.select("id", "time", "score", "amount", "outcome").with_columns(
-            chosen=pl.col("id") == chosen["id"], attention=pl.Series(attention), global_node=pl.Series(is_node)
-        )
-        show_chart(
-            timeline_chart(line, threshold=threshold), f"{chosen['id']}-timeline", about="scores of the entity's transactions over time"
-        )
-        marks = "Larger marks: more attention. Pink diamonds: global nodes of sparse attention. " if run.has_network else ""
-        st.caption(f"Blue ring: this transaction. {marks}Dashed line: the threshold.")
-    st.subheader("Explanation")
-    if not run.has_network:
-        st.markdown("There is no attention to earlier transactions: this run is boosted trees and has no network.")
-    elif not used:
-        st.markdown(
-            "There is no attention to earlier transactions: this is the first one of its entity, the model has no attention weights, or an "
-            "older version wrote the run."
-        )
-    if st.toggle("Read the table and the model: contributions of the fields, and transactions before the test", key="deep"):
-        _deep(run, chosen, used, nodes)
-    elif used:
-        earlier = pl.DataFrame(
-            {"id": list(used), "attention": list(used.values()), "global node": [name in nodes for name in used]}, strict=False
-        )
-        known = rows.lazy().select("id", "time", "amount", "label", "score").collect()
-        show_table(
-            earlier.join(known, on="id", how="left", maintain_order="left"),
-            f"{chosen['id']}-attended",
-            columns={"attention": _share_column()},
-        )
-        st.caption(
-            "Earlier transactions with the most attention. Those without a score are before the test rows. Attention shows which "
-            "transactions the model used, not what caused the score."
-        )
+    said = [f"{chosen['time']:%A, %Y-%m-%d %H:%M:%S}"] if chosen["time"] is not None else []
+    said += [f"{_entity(run)} {plain(chosen['entity'])}"] if chosen.get("entity") is not None else []
+    said += [f"reviewed: {words[chosen['reviewed']]}"] if chosen["reviewed"] in words else []
+    st.caption(" · ".join(said))
+    _buttons(run, chosen, classes, words)
+    _why(run, rows, chosen, threshold, negative)
 
 
-def _deep(run: Run, chosen: dict[str, Any], used: dict[Any, float], nodes: set[Any]) -> None:
-    """Show the contributions of the fields, and the transactions that the model read."""
-    from balancer.inference.contributions import AVERAGE
+def _buttons(run: Run, chosen: dict[str, Any], classes: list[str], words: dict[str, str]) -> None:
+    """Offer to confirm or to dismiss a transaction, and to take the last decision back."""
+    kind, identity = classes[1], chosen["id"] if isinstance(chosen["id"], int) else str(chosen["id"])
+    if len(classes) > 2:
+        frauds = classes[1:]
+        first = frauds.index(chosen["class"]) if chosen["class"] in frauds else 0
+        kind = st.selectbox("Kind of fraud", frauds, first, key=f"fraud-class-{chosen['id']}", width=320)
+    with st.container(horizontal=True):
+        given: str | None = None
+        if st.button("Confirm fraud", type="primary", icon=":material/gpp_bad:", key="confirm"):
+            given = kind
+        if st.button("Dismiss: legitimate", icon=":material/verified_user:", key="dismiss"):
+            given = classes[0]
+        taken_back = st.button("Undo the last decision", icon=":material/undo:", key="undo", type="tertiary",
+                               disabled=not Reviews.load(run.path).decided)  # fmt: skip
+    if given is not None:
+        review(run.path, identity, given, classes=classes)
+        st.toast(f"Transaction {plain(identity)} is labelled: {plain(words[given])}")
+        st.rerun()
+    if taken_back:
+        undo(run.path)
+        st.toast("The last decision is taken back")
+        st.rerun()
 
-    try:
-        data, model = dataset(run), trained(run)
-    except InputError as error:
-        st.error(str(error))
-        return
-    store = data.store
-    (place,) = (data.ids == chosen["id"]).arg_true().to_list()
+
+def _why(run: Run, rows: pl.DataFrame, chosen: dict[str, Any], threshold: float, negative: str) -> None:
+    """Show why the transaction has its score, and the earlier ones of its card."""
+    st.session_state.setdefault("deep", not waits(run))
+    explained: Explained | None = None
+    deep = st.toggle(
+        "Explain with the table and the model", key="deep", persist_state="session",
+        help="reads the table that the run was trained on; off at first for a large one, because it takes a while",
+    )  # fmt: skip
+    if deep:
+        try:
+            explained = explain(run, chosen["id"])
+        except InputError as error:
+            st.warning(f"The reasons can't be computed: {plain(error)}")
+        else:
+            if st.session_state.get("explained-run") != run.name:  # the list above can have reasons now
+                st.session_state["explained-run"] = run.name
+                st.rerun()
     left, right = st.columns(2)
     with left:
-        st.markdown("**Contributions of the fields**")
-        found = model.contributions(data, np.array([place]))
-        fields = found.frame(data).drop("row")
-        show_chart(
-            contributions_chart(fields.filter(pl.col("field") != AVERAGE)), f"{chosen['id']}-fields", about="change in log-odds by field"
-        )
-        st.caption(found.note())
-        with st.expander("All contributions as a table"):
-            show_table(fields, f"{chosen['id']}-contributions", columns={"contribution": st.column_config.NumberColumn(format="%+.3f")})
+        st.subheader("Why")
+        if explained is not None:
+            _reasons(explained, str(chosen["id"]))
+        else:
+            st.markdown("Without the table and the model only the score is known, not its reasons.")
     with right:
-        network = model.detector.model
-        st.markdown("**Transactions that the model read**" if network else "**Earlier transactions**")
-        length = SHOWN_EARLIER if network is None else network.config.history_length
-        first = max(int(store.start[place]), place - length + 1)
-        at = list(range(place, first - 1, -1))
-        ids = data.ids[at].to_list()
-        frame = pl.DataFrame(
-            {
-                "id": ids,
-                "attention": [used.get(name) for name in ids],
-                "time": pl.Series([store.time[row] * 1e6 for row in at]).cast(pl.Int64).cast(pl.Datetime("us")),
-                "amount": [float(store.amount[row]) for row in at],
-                "label": [data.schema.classes[int(store.label[row])] if store.label[row] >= 0 else None for row in at],
-                "global node": [name in nodes for name in ids],
-            },
-            strict=False,
-        )
-        frame = frame.drop("attention", "global node") if network is None else frame
-        frame = frame if data.schema.spec.time is not None else frame.drop("time")
-        show_table(frame, f"{chosen['id']}-history", columns={"attention": _share_column()}, height=420 if frame.height > 11 else None)
-        if network is None:
-            st.caption("This transaction is first. The fields of the trees are computed from all earlier ones.")
-            return
-        shown = sum(used.values())
-        st.caption(
-            f"This transaction is first. The earlier ones with a number have {percent(shown, 0)} of its attention. Labels become known "
-            "after the score."
-        )
+        st.subheader(f"This {_entity(run)} until then")
+        _history(run, rows, chosen, threshold, negative, explained)
 
 
-def _share_column() -> Any:
-    return st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1)
+def _reasons(explained: Explained, name: str) -> None:
+    """Show the reasons of a score in words, and all contributions."""
+    if explained.reasons:
+        st.markdown("\n".join(f"- {plain(text)}" for text in explained.reasons))
+    else:
+        st.markdown("No field raises the score above that of an average transaction.")
+    if explained.against:
+        st.caption("Against fraud: " + "; ".join(plain(text) for text in explained.against))
+    with st.expander("What each field adds", expanded=False):
+        show_chart(contributions_chart(explained.bars), f"{name}-fields", about="change in log-odds by field")
+        st.caption(plain(explained.note))
+        show_table(explained.fields, f"{name}-contributions", columns={"contribution": st.column_config.NumberColumn(format="%+.3f")})
+
+
+def _history(run: Run, rows: pl.DataFrame, chosen: dict[str, Any], threshold: float, negative: str, explained: Explained | None) -> None:
+    """Show the transactions of the card up to the chosen one."""
+    words, amounts, timed = label_words(read(run, "schema.json")["classes"]), has_amounts(run), chosen["time"] is not None
+    name = str(chosen["id"])
+    if explained is not None:
+        frame, left_out = earlier_of_table(explained.data, explained.place, rows, threshold, most=SHOWN_EARLIER)
+    elif chosen.get("entity") is not None and timed:
+        frame, left_out = earlier_of_test(rows, chosen, threshold, negative, most=SHOWN_EARLIER)
+    else:
+        st.markdown("The table names no card or account, so there are no earlier transactions.")
+        return
+    frame = attention_frame(frame.with_columns(pl.col("label").replace(words)), chosen)
+    if timed:
+        chart: Chart = card_chart(frame, amounts=amounts)
+        show_chart(chart, f"{name}-timeline", about="transactions of the card by time and amount; alarms are marked")
+        st.caption("Blue ring: this transaction." + (f" {left_out:,} earlier ones are not shown." if left_out else ""))
+    elif left_out:
+        st.caption(f"{left_out:,} earlier ones are not shown.")
+    dropped = ["chosen", *([] if timed else ["time"]), *([] if amounts else ["amount"])]
+    columns = {"attention": st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1, help="how much the network used it"),
+               "amount": st.column_config.NumberColumn(format="localized"), "score": st.column_config.NumberColumn(format="%.4f"),
+               "time": st.column_config.DatetimeColumn(format="YYYY-MM-DD HH:mm")}  # fmt: skip
+    show_table(frame.drop(dropped), f"{name}-history", columns=columns, height=320 if frame.height > 8 else None)
+    notes = [
+        "This transaction is first. Rows before the test have no score." if explained is not None else "Only test rows are known here."
+    ]
+    if "attention" in frame.columns:
+        notes.append("Attention shows which earlier transactions the network used, not what caused the score.")
+    elif run.has_network:
+        notes.append("There is no attention to earlier transactions.")
+    else:
+        notes.append("This run is boosted trees and has no network, so no attention is shown.")
+    st.caption(" ".join(notes))
 
 
 if __name__ == "__main__":
