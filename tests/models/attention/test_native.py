@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from balancer.models.attention import native
+from balancer.errors import InputError
+from balancer.models.attention import native, reference
 from balancer.models.attention.functional import sparse_attention
 from balancer.models.attention.layout import Layout
 from balancer.models.attention.selection import select_globals
@@ -58,8 +59,6 @@ def test_equals_float64_in_every_instruction_set(
 ) -> None:
     layout = Layout(window, min(chunk, window), causal, mode)  # type: ignore[arg-type]
     leaves, index, padding = problem(n, d, k, layout, gated=gated, padded=padded, seed=seed)
-    from balancer.models.attention import reference
-
     exact = [x.double().requires_grad_() for x in leaves]
     expected = reference.run(*exact[:3], exact[3] if gated else None, index, padding, layout)
     upstream = torch.randn(expected.shape, generator=torch.Generator().manual_seed(9))
@@ -147,6 +146,29 @@ def test_is_an_operator_that_torch_can_check_and_trace(gated: bool) -> None:
     compiled = torch.compile(attend, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(*own[:3], score), attend(*own[:3], score))
     compiled(*own[:3], score).sum().backward()
+
+
+def test_a_variable_restricts_the_instruction_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    unmemorized = native.instruction_set.__wrapped__
+    monkeypatch.setenv("BALANCER_INSTRUCTIONS", "portable")
+    assert unmemorized() == 0
+    monkeypatch.setenv("BALANCER_INSTRUCTIONS", "sse9")
+    with pytest.raises(InputError, match="sse9"):
+        unmemorized()
+
+
+@pytest.mark.parametrize("isa", range((native.instruction_set() or 0) + 1))
+def test_large_results(isa: int) -> None:
+    # Large enough for large pages, with a head of a width that is no constant of the kernel.
+    leaves, index, _ = problem(15_000, 24, 3, LAYOUT, gated=False, padded=False)
+    out, lse = torch.full_like(leaves[0], 7.0), torch.empty(2, 3, 15_000)
+    native._call(*leaves, None, index, None, 16, 8, True, False, out, lse, isa=isa)
+    last = [x[:, -40:] for x in leaves]
+    none = index.new_full((2, 5, 0), -1)
+    wanted = reference.run(*last, None, none, None, LAYOUT)
+    assert not torch.equal(out[:, -8:], wanted[:, -8:])  # global nodes count
+    native._call(*leaves, None, index[..., :0], None, 16, 8, True, False, out, lse, isa=isa)
+    torch.testing.assert_close(out[:, -8:], wanted[:, -8:], atol=3e-6, rtol=0)
 
 
 def test_refuses_in_words() -> None:

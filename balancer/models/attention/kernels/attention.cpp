@@ -8,7 +8,11 @@
 #include <cmath>
 #include <cstdint>
 #include <exception>
+#include <fstream>
+#include <initializer_list>
 #include <new>
+#include <sstream>
+#include <string>
 #include <thread>
 #include <type_traits>
 #include <vector>
@@ -147,13 +151,36 @@ EXPORT int32_t balancer_attention_isa() {
 // The size of Problem, by which native.py detects a library of another version.
 EXPORT int64_t balancer_attention_layout() { return (int64_t)sizeof(Problem); }
 
-// Let a large result that is written for the first time consist of large pages, as NumPy does for its arrays: to
-// get it in pages of 4 KiB would take longer than to compute it.
-static void useLargePages([[maybe_unused]] float* start, [[maybe_unused]] int64_t count) {
+// Bytes of the free blocks of memory of at least 2 MiB; 0 where that is not known.
+static int64_t freeInLargeBlocks() {
+    int64_t bytes = 0;
+#if defined(__linux__)
+    std::ifstream file("/proc/buddyinfo");
+    for (std::string line; std::getline(file, line);) {
+        // Node 0, zone Normal, then the number of free blocks of 4 KiB, 8 KiB, ...
+        std::istringstream words(line.substr(std::min(line.size(), line.find("zone"))));
+        std::string word;
+        words >> word >> word;
+        int64_t size = 4096, count = 0;
+        for (; words >> count; size *= 2) bytes += size >= (2 << 20) ? count * size : 0;
+    }
+#endif
+    return bytes;
+}
+
+// Let large results that are written for the first time consist of large pages: to get them in pages of 4 KiB
+// would take as long as to compute them. Only where enough of them are free, because the kernel would stop the
+// process to make some.
+static void useLargePages([[maybe_unused]] std::initializer_list<float*> results, [[maybe_unused]] int64_t count) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
+    if (count < LARGE) return;
     constexpr uintptr_t PAGE = 4096;
-    const uintptr_t from = (reinterpret_cast<uintptr_t>(start) + PAGE - 1) / PAGE * PAGE, to = reinterpret_cast<uintptr_t>(start + count) / PAGE * PAGE;
-    if (count >= LARGE && to > from) madvise(reinterpret_cast<void*>(from), to - from, MADV_HUGEPAGE);
+    int64_t free = freeInLargeBlocks();
+    for (float* start : results) {
+        const uintptr_t from = (reinterpret_cast<uintptr_t>(start) + PAGE - 1) / PAGE * PAGE, to = reinterpret_cast<uintptr_t>(start + count) / PAGE * PAGE;
+        free -= 2 * (to - from);
+        if (start && free > 0) madvise(reinterpret_cast<void*>(from), to - from, MADV_HUGEPAGE);
+    }
 #endif
 }
 
@@ -166,8 +193,8 @@ EXPORT int32_t balancer_attention_run(const Problem* problem) {
     if (isa == 1) heads = avx2::runHeads;
     if (isa == 2) heads = avx512::runHeads;
 #endif
-    for (float* result : {p.grad ? p.dq : p.out, p.grad ? p.dk : nullptr, p.grad ? p.dv : nullptr})
-        if (result) useLargePages(result, p.B * p.n * p.H * p.d);
+    if (p.grad) useLargePages({p.dq, p.dk, p.dv}, p.B * p.n * p.H * p.d);
+    else useLargePages({p.out}, p.B * p.n * p.H * p.d);
     std::atomic<int64_t> next{0};
     std::atomic<int32_t> failed{0};
     auto work = [&] {
