@@ -41,7 +41,7 @@ from balancer.app.weights_charts import epochs_chart, surface_chart, weights_cha
 __all__ = [
     "BLUE", "COLOURS", "GREEN", "GREY", "HEIGHT", "MODEL_COLOURS", "ORANGE", "OUTCOMES", "OUTCOME_COLOURS", "OUTCOME_SHAPES", "PINK",
     "VERMILION", "WIDTH", "Chart", "alarms_chart", "bars_chart", "calibration_chart", "confusion_chart", "contributions_chart", "cost_chart",
-    "curves_chart", "epochs_chart", "labelled", "rate_chart", "roc_chart", "surface_chart", "svg", "threshold_chart", "timeline_chart",
+    "curves_chart", "epochs_chart", "labelled", "rate_chart", "roc_chart", "sensitivity_chart", "surface_chart", "svg", "threshold_chart", "timeline_chart",
     "weights_chart",
 ]  # fmt: skip
 OUTCOMES = ["caught", "missed", "false alarm", "passed"]
@@ -272,15 +272,12 @@ def contributions_chart(fields: pl.DataFrame, *, most: int = 12) -> alt.Chart:
         shown = pl.concat([shown, pl.DataFrame([others | {"name": name}], schema=shown.schema)])
     signed = [f"{contribution:+.2f}  {name}" for contribution, name in zip(shown["contribution"], shown["name"], strict=True)]
     shown = shown.with_columns(name=pl.Series(signed, dtype=pl.String))
-    # The labels are above the bars, because beside them they would leave no width to the bars.
-    inside: dict[str, Any] = {"labelAlign": "left", "labelPadding": 0, "labelOffset": -7, "labelLimit": alt.ExprRef("width"), "zindex": 1}
-    above = alt.Axis(title=None, ticks=False, domain=False, **inside)
     chart: alt.Chart = (
         alt.Chart(shown)
         .mark_bar(size=10, yOffset=8)
         .encode(
             alt.X("contribution:Q", title="contribution to the log-odds of fraud"),
-            alt.Y("name:N", title="field and its value", sort=None, axis=above),
+            alt.Y("name:N", title="field and its value", sort=None, axis=_labels_above()),
             alt.Color(
                 "direction:N",
                 title=None,
@@ -301,15 +298,47 @@ def contributions_chart(fields: pl.DataFrame, *, most: int = 12) -> alt.Chart:
 
 
 def bars_chart(frame: pl.DataFrame, *, x: str, y: str, x_title: str, y_title: str) -> alt.Chart:
-    """Plot horizontal bars of `x` by `y`, in the order of the frame."""
+    """Plot horizontal bars of `x` by `y`, each below its label, in the order of the frame."""
     chart: alt.Chart = (
         alt.Chart(frame)
-        .mark_bar(color=BLUE)
+        .mark_bar(color=BLUE, size=10, yOffset=8)
         .encode(
-            alt.X(f"{x}:Q", title=x_title),
-            alt.Y(f"{y}:N", title=y_title, sort=None, axis=alt.Axis(labelLimit=130)),
+            alt.X(f"{x}:Q", title=x_title, axis=axis("~s")),
+            alt.Y(f"{y}:N", title=y_title, sort=None, axis=_labels_above()),
             tooltip=[tip(f"{y}:N", y_title), tip(x, x_title, ",.4~g")],
         )
-        .properties(height=70 + 26 * frame.height)
+        .properties(height=40 + 34 * frame.height)
     )
     return chart
+
+
+def sensitivity_chart(layers: pl.DataFrame) -> alt.Chart:
+    """Plot how much the scores change when one layer is rounded to INT8, the most sensitive layer first.
+
+    Args:
+        layers: Columns `layer, divergence` (nats per row) and `precision`, which the layer has now.
+    """
+    colours = {"int8": BLUE, "bf16": ORANGE, "fp16": GREEN, "fp32": PINK}
+    shown = layers.with_columns(pl.col("divergence").clip(1e-12))  # a logarithmic axis can't show zero
+    names = shown["precision"].unique(maintain_order=True).to_list()
+    scale = alt.Scale(domain=names, range=[colours.get(name, GREY) for name in names])
+    chart: alt.Chart = (
+        alt.Chart(shown.sort("divergence", descending=True, maintain_order=True))
+        .mark_point(filled=True, size=80, opacity=1, yOffset=8)
+        .encode(
+            alt.X("divergence:Q", title="divergence in INT8 (nats per row, log scale)", scale=alt.Scale(type="log"), axis=axis("~e")),
+            alt.Y("layer:N", title="layer", sort=None, axis=_labels_above()),
+            alt.Color("precision:N", scale=scale, legend=legend(4, "precision now")),
+            alt.Shape("precision:N", legend=legend(4, "precision now")),
+            tooltip=[tip("layer:N", "layer"), tip("precision:N", "precision now"), tip("divergence", "divergence (nats per row)", ".2e")],
+        )
+        .properties(height=40 + 34 * layers.height)
+    )
+    return chart
+
+
+def _labels_above() -> alt.Axis:
+    """Place the labels of rows above the marks, because beside them they would leave no width to the plot."""
+    inside: dict[str, Any] = {"labelAlign": "left", "labelPadding": 0, "labelOffset": -7, "labelLimit": alt.ExprRef("width"), "zindex": 1}
+    above: alt.Axis = alt.Axis(title=None, ticks=False, domain=False, **inside)
+    return above

@@ -26,10 +26,25 @@ STYLE = """<style>
 /* Columns wrap instead of cutting off numbers or squeezing charts; two columns usually hold charts. */
 [data-testid="stColumn"] { min-width: 11rem; }
 [data-testid="stHorizontalBlock"]:has(> [data-testid="stColumn"]:first-child:nth-last-child(2)) > [data-testid="stColumn"] { min-width: 21rem; }
+@media (max-width: 1199px) {
+  /* One column of charts; tiles and fields still lie side by side as far as they fit. */
+  [data-testid="stHorizontalBlock"]:has(> [data-testid="stColumn"]:first-child:nth-last-child(2)) > [data-testid="stColumn"],
+  [data-testid="stColumn"]:has([data-testid="stVegaLiteChart"]) { min-width: 100%; }
+  [data-testid="stMainBlockContainer"] { padding-left: 1rem; padding-right: 1rem; }
+}
+/* Numbers and titles of tiles wrap; nothing of them is cut off. */
+[data-testid="stMetric"] * { white-space: normal; overflow: visible; text-overflow: clip; overflow-wrap: anywhere; }
+[data-testid="stHeading"] * { overflow-wrap: anywhere; }
 /* Streamlit makes each panel of stacked charts as wide as the container, without its axis. */
 [class*="st-key-stacked-"] { padding-right: 5rem; }
 /* A chart that is too wide scrolls, not the page. */
 [class*="st-key-wide-"] { overflow-x: auto; }
+/* Captions are readable: at least 4.5 to 1 on both themes. */
+[data-testid="stCaptionContainer"], [data-testid="stCaptionContainer"] p { color: inherit; }
+[data-testid="stCaptionContainer"] { opacity: 0.8; }
+/* White on the blue of the light theme has a contrast of 5 to 1 on both themes. */
+[data-testid="stBaseButton-primary"] { background-color: #0072B2; border-color: #0072B2; color: #FFFFFF; }
+[data-testid="stBaseButton-primary"]:hover { background-color: #005A8C; border-color: #005A8C; color: #FFFFFF; }
 </style>"""
 
 

@@ -58,8 +58,8 @@ def weights_chart(epochs: pl.DataFrame, drawn: pl.DataFrame | None = None) -> al
         base = alt.Chart(long).encode(
             alt.X("epoch:Q", title="epoch", axis=axis("d", tickMinStep=1), scale=alt.Scale(nice=False)),
             alt.Y("value:Q", title=title, axis=axis(number, tickCount=5), scale=alt.Scale(zero=what != "metric")),
-            alt.Color(f"{what}:N", sort=None, scale=alt.Scale(range=COLOURS), legend=legend(2)),
-            alt.Shape(f"{what}:N", sort=None, legend=legend(2)),
+            alt.Color(f"{what}:N", sort=None, scale=alt.Scale(range=COLOURS), legend=legend(1)),
+            alt.Shape(f"{what}:N", sort=None, legend=legend(1)),
         )
         points = base.mark_point(filled=True).encode(
             size=alt.condition(hovered, alt.value(110), alt.value(40)),
@@ -69,7 +69,12 @@ def weights_chart(epochs: pl.DataFrame, drawn: pl.DataFrame | None = None) -> al
                 tip("value", title, number.replace(".", ".2") if "%" in number else ".4f"),
             ],
         )
-        line = alt.Chart(epochs.select("epoch")).mark_rule(color=GREY).encode(alt.X("epoch:Q", title="epoch")).transform_filter(hovered)
+        line = (
+            alt.Chart(epochs.select("epoch"))
+            .mark_rule(color=GREY, aria=False)
+            .encode(alt.X("epoch:Q", title="epoch"))
+            .transform_filter(hovered)
+        )
         panels.append((base.mark_line() + points.properties(name=f"panel{place}").add_params(hover) + line).properties(height=120))
     chart: alt.VConcatChart = alt.vconcat(*panels).resolve_scale(color="independent", shape="independent")
     return chart
