@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -149,7 +149,7 @@ def instructions() -> str:
 
 def kernels(
     lengths: Iterable[int],
-    growth_lengths: Iterable[int],
+    growth_lengths: Sequence[int],
     memory_lengths: Iterable[int],
     *,
     budget: float,
@@ -160,7 +160,7 @@ def kernels(
     Args:
         lengths: numbers of tokens at which dense attention is timed too.
         growth_lengths: larger numbers of tokens, at which only the growth of the time is measured, without
-            dense attention.
+            dense attention; without them no growth is computed.
         memory_lengths: numbers of tokens at which memory is measured.
         budget: seconds for one length, direction and kind of passes; three rounds are made in any case.
         directions: True for causal attention, False for bidirectional attention.
@@ -188,7 +188,7 @@ def kernels(
                     {"tokens": length, "causal": causal, "passes": passes} | compared(interleaved(calls, budget, clock=processor_seconds))
                 )
                 print(cells[-1], flush=True)
-    found = growth(cells)
+    found = growth(cells) if growth_lengths else []
     return {
         "setting": asdict(setting) | {"threads": torch.get_num_threads(), "dtype": "float32"},
         "instructions": instructions(),
