@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from balancer.app.aggregates import attention_of, outcome
-from balancer.app.chart_parts import BLUE, GREEN, GREY, HEIGHT, ORANGE, VERMILION
+from balancer.app.chart_parts import BLUE, GREEN, GREY, HEIGHT, ORANGE, PURPLE, SKY, VERMILION
 from balancer.data.dataset import Dataset
 from balancer.names import counted
 
@@ -18,8 +18,8 @@ RISK = "money at risk"
 KINDS = ["alarm on fraud", "alarm on a legitimate one", "alarm, label unknown", "fraud without alarm", "no alarm", "fraud before the test",
          "before the test"]  # fmt: skip
 """What a transaction of a timeline is."""
-_COLOURS = [GREEN, ORANGE, BLUE, VERMILION, GREY, VERMILION, GREY]
-_SHAPES = ["triangle-up", "square", "diamond", "cross", "circle", "stroke", "stroke"]
+_COLOURS = [GREEN, ORANGE, PURPLE, VERMILION, GREY, VERMILION, SKY]
+_SHAPES = ["triangle-up", "square", "diamond", "cross", "circle", "triangle-down", "circle"]
 
 
 def queue(rows: pl.DataFrame, threshold: float, negative: str, *, amounts: bool, reviewed: Mapping[Any, str]) -> pl.LazyFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,9 +20,8 @@ COST, CAUGHT, ALARMS, PRECISION = "total cost", "frauds caught", "alarms", "prec
 CHOSEN_ON, TEST = "rows that choose the threshold", "test rows"
 PICK = "pick"
 """Name of the selection of a point of the curve."""
-_MOST_SHOWN = 1.6
-"""The axis of costs ends at this multiple of the cost without any alarm: further down everything is an
-alarm."""
+_MOST_SHOWN = 6.0
+"""The axis of costs ends at this multiple of the lowest cost: above, nearly all or no rows are alarms."""
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,11 @@ def decision_chart(
     table = table.with_columns(at=pl.col("threshold").clip(lowest, 1.0))
     if shown == ALARMS:
         table = table.filter(pl.col(ALARMS) > 0)
-    y_scale = {COST: alt.Scale(domain=_cost_range(table), nice=False) if shown == COST else None, ALARMS: alt.Scale(type="log", nice=False)}
-    x = alt.X("at:Q", title="threshold: lowest score that raises an alarm (log scale)", axis=alt.Axis(format="~g"),
+    y_scale = {
+        COST: alt.Scale(domain=_cost_range(table, (current, proposed)), nice=False) if shown == COST else None,
+        ALARMS: alt.Scale(type="log", nice=False),
+    }
+    x = alt.X("at:Q", title="threshold (score, log scale)", axis=alt.Axis(format="~g"),
               scale=alt.Scale(type="log", domain=[lowest, 1], nice=False))  # fmt: skip
     y = alt.Y(
         f"{shown}:Q", title=titles[shown], axis=alt.Axis(format=_FORMATS[shown]), scale=y_scale.get(shown) or alt.Scale(domain=[0, 1])
@@ -145,7 +148,7 @@ def decision_chart(
     )
     layers: list[alt.Chart | alt.LayerChart] = [lines]
     if cheapest is not None and shown == COST:
-        layers.append(_mark(table, main, cheapest, x, y, "cheapest", GREEN, -16))
+        layers.append(_mark(table, main, cheapest, x, y, "cheapest", GREEN, 18))
     marks = (
         [("in use", current, GREY, [5, 4])]
         if current == proposed
@@ -157,7 +160,7 @@ def decision_chart(
         layers.append(
             value.mark_text(color=colour, align="left", dx=4, y=8 + 15 * place, fontWeight="bold").encode(alt.X("at:Q"), text="text:N")
         )
-    chart: alt.LayerChart = alt.LayerChart(layer=[*layers, points]).properties(height=HEIGHT)
+    chart: alt.LayerChart = alt.LayerChart(layer=[*layers, points]).properties(height=HEIGHT + 60)
     return chart
 
 
@@ -173,12 +176,12 @@ def _mark(table: pl.DataFrame, rows: str, threshold: float, x: alt.X, y: alt.Y, 
     return marked
 
 
-def _cost_range(table: pl.DataFrame) -> list[float]:
-    """The costs that are shown: what an alarm on every row costs would flatten the rest."""
-    none = table.filter(pl.col("threshold") == pl.col("threshold").max().over("rows"))[COST].max()
-    low, high = table[COST].min(), table[COST].max()
-    assert isinstance(none, float) and isinstance(low, float) and isinstance(high, float)
-    return [0.0, max(min(high, max(none, low) * _MOST_SHOWN), 1e-9)]
+def _cost_range(table: pl.DataFrame, thresholds: Sequence[float]) -> list[float]:
+    """The costs that are shown: those around the lowest one and at the marked thresholds."""
+    cost = table[COST].to_numpy()
+    low, high = float(cost.min()), float(cost.max())
+    marked = [float(cost[np.abs(table["threshold"].to_numpy() - each).argmin()]) for each in thresholds]
+    return [0.0, max(min(high, max(low * _MOST_SHOWN, *(1.3 * each for each in marked))), 1e-9)]
 
 
 Kind = Literal["share", "rate", "money", "count", "number"]
@@ -202,6 +205,15 @@ def said(value: float | None, kind: Kind, *, signed: bool = False) -> str:
     if sign and not any(each in "123456789" for each in text):
         return "0" + (" points" if points else "")
     return sign + text
+
+
+def said_interval(interval: tuple[float, float] | None, kind: Kind, *, signed: bool = False) -> str:
+    """Format an interval, with the unit once; a dash where there is none."""
+    if interval is None:
+        return "–"
+    low, high = (said(limit, kind, signed=signed) for limit in interval)
+    unit = next((each for each in (" points", " %") if high.endswith(each)), "")
+    return f"{low.removesuffix(unit)} to {high}"
 
 
 def tone(change: Change) -> Tone:
@@ -240,10 +252,8 @@ def cost_sentence(difference: Change, cheapest: float, *, what: str = "The thres
     value, interval = difference.difference.value, difference.difference.interval
     if not value:
         return f"{what} has the lowest total cost."
-    said_interval = (
-        "" if interval is None else f" (95 %: {said(interval[0], 'money', signed=True)} to {said(interval[1], 'money', signed=True)})"
-    )
+    noise = "" if interval is None else f" (95 %: {said_interval(interval, 'money', signed=True)})"
     if not difference.clear:
-        return f"The cheapest threshold, {cheapest:.4g}, makes no clear difference in cost: {said(value, 'money', signed=True)}{said_interval}."
+        return f"The cheapest threshold, {cheapest:.4g}, makes no clear difference in cost: {said(value, 'money', signed=True)}{noise}."
     more = "less" if value < 0 else "more on the test rows, although it was the cheapest on the rows that choose"
-    return f"The cheapest threshold, {cheapest:.4g}, costs {abs(value):,.0f} {more}{said_interval}."
+    return f"The cheapest threshold, {cheapest:.4g}, costs {abs(value):,.0f} {more}{noise}."

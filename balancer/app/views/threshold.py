@@ -50,6 +50,7 @@ from balancer.app.threshold_curves import (
     curves,
     decision_chart,
     said,
+    said_interval,
     tone,
 )
 from balancer.evaluation.operating_points import NO_ALARM, OperatingPoints
@@ -261,10 +262,7 @@ def _side_by_side(changes: Changes, costs: Costs | None, saved: float, threshold
     found = changes_table(changes, costs)
 
     def interval(change: Change, which: str, kind: Any, *, signed: bool = False) -> str:
-        limits = getattr(change, which).interval
-        if limits is None:
-            return "–"
-        return f"{said(limits[0], kind, signed=signed)} to {said(limits[1], kind, signed=signed)}"
+        return said_interval(getattr(change, which).interval, kind, signed=signed)
 
     if threshold == saved:
         rows = {

@@ -122,12 +122,15 @@ def _list(run: Run, listed: pl.DataFrame, *, amounts: bool, timed: bool) -> int 
     """Show the list; return the number of the selected row."""
     words = label_words(read(run, "schema.json")["classes"])
     known = {name: text for name, text in words.items() if text != name}
-    frame = listed.with_columns(pl.col("label", "reviewed").replace(known))
+    frame = listed.with_columns(pl.col("label").replace(known).fill_null("unknown"), pl.col("reviewed").replace(known).fill_null("–"))
+    frame = frame.with_columns(pl.col("outcome").fill_null(pl.when("alarm").then(pl.lit("alarm")).otherwise(pl.lit("no alarm"))))
     if len(words) > 2:
         frame = frame.with_columns(pl.col("class").replace(known).alias("predicted"))
     reasons = reasons_of(run, frame["id"].head(EXPLAINED).to_list())
     if reasons is not None:
-        frame = frame.with_columns(why=pl.Series([*reasons, *[None] * (frame.height - len(reasons))], dtype=pl.String))
+        frame = frame.with_columns(
+            why=pl.Series([*(text or "–" for text in reasons), *["–"] * (frame.height - len(reasons))], dtype=pl.String)
+        )
     entity = _entity(run)
     frame = frame.rename({"entity": entity} if "entity" in frame.columns and entity not in frame.columns else {})
     shown = ["id", *([RISK] if amounts else []), "score", *(["amount"] if amounts else []), *(["time"] if timed else []), entity, "why", "outcome",
@@ -212,9 +215,12 @@ def _why(run: Run, rows: pl.DataFrame, chosen: dict[str, Any], threshold: float,
             _reasons(explained, str(chosen["id"]))
         else:
             st.markdown("Without the table and the model only the score is known, not its reasons.")
+    frame, left_out = _earlier(run, rows, chosen, threshold, negative, explained)
     with right:
         st.subheader(f"This {_entity(run)} until then")
-        _history(run, rows, chosen, threshold, negative, explained)
+        _timeline(run, frame, left_out, str(chosen["id"]), timed=chosen["time"] is not None)
+    if frame is not None and frame.height > 1:
+        _history(run, frame, str(chosen["id"]), timed=chosen["time"] is not None, whole=explained is not None)
 
 
 def _reasons(explained: Explained, name: str) -> None:
@@ -231,31 +237,50 @@ def _reasons(explained: Explained, name: str) -> None:
         show_table(explained.fields, f"{name}-contributions", columns={"contribution": st.column_config.NumberColumn(format="%+.3f")})
 
 
-def _history(run: Run, rows: pl.DataFrame, chosen: dict[str, Any], threshold: float, negative: str, explained: Explained | None) -> None:
-    """Show the transactions of the card up to the chosen one."""
-    words, amounts, timed = label_words(read(run, "schema.json")["classes"]), has_amounts(run), chosen["time"] is not None
-    name = str(chosen["id"])
+def _earlier(
+    run: Run, rows: pl.DataFrame, chosen: dict[str, Any], threshold: float, negative: str, explained: Explained | None
+) -> tuple[pl.DataFrame | None, int]:
+    """Return the transactions of the card up to the chosen one, and how many earlier ones are left out."""
     if explained is not None:
         frame, left_out = earlier_of_table(explained.data, explained.place, rows, threshold, most=SHOWN_EARLIER)
-    elif chosen.get("entity") is not None and timed:
+    elif chosen.get("entity") is not None and chosen["time"] is not None:
         frame, left_out = earlier_of_test(rows, chosen, threshold, negative, most=SHOWN_EARLIER)
     else:
-        st.markdown("The table names no card or account, so there are no earlier transactions.")
+        return None, 0
+    words = label_words(read(run, "schema.json")["classes"])
+    return attention_frame(frame.with_columns(pl.col("label").replace(words).fill_null("unknown")), chosen), left_out
+
+
+def _timeline(run: Run, frame: pl.DataFrame | None, left_out: int, name: str, *, timed: bool) -> None:
+    """Plot the transactions of the card up to the chosen one."""
+    if frame is None:
+        st.markdown("The table names no card or account, or has no time, so earlier transactions are not known.")
         return
-    frame = attention_frame(frame.with_columns(pl.col("label").replace(words)), chosen)
+    if frame.height == 1:
+        st.markdown(f"This is the first transaction of the {_entity(run)}.")
+        return
     if timed:
-        chart: Chart = card_chart(frame, amounts=amounts)
+        chart: Chart = card_chart(frame, amounts=has_amounts(run))
         show_chart(chart, f"{name}-timeline", about="transactions of the card by time and amount; alarms are marked")
-        st.caption("Blue ring: this transaction." + (f" {left_out:,} earlier ones are not shown." if left_out else ""))
-    elif left_out:
-        st.caption(f"{left_out:,} earlier ones are not shown.")
-    dropped = ["chosen", *([] if timed else ["time"]), *([] if amounts else ["amount"])]
-    columns = {"attention": st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1, help="how much the network used it"),
-               "amount": st.column_config.NumberColumn(format="localized"), "score": st.column_config.NumberColumn(format="%.4f"),
-               "time": st.column_config.DatetimeColumn(format="YYYY-MM-DD HH:mm")}  # fmt: skip
-    show_table(frame.drop(dropped), f"{name}-history", columns=columns, height=320 if frame.height > 8 else None)
+    st.caption("Blue ring: this transaction." + (f" {left_out:,} earlier ones are not shown." if left_out else ""))
+
+
+def _history(run: Run, frame: pl.DataFrame, name: str, *, timed: bool, whole: bool) -> None:
+    """List the transactions of the card up to the chosen one."""
+    dropped = ["chosen", *([] if timed else ["time"]), *([] if has_amounts(run) else ["amount"])]
+    scores = [f"{score:.4f}" if score is not None else "–" for score in frame["score"].to_list()]
+    columns = {
+        "attention": st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1, help="how much the network used it"),
+        "amount": st.column_config.NumberColumn(format="localized"),
+        "time": st.column_config.DatetimeColumn(format="YYYY-MM-DD HH:mm"),
+        "kind": st.column_config.TextColumn("what it is"),
+    }
+    shown = frame.drop(dropped).with_columns(score=pl.Series(scores, dtype=pl.String))
+    show_table(shown, f"{name}-history", columns=columns, height=320 if frame.height > 8 else None)
     notes = [
-        "This transaction is first. Rows before the test have no score." if explained is not None else "Only test rows are known here."
+        "This transaction is first. Rows before the test have no score."
+        if whole
+        else "Earlier rows than those of the test are not known here."
     ]
     if "attention" in frame.columns:
         notes.append("Attention shows which earlier transactions the network used, not what caused the score.")
