@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 import streamlit as st
 
-from balancer.app.loading import stamp
+from balancer.app.loading import plain, stamp
 from balancer.app.table_checks import FIELDS, candidates, kept_lists, page_words, shorter_gap, unclear_roles
 from balancer.data.inspection import inspect_table
 from balancer.data.leaks import leak_notes
@@ -44,11 +44,6 @@ SPLITS = {"time": "by time: training, then validation, then test", "random": "at
 BAD_ROWS = {"error": "are refused, the message names the first", "drop": "are left out and counted"}
 _FIRST_ROWS = 5
 _SHORTER_DELAY = "the default label delay"
-
-
-def plain(text: str) -> str:
-    """Escape a text so that its marks are not taken for Markdown."""
-    return re.sub(r"([\\`*_\[\]#$~|<>:])", r"\\\1", text)
 
 
 def ask_roles(source: Path) -> tuple[dict[str, Any], bool]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import streamlit as st
 
 from balancer.app.browsing import Run, find_runs, metrics_so_far, progress_of, read_run
 from balancer.app.charts import epochs_chart, labelled
 from balancer.app.jobs import Job, find_jobs, forget, start
-from balancer.app.loading import NAMES, runs_folder
-from balancer.app.role_fields import plain
+from balancer.app.loading import NAMES, plain, runs_folder
 from balancer.app.table_checks import page_words, weak_result
 from balancer.errors import InputError
 
@@ -45,14 +46,13 @@ def restart(name: str, kind: str, arguments: list[str], *, resume: bool) -> None
         st.rerun()
 
 
-def progress_box(job: Job, before: str) -> None:
+def progress_box(before: str, now: dict[str, Any] | None) -> None:
     """Show how far a job is.
 
     Args:
-        job: The job.
         before: What it does before its first stage.
+        now: Its progress, as `balancer.runs.progress` writes it.
     """
-    now = progress_of(job.out)
     if now is None:
         st.progress(0.0, before)
         return
@@ -113,7 +113,7 @@ def _watch(name: str) -> None:
         st.subheader(plain(name), anchor=False)
         if job.alive:
             st.session_state.setdefault("announced", {})[name] = False
-            progress_box(job, "Reading the table")
+            progress_box("Reading the table", progress_of(job.out))
             stop_button(job)
             _metrics(job)
             with st.expander("Log"):

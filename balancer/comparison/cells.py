@@ -20,6 +20,8 @@ from balancer.runs.run_folder import make_folder, refuse_existing
 
 FORMAT = 1
 CONFIG_FILE = "compare.json"
+RESULT_FILE = "comparison.json"
+"""Document of a comparison in its folder; ``--json`` writes a copy of it."""
 OLD_KEYS = {"policy": "treatment", "window": "fold", "windows": "folds", "windows_better": "folds_better"}
 """Keys of version 0.1 and their present names."""
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.markup import escape
 
-from balancer.comparison.cells import Cell, CellFolder
+from balancer.comparison.cells import RESULT_FILE, Cell, CellFolder
 from balancer.comparison.classifier import SequenceTrainer
 from balancer.comparison.config import NOT_OF_A_CELL, SEARCHES, CompareConfig
 from balancer.comparison.figures import EvaluatedRows
@@ -34,14 +34,11 @@ from balancer.options.fit import FitOptions
 from balancer.options.flags import to_dict
 from balancer.options.model import ModelOptions
 from balancer.policy_learning.budgets import PolicyBudget
-from balancer.runs.progress import TrainingProgress
+from balancer.runs.progress import PROGRESS_FILE, TrainingProgress
 from balancer.runs.run_folder import RunFolder
 from balancer.sampling.policies import Policy, load_policy
 from balancer.sampling.seeding import integer_seed
 from balancer.training.treatment import policy_treatment
-
-RESULT_FILE = "comparison.json"
-"""Document of a comparison in its folder; ``--json`` writes a copy of it."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +80,7 @@ def run_comparison(config: CompareConfig, progress: TrainingProgress) -> tuple[P
         folder = CellFolder.resume(config.out, flags, may_differ=NOT_OF_A_CELL)
     else:
         folder = CellFolder.create(path, flags)
+    progress.file = folder.path / PROGRESS_FILE
     progress.say(f"cells in {folder.path}")
     with RunFolder(folder.path, {}).locked(), torch_threads(config.threads):
         results = _Comparison(config, table, folder, progress).run()
@@ -93,6 +91,7 @@ def run_comparison(config: CompareConfig, progress: TrainingProgress) -> tuple[P
         "flags": flags,
     }
     write_json(folder.path / RESULT_FILE, content)
+    progress.file.unlink(missing_ok=True)
     if config.json is not None:
         write_json(config.json, content)
     return folder.path, content

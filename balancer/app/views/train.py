@@ -13,8 +13,8 @@ import streamlit as st
 
 from balancer.app.browsing import find_runs
 from balancer.app.jobs import ENDINGS, MAX_UPLOAD, PACKED, keep_upload, start, uploaded
-from balancer.app.loading import runs_folder, sample_table
-from balancer.app.role_fields import ask_roles, plain
+from balancer.app.loading import plain, runs_folder, sample_table
+from balancer.app.role_fields import ask_roles
 from balancer.app.table_checks import FIELDS, check_upload, page_words
 from balancer.app.watching import watch_runs
 from balancer.data.spec import LIST_ROLES
