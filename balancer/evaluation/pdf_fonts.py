@@ -7,6 +7,7 @@ by a question mark, so no name stops the page from being written.
 from __future__ import annotations
 
 import os
+import struct
 import sys
 import unicodedata
 from collections.abc import Iterable
@@ -114,7 +115,9 @@ def _letters(font: Path) -> set[str]:
     from fontTools.ttLib import TTFont, TTLibError
 
     try:
-        with TTFont(font, lazy=True) as opened:
+        # Opened here: TTFont leaves a file open that is no font.
+        with font.open("rb") as stream, TTFont(stream, lazy=True) as opened:
+            opened.ensureDecompiled(recurse=False)  # a cut file is found out here, not where the page is written
             return {chr(code) for code in opened.getBestCmap() or {}}
-    except (OSError, TTLibError):
+    except (OSError, TTLibError, ValueError, KeyError, AssertionError, struct.error):
         return set()

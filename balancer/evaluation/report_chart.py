@@ -12,9 +12,9 @@ from balancer.evaluation.report_content import PARTS, THIS_RUN, TITLES
 
 COLOURS = {
     THIS_RUN: "#0072B2",
-    TITLES["lightgbm"]: "#E69F00",
+    TITLES["lightgbm"]: "#C48500",
     TITLES["none"]: "#8A8A8A",
-    TITLES["one_to_one"]: "#D55E00",
+    TITLES["one_to_one"]: "#CF4413",
     TITLES["class_weight"]: "#8C6D31",
 }
 """Colour by name of the model for readers, as in the app."""
@@ -38,7 +38,7 @@ def curves_png(curves: pl.DataFrame, *, width: int, height: int) -> bytes | None
     import vl_convert
 
     titles = {"run": THIS_RUN} | {name: title for name, title in TITLES.items() if name not in PARTS}
-    known = curves.select("model", "recall", "precision").filter(pl.col("model").is_in(list(titles)))
+    known = curves.select(pl.col("model").cast(pl.String), "recall", "precision").filter(pl.col("model").is_in(list(titles)))
     lines = known.with_columns(pl.col("model").replace_strict(titles, return_dtype=pl.String))
     if not lines.height:
         return None
