@@ -13,6 +13,7 @@ import polars as pl
 from balancer.app.chart_parts import BLUE, FIRST, GREEN, GREY, HEIGHT, VERMILION
 from balancer.evaluation.operating_points import OperatingPoints
 from balancer.evaluation.threshold_changes import Change, Changes
+from balancer.names import counted
 from balancer.runs.costs import Costs
 
 COST, CAUGHT, ALARMS, PRECISION = "total cost", "frauds caught", "alarms", "precision"
@@ -241,19 +242,22 @@ def changes_table(changes: Changes, costs: Costs | None) -> list[tuple[str, Kind
     return found
 
 
-def cost_sentence(difference: Change, cheapest: float, *, what: str = "The threshold in use") -> str:
-    """Say what the cheapest threshold saves.
+def cost_sentence(change: Change, cheapest: float, *, days: float | None) -> str:
+    """Say what the cheapest threshold saves against the one in use.
 
     Args:
-        difference: Change of the total cost on the test rows from the shown threshold to the cheapest one.
+        change: Change of the total cost on the test rows from the threshold in use to the cheapest one.
         cheapest: The cheapest threshold on the rows that choose.
-        what: What the cheapest threshold is compared with, at the beginning of a sentence.
+        days: Length of the test; None without times.
     """
-    value, interval = difference.difference.value, difference.difference.interval
+    value, interval = change.difference.value, change.difference.interval
     if not value:
-        return f"{what} has the lowest total cost."
+        return "No threshold costs less than the one in use."
     noise = "" if interval is None else f" (95 %: {said_interval(interval, 'money', signed=True)})"
-    if not difference.clear:
-        return f"The cheapest threshold, {cheapest:.4g}, makes no clear difference in cost: {said(value, 'money', signed=True)}{noise}."
-    more = "less" if value < 0 else "more on the test rows, although it was the cheapest on the rows that choose"
-    return f"The cheapest threshold, {cheapest:.4g}, costs {abs(value):,.0f} {more}{noise}."
+    on = "" if days is None else f" in the {counted(round(days), 'day')} of the test"
+    name = f"The cheapest threshold, {cheapest:.4g},"
+    if not change.clear:
+        return f"{name} makes no clear difference in cost from the one in use{on}: {said(value, 'money', signed=True)}{noise}."
+    if value < 0:
+        return f"{name} costs {abs(value):,.0f} less than the one in use{on}{noise}."
+    return f"{name} costs {value:,.0f} more than the one in use{on}{noise}, although it is the cheapest on the rows that choose."

@@ -83,3 +83,26 @@ def test_rows_that_cannot_be_evaluated_are_rejected() -> None:
     assert points.metrics(0.15)["amount_caught"] is None
     with pytest.raises(InputError, match="--amount"):
         points.for_cost(1.0)
+
+
+@given(st.integers(0, 500), st.floats(0, 1))
+def test_a_share_of_alarms_is_not_exceeded_and_the_next_threshold_would(seed: int, share: float) -> None:
+    label, score, time, _ = rows(seed)
+    points = OperatingPoints.of(label, score, time=time)
+    total = points.frauds + points.legitimate
+    found = points.metrics(points.for_alarm_share(share))
+    raised = found["caught"] + found["false_alarms"]
+    assert raised <= share * total * (1 + 1e-9)
+    counts = points.caught + points.false_alarms
+    assert not [count for count in counts if raised < count <= share * total]
+
+
+def test_the_cost_of_a_threshold_and_thresholds_that_must_be_in_the_table() -> None:
+    label, score, time, amount = rows(2)
+    points = OperatingPoints.of(label, score, time=time, amount=amount)
+    best = points.for_cost(5.0, 0.8)
+    assert points.cost_at(best, 5.0, 0.8) == points.cost(5.0, 0.8).min()
+    table = points.table(max_points=4, cost=points.cost(5.0, 0.8), also=[best])
+    assert table["cost"].min() == points.cost_at(best, 5.0, 0.8)
+    raised = table["alarms"].to_numpy()
+    assert (table["caught"].to_numpy() / raised == table["precision"].to_numpy()).all()

@@ -37,7 +37,6 @@ from balancer.app.loading import (
     table,
     threshold_of,
 )
-from balancer.app.service import service_panel
 from balancer.app.threshold_curves import (
     ALARMS,
     CAUGHT,
@@ -91,14 +90,13 @@ def show() -> None:
     if costs is not None:
         cheapest = basis.cheapest(costs)
         saving = changes_of(run, saved, cheapest).cost(costs.per_alarm, costs.loss_share)
-        st.markdown(cost_sentence(saving, cheapest, what=f"The threshold in use, {saved:.4g},"))
+        st.markdown(cost_sentence(saving, cheapest, days=basis.test.days if timed else None))
     _save(run, threshold, how, saved)
     _curve(run, basis, costs, saved, threshold, timed=timed)
     st.caption(_rows_said(basis, timed=timed))
     st.subheader("In use and proposed" if threshold != saved else "In use, with intervals")
     _side_by_side(changes, costs, saved, threshold)
     _charts(run, basis.test, threshold, metrics)
-    service_panel(run.path)
 
 
 def _read_address(run: Run) -> None:
