@@ -45,36 +45,44 @@ def in_helvetica(text: str) -> str:
 
 
 class Letters:
-    """Chooses the font for all texts of a page, and replaces what it can't show.
+    """Chooses the font of each text of a page, and replaces what no font can show.
 
     Args:
-        pdf: The page; fonts are added to it.
+        pdf: The page; a font is added to it where a text needs one.
         texts: All texts of the page.
         folders: Where fonts are looked for.
     """
 
     def __init__(self, pdf: FPDF, texts: Iterable[str], *, folders: Iterable[Path] | None = None) -> None:
-        self.family = BUILT_IN
-        self._known: set[str] | None = None
-        needed = {each for text in texts for each in in_helvetica(clean(text)) if not _is_latin(each)}
+        self._known: set[str] = set()
+        needed = {each for text in texts for each in _foreign(text)}
         if not needed:
             return
         best: tuple[int, tuple[Path, Path], set[str]] | None = None
         for regular, bold in _installed(font_folders() if folders is None else folders):
-            found = _letters(regular)
+            found = _letters(regular) & _letters(bold)
             count = len(needed & found)
             if count and (best is None or count > best[0]):
                 best = (count, (regular, bold), found)
         if best is not None:
             pdf.add_font(_OWN, "", best[1][0])
             pdf.add_font(_OWN, _BOLD, best[1][1])
-            self.family, self._known = _OWN, best[2] & _letters(best[1][1])
+            self._known = best[2]
+
+    def family(self, text: str) -> str:
+        """The font of a text: the built-in one, unless the text has letters that only the other one has."""
+        return _OWN if self._known.intersection(_foreign(text)) else BUILT_IN
 
     def __call__(self, text: str) -> str:
-        """The text as the font can show it."""
-        if self._known is None:
+        """The text as its font can show it."""
+        if self.family(text) == BUILT_IN:
             return "".join(each if _is_latin(each) else _nearest(each) for each in in_helvetica(clean(text)))
         return "".join(each if each in self._known else "?" for each in clean(text))
+
+
+def _foreign(text: str) -> set[str]:
+    """The letters of a text that Helvetica lacks."""
+    return {each for each in in_helvetica(clean(text)) if not _is_latin(each)}
 
 
 def _is_latin(letter: str) -> bool:

@@ -116,13 +116,12 @@ class _Page:
     def __init__(self, pdf: FPDF, letters: Letters) -> None:
         self.pdf, self.letters = pdf, letters
 
-    def _font(self, size: float, colour: tuple[int, int, int] = INK, *, bold: bool = False) -> None:
-        self.pdf.set_font(self.letters.family, "B" if bold else "", size)
+    def _font(self, text: str, size: float, colour: tuple[int, int, int] = INK, *, bold: bool = False) -> None:
+        self.pdf.set_font(self.letters.family(text), "B" if bold else "", size)
         self.pdf.set_text_color(*colour)
 
     def _cut(self, text: str, width: float) -> str:
         """One line that fits ``width``, with an ellipsis where it was cut."""
-        text = self.letters(text)
         if self.pdf.get_string_width(text) <= width:
             return text
         while text and self.pdf.get_string_width(text + "...") > width:
@@ -156,7 +155,7 @@ class _Page:
         if not text:
             return
         x, width = at
-        self._font(size, colour, bold=bold)
+        self._font(text, size, colour, bold=bold)
         step = size * 0.46
         for line in self._lines(text, width, most):
             self.pdf.set_x(x)
@@ -194,7 +193,7 @@ class _Page:
         pdf.set_y(top + height + 2)
 
     def _wide(self, text: str, size: float) -> float:
-        self._font(size, bold=True)
+        self._font(text, size, bold=True)
         return float(self.pdf.get_string_width(self.letters(text)))
 
     def models(self, report: Mapping[str, Any]) -> None:
@@ -202,7 +201,7 @@ class _Page:
         pdf, rest = self.pdf, (WIDTH - FIRST_COLUMN) / len(COLUMNS)
         pdf.set_y(pdf.get_y() + 1)
         self.text("Models on the test rows", size=11, most=1, bold=True, after=1)
-        self._font(7.5, GREY)
+        self._font("", 7.5, GREY)
         top = pdf.get_y()
         for place, column in enumerate(COLUMNS):
             for number, part in enumerate(_heading(column.head)):
@@ -224,9 +223,9 @@ class _Page:
 
     def _row(self, name: str, cells: list[str], width: float, *, bold: bool = False, colour: tuple[int, int, int] = INK) -> None:
         pdf, height = self.pdf, 4.5
-        self._font(9, colour, bold=bold)
+        self._font(name, 9, colour, bold=bold)
         pdf.set_x(MARGIN)
-        pdf.cell(FIRST_COLUMN, height, self._cut(name, FIRST_COLUMN))
+        pdf.cell(FIRST_COLUMN, height, self._cut(self.letters(name), FIRST_COLUMN))
         for cell in cells:
             pdf.cell(width, height, self.letters(cell), align="R")
         pdf.set_y(pdf.get_y() + height)

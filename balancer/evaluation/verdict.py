@@ -373,9 +373,9 @@ def _against(found: FairComparison | None, other: str | None) -> Tile:
     if found.frauds.interval is None:
         return Tile(label, UNCLEAR, f"{other}; there are too few frauds to tell")
     if not _sign(found.frauds) and _sign(found.money):
-        return Tile(label, f"{signed(found.money.value or 0.0)} in money", f"{other}, at as many false alarms: {_noise(found.money)}")
+        return Tile(label, f"{signed(found.money.value or 0.0)} in money", f"{_noise(found.money)} at equal false alarms, against {other}")
     value = f"{signed(count)} {'fraud' if abs(count) == 1 else 'frauds'}" if _sign(found.frauds) else UNCLEAR
-    return Tile(label, value, f"{other}, at as many false alarms: {_noise(found.frauds)}")
+    return Tile(label, value, f"{_noise(found.frauds)} at equal false alarms, against {other}")
 
 
 def _noise(found: Interval) -> str:

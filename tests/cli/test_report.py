@@ -184,7 +184,7 @@ def test_a_font_of_the_machine_that_is_damaged_is_left_out(tmp_path: Path) -> No
     cuts = [b"no font"] if whole is None else [b"no font", *(whole.read_bytes()[: whole.stat().st_size * part // 10] for part in range(10))]
     for content in cuts:
         (tmp_path / "DejaVuSans.ttf").write_bytes(content)
-        assert Letters(FPDF(), ["Ł"], folders=[tmp_path]).family == pdf_fonts.BUILT_IN
+        assert Letters(FPDF(), ["Ł"], folders=[tmp_path]).family("Ł") == pdf_fonts.BUILT_IN
 
 
 def test_colours_are_those_of_the_app() -> None:
