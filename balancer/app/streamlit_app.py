@@ -11,6 +11,7 @@ from pathlib import Path
 import streamlit as st
 
 from balancer.app.loading import plain, run_choice
+from balancer.app.service import target
 from balancer.errors import InputError
 
 PAGES = (
@@ -22,6 +23,7 @@ PAGES = (
     ("train", "Train", ":material/model_training:"),
     ("model", "Model", ":material/account_tree:"),
 )
+SERVICE_PAGE = ("service", "Service", ":material/monitoring:")  # only where a service is configured
 STYLE = """<style>
 /* Columns wrap instead of cutting off numbers or squeezing charts; two columns usually hold charts. */
 [data-testid="stColumn"] { min-width: 11rem; }
@@ -33,7 +35,8 @@ STYLE = """<style>
   [data-testid="stMainBlockContainer"] { padding-left: 1rem; padding-right: 1rem; }
 }
 /* Numbers and titles of tiles wrap; nothing of them is cut off. */
-[data-testid="stMetric"] * { white-space: normal; overflow: visible; text-overflow: clip; overflow-wrap: anywhere; }
+[data-testid="stMetric"] * { white-space: normal !important; overflow: visible !important; text-overflow: clip !important; overflow-wrap: anywhere; }
+[data-testid="stMetricLabel"] * { min-width: 0; }
 [data-testid="stHeading"] * { overflow-wrap: anywhere; }
 /* Streamlit makes each panel of stacked charts as wide as the container, without its axis. */
 [class*="st-key-stacked-"] { padding-right: 5rem; }
@@ -44,6 +47,7 @@ STYLE = """<style>
 [data-testid="stCaptionContainer"] { opacity: 0.8; }
 /* White on the blue of the light theme has a contrast of 5 to 1 on both themes. */
 [data-testid="stBaseButton-primary"] { background-color: #0072B2; border-color: #0072B2; color: #FFFFFF; }
+span[data-tag-index] { background-color: #0072B2 !important; color: #FFFFFF !important; }
 [data-testid="stBaseButton-primary"]:hover { background-color: #005A8C; border-color: #005A8C; color: #FFFFFF; }
 </style>"""
 
@@ -52,7 +56,8 @@ def main() -> None:
     """Show the list of pages, the choice of the run, and the chosen page."""
     st.set_page_config(page_title="balancer", page_icon=Path(__file__).with_name("favicon.svg"), layout="wide")
     st.html(STYLE)
-    page = st.navigation([st.Page(f"views/{name}.py", title=title, icon=icon, default=name == "runs") for name, title, icon in PAGES])
+    pages = (*PAGES, SERVICE_PAGE) if target().configured else PAGES
+    page = st.navigation([st.Page(f"views/{name}.py", title=title, icon=icon, default=name == "runs") for name, title, icon in pages])
     run_choice(st.sidebar)
     try:
         page.run()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,9 +14,11 @@ import streamlit as st
 from numpy.typing import NDArray
 
 from balancer.app.browsing import Run, model_files
-from balancer.app.charts import bars_chart
-from balancer.app.loading import Stamp, chosen_run, read, show_chart, show_table, stamp, trained
+from balancer.app.charts import bars_chart, sensitivity_chart
+from balancer.app.loading import Stamp, chosen_run, plain, read, show_chart, show_table, stamp, trained
+from balancer.errors import CorruptFileError
 from balancer.evaluation.report_content import TITLES, members_sentence
+from balancer.evaluation.report_parts import part_lines
 from balancer.models import ModelConfig
 
 if TYPE_CHECKING:
@@ -29,10 +32,13 @@ REPEATS = 15
 
 def show() -> None:
     """Show the page."""
-    run = chosen_run()
-    st.title("Model")
+    run = chosen_run("Model")
+    report = read(run, "report.json")
     if run.has_trees:
-        st.markdown(members_sentence(read(run, "report.json")))
+        st.markdown(members_sentence(report))
+    lines = part_lines(report) if report.get("run") else {}
+    if lines:
+        st.markdown("\n".join(f"- **{name.capitalize()}**: {plain(line)}." for name, line in lines.items()))
     trees = _trees(tuple(stamp(file) for file in model_files(run.path) if file.suffix == ".txt")) if run.has_trees else None
     if run.has_network:
         layers = _network(run)
@@ -42,8 +48,9 @@ def show() -> None:
     if trees is not None:
         tiles["Trees"] = f"{trees['trees'].sum():,}"
     tiles["Fields"] = f"{_fields(read(run, 'schema.json')):,}"
+    helps = {"Fields": "fields of a transaction that the model reads", "Weights, MB": "size of the weights of the network"}
     for column, (title, value) in zip(st.columns(len(tiles)), tiles.items(), strict=True):
-        column.metric(title, value, border=True)
+        column.metric(title, value, border=True, help=helps.get(title))
     if trees is not None:
         _members(run, trees)
     if layers is not None:
@@ -70,7 +77,7 @@ def show() -> None:
 def _network(run: Run) -> pl.DataFrame:
     """Describe the network in a sentence, and return its layers."""
     config = ModelConfig.from_dict(read(run, "model.json")["config"]).to_dict()
-    on = f" It adds to the score of stage 1 (field `{config['margin']}`)." if config.get("margin") else ""
+    on = f" It adds to the score of stage 1 (field {plain(config['margin'])})." if config.get("margin") else ""
     st.markdown(
         f"{'The network: ' if run.has_trees else ''}**{config['embedding']}** embedding → {config['num_layers']} × **{config['attention']}** "
         f"attention → **{config['head']}** head, width {config['d_model']}. It reads {config['history_length']} transactions of an entity "
@@ -123,14 +130,13 @@ def _parts(run: Run, layers: pl.DataFrame) -> None:
 
 def _precision(run: Run) -> None:
     """Show the results of quantization, if there are any."""
-    from balancer.models.quantization import SensitivityReport
-
     st.subheader("Quantization")
     if not (run.path / "precision.json").is_file():
         st.markdown(
-            f"The model is not quantized yet. `balancer quantize {run.path}` measures how sensitive each layer is to quantization and writes a "
-            "smaller model to the run folder."
+            "The model is not quantized yet. The command below measures how sensitive each layer is to quantization and writes a smaller model "
+            "to the run folder."
         )
+        st.code(f"balancer quantize {shlex.quote(str(run.path))}", language=None)
         return
     content = read(run, "precision.json")
     about, rows = content["about"], content["applied"]["rows"]
@@ -166,7 +172,7 @@ def _precision(run: Run) -> None:
         strict=False,
         infer_schema_length=None,
     ).sort("divergence with INT8", descending=True)
-    chart = SensitivityReport.from_dict(about["sensitivity"]).chart(content["got"])
+    chart = sensitivity_chart(layers.select("layer", "precision", divergence="divergence with INT8"))
     show_chart(chart, f"{run.name}-sensitivity", about="divergence of the scores when one layer is rounded to INT8")
     numbers = {"divergence with INT8": st.column_config.NumberColumn(format="scientific")}
     show_table(
@@ -208,27 +214,36 @@ def _trees(files: tuple[Stamp, ...]) -> pl.DataFrame:
 @st.cache_data(max_entries=8, show_spinner=False)
 def _layers(path: str, key: tuple[str, int, int, str]) -> pl.DataFrame:
     """List the tensors from the header of the file: columns `part, layer, shape, type, parameters, bytes`."""
-    from safetensors import safe_open
-
     sizes = {"F32": 4, "F16": 2, "BF16": 2, "I8": 1, "U8": 1, "I64": 8, "I32": 4, "F64": 8, "BOOL": 1}
     rows = []
-    with safe_open(path, framework="numpy") as stored:
-        for name in stored.keys():  # noqa: SIM118 - not a dict
-            piece = stored.get_slice(name)
-            shape, kind = piece.get_shape(), piece.get_dtype()
-            count = int(np.prod(shape))
-            pieces = name.split(".")
-            part = (
-                f"block {int(pieces[1]) + 1}, {'attention' if pieces[2].startswith('attention') else 'feed-forward'}"
-                if pieces[0] == "blocks"
-                else pieces[0]
-            )
-            size = " × ".join(map(str, shape))
-            rows.append(
-                {"part": part, "layer": name, "shape": size, "type": kind, "parameters": count, "bytes": count * sizes.get(kind, 4)}
-            )
+    for name, shape, kind in _tensors(Path(path)):
+        count = int(np.prod(shape))
+        pieces = name.split(".")
+        part = (
+            f"block {int(pieces[1]) + 1}, {'attention' if pieces[2].startswith('attention') else 'feed-forward'}"
+            if pieces[0] == "blocks"
+            else pieces[0]
+        )
+        size = " × ".join(map(str, shape))
+        rows.append({"part": part, "layer": name, "shape": size, "type": kind, "parameters": count, "bytes": count * sizes.get(kind, 4)})
     order = {"embedding": 0, "norm": 8, "head": 9}
     return pl.DataFrame(sorted(rows, key=lambda row: (order.get(str(row["part"]), 1), str(row["part"]))))
+
+
+def _tensors(path: Path) -> list[tuple[str, list[int], str]]:
+    """Read name, shape and type of each tensor.
+
+    Raises:
+        CorruptFileError: If the file is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as stored:
+            pieces = [(name, stored.get_slice(name)) for name in stored.keys()]  # noqa: SIM118 - not a dict
+            return [(name, list(piece.get_shape()), str(piece.get_dtype())) for name, piece in pieces]
+    except (SafetensorError, OSError) as error:
+        raise CorruptFileError(f"{path} can't be read, it is damaged: copy the run again, or train it again") from error
 
 
 def _latency(run: Run) -> pl.DataFrame:
