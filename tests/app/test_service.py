@@ -1,28 +1,35 @@
-"""The panel Service: empty, from a database, from a service, and what goes wrong."""
+"""The page Service: absent without a service; traffic, early warning and models from its API; errors."""
 
 from __future__ import annotations
 
 import http.server
 import json
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
+import uvicorn
 from streamlit.testing.v1 import AppTest
 
-from balancer.app import service
+from balancer.app import service, service_charts
 from balancer.errors import InputError
+from balancer.serving.config import ServeConfig
+from balancer.serving.http.app import create_app
 from balancer.serving.models.loaded_model import LoadedModel
+from balancer.serving.storage import keys
 from tests.app.test_pages import opened
 from tests.app.test_pages import runs as runs
 from tests.app.test_pages import typed as typed
 from tests.serving.tools import opened as opened_database
 from tests.serving.tools import replay
 
-DAY = {
-    "day": "2026-05-01",
+DAY: dict[str, Any] = {
+    "day": "2026-05-02",
     "model": "m",
     "transactions": 1000,
     "alert_rate": 0.02,
@@ -30,26 +37,67 @@ DAY = {
     "true_precision": {"value": None, "interval": None},
     "expected_frauds": {"value": 12.0, "interval": [5.0, 19.0]},
     "largest_drift": {"field": "amount", "index": 0.3},
+    "drift": {"amount": 0.3, "score": 0.1},
+    "fields_changed": ["amount"],
+}
+BEFORE = DAY | {"day": "2026-05-01", "alert_rate": 0.01, "largest_drift": {"field": "amount", "index": 0.1}, "fields_changed": []}
+
+
+def measured(value: float | None, low: float = 0.0, high: float = 1.0) -> dict[str, Any]:
+    return {"value": value, "interval": None if value is None else [low, high]}
+
+
+def side(name: str) -> dict[str, Any]:
+    metrics = ("alert_rate", "average_precision", "precision", "recall", "false_alarms_per_10k")
+    return {"name": name, "digest": "d", "alarms": 3} | {metric: measured(0.5) for metric in metrics}
+
+
+COMPARISON: dict[str, Any] = {
+    "rows": 900,
+    "agreement": measured(0.98),
+    "labelled": 300,
+    "frauds": 20,
+    "champion": side("mine"),
+    "challenger": side("second"),
+    "average_precision_difference": measured(0.04, 0.01, 0.07),
+}
+METRICS = """# HELP balancer_requests_total Requests
+balancer_requests_total{method="POST",route="/v1/score",status="200"} 90.0
+balancer_requests_total{method="POST",route="/v1/score",status="503"} 10.0
+balancer_requests_total{method="GET",route="/metrics",status="200"} 5.0
+balancer_request_seconds_bucket{le="0.001",route="/v1/score"} 0.0
+balancer_request_seconds_bucket{le="0.002",route="/v1/score"} 50.0
+balancer_request_seconds_bucket{le="0.01",route="/v1/score"} 100.0
+balancer_request_seconds_bucket{le="+Inf",route="/v1/score"} 100.0
+balancer_transactions_total 1000.0
+balancer_alarms_total 20.0
+no number
+"""
+ANSWERS: dict[str, Any] = {
+    "/v1/monitoring": {"days": [DAY, BEFORE], "notes": ["a note"]},
+    "/v1/models": {"in_service": "mine", "challenger": "second", "canary_share": 0.05},
+    "/v1/models/comparison": COMPARISON,
 }
 
 
 @pytest.fixture
 def address() -> Iterator[str]:
-    """A service with one day for the key "right"."""
+    """A service that answers to the key "right"."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            if self.path.startswith("/else"):
+            path = self.path.partition("?")[0]
+            if path.startswith("/else"):
                 self.send_response(302)
                 self.send_header("Location", "/v1/monitoring")
                 self.end_headers()
                 return
             allowed = self.headers["authorization"] == "Bearer right"
-            content = json.dumps({"days": [DAY], "notes": ["a note"]} if allowed else {"error": "no"}).encode()
+            content = METRICS.encode() if path == "/metrics" else json.dumps(ANSWERS.get(path, {})).encode()
             self.send_response(200 if allowed else 403)
-            self.send_header("Content-Length", str(len(content)))
+            self.send_header("Content-Length", str(len(content) if allowed else 0))
             self.end_headers()
-            self.wfile.write(content)
+            self.wfile.write(content if allowed else b"")
 
         def log_message(self, *_: object) -> None:
             """Be quiet."""
@@ -63,66 +111,158 @@ def address() -> Iterator[str]:
     server.server_close()
 
 
-def panel() -> AppTest:
-    return opened("threshold")
+@pytest.fixture(autouse=True)
+def nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No service is configured but by the test, and nothing is remembered from another one."""
+    import streamlit as st
+
+    for name in (service.ADDRESS, service.KEY, "BALANCER_DATABASE"):
+        monkeypatch.delenv(name, raising=False)
+    st.cache_data.clear()
 
 
-def typed_in(app: AppTest, address: str, key: str = "") -> AppTest:
-    app.text_input(key="service-address").set_value(address)
-    app.text_input(key="service-key").set_value(key)
-    return app.run()
+def shown(app: AppTest) -> str:
+    places = (app.markdown, app.caption, app.info, app.warning, app.error, app.success, app.text_input)
+    return " ".join(str(each.value) for place in places for each in place)
 
 
 @pytest.mark.usefixtures("runs")
-def test_without_an_address_the_panel_says_what_to_give() -> None:
-    app = panel()
-    assert not app.exception and not app.error
-    assert "Give the address of a service" in app.info[-1].value
+def test_without_a_service_there_is_no_such_page() -> None:
+    app = opened()
+    assert not app.exception
+    with pytest.raises(Exception, match="service"):
+        app.switch_page("views/service.py").run()
+    assert not service.target().configured
 
 
 @pytest.mark.usefixtures("runs")
-def test_days_of_a_service(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    app = typed_in(panel(), f"{address}/", "right")
-    assert not app.exception and not app.error
-    assert app.dataframe[-1].value["alert rate"].to_list() == [0.02]
-    assert app.caption[-1].value == "a note"
-    app = typed_in(panel(), address, "wrong")
-    assert "lacks the scope operator" in app.error[0].value
-    monkeypatch.setenv(service.ADDRESS, address)
+def test_traffic_warnings_and_models_of_a_service(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["streamlit_app.py", "--service", f"{address}/"])
     monkeypatch.setenv(service.KEY, "right")
-    app = panel()
-    assert app.text_input(key="service-key").value == ""  # the browser does not see it
-    assert app.dataframe[-1].value["largest drift"].to_list() == [0.3]
-    app = typed_in(app, address.replace("127.0.0.1", "localhost"))
-    assert "lacks the scope operator" in app.error[0].value  # the key of the environment is for its own address
+    app = opened("service")
+    assert not app.exception and not app.error
+    tiles = {metric.label: metric.value for metric in app.metric}
+    assert tiles == {
+        "Transactions": "1,000",
+        "Transactions a second": "–",
+        "Alarms": "2.00 %",
+        "Typical latency": "2.0 ms",
+        "Slow latency": "9.2 ms",
+        "Failed requests": "10.00 %",
+    }
+    warnings = " ".join(each.value for each in app.warning)
+    assert "amount (index 0.30)" in warnings.replace("\\", "")
+    assert "2.00 %" in warnings and "1.00 %" in warnings
+    assert "The challenger second is better than the champion mine" in app.info[0].value
+    assert "decides for 5 % of the entities" in shown(app)
+    assert app.dataframe[-1].value["alert rate"].to_list() == [0.01, 0.02]
+    assert "right" not in shown(app).split(), "the key is not shown"
+
+
+@pytest.mark.usefixtures("runs")
+def test_what_goes_wrong_is_one_sentence(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for where, said in (
+        (address, "lacks the scope operator"),
+        ("http://127.0.0.1:1", "is running"),
+        ("http://u:secret@h", "is no address"),
+    ):
+        monkeypatch.setenv(service.ADDRESS, where)
+        monkeypatch.setenv(service.KEY, "wrong")
+        app = opened("service")
+        assert not app.exception
+        assert all(said in error.value and "\n" not in error.value for error in app.error)
+        assert len(app.error) == 1
+        assert "secret" not in shown(app) and "wrong" not in shown(app)
 
 
 def test_days_of_a_database(runs: Path, tiny_table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url = f"sqlite:///{tmp_path / 'service.db'}"
     database = opened_database(url)
-    app = typed_in(panel(), url)
-    assert "decided about no transaction" in app.info[-1].value
+    monkeypatch.setenv("BALANCER_DATABASE", url)
+    assert "decided about no transaction" in opened("service").info[-1].value
     model = LoadedModel.load(runs / "first", "first")
     replay(database, model, pl.read_parquet(tiny_table).sort("time").tail(120), size=20)
     database.close()
-    service._days_of.clear()
-    monkeypatch.setenv("BALANCER_DATABASE", url)
-    app = panel()
+    import streamlit as st
+
+    st.cache_data.clear()
+    app = opened("service")
     assert not app.exception and not app.error
-    assert app.text_input(key="service-address").value == ""  # a URL may have a password
+    assert url not in shown(app), "a URL may have a password"
     assert app.dataframe[-1].value["transactions"].to_list() == [120]
-    app = typed_in(app, f"sqlite:///{tmp_path / 'missing.db'}")
-    assert "does not exist" in app.error[0].value
+    monkeypatch.setenv("BALANCER_DATABASE", f"sqlite:///{tmp_path / 'missing.db'}")
+    st.cache_data.clear()
+    assert "does not exist" in opened("service").error[0].value
+
+
+@pytest.mark.slow
+def test_a_real_service(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    database = opened_database(f"sqlite:///{tmp_path / 'service.db'}")
+    token = keys.create(database, "bank", ("operator",))[1]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    app = create_app(ServeConfig(run=runs / "first", database=database.shown))
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.05)
+        monkeypatch.setenv(service.ADDRESS, f"http://127.0.0.1:{port}")
+        monkeypatch.setenv(service.KEY, token)
+        page = opened("service")
+        assert not page.exception and not page.error
+        assert "**first** decides" in page.markdown[0].value
+        assert "no transaction on these days" in page.info[-1].value
+        assert page.dataframe[0].value["route"].to_list() == ["/metrics"]
+        where = service.target()
+        with pytest.raises(InputError, match="there is no challenger"):
+            service.ask(where.address, where.key, "/v1/models/comparison", "rows")
+        assert token not in repr(where)
+    finally:
+        server.should_exit = True
+        thread.join()
+        database.close()
 
 
 def test_what_is_no_service(address: str) -> None:
-    for wrong in ("http://127.0.0.1:1", f"{address}/else", "http://[", "http://"):
-        with pytest.raises(InputError, match=r"check the address"):
-            service.ask(wrong, "right", 7)
+    for wrong in ("http://127.0.0.1:1", f"{address}/else", "http://[", "http://", "ftp://h", "http://u:p@h"):
+        with pytest.raises(InputError, match=r"check the address|is no address"):
+            service.ask(wrong, "right", "/v1/monitoring", "days")
+    with pytest.raises(InputError, match="check the address"):
+        service.ask(address, "right", "/v1/models", "days")
 
 
-def test_the_chart_has_a_line_for_each_number() -> None:
-    frame = service.frame_of({"days": [DAY, DAY | {"day": "2026-04-30", "largest_drift": None}], "notes": []})
+def test_metrics_are_parsed_and_latency_is_interpolated() -> None:
+    found = service.parse_metrics(METRICS)
+    assert found.requests() == 100 and found.requests(failed=True) == 10
+    assert found.latency(0.25) == pytest.approx(0.0015)
+    assert found.latency(0.5, "/v1/none") is None
+    assert found.routes()["requests"].to_list() == [5, 100]
+    assert service.parse_metrics("").latency(0.5) is None
+    assert service.parse_metrics('a{x="1, {2}",y="z"} 3').values["a"] == [({"x": "1, {2}", "y": "z"}, 3.0)]
+
+
+def test_a_usual_day_has_no_warning() -> None:
+    usual = DAY | {"alert_rate": 0.011, "fields_changed": [], "drift": None}
+    assert service.early_warnings({"days": [usual, BEFORE]}) == []
+    assert service.early_warnings({"days": []}) == []
+
+
+def test_champion_against_challenger_within_noise_and_without_labels() -> None:
+    assert service.comparison_verdict(COMPARISON)[0] == "better"
+    noise = COMPARISON | {"average_precision_difference": measured(0.01, -0.02, 0.03)}
+    assert "no clear difference" in service.comparison_verdict(noise)[1]
+    none = COMPARISON | {"average_precision_difference": measured(None), "labelled": 0, "frauds": 0}
+    assert "no verdict" in service.comparison_verdict(none)[1]
+    worse = COMPARISON | {"average_precision_difference": measured(-0.04, -0.07, -0.01)}
+    assert "is worse than the champion" in service.comparison_verdict(worse)[1]
+
+
+def test_the_charts_have_a_line_for_each_number() -> None:
+    frame = service.frame_of({"days": [DAY, BEFORE | {"largest_drift": None, "model": "n"}], "notes": []})
     assert frame["day"].is_sorted()
-    content = service.days_chart(frame).to_dict()
-    assert len(content["vconcat"]) == 3
+    charts = service_charts.day_charts(frame)
+    assert len(charts) == 3
+    assert all("layer" in chart.to_dict() for chart in charts.values())

@@ -31,7 +31,6 @@ from balancer.comparison.summary import noise
 from balancer.comparison.verdict import best_fixed, learned_verdict, title_of
 from balancer.errors import InputError
 
-# Comments, not texts below the names: Streamlit would show those on the page.
 # Treatments that are ways to choose the sampling weights, by title:
 WEIGHT_CHOICES = {
     "the constant of the package (auto), not tuned on your table": "auto",

@@ -1,0 +1,45 @@
+"""Charts of the page Service: alert rate, precision and drift by day."""
+
+from __future__ import annotations
+
+import altair as alt
+import polars as pl
+
+from balancer.app.chart_parts import BLUE, DAYS, HEIGHT, ORANGE, VERMILION, axis, legend, rule, tip
+from balancer.app.service import ESTIMATED, LARGE, TRUE
+
+
+def day_charts(frame: pl.DataFrame) -> dict[str, alt.LayerChart]:
+    """Plot alert rate, precision and largest drift of `balancer.app.service.frame_of` by day, by title."""
+    return {
+        "Share of alarms": _lines(frame, "share of transactions with an alarm", {"alert rate": BLUE}, ".2~%"),
+        "Precision of alarms": _lines(frame, "share of alarms that are fraud", {ESTIMATED: ORANGE, TRUE: BLUE}, ".0%"),
+        "Largest drift of a field": alt.layer(
+            _lines(frame, "population stability index", {"largest drift": VERMILION}, ".2f"), rule(LARGE, "population stability index", "y")
+        ).properties(height=HEIGHT // 2 + 40),
+    }
+
+
+def _lines(frame: pl.DataFrame, title: str, columns: dict[str, str], number: str) -> alt.LayerChart:
+    """Draw a line for each column and model."""
+    long = frame.unpivot([*columns], index=["day", "model", "field"], variable_name="what", value_name="value").drop_nulls("value")
+    several = frame["model"].n_unique() > 1
+    scale = alt.Scale(domain=[*columns], range=[*columns.values()])
+    encodings = [
+        alt.X("day:T", title="day (UTC)", axis=DAYS),
+        alt.Y("value:Q", title=title, axis=axis(number), scale=alt.Scale(zero=True)),
+        alt.Color("what:N", scale=scale, legend=legend(2) if len(columns) > 1 else None),
+        alt.StrokeDash("model:N", legend=legend(2, "model") if several else None),
+    ]
+    tips = [
+        alt.Tooltip("day:T", title="day", format="%-d %b %Y"),
+        tip("model:N", "model"),
+        tip("what:N", "what"),
+        tip("value", title, number),
+    ]
+    if "largest drift" in columns:
+        tips.append(tip("field:N", "field"))
+    lines = alt.Chart(long).mark_line().encode(*encodings)
+    points = alt.Chart(long).mark_point(filled=True, size=60).encode(*encodings[:3], tooltip=tips)
+    chart: alt.LayerChart = alt.layer(lines, points).properties(height=HEIGHT // 2 + 40)
+    return chart
