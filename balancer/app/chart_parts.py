@@ -42,6 +42,8 @@ WIDTH, HEIGHT = 640, 380
 """Pixels of a chart as an SVG file; on a page, a chart is as wide as its column."""
 FIRST = 1e-4
 """Smallest value on a logarithmic axis of rates."""
+LEGEND_ROW = 30
+"""Pixels of a row of a legend on a page."""
 MOST_POINTS = 90
 """Most points of a line that answer to the pointer."""
 DAYS = alt.Axis(format="%-d %b", labelAngle=0, labelOverlap="greedy", tickCount=6)
@@ -88,6 +90,14 @@ def legend(columns: int = 2, title: str | None = None) -> alt.Legend:
     """Place the legend below the chart, where it leaves the width to the plot."""
     below: alt.Legend = alt.Legend(orient="bottom", columns=columns, title=title, labelLimit=240)
     return below
+
+
+def height(entries: int, *, plot: int = HEIGHT, columns: int = 2) -> int:
+    """Return the height of a chart that leaves enough of it to the plot, with a legend of so many entries.
+
+    On a page the height of a chart includes its legend.
+    """
+    return plot + LEGEND_ROW * -(-entries // columns)
 
 
 def axis(number_format: str, **options: Any) -> alt.Axis:

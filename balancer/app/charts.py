@@ -28,6 +28,7 @@ from balancer.app.chart_parts import (
     Chart,
     axis,
     better_ink,
+    height,
     hovered,
     labelled,
     legend,
@@ -66,7 +67,8 @@ def curves_chart(curves: pl.DataFrame, *, at: Mapping[str, Any] | None = None) -
         alt.X("recall:Q", title=_RECALL, axis=axis("%"), scale=alt.Scale(domain=[0, 1])),
         alt.Y("precision:Q", title=_PRECISION, axis=axis("%"), scale=alt.Scale(domain=[0, 1])),
     ]
-    return _marked(lines_of_models(_columns(curves, "precision"), axes, _curve_tips(curves, "precision")), at, "recall", "precision")
+    chart = lines_of_models(_columns(curves, "precision"), axes, _curve_tips(curves, "precision"))
+    return _marked(chart.properties(height=height(curves["model"].n_unique())), at, "recall", "precision")
 
 
 def roc_chart(curves: pl.DataFrame, *, at: Mapping[str, Any] | None = None) -> Chart:
@@ -81,7 +83,8 @@ def roc_chart(curves: pl.DataFrame, *, at: Mapping[str, Any] | None = None) -> C
         alt.Y("recall:Q", title=_RECALL, axis=axis("%"), scale=alt.Scale(domain=[0, 1])),
     ]
     chart = lines_of_models(_columns(curves, "fpr").with_columns(pl.col("fpr").clip(FIRST)), axes, _curve_tips(curves, "fpr"))
-    return _marked(chart, None if at is None or at["fpr"] is None else dict(at) | {"fpr": max(at["fpr"], FIRST)}, "fpr", "recall")
+    place = None if at is None or at["fpr"] is None else dict(at) | {"fpr": max(at["fpr"], FIRST)}
+    return _marked(chart.properties(height=height(curves["model"].n_unique())), place, "fpr", "recall")
 
 
 def _columns(curves: pl.DataFrame, other: str) -> pl.DataFrame:
@@ -97,13 +100,14 @@ def _curve_tips(curves: pl.DataFrame, other: str) -> list[alt.Tooltip]:
 def _marked(chart: alt.LayerChart, at: Mapping[str, Any] | None, x: str, y: str) -> Chart:
     """Add a ring at an operating point, in the colour of this run."""
     if at is None or at[x] is None or at[y] is None:
-        plain: alt.LayerChart = chart.properties(height=HEIGHT)
-        return plain
+        return chart
     place = alt.Chart(alt.InlineData(values=[{x: at[x], y: at[y], "what": "this run at its threshold"}]))
     formats = {"fpr": ("false-positive rate", ".3%"), "recall": ("recall", ".1%"), "precision": ("precision", ".1%")}
     tips = [tip("what:N", "point"), *(tip(name, *formats[name]) for name in (x, y))]
     ring = place.mark_point(size=200, color=BLUE, strokeWidth=4, opacity=1).encode(alt.X(f"{x}:Q"), alt.Y(f"{y}:Q"), tooltip=tips)
-    ringed: alt.LayerChart = alt.LayerChart(layer=[chart, ring]).properties(height=HEIGHT)
+    # In a layered chart, the outermost layer has the height.
+    tall, chart.height = chart.height, alt.Undefined
+    ringed: alt.LayerChart = alt.LayerChart(layer=[chart, ring]).properties(height=tall)
     return ringed
 
 
@@ -114,7 +118,8 @@ def threshold_chart(table: pl.DataFrame, threshold: float) -> alt.LayerChart:
     axes = [_threshold_axis(), alt.Y("value:Q", title="F1, precision, recall (0 to 1)", scale=alt.Scale(domain=[0, 1]))]
     colour = alt.Color("metric:N", sort=None, scale=alt.Scale(range=COLOURS), legend=legend(3))
     tips = [tip("metric:N", "metric"), tip("value", "value (0 to 1)", ".3f"), _threshold_tip()]
-    return _at_threshold(hovered(long.with_columns(pl.col("threshold").clip(FIRST)), axes, tips, colour, by="metric"), threshold)
+    lines = hovered(long.with_columns(pl.col("threshold").clip(FIRST)), axes, tips, colour, by="metric")
+    return _at_threshold(lines, threshold, entries=3)
 
 
 def rate_chart(table: pl.DataFrame, threshold: float) -> alt.LayerChart:
@@ -142,9 +147,11 @@ def _threshold_axis() -> alt.X:
     return x
 
 
-def _at_threshold(chart: alt.LayerChart, threshold: float) -> alt.LayerChart:
-    """Add a line at the threshold."""
-    marked: alt.LayerChart = alt.LayerChart(layer=[chart, rule(min(max(threshold, FIRST), 1.0), _THRESHOLD)]).properties(height=260)
+def _at_threshold(chart: alt.LayerChart, threshold: float, *, entries: int = 0) -> alt.LayerChart:
+    """Add a line at the threshold to a chart with so many entries in its legend."""
+    marked: alt.LayerChart = alt.LayerChart(layer=[chart, rule(min(max(threshold, FIRST), 1.0), _THRESHOLD)]).properties(
+        height=height(entries, plot=280, columns=3)
+    )
     return marked
 
 
@@ -163,7 +170,7 @@ def alarms_chart(days: pl.DataFrame) -> alt.Chart:
             alt.Order("outcome:N"),
             tooltip=[tip("day:T", "day", "%-d %b %Y"), tip("outcome:N", "outcome"), tip("alarms", "alarms", ",")],
         )
-        .properties(height=260)
+        .properties(height=height(2, plot=280))
     )
     return chart
 
@@ -239,7 +246,7 @@ def timeline_chart(rows: pl.DataFrame, *, threshold: float) -> alt.LayerChart:
         ],
     )
     points = base.mark_point(filled=True, opacity=0.9).encode(
-        alt.Color("outcome:N", scale=alt.Scale(domain=OUTCOMES, range=OUTCOME_COLOURS), legend=legend(4)),
+        alt.Color("outcome:N", scale=alt.Scale(domain=OUTCOMES, range=OUTCOME_COLOURS), legend=legend(2)),
         alt.Shape("outcome:N", scale=alt.Scale(domain=OUTCOMES, range=OUTCOME_SHAPES)),
         alt.Size(
             "attention:Q",
@@ -251,7 +258,7 @@ def timeline_chart(rows: pl.DataFrame, *, threshold: float) -> alt.LayerChart:
     ring = base.transform_filter("datum.chosen").mark_point(size=520, strokeWidth=3, color=BLUE, shape="circle")
     nodes = base.transform_filter("datum.global_node").mark_point(size=300, strokeWidth=2, color=PINK, shape="diamond")
     line = rule(threshold, "score (probability of fraud)", "y")
-    chart: alt.LayerChart = (points + nodes + ring + line).properties(height=HEIGHT)
+    chart: alt.LayerChart = (points + nodes + ring + line).properties(height=height(len(OUTCOMES)))
     return chart
 
 
@@ -328,11 +335,11 @@ def sensitivity_chart(layers: pl.DataFrame) -> alt.Chart:
         .encode(
             alt.X("divergence:Q", title="divergence in INT8 (nats per row, log scale)", scale=alt.Scale(type="log"), axis=axis("~e")),
             alt.Y("layer:N", title="layer", sort=None, axis=_labels_above()),
-            alt.Color("precision:N", scale=scale, legend=legend(4, "precision now")),
-            alt.Shape("precision:N", legend=legend(4, "precision now")),
+            alt.Color("precision:N", scale=scale, legend=legend(1, "precision now")),
+            alt.Shape("precision:N", legend=legend(1, "precision now")),
             tooltip=[tip("layer:N", "layer"), tip("precision:N", "precision now"), tip("divergence", "divergence (nats per row)", ".2e")],
         )
-        .properties(height=40 + 34 * layers.height)
+        .properties(height=height(len(names) + 1, plot=40 + 34 * layers.height, columns=1))
     )
     return chart
 

@@ -8,7 +8,7 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from balancer.app.chart_parts import COLOURS, GREY, HEIGHT, axis, legend, model_colour, tip
+from balancer.app.chart_parts import COLOURS, GREY, axis, height, legend, model_colour, tip
 
 WEIGHTS = {
     "hardness": "hardness exponent",
@@ -99,8 +99,8 @@ def epochs_chart(lines: pl.DataFrame, *, metric: str, title: str) -> alt.LayerCh
         tooltip=[tip("model:N", "model"), tip("epoch", "epoch"), tip(metric, title, ".4f")],
     )
     line = alt.Chart(lines).mark_line().encode(*axes)
-    chart: alt.LayerChart = alt.layer(line, points).encode(model_colour(lines["model"])).properties(height=HEIGHT)
-    return chart
+    chart: alt.LayerChart = alt.layer(line, points).encode(model_colour(lines["model"]))
+    return chart.properties(height=height(lines["model"].n_unique()))
 
 
 def surface_chart(
@@ -147,7 +147,7 @@ def surface_chart(
         )
     )
     names = [RUN_WAY, *marks]
-    shape = alt.Shape("what:N", sort=None, legend=legend(2), scale=alt.Scale(domain=names, range=["circle", *_POINT_SHAPES[: len(marks)]]))
+    shape = alt.Shape("what:N", sort=None, legend=legend(1), scale=alt.Scale(domain=names, range=["circle", *_POINT_SHAPES[: len(marks)]]))
     way = alt.Chart(path).encode(x, y, alt.Order("epoch:Q"))
     # White with a dark edge: no colour of a model, and visible on every colour of the map.
     edge, line = way.mark_line(color="black", strokeWidth=5), way.mark_line(color="white", strokeWidth=2.5)
@@ -171,5 +171,5 @@ def surface_chart(
     style: dict[str, Any] = {"dy": -15, "fontSize": 13, "fontWeight": "bold"}
     halo = numbers.mark_text(color="black", stroke="black", strokeWidth=4, **style)
     inside = numbers.mark_text(color="white", **style)
-    chart: alt.LayerChart = alt.LayerChart(layer=[boxes, edge, line, points, halo, inside]).properties(height=HEIGHT)
-    return chart
+    chart: alt.LayerChart = alt.LayerChart(layer=[boxes, edge, line, points, halo, inside])
+    return chart.properties(height=height(len(names), columns=1) + 60)  # the scale of colours takes the rest
