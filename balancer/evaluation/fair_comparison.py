@@ -63,7 +63,7 @@ def compare_fairly(
     if not alarms.any() or not frauds.any():
         return FairComparison(UNKNOWN, UNKNOWN, UNKNOWN)
     money = None if amount is None else np.where(frauds, np.maximum(np.asarray(amount, dtype=np.float64), 0.0), 0.0)
-    hits, false = float((frauds & alarms).sum()), float((alarms & ~frauds).sum())
+    false = float((alarms & ~frauds).sum())
     first, second = (_Curve.of(frauds, np.asarray(score, dtype=np.float64)) for score in (run, other))
     groups = None if group is None else np.asarray(group)
     enough = frauds.sum() >= FEWEST_FRAUDS
@@ -75,18 +75,18 @@ def compare_fairly(
     if money is not None:
         gained = slope * _mean(money, frauds & (changed != 0))
         saved = _estimate(changed, money, money - gained * legitimate, groups, enough=enough)
-    return FairComparison(caught, saved, _false_alarms(first, second, hits, false, caught))
+    return FairComparison(caught, saved, _false_alarms(first, second, false, caught))
 
 
-def _false_alarms(first: _Curve, second: _Curve, hits: float, false: float, caught: Interval) -> Interval:
-    """False alarms at equal frauds: those that the other model raises for the frauds by which the run leads.
+def _false_alarms(first: _Curve, second: _Curve, false: float, caught: Interval) -> Interval:
+    """False alarms at equal frauds: those that the other model raises for as many frauds as the run catches.
 
-    The interval follows from that of the frauds, so both are clear or neither is.
+    Value and interval follow from those of the frauds, so neither contradicts the other.
     """
-    value = first.false_for(hits) - second.false_for(hits)
+    level, wanted = second.caught_at(false), first.caught_at(false)
+    value = 0.0 if wanted == level else false - second.false_for(wanted)
     if caught.interval is None:
         return Interval(value, None)
-    level = second.caught_at(false)
     low, high = (false - second.false_for(level + lead) for lead in reversed(caught.interval))
     return Interval(value, (min(low, value), max(high, value)))
 

@@ -100,7 +100,7 @@ def _verdict(run: Run) -> None:
     st.subheader(f"{ICONS.get(verdict.outcome, NEUTRAL)} {plain(verdict.recommendation)}", anchor=False)
     st.markdown("  \n".join(plain(sentence) for sentence in verdict.sentences[:2]))
     for column, tile in zip(st.columns(len(verdict.tiles)), verdict.tiles, strict=True):
-        with column.container(border=True, height="stretch"):
+        with column.container(border=True, height="stretch", gap="xsmall"):
             st.metric(tile.label, tile.value)
             st.caption(plain(tile.note))
     st.caption(plain(verdict.basis))
