@@ -60,6 +60,11 @@ def test_train(tiny_table: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_report(tiny_run: Path, tmp_path: Path) -> None:
+    alone("report", COMMAND, "report", tiny_run, "--pdf", tmp_path / "report.pdf")
+
+
+@pytest.mark.slow
 def test_export(tiny_run: Path, tmp_path: Path) -> None:
     alone("export", COMMAND, "export", tiny_run, "--out", tmp_path / "model.onnx")
 

@@ -6,6 +6,8 @@ import time
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from balancer.evaluation.fair_comparison import FEWEST_FRAUDS, compare_fairly
 
@@ -73,6 +75,21 @@ def test_the_interval_agrees_with_resampling() -> None:
     assert found.frauds.interval is not None
     low, high = np.quantile(np.array(drawn, dtype=float), (0.025, 0.975))
     assert found.frauds.interval[1] - found.frauds.interval[0] == pytest.approx(high - low, rel=0.35)
+
+
+@given(st.integers(0, 10_000), st.floats(-3, 6), st.booleans())
+def test_frauds_and_false_alarms_never_contradict_each_other(seed: int, threshold: float, coarse: bool) -> None:
+    fraud, first, second, _ = rows(seed, n=300)
+    first, second = (np.round(each) if coarse else each for each in (first, second))
+    found = compare_fairly(fraud, first > threshold, first, second)
+    if found.frauds.value is None or found.false_alarms.value is None:
+        return
+    assert found.frauds.value * found.false_alarms.value <= 1e-9
+    if found.frauds.interval and found.false_alarms.interval:
+        low, high = found.false_alarms.interval
+        assert low - 1e-9 <= found.false_alarms.value <= high + 1e-9
+        assert found.frauds.interval[0] <= 0 or high <= 0
+        assert found.frauds.interval[1] >= 0 or low >= 0
 
 
 def test_rows_of_one_entity_count_together() -> None:
