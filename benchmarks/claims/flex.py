@@ -164,7 +164,8 @@ def table(own: dict[str, Any]) -> str:
     for each in own["cells"]:
         cells = [each["mask"], f"{each['tokens']:,}"]
         for passes, others in (("forward", (DENSE, MASKED, "torch flex, compiled")), ("forward_backward", (DENSE, MASKED))):
-            cells.append(f"{each[passes]['milliseconds'][flex.OURS]:.3g}")
+            own_time = each[passes]["milliseconds"][flex.OURS]
+            cells.append(f"{own_time:,.0f}" if own_time >= 100 else f"{own_time:.3g}")
             cells += [f"{each[passes]['times_faster_than'][other]:.1f}" for other in others]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)

@@ -59,6 +59,15 @@ def test_the_docstring_states_the_limits() -> None:
     assert f"With AVX-512: {script.CAUSAL[1]:g} times" in text
 
 
+def test_the_page_has_the_tables_of_the_result() -> None:
+    root = Path(__file__).resolve().parents[3]
+    page = (root / "docs" / "flex_attention.md").read_text(encoding="utf-8")
+    result = json.loads((root / "benchmarks" / "results" / "flex.json").read_text(encoding="utf-8"))
+    assert {"avx2", "avx512"} <= set(result["instructions"])
+    for own in result["instructions"].values():
+        assert script.table(own) in page, "python -c 'from benchmarks.claims.flex import table' writes it"
+
+
 def test_a_short_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(flex, "compiled", lambda: flex.of_torch)  # compiling takes long
     monkeypatch.setattr(flex_module, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
