@@ -160,14 +160,15 @@ def card_chart(frame: pl.DataFrame, *, amounts: bool) -> alt.LayerChart:
 
 
 def attention_frame(frame: pl.DataFrame, chosen: Mapping[str, Any]) -> pl.DataFrame:
-    """Add the column `attention` where the network used earlier transactions.
+    """Add the column `attention` where the network used earlier transactions, and mark global nodes.
 
     Args:
         frame: The transactions of a card, with `id`.
         chosen: A row of `predictions.parquet`.
     """
-    used = attention_of(dict(chosen))
+    used, nodes = attention_of(dict(chosen)), set(chosen.get("global_nodes") or [])
     if not used:
         return frame
-    shares = [used.get(name) for name in frame["id"].to_list()]
-    return frame.with_columns(attention=pl.Series(shares, dtype=pl.Float64))
+    names = frame["id"].to_list()
+    frame = frame.with_columns(attention=pl.Series([used.get(name) for name in names], dtype=pl.Float64))
+    return frame.with_columns(pl.Series("global node", [name in nodes for name in names])) if nodes else frame

@@ -42,7 +42,7 @@ from balancer.runs.reviews import Reviews, review, undo
 MOST = 500
 """Most transactions in the list."""
 TO_REVIEW, REVIEWED, ALL = "to review", "reviewed", "all"
-SHOWN_EARLIER = 60
+SHOWN_EARLIER = 100
 """Most transactions of a card that are shown."""
 EXPLAINED = 10
 """Rows at the top of the list that have reasons."""
@@ -215,6 +215,8 @@ def _why(run: Run, rows: pl.DataFrame, chosen: dict[str, Any], threshold: float,
             _reasons(explained, str(chosen["id"]))
         else:
             st.markdown("Without the table and the model only the score is known, not its reasons.")
+        if not run.has_network:
+            st.markdown("This run is boosted trees and has no network, so there is no attention to earlier transactions.")
     frame, left_out = _earlier(run, rows, chosen, threshold, negative, explained)
     with right:
         st.subheader(f"This {_entity(run)} until then")
@@ -286,8 +288,6 @@ def _history(run: Run, frame: pl.DataFrame, name: str, *, timed: bool, whole: bo
         notes.append("Attention shows which earlier transactions the network used, not what caused the score.")
     elif run.has_network:
         notes.append("There is no attention to earlier transactions.")
-    else:
-        notes.append("This run is boosted trees and has no network, so no attention is shown.")
     st.caption(" ".join(notes))
 
 
