@@ -65,10 +65,10 @@ def main() -> None:
             if name == "Transactions":
                 opened.get_by_role("button", name="false alarm").or_(opened.get_by_role("radio", name="false alarm")).first.click()
                 settle(opened)
-                opened.get_by_text("Read the table and the model").click()
-                opened.get_by_text("Contributions of the fields").wait_for()
+                opened.get_by_role("heading", name="Why").wait_for()
+                opened.get_by_text("What each field adds").click()
                 settle(opened)
-                opened.get_by_role("heading", name="Explanation").scroll_into_view_if_needed()
+                opened.get_by_role("heading", name="Why").scroll_into_view_if_needed()
                 settle(opened)
                 opened.screenshot(path=given.out / "app-why.png")
                 opened.get_by_role("heading", level=1).scroll_into_view_if_needed()
