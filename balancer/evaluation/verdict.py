@@ -192,13 +192,18 @@ def _count(rows: pl.DataFrame, threshold: float, classes: tuple[str, ...], *, am
     fraud, alarm = (rows["label"] != classes[0]).to_numpy(), (rows["score"] >= threshold).to_numpy()
     timed = "time" in rows.columns and rows["time"].null_count() < rows.height
     time = rows["time"].dt.epoch("us").fill_null(0).to_numpy() / 1e6 if timed else None
-    found: dict[str, Any] = alarm_counts(fraud, alarm, time=time, amount=rows["amount"].to_numpy() if amounts else None)
+    found: dict[str, Any] = alarm_counts(fraud, alarm, time=time, amount=_amounts(rows) if amounts else None)
     kinds = {}
     for kind in classes[1:]:
         of_kind = (rows["label"] == kind).to_numpy()
         kinds[kind] = (int((of_kind & alarm).sum()), int(of_kind.sum()))
     names = ("caught", "missed", "false_alarms", "days", "amount_caught", "amount_missed")
     return _Counts(**{key: found[key] for key in names}, kinds=kinds)
+
+
+def _amounts(rows: pl.DataFrame) -> np.ndarray:
+    """The amounts (n,); one that is unknown counts as 0."""
+    return rows["amount"].cast(pl.Float64).fill_null(0.0).fill_nan(0.0).to_numpy()
 
 
 def _reported(test: Mapping[str, Any]) -> _Counts:
@@ -230,7 +235,7 @@ def _compared(
         (predictions["score"] >= threshold).to_numpy(),
         *both,
         group=entity,
-        amount=predictions["amount"].to_numpy() if amounts else None,
+        amount=_amounts(predictions) if amounts else None,
     )
 
 

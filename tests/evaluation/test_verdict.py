@@ -144,6 +144,17 @@ def test_without_amounts() -> None:
     assert verdict.tiles[1].label == "Right alarms"
 
 
+def test_unknown_amounts_count_as_nothing() -> None:
+    made = Made(run=3.5)
+    predictions, scores = made.frames()
+    holes = predictions.with_columns(amount=pl.when(pl.int_range(pl.len()) % 5 == 0).then(None).otherwise(pl.col("amount")))
+    found = build_verdict(made.report, made.decision, predictions=holes, scores=scores, classes=made.classes, amounts=True)
+    assert "nan" not in said(found)
+    frauds = holes.filter(pl.col("label") != "0")
+    caught = frauds.filter(pl.col("score") >= made.threshold)["amount"].sum()
+    assert found.tiles[1].note.startswith(f"{caught:,.0f} of {frauds['amount'].sum():,.0f} ")
+
+
 @pytest.mark.parametrize("way", ["no column", "nulls"])
 def test_without_times(way: str) -> None:
     made = Made()
