@@ -11,13 +11,13 @@ from balancer.app.chart_parts import BLUE, GREY, ORANGE, VERMILION, legend
 from balancer.comparison.statistics import METRICS
 from balancer.comparison.verdict import KINDS, title_of
 
-_ROW, _TOP = 44, 30
-"""Pixels of a row of the forest plot, whose name stands above its line, and of what is besides rows."""
+_ROW, _BESIDES = 42, 150
+"""Pixels of a row of the forest plot, whose name stands above its line, and of axis and legend."""
 _KIND_COLOURS = [BLUE, VERMILION, ORANGE, GREY]
 _KIND_SHAPES = ["circle", "diamond", "square", "triangle-up"]
-_TEXT = "#777777"
+_TEXT = "#7C7C7C"
 """A grey that can be read on the light and the dark background."""
-_HEIGHT, _LABEL = 300, 12
+_HEIGHT, _LABEL = 420, 12
 
 
 def forest_chart(rows: pl.DataFrame, reference: str, metric: str) -> alt.LayerChart:
@@ -56,7 +56,7 @@ def forest_chart(rows: pl.DataFrame, reference: str, metric: str) -> alt.LayerCh
         x="difference:Q", shape=alt.Shape("kind:N", scale=alt.Scale(domain=list(KINDS), range=_KIND_SHAPES), legend=legend(2))
     )
     zero = alt.Chart(alt.InlineData(values=[{"zero": 0.0}])).mark_rule(strokeDash=[4, 4], color=_TEXT).encode(x="zero:Q")
-    chart: alt.LayerChart = (zero + lines + dots).properties(height=_ROW * len(order) + _TOP)
+    chart: alt.LayerChart = (zero + lines + dots).properties(height=_ROW * len(order) + _BESIDES)
     return chart
 
 
@@ -72,7 +72,7 @@ def parallel_chart(rows: pl.DataFrame) -> alt.LayerChart:
     across = alt.X(
         "title:N",
         sort=[wrapped[axis] for axis in order],
-        title="flags that differ, and results; lowest value below, highest above",
+        title=["flags that differ, and results", "(lowest value below, highest above)"],
         axis=alt.Axis(labelAngle=0, labelExpr="split(datum.value, '\\n')", labelLimit=90, grid=True),
     )
     hover = alt.selection_point(name="run", fields=["run"], on="pointerover", empty=False, clear="pointerout")
@@ -90,7 +90,7 @@ def parallel_chart(rows: pl.DataFrame) -> alt.LayerChart:
     colour = alt.Color(
         "average_precision:Q",
         title="average precision",
-        scale=alt.Scale(range=["#C9A227", "#2E8B7A", "#3B4BA3"]),
+        scale=alt.Scale(range=["#C9A227", "#2E8B7A", "#5672D8"]),
         legend=alt.Legend(orient="bottom", format=".2f", gradientLength=180),
     )
     lines = base.mark_line().encode(color=colour, strokeWidth=alt.condition(hover, alt.value(5), alt.value(2)))

@@ -88,8 +88,8 @@ def forest_rows(results: Sequence[dict[str, Any]], reference: str, metric: str) 
         metric: A key of `METRICS`.
 
     Returns:
-        Columns `treatment, title, kind, difference, low, high, verdict, mean`. Differences of false alarms are
-        in percent. The reference has the verdict `reference`.
+        Columns `treatment, title, kind, difference, low, high, verdict, mean`. Differences of false alarms
+        are in percent. The reference has the verdict `reference`.
     """
     averages = means(results)
     rows = chart_rows({"paired": paired(results, reference)}, metric)
@@ -139,7 +139,7 @@ def configuration_differences(runs: Sequence[Run]) -> pl.DataFrame:
 
 def _text(value: Any) -> str:
     if value is None:
-        return "–"
+        return "default"
     if isinstance(value, list | tuple):
         return ", ".join(str(each) for each in value) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
@@ -175,9 +175,10 @@ def parallel_rows(runs: Sequence[Run]) -> pl.DataFrame:
 def _places(values: Sequence[Any]) -> list[float]:
     """Where values (n,) lie on an axis from 0 to 1; equal values are in its middle."""
     numbers = [float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None for value in values]
-    if any(number is None for number in numbers):
-        order = sorted({_text(value) for value in values})
-        numbers = [float(order.index(_text(value))) for value in values]
     known = [number for number in numbers if number is not None]
+    if len(known) < len(values):  # in the order of numbers, then of texts
+        keys = [(number is None, number or 0.0, _text(value)) for number, value in zip(numbers, values, strict=True)]
+        order = sorted(set(keys))
+        known = [float(order.index(key)) for key in keys]
     low, high = min(known), max(known)
     return [0.5 if high == low else (number - low) / (high - low) for number in known]

@@ -80,13 +80,14 @@ class Job:
 
     def stop(self) -> None:
         """Stop the job and wait until it has ended."""
-        if not self.alive:
-            return
+        was_alive = False
         while self.alive:
+            was_alive = True
             with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
                 os.killpg(self.pid, signal.SIGTERM)
             time.sleep(0.05)
-        _write_note(replace(self, stopped=True))
+        if was_alive:
+            _write_note(replace(self, stopped=True))
 
 
 def checked_name(name: str) -> str:

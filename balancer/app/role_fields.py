@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 import streamlit as st
@@ -43,6 +43,8 @@ UNITS = {"found": None, "seconds": "s", "milliseconds": "ms", "microseconds": "u
 SPLITS = {"time": "by time: training, then validation, then test", "random": "at random, whole entities"}
 BAD_ROWS = {"error": "are refused, the message names the first", "drop": "are left out and counted"}
 _FIRST_ROWS = 5
+_SHORT = 16
+"""Most columns that are shown without scrolling."""
 _SHORTER_DELAY = "the default label delay"
 
 
@@ -92,7 +94,7 @@ def _asked(source: Path) -> tuple[dict[str, Any], bool]:
     place = st.container()
     with st.expander("Change the roles of the columns", icon=":material/view_column:"):
         single |= _single(source, head.columns, found["spec"], unclear)
-        given = {role: value for role, value in single.items() if value is not None}
+        given: dict[str, Any] = {role: value for role, value in single.items() if value is not None}
         chosen = {role: value for role, value in given.items() if role in unclear or value != (found["spec"].get(role) or "none")}
         features = _features(str(source), changed, chosen) if chosen else {role: tuple(found["spec"][role]) for role in LIST_ROLES}
         given |= _lists(source, head.columns, features, set(given.values()))
@@ -251,7 +253,8 @@ def _columns(source: Path, found: dict[str, Any], now: dict[str, Any]) -> None:
         "missing": st.column_config.NumberColumn("missing, %", format="%.1f"),
         "first": st.column_config.TextColumn("first values"),
     }
-    st.dataframe(pl.DataFrame(rows), hide_index=True, column_config=shape, key=f"columns-{source}")
+    size: Literal["content", "auto"] = "content" if len(rows) <= _SHORT else "auto"
+    st.dataframe(pl.DataFrame(rows), hide_index=True, column_config=shape, key=f"columns-{source}", height=size)
     facts = []
     if now["time"]:
         facts.append(f"{now['time']['days']:,.4g} days, from {plain(str(now['time']['first']))} to {plain(str(now['time']['last']))}")

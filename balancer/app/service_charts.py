@@ -8,15 +8,18 @@ import polars as pl
 from balancer.app.chart_parts import BLUE, DAYS, HEIGHT, ORANGE, VERMILION, axis, legend, rule, tip
 from balancer.app.service import ESTIMATED, LARGE, TRUE
 
+_TALL = HEIGHT // 2 + 80
+"""Pixels with axis and legend."""
+
 
 def day_charts(frame: pl.DataFrame) -> dict[str, alt.LayerChart]:
     """Plot alert rate, precision and largest drift of `balancer.app.service.frame_of` by day, by title."""
+    drift = _lines(frame, "population stability index", {"largest drift": VERMILION}, ".2f")
+    limit = rule(LARGE, "population stability index", "y")
     return {
-        "Share of alarms": _lines(frame, "share of transactions with an alarm", {"alert rate": BLUE}, ".2~%"),
-        "Precision of alarms": _lines(frame, "share of alarms that are fraud", {ESTIMATED: ORANGE, TRUE: BLUE}, ".0%"),
-        "Largest drift of a field": alt.layer(
-            _lines(frame, "population stability index", {"largest drift": VERMILION}, ".2f"), rule(LARGE, "population stability index", "y")
-        ).properties(height=HEIGHT // 2 + 40),
+        "Share of alarms": _lines(frame, "share with an alarm", {"alert rate": BLUE}, ".2~%"),
+        "Precision of alarms": _lines(frame, "share that is fraud", {ESTIMATED: ORANGE, TRUE: BLUE}, ".0%"),
+        "Largest drift of a field": alt.LayerChart(layer=[drift, limit]).properties(height=_TALL),
     }
 
 
@@ -41,5 +44,5 @@ def _lines(frame: pl.DataFrame, title: str, columns: dict[str, str], number: str
         tips.append(tip("field:N", "field"))
     lines = alt.Chart(long).mark_line().encode(*encodings)
     points = alt.Chart(long).mark_point(filled=True, size=60).encode(*encodings[:3], tooltip=tips)
-    chart: alt.LayerChart = alt.layer(lines, points).properties(height=HEIGHT // 2 + 40)
+    chart: alt.LayerChart = alt.LayerChart(layer=[lines, points]).properties(height=_TALL)
     return chart

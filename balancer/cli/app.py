@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     if not 0 < config.port < 65536:
         raise InputError(f"--port {config.port} is not a port: give a number from 1 to 65535")
     service = config.service or os.environ.get(SERVICE, "")
-    if service and not service.startswith(("http://", "https://")):
+    if service and (not service.startswith(("http://", "https://")) or "@" in service):
         raise InputError(
             f"{'--service' if config.service else SERVICE} is no address of a service: give one such as https://balancer.example"
         )

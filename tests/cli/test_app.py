@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from balancer.cli import main
+from balancer.cli import app, main
 from benchmarks.lib.ports import free_port
 
 
@@ -37,7 +37,30 @@ def test_streamlit_is_started_on_the_folder(tmp_path: Path, monkeypatch: pytest.
     assert seen[-3:] == ["--", "--runs", str(tmp_path)]
 
 
-@pytest.mark.parametrize(("given", "said"), [(["--port", "0"], "--port 0"), (["--runs", __file__], "is a file")])
+def test_the_address_of_a_service_is_given_on_and_its_key_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def execv(_: str, command: list[str]) -> None:
+        seen.extend(command)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "execv", execv)
+    monkeypatch.setenv("BALANCER_SERVICE_KEY", "bk_secret")
+    with pytest.raises(KeyboardInterrupt):
+        app.main(["--runs", str(tmp_path), "--service", "https://balancer.example"])
+    assert seen[-2:] == ["--service", "https://balancer.example"]
+    assert "bk_secret" not in " ".join(seen)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--port", "0"], "--port 0"),
+        (["--runs", __file__], "is a file"),
+        (["--service", "balancer.example"], "--service is no address"),
+        (["--service", "https://user:secret@balancer.example"], "--service is no address"),
+    ],
+)
 def test_mistakes_end_in_one_line(given: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["app", *given]) == 2
     assert said in capsys.readouterr().err

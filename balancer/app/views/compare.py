@@ -208,7 +208,7 @@ def _weight_choices(content: dict[str, Any]) -> None:
             {
                 "weights": title,
                 "average precision": mean.get("average_precision"),
-                f"difference from {content['reference']}": None if difference is None else difference["difference"],
+                f"difference from {content['reference']}": 0.0 if difference is None else difference["difference"],
                 "more than noise?": "the reference" if difference is None else noise(difference),
             }
         )

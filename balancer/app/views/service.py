@@ -34,7 +34,7 @@ def show() -> None:
     if not where.configured:
         st.info("No service is configured: start the app with --service URL.", icon=":material/monitoring:")
         return
-    st.caption(plain(where.shown))
+    st.caption(f"`{where.shown}`")  # as code, so that it is no link
     if where.address:
         try:
             read_metrics(where)
@@ -170,6 +170,8 @@ def _days(where: Target) -> None:
         "transactions": st.column_config.NumberColumn(format="localized"),
         "frauds expected": st.column_config.NumberColumn(format="%.1f"),
     }
+    shape["day"] = st.column_config.DateColumn(format="YYYY-MM-DD", pinned=True)
+    shape["largest drift"] = st.column_config.NumberColumn(format="%.2f")
     show_table(frame, "service-days", columns=shape)
     for note in found["notes"]:
         st.caption(plain(note))

@@ -26,7 +26,7 @@ from balancer.options.train import TrainConfig
 
 PARAMETERS = {each.name: each for each in parameters(TrainConfig)}
 LEARNERS = {
-    "auto": "chosen by the number of frauds",
+    "auto": "automatic",
     "hybrid": "trees and a network",
     "network": "a network alone",
     "trees": "trees alone",
@@ -116,7 +116,7 @@ def _method() -> dict[str, Any]:
         PARAMETERS["learner"].choices,
         key="learner",
         format_func=lambda name: LEARNERS.get(name, name),
-        help="Trees and a network is usual; a table with few frauds gets a network alone.",
+        help="Automatic is trees and a network, or a network alone where there are too few frauds for trees.",
     )
     policy = left.selectbox(
         FIELDS["policy"],
