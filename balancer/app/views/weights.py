@@ -315,8 +315,7 @@ def _standing(game: Playground, frauds: int | None) -> alt.LayerChart | None:
         delta = f"{yours - last[name]:+.3f} for you" + (", no clear difference" if unclear else "")
         column.metric(f"{name}: AP", f"{last[name]:.3f}", delta, delta_color="off" if unclear else "normal", border=True)
     chart = epochs_chart(rows.rename({"player": "model"}), metric="average_precision", title="validation AP of the students")
-    with st.container(key="single-game"):
-        st.altair_chart(chart, width="stretch", alt="average precision by epoch of each player")
+    st.altair_chart(chart, width="stretch", alt="average precision by epoch of each player")
     return chart
 
 
