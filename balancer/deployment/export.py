@@ -185,7 +185,7 @@ def _quantize(
 
 
 def _latencies(run: TrainedRun, dataset: Dataset, light: dict[str, Any]) -> tuple[dict[str, dict[str, float]], list[str]]:
-    """Measure the median milliseconds by batch size, alternating between the models.
+    """Measure the least milliseconds by batch size, alternating between the models.
 
     The full detector is measured in torch and, if it can be exported, in ONNX Runtime; the light models in
     ONNX Runtime. Trees of both stages are a part of the full detector.
@@ -212,7 +212,7 @@ def _latencies(run: TrainedRun, dataset: Dataset, light: dict[str, Any]) -> tupl
         batch = SequenceBatch.from_windows(*whole, run.device)
         calls["full"] = functools.partial(_score_last, full, batch, dataset.store.values[chosen], base.store.values[chosen])
         with torch.inference_mode():
-            for name, ms in timed(calls).items():
+            for name, ms in timed(calls, take=min).items():
                 found.setdefault(name, {})[str(size)] = ms
     return found, notes
 

@@ -149,7 +149,7 @@ def validation_metric(
 
 
 def latencies(models: dict[str, torch.nn.Module], dataset: Dataset, history: int, device: torch.device) -> dict[str, dict[str, float]]:
-    """Measure the median milliseconds of each model by batch size, in turns.
+    """Measure the least milliseconds of each model by batch size, in turns.
 
     Args:
         models: Classifiers by name.
@@ -166,6 +166,6 @@ def latencies(models: dict[str, torch.nn.Module], dataset: Dataset, history: int
         batch = SequenceBatch.from_windows(*dataset.store.windows(chosen, history), device)
         with torch.inference_mode():
             calls = {name: functools.partial(model, batch) for name, model in models.items()}
-            for name, ms in timed(calls).items():
+            for name, ms in timed(calls, take=min).items():
                 found[name][str(size)] = ms
     return found
