@@ -39,6 +39,8 @@ from balancer.models.quantization import (
     sensitivity,
     timed,
 )
+from balancer.models.quantization.storage import WEIGHTS_FILE
+from balancer.models.storage import CONFIG_FILE
 from balancer.runs.trained_run import TrainedRun, training_table
 from balancer.training.precision_stage import BATCHES, calibration, latencies, validation_metric
 
@@ -137,15 +139,22 @@ def measured(run: TrainedRun, model: torch.nn.Module, dataset: Dataset, size: in
 def _torch(
     run: TrainedRun, dataset: Dataset, plan: PrecisionPlan, report: SensitivityReport, path: Path, backend: Backend, before: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Apply the plan, save the model, load it again, and measure the loaded model."""
+    """Apply the plan, save the model, load it again, and measure the loaded model.
+
+    The run gets the files after all measurements, so that it can be scored, and has its old plan, until then.
+    """
     quantized, applied = apply_precision(run.model, plan, backend="auto" if backend == "onnxruntime" else backend)
     if applied.backend == "bitsandbytes":
         after = measured(run, quantized, dataset, _bytes(applied, before["bytes"]))
         return after, applied.to_dict()
     about: dict[str, Any] = {"sensitivity": report.to_dict(), "of": measured_on(run)}
-    save_quantized(quantized, applied, path, plan=plan, about=about)
-    loaded = load_quantized_classifier(path, run.device)
-    after = measured(run, loaded, dataset, (path / "model.quantized.safetensors").stat().st_size)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Windows keeps mapped files
+        tried = Path(folder)
+        save_quantized(quantized, applied, tried, plan=plan, about=about)
+        write_bytes(tried / CONFIG_FILE, (path / CONFIG_FILE).read_bytes())
+        loaded = load_quantized_classifier(tried, run.device)
+        size = (tried / WEIGHTS_FILE).stat().st_size
+    after = measured(run, loaded, dataset, size)
     both = latencies({"full": copy.deepcopy(run.model), "quantized": loaded}, dataset, run.model.config.history_length, run.device)
     before["ms"], after["ms"] = both["full"], both["quantized"]  # measured alternately
     save_quantized(quantized, applied, path, plan=plan, about=about | {"before": before, "after": after})
@@ -186,7 +195,7 @@ def _onnx(
     ms = {}
     for rows_at_once in BATCHES:
         values, lengths = dataset.store.windows(np.resize(rows, rows_at_once), history)
-        ms[str(rows_at_once)] = timed({"onnx": functools.partial(network.probabilities, values, lengths)})["onnx"]
+        ms[str(rows_at_once)] = timed({"onnx": functools.partial(network.probabilities, values, lengths)}, take=min)["onnx"]
     layers = [
         {"layer": name, "wanted": planned, "got": "int8" if name in int8_layers else "fp32"} for name, planned in plan.precision.items()
     ]

@@ -262,12 +262,17 @@ class RunFolder:
         write_json(self.path / "run.json", self.content)
 
     def refuse_other_plan(self) -> None:
-        """Check that the precision plan is of this run. Plans without a recorded digest are accepted.
+        """Check that the run has a precision plan of its own. Plans without a recorded digest are accepted.
 
         Raises:
-            CorruptFileError: It is of another run, or was edited.
+            MissingFileError: The run was trained without a plan.
+            CorruptFileError: The plan is missing, of another run, or was edited.
         """
         digest, file = (self.content.get("parts") or {}).get(PLANNED), self.path / PLANNED
+        if digest is None and not file.is_file():
+            raise MissingFileError(
+                f"the run in {self.path} has no {PLANNED}: run balancer quantize {self.path}, or leave --precision quantized out"
+            )
         if digest is not None and (not file.is_file() or file_digest(file) != digest):
             raise CorruptFileError(f"{file} is not the plan of this run: restore it, or run balancer quantize {self.path} again")
 

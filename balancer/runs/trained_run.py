@@ -78,6 +78,8 @@ class TrainedRun:
         _check_members(folder, decision)
         device, model = torch.device(choose_device()), None
         if NETWORK in members:
+            if precision == "quantized":
+                folder.refuse_other_plan()
             model = (load_classifier(path) if precision == "full" else load_quantized_classifier(path)).to(device)
             names = (schema.numeric_fields, schema.categorical_fields, schema.classes)
             if names != (model.config.numeric_fields, model.config.categorical_fields, model.config.classes):
@@ -88,8 +90,6 @@ class TrainedRun:
                 f"the run in {path} has boosted trees and no network, so there is nothing quantized: leave --precision out"
             )
         folder.refuse_other_parts()
-        if model is not None and precision == "quantized":
-            folder.refuse_other_plan()
         return cls(folder, Detector(model, stages, members, len(schema.classes)), schema, decision, device)
 
     @property
