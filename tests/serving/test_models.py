@@ -17,8 +17,10 @@ from fastapi.testclient import TestClient
 from safetensors.numpy import load_file, save_file
 from sqlalchemy import insert, select, update
 
+from balancer.cli import main
 from balancer.data.spec import DAY
 from balancer.errors import InputError
+from balancer.files import write_json
 from balancer.serving.config import ServeConfig
 from balancer.serving.errors import ConflictError
 from balancer.serving.http.app import create_app
@@ -90,7 +92,7 @@ def test_the_digest_covers_what_scoring_reads(tiny_run: Path, tmp_path: Path) ->
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
     known = run_digests(run, "full")
-    assert LoadedModel.load(run, "run").digest == known.digest
+    assert LoadedModel.load(run, "run", "full").digest == known.digest
     assert known == run_digests(tiny_run, "full")  # whatever the folder is called
     scored = ["run.json", "schema.json", "decision.json", "reference.json", "model.json", "model.safetensors"]
     scored += [f"trees/{file.name}" for file in (tiny_run / "trees").iterdir()]
@@ -105,6 +107,21 @@ def test_the_digest_covers_what_scoring_reads(tiny_run: Path, tmp_path: Path) ->
         assert run_digests(run, "full").digest == known.digest
     assert run_digests(run, "quantized").digest != run_digests(tiny_run, "quantized").digest
     assert run_digests(run, "quantized").includes(known.digest)
+
+
+def test_a_plan_changes_the_planned_network_and_not_the_full_one(network_run: Path, tiny_table: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(network_run, run)
+    content = json.loads((run / "run.json").read_text())
+    before, planned = run_digests(run, "full"), run_digests(run, "auto")
+    assert planned.includes(before.digest) and before.includes(planned.digest)
+    del content["parts"]["precision.json"]
+    write_json(run / "run.json", content)  # as a run without a plan
+    without = run_digests(run, "auto")
+    assert without.digest == before.digest
+    assert main(["quantize", str(run), "--max-drop", "0.5", "--dataset", str(tiny_table)]) == 0
+    assert run_digests(run, "full").digest == before.digest, "the full network is what it was"
+    assert not run_digests(run, "auto").includes(planned.digest)
 
 
 def test_an_overwritten_run_is_refused_by_every_worker(folder: Path, database: Database) -> None:
@@ -306,7 +323,7 @@ def test_the_champion_before_is_not_one_that_was_left() -> None:
 
 
 def test_a_database_of_an_earlier_version_starts_and_records_the_files_again(folder: Path, near: Database) -> None:
-    files = run_digests(folder / "one", "full")
+    files = run_digests(folder / "one", "auto")
     assert len(files.others) == 3
     for number, digest in enumerate(sorted(files.others), 1):
         row = {"generation": 2 * number, "name": "one", "digest": digest, "activated": 1.0}

@@ -135,7 +135,10 @@ class Registry:
         champion = self.current
         assert champion is not None
         if champion.digest != wanted.digest:  # the same files, as an earlier version or another --precision recorded them
-            LOG.info(f"the files of {wanted.name!r} are recorded again, as they are read with --precision {self._precision}")
+            self._note(
+                f"the files of {wanted.name!r} are recorded again, as they are read with --precision {self._precision}: an earlier version "
+                "recorded them in another way, or they were last served with another precision"
+            )
             self._record(champion, None)
         if given is not None and given != wanted.name:
             self._note(

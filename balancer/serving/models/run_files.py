@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from balancer.files import json_text
 from balancer.inference.decision import DECISION_FILE
 from balancer.inference.tree_stages import TREES_FOLDER
 from balancer.runs.results import REFERENCE_FILE, SCHEMA_FILE
+from balancer.runs.run_folder import PLANNED
 from balancer.runs.trained_run import Precision, chosen_precision
 
 _SHARED = ("run.json", SCHEMA_FILE, DECISION_FILE, REFERENCE_FILE, "model.json")
@@ -49,8 +52,29 @@ def run_digests(folder: Path, precision: str) -> RunDigests:
             for digest in earlier.values():
                 digest.update(file.name.encode() + (read or b""))
     mine = {each: _digest(each, {name: content[name] for name in (*_SHARED, *_WEIGHTS[each], *trees)}) for each in _WEIGHTS}
+    if (plain := _without_plan(folder)) is not None:
+        read_in_full = content | {"run.json": hashlib.sha256(plain.encode()).hexdigest()}
+        mine["full"] = _digest("full", {name: read_in_full[name] for name in (*_SHARED, *_WEIGHTS["full"], *trees)})
     others = {mine[each] for each in _WEIGHTS if each != chosen} | {digest.hexdigest() for digest in earlier.values()}
     return RunDigests(mine[chosen], frozenset(others))
+
+
+def _without_plan(folder: Path) -> str | None:
+    """`run.json` without the digest of the precision plan, which the full network does not read.
+
+    None if it has no such digest, or is not as this package wrote it.
+    """
+    try:
+        text = (folder / "run.json").read_text(encoding="utf-8")
+        content = json.loads(text)
+        if PLANNED not in content["parts"] or json_text(content) != text:
+            return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    del content["parts"][PLANNED]
+    if not content["parts"]:
+        del content["parts"]
+    return json_text(content)
 
 
 def _digest(precision: str, content: dict[str, str | None]) -> str:
