@@ -54,6 +54,7 @@ def examine() -> dict[str, Any]:
 
     from balancer import __version__
     from balancer.errors import InputError
+    from balancer.models.attention import flex_native
     from balancer.models.attention.backends import BACKENDS
     from balancer.models.attention.choice import LENGTHS, explain_choice, processor
     from balancer.models.attention.layout import Layout
@@ -89,6 +90,9 @@ def examine() -> dict[str, Any]:
             "backends": {name: backend.refuses(probe, Layout()) or "works" for name, backend in BACKENDS.items()},
             "auto": auto,
         },
+        "flex_attention": {
+            "kernel in C++": flex_native.absence() or f"works, with {flex_native.INSTRUCTION_SETS[flex_native.instruction_set() or 0]}"
+        },
         "quantization": {"INT8 kernel in C++": native.absence() or f"works, with {native.instruction_set()}"},
         "trees": {"evaluator in C++": absence_of_trees() or "works"},
         "streaming": {"step in C++": absence_of_step() or f"works, with {INSTRUCTION_SETS[instruction_set() or 0]}"},
@@ -108,6 +112,7 @@ def _print(result: dict[str, Any]) -> None:
     console.print(head)
     for title, rows in (
         ("\nattention backend", result["attention"]["backends"].items()),
+        ("\nflex_attention", result["flex_attention"].items()),
         ("\nquantization", result["quantization"].items()),
         ("\nboosted trees", result["trees"].items()),
         ("\nscoring row by row", result["streaming"].items()),

@@ -26,6 +26,7 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert set(result["attention"]["backends"]) == set(BACKENDS)
     assert result["attention"]["backends"]["torch"] == "works"
     assert result["attention"]["backends"]["native"] == (native.absence() or "works")
+    assert result["flex_attention"]["kernel in C++"].startswith("works, with ")
     assert set(result["quantization"]) == {"INT8 kernel in C++"}
     assert set(result["trees"]) == {"evaluator in C++"}
     assert set(result["streaming"]) == {"step in C++"}
