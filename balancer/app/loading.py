@@ -203,7 +203,7 @@ def _gone(picked: str, found: Run | None, others: bool) -> NoReturn:
 def no_run_yet() -> NoReturn:
     """Offer to train on the sample table, and end the page."""
     st.info(
-        f"There is no finished run in `{runs_folder()}` yet. Train one on the sample table here (takes some minutes), or in a "
+        f"There is no finished run in {plain(runs_folder())} yet. Train one on the sample table here (takes some minutes), or in a "
         "terminal: `balancer train --dataset data_samples/transactions.parquet`"
     )
     if st.button("Train on the sample now", type="primary", icon=":material/play_arrow:"):
@@ -217,7 +217,7 @@ def no_run_yet() -> NoReturn:
         try:
             start(runs_folder(), name, "train", ["--dataset", str(sample)])
         except InputError as error:
-            st.error(str(error))
+            st.error(plain(error))
         else:
             st.switch_page("views/train.py")
     st.stop()
