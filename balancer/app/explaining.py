@@ -14,6 +14,7 @@ from balancer.app.browsing import Run
 from balancer.app.loading import dataset, stamp, trained
 from balancer.data.dataset import Dataset
 from balancer.errors import InputError
+from balancer.runs.run_folder import RunFolder
 
 LARGE = 100_000_000
 """Bytes of a table from which it is read only when asked to."""
@@ -40,13 +41,19 @@ class Explained:
     note: str
 
 
+def table_file(run: Run) -> Path | None:
+    """The file of the table that the run was trained on; None where it is gone, or a folder."""
+    try:
+        path = RunFolder.open(run.path).find_table()
+        return path if path.is_file() else None
+    except (InputError, OSError):
+        return None
+
+
 def waits(run: Run) -> bool:
     """Whether the table of the run is so large that explanations are computed only when asked for."""
-    path = Path(run.dataset)
-    try:
-        return path.is_file() and path.stat().st_size > LARGE
-    except OSError:
-        return False
+    file = table_file(run)
+    return file is not None and file.stat().st_size > LARGE
 
 
 def explain(run: Run, identity: Any) -> Explained:

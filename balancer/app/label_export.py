@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 import streamlit as st
 
 from balancer.app.browsing import Run
-from balancer.app.loading import as_csv, as_parquet, plain, read
+from balancer.app.explaining import table_file
+from balancer.app.loading import as_csv, as_parquet, read
 from balancer.errors import InputError
 from balancer.names import counted
 from balancer.runs.reviews import MOST_LABELS, Reviews, label_requests, label_table, with_labels
+from balancer.runs.run_folder import RunFolder
 
 
 def export_labels(run: Run, reviews: Reviews, rows: pl.DataFrame) -> None:
@@ -42,14 +43,14 @@ def export_labels(run: Run, reviews: Reviews, rows: pl.DataFrame) -> None:
                 part = f", part {number} of {len(bodies)}" if len(bodies) > 1 else ""
                 st.download_button(f"For the service, JSON{part}", json.dumps(body), f"{run.name}-labels{number if part else ''}.json",
                                    "application/json", key=f"labels-json-{number}", **options)  # fmt: skip
-            path = Path(run.dataset)
-            if spec.get("label") and path.is_file():
+            path = table_file(run)
+            if spec.get("label") and path is not None:
                 st.download_button("Training table with these labels", partial(corrected_table, run, reviews), f"{path.stem}-labelled.parquet",
                                    "application/octet-stream", key="labels-table", **options)  # fmt: skip
         st.caption(
             "The training table is that of the run with these labels in place of its own: train on it by `balancer train --dataset`. The JSON "
-            f"is the body of `POST /v1/labels` (at most {MOST_LABELS:,} labels each): `curl ADDRESS/v1/labels -H 'Content-Type: application/json' "
-            f"-d @{run.name}-labels.json`".replace(run.name, plain(run.name) if "`" in run.name else run.name)
+            f"is the body of `POST /v1/labels` with at most {MOST_LABELS:,} labels: "
+            "`curl ADDRESS/v1/labels -H 'Content-Type: application/json' -d @labels.json`"
         )
 
 
@@ -73,8 +74,6 @@ def corrected_table(run: Run, reviews: Reviews) -> bytes:
     from balancer.tables.options import ReadOptions
 
     spec = read(run, "schema.json")["spec"]
-    path, options = Path(run.dataset), ReadOptions.from_dict(spec.get("read") or {})
-    if not path.exists():
-        raise InputError(f"{path} is not here: restore the table that the run was trained on")
+    path, options = RunFolder.open(run.path).find_table(), ReadOptions.from_dict(spec.get("read") or {})
     frame = collect(scan(path, read=options), path)
     return as_parquet(with_labels(frame, reviews, identity=spec.get("id"), label=str(spec["label"])))

@@ -136,9 +136,9 @@ def _list(run: Run, listed: pl.DataFrame, *, amounts: bool, timed: bool) -> int 
     shown = ["id", *([RISK] if amounts else []), "score", *(["amount"] if amounts else []), *(["time"] if timed else []), entity, "why", "outcome",
              "label", "reviewed", "predicted"]  # fmt: skip
     columns = {
-        RISK: st.column_config.NumberColumn(format="localized", help="score times amount, in the currency of the table"),
+        RISK: st.column_config.NumberColumn(format="accounting", help="score times amount, in the currency of the table"),
         "score": st.column_config.ProgressColumn(format="%.4f", min_value=0, max_value=1),
-        "amount": st.column_config.NumberColumn(format="localized"),
+        "amount": st.column_config.NumberColumn(format="accounting"),
         "time": st.column_config.DatetimeColumn(format="YYYY-MM-DD HH:mm:ss"),
         "why": st.column_config.TextColumn(width="large", help=f"the strongest reason; for the first {EXPLAINED} rows"),
     }
@@ -273,7 +273,7 @@ def _history(run: Run, frame: pl.DataFrame, name: str, *, timed: bool, whole: bo
     scores = [f"{score:.4f}" if score is not None else "–" for score in frame["score"].to_list()]
     columns = {
         "attention": st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1, help="how much the network used it"),
-        "amount": st.column_config.NumberColumn(format="localized"),
+        "amount": st.column_config.NumberColumn(format="accounting"),
         "time": st.column_config.DatetimeColumn(format="YYYY-MM-DD HH:mm"),
         "kind": st.column_config.TextColumn("what it is"),
     }
