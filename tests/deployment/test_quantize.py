@@ -9,9 +9,12 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from rich.console import Console
 
 from balancer.cli import main
 from balancer.data.split import Split
+from balancer.deployment.quantize import quantize_run
+from balancer.errors import InputError
 from balancer.inference.decision import evaluate_rows
 from balancer.inference.scoring import score_rows
 from balancer.models.quantization import applying
@@ -161,3 +164,36 @@ def test_training_with_8_bit_moments_comes_to_the_same(tiny_table: Path, tmp_pat
         )
         figures.append(json.loads((out / "report.json").read_text())["test"]["average_precision"])
     assert figures[0] == pytest.approx(figures[1], abs=0.1)
+
+
+def test_a_run_can_be_scored_with_its_old_plan_after_an_interruption(
+    network_run: Path, tiny_table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "network"
+    shutil.copytree(network_run, run)
+
+    measured: list[str] = []
+
+    def interrupted(models: dict[str, object], *_: object) -> dict[str, dict[str, float]]:
+        if measured:  # the full network was measured
+            raise KeyboardInterrupt
+        measured.extend(models)
+        return {name: {} for name in models}
+
+    with monkeypatch.context() as patch:
+        patch.setattr("balancer.deployment.quantize.latencies", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            quantize_run(run, max_drop=0.5, backend="auto", console=Console(quiet=True), dataset=tiny_table)
+    for name in ("precision.json", "model.quantized.safetensors", "run.json"):
+        assert (run / name).read_bytes() == (network_run / name).read_bytes()
+
+
+def test_a_run_without_a_plan_says_how_to_get_one(network_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "network"
+    shutil.copytree(network_run, run)
+    content = json.loads((run / "run.json").read_text())
+    del content["parts"]["precision.json"]
+    (run / "run.json").write_text(json.dumps(content))
+    (run / "precision.json").unlink()
+    with pytest.raises(InputError, match=r"run balancer quantize .* or leave --precision quantized out"):
+        TrainedRun.load(run, precision="quantized")
