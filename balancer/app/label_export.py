@@ -12,7 +12,6 @@ import streamlit as st
 from balancer.app.browsing import Run
 from balancer.app.explaining import table_file
 from balancer.app.loading import as_csv, as_parquet, read
-from balancer.errors import InputError
 from balancer.names import counted
 from balancer.runs.reviews import MOST_LABELS, Reviews, label_requests, label_table, with_labels
 from balancer.runs.run_folder import RunFolder
