@@ -6,8 +6,10 @@ or `balancer app --runs DIR` shows those of another folder.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
+import polars as pl
 import streamlit as st
 
 from balancer.app.loading import plain, run_choice
@@ -23,6 +25,9 @@ PAGES = (
     ("train", "Train", ":material/model_training:"),
     ("model", "Model", ":material/account_tree:"),
 )
+_DAMAGE = (KeyError, IndexError, TypeError, ValueError, AttributeError, pl.exceptions.PolarsError)
+"""What pages raise at a file of a run whose content is not what it should be."""
+_LOG = logging.getLogger(__name__)
 SERVICE_PAGE = ("service", "Service", ":material/monitoring:")  # only where a service is configured
 STYLE = """<style>
 /* Columns wrap instead of cutting off numbers or squeezing charts; two columns usually hold charts. */
@@ -63,6 +68,13 @@ def main() -> None:
         page.run()
     except InputError as error:
         st.error(plain(error))
+    except _DAMAGE as error:
+        # A file that can be read but has other content than expected; the log has the place.
+        _LOG.exception("the page %s can't be shown", page.title)
+        st.error(
+            f"The page can't be shown: a file that it reads is damaged or was written by another version "
+            f"({type(error).__name__}: {plain(error)}). Train the run again; the log of the app says which file."
+        )
 
 
 main()

@@ -138,10 +138,11 @@ def surface_chart(
             alt.X2("right:Q"),
             alt.Y("low:Q", title=y_title, scale=power),
             alt.Y2("high:Q"),
+            # Above the map: below it, beside the names of the marks, it has no place on a narrow screen.
             alt.Color(
                 f"{metric}:Q",
                 scale=alt.Scale(scheme="cividis"),
-                legend=alt.Legend(orient="bottom", title=title, titleLimit=300, gradientLength=220),
+                legend=alt.Legend(orient="top", title=title, titleLimit=300, gradientLength=220),
             ),
             tooltip=[*where, tip(metric, title, ".3f")],
         )

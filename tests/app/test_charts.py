@@ -217,7 +217,7 @@ def test_charts_have_tooltips_with_titles_legends_below_and_no_width(name: str) 
         assert "width" not in view
         for channel in view.get("encoding", {}).values():
             legend = channel.get("legend") if isinstance(channel, dict) else None
-            assert legend is None or legend["orient"] == "bottom"
+            assert legend is None or legend["orient"] == ("top" if "gradientLength" in legend else "bottom")
 
 
 def test_curves_of_many_points_answer_to_the_pointer_with_few_marks() -> None:

@@ -147,3 +147,16 @@ def test_many_broken_runs_are_one_compact_list(runs: Path) -> None:
     assert not app.exception
     assert any("5 runs can't be shown" in each.label for each in app.expander)
     assert all(f"broken {number}" in said(app) for number in range(5))
+
+
+@pytest.mark.parametrize(("page", "name", "content"), [("model", "precision.json", {"about": {}}), ("model", "model.json", {"config": None}),
+    ("weights", "report.json", None), ("runs", "schema.json", {"classes": {}}), ("threshold", "decision.json", {"threshold": "high"})])  # fmt: skip
+def test_content_of_another_kind_is_one_sentence(runs: Path, page: str, name: str, content: object) -> None:
+    file = runs / "first" / name
+    if content is None:
+        content = json.loads(file.read_text()) | {"run": {"network": {"form": 1}, "policy": 3}}
+    file.write_text(json.dumps(content))
+    app = opened(page, run="first")
+    assert not app.exception
+    assert len(app.error) == 1
+    assert "\n" not in app.error[0].value
