@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from balancer import native_library
+from balancer.cli import main
 from balancer.errors import InputError, UnsupportedError
 from balancer.native_library import INSTRUCTIONS, allowed_version, forced_instructions, processor_instructions
 
@@ -61,3 +62,12 @@ def test_sets_of_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
         processor_instructions.cache_clear()
         assert processor_instructions() == expected
     processor_instructions.cache_clear()
+
+
+@pytest.mark.parametrize("command", ["train", "inspect", "doctor", "simulate"])
+def test_a_wrong_name_is_an_error_of_every_command(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("BALANCER_INSTRUCTIONS", "sse99")
+    assert main([command]) == 2
+    assert "no such instruction set" in capsys.readouterr().err

@@ -95,7 +95,9 @@ def run_command(
 
 def _run(name: str, arguments: list[str]) -> int:
     from balancer.dependencies import explained_imports
+    from balancer.native_library import forced_instructions
 
+    forced_instructions()  # a wrong name is an error of every command, also of one that uses no kernel or only later
     with explained_imports(f"balancer {name}", f"balancer[{EXTRAS.get(name, 'train')}]"):
         code = import_module(f"balancer.cli.{name}").main(arguments)
     assert isinstance(code, int)
