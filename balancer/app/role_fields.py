@@ -70,10 +70,10 @@ def _inspected(source: str, changed: Any, given: dict[str, Any]) -> dict[str, An
 
 
 @st.cache_data(max_entries=16, show_spinner="Reading the columns")
-def _features(source: str, changed: Any, single: dict[str, Any]) -> dict[str, tuple[str, ...]]:
-    """The features that are found with these single roles."""
+def _features(source: str, changed: Any, single: dict[str, Any]) -> dict[str, Any]:
+    """The features by role, and the label delay, that are found with these single roles."""
     spec = inferred(Path(source), overrides=single, doubtful=True).spec
-    return {role: tuple(getattr(spec, role)) for role in LIST_ROLES}
+    return {role: tuple(getattr(spec, role)) for role in LIST_ROLES} | {"label_delay": spec.label_delay}
 
 
 @st.cache_data(max_entries=16, show_spinner=False)
@@ -96,10 +96,11 @@ def _asked(source: Path) -> tuple[dict[str, Any], bool]:
         single |= _single(source, head.columns, found["spec"], unclear)
         given: dict[str, Any] = {role: value for role, value in single.items() if value is not None}
         chosen = {role: value for role, value in given.items() if role in unclear or value != (found["spec"].get(role) or "none")}
-        features = _features(str(source), changed, chosen) if chosen else {role: tuple(found["spec"][role]) for role in LIST_ROLES}
+        follows = _features(str(source), changed, chosen) if chosen else found["spec"]
+        features = {role: tuple(follows[role]) for role in LIST_ROLES}
         given |= _lists(source, head.columns, features, set(given.values()))
     with st.expander("Label delay, gap, split and bad rows", icon=":material/calendar_month:"):
-        rest, bad_rows = _split_fields(source, found["spec"])
+        rest, bad_rows = _split_fields(source, duration(follows["label_delay"]))
     given |= rest
     with place:
         ready = _checked(source, changed, found, given, bad_rows, undecided=[role for role in SINGLE if role not in given])
@@ -109,11 +110,7 @@ def _asked(source: Path) -> tuple[dict[str, Any], bool]:
 
 def _unclear(source: Path, columns: list[str], unclear: dict[str, str]) -> dict[str, str | None]:
     """Ask for the roles that are not clear; None is not decided."""
-    st.warning(
-        "Not every role is clear. Everything else was found and is kept; choose here:"
-        + "".join(f"\n- {plain(page_words(doubt))}" for doubt in unclear.values()),
-        icon=":material/help:",
-    )
+    place_of_doubts = st.empty()
     asked = [role for role in SINGLE if role in unclear]
     answers: dict[str, str | None] = {}
     for place, role in zip(st.columns(max(2, len(asked))), asked, strict=False):
@@ -121,6 +118,13 @@ def _unclear(source: Path, columns: list[str], unclear: dict[str, str]) -> dict[
         key, title = f"role-{role}-{source}", f"{FIELDS[role]} ({ABOUT[role]})"
         answer = place.selectbox(title, options, None, key=key, help=HELP[role], placeholder="Choose a column")
         answers[role] = None if answer is None else "none" if answer == NOTHING else answer
+    open_doubts = [doubt for role, doubt in unclear.items() if answers.get(role) is None]
+    if open_doubts:
+        place_of_doubts.warning(
+            "Not every role is clear. Everything else was found and is kept; choose here:"
+            + "".join(f"\n- {plain(page_words(doubt))}" for doubt in open_doubts),
+            icon=":material/help:",
+        )
     return answers
 
 
@@ -154,11 +158,20 @@ def _lists(source: Path, columns: list[str], features: dict[str, tuple[str, ...]
     return given
 
 
-def _split_fields(source: Path, found: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """Ask for what is no role of a column; only what differs from what was found is a flag."""
+def _split_fields(source: Path, usual: str) -> tuple[dict[str, Any], str]:
+    """Ask for what is no role of a column; only what is given is a flag.
+
+    Args:
+        source: The table.
+        usual: The label delay that is found with the present roles.
+    """
     left, middle, right = st.columns(3)
-    usual = duration(found["label_delay"])
-    delay = left.text_input(FIELDS["label_delay"], usual, key=f"delay-{source}", help="Time until a label is known: 7d, 12h or seconds.")
+    delay = left.text_input(
+        FIELDS["label_delay"],
+        key=f"delay-{source}",
+        placeholder=f"{usual}, as found",
+        help="Time until a label is known: 7d, 12h or seconds. Empty: what fits the table.",
+    )
     gap = middle.text_input(
         FIELDS["gap"],
         key=f"gap-{source}",
@@ -174,7 +187,7 @@ def _split_fields(source: Path, found: dict[str, Any]) -> tuple[dict[str, Any], 
     unit = middle.selectbox(FIELDS["time_unit"], list(UNITS), key=f"unit-{source}", help="Unit of times that are numbers.")
     bad = right.selectbox(FIELDS["bad_rows"], list(BAD_ROWS), format_func=BAD_ROWS.__getitem__, key=f"bad-{source}", help=HELP["bad_rows"])
     given: dict[str, Any] = {"by": by}
-    typed = {"label_delay": "" if delay.strip() == usual else delay, "gap": gap, "negative": negative, "time_unit": UNITS[unit] or ""}
+    typed = {"label_delay": delay, "gap": gap, "negative": negative, "time_unit": UNITS[unit] or ""}
     return given | {name: text.strip() for name, text in typed.items() if text.strip()}, str(bad)
 
 
