@@ -136,7 +136,7 @@ def card_chart(frame: pl.DataFrame, *, amounts: bool) -> alt.LayerChart:
     kinds = [kind for kind in KINDS if kind in set(frame["kind"])]
     places = [KINDS.index(kind) for kind in kinds]
     height = (
-        alt.Y("amount:Q", title="amount (currency of the table)") if amounts else alt.Y("score:Q", title="score (probability of fraud)")
+        alt.Y("amount:Q", title="amount") if amounts else alt.Y("score:Q", title="score (probability of fraud)")
     )
     tooltip = [
         alt.Tooltip("id:N"),
@@ -155,7 +155,7 @@ def card_chart(frame: pl.DataFrame, *, amounts: bool) -> alt.LayerChart:
         alt.Shape("kind:N", title=None, scale=alt.Scale(domain=kinds, range=[_SHAPES[place] for place in places])),
     )  # fmt: skip
     ring = base.transform_filter("datum.chosen").mark_point(size=480, strokeWidth=3, color=BLUE, shape="circle", filled=False)
-    chart: alt.LayerChart = (points + ring).properties(height=HEIGHT - 80)
+    chart: alt.LayerChart = (points + ring).properties(height=HEIGHT)
     return chart
 
 

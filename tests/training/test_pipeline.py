@@ -25,6 +25,7 @@ FILES = {
     "model.safetensors",
     "epochs.parquet",
     "predictions.parquet",
+    "threshold_scores.parquet",
     "report.json",
     "report.md",
 }
