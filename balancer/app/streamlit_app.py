@@ -73,7 +73,7 @@ def main() -> None:
         _LOG.exception("the page %s can't be shown", page.title)
         st.error(
             f"The page can't be shown: a file that it reads is damaged or was written by another version "
-            f"({type(error).__name__}: {plain(error)}). Train the run again; the log of the app says which file."
+            f"({type(error).__name__}: {plain(error)}). Train the run again if it stays; the log of the app has the details."
         )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 from benchmarks.lib.browser import CHROMIUM, page, served, settle, wait_until_run
@@ -59,6 +60,9 @@ def opened(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     """A page of the app on a folder with one run, its address, and the requests to other hosts."""
     runs = tmp_path_factory.mktemp("layout") / "runs"
     shutil.copytree(tiny_run, runs / "first")
+    grid = [(share, power) for share in (0.02, 0.1, 0.5) for power in (0.0, 1.0)]
+    cells = [{"share": share, "hardness": power, "class_importance": 0.5, "average_precision": share, "f1": 0.5} for share, power in grid]
+    pl.DataFrame(cells).write_parquet(runs / "first" / "surface.parquet")  # a map, so that it is measured too
     elsewhere: list[str] = []
     with served(runs) as address, page() as shown:
 
