@@ -66,7 +66,7 @@ def show() -> None:
         ended = st.session_state.pop("comparison-ended", None)  # the one that has just ended is shown
         if (path := next((path for path in found if path.parent.name == ended), None)) is not None:
             st.session_state["comparison"] = path
-        picked = st.selectbox("Comparison", found, format_func=lambda path: path.parent.name, key="comparison")
+        picked = st.selectbox("Comparison", found, format_func=lambda path: path.parent.name, key="comparison", persist_state="session")
         try:
             _result(read_comparison(picked), picked)
         except InputError as error:
@@ -109,7 +109,8 @@ def _watch(name: str) -> None:
     with st.container(border=True):
         st.subheader(plain(name), anchor=False)
         if alive:
-            progress_box("Reading the table", comparison_progress(job.out))
+            now = comparison_progress(job.out)
+            progress_box("Reading the table", now and now | {"stage": "trainings", "stages": []})
             stop_button(job)
             with st.expander("Log"):
                 st.code("\n".join(job.tail().splitlines()[-12:]) or "nothing yet", language=None)
@@ -128,10 +129,14 @@ def _start(*, expanded: bool) -> None:
         )
         tables = list(dict.fromkeys([str(sample_table()), *(run.dataset for run in all_runs() if run.dataset)]))
         left, right = st.columns(2)
-        chosen = left.selectbox("Table", tables, key="compare-table")
+        chosen = left.selectbox("Table", tables, key="compare-table", persist_state="session")
         name = right.text_input("Name", _free_name(runs), key="compare-name")
-        size = left.radio("Size", list(SIZES), format_func=lambda key: f"{key}: {SIZE_WORDS.get(key, '')}", key="compare-size")
-        treatments = right.multiselect("Treatments", POPULATION_TREATMENTS, TREATMENTS, format_func=title_of, key="compare-treatments")
+        size = st.radio(
+            "Size", list(SIZES), format_func=lambda key: f"{key}: {SIZE_WORDS.get(key, '')}", key="compare-size", persist_state="session"
+        )
+        treatments = st.multiselect(
+            "Treatments", POPULATION_TREATMENTS, TREATMENTS, format_func=title_of, key="compare-treatments", persist_state="session"
+        )
         if st.button("Compare", type="primary", key="compare-start", icon=":material/play_arrow:", disabled=len(treatments) < 2):
             flags = ["--dataset", str(Path(chosen).resolve()), *SIZES[size], "--treatments", ",".join(treatments)]
             try:
@@ -247,7 +252,9 @@ def _runs() -> None:
         return
     st.header("How runs differ")
     names = [run.name for run in complete]
-    chosen = st.multiselect("Runs", names, names[:5], key="compare-runs", help="Finished runs of the folder, the latest first.")
+    chosen = st.multiselect(
+        "Runs", names, names[:5], key="compare-runs", persist_state="session", help="Finished runs of the folder, the latest first."
+    )
     runs = [run for run in complete if run.name in chosen]
     if len(runs) < 2:
         st.caption("Choose two runs or more.")
