@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"stopped; continue with: balancer train --resume --out {out}", file=sys.stderr)
         return 130
     if config.quantize:
-        say("note", "--quantize has no effect any more: training ends with a precision plan (--precision)")
+        say("note", "--quantize has no effect any more: --precision says whether training ends with a precision plan")
     report = read_json(folder / "report.json", what="it is the report of the run")
     if config.json:
         print(json.dumps(report, indent=2))

@@ -96,6 +96,7 @@ def quantize_run(
             plan = plan_precision(considered, max_metric_drop=max_drop, metric=metric, model=run.model)
         before = measured(run, run.model, table, sum(tensor.nbytes for tensor in run.model.state_dict().values()))
         if backend == "onnxruntime":
+            before["ms"] = latencies({"full": run.model}, table, run.model.config.history_length, run.device)["full"]
             after, applied = _onnx(run, table, batches, plan, path)
         else:
             after, applied = _torch(run, table, plan, report, path, backend, before)
@@ -126,14 +127,13 @@ def measured(run: TrainedRun, model: torch.nn.Module, dataset: Dataset, size: in
     """Measure the detector with another network, with the calibration and threshold of the run.
 
     Returns:
-        `bytes` (the given `size`) and `ms` by batch size of the network, and under `test` the test metrics of
-        the detector.
+        `bytes` (the given `size`) of the network, and under `test` the test metrics of the detector.
     """
     assert isinstance(model, Classifier)
     rows = dataset.rows(Split.TEST)
     scores = dataclasses.replace(run.detector, model=model).scores(dataset, rows, device=run.device)
     test = evaluate_rows(dataset, rows, scores, run.decision)
-    return {"bytes": size, "ms": latencies({"model": model}, dataset, run.model.config.history_length, run.device)["model"], "test": test}
+    return {"bytes": size, "test": test}
 
 
 def _torch(
@@ -146,6 +146,7 @@ def _torch(
     quantized, applied = apply_precision(run.model, plan, backend="auto" if backend == "onnxruntime" else backend)
     if applied.backend == "bitsandbytes":
         after = measured(run, quantized, dataset, _bytes(applied, before["bytes"]))
+        _measure_times(run, dataset, quantized, before, after)
         return after, applied.to_dict()
     about: dict[str, Any] = {"sensitivity": report.to_dict(), "of": measured_on(run)}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Windows keeps mapped files
@@ -155,11 +156,17 @@ def _torch(
         loaded = load_quantized_classifier(tried, run.device)
         size = (tried / WEIGHTS_FILE).stat().st_size
     after = measured(run, loaded, dataset, size)
-    both = latencies({"full": copy.deepcopy(run.model), "quantized": loaded}, dataset, run.model.config.history_length, run.device)
-    before["ms"], after["ms"] = both["full"], both["quantized"]  # measured alternately
+    _measure_times(run, dataset, loaded, before, after)
     save_quantized(quantized, applied, path, plan=plan, about=about | {"before": before, "after": after})
     run.folder.record_plan()
     return after, applied.to_dict()
+
+
+def _measure_times(run: TrainedRun, dataset: Dataset, quantized: torch.nn.Module, before: dict[str, Any], after: dict[str, Any]) -> None:
+    """Add `ms` by batch size of the full and of the quantized network, measured in turns."""
+    networks = {"full": copy.deepcopy(run.model), "quantized": quantized}
+    both = latencies(networks, dataset, run.model.config.history_length, run.device)
+    before["ms"], after["ms"] = both["full"], both["quantized"]
 
 
 def _bytes(applied: Applied, full: int) -> int:

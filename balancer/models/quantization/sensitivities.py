@@ -364,7 +364,7 @@ def timed(
     """
     times: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(repeats + 2):
-        for name in reversed(calls) if turn % 2 else calls:
+        for name in reversed(list(calls)) if turn % 2 else list(calls):
             _wait()
             started = time.perf_counter()
             calls[name]()
