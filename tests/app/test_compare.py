@@ -60,7 +60,7 @@ def test_started_watched_stopped_resumed_and_read(folder: Path, tiny_table: Path
     app = opened("compare")
     assert not app.exception and not app.error, again.tail()
     assert [path.parent.name for path in find_comparisons(folder)] == ["comparison"]
-    assert "the best fixed ratio here" in app.markdown[0].value
+    assert "the best fixed ratio here" in " ".join(text.value for text in app.markdown)
     assert app.info[0].value == json.loads((job.out / "comparison.json").read_text())["sentence"]
     assert app.text_input(key="compare-name").value == "comparison-2"
 
@@ -92,7 +92,7 @@ def test_the_verdict_and_the_reference_at_zero(folder: Path) -> None:
     app = opened("compare")
     assert not app.exception and not app.error
     assert app.selectbox(key="comparison").options == ["c"]
-    assert "beat the best fixed ratio here, the constant of the package (auto), by 0.04" in app.markdown[0].value
+    assert "beat the best fixed ratio here, the constant of the package (auto), by 0.04" in " ".join(text.value for text in app.markdown)
     reference = next(each for each in app.selectbox if each.label == "Reference, at zero")
     assert reference.value == "auto"
     reference.set_value("lightgbm").run()

@@ -213,7 +213,7 @@ def test_a_real_service(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         monkeypatch.setenv(service.KEY, token)
         page = opened("service")
         assert not page.exception and not page.error
-        assert "**first** decides" in page.markdown[0].value
+        assert "**first** decides" in shown(page)
         assert "no transaction on these days" in page.info[-1].value
         assert page.dataframe[0].value["route"].to_list() == ["/metrics"]
         where = service.target()
