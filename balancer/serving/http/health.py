@@ -33,8 +33,9 @@ class Readiness:
         """Say why the worker is not ready; None if it is."""
         if self._look is None or self._look.done():
             self._look = asyncio.get_running_loop().run_in_executor(self._thread, self._found)
-        done, _ = await asyncio.wait({self._look}, timeout=READY_SECONDS)
-        return self._look.result() if done else "the database does not answer; check that it is running"
+        look = self._look  # by the time this one has ended, another request may have begun the next
+        done, _ = await asyncio.wait({look}, timeout=READY_SECONDS)
+        return look.result() if done else "the database does not answer; check that it is running"
 
     def close(self) -> None:
         """End the thread and its connection."""
