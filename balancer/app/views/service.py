@@ -142,7 +142,7 @@ def _models(where: Target) -> None:
 def _days(where: Target) -> None:
     """Show the early warning, and the numbers by day."""
     st.subheader("Early warning")
-    days = st.segmented_control("Days", DAYS, default=30, required=True, key="service-days")
+    days = st.segmented_control("Days", DAYS, default=30, required=True, key="service-days", persist_state="session")
     try:
         found = _days_of(where.shown, days, st.session_state.get("run"), where)
     except InputError as error:

@@ -72,11 +72,15 @@ def _source() -> Path | None:
     """Ask for the table: the sample, one used or uploaded before, a path, or an upload."""
     used = [Path(run.dataset) for run in find_runs(runs_folder()) if run.dataset and Path(run.dataset).exists()]
     known = list(dict.fromkeys(path.resolve() for path in [sample_table(), *uploaded(runs_folder()), *used]))
-    how = st.segmented_control("Table", ["known here", "a path", "upload"], default="known here", required=True, key="how")
+    how = st.segmented_control(
+        "Table", ["known here", "a path", "upload"], default="known here", required=True, key="how", persist_state="session"
+    )
     if how == "known here":
-        return st.selectbox("Choose", known, format_func=_shown, key="known", label_visibility="collapsed")
+        return st.selectbox("Choose", known, format_func=_shown, key="known", persist_state="session", label_visibility="collapsed")
     if how == "a path":
-        text = st.text_input("Path of a Parquet or CSV file, of JSON lines, or of a folder of such files", key="path").strip()
+        text = st.text_input(
+            "Path of a Parquet or CSV file, of JSON lines, or of a folder of such files", key="path", persist_state="session"
+        ).strip()
         return Path(text).expanduser().resolve() if text else None
     return _upload()
 
@@ -136,7 +140,9 @@ def _method() -> dict[str, Any]:
         disabled=learner == "trees",
         help="Transactions of an entity that the network reads, the scored one included.",
     )
-    seed = right.number_input(FIELDS["seed"], 0, 2**31 - 1, 0, key="seed", help="The same seed gives the same run.")
+    seed = right.number_input(
+        FIELDS["seed"], 0, 2**31 - 1, 0, key="seed", persist_state="session", help="The same seed gives the same run."
+    )
     return {"learner": learner, "policy": policy, "history_length": int(length), "seed": int(seed)}
 
 

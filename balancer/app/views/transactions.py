@@ -70,7 +70,9 @@ def show() -> None:
         left = st.session_state["kind"] == TO_REVIEW
         st.info("No alarm is left to review here." if left else "No transaction matches these filters: widen them.")
     export_labels(run, reviews, rows)
-    wanted = st.text_input("Open a transaction", key="transaction", placeholder="id, or select a row above").strip()
+    wanted = st.text_input(
+        "Open a transaction", key="transaction", persist_state="session", placeholder="id, or select a row above"
+    ).strip()
     if wanted:
         match = every.filter(pl.col("id").cast(pl.String) == wanted).collect()
         if not match.height:
