@@ -85,6 +85,7 @@ def page_words(text: str) -> str:
     """
     for pattern, words in _ENCODING:
         text = re.sub(pattern, words, text)
+    text = text.replace(", or give validation a larger share", ", or draw the parts at random")
     text = re.sub(r"change (?:the shares, dates or gap in )?\[split\]", "change the field “Gap”", text)
     text = re.sub(rf"\[split\] \w+ \({_FLAG}\)", lambda found: _field(found[1]), text)
     text = re.sub(r"\[split\] gap\b|\bgap(?= is ')", "“Gap”", text)

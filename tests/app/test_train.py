@@ -197,6 +197,17 @@ def test_names_with_the_marks_of_patterns(tmp_path: Path) -> None:
         assert roles(app)["chargeback"] == "label"
 
 
+@pytest.mark.usefixtures("folder")
+def test_trees_alone_have_no_budget(tmp_path: Path) -> None:
+    file = tmp_path / "payments.csv"
+    payments(second_time=False).write_csv(file)
+    app = with_path(file)
+    app.selectbox(key="learner").set_value("trees").run()
+    assert not app.exception
+    assert not app.radio
+    assert not start_button(app).disabled
+
+
 def test_words_of_the_page() -> None:
     text = "lower --label-delay or [split] gap (--gap), or give --time none; --hash-buckets"
     assert page_words(text) == (

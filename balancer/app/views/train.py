@@ -148,6 +148,9 @@ def _method() -> dict[str, Any]:
 
 def _budget(source: Path, flags: dict[str, Any]) -> str:
     """Ask for the budget; the estimated times are shown once they have been measured."""
+    if flags["learner"] == "trees":
+        st.caption("Trees have no epochs, so there is no budget to choose; they take less time than a network.")
+        return next(iter(BUDGETS))
     prices = st.session_state.get("prices", {})
     key = (str(source), tuple(sorted((name, str(value)) for name, value in flags.items())))
     seconds = prices.get(key, {})
