@@ -160,3 +160,21 @@ def test_content_of_another_kind_is_one_sentence(runs: Path, page: str, name: st
     assert not app.exception
     assert len(app.error) == 1
     assert "\n" not in app.error[0].value
+
+
+def test_choices_survive_a_change_of_the_page_and_of_the_run(runs: Path) -> None:
+    shutil.copytree(runs / "second", runs / "third")
+    app = opened(run="first")
+    app.multiselect(key="compare-with").select("second").select("third").run()
+    app = app.switch_page("views/model.py").run().switch_page("views/runs.py").run()
+    assert set(app.multiselect(key="compare-with").value) == {"second", "third"}
+    app.sidebar.selectbox[0].set_value("second").run()
+    assert not app.exception
+    shutil.rmtree(runs / "third")
+    app.run()
+    assert not app.exception
+    assert not app.error
+    app = opened("weights", run="first")
+    app.slider(key="game-hardness").set_value(1.5).run()
+    app = app.switch_page("views/threshold.py").run().switch_page("views/weights.py").run()
+    assert app.slider(key="game-hardness").value == 1.5

@@ -68,7 +68,11 @@ def show() -> None:
         _list(complete)
         _problems(runs)
         others = st.multiselect(
-            "Compare with", [run.name for run in complete if run.name != chosen.name], key="compare-with", placeholder="other runs"
+            "Compare with",
+            [run.name for run in complete if run.name != chosen.name],
+            key="compare-with",
+            persist_state="session",
+            placeholder="other runs",
         )
     # The list is there first, so that it is shown too where a file of the chosen run is damaged.
     if others:
