@@ -20,7 +20,7 @@ from sklearn.metrics import average_precision_score
 
 from balancer.data.dataset import Dataset
 from balancer.data.split import Split
-from balancer.errors import InputError, UnsupportedError
+from balancer.errors import InputError, UnwritableFileError
 from balancer.inference.decision import fraud_score
 from balancer.inference.detector import Detector
 from balancer.inference.scoring import score_rows
@@ -33,7 +33,7 @@ from balancer.models.quantization import (
     sensitivity,
     timed,
 )
-from balancer.models.quantization.storage import WEIGHTS_FILE
+from balancer.models.quantization.storage import PLAN_FILE, WEIGHTS_FILE
 from balancer.options.train import MAX_DROP
 from balancer.runs.results import Scores
 from balancer.sampling.seeding import generator
@@ -76,26 +76,48 @@ def plan_network(dataset: Dataset, model: Classifier, folder: Path, *, seed: int
     """
     full = model.deployable().to(device).eval()
     try:
-        report = sensitivity(full, calibration(dataset, full, seed=seed, device=device), seed=seed, latency=False)
-        metric = validation_metric(dataset, device, seed)
-        plan = plan_precision(
-            report,
-            max_metric_drop=MAX_DROP,
-            metric=metric,
-            model=full,
-            precisions=("int8", "fp32") if device.type == "cpu" else ("int8", "bf16", "fp32"),
-        )
-        rounded, applied = apply_precision(full, plan, backend="torch")
-    except (InputError, UnsupportedError) as error:  # a part of the user's own may be of another kind
-        return str(error)
+        return _planned(dataset, full, folder, seed=seed, device=device)
+    except UnwritableFileError:
+        raise
+    except InputError as error:
+        reason = str(error)
+    except Exception as error:
+        part = _foreign_part(full)
+        if part is None:
+            raise
+        reason = f"a network with {part} can't be rounded ({type(error).__name__}: {' '.join(str(error).split())})"
+    for name in (WEIGHTS_FILE, PLAN_FILE):
+        (folder / name).unlink(missing_ok=True)
+    return reason
+
+
+def _planned(dataset: Dataset, full: Classifier, folder: Path, *, seed: int, device: torch.device) -> PlannedNetwork:
+    """See `plan_network`; an error is raised where the network can't be rounded."""
+    report = sensitivity(full, calibration(dataset, full, seed=seed, device=device), seed=seed, latency=False)
+    plan = plan_precision(
+        report,
+        max_metric_drop=MAX_DROP,
+        metric=validation_metric(dataset, device, seed),
+        model=full,
+        precisions=("int8", "fp32") if device.type == "cpu" else ("int8", "bf16", "fp32"),
+    )
+    rounded, applied = apply_precision(full, plan, backend="torch")
     save_quantized(rounded, applied, folder, plan=plan, about={"sensitivity": report.to_dict()})
-    got = [row.got for row in applied.rows]
-    drop = plan.expected["metric_drop"]
     planned = load_quantized_classifier(folder, device)
+    got = [row.got for row in applied.rows]
     size = {"full": sum(tensor.nbytes for tensor in full.state_dict().values()), "planned": (folder / WEIGHTS_FILE).stat().st_size}
-    about = {"layers": {precision: got.count(precision) for precision in dict.fromkeys(got)}, "bytes": size, "metric_drop": drop}
-    ms = latencies({"full": full, "planned": planned}, dataset, full.config.history_length, device)
-    return PlannedNetwork(planned, about, ms)
+    about = {
+        "layers": {precision: got.count(precision) for precision in dict.fromkeys(got)},
+        "bytes": size,
+        "metric_drop": plan.expected["metric_drop"],
+    }
+    return PlannedNetwork(planned, about, latencies({"full": full, "planned": planned}, dataset, full.config.history_length, device))
+
+
+def _foreign_part(model: torch.nn.Module) -> str | None:
+    """Name the first module that is neither of this package nor of torch; None if there is none."""
+    kinds = (type(module) for module in model.modules())
+    return next((kind.__qualname__ for kind in kinds if kind.__module__.split(".")[0] not in ("balancer", "torch")), None)
 
 
 def planned_scores(dataset: Dataset, model: Classifier, full: Scores, device: torch.device) -> Scores:

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from torch import nn
 
 from balancer.cli import main
 from balancer.evaluation.report_parts import part_lines
-from balancer.models import Classifier, ModelConfig
+from balancer.models import Classifier, ModelConfig, SequenceBatch, save_classifier
 from balancer.models.attention.dense import DenseAttention
 from balancer.models.quantization.modules import Int8Linear
-from balancer.runs.trained_run import TrainedRun
+from balancer.runs.trained_run import TrainedRun, training_table
 from balancer.serving.models.loaded_model import LoadedModel
+from balancer.training.precision_stage import PlannedNetwork, plan_network
 from tests.conftest import TINY
 
 SHORT = (*TINY, "--policy", "auto", "--learner", "network")
@@ -30,6 +34,37 @@ class WithATorchModule(DenseAttention):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config.d_model, config.num_heads)
         self.mixed = nn.MultiheadAttention(config.d_model, 2, batch_first=True)
+
+
+class WithABuffer(DenseAttention):
+    """An attention with a table that is not among the stored weights."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config.d_model, config.num_heads)
+        self.register_buffer("table", torch.linspace(1, 2, config.d_model), persistent=False)
+
+    def forward(self, batch: SequenceBatch, *, last_only: bool = False) -> SequenceBatch:
+        out = super().forward(batch, last_only=last_only)
+        return replace(out, values=out.values * self.table)
+
+
+class InNumPy(DenseAttention):
+    """An attention without gradients in evaluation mode."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config.d_model, config.num_heads)
+
+    def forward(self, batch: SequenceBatch, *, last_only: bool = False) -> SequenceBatch:
+        out = super().forward(batch, last_only=last_only)
+        return out if self.training else replace(out, values=torch.from_numpy(out.values.numpy()))
+
+
+class WithAStateHook(DenseAttention):
+    """An attention with a layer that can be rounded and not stored."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config.d_model, config.num_heads)
+        self.query.register_state_dict_post_hook(lambda *_: None)
 
 
 def report_of(run: Path) -> dict[str, Any]:
@@ -97,6 +132,22 @@ def test_a_part_that_cannot_be_rounded_keeps_its_precision_and_the_reason_is_sai
     assert "the network keeps its full precision" in " ".join(capsys.readouterr().out.split())
     assert "MultiheadAttention" in part_lines(report_of(out))["precision"]
     assert scores(out, tiny_table, tmp_path / "scored.parquet").min() >= 0
+
+
+@pytest.mark.parametrize(
+    ("part", "reason"),
+    [("WithABuffer", None), ("InNumPy", "with InNumPy can't be rounded .RuntimeError"), ("WithAStateHook", "hook on its state dict")],
+)
+def test_a_part_of_any_kind_lets_training_end(network_run: Path, tmp_path: Path, part: str, reason: str | None) -> None:
+    run = TrainedRun.load(network_run)
+    model = Classifier(replace(run.model.config, attention=f"tests.training.test_precision_stage:{part}")).eval()
+    save_classifier(model, tmp_path)
+    planned = plan_network(training_table(run.folder), model, tmp_path, seed=0, device=torch.device("cpu"))
+    if reason is None:
+        assert isinstance(planned, PlannedNetwork) and planned.about["layers"]
+        return
+    assert isinstance(planned, str) and re.search(reason, planned)
+    assert not (tmp_path / "precision.json").exists() and not (tmp_path / "model.quantized.safetensors").exists()
 
 
 @pytest.mark.parametrize("damage", ["missing plan", "missing weights", "plan of another run", "edited plan"])

@@ -137,8 +137,13 @@ def load_quantized_classifier(folder: Path, device: torch.device | str = "cpu") 
         config = dataclasses.replace(ModelConfig.from_dict(content["config"]), adapter_rank=0, tasks=())
     except (KeyError, TypeError) as error:
         raise CorruptFileError(f"{folder / CONFIG_FILE} can't be used ({error}): give a run folder written by balancer train") from error
-    model, _ = _load(lambda: Classifier(config), folder)
+
+    def make() -> Classifier:
+        return Classifier(config)
+
+    model, _ = _load(make, folder)
     _fill_bins(model, config)
+    _fill_buffers(model, make)  # those of parts from outside this package
     assert isinstance(model, Classifier)
     return model.to(device)
 
