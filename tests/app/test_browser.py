@@ -44,7 +44,7 @@ def test_from_the_first_look_to_a_threshold_that_is_saved(tiny_run: Path, tmp_pa
         opened.goto(address)
         settle(opened)
         pick_run(opened, "first")
-        expect(opened.get_by_role("heading", name="Results: first")).to_be_visible()
+        expect(opened.get_by_role("heading", name="Models: first")).to_be_visible()
         expect(value(opened, "Frauds caught")).to_have_text(f"{report['alarms']['caught']:,} of {report['positives']:,}")
         for name in ("Weights", "Transactions", "Compare", "Train", "Model"):
             go(opened, name)
