@@ -24,7 +24,7 @@ from benchmarks.lib.commands import BALANCER, parser
 from benchmarks.lib.recording import RESULTS, ROOT, record
 from benchmarks.lib.streams import SAMPLE
 
-BYTES = ("model.safetensors", "policy/policy.safetensors", "decision.json")
+BYTES = ("model.safetensors", "model.quantized.safetensors", "precision.json", "policy/policy.safetensors", "decision.json")
 
 
 def start(out: Path, *flags: str) -> subprocess.Popen[bytes]:

@@ -145,7 +145,7 @@ def test_score_with_history_equals_scores_within_the_whole_table(tiny_run: Path,
 def test_another_process_order_same_seed_same_report(tiny_run: Path, tiny_table: Path, tmp_path: Path) -> None:
     assert main(["train", "--dataset", str(tiny_table), "--out", str(tmp_path / "again"), *HYBRID, *TINY]) == 0
     assert without_times(report_of(tmp_path / "again")) == without_times(report_of(tiny_run))
-    for name in ("model.safetensors", "policy/policy.safetensors"):
+    for name in ("model.safetensors", "model.quantized.safetensors", "precision.json", "policy/policy.safetensors"):
         assert (tmp_path / "again" / name).read_bytes() == (tiny_run / name).read_bytes()
 
 
