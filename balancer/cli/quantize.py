@@ -98,7 +98,8 @@ def print_quantization(result: dict[str, Any], console: Any, run: Path) -> None:
     allowed = f"{result['max_drop']:g}"
     note = "" if drop is None else f"; drop of AP on validation rows: {drop:.4f} of at most {allowed}"
     console.print(Text(f"backend {result['backend']}{note}", style="dim"))
-    console.print(Text(f"written to {run}", style="dim"), soft_wrap=True)
+    written = f"{run} is unchanged: this backend is only measured" if result["backend"] == "bitsandbytes" else f"written to {run}"
+    console.print(Text(written, style="dim"), soft_wrap=True)
     if test != "network":
         console.print(Text(f"bytes and ms are those of the network; all other figures those of {test}", style="dim"))
 

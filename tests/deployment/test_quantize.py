@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from balancer.cli import main
+from balancer.cli.quantize import print_quantization
 from balancer.data.split import Split
 from balancer.deployment.quantize import quantize_run
 from balancer.errors import InputError
@@ -192,3 +193,11 @@ def test_a_run_without_a_plan_says_how_to_get_one(network_run: Path, tmp_path: P
     (run / "precision.json").unlink()
     with pytest.raises(InputError, match=r"run balancer quantize .* or leave --precision quantized out"):
         TrainedRun.load(run, precision="quantized")
+
+
+@pytest.mark.parametrize(("backend", "said"), [("torch", "written to run"), ("bitsandbytes", "run is unchanged")])
+def test_what_was_written_is_said(capsys: pytest.CaptureFixture[str], backend: str, said: str) -> None:
+    figures = {"bytes": 10, "ms": {}, "test": {"average_precision": 0.5, "f1": 0.5, "fpr": 0.0}}
+    result = {"before": figures, "after": figures, "of": {"test": "network"}, "applied": {"rows": []}, "backend": backend}
+    print_quantization(result | {"plan": {"expected": {}}, "max_drop": 0.1}, Console(), Path("run"))
+    assert said in capsys.readouterr().out
