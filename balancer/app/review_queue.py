@@ -135,9 +135,7 @@ def card_chart(frame: pl.DataFrame, *, amounts: bool) -> alt.LayerChart:
     """
     kinds = [kind for kind in KINDS if kind in set(frame["kind"])]
     places = [KINDS.index(kind) for kind in kinds]
-    height = (
-        alt.Y("amount:Q", title="amount") if amounts else alt.Y("score:Q", title="score (probability of fraud)")
-    )
+    height = alt.Y("amount:Q", title="amount") if amounts else alt.Y("score:Q", title="score (probability of fraud)")
     tooltip = [
         alt.Tooltip("id:N"),
         alt.Tooltip("time:T", format="%Y-%m-%d %H:%M"),
