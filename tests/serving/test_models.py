@@ -175,7 +175,7 @@ def test_a_model_without_finite_weights_is_refused_and_the_old_one_stays(
     runs = tmp_path / "runs"
     with_threshold(network_run, runs / "good", 0.5)
     bad = with_weights(network_run, runs / "bad", value)
-    registry = Registry(near, None, runs)
+    registry = Registry(near, None, runs, "full")
     good = registry.activate("good")
     for state in ("champion", "shadow", "canary", "candidate"):
         with pytest.raises(InputError, match=r"the run 'bad' can't be put in service, because weights in .* are not finite numbers"):
@@ -185,7 +185,7 @@ def test_a_model_without_finite_weights_is_refused_and_the_old_one_stays(
     assert [each.name for each in registry.states()] == ["good"]
     fresh = opened(f"sqlite:///{tmp_path / 'fresh.db'}")
     with pytest.raises(InputError, match="can't be put in service"):
-        Registry(fresh, bad, None).begin()
+        Registry(fresh, bad, None, "full").begin()
     fresh.close()
 
 
