@@ -6,6 +6,7 @@ from benchmarks.report.tables import load, table
 
 NAMES = {
     "run": "**this run**",
+    "full": "before rounding",
     "none": "no sampling",
     "one_to_one": "1:1 over-sampling",
     "class_weight": "class weights",
