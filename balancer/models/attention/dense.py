@@ -1,4 +1,4 @@
-"""Dense causal attention by torch's fused kernel, the reference for the other attentions."""
+"""Dense causal attention, the reference for the other attentions."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ is not finite always shows in an output.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -24,9 +25,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from balancer.models.attention import flex_native
+from balancer.models.attention.flex_plan import plan_of
 from balancer.models.attention.layout import Layout
 from balancer.models.attention.transforms import active, plain_kernels
 
+LONG = 256
+"""Tokens from which our kernel for block masks is used on a CPU; it takes less than half of the time of
+torch's (`benchmarks/claims/flex.py`)."""
+_BLOCK = 128
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None, Tensor, Tensor | None, Layout], Tensor]
 """Arguments and result as those of a backend, see `balancer.models.attention.backends`."""
 
@@ -73,7 +80,7 @@ def is_finite(x: Tensor) -> bool:
 
 
 def dense_causal(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Dense causal attention of (B, n, H, d) by torch's fused kernel, by the rule of this module.
+    """Dense causal attention of (B, n, H, d) by the rule of this module.
 
     A graph that is exported assumes finite numbers, which the embeddings of a classifier guarantee.
     """
@@ -96,8 +103,31 @@ def _exporting() -> bool:
 
 def _dense_causal(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     q, k, v = (x.transpose(1, 2) for x in (query, key, value))
+    length = query.shape[1]
+    if length >= LONG and query.dtype == torch.float32 and readable(query) and not _exporting() and flex_native.absence() is None:
+        return flex_native.run(q, k, v, _causal_plan(length), query.shape[-1] ** -0.5)[0].transpose(1, 2)
     with plain_kernels():
         return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
+
+
+@functools.lru_cache(maxsize=32)
+def _causal_plan(length: int) -> Tensor:
+    """The plan of a causal mask: of each row of blocks those before the diagonal are seen whole."""
+    from torch.nn.attention.flex_attention import BlockMask
+
+    rows = -(-length // _BLOCK)
+    diagonal = torch.arange(rows, dtype=torch.int32)
+    columns = diagonal.expand(1, 1, rows, rows).contiguous()
+    mask = BlockMask.from_kv_blocks(
+        torch.ones(1, 1, rows, dtype=torch.int32),
+        diagonal[None, None, :, None].expand(1, 1, rows, rows).contiguous(),
+        diagonal[None, None].contiguous(),
+        columns,
+        BLOCK_SIZE=_BLOCK,
+        mask_mod=lambda _batch, _head, query, key: query >= key,
+        seq_lengths=(length, length),
+    )
+    return plan_of(mask)
 
 
 def _wild(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:

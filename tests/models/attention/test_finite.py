@@ -9,12 +9,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from balancer.models import ATTENTIONS, Classifier, SequenceBatch
-from balancer.models.attention import DenseAttention, Layout, SparseAttention, SparseSelfAttention, native, select_globals, sparse_attention
+from balancer.models.attention import (
+    DenseAttention,
+    Layout,
+    SparseAttention,
+    SparseSelfAttention,
+    finite,
+    native,
+    select_globals,
+    sparse_attention,
+)
 from balancer.models.attention.backends import BACKENDS
 from balancer.models.attention.finite import dense_causal
 from balancer.models.attention.reference import key_bias
@@ -234,3 +244,24 @@ def test_scores_of_earlier_transactions(attention: str, encoding: str, form: str
     before, after = (model(SequenceBatch(x, lengths, mask), (rows, positions)) for x in (fields, spoiled))
     assert torch.equal(after, before)
     assert model(SequenceBatch(spoiled, lengths, mask)).isfinite().all()  # a number that is not finite is a missing or an extreme one
+
+
+@pytest.mark.parametrize("length", [finite.LONG - 1, finite.LONG, finite.LONG + 1, 515])
+def test_long_dense_attention_is_causal_and_exact(length: int) -> None:
+    torch.manual_seed(length)
+    tensors = [torch.randn(2, length, 3, 16, requires_grad=True) for _ in range(3)]
+    truth = [x.detach().double().requires_grad_() for x in tensors]
+    out = dense_causal(*tensors)
+    expected = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in truth), is_causal=True).transpose(1, 2)
+    assert (out - expected).abs().max() < 3e-6
+    grad = torch.randn_like(out)
+    out.backward(grad)
+    expected.backward(grad.double())
+    for x, y in zip(tensors, truth, strict=True):
+        assert x.grad is not None and y.grad is not None
+        assert (x.grad - y.grad).abs().max() < 5e-6 * y.grad.abs().max()
+    with torch.no_grad():
+        changed = [torch.cat([x[:, : length // 2], torch.randn_like(x[:, length // 2 :])], 1) for x in tensors]
+        assert torch.equal(dense_causal(*changed)[:, : length // 2], out[:, : length // 2])
+        alone = dense_causal(*(x[:1] for x in tensors))
+        assert torch.equal(alone, out[:1]), "a row does not depend on its batch"
