@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,12 +64,11 @@ def find_unfinished(folder: Path) -> list[Unfinished]:
 
 def unfinished(path: Path) -> Unfinished | None:
     """How far a comparison is; None where there is none to resume."""
-    try:
+    with contextlib.suppress(InputError, KeyError, TypeError, ValueError):  # damaged, or of another version
         flags = CellFolder.flags(path)
         planned = int(flags["folds"]) * int(flags["seeds"]) * len(flags.get("treatments") or TREATMENTS)
-    except (InputError, KeyError, TypeError, ValueError):  # damaged, or of another version
-        return None
-    return Unfinished(path, sum(1 for _ in path.glob("cells/*/*.json")), planned)
+        return Unfinished(path, sum(1 for _ in path.glob("cells/*/*.json")), planned)
+    return None
 
 
 def comparison_progress(path: Path) -> dict[str, Any] | None:
@@ -116,11 +116,9 @@ def configurations(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
     """The configuration of each run by its name, with defaults; damaged runs are left out."""
     found = {}
     for run in runs:
-        try:
+        with contextlib.suppress(InputError):  # the page Runs says what is wrong with it
             config = to_dict(RunFolder.open(run.path).config())
-        except InputError:
-            continue
-        found[run.name] = {name: value for name, value in config.items() if name not in NOT_PART_OF_THE_RESULT}
+            found[run.name] = {name: value for name, value in config.items() if name not in NOT_PART_OF_THE_RESULT}
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,11 +44,10 @@ class Explained:
 
 def table_file(run: Run) -> Path | None:
     """The file of the table that the run was trained on; None where it is gone, or a folder."""
-    try:
+    with contextlib.suppress(InputError, OSError):  # the page says what is missing where it is asked for
         path = RunFolder.open(run.path).find_table()
         return path if path.is_file() else None
-    except (InputError, OSError):
-        return None
+    return None
 
 
 def waits(run: Run) -> bool:
@@ -79,12 +79,13 @@ def reasons_of(run: Run, identities: list[Any]) -> list[str | None] | None:
     """
     if st.session_state.get("explained-run") != run.name or not st.session_state.get("deep"):
         return None
-    try:
+    found: list[list[str] | None] | None = None
+    with contextlib.suppress(InputError):  # what can't be read is said where one transaction is explained
         data = dataset(run)
         wanted = pl.DataFrame({"id": pl.Series(identities, dtype=data.ids.dtype)})
         places = wanted.join(pl.DataFrame({"id": data.ids}).with_row_index("place"), on="id", how="left", maintain_order="left")["place"]
         found = [None if place is None else _found(run, place)[0] for place in places.to_list()]
-    except InputError:
+    if found is None:
         return None
     return [None if not reasons else "; ".join(reasons[:2]) for reasons in found]
 

@@ -229,7 +229,7 @@ def test_flags_and_files_of_all_commands_exist(capsys: pytest.CaptureFixture[str
 def test_flags_of_the_text_exist_and_all_of_the_service_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     serving = {f"--{each.name.replace('_', '-')}" for each in parameters(ServeConfig)}
     others: set[str] = set()
-    for command in ("train", "score", "simulate"):
+    for command in ("train", "score", "simulate", "app"):
         others |= flags_of([command], capsys)
     for room, names in (("keys", "create list revoke"), ("service", "migrate purge backup restore import export monitor")):
         for name in names.split():

@@ -55,7 +55,9 @@ def sums(database: Database, table: Any) -> list[tuple[Any, ...]]:
 
 def streamed(run: Path, frame: pl.DataFrame, folder: Path) -> dict[str, float]:
     frame.write_parquet(folder / "in.parquet")
-    score_file(TrainedRun.load(run), folder / "in.parquet", folder / "out.parquet", past=None, bad_rows="error", streaming=True)
+    score_file(
+        TrainedRun.load(run, precision="auto"), folder / "in.parquet", folder / "out.parquet", past=None, bad_rows="error", streaming=True
+    )
     columns = pl.col("transaction_id").cast(pl.String), "score"
     return dict(pl.read_parquet(folder / "out.parquet").select(*columns).iter_rows())
 

@@ -43,7 +43,7 @@ def _walk(schema: Schema, rows: np.ndarray) -> set[str]:
 
 
 def test_every_field_of_a_simulated_run_has_a_sentence(tiny_run: Path, tiny_table: Path) -> None:
-    run = TrainedRun.load(tiny_run)
+    run = TrainedRun.load(tiny_run, precision="auto")
     dataset = run.table(tiny_table)
     rows = dataset.store.values[np.random.default_rng(0).integers(0, len(dataset.store), 40)]
     said = _walk(run.schema, np.concatenate((rows, np.zeros_like(rows[:1]), np.full_like(rows[:1], np.nan), np.full_like(rows[:1], 9.0))))
@@ -90,7 +90,7 @@ def test_sentences_are_those_of_an_analyst(tiny_run: Path) -> None:
 @pytest.mark.parametrize("fixture", ["tiny_run", "trees_run", "network_run"])
 def test_reasons_are_the_contributions_of_the_run(fixture: str, tiny_table: Path, request: pytest.FixtureRequest) -> None:
     folder: Path = request.getfixturevalue(fixture)
-    run, model = TrainedRun.load(folder), LoadedModel.load(folder, "run")
+    run, model = TrainedRun.load(folder, precision="auto"), LoadedModel.load(folder, "run")
     dataset = run.table(tiny_table)
     store = dataset.store
     row = int(np.flatnonzero(np.arange(len(store)) - store.start >= 8)[100])

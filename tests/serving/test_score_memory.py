@@ -71,7 +71,7 @@ def expected(run: Path, rows: pl.DataFrame, folder: Path) -> dict[str, float]:
     """Scores by id of `balancer score --streaming`."""
     rows.write_parquet(folder / "in.parquet")
     how: dict[str, Any] = {"past": None, "bad_rows": "error", "streaming": True, "overwrite": True}
-    score_file(TrainedRun.load(run), folder / "in.parquet", folder / "out.parquet", **how)
+    score_file(TrainedRun.load(run, precision="auto"), folder / "in.parquet", folder / "out.parquet", **how)
     return dict(pl.read_parquet(folder / "out.parquet").select(pl.col("transaction_id").cast(pl.String), "score").iter_rows())
 
 

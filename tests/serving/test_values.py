@@ -121,7 +121,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pl.DataFrame]:
 
 def test_scores_have_the_bits_of_the_table(run: tuple[Path, pl.DataFrame], tmp_path: Path) -> None:
     folder, table = run
-    trained, model = TrainedRun.load(folder), LoadedModel.load(folder, "run")
+    trained, model = TrainedRun.load(folder, precision="auto"), LoadedModel.load(folder, "run")
     schema = trained.schema
     assert schema.missing == ("distance",) and schema.columns == {"column:hour": "hour"}
     assert trained.model.config.missing == ("distance",)
