@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 from balancer.evaluation.operating_points import OperatingPoints
-from balancer.evaluation.threshold_changes import JudgedRows
+from balancer.evaluation.threshold_changes import EvaluatedRows
 
 
 def operating_points(predictions: pl.DataFrame, negative: str, *, amounts: bool) -> OperatingPoints:
@@ -22,7 +22,7 @@ def operating_points(predictions: pl.DataFrame, negative: str, *, amounts: bool)
     return OperatingPoints.of(_codes(predictions, negative), predictions["score"].to_numpy(), time=time, amount=amount)
 
 
-def judged_rows(predictions: pl.DataFrame, negative: str, *, amounts: bool) -> JudgedRows:
+def evaluated_rows(predictions: pl.DataFrame, negative: str, *, amounts: bool) -> EvaluatedRows:
     """Prepare the test rows of a run to compare thresholds on them.
 
     Args:
@@ -31,7 +31,7 @@ def judged_rows(predictions: pl.DataFrame, negative: str, *, amounts: bool) -> J
         amounts: Whether the table has amounts.
     """
     timed = has_times(predictions)
-    return JudgedRows.of(
+    return EvaluatedRows.of(
         _codes(predictions, negative),
         predictions["score"].to_numpy(),
         time=predictions["time"].dt.epoch("us").fill_null(0).to_numpy() / 1e6 if timed else None,

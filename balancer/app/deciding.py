@@ -5,12 +5,12 @@ from __future__ import annotations
 import polars as pl
 import streamlit as st
 
-from balancer.app.aggregates import judged_rows, operating_points
+from balancer.app.aggregates import evaluated_rows, operating_points
 from balancer.app.browsing import Run
 from balancer.app.loading import Stamp, has_amounts, negative_class, points, stamp, table
 from balancer.app.threshold_curves import Basis
 from balancer.evaluation.operating_points import OperatingPoints
-from balancer.evaluation.threshold_changes import Changes, JudgedRows
+from balancer.evaluation.threshold_changes import Changes, EvaluatedRows
 
 THRESHOLD_SCORES_FILE = "threshold_scores.parquet"
 """The scores of the threshold half: the file of `balancer.runs.results`, which loads torch."""
@@ -36,10 +36,10 @@ def _threshold_points(_frame: pl.DataFrame, key: Stamp, negative: str, amounts: 
 
 
 @st.cache_resource(max_entries=4, show_spinner="Reading the test rows")
-def _rows(_frame: pl.DataFrame, key: Stamp, negative: str, amounts: bool) -> JudgedRows:
-    return judged_rows(_frame, negative, amounts=amounts)
+def _rows(_frame: pl.DataFrame, key: Stamp, negative: str, amounts: bool) -> EvaluatedRows:
+    return evaluated_rows(_frame, negative, amounts=amounts)
 
 
 @st.cache_resource(max_entries=64, show_spinner=False)
-def _changes(_rows: JudgedRows, key: Stamp, negative: str, current: float, proposed: float) -> Changes:
+def _changes(_rows: EvaluatedRows, key: Stamp, negative: str, current: float, proposed: float) -> Changes:
     return Changes.of(_rows, current, proposed)

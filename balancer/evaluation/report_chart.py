@@ -1,7 +1,7 @@
 """The precision-recall curves of a report as a picture, for the one-page PDF.
 
 What is special: the colours of the models are those of the app, and the lines differ in dashes too, so that
-they can be told apart in black and white.
+they can be distinguished in black and white.
 """
 
 from __future__ import annotations

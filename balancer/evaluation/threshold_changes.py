@@ -29,7 +29,7 @@ _CAUGHT, _FALSE, _AMOUNT, _FRAUDS, _TOTAL = range(5)
 
 
 @dataclass(frozen=True, eq=False)
-class JudgedRows:
+class EvaluatedRows:
     """Labelled rows on which thresholds are compared."""
 
     fraud: NDArray[np.bool_]
@@ -52,7 +52,7 @@ class JudgedRows:
         time: ArrayLike | None = None,
         entity: ArrayLike | None = None,
         amount: ArrayLike | None = None,
-    ) -> JudgedRows:
+    ) -> EvaluatedRows:
         """Select the labelled rows.
 
         Args:
@@ -119,7 +119,7 @@ class Changes:
     amounts: bool
 
     @classmethod
-    def of(cls, rows: JudgedRows, current: float, proposed: float, *, seed: int = 0) -> Changes:
+    def of(cls, rows: EvaluatedRows, current: float, proposed: float, *, seed: int = 0) -> Changes:
         """Resample the sums at two thresholds.
 
         Args:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import re
-import shutil
 from pathlib import Path
 
 import polars as pl
@@ -30,16 +29,6 @@ from balancer.runs.reviews import Reviews, label_table, review
 from balancer.runs.trained_run import TrainedRun, read_schema, training_table
 
 APP = str(Path(__file__).resolve().parents[2] / "app" / "streamlit_app.py")
-
-
-@pytest.fixture
-def runs(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A runs folder with one real run, `first`."""
-    folder = tmp_path / "runs"
-    shutil.copytree(tiny_run, folder / "first")
-    monkeypatch.setenv("BALANCER_RUNS", str(folder))
-    monkeypatch.setattr("sys.argv", ["streamlit_app.py"])
-    return folder
 
 
 def opened() -> AppTest:

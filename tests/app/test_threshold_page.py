@@ -39,16 +39,6 @@ from balancer.runs.trained_run import TrainedRun, training_table
 APP = str(Path(__file__).resolve().parents[2] / "app" / "streamlit_app.py")
 
 
-@pytest.fixture
-def runs(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A runs folder with one real run, `first`."""
-    folder = tmp_path / "runs"
-    shutil.copytree(tiny_run, folder / "first")
-    monkeypatch.setenv("BALANCER_RUNS", str(folder))
-    monkeypatch.setattr("sys.argv", ["streamlit_app.py"])
-    return folder
-
-
 def opened(**query: str) -> AppTest:
     app = AppTest.from_file(APP, default_timeout=600)
     for name, value in query.items():

@@ -11,7 +11,7 @@ from balancer.errors import InputError
 from balancer.evaluation import threshold_changes
 from balancer.evaluation.intervals import wilson
 from balancer.evaluation.operating_points import NO_ALARM
-from balancer.evaluation.threshold_changes import Change, Changes, JudgedRows
+from balancer.evaluation.threshold_changes import Change, Changes, EvaluatedRows
 
 
 def drawn(seed: int, n: int = 4_000, entities: int = 300) -> dict[str, np.ndarray]:
@@ -28,9 +28,9 @@ def drawn(seed: int, n: int = 4_000, entities: int = 300) -> dict[str, np.ndarra
     }
 
 
-def judged(seed: int = 0, **left_out: None) -> JudgedRows:
+def evaluated(seed: int = 0, **left_out: None) -> EvaluatedRows:
     columns = {**drawn(seed), **left_out}
-    return JudgedRows.of(columns.pop("label"), columns.pop("score"), **columns)
+    return EvaluatedRows.of(columns.pop("label"), columns.pop("score"), **columns)
 
 
 def test_values_are_those_of_counting() -> None:
@@ -38,7 +38,7 @@ def test_values_are_those_of_counting() -> None:
     known = columns["label"] >= 0
     fraud, score = columns["label"][known] > 0, columns["score"][known]
     money = np.where(fraud, np.maximum(columns["amount"][known], 0), 0)
-    changes = Changes.of(judged(1), current, proposed)
+    changes = Changes.of(evaluated(1), current, proposed)
     for place, threshold in enumerate((current, proposed)):
         alarm = score >= threshold
         days = np.ptp(columns["time"][known]) / 86_400
@@ -63,7 +63,7 @@ def test_values_are_those_of_counting() -> None:
 
 
 def test_an_interval_of_a_difference_leaves_0_out_only_where_it_is_clear() -> None:
-    rows = judged()
+    rows = evaluated()
     same = Changes.of(rows, 0.5, 0.5).cost(5, 1)
     assert same.difference.value == 0 and not same.clear and not same.improves
     caught = Changes.of(rows, 0.5, 0.2).caught()
@@ -75,7 +75,7 @@ def test_an_interval_of_a_difference_leaves_0_out_only_where_it_is_clear() -> No
 
 
 def test_zero_alarms_have_no_precision_and_the_interval_of_wilson_elsewhere() -> None:
-    rows = judged()
+    rows = evaluated()
     changes = Changes.of(rows, NO_ALARM, 0.0)
     assert changes.precision().current == (None, None)
     assert changes.precision().difference.value is None
@@ -84,10 +84,10 @@ def test_zero_alarms_have_no_precision_and_the_interval_of_wilson_elsewhere() ->
 
 
 def test_intervals_cover_95_percent_of_new_tables() -> None:
-    truth = np.mean([Changes.of(judged(seed), 0.5, 0.4).caught().difference.value for seed in range(1_000, 1_060)])
+    truth = np.mean([Changes.of(evaluated(seed), 0.5, 0.4).caught().difference.value for seed in range(1_000, 1_060)])
     inside = 0
     for seed in range(60):
-        low, high = Changes.of(judged(seed), 0.5, 0.4).caught().difference.interval or (0, 0)
+        low, high = Changes.of(evaluated(seed), 0.5, 0.4).caught().difference.interval or (0, 0)
         inside += low <= truth <= high
     assert 50 <= inside <= 60
 
@@ -95,10 +95,10 @@ def test_intervals_cover_95_percent_of_new_tables() -> None:
 def test_rows_of_an_entity_are_resampled_together() -> None:
     """Ten equal rows per entity carry the information of one."""
     columns = drawn(3, n=400, entities=10**6)
-    single = JudgedRows.of(columns["label"], columns["score"], entity=np.arange(400))
-    copies = JudgedRows.of(np.repeat(columns["label"], 10), np.repeat(columns["score"], 10), entity=np.repeat(np.arange(400), 10))
+    single = EvaluatedRows.of(columns["label"], columns["score"], entity=np.arange(400))
+    copies = EvaluatedRows.of(np.repeat(columns["label"], 10), np.repeat(columns["score"], 10), entity=np.repeat(np.arange(400), 10))
 
-    def width(rows: JudgedRows) -> float:
+    def width(rows: EvaluatedRows) -> float:
         low, high = Changes.of(rows, 0.5, 0.4).recall().current.interval or (0.0, 0.0)
         return high - low
 
@@ -106,7 +106,7 @@ def test_rows_of_an_entity_are_resampled_together() -> None:
 
 
 def test_many_groups_have_the_intervals_of_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = judged()
+    rows = evaluated()
 
     def intervals() -> np.ndarray:
         changes = Changes.of(rows, 0.5, 0.4)
@@ -122,7 +122,7 @@ def test_many_groups_have_the_intervals_of_few(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("left_out", ["time", "entity", "amount"])
 def test_without_a_column(left_out: str) -> None:
-    changes = Changes.of(judged(0, **{left_out: None}), 0.5, 0.4)  # type: ignore[arg-type]
+    changes = Changes.of(evaluated(0, **{left_out: None}), 0.5, 0.4)  # type: ignore[arg-type]
     assert changes.caught().difference.value is not None
     if left_out == "amount":
         with pytest.raises(InputError, match="no amounts"):
@@ -132,17 +132,17 @@ def test_without_a_column(left_out: str) -> None:
 
 def test_no_labelled_row_is_refused() -> None:
     with pytest.raises(InputError, match="no row has a label"):
-        JudgedRows.of([-1, -1], [0.1, 0.2])
+        EvaluatedRows.of([-1, -1], [0.1, 0.2])
 
 
 def test_one_seed_gives_the_same_result() -> None:
-    assert np.array_equal(Changes.of(judged(), 0.5, 0.4).drawn, Changes.of(judged(), 0.5, 0.4).drawn)
+    assert np.array_equal(Changes.of(evaluated(), 0.5, 0.4).drawn, Changes.of(evaluated(), 0.5, 0.4).drawn)
 
 
 def test_many_rows_take_less_than_a_second() -> None:
     rng = np.random.default_rng(0)
     fraud = rng.random(350_000) < 0.01
-    rows = JudgedRows.of(fraud, rng.random(350_000), entity=rng.integers(0, 50_000, 350_000), amount=rng.random(350_000))
+    rows = EvaluatedRows.of(fraud, rng.random(350_000), entity=rng.integers(0, 50_000, 350_000), amount=rng.random(350_000))
     began = time.perf_counter()
     Changes.of(rows, 0.5, 0.0)
     assert time.perf_counter() - began < 1.0

@@ -1,4 +1,4 @@
-"""What a manager is told about a run: sentences and tiles for every kind of run."""
+"""What the verdict says about a run: sentences and tiles for every kind of run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ N, DAYS = 6_000, 30
 
 
 class Made:
-    """A report with its rows, whose run is as good as told."""
+    """A report with its rows, whose run has the given quality."""
 
     def __init__(
         self,

@@ -52,7 +52,7 @@ def active() -> bool:
 def plain_kernels() -> AbstractContextManager[None]:
     """Inside a transform of `torch.func`, let torch's attention consist of plain operators.
 
-    `vmap` computes its fused kernel call by call, and a mask that needs a gradient can't be told from others.
+    `vmap` computes its fused kernel call by call, and a mask that needs a gradient looks like any other there.
     """
     return sdpa_kernel(SDPBackend.MATH) if active() else nullcontext()
 

@@ -78,7 +78,7 @@ def copied(model: nn.Module) -> nn.Module:
                 memo[id(parameter)] = nn.Parameter(view, requires_grad=parameter.requires_grad)
     try:
         duplicate: nn.Module = copy.deepcopy(model, memo)
-    except (TypeError, RuntimeError, NotImplementedError) as error:
+    except (TypeError, RuntimeError, NotImplementedError) as error:  # what copy.deepcopy raises, by the kind of object
         raise InputError(
             f"the model can't be copied ({reason_of(error)}): remove the attribute, e.g. a lock or an open file, before quantizing"
         ) from error

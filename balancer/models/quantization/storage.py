@@ -153,7 +153,7 @@ def _without_values(make: Callable[[], nn.Module]) -> nn.Module:
     try:
         with torch.device("meta"):
             return make()
-    except (NotImplementedError, RuntimeError):
+    except (NotImplementedError, RuntimeError):  # a part of the user may read numbers when it is built
         return make().to("meta")
 
 
