@@ -32,25 +32,20 @@ import os
 # One thread, set before NumPy and torch are loaded.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from balancer.native_library import INSTRUCTIONS, VARIABLE
+from balancer.native_library import INSTRUCTIONS
 from benchmarks.lib.attention import flex
 from benchmarks.lib.checks import claim
 from benchmarks.lib.commands import parser
+from benchmarks.lib.instructions import restart
 from benchmarks.lib.recording import RESULTS, processor, recorded, rounded, today, write
 from benchmarks.lib.timing import PASSES, in_words
 
 LENGTHS = (512, 2048, 8192)
 DENSE, MASKED = "SDPA, is_causal", "SDPA, boolean mask"
-OTHERS = {
-    "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
-    "portable": {"ATEN_CPU_CAPABILITY": "default"},
-}
-"""What restricts torch's own kernels in the same way."""
 CAUSAL = (1.0, 1.5)
 """At least how many times faster than dense causal attention a causal mask is, with AVX2 and with AVX-512."""
 SPARSE = {"sliding 256": (12.0, 20.0), "8 documents": (6.0, 10.0), "global nodes": (12.0, 20.0)}
@@ -68,12 +63,8 @@ def main(given: list[str] | None = None) -> None:
     options.add_argument("--memory", type=int, nargs="*", default=(8192,), help="numbers of tokens at which memory is measured")
     options.add_argument("--results", type=Path, default=RESULTS, help="folder for the result")
     arguments = options.parse_args(given)
-    if arguments.instructions and os.environ.get(VARIABLE) != arguments.instructions:
-        # Libraries choose when they are loaded, so the process starts again.
-        environment = os.environ | {VARIABLE: arguments.instructions} | OTHERS.get(arguments.instructions, {})
-        os.execve(
-            sys.executable, [sys.executable, "-m", "benchmarks.claims.flex", *(sys.argv[1:] if given is None else given)], environment
-        )
+    if arguments.instructions:
+        restart(arguments.instructions, "benchmarks.claims.flex", given)
     path = arguments.results / "flex.json"
     for length in arguments.lengths:
         for name in arguments.masks:

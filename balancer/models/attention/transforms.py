@@ -52,7 +52,7 @@ def active() -> bool:
 def plain_kernels() -> AbstractContextManager[None]:
     """Inside a transform of `torch.func`, let torch's attention consist of plain operators.
 
-    `vmap` computes its fused kernel call by call, and a mask that needs a gradient looks like any other there.
+    `vmap` computes its fused kernel call by call, and a mask that needs a gradient looks like any other.
     """
     return sdpa_kernel(SDPBackend.MATH) if active() else nullcontext()
 
