@@ -41,6 +41,7 @@ INSTALL = {
     "prometheus_client": "balancer[serve]",
     "psycopg": "balancer[postgresql]",
     "pydantic": "balancer[serve]",
+    "ray": "balancer[cluster]",
     "rich": "balancer[train]",
     "scipy": "balancer[sklearn]",
     "sklearn": "balancer[sklearn]",

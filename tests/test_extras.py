@@ -154,4 +154,4 @@ def test_imports_and_first_use(extra: str) -> None:
 def test_every_extra_is_tried_or_needs_what_is_not_installed_for_development() -> None:
     source = Path(__file__).read_text()
     tried = set(CODE) | set(re.findall(r'alone\("(\w+)"', source)) | {"postgresql"}
-    assert set(EXTRAS) - tried == {"cluster", "executorch", "examples", "bench", "dev"}
+    assert set(EXTRAS) - tried == {"cluster", "docs", "executorch", "examples", "bench", "dev"}
