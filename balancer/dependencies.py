@@ -44,6 +44,7 @@ INSTALL = {
     "ray": "balancer[cluster]",
     "rich": "balancer[train]",
     "scipy": "balancer[sklearn]",
+    "shtab": "balancer[train]",
     "sklearn": "balancer[sklearn]",
     "sqlalchemy": "balancer[serve]",
     "stable_baselines3": "balancer[train]",

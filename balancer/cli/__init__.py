@@ -31,6 +31,7 @@ COMMANDS = {
     "policy": "train a sampling policy on a distribution of tasks, or evaluate one",
     "doctor": "show versions, device and attention backends of this machine",
     "simulate": "simulate a table of card transactions with fraud",
+    "completion": "print a script that makes the shell complete commands and flags",
 }
 EXTRAS = {"app": "app", "compare": "compare", "export": "export", "keys": "serve", "serve": "serve", "service": "serve"}
 """The extra that installs what a command needs; ``train`` for the others."""

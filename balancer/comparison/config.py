@@ -113,6 +113,10 @@ class CompareConfig(TableOptions, ComparisonOptions, SizeOptions, ScheduleOption
     """
 
     HEADING: ClassVar[str] = "Output"
+    COMMON: ClassVar[tuple[str, ...]] = (
+        *("spec", "entity", "time", "label", "label_delay", "treatments", "reference", "folds", "seeds", "student"),
+        *("device", "seed", "out", "resume", "json", "chart"),
+    )
 
     history_length: int = 8
     d_model: int = 32

@@ -78,6 +78,8 @@ class Options:
 
     HEADING: ClassVar[str] = ""
     """Heading of the group in the help. Below it stands the summary line of the group's docstring."""
+    COMMON: ClassVar[tuple[str, ...]] = ()
+    """Fields whose flags ``--help`` shows, besides the required ones; empty: all. ``--help-all`` shows all."""
 
     def __post_init__(self) -> None:
         """Check the fields; the base class has none."""
@@ -209,7 +211,7 @@ def parse(cls: type, program: str, arguments: Sequence[str]) -> dict[str, Any]:
         SystemExit: The help was asked for; it was printed.
     """
     hint = f"({program} --help)"
-    parser = _parser(cls, program)
+    parser = command_parser(cls, program, everything="--help-all" in arguments)
     try:
         namespace, rest = parser.parse_known_args(arguments)
     except argparse.ArgumentError as error:
@@ -312,29 +314,42 @@ def present_names(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _parser(cls: type, program: str) -> argparse.ArgumentParser:
-    required = [each for each in parameters(cls) if each.required]
-    words = [each.metavar if each.flag.positional else f"{each.shown} {each.metavar}" for each in required]
+def command_parser(cls: type, program: str, *, everything: bool = True) -> argparse.ArgumentParser:
+    """The parser of a command, also for its page and its shell completion.
+
+    Args:
+        cls: Dataclass of the command.
+        program: Name of the command as it is typed.
+        everything: Whether the help shows all flags, or those in :attr:`Options.COMMON` and the required ones.
+    """
+    known = parameters(cls)
+    common = getattr(cls, "COMMON", ())
+    shown = {each.name for each in known if everything or not common or each.required or each.name in common}
+    words = [each.metavar if each.flag.positional else f"{each.shown} {each.metavar}" for each in known if each.required]
     parser = argparse.ArgumentParser(
         prog=program,
         usage=" ".join([program, *words, "[flags]"]),
         description=inspect.cleandoc(cls.__doc__ or ""),
+        epilog=f"{len(known) - len(shown)} more flags: {program} --help-all" if len(shown) < len(known) else None,
         formatter_class=_HelpFormatter,
         allow_abbrev=False,
         add_help=False,
         exit_on_error=False,
     )
     groups: dict[str, argparse._ArgumentGroup] = {}
-    for each in parameters(cls):
+    for each in known:
         if each.heading not in groups:
-            groups[each.heading] = parser.add_argument_group(each.heading or "Flags", _sentence(cls, each.heading))
-        _add(groups[each.heading], each)
-    parser.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
+            some = any(other.heading == each.heading and other.name in shown for other in known)
+            groups[each.heading] = parser.add_argument_group(
+                each.heading or "Flags", _sentence(cls, each.heading) if some else argparse.SUPPRESS
+            )
+        _add(groups[each.heading], each, hidden=each.name not in shown)
+    parser.add_argument("-h", "--help", "--help-all", action="help", help=argparse.SUPPRESS)
     return parser
 
 
-def _add(group: argparse._ArgumentGroup, each: Parameter) -> None:
-    options: dict[str, Any] = {"help": each.help.replace("%", "%%"), "default": argparse.SUPPRESS}
+def _add(group: argparse._ArgumentGroup, each: Parameter, *, hidden: bool) -> None:
+    options: dict[str, Any] = {"help": argparse.SUPPRESS if hidden else each.help.replace("%", "%%"), "default": argparse.SUPPRESS}
     if each.flag.positional:
         # Any number is accepted here: `parse` reports a missing one, and one too many, in words of its own.
         group.add_argument(each.name, nargs="*", type=each.convert, metavar=each.metavar, help=options["help"], default=[])

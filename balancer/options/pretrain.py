@@ -24,6 +24,9 @@ class PretrainConfig(DataOptions, ModelOptions, FitOptions, RunOptions):
     """
 
     HEADING: ClassVar[str] = "Output"
+    COMMON: ClassVar[tuple[str, ...]] = (
+        *("spec", "entity", "time", "amount", "categorical", "history_length", "budget", "device", "seed", "out", "resume", "json"),
+    )
     BUDGETS: ClassVar[dict[str, Budget]] = {
         "quick": Budget(epochs=8, steps_per_epoch=100),
         "standard": Budget(epochs=12, steps_per_epoch=300),

@@ -41,6 +41,10 @@ class TrainConfig(DataOptions, LearnerOptions, ModelOptions, FitOptions, TaskOpt
     """Learn sampling weights with PPO, train a fraud classifier with them, and compare it with baselines."""
 
     HEADING: ClassVar[str] = "Output"
+    COMMON: ClassVar[tuple[str, ...]] = (
+        *("spec", "entity", "time", "label", "amount", "categorical", "context", "label_delay", "bad_rows"),
+        *("learner", "budget", "from_", "policy", "device", "seed", "out", "resume", "json"),
+    )
 
     precision: Annotated[
         Literal["planned", "full"],

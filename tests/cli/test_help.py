@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 
 import pytest
 
-from balancer.cli import COMMANDS, keys, main, policy
+from balancer.cli import COMMANDS, keys, main, policy, service
+from balancer.cli.flags_of import CONFIGS, config_of
 from balancer.cli.messages import say
 from balancer.options.data import TABLE_KINDS
+from balancer.options.flags import parameters
 
 EVERY = [
     *([name] for name in COMMANDS),
     *(["keys", name] for name in keys.COMMANDS),
     *(["policy", name] for name in policy.COMMANDS),
+    *(["service", name] for name in service.COMMANDS),
 ]
 
 
@@ -108,3 +112,45 @@ def test_help_names_the_kinds_of_tables(command: str, capsys: pytest.CaptureFixt
     shown = " ".join(capsys.readouterr().out.split())
     assert TABLE_KINDS in shown
     assert all(word in TABLE_KINDS for word in ("Parquet", "CSV", "JSON", ".gz", ".zst", "folder", "Delta"))
+
+
+def test_every_command_has_its_flags_in_the_list() -> None:
+    groups = {"keys", "policy", "service"}
+    assert {" ".join(command) for command in EVERY} - groups == set(CONFIGS)
+
+
+@pytest.mark.parametrize("command", CONFIGS)
+def test_the_long_help_has_every_flag(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = command.split()
+    assert exit_code([*words, "--help"]) == 0
+    short = capsys.readouterr().out
+    assert exit_code([*words, "--help-all"]) == 0
+    shown = capsys.readouterr().out
+    known = [each.shown for each in parameters(config_of(command))]
+    assert all(name in shown for name in known)
+    left_out = [name for name in known if f"\n  {name} " not in short and f"\n  {name}\n" not in short]
+    assert (f"{len(left_out)} more flags: balancer {command} --help-all" in short) == bool(left_out)
+
+
+def test_the_help_of_train_fits_two_screens(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(["train", "--help"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) <= 90
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_knows_commands_flags_and_values(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert all(
+        word in script for word in ("evaluate", "migrate", "budget", "thorough", "label-delay" if shell == "fish" else "--label-delay")
+    )
+
+
+def test_bash_completes(capsys: pytest.CaptureFixture[str]) -> None:
+    if shutil.which("bash") is None:
+        pytest.skip("there is no bash here")
+    assert main(["completion", "bash"]) == 0
+    script = capsys.readouterr().out
+    asked = 'COMP_WORDS=(balancer train --budget th); COMP_CWORD=3; $(complete -p balancer | sed "s/.*-F \\([^ ]*\\) .*/\\1/") balancer th --budget; echo "${COMPREPLY[@]}"'
+    done = subprocess.run(["bash", "-c", f"{script}\n{asked}"], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["thorough"], done.stderr
