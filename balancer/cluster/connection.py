@@ -1,0 +1,115 @@
+"""A connection to a Ray cluster, or a Ray of its own on this machine.
+
+An address is ``local`` (Ray is started on this machine for the command alone), ``auto`` (the cluster that
+``ray start`` started on this machine, or that of ``ray job submit``), ``HOST:6379`` (a cluster that this
+machine belongs to) or ``ray://HOST:10001`` (a cluster that this machine does not belong to).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from balancer.dependencies import require
+from balancer.errors import InputError, UnsupportedError
+
+LOCAL = "local"
+AUTO = "auto"
+START = "ray start --head"
+_ADDRESS = re.compile(r"(ray://)?[^\s/:]+:\d{1,5}")
+
+
+def check_address(address: str) -> None:
+    """Check the form of an address, before anything is read or connected.
+
+    Args:
+        address: See the module.
+
+    Raises:
+        InputError: It has another form, or Ray is not installed.
+    """
+    if address not in (LOCAL, AUTO) and not _ADDRESS.fullmatch(address):
+        raise InputError(
+            f"--cluster {address} is no address of a Ray cluster: give local (Ray on this machine), auto (the cluster of this machine), "
+            "HOST:6379, or ray://HOST:10001"
+        )
+    require("ray", f"--cluster {address}")
+
+
+def chosen_address(address: str | None, workers: int | None) -> str | None:
+    """The address of the cluster that a command uses, or None for this process alone.
+
+    Args:
+        address: What ``--cluster`` gave.
+        workers: What ``--workers`` gave; more than one without an address means ``local``.
+
+    Raises:
+        InputError: The address has another form, or Ray is not installed.
+    """
+    chosen = LOCAL if address is None and (workers or 1) > 1 else address
+    if chosen is not None:
+        check_address(chosen)
+    return chosen
+
+
+@contextmanager
+def connected(address: str, workers: int | None = None) -> Iterator[Any]:
+    """Connect this process to a cluster for a ``with`` block.
+
+    A process that is connected already keeps its connection, also after the block. So blocks can be nested,
+    and all of them use the outermost one.
+
+    Args:
+        address: See the module.
+        workers: CPUs of the Ray that ``local`` starts; None: those of this machine. Another cluster has the
+            CPUs that it has.
+
+    Yields:
+        The module ``ray``.
+
+    Raises:
+        InputError: The address can't be used, or nothing answers there.
+    """
+    check_address(address)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
+    import ray
+
+    if ray.is_initialized():
+        yield ray
+        return
+    _connect(ray, address, workers)
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _connect(ray: Any, address: str, workers: int | None) -> None:
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
+    if address == LOCAL:
+        logging.getLogger("ray").setLevel(logging.ERROR)
+        # A secret of this process alone; without one Ray would write one into the home folder.
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        try:
+            ray.init(address=LOCAL, num_cpus=workers, include_dashboard=False, **quiet)
+        except (ConnectionError, RuntimeError, OSError, TimeoutError) as error:
+            raise UnsupportedError(f"--cluster {LOCAL}: Ray can't be started on this machine: {_first_line(error)}") from error
+        return
+    try:
+        ray.init(address=address, **quiet)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        if address == AUTO:
+            remedy = f"no Ray cluster runs on this machine: start one with {START}, or give --cluster {LOCAL}"
+        else:
+            remedy = f"no Ray cluster answers there ({_first_line(error)}): start one with {START}, or give the address that it prints"
+        raise InputError(f"--cluster {address}: {remedy}") from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".:") if lines else type(error).__name__

@@ -1,0 +1,79 @@
+"""Tasks on two nodes: the same results as in this process, errors, lost workers, stopping."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from balancer.cluster.connection import check_address, chosen_address, connected
+from balancer.cluster.tasks import Tell, run_tasks
+from balancer.errors import InputError
+
+pytestmark = pytest.mark.xdist_group("ray")
+
+
+def _sum(shared: np.ndarray, item: int, tell: Tell) -> tuple[float, int]:
+    tell(f"item {item}")
+    return float(shared[item:].sum()), os.getpid()
+
+
+def _refused(shared: None, item: int, tell: Tell) -> int:
+    if item == 2:
+        raise InputError("column 'x' is missing: name another")
+    return item
+
+
+def _dies_once(folder: Path, item: int, tell: Tell) -> int:
+    """Kill the own process, the first time that an item is run."""
+    (folder / f"{item}-{os.getpid()}").touch()
+    if len(list(folder.glob(f"{item}-*"))) == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return item * item
+
+
+@pytest.fixture(scope="module")
+def ray(cluster: Any) -> Any:
+    with connected(cluster.address) as module:
+        yield module
+
+
+def test_tasks_are_done_on_both_nodes_with_the_results_of_one_process(cluster: Any, ray: Any) -> None:
+    shared, told = np.arange(100.0), {}
+    alone = dict(run_tasks(_sum, range(6), shared=shared))
+    found = dict(run_tasks(_sum, range(6), shared=shared, cluster=cluster.address, tell=told.__setitem__))
+    assert {index: value for index, (value, _) in found.items()} == {index: value for index, (value, _) in alone.items()}
+    assert {process for _, process in alone.values()} == {os.getpid()}
+    assert os.getpid() not in {process for _, process in found.values()}
+    assert all(text == f"item {index}" for index, text in told.items())
+
+
+def test_an_input_error_of_a_task_is_one_here(cluster: Any, ray: Any) -> None:
+    with pytest.raises(InputError, match="^column 'x' is missing: name another$"):
+        list(run_tasks(_refused, range(4), shared=None, cluster=cluster.address, workers=1))
+
+
+def test_a_lost_task_is_run_again(cluster: Any, ray: Any, tmp_path: Path) -> None:
+    found = dict(run_tasks(_dies_once, range(2), shared=tmp_path, cluster=cluster.address))
+    assert found == {0: 0, 1: 1}
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_no_machine_has_room(cluster: Any, ray: Any) -> None:
+    with pytest.raises(InputError, match="a task takes 3 CPU, and no machine of the cluster has more than 1: use --threads 1"):
+        next(run_tasks(_sum, [0], shared=None, cluster=cluster.address, cpus=3))
+
+
+@pytest.mark.parametrize("address", ["localhost", "ray:/x:1", "http://a:1", ""])
+def test_addresses_of_another_form(address: str) -> None:
+    with pytest.raises(InputError, match="no address of a Ray cluster"):
+        check_address(address)
+
+
+def test_several_workers_mean_a_ray_of_this_machine() -> None:
+    assert [chosen_address(None, None), chosen_address(None, 1), chosen_address(None, 2)] == [None, None, "local"]
+    assert chosen_address("auto", 2) == "auto"
