@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Any]:
-    """A cluster of two nodes of one CPU each; ``.address`` is its address. Ask for nodes of its own to remove them."""
+    """A cluster of two nodes of one CPU each; ``.address`` is its address."""
     pytest.importorskip("ray")
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,13 @@ def _sum(shared: np.ndarray, item: int, tell: Tell) -> tuple[float, int]:
     return float(shared[item:].sum()), os.getpid()
 
 
-def _refused(shared: None, item: int, tell: Tell) -> int:
+def _refused(_shared: None, item: int, _tell: Tell) -> int:
     if item == 2:
         raise InputError("column 'x' is missing: name another")
     return item
 
 
-def _dies_once(folder: Path, item: int, tell: Tell) -> int:
+def _dies_once(folder: Path, item: int, _tell: Tell) -> int:
     """Kill the own process, the first time that an item is run."""
     (folder / f"{item}-{os.getpid()}").touch()
     if len(list(folder.glob(f"{item}-*"))) == 1:
@@ -37,12 +38,13 @@ def _dies_once(folder: Path, item: int, tell: Tell) -> int:
 
 
 @pytest.fixture(scope="module")
-def ray(cluster: Any) -> Any:
+def ray(cluster: Any) -> Iterator[Any]:
     with connected(cluster.address) as module:
         yield module
 
 
-def test_tasks_are_done_on_both_nodes_with_the_results_of_one_process(cluster: Any, ray: Any) -> None:
+@pytest.mark.usefixtures("ray")
+def test_tasks_are_done_on_both_nodes_with_the_results_of_one_process(cluster: Any) -> None:
     shared, told = np.arange(100.0), {}
     alone = dict(run_tasks(_sum, range(6), shared=shared))
     found = dict(run_tasks(_sum, range(6), shared=shared, cluster=cluster.address, tell=told.__setitem__))
@@ -52,18 +54,21 @@ def test_tasks_are_done_on_both_nodes_with_the_results_of_one_process(cluster: A
     assert all(text == f"item {index}" for index, text in told.items())
 
 
-def test_an_input_error_of_a_task_is_one_here(cluster: Any, ray: Any) -> None:
-    with pytest.raises(InputError, match="^column 'x' is missing: name another$"):
+@pytest.mark.usefixtures("ray")
+def test_an_input_error_of_a_task_is_one_here(cluster: Any) -> None:
+    with pytest.raises(InputError, match=r"^column 'x' is missing: name another$"):
         list(run_tasks(_refused, range(4), shared=None, cluster=cluster.address, workers=1))
 
 
-def test_a_lost_task_is_run_again(cluster: Any, ray: Any, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("ray")
+def test_a_lost_task_is_run_again(cluster: Any, tmp_path: Path) -> None:
     found = dict(run_tasks(_dies_once, range(2), shared=tmp_path, cluster=cluster.address))
     assert found == {0: 0, 1: 1}
     assert len(list(tmp_path.iterdir())) == 4
 
 
-def test_no_machine_has_room(cluster: Any, ray: Any) -> None:
+@pytest.mark.usefixtures("ray")
+def test_no_machine_has_room(cluster: Any) -> None:
     with pytest.raises(InputError, match="a task takes 3 CPU, and no machine of the cluster has more than 1: use --threads 1"):
         next(run_tasks(_sum, [0], shared=None, cluster=cluster.address, cpus=3))
 
