@@ -181,11 +181,27 @@ def check_buckets(hash_buckets: int) -> None:
 
 
 def learn_vocabulary(values: pl.Series, train: NDArray[np.bool_], least: int = 1, many: int | None = None) -> list[str]:
-    """List the values of the training rows.
+    """List the values of the training rows, as `choose_vocabulary` does.
 
     Args:
         values: (N,) values of the column.
         train: (N,) whether a row is a training row.
+        least: Fewest training rows of a value.
+        many: As for `choose_vocabulary`.
+    """
+    return choose_vocabulary(count_values(values, train), least, many)
+
+
+def count_values(values: pl.Series, train: NDArray[np.bool_]) -> pl.DataFrame:
+    """Count the training rows of each value that has one: its text, and the number in the column `n`."""
+    return plain_form(values).filter(pl.Series(train)).drop_nulls().value_counts(name="n")
+
+
+def choose_vocabulary(counts: pl.DataFrame, least: int = 1, many: int | None = None) -> list[str]:
+    """List the values that get a code of their own.
+
+    Args:
+        counts: Training rows of each value that has one (`count_values`).
         least: Fewest training rows of a value.
         many: Number of distinct values above which only the `MOST_CODES` most frequent ones with at least
             `RARE` training rows are listed; None: no limit.
@@ -193,10 +209,9 @@ def learn_vocabulary(values: pl.Series, train: NDArray[np.bool_], least: int = 1
     Returns:
         Values as text, most frequent first, ties in alphabetical order.
     """
-    counts = plain_form(values).filter(pl.Series(train)).drop_nulls().value_counts(name="n")
-    limit = many is not None and counts.height > many
+    limit, name = many is not None and counts.height > many, counts.columns[0]
     counts = counts.filter(pl.col("n") >= (max(least, RARE) if limit else least))
-    found = [str(v) for v in counts.sort(["n", values.name], descending=[True, False])[values.name]]
+    found = [str(v) for v in counts.sort(["n", name], descending=[True, False])[name]]
     return found[:MOST_CODES] if limit else found
 
 

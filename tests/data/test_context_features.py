@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from balancer.data import dataset
+from balancer.data import context_past
 from balancer.data.context_features import (
     ACTIVITY_AMOUNT_FIELDS,
     ACTIVITY_FIELDS,
@@ -136,8 +136,8 @@ def test_an_earlier_schema_is_scored_without_the_fields(monkeypatch: pytest.Monk
     def refuse(*_: object) -> None:
         raise AssertionError("computed for nothing")
 
-    monkeypatch.setattr(dataset.TableContextPast, "labels", refuse)
-    monkeypatch.setattr(dataset.TableContextPast, "activity", refuse)
+    monkeypatch.setattr(context_past.TableContextPast, "labels", refuse)
+    monkeypatch.setattr(context_past.TableContextPast, "activity", refuse)
     scored = load_dataset(table, SPEC, schema=old)
     kept = [data.schema.numeric_fields.index(name) for name in fields]
     np.testing.assert_array_equal(scored.store.values, data.store.values[:, kept])
