@@ -77,18 +77,29 @@ def read_labels(values: pl.Series, *, unlabelled: str | None, negative: str | No
     Raises:
         InputError: If the column has a dtype that can't be a label.
     """
-    text = label_names(values, unlabelled)
+    return labels_of(label_names(values, unlabelled), negative=negative, classes=classes)
+
+
+def labels_of(text: pl.Series, *, negative: str | None, classes: Sequence[str] | None = None, rows: pl.Series | None = None) -> Labels:
+    """As `read_labels`, for labels as `label_names` gives them.
+
+    Args:
+        text: (N,) names as text; null where a row is unlabelled.
+        negative: As for `read_labels`.
+        classes: As for `read_labels`.
+        rows: (N,) rows that each value stands for; None: one each.
+    """
     notes: list[str] = []
     if negative is not None and (negative.strip() or EMPTY).lower() == EMPTY and not (text.str.to_lowercase() == EMPTY).any():
         text = text.fill_null(EMPTY)
-    counts = _counts(text)
+    counts = _counts(text, rows)
     text, unknown = _without_unknown(text, counts, negative, classes)
     if unknown:
         number = sum(counts[name] for name in unknown)
         listed = ", ".join(map(quoted, unknown))
         notes.append(f"{text.name}: {counted(number, 'row')} with {listed} count as unlabelled (--unlabelled names one such value)")
     text, note = _one_spelling(text, {name: count for name, count in counts.items() if name not in unknown}, classes)
-    return Labels(text, (*notes, *([note] if note else [])), unknown, text.null_count())
+    return Labels(text, (*notes, *([note] if note else [])), unknown, _nulls(text, rows))
 
 
 def label_names(values: pl.Series, unlabelled: str | None) -> pl.Series:
@@ -112,10 +123,18 @@ def label_names(values: pl.Series, unlabelled: str | None) -> pl.Series:
     return text if unlabelled is None else text.set(text == normal_text(unlabelled), None)
 
 
-def _counts(text: pl.Series) -> dict[str, int]:
-    """Rows of each name, the most frequent first."""
-    counts = text.drop_nulls().value_counts(name="n").rows()
+def _counts(text: pl.Series, rows: pl.Series | None = None) -> dict[str, int]:
+    """Rows of each name, the most frequent first; each of (N,) values stands for (N,) `rows`, or for one."""
+    if rows is None:
+        counts = text.drop_nulls().value_counts(name="n").rows()
+    else:
+        counts = pl.DataFrame({"name": text, "n": rows}).drop_nulls("name").group_by("name").agg(pl.col("n").sum()).rows()
     return dict(sorted(((str(name), int(count)) for name, count in counts), key=lambda each: (-each[1], each[0])))
+
+
+def _nulls(text: pl.Series, rows: pl.Series | None) -> int:
+    """Rows without a value, counted as `_counts` does."""
+    return text.null_count() if rows is None else int(rows.filter(text.is_null()).sum())
 
 
 def _without_unknown(
@@ -153,21 +172,22 @@ def _one_spelling(text: pl.Series, counts: dict[str, int], classes: Sequence[str
     return text, f"{text.name}: words for yes and no in several spellings: {what}"
 
 
-def find_classes(text: pl.Series, negative: str | None) -> tuple[str, ...]:
+def find_classes(text: pl.Series, negative: str | None, rows: pl.Series | None = None) -> tuple[str, ...]:
     """List the class names, the negative class first, the others in numeric or else alphabetical order.
 
     Args:
         text: (N,) labels as text (`read_labels`).
         negative: The negative class; None: the one with a usual name. Empty text: the rows without a value.
+        rows: (N,) rows that each value stands for; None: one each.
 
     Raises:
         MissingClassError: If there are fewer than two classes, or none with the name `negative`.
         InputError: If there are too many classes, or if the negative class is ambiguous.
     """
-    names = list(_counts(text))
+    names = list(_counts(text, rows))
     if len(names) < 2:
         found = f"only the class {quoted(names[0])}" if names else "no value at all"
-        empty = text.null_count()
+        empty = _nulls(text, rows)
         also = ""
         if empty and names and names[0].lower() not in NEGATIVE_NAMES:
             also = f"; if the {counted(empty, 'row')} without a label are legitimate, give --negative empty"

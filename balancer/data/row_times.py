@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import polars as pl
@@ -39,6 +39,17 @@ FOUND_NO_TIME = (
     "no column looks like a time (--time names one), so the rows are taken in their order, fields that need a time are left out, and "
     "labels count as known at once; --split random draws the parts at random"
 )
+
+
+class Column(Protocol):
+    """A column whose cells are only shown in messages."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    def __getitem__(self, row: int, /) -> Any:
+        """The cell of a row."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,25 +86,43 @@ def read_times(
             np.arange(frame.height, dtype=np.float64) + (AFTER_TRAINING if later else 0.0), TimeForm(), () if later else (NO_TIME,)
         )
     form, unit = (spec.time_format, spec.time_unit) if usual is None else (None, None)
-    result = _parsed([frame[name] for name in columns], spec.time, form, unit, usual)
+    result = parsed_times([frame[name] for name in columns], spec.time, form, unit, usual)
     values = frame[columns[0]] if len(columns) == 1 else frame[columns[0]].alias(spec.time)
     seconds = accept_times(result, values, check)
+    if usual is None:
+        return examined_times(spec, result.found, result.note, values, seconds, check)
+    note = _otherwise(spec.time, columns, frame, result.found, usual)
+    return RowTimes(seconds, result.found, (note,) if note else ())
+
+
+def examined_times(
+    spec: Spec, found: TimeForm, note: str | None, values: Column, seconds: NDArray[np.float64], check: RowCheck
+) -> RowTimes:
+    """Examine the times of all rows of a table.
+
+    Args:
+        spec: Roles of its columns.
+        found: How the times were read.
+        note: What was found by reading them.
+        values: (N,) the column.
+        seconds: (N,) its times.
+        check: The rows that are used.
+
+    Raises:
+        InputError: All rows have the same time.
+    """
     kept = seconds[check.keep]
-    if usual is not None:
-        said = [_otherwise(spec.time, columns, frame, result.found, usual)]
-    else:
-        said = [result.note, short_span(spec, result.found, kept)]
-        if len(kept) > 1 and spec.split.by == "time" and kept.min() == kept.max():
-            raise InputError(
-                f"column {spec.time!r}: all rows have the same time, so there are no earlier and later ones: name another column with --time, "
-                "or draw the parts with --split random"
-            )
-    notes = [note for note in said if note]
-    lonely = None if usual is not None else far_from_the_others(values, seconds, check)
-    return RowTimes(seconds, result.found, tuple(notes), (lonely,) if lonely else ())
+    notes = [each for each in (note, short_span(spec, found, kept)) if each]
+    if len(kept) > 1 and spec.split.by == "time" and kept.min() == kept.max():
+        raise InputError(
+            f"column {spec.time!r}: all rows have the same time, so there are no earlier and later ones: name another column with --time, "
+            "or draw the parts with --split random"
+        )
+    lonely = far_from_the_others(values, seconds, check)
+    return RowTimes(seconds, found, tuple(notes), (lonely,) if lonely else ())
 
 
-def far_from_the_others(values: pl.Series, seconds: NDArray[np.float64], check: RowCheck) -> str | None:
+def far_from_the_others(values: Column, seconds: NDArray[np.float64], check: RowCheck) -> str | None:
     """A warning where a few times are far outside of all others, such as 9999-12-31 for "never".
 
     Args:
@@ -118,7 +147,7 @@ def far_from_the_others(values: pl.Series, seconds: NDArray[np.float64], check: 
     )
 
 
-def reported_early(values: pl.Series, reports: NDArray[np.float64], seconds: NDArray[np.float64], check: RowCheck) -> str | None:
+def reported_early(values: Column, reports: NDArray[np.float64], seconds: NDArray[np.float64], check: RowCheck) -> str | None:
     """A warning where frauds were reported on a day before that of their row.
 
     Args:
@@ -166,13 +195,14 @@ def time_of(raw: Mapping[str, Any], spec: Spec, columns: Sequence[str], usual: T
         series = [pl.Series(name, [raw[name]]) for name in columns]
     except (OverflowError, TypeError, pl.exceptions.PolarsError):
         raise InputError("is not a time: give a date and a time of day") from None
-    result = _parsed(series, spec.time, None, None, usual)
+    result = parsed_times(series, spec.time, None, None, usual)
     if result.missing[0] or result.bad[0]:
         raise InputError(f"{result.why or 'is missing'}: give a date and a time of day")
     return float(result.seconds[0])
 
 
-def _parsed(columns: Sequence[pl.Series], name: str, form: str | None, unit: str | None, usual: TimeForm | None) -> TimesResult:
+def parsed_times(columns: Sequence[pl.Series], name: str, form: str | None, unit: str | None, usual: TimeForm | None) -> TimesResult:
+    """Read the times of N rows from one column (N,), or from a date and a time of day."""
     if len(columns) == 1:
         return parse_times(columns[0], form=form, unit=unit, usual=usual)
     if len(columns) > 2:
