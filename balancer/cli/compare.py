@@ -23,6 +23,7 @@ def main(arguments: Sequence[str]) -> int:
         read_spec_file(config.spec)
     config.check_files()
     config.check_treatments()
+    config.address()
     from rich.console import Console
 
     from balancer.comparison.running import run_comparison

@@ -7,7 +7,8 @@ stores them, so that a stopped command continues with the tasks that are missing
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import uuid
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypeVar
 
 from balancer.cluster.connection import connected
@@ -37,12 +38,12 @@ def run_tasks(
     cpus: int = 1,
     gpus: float = 0,
     tell: TaskTell | None = None,
-) -> Iterator[tuple[int, Result]]:
+) -> Generator[tuple[int, Result]]:
     """Run one task for each item.
 
     Without a cluster the tasks run in this process, in the order of the items. On a cluster they run side by
-    side and come back in the order in which they finish. Where the caller stops reading, or Ctrl-C is typed,
-    the other tasks are cancelled.
+    side and come back in the order in which they finish. Where the caller closes the generator
+    (``contextlib.closing``), or Ctrl-C is typed, the other tasks are cancelled.
 
     Args:
         function: A function of a module; on a cluster this package must be installed on every machine.
@@ -98,16 +99,16 @@ def _run_on(
     workers: int | None,
     resources: dict[str, Any],
     tell: TaskTell | None,
-) -> Iterator[tuple[int, Result]]:
+) -> Generator[tuple[int, Result]]:
     board = None if tell is None else ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Board).remote()
     task = ray.remote(max_retries=RETRIES, **resources)(_task)
-    common, waiting = ray.put(shared), list(range(len(items)))
+    key, common, waiting = uuid.uuid4().hex, [ray.put(shared)], list(range(len(items)))
     running: dict[Any, int] = {}
     try:
         while waiting or running:
             while waiting and (workers is None or len(running) < workers):
                 index = waiting.pop(0)
-                running[task.remote(function, common, items[index], index, board)] = index
+                running[task.remote(function, key, common, items[index], index, board)] = index
             ready, _ = ray.wait(list(running), timeout=POLL_SECONDS)
             if board is not None and tell is not None:
                 for index, text in ray.get(board.taken.remote()).items():
@@ -116,14 +117,23 @@ def _run_on(
                 yield running.pop(reference), _result(ray, reference)
     finally:
         for reference in running:
-            ray.cancel(reference, force=True)
+            ray.cancel(reference)  # raises KeyboardInterrupt in it, as Ctrl-C does
         if board is not None:
             ray.kill(board)
 
 
-def _task(function: Callable[[Any, Any, Tell], Result], shared: Any, item: Any, index: int, board: Any) -> Result:
-    """One task on a worker of the cluster."""
-    return function(shared, item, lambda text: None if board is None else board.write.remote(index, text))
+def _task(function: Callable[[Any, Any, Tell], Result], key: str, common: list[Any], item: Any, index: int, board: Any) -> Result:
+    """One task on a worker of the cluster; ``common`` holds a reference to what all tasks get."""
+    if key not in _shared:
+        import ray
+
+        _shared.clear()
+        _shared[key] = ray.get(common[0])
+    return function(_shared[key], item, lambda text: None if board is None else board.write.remote(index, text))
+
+
+_shared: dict[str, Any] = {}
+"""In a worker: what the tasks of one call of `run_tasks` get, so that it is unpacked once."""
 
 
 def _result(ray: Any, reference: Any) -> Any:

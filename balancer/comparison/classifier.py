@@ -14,6 +14,7 @@ from balancer.data.dataset import Dataset
 from balancer.data.split import Split
 from balancer.options.fit import FitOptions
 from balancer.options.model import ModelOptions
+from balancer.runs.run_folder import make_folder
 from balancer.sampling.policies import OutsideTraining, policy_notes
 from balancer.sampling.weights import Floats
 from balancer.training.fitting import Pools, fit_classifier
@@ -72,7 +73,7 @@ class SequenceTrainer:
     def _fit(
         self, treatment: Treatment, seed: int, after_epoch: Callable[[int], None]
     ) -> tuple[ClassifierTrainer, list[dict[str, object]]]:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", OutsideTraining)  # the cell's notes report it
             return fit_classifier(

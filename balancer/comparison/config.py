@@ -12,6 +12,7 @@ from balancer.data.spec import nearest
 from balancer.dependencies import require
 from balancer.errors import InputError
 from balancer.options.checks import check_whole
+from balancer.options.cluster import ClusterOptions
 from balancer.options.data import TableOptions
 from balancer.options.fit import ScheduleOptions
 from balancer.options.flags import Flag, Options
@@ -35,8 +36,13 @@ POPULATION_TREATMENTS = (
 )
 CLASSIFIER_TREATMENTS = ("none", "one_to_one", "under", "class_weight", "rule", "random", "bandit", "auto", "lightgbm")
 """Default for the classifier. The searches can be named too; they need ``search_trials`` trainings each."""
-NOT_OF_A_CELL = frozenset({"treatments", "seeds", "reference", "json", "chart", "overwrite", "out", "resume", "threads"})
+NOT_OF_A_CELL = frozenset(
+    {"treatments", "seeds", "reference", "json", "chart", "overwrite", "out", "resume", "threads", "cluster", "workers"}
+)
 """Fields that may differ when a comparison is resumed, as they do not change the figures of a cell."""
+
+WHERE = frozenset({"cluster", "workers"})
+"""Fields that are not stored, because each start of a comparison says anew where it runs."""
 
 _OPTION = re.compile(r"((start_|end_)?(share|hardness)|floor|class_importance|hardness_importance|half_life|seed)=")
 _WITHOUT_POLICY = ("none", "one_to_one", "under", "smote", "none_zero_bias")
@@ -105,7 +111,7 @@ class ComparisonOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareConfig(TableOptions, ComparisonOptions, SizeOptions, ScheduleOptions, RunOptions):
+class CompareConfig(TableOptions, ComparisonOptions, SizeOptions, ScheduleOptions, ClusterOptions, RunOptions):
     """Compare sampling treatments and baselines on a table.
 
     All are trained with equal budgets, on rolling time folds and with several seeds; differences are given
@@ -115,7 +121,7 @@ class CompareConfig(TableOptions, ComparisonOptions, SizeOptions, ScheduleOption
     HEADING: ClassVar[str] = "Output"
     COMMON: ClassVar[tuple[str, ...]] = (
         *("spec", "entity", "time", "label", "label_delay", "treatments", "reference", "folds", "seeds", "student"),
-        *("device", "seed", "out", "resume", "json", "chart"),
+        *("cluster", "workers", "device", "seed", "out", "resume", "json", "chart"),
     )
 
     history_length: int = 8

@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from balancer.comparison.fold_training import trained_cells
 from balancer.comparison.folds import FoldedTable
 from balancer.comparison.population import PopulationFold, PopulationTrainer
-from balancer.comparison.running import trained_cells
 from benchmarks.lib.commands import parser
 from benchmarks.lib.recording import RESULTS, record, recorded
 from benchmarks.lib.streams import PUBLIC, STREAMS, missing

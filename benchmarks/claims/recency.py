@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from balancer.comparison.fold_training import trained_cells
 from balancer.comparison.folds import FoldedTable
 from balancer.comparison.population import PopulationFold, PopulationTrainer
-from balancer.comparison.running import trained_cells
 from balancer.policy_learning.comparison import compare_on_tasks
 from balancer.sampling.constant_policy import COMPENSATED
 from benchmarks.lib.commands import parser

@@ -48,7 +48,7 @@ def test_flags_of_version_0_1_work_with_a_warning() -> None:
 
 def test_help_tells_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        parse(CompareConfig, "balancer compare", ["--help"])
+        parse(CompareConfig, "balancer compare", ["--help-all"])
     text = capsys.readouterr().out
     assert all(f"{flag_of(name)} " in text for name in (*ROLES, "folds", "treatments", "search_trials"))
     assert "Column that names the card" in text
