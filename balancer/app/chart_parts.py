@@ -165,6 +165,18 @@ def lines_of_models(curves: pl.DataFrame, axes: Sequence[Any], tips: Sequence[An
     return hovered(curves, axes, tips, model_colour(curves["model"]), alt.Order("recall:Q"), by="model", style=style)
 
 
+def thinned(lines: pl.DataFrame, most: int) -> pl.DataFrame:
+    """Keep at most about so many points of the line of each model, with its ends.
+
+    Args:
+        lines: A table with the column `model`.
+        most: Points of a line.
+    """
+    place, count = pl.int_range(pl.len()).over("model"), pl.len().over("model")
+    step = (count / most).ceil().cast(pl.Int64)
+    return lines.filter((place % step == 0) | (place == count - 1))
+
+
 def better_ink(colour: str) -> str:
     """Return black or white, whichever is easier to read on a colour."""
     channels = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]

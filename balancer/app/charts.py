@@ -35,6 +35,7 @@ from balancer.app.chart_parts import (
     lines_of_models,
     rule,
     svg,
+    thinned,
     tip,
 )
 from balancer.app.weights_charts import epochs_chart, surface_chart, weights_chart
@@ -42,7 +43,7 @@ from balancer.app.weights_charts import epochs_chart, surface_chart, weights_cha
 __all__ = [
     "BLUE", "COLOURS", "GREEN", "GREY", "HEIGHT", "MODEL_COLOURS", "ORANGE", "OUTCOMES", "OUTCOME_COLOURS", "OUTCOME_SHAPES", "PINK",
     "VERMILION", "WIDTH", "Chart", "alarms_chart", "bars_chart", "calibration_chart", "confusion_chart", "contributions_chart", "cost_chart",
-    "curves_chart", "epochs_chart", "labelled", "rate_chart", "roc_chart", "sensitivity_chart", "surface_chart", "svg", "threshold_chart", "timeline_chart",
+    "curves_chart", "epochs_chart", "labelled", "rate_chart", "roc_chart", "sensitivity_chart", "surface_chart", "svg", "thinned", "threshold_chart", "timeline_chart",
     "weights_chart",
 ]  # fmt: skip
 OUTCOMES = ["caught", "missed", "false alarm", "passed"]

@@ -18,6 +18,7 @@ from balancer.app.charts import (
     labelled,
     rate_chart,
     roc_chart,
+    thinned,
     threshold_chart,
 )
 from balancer.app.deciding import basis_of, changes_of
@@ -61,6 +62,12 @@ SAVED, CURVE, SCORE, BUDGET, FPR, RECALL, LOWEST = (
     "as saved", "a point of the curve", "score", "alarms per day", "false-positive rate", "recall", "cost",
 )  # fmt: skip
 """The ways to choose a threshold."""
+CURVES, BY_THRESHOLD, OUTCOMES, CALIBRATION, CLASSES = DETAILS = (
+    "models", "metrics by threshold", "outcomes", "calibration", "fraud classes",
+)  # fmt: skip
+"""The groups of details below the threshold."""
+STEPS = 160
+"""Most points of a line of the details, which are half as wide as the page."""
 _COLOURS: dict[str, Any] = {"better": "green", "worse": "red", "same": "gray"}
 _WORDS = {"better": ":green[better]", "worse": ":red[worse]", "same": "no clear difference"}
 
@@ -96,7 +103,7 @@ def show() -> None:
     st.caption(_rows_said(basis, timed=timed))
     st.subheader("In use and proposed" if threshold != saved else "In use, with intervals")
     _side_by_side(changes, costs, saved, threshold)
-    _charts(run, basis.test, threshold, metrics)
+    _details(run, basis.test, threshold, metrics)
 
 
 def _read_address(run: Run) -> None:
@@ -281,11 +288,6 @@ def _side_by_side(changes: Changes, costs: Costs | None, saved: float, threshold
         st.table(rows, hide_index=True)
 
 
-def _by_day(rows: DataFrame, threshold: float, negative: str) -> list[tuple[str, Chart, str, str, str]]:
-    alarms = alarms_chart(alarms_by_day(rows, threshold, negative))
-    return [("Alarms per day", alarms, "alarms", "frauds and false alarms by day", "")]
-
-
 def _save(run: Run, threshold: float, how: str, saved: float) -> None:
     """Offer to save the threshold in the run, or to restore the tuned one."""
     from balancer.inference.decision import Decision
@@ -302,31 +304,51 @@ def _save(run: Run, threshold: float, how: str, saved: float) -> None:
             st.rerun()
 
 
-def _charts(run: Run, thresholds: OperatingPoints, threshold: float, metrics: dict[str, Any]) -> None:
-    """Show the charts in pairs, then the tables."""
+@st.fragment
+def _details(run: Run, thresholds: OperatingPoints, threshold: float, metrics: dict[str, Any]) -> None:
+    """Show one group of charts, or the table of fraud classes; the others are neither computed nor drawn."""
     rows, negative, amounts = table(run, "predictions.parquet"), negative_class(run), has_amounts(run)
-    lines = labelled(table(run, "curves.parquet"), NAMES)
-    steps = thresholds.table()
-    bins = calibration_bins(rows, negative)
-    probabilities = "On the diagonal the scores are probabilities: of the transactions with a score of 0.2, one in five is fraud."
-    charts: list[tuple[str, Chart, str, str, str]] = [
-        ("Precision and recall", curves_chart(lines, at=metrics), "pr", "precision against recall; a ring marks the threshold", ""),
-        ("ROC curve, low rates enlarged", roc_chart(lines, at=metrics), "roc", "recall against the false-positive rate", ""),
-        ("Metrics by threshold", threshold_chart(steps, threshold), "thresholds", "F1, precision and recall by threshold", ""),
-        ("False-positive rate by threshold", rate_chart(steps, threshold), "rates", "false-positive rate by threshold", ""),
-        ("Outcomes", confusion_chart(metrics, thresholds.legitimate), "confusion", "caught, missed, false alarms and passed", ""),
-        *(_by_day(rows, threshold, negative) if has_times(rows) else []),
-        ("Calibration", calibration_chart(bins), "calibration", "share of frauds by score", f"{probabilities} Bars are 95 % intervals."),
-    ]
-    for first in range(0, len(charts), 2):
-        for column, (title, chart, name, about, note) in zip(st.columns(2), charts[first : first + 2], strict=False):
-            with column:
-                st.subheader(title)
-                show_chart(chart, f"{run.name}-{name}", about=about)
-                if note:
-                    st.caption(note)
-    st.subheader("Fraud classes")
-    frame = by_class(rows, threshold, negative, amounts=amounts)
+    st.subheader("Details")
+    shown = st.segmented_control(
+        "Details", DETAILS, default=DETAILS[0], required=True, key="details", persist_state="session", label_visibility="collapsed"
+    )
+    if shown == CLASSES:
+        _fraud_classes(run, by_class(rows, threshold, negative, amounts=amounts))
+        return
+    charts: list[tuple[str, Chart, str, str, str]]
+    if shown == BY_THRESHOLD:
+        steps = thresholds.table(max_points=STEPS)
+        charts = [
+            ("Metrics by threshold", threshold_chart(steps, threshold), "thresholds", "F1, precision and recall by threshold", ""),
+            ("False-positive rate by threshold", rate_chart(steps, threshold), "rates", "false-positive rate by threshold", ""),
+        ]
+    elif shown == OUTCOMES:
+        charts = [("Outcomes", confusion_chart(metrics, thresholds.legitimate), "confusion", "caught, missed, false alarms and passed", "")]
+        if has_times(rows):
+            alarms = alarms_chart(alarms_by_day(rows, threshold, negative))
+            charts.append(("Alarms per day", alarms, "alarms", "frauds and false alarms by day", ""))
+    elif shown == CALIBRATION:
+        note = (
+            "On the diagonal the scores are probabilities: of the transactions with a score of 0.2, one in five is fraud. "
+            "Bars are 95 % intervals."
+        )
+        bins = calibration_bins(rows, negative)
+        charts = [("Calibration", calibration_chart(bins), "calibration", "share of frauds by score", note)]
+    else:
+        lines = thinned(labelled(table(run, "curves.parquet"), NAMES), STEPS)
+        charts = [
+            ("Precision and recall", curves_chart(lines, at=metrics), "pr", "precision against recall; a ring marks the threshold", ""),
+            ("ROC curve, low rates enlarged", roc_chart(lines, at=metrics), "roc", "recall against the false-positive rate", ""),
+        ]
+    for column, (title, chart, name, about, text) in zip(st.columns(2), charts, strict=False):
+        with column:
+            st.markdown(f"**{title}**")
+            show_chart(chart, f"{run.name}-{name}", about=about)
+            if text:
+                st.caption(text)
+
+
+def _fraud_classes(run: Run, frame: DataFrame) -> None:
     columns = {"recall": st.column_config.NumberColumn(format="percent")}
     columns |= {name: st.column_config.NumberColumn(format="localized") for name in ("amount", "amount caught") if name in frame.columns}
     show_table(frame, f"{run.name}-types", columns=columns)
