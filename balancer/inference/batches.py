@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -19,6 +20,9 @@ from balancer.models import ModelConfig, SequenceBatch, Targets
 
 MAX_TOKENS = 32_768
 """Positions in a batch, padding included; their activations take a few hundred megabytes."""
+
+WHOLE = (0, 1)
+"""Every batch."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class HistoryBatch:
 
 
 def target_batches(
-    store: TransactionStore, rows: np.ndarray, config: ModelConfig, *, size: int, device: torch.device
+    store: TransactionStore, rows: np.ndarray, config: ModelConfig, *, size: int, device: torch.device, part: tuple[int, int] = WHOLE
 ) -> Iterator[HistoryBatch]:
     """Batch target rows in the form that a classifier reads.
 
@@ -46,11 +50,13 @@ def target_batches(
         config: Form and history length of the classifier.
         size: Targets per batch in the form `rows`; segments are batched by `MAX_TOKENS`.
         device: Where the batches are.
+        part: (r, W) to make only every W-th batch from the r-th on.
     """
+    first, every = part
     if config.form == "histories":
-        yield from history_batches(store, rows, config.history_length, device)
+        yield from history_batches(store, rows, config.history_length, device, part)
         return
-    for begin in range(0, len(rows), size):
+    for begin in range(first * size, len(rows), every * size):
         chosen = rows[begin : begin + size]
         values, lengths = store.windows(chosen, config.history_length)
         targets = (torch.arange(len(chosen), device=device), torch.as_tensor(lengths - 1, device=device))
@@ -58,7 +64,9 @@ def target_batches(
         yield HistoryBatch(SequenceBatch.from_windows(values, lengths, device), targets, index, chosen - lengths + 1)
 
 
-def history_batches(store: TransactionStore, rows: np.ndarray, history: int, device: torch.device) -> Iterator[HistoryBatch]:
+def history_batches(
+    store: TransactionStore, rows: np.ndarray, history: int, device: torch.device, part: tuple[int, int] = WHOLE
+) -> Iterator[HistoryBatch]:
     """Batch target rows by segments of history, the shortest segments first.
 
     Args:
@@ -66,11 +74,12 @@ def history_batches(store: TransactionStore, rows: np.ndarray, history: int, dev
         rows: (n,) target store rows.
         history: Longest segment, in rows.
         device: Where the batches are.
+        part: (r, W) to make only every W-th batch from the r-th on.
     """
     segments = store.segments(rows, history)
     order = np.argsort(segments.last - segments.first, kind="stable")
     lengths = (segments.last - segments.first + 1)[order]
-    for chosen in _token_slices(lengths):
+    for chosen in islice(_token_slices(lengths), part[0], None, part[1]):
         yield _batch(store, segments, order[chosen], device)
 
 

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from balancer.errors import InputError
+from balancer.options.checks import check_whole
+from balancer.options.cluster import ClusterOptions
 from balancer.options.data import DataOptions
 from balancer.options.fit import FitOptions, StartOptions, TaskOptions
-from balancer.options.flags import Options, flag_of
+from balancer.options.flags import Flag, Options, flag_of
 from balancer.options.model import ModelOptions
 from balancer.options.policy import PolicyOptions
 from balancer.options.run import RunOptions
@@ -37,7 +39,35 @@ class LearnerOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(DataOptions, LearnerOptions, ModelOptions, FitOptions, TaskOptions, StartOptions, PolicyOptions, RunOptions):
+class ProcessOptions(ClusterOptions):
+    """Train the networks with several processes, which torchrun or a Ray cluster (--cluster) starts."""
+
+    HEADING: ClassVar[str] = "Several processes"
+
+    micro_batches: Annotated[
+        int | None,
+        Flag(
+            "Parts of a mini-batch whose gradients are added; a multiple of the number of processes. With the same number of parts, the "
+            "results do not depend on the number of processes beyond rounding.",
+            default="1, or 4 with several processes",
+        ),
+    ] = None
+    deterministic: Annotated[
+        bool,
+        "Add the gradients of the micro-batches in a fixed order, so that the results do not depend on the number of processes at all.",
+    ] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_whole(self, "micro_batches", most=4096)
+        if self.micro_batches is not None and self.workers is not None and self.micro_batches % self.workers:
+            raise InputError(f"--micro-batches is {self.micro_batches}: give a multiple of the {self.workers} processes of --workers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(
+    DataOptions, LearnerOptions, ModelOptions, FitOptions, TaskOptions, StartOptions, PolicyOptions, RunOptions, ProcessOptions
+):
     """Learn sampling weights with PPO, train a fraud classifier with them, and compare it with baselines."""
 
     HEADING: ClassVar[str] = "Output"
@@ -66,5 +96,5 @@ class TrainConfig(DataOptions, LearnerOptions, ModelOptions, FitOptions, TaskOpt
                     )
 
 
-NOT_PART_OF_THE_RESULT = frozenset({"out", "resume", "json", "quantize"})
+NOT_PART_OF_THE_RESULT = frozenset({"out", "resume", "json", "quantize", "cluster", "workers"})
 """Fields that do not change the result of a run: they may differ when it is resumed."""

@@ -36,12 +36,12 @@ class StageClock:
     Both the time that passed and the time of all CPU threads are counted.
 
     Args:
-        file: JSON file with the seconds by stage.
+        file: JSON file with the seconds by stage; None for none.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path | None) -> None:
         self.file = file
-        known = read_json(file, what="it holds the seconds of the stages, delete it") if file.is_file() else {}
+        known = read_json(file, what="it holds the seconds of the stages, delete it") if file is not None and file.is_file() else {}
         passed = known.get("passed", {name: value for name, value in known.items() if name != "cpu"})
         self.seconds: dict[str, float] = {name: float(value) for name, value in passed.items()}
         """Seconds by stage."""
@@ -57,7 +57,8 @@ class StageClock:
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
             self.cpu_seconds[name] = self.cpu_seconds.get(name, 0.0) + time.process_time() - cpu
-            write_json(self.file, {"passed": self.seconds, "cpu": self.cpu_seconds})
+            if self.file is not None:
+                write_json(self.file, {"passed": self.seconds, "cpu": self.cpu_seconds})
 
     def share(self, name: str) -> str:
         """The time of a stage and its share of all stages, in words."""

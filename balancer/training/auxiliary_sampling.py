@@ -11,12 +11,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 
 from balancer.data.dataset import Dataset
 from balancer.data.split import Split
-from balancer.inference.scoring import score_task
-from balancer.models import AuxiliaryTask, Classifier, ModelConfig
+from balancer.models import AuxiliaryTask, ModelConfig
 from balancer.sampling import SamplerCore
 from balancer.sampling.seeding import generator, integer_seed
 from balancer.training.auxiliary_targets import task_targets
@@ -79,12 +77,12 @@ class AuxiliarySampling:
             held_rows, target = held_rows[known], target[known]
             common = sampler.classes_[int(np.argmax(sampler.counts))]
             if len(target) and (target == common).any() and (target != common).any():
-                scores = [self._scores(trainer.model, task, sampler, rows, trainer.device) for rows in (held_rows, self.rows[pool])]
+                scores = [self._scores(trainer, task, sampler, rows) for rows in (held_rows, self.rows[pool])]
                 sampler.update(target, scores[0], rows=pool, row_score=scores[1])
 
-    def _scores(self, model: Classifier, task: AuxiliaryTask, sampler: SamplerCore, rows: np.ndarray, device: torch.device) -> np.ndarray:
+    def _scores(self, trainer: ClassifierTrainer, task: AuxiliaryTask, sampler: SamplerCore, rows: np.ndarray) -> np.ndarray:
         """(n, K) probabilities over the classes that occur among the training rows."""
-        scores = score_task(model, self.dataset, task.name, rows, device=device)[:, 0, np.asarray(sampler.classes_)].astype(np.float64)
+        scores = trainer.score_task(task.name, rows)[:, 0, np.asarray(sampler.classes_)].astype(np.float64)
         normal: np.ndarray = scores / np.maximum(scores.sum(1, keepdims=True), 1e-12)
         return normal
 

@@ -7,6 +7,8 @@ resumed fit gives exactly the result of an uninterrupted one.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +31,7 @@ from balancer.sampling.row_sampler import RowSampler
 from balancer.sampling.seeding import generator
 from balancer.sampling.weights import SamplingWeights, class_prior
 from balancer.training.auxiliary_sampling import AuxiliarySampling
+from balancer.training.micro_batches import MicroBatches
 from balancer.training.trainer import ClassifierTrainer
 from balancer.training.treatment import Treatment, balanced_class_weight, under_sampled
 
@@ -75,6 +78,7 @@ def fit_classifier(
     new_head: bool = True,
     train_only: Collection[str] | None = None,
     task_weights: Mapping[str, float] | None = None,
+    micro_batches: MicroBatches | None = None,
 ) -> tuple[ClassifierTrainer, list[dict[str, Any]]]:
     """Fit a classifier, from ``checkpoint`` if there is one.
 
@@ -86,13 +90,16 @@ def fit_classifier(
         options: Batch size, learning rate, optimizer and warm-up of sparse attention.
         seed: Random seed.
         device: Where to train.
-        checkpoint: File that is written after every epoch and read at the start.
-        after_epoch: Called after every epoch with the number of finished epochs and the figures of that
-            epoch.
+        checkpoint: File that is written after every epoch and read at the start. With several processes the
+            leader writes it, and all read it.
+        after_epoch: Called by the leader after every epoch with the number of finished epochs and the figures
+            of that epoch.
         start: Makes the model to start from; None: a new one.
         new_head: Whether the head of that model is untrained, so that its biases are set.
         train_only: Parts of the model to train; None: all.
         task_weights: Weights of the losses of auxiliary tasks by name; None: learned.
+        micro_batches: How steps are divided, and among which processes; None: this process alone, whole
+            steps.
 
     Returns:
         The trainer and the figures of every epoch.
@@ -120,14 +127,22 @@ def fit_classifier(
         start=start,
         train_only=train_only,
         task_weights=task_weights,
+        micro_batches=micro_batches,
     )
-    fit = _Fit(trainer, treatment, schedule)
-    if checkpoint.exists():
+    fit, workers = _Fit(trainer, treatment, schedule), trainer.micro_batches.workers
+
+    def store() -> None:
+        fit.save(checkpoint)
+        after_epoch(len(fit.figures), fit.figures[-1])
+
+    if workers.agreed(checkpoint.exists()):
         fit.load(checkpoint)
     for epoch in range(len(fit.figures), schedule.epochs):
         fit.train_epoch(epoch)
-        fit.save(checkpoint)
-        after_epoch(epoch + 1, fit.figures[-1])
+        workers.lead(store)
+        if workers.size > 1 and not workers.all_same(fit.digest()):
+            # Processors of another kind may round differently; all continue with the leader's state.
+            fit.load(checkpoint)
     return fit.trainer, fit.figures
 
 
@@ -237,11 +252,23 @@ class _Fit:
 
     def save(self, checkpoint: Path) -> None:
         """Write the state after an epoch."""
+        write_arrays(checkpoint, *self._state())
+
+    def digest(self) -> str:
+        """Digest of the state after an epoch, which is the same for all processes of a fit."""
+        arrays, meta = self._state()
+        found = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
+        for name in sorted(arrays):
+            found.update(np.ascontiguousarray(arrays[name]).tobytes())
+        return found.hexdigest()
+
+    def _state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Arrays and JSON values of the state after an epoch."""
         auxiliary_arrays, auxiliary_meta = _flat(self.auxiliary.state_dict())
         parts = {"student": self.trainer.state_dict(), "sampler": self.sampler.state_dict(), "task": auxiliary_arrays}
         arrays = {f"{part}.{name}": array for part, state in parts.items() for name, array in state.items()}
         controller = self.controller.state_dict() if self.controller is not None else None
-        write_arrays(checkpoint, arrays, {"controller": controller, "figures": self.figures, "tasks": auxiliary_meta})
+        return arrays, {"controller": controller, "figures": self.figures, "tasks": auxiliary_meta}
 
     def load(self, checkpoint: Path) -> None:
         """Restore the state that :meth:`save` wrote."""

@@ -3,10 +3,14 @@
 All checks come before the run folder exists, so bad input leaves no files behind. After that each stage
 writes its result atomically under ``work/`` and runs only once: an interruption costs at most one epoch, and
 the resumed run gives the same bits.
+
+Several processes run the same stages. All of them fit the networks; everything else the leader does, and the
+others read from the run folder what they need of it.
 """
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +25,7 @@ from balancer.evaluation.baselines import MAX_ROUNDS, fit_lightgbm
 from balancer.files import read_arrays, read_json, write_json
 from balancer.inference.attribution import explain
 from balancer.inference.decision import NETWORK
+from balancer.inference.tree_stages import TREES_FOLDER, TreeStages
 from balancer.models import (
     load_classifier,
     save_classifier,
@@ -38,10 +43,12 @@ from balancer.sampling.policies import AutoPolicy, BundlePolicy, Policy, load_po
 from balancer.sampling.seeding import integer_seed
 from balancer.training.auxiliary_evaluation import describe_tasks
 from balancer.training.costs import print_costs
+from balancer.training.distributed import ALONE, Workers
 from balancer.training.fitting import Pools, fit_classifier
+from balancer.training.opening import opened_run
 from balancer.training.policy_stage import learn_policy
 from balancer.training.precision_stage import plan_network, planned_scores
-from balancer.training.preparation import Prepared, opened_run
+from balancer.training.preparation import Prepared
 from balancer.training.treatment import BASELINES, Treatment, fixed_treatment, policy_treatment
 from balancer.training.tree_stage import blend_weights, fit_stages, run_scores, stage_scores
 
@@ -53,14 +60,15 @@ NETWORK_FIELDS = (
 
 
 @random_state_kept()
-def train_run(config: TrainConfig, given: dict[str, Any], console: Console) -> Path:
+def train_run(config: TrainConfig, given: dict[str, Any], console: Console, workers: Workers = ALONE) -> Path:
     """Train, or resume a run.
 
     Args:
         config: Configuration of a new run; to resume, ``resume`` and ``out`` are used and the rest comes from
             the run folder.
         given: Fields of ``config`` that were typed; to resume, they must agree with the run.
-        console: Where progress is printed.
+        console: Where the leader prints progress.
+        workers: The processes that train the run; each calls this function with the same arguments.
 
     Returns:
         The run folder.
@@ -69,38 +77,81 @@ def train_run(config: TrainConfig, given: dict[str, Any], console: Console) -> P
         InputError: The options or the table can't be used. Either no file was written, or the run can be
             resumed.
     """
+    console = console if workers.leads else Console(quiet=True, file=io.StringIO())
     saved = None
     if config.resume:
-        saved = RunFolder.open(folder_to_resume(config.out))
-        saved.refuse_other_flags(given)
+        saved = workers.each(lambda: _to_resume(config, given))
         if saved.complete:
             console.print(f"{saved.path} is complete already", highlight=False, soft_wrap=True)
             return saved.path
-    with opened_run(config, console, saved=saved, given=given) as (prepared, folder):
+    with opened_run(config, console, saved=saved, given=given, workers=workers) as (prepared, folder):
         _run_stages(prepared, folder, console)
     return folder.path
 
 
+def _to_resume(config: TrainConfig, given: dict[str, Any]) -> RunFolder:
+    saved = RunFolder.open(folder_to_resume(config.out))
+    saved.refuse_other_flags(given)
+    return saved
+
+
 def _run_stages(prepared: Prepared, folder: RunFolder, console: Console) -> None:
-    config, dataset = prepared.config, prepared.dataset
+    workers = prepared.workers
     if prepared.learner != "trees":
-        print_costs(prepared, console)
-    folder.work.mkdir(exist_ok=True)
-    clock = StageClock(folder.work / SECONDS_FILE)
+        workers.lead(lambda: print_costs(prepared, console))
+    workers.lead(lambda: folder.work.mkdir(exist_ok=True))
+    clock = StageClock(folder.work / SECONDS_FILE if workers.leads else None)
     files = WorkFiles(folder, lambda text: console.print(text, highlight=False, soft_wrap=True))
-    stages, members, policy, precision = None, None, None, None
+    stages, policy = None, None
     scores: dict[str, Scores] = {}
-    with TrainingProgress(console, folder.work / PROGRESS_FILE) as progress:
+    with TrainingProgress(console, folder.work / PROGRESS_FILE if workers.leads else None) as progress:
         if prepared.learner != "network":
-            stages = fit_stages(prepared, folder, files, clock, progress)
+            stages = _trees(prepared, folder, files, clock, progress)
             prepared = prepared.with_network()
         if prepared.learner != "trees":
             policy = _networks(prepared, folder, files, clock, progress, scores)
-            if config.precision == "planned":
-                with clock.stage("precision"):
-                    precision = _precision_stage(prepared, folder, files, progress, scores)
-        with clock.stage("lightgbm"):
-            scores["lightgbm"] = _lightgbm_stage(prepared, folder, files, progress)
+        precision = workers.lead(lambda: _last_stages(prepared, folder, files, clock, progress, scores))
+    workers.lead(lambda: _conclude(prepared, folder, clock, console, stages, policy, precision, scores))
+
+
+def _trees(prepared: Prepared, folder: RunFolder, files: WorkFiles, clock: StageClock, progress: TrainingProgress) -> TreeStages:
+    """Fit the boosted trees, or read those that the leader fitted, and fill the score fields."""
+    stages = prepared.workers.lead(lambda: fit_stages(prepared, folder, files, clock, progress))
+    if stages is None:
+        stages = TreeStages.load(folder.path / TREES_FOLDER, prepared.dataset.schema)
+        stages.fill(prepared.dataset)
+    return stages
+
+
+def _last_stages(
+    prepared: Prepared, folder: RunFolder, files: WorkFiles, clock: StageClock, progress: TrainingProgress, scores: dict[str, Scores]
+) -> dict[str, Any] | None:
+    """Plan the precision of the network, and fit the last baseline; their scores are added to ``scores``.
+
+    Returns:
+        What was done to the precision, for the report.
+    """
+    precision = None
+    if prepared.learner != "trees" and prepared.config.precision == "planned":
+        with clock.stage("precision"):
+            precision = _precision_stage(prepared, folder, files, progress, scores)
+    with clock.stage("lightgbm"):
+        scores["lightgbm"] = _lightgbm_stage(prepared, folder, files, progress)
+    return precision
+
+
+def _conclude(
+    prepared: Prepared,
+    folder: RunFolder,
+    clock: StageClock,
+    console: Console,
+    stages: TreeStages | None,
+    policy: Policy | None,
+    precision: dict[str, Any] | None,
+    scores: dict[str, Scores],
+) -> None:
+    """Combine the scores of the stages, write the results, and finish the run."""
+    config, dataset, members = prepared.config, prepared.dataset, None
     if stages is not None:
         network = scores.get("run")
         members = blend_weights(stages, dataset, network)
@@ -206,14 +257,16 @@ def _explained(prepared: Prepared, folder: RunFolder, clock: StageClock, console
 def _policy(prepared: Prepared, folder: RunFolder, progress: TrainingProgress) -> Policy:
     config, classes = prepared.config, len(prepared.dataset.schema.classes)
     if config.policy == "ppo":
-        learn_policy(
-            prepared.dataset.without_score_fields(),
-            config,
-            budget=config.budget,
-            seed=config.seed,
-            folder=folder.path / "policy",
-            device=prepared.device,
-            progress=progress,
+        prepared.workers.lead(
+            lambda: learn_policy(
+                prepared.dataset.without_score_fields(),
+                config,
+                budget=config.budget,
+                seed=config.seed,
+                folder=folder.path / "policy",
+                device=prepared.device,
+                progress=progress,
+            )
         )
         return load_policy(folder.path / "policy", num_classes=classes)
     return load_policy(config.policy, num_classes=classes)
@@ -231,10 +284,10 @@ def _describe_policy(config: TrainConfig, policy: Policy) -> dict[str, Any]:
 
 def _classifier_stage(prepared: Prepared, folder: RunFolder, files: WorkFiles, treatment: Treatment, progress: TrainingProgress) -> Scores:
     """Fit a classifier and store its scores of the threshold and test rows; the run's model is stored too."""
-    config, result = prepared.config, folder.work / f"{treatment.name}.scores.safetensors"
+    config, workers, result = prepared.config, prepared.workers, folder.work / f"{treatment.name}.scores.safetensors"
     is_run = treatment.name == "run"
     written = (result, folder.path / "model.safetensors", folder.path / "model.json") if is_run else (result,)
-    if files.finished(*written) and files.readable(result, Scores.load):
+    if workers.agreed(workers.lead(lambda: files.finished(*written) and files.readable(result, Scores.load))):
         return Scores.load(result)
     checkpoint = folder.work / f"{treatment.name}.checkpoint.safetensors"
 
@@ -245,7 +298,7 @@ def _classifier_stage(prepared: Prepared, folder: RunFolder, files: WorkFiles, t
         files.keep(checkpoint)
         advance(epoch, describe(line))
 
-    done = read(checkpoint) if files.readable(checkpoint, read) else []
+    done = workers.lead(lambda: read(checkpoint) if files.readable(checkpoint, read) else []) or []
     title = "classifier" if is_run else f"baseline {treatment.name}"
     dataset = prepared.dataset if is_run else prepared.baseline_dataset
     with progress.stage(title, prepared.schedule.epochs, len(done)) as advance:
@@ -263,17 +316,21 @@ def _classifier_stage(prepared: Prepared, folder: RunFolder, files: WorkFiles, t
             new_head=prepared.new_head,
             train_only=config.train_only,
             task_weights=config.fixed_task_weights(),
+            micro_batches=prepared.micro_batches,
         )
-    if is_run:
-        if config.train_only is not None and config.from_ is not None:
-            save_delta(trainer.model, folder.path, base=config.from_, parts=config.train_only)
-        else:
-            save_classifier(trainer.model, folder.path)
     reward = trainer.score(dataset.rows(Split.REWARD)) if is_run and prepared.learner == "hybrid" else None
     scores = Scores(trainer.score(dataset.rows(Split.THRESHOLD)), trainer.score(dataset.rows(Split.TEST)), figures, reward)
-    scores.save(result)
-    files.keep(*written)
-    checkpoint.unlink()
+
+    def store() -> None:
+        if is_run and config.train_only is not None and config.from_ is not None:
+            save_delta(trainer.model, folder.path, base=config.from_, parts=config.train_only)
+        elif is_run:
+            save_classifier(trainer.model, folder.path)
+        scores.save(result)
+        files.keep(*written)
+        checkpoint.unlink()
+
+    workers.lead(store)
     return scores
 
 

@@ -1,10 +1,9 @@
-"""What a run needs before its stages start: data set, configuration of the model, schedule, run folder."""
+"""What a run needs before its stages start: data set, configuration of the model, schedule."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -17,9 +16,8 @@ from balancer.data.leaks import leak_notes, suspected_leaks
 from balancer.data.roles import inferred
 from balancer.data.score_memory import STAGE1_LOGIT
 from balancer.data.split import Split
-from balancer.devices import choose_device, torch_threads
+from balancer.devices import choose_device
 from balancer.errors import InputError, UnsupportedError
-from balancer.files import check_writable_folder
 from balancer.models import (
     ATTENTIONS,
     EMBEDDINGS,
@@ -39,10 +37,11 @@ from balancer.options.flags import parameters
 from balancer.options.model import HYBRID_HISTORY_LENGTH, ModelOptions
 from balancer.options.policy import check_policy
 from balancer.options.train import TrainConfig
-from balancer.runs.run_folder import RunFolder
 from balancer.sampling.policies import load_policy
 from balancer.sampling.seeding import integer_seed
 from balancer.training.auxiliary_targets import make_task
+from balancer.training.distributed import ALONE, Workers
+from balancer.training.micro_batches import MicroBatches
 from balancer.training.tree_fitting import ENOUGH_FRAUDS, LEAST_FRAUDS, enough_frauds, too_few
 from balancer.training.warm_start import Base, describe_start, starter
 
@@ -82,6 +81,13 @@ class Prepared:
     """For a run that starts from another one, how the model to start with is made for a configuration."""
     baseline: ModelConfig | None = None
     """Configuration of the baselines, where it is not that of the run's network."""
+    workers: Workers = ALONE
+    """The processes that train the run."""
+
+    @property
+    def micro_batches(self) -> MicroBatches:
+        """How the steps of the trainings are divided."""
+        return MicroBatches(self.config.micro_batches or 1, self.config.deterministic, self.workers)
 
     @property
     def baseline_model(self) -> ModelConfig:
@@ -116,68 +122,6 @@ class Prepared:
         if self.from_run is not None:
             return replace(self, model=model, start=starter(self.from_run(model)))
         return replace(self, model=model, baseline=self.model)
-
-
-@contextmanager
-def opened_run(
-    config: TrainConfig,
-    console: Console,
-    *,
-    saved: RunFolder | None,
-    given: dict[str, Any] | None = None,
-    need_label: bool = True,
-) -> Iterator[tuple[Prepared, RunFolder]]:
-    """Make a run folder, or open the one to resume, and hold it until the block ends.
-
-    Inside the block the folder is locked and torch uses the run's number of threads.
-
-    Args:
-        config: Configuration of a new run.
-        console: Where progress is printed.
-        saved: The run to resume; its own configuration is used, but for the path of the table. None for a new
-            run.
-        given: Fields of ``config`` that were typed, see :func:`prepare`.
-        need_label: False for a table to pretrain on.
-
-    Yields:
-        What the stages need, and the folder.
-
-    Raises:
-        InputError: The options, the table or the folder can't be used. No file was written then.
-    """
-    if saved is None:
-        path, threads = config.out or RunFolder.default_path(config.dataset), config.threads
-        RunFolder.refuse_existing(path)
-        check_writable_folder(path, "--out")
-    else:
-        config, threads = replace(saved.config(), dataset=config.dataset), int(saved.content["threads"])
-    with torch_threads(threads):
-        if saved is None:
-            prepared = prepare(config, console, given=given, need_label=need_label)
-            folder = RunFolder.create(
-                path,
-                prepared.config,
-                fingerprint=prepared.dataset.fingerprint,
-                device=prepared.device,
-                threads=prepared.threads,
-                data=describe_data(prepared.dataset),
-            )
-        else:
-            folder = saved
-            prepared = prepare(
-                config,
-                console,
-                device=folder.content["device"],
-                threads=threads,
-                need_label=need_label,
-                before_trees=folder.before_trees,
-                plain_values=folder.plain_values,
-            )
-            if prepared.dataset.fingerprint != folder.content["fingerprint"]:
-                raise InputError(f"--dataset {config.dataset} has changed since the run in {folder.path} was started: start a new run")
-        console.print(f"run folder {folder.path}", highlight=False, soft_wrap=True)
-        with folder.locked():
-            yield prepared, folder
 
 
 def prepare(

@@ -31,7 +31,8 @@ from balancer.runs.run_folder import PRETRAINED, RunFolder
 from balancer.sampling.seeding import generator
 from balancer.training.auxiliary_sampling import AuxiliarySampling
 from balancer.training.auxiliary_targets import task_targets
-from balancer.training.preparation import Prepared, opened_run
+from balancer.training.opening import opened_run
+from balancer.training.preparation import Prepared
 from balancer.training.trainer import ClassifierTrainer
 
 PRETRAINING_FILE = "pretraining.json"

@@ -8,6 +8,9 @@ then cosine to zero, gradient norm clipped to 1, bf16 autocast on CUDA.
 Auxiliary tasks learn from their own rows in the same pass. With `train_only`, all other parts keep their
 weights exactly.
 
+A step may be cut into micro-batches, which several processes compute (`balancer.training.micro_batches`);
+dropout is then drawn from (seed, step, micro-batch).
+
 A model of the form `histories` is trained on the same rows: one pass over a history scores all the rows drawn
 from it. Sparse attention is dense for the first part of the steps and learns meanwhile which nodes should be
 global.
@@ -26,7 +29,7 @@ import torch
 
 from balancer.data.dataset import Dataset
 from balancer.inference.batches import history_batches, minibatches
-from balancer.inference.scoring import score_rows
+from balancer.inference.scoring import score_rows, score_task
 from balancer.models import Classifier, ModelConfig, SequenceBatch, Targets, autocast, part_of
 from balancer.models.attention import distillation_loss, warm_up
 from balancer.models.optimizer_state import load_moments, moments_to_arrays
@@ -34,6 +37,7 @@ from balancer.models.schedule import learning_rate_factor
 from balancer.models.tasks import FieldHead
 from balancer.sampling.seeding import generator, integer_seed
 from balancer.training.auxiliary_targets import HIDDEN, task_targets
+from balancer.training.micro_batches import GradientSum, MicroBatches, StepRows, cut_histories, cut_rows
 
 
 class ClassifierTrainer:
@@ -59,6 +63,7 @@ class ClassifierTrainer:
             no optimizer state. None: all parts are trained.
         task_weights: Fixed weight of each loss by name, 1 where a name is missing. None: weights are learned
             from the uncertainty of each loss.
+        micro_batches: How steps are divided, and among which processes; all of them must make the same calls.
     """
 
     def __init__(
@@ -79,12 +84,13 @@ class ClassifierTrainer:
         start: Callable[[], Classifier] | None = None,
         train_only: Collection[str] | None = None,
         task_weights: Mapping[str, float] | None = None,
+        micro_batches: MicroBatches | None = None,
     ) -> None:
         self.dataset, self.config, self.seed, self.device = dataset, config, seed, torch.device(device)
         self.total_steps, self.batch_size, self.learning_rate = total_steps, batch_size, learning_rate
         # Attention that is not trained needs no dense steps: it has no score to learn.
         self.warm_steps = round(warmup * total_steps) if train_only is None or "attention" in train_only else 0
-        self.task_weights = task_weights
+        self.task_weights, self.micro_batches = task_weights, micro_batches or MicroBatches()
         torch.manual_seed(integer_seed(seed, "weights"))
         self.model = (Classifier(config) if start is None else start()).to(self.device)
         if prior is not None:
@@ -155,7 +161,7 @@ class ClassifierTrainer:
                 for group in self.optimizer.param_groups:
                     group["lr"] = self.learning_rate * learning_rate_factor(self.step, self.total_steps)
                 self.optimizer.zero_grad(set_to_none=True)
-                losses.append(self._backward(chosen, tuple(extra)))
+                losses.append(self._gradients(chosen, tuple(extra)))
                 torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
                 self.optimizer.step()
             self.step += 1
@@ -174,8 +180,8 @@ class ClassifierTrainer:
             for first in range(0, len(rows), size):
                 yield rows[first : first + size]
 
-    def _backward(self, chosen: tuple[np.ndarray, ...], names: tuple[str, ...]) -> torch.Tensor:
-        """Compute the gradients of one step, in as many passes as memory requires.
+    def _gradients(self, chosen: tuple[np.ndarray, ...], names: tuple[str, ...]) -> torch.Tensor:
+        """Compute the gradients of one step.
 
         Args:
             chosen: Rows of the classification, then those of each auxiliary task.
@@ -184,58 +190,64 @@ class ClassifierTrainer:
         Returns:
             The loss.
         """
-        rows = np.concatenate(chosen)
-        sizes = [len(source_rows) for source_rows in chosen]
-        source = np.repeat(np.arange(len(chosen)), sizes)
         targets = {name: self._targets(name, task_rows) for name, task_rows in zip(names, chosen[1:], strict=True)}
-        hidden = self._hidden(rows, source, names, targets)
-        weight = np.concatenate([self._weight(chosen[0]), *((target >= 0).sum(1) for target in targets.values())])
-        totals = np.bincount(source, weight, minlength=len(chosen))
+        weight = [self._weight(chosen[0]), *((target >= 0).sum(1) for target in targets.values())]
+        step = StepRows.of(chosen, targets, np.concatenate(weight))
+        if self.micro_batches.count == 1:
+            return self._backward(step, np.arange(len(step.rows)))
+        if self.config.form == "histories":
+            parts = cut_histories(self.dataset.store, step.rows, self.config.history_length, self.micro_batches.count)
+        else:
+            parts = cut_rows([len(source_rows) for source_rows in chosen], self.micro_batches.count)
+        total = GradientSum([p for p in self.model.parameters() if p.requires_grad], self.micro_batches)
+        for number in self.micro_batches.own:
+            torch.manual_seed(integer_seed(self.seed, "dropout", self.step, number))
+            total.add(self._backward(step, parts[number]))
+        return total.total()
+
+    def _backward(self, step: StepRows, which: np.ndarray) -> torch.Tensor:
+        """Compute the gradients of some rows of a step, in as many passes as memory requires.
+
+        The gradients of all rows are the sum over parts of the step.
+
+        Args:
+            step: All rows of the step.
+            which: (m,) indices of the rows, increasing.
+
+        Returns:
+            The part of the step's loss.
+        """
         total = torch.zeros((), device=self.device)
+        if not len(which):
+            return total
         if self.config.form == "rows":
-            batch = self._batch(rows)
-            if hidden is not None:
-                batch = self._hide(batch, (torch.arange(len(rows), device=self.device), batch.lengths - 1), hidden)
-            return self._pass(batch, None, rows, source, np.ones(len(chosen)), targets, 1.0)
-        offset = np.concatenate([[0], np.cumsum(sizes)])
-        for part in history_batches(self.dataset.store, rows, self.config.history_length, self.device):
-            which, batch = part.index, part.batch
-            if hidden is not None:
-                batch = self._hide(batch, part.targets, hidden[which])
-            # The means of the passes add up to the mean over all rows when each is weighted by its rows.
-            pass_weight = np.bincount(source[which], weight[which], minlength=len(chosen))
-            share = np.divide(pass_weight, totals, out=np.zeros_like(pass_weight), where=totals > 0)
-            here = {
-                name: target[which[source[which] == number] - offset[number]]
-                for number, (name, target) in enumerate(targets.items(), start=1)
-            }
-            total = total + self._pass(batch, part.targets, rows[which], source[which], share, here, len(which) / len(rows))
+            batch = self._batch(step.rows[which])
+            if step.hidden is not None:
+                batch = self._hide(batch, (torch.arange(len(which), device=self.device), batch.lengths - 1), step.hidden[which])
+            share = np.ones(step.sources) if len(which) == len(step.rows) else step.share(which)
+            return self._pass(batch, None, step, which, share)
+        for part in history_batches(self.dataset.store, step.rows[which], self.config.history_length, self.device):
+            here, batch = which[part.index], part.batch
+            if step.hidden is not None:
+                batch = self._hide(batch, part.targets, step.hidden[here])
+            total = total + self._pass(batch, part.targets, step, here, step.share(here))
         return total
 
-    def _pass(
-        self,
-        batch: SequenceBatch,
-        targets: Targets | None,
-        rows: np.ndarray,
-        source: np.ndarray,
-        share: np.ndarray,
-        wanted: Mapping[str, np.ndarray],
-        part: float,
-    ) -> torch.Tensor:
+    def _pass(self, batch: SequenceBatch, targets: Targets | None, step: StepRows, which: np.ndarray, share: np.ndarray) -> torch.Tensor:
         """Compute the gradients of one forward pass.
 
         Args:
             batch: The encoded histories.
             targets: Positions of the rows in the batch; None: the last position of each.
-            rows: (n,) store rows.
-            source: (n,) 0 for rows of the classification, 1, 2, ... for rows of the auxiliary tasks.
+            step: All rows of the step.
+            which: (n,) indices of the rows of this pass.
             share: Weight of the mean over this pass's rows of each source.
-            wanted: Targets of the auxiliary tasks by name.
-            part: Fraction of all rows that are in this pass.
 
         Returns:
             The loss.
         """
+        source, wanted, part = step.source[which], step.targets_of(which), len(which) / len(step.rows)
+        rows = step.rows[which]
         own = rows[source == 0]
         label = torch.as_tensor(self.dataset.store.label[own].astype(np.int64), device=self.device)
         row_weight = self._weights_of(own)
@@ -290,16 +302,6 @@ class ClassifierTrainer:
             found[generator(self.seed, "hidden", self.step).random(found.shape) >= HIDDEN] = -1
         return found
 
-    @staticmethod
-    def _hidden(rows: np.ndarray, source: np.ndarray, names: tuple[str, ...], targets: Mapping[str, np.ndarray]) -> np.ndarray | None:
-        """(n, C) bool: fields to mask at each target; None where no task masks any."""
-        if "masked_fields" not in targets:
-            return None
-        masked = targets["masked_fields"] >= 0
-        hidden = np.zeros((len(rows), masked.shape[1]), dtype=bool)
-        hidden[source == 1 + names.index("masked_fields")] = masked
-        return hidden
-
     def _hide(self, batch: SequenceBatch, targets: Targets, hidden: np.ndarray) -> SequenceBatch:
         """Hide the fields ``hidden`` (n, C) at the targets (n,), in place.
 
@@ -327,7 +329,13 @@ class ClassifierTrainer:
 
     def score(self, rows: np.ndarray) -> np.ndarray:
         """Class probabilities of ``rows`` (n,): float32 (n, K), class 0 is the negative class."""
-        return score_rows(self.model, self.dataset, rows, device=self.device)
+        workers = self.micro_batches.workers
+        return workers.added(score_rows(self.model, self.dataset, rows, device=self.device, part=(workers.rank, workers.size)))
+
+    def score_task(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """Class probabilities (n, F, M) float32 of an auxiliary task; see `balancer.inference.scoring`."""
+        workers = self.micro_batches.workers
+        return workers.added(score_task(self.model, self.dataset, name, rows, device=self.device, part=(workers.rank, workers.size)))
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Arrays from which :meth:`load_state_dict` continues exactly."""

@@ -23,8 +23,9 @@ from balancer.runs.progress import SECONDS_FILE, StageClock, TrainingProgress
 from balancer.runs.run_folder import RunFolder
 from balancer.runs.work_files import WorkFiles
 from balancer.sampling.policies import load_policy
+from balancer.training.opening import opened_run
 from balancer.training.policy_stage import learn_policy
-from balancer.training.preparation import Prepared, opened_run
+from balancer.training.preparation import Prepared
 from balancer.training.treatment import Treatment, policy_treatment
 from balancer.training.tree_stage import fit_stages
 from benchmarks.lib.recording import ROOT
