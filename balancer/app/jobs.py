@@ -199,6 +199,20 @@ def keep_upload(runs: Path, name: str, content: bytes) -> Path:
     return target
 
 
+def keep_shares(runs: Path, shares: tuple[float, float, float]) -> Path:
+    """Write the shares of training, validation and test as a spec file, which `balancer train --spec` reads.
+
+    Equal shares have one file, so that nothing is overwritten that a run has been started with.
+    """
+    file = runs.resolve() / JOBS / f"split-{'-'.join(f'{100 * share:.0f}' for share in shares)}.toml"
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lines = [f"{name} = {share:g}" for name, share in zip(("train", "validation", "test"), shares, strict=True)]
+        with atomic_path(file) as temporary:
+            temporary.write_text("\n".join(["[split]", *lines, ""]), encoding="utf-8")
+    return file
+
+
 def uploaded(runs: Path) -> list[Path]:
     """List the uploaded tables by name."""
     return sorted(path for path in (runs.resolve() / UPLOADS).glob("*") if path.is_file() and not path.name.startswith("."))

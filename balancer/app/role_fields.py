@@ -19,7 +19,7 @@ from balancer.data.inspection import inspect_table
 from balancer.data.leaks import leak_notes
 from balancer.data.reading import collect, scan
 from balancer.data.roles import inferred
-from balancer.data.spec import LIST_ROLES
+from balancer.data.spec import LIST_ROLES, SplitSpec
 from balancer.data.spec_text import duration
 from balancer.errors import InputError
 from balancer.options.flags import parameters
@@ -38,6 +38,8 @@ ABOUT = {
 }
 """What the column of a role holds, behind the title of its field."""
 NOTHING = "– no column –"
+SHARES = ("train", "validation", "test")
+"""Parts of the split."""
 HELP = {each.name: each.flag.help for each in parameters(TrainConfig)}
 UNITS = {"found": None, "seconds": "s", "milliseconds": "ms", "microseconds": "us", "minutes": "min", "hours": "h", "days": "d"}
 SPLITS = {"time": "by time: training, then validation, then test", "random": "at random, whole entities"}
@@ -104,7 +106,9 @@ def _asked(source: Path) -> tuple[dict[str, Any], bool]:
     given |= rest
     with place:
         ready = _checked(source, changed, found, given, bad_rows, undecided=[role for role in SINGLE if role not in given])
-    flags = {"split" if name == "by" else name: value for name, value in given.items()}
+    flags = {"split" if name == "by" else name: value for name, value in given.items() if name not in SHARES}
+    if "train" in given:
+        flags["shares"] = tuple(given[name] for name in SHARES)
     return flags | ({"bad_rows": bad_rows} if bad_rows != "error" else {}), ready
 
 
@@ -186,9 +190,34 @@ def _split_fields(source: Path, usual: str) -> tuple[dict[str, Any], str]:
     )
     unit = middle.selectbox(FIELDS["time_unit"], list(UNITS), key=f"unit-{source}", help="Unit of times that are numbers.")
     bad = right.selectbox(FIELDS["bad_rows"], list(BAD_ROWS), format_func=BAD_ROWS.__getitem__, key=f"bad-{source}", help=HELP["bad_rows"])
-    given: dict[str, Any] = {"by": by}
+    given: dict[str, Any] = {"by": by} | _shares(source)
     typed = {"label_delay": delay, "gap": gap, "negative": negative, "time_unit": UNITS[unit] or ""}
     return given | {name: text.strip() for name, text in typed.items() if text.strip()}, str(bad)
+
+
+def _shares(source: Path) -> dict[str, float]:
+    """Ask for the shares of the parts of the split; only those that differ from the usual ones are given.
+
+    Raises:
+        InputError: Nothing is left for the test.
+    """
+    usual = SplitSpec()
+    left, middle, right = st.columns(3)
+    train, validation = (
+        int(place.number_input(FIELDS[name], 1, 98, round(100 * share), key=f"{name}-{source}", help=help_text))
+        for place, name, share, help_text in (
+            (left, "train", float(usual.train), "Share of the labelled rows that the detector is trained on."),
+            (middle, "validation", float(usual.validation), "Share that stops the training and chooses calibration and threshold."),
+        )
+    )
+    test = 100 - train - validation
+    if test < 1:
+        raise InputError(f"no rows are left for the test: make the field “{FIELDS['train']}” or “{FIELDS['validation']}” smaller")
+    right.text_input(
+        FIELDS["test"], str(test), disabled=True, key=f"test-{source}-{test}", help="What is left: all results are counted on it."
+    )
+    shares = {"train": train / 100, "validation": validation / 100, "test": test / 100}
+    return {} if shares == {name: getattr(usual, name) for name in shares} else shares
 
 
 def _checked(source: Path, changed: Any, found: dict[str, Any], given: dict[str, Any], bad_rows: str, undecided: list[str]) -> bool:

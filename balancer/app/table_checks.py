@@ -34,6 +34,9 @@ FIELDS = {
     "label_delay": "Label delay",
     "split": "Split",
     "gap": "Gap",
+    "train": "Training rows, %",
+    "validation": "Validation rows, %",
+    "test": "Test rows, %",
     "time_unit": "Unit of the time",
     "time_format": "Format of the time",
     "bad_rows": "Bad rows",
@@ -85,8 +88,8 @@ def page_words(text: str) -> str:
     """
     for pattern, words in _ENCODING:
         text = re.sub(pattern, words, text)
-    text = text.replace(", or give validation a larger share", ", or draw the parts at random")
-    text = re.sub(r"change (?:the shares, dates or gap in )?\[split\]", "change the field “Gap”", text)
+    text = text.replace(", or give validation a larger share", ", give validation a larger share, or draw the parts at random")
+    text = re.sub(r"change (?:the shares(?:, dates or gap)? in )?\[split\]", "change the shares of the parts or the field “Gap”", text)
     text = re.sub(rf"\[split\] \w+ \({_FLAG}\)", lambda found: _field(found[1]), text)
     text = re.sub(r"\[split\] gap\b|\bgap(?= is ')", "“Gap”", text)
     text = re.sub(r"\blabel_delay\b", "“Label delay”", text)

@@ -15,6 +15,7 @@ from streamlit.testing.v1 import AppTest
 from balancer.app import jobs
 from balancer.app.browsing import read_run
 from balancer.app.table_checks import candidates, check_upload, kept_lists, page_words, shorter_gap, unclear_roles, weak_result
+from balancer.data.roles import resolve_spec
 from balancer.errors import InputError
 from tests.app.test_jobs import until
 from tests.app.test_pages import opened
@@ -121,6 +122,26 @@ def test_a_gap_that_is_too_long_is_corrected_by_a_button(tmp_path: Path) -> None
     assert not start_button(app).disabled
 
 
+def test_the_shares_of_the_parts_reach_the_run(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[list[str]] = []
+    monkeypatch.setattr(jobs, "start", lambda runs, name, kind, arguments, **how: started.append(arguments))
+    file = tmp_path / "payments.csv"
+    payments(second_time=False).write_csv(file)
+    app = with_path(file)
+    app.number_input(key=f"train-{file}").set_value(70)
+    app.number_input(key=f"validation-{file}").set_value(15).run()
+    assert not app.exception and not app.error
+    start_button(app).click().run()
+    (arguments,) = started
+    written = Path(arguments[arguments.index("--spec") + 1])
+    split = resolve_spec(file, spec_file=written).split
+    assert (split.train, split.validation, split.test) == (0.7, 0.15, 0.15)
+    assert written.is_relative_to(folder.resolve())
+    app.number_input(key=f"train-{file}").set_value(90).run()
+    assert "no rows are left for the test" in app.error[0].value
+    assert not any(button.label == "Start training" for button in app.button)
+
+
 @pytest.mark.usefixtures("folder")
 def test_a_table_without_features_is_refused_and_a_leak_is_left_out(tmp_path: Path) -> None:
     file = tmp_path / "bare.csv"
@@ -213,6 +234,7 @@ def test_words_of_the_page() -> None:
     assert page_words(text) == (
         "lower the field “Label delay” or the field “Gap”, or choose no column for “Time”; --hash-buckets of balancer train"
     )
+    assert "[split]" not in page_words("give more rows, or change the shares in [split]")
 
 
 def test_doubts_and_what_they_propose() -> None:

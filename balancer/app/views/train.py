@@ -12,7 +12,7 @@ from typing import Any
 import streamlit as st
 
 from balancer.app.browsing import find_runs
-from balancer.app.jobs import ENDINGS, MAX_UPLOAD, PACKED, keep_upload, start, uploaded
+from balancer.app.jobs import ENDINGS, MAX_UPLOAD, PACKED, keep_shares, keep_upload, start, uploaded
 from balancer.app.loading import plain, runs_folder, sample_table
 from balancer.app.role_fields import ask_roles
 from balancer.app.table_checks import FIELDS, check_upload, page_words
@@ -186,6 +186,8 @@ def _prices(source: Path, flags: dict[str, Any]) -> dict[str, float]:
 
     with st.spinner("Reading the table and timing a few steps"):
         given: dict[str, Any] = {name: () if value == "none" and name in LIST_ROLES else value for name, value in flags.items()}
+        if "shares" in given:
+            given["spec"] = keep_shares(runs_folder(), given.pop("shares"))
         config = TrainConfig(dataset=source, **given)
         with torch_threads(config.threads):
             prepared = prepare(config, Console(file=io.StringIO()))
@@ -196,6 +198,9 @@ def _arguments(source: Path, flags: dict[str, Any]) -> list[str]:
     """The arguments of balancer train."""
     arguments = ["--dataset", str(source)]
     for name, value in flags.items():
+        if name == "shares":  # no flag has them
+            arguments += ["--spec", str(keep_shares(runs_folder(), value))]
+            continue
         arguments += [flag_of(name), ",".join(value) or "none" if isinstance(value, tuple) else str(value)]
     return arguments
 
