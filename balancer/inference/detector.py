@@ -45,9 +45,14 @@ class Detector:
         """Whether the scores depend on the network: it has a weight, or tells the kinds of fraud apart."""
         return self.stages is None or self.members.get(NETWORK, 0.0) > 0 or self.num_classes > 2
 
-    def scores(self, dataset: Dataset, rows: NDArray[np.int64], *, device: torch.device) -> NDArray[np.floating]:
-        """Class probabilities (n, K) of the store ``rows`` (n,); the score fields must be filled."""
-        network = None if self.model is None or not self.uses_network else score_rows(self.model, dataset, rows, device=device)
+    def scores(self, dataset: Dataset, rows: NDArray[np.int64], *, device: torch.device, alike: bool = False) -> NDArray[np.floating]:
+        """Class probabilities (n, K) of the store ``rows`` (n,); the score fields must be filled.
+
+        With ``alike`` the scores of a row do not depend on the rows that are scored with it, to the last bit.
+        """
+        network = None
+        if self.model is not None and self.uses_network:
+            network = score_rows(self.model, dataset, rows, device=device, alike=alike)
         return self._with_trees(network, dataset, rows)
 
     def streamed_scores(

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from balancer.data.dataset import Dataset
+from balancer.inference.alike import alike_batches
 from balancer.inference.batches import WHOLE, target_batches
 from balancer.models import Classifier, SequenceBatch, autocast
 
@@ -16,15 +17,18 @@ SCORE_BATCH = 1024
 
 
 @torch.no_grad()
-def score_rows(model: Classifier, dataset: Dataset, rows: np.ndarray, *, device: torch.device, part: tuple[int, int] = WHOLE) -> np.ndarray:
+def score_rows(
+    model: Classifier, dataset: Dataset, rows: np.ndarray, *, device: torch.device, part: tuple[int, int] = WHOLE, alike: bool = False
+) -> np.ndarray:
     """Compute class probabilities (n, K) float32 of the store `rows` (n,).
 
-    With ``part`` (r, W), only every W-th batch from the r-th on is computed, and the other rows are 0.
+    With ``part`` (r, W), only every W-th batch from the r-th on is computed, and the other rows are 0. With
+    ``alike`` all batches have one shape, so that the scores of a row do not depend on the other rows.
     """
     scores = np.zeros((len(rows), len(model.config.classes)), dtype=np.float32)
-    for index, encoded in _encoded(model, dataset, rows, device, part):
+    for index, encoded in _encoded(model, dataset, rows, device, part, alike):
         with autocast(device):
-            scores[index] = model.head.probabilities(model.logits(encoded)).float().cpu().numpy()
+            scores[index] = model.head.probabilities(model.logits(encoded)).float().cpu().numpy()[: len(index)]
     return scores
 
 
@@ -47,11 +51,15 @@ def score_task(
 
 
 def _encoded(
-    model: Classifier, dataset: Dataset, rows: np.ndarray, device: torch.device, part: tuple[int, int]
+    model: Classifier, dataset: Dataset, rows: np.ndarray, device: torch.device, part: tuple[int, int], alike: bool = False
 ) -> Iterator[tuple[np.ndarray, SequenceBatch]]:
     """Encode the store `rows` (n,) for the head, a batch at a time, with the indices of its rows."""
     model.eval()
-    for found in target_batches(dataset.store, rows, model.config, size=SCORE_BATCH, device=device, part=part):
+    if alike:
+        batches = alike_batches(dataset.store, rows, model.config, size=SCORE_BATCH, device=device)
+    else:
+        batches = target_batches(dataset.store, rows, model.config, size=SCORE_BATCH, device=device, part=part)
+    for found in batches:
         with autocast(device):
             encoded = model.encode(found.batch, found.targets if model.config.form == "histories" else None)
         yield found.index, encoded

@@ -134,10 +134,13 @@ class TrainedRun:
         """CPU threads that torch used in training; with the same number scores are equal to the last bit."""
         return int(self.folder.content["threads"])
 
-    def scores(self, dataset: Dataset, rows: np.ndarray) -> np.ndarray:
-        """Raw class probabilities (n, K) of store ``rows`` (n,)."""
+    def scores(self, dataset: Dataset, rows: np.ndarray, *, alike: bool = False) -> np.ndarray:
+        """Raw class probabilities (n, K) of store ``rows`` (n,).
+
+        With ``alike`` the scores of a row do not depend on the rows that are scored with it, to the last bit.
+        """
         with torch_threads(self.threads):
-            return self.detector.scores(dataset, rows, device=self.device)
+            return self.detector.scores(dataset, rows, device=self.device, alike=alike)
 
     def contributions(self, dataset: Dataset, rows: np.ndarray) -> Contributions:
         """What each field contributes to the scores of store ``rows`` (n,)."""
