@@ -215,8 +215,14 @@ def accept_times(result: TimesResult, values: pl.Series, check: RowCheck) -> NDA
     return np.where(check.keep, result.seconds, 0.0)
 
 
-def check_unique(values: pl.Series, check: RowCheck) -> None:
-    """Reject rows without an id, and rows that repeat the id of an earlier row."""
+def check_unique(values: pl.Series, check: RowCheck, *, repeated: NDArray[np.bool_] | None = None) -> None:
+    """Reject rows without an id, and rows that repeat the id of an earlier row.
+
+    Args:
+        values: (N,) the ids.
+        check: Collects the rejected rows.
+        repeated: (N,) whether a row repeats the id of an earlier row, where it was found before.
+    """
     missing = values.is_null()
     if values.dtype.is_float():
         missing = missing | values.is_nan()
@@ -224,7 +230,8 @@ def check_unique(values: pl.Series, check: RowCheck) -> None:
         missing = missing | (values.str.strip_chars() == "")
     flag = ", or give --id none" if check.roles else ""
     check.reject(_mask(missing), values, "has no id (null)", f"give one{flag}")
-    check.reject(_mask(~values.is_first_distinct()), values, "repeats the id of an earlier row", f"make the ids distinct{flag}")
+    repeated = _mask(~values.is_first_distinct()) if repeated is None else repeated
+    check.reject(repeated, values, "repeats the id of an earlier row", f"make the ids distinct{flag}")
 
 
 def check_entity(forms: Sequence[pl.Series], shown: pl.Series, check: RowCheck) -> None:

@@ -23,6 +23,9 @@ from balancer.data.reading import Source, column_names
 from balancer.data.row_times import assumed, label_times
 from balancer.data.schema import Schema, check_buckets, count_values, distinct, encode, field_codes
 from balancer.data.score_memory import memory_names
+from balancer.data.sharded.files import StoreFiles
+from balancer.data.sharded.info import is_store
+from balancer.data.sharded.loading import whole_dataset
 from balancer.data.spec import Spec
 from balancer.data.split import Split
 from balancer.data.splitting import SplitRows, field_notes, split_rows, table_notes
@@ -30,6 +33,7 @@ from balancer.data.store import TransactionStore
 from balancer.data.table_fields import field_values, fields_of_contexts, learn_schema, with_codes
 from balancer.data.timeline import first_of_key
 from balancer.deprecation import renamed_keyword
+from balancer.errors import InputError
 from balancer.tables.options import NORMAL, PLAIN
 from balancer.tables.source import opened
 
@@ -55,7 +59,7 @@ def load_dataset(
     """Read, check and split a table, and compute its fields.
 
     Args:
-        path: Parquet file, CSV file, folder of Parquet, Delta table, or a polars frame.
+        path: Parquet file, CSV file, folder of Parquet, Delta table, store of `balancer prepare`, or a frame.
         spec: Roles of the columns (`resolve_spec`); with `schema`, use `schema.spec`.
         schema: The schema of training, for scoring: classes, vocabularies and fill values. The table then
             needs no label.
@@ -77,9 +81,26 @@ def load_dataset(
 
     Raises:
         InputError: If the table can't be used; the message names the column, row, flag or file, and the
-            remedy.
+            remedy. A store refuses other roles than it was prepared with, and earlier rows.
     """
     check_buckets(hash_buckets)
+    if is_store(path):
+        if past is not None or earlier:
+            what = "earlier rows (--past) can't be added to it: prepare them and the rows together"
+            raise InputError(
+                f"{path} is a store: {what if past is not None else 'a run of an earlier version of balancer needs the table itself'}"
+            )
+        return whole_dataset(
+            StoreFiles.open(str(path)),
+            spec,
+            schema=schema,
+            hash_buckets=hash_buckets,
+            like=like,
+            codes=codes,
+            need_label=need_label,
+            score_fields=score_fields,
+            left_out=left_out,
+        )
     known = schema or like
     like_which = known or codes
     form = like_which.values if like_which is not None else PLAIN if earlier else NORMAL

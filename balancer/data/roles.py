@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,12 @@ from balancer.data.examining import Examined, examine, varied
 from balancer.data.label_role import MAX_CLASSES, no_label, only_candidate
 from balancer.data.reading import Source, column_names
 from balancer.data.role_names import RANKS, is_id, is_other_date, rank
+from balancer.data.role_table import ColumnRole, Roles
 from balancer.data.row_times import FOUND_NO_TIME
 from balancer.data.separation import separating
-from balancer.data.spec import COLUMN_ROLES, LIST_ROLES, SPLIT_KEYS, Spec, SplitSpec, nearest, normalise, read_spec_file
+from balancer.data.sharded.info import is_store
+from balancer.data.sharded.kept_roles import given_roles, stored_roles
+from balancer.data.spec import COLUMN_ROLES, LIST_ROLES, Spec, SplitSpec, nearest
 from balancer.errors import InputError
 from balancer.names import listed
 from balancer.tables.joined import JOINED, parts
@@ -35,39 +37,6 @@ __all__ = ["MAX_CATEGORIES", "ColumnRole", "Roles", "Spec", "SplitSpec", "inferr
 
 _ENOUGH_ROWS = 20
 """Rows from which a column whose values are all different is taken for ids."""
-
-
-@dataclass(frozen=True)
-class ColumnRole:
-    """A column of the table and what it is used for."""
-
-    profile: ColumnProfile
-    """What its values are."""
-    choice: Choice
-    """Its role and the reason."""
-
-    @property
-    def name(self) -> str:
-        """Name of the column."""
-        return self.profile.name
-
-
-@dataclass(frozen=True, eq=False)
-class Roles:
-    """Roles of all columns of a table."""
-
-    spec: Spec
-    """The roles."""
-    columns: tuple[ColumnRole, ...]
-    """Every column in the order of the table."""
-    notes: tuple[str, ...]
-    """What the user should know: columns left out, one line for each reason."""
-    doubts: tuple[str, ...]
-    """Roles that are not clear, each with the flag that names it; empty unless `inferred` may leave them."""
-    table: Examined
-    """The table as it was examined."""
-    cautions: tuple[str, ...] = ()
-    """Warnings: what was changed so that the table can be used."""
 
 
 @names_its_table
@@ -90,6 +59,8 @@ def resolve_spec(
         InputError: If a key is unknown, a column is missing, a role is ambiguous, or no column is a feature;
             the message names the flag.
     """
+    if is_store(source):
+        return stored_roles(source, given_roles(spec_file, overrides), need_label=need_label).spec
     given = _given(source, spec_file, overrides)
     if all(role in given for role in (*COLUMN_ROLES, *LIST_ROLES) if role != "label_date"):
         spec = _finished(given, need_label, column_names(source, ReadOptions.from_dict(given["read"])))
@@ -123,6 +94,8 @@ def inferred(
     Raises:
         InputError: As `resolve_spec`.
     """
+    if is_store(source):
+        return stored_roles(source, given_roles(spec_file, overrides), need_label=need_label and not doubtful)
     given = _given(source, spec_file, overrides)
     inference = _Inference(examine(source, ReadOptions.from_dict(given["read"])), given, doubtful=doubtful)
     spec = inference.spec(need_label, earlier=earlier)
@@ -136,13 +109,8 @@ def inferred(
 
 
 def _given(source: Source, spec_file: str | Path | None, overrides: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The keys of a spec that the file and the flags give."""
-    given = read_spec_file(spec_file) if spec_file is not None else {}
-    flags = {key: value for key, value in (overrides or {}).items() if value is not None}
-    border = {key: flags.pop(key) for key in SPLIT_KEYS if key in flags}
-    flags = normalise(flags)
-    split = {**given.get("split", {}), **flags.get("split", {}), **border}
-    given = {**given, **flags, "split": split, "read": {**given.get("read", {}), **flags.get("read", {})}}
+    """The keys of a spec that the file and the flags give, for the columns of a table."""
+    given = given_roles(spec_file, overrides)
     names = column_names(source, ReadOptions.from_dict(given["read"]))
     for role in (*COLUMN_ROLES, *LIST_ROLES):
         columns = given.get(role) or ()

@@ -85,7 +85,8 @@ class StoreInfo:
         try:
             values: dict[str, Any] = {each.name: raw[each.name] for each in fields(cls)}
             values |= {"spec": Spec.from_dict(raw["spec"]), "schema": Schema.from_dict(raw["schema"]), "found": TimeForm(**raw["found"])}
-            return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+            held: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+            return cls(**held)
         except (KeyError, TypeError, AttributeError, InputError) as error:
             raise CorruptFileError(f"{path} can't be used ({error}): the store is damaged, run balancer prepare again") from error
 

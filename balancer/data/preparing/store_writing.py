@@ -1,0 +1,217 @@
+"""Prepare a table as a store: the stages, their order, and what is kept of an earlier try."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from balancer.data.checks import BadRows
+from balancer.data.preparing.chunks import REPEATED_IDS, check_chunk
+from balancer.data.preparing.chunks import STAGE as CHUNKS
+from balancer.data.preparing.contexts import STAGE as CONTEXTS
+from balancer.data.preparing.contexts import tasks_of, write_context
+from balancer.data.preparing.exchange import STAGE as EXCHANGE
+from balancer.data.preparing.exchange import exchange_chunk
+from balancer.data.preparing.learned import Learned, learn
+from balancer.data.preparing.plan import LEARNED_FILE, PLAN_FILE, TIME, WORK, Plan, marker, result_of
+from balancer.data.preparing.shards import make_columns, shard_file, write_shard
+from balancer.data.preparing.whole import expected_times, read_whole, repeated_ids
+from balancer.data.roles import Roles
+from balancer.data.sharded.files import COLUMNS, IDS, NAMES, SHARDS
+from balancer.data.sharded.folder import StoreFolder, is_store
+from balancer.data.sharded.info import STORE_FILE, StoreInfo
+from balancer.data.sharded.kept_roles import write_roles
+from balancer.data.spec import Spec, nearest
+from balancer.errors import InputError, UnwritableFileError
+from balancer.files import read_json, write_json
+from balancer.tables.joined import parts
+from balancer.tables.source import Opened, names_its_table, opened
+
+Task = Callable[[str, int], None]
+"""A task of a stage: the folder of the store and a number. It runs in any process that sees the folder."""
+RunTasks = Callable[[Task, str, Sequence[int]], Iterator[int]]
+"""Runs tasks and yields their numbers as they finish, in any order."""
+CHUNK_ROWS = 1_000_000
+"""Rows of the input that one task reads."""
+SHARD_ROWS = 1_000_000
+"""Rows of a shard, where the number of shards is not given."""
+
+
+def in_this_process(task: Task, folder: str, numbers: Sequence[int]) -> Iterator[int]:
+    """Run tasks one after the other."""
+    for number in numbers:
+        task(folder, number)
+        yield number
+
+
+@names_its_table
+def prepare_store(
+    source: Path,
+    out: Path,
+    roles: Roles,
+    *,
+    shards: int | None = None,
+    bad_rows: BadRows = "error",
+    hash_buckets: int = 0,
+    run_tasks: RunTasks = in_this_process,
+    progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+) -> StoreFolder:
+    """Prepare a table as a store; tasks that an earlier try finished are not run again.
+
+    Args:
+        source: The table: a file or a folder.
+        out: Folder of the store; it is made, or has an unfinished preparation of the same table.
+        roles: Roles of the columns.
+        shards: Number of shards; None: one for each `SHARD_ROWS` rows.
+        bad_rows: Whether bad rows raise, or are left out and counted.
+        hash_buckets: As for :func:`balancer.data.dataset.load_dataset`.
+        run_tasks: How tasks are run: here, in other processes, or on a cluster.
+        progress: Called with the name of a stage, its finished tasks and all of its tasks.
+
+    Raises:
+        InputError: The table can't be used, or the folder has something else.
+    """
+    plan = _plan(source, out, roles.spec, shards, bad_rows, hash_buckets)
+
+    def run(name: str, task: Task, total: int, finished: Callable[[int], Path]) -> None:
+        done = [number for number in range(total) if finished(number).is_file()]
+        progress(name, len(done), total)
+        left = sorted({*range(total)} - {*done})
+        for count, _ in enumerate(run_tasks(task, str(out), left), len(done) + 1):
+            progress(name, count, total)
+
+    with _disk():
+        write_roles(out, roles)
+        while True:
+            run("checking rows", check_chunk, plan.chunks, lambda number: marker(out, CHUNKS, number))
+            column = next((found for number in range(plan.chunks) if (found := result_of(out, CHUNKS, number).get("whole"))), None)
+            if column is None:
+                break
+            plan = _with_whole(out, plan, column)
+        learned = Learned.load(out) if (out / WORK / LEARNED_FILE).is_file() else learn(out, plan)
+        run("sorting rows", exchange_chunk, plan.chunks, lambda number: marker(out, EXCHANGE, number))
+        run("fields of contexts", write_context, tasks_of(plan), lambda number: marker(out, CONTEXTS, number))
+        make_columns(out, plan, learned)
+        run("writing shards", write_shard, plan.shards, lambda number: shard_file(out, number))
+        _finish(out, plan, learned)
+    return StoreFolder.open(out)
+
+
+@contextmanager
+def _disk() -> Iterator[None]:
+    """Say what to do where the disk is full."""
+    try:
+        yield
+    except OSError as error:
+        raise UnwritableFileError(
+            f"cannot write the store ({error.strerror or error}): free some space and run the same command again, or choose another folder"
+        ) from error
+
+
+def _plan(source: Path, out: Path, spec: Spec, shards: int | None, bad_rows: BadRows, hash_buckets: int) -> Plan:
+    """The plan of an unfinished preparation of the same table, or a new one."""
+    if is_store(out):
+        raise InputError(f"{out} is a finished store: name another folder, or delete it")
+    table = opened(source, spec.read)
+    held = out / WORK / PLAN_FILE
+    names = table.frame.collect_schema().names()
+    made_of = {name: parts(name, names) for name in spec.columns()}
+    for name, each in made_of.items():
+        missing = next((part for part in each if part not in names), None)
+        if missing is not None:
+            raise InputError(f"{source} has no column {missing!r} (role {spec.role(name)}): {nearest(missing, names)}")
+    height = int(table.frame.select(pl.len()).collect().item())
+    if not height:
+        raise InputError(f"{source} is empty: it has no rows")
+    shards = shards or max(1, round(height / SHARD_ROWS))
+    asked = [spec.to_dict(), bad_rows, hash_buckets, shards, CHUNK_ROWS]
+    inputs = hashlib.sha256(json.dumps([*asked, _files(source)], sort_keys=True).encode()).hexdigest()
+    if held.is_file():
+        if read_json(held, what="it says how a table is prepared").get("inputs") != inputs:
+            raise InputError(
+                f"{out} has an unfinished store of another table, of a table that has changed since, or with other options: "
+                "name another folder, or delete it"
+            )
+        return Plan.load(out)
+    if out.exists() and any(out.iterdir()):
+        raise InputError(f"{out} is not empty and has no unfinished store: name another folder")
+    for name in (WORK, COLUMNS, NAMES, IDS, SHARDS):
+        (out / name).mkdir(parents=True, exist_ok=True)
+    plan = Plan(
+        source=str(source.absolute()),
+        spec=spec,
+        bad_rows=bad_rows,
+        hash_buckets=hash_buckets,
+        shards=shards,
+        chunk_rows=CHUNK_ROWS,
+        inputs=inputs,
+        height=height,
+        columns=tuple(names),
+        made_of=made_of,
+        copy=None,
+        read=table.read,
+        opening=table.notes,
+    )
+    if not _in_ranges(source, table):
+        plan = replace(plan, copy="input.parquet")
+        table.frame.select(plan.used).sink_parquet(out / WORK / "input.parquet", compression="lz4", row_group_size=1 << 18)
+    plan = expected_times(out, plan)
+    if spec.id is not None:
+        np.save(out / WORK / REPEATED_IDS, repeated_ids(out, plan))
+    plan.write(out)
+    return plan
+
+
+def _in_ranges(source: Path, table: Opened) -> bool:
+    """Whether a table can be read in ranges of rows without reading what is before them."""
+    files = [source] if source.is_file() else [Path(part.name) for part in table.parts]
+    return not table.text and bool(files) and all(file.suffix.lower() in (".parquet", ".pq") for file in files) and not table.keep
+
+
+def _files(source: Path) -> list[list[object]]:
+    """Name, size and time of change of each file of a table."""
+    files = sorted(file for file in source.rglob("*") if file.is_file()) if source.is_dir() else [source]
+    return [[str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+
+
+def _with_whole(out: Path, plan: Plan, column: str) -> Plan:
+    """Read a column whole, and forget the parts of the input that were checked without that."""
+    plan = read_whole(out, plan, column)
+    if column == TIME and plan.spec.label_date is not None:
+        plan = replace(
+            plan, whole={name: held for name, held in plan.whole.items() if name in (TIME, plan.spec.amount, *plan.spec.numeric)}
+        )
+    shutil.rmtree(out / WORK / CHUNKS, ignore_errors=True)
+    (out / WORK / CHUNKS).mkdir()
+    plan.write(out)
+    return plan
+
+
+def _finish(out: Path, plan: Plan, learned: Learned) -> None:
+    """Write the file that makes the folder a store, and delete the files of the work."""
+    info = StoreInfo(
+        spec=plan.spec,
+        schema=learned.schema,
+        offsets=learned.offsets,
+        has_split=learned.has_split,
+        found=plan.found,
+        fingerprint=learned.fingerprint,
+        source=plan.source,
+        columns=plan.columns,
+        opening=plan.opening,
+        notes=learned.notes,
+        cautions=learned.cautions,
+        dropped=learned.dropped,
+        absent=learned.absent,
+        has_ids=plan.spec.id is not None,
+    )
+    write_json(out / STORE_FILE, info.to_dict())
+    shutil.rmtree(out / WORK, ignore_errors=True)
