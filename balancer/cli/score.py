@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from balancer.cli.early import check_run, check_table, check_written_table
 from balancer.cli.messages import say
 from balancer.errors import InputError
 from balancer.names import counted
+from balancer.options.cluster import ClusterOptions
 from balancer.options.data import TABLE_KINDS, ReadingOptions
 from balancer.options.flags import Flag, read_flags
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreConfig(ReadingOptions):
+class ScoreConfig(ReadingOptions, ClusterOptions):
     """Score the rows of a table with a trained run.
 
     The same rows are written with three more columns: score, decision and class. No labels are needed. What
@@ -28,8 +30,13 @@ class ScoreConfig(ReadingOptions):
     HEADING: ClassVar[str] = "Scoring"
 
     run: Annotated[Path, Flag("Run folder written by balancer train.", metavar="RUN", positional=True)]
-    input: Annotated[Path, f"Table to score: {TABLE_KINDS}."]
-    output: Annotated[Path, Flag("File to write, .parquet or .csv.", metavar="FILE")]
+    input: Annotated[Path, f"Table to score: {TABLE_KINDS}; or a store of balancer prepare, which is scored shard by shard."]
+    output: Annotated[
+        Path,
+        Flag(
+            "File to write, .parquet or .csv; for a store a folder, of one Parquet file a shard. Finished shards are kept.", metavar="FILE"
+        ),
+    ]
     overwrite: Annotated[bool, "Replace --output if it exists; the input and the past are never replaced."] = False
     past: Annotated[
         Path | None,
@@ -64,16 +71,21 @@ class ScoreConfig(ReadingOptions):
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Score a table and print a summary; returns the exit code."""
+    """Score a table or a store and print a summary; returns the exit code."""
     config = read_flags(ScoreConfig, "balancer score", arguments)
+    check_table(config.input)
+    from balancer.data.sharded.folder import is_store
+
+    if is_store(config.input):
+        return _score_shards(config)
+    if config.address() is not None:
+        raise InputError(
+            f"--cluster scores the shards of a store, and {config.input} is none: make one with balancer prepare, or leave it out"
+        )
     read = config.read_options()
-    for table in (config.input, config.past):
-        check_table(table)
+    check_table(config.past)
     check_written_table(config.output, "--output", overwrite=config.overwrite, inputs={"--input": config.input, "--past": config.past})
     check_run(config.run)
-    from rich.console import Console
-
-    from balancer.evaluation.drift_terminal import print_changes
     from balancer.runs.tables import score_file
     from balancer.runs.trained_run import TrainedRun
 
@@ -91,6 +103,38 @@ def main(arguments: Sequence[str]) -> int:
         overwrite=config.overwrite,
         read=read,
     )
+    return _print(config, result)
+
+
+def _score_shards(config: ScoreConfig) -> int:
+    """Score the shards of a store; returns the exit code."""
+    cluster = config.address()
+    for given, flag in (
+        (config.past, "--past"),
+        (config.read_options().to_dict(), "how text is read"),
+        (config.bad_rows == "drop", "--bad-rows"),
+    ):
+        if given:
+            raise InputError(f"{flag} is for tables, and {config.input} is a store: give it to balancer prepare, or leave it out")
+    check_run(config.run)
+    from rich.console import Console
+
+    from balancer.data.sharded.folder import StoreFolder
+    from balancer.runs.progress import TrainingProgress
+    from balancer.runs.shard_scores import ShardScoring, score_store
+
+    scoring = ShardScoring(config.run, config.input, config.output, config.precision, config.streaming, config.explain)
+    where: dict[str, Any] = {"cluster": cluster, "workers": config.workers}
+    try:
+        with TrainingProgress(Console(stderr=True)) as shown, shown.stage("shards", StoreFolder.open(config.input).shards) as advance:
+            result = score_store(scoring, overwrite=config.overwrite, **where, progress=lambda done, _: advance(done))
+    except KeyboardInterrupt:
+        print("stopped; finished shards are kept, and the same command continues", file=sys.stderr)
+        return 130
+    return _print(config, result)
+
+
+def _print(config: ScoreConfig, result: dict[str, Any]) -> int:
     for kind in ("note", "warning"):
         for text in result[f"{kind}s"]:
             say(kind, text)
@@ -102,5 +146,9 @@ def main(arguments: Sequence[str]) -> int:
     print(f"{counted(result['rows'], 'row')} scored, {counted(result['alarms'], 'alarm')} ({share:.2f} %) {threshold}: {result['output']}")
     for reason, count in result["dropped"].items():
         print(f"dropped {counted(count, 'row')}: {reason}")
+    from rich.console import Console
+
+    from balancer.evaluation.drift_terminal import print_changes
+
     print_changes(result["drift"], Console())
     return 0

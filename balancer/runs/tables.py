@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from balancer.data.dataset import load_dataset
+from balancer.data.loaded import Dataset
 from balancer.data.split import Split
 from balancer.errors import InputError
 from balancer.files import atomic_path, check_new_file
@@ -53,27 +54,14 @@ def score_file(
     """
     check_output(output, source, past=past, overwrite=overwrite)
     dataset = run.table(source, past=past, bad_rows=bad_rows, read=read)
-    rows = dataset.scored_rows()
-    scores = run.streamed_scores(dataset, rows) if streaming else run.scores(dataset, rows)
-    columns = decision_columns(scores, run.decision, run.schema.classes)
-    if explain:
-        columns["reasons"] = pl.Series([None] * len(rows), dtype=pl.String)
-    frame = dataset.input_frame()
-    taken = [name for name in columns if name in frame.columns]
-    if taken:
-        raise InputError(f"column {taken[0]!r} of {source} has the name of a result: rename it")
-    if explain:
-        raised = columns["decision"].to_numpy()
-        texts = run.contributions(dataset, rows[raised]).reasons(dataset, explain)
-        columns["reasons"] = columns["reasons"].scatter(np.flatnonzero(raised), texts)
-    frame = frame.with_columns(**columns)
+    frame = scored_frame(run, dataset, streaming=streaming, explain=explain)
     with atomic_path(output) as temporary:
         if output.suffix.lower() == ".csv":
             frame.write_csv(temporary)
         else:
             frame.write_parquet(temporary)
-    alarm = columns["decision"].to_numpy()
-    found = changes(run, dataset, frame, columns["score"].to_numpy(), alarm)
+    alarm = frame["decision"].to_numpy()
+    found = changes(run, dataset, frame, frame["score"].to_numpy(), alarm)
     summary = {"rows": frame.height, "alarms": int(alarm.sum()), "threshold": run.decision.threshold, "dropped": dataset.dropped}
     return (
         summary
@@ -81,6 +69,41 @@ def score_file(
         | found
         | {"notes": [*dataset.notes, *found["notes"]], "warnings": [*dataset.cautions, *found["warnings"]]}
     )
+
+
+def scored_frame(run: TrainedRun, dataset: Dataset, *, streaming: bool = False, explain: int = 0) -> pl.DataFrame:
+    """Score the rows of a table or of a shard.
+
+    The scores of a row do not depend on the rows that are scored with it, so a table in pieces has the scores
+    of the whole table.
+
+    Args:
+        run: The run to score with.
+        dataset: The rows.
+        streaming: See :func:`score_file`.
+        explain: See :func:`score_file`.
+
+    Returns:
+        The input rows with their columns, and ``score``, ``decision``, ``class`` and, with ``explain``,
+        ``reasons``.
+
+    Raises:
+        InputError: A column has the name of a result.
+    """
+    rows = dataset.scored_rows()
+    scores = run.streamed_scores(dataset, rows) if streaming else run.scores(dataset, rows, alike=True)
+    columns = decision_columns(scores, run.decision, run.schema.classes)
+    if explain:
+        columns["reasons"] = pl.Series([None] * len(rows), dtype=pl.String)
+    frame = dataset.input_frame()
+    taken = [name for name in columns if name in frame.columns]
+    if taken:
+        raise InputError(f"column {taken[0]!r} of {dataset.source} has the name of a result: rename it")
+    if explain:
+        raised = columns["decision"].to_numpy()
+        texts = run.contributions(dataset, rows[raised]).reasons(dataset, explain)
+        columns["reasons"] = columns["reasons"].scatter(np.flatnonzero(raised), texts)
+    return frame.with_columns(**columns)
 
 
 def check_output(output: Path, source: Path, *, past: Path | None, overwrite: bool) -> None:
