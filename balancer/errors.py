@@ -16,6 +16,10 @@ class InputError(ValueError):
     """Bad input, with a message for the person who gave it. A library user can catch it as `ValueError`."""
 
 
+class LostWorkerError(InputError):
+    """One of several processes that compute together has ended, or can't be reached: they can start again."""
+
+
 class MissingDependencyError(InputError, ImportError):
     """An optional library is not installed. The message ends with the command that installs it.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from balancer.cli.early import check_training
 from balancer.cli.messages import say
-from balancer.errors import InputError
+from balancer.errors import InputError, LostWorkerError
 from balancer.options.flags import parse
 from balancer.options.train import TrainConfig
 from balancer.training.launcher import restarted, started_by_torchrun
@@ -65,7 +65,7 @@ def _was_started(out: Path | None) -> bool:
 
 def _as_one_of_several(config: TrainConfig, given: dict[str, Any], console: Console) -> int:
     """Train with the other processes that torchrun started; the leader alone prints."""
-    from balancer.training.distributed import LostWorkerError, joined_workers
+    from balancer.training.distributed import joined_workers
     from balancer.training.pipeline import train_run
 
     with joined_workers(config.device) as workers:

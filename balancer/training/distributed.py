@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from balancer.errors import InputError, UnsupportedError
+from balancer.errors import InputError, LostWorkerError, UnsupportedError
 
 WAIT = timedelta(days=7)
 """Longest wait for another process: the leader may fit trees and learn a policy for hours. A process that
@@ -26,10 +26,6 @@ BACKEND = "cpu:gloo,cuda:nccl"
 """Tensors on CPUs are exchanged with gloo, and those on CUDA devices with NCCL."""
 
 Result = TypeVar("Result")
-
-
-class LostWorkerError(InputError):
-    """Another process of the run has ended, or can't be reached."""
 
 
 class Workers:
