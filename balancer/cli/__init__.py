@@ -16,6 +16,7 @@ from importlib import import_module
 
 COMMANDS = {
     "inspect": "show the role of each column of a table and why, suspected leaks, and a spec file to start from",
+    "prepare": "prepare a large table as a store on disk, in bounded memory, for train, score and the other commands",
     "train": "learn sampling weights, train a fraud classifier with them, and compare it with baselines",
     "pretrain": "pretrain a model without labels (masked fields, next transaction)",
     "score": "score the rows of a table with a trained run",

@@ -12,6 +12,7 @@ from pathlib import Path
 
 CONFIGS = {
     "inspect": "balancer.options.inspect:InspectConfig",
+    "prepare": "balancer.options.prepare:PrepareConfig",
     "train": "balancer.options.train:TrainConfig",
     "pretrain": "balancer.options.pretrain:PretrainConfig",
     "score": "balancer.cli.score:ScoreConfig",

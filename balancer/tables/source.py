@@ -18,7 +18,7 @@ from typing import ParamSpec, TypeVar
 import polars as pl
 
 from balancer.dependencies import require
-from balancer.errors import CorruptFileError, InputError, MissingClassError, MissingFileError, reason_of
+from balancer.errors import CorruptFileError, InputError, MissingClassError, MissingFileError, UnsupportedError, reason_of
 from balancer.names import counted, listed
 from balancer.tables.copies import repeated_rows
 from balancer.tables.csv_text import Shape, check_rows, cleaned, line_of, with_name
@@ -38,6 +38,8 @@ Given = ParamSpec("Given")
 Result = TypeVar("Result")
 _SAMPLE_ROWS = 2_000
 _MOST_CACHED = 8
+_STORE = "store.json"
+"""The file by which a folder is a store (`balancer.data.sharded`) and no table."""
 _SHOWN = 5
 _NO_OPTIONS = ReadOptions()
 
@@ -325,6 +327,10 @@ def _without_nulls(frame: pl.LazyFrame, read: ReadOptions) -> pl.LazyFrame:
 
 
 def _folder(path: Path, read: ReadOptions) -> Opened:
+    if (path / _STORE).is_file():
+        raise UnsupportedError(
+            f"{path} is a store of balancer prepare, which train, score, evaluate, compare and inspect read: give the table here"
+        )
     if (path / "_delta_log").is_dir():
         require("deltalake", f"{path} is a Delta table, which")
         return Opened(str(path), pl.scan_delta(str(path)), False, (), read)
