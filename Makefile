@@ -7,15 +7,18 @@ TESTS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
+# The notice of the theme on the next MkDocs is left out.
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check app screenshots bench clean
+.PHONY: help run test check docs app screenshots bench clean
 
 help:
 	@echo "make run     train on the sample and print the report"
 	@echo "make test    run the tests"
-	@echo "make check   lint, layers and types"
+	@echo "make check   lint, layers, types and the site"
+	@echo "make docs    build the site into site/"
 	@echo "make app     look at the runs in a browser"
 	@echo "make screenshots  make the pictures in docs/images anew"
 	@echo "make bench   run every benchmark, one by one, then make the report"
@@ -32,6 +35,11 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --cache-dir .import_linter_cache
 	$(BIN)/mypy -p balancer -p benchmarks
+	$(MKDOCS) build --quiet
+
+docs: $(VENV)/.docs
+	$(MKDOCS) build
+	@echo "open site/index.html"
 
 app: $(VENV)/.app
 	$(BIN)/balancer app
@@ -46,7 +54,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.report
 
 clean:
-	rm -rf build dist balancer.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf build dist site balancer.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 $(VENV)/.python:
@@ -55,6 +63,6 @@ $(VENV)/.python:
 	@touch $@
 
 # The other extras include `train`.
-$(VENV)/.train $(VENV)/.dev $(VENV)/.app $(VENV)/.bench: $(VENV)/.%: pyproject.toml constraints.txt | $(VENV)/.python
+$(VENV)/.train $(VENV)/.dev $(VENV)/.docs $(VENV)/.app $(VENV)/.bench: $(VENV)/.%: pyproject.toml constraints.txt | $(VENV)/.python
 	$(PIP) -e '.[$*]'
 	@touch $@ $(VENV)/.train

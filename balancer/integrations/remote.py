@@ -24,8 +24,8 @@ from numpy.typing import ArrayLike, NDArray
 from balancer.dependencies import require
 from balancer.errors import InputError
 from balancer.sampling.constant_policy import DEFAULT_SHARE
-from balancer.sampling.core import SamplerCore
 from balancer.sampling.observation import ScoredRows
+from balancer.sampling.sampler_base import SamplerBase
 from balancer.sampling.torch_sampler import AdaptiveSampler
 from balancer.sampling.weights import SamplingWeights
 
@@ -258,10 +258,12 @@ class RemoteSampler(AdaptiveSampler):
             only.
         key: API key with the scope `sessions`, if the service needs one.
         timeout: Seconds to wait for an answer.
-        times, compensated, patience: As for `AdaptiveSampler`. A session is begun with the sampler, so give
-            `compensated=True` for a first epoch that is drawn for the sampler's loss.
-        rank, num_replicas: As for `AdaptiveSampler`. Every rank has its own session; the same scores give the
-            same weights.
+        times: As for `AdaptiveSampler`.
+        compensated: As for `AdaptiveSampler`. A session is begun with the sampler, so give True for a first
+            epoch that is drawn for the sampler's loss.
+        patience: As for `AdaptiveSampler`.
+        rank: As for `AdaptiveSampler`. Every rank has its own session; the same scores give the same weights.
+        num_replicas: As for `AdaptiveSampler`.
         transport: Transport of httpx, for tests without a network.
 
     Raises:
@@ -273,6 +275,8 @@ class RemoteSampler(AdaptiveSampler):
     """
 
     _KIND = "RemoteSampler"
+
+    _EXACT = True  # the service counts scores on a coarser grid of its own
 
     def __init__(
         self,
@@ -306,7 +310,7 @@ class RemoteSampler(AdaptiveSampler):
             compensated=compensated,
             patience=patience,
         )
-        core: SamplerCore = self._core
+        core: SamplerBase = self._core
         self._remote = core.use_controller(
             lambda counts: RemoteController(
                 url,

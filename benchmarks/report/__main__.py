@@ -1,6 +1,6 @@
-"""Make the report from the recorded results: tables of the README, charts, and a run's picture.
+"""Make the report from the recorded results: tables of README and site, charts, and a run's picture.
 
-python -m benchmarks.report                     # README.md and charts in docs/images
+python -m benchmarks.report                     # tables in README.md and docs/, charts in docs/images
 python -m benchmarks.report --run runs/RUN      # docs/images/report.svg too
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.lib.commands import parser
-from benchmarks.report import attention_chart, readme_tables, report_picture
+from benchmarks.report import attention_chart, front_chart, readme_tables, report_picture
 
 
 def main() -> None:
@@ -18,6 +18,7 @@ def main() -> None:
     arguments = options.parse_args()
     readme_tables.main()
     attention_chart.main()
+    front_chart.main()
     if arguments.run is not None:
         report_picture.draw(arguments.run, report_picture.IMAGES)
 
