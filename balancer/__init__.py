@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from balancer.sampling.losses import AdaptiveLoss
     from balancer.sampling.policies import Policy, load_policy
     from balancer.sampling.stream import AdaptiveStream
-    from balancer.sampling.torch_sampler import AdaptiveBatchSampler, AdaptiveSampler
+    from balancer.sampling.torch_sampler import AdaptiveBatchSampler, AdaptiveSampler, DistributedAdaptiveBatchSampler
     from balancer.sampling.weights import SamplingWeights
 
 __version__ = "0.2.0"
@@ -34,6 +34,7 @@ __all__ = [
     "AdaptiveSampler",
     "AdaptiveStream",
     "CorruptFileError",
+    "DistributedAdaptiveBatchSampler",
     "InputError",
     "MissingDependencyError",
     "MissingFileError",
@@ -54,6 +55,7 @@ _HOME = {
     "AdaptiveSampler": "balancer.sampling.torch_sampler",
     "AdaptiveStream": "balancer.sampling.stream",
     "CorruptFileError": "balancer.errors",
+    "DistributedAdaptiveBatchSampler": "balancer.sampling.torch_sampler",
     "InputError": "balancer.errors",
     "MissingDependencyError": "balancer.errors",
     "MissingFileError": "balancer.errors",

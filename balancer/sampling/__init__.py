@@ -1,9 +1,10 @@
 """Sampling: what a policy sees, what it chooses, and how rows are drawn.
 
-NumPy alone; torch is used only in ``torch_sampler``, ``stream``, ``core_view`` and ``losses``.
-``AdaptiveSampler``, ``AdaptiveBatchSampler``, ``AdaptiveStream`` and ``AdaptiveLoss`` (torch),
-``AdaptiveResampler`` (imbalanced-learn) and ``AdaptiveClassifier`` (scikit-learn) can be imported from here
-too; their libraries are loaded when such a name is first used.
+NumPy alone; torch is used only in the modules ``torch_...`` and ``stream...``, ``core_view``,
+``loader_count`` and ``losses``. ``AdaptiveSampler``, ``AdaptiveBatchSampler``,
+``DistributedAdaptiveBatchSampler``, ``AdaptiveStream`` and ``AdaptiveLoss`` (torch), ``AdaptiveResampler``
+(imbalanced-learn) and ``AdaptiveClassifier`` (scikit-learn) can be imported from here too; their libraries
+are loaded when such a name is first used.
 """
 
 import importlib
@@ -28,7 +29,15 @@ __all__ = [
     "load_policy",
 ]
 
-_LAZY = ("AdaptiveBatchSampler", "AdaptiveClassifier", "AdaptiveLoss", "AdaptiveResampler", "AdaptiveSampler", "AdaptiveStream")
+_LAZY = (
+    "AdaptiveBatchSampler",
+    "AdaptiveClassifier",
+    "AdaptiveLoss",
+    "AdaptiveResampler",
+    "AdaptiveSampler",
+    "AdaptiveStream",
+    "DistributedAdaptiveBatchSampler",
+)
 
 
 def __getattr__(name: str) -> object:

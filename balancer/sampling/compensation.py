@@ -19,12 +19,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from balancer.errors import InputError
 from balancer.sampling.controller import Controller, SamplingController
+from balancer.sampling.drawn_rows import DrawnRows
 from balancer.sampling.inputs import numbers, whole_number
-from balancer.sampling.labels import LabelCodes
+from balancer.sampling.labels import Labels
 from balancer.sampling.observation import ScoredRows
 from balancer.sampling.quotas import batch_share
 from balancer.sampling.reported import row_indices
-from balancer.sampling.row_sampler import RowSampler, kept_share
+from balancer.sampling.row_sampler import kept_share
 from balancer.sampling.tilt import HardnessTilt, are_natural
 from balancer.sampling.weights import Floats, SamplingWeights
 
@@ -58,7 +59,7 @@ class Compensation(ABC):
 
     _controller: Controller
 
-    def __init__(self, labels: LabelCodes, rows: RowSampler, epoch_draws: int, compensated: bool | None) -> None:
+    def __init__(self, labels: Labels, rows: DrawnRows, epoch_draws: int, compensated: bool | None) -> None:
         if compensated not in (None, True, False):
             raise InputError(f"compensated must be True, False or None (find out), not {compensated!r}")
         self._labels, self._rows, self._compensation = labels, rows, compensated
@@ -102,7 +103,7 @@ class Compensation(ABC):
     @property
     def num_rows(self) -> int:
         """N, number of training rows with and without a label."""
-        return len(self._labels.codes)
+        return self._labels.num_rows
 
     @property
     def prior(self) -> Floats:
@@ -250,13 +251,16 @@ class Compensation(ABC):
         weights = self._controller.weights
         if self._drawn is None or self._drawn[0] is not weights:
             share = self._rows.class_share(weights)
-            share = batch_share(share, self._batch_size) if self._batch_size else kept_share(share, self._epoch_draws)
+            if self._batch_size:
+                share = batch_share(share, self._batch_size)
+            elif self._rows.keeps_minority:
+                share = kept_share(share, self._epoch_draws)
             self._drawn = weights, dataclasses.replace(weights, share=share)
         return self._drawn[1]
 
     def _drawing(self) -> tuple[SamplingWeights, bool]:
         """Weights that rows are drawn with, and whether an epoch keeps a row of the minority."""
-        return (self._drawn_weights(), False) if self._batch_size else (self._controller.weights, True)
+        return (self._drawn_weights(), False) if self._batch_size else (self._controller.weights, self._rows.keeps_minority)
 
     def _present_tilt(self) -> HardnessTilt | None:
         """The tilt of the rows that the model was last trained on."""
@@ -265,14 +269,21 @@ class Compensation(ABC):
         weights, _ = self._drawing()
         return self._rows.tilt(weights, self._epoch_draws, counted=self._counted)
 
-    def _raw_scores(self, train: ScoredRows, tilt: HardnessTilt | None) -> NDArray[np.floating[Any]]:
-        """Scores of training rows that hardness goes by: with compensation, the softmax of the raw logits."""
+    def _raw_scores(self, score: NDArray[np.floating[Any]], train: ScoredRows, tilt: HardnessTilt | None) -> NDArray[np.floating[Any]]:
+        """Scores of training rows that hardness goes by: with compensation, the softmax of the raw logits.
+
+        Args:
+            score: (n, K) scores of some training rows.
+            train: All scored training rows, which show what the scores are.
+            tilt: What hardness has done to the model.
+        """
         prior = self._rows.prior
-        if not self.compensated or not are_natural(train.label, train.score, prior):
-            return train.score
+        weight = None if train.weight is None or (train.weight == 1).all() else train.weight
+        if not self.compensated or not are_natural(train.label, train.score, prior, weight):
+            return score
         if tilt is not None:
-            return tilt.raw_scores(np.asarray(train.score, dtype=np.float64), prior)
-        odds = train.score / np.maximum(prior, 1e-12)
+            return tilt.raw_scores(np.asarray(score, dtype=np.float64), prior)
+        odds = score / np.maximum(prior, 1e-12)
         return np.asarray(odds / odds.sum(axis=1, keepdims=True))
 
     def _chosen(self, rows: ArrayLike) -> NDArray[np.int64]:

@@ -13,8 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from balancer.dependencies import is_installed
 from balancer.errors import InputError
 from balancer.sampling.compensation import MAX_LOGIT
-from balancer.sampling.core import SamplerCore
 from balancer.sampling.inputs import plain
+from balancer.sampling.sampler_base import SamplerBase
 from balancer.sampling.weights import Floats, SamplingWeights
 
 HAS_TORCH = is_installed("torch")
@@ -31,7 +31,7 @@ _SHOWN = 10
 class CoreView:
     """Shows the core of a sampler or stream, and computes the loss and the probabilities that go with it."""
 
-    _core: SamplerCore
+    _core: SamplerBase
     _kept_tensors: tuple[object, Floats, dict[Any, tuple[torch.Tensor, torch.Tensor]]] | None = None
     _kept_names: tuple[list[int], tuple[int, ...], dict[Any, torch.Tensor]] | None = None
 

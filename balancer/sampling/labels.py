@@ -12,7 +12,7 @@ import hashlib
 import warnings
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -39,6 +39,8 @@ class LabelCodes:
             mean no label.
         unlabelled: A value that also means no label, e.g. -1 or ``"unknown"``; None: there is no such value,
             and -1 is a class like any other.
+        counted: Where these are the labels of a part of the rows, the sorted classes (K,) and the rows (K,)
+            that each has in all parts together; None: those of the labels.
 
     Raises:
         InputError: The labels are no vector, empty, of another type or of mixed types, or hold fewer than two
@@ -49,12 +51,14 @@ class LabelCodes:
     (['fraud', 'ok'], [0, 1, -1, 0], [2, 1])
     """
 
-    def __init__(self, labels: ArrayLike | Sequence[str], unlabelled: Any = None) -> None:
+    def __init__(
+        self, labels: ArrayLike | Sequence[str], unlabelled: Any = None, counted: tuple[NDArray[Any], NDArray[np.int64]] | None = None
+    ) -> None:
         self.unlabelled = unlabelled
         given = _vector(labels, "labels")
         if not len(given):
             raise InputError("labels must be one non-empty vector; give the class of each training row")
-        self._sorted, counts = _counted(values for _, values, _ in self._pieces(given, "labels"))
+        self._sorted, counts = count_labels(given, unlabelled) if counted is None else counted
         if len(self._sorted) < 2:
             held = f"one class only ({self._sorted.tolist()[0]!r})" if len(self._sorted) else "no class, every row is unlabelled"
             raise InputError(f"labels hold {held}; sampling needs at least two")
@@ -78,6 +82,15 @@ class LabelCodes:
         if len(self._sorted) > _SHOWN:
             counts.append(f"... {len(self._sorted)} classes")
         return f"LabelCodes(rows={len(self.codes)}, counts={{{', '.join(counts)}}})"
+
+    @property
+    def num_rows(self) -> int:
+        """N, number of rows with and without a label."""
+        return len(self.codes)
+
+    def codes_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(n,) code of each of ``rows`` (n,), -1 without a label."""
+        return self.codes[rows].astype(np.int64)
 
     @property
     def classes(self) -> list[Any]:
@@ -121,17 +134,70 @@ class LabelCodes:
 
     def _pieces(self, given: NDArray[Any], name: str) -> Iterator[tuple[slice, NDArray[Any], Any]]:
         """Piece by piece: slice of the rows, their labels, and which of the rows have one."""
-        for place in pieces(len(given)):
-            values, known = _typed(given[place], name)
-            if self.unlabelled is not None and len(values):
-                marked = np.broadcast_to(np.asarray(values == self.unlabelled), values.shape)
-                if marked.any():
-                    rows = np.arange(place.stop - place.start)[known]
-                    values, known = values[~marked], rows[~marked]
-            yield place, values, known
+        return _labelled_pieces(given, self.unlabelled, name)
 
 
-def check_classes(labels: LabelCodes) -> None:
+def count_labels(labels: ArrayLike | Sequence[str], unlabelled: Any = None, name: str = "labels") -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Sorted classes (K,) of ``labels`` (N,), and the rows (K,) of each; K may be 0.
+
+    Raises:
+        InputError: The labels are no vector, of another type or of mixed types.
+    """
+    return _counted(values for _, values, _ in _labelled_pieces(_vector(labels, name), unlabelled, name))
+
+
+def union_of_classes(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Sorted classes (K,) that occur in any of several parts of a table.
+
+    Raises:
+        InputError: Some are numbers and others text.
+    """
+    found = [classes for classes in parts if len(classes)]
+    if len({_family(classes) for classes in found}) > 1:
+        raise InputError("labels holds a mix of numbers and text; convert the labels to one kind first")
+    return np.unique(np.concatenate(found)) if found else np.empty(0, dtype=np.int64)
+
+
+def _labelled_pieces(given: NDArray[Any], unlabelled: Any, name: str) -> Iterator[tuple[slice, NDArray[Any], Any]]:
+    """Piece by piece: slice of the rows, their labels, and which of the rows have one."""
+    for place in pieces(len(given)):
+        values, known = _typed(given[place], name)
+        if unlabelled is not None and len(values):
+            marked = np.broadcast_to(np.asarray(values == unlabelled), values.shape)
+            if marked.any():
+                rows = np.arange(place.stop - place.start)[known]
+                values, known = values[~marked], rows[~marked]
+        yield place, values, known
+
+
+class Labels(Protocol):
+    """Labels of training rows: those of a :class:`LabelCodes`, or of shards on several ranks."""
+
+    unlabelled: Any
+    order: NDArray[np.int64]
+    rank: NDArray[np.int64]
+    counts: NDArray[np.int64]
+
+    @property
+    def classes(self) -> list[Any]:
+        """The K labels in sorted order, as plain Python values."""
+
+    @property
+    def num_rows(self) -> int:
+        """N, number of rows with and without a label."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hexadecimal digest of classes and codes."""
+
+    def codes_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(n,) code of each of ``rows`` (n,), -1 without a label."""
+
+    def encode(self, labels: ArrayLike | Sequence[str], name: str) -> NDArray[np.int64]:
+        """(n,) codes of the labels of other rows."""
+
+
+def check_classes(labels: Labels) -> None:
     """Refuse values that nearly all differ, and warn of whole numbers that look like amounts or identifiers.
 
     Raises:

@@ -11,16 +11,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from balancer.errors import InputError
 from balancer.sampling.inputs import numbers, plain
-from balancer.sampling.labels import LabelCodes
+from balancer.sampling.labels import Labels
 from balancer.sampling.observation import ScoredRows
 
 _TOLERANCE = 1e-6
 """How far a rounded probability may lie outside [0, 1]."""
 
 
-def held_out_rows(
-    labels: LabelCodes, y_true: ArrayLike | Sequence[str], y_score: ArrayLike, y_weight: ArrayLike | None = None
-) -> ScoredRows:
+def held_out_rows(labels: Labels, y_true: ArrayLike | Sequence[str], y_score: ArrayLike, y_weight: ArrayLike | None = None) -> ScoredRows:
     """Checked labels, scores and weights of held-out rows that have a label, commonest class first.
 
     Args:
@@ -39,15 +37,24 @@ def held_out_rows(
         if weight.shape != codes.shape or not np.isfinite(weight).all() or not weight.min() >= 0 or not weight.max() > 0:
             raise InputError(f"y_weight must be {len(codes)} finite numbers of 0 or more, one for each of y_true, not all 0")
         held_out = dataclasses.replace(held_out, weight=weight[codes >= 0])
+    check_measurable(labels, held_out)
+    return held_out
+
+
+def check_measurable(labels: Labels, held_out: ScoredRows) -> None:
+    """Refuse held-out rows that lack the commonest class, or all others.
+
+    Raises:
+        InputError: They do.
+    """
     counts = np.bincount(held_out.label, minlength=len(labels.counts))
     if not counts[0] or not counts[1:].any():
         common = labels.classes[labels.order[0]]
         lacks = f"no row of class {common!r}" if not counts[0] else f"rows of class {common!r} only"
         raise InputError(f"y_true holds {lacks}, so nothing can be measured; hold out rows of at least two classes, {common!r} among them")
-    return held_out
 
 
-def scored_rows(labels: LabelCodes, codes: NDArray[np.int64], score: Any, rows_name: str, score_name: str) -> ScoredRows:
+def scored_rows(labels: Labels, codes: NDArray[np.int64], score: Any, rows_name: str, score_name: str) -> ScoredRows:
     """Labelled rows with their scores as (n, K), commonest class first.
 
     Args:
@@ -56,6 +63,17 @@ def scored_rows(labels: LabelCodes, codes: NDArray[np.int64], score: Any, rows_n
         score: (m, K) probabilities in the order of the classes; of two classes also (m,) or (m, 1).
         rows_name: Name of the argument that holds the rows, for messages.
         score_name: Name of the argument that holds the scores.
+
+    Raises:
+        InputError: Another shape or length, or values that are no probabilities; or no row has a label.
+    """
+    return ScoredRows(*labelled_scores(labels, codes, score, rows_name, score_name))
+
+
+def labelled_scores(
+    labels: Labels, codes: NDArray[np.int64], score: Any, rows_name: str, score_name: str
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """As :func:`scored_rows`, but as codes (n,) and scores (n, K); n may be 0.
 
     Raises:
         InputError: Another shape or length, or values that are no probabilities.
@@ -80,7 +98,7 @@ def scored_rows(labels: LabelCodes, codes: NDArray[np.int64], score: Any, rows_n
         )
     scores = np.clip(scores, 0.0, 1.0)
     ranked = np.stack([1.0 - scores, scores], axis=1) if scores.ndim == 1 else scores[:, labels.order]
-    return ScoredRows(codes[codes >= 0], ranked[codes >= 0])
+    return codes[codes >= 0], ranked[codes >= 0]
 
 
 def row_indices(rows: ArrayLike, num_rows: int) -> NDArray[np.int64]:

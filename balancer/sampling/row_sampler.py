@@ -94,10 +94,14 @@ class RowSampler:
             not known, and the half-life has no effect.
         prior: (K,) class prior of the table that the rows represent, where classes were thinned; None: their
             share among the rows.
+        is_part: Whether the rows are a part of a table, which may lack classes.
 
     Raises:
         InputError: A label or an age is out of range, or fewer than two classes have rows.
     """
+
+    keeps_minority = True
+    """Whether an epoch always has a row besides the commonest class; see :meth:`draw`."""
 
     def __init__(
         self,
@@ -106,6 +110,7 @@ class RowSampler:
         *,
         age: NDArray[np.floating[Any]] | None = None,
         prior: Floats | None = None,
+        is_part: bool = False,
     ) -> None:
         labels = np.asarray(labels)
         if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
@@ -115,7 +120,7 @@ class RowSampler:
         self.num_classes, self.num_rows = num_classes, len(labels)
         self._codes = labels.astype(code_type(num_classes), copy=False)
         self.counts: NDArray[np.int64] = count_codes(self._codes, num_classes)
-        if (self.counts > 0).sum() < 2:
+        if not is_part and (self.counts > 0).sum() < 2:
             raise InputError("training rows hold one class only; sampling needs at least two, check the label column and the split")
         self._starts = np.concatenate([[0], np.cumsum(self.counts)])
         self._rows = grouped(self._codes, self._starts)
@@ -143,9 +148,17 @@ class RowSampler:
         if last is None or last.weights is not weights or last.all_draws != draws:
             share = self.class_share(weights)
             chosen = weights.hardness > 0 and self._error is not None
-            hard = np.asarray(is_chosen(share, self.prior)) if chosen else np.zeros(self.num_classes, dtype=bool)
+            hard = self._chosen_classes(weights, share) if chosen else np.zeros(self.num_classes, dtype=bool)
             self._last = last = _Epoch(weights, draws, share, hard)
         return last
+
+    def _chosen_classes(self, weights: SamplingWeights, share: Floats) -> NDArray[np.bool_]:
+        """(K,) whether hardness chooses the rows of a class that is drawn by ``share`` (K,)."""
+        return np.asarray(is_chosen(share, self.prior))
+
+    def _class_weight(self, weights: SamplingWeights, share: Floats) -> Floats:
+        """(K,) loss weight of the rows of each class that is drawn by ``share`` (K,)."""
+        return class_weights(share, weights.class_importance, self.prior)
 
     @property
     def prior(self) -> Floats:
@@ -226,7 +239,13 @@ class RowSampler:
         return int(self.fill(other, weights, rng, epoch_draws=epoch_draws)[0])
 
     def fill(
-        self, classes: NDArray[np.integer[Any]], weights: SamplingWeights, rng: np.random.Generator, *, epoch_draws: int
+        self,
+        classes: NDArray[np.integer[Any]],
+        weights: SamplingWeights,
+        rng: np.random.Generator,
+        *,
+        epoch_draws: int,
+        part: slice | NDArray[np.int64] | None = None,
     ) -> NDArray[np.int64]:
         """Draw a row for each given class.
 
@@ -235,15 +254,19 @@ class RowSampler:
             weights: Sampling weights; their shares serve to limit the draws of hard rows.
             rng: Source of randomness.
             epoch_draws: Rows drawn in the whole epoch, of which these are a part.
+            part: Which of the rows are needed, by their places; they are the same as among all. None: all.
 
         Returns:
-            (n,) int64 rows of the table.
+            (n,) int64 rows of the table, or those of ``part``.
         """
         within, mixed = rng.random(len(classes)), rng.random(len(classes))
+        by_age = self._age is not None and math.isfinite(weights.half_life)
+        if part is not None and not by_age:
+            return self._filled(classes[part], weights, within[part], mixed[part], epoch_draws)
         rows = self._filled(classes, weights, within, mixed, epoch_draws)
-        if self._age is not None and math.isfinite(weights.half_life):
+        if by_age:  # what replaces an old row depends on the rows before it
             self._replace_old(rows, classes, weights, rng, epoch_draws)
-        return rows
+        return rows if part is None else rows[part]
 
     def _filled(
         self, classes: NDArray[np.integer[Any]], weights: SamplingWeights, within: Floats, mixed: Floats, epoch_draws: int
@@ -327,7 +350,7 @@ class RowSampler:
         codes = self._codes[rows]
         epoch = self._epoch(weights, draws)
         share = kept_share(epoch.share, draws) if keep_minority else epoch.share
-        result = np.where(codes >= 0, class_weights(share, weights.class_importance, self.prior)[codes], 0.0)
+        result = np.where(codes >= 0, self._class_weight(weights, share)[codes], 0.0)
         hard = epoch.hard[codes] & (codes >= 0)
         if weights.hardness_importance == 0 or self._error is None or not hard.any():
             return result

@@ -65,7 +65,7 @@ from balancer.sampling.stream_board import (
 )
 from balancer.sampling.stream_buffer import ClassBuffers, drawn_items, reads_per_draw
 from balancer.sampling.stream_source import StreamSource, checked_classes
-from balancer.sampling.torch_sampler import _place_of
+from balancer.sampling.torch_ranks import place_of
 from balancer.sampling.weights import Floats, SamplingWeights, class_prior
 
 Item = TypeVar("Item")
@@ -211,7 +211,7 @@ class AdaptiveStream(CoreView, IterableDataset[Any]):
             raise InputError(f"repeats must be a number of 1 or more, not {repeats!r}")
         passes = whole_number(epochs, "epochs", 1)
         self._source = StreamSource(source, names, label, unlabelled, epochs=passes, sharded=sharded)
-        self.rank, self.num_replicas = _place_of(rank, num_replicas)
+        self.rank, self.num_replicas = place_of(rank, num_replicas)
         self.buffer, self.repeats, self.sharded = whole_number(buffer, "buffer", 1), float(repeats), sharded
         self._index = {name: number for number, name in enumerate(names)}
         self._board = Board(len(names))

@@ -117,7 +117,9 @@ class HardnessTilt:
         return cls(float(state["hardness"]), float(state["floor"]), float(state["importance"]), terms)
 
 
-def are_natural(codes: NDArray[np.integer[Any]], scores: NDArray[np.floating[Any]], prior: Floats) -> bool:
+def are_natural(
+    codes: NDArray[np.integer[Any]], scores: NDArray[np.floating[Any]], prior: Floats, weight: NDArray[np.floating[Any]] | None = None
+) -> bool:
     """Whether scores are probabilities of the natural stream, not of one with equally frequent classes.
 
     Natural probabilities have the class frequencies as their mean. So the shift of the scores' logarithms
@@ -128,14 +130,17 @@ def are_natural(codes: NDArray[np.integer[Any]], scores: NDArray[np.floating[Any
         codes: (n,) class of each row.
         scores: (n, K).
         prior: (K,) class prior of the natural stream.
+        weight: (n,) how many rows each represents; None: 1.
     """
     num_classes = len(prior)
     every = max(1, len(codes) * num_classes // _CELLS)
     codes, log_score = codes[::every], np.log(np.maximum(scores[::every], 1e-12))
-    counts = np.bincount(codes, minlength=num_classes) + 0.5
+    weight = None if weight is None else weight[::every]
+    counts = np.bincount(codes, weight, minlength=num_classes) + 0.5
     shift = np.zeros(num_classes)
     for _ in range(_STEPS):  # iterative proportional fitting
-        step = np.log(counts / (_softmax(log_score + shift).sum(axis=0) + 0.5))
+        scored = _softmax(log_score + shift)
+        step = np.log(counts / ((scored.sum(axis=0) if weight is None else weight @ scored) + 0.5))
         shift += step
         if np.abs(step).max() < 1e-3:
             break

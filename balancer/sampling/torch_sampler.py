@@ -24,257 +24,46 @@ classes: columns of logits, probabilities and scores all have the order of ``cla
 of logits is the log-odds of ``classes_[1]``, but one of scores is the probability of the rarer class.
 
 **Resume.** An epoch is a function of seed, number and weights, so a state holds the position in it. After
-:meth:`~_AdaptiveBase.state_dict` in the middle of an epoch, :meth:`~_AdaptiveBase.load_state_dict` in a new
+:meth:`~.AdaptiveBase.state_dict` in the middle of an epoch, :meth:`~.AdaptiveBase.load_state_dict` in a new
 process continues with the very next row, and ``len`` is the number of rows that are left. A DataLoader with
 workers requests rows in advance; the sampler counts the batches that the loader has returned. Behind another
 loader or batch sampler it counts the rows that it has returned itself: pass the number of rows trained on to
 ``state_dict(consumed=...)`` there.
 
-**Distributed.** Every rank takes its part of the same epoch, one after the other, and draws only that part.
-So no item goes to two ranks, and all ranks get the same number. All ranks need the same labels, seed and
-calls of ``update`` with the same scores (gather them first): the samplers don't communicate.
+**Several processes.** Each rank draws its own items of the same epoch: rank r of W the positions r, r + W,
+and so on. In :meth:`~.AdaptiveBase.update` each rank gives the scores of its own part of the rows, and all
+get the same weights. With ``labels`` every rank has the labels of all rows; with ``shards`` it has those of
+its shards (:mod:`balancer.sampling.shards`). :class:`DistributedAdaptiveBatchSampler` divides batches with
+exact quotas among the ranks.
 """
 
 from __future__ import annotations
 
-import sys
-import warnings
-import weakref
-from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from balancer.errors import InputError
-from balancer.sampling.core import BLOCK, SamplerCore, batches_of_block
-from balancer.sampling.core_view import HAS_TORCH, CoreView
+from balancer.sampling.core import SamplerCore
+from balancer.sampling.core_view import HAS_TORCH
 from balancer.sampling.inputs import whole_number
 from balancer.sampling.policies import Policy
-from balancer.sampling.seeding import integer_seed
-from balancer.sampling.weights import Floats, SamplingWeights
+from balancer.sampling.sharded_core import ShardedCore
+from balancer.sampling.torch_base import AdaptiveBase
+from balancer.sampling.torch_ranks import shard_group
+from balancer.sampling.weights import Floats
 
-Item = TypeVar("Item")
 if TYPE_CHECKING or HAS_TORCH:
     import torch
-    from torch.utils.data import BatchSampler, Sampler
-    from torch.utils.data.dataloader import _BaseDataLoaderIter
-else:
 
-    class Sampler(Generic[Item]):
-        """What a DataLoader takes as its sampler: an iterable with a length."""
+Shards = Mapping[int, ArrayLike | Sequence[str]]
+"""Labels (n,) of each shard of this rank, by its number."""
 
 
-class _AdaptiveBase(CoreView, Sampler[Item]):
-    """Common part of both samplers: ranks, the position in the epoch, update and state.
-
-    A subclass draws the items of an epoch for all ranks.
-    """
-
-    _KIND: ClassVar[str]
-    """Name of the sampler in a state; a derived class has its own."""
-    _batch_rows: int = 0
-    """Rows of a batch with quotas; 0 where the items are rows."""
-
-    def __init__(
-        self,
-        core: SamplerCore,
-        items: int,
-        generator: torch.Generator | None,
-        rank: int | None,
-        num_replicas: int | None,
-    ) -> None:
-        if generator is not None:
-            core.seed = integer_seed(core.seed, "torch generator", generator.initial_seed())
-        self._core = core
-        self.rank, self.num_replicas = _place_of(rank, num_replicas)
-        self._length = -(-items // self.num_replicas)
-        core.use_draws(self._length * self.num_replicas * (self._batch_rows or 1), self._batch_rows)
-        self._skipped = 0  # items of this epoch that were trained on before a resume
-        self._handed = 0  # items of epoch core.epoch that this rank was given
-        self._resume = False  # the next iteration continues after them: they come from a loaded state
-        # Epoch of the last iteration; prefetching workers may have requested all of its items already.
-        self._begun: int | None = None
-        self._walk: object = None  # token of the iterator that counts; older iterators don't
-        self._loader: _LoaderCount | None = None  # what a DataLoader has returned of the present iteration
-
-    def __repr__(self) -> str:
-        """Policy, epoch, present weights and sizes."""
-        sizes = ", ".join(f"{name}={value}" for name, value in self._sizes().items())
-        rank = "" if self.num_replicas == 1 else f", rank={self.rank} of {self.num_replicas}"
-        return f"{type(self).__name__}({self._core.describe()}, {sizes}{rank})"
-
-    @abstractmethod
-    def _sizes(self) -> dict[str, int]:
-        """Sizes of an epoch, for ``repr``."""
-
-    def sample_weight(self, rows: ArrayLike) -> Floats:
-        """(n,) loss weight of drawn ``rows`` (n,); see :meth:`.SamplerCore.sample_weight`."""
-        return self._core.sample_weight(rows)
-
-    def effective_weights(self) -> Floats:
-        """(N,) mass of each row in the present epoch; see :meth:`.SamplerCore.effective_weights`."""
-        return self._core.effective_weights()
-
-    def init_score(self, num_rows: int | None = None) -> Floats:
-        """Raw scores that boosted trees start from; see :meth:`.SamplerCore.init_score`."""
-        return self._core.init_score(num_rows)
-
-    @abstractmethod
-    def _block(self, epoch: int, block: int) -> NDArray[np.int64]:
-        """Items of a block of ``epoch``, of the epoch of all ranks: (n,) rows or (n, batch_size)."""
-
-    @property
-    @abstractmethod
-    def _block_items(self) -> int:
-        """Items of a block; the last block of an epoch may have fewer."""
-
-    def __len__(self) -> int:
-        """Number of items of the present epoch on this rank; after loading a state, of those that are left.
-
-        Every rank has the same number.
-        """
-        return self._length - self._skipped
-
-    def __iter__(self) -> Iterator[Item]:
-        """Iterate over the next epoch; after loading a state, over the rest of the epoch in progress."""
-        if not self._resume:
-            self._core.epoch += self._handed > 0  # the loop left the last epoch early
-            self._handed = self._skipped = 0
-        # Until an item is requested, nothing is drawn and a loaded position is kept: a DataLoader with
-        # workers makes two iterators and uses the second.
-        self._begun, self._walk = self._core.epoch, object()
-        self._loader = _loader_count(self, self._handed)
-        return self._walked(self._core.epoch, self._handed, self._walk)
-
-    def _walked(self, epoch: int, start: int, token: object) -> Iterator[Item]:
-        if self._loader is not None:
-            _check_length(self._loader.dataset_length, self._core.num_rows)
-        first, end = self.rank * self._length + start, (self.rank + 1) * self._length
-        while first < end:
-            block, offset = divmod(first, self._block_items)
-            for item in self._block(epoch, block)[offset : offset + end - first].tolist():
-                if self._walk is token:
-                    self._resume = False
-                    self._handed += 1
-                    if self._handed == self._length:  # with the last item: not every loop requests one more
-                        self._finish()
-                yield item
-            first = (block + 1) * self._block_items
-
-    def _finish(self) -> None:
-        self._core.epoch += 1
-        self._handed, self._walk, self._resume = 0, None, False
-        self._skipped = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Set the number of the next epoch; without this call every iteration is the next epoch.
-
-        A loaded position in the middle of that same epoch is kept, so that trainers which call this before
-        every epoch resume exactly.
-        """
-        number = whole_number(epoch, "epoch", 0)
-        if not (self._resume and number == self._core.epoch):
-            self._core.epoch, self._handed, self._resume, self._skipped = number, 0, False, 0
-        self._begun = self._walk = self._loader = None
-
-    def update(
-        self, y_true: ArrayLike | Sequence[str], y_score: ArrayLike, *, rows: ArrayLike | None = None, row_score: ArrayLike | None = None
-    ) -> SamplingWeights:
-        """Report the model's scores; call it once, after each epoch, on every rank with the same scores.
-
-        An unfinished epoch ends here.
-
-        Args:
-            y_true: (n,) classes of held-out rows, named as in ``labels``: the commonest class and at least
-                one other.
-            y_score: (n, K) probabilities in the order of :attr:`classes_`; with two classes also (n,) or
-                (n, 1) probabilities of the rarer class. Tensors may be on any device and carry gradients.
-            rows: (m,) indices of some of the training rows.
-            row_score: Scores of these rows, in the same form as ``y_score``. Hardness has an effect only with
-                them.
-
-        Returns:
-            The weights of the next epoch, shares in the order of :attr:`classes_`.
-
-        Raises:
-            InputError: As :meth:`balancer.sampling.core.SamplerCore.update`. Nothing has changed then.
-        """
-        weights = self._core.update(y_true, y_score, rows=rows, row_score=row_score)
-        if self._handed:
-            self._finish()
-        self._begun = self._loader = None
-        return weights
-
-    def state_dict(self, consumed: int | None = None) -> dict[str, Any]:
-        """State from which :meth:`load_state_dict` continues exactly.
-
-        Arrays are tensors where torch is installed, so ``torch.load(weights_only=True)`` reads the state.
-
-        Args:
-            consumed: Items (rows, or batches of the batch sampler) of the present epoch that this rank has
-                trained on, including those before a resume. None: those of the batches that the DataLoader
-                has returned, or, where there is none, as many as the sampler has returned. :meth:`update`
-                begins a new epoch.
-
-        Raises:
-            InputError: ``consumed`` is more than the epoch has.
-        """
-        epoch, handed = self._core.epoch, self._handed
-        if consumed is None and self._loader is not None and self._begun is not None:
-            consumed = self._loader.items(self._length)
-            if consumed is None and self._loader.workers:
-                warnings.warn(
-                    "the DataLoader reads ahead and returns batches in an order or of a size that is not known here: "
-                    "give state_dict the number of rows trained on, consumed=",
-                    stacklevel=2,
-                )
-        if consumed is not None:
-            handed = whole_number(consumed, "consumed", 0)
-            if handed > self._length:
-                raise InputError(f"consumed is {handed}, an epoch has {self._length} items on this rank; count from 0 in each epoch")
-            epoch = self._core.epoch if self._begun is None else self._begun
-            if handed == self._length:
-                epoch, handed = epoch + 1, 0
-        state = self._core.state_dict()
-        if HAS_TORCH:
-            state["rows"] = {name: torch.from_numpy(array) for name, array in state["rows"].items()}
-        return state | {"epoch": epoch, "handed": handed, "kind": self._KIND} | self._shape()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the state of :meth:`state_dict`, including the seed; any rank's state fits all ranks.
-
-        Where seed or patience differ from those of this sampler, :attr:`notes` say so.
-
-        Raises:
-            InputError: It was saved for other labels, another policy, sampler or size, or in the middle of an
-                epoch for another number of ranks. Nothing has changed then.
-        """
-        if not isinstance(state, Mapping) or state.get("kind") != type(self).__name__:
-            kind = state.get("kind") if isinstance(state, Mapping) else None
-            raise InputError(
-                f"saved state is that of {kind or 'no torch sampler'}, this is {type(self).__name__}; load it where it was saved"
-            )
-        handed = whole_number(state.get("handed"), "handed of the saved state", 0)
-        for name, value in self._shape().items():
-            if state.get(name) != value and (handed or name != "num_replicas"):
-                raise InputError(
-                    f"saved state is for {name} {state.get(name)!r}, this sampler has {value!r}; make the sampler as it was saved"
-                )
-        if handed >= self._length:
-            raise InputError(f"saved state is {handed} items into an epoch of {self._length}: it is corrupt, load another one")
-        self._core.load_state_dict(state)
-        self._handed, self._resume, self._begun, self._walk = handed, handed > 0, None, None
-        self._skipped, self._loader = handed, None
-
-    def _shape(self) -> dict[str, int]:
-        """Sizes besides those of the core that the items of an epoch depend on."""
-        return {"num_replicas": self.num_replicas}
-
-
-class AdaptiveSampler(_AdaptiveBase[int]):
+class AdaptiveSampler(AdaptiveBase[int]):
     """Draws training rows by class and hardness; :meth:`update` changes the weights once an epoch.
 
     A class is drawn first, then one of its rows: a draw costs O(1), by hardness O(log N), and no weight is
@@ -283,7 +72,7 @@ class AdaptiveSampler(_AdaptiveBase[int]):
 
     Args:
         labels: (N,) class of each training row: whole numbers (also negative ones), booleans, text or bytes.
-            ``None`` and NaN mean no label.
+            ``None`` and NaN mean no label. On several ranks all have the same labels.
         policy: ``auto`` (the best policy of the package), ``constant:share=.2,hardness=1`` (a constant of
             one's own), ``ppo`` (learned), ``rule``, the folder of a learned policy, or an object with
             ``name`` and ``act`` (:class:`~balancer.sampling.policies.Policy`).
@@ -298,10 +87,17 @@ class AdaptiveSampler(_AdaptiveBase[int]):
         times: As for :class:`~balancer.sampling.core.SamplerCore`.
         compensated: As for :class:`~balancer.sampling.core.SamplerCore`.
         patience: As for :class:`~balancer.sampling.core.SamplerCore`.
+        shards: Instead of ``labels``: the labels of this rank's shards, by number. Rank r of W holds the
+            shards r, r + W, r + 2 W, and so on. The items are numbers of rows through all shards, one shard
+            after the other. An epoch then has as many rows of each shard (``num_samples`` is rounded up to
+            it), and all ranks must make the sampler together. See :mod:`balancer.sampling.shards`.
+        num_shards: Number of shards on all ranks together, a multiple of ``num_replicas``. The same number of
+            shards gives the same epochs for every number of ranks.
+        group: Process group of ``torch.distributed`` whose ranks share an epoch; None: the default one.
 
     Raises:
-        InputError: Fewer than two classes, no epoch, too few rows an epoch, a rank out of range, or a policy
-            that can't be loaded.
+        InputError: Fewer than two classes, no epoch, too few rows an epoch, a rank out of range, a policy
+            that can't be loaded, or shards that are not those of the rank.
 
     >>> sampler = AdaptiveSampler(["ok"] * 990 + ["fraud"] * 10, policy="constant:share=.2", epochs=3,
     ...     num_samples=100)
@@ -315,7 +111,7 @@ class AdaptiveSampler(_AdaptiveBase[int]):
 
     def __init__(
         self,
-        labels: ArrayLike | Sequence[str],
+        labels: ArrayLike | Sequence[str] | None = None,
         *,
         policy: str | Path | Policy = "auto",
         epochs: int,
@@ -328,19 +124,22 @@ class AdaptiveSampler(_AdaptiveBase[int]):
         times: ArrayLike | None = None,
         compensated: bool | None = None,
         patience: int | None = None,
+        shards: Shards | None = None,
+        num_shards: int | None = None,
+        group: Any = None,
     ) -> None:
-        core = SamplerCore(
-            labels,
-            policy=policy,
-            epochs=epochs,
-            num_samples=num_samples,
-            unlabelled=unlabelled,
-            seed=seed,
-            times=times,
-            compensated=compensated,
-            patience=patience,
-        )
-        super().__init__(core, core.num_samples, generator, rank, num_replicas)
+        options: dict[str, Any] = {
+            "policy": policy,
+            "epochs": epochs,
+            "num_samples": num_samples,
+            "unlabelled": unlabelled,
+            "seed": seed,
+            "compensated": compensated,
+            "patience": patience,
+        }
+        core = _core(labels, times, shards, num_shards, (rank, num_replicas, group), options)
+        items = core.epoch_rows if isinstance(core, ShardedCore) else core.num_samples
+        super().__init__(core, items, generator, rank, num_replicas, group)
 
     @property
     def num_samples(self) -> int:
@@ -352,13 +151,69 @@ class AdaptiveSampler(_AdaptiveBase[int]):
 
     @property
     def _block_items(self) -> int:
-        return BLOCK
+        return self._core.block_rows
 
-    def _block(self, epoch: int, block: int) -> NDArray[np.int64]:
-        return self._core.draw_block(epoch, block, self._length * self.num_replicas)
+    def _block(self, epoch: int, block: int, part: slice) -> NDArray[np.int64]:
+        return self._core.draw_block(epoch, block, self._total, part)
+
+    def _extra(self, epoch: int, number: int) -> NDArray[np.int64]:
+        return self._core.draw_extra(epoch, number, self._total)
 
 
-class AdaptiveBatchSampler(_AdaptiveBase[list[int]]):
+class _Batches(AdaptiveBase[list[int]]):
+    """Batches with an exact quota of each class.
+
+    Args:
+        core: Core of the sampler.
+        batch_size: Rows of a batch.
+        generator: As for :class:`AdaptiveSampler`.
+        rank: As for :class:`AdaptiveSampler`.
+        num_replicas: As for :class:`AdaptiveSampler`.
+        group: As for :class:`AdaptiveSampler`.
+    """
+
+    def __init__(
+        self,
+        core: SamplerCore | ShardedCore,
+        batch_size: int,
+        generator: torch.Generator | None,
+        rank: int | None,
+        num_replicas: int | None,
+        group: Any,
+    ) -> None:
+        self.batch_size = self._batch_rows = batch_size
+        self.num_batches = -(-core.num_samples // batch_size)
+        """Batches of an epoch, on all ranks together."""
+        super().__init__(core, self.num_batches, generator, rank, num_replicas, group)
+
+    @property
+    def batch_share(self) -> Floats:
+        """(K,) share of each class in the batches of the next epoch, in the order of :attr:`classes_`."""
+        return self._core.batch_share(self.batch_size)
+
+    def _sizes(self) -> dict[str, int]:
+        return {"batch_size": self.batch_size, "num_batches": self.num_batches}
+
+    @property
+    def _block_items(self) -> int:
+        return self._core.block_batches(self.batch_size)
+
+    @property
+    def _places(self) -> slice:
+        """Which places of a batch this rank takes."""
+        return slice(None)
+
+    def _block(self, epoch: int, block: int, part: slice) -> NDArray[np.int64]:
+        return self._core.draw_batch_block(epoch, block, self._total, self.batch_size, (part, self._places))
+
+    def _extra(self, epoch: int, number: int) -> NDArray[np.int64]:
+        return self._core.draw_extra_batch(epoch, number, self._total, self.batch_size)
+
+    def _shape(self) -> dict[str, int]:
+        return {"batch_size": self.batch_size}
+
+
+class AdaptiveBatchSampler(_Batches):
     """Batches with an exact quota of each class; :meth:`update` changes the weights once an epoch.
 
     Each batch holds ``share * batch_size`` rows of a class, rounded down or up, and over an epoch the class's
@@ -380,6 +235,7 @@ class AdaptiveBatchSampler(_AdaptiveBase[list[int]]):
         times: As for :class:`AdaptiveSampler`.
         compensated: As for :class:`AdaptiveSampler`.
         patience: As for :class:`AdaptiveSampler`.
+        group: As for :class:`AdaptiveSampler`.
 
     >>> sampler = AdaptiveBatchSampler(["ok"] * 990 + ["fraud"] * 10, batch_size=10,
     ...     policy="constant:share=.2", epochs=3, num_batches=4)
@@ -405,9 +261,9 @@ class AdaptiveBatchSampler(_AdaptiveBase[list[int]]):
         times: ArrayLike | None = None,
         compensated: bool | None = None,
         patience: int | None = None,
+        group: Any = None,
     ) -> None:
-        self.batch_size = self._batch_rows = whole_number(batch_size, "batch_size", 1)
-        rows = None if num_batches is None else whole_number(num_batches, "num_batches", 1) * self.batch_size
+        size, rows = _batch_rows(batch_size, num_batches)
         core = SamplerCore(
             labels,
             policy=policy,
@@ -419,129 +275,117 @@ class AdaptiveBatchSampler(_AdaptiveBase[list[int]]):
             compensated=compensated,
             patience=patience,
         )
-        self.num_batches = -(-core.num_samples // self.batch_size)
-        """Batches of an epoch, on all ranks together."""
-        super().__init__(core, self.num_batches, generator, rank, num_replicas)
-
-    @property
-    def batch_share(self) -> Floats:
-        """(K,) share of each class in the batches of the next epoch, in the order of :attr:`classes_`."""
-        return self._core.batch_share(self.batch_size)
-
-    def _sizes(self) -> dict[str, int]:
-        return {"batch_size": self.batch_size, "num_batches": self.num_batches}
-
-    @property
-    def _block_items(self) -> int:
-        return batches_of_block(self.batch_size)
-
-    def _block(self, epoch: int, block: int) -> NDArray[np.int64]:
-        return self._core.draw_batch_block(epoch, block, self._length * self.num_replicas, self.batch_size)
-
-    def _shape(self) -> dict[str, int]:
-        return super()._shape() | {"batch_size": self.batch_size}
+        super().__init__(core, size, generator, rank, num_replicas, group)
 
 
-class _LoaderCount:
-    """Counts what a DataLoader's iterator has returned, without keeping the iterator alive.
+class DistributedAdaptiveBatchSampler(_Batches):
+    """Batches over all ranks with an exact quota of each class; each rank takes an equal part of a batch.
 
-    The attributes of the iterator stay readable when a loop was left and the iterator is gone, which is when
-    a state is usually saved. Then the count is taken from them and they are dropped, with the data set that
-    they hold.
+    A batch is mixed, and rank r of W takes its places r, r + W, and so on. So the whole batch has the quota
+    of each class, and a rank's part about that share. The batches are the same for every number of ranks, and
+    those of :class:`AdaptiveBatchSampler` in one process. With ``shards`` each shard gives an equal number of
+    rows to every batch.
 
     Args:
-        iterator: The iterator.
-        batch_size: Items of the sampler in a batch of the loader; None: not known.
-        before: Items of the epoch that were trained on before.
-        drop_last: Whether the loader leaves out a last batch that is not full.
-        dataset_length: Rows of the loader's data set; None: unknown, or its sampler is another one.
+        labels: As for :class:`AdaptiveSampler`.
+        batch_size: Rows of a batch on all ranks together: a multiple of the number of ranks, and of the
+            number of shards.
+        policy: As for :class:`AdaptiveSampler`.
+        epochs: As for :class:`AdaptiveSampler`.
+        num_batches: Batches of an epoch; None: as many as the labelled rows fill, rounded up.
+        unlabelled: As for :class:`AdaptiveSampler`.
+        seed: As for :class:`AdaptiveSampler`.
+        generator: As for :class:`AdaptiveSampler`.
+        rank: As for :class:`AdaptiveSampler`.
+        num_replicas: As for :class:`AdaptiveSampler`.
+        times: As for :class:`AdaptiveSampler`.
+        compensated: As for :class:`AdaptiveSampler`.
+        patience: As for :class:`AdaptiveSampler`.
+        shards: As for :class:`AdaptiveSampler`.
+        num_shards: As for :class:`AdaptiveSampler`.
+        group: As for :class:`AdaptiveSampler`.
+
+    Raises:
+        InputError: As :class:`AdaptiveSampler`, or ``batch_size`` can't be divided evenly.
+
+    >>> ranks = [DistributedAdaptiveBatchSampler(["ok"] * 990 + ["fraud"] * 10, batch_size=10, num_batches=4,
+    ...     policy="constant:share=.2", epochs=3, rank=rank, num_replicas=2) for rank in range(2)]
+    >>> [len(one + other) - sum(row < 990 for row in one + other) for one, other in zip(*ranks)]
+    [2, 2, 2, 2]
     """
+
+    _KIND = "DistributedAdaptiveBatchSampler"
 
     def __init__(
-        self, iterator: _BaseDataLoaderIter, batch_size: int | None, before: int, *, drop_last: bool, dataset_length: int | None
+        self,
+        labels: ArrayLike | Sequence[str] | None = None,
+        *,
+        batch_size: int,
+        policy: str | Path | Policy = "auto",
+        epochs: int,
+        num_batches: int | None = None,
+        unlabelled: Any = None,
+        seed: int = 0,
+        generator: torch.Generator | None = None,
+        rank: int | None = None,
+        num_replicas: int | None = None,
+        times: ArrayLike | None = None,
+        compensated: bool | None = None,
+        patience: int | None = None,
+        shards: Shards | None = None,
+        num_shards: int | None = None,
+        group: Any = None,
     ) -> None:
-        self._batch_size, self._before, self._drop_last = batch_size, before, drop_last
-        self.dataset_length = dataset_length
-        self._batches = 0
-        self._attributes: dict[str, Any] | None = vars(iterator)
-        self.workers = bool(self._attributes.get("_num_workers"))
-        self._watch = weakref.ref(iterator, self._end)
+        size, rows = _batch_rows(batch_size, num_batches)
+        options: dict[str, Any] = {
+            "policy": policy,
+            "epochs": epochs,
+            "num_samples": rows,
+            "unlabelled": unlabelled,
+            "seed": seed,
+            "compensated": compensated,
+            "patience": patience,
+        }
+        core = _core(labels, times, shards, num_shards, (rank, num_replicas, group), options)
+        if isinstance(core, ShardedCore):
+            core.shard_batch_size(size)
+        super().__init__(core, size, generator, rank, num_replicas, group)
+        if size % self.num_replicas:
+            raise InputError(f"batch_size {size} must be a multiple of the {self.num_replicas} ranks, which take equal parts of a batch")
 
-    def _end(self, _: object) -> None:
-        self._batches, self._attributes = self._counted(), None
+    @property
+    def _stride(self) -> tuple[int, int]:
+        return 0, 1
 
-    def _counted(self) -> int:
-        return self._batches if self._attributes is None else int(self._attributes.get("_num_yielded", 0))
-
-    def __getstate__(self) -> dict[str, Any]:
-        """The count alone: queues and processes of the iterator can't be copied."""
-        return vars(self) | {"_batches": self._counted(), "_attributes": None, "_watch": None}
-
-    def items(self, most: int) -> int | None:
-        """Items of the epoch that were returned, at most ``most``; None where that is not known.
-
-        An epoch whose last batch was left out by the loader counts as complete.
-        """
-        if self._batch_size is None:
-            return None
-        batches, left = self._counted(), most - self._before
-        if self._drop_last and batches >= left // self._batch_size:
-            return most
-        return min(self._before + batches * self._batch_size, most)
+    @property
+    def _places(self) -> slice:
+        return slice(self.rank, None, self.num_replicas)
 
 
-def _loader_count(sampler: Sampler[Any], before: int) -> _LoaderCount | None:
-    """The count of the DataLoader that begins to iterate over ``sampler``; None where it is another loop.
+def _batch_rows(batch_size: Any, num_batches: Any) -> tuple[int, int | None]:
+    """Rows of a batch, and of an epoch where the number of batches is given."""
+    size = whole_number(batch_size, "batch_size", 1)
+    return size, None if num_batches is None else whole_number(num_batches, "num_batches", 1) * size
 
-    The loader does not name itself to its sampler, so it is looked for among the callers.
+
+def _core(
+    labels: ArrayLike | Sequence[str] | None,
+    times: ArrayLike | None,
+    shards: Shards | None,
+    num_shards: int | None,
+    place: tuple[int | None, int | None, Any],
+    options: dict[str, Any],
+) -> SamplerCore | ShardedCore:
+    """The core of a sampler with the labels of all rows, or with those of shards.
+
+    Raises:
+        InputError: Both or neither are given, or ``times`` with shards.
     """
-    if not HAS_TORCH:
-        return None
-    frame = sys._getframe(1)
-    for _ in range(_CALLERS):
-        caller = frame.f_back
-        if caller is None:
-            return None
-        frame, owner = caller, caller.f_locals.get("self")
-        if isinstance(owner, _BaseDataLoaderIter):
-            batches = getattr(owner, "_index_sampler", None)
-            own = batches is sampler or getattr(batches, "sampler", None) is sampler
-            size = 1 if batches is sampler else batches.batch_size if own and isinstance(batches, BatchSampler) else None
-            if (batches is not sampler and type(batches) is not BatchSampler) or getattr(owner, "_in_order", True) is False:
-                size = None  # batches of another size, or in another order
-            drop_last = batches is not sampler and bool(getattr(batches, "drop_last", False))
-            length = _length_of(getattr(owner, "_dataset", None)) if own else None
-            return _LoaderCount(owner, size, before, drop_last=drop_last, dataset_length=length)
-    return None
-
-
-def _length_of(dataset: Any) -> int | None:
-    try:
-        return len(dataset)
-    except (TypeError, NotImplementedError):  # a data set need not know its length
-        return None
-
-
-def _check_length(dataset_length: int | None, num_rows: int) -> None:
-    if dataset_length is not None and dataset_length != num_rows:
-        raise InputError(
-            f"labels has {num_rows} rows and the data set of the loader {dataset_length}; make the sampler from the labels of that "
-            "data set, in its order, with unlabelled= for rows not to draw"
-        )
-
-
-_CALLERS = 8
-"""How many callers are looked through for a DataLoader."""
-
-
-def _place_of(rank: int | None, num_replicas: int | None) -> tuple[int, int]:
-    """Rank and number of ranks; where neither is given, those of ``torch.distributed``."""
-    if (rank is None) != (num_replicas is None):
-        raise InputError("give rank and num_replicas together, or neither")
-    if rank is None or num_replicas is None:
-        distributed = HAS_TORCH and torch.distributed.is_available() and torch.distributed.is_initialized()
-        return (torch.distributed.get_rank(), torch.distributed.get_world_size()) if distributed else (0, 1)
-    replicas = whole_number(num_replicas, "num_replicas", 1)
-    if whole_number(rank, "rank", 0) >= replicas:
-        raise InputError(f"rank {rank} must be less than num_replicas, {replicas}")
-    return int(rank), replicas
+    if (labels is None) == (shards is None) or (shards is None) != (num_shards is None):
+        raise InputError("give labels, or shards and num_shards")
+    if shards is None or num_shards is None:
+        assert labels is not None
+        return SamplerCore(labels, times=times, **options)
+    if times is not None:
+        raise InputError("times can't be used with shards; leave times out, or give the labels of all rows")
+    return ShardedCore(shards, num_shards, shard_group(*place), **options)
