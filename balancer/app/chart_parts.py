@@ -42,6 +42,8 @@ WIDTH, HEIGHT = 640, 380
 """Pixels of a chart as an SVG file; on a page, a chart is as wide as its column."""
 FIRST = 1e-4
 """Smallest value on a logarithmic axis of rates."""
+WIDE = 760
+"""Pixels from which the entries of a legend lie in one row."""
 LEGEND_ROW = 30
 """Pixels of a row of a legend on a page."""
 MOST_POINTS = 90
@@ -89,6 +91,16 @@ def model_colour(models: pl.Series | Sequence[str], *, columns: int = 2) -> alt.
 def legend(columns: int = 2, title: str | None = None) -> alt.Legend:
     """Place the legend below the chart, where it leaves the width to the plot."""
     below: alt.Legend = alt.Legend(orient="bottom", columns=columns, title=title, labelLimit=240)
+    return below
+
+
+def beside(columns: int) -> alt.Legend:
+    """Place the legend below the chart: in so many columns where it is narrow, in one row where it is wide.
+
+    For stacked charts, whose height does not include their legends.
+    """
+    below = legend(columns)
+    below.columns = alt.ExprRef(f"(containerSize()[0] || {WIDTH}) < {WIDE} ? {columns} : 0")
     return below
 
 

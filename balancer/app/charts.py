@@ -311,7 +311,7 @@ def bars_chart(frame: pl.DataFrame, *, x: str, y: str, x_title: str, y_title: st
         alt.Chart(frame)
         .mark_bar(color=BLUE, size=10, yOffset=8)
         .encode(
-            alt.X(f"{x}:Q", title=x_title, axis=axis("~s")),
+            alt.X(f"{x}:Q", title=x_title, axis=axis(",~r")),
             alt.Y(f"{y}:N", title=y_title, sort=None, axis=_labels_above()),
             tooltip=[tip(f"{y}:N", y_title), tip(x, x_title, ",.4~g")],
         )

@@ -61,7 +61,7 @@ def forest_chart(rows: pl.DataFrame, reference: str, metric: str) -> alt.LayerCh
 
 
 def parallel_chart(rows: pl.DataFrame) -> alt.LayerChart:
-    """Draw a line for every run across its flags and results.
+    """Draw a line for every run across its settings and results.
 
     Args:
         rows: Rows of `balancer.app.comparisons.parallel_rows`.
@@ -72,7 +72,7 @@ def parallel_chart(rows: pl.DataFrame) -> alt.LayerChart:
     across = alt.X(
         "title:N",
         sort=[wrapped[axis] for axis in order],
-        title=["flags that differ, and results", "(lowest value below, highest above)"],
+        title=["settings that differ, and results", "(lowest value below, highest above)"],
         axis=alt.Axis(labelAngle=0, labelExpr="split(datum.value, '\\n')", labelLimit=90, grid=True),
     )
     hover = alt.selection_point(name="run", fields=["run"], on="pointerover", empty=False, clear="pointerout")
@@ -82,7 +82,7 @@ def parallel_chart(rows: pl.DataFrame) -> alt.LayerChart:
         detail="run:N",
         tooltip=[
             alt.Tooltip("run:N"),
-            alt.Tooltip("axis:N", title="flag or result"),
+            alt.Tooltip("axis:N", title="setting or result"),
             alt.Tooltip("value:N"),
             alt.Tooltip("average_precision:Q", title="average precision", format=".3f"),
         ],

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,16 +124,27 @@ def configurations(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
 
 
 def configuration_differences(runs: Sequence[Run]) -> pl.DataFrame:
-    """The flags in which runs differ.
+    """The settings in which runs differ.
 
     Returns:
-        Column `flag`, and one column for each run with the value as text; empty without a difference.
+        Column `setting`, and one column for each run with the value as text; empty without a difference.
     """
     found = configurations(runs)
     names = dict.fromkeys(name for config in found.values() for name in config)
     texts = {name: [_text(config.get(name)) for config in found.values()] for name in names}
-    rows = [{"flag": flag_of(name)} | dict(zip(found, values, strict=True)) for name, values in texts.items() if len(set(values)) > 1]
-    return pl.DataFrame(rows, schema={"flag": pl.String} | dict.fromkeys(found, pl.String))
+    rows = [{"setting": _setting(name)} | dict(zip(found, values, strict=True)) for name, values in texts.items() if len(set(values)) > 1]
+    return pl.DataFrame(rows, schema={"setting": pl.String} | dict.fromkeys(found, pl.String))
+
+
+def _setting(name: str) -> str:
+    """A flag as words: `policy options`."""
+    return flag_of(name).removeprefix("--").replace("-", " ")
+
+
+def in_titles(sentence: str, names: Iterable[str]) -> str:
+    """Replace the names of treatments in a sentence by their titles."""
+    pattern = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
+    return re.sub(rf"\b(?:{pattern})\b(?=\s(?:has|\[|by\b)|[,;.]|$)", lambda found: title_of(found[0]), sentence) if pattern else sentence
 
 
 def _text(value: Any) -> str:
@@ -144,7 +156,7 @@ def _text(value: Any) -> str:
 
 
 def parallel_rows(runs: Sequence[Run]) -> pl.DataFrame:
-    """The rows of a plot of parallel coordinates: flags that differ, and results, one axis each.
+    """The rows of a plot of parallel coordinates: settings that differ, and results, one axis each.
 
     Returns:
         Columns `run, axis, order, place` (0 to 1, lowest value to highest), `value` (text),
@@ -157,7 +169,7 @@ def parallel_rows(runs: Sequence[Run]) -> pl.DataFrame:
     for name in names:
         values = [configs[run.name].get(name) for run in shown]
         if len({_text(value) for value in values}) > 1:
-            axes[flag_of(name).removeprefix("--").replace("-", " ")] = values
+            axes[_setting(name)] = values
     axes = dict(list(axes.items())[:MOST_AXES])
     axes["recall"] = [run.metrics["recall"] for run in shown]
     axes["average precision"] = [run.metrics["average_precision"] for run in shown]

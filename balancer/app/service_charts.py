@@ -8,14 +8,14 @@ import polars as pl
 from balancer.app.chart_parts import BLUE, DAYS, HEIGHT, ORANGE, VERMILION, axis, legend, rule, tip
 from balancer.app.service import ESTIMATED, LARGE, TRUE
 
-_TALL = HEIGHT // 2 + 80
+_TALL = HEIGHT // 2 + 100
 """Pixels with axis and legend."""
 
 
 def day_charts(frame: pl.DataFrame) -> dict[str, alt.LayerChart]:
     """Plot alert rate, precision and largest drift of `balancer.app.service.frame_of` by day, by title."""
-    drift = _lines(frame, "population stability index", {"largest drift": VERMILION}, ".2f")
-    limit = rule(LARGE, "population stability index", "y")
+    drift = _lines(frame, "drift (index)", {"largest drift": VERMILION}, ".2f")
+    limit = rule(LARGE, "drift (index)", "y")
     return {
         "Share of alarms": _lines(frame, "share with an alarm", {"alert rate": BLUE}, ".2~%"),
         "Precision of alarms": _lines(frame, "share that is fraud", {ESTIMATED: ORANGE, TRUE: BLUE}, ".0%"),
@@ -32,7 +32,8 @@ def _lines(frame: pl.DataFrame, title: str, columns: dict[str, str], number: str
         alt.X("day:T", title="day (UTC)", axis=DAYS),
         alt.Y("value:Q", title=title, axis=axis(number), scale=alt.Scale(zero=True)),
         alt.Color("what:N", scale=scale, legend=legend(2) if len(columns) > 1 else None),
-        alt.StrokeDash("model:N", legend=legend(2, "model") if several else None),
+        # Above the plot: beside the other legend it has no place on a narrow screen.
+        alt.StrokeDash("model:N", title=None, legend=alt.Legend(orient="top", title=None) if several else None),
     ]
     tips = [
         alt.Tooltip("day:T", title="day", format="%-d %b %Y"),

@@ -39,6 +39,13 @@ STYLE = """<style>
   [data-testid="stColumn"]:has([data-testid="stVegaLiteChart"]) { min-width: 100%; }
   [data-testid="stMainBlockContainer"] { padding-left: 1rem; padding-right: 1rem; }
 }
+@media (max-width: 640px) {
+  /* Two tiles beside each other, with smaller numbers. */
+  [data-testid="stColumn"]:has([data-testid="stMetric"]):not(:has([data-testid="stVegaLiteChart"])) {
+    min-width: calc(50% - 0.5rem) !important; flex: 1 1 calc(50% - 0.5rem) !important;
+  }
+  [data-testid="stMetricValue"] { font-size: 1.5rem; }
+}
 /* Numbers and titles of tiles wrap; nothing of them is cut off. */
 [data-testid="stMetric"] * { white-space: normal !important; overflow: visible !important; text-overflow: clip !important; overflow-wrap: anywhere; }
 [data-testid="stMetricLabel"] * { min-width: 0; }

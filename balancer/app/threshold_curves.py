@@ -21,6 +21,8 @@ COST, CAUGHT, ALARMS, PRECISION = "total cost", "frauds caught", "alarms", "prec
 CHOSEN_ON, TEST = "rows that choose the threshold", "test rows"
 PICK = "pick"
 """Name of the selection of a point of the curve."""
+_RIGHT = 0.6
+"""Part of the axis from which the words of marks stand to the left of them."""
 _MOST_SHOWN = 6.0
 """The axis of costs ends at this multiple of the lowest cost: above, nearly all or no rows are alarms."""
 
@@ -104,7 +106,7 @@ def decision_chart(
     per = "alarms per day" if timed else "alarms on the test rows"
     titles = {COST: "total cost (currency of the table)", CAUGHT: "frauds caught (share)", ALARMS: f"{per} (log scale)",
               PRECISION: "precision (share of alarms that are fraud)"}  # fmt: skip
-    lowest = min(FIRST, *(10 ** np.floor(np.log10(each)) for each in (current, proposed) if each > 1e-9))
+    lowest = _lowest(table, shown, (current, proposed))
     table = table.with_columns(at=pl.col("threshold").clip(lowest, 1.0))
     if shown == ALARMS:
         table = table.filter(pl.col(ALARMS) > 0)
@@ -158,9 +160,10 @@ def decision_chart(
     for place, (text, at, colour, dash) in enumerate(marks):
         value = alt.Chart(alt.InlineData(values=[{"at": float(min(max(at, lowest), 1.0)), "text": text}]))
         layers.append(value.mark_rule(color=colour, strokeDash=dash, size=2).encode(alt.X("at:Q")))
-        layers.append(
-            value.mark_text(color=colour, align="left", dx=4, y=8 + 15 * place, fontWeight="bold").encode(alt.X("at:Q"), text="text:N")
-        )
+        # Near the right end the word stands to the left of its line.
+        right = np.log(max(at, lowest) / lowest) > _RIGHT * np.log(1 / lowest)
+        word = value.mark_text(color=colour, align="right" if right else "left", dx=-4 if right else 4, y=8 + 15 * place, fontWeight="bold")
+        layers.append(word.encode(alt.X("at:Q"), text="text:N"))
     chart: alt.LayerChart = alt.LayerChart(layer=[*layers, points]).properties(height=HEIGHT + 60)
     return chart
 
@@ -175,6 +178,17 @@ def _mark(table: pl.DataFrame, rows: str, threshold: float, x: alt.X, y: alt.Y, 
         layer=[diamond, base.mark_text(dy=dy, color=colour, fontWeight="bold").encode(x, y, text="text:N")]
     )
     return marked
+
+
+def _lowest(table: pl.DataFrame, shown: str, thresholds: Sequence[float]) -> float:
+    """The lowest threshold on the axis: costs that are above the plot take no width from the others."""
+    least = [each for each in thresholds if each > 1e-9]
+    if shown == COST:
+        at, cost = table["threshold"].to_numpy(), table[COST].to_numpy()
+        least.append(max(float(at[cost <= _cost_range(table, thresholds)[1]].min(initial=0.1)), FIRST))
+    else:
+        least.append(FIRST)
+    return min(10 ** float(np.floor(2 * np.log10(each)) / 2) for each in least)
 
 
 def _cost_range(table: pl.DataFrame, thresholds: Sequence[float]) -> list[float]:

@@ -8,7 +8,7 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from balancer.app.chart_parts import COLOURS, GREY, axis, height, legend, model_colour, tip
+from balancer.app.chart_parts import COLOURS, GREY, axis, beside, height, legend, model_colour, tip
 
 WEIGHTS = {
     "hardness": "hardness exponent",
@@ -58,8 +58,8 @@ def weights_chart(epochs: pl.DataFrame, drawn: pl.DataFrame | None = None) -> al
         base = alt.Chart(long).encode(
             alt.X("epoch:Q", title="epoch", axis=axis("d", tickMinStep=1), scale=alt.Scale(nice=False)),
             alt.Y("value:Q", title=title, axis=axis(number, tickCount=5), scale=alt.Scale(zero=what != "metric")),
-            alt.Color(f"{what}:N", sort=None, scale=alt.Scale(range=COLOURS), legend=legend(1)),
-            alt.Shape(f"{what}:N", sort=None, legend=legend(1)),
+            alt.Color(f"{what}:N", sort=None, scale=alt.Scale(range=COLOURS), legend=beside(1)),
+            alt.Shape(f"{what}:N", sort=None, legend=beside(1)),
         )
         points = base.mark_point(filled=True).encode(
             size=alt.condition(hovered, alt.value(110), alt.value(40)),

@@ -311,7 +311,7 @@ def _difference(found: FairComparison, counts: _Counts, other: str) -> str:
 
 def _of_the_money(difference: float) -> str:
     size = round(abs(difference))
-    return f"{size:,} {'more' if difference > 0 else 'less'} of the money" if size else "the same share of the money"
+    return f"{size:,} {'more' if difference > 0 else 'less'} in money" if size else "just as much money"
 
 
 def _without_scores(outcome: Outcome, test: Mapping[str, Any], metrics: Mapping[str, Any], other: str) -> str:

@@ -25,11 +25,19 @@ READY = 300.0
 
 
 @contextmanager
-def served(runs: Path) -> Iterator[str]:
-    """Run ``balancer app`` on the folder ``runs``, and yield its address."""
+def served(runs: Path, *, service: str = "", key: str = "") -> Iterator[str]:
+    """Run ``balancer app`` on the folder ``runs``, and yield its address.
+
+    Args:
+        runs: Folder with the runs.
+        service: Address of a service, which the page Service shows.
+        key: Key of that service.
+    """
     port = free_port()
     command = [*BALANCER, "app", "--runs", str(runs), "--port", str(port), "--headless"]
-    process = subprocess.Popen(command, env=os.environ | {"BROWSER": "none"}, stdout=subprocess.DEVNULL, start_new_session=True)
+    command += ["--service", service] if service else []
+    environment = os.environ | {"BROWSER": "none"} | ({"BALANCER_SERVICE_KEY": key} if key else {})
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
     address = f"http://127.0.0.1:{port}"
     try:
         deadline = time.monotonic() + READY

@@ -15,14 +15,15 @@ import polars as pl
 import pytest
 
 from benchmarks.lib.browser import CHROMIUM, page, served, settle, wait_until_run
+from tests.app.service_stub import answering, month
 
 pytest.importorskip("playwright", reason="the browser tests need playwright")
 pytest.importorskip("axe_playwright_python", reason="the rules for accessible pages need axe-playwright-python")
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Page, Request
+from playwright.sync_api import Locator, Page, Request
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium")]
-PAGES = ("Runs", "Weights", "Threshold", "Transactions", "Compare", "Train", "Model")
+PAGES = ("Runs", "Weights", "Threshold", "Transactions", "Compare", "Train", "Model", "Service")
 WIDTHS = {"light": (390, 800, 1024, 1440, 2560), "dark": (390, 800, 1024, 1440)}
 NARROWEST, LOWEST = 220, 90
 """Pixels that every plot has at least."""
@@ -38,6 +39,12 @@ MEASURE = """() => {
     const of = role => views.filter(each => each.closest(".mark-group").classList.contains(role));
     // Stacked charts have a view for each panel; a canvas has no views to measure, only itself.
     const found = of("role-scope").length ? of("role-scope") : of("role-frame").length ? of("role-frame") : [drawn];
+    const frame = drawn ? drawn.getBoundingClientRect() : null;
+    for (const text of drawn ? drawn.querySelectorAll("text") : []) {
+      const box = text.getBoundingClientRect();
+      const out = Math.max(frame.left - box.left, box.right - frame.right, frame.top - box.top, box.bottom - frame.bottom);
+      if (box.width && out > 2) cut.push(`${name}: ${text.textContent}`);
+    }
     for (const view of found) {
       const box = view ? view.getBoundingClientRect() : {width: 0, height: 0};
       plots.push({name, width: Math.round(box.width), height: Math.round(box.height), outside: Math.round(right - innerWidth)});
@@ -64,7 +71,7 @@ def opened(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     cells = [{"share": share, "hardness": power, "class_importance": 0.5, "average_precision": share, "f1": 0.5} for share, power in grid]
     pl.DataFrame(cells).write_parquet(runs / "first" / "surface.parquet")  # a map, so that it is measured too
     elsewhere: list[str] = []
-    with served(runs) as address, page() as shown:
+    with answering(month()) as service, served(runs, service=service, key="right") as address, page() as shown:
 
         def note(request: Request) -> None:
             if not request.url.startswith((address, address.replace("http", "ws"), "data:", "blob:")):
@@ -72,6 +79,31 @@ def opened(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
         shown.on("request", note)
         yield shown, address, elsewhere
+
+
+def open_expanders(shown: Page) -> None:
+    """Open what is closed, so that charts and tables in it are measured too."""
+    closed = shown.get_by_test_id("stMain").locator("details:not([open]) > summary")
+    while closed.count():
+        closed.first.click()
+        shown.wait_for_timeout(50)
+    wait_until_run(shown)
+
+
+def groups(shown: Page) -> list[Locator]:
+    """The buttons of the details of the page Threshold, each of which shows other charts; none elsewhere."""
+    return shown.locator(".st-key-details").get_by_role("radio").or_(shown.locator(".st-key-details").get_by_role("button")).all()
+
+
+def fits(shown: Page, where: str) -> None:
+    """Nothing is too small, cut off or outside of the page."""
+    found = measured(shown)
+    assert found["sideways"] <= 0, f"{where} scrolls sideways by {found['sideways']} pixels"
+    assert not found["cut"], f"{where}: cut off in tiles or charts: {found['cut']}"
+    small = [plot for plot in found["plots"] if plot["width"] < NARROWEST or plot["height"] < LOWEST]
+    assert not small, f"{where}: plots too small: {small}"
+    outside = [plot for plot in found["plots"] if plot["outside"] > 0 and "st-key-wide-" not in (plot["name"] or "")]
+    assert not outside, f"{where}: plots outside the page: {outside}"
 
 
 def measured(shown: Page) -> dict[str, Any]:
@@ -106,20 +138,21 @@ def test_a_page_fits_every_width_in_light_and_dark(opened: tuple[Page, str, list
     wait_until_run(shown)
     links = shown.get_by_test_id("stSidebarNav").get_by_role("link").all_inner_texts()
     assert {text.split("\n")[-1] for text in links} == set(PAGES), "every page is tested"
+    open_expanders(shown)
     for scheme, widths in WIDTHS.items():
         shown.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
         for width in widths:
             shown.set_viewport_size({"width": width, "height": 1000})
-            found = measured(shown)
             where = f"{name} at {width} pixels, {scheme}"
-            assert found["sideways"] <= 0, f"{where} scrolls sideways by {found['sideways']} pixels"
-            assert not found["cut"], f"{where}: cut off in tiles: {found['cut']}"
-            small = [plot for plot in found["plots"] if plot["width"] < NARROWEST or plot["height"] < LOWEST]
-            assert not small, f"{where}: plots too small: {small}"
-            outside = [plot for plot in found["plots"] if plot["outside"] > 0 and "st-key-wide-" not in (plot["name"] or "")]
-            assert not outside, f"{where}: plots outside the page: {outside}"
+            fits(shown, where)
             if (scheme, width) in (("light", 390), ("light", 1440), ("dark", 1440)):
                 assert not violations(shown), where
+    for width in (390, 1440):
+        shown.set_viewport_size({"width": width, "height": 1000})
+        for group in groups(shown)[1:]:
+            group.click()
+            wait_until_run(shown)
+            fits(shown, f"{name}, {group.inner_text()}, at {width} pixels")
     assert not elsewhere
 
 

@@ -17,6 +17,8 @@ from streamlit.testing.v1 import AppTest
 
 from balancer.app.aggregates import operating_points
 from balancer.app.charts import OUTCOMES
+from balancer.app.comparisons import in_titles
+from balancer.app.loading import plain
 from balancer.app.threshold_curves import Basis
 from balancer.cli import main
 from balancer.evaluation.plain_numbers import daily, share
@@ -243,10 +245,10 @@ def test_metrics_are_those_of_the_report(runs: Path) -> None:
     assert list(shown["model"][:1]) == ["this run"]
     assert list(shown["model"][-3:]) == ["network on trees", "trees, stage 2", "trees, stage 1"]
     for row, metrics in enumerate(models.values()):
-        assert shown["AP"].iloc[row] == metrics["average_precision"]
-        assert shown["F1 tuned"].iloc[row] == metrics["f1"]
-        assert shown["FA/10k at 0.60"].iloc[row] == metrics["false_alarms_per_10k_at_recall"]["0.60"]
-        assert shown["ECE"].iloc[row] == metrics["ece"]
+        assert shown["average precision"].iloc[row] == metrics["average_precision"]
+        assert shown["F1"].iloc[row] == metrics["f1"]
+        assert shown["false alarms at recall 0.60"].iloc[row] == metrics["false_alarms_per_10k_at_recall"]["0.60"]
+        assert shown["calibration error"].iloc[row] == metrics["ece"]
     page = opened("threshold")
     expected = {
         "Threshold": f"{test['threshold']:.4g}",
@@ -410,7 +412,7 @@ def test_a_comparison_is_shown_with_its_sentence(runs: Path, tiny_table: Path) -
     content = json.loads((runs / "c" / "comparison.json").read_text())
     app = opened("compare")
     assert not app.exception
-    assert app.info[0].value == content["sentence"]
+    assert plain(in_titles(content["sentence"], content["means"])) in [each.value for each in app.caption]
     what_if = app.dataframe[0].value
     assert what_if["average precision"].tolist() == [content["means"][name]["average_precision"] for name in ("auto", "one_to_one", "none")]
     (runs / "c" / "comparison.json").write_text('{"results": []}')

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import http.server
-import json
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import pytest
@@ -22,93 +19,19 @@ from balancer.serving.config import ServeConfig
 from balancer.serving.http.app import create_app
 from balancer.serving.models.loaded_model import LoadedModel
 from balancer.serving.storage import keys
+from tests.app.service_stub import BEFORE, COMPARISON, DAY, METRICS, answering, measured
 from tests.app.test_pages import opened
 from tests.app.test_pages import runs as runs
 from tests.app.test_pages import typed as typed
 from tests.serving.tools import opened as opened_database
 from tests.serving.tools import replay
 
-DAY: dict[str, Any] = {
-    "day": "2026-05-02",
-    "model": "m",
-    "transactions": 1000,
-    "alert_rate": 0.02,
-    "estimated_precision": {"value": 0.4, "interval": [0.3, 0.5]},
-    "true_precision": {"value": None, "interval": None},
-    "expected_frauds": {"value": 12.0, "interval": [5.0, 19.0]},
-    "largest_drift": {"field": "amount", "index": 0.3},
-    "drift": {"amount": 0.3, "score": 0.1},
-    "fields_changed": ["amount"],
-}
-BEFORE = DAY | {"day": "2026-05-01", "alert_rate": 0.01, "largest_drift": {"field": "amount", "index": 0.1}, "fields_changed": []}
-
-
-def measured(value: float | None, low: float = 0.0, high: float = 1.0) -> dict[str, Any]:
-    return {"value": value, "interval": None if value is None else [low, high]}
-
-
-def side(name: str) -> dict[str, Any]:
-    metrics = ("alert_rate", "average_precision", "precision", "recall", "false_alarms_per_10k")
-    return {"name": name, "digest": "d", "alarms": 3} | {metric: measured(0.5) for metric in metrics}
-
-
-COMPARISON: dict[str, Any] = {
-    "rows": 900,
-    "agreement": measured(0.98),
-    "labelled": 300,
-    "frauds": 20,
-    "champion": side("mine"),
-    "challenger": side("second"),
-    "average_precision_difference": measured(0.04, 0.01, 0.07),
-}
-METRICS = """# HELP balancer_requests_total Requests
-balancer_requests_total{method="POST",route="/v1/score",status="200"} 90.0
-balancer_requests_total{method="POST",route="/v1/score",status="503"} 10.0
-balancer_requests_total{method="GET",route="/metrics",status="200"} 5.0
-balancer_request_seconds_bucket{le="0.001",route="/v1/score"} 0.0
-balancer_request_seconds_bucket{le="0.002",route="/v1/score"} 50.0
-balancer_request_seconds_bucket{le="0.01",route="/v1/score"} 100.0
-balancer_request_seconds_bucket{le="+Inf",route="/v1/score"} 100.0
-balancer_transactions_total 1000.0
-balancer_alarms_total 20.0
-no number
-"""
-ANSWERS: dict[str, Any] = {
-    "/v1/monitoring": {"days": [DAY, BEFORE], "notes": ["a note"]},
-    "/v1/models": {"in_service": "mine", "challenger": "second", "canary_share": 0.05},
-    "/v1/models/comparison": COMPARISON,
-}
-
 
 @pytest.fixture
 def address() -> Iterator[str]:
     """A service that answers to the key "right"."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            path = self.path.partition("?")[0]
-            if path.startswith("/else"):
-                self.send_response(302)
-                self.send_header("Location", "/v1/monitoring")
-                self.end_headers()
-                return
-            allowed = self.headers["authorization"] == "Bearer right"
-            content = METRICS.encode() if path == "/metrics" else json.dumps(ANSWERS.get(path, {})).encode()
-            self.send_response(200 if allowed else 403)
-            self.send_header("Content-Length", str(len(content) if allowed else 0))
-            self.end_headers()
-            self.wfile.write(content if allowed else b"")
-
-        def log_message(self, *_: object) -> None:
-            """Be quiet."""
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with answering() as found:
+        yield found
 
 
 @pytest.fixture(autouse=True)

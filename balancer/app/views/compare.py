@@ -17,6 +17,7 @@ from balancer.app.comparisons import (
     configuration_differences,
     find_unfinished,
     forest_rows,
+    in_titles,
     parallel_rows,
     unfinished,
 )
@@ -163,7 +164,7 @@ def _result(content: dict[str, Any], picked: Path) -> None:
         st.caption(
             "The best fixed ratio is the best on the test rows, which favours it a little. An interval that includes 0 is no clear difference."
         )
-    st.info(content["sentence"], icon=":material/gavel:")
+    st.caption(plain(in_titles(content["sentence"], content["means"])))
     _forest(content, picked)
     _weight_choices(content)
     _tables(content, picked)
@@ -206,27 +207,27 @@ def _weight_choices(content: dict[str, Any]) -> None:
         return
     st.subheader("Ways to choose the weights")
     chosen = st.multiselect("Show", list(offered), default=list(offered), key="weight-choices")
-    rows = []
+    rows, difference_title = [], f"difference from {title_of(content['reference'])}"
     for title in chosen:
         mean, difference = averages[offered[title]], differences.get(offered[title], {}).get("average_precision")
         rows.append(
             {
                 "weights": title,
                 "average precision": mean.get("average_precision"),
-                f"difference from {content['reference']}": 0.0 if difference is None else difference["difference"],
-                "more than noise?": "the reference" if difference is None else noise(difference),
+                difference_title: 0.0 if difference is None else difference["difference"],
+                "verdict": "the reference" if difference is None else noise(difference),
             }
         )
     columns = {
         "average precision": st.column_config.NumberColumn(format="%.3f"),
-        f"difference from {content['reference']}": st.column_config.NumberColumn(format="%+.3f"),
+        difference_title: st.column_config.NumberColumn(format="%+.3f"),
     }
     show_table(pl.DataFrame(rows, strict=False), "weight-choices", columns=columns)
 
 
 def _tables(content: dict[str, Any], picked: Path) -> None:
     means = pl.DataFrame(
-        [{"treatment": name} | dict(values) for name, values in content["means"].items()], strict=False, infer_schema_length=None
+        [{"treatment": title_of(name)} | dict(values) for name, values in content["means"].items()], strict=False, infer_schema_length=None
     )
     titles = {name: about.title for name, about in METRICS.items() if name in means.columns}
     with st.expander("Means of all metrics"):
@@ -236,17 +237,17 @@ def _tables(content: dict[str, Any], picked: Path) -> None:
             columns={title: st.column_config.NumberColumn(format="%.4f") for title in titles.values()},
         )
     rows = [
-        {"treatment": treatment, "metric": METRICS[metric].title if metric in METRICS else metric}
+        {"treatment": title_of(treatment), "metric": METRICS[metric].title if metric in METRICS else metric}
         | {key: value for key, value in found.items() if not isinstance(value, dict | list)}
         for treatment, metrics in content["paired"].items()
         for metric, found in metrics.items()
     ]
-    with st.expander(f"All paired differences from {content['reference']}"):
+    with st.expander(f"All paired differences from {title_of(content['reference'])}"):
         show_table(pl.DataFrame(rows, strict=False, infer_schema_length=None), f"{picked.parent.name}-paired")
 
 
 def _runs() -> None:
-    """Show how chosen runs differ in their flags, and many of them as parallel coordinates."""
+    """Show how chosen runs differ in their settings, and many of them as parallel coordinates."""
     complete = [run for run in all_runs() if run.status == "complete"]
     if len(complete) < 2:
         return
@@ -261,12 +262,12 @@ def _runs() -> None:
         return
     differences = configuration_differences(runs)
     if differences.is_empty():
-        st.markdown("These runs were started with the same flags.")
-    else:
-        show_table(differences, "configurations", columns={"flag": st.column_config.TextColumn(pinned=True)})
+        st.markdown("These runs were started with the same settings.")
+        return
+    show_table(differences, "configurations", columns={"setting": st.column_config.TextColumn(pinned=True)})
     if len(runs) >= _FEWEST_LINES:
         chart = parallel_chart(parallel_rows(runs))
-        show_chart(chart, "parallel", about="one line for each run across the flags that differ, recall and average precision")
+        show_chart(chart, "parallel", about="one line for each run across the settings that differ, recall and average precision")
         if len({run.dataset for run in runs}) > 1:
             st.caption("These runs were trained on different tables, so their results can't be compared.")
 

@@ -172,16 +172,20 @@ def _precision(run: Run) -> None:
         strict=False,
         infer_schema_length=None,
     ).sort("divergence with INT8", descending=True)
+    layers = layers.select(column.name for column in layers if column.null_count() < layers.height and (column.cast(pl.String) != "").any())
     chart = sensitivity_chart(layers.select("layer", "precision", divergence="divergence with INT8"))
     show_chart(chart, f"{run.name}-sensitivity", about="divergence of the scores when one layer is rounded to INT8")
     numbers = {"divergence with INT8": st.column_config.NumberColumn(format="scientific")}
+    numbers |= {name: st.column_config.NumberColumn(format="localized") for name in ("bytes before", "bytes after")}
+    numbers |= {name: st.column_config.NumberColumn(format="%.3f") for name in ("ms before", "ms after")}
     show_table(
         layers,
         f"{run.name}-precision",
-        columns=numbers | {name: st.column_config.NumberColumn(format="%.3f") for name in ("ms before", "ms after")},
+        columns=numbers,
     )
     st.caption(
-        "Divergence (nats per row): how much the scores change when only this layer is rounded. Milliseconds: time for a calibration batch."
+        "Divergence (nats per row): how much the scores change when only this layer is rounded."
+        + (" Milliseconds: time for a calibration batch." if "ms before" in layers.columns else "")
     )
 
 

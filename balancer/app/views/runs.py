@@ -47,7 +47,18 @@ from balancer.names import counted
 from balancer.runs.run_folder import epochs_file
 from balancer.runs.run_report import run_pdf
 
-SHOWN = [AVERAGE_PRECISION, F1, F1_AT_HALF, PRECISION, RECALL, FALSE_ALARMS["0.60"], FALSE_ALARMS["0.70"], RECALL_AT_FPR, ECE]
+SHOWN = {
+    "average precision": (AVERAGE_PRECISION, "area under the curve of precision and recall"),
+    "F1": (F1, "at the threshold of the model, which training tuned on validation rows"),
+    "F1 at 0.5": (F1_AT_HALF, "if a score of 0.5 raised the alarm"),
+    "precision": (PRECISION, "share of alarms that are fraud, at the threshold of the model"),
+    "recall": (RECALL, "share of frauds caught, at the threshold of the model"),
+    "false alarms at recall 0.60": (FALSE_ALARMS["0.60"], "per 10,000 legitimate transactions, where 60 % of the frauds are caught"),
+    "false alarms at recall 0.70": (FALSE_ALARMS["0.70"], "per 10,000 legitimate transactions, where 70 % of the frauds are caught"),
+    "recall at 0.1 % false positives": (RECALL_AT_FPR, "share of frauds caught, where 1 in 1,000 legitimate transactions raises an alarm"),
+    "calibration error": (ECE, "how far scores are from the shares of fraud; 0 is best"),
+}
+"""Columns of the table of models by their titles, with what they are."""
 ICONS = {"better": ":material/check_circle:", "worse": ":material/cancel:", "chance": ":material/cancel:"}
 """The sign of a recommendation by outcome; the sentence says the same."""
 NEUTRAL = ":material/balance:"
@@ -135,7 +146,7 @@ def _list(runs: list[Run]) -> None:
             "F1": [run.metrics["f1"] for run in runs],
             "false-positive rate": [run.metrics["fpr"] for run in runs],
             "model, MB": [run.size / 1e6 for run in runs],
-            "validation AP by epoch": [list(run.curve) for run in runs],
+            "validation by epoch": [list(run.curve) for run in runs],
         }
     )
     columns = {
@@ -145,7 +156,9 @@ def _list(runs: list[Run]) -> None:
         "false-positive rate": st.column_config.NumberColumn(format="percent", help="at the threshold tuned on validation rows"),
         "detector": st.column_config.TextColumn(help="hybrid: network and boosted trees; network or trees: one of them alone"),
         "model, MB": st.column_config.NumberColumn(format="%.2f", help="network and trees on disk"),
-        "validation AP by epoch": st.column_config.LineChartColumn(help="of the network; empty for trees alone"),
+        "validation by epoch": st.column_config.LineChartColumn(
+            help="average precision of the network on validation rows; empty for trees alone"
+        ),
     }
     show_table(frame, "runs", columns=columns)
 
@@ -186,12 +199,11 @@ def _results(run: Run) -> None:
 
 def _metrics(models: Mapping[str, Mapping[str, Any]], name: str) -> None:
     """Show a row per model; the values are those of report.json, rounded only for display."""
-    columns = {column.head.replace("\n", " "): column for column in SHOWN}
     data: dict[str, list[Any]] = {"model": list(models)}
-    for title, column in columns.items():
+    config: dict[str, Any] = {}
+    for title, (column, about) in SHOWN.items():
         data[title] = [_exact(metrics, column.path) for metrics in models.values()]
-    config: dict[str, Any] = {title: st.column_config.NumberColumn(format=f"%.{column.decimals}f") for title, column in columns.items()}
-    config["FA/10k at 0.60"].update(help="false alarms per 10,000 legitimate transactions at the threshold that catches 60 % of the frauds")
+        config[title] = st.column_config.NumberColumn(format=f"%.{column.decimals}f", help=about)
     config["model"] = st.column_config.TextColumn(pinned=True)
     show_table(pl.DataFrame(data, strict=False), name, columns=config)
 

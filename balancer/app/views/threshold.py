@@ -141,7 +141,7 @@ def _costs(run: Run) -> Costs:
         "Cost of investigating an alarm", 0.0, step=1.0, key="price", help="in the currency of the table", persist_state="session"
     )
     loss = right.number_input(
-        "Lost of the amount of a missed fraud, %", 0.0, 100.0, step=5.0, format="%g", key="loss", persist_state="session",
+        "Share of a missed fraud's amount that is lost, %", 0.0, 100.0, step=5.0, format="%g", key="loss", persist_state="session",
         help="less than 100 where a part of the money is recovered",
     )  # fmt: skip
     costs = Costs(float(price or 0.0), float(100.0 if loss is None else loss) / 100)

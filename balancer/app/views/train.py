@@ -22,6 +22,7 @@ from balancer.errors import InputError
 from balancer.names import counted
 from balancer.options.fit import BUDGETS
 from balancer.options.flags import flag_of, parameters
+from balancer.options.model import HISTORY_LENGTH, HYBRID_HISTORY_LENGTH
 from balancer.options.train import TrainConfig
 
 PARAMETERS = {each.name: each for each in parameters(TrainConfig)}
@@ -135,15 +136,18 @@ def _method() -> dict[str, Any]:
         FIELDS["history_length"],
         1,
         4096,
-        16,
+        None,
         key="history_length",
         disabled=learner == "trees",
-        help="Transactions of an entity that the network reads, the scored one included.",
+        placeholder="automatic",
+        help=f"Transactions of an entity that the network reads, the scored one included. Automatic: {HYBRID_HISTORY_LENGTH} where it adds to "
+        f"the trees, {HISTORY_LENGTH} where it is alone.",
     )
     seed = right.number_input(
         FIELDS["seed"], 0, 2**31 - 1, 0, key="seed", persist_state="session", help="The same seed gives the same run."
     )
-    return {"learner": learner, "policy": policy, "history_length": int(length), "seed": int(seed)}
+    chosen = {"learner": learner, "policy": policy, "seed": int(seed)}
+    return chosen if length is None else chosen | {"history_length": int(length)}
 
 
 def _budget(source: Path, flags: dict[str, Any]) -> str:
