@@ -99,6 +99,6 @@ def _on_cluster(cluster: str, workers: int | None) -> RunTasks:
     return run
 
 
-def _run_one(shared: tuple[Task, str], number: int, tell: object) -> None:
+def _run_one(shared: tuple[Task, str], number: int, tell: object) -> None:  # noqa: ARG001 - every task gets it
     task, folder = shared
     task(folder, number)

@@ -22,6 +22,9 @@ from balancer.data.delay import delay_given, in_words
 from balancer.data.reading import column_names, read_columns
 from balancer.data.roles import resolve_spec
 from balancer.data.row_times import read_times
+from balancer.data.sharded.files import StoreFiles
+from balancer.data.sharded.frames import table_frame
+from balancer.data.sharded.info import is_store
 from balancer.data.spec import Spec, SplitSpec
 from balancer.errors import InputError
 from balancer.names import counted
@@ -90,6 +93,9 @@ class FoldedTable:
     ) -> None:
         self.bad_rows: BadRows = bad_rows
         self.spec: Spec = resolve_spec(source, spec_file=spec_file, overrides=roles)
+        if is_store(source):  # a fold is a table of its own, whose fields know nothing of the rows outside it
+            source, read = table_frame(StoreFiles.open(str(source)))
+            self.spec = replace(read, split=self.spec.split)
         if folds > 1 and self.spec.split.by_dates:  # the dates refer to the whole table
             self.spec = replace(self.spec, split=SplitSpec(gap=self.spec.split.gap))
         self.spec = replace(self.spec, read=opened(source, self.spec.read).read)  # the folds are frames

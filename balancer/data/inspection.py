@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from balancer.data.checks import RowCheck
 from balancer.data.corrections import to_correct
@@ -18,9 +19,13 @@ from balancer.data.leaks import leak_notes, suspected_leaks
 from balancer.data.reading import Source, column_names, read_columns
 from balancer.data.roles import ColumnRole, Roles, inferred
 from balancer.data.row_times import FOUND_NO_TIME, NO_TIME, RowTimes, read_reports, read_times, reported_early
+from balancer.data.sharded.files import StoreFiles
+from balancer.data.sharded.info import is_store
 from balancer.data.spec import Spec
 from balancer.data.spec_text import spec_text
+from balancer.data.splitting import table_notes
 from balancer.errors import InputError
+from balancer.names import counted
 from balancer.tables.joined import parts
 from balancer.tables.times import UNIT_NAMES, TimeForm
 
@@ -99,6 +104,8 @@ def inspect_table(
         InputError: If the table can't be read, or a role that was given does not fit.
     """
     roles = inferred(source, spec_file=spec_file, overrides=overrides, need_label=need_label, doubtful=True)
+    if is_store(source):
+        return _of_store(roles, StoreFiles.open(str(source)))
     spec, notes = roles.spec, [*roles.table.opened.notes]
     time, times = ({}, None) if spec.time is None else _time(source, spec)
     if spec.time is None and not roles.doubts and FOUND_NO_TIME not in roles.notes:
@@ -108,6 +115,24 @@ def inspect_table(
     notes += [*(times.notes if times is not None else ()), *wrong, *roles.notes]
     wrong_rows = () if roles.doubts and spec.time is None else tuple(to_correct(source, spec))
     return Inspection(roles, tuple(notes), wrong_rows, tuple(cautions), suspected_leaks(roles), classes, unlabelled, time)
+
+
+def _of_store(roles: Roles, store: StoreFiles) -> Inspection:
+    """What a store holds; its rows were checked when it was prepared."""
+    info = store.info
+    notes, cautions = table_notes(info.notes, info.cautions, roles.notes)
+    classes, unlabelled, time = {}, 0, {}
+    if roles.spec.label is not None or roles.spec.label_date is not None:
+        label = store.mapped("label")
+        counts = np.bincount(label[label >= 0], minlength=len(info.schema.classes))
+        classes = dict(zip(info.schema.classes, counts.tolist(), strict=True))
+        unlabelled = store.rows - int(counts.sum())
+    if roles.spec.time is not None:
+        time = _span(store.mapped("time"), info.found)
+    shards = f"a store of {counted(store.shards, 'shard')}, prepared from {info.source}"
+    dropped = [f"left out when the store was prepared, {counted(count, 'row')}: {reason}" for reason, count in info.dropped.items()]
+    said = (shards, *dropped, *info.opening, *notes, *roles.notes)
+    return Inspection(roles, said, (), (*roles.cautions, *cautions), suspected_leaks(roles), classes, unlabelled, time)
 
 
 def _column(each: ColumnRole) -> dict[str, Any]:
@@ -141,18 +166,21 @@ def _time(source: Source, spec: Spec) -> tuple[dict[str, Any], RowTimes | None]:
     if times is None:
         return {}, None
     seconds = times.seconds[check.keep]
-    if not len(seconds):
-        return {}, times
+    return (_span(seconds, times.found) if len(seconds) else {}), times
+
+
+def _span(seconds: NDArray[np.float64], found: TimeForm) -> dict[str, Any]:
+    """First and last of (n,) times, days between them, and how they were read."""
     first, last = float(seconds.min()), float(seconds.max())
-    unit = None if times.found.unit is None else UNIT_NAMES[times.found.unit]
+    unit = None if found.unit is None else UNIT_NAMES[found.unit]
     dated = abs(first) >= _DATED
     return {
         "first": _date(first) if dated else first,
         "last": _date(last) if dated else last,
         "days": round((last - first) / 86_400.0, 4),
-        "format": times.found.form,
+        "format": found.form,
         "unit": unit,
-    }, times
+    }
 
 
 def _date(seconds: float) -> str:
