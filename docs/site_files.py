@@ -57,6 +57,14 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     return LINK.sub(replaced, markdown)
 
 
+ROLE = re.compile(r":(?:py:)?(?:attr|class|data|exc|func|meth|mod|obj):<code>([^<]+)</code>")
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Show the names that docstrings mark in the way of Sphinx, ``:meth:`~a.B.c```, as code."""
+    return ROLE.sub(lambda found: f"<code>{found[1].rpartition('.')[2] if found[1].startswith(('~', '.')) else found[1]}</code>", html)
+
+
 def _target(page: str, link: str) -> str | None:
     """The file that a link of a page means, as a path from the root of the project; None for another host."""
     if re.match(r"[a-z]+:", link):
