@@ -2,8 +2,8 @@
 
 Of two classes the ranks don't exchange rows: each counts its rows by class on a fixed grid of the score's
 log-odds, and the counts, whole numbers, are summed. Each bin that is not empty becomes a row with the score
-of the bin's centre, weighted by its count. A bin is :data:`WIDTH` wide, so a probability changes by less than
-0.6 % of its odds.
+of the bin's centre, weighted by its count. A bin is :data:`WIDTH` wide, .003, so a score changes by less than
+.15 % of its odds.
 
 Of more classes the rows are gathered and sorted.
 """
@@ -18,7 +18,7 @@ from balancer.sampling.observation import ScoredRows
 from balancer.sampling.ranks import Group
 from balancer.sampling.weights import Floats
 
-BINS = 4096
+BINS = 16_384
 """Bins of the grid, for each class."""
 LIMIT = 24.0
 """Log-odds beyond it count as this."""
