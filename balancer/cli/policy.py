@@ -7,13 +7,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from balancer.cli import run_command
 from balancer.cli.early import check_policy_name
 from balancer.errors import InputError
 from balancer.files import check_writable_folder
 from balancer.options.checks import check_whole
+from balancer.options.cluster import ClusterOptions
 from balancer.options.flags import Flag, read_flags
 from balancer.options.run import MAX_SEED
 
@@ -24,11 +25,13 @@ COMMANDS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class PolicyTrainConfig:
+class PolicyTrainConfig(ClusterOptions):
     """Train a sampling policy with PPO on a distribution of synthetic tasks.
 
     The defaults are those of the shipped policies.
     """
+
+    HEADING: ClassVar[str] = "Policy"
 
     out: Annotated[Path, Flag("Folder to write the policy to.", metavar="FOLDER")]
     kind: Annotated[
@@ -43,17 +46,20 @@ class PolicyTrainConfig:
     resume: Annotated[bool, "Continue the training in --out after its last finished rollout."] = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_whole(self, "rollouts")
         check_whole(self, "seed", least=0, most=MAX_SEED)
 
 
 @dataclass(frozen=True, kw_only=True)
-class PolicyEvaluateConfig:
+class PolicyEvaluateConfig(ClusterOptions):
     """Compare a policy with other policies on synthetic tasks.
 
     On each task all policies train the same students, from the same weights and with the same random numbers.
     A student counts as it was after its best epoch.
     """
+
+    HEADING: ClassVar[str] = "Evaluation"
 
     policy: Annotated[
         str,
@@ -79,6 +85,7 @@ class PolicyEvaluateConfig:
     json: Annotated[bool, "Print metrics and intervals as JSON."] = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_whole(self, "number", "groups")
 
 
@@ -96,6 +103,7 @@ def _train(arguments: Sequence[str]) -> int:
     if not config.resume and config.out.exists() and any(config.out.iterdir()):
         raise InputError(f"--out {str(config.out)!r} is not empty; name another folder, or add --resume to continue the training in it")
     check_writable_folder(config.out, "--out")
+    cluster = config.address()
     from rich.console import Console
 
     from balancer.devices import choose_device
@@ -117,6 +125,8 @@ def _train(arguments: Sequence[str]) -> int:
                 device=device,
                 resume=config.resume,
                 progress=lambda figures: advance(int(figures["rollout"]), describe_students(figures)),
+                cluster=cluster,
+                workers=config.workers,
             )
     except KeyboardInterrupt:
         print(f"stopped; continue with: balancer policy train --resume --out {config.out}, and the flags given before", file=sys.stderr)
@@ -128,6 +138,7 @@ def _train(arguments: Sequence[str]) -> int:
 def _evaluate(arguments: Sequence[str]) -> int:
     config = read_flags(PolicyEvaluateConfig, "balancer policy evaluate", arguments)
     check_policy_name(config.policy, "POLICY")
+    cluster = config.address()
     from rich.console import Console
 
     from balancer.devices import choose_device
@@ -143,6 +154,8 @@ def _evaluate(arguments: Sequence[str]) -> int:
         reference=config.reference,
         device=choose_device(config.device),
         console=console,
+        cluster=cluster,
+        workers=config.workers,
     )
     if config.json:
         print(json.dumps(result, indent=2))

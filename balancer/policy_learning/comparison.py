@@ -6,13 +6,16 @@ The students are siblings: same network, same initial weights, same random numbe
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
 
+from balancer.cluster.tasks import Tell, run_tasks
+from balancer.devices import torch_threads
 from balancer.envs.population import PopulationStack
 from balancer.envs.problem import PopulationProblem
-from balancer.envs.task_env import TaskEpisode
+from balancer.envs.task_slots import TaskEpisode
 from balancer.envs.tasks import TaskSplit, draw_task
 from balancer.envs.vec_env import PopulationEpisode
 from balancer.policy_learning.budgets import PolicyBudget
@@ -119,6 +122,8 @@ def compare_on_tasks(
     groups: int = 2,
     device: str = "cpu",
     progress: Callable[[int], None] | None = None,
+    cluster: str | None = None,
+    workers: int | None = None,
 ) -> TaskComparison:
     """Compare policies on the first tasks of a split, measured on the goal of each task.
 
@@ -132,17 +137,40 @@ def compare_on_tasks(
         groups: Kinds of students on each task.
         device: Where the students train.
         progress: Called with the number of finished tasks.
+        cluster: Address of a Ray cluster that does the tasks; None: this process.
+        workers: Most tasks at once.
     """
-    rows: dict[str, list[Floats]] = {}
-    traits: list[dict[str, object]] = []
-    with_loss = np.array([compensates(policy) for policy in policies])
-    for index in range(tasks):
-        task = draw_task(seed, index, split)
-        episode = TaskEpisode(task, siblings=len(policies), groups=groups, device=device, compensated=np.tile(with_loss, groups))
-        walk = walk_policies(episode.episode, policies)
-        for name, values in _figures(episode.goal(), walk.weights, len(policies)).items():
-            rows.setdefault(name, []).append(values.mean(axis=0))
-        traits.append(dict(task.traits))
-        if progress is not None:
-            progress(index + 1)
-    return TaskComparison(tuple(policy.name for policy in policies), {name: np.stack(values) for name, values in rows.items()}, traits)
+    shared = _Evaluation(tuple(policies), seed, split, groups, device)
+    found: dict[int, tuple[dict[str, Floats], dict[str, object]]] = {}
+    gpus = 1 if device == "cuda" else 0
+    with closing(run_tasks(_one_task, range(tasks), shared=shared, cluster=cluster, workers=workers, gpus=gpus)) as results:
+        for index, result in results:
+            found[index] = result
+            if progress is not None:
+                progress(len(found))
+    ordered = [found[index] for index in range(tasks)]
+    figures = {name: np.stack([values[name] for values, _ in ordered]) for name in ordered[0][0]}
+    return TaskComparison(tuple(policy.name for policy in policies), figures, [traits for _, traits in ordered])
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    """What all tasks of a comparison have in common."""
+
+    policies: tuple[Policy, ...]
+    seed: int
+    split: TaskSplit
+    groups: int
+    device: str
+
+
+@torch_threads(1)
+def _one_task(shared: _Evaluation, index: int, _: Tell) -> tuple[dict[str, Floats], dict[str, object]]:
+    """Figures of the policies (M,) on one task, and the properties of the task."""
+    policies, groups = shared.policies, shared.groups
+    task = draw_task(shared.seed, index, shared.split)
+    with_loss = np.tile([compensates(policy) for policy in policies], groups)
+    episode = TaskEpisode(task, siblings=len(policies), groups=groups, device=shared.device, compensated=with_loss)
+    walk = walk_policies(episode.episode, policies)
+    figures = _figures(episode.goal(), walk.weights, len(policies))
+    return {name: values.mean(axis=0) for name, values in figures.items()}, dict(task.traits)

@@ -41,6 +41,8 @@ def evaluate_policy(
     reference: str = "none",
     device: str = "cpu",
     console: Console | None = None,
+    cluster: str | None = None,
+    workers: int | None = None,
 ) -> dict[str, Any]:
     """Evaluate a policy and others on tasks.
 
@@ -53,6 +55,8 @@ def evaluate_policy(
         reference: Policy with which the others are compared.
         device: Where the students train.
         console: Where progress is printed; None: stderr.
+        cluster: Address of a Ray cluster that does the tasks; None: this process.
+        workers: Most tasks at once.
 
     Returns:
         A dict. ``policies`` has for each name the mean of each figure, the final minority share and hardness,
@@ -69,7 +73,15 @@ def evaluate_policy(
         raise InputError(f"--reference {reference!r} is not among the policies; {nearest(reference, [each.name for each in policies])}")
     with TrainingProgress(console or Console(stderr=True)) as progress, progress.stage("tasks", number) as advance:
         compared = compare_on_tasks(
-            policies, number, seed=seed, split=split, groups=groups, device=device, progress=lambda done: advance(done, "")
+            policies,
+            number,
+            seed=seed,
+            split=split,
+            groups=groups,
+            device=device,
+            progress=lambda done: advance(done, ""),
+            cluster=cluster,
+            workers=workers,
         )
     figures: dict[str, dict[str, Any]] = {
         name: {figure: float(values[:, i].mean()) for figure, values in compared.figures.items()}

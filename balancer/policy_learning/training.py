@@ -12,23 +12,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 from safetensors.numpy import save
 
+from balancer.cluster.connection import connected
 from balancer.devices import random_state_kept, torch_threads
 from balancer.envs.problem import PopulationProblem
-from balancer.envs.task_env import ROLLOUT_STEPS, TaskVecEnv
-from balancer.envs.tasks import MAX_CLASSES, draw_task
+from balancer.envs.task_env import TaskVecEnv
+from balancer.envs.task_slots import ROLLOUT_STEPS, LocalSlots, SlotPlan, SlotRunner
+from balancer.envs.tasks import MAX_CLASSES, Task, draw_task
 from balancer.envs.vec_env import PopulationVecEnv
 from balancer.errors import InputError
 from balancer.files import write_bytes, write_text
 from balancer.policy_learning.budgets import POLICY_BUDGETS as POLICY_BUDGETS
 from balancer.policy_learning.budgets import TASK_BUDGETS, TaskBudget
 from balancer.policy_learning.budgets import PolicyBudget as PolicyBudget
+from balancer.policy_learning.cluster_slots import ClusterSlots
 from balancer.policy_learning.comparison import compare_policies
 from balancer.policy_learning.ppo import CHECKPOINT_FILE, Actor, Learning, Progress, learn
 from balancer.sampling.bundle import BUNDLES, CONFIG_FILE, WEIGHTS_FILE, BundlePolicy, bundle_layout, load_bundle
@@ -177,6 +182,8 @@ def train_task_policy(
     device: str = "cpu",
     resume: bool = False,
     progress: Progress | None = None,
+    cluster: str | None = None,
+    workers: int | None = None,
 ) -> Path:
     """Train a policy on the task distribution (:mod:`balancer.envs.tasks`) and write its bundle.
 
@@ -191,6 +198,8 @@ def train_task_policy(
         device: As in :func:`train_policy`.
         resume: As in :func:`train_policy`.
         progress: As in :func:`train_policy`.
+        cluster: Address of a Ray cluster whose processes train the students; the policy learns in this one.
+        workers: Most processes of the cluster.
 
     Returns:
         ``folder``.
@@ -203,26 +212,57 @@ def train_task_policy(
     settings = {"tasks": "train", "kind": kind, "budget": asdict(plan), "reward": reward, "seed": seed}
     if resume and _finished(folder, settings):
         return folder
-    tasks = integer_seed(seed, "tasks")
-    env = TaskVecEnv(
-        lambda number, epochs: draw_task(tasks, number, epochs=epochs),
-        slots=plan.slots,
-        siblings=plan.siblings,
-        reward=reward,
-        pay="final" if kind == "ppo" else "step",
-        device=device,
-    )
+    with _slot_runner(cluster, workers) as runner:
+        env = TaskVecEnv(
+            _DrawnTasks(integer_seed(seed, "tasks")),
+            slots=plan.slots,
+            siblings=plan.siblings,
+            reward=reward,
+            pay="final" if kind == "ppo" else "step",
+            device=device,
+            runner=runner,
+        )
 
-    def seek(rollout: int) -> None:
-        env.next_rollout = rollout
+        def seek(rollout: int) -> None:
+            env.next_rollout = rollout
 
-    discount = 1.0 if kind == "ppo" else 0.0
-    learning = Learning(settings, plan.rollouts, ROLLOUT_STEPS, seek, reward, seed, discount, plan.learning_rate)
-    actor, returns = learn(env, learning, folder=folder, resume=resume, progress=progress)
+        discount = 1.0 if kind == "ppo" else 0.0
+        learning = Learning(settings, plan.rollouts, ROLLOUT_STEPS, seek, reward, seed, discount, plan.learning_rate)
+        actor, returns = learn(env, learning, folder=folder, resume=resume, progress=progress)
     ranges = {name: {"low": low.tolist(), "high": high.tolist()} for name, (low, high) in env.support.items()}
     support = ranges | {"num_classes": [2, MAX_CLASSES]}
     summary = {"told": settings, "env_steps": plan.rollouts * ROLLOUT_STEPS * env.num_envs, "returns": returns}
     return _write(folder, actor, {"support": support, "training": summary})
+
+
+@dataclass(frozen=True)
+class _DrawnTasks:
+    """Draws the training tasks of a seed, also in another process."""
+
+    seed: int
+
+    def __call__(self, number: int, epochs: int) -> Task:
+        return draw_task(self.seed, number, epochs=epochs)
+
+
+@contextmanager
+def _slot_runner(cluster: str | None, workers: int | None) -> Iterator[Callable[[SlotPlan], SlotRunner]]:
+    """What runs the slots of the environment: this process, or those of a cluster until the block ends."""
+    if cluster is None:
+        yield LocalSlots
+        return
+    made: list[ClusterSlots] = []
+
+    def on_cluster(plan: SlotPlan) -> ClusterSlots:
+        made.append(ClusterSlots(plan, workers=workers))
+        return made[-1]
+
+    with connected(cluster, workers):
+        try:
+            yield on_cluster
+        finally:
+            for slots in made:
+                slots.close()
 
 
 def _chosen(budgets: dict[str, T], budget: str | T) -> T:

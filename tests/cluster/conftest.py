@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from balancer.cluster.connection import connected
+
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Any]:
@@ -23,6 +25,8 @@ def cluster() -> Iterator[Any]:
         try:
             started.add_node(**{**node, "resources": {"second": 1}})
             started.wait_for_nodes()
-            yield started
+            # One connection for all tests, so that the processes of the cluster import torch once.
+            with connected(started.address):
+                yield started
         finally:
             started.shutdown()

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from balancer.cluster.connection import check_address, chosen_address, connected
+from balancer.cluster.connection import check_address, chosen_address
 from balancer.cluster.tasks import Tell, run_tasks
 from balancer.errors import InputError
 
@@ -37,13 +36,6 @@ def _dies_once(folder: Path, item: int, _tell: Tell) -> int:
     return item * item
 
 
-@pytest.fixture(scope="module")
-def ray(cluster: Any) -> Iterator[Any]:
-    with connected(cluster.address) as module:
-        yield module
-
-
-@pytest.mark.usefixtures("ray")
 def test_tasks_are_done_on_both_nodes_with_the_results_of_one_process(cluster: Any) -> None:
     shared, told = np.arange(100.0), {}
     alone = dict(run_tasks(_sum, range(6), shared=shared))
@@ -54,20 +46,17 @@ def test_tasks_are_done_on_both_nodes_with_the_results_of_one_process(cluster: A
     assert all(text == f"item {index}" for index, text in told.items())
 
 
-@pytest.mark.usefixtures("ray")
 def test_an_input_error_of_a_task_is_one_here(cluster: Any) -> None:
     with pytest.raises(InputError, match=r"^column 'x' is missing: name another$"):
         list(run_tasks(_refused, range(4), shared=None, cluster=cluster.address, workers=1))
 
 
-@pytest.mark.usefixtures("ray")
 def test_a_lost_task_is_run_again(cluster: Any, tmp_path: Path) -> None:
     found = dict(run_tasks(_dies_once, range(2), shared=tmp_path, cluster=cluster.address))
     assert found == {0: 0, 1: 1}
     assert len(list(tmp_path.iterdir())) == 4
 
 
-@pytest.mark.usefixtures("ray")
 def test_no_machine_has_room(cluster: Any) -> None:
     with pytest.raises(InputError, match="a task takes 3 CPU, and no machine of the cluster has more than 1: use --threads 1"):
         next(run_tasks(_sum, [0], shared=None, cluster=cluster.address, cpus=3))
