@@ -24,9 +24,9 @@ class FakeRank:
     def gather(self, values: NDArray[Any]) -> list[NDArray[Any]]:
         self.sent.append(values.nbytes)
         self._slots[self.rank] = values.copy()
-        self._barrier.wait(20)
+        self._barrier.wait(10)
         every = [part.copy() for part in self._slots]
-        self._barrier.wait(20)
+        self._barrier.wait(10)
         return every
 
     def sum(self, values: NDArray[Any]) -> NDArray[Any]:
