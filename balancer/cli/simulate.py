@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from balancer.cli.early import check_written_table
 from balancer.names import counted
@@ -17,7 +17,7 @@ from balancer.options.flags import Flag, read_flags
 class SimulateConfig:
     """Simulate a table of card transactions with four kinds of fraud, for trials and tests."""
 
-    out: Annotated[Path, Flag("File to write, .parquet or .csv.", metavar="FILE")]
+    out: Annotated[Path, Flag("File to write, .parquet or .csv; with --shards a folder.", metavar="FILE")]
     overwrite: Annotated[bool, "Replace --out if it exists."] = False
     rows: Annotated[int, "Number of transactions."] = 60_000
     seed: Annotated[int, "Random seed; the same seed gives the same table."] = 0
@@ -28,33 +28,33 @@ class SimulateConfig:
         Literal["binary", "types"],
         "Label column: is_fraud (0 or 1), or fraud_type with the kind of fraud.",
     ] = "binary"
+    shards: Annotated[
+        int | None,
+        Flag("Write a folder of this many Parquet files, a range of cards each, with one file in memory at a time.", default="one file"),
+    ] = None
     json: Annotated[bool, "Print the summary as JSON."] = False
 
 
 def main(arguments: Sequence[str]) -> int:
     """Simulate a table, write it and print a summary; returns the exit code."""
     config = read_flags(SimulateConfig, "balancer simulate", arguments)
-    check_written_table(config.out, "--out", overwrite=config.overwrite)
+    if config.shards is None:
+        check_written_table(config.out, "--out", overwrite=config.overwrite)
+    from balancer.data.simulation.sharded import totals_of, write_shards
     from balancer.data.simulation.stream import simulate, write_simulation
 
-    frame = simulate(
-        config.rows, seed=config.seed, cards=config.cards, days=config.days, fraud_rate=config.fraud_rate, labels=config.labels
-    )
-    write_simulation(frame, config.out)
-    label = frame[frame.columns[-1]]
-    fraud = int((label != ("legitimate" if config.labels == "types" else 0)).sum())
-    cards = frame["card_id"].n_unique()
-    summary = {
-        "out": str(config.out),
-        "rows": frame.height,
-        "fraud": fraud,
-        "cards": cards,
-        "merchants": frame["merchant_id"].n_unique(),
-        "columns": frame.columns,
-    }
+    options: dict[str, Any] = {name: getattr(config, name) for name in ("seed", "cards", "days", "fraud_rate", "labels")}
+    if config.shards is None:
+        frame = simulate(config.rows, **options)
+        write_simulation(frame, config.out)
+        found = totals_of(frame)
+    else:
+        found = write_shards(config.out, config.rows, config.shards, overwrite=config.overwrite, **options)
+    summary = {"out": str(config.out)} | vars(found) | {"columns": list(found.columns)}
     if config.json:
         print(json.dumps(summary, indent=2))
     else:
-        share = 100 * fraud / frame.height
-        print(f"{counted(frame.height, 'transaction')} of {counted(cards, 'card')}, {fraud:,} of them fraud ({share:.2f} %): {config.out}")
+        share = 100 * found.fraud / found.rows
+        cards = counted(found.cards, "card")
+        print(f"{counted(found.rows, 'transaction')} of {cards}, {found.fraud:,} of them fraud ({share:.2f} %): {config.out}")
     return 0

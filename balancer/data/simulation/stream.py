@@ -71,7 +71,7 @@ def simulate(
         InputError: If an argument is out of range, or if there would be too few frauds for all types; the
             message names the flag.
     """
-    frauds = _check(rows, seed, cards, days, fraud_rate, labels)
+    frauds = check_simulation(rows, seed, cards, days=days, fraud_rate=fraud_rate, labels=labels)
     rng = np.random.default_rng(seed)
     number = cards if cards is not None else max(10, rows // ROWS_PER_CARD)
     world = make_world(rng, cards=number, merchants=rows // ROWS_PER_MERCHANT, days=days)
@@ -107,8 +107,12 @@ def write_simulation(frame: pl.DataFrame, path: str | Path) -> None:
     write_bytes(path, content.getvalue())
 
 
-def _check(rows: int, seed: int, cards: int | None, days: int, fraud_rate: float, labels: str) -> int:
-    """Check the arguments and return the number of fraud rows."""
+def check_simulation(rows: int, seed: int, cards: int | None, *, days: int = 120, fraud_rate: float = 0.01, labels: str = "binary") -> int:
+    """Check the arguments of `simulate` and return the number of fraud rows.
+
+    Raises:
+        InputError: An argument is out of range; the message names the flag.
+    """
     if rows <= 0:
         raise InputError(f"--rows is {rows}: give a positive number of rows, for example 60000")
     if seed < 0:

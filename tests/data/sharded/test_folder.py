@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -82,7 +82,7 @@ def test_what_training_learns_anew(made: tuple[Path, Roles, StoreFolder]) -> Non
     path, roles, store = made
     codes = load_dataset(path, roles.spec, hash_buckets=2).schema
     for options in ({"hash_buckets": 4}, {"score_fields": True}, {"codes": codes}, {"like": codes}):
-        one, two = (load_dataset(each, roles.spec, **options) for each in (path, store.path))  # type: ignore[arg-type]
+        one, two = (load_dataset(each, roles.spec, **options) for each in (path, store.path))
         two.notes = [note for note in two.notes if "copied to memory" not in note]
         equal(one, two)
     for split in (SplitSpec(0.5, 0.25, 0.25), SplitSpec(by="random", seed=2)):
@@ -138,7 +138,7 @@ def test_a_stopped_preparation_continues(made: tuple[Path, Roles, StoreFolder], 
     class StoppedError(Exception):
         pass
 
-    def one_task(task: Task, folder: str, numbers: list[int]) -> Iterator[int]:
+    def one_task(task: Task, folder: str, numbers: Sequence[int]) -> Iterator[int]:
         for number in numbers:
             ran.append((task.__name__, number))
             yield from in_this_process(task, folder, [number])
@@ -146,7 +146,7 @@ def test_a_stopped_preparation_continues(made: tuple[Path, Roles, StoreFolder], 
 
     for _ in range(30):
         try:
-            prepare_store(path, out, roles, shards=4, run_tasks=one_task)  # type: ignore[arg-type]
+            prepare_store(path, out, roles, shards=4, run_tasks=one_task)
             break
         except StoppedError:
             with pytest.raises(MissingFileError, match=r"balancer prepare --out .* finishes it"):
