@@ -60,7 +60,10 @@ class Student(Protocol):
 
 @dataclass(frozen=True)
 class StudentTask:
-    """A student and the rows that it is trained and evaluated on."""
+    """A student and the rows that it is trained and evaluated on.
+
+    `make` gives a new :class:`Student` for each episode; docs/policies.md has a whole example.
+    """
 
     label: NDArray[np.integer[Any]]
     """(N,) class of every row."""
@@ -163,8 +166,17 @@ class ClassWeightsEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
     | ``seed`` | 0 | random seed; ``reset(seed=...)`` replaces it; episode e is a function of (seed, e) |
     | ``device`` | ``"cpu"`` | where the student trains |
     | ``render_mode`` | None | None only |
+    | ``version`` | 1 | 0 is the first version, below |
 
     For many students at once see ``balancer.envs.vec_env.PopulationVecEnv``, a Stable-Baselines3 ``VecEnv``.
+
+    ## Example
+
+    >>> env = ClassWeightsEnv(epochs=2, steps_per_epoch=5)
+    >>> observation, info = env.reset(seed=0)
+    >>> observation, reward, terminated, truncated, info = env.step(np.zeros(6, np.float32))  # as before
+    >>> info["epoch"], terminated
+    (1, False)
 
     ## Version History
 

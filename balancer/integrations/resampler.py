@@ -47,7 +47,7 @@ class AdaptiveResampler(BaseSampler):  # type: ignore[misc]  # imbalanced-learn 
     Parameters
     ----------
     policy
-        ``auto`` (the learned policy of the package), ``constant`` (or ``constant:share=.2,hardness=1``),
+        ``auto`` (the best policy of the package), ``constant`` (or ``constant:share=.2,hardness=1``),
         ``rule``, the folder of a learned policy, or an object with ``name`` and ``act``.
     estimator
         Classifier that scores rows for the policy; it is cloned first. It receives the table as it was given.

@@ -79,6 +79,16 @@ class Policy(Protocol):
     """An object with a name and :meth:`act`.
 
     Its answers depend on the observation alone, so a resumed run needs no state of the policy.
+
+    >>> class Keep:
+    ...     name = "keep"
+    ...
+    ...     def act(self, observation):
+    ...         return np.zeros(len(observation.prior) + 4)  # no weight changes
+    >>> from balancer import SamplerCore
+    >>> sampler = SamplerCore(["ok"] * 99 + ["fraud"], policy=Keep(), epochs=2)
+    >>> sampler.policy_name
+    'keep'
     """
 
     @property

@@ -71,6 +71,13 @@ def flex_attention(
         InputError: shapes, dtypes or the mask do not fit.
         UnsupportedError: second derivatives and derivatives in forward mode without a `score_mod`, and
             `AuxRequest(max_scores=True)`.
+
+    >>> import torch
+    >>> from torch.nn.attention.flex_attention import create_block_mask
+    >>> mask = create_block_mask(lambda b, h, q, k: (q >= k) & (q - k < 64), None, None, 256, 256, device="cpu")
+    >>> query = torch.randn(1, 2, 256, 16)
+    >>> flex_attention(query, query, query, block_mask=mask).shape
+    torch.Size([1, 2, 256, 16])
     """
     if query.device.type != "cpu":
         from torch.nn.attention.flex_attention import flex_attention as of_torch

@@ -48,6 +48,10 @@ class SparseSelfAttention(nn.Module):
 
     Raises:
         InputError: An argument is out of range.
+
+    >>> layer = SparseSelfAttention(64, 4, window=16, num_global=4)
+    >>> layer(torch.randn(2, 100, 64)).shape
+    torch.Size([2, 100, 64])
     """
 
     # Attributes that nn.TransformerEncoderLayer reads from its self_attn. Without in_proj_bias it does not

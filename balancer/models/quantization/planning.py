@@ -53,6 +53,14 @@ def plan_precision(
     Raises:
         InputError: There is no budget, the report is of other bits, or a budget can't be met; then the
             message gives the best value that can be reached.
+
+    >>> import torch
+    >>> from balancer.models.quantization import sensitivity
+    >>> model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3))
+    >>> report = sensitivity(model, [torch.randn(32, 8)], latency=False)
+    >>> plan = plan_precision(report, max_bytes=400)
+    >>> sorted(plan.precision)
+    ['0', '2']
     """
     if max_metric_drop is None and max_bytes is None and max_latency_ratio is None:
         raise InputError("no budget: give max_metric_drop, max_bytes or max_latency_ratio")
