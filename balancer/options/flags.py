@@ -79,7 +79,7 @@ class Options:
     HEADING: ClassVar[str] = ""
     """Heading of the group in the help. Below it stands the summary line of the group's docstring."""
     COMMON: ClassVar[tuple[str, ...]] = ()
-    """Fields whose flags ``--help`` shows, besides the required ones; empty: all. ``--help-all`` shows all."""
+    """Fields whose flags ``--help`` shows besides the required ones; empty: all. ``--help-all`` shows all."""
 
     def __post_init__(self) -> None:
         """Check the fields; the base class has none."""
@@ -320,7 +320,7 @@ def command_parser(cls: type, program: str, *, everything: bool = True) -> argpa
     Args:
         cls: Dataclass of the command.
         program: Name of the command as it is typed.
-        everything: Whether the help shows all flags, or those in :attr:`Options.COMMON` and the required ones.
+        everything: Whether the help shows all flags; otherwise the required ones and :attr:`Options.COMMON`.
     """
     known = parameters(cls)
     common = getattr(cls, "COMMON", ())

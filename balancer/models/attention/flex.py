@@ -74,7 +74,8 @@ def flex_attention(
 
     >>> import torch
     >>> from torch.nn.attention.flex_attention import create_block_mask
-    >>> mask = create_block_mask(lambda b, h, q, k: (q >= k) & (q - k < 64), None, None, 256, 256, device="cpu")
+    >>> window = lambda batch, head, q, k: (q >= k) & (q - k < 64)
+    >>> mask = create_block_mask(window, None, None, 256, 256, device="cpu")
     >>> query = torch.randn(1, 2, 256, 16)
     >>> flex_attention(query, query, query, block_mask=mask).shape
     torch.Size([1, 2, 256, 16])
