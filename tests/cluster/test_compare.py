@@ -31,7 +31,7 @@ class _Stopped(TrainingProgress):
 def _config(table: Path, out: Path, **changed: Any) -> CompareConfig:
     base = CompareConfig(
         dataset=table,
-        treatments=("none", "auto", "ppo", "constant", "lightgbm"),
+        treatments=("none", "ppo", "constant"),
         folds=2,
         seeds=2,
         epochs=2,
@@ -55,7 +55,7 @@ def test_cells_of_a_stopped_and_resumed_comparison_are_those_of_one_process(
     with pytest.raises(KeyboardInterrupt):
         run_comparison(config, _Stopped(quiet))
     kept = len(list((tmp_path / "cluster").glob("cells/*/*.json")))
-    assert 0 < kept < 20
+    assert 0 < kept < 12
     _, found = run_comparison(replace(config, resume=True), TrainingProgress(quiet))
     assert json.loads(json.dumps(found)) == json.loads(json.dumps(alone | {"flags": found["flags"]}))
     assert not {"cluster", "workers"} & set(CellFolder.flags(tmp_path / "cluster"))
