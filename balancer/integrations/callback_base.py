@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,11 @@ from balancer.errors import CorruptFileError, InputError
 from balancer.files import read_arrays, write_arrays
 from balancer.sampling.core import SamplerCore
 from balancer.sampling.core_view import CoreView
-from balancer.sampling.seeding import generator
+from balancer.sampling.seeding import generator, integer_seed
 from balancer.sampling.weights import SamplingWeights
+
+if TYPE_CHECKING:
+    from balancer.sampling.torch_base import AdaptiveBase  # Keras needs no torch
 
 POOL = 10_000
 """Number of training rows to score after an epoch, by default; of a smaller table all rows."""
@@ -92,6 +95,25 @@ def pool_rows(num_rows: int, pool: int, seed: int, epoch: int) -> NDArray[np.int
     if num_rows <= pool:
         return np.arange(num_rows)
     return np.sort(generator(seed, "scored pool", epoch).choice(num_rows, pool, replace=False))
+
+
+def rank_pool(sampler: AdaptiveBase[Any], pool: int, seed: int, epoch: int, rank: int, ranks: int) -> NDArray[np.int64]:
+    """Choose the training rows that a rank scores after ``epoch``: its part of ``pool`` random rows.
+
+    All parts together are the same for any number of ranks. A sampler of shards scores equally many rows of
+    each of its shards.
+
+    Returns:
+        Numbers of rows, as the sampler numbers its items.
+    """
+    if not sampler.is_sharded:
+        return pool_rows(sampler.num_rows, pool, seed, epoch)[rank::ranks]
+    return np.concatenate(
+        [
+            start + pool_rows(rows, -(-pool // sampler.num_shards), integer_seed(seed, "shard", number), epoch)
+            for number, start, rows in sampler.own_shards
+        ]
+    )
 
 
 def check_pool(pool: int) -> int:

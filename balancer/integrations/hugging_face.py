@@ -24,6 +24,7 @@ sampler's state is saved next to ``trainer_state.json`` in every checkpoint, and
 
 Several processes: each of them has all predictions and draws the same epoch, and accelerate gives each
 process its batches. So the sampler must draw for all ranks: ``AdaptiveSampler(..., rank=0, num_replicas=1)``.
+A sampler of ``shards`` draws for its own rank, and is refused.
 """
 
 from __future__ import annotations
@@ -174,6 +175,8 @@ class AdaptiveTrainerMixin:
         metric_key_prefix = renamed_argument(AdaptiveTrainerMixin, "steer_by", "metric_key_prefix", metric_key_prefix, steer_by)
         if not isinstance(sampler, AdaptiveSampler):
             raise InputError(f"sampler must be an AdaptiveSampler of the training labels, not {type(sampler).__name__}")
+        if sampler.is_sharded:
+            raise InputError("sampler draws from shards, but Trainer divides the rows itself; give the sampler the labels of all rows")
         if sampler.num_replicas != 1:
             raise InputError(
                 "sampler draws for one rank of several, but Trainer divides the rows itself; make the sampler with rank=0, num_replicas=1"
@@ -252,7 +255,7 @@ class AdaptiveTrainerMixin:
             return
         label, score = self._pending
         rows, row_score = self._scored_pool() if self._pool else (None, None)
-        self.adaptive_sampler.update(label, score, rows=rows, row_score=row_score)
+        self.adaptive_sampler.update(label, score, rows=rows, row_score=row_score, gather="none")  # Trainer has gathered them
         self._pending = None
         self._updated = round(self._epoch)
 

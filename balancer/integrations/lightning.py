@@ -30,11 +30,12 @@ over-sampling does.
 ``restore_best=True`` the module ends with its weights, ``stop_when_finished=True`` stops as
 ``sampler.finished`` says.
 
-**Several processes.** The scores are gathered, so the samplers of all ranks make the same update. There are
-two ways to divide an epoch among the ranks. A sampler made with the defaults ``rank=0, num_replicas=1`` draws
-whole epochs, and Lightning gives each rank its part. A sampler made with ``rank`` and ``num_replicas`` draws
-for its own rank; set ``Trainer(use_distributed_sampler=False)`` for it. Only the second way resumes exactly
-in the middle of an epoch; with the first one, the interrupted epoch starts again.
+**Several processes.** The ranks exchange the scores of their rows, so their samplers make the same update.
+There are two ways to divide an epoch among the ranks. A sampler made with ``rank=0, num_replicas=1`` draws
+whole epochs, and Lightning gives each rank its part. A sampler made with ``rank`` and ``num_replicas``, a
+``DistributedAdaptiveBatchSampler``, and one with ``shards`` draw for their own rank; set
+``Trainer(use_distributed_sampler=False)`` for them. Only the second way resumes exactly in the middle of an
+epoch, on the same number of ranks; with the first one, the interrupted epoch starts again.
 """
 
 from __future__ import annotations
@@ -55,14 +56,14 @@ from balancer.integrations.callback_base import (
     extract_arrays,
     insert_arrays,
     logits_to_scores,
-    pool_rows,
+    rank_pool,
     sampler_scores,
     sampling_metrics,
 )
 from balancer.sampling.core_view import CoreView
 from balancer.sampling.seeding import integer_seed
 from balancer.sampling.stream import AdaptiveStream
-from balancer.sampling.torch_sampler import AdaptiveBatchSampler, AdaptiveSampler
+from balancer.sampling.torch_sampler import AdaptiveBatchSampler, AdaptiveSampler, DistributedAdaptiveBatchSampler
 
 with explained_imports("AdaptiveCallback", "balancer[lightning]"):
     import torch
@@ -79,6 +80,7 @@ else:
             raise missing("lightning", "AdaptiveCallback") from error
 
 
+_BATCHES = (AdaptiveBatchSampler, DistributedAdaptiveBatchSampler)
 _SHARDED = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
 """Strategies that divide the weights of a module among the ranks."""
 
@@ -174,7 +176,7 @@ class AdaptiveCallback(Callback):
 
     def __init__(
         self,
-        sampler: AdaptiveSampler | AdaptiveBatchSampler | AdaptiveStream,
+        sampler: AdaptiveSampler | AdaptiveBatchSampler | DistributedAdaptiveBatchSampler | AdaptiveStream,
         *,
         score: Callable[[Any, Any], Scored] | None = None,
         pool: int = POOL,
@@ -258,7 +260,7 @@ class AdaptiveCallback(Callback):
                 if found is self.sampler:
                     return wrapped
         if not unknown:
-            argument = "batch_sampler=" if isinstance(self.sampler, AdaptiveBatchSampler) else "sampler="
+            argument = "batch_sampler=" if isinstance(self.sampler, _BATCHES) else "sampler="
             how = "DataLoader(stream, ...)" if what == "stream" else f"DataLoader(dataset, {argument}sampler, ...)"
             raise InputError(f"the training loader does not draw by the {what} of AdaptiveCallback; make it as {how}, with the same object")
         warnings.warn(f"the training loader is no DataLoader, so AdaptiveCallback can't see whether it draws by its {what}", stacklevel=2)
@@ -280,7 +282,7 @@ class AdaptiveCallback(Callback):
                 (batch_idx + 1) * (getattr(trainer.train_dataloader, "batch_size", None) or 1),
             )
             return
-        each = 1 if isinstance(self.sampler, AdaptiveBatchSampler) else getattr(trainer.train_dataloader, "batch_size", None) or 1
+        each = 1 if isinstance(self.sampler, _BATCHES) else getattr(trainer.train_dataloader, "batch_size", None) or 1
         for_one_rank = trainer.world_size == self.sampler.num_replicas
         self._next = trainer.current_epoch
         self._consumed = min((batch_idx + 1) * each, len(self.sampler)) if for_one_rank else 0
@@ -329,13 +331,25 @@ class AdaptiveCallback(Callback):
         Arrays are tensors, because Lightning reads checkpoints with ``weights_only``.
         """
         arrays: dict[str, NDArray[Any]] = {}
-        plain = extract_arrays(self.sampler.state_dict(self._consumed), arrays)
+        shards = {"gather": True} if not isinstance(self.sampler, AdaptiveStream) and self.sampler.is_sharded else {}
+        plain = extract_arrays(self.sampler.state_dict(self._consumed, **shards), arrays)  # Lightning asks all ranks for it
         tensors = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
         best = {"best": self._best} if self._best is not None else {}
         return {"sampler": plain, "arrays": tensors, "updates": self.updates, "epoch": self._next, "consumed": self._consumed} | best
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned; raise InputError if it was saved for other labels."""
+        """Restore what :meth:`state_dict` returned.
+
+        Raises:
+            InputError: It was saved for other labels, or in the middle of an epoch by another number of
+                ranks: Lightning counts the batches of each rank.
+        """
+        saved = state_dict["sampler"].get("num_replicas", 1)
+        if int(state_dict["consumed"]) and saved != self.sampler.num_replicas:
+            raise InputError(
+                f"the checkpoint was saved in the middle of an epoch of {saved} ranks, the sampler has {self.sampler.num_replicas}; "
+                "resume from a checkpoint of the end of an epoch"
+            )
         arrays = {name: tensor.numpy() for name, tensor in state_dict["arrays"].items()}
         self.sampler.load_state_dict(insert_arrays(state_dict["sampler"], arrays))
         self.sampler._skipped = 0  # Lightning counts the batches of an epoch from its beginning, and len(loader) with them
@@ -345,12 +359,14 @@ class AdaptiveCallback(Callback):
         self.updates = int(state_dict["updates"])
 
     def _update(self, trainer: Trainer, module: LightningModule) -> None:
-        label, score = _gathered(trainer, _joined(self._parts))
+        label, score = _joined(self._parts)
         if isinstance(self.sampler, AdaptiveStream):
+            label, score = _gathered(trainer, (label, score))
             self.sampler.update(label, score, seen=_summed(trainer, self.sampler.seen))
         else:
             rows, row_score = self._pool(trainer, module)
-            self.sampler.update(label, score, rows=rows, row_score=row_score)
+            shared = trainer.world_size > 1 or self.sampler.is_sharded
+            self.sampler.update(label, score, rows=rows, row_score=row_score, gather="all" if shared else "none")
         self._parts, self._waiting = [], False
         self.updates += 1
         self._next, self._consumed = trainer.current_epoch + 1, 0
@@ -362,7 +378,8 @@ class AdaptiveCallback(Callback):
         module.log_dict(metrics, rank_zero_only=False)
 
     def _pool(self, trainer: Trainer, module: LightningModule) -> tuple[NDArray[np.int64] | None, NDArray[np.float64] | None]:
-        """Rows of the pool and their scores; each rank scores a part of them."""
+        """This rank's part of the pool, and the scores of its rows."""
+        assert not isinstance(self.sampler, AdaptiveStream)
         if not self.pool:
             return None, None
         loader = trainer.train_dataloader
@@ -370,7 +387,7 @@ class AdaptiveCallback(Callback):
         if not isinstance(loader, DataLoader) or dataset is None or not hasattr(dataset, "__getitem__"):
             raise InputError("scoring training rows needs one DataLoader over a dataset with indices; give AdaptiveCallback pool=0")
         seed = integer_seed(self.sampler.seed, "lightning pool")
-        rows = pool_rows(len(dataset), self.pool, seed, self.updates)[trainer.global_rank :: trainer.world_size]
+        rows = rank_pool(self.sampler, self.pool, seed, self.updates, trainer.global_rank, trainer.world_size)
         part: DataLoader[Any] = DataLoader(
             Subset(dataset, rows.tolist()),
             batch_size=loader.batch_size or POOL,
@@ -383,7 +400,9 @@ class AdaptiveCallback(Callback):
             parts = [_arrays(self._scores(module, module.transfer_batch_to_device(batch, module.device, 0))) for batch in part]
         finally:
             module.train(training)
-        return _gathered(trainer, (rows, _joined(parts)[1]))
+        if not parts:  # more ranks than rows of the pool
+            return rows, np.zeros((0, len(self.sampler.classes_)))
+        return rows, _joined(parts)[1]
 
     def _scores(self, module: LightningModule, batch: Any) -> Scored:
         with torch.no_grad():

@@ -90,6 +90,12 @@ class ShardedCore(SamplerBase):
         return f"ShardedCore({self.describe()}, num_samples={self.num_samples}, rows={self.num_rows}, num_shards={self.num_shards})"
 
     @property
+    def own_shards(self) -> list[tuple[int, int, int]]:
+        """Number, first row and number of rows of each shard of this rank."""
+        starts = self._shards.starts.tolist()
+        return [(number, starts[number], starts[number + 1] - starts[number]) for number in self._shards.ids]
+
+    @property
     def epoch_rows(self) -> int:
         """Rows drawn in an epoch on all ranks together: ``num_samples``, rounded up to a multiple of S."""
         return self._steps * self.num_shards

@@ -107,6 +107,26 @@ class AdaptiveBase(CoreView, Sampler[Item]):
     def _sizes(self) -> dict[str, int]:
         """Sizes of an epoch, for ``repr``."""
 
+    @property
+    def num_rows(self) -> int:
+        """N, number of training rows with and without a label; with shards, of all shards."""
+        return self._core.num_rows
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether each rank holds the labels of its shards alone."""
+        return isinstance(self._core, ShardedCore)
+
+    @property
+    def num_shards(self) -> int:
+        """Number of shards on all ranks together; 1 without shards."""
+        return self._core.num_shards if isinstance(self._core, ShardedCore) else 1
+
+    @property
+    def own_shards(self) -> list[tuple[int, int, int]]:
+        """Number, first row and number of rows of each shard of this rank; (0, 0, N) without shards."""
+        return self._core.own_shards if isinstance(self._core, ShardedCore) else [(0, 0, self.num_rows)]
+
     def sample_weight(self, rows: ArrayLike) -> Floats:
         """(n,) loss weight of drawn ``rows`` (n,); see :meth:`.SamplerCore.sample_weight`."""
         return self._core.sample_weight(rows)

@@ -60,8 +60,8 @@ class _Recorder:
         self.shares = [sampler.weights.share]
         self._update = sampler.update
 
-    def __call__(self, y_true: Any, y_score: Any, *, rows: Any = None, row_score: Any = None) -> Any:
-        weights = self._update(y_true, y_score, rows=rows, row_score=row_score)
+    def __call__(self, y_true: Any, y_score: Any, *, rows: Any = None, row_score: Any = None, gather: str = "auto") -> Any:
+        weights = self._update(y_true, y_score, rows=rows, row_score=row_score, gather=gather)
         self.sizes.append((len(y_true), 0 if rows is None else len(rows)))
         self.shares.append(weights.share)
         return weights

@@ -90,8 +90,8 @@ class _Recorder:
         self.shares = [sampler.weights.share]
         self._update = sampler.update
 
-    def __call__(self, y_true: Any, y_score: Any, *, rows: Any = None, row_score: Any = None) -> Any:
-        weights = self._update(y_true, y_score, rows=rows, row_score=row_score)
+    def __call__(self, y_true: Any, y_score: Any, *, rows: Any = None, row_score: Any = None, gather: str = "auto") -> Any:
+        weights = self._update(y_true, y_score, rows=rows, row_score=row_score, gather=gather)
         self.sizes.append((len(y_true), 0 if rows is None else len(rows)))
         self.shares.append(weights.share)
         return weights
@@ -238,7 +238,7 @@ def test_two_processes_make_the_same_update(tmp_path: Path) -> None:
         json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)
     )
     assert shares == other_shares
-    assert sizes == other_sizes == [[302, 600]] * 2  # Lightning pads the 301 validation rows to two equal parts
+    assert sizes == other_sizes == [[151, 300]] * 2  # each gives its part; Lightning pads the 301 validation rows to two equal ones
     assert len(seen) == len(other_seen) == 600  # half of each epoch
     assert np.mean(seen[300:] + other_seen[300:]) == pytest.approx(shares[1][1], abs=0.08)
 
