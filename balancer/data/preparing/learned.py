@@ -20,7 +20,7 @@ from balancer.data.preparing.coding import Codes, coded, cuts_of, distinct_names
 from balancer.data.preparing.plan import LEARNED_FILE, WORK, Plan, place_of, result_of
 from balancer.data.row_times import NO_TIME, assumed, dated_labels, examined_times, reported_early
 from balancer.data.schema import Schema
-from balancer.data.sharded.columns import make_column, write_rows
+from balancer.data.sharded.columns import make_column, rows_of, write_rows
 from balancer.data.sharded.files import COLUMNS, ENTITY, NAMES, key_file, number_file
 from balancer.data.sharded.fingerprints import fingerprint
 from balancer.data.sharded.loading import counted_codes
@@ -159,8 +159,15 @@ def _parts(folder: Path, plan: Plan, name: str) -> Iterator[NDArray[Any]]:
 
 
 def _column(folder: Path, plan: Plan, name: str) -> NDArray[Any]:
-    """A column of all good rows, in the order of the input."""
-    return np.concatenate([*_parts(folder, plan, name)])
+    """A column of all good rows, in the order of the input (`accepted`: of all rows)."""
+    sizes = [rows_of(place_of(folder, STAGE, number) / f"{name}.npy") for number in range(plan.chunks)]
+    found, first = np.zeros(0), 0
+    for part in _parts(folder, plan, name):
+        if not first:  # one array is filled, so that there are no two copies
+            found = np.empty(sum(sizes), part.dtype)
+        found[first : first + len(part)] = part
+        first += len(part)
+    return found
 
 
 class _Numbers(Mapping[str, NDArray[np.float32]]):
