@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from balancer.data.simulation.stream import check_simulation, simulate
+from balancer.data.simulation.stream import FEWEST_FRAUDS, check_simulation, simulate
 from balancer.errors import InputError
 from balancer.files import atomic_path, check_writable_folder
 from balancer.names import counted
@@ -58,7 +58,7 @@ def write_shards(
 
     Args:
         folder: The folder to write. It must not exist, or be empty.
-        rows: Exact number of rows.
+        rows: Exact number of rows. The share of frauds is exact up to rounding in each block.
         shards: Number of files, at most the number of blocks.
         overwrite: Whether an existing folder is replaced, if it has nothing but such files.
         progress: Called with the number of files that are written.
@@ -68,7 +68,7 @@ def write_shards(
         InputError: An argument is out of range, or the folder has other files.
         UnwritableFileError: The files can't be written.
     """
-    blocks = blocks_of(rows)
+    blocks = blocks_of(rows, options.get("fraud_rate", 0.01))
     if not 1 <= shards <= len(blocks):
         raise InputError(f"--shards is {shards}: give a number from 1 to {len(blocks)}, or more --rows; a block of cards is not cut")
     cards = options.pop("cards", None)
@@ -93,9 +93,10 @@ def write_shards(
     return found
 
 
-def blocks_of(rows: int) -> list[int]:
-    """Rows of each block: about `BLOCK_ROWS`, equal up to one."""
-    number = max(1, round(rows / BLOCK_ROWS))
+def blocks_of(rows: int, fraud_rate: float) -> list[int]:
+    """Rows of each block: about `BLOCK_ROWS`, equal up to one, and more where there would be too few frauds."""
+    most = int(max(rows, 0) * fraud_rate / (FEWEST_FRAUDS + 1)) if 0 < fraud_rate < 1 else 1
+    number = max(1, min(round(rows / BLOCK_ROWS), most))
     ends = [rows * place // number for place in range(number + 1)]
     return [end - begin for begin, end in pairwise(ends)]
 
