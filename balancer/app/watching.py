@@ -24,7 +24,10 @@ def watch_runs() -> None:
     """Show the latest runs that were started on the page, and those that can be resumed."""
     jobs = [job for job in find_jobs(runs_folder()) if job.kind == "train"]
     for job in jobs[:_SHOWN]:
-        _watch(job.name)
+        if job.alive:
+            _watch(job.name)
+        else:
+            _ended(job)
     shown = {job.name for job in jobs[:_SHOWN]}
     stopped = [run for run in find_runs(runs_folder()) if run.status == "stopped" and run.name not in shown]
     if stopped:
@@ -105,20 +108,33 @@ def stop_button(job: Job) -> None:
 
 @st.fragment(run_every=1.0)
 def _watch(name: str) -> None:
-    """Show one run: progress, metrics so far, log, and buttons to stop and resume it."""
-    job = next((job for job in find_jobs(runs_folder()) if job.name == name and job.kind == "train"), None)
-    if job is None:
-        return
+    """Show a run that trains: progress, metrics so far, log, and a button to stop it."""
+    job = running_job(name, "train")
     with st.container(border=True):
         st.subheader(plain(name), anchor=False)
-        if job.alive:
-            st.session_state.setdefault("announced", {})[name] = False
-            progress_box("Reading the table", progress_of(job.out))
-            stop_button(job)
-            _metrics(job)
-            with st.expander("Log"):
-                st.code(job.tail()[-_LOG:] or "nothing yet", language=None)
-            return
+        progress_box("Reading the table", progress_of(job.out))
+        stop_button(job)
+        _metrics(job)
+        with st.expander("Log"):
+            st.code(job.tail()[-_LOG:] or "nothing yet", language=None)
+
+
+def running_job(name: str, kind: str) -> Job:
+    """Return a running job; where it has ended, draw the whole page again, which then shows its end.
+
+    What has ended is not drawn by a part of the page that repeats itself: such a part can't open another page
+    without a race between the two.
+    """
+    job = next((job for job in find_jobs(runs_folder()) if job.name == name and job.kind == kind), None)
+    if job is None or not job.alive:
+        st.rerun()
+    return job
+
+
+def _ended(job: Job) -> None:
+    """Show a run that is trained, was stopped or failed, with buttons to go on."""
+    with st.container(border=True):
+        st.subheader(plain(job.name), anchor=False)
         state = read_run(job.out) if job.out.is_dir() else None
         if state is not None and state.status == "complete":
             _finished(job, state)
@@ -144,10 +160,6 @@ def _finished(job: Job, run: Run) -> None:
             forget(job)
             st.rerun()
     _metrics(job)
-    # The list of runs in the sidebar was drawn before this run was complete.
-    if st.session_state.setdefault("announced", {}).get(run.name) is False:
-        st.session_state["announced"][run.name] = True
-        st.rerun()
 
 
 def _choose(name: str) -> None:

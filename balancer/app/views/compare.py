@@ -21,10 +21,10 @@ from balancer.app.comparisons import (
     parallel_rows,
     unfinished,
 )
-from balancer.app.jobs import find_jobs, start
+from balancer.app.jobs import Job, find_jobs, start
 from balancer.app.loading import all_runs, plain, runs_folder, sample_table, show_chart, show_table
 from balancer.app.table_checks import page_words
-from balancer.app.watching import ended_box, progress_box, restart, stop_button
+from balancer.app.watching import ended_box, progress_box, restart, running_job, stop_button
 from balancer.comparison.cells import RESULT_FILE
 from balancer.comparison.config import POPULATION_TREATMENTS
 from balancer.comparison.statistics import METRICS
@@ -79,7 +79,10 @@ def _jobs() -> None:
     """Show comparisons that were started here, and those that can be resumed."""
     jobs = [job for job in find_jobs(runs_folder()) if job.kind == "compare"][:_SHOWN_JOBS]
     for job in jobs:
-        _watch(job.name)
+        if job.alive:
+            _watch(job.name)
+        else:
+            _ended(job)
     others = [each for each in find_unfinished(runs_folder()) if each.name not in {job.name for job in jobs}]
     if others:
         with st.container(border=True):
@@ -93,29 +96,28 @@ def _jobs() -> None:
 
 @st.fragment(run_every=1.0)
 def _watch(name: str) -> None:
-    """Show a comparison that runs, was stopped or failed; the page shows its result when it has ended."""
-    job = next((job for job in find_jobs(runs_folder()) if job.name == name and job.kind == "compare"), None)
-    if job is None:
-        return
-    running = st.session_state.setdefault("compare-alive", {})
-    alive = job.alive
-    if running.get(name) and not alive:
-        running[name] = False
-        if (job.out / RESULT_FILE).exists():
-            st.session_state["comparison-ended"] = name
-        st.rerun()
-    running[name] = alive
-    if not alive and (job.out / RESULT_FILE).exists() and not job.error:
-        return
+    """Show a comparison that runs."""
+    st.session_state.setdefault("comparisons-seen", set()).add(name)
+    job = running_job(name, "compare")
     with st.container(border=True):
         st.subheader(plain(name), anchor=False)
-        if alive:
-            now = comparison_progress(job.out)
-            progress_box("Reading the table", now and now | {"stage": "trainings", "stages": []})
-            stop_button(job)
-            with st.expander("Log"):
-                st.code("\n".join(job.tail().splitlines()[-12:]) or "nothing yet", language=None)
-            return
+        now = comparison_progress(job.out)
+        progress_box("Reading the table", now and now | {"stage": "trainings", "stages": []})
+        stop_button(job)
+        with st.expander("Log"):
+            st.code("\n".join(job.tail().splitlines()[-12:]) or "nothing yet", language=None)
+
+
+def _ended(job: Job) -> None:
+    """Show a comparison that was stopped or failed, or choose the result of one that has just ended."""
+    seen = job.name in st.session_state.get("comparisons-seen", set())
+    st.session_state.get("comparisons-seen", set()).discard(job.name)
+    if (job.out / RESULT_FILE).exists() and not job.error:
+        if seen:
+            st.session_state["comparison-ended"] = job.name
+        return
+    with st.container(border=True):
+        st.subheader(plain(job.name), anchor=False)
         state = unfinished(job.out)
         ended_box(job, state is not None, "" if state is None else f"{state.done:,} of {state.planned:,} trainings are finished and kept.")
 
