@@ -94,7 +94,7 @@ def write_shards(
 
 
 def blocks_of(rows: int, fraud_rate: float) -> list[int]:
-    """Rows of each block: about `BLOCK_ROWS`, equal up to one, and more where there would be too few frauds."""
+    """Rows of each block: about `BLOCK_ROWS`, and more where a block would have too few frauds."""
     most = int(max(rows, 0) * fraud_rate / (FEWEST_FRAUDS + 1)) if 0 < fraud_rate < 1 else 1
     number = max(1, min(round(rows / BLOCK_ROWS), most))
     ends = [rows * place // number for place in range(number + 1)]
