@@ -146,7 +146,7 @@ def _by_age(y: NDArray[Any]) -> dict[str, float]:
 def _rank(sampler: AdaptiveSampler, rank: int, ranks: int) -> AdaptiveSampler:
     """The sampler as that of one rank of several; it shares the core."""
     other = copy.copy(sampler)
-    other.rank, other.num_replicas, other._length = rank, ranks, -(-sampler.num_samples // ranks)
+    other.rank, other.num_replicas = rank, ranks
     return other
 
 
