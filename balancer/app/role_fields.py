@@ -14,7 +14,7 @@ import polars as pl
 import streamlit as st
 
 from balancer.app.loading import plain, stamp
-from balancer.app.table_checks import FIELDS, candidates, kept_lists, page_words, shorter_gap, unclear_roles
+from balancer.app.table_checks import FIELDS, as_sentence, candidates, kept_lists, page_words, shorter_gap, unclear_roles
 from balancer.data.inspection import inspect_table
 from balancer.data.leaks import leak_notes
 from balancer.data.reading import collect, scan
@@ -231,7 +231,7 @@ def _checked(source: Path, changed: Any, found: dict[str, Any], given: dict[str,
         if doubt not in found["doubts"]:
             st.error(plain(page_words(doubt)))
     for problem in now["to_correct"]:
-        st.warning(plain(page_words(problem)), icon=":material/block:" if bad_rows == "error" else ":material/warning:")
+        st.warning(plain(as_sentence(page_words(problem))), icon=":material/block:" if bad_rows == "error" else ":material/warning:")
     gap = None if now["doubts"] else shorter_gap(source, given, now["to_correct"])
     if gap is not None:
         text, words = gap
@@ -246,9 +246,9 @@ def _checked(source: Path, changed: Any, found: dict[str, Any], given: dict[str,
         )
     for caution in now["cautions"]:
         if caution.startswith(_SHORTER_DELAY):  # the field shows the delay, and nothing is wrong
-            st.caption(plain(page_words(caution)))
+            st.caption(plain(as_sentence(page_words(caution))))
         else:
-            st.warning(plain(page_words(caution)), icon=":material/warning:")
+            st.warning(plain(as_sentence(page_words(caution))), icon=":material/warning:")
     # Rows that can't be used may be left out; anything else must be corrected.
     refused = [problem for problem in now["to_correct"] if bad_rows == "error" or not re.search(r"\brow \d", problem)]
     return not now["doubts"] and not undecided and not refused
@@ -306,7 +306,7 @@ def _columns(source: Path, found: dict[str, Any], now: dict[str, Any]) -> None:
     if facts:
         st.caption("; ".join(facts))
     for note in now["notes"]:
-        st.caption(plain(page_words(note)))
+        st.caption(plain(as_sentence(page_words(note))))
     st.download_button(
         "Roles as a file",
         now["spec_toml"],

@@ -98,6 +98,13 @@ def page_words(text: str) -> str:
     return re.sub(_FLAG, lambda found: _field(found[1]), text)
 
 
+def as_sentence(text: str) -> str:
+    """Begin with a capital letter, unless the first word has an underscore, and end with a period."""
+    first = text.split(" ", 1)[0]
+    text = text if "_" in first else text[:1].upper() + text[1:]
+    return text if text.endswith((".", ":", "!", "?")) else f"{text}."
+
+
 def _field(flag: str, article: str = "the field ") -> str:
     name = flag.replace("-", "_")
     return f"{article}“{FIELDS[name]}”" if name in FIELDS else f"--{flag} of balancer train"

@@ -39,6 +39,24 @@ def watch_runs() -> None:
                         restart(run.name, "train", [], resume=True)
 
 
+def propose(key: str, stem: str) -> None:
+    """Fill in a name that is free; a name that was typed stays, until something has been started with it.
+
+    Args:
+        key: Key of the field.
+        stem: What the name begins with.
+    """
+    state, folder = st.session_state, runs_folder()
+    taken = {path.name for path in folder.glob("*")} | {job.name for job in find_jobs(folder)}
+    free, number = stem, 1
+    while free in taken:
+        number += 1
+        free = f"{stem}-{number}"
+    if state.get(key) in (None, state.get(f"{key}-proposed")) or state.get(key) == state.get(f"{key}-started"):
+        state[key] = free
+    state[f"{key}-proposed"] = free
+
+
 def restart(name: str, kind: str, arguments: list[str], *, resume: bool) -> None:
     """Start or resume a job and run the page again, or show why that is impossible."""
     try:

@@ -114,14 +114,14 @@ def test_rows_of_the_forest_plot_are_sorted_and_say_what_is_clear() -> None:
     assert chart["layer"][1]["encoding"]["y"]["sort"] == rows["title"].to_list()
 
 
-def test_flags_in_which_runs_differ(tiny_run: Path, trees_run: Path) -> None:
+def test_settings_in_which_runs_differ(tiny_run: Path, trees_run: Path) -> None:
     runs = [read_run(tiny_run), read_run(trees_run)]
     found = configuration_differences(runs)
-    assert found.columns == ["flag", "run", "trees_run"]
-    values = {row["flag"]: (row["run"], row["trees_run"]) for row in found.to_dicts()}
-    assert values["--learner"] == ("hybrid", "trees")
-    assert values["--policy"] == ("ppo", "auto")
-    assert "--out" not in values
+    assert found.columns == ["setting", "run", "trees_run"]
+    values = {row["setting"]: (row["run"], row["trees_run"]) for row in found.to_dicts()}
+    assert values["learner"] == ("hybrid", "trees")
+    assert values["policy"] == ("ppo", "auto")
+    assert "out" not in values
     assert configuration_differences(runs[:1]).is_empty()
     assert configuration_differences([runs[0], Run(Path("gone"), "broken")]).is_empty()
 
@@ -140,7 +140,7 @@ def test_several_runs_on_the_page(folder: Path, tiny_run: Path, trees_run: Path)
         shutil.copytree(run, folder / name)
     app = opened("compare")
     assert not app.exception and not app.error
-    (table,) = (frame.value for frame in app.dataframe if "flag" in frame.value.columns)
+    (table,) = (frame.value for frame in app.dataframe if "setting" in frame.value.columns)
     assert {"a", "b", "c [x]"} <= set(table.columns)
     app.multiselect(key="compare-runs").set_value(["a", "c [x]"]).run()
     assert not app.exception

@@ -10,6 +10,7 @@ from urllib.parse import parse_qs, urlparse
 import polars as pl
 import pytest
 
+from balancer.app.jobs import JOBS
 from benchmarks.lib.browser import CHROMIUM, go, page, served, settle
 
 pytest.importorskip("playwright", reason="the browser tests need playwright")
@@ -49,3 +50,23 @@ def test_a_click_on_the_curve_and_a_confirmed_alarm(tiny_run: Path, tmp_path: Pa
     rows = pl.read_parquet(runs / "first" / "predictions.parquet").filter("decision")
     first = rows.sort(pl.col("score") * pl.col("amount").clip(0), descending=True)["id"][0]
     assert sent == {"labels": [{"id": first, "label": "1"}]}
+
+
+def test_the_results_of_a_run_that_has_ended_follow_a_click(tiny_run: Path, tmp_path: Path) -> None:
+    """A part of the page that repeats itself while the next page opens would leave that page blank."""
+    runs = tmp_path / "runs"
+    shutil.copytree(tiny_run, runs / "first")
+    (runs / JOBS).mkdir()
+    (runs / JOBS / "first.log").write_text("done")
+    (runs / JOBS / "first.json").write_text(json.dumps({"kind": "train", "pid": 1, "started": "2026-05-01T00:00:00+00:00"}))
+    with served(runs) as address, page() as opened:
+        opened.goto(address)
+        settle(opened)
+        for moment in (1_100, 1_350, 1_600):
+            go(opened, "Train")
+            opened.wait_for_timeout(moment)
+            opened.get_by_role("button", name="See the results").click()
+            expect(opened.get_by_role("heading", name="Runs: first")).to_be_visible()
+            settle(opened)
+            opened.wait_for_timeout(1_000)
+            expect(opened.get_by_role("heading", name="Runs: first")).to_be_visible()

@@ -107,12 +107,14 @@ def fits(shown: Page, where: str) -> None:
 
 
 def measured(shown: Page) -> dict[str, Any]:
-    """What the page measures once it is the same twice: charts are drawn anew after a change of the width."""
+    """What the page measures once it rests: charts are drawn anew some time after a change of the width."""
     before: dict[str, Any] | None = None
+    same = 0
     for _ in range(40):
         shown.wait_for_timeout(250)
         now: dict[str, Any] = shown.evaluate(MEASURE)
-        if now == before and all(plot["width"] for plot in now["plots"]):
+        same = same + 1 if now == before else 0
+        if same > (10 if now["cut"] else 0) and all(plot["width"] for plot in now["plots"]):
             return now
         before = now
     raise AssertionError(f"the page does not come to rest: {before}")

@@ -133,6 +133,7 @@ def test_the_shares_of_the_parts_reach_the_run(folder: Path, tmp_path: Path, mon
     assert not app.exception and not app.error
     start_button(app).click().run()
     (arguments,) = started
+    assert "--history-length" not in arguments, "what is not chosen is left to balancer train"
     written = Path(arguments[arguments.index("--spec") + 1])
     split = resolve_spec(file, spec_file=written).split
     assert (split.train, split.validation, split.test) == (0.7, 0.15, 0.15)
@@ -235,6 +236,19 @@ def test_words_of_the_page() -> None:
         "lower the field “Label delay” or the field “Gap”, or choose no column for “Time”; --hash-buckets of balancer train"
     )
     assert "[split]" not in page_words("give more rows, or change the shares in [split]")
+
+
+def test_a_name_is_proposed_until_one_is_typed(folder: Path, tmp_path: Path) -> None:
+    (folder / "payments").mkdir(parents=True)
+    for name in ("payments.csv", "other.csv"):
+        payments(300, second_time=False).write_csv(tmp_path / name)
+    app = with_path(tmp_path / "payments.csv")
+    assert app.text_input(key="run-name").value == "payments-2"
+    app.text_input(key="path").set_value(str(tmp_path / "other.csv")).run()
+    assert app.text_input(key="run-name").value == "other"
+    app.text_input(key="run-name").set_value("mine").run()
+    app.text_input(key="path").set_value(str(tmp_path / "payments.csv")).run()
+    assert app.text_input(key="run-name").value == "mine"
 
 
 def test_doubts_and_what_they_propose() -> None:

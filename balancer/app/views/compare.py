@@ -24,7 +24,7 @@ from balancer.app.comparisons import (
 from balancer.app.jobs import Job, find_jobs, start
 from balancer.app.loading import all_runs, plain, runs_folder, sample_table, show_chart, show_table
 from balancer.app.table_checks import page_words
-from balancer.app.watching import ended_box, progress_box, restart, running_job, stop_button
+from balancer.app.watching import ended_box, progress_box, propose, restart, running_job, stop_button
 from balancer.comparison.cells import RESULT_FILE
 from balancer.comparison.config import POPULATION_TREATMENTS
 from balancer.comparison.statistics import METRICS
@@ -133,7 +133,8 @@ def _start(*, expanded: bool) -> None:
         tables = list(dict.fromkeys([str(sample_table()), *(run.dataset for run in all_runs() if run.dataset)]))
         left, right = st.columns(2)
         chosen = left.selectbox("Table", tables, key="compare-table", persist_state="session")
-        name = right.text_input("Name", _free_name(runs), key="compare-name")
+        propose("compare-name", "comparison")
+        name = right.text_input("Name", key="compare-name")
         size = st.radio(
             "Size", list(SIZES), format_func=lambda key: f"{key}: {SIZE_WORDS.get(key, '')}", key="compare-size", persist_state="session"
         )
@@ -147,15 +148,8 @@ def _start(*, expanded: bool) -> None:
             except InputError as error:
                 st.error(plain(page_words(str(error))))
             else:
+                st.session_state["compare-name-started"] = name
                 st.rerun()
-
-
-def _free_name(runs: Path) -> str:
-    name, number = "comparison", 1
-    while (runs / name).exists():
-        number += 1
-        name = f"comparison-{number}"
-    return name
 
 
 def _result(content: dict[str, Any], picked: Path) -> None:

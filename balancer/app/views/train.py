@@ -16,7 +16,7 @@ from balancer.app.jobs import ENDINGS, MAX_UPLOAD, PACKED, keep_shares, keep_upl
 from balancer.app.loading import plain, runs_folder, sample_table
 from balancer.app.role_fields import ask_roles
 from balancer.app.table_checks import FIELDS, check_upload, page_words
-from balancer.app.watching import watch_runs
+from balancer.app.watching import propose, watch_runs
 from balancer.data.spec import LIST_ROLES
 from balancer.errors import InputError
 from balancer.names import counted
@@ -33,11 +33,11 @@ LEARNERS = {
     "trees": "trees alone",
 }
 POLICIES = {
-    "ppo": "learned on this table (PPO)",
-    "auto": "the constant of the package (auto)",
-    "bandit": "a bandit",
-    "schedule": "a schedule",
-    "rule": "a rule",
+    "ppo": "learned (PPO)",
+    "auto": "constant (auto)",
+    "bandit": "bandit",
+    "schedule": "schedule",
+    "rule": "rule",
 }
 
 
@@ -57,13 +57,15 @@ def show() -> None:
     st.subheader("Training")
     flags |= _method()
     budget = _budget(source, flags)
-    name = st.text_input("Name of the run", _free_name(source.stem), key="run-name")
+    propose("run-name", source.stem)
+    name = st.text_input("Name of the run", key="run-name")
     if st.button("Start training", type="primary", icon=":material/play_arrow:", disabled=not ready):
         try:
             start(runs_folder(), name.strip(), "train", _arguments(source, flags | {"budget": budget}))
         except InputError as error:
             st.error(plain(page_words(str(error))))
         else:
+            st.session_state["run-name-started"] = name
             st.rerun()
     if not ready:
         st.caption("Training can start when every role is clear and nothing above must be corrected.")
@@ -130,7 +132,7 @@ def _method() -> dict[str, Any]:
         format_func=POLICIES.__getitem__,
         disabled=learner == "trees",
         help="How often each class is drawn while training. Weights that are learned on this table are kept only where they are better "
-        "than the constant on validation rows; the constant takes no time.",
+        "than the constant of the package on validation rows; the constant takes no time.",
     )
     length = middle.number_input(
         FIELDS["history_length"],
@@ -158,15 +160,15 @@ def _budget(source: Path, flags: dict[str, Any]) -> str:
     prices = st.session_state.get("prices", {})
     key = (str(source), tuple(sorted((name, str(value)) for name, value in flags.items())))
     seconds = prices.get(key, {})
-    words = {
-        name: f"{name}: {counted(budget.epochs, 'epoch')} of up to {counted(budget.steps_per_epoch, 'step')}"
+    words = [
+        f"{counted(budget.epochs, 'epoch')} of up to {counted(budget.steps_per_epoch, 'step')}"
         + (f", about {seconds[name] / 60:.1f} min" if seconds else "")
         for name, budget in BUDGETS.items()
-    }
+    ]
     chosen = st.radio(
         FIELDS["budget"],
         list(BUDGETS),
-        format_func=words.__getitem__,
+        captions=words,
         key="budget",
         help="The time does not include LightGBM and the trees.",
     )
@@ -207,14 +209,6 @@ def _arguments(source: Path, flags: dict[str, Any]) -> list[str]:
             continue
         arguments += [flag_of(name), ",".join(value) or "none" if isinstance(value, tuple) else str(value)]
     return arguments
-
-
-def _free_name(stem: str) -> str:
-    name, number = stem, 1
-    while (runs_folder() / name).exists():
-        number += 1
-        name = f"{stem}-{number}"
-    return name
 
 
 if __name__ == "__main__":
