@@ -162,32 +162,50 @@ class ShardedLabels:
         return self.parts[self.ids[0]].encode(labels, name)
 
 
+class ShardShares:
+    """What follows for all shards from the weights of an epoch; that of the last weights is kept.
+
+    Args:
+        counts: (S, K) rows of each class in each shard.
+    """
+
+    def __init__(self, counts: NDArray[np.int64]) -> None:
+        self.counts = counts
+        self._last: tuple[SamplingWeights, Floats, Floats, Floats] | None = None
+
+    def of(self, weights: SamplingWeights) -> tuple[Floats, Floats, Floats]:
+        """Shares of the classes (K,), their shares in each shard (S, K), and :func:`unevenness` (S, K)."""
+        if self._last is None or self._last[0] is not weights:
+            share = np.asarray(weights.share / weights.share.sum(), dtype=np.float64)
+            self._last = weights, share, shard_shares(share, self.counts), unevenness(share, self.counts)
+        return self._last[1:]
+
+
 class ShardRows(RowSampler):
     """Rows of one shard, drawn so that the rarer classes are drawn as in the whole table.
 
     Args:
         codes: (n,) code of each row, -1 without a label.
-        counts: (S, K) rows of each class in each shard.
+        shares: Shares of the classes in each shard.
         shard: Number of this shard.
     """
 
     keeps_minority = False
 
-    def __init__(self, codes: NDArray[np.signedinteger[Any]], counts: NDArray[np.int64], shard: int) -> None:
-        self._shard_counts, self._shard = counts, shard
-        super().__init__(codes, counts.shape[1], prior=class_prior(counts.sum(axis=0)), is_part=True)
+    def __init__(self, codes: NDArray[np.signedinteger[Any]], shares: ShardShares, shard: int) -> None:
+        self._shares, self._shard = shares, shard
+        super().__init__(codes, shares.counts.shape[1], prior=class_prior(shares.counts.sum(axis=0)), is_part=True)
 
     def class_share(self, weights: SamplingWeights) -> Floats:
         """(K,) shares of the classes among the draws of this shard."""
-        return np.asarray(shard_shares(weights.share / weights.share.sum(), self._shard_counts)[self._shard])
+        return np.asarray(self._shares.of(weights)[1][self._shard])
 
     def _chosen_classes(self, weights: SamplingWeights, share: Floats) -> NDArray[np.bool_]:
-        return np.asarray(is_chosen(weights.share / weights.share.sum(), self.prior))
+        return np.asarray(is_chosen(self._shares.of(weights)[0], self.prior))
 
     def _class_weight(self, weights: SamplingWeights, share: Floats) -> Floats:
-        whole = weights.share / weights.share.sum()
-        factor = unevenness(whole, self._shard_counts)[self._shard]
-        return np.asarray(class_weights(whole, weights.class_importance, self.prior) * factor)
+        whole, _, uneven = self._shares.of(weights)
+        return np.asarray(class_weights(whole, weights.class_importance, self.prior) * uneven[self._shard])
 
 
 class ShardedRows:
@@ -203,7 +221,8 @@ class ShardedRows:
     def __init__(self, labels: ShardedLabels) -> None:
         self._labels = labels
         self.counts = labels.counts
-        self.parts = {number: ShardRows(part.codes, labels.shard_counts, number) for number, part in labels.parts.items()}
+        self._shares = ShardShares(labels.shard_counts)
+        self.parts = {number: ShardRows(part.codes, self._shares, number) for number, part in labels.parts.items()}
         """Rows of each shard of this rank."""
         self._terms: Floats | None = None  # (6, K) of the tilt, mean over all shards; None where hardness does not act
         self._scored = False  # whether any rank has scores
@@ -215,7 +234,7 @@ class ShardedRows:
 
     def class_share(self, weights: SamplingWeights) -> Floats:
         """(K,) shares of the classes, normalised."""
-        return np.asarray(weights.share / weights.share.sum(), dtype=np.float64)
+        return self._shares.of(weights)[0]
 
     def probabilities(self, weights: SamplingWeights, draws: int, *, keep_minority: bool = False) -> Floats:
         """Refused: no rank has all rows.
@@ -260,7 +279,7 @@ class ShardedRows:
             return
         every = every[np.argsort(every[:, 0])]  # the order of the sum is the same for any number of ranks
         terms = every[:, 1:].reshape(len(every), 6, len(self.counts))
-        share = shard_shares(self.class_share(weights), self._labels.shard_counts)[every[:, 0].astype(np.int64)][:, None, :]
+        share = self._shares.of(weights)[1][every[:, 0].astype(np.int64)][:, None, :]
         known = ~np.isnan(terms)
         total = np.where(known, share, 0.0).sum(axis=0)
         mean = np.where(known, share * np.nan_to_num(terms), 0.0).sum(axis=0) / np.where(total > 0, total, 1.0)

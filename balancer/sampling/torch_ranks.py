@@ -70,7 +70,9 @@ class TorchGroup:
         backend = str(torch.distributed.get_backend(self._group))
         if "gloo" in backend or "mpi" in backend or "nccl" not in backend:
             return torch.device("cpu")
-        return torch.device("cuda", torch.cuda.current_device())
+        own = torch.distributed.group.WORLD if self._group is None else self._group
+        bound = getattr(own, "bound_device_id", None)  # where init_process_group was given device_id
+        return torch.device("cuda", torch.cuda.current_device()) if bound is None else torch.device(bound)
 
 
 def is_distributed() -> bool:
