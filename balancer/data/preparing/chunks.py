@@ -20,6 +20,7 @@ from balancer.data.checks import RowCheck, accept_times, check_entity, check_num
 from balancer.data.labels import label_names
 from balancer.data.preparing.coding import coded, distinct_names
 from balancer.data.preparing.plan import REPORTS, TIME, WORK, Plan, Whole, marker, place_of
+from balancer.data.reading import collect
 from balancer.data.row_times import parsed_times, read_reports
 from balancer.data.sharded.columns import read_rows
 from balancer.data.sharded.files import ENTITY, key_file, number_file
@@ -78,7 +79,7 @@ def check_chunk(folder: str, number: int) -> None:
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     first, last = plan.chunk(number)
-    frame = plan.frame(root).select(plan.used).slice(first, last - first).collect()
+    frame = collect(plan.frame(root).select(plan.used).slice(first, last - first), plan.source)
     check = ChunkCheck(frame.height, plan.bad_rows, plan=plan, first=first)
     try:
         found = _Chunk(root, plan, frame, check).write(place)

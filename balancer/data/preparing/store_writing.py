@@ -28,7 +28,7 @@ from balancer.data.roles import Roles
 from balancer.data.sharded.files import COLUMNS, IDS, NAMES, SHARDS
 from balancer.data.sharded.folder import StoreFolder, is_store
 from balancer.data.sharded.info import STORE_FILE, StoreInfo
-from balancer.data.sharded.kept_roles import write_roles
+from balancer.data.sharded.kept_roles import ROLES_FILE, SAMPLE_FILE, write_roles
 from balancer.data.spec import Spec, nearest
 from balancer.errors import InputError, UnwritableFileError
 from balancer.files import read_json, write_json
@@ -141,10 +141,7 @@ def _plan(source: Path, out: Path, spec: Spec, shards: int | None, bad_rows: Bad
                 "name another folder, or delete it"
             )
         return Plan.load(out)
-    if out.exists() and any(out.iterdir()):
-        raise InputError(f"{out} is not empty and has no unfinished store: name another folder")
-    for name in (WORK, COLUMNS, NAMES, IDS, SHARDS):
-        (out / name).mkdir(parents=True, exist_ok=True)
+    _make_folders(out)
     plan = Plan(
         source=str(source.absolute()),
         spec=spec,
@@ -168,6 +165,21 @@ def _plan(source: Path, out: Path, spec: Spec, shards: int | None, bad_rows: Bad
         np.save(out / WORK / REPEATED_IDS, repeated_ids(out, plan))
     plan.write(out)
     return plan
+
+
+def _make_folders(out: Path) -> None:
+    """Make the folders of a store; those of a try that was stopped before it had a plan are made again.
+
+    Raises:
+        InputError: The folder has something else.
+    """
+    own = (WORK, COLUMNS, NAMES, IDS, SHARDS)
+    known = (*own, ROLES_FILE, SAMPLE_FILE)
+    if out.exists() and any(path.name not in known and not path.name.startswith(".") for path in out.iterdir()):
+        raise InputError(f"{out} is not empty and has no unfinished store: name another folder")
+    for name in own:
+        shutil.rmtree(out / name, ignore_errors=True)
+        (out / name).mkdir(parents=True)
 
 
 def _in_ranges(source: Path, table: Opened) -> bool:

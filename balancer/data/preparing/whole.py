@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from balancer.data.checks import RowCheck, accept_times, check_number
 from balancer.data.preparing.plan import REPORTS, TIME, WORK, Plan, Whole
+from balancer.data.reading import collect
 from balancer.data.row_times import parsed_times, read_reports
 from balancer.errors import InputError
 from balancer.tables.source import opened
@@ -67,7 +68,7 @@ def read_whole(folder: Path, plan: Plan, name: str) -> Plan:
     columns = [name]
     if name in (TIME, REPORTS):
         columns = [*plan.made_of[(spec.time if name == TIME else spec.label_date) or ""]]
-    frame = plan.frame(folder).select(columns).collect()
+    frame = collect(plan.frame(folder).select(columns), plan.source)
     if name == TIME:
         assert spec.time is not None
         result = parsed_times([frame[each] for each in columns], spec.time, spec.time_format, spec.time_unit, None)
@@ -100,7 +101,7 @@ def expected_times(folder: Path, plan: Plan) -> Plan:
     if len(columns) == 1 and dtype in (pl.Datetime, pl.Date, pl.Duration):
         return plan
     if len(columns) == 1 and dtype in (pl.String, pl.Categorical, pl.Enum) and spec.time_unit is None:
-        form = _year_first(plan.frame(folder).select(columns).head(_FIRST).collect().to_series(), spec.time_format)
+        form = _year_first(collect(plan.frame(folder).select(columns).head(_FIRST), plan.source).to_series(), spec.time_format)
         if form is not None:
             return replace(plan, time_form=form, found=TimeForm(form))
     return read_whole(folder, plan, TIME)
@@ -128,7 +129,7 @@ def repeated_ids(folder: Path, plan: Plan) -> NDArray[np.int64]:
     hashes = np.empty(plan.height, np.uint64)
     for number in range(plan.chunks):
         first, last = plan.chunk(number)
-        hashes[first:last] = query.slice(first, last - first).collect().to_series().hash(0).to_numpy()
+        hashes[first:last] = collect(query.slice(first, last - first), plan.source).to_series().hash(0).to_numpy()
     ordered = np.sort(hashes)
     twice = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
     del ordered
@@ -140,6 +141,6 @@ def repeated_ids(folder: Path, plan: Plan) -> NDArray[np.int64]:
     for number in range(plan.chunks):
         first, last = plan.chunk(number)
         inside = rows[(rows >= first) & (rows < last)] - first
-        parts.append(query.slice(first, last - first).collect().to_series().gather(inside.astype(np.uint32)))
+        parts.append(collect(query.slice(first, last - first), plan.source).to_series().gather(inside.astype(np.uint32)))
     repeated: NDArray[np.int64] = rows[~pl.concat(parts).is_first_distinct().to_numpy()]
     return repeated

@@ -176,6 +176,8 @@ def test_only_a_preparation_of_the_same_table_is_continued(
             prepare_store(changed, tmp_path / "store", roles, shards=shards)
     with pytest.raises(InputError, match="is not empty"):
         prepare_store(other, tmp_path, roles)
+    (tmp_path / "store" / WORK / "plan.json").unlink()  # as if it was stopped before there was a plan
+    assert prepare_store(other, tmp_path / "store", roles, shards=3).shards == 3
 
 
 @pytest.mark.parametrize(
