@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from balancer.cluster.connection import check_address, chosen_address
@@ -71,3 +74,25 @@ def test_addresses_of_another_form(address: str) -> None:
 def test_several_workers_mean_a_ray_of_this_machine() -> None:
     assert [chosen_address(None, None), chosen_address(None, 1), chosen_address(None, 2)] == [None, None, "local"]
     assert chosen_address("auto", 2) == "auto"
+
+
+@pytest.mark.slow
+def test_sigterm_ends_a_ray_of_its_own() -> None:
+    """As the button Stop of the app sends it: the process ends orderly, and its Ray with it."""
+    script = (
+        "import os, time\n"
+        "from balancer.cluster.connection import connected\n"
+        "with connected('local', 1) as ray:\n"
+        "    print(ray.nodes()[0]['NodeID'], flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_MODE"}
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout is not None
+    assert process.stdout.readline().strip()
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.terminate()
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "SIGTERM" not in said
+    assert psutil.wait_procs(children, timeout=20)[1] == []
