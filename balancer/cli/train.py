@@ -13,7 +13,7 @@ from balancer.cli.messages import say
 from balancer.errors import InputError, LostWorkerError
 from balancer.options.flags import parse
 from balancer.options.train import TrainConfig
-from balancer.training.launcher import restarted, started_by_torchrun
+from balancer.training.launcher import started_by_torchrun
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,8 +23,6 @@ def main(arguments: Sequence[str]) -> int:
     """Train or resume a run and print its report; returns the exit code."""
     given = parse(TrainConfig, "balancer train", arguments)
     together = started_by_torchrun()
-    if together and restarted() and _was_started(given.get("out")):
-        given["resume"] = True
     if given.get("resume"):
         from balancer.runs.run_folder import with_saved_dataset
 
@@ -59,10 +57,6 @@ def main(arguments: Sequence[str]) -> int:
     return _report(config, folder, console)
 
 
-def _was_started(out: Path | None) -> bool:
-    return out is not None and (out / "run.json").is_file()
-
-
 def _as_one_of_several(config: TrainConfig, given: dict[str, Any], console: Console) -> int:
     """Train with the other processes that torchrun started; the leader alone prints."""
     from balancer.training.distributed import joined_workers
@@ -70,7 +64,8 @@ def _as_one_of_several(config: TrainConfig, given: dict[str, Any], console: Cons
 
     with joined_workers(config.device) as workers:
         try:
-            workers.each(lambda: check_training(config, given))
+            if not workers.again:
+                workers.each(lambda: check_training(config, given))
             folder = train_run(config, given, console, workers)
         except LostWorkerError:
             raise

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -22,6 +24,9 @@ from balancer.errors import InputError, LostWorkerError, UnsupportedError
 WAIT = timedelta(days=7)
 """Longest wait for another process: the leader may fit trees and learn a policy for hours. A process that
 ends is noticed at once, because its connection is closed."""
+JOIN = timedelta(minutes=10)
+"""Longest wait at the start until all processes have been started."""
+POLL_SECONDS = 0.05
 BACKEND = "cpu:gloo,cuda:nccl"
 """Tensors on CPUs are exchanged with gloo, and those on CUDA devices with NCCL."""
 
@@ -39,10 +44,11 @@ class Workers:
         size: Number of processes.
         together: Whether a launcher for several processes started them; then a run is divided so that another
             number of processes can continue it, even if this is the only one.
+        again: Whether they were started again, because one of them had ended.
     """
 
-    def __init__(self, rank: int = 0, size: int = 1, *, together: bool = False) -> None:
-        self.rank, self.size, self.together = rank, size, together
+    def __init__(self, rank: int = 0, size: int = 1, *, together: bool = False, again: bool = False) -> None:
+        self.rank, self.size, self.together, self.again = rank, size, together, again
 
     @property
     def leads(self) -> bool:
@@ -161,14 +167,60 @@ def joined_workers(device: str) -> Iterator[Workers]:
         UnsupportedError: There are fewer CUDA devices than processes on this machine.
     """
     import torch.distributed as dist
+    from torch.distributed.rendezvous import rendezvous
 
     use_device(device)
     on_cuda = device != "cpu" and torch.cuda.is_available()
-    dist.init_process_group(BACKEND if on_cuda else "gloo", timeout=WAIT)
+    store, rank, size = next(rendezvous("env://", timeout=JOIN))
+    again = rank == 0 and store.check([_STARTED])
+    store.set(_STARTED, "")
+    dist.init_process_group(
+        BACKEND if on_cuda else "gloo", store=_store_of_this_start(store, rank, size), rank=rank, world_size=size, timeout=WAIT
+    )
     try:
-        yield initialized_workers()
+        workers = initialized_workers()
+        workers.again = workers.agreed(again)
+        yield workers
     finally:
         dist.destroy_process_group()
+
+
+_STARTED = "balancer/started"
+"""Key in the launcher's store; it is there only if processes of the same job were started before."""
+
+
+def _store_of_this_start(store: Any, rank: int, size: int) -> Any:
+    """A part of the launcher's store that only the processes of this start use.
+
+    The store of ``torchrun`` outlives its processes. After a restart a process could otherwise read the
+    address of one that has ended. The number of restarts is no name for a start, because every machine counts
+    its own. So each process shows a random number, and the first one gives the start a name when it has seen
+    all numbers.
+
+    Args:
+        store: The launcher's store.
+        rank: Number of this process.
+        size: Number of processes.
+    """
+    from torch.distributed.distributed_c10d import PrefixStore
+
+    own, meeting, others = secrets.token_hex(8), PrefixStore("balancer/meeting", store), range(1, size)
+    meeting.set(f"number/{rank}", own)
+    if rank == 0:
+        name = own
+        while True:
+            # A number may be of a process that has ended, until its successor has shown its own.
+            numbers = {str(other): meeting.get(f"number/{other}").decode() for other in others}
+            meeting.set("start", json.dumps({"name": name, "numbers": numbers}))
+            if all(meeting.check([f"{name}/{other}"]) for other in others):
+                break
+            time.sleep(POLL_SECONDS)
+    else:
+        while (start := json.loads(meeting.get("start")))["numbers"].get(str(rank)) != own:
+            time.sleep(POLL_SECONDS)
+        name = start["name"]
+        meeting.set(f"{name}/{rank}", "")
+    return PrefixStore(f"balancer/{name}", store)
 
 
 def initialized_workers() -> Workers:

@@ -8,8 +8,3 @@ import os
 def started_by_torchrun() -> bool:
     """Whether ``torchrun``, or a launcher with the same variables, started this process as one of several."""
     return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
-
-
-def restarted() -> bool:
-    """Whether ``torchrun`` has started the processes again, because one of them had ended."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0

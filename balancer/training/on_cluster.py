@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import secrets
 import time
-from dataclasses import fields, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,6 @@ def train_on_cluster(config: TrainConfig, given: dict[str, Any], console: Consol
 
     with connected(address, None if config.workers is None else config.workers * config.threads) as ray:
         count, gpu = _workers(config, ray.cluster_resources())
-        device = "cuda" if gpu else "cpu" if config.device == "auto" else config.device
         say(
             f"{count} workers, each with {config.threads} CPU{'s' if config.threads > 1 else ''}{' and a GPU' if gpu else ''}, on {address}"
         )
@@ -60,7 +60,7 @@ def train_on_cluster(config: TrainConfig, given: dict[str, Any], console: Consol
         try:
             run_together(
                 train_worker,
-                (_absolute(replace(config, device=device)), {name: _full(value) for name, value in given.items()}, mark, console.width),
+                (replace(config, **_absolute(vars(config))), given | _absolute(given), mark, console.width),
                 cluster=address,
                 workers=count,
                 cpus=config.threads,
@@ -94,14 +94,11 @@ def _workers(config: TrainConfig, resources: dict[str, float]) -> tuple[int, boo
     return max(count for count in range(1, most + 1) if config.micro_batches % count == 0), gpu
 
 
-def _full(value: Any) -> Any:
-    return value.absolute() if isinstance(value, Path) else value
-
-
-def _absolute(config: TrainConfig) -> TrainConfig:
-    """The configuration with absolute paths, because workers run in other folders."""
-    paths = {each.name: _full(getattr(config, each.name)) for each in fields(config) if isinstance(getattr(config, each.name), Path)}
-    return replace(config, **paths)
+def _absolute(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The options among ``values`` that are paths, as absolute ones, because workers run in other folders."""
+    paths = {name: value.absolute() for name, value in values.items() if isinstance(value, Path)}
+    policy = values.get("policy")
+    return paths | ({"policy": str(Path(policy).absolute())} if policy is not None and Path(policy).exists() else {})
 
 
 def train_worker(shared: Shared, restarts: int, say: Say) -> None:
@@ -116,8 +113,7 @@ def train_worker(shared: Shared, restarts: int, say: Say) -> None:
     workers = initialized_workers()
     assert config.out is not None
     workers.each(lambda: _check_mark(config.out / MARK, mark))  # type: ignore[operator]
-    if workers.agreed(restarts > 0 and (config.out / "run.json").is_file()) and not config.resume:
-        config, given = replace(config, resume=True), given | {"resume": True}
+    workers.again = workers.agreed(restarts > 0)
     train_run(config, given, Console(file=_Lines(say), width=columns), workers)  # type: ignore[arg-type]
 
 

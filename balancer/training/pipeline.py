@@ -68,7 +68,8 @@ def train_run(config: TrainConfig, given: dict[str, Any], console: Console, work
             the run folder.
         given: Fields of ``config`` that were typed; to resume, they must agree with the run.
         console: Where the leader prints progress.
-        workers: The processes that train the run; each calls this function with the same arguments.
+        workers: The processes that train the run; each calls this function with the same arguments. If they
+            were started again, they resume the run.
 
     Returns:
         The run folder.
@@ -79,7 +80,7 @@ def train_run(config: TrainConfig, given: dict[str, Any], console: Console, work
     """
     console = console if workers.leads else Console(quiet=True, file=io.StringIO())
     saved = None
-    if config.resume:
+    if config.resume or workers.agreed(workers.again and config.out is not None and (config.out / "run.json").is_file()):
         saved = workers.each(lambda: _to_resume(config, given))
         if saved.complete:
             console.print(f"{saved.path} is complete already", highlight=False, soft_wrap=True)
