@@ -6,11 +6,15 @@ or `balancer app --runs DIR` shows those of another folder.
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import logging
+import threading
 from pathlib import Path
 
 import polars as pl
 import streamlit as st
+from streamlit import runtime
 
 from balancer.app.loading import plain, run_choice
 from balancer.app.service import target
@@ -28,6 +32,10 @@ PAGES = (
 _DAMAGE = (KeyError, IndexError, TypeError, ValueError, AttributeError, pl.exceptions.PolarsError)
 """What pages raise at a file of a run whose content is not what it should be."""
 _LOG = logging.getLogger(__name__)
+_SLOW = "balancer.runs.trained_run"
+"""Module with torch, which the pages Transactions and Model need."""
+_SOON = 3.0
+"""Seconds after the first page from which it is imported."""
 SERVICE_PAGE = ("service", "Service", ":material/monitoring:")  # only where a service is configured
 STYLE = """<style>
 /* Columns wrap instead of cutting off numbers or squeezing charts; two columns usually hold charts. */
@@ -49,6 +57,8 @@ STYLE = """<style>
 /* Numbers and titles of tiles wrap; nothing of them is cut off. */
 [data-testid="stMetric"] * { white-space: normal !important; overflow: visible !important; text-overflow: clip !important; overflow-wrap: anywhere; }
 [data-testid="stMetricLabel"] * { min-width: 0; }
+/* The sign of help keeps its place beside a title of several lines. */
+[data-testid="stMetricLabel"] > span, [data-testid="stMetricLabel"] > span * { flex: none; }
 [data-testid="stHeading"] * { overflow-wrap: anywhere; }
 /* Streamlit makes each panel of stacked charts as wide as the container, without its axis. */
 [class*="st-key-stacked-"] { padding-right: 5rem; }
@@ -64,10 +74,25 @@ span[data-tag-index] { background-color: #0072B2 !important; color: #FFFFFF !imp
 </style>"""
 
 
+@st.cache_resource(show_spinner=False)
+def _import_ahead() -> None:
+    """Import torch in the background while the first page is read, so that other pages do not wait for it."""
+
+    def imported() -> None:
+        with contextlib.suppress(ImportError):  # the page that needs it says what is missing
+            importlib.import_module(_SLOW)
+
+    if isinstance(runtime.get_instance(), runtime.Runtime):  # a server, not a test of one page
+        later = threading.Timer(_SOON, imported)
+        later.daemon = True
+        later.start()
+
+
 def main() -> None:
     """Show the list of pages, the choice of the run, and the chosen page."""
     st.set_page_config(page_title="balancer", page_icon=Path(__file__).with_name("favicon.svg"), layout="wide")
     st.html(STYLE)
+    _import_ahead()
     pages = (*PAGES, SERVICE_PAGE) if target().configured else PAGES
     page = st.navigation([st.Page(f"views/{name}.py", title=title, icon=icon, default=name == "runs") for name, title, icon in pages])
     run_choice(st.sidebar)

@@ -65,6 +65,19 @@ ANSWERS: dict[str, Any] = {
 }
 
 
+def busy(route: str) -> str:
+    """The metrics of a service with some hundred thousand requests."""
+    counts = {"0.001": 90_000, "0.002": 611_000, "0.005": 709_000, "0.01": 718_600, "+Inf": 719_300}
+    buckets = [f'balancer_request_seconds_bucket{{le="{bound}",route="{route}"}} {count}' for bound, count in counts.items()]
+    lines = [
+        f'balancer_requests_total{{method="POST",route="{route}",status="200"}} 719290',
+        f'balancer_requests_total{{method="POST",route="{route}",status="503"}} 10',
+        "balancer_transactions_total 719290",
+        "balancer_alarms_total 7912",
+    ]
+    return "\n".join([*lines, *buckets, ""])
+
+
 def month(days: int = 30) -> dict[str, Any]:
     """The answers of a service that has decided for some weeks, with two models and late labels."""
     found = []
@@ -81,12 +94,23 @@ def month(days: int = 30) -> dict[str, Any]:
                     "alert_rate": 0.011 + 0.001 * wave + shift,
                     "estimated_precision": measured(0.62 + 0.05 * wave, 0.5, 0.7),
                     "true_precision": measured(0.6 + 0.06 * wave, 0.5, 0.7) if labelled else measured(None),
+                    "expected_frauds": measured(170.0 + 9 * wave, 150.0, 190.0),
                     "largest_drift": {"field": "amount", "index": 0.08 + 0.2 * math.exp(-back / 2)},
                     "drift": {"amount": 0.08 + 0.2 * math.exp(-back / 2)},
                     "fields_changed": ["amount"] if back == 0 else [],
                 }
             )
-    return ANSWERS | {"/v1/monitoring": {"days": found, "notes": []}}
+    sides = {
+        "champion": ("mine", 0.0110, 0.731, 0.604, 0.842, 43.0),
+        "challenger": ("second", 0.0140, 0.762, 0.552, 0.871, 63.0),
+    }
+    compared = COMPARISON | {"rows": 34_800, "labelled": 12_400, "frauds": 214, "agreement": measured(0.994, 0.993, 0.995)}
+    compared["average_precision_difference"] = measured(0.031, 0.008, 0.055)
+    for role, (name, alarms, average, precision, recall, false) in sides.items():
+        values = {"alert_rate": alarms, "average_precision": average, "precision": precision, "recall": recall}
+        shown = {key: measured(value, value * 0.95, min(1.0, value * 1.05)) for key, value in values.items()}
+        compared[role] = side(name) | shown | {"false_alarms_per_10k": measured(false, 0.9 * false, 1.1 * false)}
+    return ANSWERS | {"/v1/monitoring": {"days": found, "notes": []}, "/v1/models/comparison": compared}
 
 
 @contextmanager

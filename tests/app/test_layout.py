@@ -43,7 +43,7 @@ MEASURE = """() => {
     for (const text of drawn ? drawn.querySelectorAll("text") : []) {
       const box = text.getBoundingClientRect();
       const out = Math.max(frame.left - box.left, box.right - frame.right, frame.top - box.top, box.bottom - frame.bottom);
-      if (box.width && out > 2) cut.push(`${name}: ${text.textContent}`);
+      if (box.width && out > 4) cut.push(`${name}: ${text.textContent}`);
     }
     for (const view of found) {
       const box = view ? view.getBoundingClientRect() : {width: 0, height: 0};
