@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from safetensors import safe_open
 
 from benchmarks.lib.commands import BALANCER
 from benchmarks.lib.recording import ROOT
@@ -121,6 +122,17 @@ def weights(run_folder: Path) -> list[Any]:
     """The sampling weights of every epoch of a run."""
     epochs = pl.read_parquet(run_folder / "epochs.parquet")
     return epochs.select([name for name in ("share", "hardness") if name in epochs.columns]).rows()
+
+
+def network_seconds(run_folder: Path) -> float:
+    """Seconds that the network of a run was trained for."""
+    return float(json.loads((run_folder / "report.json").read_text())["timing"]["seconds"]["network"])
+
+
+def parameters(run_folder: Path) -> int:
+    """Number of parameters of the network of a run."""
+    with safe_open(run_folder / "model.safetensors", framework="numpy") as stored:
+        return sum(int(np.prod(stored.get_slice(name).get_shape())) for name in stored.keys())  # noqa: SIM118 (not a mapping)
 
 
 def compared_cells(folder: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.lib.recording import ROOT
-from benchmarks.report.tables import attention, front, load, modular, quantization, runs, sampling, service, table
+from benchmarks.report.tables import attention, front, load, modular, quantization, runs, sampling, scale, service, table
 
 TABLES: dict[str, Callable[[], str]] = {
     make.__name__: make
@@ -42,6 +42,8 @@ TABLES: dict[str, Callable[[], str]] = {
         modular.modular_tasks,
         modular.modular_pretraining,
         modular.modular_light,
+        scale.scale_claims,
+        scale.scale_costs,
     )
 }
 """Functions that make a table, by the name in its marker ``<!-- table NAME -->``."""
