@@ -74,7 +74,7 @@ def main(arguments: Sequence[str]) -> int:
     """Score a table or a store and print a summary; returns the exit code."""
     config = read_flags(ScoreConfig, "balancer score", arguments)
     check_table(config.input)
-    from balancer.data.sharded.folder import is_store
+    from balancer.tables.kinds import is_store
 
     if is_store(config.input):
         return _score_shards(config)

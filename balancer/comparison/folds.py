@@ -24,11 +24,11 @@ from balancer.data.roles import resolve_spec
 from balancer.data.row_times import read_times
 from balancer.data.sharded.files import StoreFiles
 from balancer.data.sharded.frames import table_frame
-from balancer.data.sharded.info import is_store
 from balancer.data.spec import Spec, SplitSpec
 from balancer.errors import InputError
 from balancer.names import counted
 from balancer.tables.joined import parts
+from balancer.tables.kinds import is_store
 from balancer.tables.source import opened
 from balancer.tables.times import TimeForm
 

@@ -24,7 +24,6 @@ from balancer.data.row_times import assumed, label_times
 from balancer.data.schema import Schema, check_buckets, count_values, distinct, encode, field_codes
 from balancer.data.score_memory import memory_names
 from balancer.data.sharded.files import StoreFiles
-from balancer.data.sharded.info import is_store
 from balancer.data.sharded.loading import whole_dataset
 from balancer.data.spec import Spec
 from balancer.data.split import Split
@@ -34,6 +33,7 @@ from balancer.data.table_fields import field_values, fields_of_contexts, learn_s
 from balancer.data.timeline import first_of_key
 from balancer.deprecation import renamed_keyword
 from balancer.errors import InputError
+from balancer.tables.kinds import is_store
 from balancer.tables.options import NORMAL, PLAIN
 from balancer.tables.source import opened
 

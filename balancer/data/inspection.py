@@ -20,13 +20,13 @@ from balancer.data.reading import Source, column_names, read_columns
 from balancer.data.roles import ColumnRole, Roles, inferred
 from balancer.data.row_times import FOUND_NO_TIME, NO_TIME, RowTimes, read_reports, read_times, reported_early
 from balancer.data.sharded.files import StoreFiles
-from balancer.data.sharded.info import is_store
 from balancer.data.spec import Spec
 from balancer.data.spec_text import spec_text
 from balancer.data.splitting import table_notes
 from balancer.errors import InputError
 from balancer.names import counted
 from balancer.tables.joined import parts
+from balancer.tables.kinds import is_store
 from balancer.tables.times import UNIT_NAMES, TimeForm
 
 _DATED = 1e8

@@ -23,12 +23,12 @@ from balancer.data.role_names import RANKS, is_id, is_other_date, rank
 from balancer.data.role_table import ColumnRole, Roles
 from balancer.data.row_times import FOUND_NO_TIME
 from balancer.data.separation import separating
-from balancer.data.sharded.info import is_store
 from balancer.data.sharded.kept_roles import given_roles, stored_roles
 from balancer.data.spec import COLUMN_ROLES, LIST_ROLES, Spec, SplitSpec, nearest
 from balancer.errors import InputError
 from balancer.names import listed
 from balancer.tables.joined import JOINED, parts
+from balancer.tables.kinds import is_store
 from balancer.tables.options import ReadOptions
 from balancer.tables.profile import ColumnProfile
 from balancer.tables.source import names_its_table

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from balancer.errors import InputError
 
+STORE_FILE = "store.json"
+"""The file that makes a folder a store of `balancer prepare` (`balancer.data.sharded`) and no table."""
 PARQUET = (".parquet", ".pq")
 CSV = (".csv", ".tsv", ".psv", ".tab")
 JSON = (".jsonl", ".ndjson")
@@ -28,6 +30,11 @@ _OTHERS = {
     ),
 }
 """What files of other endings are, and what to do with them."""
+
+
+def is_store(source: object) -> bool:
+    """Whether a table is a folder that `balancer prepare` finished."""
+    return isinstance(source, str | Path) and (Path(source) / STORE_FILE).is_file()
 
 
 def kind(path: Path) -> str | None:

@@ -26,7 +26,7 @@ from balancer.tables.decoding import as_utf8
 from balancer.tables.drift import Part, unite
 from balancer.tables.folders import partitions, table_files
 from balancer.tables.json_lines import read_json
-from balancer.tables.kinds import kind, known_kind
+from balancer.tables.kinds import is_store, kind, known_kind
 from balancer.tables.magic import PARQUET, held_instead_of_parquet
 from balancer.tables.numbers import find_marks, parse_numbers
 from balancer.tables.options import ReadOptions
@@ -38,8 +38,6 @@ Given = ParamSpec("Given")
 Result = TypeVar("Result")
 _SAMPLE_ROWS = 2_000
 _MOST_CACHED = 8
-_STORE = "store.json"
-"""The file by which a folder is a store (`balancer.data.sharded`) and no table."""
 _SHOWN = 5
 _NO_OPTIONS = ReadOptions()
 
@@ -327,7 +325,7 @@ def _without_nulls(frame: pl.LazyFrame, read: ReadOptions) -> pl.LazyFrame:
 
 
 def _folder(path: Path, read: ReadOptions) -> Opened:
-    if (path / _STORE).is_file():
+    if is_store(path):
         raise UnsupportedError(
             f"{path} is a store of balancer prepare, which train, score, evaluate, compare and inspect read: give the table here"
         )

@@ -26,13 +26,14 @@ from balancer.data.preparing.shards import make_columns, shard_file, write_shard
 from balancer.data.preparing.whole import expected_times, read_whole, repeated_ids
 from balancer.data.roles import Roles
 from balancer.data.sharded.files import COLUMNS, IDS, NAMES, SHARDS
-from balancer.data.sharded.folder import StoreFolder, is_store
-from balancer.data.sharded.info import STORE_FILE, StoreInfo
+from balancer.data.sharded.folder import StoreFolder
+from balancer.data.sharded.info import StoreInfo
 from balancer.data.sharded.kept_roles import ROLES_FILE, SAMPLE_FILE, write_roles
 from balancer.data.spec import Spec, nearest
 from balancer.errors import InputError, UnwritableFileError
 from balancer.files import read_json, write_json
 from balancer.tables.joined import parts
+from balancer.tables.kinds import STORE_FILE, is_store
 from balancer.tables.source import Opened, names_its_table, opened
 
 Task = Callable[[str, int], None]

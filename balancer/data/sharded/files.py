@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from balancer.data.schema import Schema
 from balancer.data.sharded.columns import mapped, read_rows
-from balancer.data.sharded.info import STORE_FILE, StoreInfo, is_store
+from balancer.data.sharded.info import StoreInfo
 from balancer.data.spec import Spec
 from balancer.errors import CorruptFileError, InputError, MissingFileError
+from balancer.tables.kinds import STORE_FILE, is_store
 
 COLUMNS, NAMES, IDS, SHARDS = "columns", "names", "ids", "shards"
 """Folders of a store."""

@@ -11,10 +11,7 @@ from dataclasses import dataclass
 from balancer.data.loaded import Dataset
 from balancer.data.schema import Schema
 from balancer.data.sharded.files import StoreFiles
-from balancer.data.sharded.info import is_store
 from balancer.data.sharded.loading import shard_dataset
-
-__all__ = ["StoreFolder", "is_store"]
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from balancer.data.schema import Schema
 from balancer.data.spec import Spec
 from balancer.errors import CorruptFileError, InputError
 from balancer.files import read_json
+from balancer.tables.kinds import STORE_FILE
 from balancer.tables.times import TimeForm
 
-STORE_FILE = "store.json"
 VERSION = 1
 
 
@@ -89,8 +89,3 @@ class StoreInfo:
             return cls(**held)
         except (KeyError, TypeError, AttributeError, InputError) as error:
             raise CorruptFileError(f"{path} can't be used ({error}): the store is damaged, run balancer prepare again") from error
-
-
-def is_store(source: object) -> bool:
-    """Whether a table is a folder that `balancer prepare` finished."""
-    return isinstance(source, str | Path) and (Path(source) / STORE_FILE).is_file()

@@ -20,10 +20,11 @@ from balancer.data.preparing.store_writing import Task, in_this_process, prepare
 from balancer.data.reading import read_columns
 from balancer.data.roles import Roles, inferred, resolve_spec
 from balancer.data.sharded.columns import make_column, read_rows, write_rows
-from balancer.data.sharded.folder import StoreFolder, is_store
+from balancer.data.sharded.folder import StoreFolder
 from balancer.data.spec import SplitSpec
 from balancer.data.split import Split
 from balancer.errors import CorruptFileError, InputError, MissingFileError, UnsupportedError
+from balancer.tables.kinds import is_store
 from tests.data.sharded.tables import equal, prepared, roles_of, table
 
 
