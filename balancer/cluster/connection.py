@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ from balancer.errors import InputError, UnsupportedError
 LOCAL = "local"
 AUTO = "auto"
 START = "ray start --head"
+ANSWER_SECONDS = 10.0
+"""How long the machine of a cluster may take to answer."""
 _ADDRESS = re.compile(r"(ray://)?[^\s/:]+:\d{1,5}")
 
 
@@ -117,9 +120,9 @@ def _end_on_sigterm() -> None:
 
 
 def _connect(ray: Any, address: str, workers: int | None) -> None:
+    logging.getLogger("ray").setLevel(logging.ERROR)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
     if address == LOCAL:
-        logging.getLogger("ray").setLevel(logging.ERROR)
         # A secret of this process alone; without one Ray would write one into the home folder.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         try:
@@ -128,8 +131,11 @@ def _connect(ray: Any, address: str, workers: int | None) -> None:
             raise UnsupportedError(f"--cluster {LOCAL}: Ray can't be started on this machine: {_first_line(error)}") from error
         return
     try:
+        if address != AUTO:  # at once; Ray would try for minutes
+            host, _, port = address.removeprefix("ray://").rpartition(":")
+            socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
         ray.init(address=address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+    except (OSError, OverflowError, RuntimeError, ValueError) as error:
         if address == AUTO:
             remedy = f"no Ray cluster runs on this machine: start one with {START}, or give --cluster {LOCAL}"
         else:

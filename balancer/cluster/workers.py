@@ -10,6 +10,8 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import wait as wait_for
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -71,31 +73,32 @@ def run_together(
             ),
             run_config=RunConfig(storage_path=folder, failure_config=FailureConfig(max_failures=RESTARTS)),
         )
-        failed: list[Exception] = []
+        ended: Future[Any] = Future()
 
         def fit() -> None:
             try:
-                trainer.fit()
-            except (TrainingFailedError, ray.exceptions.RayError) as error:  # raised below, in the thread that called
-                failed.append(error)
+                ended.set_result(trainer.fit())
+            except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
+                ended.set_exception(error)
 
         # In a thread of its own, so that Ctrl-C ends this one, which shows what the processes print.
-        thread = threading.Thread(target=fit, daemon=True)
-        thread.start()
+        threading.Thread(target=fit, daemon=True).start()
         try:
-            while thread.is_alive():
-                thread.join(POLL_SECONDS)
+            while not ended.done():
+                wait_for([ended], POLL_SECONDS)
                 for line in ray.get(lines.taken.remote()):
                     say(line)
             error = ray.get(lines.error.remote())
         finally:
             ray.kill(lines)
             shutil.rmtree(folder, ignore_errors=True)
-    if error is not None:
-        raise InputError(error)
-    if failed:
-        text = " ".join(str(failed[0]).split())[:500]
-        raise InputError(f"the workers failed {RESTARTS + 1} times ({text}): continue with --resume") from failed[0]
+        if error is not None:
+            raise InputError(error)
+        try:
+            ended.result()
+        except (TrainingFailedError, ray.exceptions.RayError) as failed:
+            text = " ".join(str(failed).split())[:500]
+            raise InputError(f"the workers failed {RESTARTS + 1} times ({text}): continue with --resume") from failed
 
 
 def _run(config: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ import pytest
 from balancer.cluster.connection import check_address, chosen_address
 from balancer.cluster.tasks import Tell, run_tasks
 from balancer.errors import InputError
+from benchmarks.lib.ports import free_port
 
 pytestmark = pytest.mark.xdist_group("ray")
 
@@ -69,6 +70,14 @@ def test_no_machine_has_room(cluster: Any) -> None:
 def test_addresses_of_another_form(address: str) -> None:
     with pytest.raises(InputError, match="no address of a Ray cluster"):
         check_address(address)
+
+
+@pytest.mark.parametrize("form", ["127.0.0.1:{port}", "ray://127.0.0.1:{port}"])
+def test_nothing_answers(form: str) -> None:
+    address = form.format(port=free_port())
+    code = f"from balancer.cluster.connection import connected\nwith connected({address!r}): pass"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert f"InputError: --cluster {address}: no Ray cluster answers there" in done.stderr
 
 
 def test_several_workers_mean_a_ray_of_this_machine() -> None:
