@@ -93,7 +93,8 @@ class FoldedTable:
     ) -> None:
         self.bad_rows: BadRows = bad_rows
         self.spec: Spec = resolve_spec(source, spec_file=spec_file, overrides=roles)
-        if is_store(source):  # a fold is a table of its own, whose fields know nothing of the rows outside it
+        stored = is_store(source)
+        if stored:  # a fold is a table of its own, whose fields know nothing of the rows outside it
             source, read = table_frame(StoreFiles.open(str(source)))
             self.spec = replace(read, split=self.spec.split)
         if folds > 1 and self.spec.split.by_dates:  # the dates refer to the whole table
@@ -109,7 +110,7 @@ class FoldedTable:
         time = times.seconds
         self._frame, self._time = (frame, time) if check.keep.all() else (frame.filter(pl.Series(check.keep)), time[check.keep])
         self.notes: list[str] = [*times.notes]
-        if self.spec.label_delay != Spec.label_delay and not delay_given(spec_file, roles):
+        if not stored and self.spec.label_delay != Spec.label_delay and not delay_given(spec_file, roles):
             self.notes.append(
                 f"label delay: {in_words(self.spec.label_delay)}, because the default of {in_words(Spec.label_delay)} does not fit the table; "
                 "--label-delay gives another"
