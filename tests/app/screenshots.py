@@ -35,7 +35,7 @@ COLOURS = 128
 """Colours of a picture: charts and text need no more, and the file is a third as large."""
 LARGEST = 250_000
 """Bytes that a picture may have."""
-COMPARED = ("--folds", "5", "--seeds", "1", "--search-trials", "8", "--ppo-rollouts", "4")
+COMPARED = ("--folds", "1", "--seeds", "3", "--search-trials", "8", "--ppo-rollouts", "4")
 POLICIES = ("--treatments", "none,one_to_one,constant_share,auto,ppo,lightgbm")
 
 

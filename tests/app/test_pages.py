@@ -464,7 +464,7 @@ def test_columns_leaks_and_the_spec_are_shown(tmp_path: Path) -> None:
     roles = {"when": "time", "sum": "amount", "f0": "numeric", "status": "categorical", "empty": "left out", "is_fraud": "label"}
     assert shown["role"].to_dict() == roles
     assert shown["why"]["f0"] == "whole numbers" and shown["missing"]["empty"] == 100
-    assert any("empty" in caption.value and "left out" in caption.value for caption in app.caption)
+    assert any("empty" in caption.value and "left out" in caption.value.lower() for caption in app.caption)
     app.multiselect(key=f"role-categorical-{odd}").set_value([]).run()
     shown = app.dataframe[-1].value.set_index("column")
     assert (shown["role"]["status"], shown["why"]["status"]) == ("left out", "chosen here")
@@ -481,7 +481,7 @@ def test_budgets_are_priced_on_the_table(tiny_table: Path) -> None:
     next(button for button in app.button if button.label.startswith("Check the table")).click().run()
     assert not app.exception
     assert not app.error
-    assert all("min" in option for option in app.radio(key="budget").options)
+    assert all("min" in each for each in app.radio(key="budget").proto.captions)
 
 
 @pytest.mark.parametrize("name", ["../escape", "a/b", ".hidden", "", "first"])
