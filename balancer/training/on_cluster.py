@@ -15,6 +15,7 @@ from balancer.cluster.connection import connected
 from balancer.cluster.workers import Say, run_together
 from balancer.errors import InputError
 from balancer.files import write_text
+from balancer.names import counted
 from balancer.options.train import TrainConfig
 from balancer.runs.run_folder import make_folder
 from balancer.training.distributed import BACKEND, WAIT, initialized_workers
@@ -51,9 +52,8 @@ def train_on_cluster(config: TrainConfig, given: dict[str, Any], console: Consol
 
     with connected(address, None if config.workers is None else config.workers * config.threads) as ray:
         count, gpu = _workers(config, ray.cluster_resources())
-        say(
-            f"{count} workers, each with {config.threads} CPU{'s' if config.threads > 1 else ''}{' and a GPU' if gpu else ''}, on {address}"
-        )
+        each = counted(config.threads, "CPU") + (" and a GPU" if gpu else "")
+        say(f"{counted(count, 'worker')}, each with {each}, on {address}")
         new = not out.exists()
         make_folder(out)
         write_text(out / MARK, mark)

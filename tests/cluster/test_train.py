@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import pytest
 import torch.distributed as dist
 
 from balancer.cli import main
-from balancer.cluster.workers import Say
+from balancer.cluster.workers import Lines, Say, _run
+from balancer.errors import InputError, LostWorkerError
+from balancer.options.train import TrainConfig
 from balancer.runs.run_folder import RunFolder
 from balancer.training import on_cluster
 from balancer.training.on_cluster import Shared
@@ -71,26 +74,52 @@ def test_a_killed_worker_is_replaced(
     assert (config.micro_batches, config.out, config.workers) == (2, tmp_path / "run", 2)
 
 
-def test_errors_of_workers_are_those_of_the_command(
-    cluster: Any, flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_flags_that_do_not_fit_the_cluster(cluster: Any, flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     started = ["train", *flags, "--out", str(tmp_path / "run"), "--cluster", cluster.address]
-    monkeypatch.setattr(on_cluster, "MARK", ".elsewhere")
-    monkeypatch.setattr(on_cluster, "train_worker", _of_another_folder)
-    assert main([*started, "--workers", "1"]) == 2
-    error = capsys.readouterr().err
-    assert "is not on storage that this worker shares with the machine where balancer train was started" in error
-    assert not (tmp_path / "run").exists()
     assert main([*started, "--workers", "3"]) == 2
     assert "--micro-batches is 2: give a multiple of the 3 processes of --workers" in capsys.readouterr().err
     assert main([*started, "--device", "cuda"]) == 2
     assert "--device cuda: the cluster has 0 GPUs" in capsys.readouterr().err
     assert main(["train", *flags, "--workers", "2"]) == 2
     assert "--out is missing: several processes need a run folder" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
-def _of_another_folder(shared: Shared, restarts: int, say: Say) -> None:
-    """A worker that does not see the file of the machine where the command was typed."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(on_cluster, "VISIBLE_SECONDS", 0.1)
-        train_worker(shared, restarts, say)
+def test_number_of_workers_where_none_is_given() -> None:
+    config = TrainConfig(dataset=Path("x"), cluster="auto", threads=2)
+    assert on_cluster._workers(config, {"CPU": 7.0}) == (3, False)
+    assert on_cluster._workers(config, {"CPU": 16.0, "GPU": 2.0}) == (2, True)
+    assert on_cluster._workers(replace(config, micro_batches=6), {"CPU": 10.0}) == (3, False), "a number that divides the micro-batches"
+    assert on_cluster._workers(replace(config, workers=4, device="cpu"), {"CPU": 10.0, "GPU": 8.0}) == (4, False)
+
+
+def test_errors_of_a_worker_are_kept_and_a_lost_one_is_replaced(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process, as Ray calls a worker."""
+    import ray
+
+    class Context:
+        def get_world_rank(self) -> int:
+            return 0
+
+    def failing(error: Exception, restarts: int, say: Say) -> None:
+        say(f"start {restarts}")
+        raise error
+
+    monkeypatch.setattr("ray.train.get_context", Context)
+    lines = ray.remote(num_cpus=0)(Lines).remote()
+    with pytest.raises(LostWorkerError):
+        _run({"function": failing, "shared": LostWorkerError("gone"), "lines": lines, "gpu": False})
+    assert ray.get(lines.error.remote()) is None
+    _run({"function": failing, "shared": InputError("no table"), "lines": lines, "gpu": False})
+    assert ray.get(lines.error.remote()) == "no table"
+    assert ray.get(lines.taken.remote()) == ["start 0", "start 1"]
+    ray.kill(lines)
+
+
+def test_a_run_folder_that_a_worker_does_not_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(on_cluster, "VISIBLE_SECONDS", 0.0)
+    (tmp_path / on_cluster.MARK).write_text("of another start")
+    with pytest.raises(InputError, match=f"--out {tmp_path} is not on storage that this worker shares with the machine"):
+        on_cluster._check_mark(tmp_path / on_cluster.MARK, "1234")
+    (tmp_path / on_cluster.MARK).write_text("1234")
+    on_cluster._check_mark(tmp_path / on_cluster.MARK, "1234")
