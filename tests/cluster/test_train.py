@@ -93,7 +93,8 @@ def test_number_of_workers_where_none_is_given() -> None:
     assert on_cluster._workers(replace(config, workers=4, device="cpu"), {"CPU": 10.0, "GPU": 8.0}) == (4, False)
 
 
-def test_errors_of_a_worker_are_kept_and_a_lost_one_is_replaced(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_errors_of_a_worker_are_kept_and_a_lost_one_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process, as Ray calls a worker."""
     import ray
 
