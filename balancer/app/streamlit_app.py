@@ -47,6 +47,7 @@ STYLE = """<style>
   [data-testid="stColumn"]:has([data-testid="stVegaLiteChart"]) { min-width: 100%; }
   [data-testid="stMainBlockContainer"] { padding-left: 1rem; padding-right: 1rem; }
 }
+[data-testid="stColumn"]:has([data-testid="stMetric"]):not(:has([data-testid="stVegaLiteChart"])) { min-width: 9.5rem; }
 @media (max-width: 640px) {
   /* Two tiles beside each other, with smaller numbers. */
   [data-testid="stColumn"]:has([data-testid="stMetric"]):not(:has([data-testid="stVegaLiteChart"])) {

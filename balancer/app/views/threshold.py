@@ -217,9 +217,7 @@ def _tiles(metrics: dict[str, Any], changes: Changes, costs: Costs | None, thres
     tiles |= {"Recall": percent(metrics["recall"]), "F1": number(metrics["f1"]), "False-positive rate": percent(metrics["fpr"], 2)}
     if costs is not None:
         tiles |= {"Amount caught": money(metrics["amount_caught"]), "Amount missed": money(metrics["amount_missed"])}
-    wide = 5 if costs is not None else 4
-    places = [*st.columns(wide), *st.columns(wide)]
-    for place, (title, value) in zip(places, tiles.items(), strict=False):
+    for place, (title, value) in zip(st.columns(len(tiles)), tiles.items(), strict=True):
         delta: dict[str, Any] = {}
         if moved and title in found:
             kind, change = found[title]
