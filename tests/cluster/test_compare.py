@@ -32,7 +32,7 @@ def _config(table: Path, out: Path, **changed: Any) -> CompareConfig:
     base = CompareConfig(
         dataset=table,
         treatments=("none", "ppo", "constant"),
-        folds=2,
+        folds=1,
         seeds=2,
         epochs=2,
         steps_per_epoch=4,
@@ -55,7 +55,7 @@ def test_cells_of_a_stopped_and_resumed_comparison_are_those_of_one_process(
     with pytest.raises(KeyboardInterrupt):
         run_comparison(config, _Stopped(quiet))
     kept = len(list((tmp_path / "cluster").glob("cells/*/*.json")))
-    assert 0 < kept < 12
+    assert 0 < kept < 6
     _, found = run_comparison(replace(config, resume=True), TrainingProgress(quiet))
     assert json.loads(json.dumps(found)) == json.loads(json.dumps(alone | {"flags": found["flags"]}))
     assert not {"cluster", "workers"} & set(CellFolder.flags(tmp_path / "cluster"))

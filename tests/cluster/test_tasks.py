@@ -15,7 +15,7 @@ import pytest
 
 from balancer.cluster.connection import check_address, chosen_address
 from balancer.cluster.tasks import Tell, run_tasks
-from balancer.errors import InputError
+from balancer.errors import InputError, MissingDependencyError
 from benchmarks.lib.ports import free_port
 
 pytestmark = pytest.mark.xdist_group("ray")
@@ -78,6 +78,12 @@ def test_nothing_answers(form: str) -> None:
     code = f"from balancer.cluster.connection import connected\nwith connected({address!r}): pass"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
     assert f"InputError: --cluster {address}: no Ray cluster answers there" in done.stderr
+
+
+def test_ray_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("balancer.dependencies.is_installed", lambda _: False)
+    with pytest.raises(MissingDependencyError, match=r"--cluster local needs ray: pip install 'balancer\[cluster\]'"):
+        chosen_address(None, 2)
 
 
 def test_several_workers_mean_a_ray_of_this_machine() -> None:
