@@ -13,7 +13,7 @@ from balancer.cli.messages import say
 from balancer.errors import InputError, LostWorkerError
 from balancer.options.flags import parse
 from balancer.options.train import TrainConfig
-from balancer.training.launcher import started_by_torchrun
+from balancer.training.launcher import leads, started_by_torchrun
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,7 +52,8 @@ def main(arguments: Sequence[str]) -> int:
             folder = train_run(config, given, console)
     except KeyboardInterrupt:
         out = config.out or "RUN, where RUN is the folder named above"
-        print(f"stopped; continue with: balancer train --resume --out {out}", file=sys.stderr)
+        if leads():
+            print(f"stopped; continue with: balancer train --resume --out {out}", file=sys.stderr)
         return 130
     return _report(config, folder, console)
 

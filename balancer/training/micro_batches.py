@@ -101,9 +101,7 @@ class StepRows:
 
 
 def default_count(workers: Workers) -> int:
-    """Micro-batches of a step where ``--micro-batches`` is not given."""
-    if not workers.together:
-        return 1
+    """Micro-batches of a step of several processes where ``--micro-batches`` is not given."""
     return MICRO_BATCHES if MICRO_BATCHES % workers.size == 0 else workers.size
 
 

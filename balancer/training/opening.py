@@ -57,7 +57,8 @@ def opened_run(
     if saved is None:
         path, threads = config.out or RunFolder.default_path(config.dataset), config.threads
         workers.lead(lambda: _check_new(path))
-        config = replace(config, micro_batches=config.micro_batches or default_count(workers))
+        if workers.together and config.micro_batches is None:
+            config = replace(config, micro_batches=default_count(workers))
     else:
         path, config, threads = saved.path, replace(saved.config(), dataset=config.dataset), int(saved.content["threads"])
     MicroBatches(config.micro_batches or 1, config.deterministic, workers)  # its error comes before the table is read

@@ -265,8 +265,8 @@ def left_out_notes(dataset: Dataset) -> list[str]:
     return found
 
 
-_OF_NETWORKS = ("Model", "Training", "Auxiliary tasks", "Starting from another run", "Sampling policy")
-"""Headings of the flags that only a network has."""
+_OF_NETWORKS = ("Model", "Training", "Auxiliary tasks", "Starting from another run", "Sampling policy", "Several processes", "Cluster")
+"""Headings of the flags that change nothing but the networks."""
 
 
 def flags_without_effect(given: Mapping[str, Any], learner: Learner, *, has_entity: bool) -> list[str]:

@@ -16,7 +16,7 @@ from balancer.data.simulation.stream import simulate
 from balancer.data.split import Split
 from balancer.errors import InputError
 from balancer.options.train import TrainConfig
-from balancer.training.distributed import ALONE, Workers
+from balancer.training.distributed import Workers
 from balancer.training.micro_batches import MicroBatches, cut_histories, cut_rows, default_count
 from balancer.training.preparation import model_config
 from balancer.training.trainer import ClassifierTrainer
@@ -116,7 +116,6 @@ def test_every_row_of_a_step_is_in_one_micro_batch(dataset: Dataset) -> None:
 
 
 def test_numbers_of_workers() -> None:
-    assert default_count(ALONE) == 1
     assert [default_count(Workers(0, size, together=True)) for size in (1, 2, 3, 4, 8)] == [4, 4, 3, 4, 8]
     assert list(MicroBatches(6, workers=Workers(1, 3)).own) == [1, 4]
     with pytest.raises(
