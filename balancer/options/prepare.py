@@ -34,6 +34,17 @@ class PrepareConfig(DataOptions, ClusterOptions):
         int | None,
         Flag("Number of shards; one shard is in memory at a time, in each process.", default="one for each million rows"),
     ] = None
+    cluster: Annotated[
+        str | None,
+        Flag(
+            "Ray cluster, with the folder on storage that all its machines share: local, auto, HOST:6379, or ray://HOST:10001.",
+            metavar="ADDRESS",
+            default="none, which needs no Ray",
+        ),
+    ] = None
+    workers: Annotated[
+        int | None, Flag("Processes of this machine; with --cluster, most tasks at once.", default="1, or what a cluster has")
+    ] = None
     json: Annotated[bool, "Print the summary as JSON."] = False
 
     def __post_init__(self) -> None:

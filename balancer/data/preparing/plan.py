@@ -19,9 +19,8 @@ from balancer.tables.times import TimeForm
 
 WORK, PLAN_FILE, LEARNED_FILE = "work", "plan.json", "learned.json"
 """Folder of a preparation, in the folder of the store, and files in it."""
-TIME = "the time"
-"""The name of the time among columns that are read whole; no column can have it twice."""
-REPORTS = "the reports"
+TIME, REPORTS = "\0time", "\0reports"
+"""Names of the times and of the dates of reports among columns that are read whole; no column has them."""
 
 
 @dataclass(frozen=True)
