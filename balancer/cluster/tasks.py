@@ -7,8 +7,10 @@ stores them, so that a stopped command continues with the tasks that are missing
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from balancer.cluster.connection import connected
@@ -102,7 +104,7 @@ def _run_on(
 ) -> Generator[tuple[int, Result]]:
     board = None if tell is None else ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Board).remote()
     task = ray.remote(max_retries=RETRIES, **resources)(_task)
-    key, common, waiting = uuid.uuid4().hex, [ray.put(shared)], list(range(len(items)))
+    key, common, waiting = uuid.uuid4().hex, (ray.put(shared), os.getcwd()), list(range(len(items)))
     running: dict[Any, int] = {}
     try:
         while waiting or running:
@@ -122,13 +124,19 @@ def _run_on(
             ray.kill(board)
 
 
-def _task(function: Callable[[Any, Any, Tell], Result], key: str, common: list[Any], item: Any, index: int, board: Any) -> Result:
-    """One task on a worker of the cluster; ``common`` holds a reference to what all tasks get."""
+def _task(function: Callable[[Any, Any, Tell], Result], key: str, common: tuple[Any, str], item: Any, index: int, board: Any) -> Result:
+    """One task on a worker of the cluster.
+
+    ``common`` has a reference to what all tasks get, and the folder in which the command was typed.
+    """
     if key not in _shared:
         import ray
 
+        reference, folder = common
+        with suppress(OSError):  # another machine may lack it; then relative paths are not found, which is said
+            os.chdir(folder)
         _shared.clear()
-        _shared[key] = ray.get(common[0])
+        _shared[key] = ray.get(reference)
     return function(_shared[key], item, lambda text: None if board is None else board.write.remote(index, text))
 
 

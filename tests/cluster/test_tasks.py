@@ -26,6 +26,10 @@ def _sum(shared: np.ndarray, item: int, tell: Tell) -> tuple[float, int]:
     return float(shared[item:].sum()), os.getpid()
 
 
+def _read(name: str, _item: int, _tell: Tell) -> str:
+    return Path(name).read_text()
+
+
 def _refused(_shared: None, item: int, _tell: Tell) -> int:
     if item == 2:
         raise InputError("column 'x' is missing: name another")
@@ -48,6 +52,12 @@ def test_tasks_are_done_on_both_nodes_with_the_results_of_one_process(cluster: A
     assert {process for _, process in alone.values()} == {os.getpid()}
     assert os.getpid() not in {process for _, process in found.values()}
     assert all(text == f"item {index}" for index, text in told.items())
+
+
+def test_paths_are_those_of_the_folder_of_the_command(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here.txt").write_text("found")
+    monkeypatch.chdir(tmp_path)
+    assert list(run_tasks(_read, [0], shared="here.txt", cluster=cluster.address)) == [(0, "found")]
 
 
 def test_an_input_error_of_a_task_is_one_here(cluster: Any) -> None:
