@@ -352,7 +352,7 @@ def comparison_rows(found: Mapping[str, Any]) -> pl.DataFrame:
 def _measured(each: Mapping[str, Any], scale: float, unit: str) -> str:
     if each["value"] is None:
         return "–"
-    decimals = 1 if scale == 100.0 else 3
+    decimals = 3 if scale == 1.0 and each["value"] <= 1 else 1
     text = f"{scale * each['value']:,.{decimals}f}{unit}"
     if each["interval"] is None:
         return text

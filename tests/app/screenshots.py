@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,14 +26,12 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "data_samples" / "transactions.parquet"
 PAGES = {
-    "Runs": 1250, "Weights": 1250, "Threshold": 1230, "Transactions": 1180, "Compare": 1100, "Train": 1100, "Model": 1500, "Service": 1330,
+    "Runs": 1250, "Weights": 1250, "Threshold": 1280, "Transactions": 1180, "Compare": 1100, "Train": 1100, "Model": 1500, "Service": 1330,
 }  # fmt: skip
 """Height of each picture."""
 DARK = ("Threshold", "Transactions")
 """Pages that are shown in the dark too."""
 WIDTH = 1360
-COLOURS = 128
-"""Colours of a picture: charts and text need no more, and the file is a third as large."""
 LARGEST = 250_000
 """Bytes that a picture may have."""
 COMPARED = ("--folds", "1", "--seeds", "3", "--search-trials", "8", "--ppo-rollouts", "4")
@@ -58,10 +57,16 @@ def take(opened: Page, file: Path) -> None:
     """
     from PIL import Image
 
-    image = Image.open(io.BytesIO(opened.screenshot())).convert("RGB")
-    image.quantize(COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(file, optimize=True)
+    opened.mouse.move(0, 0)
+    settle(opened)
+    Image.open(io.BytesIO(opened.screenshot())).convert("RGB").save(file, optimize=True)
     if file.stat().st_size > LARGEST:
         sys.exit(f"{file} has {file.stat().st_size:,} bytes, more than {LARGEST:,}: make the picture lower")
+
+
+def show(opened: Page, heading: str) -> None:
+    """Scroll until the heading that begins so is at the top."""
+    opened.get_by_role("heading").filter(has_text=re.compile(f"^{heading}")).last.evaluate("heading => heading.scrollIntoView()")
 
 
 def weights(opened: Page, out: Path) -> None:
@@ -69,11 +74,13 @@ def weights(opened: Page, out: Path) -> None:
     if (measure := opened.get_by_role("button", name="Measure the map")).count():
         measure.click()
         opened.get_by_text("Best constant weights on these students").wait_for(timeout=300_000)
+    settle(opened)
+    show(opened, "Expected results")
+    take(opened, out / "app-map.png")
     opened.get_by_role("button", name="Train to the end").click()
     opened.get_by_text("The game is over").wait_for(timeout=120_000)
     settle(opened)
-    opened.get_by_role("heading", name="Expected results of constant weights").scroll_into_view_if_needed()
-    settle(opened)
+    show(opened, "Play against the policy")
     take(opened, out / "app-play.png")
     opened.get_by_role("heading", level=1).scroll_into_view_if_needed()
 
@@ -83,8 +90,7 @@ def transactions(opened: Page, out: Path) -> None:
     opened.get_by_role("heading", name="Why").wait_for()
     opened.get_by_text("What each field adds").click()
     settle(opened)
-    opened.get_by_role("heading", name="Transaction ").scroll_into_view_if_needed()
-    settle(opened)
+    show(opened, "Transaction ")
     take(opened, out / "app-why.png")
     opened.get_by_text("What each field adds").click()
     opened.get_by_role("heading", level=1).scroll_into_view_if_needed()
@@ -130,9 +136,8 @@ def main() -> None:
                 if name == "Model":
                     opened.get_by_role("button", name="Measure").click()
                     opened.get_by_text("Median of").wait_for()
-                settle(opened)
-                opened.mouse.move(0, 0)
-                settle(opened)
+                    settle(opened)
+                    opened.get_by_role("heading", level=1).scroll_into_view_if_needed()
                 take(opened, given.out / f"app-{name.lower()}{'-dark' if dark else ''}.png")
 
 
