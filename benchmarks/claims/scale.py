@@ -37,7 +37,6 @@ from typing import Any
 from benchmarks.lib import scale_runs as runs
 from benchmarks.lib.checks import claim
 from benchmarks.lib.commands import parser
-from benchmarks.lib.logged_training import rows_by_step
 from benchmarks.lib.recording import RESULTS, record, recorded, rounded
 
 SHORT = ("--policy", "auto", "--learner", "network", "--precision", "full", "--threads", "1", "--device", "cpu")
@@ -121,7 +120,11 @@ def kill(folder: Path, _: list[int]) -> Part:
     module = "benchmarks.lib.logged_training"
     runs.run(logs["plain"], 0, *flags, "--out", folder / "one", module=module)
     runs.run(logs["killed"], 17, *flags, "--out", folder / "two", module=module, torchrun=2, restarts=1)
-    expected, first, second = rows_by_step(logs["plain"], 0), rows_by_step(logs["killed"], 0), rows_by_step(logs["killed"], 1)
+    expected, first, second = (
+        runs.rows_by_step(logs["plain"], 0),
+        runs.rows_by_step(logs["killed"], 0),
+        runs.rows_by_step(logs["killed"], 1),
+    )
     # The killed epoch is drawn again, so its first try does not count.
     finished = {step: rows for step, rows in first.items() if step < min(second)} | second
     twice = sum((finished[step] - expected[step]).total() for step in finished)

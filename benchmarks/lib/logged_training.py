@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +33,6 @@ def train(log: Path, kill_before: int, arguments: list[str]) -> int:
     ClassifierTrainer._pass = logged  # type: ignore[method-assign]
     setattr(pipeline, "BASELINES", ())  # noqa: B010 (not exported); only the steps of the run itself are counted
     return main(["train", *arguments])
-
-
-def rows_by_step(log: Path, attempt: int) -> dict[int, Counter[int]]:
-    """How often each row entered each step, over all processes of an attempt."""
-    found: dict[int, Counter[int]] = {}
-    for file in log.glob(f"{attempt}-*.txt"):
-        for line in file.read_text().splitlines():
-            step, *rows = map(int, line.split())
-            found.setdefault(step, Counter()).update(rows)
-    return found
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -122,6 +123,16 @@ def weights(run_folder: Path) -> list[Any]:
     """The sampling weights of every epoch of a run."""
     epochs = pl.read_parquet(run_folder / "epochs.parquet")
     return epochs.select([name for name in ("share", "hardness") if name in epochs.columns]).rows()
+
+
+def rows_by_step(log: Path, attempt: int) -> dict[int, Counter[int]]:
+    """How often each row entered each step, over all processes of an attempt."""
+    found: dict[int, Counter[int]] = {}
+    for file in log.glob(f"{attempt}-*.txt"):
+        for line in file.read_text().splitlines():
+            step, *rows = map(int, line.split())
+            found.setdefault(step, Counter()).update(rows)
+    return found
 
 
 def network_seconds(run_folder: Path) -> float:
