@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 # Before NumPy, torch and polars are first imported: workers of pytest-xdist share the cores, and sums in a
 # fixed order repeat exactly.
@@ -23,6 +24,15 @@ from hypothesis import settings
 atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=50)
 settings.load_profile("repeatable")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give whole files to the workers of `-n`, unless `--dist` asks for something else."""
+    from tests.scheduling import ByFile
+
+    return ByFile(config, log) if config.getvalue("dist") == "load" else None
+
 
 TINY = (
     *("--epochs", "2", "--steps-per-epoch", "8", "--policy-rollouts", "1", "--history-length", "6"),
