@@ -7,9 +7,10 @@ prepared, which is usual, the values are not copied.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -175,7 +176,7 @@ class _Rows:
         return cls._of(store, lambda name: store.mapped(name, writable=name != "values"), store.rows)
 
     @classmethod
-    def _of(cls, store: StoreFiles, column, rows: int) -> _Rows:  # type: ignore[no-untyped-def]
+    def _of(cls, store: StoreFiles, column: Callable[[str], NDArray[Any]], rows: int) -> _Rows:
         spec, dated = store.spec, store.spec.label_date is not None
         return cls(
             store,
