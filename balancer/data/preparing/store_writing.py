@@ -120,7 +120,7 @@ def _disk() -> Iterator[None]:
 def _plan(source: Path, out: Path, spec: Spec, shards: int | None, bad_rows: BadRows, hash_buckets: int) -> Plan:
     """The plan of an unfinished preparation of the same table, or a new one."""
     if is_store(out):
-        raise InputError(f"{out} is a finished store: name another folder, or delete it")
+        raise UnwritableFileError(f"{out} is a finished store: name another folder, or delete it")
     table = opened(source, spec.read)
     held = out / WORK / PLAN_FILE
     names = table.frame.collect_schema().names()
@@ -137,7 +137,7 @@ def _plan(source: Path, out: Path, spec: Spec, shards: int | None, bad_rows: Bad
     inputs = hashlib.sha256(json.dumps([*asked, _files(source)], sort_keys=True).encode()).hexdigest()
     if held.is_file():
         if read_json(held, what="it says how a table is prepared").get("inputs") != inputs:
-            raise InputError(
+            raise UnwritableFileError(
                 f"{out} has an unfinished store of another table, of a table that has changed since, or with other options: "
                 "name another folder, or delete it"
             )
@@ -177,7 +177,7 @@ def _make_folders(out: Path) -> None:
     own = (WORK, COLUMNS, NAMES, IDS, SHARDS)
     known = (*own, ROLES_FILE, SAMPLE_FILE)
     if out.exists() and any(path.name not in known and not path.name.startswith(".") for path in out.iterdir()):
-        raise InputError(f"{out} is not empty and has no unfinished store: name another folder")
+        raise UnwritableFileError(f"{out} is not empty and has no unfinished store: name another folder")
     for name in own:
         shutil.rmtree(out / name, ignore_errors=True)
         (out / name).mkdir(parents=True)

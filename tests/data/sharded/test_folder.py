@@ -25,7 +25,7 @@ from balancer.data.sharded.columns import make_column, read_rows, write_rows
 from balancer.data.sharded.folder import StoreFolder
 from balancer.data.spec import SplitSpec
 from balancer.data.split import Split
-from balancer.errors import CorruptFileError, InputError, MissingFileError, UnsupportedError
+from balancer.errors import CorruptFileError, InputError, MissingFileError, UnsupportedError, UnwritableFileError
 from balancer.tables.kinds import is_store
 from tests.data.sharded.tables import equal, prepared, roles_of, table
 
@@ -157,7 +157,7 @@ def test_a_stopped_preparation_continues(made: tuple[Path, Roles, StoreFolder], 
     assert len(ran) == len(set(ran)) == 2 + 2 + 8 + 4
     assert not (out / WORK).exists()
     equal(load_dataset(store.path, roles.spec), load_dataset(out, roles.spec))
-    with pytest.raises(InputError, match="is a finished store"):
+    with pytest.raises(UnwritableFileError, match=f"^{out} is a finished store"):
         prepare_store(path, out, roles, shards=4)
 
 
@@ -175,9 +175,9 @@ def test_only_a_preparation_of_the_same_table_is_continued(
     with pytest.raises(KeyboardInterrupt):
         prepare_store(other, tmp_path / "store", roles, shards=2, run_tasks=stop)
     for changed, shards in ((other, 3), (path, 2)):
-        with pytest.raises(InputError, match="has an unfinished store of another table"):
+        with pytest.raises(UnwritableFileError, match="has an unfinished store of another table"):
             prepare_store(changed, tmp_path / "store", roles, shards=shards)
-    with pytest.raises(InputError, match="is not empty"):
+    with pytest.raises(UnwritableFileError, match="is not empty"):
         prepare_store(other, tmp_path, roles)
     (tmp_path / "store" / WORK / "plan.json").unlink()  # as if it was stopped before there was a plan
     assert prepare_store(other, tmp_path / "store", roles, shards=3).shards == 3
