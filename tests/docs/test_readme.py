@@ -36,7 +36,7 @@ WAIT = {"app", "serve", "keys", "service"}
 """Commands that wait for a browser or for requests; tests of their own give them some."""
 OWN_TESTS = {
     *("docs/detector.md", "docs/flex_attention.md", "docs/integrations.md", "docs/operations.md", "docs/parts.md", "docs/policies.md"),
-    *("docs/sampler.md", "docs/service.md"),
+    *("docs/sampler.md", "docs/scale.md", "docs/service.md"),
     *(page for page in PAGES if page.startswith("docs/gallery/")),
 }
 """Pages whose blocks are run by tests of their own."""
