@@ -18,18 +18,29 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES, PAGES, PICTURES = ROOT / "examples", ROOT / "docs" / "gallery", ROOT / "docs" / "images" / "gallery"
-SCRIPTS = (
-    *("fraud_detector.py", "torch_loop.py", "sklearn_pipeline.py", "lightgbm_policy.py", "lightning_trainer.py"),
-    *("hugging_face_trainer.py", "keras_fit.py", "long_tail.py", "streaming.py", "own_part.py", "new_stream.py"),
-    *("drift.py", "own_environment.py", "service.sh"),
-)
-"""The scripts with a page, in the order of the index."""
+SCRIPTS = {
+    "fraud_detector.py": "Train, read the report, choose a threshold by cost, score later payments; beside LightGBM.",
+    "torch_loop.py": "Beside plain shuffling and over-sampling to 1:1, with the same steps.",
+    "sklearn_pipeline.py": "Two ways without a training loop, beside a plain forest and RandomOverSampler.",
+    "lightgbm_policy.py": "Weights, calibration and threshold by AdaptiveClassifier; beside LightGBM as it is.",
+    "lightning_trainer.py": "A mixin, a sampler and a callback, beside the plain module.",
+    "hugging_face_trainer.py": "A small BERT and rare messages: Trainer and AdaptiveTrainer.",
+    "keras_fit.py": "With every backend of Keras; beside plain fit and class_weight.",
+    "long_tail.py": "24 classes, the rarest with 8 rows; beside logit adjustment, a strong rival.",
+    "streaming.py": "Items come one by one; how many are read, drawn, and drawn again.",
+    "own_part.py": "A class with two methods replaces the attention.",
+    "new_stream.py": "From the network of one bank to that of another, with few rows.",
+    "drift.py": "Which fields have changed, and whether training again pays.",
+    "own_environment.py": "Any model as the student of the Gymnasium environment, and PPO of Stable-Baselines3.",
+    "service.sh": "Train, serve, score with reasons, and send a label: by curl.",
+}
+"""The scripts with a page, in the order of the index, and what it says about each."""
 INDEX = """# Gallery
 
 Each page is a script that runs as it stands, in less than a minute on one processor core. It shows text, code, what
 the script printed, and a picture where it draws one. Each compares with the plain way, and says where it is behind.
 
-| | |
+| | what it shows |
 |---|---|
 {rows}
 
@@ -117,13 +128,10 @@ def printed(text: str) -> str:
 def index() -> str:
     """The page with all examples."""
     rows = []
-    for script in SCRIPTS:
+    for script, summary in SCRIPTS.items():
         example = read(script)
-        picture = example.picture.name if example.draws else "prompt.svg"
-        first = " ".join(example.text.split("\n\n")[0].split())
-        summary = first.split(". ")[0].removesuffix(".").removesuffix(":")
-        link = f"{example.name}.md"
-        rows.append(f"| [![](../images/gallery/{picture})]({link}) | **[{example.title}]({link})**<br>{summary} |")
+        picture, link = example.picture.name if example.draws else "prompt.svg", f"{example.name}.md"
+        rows.append(f"| [![{example.title}](../images/gallery/{picture})]({link}) | **[{example.title}]({link})**<br>{summary} |")
     return INDEX.format(rows="\n".join(rows))
 
 

@@ -1,12 +1,13 @@
 """Drift, and training again.
 
-A detector is trained on the first half of a stream of payments. Then amounts rise by 60 %, and the share of
-payments far from home too. `score_file` compares what it scores with the rows of training, and says which
+A detector is trained on the first half of a stream of payments. Then amounts rise by 60 %, and payments are
+made farther from home. `score_file` compares what it scores with the rows of training, and says which
 fields have changed. When labels have arrived, a second detector is trained on rows after the change alone.
 
 What to see: which fields are named, and average precision of both detectors on later payments, which
-neither was trained on. The second one has fewer rows to learn from. A change that is named does not mean
-that the ranking is worse, nor that training again pays: only labels show that.
+neither was trained on. The second one has fewer rows to learn from, and may be behind in spite of the
+change. A change that is named does not mean that the ranking is worse, nor that training again pays: only
+labels show that.
 
     pip install 'balancer[train]' altair vl-convert-python
     python examples/drift.py
@@ -54,7 +55,7 @@ notable, fields = changed["drift"]["notable"], changed["drift"]["fields"]
 print(f"{len(notable)} of {len(fields)} fields have changed; {changed['alarms']} alarms in {changed['rows']} rows")
 for field in notable[:5]:
     print(
-        f"  {field['field']:28} population stability index {field['psi']:.2f}, median {field['median'][0]:.2f}, now {field['median'][1]:.2f}"
+        f"  {field['field']:32} population stability index {field['psi']:.2f}, median {field['median'][0]:.2f}, now {field['median'][1]:.2f}"
     )
 
 label = tables["later"]["is_fraud"].to_numpy()

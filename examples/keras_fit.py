@@ -4,8 +4,8 @@
 the sampler after each epoch. It works with every backend of Keras. The same network is also trained by
 plain `fit`, and with `class_weight`, the usual way in Keras; all with the same first weights and steps.
 
-What to see: average precision on test rows, and the mean probability. `class_weight` ranks
-nearly as well, and spoils the probabilities.
+What to see: average precision on test rows, and the mean probability. `class_weight` ranks nearly as well,
+and spoils the probabilities.
 
     pip install 'balancer[keras]' scikit-learn
     python examples/keras_fit.py

@@ -6,9 +6,9 @@ with probabilities of the stream as it is, and with those of equally frequent cl
 the latter is logit adjustment: the logarithm of the class shares is subtracted.
 
 What to see: accuracy in three groups of classes, by how many rows they have. Answers for equally frequent
-classes help the tail much and cost accuracy on the stream as it is, for both networks. Logit adjustment is a
-strong rival: over all classes the two are equal. It is ahead in the tail, and the sampler loses less on the
-stream as it is.
+classes help the tail much and cost accuracy on the stream as it is, for both networks. Logit adjustment is
+a strong rival: over all classes the two are equal. It is ahead in the tail, and the sampler loses less on
+the stream as it is.
 
     pip install balancer torch altair vl-convert-python
     python examples/long_tail.py
