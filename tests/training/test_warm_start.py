@@ -20,6 +20,7 @@ from balancer.data.split import Split
 from balancer.models import load_classifier, part_of
 from balancer.options.model import ModelOptions
 from balancer.training.auxiliary_targets import make_task, task_targets
+from balancer.training.micro_batches import StepRows
 from balancer.training.preparation import model_config
 from balancer.training.trainer import ClassifierTrainer
 from tests.conftest import TINY
@@ -286,7 +287,7 @@ def test_hidden_fields_are_hidden_and_nothing_else(tiny_table: Path) -> None:
     batch = student._batch(rows)
     before = batch.values.clone()
     targets = student._targets("masked_fields", rows)
-    hidden = student._hidden(rows, np.ones(len(rows), dtype=int), ("masked_fields",), {"masked_fields": targets})
+    hidden = StepRows.of([rows[:0], rows], {"masked_fields": targets}, np.ones(len(rows))).hidden
     assert hidden is not None
     assert 0.4 < hidden.mean() < 0.6
     last = batch.lengths - 1
