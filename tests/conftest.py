@@ -7,6 +7,8 @@ import atexit
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("POLARS_MAX_THREADS", "1")
 os.environ.setdefault("KERAS_BACKEND", "torch")  # else Keras takes TensorFlow
+# Processes that tests start may keep compiled modules: compiling the package takes them half a second each.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # What is measured while other tests keep the cores busy is not kept for the user.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="balancer-tests-")
 
@@ -75,12 +79,26 @@ def trees_run(tiny_table: Path) -> Path:
     return _run_with(tiny_table, "trees")
 
 
+@contextmanager
+def fewer_trees() -> Iterator[None]:
+    """Fit few boosted trees, where a test is about something else."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("balancer.training.tree_fitting.FIXED_ROUNDS", 15)
+        patch.setattr("balancer.evaluation.baselines.MAX_ROUNDS", 15)
+        yield
+
+
+@pytest.fixture
+def few_trees() -> Iterator[None]:
+    """`fewer_trees` during a test; shared runs are complete before it begins."""
+    with fewer_trees():
+        yield
+
+
 def _run_with(table: Path, learner: str) -> Path:
     from balancer.cli import main
 
     out = table.parent / f"{learner}_run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("balancer.training.tree_fitting.FIXED_ROUNDS", 15)
-        patch.setattr("balancer.evaluation.baselines.MAX_ROUNDS", 15)
+    with fewer_trees():
         assert main(["train", "--dataset", str(table), "--out", str(out), "--policy", "auto", "--learner", learner, *TINY]) == 0
     return out

@@ -23,7 +23,7 @@ LONG = (
     "tests/training/",
     "tests/integrations/",
 )
-"""What begins first, because it takes longer than its number of tests tells; one of these at the end would keep the
+"""What begins first, because it takes longer than its number of tests tells; at the end it would keep the
 other workers waiting."""
 
 

@@ -15,9 +15,11 @@ from balancer.errors import InputError
 from balancer.serving.models.registry import LoadedModel
 from tests.conftest import TINY
 
+pytestmark = pytest.mark.usefixtures("few_trees")
+
 
 def trained(table: Path, out: Path, *flags: str) -> dict[str, object]:
-    assert main(["train", "--dataset", str(table), "--out", str(out), *TINY, *flags]) == 0
+    assert main(["train", "--dataset", str(table), "--out", str(out), *TINY, "--policy", "auto", *flags]) == 0
     content: dict[str, object] = json.loads((out / "report.json").read_text())["run"]["data"]
     return content
 

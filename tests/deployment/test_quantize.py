@@ -99,6 +99,7 @@ def test_the_table_of_before_and_after_is_printed(run: Path, capsys: pytest.Capt
         assert text in printed
 
 
+@pytest.mark.usefixtures("few_trees")
 def test_the_flag_that_quantized_after_training_says_that_it_has_no_effect(
     tiny_table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,9 +14,10 @@ from balancer.serving.storage.database import Database
 from tests.serving.tools import opened
 
 
-@pytest.fixture
-def client(tmp_path: Path, tiny_run: Path) -> Iterator[TestClient]:
-    database: Database = opened(f"sqlite:///{tmp_path / 'service.db'}")
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory, tiny_run: Path) -> Iterator[TestClient]:
+    """One service for all tests; what they ask for is refused."""
+    database: Database = opened(f"sqlite:///{tmp_path_factory.mktemp('addresses') / 'service.db'}")
     with TestClient(create_app(ServeConfig(run=tiny_run, database=database.shown))) as client:
         yield client
     database.close()

@@ -27,7 +27,7 @@ from balancer.serving.http.schemas import ScoreAnswer
 from balancer.serving.models.registry import LoadedModel, Registry, same_rows
 from balancer.serving.scoring.scorer import NO_NETWORK, Scorer
 from balancer.serving.storage.database import Database
-from tests.conftest import TINY
+from tests.conftest import TINY, fewer_trees
 from tests.serving.test_scoring import card
 from tests.serving.tools import opened, parsed, replay, sent
 
@@ -44,7 +44,8 @@ def trained(tiny_table: Path, tmp_path_factory: pytest.TempPathFactory) -> Train
     def run(*flags: str, table: Path = tiny_table) -> Path:
         if (str(table), *flags) not in done:
             out = tmp_path_factory.mktemp("trained") / "run"
-            assert main(["train", "--dataset", str(table), "--out", str(out), *flags]) == 0
+            with fewer_trees():
+                assert main(["train", "--dataset", str(table), "--out", str(out), *flags]) == 0
             done[(str(table), *flags)] = out
         return done[(str(table), *flags)]
 

@@ -27,6 +27,7 @@ from balancer.serving.scoring.parsing import parse_transaction
 from balancer.serving.scoring.row import Row
 from balancer.serving.scoring.scorer import Scorer
 from balancer.tables.values import NOBODY, normal_text
+from tests.conftest import fewer_trees
 from tests.data.test_own_fields import JOINED, joined_table
 from tests.serving.tools import LONG_AGO, opened
 
@@ -115,7 +116,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pl.DataFrame]:
     short = ["--learner", "hybrid", "--policy", "rule", "--epochs", "1", "--steps-per-epoch", "4", "--history-length", "4"]
     sizes = ["--d-model", "8", "--layers", "1", "--threads", "1"]
     flags = ["train", "--dataset", str(folder / "table.parquet"), "--out", str(folder / "run"), *roles, *short, *sizes]
-    assert main(flags) == 0
+    with fewer_trees():
+        assert main(flags) == 0
     return folder / "run", table
 
 

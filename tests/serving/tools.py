@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import psycopg
 import pytest
 
 from balancer.data.labels import label_names
@@ -72,10 +75,47 @@ def started_postgres(folder: Path) -> Postgres:
     """A PostgreSQL server in `folder`; without PostgreSQL the test is skipped."""
     if postgres_programs() is None:
         pytest.skip("PostgreSQL is not installed (Debian: postgresql)")
-    return Postgres(folder)
+    server = Postgres(folder)
+    # A test outlives neither the machine nor its disk, so nothing waits for the disk.
+    with psycopg.connect(f"postgresql://balancer@127.0.0.1:{server.port}/postgres", autocommit=True) as connection:
+        connection.execute("ALTER SYSTEM SET fsync = off")
+        connection.execute("SELECT pg_reload_conf()")
+    return server
 
 
 def opened(url: str) -> Database:
+    """The database of a URL with all tables; a new SQLite file is a copy of one that has them."""
+    path = Path(url.removeprefix("sqlite:///"))
+    if url.startswith("sqlite:///") and not path.exists():
+        path.write_bytes(_empty_file())
     database = Database(url)
     database.upgrade()
     return database
+
+
+@cache
+def _empty_file() -> bytes:
+    """An SQLite database with the tables and no rows. Making the tables takes longer than most tests do."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "empty.db"
+        database = Database(f"sqlite:///{path}")
+        database.upgrade()
+        database.close()
+        return path.read_bytes()
+
+
+def postgres_copy(server: Postgres, name: str) -> str:
+    """Create the database ``name`` with all tables and no rows, and return its URL."""
+    template = _TEMPLATES.get(server.port)
+    if template is None:
+        _TEMPLATES[server.port] = template = "empty"
+        database = Database(server.database(template))
+        database.upgrade()
+        database.close()
+    with psycopg.connect(f"postgresql://balancer@127.0.0.1:{server.port}/postgres", autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE {template}')
+    return f"postgresql://balancer@127.0.0.1:{server.port}/{name}"
+
+
+_TEMPLATES: dict[int, str] = {}
+"""Name of the database that `postgres_copy` copies, by port of the server."""

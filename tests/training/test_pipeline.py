@@ -192,6 +192,7 @@ def test_a_policy_bundle_of_one_run_trains_another(tiny_run: Path, tiny_table: P
     assert report_of(out)["test"] == report_of(tiny_run)["test"]
 
 
+@pytest.mark.usefixtures("few_trees")
 @pytest.mark.parametrize("policy", ["rule", "constant:share=.2,hardness=1", "auto"])
 def test_policies_that_are_not_learned_here_train(policy: str, tiny_table: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
@@ -206,6 +207,7 @@ def test_policies_that_are_not_learned_here_train(policy: str, tiny_table: Path,
         assert history["share_1"].to_list() == pytest.approx([0.2, 0.2])
 
 
+@pytest.mark.usefixtures("few_trees")
 def test_named_classes_in_a_table_without_an_entity_and_with_seconds_as_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from balancer.data.simulation.stream import simulate
 
@@ -222,6 +224,7 @@ def test_named_classes_in_a_table_without_an_entity_and_with_seconds_as_time(tmp
     assert json.loads(capsys.readouterr().out)["test"] == report["test"]
 
 
+@pytest.mark.usefixtures("few_trees")
 def test_ppo_is_kept_only_where_it_is_better_and_the_report_says_why(
     tiny_table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,6 +25,7 @@ from balancer.serving.models.loaded_model import LoadedModel
 from balancer.training.precision_stage import PlannedNetwork, plan_network
 from tests.conftest import TINY
 
+pytestmark = pytest.mark.usefixtures("few_trees")
 SHORT = (*TINY, "--policy", "auto", "--learner", "network")
 
 

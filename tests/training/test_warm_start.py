@@ -25,6 +25,7 @@ from balancer.training.preparation import model_config
 from balancer.training.trainer import ClassifierTrainer
 from tests.conftest import TINY
 
+pytestmark = pytest.mark.usefixtures("few_trees")
 SHORT = ("--epochs", "2", "--steps-per-epoch", "6", "--policy", "rule", "--threads", "1")
 
 

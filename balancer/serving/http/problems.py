@@ -38,8 +38,13 @@ _STATUSES = {EncodingError: 400, MissingError: 404, ConflictError: 409, TooLarge
 
 def problem_responses(*further: int) -> dict[int | str, dict[str, Any]]:
     """Return the error responses of a route for OpenAPI; `further` are statuses besides the usual ones."""
-    statuses = (400, 401, 403, 413, 422, 429, 503, *further)
-    return {status: {"model": Problem, "description": _DESCRIPTIONS[status]} for status in statuses}
+    statuses = (401, 403, 413, 422, 429, 503, *further)
+    # FastAPI makes a validator of each model that it is given, which takes time; the first one brings the
+    # schema into the document, and the others refer to it.
+    named = {"content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{Problem.__name__}"}}}}
+    return {400: {"model": Problem, "description": _DESCRIPTIONS[400]}} | {
+        status: {"description": _DESCRIPTIONS[status], **named} for status in statuses
+    }
 
 
 def status_of(error: InputError) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -218,6 +219,7 @@ class Database:
         self.engine.dispose()
 
 
+@cache
 def head_revision() -> str | None:
     """Return the newest revision of the tables."""
     return ScriptDirectory.from_config(alembic_config()).get_current_head()
