@@ -4,10 +4,10 @@ A detector is trained on the first half of a stream of payments. Then amounts ri
 made farther from home. `score_file` compares what it scores with the rows of training, and says which
 fields have changed. When labels have arrived, a second detector is trained on rows after the change alone.
 
-What to see: which fields are named, and average precision of both detectors on later payments, which
-neither was trained on. The second one has fewer rows to learn from, and may be behind in spite of the
-change. A change that is named does not mean that the ranking is worse, nor that training again pays: only
-labels show that.
+What to see: which fields are named, with their population stability index (PSI), and average precision of
+both detectors on later payments, which neither was trained on. The second one has fewer rows to learn from,
+and may be behind in spite of the change. A change that is named does not mean that the ranking is worse,
+nor that training again pays: only labels show that.
 
     pip install 'balancer[train]' altair vl-convert-python
     python examples/drift.py
@@ -54,9 +54,7 @@ changed, _ = score(first, "changed", past="first")
 notable, fields = changed["drift"]["notable"], changed["drift"]["fields"]
 print(f"{len(notable)} of {len(fields)} fields have changed; {changed['alarms']} alarms in {changed['rows']} rows")
 for field in notable[:5]:
-    print(
-        f"  {field['field']:32} population stability index {field['psi']:.2f}, median {field['median'][0]:.2f}, now {field['median'][1]:.2f}"
-    )
+    print(f"  {field['field']:32} PSI {field['psi']:.2f}, median {field['median'][0]:.2f}, now {field['median'][1]:.2f}")
 
 label = tables["later"]["is_fraud"].to_numpy()
 print(f"{label.sum()} frauds in {len(label)} later payments, share {label.mean():.4f}")
@@ -66,6 +64,6 @@ for name, run in (("first detector", first), ("trained again", train("second")))
 
 shown = [{"field": name, "index": value} for name, value in sorted(fields.items(), key=lambda item: -item[1])[:12]]
 bars = alt.Chart(alt.Data(values=shown)).mark_bar()
-bars.encode(x=alt.X("index:Q").title("population stability index"), y=alt.Y("field:N").title(None).sort(None)).properties(
-    width=320, height=240
-).save("drift.svg")
+bars.encode(
+    x=alt.X("index:Q").title("population stability index"), y=alt.Y("field:N").title(None).sort(None).axis(labelLimit=300, labelPadding=12)
+).properties(width=200, height=240).save("drift.svg")
