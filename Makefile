@@ -39,7 +39,7 @@ check: $(VENV)/.dev
 
 docs: $(VENV)/.docs
 	$(MKDOCS) build
-	@echo "open site/index.html"
+	@echo "read it with: $(BIN)/python -m http.server -d site"
 
 app: $(VENV)/.app
 	$(BIN)/balancer app
