@@ -65,5 +65,5 @@ for name, run in (("first detector", first), ("trained again", train("second")))
 shown = [{"field": name, "index": value} for name, value in sorted(fields.items(), key=lambda item: -item[1])[:12]]
 bars = alt.Chart(alt.Data(values=shown)).mark_bar()
 bars.encode(
-    x=alt.X("index:Q").title("population stability index"), y=alt.Y("field:N").title(None).sort(None).axis(labelLimit=300, labelPadding=12)
+    x=alt.X("index:Q").title("population stability index"), y=alt.Y("field:N").title(None).sort(None).axis(labelLimit=300, minExtent=250)
 ).properties(width=200, height=240).save("drift.svg")
