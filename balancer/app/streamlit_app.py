@@ -83,7 +83,7 @@ def _import_ahead() -> None:
         with contextlib.suppress(ImportError):  # the page that needs it says what is missing
             importlib.import_module(_SLOW)
 
-    if isinstance(runtime.get_instance(), runtime.Runtime):  # a server, not a test of one page
+    if runtime.exists() and isinstance(runtime.get_instance(), runtime.Runtime):  # a server, not a test of one page
         later = threading.Timer(_SOON, imported)
         later.daemon = True
         later.start()
