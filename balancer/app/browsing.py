@@ -6,6 +6,7 @@ hidden, and a run in training shows its progress.
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -89,12 +90,15 @@ def read_run(path: Path) -> Run:
         return Run(path, "broken", str(error))
     if folder.pretrained:
         return Run(
-            path, "pretrained", f"pretrained, a model without a head: continue with balancer train --dataset TABLE --from {path}", **known
+            path,
+            "pretrained",
+            f"pretrained, a model without a head: continue with balancer train --dataset TABLE --from {shlex.quote(str(path))}",
+            **known,
         )
     if not folder.complete:
         if folder.is_locked():
             return Run(path, "running", "in training", **known)
-        return Run(path, "stopped", f"not finished: continue with balancer train --resume --out {path}", **known)
+        return Run(path, "stopped", f"not finished: continue with balancer train --resume --out {shlex.quote(str(path))}", **known)
     try:
         report = read_json(path / "report.json", what="it is the report of the run")
         metrics = checked_metrics(report, path)

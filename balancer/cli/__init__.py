@@ -2,16 +2,18 @@
 
 Each command's flags are a dataclass (:mod:`balancer.options.flags`). A command's module is imported only when
 the command is called, so that ``balancer --help`` answers at once. Bad input ends in one line on stderr and
-exit code 2, Ctrl-C in exit code 130 and the command that continues.
+exit code 2, Ctrl-C in exit code 130 and the command that continues. Where what reads the output ends early,
+as ``head`` does, a command ends quietly.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 
 COMMANDS = {
@@ -52,13 +54,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         with _short_warnings():
-            return run_command("balancer", SUMMARY, COMMANDS, given, _run)
+            code = run_command("balancer", SUMMARY, COMMANDS, given, _run)
+        sys.stdout.flush()  # what is still buffered may find that nobody reads it
+        return code
     except InputError as error:
         say("error", error)
         return 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # what reads the output has ended, as head does
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush when Python ends
+        return 141
 
 
 def run_command(

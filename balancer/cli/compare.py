@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -30,13 +31,13 @@ def main(arguments: Sequence[str]) -> int:
     from balancer.comparison.terminal import print_comparison
     from balancer.runs.progress import TrainingProgress
 
-    console = Console()
+    console = Console(markup=False)
     try:
         with TrainingProgress(console) as progress:
             _, content = run_comparison(config, progress)
     except KeyboardInterrupt:
         out = config.out or "FOLDER, where FOLDER is the one named above"
-        print(f"stopped; finished cells are kept, continue with: balancer compare --resume --out {out}", file=sys.stderr)
+        print(f"stopped; finished cells are kept, continue with: balancer compare --resume --out {shlex.quote(str(out))}", file=sys.stderr)
         return 130
     print_comparison(content, console)
     if config.chart is not None:

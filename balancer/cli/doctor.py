@@ -103,7 +103,7 @@ def _print(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = Console(markup=False)
     head = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
     for name in ("balancer", "python", "system", "processor", "device", "threads"):
         head.add_row(name, str(result[name]))

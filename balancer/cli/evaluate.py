@@ -59,5 +59,5 @@ def main(arguments: Sequence[str]) -> int:
 
     from balancer.evaluation.report_terminal import print_metrics
 
-    print_metrics(result, Console())
+    print_metrics(result, Console(markup=False))
     return 0

@@ -54,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
 
     from balancer.deployment.export import export_run
 
-    console = Console(stderr=config.json)
+    console = Console(markup=False, stderr=config.json)
     result = export_run(
         config.run,
         target=config.target,

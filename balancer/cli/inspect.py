@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     from rich.console import Console
 
-    console = Console(highlight=False)
+    console = Console(markup=False, highlight=False)
     with console.capture() as lines:
         _print(found, console)
     # Cells are padded to the width of the table, and lines are broken after a space.
@@ -53,7 +54,8 @@ def main(arguments: Sequence[str]) -> int:
     if config.out is None:
         print(found.spec, end="")
     else:
-        print(f"spec written to {config.out}: balancer train --dataset {config.dataset} --spec {config.out}", file=sys.stderr)
+        dataset, out = shlex.quote(str(config.dataset)), shlex.quote(str(config.out))
+        print(f"spec written to {config.out}: balancer train --dataset {dataset} --spec {out}", file=sys.stderr)
     return 0
 
 

@@ -121,7 +121,7 @@ def _list(arguments: Sequence[str]) -> int:
         return 0
     from rich.console import Console
 
-    console = Console()
+    console = Console(markup=False)
     if not found:
         console.print("no keys yet: balancer keys create --tenant NAME")
         return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -111,7 +112,7 @@ def _train(arguments: Sequence[str]) -> int:
     from balancer.policy_learning.training import train_task_policy
     from balancer.runs.progress import TrainingProgress, describe_students
 
-    console, device = Console(), choose_device(config.device)
+    console, device = Console(markup=False), choose_device(config.device)
     rollouts = config.rollouts or TASK_BUDGETS[config.budget].rollouts
     try:
         with TrainingProgress(console) as progress, progress.stage(f"policy ({config.kind}) on tasks", rollouts) as advance:
@@ -129,9 +130,12 @@ def _train(arguments: Sequence[str]) -> int:
                 workers=config.workers,
             )
     except KeyboardInterrupt:
-        print(f"stopped; continue with: balancer policy train --resume --out {config.out}, and the flags given before", file=sys.stderr)
+        print(
+            f"stopped; continue with: balancer policy train --resume --out {shlex.quote(str(config.out))}, and the flags given before",
+            file=sys.stderr,
+        )
         return 130
-    console.print(f"policy written to {config.out}; evaluate it with: balancer policy evaluate {config.out}")
+    console.print(f"policy written to {config.out}; evaluate it with: balancer policy evaluate {shlex.quote(str(config.out))}")
     return 0
 
 
@@ -144,7 +148,7 @@ def _evaluate(arguments: Sequence[str]) -> int:
     from balancer.devices import choose_device
     from balancer.policy_learning.evaluation import evaluate_policy, print_evaluation
 
-    console = Console(stderr=config.json)
+    console = Console(markup=False, stderr=config.json)
     result = evaluate_policy(
         config.policy,
         config.number,

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     roles = inferred(config.dataset, spec_file=config.spec, overrides=config.role_overrides(), need_label=False)
     for text in (*roles.cautions, *leak_notes(suspected_leaks(roles))):
         say("warning", text)
-    console = Console(stderr=True)
+    console = Console(markup=False, stderr=True)
     try:
         with _processes(config) as run_tasks, Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
             stages: dict[str, Any] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -29,12 +30,12 @@ def main(arguments: Sequence[str]) -> int:
 
     from balancer.training.pretraining import pretrain_run
 
-    console = Console(stderr=config.json)
+    console = Console(markup=False, stderr=config.json)
     try:
         folder, result = pretrain_run(config, given, console)
     except KeyboardInterrupt:
         out = config.out or "RUN, where RUN is the folder named above"
-        print(f"stopped; continue with: balancer pretrain --resume --out {out}", file=sys.stderr)
+        print(f"stopped; continue with: balancer pretrain --resume --out {shlex.quote(str(out))}", file=sys.stderr)
         return 130
     if config.json:
         print(json.dumps(result | {"folder": str(folder)}, indent=2))
@@ -68,7 +69,9 @@ def _print(result: dict[str, Any], console: Any, folder: str) -> None:
     table.add_row(f"all {counted(len(prior), 'field')}", f"{last['next']:.3f}", f"{mean:.3f}", _reduction(last["next"], mean))
     console.print()
     console.print(table)
-    console.print(Text(f"continue with labels: balancer train --dataset TABLE --from {folder}", style="dim"), soft_wrap=True)
+    console.print(
+        Text(f"continue with labels: balancer train --dataset TABLE --from {shlex.quote(str(folder))}", style="dim"), soft_wrap=True
+    )
 
 
 def _reduction(loss: float, prior: float) -> str:

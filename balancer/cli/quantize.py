@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
 
     from balancer.deployment.quantize import quantize_run
 
-    console = Console(stderr=config.json)
+    console = Console(markup=False, stderr=config.json)
     result = quantize_run(
         config.run, max_drop=config.max_drop, backend=config.backend, prefer=config.prefer, console=console, dataset=config.dataset
     )

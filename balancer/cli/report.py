@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
 
     from balancer.evaluation.report_terminal import print_report
 
-    console = Console()
+    console = Console(markup=False)
     if config.pdf is not None:
         console.print(f"{len(content) / 1000:,.0f} kB: {config.pdf}", highlight=False, markup=False, soft_wrap=True)
         return 0

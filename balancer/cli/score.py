@@ -126,7 +126,10 @@ def _score_shards(config: ScoreConfig) -> int:
     scoring = ShardScoring(config.run, config.input, config.output, config.precision, config.streaming, config.explain)
     where: dict[str, Any] = {"cluster": cluster, "workers": config.workers}
     try:
-        with TrainingProgress(Console(stderr=True)) as shown, shown.stage("shards", StoreFolder.open(config.input).shards) as advance:
+        with (
+            TrainingProgress(Console(markup=False, stderr=True)) as shown,
+            shown.stage("shards", StoreFolder.open(config.input).shards) as advance,
+        ):
             result = score_store(scoring, overwrite=config.overwrite, **where, progress=lambda done, _: advance(done))
     except KeyboardInterrupt:
         print("stopped; finished shards are kept, and the same command continues", file=sys.stderr)
@@ -150,5 +153,5 @@ def _print(config: ScoreConfig, result: dict[str, Any]) -> int:
 
     from balancer.evaluation.drift_terminal import print_changes
 
-    print_changes(result["drift"], Console())
+    print_changes(result["drift"], Console(markup=False))
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     from rich.console import Console
 
     # With --json only the report goes to stdout, and progress to stderr.
-    console = Console(stderr=config.json)
+    console = Console(markup=False, stderr=config.json)
     try:
         if together:
             return _as_one_of_several(config, given, console)
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         out = config.out or "RUN, where RUN is the folder named above"
         if leads():
-            print(f"stopped; continue with: balancer train --resume --out {out}", file=sys.stderr)
+            print(f"stopped; continue with: balancer train --resume --out {shlex.quote(str(out))}", file=sys.stderr)
         return 130
     return _report(config, folder, console)
 

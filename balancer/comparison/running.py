@@ -9,8 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
-
 from balancer.cluster.connection import connected
 from balancer.cluster.tasks import run_tasks
 from balancer.comparison.cells import RESULT_FILE, Cell, CellFolder
@@ -53,7 +51,7 @@ def run_comparison(config: CompareConfig, progress: TrainingProgress) -> tuple[P
     config.check_files()
     table = FoldedTable(config.dataset, folds=config.folds, spec_file=config.spec, roles=config.role_overrides(), bad_rows=config.bad_rows)
     for note in table.notes:
-        progress.say(escape(f"note: {note}"))
+        progress.say(f"note: {note}")
     flags = {name: value for name, value in to_dict(config).items() if name not in WHERE and (value is not None or name not in ROLES)}
     if config.resume:
         assert config.out is not None

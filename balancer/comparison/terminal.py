@@ -8,7 +8,6 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from balancer.comparison.statistics import FALSE_ALARMS
@@ -36,11 +35,11 @@ def print_comparison(content: Mapping[str, Any], console: Console) -> None:
     table.add_column("treatment", no_wrap=True, overflow="ellipsis", width=min(widest, max(16, console.width - REST)))
     for _, title, _ in COLUMNS:
         table.add_column(title, justify="right", no_wrap=True, min_width=max(4, *map(len, title.split("\n"))))
-    table.add_column("AP, less\n" + escape(reference), justify="right", no_wrap=True, width=20)
+    table.add_column("AP, less\n" + reference, justify="right", no_wrap=True, width=20)
     for name in sorted(averages, key=lambda name: -averages[name].get(HEADLINE, -1.0)):
         figures = averages[name]
         cells = [_short(form.format(figures[key])) if key in figures else "-" for key, _, form in COLUMNS]
-        table.add_row(escape(name), *cells, "reference" if name == reference else escape(_difference(differences.get(name, {}))))
+        table.add_row(name, *cells, "reference" if name == reference else _difference(differences.get(name, {})))
     console.print(table)
     console.print(
         "means over folds and seeds; FA: false alarms per 10,000 legitimate rows at a recall; runs: trainings per result; [95 % interval]",

@@ -71,7 +71,7 @@ def evaluate_policy(
     policies = _compared_policies(policy)
     if reference not in {each.name for each in policies}:
         raise InputError(f"--reference {reference!r} is not among the policies; {nearest(reference, [each.name for each in policies])}")
-    with TrainingProgress(console or Console(stderr=True)) as progress, progress.stage("tasks", number) as advance:
+    with TrainingProgress(console or Console(markup=False, stderr=True)) as progress, progress.stage("tasks", number) as advance:
         compared = compare_on_tasks(
             policies,
             number,

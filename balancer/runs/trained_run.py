@@ -151,7 +151,7 @@ class TrainedRun:
         """As :meth:`scores`, one row at a time like ``balancer serve``; shows its progress on the
         terminal.
         """
-        console = Console(stderr=True)
+        console = Console(markup=False, stderr=True)
         with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
             task = bar.add_task("reading rows", total=len(dataset.store))
             return self.detector.streamed_scores(dataset, rows, device=self.device, progress=lambda done: bar.update(task, completed=done))

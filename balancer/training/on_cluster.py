@@ -114,7 +114,7 @@ def train_worker(shared: Shared, restarts: int, say: Say) -> None:
     assert config.out is not None
     workers.each(lambda: _check_mark(config.out / MARK, mark))  # type: ignore[operator]
     workers.again = workers.agreed(restarts > 0)
-    train_run(config, given, Console(file=_Lines(say), width=columns), workers)  # type: ignore[arg-type]
+    train_run(config, given, Console(markup=False, file=_Lines(say), width=columns), workers)  # type: ignore[arg-type]
 
 
 def _check_mark(file: Path, mark: str) -> None:

@@ -78,7 +78,7 @@ def train_run(config: TrainConfig, given: dict[str, Any], console: Console, work
         InputError: The options or the table can't be used. Either no file was written, or the run can be
             resumed.
     """
-    console = console if workers.leads else Console(quiet=True, file=io.StringIO())
+    console = console if workers.leads else Console(markup=False, quiet=True, file=io.StringIO())
     saved = None
     if config.resume or workers.agreed(workers.again and config.out is not None and (config.out / "run.json").is_file()):
         saved = workers.each(lambda: _to_resume(config, given))

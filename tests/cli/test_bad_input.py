@@ -3,6 +3,9 @@ folder."""
 
 from __future__ import annotations
 
+import io
+import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -197,3 +200,28 @@ def test_simulate_refuses_figures_out_of_range(tmp_path: Path, capsys: pytest.Ca
 def test_an_unknown_command_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tarin"]) == 2
     assert "tarin" in capsys.readouterr().err
+
+
+def test_a_reader_that_ends_early_is_no_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """As in ``balancer report RUN --json | head``."""
+
+    class Ended(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stdout", Ended())
+    assert main(["--help"]) == 141
+    assert capsys.readouterr().err == ""
+
+
+def test_brackets_in_names_are_printed_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Rich reads ``[old]`` as a style and leaves it out, unless a console is told not to."""
+    package = Path(__file__).resolve().parents[2] / "balancer"
+    calls = [call for file in package.rglob("*.py") for call in re.findall(r"\bConsole\([^)]*", file.read_text(encoding="utf-8"))]
+    assert len(calls) > 15 and all("markup=False" in call for call in calls)
+    table = tmp_path / "new [old].csv"
+    assert main(["simulate", "--rows", "800", "--fraud-rate", "0.05", "--out", str(table)]) == 0
+    assert main(["inspect", str(table), "--out", str(tmp_path / "my spec.toml")]) == 0
+    printed = capsys.readouterr()
+    assert "new [old].csv" in printed.out
+    assert f"balancer train --dataset '{table}' --spec '{tmp_path / 'my spec.toml'}'" in printed.err

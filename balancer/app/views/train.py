@@ -196,7 +196,7 @@ def _prices(source: Path, flags: dict[str, Any]) -> dict[str, float]:
             given["spec"] = keep_shares(runs_folder(), given.pop("shares"))
         config = TrainConfig(dataset=source, **given)
         with torch_threads(config.threads):
-            prepared = prepare(config, Console(file=io.StringIO()))
+            prepared = prepare(config, Console(markup=False, file=io.StringIO()))
             return {name: budget.seconds for name, budget in estimate(prepared).items()}
 
 

@@ -23,7 +23,7 @@ def print_days(found: Mapping[str, Any], console: Console | None = None) -> None
         console: Where to; None: stdout. Where the table does not fit, its headers are shorter and intervals
             stand below their numbers; days are never cut.
     """
-    console = Console() if console is None else console
+    console = Console(markup=False) if console is None else console
     if not found["days"]:
         console.print("no decisions on these days")
     else:
