@@ -206,7 +206,9 @@ def prepare(
         kept=base.model.config if base is not None and keeps else None,
     )
     if base is not None and keeps:
-        config = replace(config, margin=base.margin(given or {}))
+        margin = base.margin(given or {})
+        # A network alone has no margin, and `--learner network` refuses one.
+        config = config if learner == "network" else replace(config, margin=margin)
         model = replace(model, margin=base.model.config.margin)
     _check_backend(model, device)
     schedule = schedule_for(config, len(dataset.rows(Split.TRAIN)))
