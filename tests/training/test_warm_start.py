@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from rich.console import Console
 
 from balancer.cli import main
 from balancer.data.dataset import load_dataset
@@ -19,9 +20,10 @@ from balancer.data.simulation.stream import simulate, write_simulation
 from balancer.data.split import Split
 from balancer.models import load_classifier, part_of
 from balancer.options.model import ModelOptions
+from balancer.options.train import TrainConfig
 from balancer.training.auxiliary_targets import make_task, task_targets
 from balancer.training.micro_batches import StepRows
-from balancer.training.preparation import model_config
+from balancer.training.preparation import model_config, prepare
 from balancer.training.trainer import ClassifierTrainer
 from tests.conftest import TINY
 
@@ -327,3 +329,9 @@ def test_only_a_new_head_starts_at_the_prior(tiny_run: Path, later_table: Path, 
     assert none == pytest.approx(prior, rel=0.3)
     assert even == pytest.approx(0.5)
     assert weighted == pytest.approx(0.5)
+
+
+def test_a_network_alone_may_be_named(network_run: Path, tiny_table: Path) -> None:
+    config = TrainConfig(dataset=tiny_table, from_=network_run, learner="network", policy="auto", threads=1)
+    prepared = prepare(config, Console(quiet=True), given={})
+    assert prepared.learner == "network" and prepared.start is not None and prepared.model.margin == ""
