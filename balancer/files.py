@@ -11,11 +11,13 @@ import hashlib
 import json
 import os
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from balancer.dependencies import is_installed
 from balancer.errors import CorruptFileError, InputError, MissingFileError, UnwritableFileError, reason_of
 
 if TYPE_CHECKING:
@@ -141,6 +143,55 @@ def _try_to_write(folder: Path, name: str) -> None:
     # As in atomic_path. Permissions alone don't tell, e.g. on a read-only file system.
     with tempfile.NamedTemporaryFile(prefix=f".{name}.", dir=folder):
         pass
+
+
+@contextmanager
+def try_lock(folder: Path, remedy: str) -> Iterator[bool]:
+    """Try to lock a folder until the block ends; the lock also ends with the process.
+
+    Args:
+        folder: The folder; it must exist. The file ``.lock`` in it is kept.
+        remedy: What to do where the folder can't be written.
+
+    Yields:
+        Whether no other process holds the lock. Always true on a system without file locks.
+
+    Raises:
+        UnwritableFileError: The folder can't be written.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield True
+        return
+    try:
+        descriptor = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR)
+    except OSError as error:
+        raise UnwritableFileError(f"{folder} can't be written ({error.strerror}): {remedy}") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = True
+        except OSError:
+            held = False
+        yield held
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def locked(folder: Path, remedy: str) -> Iterator[None]:
+    """Lock a folder until the block ends, so that no other process writes it; see :func:`try_lock`.
+
+    Raises:
+        InputError: Another process has locked it, or it can't be written.
+    """
+    if not is_installed("fcntl"):
+        warnings.warn(f"this system has no file locks: don't write to {folder} from two processes at once", stacklevel=4)
+    with try_lock(folder, remedy) as held:
+        if not held:
+            raise InputError(f"{folder} is being written by another balancer process: wait for it or stop it")
+        yield
 
 
 def write_bytes(target: Path, content: bytes) -> None:

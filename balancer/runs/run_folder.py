@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -18,9 +17,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from balancer.dependencies import is_installed
 from balancer.errors import CorruptFileError, InputError, MissingFileError, UnwritableFileError
-from balancer.files import file_digest, read_json, write_json
+from balancer.files import file_digest, locked, read_json, try_lock, write_json
 from balancer.options.flags import flag_of, from_dict, to_dict
 from balancer.options.run import folder_to_resume
 from balancer.options.train import NOT_PART_OF_THE_RESULT, TrainConfig
@@ -36,6 +34,7 @@ PLANNED = "precision.json"
 EPOCHS_FILE = "epochs.parquet"
 """Sampling weights and validation metrics by epoch."""
 LIBRARIES = ("balancer", "torch", "stable-baselines3", "gymnasium", "polars", "scikit-learn", "lightgbm", "numpy")
+_TO_WRITE = "copy the run to a writable folder"
 
 
 def has_plan(folder: Path) -> bool:
@@ -295,7 +294,7 @@ class RunFolder:
     def is_locked(self) -> bool:
         """Whether another process is writing the run now."""
         try:
-            with self._lock() as held:
+            with try_lock(self.path, _TO_WRITE) as held:
                 return not held
         except UnwritableFileError:  # where nobody can write, nobody is writing
             return False
@@ -307,34 +306,8 @@ class RunFolder:
         Raises:
             InputError: Another process has locked it.
         """
-        if not is_installed("fcntl"):
-            warnings.warn(f"this system has no file locks: don't write to {self.path} from two processes at once", stacklevel=3)
-        with self._lock() as held:
-            if not held:
-                raise InputError(f"{self.path} is being written by another balancer process: wait for it or stop it")
+        with locked(self.path, _TO_WRITE):
             yield
-
-    @contextmanager
-    def _lock(self) -> Iterator[bool]:
-        """Try to lock the folder until the block ends; whether this succeeded."""
-        try:
-            import fcntl
-        except ImportError:  # Windows
-            yield True
-            return
-        try:
-            descriptor = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR)
-        except OSError as error:
-            raise UnwritableFileError(f"{self.path} can't be written ({error.strerror}): copy the run to a writable folder") from error
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                held = True
-            except OSError:
-                held = False
-            yield held
-        finally:
-            os.close(descriptor)
 
 
 def refuse_existing(path: Path, file: str, kind: str) -> None:

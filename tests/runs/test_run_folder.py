@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from balancer import files
 from balancer.errors import CorruptFileError, InputError, MissingFileError
-from balancer.runs import run_folder
 from balancer.runs.run_folder import RunFolder
 
 
@@ -22,7 +22,7 @@ def test_a_held_run_is_locked_and_refuses_a_second_writer(tmp_path: Path) -> Non
 
 
 def test_without_file_locks_a_warning_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_folder, "is_installed", lambda name: name != "fcntl")
+    monkeypatch.setattr(files, "is_installed", lambda name: name != "fcntl")
     with pytest.warns(UserWarning, match="has no file locks"), RunFolder(tmp_path, {}).locked():
         pass
 
