@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import cache
 
 import numpy as np
 import pytest
@@ -11,7 +12,11 @@ from balancer.envs.task_env import TaskEpisode
 from balancer.envs.tasks import BATCH_SIZE, EPOCHS, FEWEST_OF_CLASS, MAX_CLASSES, STEPS, Task, draw_task
 from balancer.sampling.weights import SamplingWeights, stacked
 
-TASKS = [draw_task(0, index) for index in range(30)]
+
+@cache
+def tasks() -> list[Task]:
+    """Thirty tasks, which take seconds; not made in every process that lists the tests."""
+    return [draw_task(0, index) for index in range(30)]
 
 
 def _equal(one: Task, two: Task) -> bool:
@@ -27,14 +32,14 @@ def _equal(one: Task, two: Task) -> bool:
 
 
 def test_a_task_is_a_function_of_its_number() -> None:
-    assert all(_equal(task, draw_task(0, index)) for index, task in enumerate(TASKS[:6]))
-    assert not _equal(TASKS[0], TASKS[1])
-    assert not _equal(TASKS[0], draw_task(0, 0, "heldout"))
-    assert not _equal(TASKS[0], draw_task(1, 0))
+    assert all(_equal(task, draw_task(0, index)) for index, task in enumerate(tasks()[:6]))
+    assert not _equal(tasks()[0], tasks()[1])
+    assert not _equal(tasks()[0], draw_task(0, 0, "heldout"))
+    assert not _equal(tasks()[0], draw_task(1, 0))
 
 
 def test_tasks_are_varied_and_whole() -> None:
-    for task in TASKS:
+    for task in tasks():
         problem, goal = task.problem, task.goal
         counts = np.bincount(problem.y_train, minlength=problem.num_classes)
         assert 2 <= problem.num_classes <= MAX_CLASSES
@@ -49,7 +54,7 @@ def test_tasks_are_varied_and_whole() -> None:
         assert task.epochs in EPOCHS
         assert task.epochs * task.steps_per_epoch <= STEPS[1] + task.epochs
         assert task.batch_size == BATCH_SIZE
-    traits = [task.traits for task in TASKS]
+    traits = [task.traits for task in tasks()]
     assert {"mixture", "simulated"} == {trait["kind"] for trait in traits}
     assert {"mlp", "transformer"} == {trait["net"] for trait in traits}
     minority = np.array([trait["minority"] for trait in traits])
@@ -59,7 +64,7 @@ def test_tasks_are_varied_and_whole() -> None:
 
 
 def test_mixtures_have_enough_rows_of_each_class() -> None:
-    for task in TASKS:
+    for task in tasks():
         if task.traits["kind"] == "mixture":
             counts = np.bincount(task.problem.y_train, minlength=task.problem.num_classes)
             assert counts[1:].min() >= FEWEST_OF_CLASS - 1  # a wrong label swaps rows, it loses none
