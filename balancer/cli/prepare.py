@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from balancer.cli.early import check_table
@@ -81,7 +81,8 @@ def _processes(config: PrepareConfig) -> Iterator[RunTasks]:
     from balancer.data.preparing.store_writing import in_this_process
 
     if config.cluster is not None:
-        yield _on_cluster(config.cluster, config.workers)
+        with ExitStack() as connection:
+            yield _on_cluster(config.cluster, config.workers, connection)
     elif (config.workers or 1) > 1:
         with in_processes(config.workers or 1) as run_tasks:
             yield run_tasks
@@ -89,12 +90,19 @@ def _processes(config: PrepareConfig) -> Iterator[RunTasks]:
         yield in_this_process
 
 
-def _on_cluster(cluster: str, workers: int | None) -> RunTasks:
+def _on_cluster(cluster: str, workers: int | None, connection: ExitStack) -> RunTasks:
+    """Tasks on a cluster; the first stage connects, after the checks, and the others use its connection."""
+
     def run(task: Task, folder: str, numbers: Sequence[int]) -> Iterator[int]:
+        from balancer.cluster.connection import connected
         from balancer.cluster.tasks import run_tasks
 
-        for index, _ in run_tasks(_run_one, numbers, shared=(task, folder), cluster=cluster, workers=workers):
-            yield numbers[index]
+        if not numbers:
+            return
+        connection.enter_context(connected(cluster, workers))
+        with closing(run_tasks(_run_one, numbers, shared=(task, folder), cluster=cluster, workers=workers)) as results:
+            for index, _ in results:
+                yield numbers[index]
 
     return run
 

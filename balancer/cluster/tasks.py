@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from balancer.cluster.connection import connected
-from balancer.errors import InputError
+from balancer.errors import InputError, LostWorkerError
 
 Shared = TypeVar("Shared")
 Item = TypeVar("Item")
@@ -160,7 +160,7 @@ def _result(ray: Any, reference: Any) -> Any:
     except ray.exceptions.RayError as error:  # the worker or its machine is gone, or has no memory left
         lines = str(error).strip().splitlines()
         reason = lines[0].rstrip(".:") if lines else type(error).__name__
-        raise InputError(
+        raise LostWorkerError(
             f"a task was lost {RETRIES + 1} times, the last time because: {reason}; finished tasks are kept: give the tasks more memory "
             "(fewer --workers), and continue"
         ) from error

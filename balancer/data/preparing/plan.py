@@ -47,8 +47,10 @@ class Plan:
     shards: int
     chunk_rows: int
     """Rows of the input that are read at a time."""
-    inputs: str
-    """Digest of the files of the table and of the options; only a preparation with the same is continued."""
+    files: str
+    """Digest of the files of the table; only a preparation with the same is continued."""
+    options: str
+    """Digest of the roles and the other options, likewise."""
     height: int
     """Rows of the input."""
     columns: tuple[str, ...]

@@ -11,7 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 
 from balancer.data.preparing.store_writing import RunTasks, Task
-from balancer.errors import InputError
+from balancer.errors import LostWorkerError
 
 _THREADS = "POLARS_MAX_THREADS"
 
@@ -24,7 +24,7 @@ def in_processes(workers: int) -> Iterator[RunTasks]:
         workers: Number of processes.
 
     Yields:
-        Runs the tasks of a stage in them. It raises InputError where a process was lost.
+        Runs the tasks of a stage in them. It raises LostWorkerError where a process was lost.
     """
     given = os.environ.get(_THREADS)
     if given is None:  # the processes share the cores
@@ -38,7 +38,7 @@ def in_processes(workers: int) -> Iterator[RunTasks]:
                 done.result()
                 yield started[done]
         except BrokenProcessPool as error:
-            raise InputError(
+            raise LostWorkerError(
                 "a process of the preparation was lost, perhaps because memory ran out: run the same command again, with fewer --workers; "
                 "more --shards, in another folder, need less memory too"
             ) from error

@@ -30,8 +30,8 @@ from balancer.data.sharded.folder import StoreFolder
 from balancer.data.sharded.info import StoreInfo
 from balancer.data.sharded.kept_roles import ROLES_FILE, SAMPLE_FILE, write_roles
 from balancer.data.spec import Spec, nearest
-from balancer.errors import InputError, UnwritableFileError
-from balancer.files import read_json, write_json
+from balancer.errors import CorruptFileError, InputError, LostWorkerError, UnwritableFileError
+from balancer.files import locked, read_json, write_json
 from balancer.tables.joined import parts
 from balancer.tables.kinds import STORE_FILE, is_store
 from balancer.tables.source import Opened, names_its_table, opened
@@ -44,6 +44,7 @@ CHUNK_ROWS = 1_000_000
 """Rows of the input that one task reads."""
 SHARD_ROWS = 1_000_000
 """Rows of a shard, where the number of shards is not given."""
+_FOLDERS = (WORK, COLUMNS, NAMES, IDS, SHARDS)
 
 
 def in_this_process(task: Task, folder: str, numbers: Sequence[int]) -> Iterator[int]:
@@ -80,7 +81,38 @@ def prepare_store(
     Raises:
         InputError: The table can't be used, or the folder has something else.
     """
-    plan = _plan(source, out, roles.spec, shards, bad_rows, hash_buckets)
+    _refuse_other(out)
+    table = _checked(source, roles.spec)
+    new = not out.exists()
+    with _disk():
+        out.mkdir(parents=True, exist_ok=True)
+    with locked(out, "choose another folder"):
+        try:
+            plan = _plan(source, out, roles.spec, table, shards, bad_rows, hash_buckets)
+            return _prepared(plan, out, roles, run_tasks, progress)
+        except InputError as error:
+            _forget_refused(out, error, new=new)
+            raise
+
+
+def _forget_refused(out: Path, error: InputError, *, new: bool) -> None:
+    """Delete the work on rows that can't be used, so that the corrected table can be prepared here."""
+    if (
+        is_store(out)
+        or isinstance(error, LostWorkerError | UnwritableFileError | CorruptFileError)
+        or (out / WORK / LEARNED_FILE).is_file()
+    ):
+        return  # a try that lost a process or had no space continues
+    for name in _FOLDERS:
+        shutil.rmtree(out / name, ignore_errors=True)
+    for name in (ROLES_FILE, SAMPLE_FILE):
+        (out / name).unlink(missing_ok=True)
+    if new:
+        shutil.rmtree(out, ignore_errors=True)
+
+
+def _prepared(plan: Plan, out: Path, roles: Roles, run_tasks: RunTasks, progress: Callable[[str, int, int], None]) -> StoreFolder:
+    """Run the stages of a plan whose tasks are not finished."""
 
     def run(name: str, task: Task, total: int, finished: Callable[[int], Path]) -> None:
         done = [number for number in range(total) if finished(number).is_file()]
@@ -117,29 +149,60 @@ def _disk() -> Iterator[None]:
         ) from error
 
 
-def _plan(source: Path, out: Path, spec: Spec, shards: int | None, bad_rows: BadRows, hash_buckets: int) -> Plan:
-    """The plan of an unfinished preparation of the same table, or a new one."""
+def _refuse_other(out: Path) -> None:
+    """Check that a folder is new, empty, or has an unfinished store.
+
+    Raises:
+        InputError: It has something else.
+    """
     if is_store(out):
         raise UnwritableFileError(f"{out} is a finished store: name another folder, or delete it")
+    held = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    begun = ".lock" in held or (out / WORK / PLAN_FILE).is_file()  # folders of somebody else may have the same names
+    if {name for name in held if not name.startswith(".")} - ({*_FOLDERS, ROLES_FILE, SAMPLE_FILE} if begun else set()):
+        raise UnwritableFileError(f"{out} is not empty and has no unfinished store: name another folder")
+
+
+def _checked(source: Path, spec: Spec) -> Opened:
+    """The table, which has rows and all columns of the roles.
+
+    Raises:
+        InputError: It has not.
+    """
     table = opened(source, spec.read)
-    held = out / WORK / PLAN_FILE
     names = table.frame.collect_schema().names()
-    made_of = {name: parts(name, names) for name in spec.columns()}
-    for name, each in made_of.items():
+    for name in spec.columns():
+        each = parts(name, names)
         missing = next((part for part in each if part not in names), None)
         if missing is not None:
             raise InputError(f"{source} has no column {missing!r} (role {spec.role(name)}): {nearest(missing, names)}")
-    height = int(table.frame.select(pl.len()).collect().item())
-    if not height:
+    if not table.frame.head(1).collect().height:
         raise InputError(f"{source} is empty: it has no rows")
+    return table
+
+
+def _plan(source: Path, out: Path, spec: Spec, table: Opened, shards: int | None, bad_rows: BadRows, hash_buckets: int) -> Plan:
+    """The plan of an unfinished preparation of the same table, or a new one.
+
+    Raises:
+        InputError: The folder has an unfinished preparation of another table, or with other options.
+    """
+    _refuse_other(out)  # again: it may have been finished before it was locked
+    names = table.frame.collect_schema().names()
+    height = int(table.frame.select(pl.len()).collect().item())
     shards = shards or max(1, round(height / SHARD_ROWS))
-    asked = [spec.to_dict(), bad_rows, hash_buckets, shards, CHUNK_ROWS]
-    inputs = hashlib.sha256(json.dumps([*asked, _files(source)], sort_keys=True).encode()).hexdigest()
+    options, files = (_digest(each) for each in ([spec.to_dict(), bad_rows, hash_buckets, shards, CHUNK_ROWS], _files(source)))
+    held = out / WORK / PLAN_FILE
     if held.is_file():
-        if read_json(held, what="it says how a table is prepared").get("inputs") != inputs:
+        begun = read_json(held, what="it says how a table is prepared")
+        if begun.get("files") != files:
             raise UnwritableFileError(
-                f"{out} has an unfinished store of another table, of a table that has changed since, or with other options: "
-                "name another folder, or delete it"
+                f"{out} has an unfinished store of another table, or of a table that has changed since: name another folder, or delete it"
+            )
+        if begun.get("options") != options:
+            raise UnwritableFileError(
+                f"{out} has an unfinished store that was begun with other roles, --shards, --bad-rows or --hash-buckets: "
+                "give the same ones to finish it, name another folder, or delete it"
             )
         return Plan.load(out)
     _make_folders(out)
@@ -150,10 +213,11 @@ def _plan(source: Path, out: Path, spec: Spec, shards: int | None, bad_rows: Bad
         hash_buckets=hash_buckets,
         shards=shards,
         chunk_rows=CHUNK_ROWS,
-        inputs=inputs,
+        files=files,
+        options=options,
         height=height,
         columns=tuple(names),
-        made_of=made_of,
+        made_of={name: parts(name, names) for name in spec.columns()},
         copy=None,
         read=table.read,
         opening=table.notes,
@@ -169,18 +233,14 @@ def _plan(source: Path, out: Path, spec: Spec, shards: int | None, bad_rows: Bad
 
 
 def _make_folders(out: Path) -> None:
-    """Make the folders of a store; those of a try that was stopped before it had a plan are made again.
-
-    Raises:
-        InputError: The folder has something else.
-    """
-    own = (WORK, COLUMNS, NAMES, IDS, SHARDS)
-    known = (*own, ROLES_FILE, SAMPLE_FILE)
-    if out.exists() and any(path.name not in known and not path.name.startswith(".") for path in out.iterdir()):
-        raise UnwritableFileError(f"{out} is not empty and has no unfinished store: name another folder")
-    for name in own:
+    """Make the folders of a store; those of a try that was stopped before it had a plan are made again."""
+    for name in _FOLDERS:
         shutil.rmtree(out / name, ignore_errors=True)
         (out / name).mkdir(parents=True)
+
+
+def _digest(values: object) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _in_ranges(source: Path, table: Opened) -> bool:

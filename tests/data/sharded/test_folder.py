@@ -174,13 +174,43 @@ def test_only_a_preparation_of_the_same_table_is_continued(
     monkeypatch.setattr(store_writing, "CHUNK_ROWS", 200)
     with pytest.raises(KeyboardInterrupt):
         prepare_store(other, tmp_path / "store", roles, shards=2, run_tasks=stop)
-    for changed, shards in ((other, 3), (path, 2)):
-        with pytest.raises(UnwritableFileError, match="has an unfinished store of another table"):
+    for changed, shards, message in ((other, 3, "begun with other roles, --shards"), (path, 2, "has an unfinished store of another table")):
+        with pytest.raises(UnwritableFileError, match=message):
             prepare_store(changed, tmp_path / "store", roles, shards=shards)
     with pytest.raises(UnwritableFileError, match="is not empty"):
         prepare_store(other, tmp_path, roles)
     (tmp_path / "store" / WORK / "plan.json").unlink()  # as if it was stopped before there was a plan
     assert prepare_store(other, tmp_path / "store", roles, shards=3).shards == 3
+
+
+def test_a_folder_is_prepared_by_one_process_at_a_time(made: tuple[Path, Roles, StoreFolder], tmp_path: Path) -> None:
+    path, roles, _ = made
+    refused = []
+
+    def another(task: Task, folder: str, numbers: Sequence[int]) -> Iterator[int]:
+        if not refused:
+            with pytest.raises(InputError, match="is being written by another balancer process") as raised:
+                prepare_store(path, tmp_path / "store", roles, shards=2)
+            refused.append(raised)
+        yield from in_this_process(task, folder, numbers)
+
+    assert prepare_store(path, tmp_path / "store", roles, shards=2, run_tasks=another).shards == 2
+    assert refused
+
+
+def test_a_refused_table_leaves_nothing_and_foreign_folders_are_kept(made: tuple[Path, Roles, StoreFolder], tmp_path: Path) -> None:
+    _, roles, _ = made
+    path, out, own = tmp_path / "table.parquet", tmp_path / "store", tmp_path / "own"
+    table().with_columns(card=pl.Series([None] + ["a"] * 359)).write_parquet(path)
+    with pytest.raises(InputError, match="has no entity"):
+        prepare_store(path, out, roles)
+    assert not out.exists()
+    assert prepare_store(path, out, roles, bad_rows="drop").rows == 359
+    (own / "work").mkdir(parents=True)
+    (own / "work" / "thesis.txt").write_text("mine")
+    with pytest.raises(UnwritableFileError, match="is not empty"):
+        prepare_store(path, own, roles, bad_rows="drop")
+    assert (own / "work" / "thesis.txt").is_file()
 
 
 @pytest.mark.parametrize(
