@@ -184,13 +184,13 @@ def locked(folder: Path, remedy: str) -> Iterator[None]:
     """Lock a folder until the block ends, so that no other process writes it; see :func:`try_lock`.
 
     Raises:
-        InputError: Another process has locked it, or it can't be written.
+        UnwritableFileError: Another process has locked it, or it can't be written.
     """
     if not is_installed("fcntl"):
         warnings.warn(f"this system has no file locks: don't write to {folder} from two processes at once", stacklevel=4)
     with try_lock(folder, remedy) as held:
         if not held:
-            raise InputError(f"{folder} is being written by another balancer process: wait for it or stop it")
+            raise UnwritableFileError(f"{folder} is being written by another balancer process: wait for it or stop it")
         yield
 
 

@@ -288,3 +288,4 @@ def _finish(out: Path, plan: Plan, learned: Learned) -> None:
     )
     write_json(out / STORE_FILE, info.to_dict())
     shutil.rmtree(out / WORK, ignore_errors=True)
+    (out / ".lock").unlink(missing_ok=True)

@@ -189,13 +189,14 @@ def test_a_folder_is_prepared_by_one_process_at_a_time(made: tuple[Path, Roles, 
 
     def another(task: Task, folder: str, numbers: Sequence[int]) -> Iterator[int]:
         if not refused:
-            with pytest.raises(InputError, match="is being written by another balancer process") as raised:
+            with pytest.raises(UnwritableFileError, match=f"^{tmp_path / 'store'} is being written by another balancer process") as raised:
                 prepare_store(path, tmp_path / "store", roles, shards=2)
             refused.append(raised)
         yield from in_this_process(task, folder, numbers)
 
     assert prepare_store(path, tmp_path / "store", roles, shards=2, run_tasks=another).shards == 2
     assert refused
+    assert not (tmp_path / "store" / ".lock").exists()
 
 
 def test_a_refused_table_leaves_nothing_and_foreign_folders_are_kept(made: tuple[Path, Roles, StoreFolder], tmp_path: Path) -> None:
