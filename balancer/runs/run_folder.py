@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -149,9 +150,11 @@ class RunFolder:
         """
         folder = cls.open(path)
         if folder.pretrained:
-            raise InputError(f"the run in {path} is pretrained only and its head is untrained: train it with balancer train --from {path}")
+            raise InputError(
+                f"the run in {path} is pretrained only and its head is untrained: train it with balancer train --from {shlex.quote(str(path))}"
+            )
         if not folder.complete:
-            raise InputError(f"the run in {path} is not complete: continue it with balancer train --resume --out {path}")
+            raise InputError(f"the run in {path} is not complete: continue it with balancer train --resume --out {shlex.quote(str(path))}")
         return folder
 
     @property
@@ -270,10 +273,12 @@ class RunFolder:
         digest, file = (self.content.get("parts") or {}).get(PLANNED), self.path / PLANNED
         if digest is None and not file.is_file():
             raise MissingFileError(
-                f"the run in {self.path} has no {PLANNED}: run balancer quantize {self.path}, or leave --precision quantized out"
+                f"the run in {self.path} has no {PLANNED}: run balancer quantize {shlex.quote(str(self.path))}, or leave --precision quantized out"
             )
         if digest is not None and (not file.is_file() or file_digest(file) != digest):
-            raise CorruptFileError(f"{file} is not the plan of this run: restore it, or run balancer quantize {self.path} again")
+            raise CorruptFileError(
+                f"{file} is not the plan of this run: restore it, or run balancer quantize {shlex.quote(str(self.path))} again"
+            )
 
     def refuse_other_parts(self) -> None:
         """Check that schema, network and trees are those that this run was finished with.
