@@ -126,9 +126,9 @@ def test_calibration_error_is_no_worse_than_without_sampling(name: str) -> None:
         for calibrate in ("isotonic", "prior"):
             model = adaptive(learner, policy=policy, calibrate=calibrate).fit(X[:20_000], y[:20_000])
             assert expected_calibration_error(y[20_000:], model.predict_proba(X[20_000:])[:, 1]) <= limit
-    shifted = adaptive(learner, policy="constant:share=.2,hardness=0", calibrate=None).fit(X[:20_000], y[:20_000])
-    raw = shifted.predict_proba(X[20_000:])[:, 1]
     if name != "forest":  # whose probabilities are rough anyway
+        shifted = adaptive(learner, policy="constant:share=.2,hardness=0", calibrate=None).fit(X[:20_000], y[:20_000])
+        raw = shifted.predict_proba(X[20_000:])[:, 1]
         assert expected_calibration_error(y[20_000:], raw) > limit
 
 

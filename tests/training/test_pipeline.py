@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from sklearn.metrics import average_precision_score, f1_score
 
 from balancer.cli import main
+from balancer.policy_learning.budgets import POLICY_BUDGETS
 from tests.conftest import HYBRID, TINY
 
 FILES = {
@@ -229,6 +231,8 @@ def test_ppo_is_kept_only_where_it_is_better_and_the_report_says_why(
     tiny_table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where PPO would have to be better by far, a run is that of auto; where anything will do, it is not."""
+    short = replace(POLICY_BUDGETS["quick"], num_students=16, epochs=4, test_groups=2, test_episodes=1)
+    monkeypatch.setitem(POLICY_BUDGETS, "quick", short)
     runs = {}
     for name, margin, policy in (("auto", 0.0, "auto"), ("constant", 1e9, "ppo"), ("ppo", -1e9, "ppo")):
         monkeypatch.setattr("balancer.policy_learning.training.MARGIN", margin)
