@@ -131,9 +131,10 @@ def _reference(run: TrainedRun) -> Reference | None:
 
 
 def _alert_rate(run: TrainedRun, time: np.ndarray, alarm: np.ndarray) -> AlertRate | None:
+    """Compare with the test rows at the threshold in use, which may be another than that of training."""
     try:
-        test = pl.read_parquet(run.folder.path / "predictions.parquet", columns=["time", "decision"], glob=False)
+        test = pl.read_parquet(run.folder.path / "predictions.parquet", columns=["time", "score"], glob=False)
         moments = test["time"].dt.epoch("us").to_numpy() / 1e6
-        return alert_rate(alarm, time, test["decision"].to_numpy(), moments)
+        return alert_rate(alarm, time, test["score"].to_numpy() >= run.decision.threshold, moments)
     except (pl.exceptions.PolarsError, OSError, InputError):  # an earlier version, or a run without these files
         return None

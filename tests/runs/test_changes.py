@@ -80,6 +80,11 @@ def test_an_unusual_share_of_alarms_is_a_warning(
     decision = json.loads((run / "decision.json").read_text())
     decision["threshold"] = 0.0
     (run / "decision.json").write_text(json.dumps(decision))
+    # Every test row raises an alarm at this threshold too.
+    assert result(run, parts[1], tmp_path, capsys)["warnings"] == []
+    decision["threshold"] = 1e-9
+    (run / "decision.json").write_text(json.dumps(decision))
+    pl.read_parquet(run / "predictions.parquet").with_columns(score=pl.lit(0.0)).write_parquet(run / "predictions.parquet")
     assert score(run, parts[1], tmp_path) == 0
     assert "warning: 100 % of the rows raise an alarm; " in capsys.readouterr().err
     assert result(run, parts[1], tmp_path, capsys)["warnings"]
