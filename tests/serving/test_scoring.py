@@ -25,15 +25,13 @@ from balancer.serving.scoring.entities import Entities
 from balancer.serving.scoring.parsing import parse_transaction
 from balancer.serving.scoring.scorer import Scorer
 from balancer.serving.storage.database import Database
-from tests.conftest import fewer_trees
 from tests.serving.tools import SEQUENCE, opened, parsed, replay, sent
 
 
 @pytest.fixture(scope="module")
 def run(tiny_table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("served") / "run"
-    with fewer_trees():
-        assert main(["train", "--dataset", str(tiny_table), "--out", str(out), "--policy", "auto", *SEQUENCE]) == 0
+    assert main(["train", "--dataset", str(tiny_table), "--out", str(out), *SEQUENCE]) == 0
     return out
 
 

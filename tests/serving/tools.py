@@ -87,6 +87,7 @@ def opened(url: str) -> Database:
     """The database of a URL with all tables; a new SQLite file is a copy of one that has them."""
     path = Path(url.removeprefix("sqlite:///"))
     if url.startswith("sqlite:///") and not path.exists():
+        path.touch(mode=0o600)
         path.write_bytes(_empty_file())
     database = Database(url)
     database.upgrade()
