@@ -174,7 +174,8 @@ def test_wrong_keys_do_not_delay_one_that_is_in_use(database: Database, monkeypa
     assert asyncio.run(run()) < 0.15
 
 
-def test_a_service_is_closed_for_good_once_a_key_has_existed(database: Database) -> None:
+def test_a_service_is_closed_for_good_once_a_key_has_existed(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auth, "REMEMBERED_SECONDS", 0.1)
     config = ServeConfig(database=database.shown)
     with TestClient(create_app(config)) as client:
         assert client.get("/v1/sessions").status_code == 200
