@@ -33,7 +33,9 @@ LINK = re.compile(r"(\]\(|(?:href|src)=\")([^)\s\"#]+)(#[^)\s\"]*)?(?=[)\"\s])")
 def on_files(files: Files, config: Any) -> Files:
     """Add the pages and files that are not in docs/."""
     for source, place in PAGES.items():
-        files.append(File.generated(config, place, content=(ROOT / source).read_text(encoding="utf-8")))
+        # The first page has no pages beside it, so it needs no menu of them.
+        head = "---\nhide: [navigation]\n---\n" if place == "index.md" else ""
+        files.append(File.generated(config, place, content=head + (ROOT / source).read_text(encoding="utf-8")))
     files.append(File.generated(config, "reference/cli.md", content=command_line()))
     files.append(File.generated(config, "reference/http.md", content=routes()))
     linked = {target for file in files.documentation_pages() for target in _outside(file)}
@@ -42,8 +44,12 @@ def on_files(files: Files, config: Any) -> Files:
     return files
 
 
+FLOWCHART = re.compile(r"^```mermaid\nflowchart \w+\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+"""A graph that GitHub draws. Its script would come from another host, so the site lists the arrows."""
+
+
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Lead links to files outside of docs/ to their place in the site."""
+    """Lead links to files outside of docs/ to their place in the site, and list the arrows of graphs."""
 
     def replaced(found: re.Match[str]) -> str:
         target = _target(page.file.src_uri, found[2])
@@ -54,7 +60,29 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
             return found[0]
         return found[1] + posixpath.relpath(place, posixpath.dirname(page.file.src_uri) or ".") + (found[3] or "")
 
-    return LINK.sub(replaced, markdown)
+    return FLOWCHART.sub(lambda found: arrows(found[1]), LINK.sub(replaced, markdown))
+
+
+def arrows(graph: str) -> str:
+    """A table of the arrows of a flowchart of Mermaid, one row for each node that has some."""
+    text: dict[str, str] = {}
+    rows: dict[str, list[str]] = {}
+
+    def node(written: str) -> str:
+        """The name of a node; its text is kept where it is given."""
+        name, _, shown = written.partition("[")
+        text.setdefault(name, shown.rstrip("]") or f"`{name}`")
+        if shown:
+            text[name] = shown.rstrip("]")
+        return name
+
+    for line in graph.splitlines():
+        nodes = re.split(r"\s*-->(?:\|([^|]*)\|)?\s*", line.strip())
+        for source, label, target in zip(nodes[::2], nodes[1::2], nodes[2::2], strict=False):
+            node(source)
+            rows.setdefault(node(source), []).append(f"{label}: {{{node(target)}}}" if label else f"{{{node(target)}}}")
+    lines = [f"| {text[name]} | {'; '.join(rows[name]).format_map(text)} |" for name in rows]
+    return "\n".join(["| from | to |", "|---|---|", *lines])
 
 
 ROLE = re.compile(r":(?:py:)?(?:attr|class|data|exc|func|meth|mod|obj):<code>([^<]+)</code>")
