@@ -42,9 +42,8 @@ def problem_responses(*further: int) -> dict[int | str, dict[str, Any]]:
     # FastAPI makes a validator of each model that it is given, which takes time; the first one brings the
     # schema into the document, and the others refer to it.
     named = {"content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{Problem.__name__}"}}}}
-    return {400: {"model": Problem, "description": _DESCRIPTIONS[400]}} | {
-        status: {"description": _DESCRIPTIONS[status], **named} for status in statuses
-    }
+    found: dict[int | str, dict[str, Any]] = {400: {"model": Problem, "description": _DESCRIPTIONS[400]}}
+    return found | {status: {"description": _DESCRIPTIONS[status], **named} for status in statuses}
 
 
 def status_of(error: InputError) -> int:
