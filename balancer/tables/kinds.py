@@ -8,6 +8,8 @@ from balancer.errors import InputError
 
 STORE_FILE = "store.json"
 """The file that makes a folder a store of `balancer prepare` (`balancer.data.sharded`) and no table."""
+WORK, PLAN_FILE = "work", "plan.json"
+"""Folder of a preparation, in the folder of the store, and the file in it with the plan of the store."""
 PARQUET = (".parquet", ".pq")
 CSV = (".csv", ".tsv", ".psv", ".tab")
 JSON = (".jsonl", ".ndjson")
@@ -35,6 +37,11 @@ _OTHERS = {
 def is_store(source: object) -> bool:
     """Whether a table is a folder that `balancer prepare` finished."""
     return isinstance(source, str | Path) and (Path(source) / STORE_FILE).is_file()
+
+
+def is_begun_store(source: Path) -> bool:
+    """Whether a folder is a store that `balancer prepare` has not finished."""
+    return not is_store(source) and (source / WORK / PLAN_FILE).is_file()
 
 
 def kind(path: Path) -> str | None:

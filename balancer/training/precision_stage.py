@@ -122,7 +122,7 @@ def _foreign_part(model: torch.nn.Module) -> str | None:
 
 
 def planned_scores(dataset: Dataset, model: Classifier, full: Scores, device: torch.device) -> Scores:
-    """Scores of the rows that have scores of the full network, with the bits that `balancer score` gives them."""
+    """Scores of the rows that have scores of the full network, with the bits of `balancer score`."""
 
     def scored(split: Split) -> np.ndarray:
         return score_rows(model, dataset, dataset.rows(split), device=device, alike=True)

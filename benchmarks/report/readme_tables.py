@@ -76,7 +76,8 @@ def sources(names: list[str]) -> str:
         sets = [each for each in machine.get("instructions", []) if each != "portable"]
         where = f"{machine['processor']}, {machine['cores']} cores" + (f", {sets[-1]}" if sets else "")
         script = max((path.stem for path in CLAIMS.glob("*.py") if name.startswith(path.stem)), key=len)
-        rows.append([f"`python -m benchmarks.claims.{script}`", f"[{name}.json](../../benchmarks/results/{name}.json)", where, f"torch {versions['torch']}", content["date"]])
+        file = f"[{name}.json](../../benchmarks/results/{name}.json)"
+        rows.append([f"`python -m benchmarks.claims.{script}`", file, where, f"torch {versions['torch']}", content["date"]])
     return table(["script", "result file", "machine", "version", "date"], rows)
 
 
