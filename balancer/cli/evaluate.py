@@ -59,5 +59,5 @@ def main(arguments: Sequence[str]) -> int:
 
     from balancer.evaluation.report_terminal import print_metrics
 
-    print_metrics(result, Console(markup=False))
+    print_metrics(result, Console(markup=False), chosen=run.decision.chosen)
     return 0

@@ -100,19 +100,20 @@ def _kind_of_row(report: Mapping[str, Any]) -> str:
     return {"time": "later row", "rows": "later row"}.get(order, "row")
 
 
-def print_metrics(result: Mapping[str, Any], console: Console) -> None:
+def print_metrics(result: Mapping[str, Any], console: Console, *, chosen: str | None = None) -> None:
     """Print the result of `balancer evaluate`.
 
     Args:
         result: `dataset`, `part` ("test" or "all"), `dropped`, and the metrics under `test`.
         console: Where to print.
+        chosen: How a user chose the threshold, in words; None for the one that training tuned.
     """
     test = result["test"]
     part = "Test" if result["part"] == "test" else "All labelled rows"
     console.print()
-    console.print(
-        _fitting(_comparison({THIS_RUN: test}, f"{part}: {counted(test['rows'], 'row')}, {counted(test['positives'], 'fraud')}"), console)
-    )
+    title = f"{part}: {counted(test['rows'], 'row')}, {counted(test['positives'], 'fraud')}"
+    tuned = TUNED if chosen is None else f"at the threshold that was saved in the run ({chosen})"
+    console.print(_fitting(_comparison({THIS_RUN: test}, title, tuned=tuned), console))
     if len(test["per_class"]) > 1:
         console.print()
         console.print(_fitting(_classes({THIS_RUN: test}), console))
@@ -147,7 +148,13 @@ def _fitting(tables: Iterable[Table], console: Console) -> Table:
     return table
 
 
-def _comparison(models: Mapping[str, Metrics], title: str, parts: Mapping[str, Metrics] | None = None) -> Iterator[Table]:
+TUNED = "at the threshold with the best F1 on validation"
+"""Where the threshold of a report is from."""
+
+
+def _comparison(
+    models: Mapping[str, Metrics], title: str, parts: Mapping[str, Metrics] | None = None, *, tuned: str = TUNED
+) -> Iterator[Table]:
     """Build tables with a row per model, each with fewer columns than the one before.
 
     The detector's parts are below the models.
@@ -157,7 +164,7 @@ def _comparison(models: Mapping[str, Metrics], title: str, parts: Mapping[str, M
     columns = [column for column in SHOWN if any(column.value(metrics) is not None for metrics in every)]
     for left_out in [[], *OPTIONAL]:
         columns = [column for column in columns if column not in left_out]
-        table = _table(title, _caption(columns, several=len(models) > 1))
+        table = _table(title, _caption(columns, tuned, several=len(models) > 1))
         table.add_column("", no_wrap=True)
         for column in columns:
             table.add_column(_head(column), justify="right", no_wrap=True)
@@ -184,9 +191,9 @@ def _cell(column: Column, metrics: Metrics, models: Sequence[Metrics]) -> Text:
     return Text(column.text(metrics) + " ")
 
 
-def _caption(columns: Sequence[Column], *, several: bool) -> str:
+def _caption(columns: Sequence[Column], tuned: str, *, several: bool) -> str:
     notes = ["* best of its column"] if several else []
-    notes.append("tuned: at the threshold with the best F1 on validation")
+    notes.append(f"tuned: {tuned}")
     if any(column in FALSE_ALARMS.values() for column in columns):
         notes.append("FA/10k: false alarms per 10,000 legitimate rows at that recall")
     if CARD_PRECISION in columns:

@@ -262,6 +262,16 @@ def test_figures_of_evaluate(report: dict[str, Any]) -> None:
     assert "july.parquet" in text
     assert "dropped 3 rows: amount is no number" in text
     assert AVERAGE_PRECISION.text(report["test"]) in text
+    assert "the threshold with the best F1 on validation" in " ".join(text.split())
+
+
+def test_figures_of_evaluate_name_a_threshold_that_was_chosen(report: dict[str, Any]) -> None:
+    console = Console(file=StringIO(), width=100)
+    result = {"part": "all", "dataset": "july.parquet", "dropped": {}, "test": report["test"]}
+    print_metrics(result, console, chosen="at most 5 alarms per day")
+    text = " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]
+    assert "tuned: at the threshold that was saved in the run (at most 5 alarms per day)" in text
+    assert "best F1" not in text
 
 
 def test_figures_of_evaluate_count_their_nouns(report: dict[str, Any]) -> None:
