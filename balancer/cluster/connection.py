@@ -78,7 +78,8 @@ def connected(address: str, workers: int | None = None) -> Iterator[Any]:
         The module ``ray``.
 
     Raises:
-        InputError: The address can't be used, or nothing answers there.
+        InputError: The address has another form.
+        UnsupportedError: Nothing answers there, or Ray can't be started.
     """
     check_address(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
@@ -140,7 +141,7 @@ def _connect(ray: Any, address: str, workers: int | None) -> None:
             remedy = f"no Ray cluster runs on this machine: start one with {START}, or give --cluster {LOCAL}"
         else:
             remedy = f"no Ray cluster answers there ({_first_line(error)}): start one with {START}, or give the address that it prints"
-        raise InputError(f"--cluster {address}: {remedy}") from error
+        raise UnsupportedError(f"--cluster {address}: {remedy}") from error
 
 
 def _first_line(error: Exception) -> str:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from balancer.cluster.connection import connected
-from balancer.errors import InputError, LostWorkerError
+from balancer.errors import InputError, LostWorkerError, UnsupportedError
 
 Shared = TypeVar("Shared")
 Item = TypeVar("Item")
@@ -83,14 +83,14 @@ def _check_room(ray: Any, cpus: int, gpus: float) -> None:
     """Check that some machine has what a task takes; Ray would wait for one.
 
     Raises:
-        InputError: None has.
+        UnsupportedError: None has.
     """
     machines = [node.get("Resources", {}) for node in ray.nodes() if node.get("Alive")]
     for resource, amount in (("CPU", cpus), ("GPU", gpus)):
         most = max((machine.get(resource, 0.0) for machine in machines), default=0.0)
         if most < amount:
             flag = "--device cpu" if resource == "GPU" else f"--threads {int(most)}"
-            raise InputError(f"a task takes {amount:g} {resource}, and no machine of the cluster has more than {most:g}: use {flag}")
+            raise UnsupportedError(f"a task takes {amount:g} {resource}, and no machine of the cluster has more than {most:g}: use {flag}")
 
 
 def _run_on(

@@ -323,7 +323,9 @@ class AdaptiveBase(CoreView, Sampler[Item]):
         if gather and isinstance(self._core, ShardedCore):
             state = self._core.gathered_state(state)
         if HAS_TORCH:
-            state["rows"] = {name: torch.from_numpy(array) for name, array in state["rows"].items()}
+            state["rows"] = {
+                name: torch.from_numpy(array if array.flags.writeable else array.copy()) for name, array in state["rows"].items()
+            }
         place = {"handed": handed, "position": self._position(origin, handed) if handed else 0, "num_replicas": self.num_replicas}
         return state | {"epoch": epoch, "kind": self._KIND} | place | self._shape()
 

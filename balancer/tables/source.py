@@ -26,7 +26,7 @@ from balancer.tables.decoding import as_utf8
 from balancer.tables.drift import Part, unite
 from balancer.tables.folders import partitions, table_files
 from balancer.tables.json_lines import read_json
-from balancer.tables.kinds import is_store, kind, known_kind
+from balancer.tables.kinds import is_begun_store, is_store, kind, known_kind
 from balancer.tables.magic import PARQUET, held_instead_of_parquet
 from balancer.tables.numbers import find_marks, parse_numbers
 from balancer.tables.options import ReadOptions
@@ -329,6 +329,8 @@ def _folder(path: Path, read: ReadOptions) -> Opened:
         raise UnsupportedError(
             f"{path} is a store of balancer prepare, which train, score, evaluate, compare and inspect read: give the table here"
         )
+    if is_begun_store(path):
+        raise MissingFileError(f"{path} is a store that is not finished: run the same balancer prepare command again, it continues")
     if (path / "_delta_log").is_dir():
         require("deltalake", f"{path} is a Delta table, which")
         return Opened(str(path), pl.scan_delta(str(path)), False, (), read)

@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 from balancer.data.checks import RowCheck, accept_times, check_entity, check_number, check_unique
 from balancer.data.labels import label_names
 from balancer.data.preparing.coding import coded, distinct_names
-from balancer.data.preparing.plan import REPORTS, TIME, WORK, Plan, Whole, marker, place_of
+from balancer.data.preparing.plan import REPORTS, TIME, Plan, Whole, marker, place_of
 from balancer.data.reading import collect
 from balancer.data.row_times import parsed_times, read_reports
 from balancer.data.sharded.columns import read_rows
 from balancer.data.sharded.files import ENTITY, key_file, number_file
 from balancer.files import write_json
 from balancer.tables.keys import join_columns
+from balancer.tables.kinds import WORK
 from balancer.tables.numbers import read_numbers
 from balancer.tables.source import opened
 from balancer.tables.time_forms import result_of

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from balancer.data.preparing.chunks import STAGE as CHUNKS
 from balancer.data.preparing.learned import Learned, chunk_codes
-from balancer.data.preparing.plan import WORK, Plan, marker, place_of, result_of
+from balancer.data.preparing.plan import Plan, marker, place_of, result_of
 from balancer.data.sharded.columns import read_rows
 from balancer.data.sharded.files import ENTITY, NAMES, key_file, number_file
 from balancer.data.spec import Spec
 from balancer.files import write_json
+from balancer.tables.kinds import WORK
 
 STAGE = "exchange"
 Record = NDArray[Any]
@@ -59,12 +60,12 @@ def exchange_chunk(folder: str, number: int) -> None:
     for column in range(len(spec.numeric)):
         rows[number_file(column)] = np.load(source / f"{number_file(column)}.npy")
     for column in range(len(plan.keys)):
-        names = pl.read_parquet(root / NAMES / f"{key_file(column)}.parquet").to_series()
+        names = pl.read_parquet(root / NAMES / f"{key_file(column)}.parquet", glob=False).to_series()
         rows[key_file(column)] = chunk_codes(root, key_file(column), number, names)
     if spec.entity is None:
         rows["entity"] = read_rows(root / WORK / "rank.npy", first, last)
     else:
-        rows["entity"] = chunk_codes(root, ENTITY, number, pl.read_parquet(root / NAMES / f"{ENTITY}.parquet").to_series())
+        rows["entity"] = chunk_codes(root, ENTITY, number, pl.read_parquet(root / NAMES / f"{ENTITY}.parquet", glob=False).to_series())
     rows["label"] = read_rows(root / WORK / "label.npy", first, last)
     if learned.has_split:
         rows["split"] = read_rows(root / WORK / "split.npy", first, last)
@@ -73,7 +74,7 @@ def exchange_chunk(folder: str, number: int) -> None:
     ends = {"shards": _write(place / "shards.bin", rows, shard, plan.shards)}
     if spec.id is not None:
         order = np.argsort(shard, kind="stable")
-        pl.read_ipc(source / "ids.arrow")[order].write_ipc(place / "ids.arrow")
+        pl.scan_ipc(source / "ids.arrow", glob=False).collect()[order].write_ipc(place / "ids.arrow")
     for column, name in enumerate(plan.contexts):
         given = np.zeros(len(rows), context_type(spec))
         for field in given.dtype.names or ():
@@ -108,6 +109,6 @@ def received_ids(root: Path, plan: Plan, receiver: int) -> pl.DataFrame:
     parts = []
     for number in range(plan.chunks):
         ends = result_of(root, STAGE, number)["ends"]["shards"]
-        query = pl.scan_ipc(place_of(root, STAGE, number) / "ids.arrow")
+        query = pl.scan_ipc(place_of(root, STAGE, number) / "ids.arrow", glob=False)
         parts.append(query.slice(ends[receiver], ends[receiver + 1] - ends[receiver]).collect())
     return pl.concat(parts)

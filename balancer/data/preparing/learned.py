@@ -17,7 +17,7 @@ from balancer.data.checks import RowCheck
 from balancer.data.labels import check_label, find_classes, labels_of
 from balancer.data.preparing.chunks import STAGE
 from balancer.data.preparing.coding import Codes, coded, cuts_of, distinct_names, translated
-from balancer.data.preparing.plan import LEARNED_FILE, WORK, Plan, place_of, result_of
+from balancer.data.preparing.plan import LEARNED_FILE, Plan, place_of, result_of
 from balancer.data.row_times import NO_TIME, assumed, dated_labels, examined_times, reported_early
 from balancer.data.schema import Schema
 from balancer.data.sharded.columns import make_column, rows_of, write_rows
@@ -29,6 +29,7 @@ from balancer.data.splitting import Parts, SplitRows, split_rows
 from balancer.data.table_fields import learn_schema, with_codes
 from balancer.errors import InputError
 from balancer.files import read_json, write_json
+from balancer.tables.kinds import WORK
 from balancer.tables.source import opened
 
 NO_LABEL = "the table has no label: the store can be scored, and not be trained on"
@@ -248,7 +249,7 @@ def _labels(
         if reports is None:
             return UNKNOWN_CLASSES, np.full(len(time), -1, np.int16), ()
         return UNKNOWN_CLASSES, dated_labels(reports, None if spec.time is None else time, spec.label_delay), ()
-    counts = pl.concat([pl.read_parquet(place_of(folder, STAGE, number) / "label.parquet") for number in range(plan.chunks)])
+    counts = pl.concat([pl.read_parquet(place_of(folder, STAGE, number) / "label.parquet", glob=False) for number in range(plan.chunks)])
     counts = counts.group_by("name").agg(pl.col("rows").sum()).sort("name")
     names, rows = counts["name"].alias(spec.label), counts["rows"].cast(pl.Int64)
     labels = labels_of(names, negative=spec.negative, rows=rows)
@@ -258,7 +259,7 @@ def _labels(
     null, known, codes = np.int16(codes[empty][0] if empty.any() else -1), names.drop_nulls(), codes[~empty]
     label = []
     for number, own in enumerate(_parts(folder, plan, "label")):
-        written = pl.read_parquet(place_of(folder, STAGE, number) / "label_names.parquet").to_series()
+        written = pl.read_parquet(place_of(folder, STAGE, number) / "label_names.parquet", glob=False).to_series()
         label.append(np.append(codes[coded(written, known)], null)[own].astype(np.int16))
     return classes, np.concatenate(label), labels.notes
 
@@ -267,7 +268,7 @@ def _merged_names(folder: Path, plan: Plan, file: str) -> pl.Series:
     """The sorted distinct names of all parts of the input, which are written to the store."""
     merged = pl.Series("name", [], dtype=pl.String)
     for number in range(plan.chunks):
-        part = pl.read_parquet(place_of(folder, STAGE, number) / f"{file}.parquet").to_series()
+        part = pl.read_parquet(place_of(folder, STAGE, number) / f"{file}.parquet", glob=False).to_series()
         merged = pl.concat([merged, part.alias("name")]).unique()
     merged = distinct_names(merged)
     merged.to_frame().write_parquet(folder / NAMES / f"{file}.parquet", row_group_size=1 << 16)
@@ -277,7 +278,7 @@ def _merged_names(folder: Path, plan: Plan, file: str) -> pl.Series:
 def chunk_codes(folder: Path, file: str, number: int, names: pl.Series) -> Codes:
     """Codes of the good rows of a part of the input in the merged names; -1 is null."""
     place = place_of(folder, STAGE, number)
-    own = pl.read_parquet(place / f"{file}.parquet").to_series()
+    own = pl.read_parquet(place / f"{file}.parquet", glob=False).to_series()
     return translated(np.load(place / f"{file}.npy"), coded(own, names))
 
 

@@ -13,12 +13,13 @@ from balancer.data.checks import BadRows
 from balancer.data.spec import Spec
 from balancer.errors import CorruptFileError
 from balancer.files import read_json, write_json
+from balancer.tables.kinds import PLAN_FILE, WORK
 from balancer.tables.options import ReadOptions
 from balancer.tables.source import opened
 from balancer.tables.times import TimeForm
 
-WORK, PLAN_FILE, LEARNED_FILE = "work", "plan.json", "learned.json"
-"""Folder of a preparation, in the folder of the store, and files in it."""
+LEARNED_FILE = "learned.json"
+"""What the rows say, in the folder `WORK` of a preparation."""
 TIME, REPORTS = "\0time", "\0reports"
 """Names of the times and of the dates of reports among columns that are read whole; no column has them."""
 

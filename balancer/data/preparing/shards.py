@@ -94,7 +94,7 @@ def _coded(root: Path, plan: Plan, schema: Schema, columns: dict[str, NDArray[An
     found = {}
     for field, column in schema.categorical_columns.items():
         file = key_file(plan.keys.index(column))
-        names = pl.read_parquet(root / NAMES / f"{file}.parquet").to_series()
+        names = pl.read_parquet(root / NAMES / f"{file}.parquet", glob=False).to_series()
         table = field_codes(names, schema.vocabularies[field], schema.hash_buckets)
         found[field] = np.append(table, 0).astype(np.float32)[columns[file]]
     return found

@@ -21,7 +21,7 @@ from balancer.data.preparing.contexts import tasks_of, write_context
 from balancer.data.preparing.exchange import STAGE as EXCHANGE
 from balancer.data.preparing.exchange import exchange_chunk
 from balancer.data.preparing.learned import Learned, learn
-from balancer.data.preparing.plan import LEARNED_FILE, PLAN_FILE, TIME, WORK, Plan, marker, result_of
+from balancer.data.preparing.plan import LEARNED_FILE, TIME, Plan, marker, result_of
 from balancer.data.preparing.shards import make_columns, shard_file, write_shard
 from balancer.data.preparing.whole import expected_times, read_whole, repeated_ids
 from balancer.data.roles import Roles
@@ -33,7 +33,7 @@ from balancer.data.spec import Spec, nearest
 from balancer.errors import CorruptFileError, InputError, LostWorkerError, UnwritableFileError
 from balancer.files import locked, read_json, write_json
 from balancer.tables.joined import parts
-from balancer.tables.kinds import STORE_FILE, is_store
+from balancer.tables.kinds import PLAN_FILE, STORE_FILE, WORK, is_store
 from balancer.tables.source import Opened, names_its_table, opened
 
 Task = Callable[[str, int], None]

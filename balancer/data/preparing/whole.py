@@ -15,10 +15,11 @@ import polars as pl
 from numpy.typing import NDArray
 
 from balancer.data.checks import RowCheck, accept_times, check_number
-from balancer.data.preparing.plan import REPORTS, TIME, WORK, Plan, Whole
+from balancer.data.preparing.plan import REPORTS, TIME, Plan, Whole
 from balancer.data.reading import collect
 from balancer.data.row_times import parsed_times, read_reports
 from balancer.errors import InputError
+from balancer.tables.kinds import WORK
 from balancer.tables.source import opened
 from balancer.tables.times import TimeForm
 

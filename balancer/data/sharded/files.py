@@ -110,7 +110,7 @@ class StoreFiles:
         """Ids of the rows of a shard, with the name and dtype of the column."""
         path = self.path / IDS / f"{number:05d}.arrow"
         try:
-            return pl.read_ipc(path).to_series()
+            return pl.scan_ipc(path, glob=False).collect().to_series()
         except (pl.exceptions.PolarsError, OSError) as error:
             raise CorruptFileError(f"{path} can't be read: the store is damaged, run balancer prepare again") from error
 

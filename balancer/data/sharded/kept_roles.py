@@ -85,7 +85,7 @@ def stored_roles(source: Source, given: Mapping[str, Any], *, need_label: bool) 
             ColumnRole(ColumnProfile(**each["profile"] | {"first": tuple(each["profile"]["first"])}), Choice(**each["choice"]))
             for each in raw["columns"]
         )
-        sample, rows = pl.read_parquet(store.path / SAMPLE_FILE), int(raw["rows"])
+        sample, rows = pl.read_parquet(store.path / SAMPLE_FILE, glob=False), int(raw["rows"])
         said = {name: tuple(raw[name]) for name in ("notes", "doubts", "cautions")}
         read = ReadOptions.from_dict(raw["read"])
     except (KeyError, TypeError, pl.exceptions.PolarsError, OSError) as error:

@@ -16,7 +16,6 @@ import pytest
 from balancer.data.dataset import load_dataset
 from balancer.data.inspection import inspect_table
 from balancer.data.preparing import store_writing
-from balancer.data.preparing.plan import WORK
 from balancer.data.preparing.processes import in_processes
 from balancer.data.preparing.store_writing import Task, in_this_process, prepare_store
 from balancer.data.reading import read_columns
@@ -26,7 +25,7 @@ from balancer.data.sharded.folder import StoreFolder
 from balancer.data.spec import SplitSpec
 from balancer.data.split import Split
 from balancer.errors import CorruptFileError, InputError, MissingFileError, UnsupportedError, UnwritableFileError
-from balancer.tables.kinds import is_store
+from balancer.tables.kinds import WORK, is_store
 from tests.data.sharded.tables import equal, prepared, roles_of, table
 
 
@@ -154,6 +153,8 @@ def test_a_stopped_preparation_continues(made: tuple[Path, Roles, StoreFolder], 
         except StoppedError:
             with pytest.raises(MissingFileError, match=r"balancer prepare --out .* finishes it"):
                 StoreFolder.open(out)
+            with pytest.raises(MissingFileError, match="is a store that is not finished"):
+                inspect_table(out)
     assert len(ran) == len(set(ran)) == 2 + 2 + 8 + 4
     assert not (out / WORK).exists()
     equal(load_dataset(store.path, roles.spec), load_dataset(out, roles.spec))
@@ -201,12 +202,13 @@ def test_a_folder_is_prepared_by_one_process_at_a_time(made: tuple[Path, Roles, 
 
 def test_a_refused_table_leaves_nothing_and_foreign_folders_are_kept(made: tuple[Path, Roles, StoreFolder], tmp_path: Path) -> None:
     _, roles, _ = made
-    path, out, own = tmp_path / "table.parquet", tmp_path / "store", tmp_path / "own"
+    path, out, own = tmp_path / "table [1].parquet", tmp_path / "store [*]", tmp_path / "own"
     table().with_columns(card=pl.Series([None] + ["a"] * 359)).write_parquet(path)
     with pytest.raises(InputError, match="has no entity"):
         prepare_store(path, out, roles)
     assert not out.exists()
-    assert prepare_store(path, out, roles, bad_rows="drop").rows == 359
+    store = prepare_store(path, out, roles, bad_rows="drop")
+    assert store.rows == len(load_dataset(out, roles.spec).ids) == 359
     (own / "work").mkdir(parents=True)
     (own / "work" / "thesis.txt").write_text("mine")
     with pytest.raises(UnwritableFileError, match="is not empty"):
