@@ -56,3 +56,10 @@ def test_results_are_files_of_the_site(site: Path) -> None:
     page = (site / "results" / "detector.html").read_text(encoding="utf-8")
     assert 'href="../files/benchmarks/results/main_job.json"' in page
     assert (site / "files" / "benchmarks" / "results" / "main_job.json").is_file()
+
+
+def test_graphs_are_listed_as_arrows(site: Path) -> None:
+    """What draws the graphs of Mermaid would be a script of another host."""
+    page = (site / "architecture.html").read_text(encoding="utf-8")
+    assert "flowchart" not in page
+    assert "<td>roles, checks: causal features" in page
