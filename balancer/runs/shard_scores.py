@@ -6,13 +6,14 @@ The result is a folder with one Parquet file a shard. Memory is bounded by the l
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from balancer.cluster.connection import connected
 from balancer.cluster.tasks import Tell, run_tasks
 from balancer.data.sharded.folder import StoreFolder
 from balancer.errors import InputError
@@ -87,7 +88,22 @@ def score_store(
         InputError: The run, the store or the folder can't be used.
     """
     run, store = scoring.loaded()
-    _begin(scoring, store, overwrite=overwrite)
+    _refuse_other(scoring, store, overwrite=overwrite)
+    left = any(not scoring.part(number).is_file() for number in range(store.shards))
+    with connected(cluster, workers) if cluster is not None and left else nullcontext():  # nothing is written where nobody answers
+        return _scored(scoring, run, store, cluster=cluster, workers=workers, progress=progress)
+
+
+def _scored(
+    scoring: ShardScoring,
+    run: TrainedRun,
+    store: StoreFolder,
+    *,
+    cluster: str | None,
+    workers: int | None,
+    progress: Callable[[int, int], None],
+) -> dict[str, Any]:
+    _begin(scoring, store)
     missing = [number for number in range(store.shards) if not scoring.part(number).is_file()]
     shared = ShardScoring(scoring.run, scoring.store, scoring.output, scoring.precision, scoring.streaming, scoring.explain)
     progress(store.shards - len(missing), store.shards)
@@ -134,8 +150,8 @@ def score_shard(shared: ShardScoring, number: int, tell: Tell) -> None:
         frame.write_parquet(temporary)
 
 
-def _begin(scoring: ShardScoring, store: StoreFolder, *, overwrite: bool) -> None:
-    """Make the folder, or check that its scores are those of the same store and run.
+def _refuse_other(scoring: ShardScoring, store: StoreFolder, *, overwrite: bool) -> None:
+    """Check that the folder is new or has scores of the same store and run; nothing is written.
 
     Raises:
         InputError: It holds something else.
@@ -145,14 +161,21 @@ def _begin(scoring: ShardScoring, store: StoreFolder, *, overwrite: bool) -> Non
         raise InputError(f"--output {output} is a file, and the scores of a store are a folder: name another")
     if output.resolve() == scoring.store.resolve():
         raise InputError(f"--output {output} is also --input: name another folder")
+    if output.resolve().is_relative_to(scoring.store.resolve()):
+        raise InputError(f"--output {output} is in the folder of --input {scoring.store}: name another folder")
     held = [] if not output.exists() else [entry for entry in output.iterdir() if not entry.name.startswith(".")]
     if held and not state.is_file():
         raise InputError(f"--output {output} is not empty: name another folder")
-    if held and read_json(state, what="it says what is scored here") != settings:
-        if not overwrite:
-            raise InputError(
-                f"--output {output} holds scores of another store or run, or with other flags: name another folder, or add --overwrite"
-            )
+    if held and not overwrite and read_json(state, what="it says what is scored here") != settings:
+        raise InputError(
+            f"--output {output} holds scores of another store or run, or with other flags: name another folder, or add --overwrite"
+        )
+
+
+def _begin(scoring: ShardScoring, store: StoreFolder) -> None:
+    """Make the folder, and delete scores of something else in it."""
+    settings, state, output = scoring.settings(store), scoring.output / STATE_FILE, scoring.output
+    if state.is_file() and read_json(state, what="it says what is scored here") != settings:
         for file in output.glob("part-*.parquet"):
             file.unlink()
     make_folder(output)

@@ -50,6 +50,15 @@ def _check(folder: Path, expected: pl.DataFrame, *more: str) -> None:
         assert found[name].to_list() == whole[name].to_list()
 
 
+def test_nothing_is_written_where_it_can_not_be_scored(tiny_run: Path, stored: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is in the folder of --input"):
+        score_store(_scoring(tiny_run, stored, stored / "scores"))
+    with pytest.raises(InputError, match="no Ray cluster answers there"):
+        score_store(_scoring(tiny_run, stored, tmp_path / "scores"), cluster="127.0.0.1:1")
+    assert not (stored / "scores").exists()
+    assert not (tmp_path / "scores").exists()
+
+
 def test_shards_have_the_scores_of_the_table_and_are_kept(
     tiny_run: Path, stored: Path, expected: pl.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
