@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,14 @@ def run_comparison(config: CompareConfig, progress: TrainingProgress) -> tuple[P
     for note in table.notes:
         progress.say(f"note: {note}")
     flags = {name: value for name, value in to_dict(config).items() if name not in WHERE and (value is not None or name not in ROLES)}
+    with connected(cluster, config.workers) if cluster is not None else nullcontext():  # no folder is made where nobody answers
+        return _compared(config, table, path, flags, progress, device)
+
+
+def _compared(
+    config: CompareConfig, table: FoldedTable, path: Path, flags: dict[str, Any], progress: TrainingProgress, device: str
+) -> tuple[Path, dict[str, Any]]:
+    """Make or open the folder, and fill it; the folder and the content of the JSON file."""
     if config.resume:
         assert config.out is not None
         folder = CellFolder.resume(config.out, flags, may_differ=NOT_OF_A_CELL)
@@ -95,12 +103,8 @@ class _Comparison:
         self.done = len(self.all) - len(self.folder.missing(self.all))
         cluster = self.config.address()
         with self.progress.stage("cells", len(self.all), self.done) as advance:
-            if cluster is None:
-                for fold in self.table.folds:
-                    self._train([fold], None, advance)
-            else:
-                with connected(cluster, self.config.workers):
-                    self._train(self.table.folds, cluster, advance)
+            for folds in [[fold] for fold in self.table.folds] if cluster is None else [self.table.folds]:
+                self._train(folds, cluster, advance)
         shutil.rmtree(self.folder.path / "work", ignore_errors=True)
         cells = [self.folder.read(cell) for cell in self.all]
         return [cell for cell in cells if cell is not None]

@@ -66,3 +66,13 @@ def test_cells_of_a_stopped_and_resumed_comparison_are_those_of_one_process(
 def test_a_gpu_that_no_machine_has_is_refused(cluster: Any, tiny_table: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="a task takes 1 GPU, and no machine of the cluster has more than 0: use --device cpu"):
         run_comparison(_config(tiny_table, tmp_path / "c", cluster=cluster.address, device="cuda"), TrainingProgress(Console(quiet=True)))
+
+
+def test_no_folder_is_made_where_no_cluster_answers(tiny_table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def silent(*_: Any) -> Any:
+        raise InputError("no cluster answers")
+
+    monkeypatch.setattr("balancer.comparison.running.connected", silent)
+    with pytest.raises(InputError, match="no cluster answers"):
+        run_comparison(_config(tiny_table, tmp_path / "out", cluster="127.0.0.1:1"), TrainingProgress(Console(quiet=True)))
+    assert not (tmp_path / "out").exists()
