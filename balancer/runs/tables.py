@@ -158,5 +158,5 @@ def evaluate_file(run: TrainedRun, source: Path, *, past: Path | None, bad_rows:
         "dropped": dataset.dropped,
         "notes": dataset.notes,
         "warnings": dataset.cautions,
-        "test": evaluate_rows(dataset, rows, run.scores(dataset, rows), run.decision),
+        "test": evaluate_rows(dataset, rows, run.scores(dataset, rows, alike=True), run.decision),
     }

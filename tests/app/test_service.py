@@ -138,7 +138,8 @@ def test_a_real_service(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert not page.exception and not page.error
         assert "**first** decides" in shown(page)
         assert "no transaction on these days" in page.info[-1].value
-        assert page.dataframe[0].value["route"].to_list() == ["/metrics"]
+        # Counters are those of the process, in which other tests may have asked for other routes.
+        assert "/metrics" in page.dataframe[0].value["route"].to_list()
         where = service.target()
         with pytest.raises(InputError, match="there is no challenger"):
             service.ask(where.address, where.key, "/v1/models/comparison", "rows")

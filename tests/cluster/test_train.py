@@ -34,11 +34,14 @@ train_worker = on_cluster.train_worker
 
 
 def _killed_once(shared: Shared, restarts: int, say: Say) -> None:
-    """A worker; number 1 kills itself where it was not started again."""
+    """A worker; number 1 kills itself once, as a file beside the run folder says."""
     one_pass = ClassifierTrainer._pass
+    assert shared[0].out is not None
+    killed = shared[0].out.parent / "killed"
 
     def deadly(self: ClassifierTrainer, *arguments: Any) -> Any:
-        if self.step == KILLED and restarts == 0 and dist.get_rank() == 1:
+        if self.step == KILLED and dist.get_rank() == 1 and not killed.exists():
+            killed.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return one_pass(self, *arguments)
 

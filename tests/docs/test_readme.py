@@ -22,7 +22,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *sorted(DOCS.rglob("*.md")))}
 
 SHORT: dict[str, tuple[str, ...]] = {
-    "simulate": ("--rows", "4000"),
+    "simulate": ("--rows", "7000", "--fraud-rate", "0.06"),
     "train": TINY,
     "pretrain": (*TINY[:4], *TINY[6:]),
     "compare": (

@@ -532,9 +532,9 @@ def test_a_resumed_run_does_a_damaged_step_again(
 
 def test_times_of_the_network_and_of_the_whole_run(run_of: Callable[[str], Path]) -> None:
     for name, parts in (
-        ("hybrid", {"policy", "stage1", "stage2", "network"}),
+        ("hybrid", {"policy", "stage1", "stage2", "network", "precision"}),
         ("trees", {"stage1", "stage2"}),
-        ("network", {"policy", "network"}),
+        ("network", {"policy", "network", "precision"}),
     ):
         cpu = report_of(run_of(name))["timing"]["cpu_seconds"]
         assert cpu["run"] == pytest.approx(sum(cpu[part] for part in parts), abs=0.3)
