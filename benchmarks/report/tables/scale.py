@@ -67,7 +67,7 @@ def _training(content: dict[str, Any]) -> list[list[str]]:
                 "labels as int8 besides",
             ]
         )
-    step = content.get("speedup", {}).get("step")
+    step = content.get("training", {}).get("step")
     if step is None:
         return [*rows, ["training", "not measured", "", ""]]
     each = step["seconds"] / step["batch"]

@@ -31,7 +31,8 @@ def found() -> dict[str, Any]:
         "equality": {"train": True, "compare": True, "score": False},
         "linear": {"rows": by_rows},
         "sampler": {"rows": 10**8, "make_seconds": 2.0, "first_index_seconds": 0.1, "gibibytes": 0.5},
-        "speedup": gains | {"step": step},
+        "speedup": gains,
+        "training": {"network": gains["network"], "step": step},
     }
 
 
