@@ -182,7 +182,7 @@ def speedup(folder: Path, _: list[int]) -> Part:
 
 
 def training(folder: Path, _: list[int]) -> Part:
-    """Seconds of a training in one process and in two of torchrun, of the whole command and of its network."""
+    """Seconds of a training in one process and in two of torchrun: of the command, and of its network."""
     table = runs.write_table(folder / "t.parquet", 60_000)
     size = ("--d-model", 64, "--layers", 2, "--history-length", 32, "--batch-size", 512)
     train = ("train", "--dataset", table, *SHORT, *MICRO, "--epochs", 6, "--steps-per-epoch", 60, *size)
