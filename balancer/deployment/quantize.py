@@ -131,7 +131,7 @@ def measured(run: TrainedRun, model: torch.nn.Module, dataset: Dataset, size: in
     """
     assert isinstance(model, Classifier)
     rows = dataset.rows(Split.TEST)
-    scores = dataclasses.replace(run.detector, model=model).scores(dataset, rows, device=run.device)
+    scores = dataclasses.replace(run.detector, model=model).scores(dataset, rows, device=run.device, alike=True)
     test = evaluate_rows(dataset, rows, scores, run.decision)
     return {"bytes": size, "test": test}
 

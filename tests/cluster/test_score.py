@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from balancer.cli import main
-from balancer.errors import InputError
+from balancer.errors import InputError, UnsupportedError
 from balancer.runs.shard_scores import ShardScoring, score_store
 from balancer.runs.tables import score_file
 from balancer.runs.trained_run import TrainedRun
@@ -50,7 +50,14 @@ def _check(folder: Path, expected: pl.DataFrame, *more: str) -> None:
         assert found[name].to_list() == whole[name].to_list()
 
 
-def test_nothing_is_written_where_it_can_not_be_scored(tiny_run: Path, stored: Path, tmp_path: Path) -> None:
+def test_nothing_is_written_where_it_can_not_be_scored(
+    tiny_run: Path, stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def silent(*_: object) -> None:
+        raise UnsupportedError("no Ray cluster answers there")
+
+    # This process may be connected to the cluster of the other tests already.
+    monkeypatch.setattr("balancer.runs.shard_scores.connected", silent)
     with pytest.raises(InputError, match="is in the folder of --input"):
         score_store(_scoring(tiny_run, stored, stored / "scores"))
     with pytest.raises(InputError, match="no Ray cluster answers there"):

@@ -87,7 +87,7 @@ def test_nothing_answers(form: str) -> None:
     address = form.format(port=free_port())
     code = f"from balancer.cluster.connection import connected\nwith connected({address!r}): pass"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
-    assert f"InputError: --cluster {address}: no Ray cluster answers there" in done.stderr
+    assert f"UnsupportedError: --cluster {address}: no Ray cluster answers there" in done.stderr
 
 
 def test_ray_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
