@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 from streamlit.testing.v1 import AppTest
 
+import balancer.app.watching  # noqa: F401 (imported before a test replaces jobs.start, of which it would keep the replacement)
 from balancer.app import jobs
 from balancer.app.browsing import read_run
 from balancer.app.table_checks import candidates, check_upload, kept_lists, page_words, shorter_gap, unclear_roles, weak_result
