@@ -10,12 +10,20 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from balancer.cli import main
-from balancer.training import pipeline
 from balancer.training.trainer import ClassifierTrainer
+
+SHORT = {
+    "balancer.training.pipeline.BASELINES": (),
+    "balancer.evaluation.baselines.MAX_ROUNDS": 5,
+    "balancer.training.pipeline.print_costs": lambda *_: None,
+}
+"""What is not needed here, such as the steps that estimate the time, and what replaces it."""
 
 
 def train(log: Path, kill_before: int, arguments: list[str]) -> int:
@@ -30,11 +38,11 @@ def train(log: Path, kill_before: int, arguments: list[str]) -> int:
             stream.write(f"{self.step} {' '.join(map(str, step.rows[which]))}\n")
         return one_pass(self, batch, targets, step, which, share)
 
-    ClassifierTrainer._pass = logged  # type: ignore[method-assign]
-    # Only the steps of the run itself are counted: neither baselines nor the steps that estimate the time.
-    for name, value in {"BASELINES": (), "print_costs": lambda *_: None}.items():
-        setattr(pipeline, name, value)
-    return main(["train", *arguments])
+    with ExitStack() as patches:
+        for name, value in SHORT.items():
+            patches.enter_context(patch(name, value))
+        patches.enter_context(patch.object(ClassifierTrainer, "_pass", logged))
+        return main(["train", *arguments])
 
 
 if __name__ == "__main__":

@@ -215,7 +215,7 @@ def test_a_reader_that_ends_early_is_no_error(monkeypatch: pytest.MonkeyPatch, c
 
 
 def test_brackets_in_names_are_printed_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Rich reads ``[old]`` as a style and leaves it out, unless a console is told not to."""
+    """Rich reads ``[old]`` as a style and leaves it out, unless the console has no markup."""
     package = Path(__file__).resolve().parents[2] / "balancer"
     calls = [call for file in package.rglob("*.py") for call in re.findall(r"\bConsole\([^)]*", file.read_text(encoding="utf-8"))]
     assert len(calls) > 15 and all("markup=False" in call for call in calls)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +13,8 @@ import pytest
 
 from balancer.cli import main
 from balancer.runs.run_folder import RunFolder
-from tests.cli.several_processes import train
+from benchmarks.lib.logged_training import train
+from benchmarks.lib.scale_runs import rows_by_step
 from tests.conftest import TINY
 
 STEPS = 8
@@ -29,22 +29,12 @@ def flags(tiny_table: Path) -> list[str]:
     return ["--dataset", str(tiny_table), *learning, *TINY]
 
 
-def rows_by_step(log: Path, attempt: int) -> dict[int, Counter[int]]:
-    """How often each row entered each step, over all processes of an attempt."""
-    found: dict[int, Counter[int]] = {}
-    for file in log.glob(f"{attempt}-*.txt"):
-        for line in file.read_text().splitlines():
-            step, *rows = map(int, line.split())
-            found.setdefault(step, Counter()).update(rows)
-    return found
-
-
 def test_a_killed_process_is_replaced_and_no_row_is_lost_or_drawn_twice(flags: list[str], tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     for log in (one, two):
         log.mkdir()
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
-    command += ["-m", "tests.cli.several_processes", str(two), str(KILLED), "--out", str(two / "run"), *flags]
+    command += ["-m", "benchmarks.lib.logged_training", str(two), str(KILLED), "--out", str(two / "run"), *flags]
     root = Path(__file__).resolve().parents[2]
     started = subprocess.Popen(
         command, cwd=root, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

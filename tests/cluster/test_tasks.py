@@ -45,13 +45,13 @@ def _dies_once(folder: Path, item: int, _tell: Tell) -> int:
 
 
 def test_tasks_are_done_on_both_nodes_with_the_results_of_one_process(cluster: Any) -> None:
-    shared, told = np.arange(100.0), {}
+    shared, texts = np.arange(100.0), {}
     alone = dict(run_tasks(_sum, range(6), shared=shared))
-    found = dict(run_tasks(_sum, range(6), shared=shared, cluster=cluster.address, tell=told.__setitem__))
+    found = dict(run_tasks(_sum, range(6), shared=shared, cluster=cluster.address, tell=texts.__setitem__))
     assert {index: value for index, (value, _) in found.items()} == {index: value for index, (value, _) in alone.items()}
     assert {process for _, process in alone.values()} == {os.getpid()}
     assert os.getpid() not in {process for _, process in found.values()}
-    assert all(text == f"item {index}" for index, text in told.items())
+    assert all(text == f"item {index}" for index, text in texts.items())
 
 
 def test_paths_are_those_of_the_folder_of_the_command(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

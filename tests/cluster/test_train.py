@@ -20,7 +20,7 @@ from balancer.runs.run_folder import RunFolder
 from balancer.training import on_cluster
 from balancer.training.on_cluster import Shared
 from balancer.training.trainer import ClassifierTrainer
-from tests.cli.several_processes import SHORT
+from benchmarks.lib.logged_training import SHORT
 from tests.conftest import TINY
 
 pytestmark = [

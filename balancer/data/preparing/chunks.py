@@ -100,7 +100,7 @@ class _Chunk:
         """Check the columns in the order of :func:`balancer.data.checked.read_table`, and write them."""
         plan, spec, frame, check = self.plan, self.spec, self.frame, self.check
         arrays: dict[str, NDArray[Any]] = {"time": self._times()}
-        # Times are judged together later, by all rows that have one.
+        # Times are interpreted together later, from all rows that have one.
         np.save(place / "accepted.npy", np.where(check.keep, arrays["time"], np.nan))
         names = dict.fromkeys((*([] if spec.entity is None else [spec.entity]), *plan.keys))
         texts = {name: join_columns([normal_form(frame[part]) for part in plan.made_of[name]], name) for name in names}

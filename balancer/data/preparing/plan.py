@@ -26,7 +26,7 @@ TIME, REPORTS = "\0time", "\0reports"
 
 @dataclass(frozen=True)
 class Whole:
-    """A column that was read whole, because what its values mean can't be told from a part of them."""
+    """A column that was read whole, because a part of its values does not show what they mean."""
 
     file: str
     """Its values, in a file of the folder `whole`; the reasons of bad rows are beside it."""

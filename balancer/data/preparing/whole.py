@@ -1,4 +1,4 @@
-"""Read a column whole, where what its values mean can't be told from a part of them; and find repeated ids.
+"""Read a column whole, where a part of its values does not show what they mean; and find repeated ids.
 
 What is special: text with other marks than a decimal point, dates with the day first and numbers that are
 times need this. Such a column takes up to about 100 bytes a row while it is read, 8 when it is.
