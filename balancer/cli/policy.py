@@ -33,6 +33,7 @@ class PolicyTrainConfig(ClusterOptions):
     """
 
     HEADING: ClassVar[str] = "Policy"
+    TOGETHER: ClassVar[bool] = True
 
     out: Annotated[Path, Flag("Folder to write the policy to.", metavar="FOLDER")]
     kind: Annotated[

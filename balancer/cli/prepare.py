@@ -16,6 +16,7 @@ from balancer.options.flags import read_flags
 from balancer.options.prepare import PrepareConfig
 
 if TYPE_CHECKING:
+    from balancer.cluster.processes import Processes
     from balancer.data.preparing.store_writing import RunTasks, Task
 
 
@@ -24,8 +25,7 @@ def main(arguments: Sequence[str]) -> int:
     config = read_flags(PrepareConfig, "balancer prepare", arguments)
     check_table(config.dataset)
     check_writable_folder(config.out, "--out")
-    if config.cluster is not None:
-        config.address()
+    config.address()
     from rich.console import Console
     from rich.progress import Progress
 
@@ -77,36 +77,41 @@ def main(arguments: Sequence[str]) -> int:
 @contextmanager
 def _processes(config: PrepareConfig) -> Iterator[RunTasks]:
     """Where the tasks run: in this process, in several of this machine, or on a cluster."""
-    from balancer.data.preparing.processes import in_processes
     from balancer.data.preparing.store_writing import in_this_process
 
-    if config.cluster is not None:
-        with ExitStack() as connection:
-            yield _on_cluster(config.cluster, config.workers, connection)
-    elif (config.workers or 1) > 1:
-        with in_processes(config.workers or 1) as run_tasks:
-            yield run_tasks
-    else:
+    if not config.several():
         yield in_this_process
+        return
+    with ExitStack() as stack:
+        yield _side_by_side(config, stack)
 
 
-def _on_cluster(cluster: str, workers: int | None, connection: ExitStack) -> RunTasks:
-    """Tasks on a cluster; the first stage connects, after the checks, and the others use its connection."""
+def _side_by_side(config: PrepareConfig, stack: ExitStack) -> RunTasks:
+    """Tasks in several processes; the first stage starts or connects them, after the checks, and the others use them too."""
+    started: list[Processes] = []
 
     def run(task: Task, folder: str, numbers: Sequence[int]) -> Iterator[int]:
         from balancer.cluster.connection import connected
+        from balancer.cluster.processes import Processes
         from balancer.cluster.tasks import run_tasks
 
         if not numbers:
             return
-        connection.enter_context(connected(cluster, workers))
-        with closing(run_tasks(_run_one, numbers, shared=(task, folder), cluster=cluster, workers=workers)) as results:
+        items = [(task, folder, number) for number in numbers]
+        if config.cluster is None:
+            if not started:
+                started.append(stack.enter_context(Processes(config.workers or 1)))
+            tasks = started[0].run(_run_one, items)
+        else:
+            stack.enter_context(connected(config.cluster, config.workers))
+            tasks = run_tasks(_run_one, items, shared=None, cluster=config.cluster, workers=config.workers)
+        with closing(tasks) as results:
             for index, _ in results:
                 yield numbers[index]
 
     return run
 
 
-def _run_one(shared: tuple[Task, str], number: int, tell: object) -> None:  # noqa: ARG001 - every task gets it
-    task, folder = shared
+def _run_one(_shared: None, item: tuple[Task, str, int], _tell: object) -> None:
+    task, folder, number = item
     task(folder, number)

@@ -78,9 +78,9 @@ def main(arguments: Sequence[str]) -> int:
 
     if is_store(config.input):
         return _score_shards(config)
-    if config.address() is not None:
+    if config.several():
         raise InputError(
-            f"--cluster scores the shards of a store, and {config.input} is none: make one with balancer prepare, or leave it out"
+            f"--cluster and --workers score the shards of a store, and {config.input} is none: make one with balancer prepare, or leave them out"
         )
     read = config.read_options()
     check_table(config.past)

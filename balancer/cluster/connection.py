@@ -46,22 +46,6 @@ def check_address(address: str) -> None:
     require("ray", f"--cluster {address}")
 
 
-def chosen_address(address: str | None, workers: int | None) -> str | None:
-    """The address of the cluster that a command uses, or None for this process alone.
-
-    Args:
-        address: What ``--cluster`` gave.
-        workers: What ``--workers`` gave; more than one without an address means ``local``.
-
-    Raises:
-        InputError: The address has another form, or Ray is not installed.
-    """
-    chosen = LOCAL if address is None and (workers or 1) > 1 else address
-    if chosen is not None:
-        check_address(chosen)
-    return chosen
-
-
 @contextmanager
 def connected(address: str, workers: int | None = None) -> Iterator[Any]:
     """Connect this process to a cluster for a ``with`` block.

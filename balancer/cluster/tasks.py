@@ -1,4 +1,4 @@
-"""Independent tasks, one after another in this process or side by side on a Ray cluster.
+"""Independent tasks: one after another in this process, side by side in several, or on a Ray cluster.
 
 A task is a call ``function(shared, item, tell)`` of a function of a module. It gets everything that it needs
 as arguments, so its result does not depend on where it runs. Results come back as tasks finish; whoever calls
@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from balancer.cluster.connection import connected
+from balancer.cluster.processes import POLL_SECONDS, RETRIES, Processes
 from balancer.errors import InputError, LostWorkerError, UnsupportedError
 
 Shared = TypeVar("Shared")
@@ -24,10 +25,6 @@ Tell = Callable[[str], None]
 TaskTell = Callable[[int, str], None]
 """Called with the number of a task and its text."""
 
-RETRIES = 3
-"""How often a task that was lost with its worker or machine is run again."""
-POLL_SECONDS = 0.5
-"""How often the texts of running tasks are fetched."""
 
 
 def run_tasks(
@@ -43,16 +40,16 @@ def run_tasks(
 ) -> Generator[tuple[int, Result]]:
     """Run one task for each item.
 
-    Without a cluster the tasks run in this process, in the order of the items. On a cluster they run side by
-    side and come back in the order in which they finish. Where the caller closes the generator
+    With one worker and without a cluster the tasks run in this process, in the order of the items. Else they
+    run side by side and come back in the order in which they finish. Where the caller closes the generator
     (``contextlib.closing``), or Ctrl-C is typed, the other tasks are cancelled.
 
     Args:
         function: A function of a module; on a cluster this package must be installed on every machine.
         items: What differs between the tasks.
-        shared: What all tasks get; it is sent to each machine once.
-        cluster: Address of a cluster (:mod:`balancer.cluster.connection`); None for this process.
-        workers: Most tasks at once; None: as many as the cluster has room for.
+        shared: What all tasks get; it is sent to each process or machine once.
+        cluster: Address of a cluster (:mod:`balancer.cluster.connection`); None for this machine.
+        workers: Most tasks at once; None: one on this machine, and as many as a cluster has room for.
         cpus: CPUs that a task takes on a cluster, which is the number of its threads.
         gpus: GPUs that a task takes on a cluster.
         tell: Called with the texts of running tasks.
@@ -65,6 +62,10 @@ def run_tasks(
             what a task takes.
     """
     if not items:
+        return
+    if cluster is None and (workers or 1) > 1:
+        with Processes(min(workers or 1, len(items)), shared) as processes:
+            yield from processes.run(function, items, tell)
         return
     if cluster is None:
         for index, item in enumerate(items):

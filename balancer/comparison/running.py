@@ -103,7 +103,7 @@ class _Comparison:
         self.done = len(self.all) - len(self.folder.missing(self.all))
         cluster = self.config.address()
         with self.progress.stage("cells", len(self.all), self.done) as advance:
-            for folds in [[fold] for fold in self.table.folds] if cluster is None else [self.table.folds]:
+            for folds in [self.table.folds] if self.config.several() else [[fold] for fold in self.table.folds]:
                 self._train(folds, cluster, advance)
         shutil.rmtree(self.folder.path / "work", ignore_errors=True)
         cells = [self.folder.read(cell) for cell in self.all]

@@ -52,19 +52,20 @@ class AlertRate:
         return f"{_percent(rate)} % of the rows raise an alarm; {_percent(low)} to {_percent(high)} % is usual for this run: {asks}"
 
 
-def alert_rate(alarm: NDArray[Any], time: NDArray[Any], test_alarm: NDArray[Any], test_time: NDArray[Any]) -> AlertRate | None:
+def alert_rate(alarms: int, rows: int, days: int, test_alarm: NDArray[Any], test_time: NDArray[Any]) -> AlertRate | None:
     """Compare the share of alarms with its usual range.
 
     Args:
-        alarm: (N,) whether each row of the table raises an alarm.
-        time: (N,) seconds.
-        test_alarm: (M,) the same of the test rows of the run.
-        test_time: (M,) seconds.
+        alarms: Rows of the table that raise an alarm.
+        rows: Rows of the table.
+        days: Days on which it has a row.
+        test_alarm: (M,) whether each test row of the run raises an alarm.
+        test_time: (M,) their times in seconds.
 
     Returns:
         None where either has no row.
     """
-    rows, tested = len(alarm), len(test_alarm)
+    tested = len(test_alarm)
     if not rows or not tested:
         return None
     mean = (test_alarm.sum() + 0.5) / (tested + 1)
@@ -76,14 +77,13 @@ def alert_rate(alarm: NDArray[Any], time: NDArray[Any], test_alarm: NDArray[Any]
         typical = (tested - (number.astype(np.float64) ** 2).sum() / tested) / (len(number) - 1)
         squares = (number * (rates - mean) ** 2).sum() / (len(number) - 1)
         between = max(0.0, float(squares - mean * (1 - mean)) / typical)
-    days = max(1, len(np.unique(np.floor(time / DAY))))
     within = mean * (1 - mean)
-    error = np.sqrt(within * (1 / rows + 1 / tested) + between * (1 / days + 1 / len(number))) / within
+    error = np.sqrt(within * (1 / rows + 1 / tested) + between * (1 / max(1, days) + 1 / len(number))) / within
     centre = np.log(mean / (1 - mean))
     low, high = 1 / (1 + np.exp(-(centre + WIDTH * error * np.array([-1.0, 1.0]))))
     if low * rows < 1:  # less than one alarm is none
         low = 0.0
-    rate = float(np.mean(alarm))
+    rate = alarms / rows
     return AlertRate(
         rate, min(float(low), float(mean) / FACTOR), min(1.0, max(float(high), float(mean) * FACTOR)), float(np.mean(test_alarm))
     )

@@ -43,7 +43,9 @@ from balancer.integrations.probabilities import (
     prior_correction,
     prior_is_exact,
 )
-from balancer.integrations.staged import Epoch, Rows, StagedEstimator, default_learner, library, model_epochs, train_again, train_epochs
+from balancer.integrations.staged import StagedEstimator, default_learner
+from balancer.integrations.staged_training import Epoch, Rows, model_epochs, train_again, train_epochs
+from balancer.integrations.stagings import library
 from balancer.integrations.tables import class_index, is_frame, label_codes, row_weights, sparse_matrix, take_rows
 from balancer.sampling.policies import Policy
 from balancer.sampling.weights import class_prior

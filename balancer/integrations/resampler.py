@@ -31,7 +31,8 @@ from sklearn.utils.validation import validate_data
 from balancer.deprecation import UNSET, renamed_argument
 from balancer.errors import InputError
 from balancer.integrations.holdout import hold_out
-from balancer.integrations.staged import Rows, StagedEstimator, default_learner, systematic_rows, train_epochs
+from balancer.integrations.staged import StagedEstimator, default_learner, systematic_rows
+from balancer.integrations.staged_training import Rows, train_epochs
 from balancer.integrations.tables import is_frame, label_codes, numeric_matrix, take_rows
 from balancer.sampling.core import SamplerCore
 from balancer.sampling.policies import Policy

@@ -2,7 +2,7 @@
 between.
 
 Most estimators have no epochs of their own. Of five ways to train, the first that the estimator supports is
-chosen (:func:`choose_staging`):
+chosen (:func:`balancer.integrations.stagings.choose_staging`):
 
 - ``boosting``: LightGBM (``init_model``), XGBoost (``xgb_model``). Each epoch adds its part of the trees,
   with weighted rows.
@@ -40,50 +40,42 @@ descent fitted in a pipeline (-.03 and +.02). With a hardness of .5 results were
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn import config_context
 from sklearn.base import clone, is_classifier
-from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.pipeline import Pipeline
-from sklearn.utils.validation import has_fit_parameter
 
 from balancer.dependencies import require
-from balancer.deprecation import warn_renamed
 from balancer.errors import InputError
 from balancer.integrations.masses import MILD, NATURAL, MassTrials
 from balancer.integrations.probabilities import Floats, class_probabilities, to_prior
+from balancer.integrations.stagings import (
+    INCREMENTAL,
+    Staging,
+    boosting_keyword,
+    choose_staging,
+    early_stopping,
+    library,
+    supports,
+    takes_offset,
+    weight_keyword,
+)
 from balancer.integrations.tables import take_rows
-from balancer.sampling.constant_policy import ConstantPolicy
 from balancer.sampling.core import SamplerCore
 from balancer.sampling.policies import Policy
 from balancer.sampling.seeding import generator, integer_seed
 from balancer.sampling.weights import SamplingWeights
 
-Staging = Literal["boosting", "partial_fit", "warm_start", "sample_weight", "resample"]
-POOL = 50_000
-"""Number of training rows scored after an epoch, at most; the other rows keep their last score."""
 MIN_DRAWS = 256
 """Minimum number of rows of an epoch, or all rows of a smaller table.
 
 A policy's limits on repeats in an epoch refer to it.
 """
-_INCREMENTAL = ("boosting", "partial_fit", "warm_start")
 _NO_NETWORKS = ("sklearn.linear_model.", "sklearn.naive_bayes")
 """Modules of classifiers that are trained in steps and have no hidden layers."""
-_EARLY_STOPPING = ("early_stopping_round", "early_stopping_rounds", "early_stopping", "n_iter_no_change")
-"""Names of the parameter of LightGBM (the first is the main one) and XGBoost."""
-_LOGISTIC = {
-    "lightgbm": (None, "binary", "multiclass", "softmax"),
-    "xgboost": (None, "binary:logistic", "multi:softprob", "multi:softmax"),
-}
-"""Objectives whose raw scores are logits of classes."""
-
-
 def default_learner() -> Any:
     """LightGBM with 100 small trees.
 
@@ -99,78 +91,6 @@ def default_learner() -> Any:
         "n_jobs": 0,
     }  # 0: as many threads as OpenMP may use
     return LGBMClassifier(n_estimators=100, num_leaves=15, min_child_samples=5, reg_lambda=1.0, **options)
-
-
-def choose_staging(estimator: Any) -> Staging:
-    """Choose how to train an estimator; see the module's docstring."""
-    if _boosting_keyword(estimator):
-        return "boosting"
-    params = estimator.get_params(deep=False)
-    # Both need the whole table at once: scikit-learn raises an error for them in partial_fit, and warns of
-    # the first with warm_start.
-    whole_table = isinstance(params.get("class_weight"), str) or params.get("early_stopping") is True
-    if hasattr(estimator, "partial_fit") and not whole_table:
-        return "partial_fit"
-    if "warm_start" in params and isinstance(params.get("n_estimators"), int) and not whole_table:
-        return "warm_start"
-    last = estimator.steps[-1][1] if isinstance(estimator, Pipeline) else estimator
-    slow = isinstance(last, HistGradientBoostingClassifier)
-    return "sample_weight" if _weight_keyword(estimator) is not None and not slow else "resample"
-
-
-def _weight_keyword(estimator: Any) -> str | None:
-    """Argument of ``fit`` for the weights of rows, of a pipeline that of its last step; None without."""
-    if isinstance(estimator, Pipeline):
-        name, last = estimator.steps[-1]
-        inner = _weight_keyword(last)
-        return None if inner is None else f"{name}__{inner}"
-    return "sample_weight" if has_fit_parameter(estimator, "sample_weight") else None
-
-
-def _takes_offset(estimator: Any) -> bool:
-    """Whether the raw scores of boosted trees are logits of classes, which can start from given ones."""
-    params, keyword = estimator.get_params(deep=False), {"lightgbm": "init_score", "xgboost": "base_margin"}
-    name = library(estimator)
-    if params.get("linear_tree") or params.get("booster") == "gblinear" or params.get("objective") not in _LOGISTIC[name]:
-        return False
-    return bool(has_fit_parameter(estimator, keyword[name]))
-
-
-def _early_stopping(estimator: Any) -> tuple[dict[str, Any], int]:
-    """Parameters of boosted trees that stop them early, and the number of rounds; 0 for none."""
-    given = {name: value for name, value in estimator.get_params(deep=False).items() if name in _EARLY_STOPPING and value}
-    rounds = [int(value) for value in given.values() if isinstance(value, (int, np.integer)) and not isinstance(value, bool)]
-    return given, max(rounds, default=0)
-
-
-def _boosting_keyword(estimator: Any) -> str | None:
-    """Argument of ``fit`` that takes the present trees; None if the library can't continue from them."""
-    keyword = {"lightgbm": "init_model", "xgboost": "xgb_model"}.get(library(estimator))
-    if keyword is None or not has_fit_parameter(estimator, keyword) or "RF" in type(estimator).__name__:
-        return None
-    params = estimator.get_params(deep=False)
-    # With dart, later trees rescale earlier ones; the trees of a forest are no sequence.
-    return None if {params.get("boosting_type"), params.get("booster")} & {"dart", "rf"} else keyword
-
-
-def library(estimator: Any) -> str:
-    """Name of the package that defines an estimator, or the last step of a pipeline."""
-    last = estimator.steps[-1][1] if isinstance(estimator, Pipeline) else estimator
-    return type(last).__module__.split(".")[0]
-
-
-def _supports(estimator: Any, staging: str) -> bool:
-    """Whether ``estimator`` can be trained in the way ``staging``."""
-    if staging == "warm_start":
-        params = estimator.get_params(deep=False)
-        return "warm_start" in params and isinstance(params.get("n_estimators"), int)
-    supported = {
-        "boosting": _boosting_keyword(estimator) is not None,
-        "partial_fit": hasattr(estimator, "partial_fit"),
-        "sample_weight": _weight_keyword(estimator) is not None,
-        "resample": True,
-    }
-    return supported[staging]
 
 
 class StagedEstimator:
@@ -213,8 +133,8 @@ class StagedEstimator:
     ) -> None:
         if isinstance(estimator, type) or not hasattr(estimator, "get_params") or not is_classifier(estimator):
             raise InputError(f"estimator must be a scikit-learn classifier (an instance with fit and get_params), not {estimator!r}")
-        if staging != "auto" and (staging not in get_args(Staging) or not _supports(estimator, staging)):
-            supported = [way for way in get_args(Staging) if _supports(estimator, way)]
+        if staging != "auto" and (staging not in get_args(Staging) or not supports(estimator, staging)):
+            supported = [way for way in get_args(Staging) if supports(estimator, way)]
             raise InputError(
                 f"staging {staging!r} is not possible with {type(estimator).__name__}; choose auto or one of {', '.join(supported)}"
             )
@@ -229,16 +149,16 @@ class StagedEstimator:
         self.names: NDArray[Any] = np.arange(len(classes)) if library(estimator) == "xgboost" else classes
         """(K,) classes that the estimator is trained with."""
         self._y = self.names[codes]
-        self._passes, self._seed, self._weight_keyword = int(passes), seed, _weight_keyword(estimator)
+        self._passes, self._seed, self._weight_keyword = int(passes), seed, weight_keyword(estimator)
         weighted_steps = self.staging == "partial_fit" and "sample_weight" in inspect.signature(estimator.partial_fit).parameters
         self._counts_draws = weighted_steps  # whether drawn rows can be weighted
         self.compensated = compensated and (self.staging != "partial_fit" or weighted_steps)
         """Whether rows count by their mass."""
-        self.offset = self.compensated and self.staging == "boosting" and _takes_offset(estimator)
+        self.offset = self.compensated and self.staging == "boosting" and takes_offset(estimator)
         """Whether training starts from the logarithm of the classes' mass."""
         self.mass: Floats = np.full(len(classes), 1.0 / len(classes))
         """(K,) class shares of the stream that the scores belong to, after the last epoch."""
-        self._stopping, self.patience = _early_stopping(estimator) if self.staging == "boosting" else ({}, 0)
+        self._stopping, self.patience = early_stopping(estimator) if self.staging == "boosting" else ({}, 0)
         self._trees = self._num_trees() if self.staging in ("boosting", "warm_start") else 0
         self.epochs = min(int(epochs), self._trees) if self._trees else int(epochs)
         self._rounds = self._trees if rounds is None else rounds
@@ -265,7 +185,7 @@ class StagedEstimator:
         draws = max(-(-rows // self.epochs), min(rows, MIN_DRAWS), len(self.names))
         network = self.staging == "partial_fit" and not type(self.estimator).__module__.startswith(_NO_NETWORKS)
         if isinstance(policy, str) and policy in ("auto", "constant") and self.compensated and not network:
-            if self.staging in _INCREMENTAL:
+            if self.staging in INCREMENTAL:
                 policy = MILD
             else:
                 policy = MassTrials(self.epochs) if policy == "auto" and held_out else NATURAL
@@ -273,7 +193,7 @@ class StagedEstimator:
 
     def fit_epoch(self, epoch: int, sampler: SamplerCore) -> None:
         """Train epoch number ``epoch`` (0, 1, ...) with the present weights of ``sampler``."""
-        if self.staging not in _INCREMENTAL:
+        if self.staging not in INCREMENTAL:
             if epoch:
                 self._earlier = self.estimator, self.mass
             self.estimator = clone(self.estimator)
@@ -335,7 +255,7 @@ class StagedEstimator:
         given = self._final["random_state"]
         seed = integer_seed(self._seed, "boosting", given if isinstance(given, int) else 0, epoch)
         changed: dict[str, Any] = {"n_estimators": more, "random_state": seed, **dict.fromkeys(self._stopping)}
-        options: dict[str, Any] = {str(_boosting_keyword(self.estimator)): before}
+        options: dict[str, Any] = {str(boosting_keyword(self.estimator)): before}
         if self.offset and lightgbm:
             # LightGBM starts from the trees so far or from given scores, not from both. So the offset is put
             # into the first trees for the time of the fit.
@@ -458,172 +378,3 @@ def systematic_rows(expected: Floats, rng: np.random.Generator) -> NDArray[np.in
         cumulative[-1] = np.round(cumulative[-1], 6)  # so that rounding does not lose the last row
     edges = np.floor(cumulative + rng.random()).astype(np.int64)
     return np.sort(np.repeat(order, np.diff(edges, prepend=0)))
-
-
-class EpochMetrics(dict[str, Any]):
-    """Weights and validation metrics of one epoch, an element of ``history_``."""
-
-    def __missing__(self, key: str) -> Any:
-        """The epoch under its name of version 0.1, ``stage``."""
-        if key != "stage":
-            raise KeyError(key)
-        warn_renamed("the key 'stage' of history_", "'epoch'", stacklevel=2)
-        return self["epoch"]
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One finished epoch of training."""
-
-    weights: SamplingWeights
-    """Weights that its rows were drawn with."""
-    mass: Floats
-    """(K,) class shares of the stream that the model's scores belong to."""
-    f1: float
-    """Validation F1 at its best threshold after the epoch.
-
-    For more than two classes the mean over all but the most frequent one.
-    """
-    average_precision: float
-    """Validation average precision after the epoch."""
-
-    def metrics(self, number: int, classes: NDArray[Any]) -> EpochMetrics:
-        """As plain values: epoch, share by class, hardness, floor, F1 and average precision."""
-        return EpochMetrics(
-            epoch=number,
-            share=dict(zip(classes.tolist(), self.weights.share.tolist(), strict=True)),
-            hardness=self.weights.hardness,
-            floor=self.weights.floor,
-            f1=self.f1,
-            average_precision=self.average_precision,
-        )
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Rows of a table with their labels."""
-
-    X: Any
-    """(n, F)."""
-    codes: NDArray[np.int64]
-    """(n,) class index."""
-    weight: Floats | None = None
-    """(n,) how much each row counts; None: 1 each."""
-
-    def take(self, rows: NDArray[np.int64]) -> Rows:
-        """Some of the rows."""
-        return Rows(take_rows(self.X, rows), self.codes[rows], None if self.weight is None else self.weight[rows])
-
-
-@dataclass(frozen=True)
-class Training:
-    """What came of the training of all epochs."""
-
-    epochs: list[Epoch]
-    rounds: int | None
-    """Rounds of boosting up to the best one, where the estimator stops early; None: all."""
-
-
-def train_epochs(staged: StagedEstimator, sampler: SamplerCore, X: Any, reward: Rows, held_out: Rows | None = None) -> Training:
-    """Train all epochs, and update the sampler after each.
-
-    Args:
-        staged: The estimator.
-        sampler: Sampler of the training rows.
-        X: (n, F) training rows, which are scored for the policy.
-        reward: Held-out rows, which the policy's reward is measured on.
-        held_out: All held-out rows. By their average precision masses of the classes are tried, and boosted
-            trees whose estimator stops early are trained until no round is better for as many rounds as it
-            says; the trees up to the best round stay. None: as ``reward``.
-    """
-    epochs: list[Epoch] = []
-    best = BestRound(staged.patience)
-    held_out = reward if held_out is None else held_out
-    # Such policies need no scores of training rows.
-    even = isinstance(sampler.policy, MassTrials) or (isinstance(sampler.policy, ConstantPolicy) and sampler.policy.hardness == 0)
-    for number in range(staged.epochs):
-        weights = sampler.weights
-        staged.fit_epoch(number, sampler)
-        scored: dict[str, Any] = {}
-        if not even:
-            rows = scored_pool(sampler.num_rows, sampler.seed, number)
-            scored = {"rows": rows, "row_score": staged.policy_scores(take_rows(X, rows))}
-        if isinstance(sampler.policy, MassTrials):
-            sampler.policy.report(sampler.measure(held_out.codes, staged.policy_scores(held_out.X), held_out.weight)["average_precision"])
-        sampler.update(reward.codes, staged.policy_scores(reward.X), y_weight=reward.weight, **scored)
-        epochs.append(Epoch(weights, staged.mass, sampler.metrics["f1"], sampler.metrics["average_precision"]))
-        if staged.patience and best.follow(staged, sampler, held_out):
-            break
-    if not staged.patience:
-        return Training(epochs, None)
-    staged.keep_rounds(best.number + 1)
-    return Training(epochs, best.number + 1)
-
-
-class BestRound:
-    """Follows boosted trees round by round, as early stopping does.
-
-    Args:
-        patience: Rounds without a better one after which the training ends.
-    """
-
-    def __init__(self, patience: int) -> None:
-        self.patience = patience
-        self.number = 0
-        """Number of the best round, from 0; the earliest of equals."""
-        self._figure, self._seen = -1.0, 0
-        self._margin: Floats | float = 0.0
-
-    def follow(self, staged: StagedEstimator, sampler: SamplerCore, rows: Rows) -> bool:
-        """Measure the new rounds by the average precision of held-out ``rows``; whether the training ends."""
-        for margin in staged.round_scores(rows.X, self._seen, self._margin):
-            odds = np.exp(margin - margin.max(axis=1, keepdims=True))
-            figure = sampler.measure(rows.codes, odds / odds.sum(axis=1, keepdims=True), rows.weight)["average_precision"]
-            if figure > self._figure:
-                self.number, self._figure = self._seen, figure
-            self._seen, self._margin = self._seen + 1, margin
-            if self._seen - 1 - self.number >= self.patience:
-                return True
-        return False
-
-
-def train_again(staged: StagedEstimator, X: Any, epochs: list[Epoch], before: StagedEstimator, reward: Rows) -> None:
-    """Train on other rows as in a finished training.
-
-    Args:
-        staged: The estimator with the rows to train on.
-        X: (n, F) these rows.
-        epochs: Epochs of the finished training.
-        before: The estimator of the finished training. Where each epoch fits a new model, its model before
-            the last one scores the rows for the hardness of the last fit.
-        reward: The held-out rows of the finished training.
-    """
-    incremental = staged.staging in _INCREMENTAL
-    for number in range(0 if incremental else len(epochs) - 1, len(epochs)):
-        weights = epochs[number].weights
-        if staged.staging in ("boosting", "warm_start") and number + 1 < len(epochs) and _same_stream(weights, epochs[number + 1].weights):
-            continue  # the trees of both epochs are one fit
-        sampler, scorer = staged.make_sampler(weights), staged if incremental else before
-        if weights.hardness > 0 and number:
-            rows = scored_pool(sampler.num_rows, sampler.seed, number)
-            scores = scorer.policy_scores(reward.X, earlier=not incremental)
-            row_scores = scorer.policy_scores(take_rows(X, rows), earlier=not incremental)
-            sampler.update(reward.codes, scores, rows=rows, row_score=row_scores)
-        staged.fit_epoch(number, sampler)
-
-
-def _same_stream(one: SamplingWeights, other: SamplingWeights) -> bool:
-    """Whether rows count alike under both weights, whatever their scores."""
-    return one.hardness == other.hardness == 0 and one.class_importance == other.class_importance and np.array_equal(one.share, other.share)
-
-
-def scored_pool(num_rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """Training rows that are scored after an epoch, at most :data:`POOL`."""
-    if num_rows <= POOL:
-        return np.arange(num_rows)
-    return np.sort(generator(seed, "pool", epoch).choice(num_rows, POOL, replace=False))
-
-
-def model_epochs(staging: Staging, epochs: list[Epoch]) -> list[Epoch]:
-    """Epochs that the final model was trained in: all, or the last one if each epoch fits a new model."""
-    return epochs if staging in _INCREMENTAL else epochs[-1:]

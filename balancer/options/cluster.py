@@ -1,20 +1,22 @@
-"""Options of commands whose tasks can run on a Ray cluster."""
+"""Options of commands that can run in several processes, on this machine or on a Ray cluster."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from balancer.cluster.connection import chosen_address
+from balancer.cluster.connection import LOCAL, check_address
 from balancer.options.checks import check_whole
 from balancer.options.flags import Flag, Options
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterOptions(Options):
-    """Run on several processes or machines with Ray (``balancer[cluster]``); the results are the same."""
+    """Run in several processes, or on several machines with Ray (``balancer[cluster]``); the results are the same."""
 
     HEADING: ClassVar[str] = "Cluster"
+    TOGETHER: ClassVar[bool] = False
+    """Whether the processes exchange data while they work, which needs Ray also on one machine."""
 
     cluster: Annotated[
         str | None,
@@ -22,19 +24,26 @@ class ClusterOptions(Options):
             "Ray cluster: local (started on this machine for the command), auto (the cluster of this machine or job), HOST:6379, or "
             "ray://HOST:10001.",
             metavar="ADDRESS",
-            default="none, or local if --workers is above 1",
+            default="none: this machine",
         ),
     ] = None
-    workers: Annotated[int | None, Flag("Most processes at once.", default="1, or as many as the cluster has CPUs for")] = None
+    workers: Annotated[int | None, Flag("Most processes at once, of this machine or of the cluster.", default="1, or as many as the cluster has CPUs for")] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_whole(self, "workers", most=4096)
 
     def address(self) -> str | None:
-        """Address of the cluster, or None for this process alone.
+        """Address of the cluster, or None for this machine without Ray.
 
         Raises:
             InputError: ``--cluster`` has another form, or Ray is not installed.
         """
-        return chosen_address(self.cluster, self.workers)
+        chosen = LOCAL if self.TOGETHER and self.cluster is None and self.several() else self.cluster
+        if chosen is not None:
+            check_address(chosen)
+        return chosen
+
+    def several(self) -> bool:
+        """Whether more than one process may work at once."""
+        return self.cluster is not None or (self.workers or 1) > 1

@@ -39,11 +39,8 @@ class PrepareConfig(DataOptions, ClusterOptions):
         Flag(
             "Ray cluster, with the folder on storage that all its machines share: local, auto, HOST:6379, or ray://HOST:10001.",
             metavar="ADDRESS",
-            default="none, which needs no Ray",
+            default="none: this machine",
         ),
-    ] = None
-    workers: Annotated[
-        int | None, Flag("Processes of this machine; with --cluster, most tasks at once.", default="1, or what a cluster has")
     ] = None
     json: Annotated[bool, "Print the summary as JSON."] = False
 

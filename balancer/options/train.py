@@ -43,6 +43,7 @@ class ProcessOptions(ClusterOptions):
     """Train the networks with several processes, which torchrun or a Ray cluster (--cluster) starts."""
 
     HEADING: ClassVar[str] = "Several processes"
+    TOGETHER: ClassVar[bool] = True
 
     micro_batches: Annotated[
         int | None,

@@ -4,48 +4,40 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import polars as pl
 
-from balancer.data.dataset import Dataset
 from balancer.data.features import GROWING
 from balancer.data.schema import Schema
 from balancer.errors import InputError
-from balancer.evaluation.alert_rate import AlertRate, alert_rate
+from balancer.evaluation.alert_rate import DAY, AlertRate, alert_rate
 from balancer.evaluation.drift import CODES, SCORE, FieldDrift, Reference, table_drift
 from balancer.files import read_json
 from balancer.runs.results import REFERENCE_FILE
+from balancer.runs.scored_rows import ScoredRows
 from balancer.runs.trained_run import TrainedRun
-from balancer.tables.keys import join_columns
-from balancer.tables.values import form_of
 
-DAY = 86_400.0
 CLOCK = {"hour": 2 * DAY, "hour_sin": 2 * DAY, "hour_cos": 2 * DAY, "weekday": 14 * DAY}
 """Fields of the clock, and the span of a table in seconds below which they always differ: one day lacks six
 days of the week."""
-EXAMPLES = 3
 
 
-def changes(run: TrainedRun, dataset: Dataset, frame: pl.DataFrame, score: np.ndarray, alarm: np.ndarray) -> dict[str, Any]:
+def changes(run: TrainedRun, scored: ScoredRows) -> dict[str, Any]:
     """Compare scored rows with the training and the test rows of the run.
 
     Args:
         run: The run.
-        dataset: The table with the fields of the rows.
-        frame: The n rows of the input with all their columns, in the order of `Dataset.scored_rows`.
-        score: (n,) calibrated scores.
-        alarm: (n,) whether each row raises an alarm.
+        scored: The rows.
 
     Returns:
         A JSON-serializable dict: ``drift`` with ``fields`` (PSI by field), ``notable`` (those that changed,
         columns of the table first), ``growing`` (fields of the length of the history that grew) and
-        ``unseen`` (values that training did not have, by column); ``alert_rate``; ``notes`` and ``warnings``
-        for the user. ``drift`` and ``alert_rate`` are None where the run has nothing to compare with.
+        ``unseen`` (values that training did not have, by column, most rows first: ``rows``, ``share`` of all
+        rows, and ``examples``, the most frequent ones); ``alert_rate``; ``notes`` and ``warnings`` for the user.
+        ``drift`` and ``alert_rate`` are None where the run has nothing to compare with.
     """
-    rows = dataset.scored_rows()
     notes: list[str] = []
     warnings: list[str] = []
-    rate = _alert_rate(run, dataset.store.time[rows], alarm)
+    rate = _alert_rate(run, scored)
     unusual = None if rate is None else rate.warning()
     if unusual is not None:
         warnings.append(unusual)
@@ -54,39 +46,22 @@ def changes(run: TrainedRun, dataset: Dataset, frame: pl.DataFrame, score: np.nd
     if reference is None:
         notes.append(f"the run has no {REFERENCE_FILE} that fits its fields, so changes of the fields are not measured: train it again")
     else:
-        drift = _drift(reference, dataset, rows, score) | {"unseen": unseen_values(frame, run.schema)}
+        drift = _drift(reference, run.schema, scored) | {"unseen": _unseen(scored)}
     return {"drift": drift, "alert_rate": None if rate is None else rate.to_dict(), "notes": notes, "warnings": warnings}
 
 
-def unseen_values(frame: pl.DataFrame, schema: Schema) -> dict[str, dict[str, Any]]:
-    """Values of categorical fields without a code of their own: training did not have them, or rarely.
-
-    Args:
-        frame: n rows of a table.
-        schema: Of the run.
-
-    Returns:
-        By column, most rows first: ``rows``, ``share`` of all rows, and ``examples``, the most frequent ones.
-    """
-    found: dict[str, dict[str, Any]] = {}
-    for field, column in schema.categorical_columns.items():
-        text = join_columns([form_of(frame[part], schema.values) for part in schema.parts(column)], column)
-        counts = text.drop_nulls().value_counts(name="rows")
-        counts = counts.filter(~pl.col(column).is_in(schema.vocabularies[field])).sort("rows", column, descending=[True, False])
-        if counts.height:
-            rows = int(counts["rows"].sum())
-            found[column] = {"rows": rows, "share": rows / frame.height, "examples": counts[column].head(EXAMPLES).to_list()}
-    return dict(sorted(found.items(), key=lambda each: -each[1]["rows"]))
+def _unseen(scored: ScoredRows) -> dict[str, dict[str, Any]]:
+    each = sorted(scored.unseen.items(), key=lambda each: -each[1].rows)
+    return {name: {"rows": found.rows, "share": found.rows / scored.rows, "examples": found.examples()} for name, found in each}
 
 
-def _drift(reference: Reference, dataset: Dataset, rows: np.ndarray, score: np.ndarray) -> dict[str, Any]:
-    time = dataset.store.time[rows]
-    span = float(np.ptp(time)) if len(rows) else 0.0
-    found = table_drift(reference, dataset.store.values[rows], score)
+def _drift(reference: Reference, schema: Schema, scored: ScoredRows) -> dict[str, Any]:
+    span = scored.span[1] - scored.span[0]
+    found = table_drift(reference, scored.values, scored.score)
     notable = [each for each in found if each.notable and span >= CLOCK.get(each.name, 0.0)]
     grown = [each.name for each in notable if _has_grown(each)]
     notable = [each for each in notable if each.name not in grown]
-    categorical, past = dataset.schema.categorical_fields, dataset.schema.past_fields
+    categorical, past = schema.categorical_fields, schema.past_fields
     return {
         "fields": {each.name: each.index for each in found},
         "notable": [
@@ -96,7 +71,7 @@ def _drift(reference: Reference, dataset: Dataset, rows: np.ndarray, score: np.n
                 "median": None if each.median is None or each.name in categorical else list(each.median),
                 "missing": list(each.missing),
             }
-            | _codes(each, dataset.schema)
+            | _codes(each, schema)
             # A changed column of the table changes fields of the past too, so it comes first.
             for each in sorted(notable, key=lambda each: (each.name in past or each.name == SCORE, -each.index))
         ],
@@ -130,11 +105,12 @@ def _reference(run: TrainedRun) -> Reference | None:
     return reference if reference.names == names else None
 
 
-def _alert_rate(run: TrainedRun, time: np.ndarray, alarm: np.ndarray) -> AlertRate | None:
+def _alert_rate(run: TrainedRun, scored: ScoredRows) -> AlertRate | None:
     """Compare with the test rows at the threshold in use, which may be another than that of training."""
     try:
         test = pl.read_parquet(run.folder.path / "predictions.parquet", columns=["time", "score"], glob=False)
         moments = test["time"].dt.epoch("us").to_numpy() / 1e6
-        return alert_rate(alarm, time, test["score"].to_numpy() >= run.decision.threshold, moments)
+        alarm = test["score"].to_numpy() >= run.decision.threshold
     except (pl.exceptions.PolarsError, OSError, InputError):  # an earlier version, or a run without these files
         return None
+    return alert_rate(scored.alarms, scored.rows, len(scored.days), alarm, moments)

@@ -19,7 +19,9 @@ from balancer.data.sharded.folder import StoreFolder
 from balancer.errors import InputError
 from balancer.files import atomic_path, file_digest, read_json, write_json
 from balancer.inference.decision import DECISION_FILE
+from balancer.runs.changes import changes
 from balancer.runs.run_folder import make_folder
+from balancer.runs.scored_rows import ScoredRows
 from balancer.runs.tables import scored_frame
 from balancer.runs.trained_run import TrainedRun, chosen_precision
 
@@ -28,6 +30,10 @@ STATE_FILE = "_scores.json"
 ROW = "row"
 """Column of the position in the table, from 0, where the rows have no id."""
 _PART = "part-{:05d}.parquet"
+_COMPARED = "_compared-{:05d}.npz"
+"""What is kept of the rows of a shard to compare them with those of training."""
+DRIFT_ROWS = 100_000
+"""About how many rows of a store drift is measured on: all, or rows at equal distances."""
 
 
 @dataclass
@@ -55,6 +61,14 @@ class ShardScoring:
     def part(self, number: int) -> Path:
         """File of a shard."""
         return self.output / _PART.format(number)
+
+    def compared(self, number: int) -> Path:
+        """File with what is compared of a shard."""
+        return self.output / _COMPARED.format(number)
+
+    def finished(self, number: int) -> bool:
+        """Whether a shard is scored."""
+        return self.part(number).is_file() and self.compared(number).is_file()
 
     def settings(self, store: StoreFolder) -> dict[str, Any]:
         """What the scores depend on; a folder is continued only with the same."""
@@ -89,7 +103,7 @@ def score_store(
     """
     run, store = scoring.loaded()
     _refuse_other(scoring, store, overwrite=overwrite)
-    left = any(not scoring.part(number).is_file() for number in range(store.shards))
+    left = any(not scoring.finished(number) for number in range(store.shards))
     with connected(cluster, workers) if cluster is not None and left else nullcontext():  # nothing is written where nobody answers
         return _scored(scoring, run, store, cluster=cluster, workers=workers, progress=progress)
 
@@ -104,26 +118,23 @@ def _scored(
     progress: Callable[[int, int], None],
 ) -> dict[str, Any]:
     _begin(scoring, store)
-    missing = [number for number in range(store.shards) if not scoring.part(number).is_file()]
+    missing = [number for number in range(store.shards) if not scoring.finished(number)]
     shared = ShardScoring(scoring.run, scoring.store, scoring.output, scoring.precision, scoring.streaming, scoring.explain)
     progress(store.shards - len(missing), store.shards)
     tasks = run_tasks(score_shard, missing, shared=shared, cluster=cluster, workers=workers, cpus=run.threads)
     with closing(tasks) as results:
         for done, _ in enumerate(results, start=store.shards - len(missing) + 1):
             progress(done, store.shards)
-    scores = pl.scan_parquet([scoring.part(number) for number in range(store.shards)], glob=False)
-    rows, alarms = scores.select(pl.len(), pl.col("decision").sum()).collect().row(0)
-    note = "changes since training are not measured for a store: score a table of its last rows to see them"
+    scored = ScoredRows.joined([ScoredRows.read(scoring.compared(number)) for number in range(store.shards)])
+    found = changes(run, scored)
     return {
-        "rows": int(rows),
-        "alarms": int(alarms),
+        "rows": scored.rows,
+        "alarms": scored.alarms,
         "threshold": run.decision.threshold,
         "dropped": dict(store.info.dropped),
         "output": str(scoring.output),
-        "drift": None,
-        "alert_rate": None,
-        "notes": [*store.info.notes, note],
-        "warnings": [],
+        **found,
+        "notes": [*store.info.notes, *found["notes"]],
     }
 
 
@@ -142,6 +153,8 @@ def score_shard(shared: ShardScoring, number: int, tell: Tell) -> None:
     dataset = run.filled(store.shard(number, schema=run.schema))
     tell(f"shard {number + 1}/{store.shards}: {len(dataset.store):,} rows")
     frame = scored_frame(run, dataset, streaming=shared.streaming, explain=shared.explain)
+    every = max(1, -(-store.rows // DRIFT_ROWS))
+    ScoredRows.of(dataset, frame, run.schema, every).write(shared.compared(number))
     if store.spec.id is None:
         if ROW in frame.columns:
             raise InputError(f"column {ROW!r} of {store.path} has the name of a result: rename it, or name an id column with --id")
@@ -176,7 +189,7 @@ def _begin(scoring: ShardScoring, store: StoreFolder) -> None:
     """Make the folder, and delete scores of something else in it."""
     settings, state, output = scoring.settings(store), scoring.output / STATE_FILE, scoring.output
     if state.is_file() and read_json(state, what="it says what is scored here") != settings:
-        for file in output.glob("part-*.parquet"):
+        for file in (*output.glob("part-*.parquet"), *output.glob("_compared-*.npz")):
             file.unlink()
     make_folder(output)
     write_json(state, settings)

@@ -15,6 +15,7 @@ from balancer.errors import InputError
 from balancer.files import atomic_path, check_new_file
 from balancer.inference.decision import decision_columns, evaluate_rows
 from balancer.runs.changes import changes
+from balancer.runs.scored_rows import ScoredRows
 from balancer.runs.trained_run import TrainedRun
 from balancer.tables.options import ReadOptions
 
@@ -60,9 +61,9 @@ def score_file(
             frame.write_csv(temporary)
         else:
             frame.write_parquet(temporary)
-    alarm = frame["decision"].to_numpy()
-    found = changes(run, dataset, frame, frame["score"].to_numpy(), alarm)
-    summary = {"rows": frame.height, "alarms": int(alarm.sum()), "threshold": run.decision.threshold, "dropped": dataset.dropped}
+    scored = ScoredRows.of(dataset, frame, run.schema)
+    found = changes(run, scored)
+    summary = {"rows": scored.rows, "alarms": scored.alarms, "threshold": run.decision.threshold, "dropped": dataset.dropped}
     return (
         summary
         | {"output": str(output)}

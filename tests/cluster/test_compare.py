@@ -1,4 +1,4 @@
-"""``balancer compare`` on a cluster of two nodes: the results of one process, also after a stop."""
+"""``balancer compare`` in two processes and on two nodes: the results of one process, also after a stop."""
 
 from __future__ import annotations
 
@@ -45,13 +45,14 @@ def _config(table: Path, out: Path, **changed: Any) -> CompareConfig:
     return replace(base, **changed)
 
 
+@pytest.mark.parametrize("on_cluster", [False, True])
 def test_cells_of_a_stopped_and_resumed_comparison_are_those_of_one_process(
-    cluster: Any, tiny_table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    on_cluster: bool, cluster: Any, tiny_table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("balancer.runs.progress.LOG_SECONDS", 0.0)
     quiet = Console(quiet=True)
     _, alone = run_comparison(_config(tiny_table, tmp_path / "alone"), TrainingProgress(quiet))
-    config = _config(tiny_table, tmp_path / "cluster", cluster=cluster.address, workers=2)
+    config = _config(tiny_table, tmp_path / "cluster", cluster=cluster.address if on_cluster else None, workers=2)
     with pytest.raises(KeyboardInterrupt):
         run_comparison(config, _Stopped(quiet))
     kept = len(list((tmp_path / "cluster").glob("cells/*/*.json")))

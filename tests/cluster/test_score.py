@@ -18,6 +18,7 @@ from balancer.runs.trained_run import TrainedRun
 
 pytestmark = pytest.mark.xdist_group("ray")
 COLUMNS = ("score", "decision", "class")
+CHANGES = ("drift", "alert_rate", "warnings")
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,8 @@ def stored(tiny_table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def expected(tiny_table: Path, tiny_run: Path, stored: Path) -> pl.DataFrame:
     out = stored.parent / "whole.parquet"
-    score_file(TrainedRun.load(tiny_run, precision="auto"), tiny_table, out, past=None, bad_rows="error", explain=1)
+    summary = score_file(TrainedRun.load(tiny_run, precision="auto"), tiny_table, out, past=None, bad_rows="error", explain=1)
+    (out.parent / "changes.json").write_text(json.dumps({name: summary[name] for name in CHANGES}))
     return pl.read_parquet(out)
 
 
@@ -74,6 +76,8 @@ def test_shards_have_the_scores_of_the_table_and_are_kept(
     summary = json.loads(capsys.readouterr().out)
     assert (summary["rows"], summary["alarms"]) == (expected.height, expected["decision"].sum())
     _check(tmp_path / "s", expected, "reasons")
+    alike = json.loads((stored.parent / "changes.json").read_text())
+    assert {name: summary[name] for name in CHANGES} == alike
     first = tmp_path / "s" / "part-00000.parquet"
     kept = first.stat().st_mtime_ns
     (tmp_path / "s" / "part-00001.parquet").unlink()
@@ -132,5 +136,36 @@ def test_flags_of_tables(
 def test_a_table_has_no_shards(tiny_run: Path, tiny_table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--input", str(tiny_table), "--output", str(tmp_path / "s.parquet"), "--workers", "2"]
     assert main(["score", str(tiny_run), *flags]) == 2
-    assert "--cluster scores the shards of a store" in capsys.readouterr().err
+    assert "--cluster and --workers score the shards of a store" in capsys.readouterr().err
     assert np.all([file.suffix != ".parquet" for file in tmp_path.iterdir()])
+
+
+def test_changes_are_those_of_the_table_also_for_new_values(
+    tiny_run: Path, tiny_table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Values that training did not have are in some shards only, and some rows of a store are enough."""
+    frame = pl.read_parquet(tiny_table)
+    row = pl.int_range(pl.len())
+    category = next(name for name, kind in frame.schema.items() if kind == pl.String and frame[name].n_unique() < 30)
+    changed = frame.with_columns(
+        pl.when(row % 7 == 0).then(pl.lit("one")).when(row % 50 == 1).then(pl.lit("two")).otherwise(category).alias(category)
+    )
+    changed.write_parquet(tmp_path / "changed.parquet")
+    assert main(["prepare", "--dataset", str(tmp_path / "changed.parquet"), "--out", str(tmp_path / "store"), "--shards", "3"]) == 0
+    capsys.readouterr()
+    found = []
+    for source, out in (("changed.parquet", "t.parquet"), ("store", "s")):
+        assert main(["score", str(tiny_run), "--input", str(tmp_path / source), "--output", str(tmp_path / out), "--json"]) == 0
+        found.append(json.loads(capsys.readouterr().out)["drift"])
+    assert found[0]["unseen"][category]["examples"] == ["one", "two"]
+    assert found[1] == found[0]
+
+
+def test_figures_of_a_shard_that_can_not_be_read(tiny_run: Path, stored: Path, tmp_path: Path) -> None:
+    score_store(_scoring(tiny_run, stored, tmp_path / "s"))
+    file = tmp_path / "s" / "_compared-00001.npz"
+    file.write_bytes(file.read_bytes()[:50])
+    with pytest.raises(InputError, match=r"_compared-00001\.npz can't be read .*: delete it, and score again"):
+        score_store(_scoring(tiny_run, stored, tmp_path / "s"))
+    file.unlink()
+    assert score_store(_scoring(tiny_run, stored, tmp_path / "s"))["drift"] is not None

@@ -13,9 +13,11 @@ import numpy as np
 import psutil
 import pytest
 
-from balancer.cluster.connection import check_address, chosen_address
+from balancer.cluster.connection import check_address
 from balancer.cluster.tasks import Tell, run_tasks
 from balancer.errors import InputError, MissingDependencyError
+from balancer.options.cluster import ClusterOptions
+from balancer.options.train import ProcessOptions
 from benchmarks.lib.ports import free_port
 
 pytestmark = pytest.mark.xdist_group("ray")
@@ -93,12 +95,13 @@ def test_nothing_answers(form: str) -> None:
 def test_ray_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("balancer.dependencies.is_installed", lambda _: False)
     with pytest.raises(MissingDependencyError, match=r"--cluster local needs ray: pip install 'balancer\[cluster\]'"):
-        chosen_address(None, 2)
+        ProcessOptions(workers=2).address()
 
 
-def test_several_workers_mean_a_ray_of_this_machine() -> None:
-    assert [chosen_address(None, None), chosen_address(None, 1), chosen_address(None, 2)] == [None, None, "local"]
-    assert chosen_address("auto", 2) == "auto"
+def test_several_workers_need_ray_only_where_they_exchange_data() -> None:
+    assert [ProcessOptions(workers=number).address() for number in (None, 1, 2)] == [None, None, "local"]
+    assert [ClusterOptions(workers=number).address() for number in (None, 1, 2)] == [None, None, None]
+    assert {ClusterOptions(cluster="auto", workers=2).address(), ProcessOptions(cluster="auto").address()} == {"auto"}
 
 
 @pytest.mark.slow

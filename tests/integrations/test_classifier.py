@@ -38,7 +38,8 @@ from balancer.evaluation.thresholds import tune_threshold
 from balancer.integrations.classifier import AdaptiveClassifier
 from balancer.integrations.holdout import hold_out
 from balancer.integrations.probabilities import IncreasingCurve, ProbabilityCorrection, fit_correction, prior_correction, prior_is_exact
-from balancer.integrations.staged import StagedEstimator, choose_staging
+from balancer.integrations.staged import StagedEstimator
+from balancer.integrations.stagings import choose_staging
 from balancer.sampling.core import SamplerCore
 from balancer.sampling.weights import SamplingWeights
 

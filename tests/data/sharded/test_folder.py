@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -16,7 +15,6 @@ import pytest
 from balancer.data.dataset import load_dataset
 from balancer.data.inspection import inspect_table
 from balancer.data.preparing import store_writing
-from balancer.data.preparing.processes import in_processes
 from balancer.data.preparing.store_writing import Task, in_this_process, prepare_store
 from balancer.data.reading import read_columns
 from balancer.data.roles import Roles, inferred, resolve_spec
@@ -234,16 +232,6 @@ def test_a_bad_row_is_named_by_its_place_in_the_table(
     frame.write_parquet(path)
     with pytest.raises(InputError, match=message):
         prepared(path, tmp_path / "store", roles_of(path), monkeypatch)
-
-
-def lost(_folder: str, number: int) -> None:
-    """A task that ends its process, as the system does where memory runs out."""
-    os._exit(number)
-
-
-def test_a_lost_process_is_reported(tmp_path: Path) -> None:
-    with in_processes(1) as run_tasks, pytest.raises(InputError, match="a process of the preparation was lost"):
-        list(run_tasks(lost, str(tmp_path), [9]))
 
 
 def test_damaged_stores_are_refused(made: tuple[Path, Roles, StoreFolder], tmp_path: Path) -> None:

@@ -1,0 +1,169 @@
+"""Processes of this machine that run independent tasks side by side.
+
+A process ends with the one that started it, also where that one is killed. A task that was lost with its
+process is run again.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from types import FrameType, TracebackType
+from typing import Any, NoReturn, Self, TypeVar
+
+from balancer.errors import LostWorkerError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+RETRIES = 3
+"""How often tasks that were lost with a process are run again."""
+POLL_SECONDS = 0.5
+"""How often the texts of running tasks are fetched."""
+END_SECONDS = 5.0
+"""How long a task that is stopped may take to remove its temporary files."""
+_THREADS = "POLARS_MAX_THREADS"
+
+
+class Processes:
+    """Processes for a ``with`` block; they start with the first task.
+
+    Where the block ends with an error, or by Ctrl-C, running tasks are stopped and the others are not begun.
+
+    Args:
+        workers: Number of processes.
+        shared: What all tasks get; it is sent to each process once.
+    """
+
+    def __init__(self, workers: int, shared: Any = None) -> None:
+        self.workers, self._shared = workers, shared
+        self._context = multiprocessing.get_context("spawn")
+
+    def __enter__(self) -> Self:
+        self._given = os.environ.get(_THREADS)
+        if self._given is None:  # the processes share the cores
+            os.environ[_THREADS] = str(max(1, (os.cpu_count() or 1) // self.workers))
+        self._other_children = set(multiprocessing.active_children())
+        self._open()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._given is None:
+            os.environ.pop(_THREADS, None)
+        if kind is None:
+            self._pool.shutdown()
+            return
+        children = set(multiprocessing.active_children()) - self._other_children
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for child in children:
+            child.terminate()
+        for child in children:
+            child.join(END_SECONDS)
+            if child.is_alive():
+                child.kill()
+        self._pool.shutdown()
+
+    def _open(self) -> None:
+        self._texts: Any = self._context.SimpleQueue()
+        arguments = (self._shared, self._texts)
+        self._pool = ProcessPoolExecutor(self.workers, mp_context=self._context, initializer=_begin, initargs=arguments)
+
+    def run(
+        self,
+        function: Callable[[Any, Item, Callable[[str], None]], Result],
+        items: Sequence[Item],
+        tell: Callable[[int, str], None] | None = None,
+    ) -> Generator[tuple[int, Result]]:
+        """Run one task for each item; see :func:`balancer.cluster.tasks.run_tasks`.
+
+        Raises:
+            LostWorkerError: Tasks were lost more than `RETRIES` times.
+        """
+        left, lost = dict(enumerate(items)), 0
+        while left:
+            try:
+                running = {self._pool.submit(_task, function, item, index): index for index, item in left.items()}
+                while running:
+                    finished, _ = wait(running, POLL_SECONDS, FIRST_COMPLETED)
+                    self._pass_on(tell)
+                    for index, result in _results({future: running.pop(future) for future in finished}):
+                        del left[index]
+                        yield index, result
+            except BrokenProcessPool as error:
+                lost += 1
+                if lost > RETRIES:
+                    raise LostWorkerError(
+                        f"a process was lost {lost} times, perhaps because memory ran out; finished tasks are kept: "
+                        "run the same command again, with fewer --workers"
+                    ) from error
+                self._pool.shutdown()
+                self._open()
+
+    def _pass_on(self, tell: Callable[[int, str], None] | None) -> None:
+        texts: dict[int, str] = {}
+        while not self._texts.empty():
+            index, text = self._texts.get()
+            texts[index] = text
+        if tell is not None:
+            for index, text in texts.items():
+                tell(index, text)
+
+
+def _results(finished: dict[Future[Result], int]) -> Generator[tuple[int, Result]]:
+    """The results of finished tasks, before the error of one that was lost."""
+    lost = [future for future in finished if isinstance(future.exception(), BrokenProcessPool)]
+    for future, index in finished.items():
+        if future not in lost:
+            yield index, future.result()
+    if lost:
+        lost[0].result()
+
+
+class _Worker:
+    """State of a process."""
+
+    shared: Any = None
+    """What all tasks get."""
+    texts: Any = None
+    """Queue for the texts of tasks, which the process that started this one reads."""
+    busy = False
+    ending = False
+
+
+def _begin(shared: Any, texts: Any) -> None:
+    """First call in a process."""
+    _Worker.shared, _Worker.texts = shared, texts
+    # Ctrl-C reaches every process of the terminal; the one that started the others ends them.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _stop)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _stop(_number: int, _frame: FrameType | None) -> NoReturn:
+    """Interrupt a task, so that it removes its temporary files; without a task, end."""
+    if not _Worker.busy:
+        os._exit(1)
+    _Worker.ending = True
+    raise KeyboardInterrupt
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _task(function: Callable[[Any, Item, Callable[[str], None]], Result], item: Item, index: int) -> Result:
+    _Worker.busy = True
+    try:
+        return function(_Worker.shared, item, lambda text: _Worker.texts.put((index, text)))
+    finally:
+        _Worker.busy = False
+        if _Worker.ending:  # else the process would begin the next task
+            os._exit(1)

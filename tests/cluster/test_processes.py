@@ -1,0 +1,111 @@
+"""Tasks in several processes of this machine: results, errors, lost processes, stopping."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import psutil
+import pytest
+
+from balancer.cluster.processes import Processes
+from balancer.cluster.tasks import Tell, run_tasks
+from balancer.errors import InputError, LostWorkerError
+
+
+def _product(shared: int, item: int, tell: Tell) -> tuple[int, int]:
+    tell(f"item {item}")
+    return shared * item, os.getpid()
+
+
+def _refused(_shared: None, item: int, _tell: Tell) -> int:
+    if item == 2:
+        raise InputError("column 'x' is missing: name another")
+    return item
+
+
+def _dies_once(folder: Path, item: int, _tell: Tell) -> int:
+    """Kill the own process, the first time that an item is run."""
+    if not (folder / str(item)).exists():
+        (folder / str(item)).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return item * item
+
+
+def _dies(_shared: None, _item: int, _tell: Tell) -> None:
+    os._exit(9)
+
+
+def _long(folder: Path, item: int, _tell: Tell) -> int:
+    """Write a temporary file, wait, and remove it; item 0 is done at once."""
+    file = folder / f"{item}-{os.getpid()}"
+    if item:
+        file.touch()
+        try:
+            time.sleep(60)
+        finally:
+            file.unlink()
+    else:
+        while len(list(folder.iterdir())) < 1:
+            time.sleep(0.01)
+    return item
+
+
+def test_results_are_those_of_one_process() -> None:
+    texts: dict[int, str] = {}
+    alone = dict(run_tasks(_product, [3, 4, 5], shared=7))
+    found = dict(run_tasks(_product, [3, 4, 5], shared=7, workers=2, tell=texts.__setitem__))
+    assert {index: value for index, (value, _) in found.items()} == {index: value for index, (value, _) in alone.items()}
+    assert os.getpid() not in {process for _, process in found.values()}
+    assert texts == {0: "item 3", 1: "item 4", 2: "item 5"}
+
+
+def test_an_input_error_of_a_task_is_one_here() -> None:
+    with pytest.raises(InputError, match=r"^column 'x' is missing: name another$"):
+        list(run_tasks(_refused, range(4), shared=None, workers=2))
+
+
+def test_processes_stay_for_several_lists_of_tasks_and_lost_ones_are_replaced(tmp_path: Path) -> None:
+    with Processes(2, tmp_path) as processes:
+        assert dict(processes.run(_dies_once, [2, 3])) == {0: 4, 1: 9}
+        assert dict(processes.run(_dies_once, [2, 3])) == {0: 4, 1: 9}
+    assert not [each for each in psutil.Process().children() if "spawn_main" in " ".join(each.cmdline())]
+
+
+def test_tasks_that_are_lost_too_often() -> None:
+    with pytest.raises(LostWorkerError, match="a process was lost 4 times, perhaps because memory ran out"):
+        list(run_tasks(_dies, range(2), shared=None, workers=2))
+
+
+def test_a_closed_generator_stops_running_tasks(tmp_path: Path) -> None:
+    begin = time.monotonic()
+    with closing(run_tasks(_long, range(4), shared=tmp_path, workers=2)) as results:
+        assert next(results) == (0, 0)
+    assert time.monotonic() - begin < 30
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path\n"
+        "from tests.cluster.test_processes import _long\n"
+        "from balancer.cluster.tasks import run_tasks\n"
+        "if __name__ == '__main__':\n"
+        "    list(run_tasks(_long, [1, 2], shared=Path('tasks'), workers=2))\n"
+    )
+    (tmp_path / "script.py").write_text(code)
+    (tmp_path / "tasks").mkdir()
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    process = subprocess.Popen([sys.executable, "script.py"], env=environment, cwd=tmp_path)
+    while len(list((tmp_path / "tasks").iterdir())) < 2:
+        assert process.poll() is None
+        time.sleep(0.05)
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.wait()
+    assert psutil.wait_procs(children, timeout=20)[1] == []
