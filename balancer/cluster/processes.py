@@ -149,6 +149,8 @@ def _stop(_number: int, _frame: FrameType | None) -> NoReturn:
     if not _Worker.busy:
         os._exit(1)
     _Worker.ending = True
+    # The pool sends another signal when it finds that a process has ended; it must not cut the cleaning up.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

@@ -26,7 +26,6 @@ TaskTell = Callable[[int, str], None]
 """Called with the number of a task and its text."""
 
 
-
 def run_tasks(
     function: Callable[[Shared, Item, Tell], Result],
     items: Sequence[Item],

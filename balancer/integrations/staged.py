@@ -76,6 +76,8 @@ A policy's limits on repeats in an epoch refer to it.
 """
 _NO_NETWORKS = ("sklearn.linear_model.", "sklearn.naive_bayes")
 """Modules of classifiers that are trained in steps and have no hidden layers."""
+
+
 def default_learner() -> Any:
     """LightGBM with 100 small trees.
 

@@ -1,4 +1,4 @@
-"""Train all epochs of an estimator while a policy changes the sampling weights, and repeat a finished training."""
+"""Train all epochs of an estimator while a policy changes the weights, and repeat a finished training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which ways of training epoch by epoch a classifier supports; :mod:`balancer.integrations.staged` has them."""
+"""Which ways of training a classifier supports; :mod:`balancer.integrations.staged` describes them."""
 
 from __future__ import annotations
 

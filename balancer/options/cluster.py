@@ -12,7 +12,7 @@ from balancer.options.flags import Flag, Options
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterOptions(Options):
-    """Run in several processes, or on several machines with Ray (``balancer[cluster]``); the results are the same."""
+    """Run in several processes, or on machines with Ray (``balancer[cluster]``); the results are the same."""
 
     HEADING: ClassVar[str] = "Cluster"
     TOGETHER: ClassVar[bool] = False
@@ -27,7 +27,9 @@ class ClusterOptions(Options):
             default="none: this machine",
         ),
     ] = None
-    workers: Annotated[int | None, Flag("Most processes at once, of this machine or of the cluster.", default="1, or as many as the cluster has CPUs for")] = None
+    workers: Annotated[
+        int | None, Flag("Most processes at once, of this machine or of the cluster.", default="1, or as many as the cluster has CPUs for")
+    ] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

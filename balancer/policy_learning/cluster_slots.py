@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from balancer.cluster.tasks import RETRIES
+from balancer.cluster.processes import RETRIES
 from balancer.envs.task_slots import SlotPlan, SlotStep, TaskSlot
 from balancer.errors import InputError
 from balancer.sampling.weights import Floats

@@ -32,8 +32,8 @@ def changes(run: TrainedRun, scored: ScoredRows) -> dict[str, Any]:
         A JSON-serializable dict: ``drift`` with ``fields`` (PSI by field), ``notable`` (those that changed,
         columns of the table first), ``growing`` (fields of the length of the history that grew) and
         ``unseen`` (values that training did not have, by column, most rows first: ``rows``, ``share`` of all
-        rows, and ``examples``, the most frequent ones); ``alert_rate``; ``notes`` and ``warnings`` for the user.
-        ``drift`` and ``alert_rate`` are None where the run has nothing to compare with.
+        rows, and ``examples``, the most frequent ones); ``alert_rate``; ``notes`` and ``warnings`` for the
+        user. ``drift`` and ``alert_rate`` are None where the run has nothing to compare with.
     """
     notes: list[str] = []
     warnings: list[str] = []

@@ -63,8 +63,8 @@ class ScoredRows:
 
         Args:
             dataset: The table with the fields of the rows.
-            frame: The n rows of the input with all their columns and the columns of the scores, in the order of
-                `Dataset.scored_rows`.
+            frame: The n rows of the input with all their columns and the columns of the scores, in the order
+                of `Dataset.scored_rows`.
             schema: Of the run.
             every: Distance of the rows whose fields are kept.
         """
@@ -118,7 +118,7 @@ class ScoredRows:
             CorruptFileError: It can't be read.
         """
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 content = json.loads(str(stored["content"]))
                 unseen = {column: Unseen(rows, values) for column, (rows, values) in content["unseen"].items()}
                 first, last = content["span"]
