@@ -87,7 +87,7 @@ def _processes(config: PrepareConfig) -> Iterator[RunTasks]:
 
 
 def _side_by_side(config: PrepareConfig, stack: ExitStack) -> RunTasks:
-    """Tasks in several processes; the first stage starts or connects them, after the checks, for all stages."""
+    """Tasks in several processes, which the first stage starts or connects, after the checks, for all."""
     started: list[Processes] = []
 
     def run(task: Task, folder: str, numbers: Sequence[int]) -> Iterator[int]:

@@ -117,6 +117,9 @@ class _Comparison:
             if missing:
                 self.progress.say(f"{self._place(fold.index)}: {counted(fold.rows, 'row')}")
                 groups += groups_of(missing, side_by_side=self.config.student == "population")
+        if self.config.several():  # a process that goes on with the seeds of a fold has read its rows already
+            at_once = self.config.workers or len(folds)
+            groups.sort(key=lambda group: (group.fold // at_once, group.seed, group.fold))
         learning = list(dict.fromkeys(group.fold for group in groups if LEARNED in group.names))
         first = [Group(fold, self.config.seed) for fold in learning] + [group for group in groups if LEARNED not in group.names]
         learned = self._finish(first, cluster, advance)

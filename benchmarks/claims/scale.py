@@ -171,8 +171,8 @@ def speedup(folder: Path, _: list[int]) -> Part:
     """Seconds of one process and of two, and their ratio: a comparison, and the preparation of a store."""
     large, table = folder / "large", runs.write_table(folder / "t.parquet", 60_000)
     runs.run("simulate", "--rows", 4_000_000, "--shards", 4, "--out", large)
-    # Long enough that the start of Ray, some 8 seconds, is a small part.
-    compare = ("compare", "--dataset", table, *CELLS, "--folds", 4, "--seeds", 2, "--epochs", 100, "--steps-per-epoch", 150)
+    # Long enough that the start of the processes is a small part.
+    compare = ("compare", "--dataset", table, *CELLS, "--folds", 4, "--seeds", 4, "--epochs", 100, "--steps-per-epoch", 150)
     prepare = ("prepare", "--dataset", large, "--shards", 8)
     found = {
         "compare": (runs.run(*compare, "--out", folder / "c1"), runs.run(*compare, "--out", folder / "c2", "--workers", 2)),
