@@ -6,13 +6,18 @@ import re
 import shlex
 import shutil
 import subprocess
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 from balancer.cli import COMMANDS, main
+from balancer.deployment import export
+from balancer.deployment.distil import distil
 from balancer.models.quantization import applying, sensitivities
+from balancer.policy_learning.budgets import TASK_BUDGETS
 from benchmarks.report import badges, readme_tables
 from tests.conftest import TINY
 
@@ -74,7 +79,16 @@ def run_command(words: list[str]) -> None:
     assert main([*words[1:], *short]) == 0, words
 
 
+@pytest.fixture
+def short_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few steps where a command has no flag for them."""
+    monkeypatch.setattr(export, "distil", partial(distil, steps=50))
+    monkeypatch.setitem(TASK_BUDGETS, "quick", replace(TASK_BUDGETS["quick"], slots=1, siblings=2))
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("short_steps")
+@pytest.mark.filterwarnings("ignore::balancer.sampling.bundle.OutsideTraining")  # the policy is trained for seconds
 @pytest.mark.parametrize("page", [page for page in RUN if page != "README.md"])
 def test_the_marked_blocks_run(page: str, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from balancer.cli import main
 from balancer.envs.tasks import MAX_CLASSES
 from balancer.errors import InputError
-from balancer.policy_learning.budgets import PolicyBudget, TaskBudget
+from balancer.policy_learning.budgets import TASK_BUDGETS, PolicyBudget, TaskBudget
 from balancer.policy_learning.comparison import compare_on_tasks
 from balancer.policy_learning.training import train_policy, train_task_policy
 from balancer.sampling import load_policy
@@ -80,7 +81,9 @@ def test_comparison_on_tasks_is_paired_and_repeatable() -> None:
 
 
 @pytest.mark.slow
-def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.filterwarnings("ignore::balancer.sampling.bundle.OutsideTraining")  # so short a training has seen little
+def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(TASK_BUDGETS, "quick", replace(TASK_BUDGETS["quick"], slots=1, siblings=2))
     out = tmp_path / "policy"
     assert main(["policy", "train", "--out", str(out), "--rollouts", "1", "--budget", "quick"]) == 0
     assert "policy evaluate" in capsys.readouterr().out.replace("\n", " ")
