@@ -51,10 +51,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 TINY = (
-    *("--epochs", "2", "--steps-per-epoch", "8", "--policy-rollouts", "1", "--history-length", "6"),
+    *("--epochs", "2", "--steps-per-epoch", "8", "--policy", "auto", "--history-length", "6"),
     *("--d-model", "16", "--layers", "1", "--threads", "1"),
 )
 """Flags that make a run of a few seconds: everything real, everything short."""
+FINE_TUNED = ("--policy", "ppo", "--policy-rollouts", "1")
+"""Flags after `TINY` for a policy that is fine-tuned on the table, as in a run without flags."""
 HYBRID = ("--learner", "hybrid")
 """The tiny table has too few frauds for trees where nothing is said."""
 
@@ -75,7 +77,7 @@ def tiny_run(tiny_table: Path) -> Path:
     from balancer.cli import main
 
     out = tiny_table.parent / "run"
-    assert main(["train", "--dataset", str(tiny_table), "--out", str(out), *HYBRID, *TINY]) == 0
+    assert main(["train", "--dataset", str(tiny_table), "--out", str(out), *HYBRID, *TINY, *FINE_TUNED]) == 0
     return out
 
 
@@ -112,5 +114,5 @@ def _run_with(table: Path, learner: str) -> Path:
 
     out = table.parent / f"{learner}_run"
     with fewer_trees():
-        assert main(["train", "--dataset", str(table), "--out", str(out), "--policy", "auto", "--learner", learner, *TINY]) == 0
+        assert main(["train", "--dataset", str(table), "--out", str(out), "--learner", learner, *TINY]) == 0
     return out
