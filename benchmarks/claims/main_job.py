@@ -17,6 +17,7 @@ handbook.
     python -m benchmarks.claims.main_job --only sample  # one of them; the others are kept
     python -m benchmarks.claims.main_job --device cuda  # -> benchmarks/results/main_job_cuda.json
     python -m benchmarks.claims.main_job --learner network  # -> benchmarks/results/main_job_network.json
+    python -m benchmarks.claims.main_job --seed 1       # -> benchmarks/results/main_job_seeds.json, without times
 """
 
 from __future__ import annotations
@@ -99,6 +100,14 @@ def precision_claims(datasets: dict[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
+def record_seed(name: str, result: dict[str, Any]) -> None:
+    """Record the quality with another seed; time and memory are those of the main file."""
+    path = RESULTS / "main_job_seeds.json"
+    datasets = recorded(path).get("datasets", {})
+    seeds = datasets.get(name, {}) | {str(result["seed"]): {key: result[key] for key in ("members", "against", "models")}}
+    record({"datasets": datasets | {name: dict(sorted(seeds.items(), key=lambda each: int(each[0])))}}, path)
+
+
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--only", choices=STREAMS, help="one data set (default: all)")
@@ -115,7 +124,11 @@ def main() -> None:
     )
     for name in [arguments.only] if arguments.only else STREAMS:
         result = measure(name, arguments.learner, arguments.device, arguments.seed, arguments.threads)
-        if result is not None:
+        if result is None:
+            continue
+        if arguments.seed and (arguments.learner, arguments.device) == ("auto", "cpu"):
+            record_seed(name, result)
+        else:
             # The file is read again: another process may have recorded another data set in the meantime.
             datasets = recorded(path).get("datasets", {}) | {name: result}
             record({"datasets": datasets, "claims": precision_claims(datasets)}, path)
