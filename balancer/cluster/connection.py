@@ -11,13 +11,12 @@ import logging
 import os
 import re
 import secrets
-import signal
 import socket
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from balancer.cluster.stopping import interrupt_on_sigterm, sigterm_restored
 from balancer.dependencies import require
 from balancer.errors import InputError, UnsupportedError
 
@@ -72,36 +71,13 @@ def connected(address: str, workers: int | None = None) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    with _ending_orderly():
+    with sigterm_restored():
         _connect(ray, address, workers)
         try:
-            _end_on_sigterm()  # instead of Ray's handler, which ends the process at once
+            interrupt_on_sigterm()  # instead of Ray's handler, which ends the process at once
             yield ray
         finally:
             ray.shutdown()
-
-
-@contextmanager
-def _ending_orderly() -> Iterator[None]:
-    """Restore the handler of SIGTERM, which Ray replaces."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _end_on_sigterm() -> None:
-    """Let SIGTERM end this process as an error does: tasks are cancelled, and its own Ray ends with it."""
-
-    def end(number: int, _: object) -> None:
-        raise SystemExit(128 + number)
-
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, end)
 
 
 def _connect(ray: Any, address: str, workers: int | None) -> None:

@@ -10,12 +10,16 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Generator, Sequence
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager
+from multiprocessing import resource_tracker
 from types import FrameType, TracebackType
 from typing import Any, NoReturn, Self, TypeVar
 
+from balancer.cluster.stopping import interrupt_on_sigterm, sigterm_restored
 from balancer.errors import LostWorkerError
 
 Item = TypeVar("Item")
@@ -27,7 +31,8 @@ POLL_SECONDS = 0.5
 """How often the texts of running tasks are fetched."""
 END_SECONDS = 5.0
 """How long a task that is stopped may take to remove its temporary files."""
-_THREADS = "POLARS_MAX_THREADS"
+_BEGUN = -1
+"""In the place of the number of a task: a process has begun."""
 
 
 class Processes:
@@ -42,22 +47,32 @@ class Processes:
 
     def __init__(self, workers: int, shared: Any = None) -> None:
         self.workers, self._shared = workers, shared
+        self._begun = False
         self._context = multiprocessing.get_context("spawn")
 
     def __enter__(self) -> Self:
-        self._given = os.environ.get(_THREADS)
-        if self._given is None:  # the processes share the cores
-            os.environ[_THREADS] = str(max(1, (os.cpu_count() or 1) // self.workers))
+        if getattr(multiprocessing.current_process(), "_inheriting", False):
+            # It imports a script without the line that `run` names; the process that started it says so.
+            os._exit(1)
         self._other_children = set(multiprocessing.active_children())
-        self._open()
+        with ExitStack() as stack:
+            # The processes share the cores.
+            stack.enter_context(_variable("POLARS_MAX_THREADS", str(max(1, (os.cpu_count() or 1) // self.workers))))
+            stack.enter_context(sigterm_restored())
+            if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # a program of the user may have its own handler
+                interrupt_on_sigterm()
+            self._open()
+            self._restored = stack.pop_all()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._given is None:
-            os.environ.pop(_THREADS, None)
-        if kind is None:
-            self._pool.shutdown()
-            return
+        with self._restored:
+            if kind is None:
+                self._pool.shutdown()
+            else:
+                self._stop()
+
+    def _stop(self) -> None:
         children = set(multiprocessing.active_children()) - self._other_children
         self._pool.shutdown(wait=False, cancel_futures=True)
         for child in children:
@@ -69,6 +84,9 @@ class Processes:
         self._pool.shutdown()
 
     def _open(self) -> None:
+        # Where this process is killed, the tracker would warn of semaphores, which it deletes.
+        with _variable("PYTHONWARNINGS", "ignore::UserWarning:multiprocessing.resource_tracker"):
+            resource_tracker.ensure_running()
         self._texts: Any = self._context.SimpleQueue()
         arguments = (self._shared, self._texts)
         self._pool = ProcessPoolExecutor(self.workers, mp_context=self._context, initializer=_begin, initargs=arguments)
@@ -82,12 +100,13 @@ class Processes:
         """Run one task for each item; see :func:`balancer.cluster.tasks.run_tasks`.
 
         Raises:
-            LostWorkerError: Tasks were lost more than `RETRIES` times.
+            LostWorkerError: Tasks were lost more than `RETRIES` times, or no process could start.
         """
         left, lost = dict(enumerate(items)), 0
         while left:
             try:
-                running = {self._pool.submit(_task, function, item, index): index for index, item in left.items()}
+                with _interrupts_blocked():
+                    running = {self._pool.submit(_task, function, item, index): index for index, item in left.items()}
                 while running:
                     finished, _ = wait(running, POLL_SECONDS, FIRST_COMPLETED)
                     self._pass_on(tell)
@@ -95,20 +114,29 @@ class Processes:
                         del left[index]
                         yield index, result
             except BrokenProcessPool as error:
+                self._pool.shutdown()
+                self._pass_on(tell)
+                if not self._begun:
+                    raise LostWorkerError(
+                        f"none of {self.workers} processes could start: in a script, make this call below the line "
+                        "if __name__ == '__main__': and keep the script in a file; or use one worker"
+                    ) from None
                 lost += 1
                 if lost > RETRIES:
                     raise LostWorkerError(
                         f"a process was lost {lost} times, perhaps because memory ran out; finished tasks are kept: "
                         "run the same command again, with fewer --workers"
                     ) from error
-                self._pool.shutdown()
                 self._open()
 
     def _pass_on(self, tell: Callable[[int, str], None] | None) -> None:
         texts: dict[int, str] = {}
         while not self._texts.empty():
             index, text = self._texts.get()
-            texts[index] = text
+            if index == _BEGUN:
+                self._begun = True
+            else:
+                texts[index] = text
         if tell is not None:
             for index, text in texts.items():
                 tell(index, text)
@@ -122,6 +150,35 @@ def _results(finished: dict[Future[Result], int]) -> Generator[tuple[int, Result
             yield index, future.result()
     if lost:
         lost[0].result()
+
+
+@contextmanager
+def _variable(name: str, value: str) -> Iterator[None]:
+    """Set a variable of the environment, which processes inherit; one that is set already stays."""
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        os.environ.pop(name, None)
+
+
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Keep Ctrl-C back until the block ends: a process that starts in it inherits that.
+
+    So a process that is still importing does not print a traceback. Windows has no such state.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Worker:
@@ -142,6 +199,7 @@ def _begin(shared: Any, texts: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _stop)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    texts.put((_BEGUN, ""))
 
 
 def _stop(_number: int, _frame: FrameType | None) -> NoReturn:
@@ -158,6 +216,8 @@ def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)  # so that a running task removes its temporary files
+        time.sleep(END_SECONDS)
         os._exit(1)
 
 

@@ -90,22 +90,56 @@ def test_a_closed_generator_stops_running_tasks(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
-    code = (
-        "from pathlib import Path\n"
-        "from tests.cluster.test_processes import _long\n"
-        "from balancer.cluster.tasks import run_tasks\n"
-        "if __name__ == '__main__':\n"
-        "    list(run_tasks(_long, [1, 2], shared=Path('tasks'), workers=2))\n"
-    )
-    (tmp_path / "script.py").write_text(code)
-    (tmp_path / "tasks").mkdir()
+SCRIPT = """
+from pathlib import Path
+from tests.cluster.test_processes import _long
+from balancer.cluster.tasks import run_tasks
+
+def tasks():
+    try:
+        list(run_tasks(_long, [1, 2], shared=Path("tasks"), workers=2))
+    except KeyboardInterrupt:
+        print("stopped")
+"""
+GUARDED = SCRIPT + "if __name__ == '__main__':\n    tasks()\n"
+
+
+def _start(folder: Path, script: str) -> subprocess.Popen[str]:
+    (folder / "script.py").write_text(script)
+    (folder / "tasks").mkdir()
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    process = subprocess.Popen([sys.executable, "script.py"], env=environment, cwd=tmp_path)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        [sys.executable, "script.py"], env=environment, cwd=folder, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+    )
+
+
+@pytest.mark.parametrize(("number", "printed"), [(signal.SIGKILL, ""), (signal.SIGTERM, "stopped\n")])
+def test_processes_end_with_the_one_that_started_them(number: signal.Signals, printed: str, tmp_path: Path) -> None:
+    process = _start(tmp_path, GUARDED)
     while len(list((tmp_path / "tasks").iterdir())) < 2:
         assert process.poll() is None
         time.sleep(0.05)
     children = psutil.Process(process.pid).children(recursive=True)
-    process.kill()
-    process.wait()
+    process.send_signal(number)
+    assert process.communicate(timeout=20) == (printed, "")
     assert psutil.wait_procs(children, timeout=20)[1] == []
+    assert list((tmp_path / "tasks").iterdir()) == []
+
+
+def test_ctrl_c_while_processes_start(tmp_path: Path) -> None:
+    """They are importing modules then, and must not print where each of them was interrupted."""
+    process = _start(tmp_path, GUARDED)
+    while len(psutil.Process(process.pid).children()) < 3:  # with the one that tracks semaphores
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.communicate(timeout=20) == ("stopped\n", "")
+
+
+def test_a_script_that_its_processes_can_not_import(tmp_path: Path) -> None:
+    process = _start(tmp_path, SCRIPT + "tasks()\n")
+    error = process.communicate(timeout=20)[1].strip().splitlines()
+    assert [line for line in error if line.startswith("Traceback")] == error[:1]
+    assert "none of 2 processes could start: in a script, make this call below the line if __name__ == '__main__':" in error[-1]

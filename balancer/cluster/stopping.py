@@ -1,0 +1,43 @@
+"""SIGTERM stops work of several processes as Ctrl-C does: tasks end, and the command says how to continue.
+
+``kill``, ``ray job stop``, a container that ends and a batch system send it. Python would end the process at
+once.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+
+@contextmanager
+def sigterm_restored() -> Iterator[None]:
+    """Restore the handler of SIGTERM after a ``with`` block; only the main thread can change it."""
+    if not _in_main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if before is not None:  # None: a handler that Python does not know
+            signal.signal(signal.SIGTERM, before)
+
+
+def interrupt_on_sigterm() -> None:
+    """Let the next SIGTERM raise `KeyboardInterrupt` in the main thread; later ones are ignored."""
+    if _in_main_thread():
+        signal.signal(signal.SIGTERM, _interrupt)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # another one must not cut the cleaning up
+    raise KeyboardInterrupt
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
