@@ -161,6 +161,24 @@ def test_changes_are_those_of_the_table_also_for_new_values(
     assert found[1] == found[0]
 
 
+@pytest.mark.parametrize(("label", "held"), [(0, "only the class '0'"), (None, "no value")])
+def test_rows_without_a_fraud_are_scored(
+    label: int | None, held: str, tiny_run: Path, tiny_table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The labels of new rows are often not known yet."""
+    table, store = tmp_path / "new.parquet", tmp_path / "store"
+    pl.read_parquet(tiny_table).with_columns(is_fraud=pl.lit(label, pl.Int8)).write_parquet(table)
+    assert main(["prepare", "--dataset", str(table), "--out", str(store), "--shards", "2"]) == 0
+    assert f"column 'is_fraud' has {held}: the store can be scored, and not be trained on" in capsys.readouterr().err
+    score_file(TrainedRun.load(tiny_run, precision="auto"), table, tmp_path / "whole.parquet", past=None, bad_rows="error")
+    score_store(_scoring(tiny_run, store, tmp_path / "s"))
+    _check(tmp_path / "s", pl.read_parquet(tmp_path / "whole.parquet"))
+    for command in ("train", "compare"):
+        assert main([command, "--dataset", str(store), "--out", str(tmp_path / command)]) == 2
+        assert "training needs rows of at least two classes" in capsys.readouterr().err
+        assert not (tmp_path / command).exists()
+
+
 def test_figures_of_a_shard_that_can_not_be_read(tiny_run: Path, stored: Path, tmp_path: Path) -> None:
     score_store(_scoring(tiny_run, stored, tmp_path / "s"))
     file = tmp_path / "s" / "_compared-00001.npz"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from balancer.data.checked import UNKNOWN_CLASSES
 from balancer.data.checks import RowCheck
-from balancer.data.labels import check_label, find_classes, labels_of
+from balancer.data.labels import EMPTY, NEGATIVE_NAMES, check_label, find_classes, labels_of
 from balancer.data.preparing.chunks import STAGE
 from balancer.data.preparing.coding import Codes, coded, cuts_of, distinct_names, translated
 from balancer.data.preparing.plan import LEARNED_FILE, Plan, place_of, result_of
@@ -31,8 +31,10 @@ from balancer.errors import InputError
 from balancer.files import read_json, write_json
 from balancer.tables.kinds import WORK
 from balancer.tables.source import opened
+from balancer.tables.values import normal_text
 
-NO_LABEL = "the table has no label: the store can be scored, and not be trained on"
+TO_SCORE = "the store can be scored, and not be trained on"
+NO_LABEL = f"the table has no label: {TO_SCORE}"
 
 
 @dataclass(frozen=True)
@@ -253,7 +255,13 @@ def _labels(
     counts = counts.group_by("name").agg(pl.col("rows").sum()).sort("name")
     names, rows = counts["name"].alias(spec.label), counts["rows"].cast(pl.Int64)
     labels = labels_of(names, negative=spec.negative, rows=rows)
-    classes = find_classes(labels.text, spec.negative, rows)
+    classes = _only_legitimate(labels.text, spec.negative)
+    said = labels.notes
+    if classes is None:
+        classes = find_classes(labels.text, spec.negative, rows)
+    else:
+        held = f"only the class {classes[0]!r}" if classes else "no value"
+        said = (*said, f"column {spec.label!r} has {held}: {TO_SCORE}")
     codes = check_label(labels.text, classes, RowCheck(len(names), "error"))
     empty = names.is_null().to_numpy()
     null, known, codes = np.int16(codes[empty][0] if empty.any() else -1), names.drop_nulls(), codes[~empty]
@@ -261,7 +269,17 @@ def _labels(
     for number, own in enumerate(_parts(folder, plan, "label")):
         written = pl.read_parquet(place_of(folder, STAGE, number) / "label_names.parquet", glob=False).to_series()
         label.append(np.append(codes[coded(written, known)], null)[own].astype(np.int16))
-    return classes, np.concatenate(label), labels.notes
+    return classes, np.concatenate(label), said
+
+
+def _only_legitimate(text: pl.Series, negative: str | None) -> tuple[str, ...] | None:
+    """The classes of a table without a fraud: the legitimate one, or none; None for other tables.
+
+    Such a table, of rows whose label is not known yet, can be scored.
+    """
+    names = [str(name) for name in text.drop_nulls().unique()]
+    legitimate = NEGATIVE_NAMES if negative is None else {str(normal_text(negative) or EMPTY).lower()}
+    return tuple(names) if len(names) < 2 and {name.lower() for name in names} <= legitimate else None
 
 
 def _merged_names(folder: Path, plan: Plan, file: str) -> pl.Series:
@@ -316,6 +334,8 @@ def _split(folder: Path, plan: Plan, classes: tuple[str, ...], rows: SplitRows, 
     rows = replace(rows, reports=None) if spec.time is None else rows
     labelled = spec.label is not None or spec.label_date is not None
     parts = None
+    if labelled and len(classes) < 2:
+        return parts
     with suppress(InputError):  # training on the store reports it; a table to score need not be split
         parts = split_rows(rows, spec, classes, assumed=assumed(spec, plan.found), need_label=labelled)
     return parts

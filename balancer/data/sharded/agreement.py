@@ -39,7 +39,7 @@ def check_run(store: StoreFiles, schema: Schema) -> None:
     for key in _LABELS:
         if getattr(own, key) is not None and getattr(spec, key) is not None:
             wanted[key] = getattr(spec, key)
-    refuse(store, wanted, "the run was trained with")
+    refuse(store, wanted, "the run was trained with", "prepare another store with these flags")
     labelled = own.label is not None or own.label_date is not None
     unknown = [name for name in store.schema.classes if name not in schema.classes]
     if labelled and (unknown or store.schema.classes != schema.classes[: len(store.schema.classes)]):
@@ -49,13 +49,19 @@ def check_run(store: StoreFiles, schema: Schema) -> None:
         )
 
 
-def refuse(store: StoreFiles, given: Mapping[str, Any], who: str = "the flags or the spec file give") -> None:
+def refuse(
+    store: StoreFiles,
+    given: Mapping[str, Any],
+    who: str = "the flags or the spec file give",
+    remedy: str = "leave them out, or prepare another store",
+) -> None:
     """Refuse roles that differ from those of a store.
 
     Args:
         store: The store.
         given: Values by key of a spec; other keys are not compared.
         who: Who gives them, for the message.
+        remedy: What to do, for the message.
 
     Raises:
         InputError: A value differs; the message names each flag, both values and the remedy.
@@ -69,9 +75,7 @@ def refuse(store: StoreFiles, given: Mapping[str, Any], who: str = "the flags or
         if not same:
             different.append(f"--{key.replace('_', '-')} {_shown(other)} instead of {_shown(own)}")
     if different:
-        raise InputError(
-            f"{store.path} was prepared with other roles, {who} {', '.join(different)}: leave them out, or prepare another store"
-        )
+        raise InputError(f"{store.path} was prepared with other roles, {who} {', '.join(different)}: {remedy}")
 
 
 def _shown(value: Any) -> str:

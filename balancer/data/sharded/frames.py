@@ -60,7 +60,7 @@ def table_frame(store: StoreFiles) -> tuple[pl.DataFrame, Spec]:
         spec,
         time_format=None,
         time_unit=unit,
-        negative=store.schema.classes[0] if spec.label is not None else spec.negative,
+        negative=store.schema.classes[0] if spec.label is not None and store.schema.classes else spec.negative,
         unlabelled=None,
         read=ReadOptions(),
     )

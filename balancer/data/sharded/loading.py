@@ -29,7 +29,7 @@ from balancer.data.split import Split
 from balancer.data.splitting import SplitRows, field_notes, split_rows, table_notes
 from balancer.data.store import TransactionStore
 from balancer.data.table_fields import filled_numbers, learn_schema, with_codes
-from balancer.errors import InputError
+from balancer.errors import InputError, MissingClassError
 
 _COPIED = 1 << 20
 """Rows that are copied at a time."""
@@ -249,6 +249,11 @@ def _parts(
     classes = store.schema.classes
     if need_label and spec.label is None and spec.label_date is None:
         raise InputError("no label column is named: name it with --label (or `label` in the spec file)")
+    if need_label and len(classes) < 2:
+        held = f"only the class {classes[0]!r}" if classes else "no value"
+        raise MissingClassError(
+            f"column {spec.label!r} of {store.path} has {held}: training needs rows of at least two classes; prepare a table that has them"
+        )
     reports = None if spec.time is None else rows.reports
     found = SplitRows(rows.time, rows.label, rows.row, rows.entity, store.entities, reports)
     parts = split_rows(found, spec, classes, assumed=assumed(spec, store.info.found), need_label=need_label)
