@@ -14,7 +14,7 @@ import pytest
 from balancer.app import jobs
 from balancer.app.browsing import metrics_so_far, progress_of, read_run
 from balancer.errors import InputError
-from tests.conftest import HYBRID, TINY
+from tests.conftest import FINE_TUNED, HYBRID, TINY
 
 T = TypeVar("T")
 
@@ -37,7 +37,7 @@ def advanced(job: jobs.Job) -> dict[str, Any] | None:
 
 @pytest.mark.slow
 def test_started_watched_stopped_and_resumed_to_the_same_end(tiny_table: Path, tiny_run: Path, tmp_path: Path) -> None:
-    flags = ["--dataset", str(tiny_table), *HYBRID, *TINY]
+    flags = ["--dataset", str(tiny_table), *HYBRID, *TINY, *FINE_TUNED]
     job = jobs.start(tmp_path, "mine", "train", flags)
     assert job.alive
     with pytest.raises(InputError, match="already"):

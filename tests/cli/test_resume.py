@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from balancer.cli import main
-from tests.conftest import HYBRID, TINY
+from tests.conftest import FINE_TUNED, HYBRID, TINY
 from tests.training.test_pipeline import report_of, without_times
 
 
@@ -35,7 +35,7 @@ def written(out: Path) -> set[str]:
 @pytest.mark.slow
 def test_killed_at_three_random_moments(tiny_run: Path, tiny_table: Path, tmp_path: Path) -> None:
     moments, out = random.Random(20), tmp_path / "run"
-    flags: tuple[str, ...] = ("--dataset", str(tiny_table), *HYBRID, *TINY)
+    flags: tuple[str, ...] = ("--dataset", str(tiny_table), *HYBRID, *TINY, *FINE_TUNED)
     kills = 0
     while kills < 3:
         process = start(out, *flags)

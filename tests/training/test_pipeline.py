@@ -17,7 +17,7 @@ from sklearn.metrics import average_precision_score, f1_score
 
 from balancer.cli import main
 from balancer.policy_learning.budgets import POLICY_BUDGETS
-from tests.conftest import HYBRID, TINY
+from tests.conftest import FINE_TUNED, HYBRID, TINY
 
 FILES = {
     "run.json",
@@ -145,7 +145,7 @@ def test_score_with_history_equals_scores_within_the_whole_table(tiny_run: Path,
 
 
 def test_another_process_order_same_seed_same_report(tiny_run: Path, tiny_table: Path, tmp_path: Path) -> None:
-    assert main(["train", "--dataset", str(tiny_table), "--out", str(tmp_path / "again"), *HYBRID, *TINY]) == 0
+    assert main(["train", "--dataset", str(tiny_table), "--out", str(tmp_path / "again"), *HYBRID, *TINY, *FINE_TUNED]) == 0
     assert without_times(report_of(tmp_path / "again")) == without_times(report_of(tiny_run))
     for name in ("model.safetensors", "model.quantized.safetensors", "precision.json", "policy/policy.safetensors"):
         assert (tmp_path / "again" / name).read_bytes() == (tiny_run / name).read_bytes()
@@ -189,7 +189,7 @@ def test_a_damaged_run_folder_is_refused_by_the_name_of_the_file(
 
 def test_a_policy_bundle_of_one_run_trains_another(tiny_run: Path, tiny_table: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    assert main(["train", "--dataset", str(tiny_table), "--out", str(out), "--policy", str(tiny_run / "policy"), *HYBRID, *TINY]) == 0
+    assert main(["train", "--dataset", str(tiny_table), "--out", str(out), *HYBRID, *TINY, "--policy", str(tiny_run / "policy")]) == 0
     # The same policy, the same seed: only who learned the policy differs.
     assert report_of(out)["test"] == report_of(tiny_run)["test"]
 
@@ -198,7 +198,7 @@ def test_a_policy_bundle_of_one_run_trains_another(tiny_run: Path, tiny_table: P
 @pytest.mark.parametrize("policy", ["rule", "constant:share=.2,hardness=1", "auto"])
 def test_policies_that_are_not_learned_here_train(policy: str, tiny_table: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    assert main(["train", "--dataset", str(tiny_table), "--out", str(out), "--policy", policy, *HYBRID, *TINY]) == 0
+    assert main(["train", "--dataset", str(tiny_table), "--out", str(out), *HYBRID, *TINY, "--policy", policy]) == 0
     report = report_of(out)
     assert report["run"]["policy"]["asked"] == policy
     history = pl.read_parquet(out / "epochs.parquet").filter(pl.col("model") == "run")
