@@ -6,20 +6,22 @@ process is run again.
 
 from __future__ import annotations
 
+import mmap
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager
-from multiprocessing import resource_tracker
+from contextlib import ExitStack, closing, contextmanager
+from multiprocessing import reduction, resource_tracker
 from types import FrameType, TracebackType
 from typing import Any, NoReturn, Self, TypeVar
 
-from balancer.cluster.stopping import interrupt_on_sigterm, sigterm_restored
+from balancer.cluster.stopping import interrupt_on_sigterm, sigterm_restored, stops_deferred
 from balancer.errors import LostWorkerError
 
 Item = TypeVar("Item")
@@ -47,6 +49,7 @@ class Processes:
 
     def __init__(self, workers: int, shared: Any = None) -> None:
         self.workers, self._shared = workers, shared
+        self._arguments = shared
         self._begun = False
         self._context = multiprocessing.get_context("spawn")
 
@@ -61,6 +64,8 @@ class Processes:
             stack.enter_context(sigterm_restored())
             if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # a program of the user may have its own handler
                 interrupt_on_sigterm()
+            if hasattr(os, "memfd_create"):
+                self._arguments = stack.enter_context(closing(_Held(self._shared)))
             self._open()
             self._restored = stack.pop_all()
         return self
@@ -73,7 +78,7 @@ class Processes:
                 self._stop()
 
     def _stop(self) -> None:
-        children = set(multiprocessing.active_children()) - self._other_children
+        children = self._children()
         self._pool.shutdown(wait=False, cancel_futures=True)
         for child in children:
             child.terminate()
@@ -83,12 +88,15 @@ class Processes:
                 child.kill()
         self._pool.shutdown()
 
+    def _children(self) -> set[Any]:
+        return set(multiprocessing.active_children()) - self._other_children
+
     def _open(self) -> None:
         # Where this process is killed, the tracker would warn of semaphores, which it deletes.
         with _variable("PYTHONWARNINGS", "ignore::UserWarning:multiprocessing.resource_tracker"):
             resource_tracker.ensure_running()
         self._texts: Any = self._context.SimpleQueue()
-        arguments = (self._shared, self._texts)
+        arguments = (self._arguments, self._texts)
         self._pool = ProcessPoolExecutor(self.workers, mp_context=self._context, initializer=_begin, initargs=arguments)
 
     def run(
@@ -102,11 +110,12 @@ class Processes:
         Raises:
             LostWorkerError: Tasks were lost more than `RETRIES` times, or no process could start.
         """
-        left, lost = dict(enumerate(items)), 0
+        left, lost, children = dict(enumerate(items)), 0, self._children()
         while left:
             try:
-                with _interrupts_blocked():
+                with stops_deferred():
                     running = {self._pool.submit(_task, function, item, index): index for index, item in left.items()}
+                children = self._children()
                 while running:
                     finished, _ = wait(running, POLL_SECONDS, FIRST_COMPLETED)
                     self._pass_on(tell)
@@ -116,7 +125,7 @@ class Processes:
             except BrokenProcessPool as error:
                 self._pool.shutdown()
                 self._pass_on(tell)
-                if not self._begun:
+                if not self._begun and any((child.exitcode or 0) > 0 for child in children):  # not those that were killed
                     raise LostWorkerError(
                         f"none of {self.workers} processes could start: in a script, make this call below the line "
                         "if __name__ == '__main__': and keep the script in a file; or use one worker"
@@ -165,20 +174,30 @@ def _variable(name: str, value: str) -> Iterator[None]:
         os.environ.pop(name, None)
 
 
-@contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Keep Ctrl-C back until the block ends: a process that starts in it inherits that.
+class _Held:
+    """A value in memory that processes inherit, and read when they start.
 
-    So a process that is still importing does not print a traceback. Windows has no such state.
+    A process gets its arguments through a pipe. There a large value would block this process until the other
+    one has read it, and for ever where that one is killed before. Other systems than Linux lack such memory.
     """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def __init__(self, value: Any) -> None:
+        self._file = os.fdopen(os.memfd_create("balancer"), "wb")
+        pickle.dump(value, self._file, protocol=pickle.HIGHEST_PROTOCOL)
+        self._file.flush()
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return _read_held, (reduction.DupFd(self._file.fileno()),)
+
+    def close(self) -> None:
+        """Give the memory back where no process has it any more."""
+        self._file.close()
+
+
+def _read_held(inherited: Any) -> Any:
+    # All processes have one place in the file, so it is mapped instead of read.
+    with os.fdopen(inherited.detach(), "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return pickle.loads(content)  # noqa: S301 - the process that started this one has just written it
 
 
 class _Worker:

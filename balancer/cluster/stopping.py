@@ -1,7 +1,7 @@
-"""SIGTERM stops work of several processes as Ctrl-C does: tasks end, and the command says how to continue.
+"""Ctrl-C and SIGTERM in work of several processes.
 
-``kill``, ``ray job stop``, a container that ends and a batch system send it. Python would end the process at
-once.
+SIGTERM stops it as Ctrl-C does: tasks end, and the command says how to continue. ``kill``, ``ray job stop``,
+a container that ends and a batch system send it. Python would end the process at once.
 """
 
 from __future__ import annotations
@@ -32,6 +32,31 @@ def interrupt_on_sigterm() -> None:
     """Let the next SIGTERM raise `KeyboardInterrupt` in the main thread; later ones are ignored."""
     if _in_main_thread():
         signal.signal(signal.SIGTERM, _interrupt)
+
+
+@contextmanager
+def stops_deferred() -> Iterator[None]:
+    """Keep Ctrl-C and SIGTERM back until the end of a block that starts processes.
+
+    A process that is half started is not in the list of those to stop. It inherits that Ctrl-C is kept back,
+    and so prints no traceback while it is importing. Windows can't keep signals back.
+    """
+    came: list[int] = []
+    main, masks = _in_main_thread(), hasattr(signal, "pthread_sigmask")
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)} if main else {}
+    for number in handlers:
+        signal.signal(number, lambda number, _: came.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if masks else set()
+    try:
+        yield
+    finally:
+        if masks:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in handlers.items():
+            if handler is not None:
+                signal.signal(number, handler)
+    if came:
+        signal.raise_signal(came[0])
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:

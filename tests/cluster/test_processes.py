@@ -139,7 +139,8 @@ def test_ctrl_c_while_processes_start(tmp_path: Path) -> None:
 
 
 def test_a_script_that_its_processes_can_not_import(tmp_path: Path) -> None:
-    process = _start(tmp_path, SCRIPT + "tasks()\n")
+    """They end before they read what all tasks get, which is more than a pipe holds: that must not block."""
+    process = _start(tmp_path, SCRIPT.replace('Path("tasks")', "bytes(1 << 20)") + "tasks()\n")
     error = process.communicate(timeout=20)[1].strip().splitlines()
     assert [line for line in error if line.startswith("Traceback")] == error[:1]
     assert "none of 2 processes could start: in a script, make this call below the line if __name__ == '__main__':" in error[-1]
