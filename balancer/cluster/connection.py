@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from balancer.cluster.stopping import interrupt_on_sigterm, sigterm_restored
+from balancer.cluster.stopping import exit_on_sigterm, sigterm_restored
 from balancer.dependencies import require
 from balancer.errors import InputError, UnsupportedError
 
@@ -74,7 +74,7 @@ def connected(address: str, workers: int | None = None) -> Iterator[Any]:
     with sigterm_restored():
         _connect(ray, address, workers)
         try:
-            interrupt_on_sigterm()  # instead of Ray's handler, which ends the process at once
+            exit_on_sigterm()  # instead of Ray's handler, which ends the process at once
             yield ray
         finally:
             ray.shutdown()

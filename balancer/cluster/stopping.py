@@ -1,7 +1,7 @@
 """Ctrl-C and SIGTERM in work of several processes.
 
-SIGTERM stops it as Ctrl-C does: tasks end, and the command says how to continue. ``kill``, ``ray job stop``,
-a container that ends and a batch system send it. Python would end the process at once.
+SIGTERM stops it as Ctrl-C does, so that tasks end and the command says how to continue. ``kill``,
+``ray job stop``, a container that ends and a batch system send it. Python would end the process at once.
 """
 
 from __future__ import annotations
@@ -30,8 +30,21 @@ def sigterm_restored() -> Iterator[None]:
 
 def interrupt_on_sigterm() -> None:
     """Let the next SIGTERM raise `KeyboardInterrupt` in the main thread; later ones are ignored."""
+    _raise_on_sigterm(KeyboardInterrupt())
+
+
+def exit_on_sigterm() -> None:
+    """Let the next SIGTERM end the process as an error does, with its exit code; later ones are ignored."""
+    _raise_on_sigterm(SystemExit(128 + signal.SIGTERM))
+
+
+def _raise_on_sigterm(error: BaseException) -> None:
+    def stop(_number: int, _frame: FrameType | None) -> NoReturn:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # another one must not cut the cleaning up
+        raise error
+
     if _in_main_thread():
-        signal.signal(signal.SIGTERM, _interrupt)
+        signal.signal(signal.SIGTERM, stop)
 
 
 @contextmanager
@@ -57,11 +70,6 @@ def stops_deferred() -> Iterator[None]:
                 signal.signal(number, handler)
     if came:
         signal.raise_signal(came[0])
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # another one must not cut the cleaning up
-    raise KeyboardInterrupt
 
 
 def _in_main_thread() -> bool:

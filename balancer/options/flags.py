@@ -329,7 +329,7 @@ def command_parser(cls: type, program: str, *, everything: bool = True) -> argpa
     parser = argparse.ArgumentParser(
         prog=program,
         usage=" ".join([program, *words, "[flags]"]),
-        description=inspect.cleandoc(cls.__doc__ or ""),
+        description=_documented(cls),
         epilog=f"{len(known) - len(shown)} more flags: {program} --help-all" if len(shown) < len(known) else None,
         formatter_class=_HelpFormatter,
         allow_abbrev=False,
@@ -382,7 +382,12 @@ def _warn(text: str) -> None:
 def _sentence(cls: type, heading: str) -> str | None:
     """The summary line of a group's docstring, None for the fields of the command itself."""
     group = next((base for base in cls.__mro__[1:] if heading and vars(base).get("HEADING") == heading), None)
-    return None if group is None else inspect.cleandoc(group.__doc__ or "").split("\n\n")[0]
+    return None if group is None else _documented(group).split("\n\n")[0]
+
+
+def _documented(cls: type) -> str:
+    """The docstring of a class as a terminal shows it, without the marks of code."""
+    return inspect.cleandoc(cls.__doc__ or "").replace("``", "")
 
 
 class _HelpFormatter(argparse.HelpFormatter):
