@@ -15,7 +15,7 @@ from balancer.cli.early import check_policy_name
 from balancer.errors import InputError
 from balancer.files import check_writable_folder
 from balancer.options.checks import check_whole
-from balancer.options.cluster import ClusterOptions
+from balancer.options.cluster import ClusterOptions, TogetherOptions
 from balancer.options.flags import Flag, read_flags
 from balancer.options.run import MAX_SEED
 
@@ -26,14 +26,13 @@ COMMANDS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class PolicyTrainConfig(ClusterOptions):
+class PolicyTrainConfig(TogetherOptions):
     """Train a sampling policy with PPO on a distribution of synthetic tasks.
 
     The defaults are those of the shipped policies.
     """
 
     HEADING: ClassVar[str] = "Policy"
-    TOGETHER: ClassVar[bool] = True
 
     out: Annotated[Path, Flag("Folder to write the policy to.", metavar="FOLDER")]
     kind: Annotated[

@@ -9,6 +9,8 @@ from balancer.cluster.connection import LOCAL, check_address
 from balancer.options.checks import check_whole
 from balancer.options.flags import Flag, Options
 
+_CLUSTER = "Ray cluster: local (started on this machine for the command), auto (the cluster of this machine or job), HOST:6379, or ray://HOST:10001."
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterOptions(Options):
@@ -18,15 +20,7 @@ class ClusterOptions(Options):
     TOGETHER: ClassVar[bool] = False
     """Whether the processes exchange data while they work, which needs Ray also on one machine."""
 
-    cluster: Annotated[
-        str | None,
-        Flag(
-            "Ray cluster: local (started on this machine for the command), auto (the cluster of this machine or job), HOST:6379, or "
-            "ray://HOST:10001.",
-            metavar="ADDRESS",
-            default="none: this machine",
-        ),
-    ] = None
+    cluster: Annotated[str | None, Flag(_CLUSTER, metavar="ADDRESS", default="none: this machine")] = None
     workers: Annotated[
         int | None, Flag("Most processes at once, of this machine or of the cluster.", default="1, or as many as the cluster has CPUs for")
     ] = None
@@ -49,3 +43,13 @@ class ClusterOptions(Options):
     def several(self) -> bool:
         """Whether more than one process may work at once."""
         return self.cluster is not None or (self.workers or 1) > 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class TogetherOptions(ClusterOptions):
+    """Run in several processes with Ray (``balancer[cluster]``), on this machine or on several."""
+
+    HEADING: ClassVar[str] = "Cluster"
+    TOGETHER: ClassVar[bool] = True
+
+    cluster: Annotated[str | None, Flag(_CLUSTER, metavar="ADDRESS", default="none; local with --workers above 1")] = None

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from balancer.errors import InputError
 from balancer.options.checks import check_whole
-from balancer.options.cluster import ClusterOptions
+from balancer.options.cluster import TogetherOptions
 from balancer.options.data import DataOptions
 from balancer.options.fit import FitOptions, StartOptions, TaskOptions
 from balancer.options.flags import Flag, Options, flag_of
@@ -39,11 +39,10 @@ class LearnerOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProcessOptions(ClusterOptions):
+class ProcessOptions(TogetherOptions):
     """Train the networks with several processes, which torchrun or a Ray cluster (--cluster) starts."""
 
     HEADING: ClassVar[str] = "Several processes"
-    TOGETHER: ClassVar[bool] = True
 
     micro_batches: Annotated[
         int | None,
