@@ -13,6 +13,7 @@ import pickle
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -35,6 +36,8 @@ END_SECONDS = 5.0
 """How long a task that is stopped may take to remove its temporary files."""
 _BEGUN = -1
 """In the place of the number of a task: a process has begun."""
+_WARNED = -2
+"""In the place of the number of a task: a warning of a process."""
 
 
 class Processes:
@@ -51,6 +54,7 @@ class Processes:
         self.workers, self._shared = workers, shared
         self._arguments = shared
         self._begun = False
+        self._warned: dict[Any, Any] = {}
         self._context = multiprocessing.get_context("spawn")
 
     def __enter__(self) -> Self:
@@ -144,6 +148,9 @@ class Processes:
             index, text = self._texts.get()
             if index == _BEGUN:
                 self._begun = True
+            elif index == _WARNED:  # each is shown once, however many processes have it
+                message, category, file, line = text
+                warnings.warn_explicit(message, category, file, line, registry=self._warned)
             else:
                 texts[index] = text
         if tell is not None:
@@ -218,7 +225,13 @@ def _begin(shared: Any, texts: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _stop)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    warnings.showwarning = _pass_warning_on
     texts.put((_BEGUN, ""))
+
+
+def _pass_warning_on(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object, **__: object) -> None:
+    """Instead of the display of this process; the one that started it shows the warning."""
+    _Worker.texts.put((_WARNED, (str(message), category, filename, lineno)))
 
 
 def _stop(_number: int, _frame: FrameType | None) -> NoReturn:

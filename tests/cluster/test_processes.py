@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from contextlib import closing
 from pathlib import Path
 
@@ -27,6 +28,12 @@ def _refused(_shared: None, item: int, _tell: Tell) -> int:
     if item == 2:
         raise InputError("column 'x' is missing: name another")
     return item
+
+
+def _warns(_shared: None, item: int, _tell: Tell) -> tuple[int, int]:
+    warnings.warn("it was not trained for this", UserWarning, stacklevel=1)
+    time.sleep(0.3)  # so that each process has a task
+    return item, os.getpid()
 
 
 def _dies_once(folder: Path, item: int, _tell: Tell) -> int:
@@ -68,6 +75,16 @@ def test_results_are_those_of_one_process() -> None:
 def test_an_input_error_of_a_task_is_one_here() -> None:
     with pytest.raises(InputError, match=r"^column 'x' is missing: name another$"):
         list(run_tasks(_refused, range(4), shared=None, workers=2))
+
+
+def test_a_warning_of_several_processes_is_shown_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        monkeypatch.setattr(warnings, "showwarning", lambda message, *_, **__: shown.append(str(message)))
+        found = dict(run_tasks(_warns, range(4), shared=None, workers=2))
+    assert len({process for _, process in found.values()}) == 2
+    assert shown == ["it was not trained for this"]
 
 
 def test_processes_stay_for_several_lists_of_tasks_and_lost_ones_are_replaced(tmp_path: Path) -> None:
