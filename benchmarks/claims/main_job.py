@@ -17,7 +17,7 @@ handbook.
     python -m benchmarks.claims.main_job --only sample  # one of them; the others are kept
     python -m benchmarks.claims.main_job --device cuda  # -> benchmarks/results/main_job_cuda.json
     python -m benchmarks.claims.main_job --learner network  # -> benchmarks/results/main_job_network.json
-    python -m benchmarks.claims.main_job --seed 1       # -> benchmarks/results/main_job_seeds.json, without times
+    python -m benchmarks.claims.main_job --seed 1  # -> benchmarks/results/main_job_seeds.json, quality alone
 """
 
 from __future__ import annotations

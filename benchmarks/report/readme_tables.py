@@ -19,6 +19,7 @@ TABLES: dict[str, Callable[[], str]] = {
         service.service,
         runs.app_pages,
         runs.main_job,
+        runs.main_job_seeds,
         runs.costs,
         runs.simulated_seeds,
         runs.population,

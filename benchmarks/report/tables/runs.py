@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.report.tables import load, table
+from benchmarks.report.tables import load, signed, table
 
 NAMES = {
     "run": "**this run**",
@@ -28,6 +28,19 @@ def main_job() -> str:
             values = [f"{figures[key]:.3f}" for key in ("average_precision", "f1", "f1_at_half")]
             rows.append([data, NAMES[name], *values, counts, f"{figures['ece']:.4f}"])
     return table(heading, rows)
+
+
+def main_job_seeds() -> str:
+    """Average precision of the main job beside that of LightGBM, with other seeds of the training."""
+    found = {data: {"0": result} for data, result in load("main_job")["datasets"].items()}
+    for data, seeds in load("main_job_seeds")["datasets"].items():
+        found[data] |= seeds
+    rows = []
+    for data, seeds in found.items():
+        for seed, result in seeds.items():
+            values = [f"{result['models'][name]['average_precision']:.4f}" for name in ("run", "stage2", "lightgbm", "one_to_one")]
+            rows.append([data, seed, *values, signed(result["against"]["lightgbm"]["average_precision"], digits=4)])
+    return table(["data", "seed", "this run", "trees, stage 2", "LightGBM", "1:1 over-sampling", "run less LightGBM [95 %]"], rows)
 
 
 def costs() -> str:
