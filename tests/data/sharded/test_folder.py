@@ -221,7 +221,7 @@ def test_a_refused_table_leaves_nothing_and_foreign_folders_are_kept(made: tuple
         ({"card": pl.Series(["a"] * 250 + [None] + ["b"] * 109)}, "column 'card': row 251 has no entity"),
         ({"id": pl.Series([*range(300), 7, *range(301, 360)])}, r"column 'id': row 301 repeats the id of an earlier row \(7\)"),
         ({"time": pl.Series(["2024-01-01"] * 359 + ["soon"])}, "column 'time' has text that is not a time: .*row 360"),
-        ({"fraud": pl.Series([0] * 360)}, "column 'fraud' has only the class '0'"),
+        ({"fraud": pl.Series([1] * 360)}, "column 'fraud' has only the class '1'"),
     ],
 )
 def test_a_bad_row_is_named_by_its_place_in_the_table(
