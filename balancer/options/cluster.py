@@ -17,8 +17,6 @@ class ClusterOptions(Options):
     """Run in several processes, or on machines with Ray (``balancer[cluster]``); the results are the same."""
 
     HEADING: ClassVar[str] = "Cluster"
-    TOGETHER: ClassVar[bool] = False
-    """Whether the processes exchange data while they work, which needs Ray also on one machine."""
 
     cluster: Annotated[str | None, Flag(_CLUSTER, metavar="ADDRESS", default="none: this machine")] = None
     workers: Annotated[
@@ -35,10 +33,9 @@ class ClusterOptions(Options):
         Raises:
             InputError: ``--cluster`` has another form, or Ray is not installed.
         """
-        chosen = LOCAL if self.TOGETHER and self.cluster is None and self.several() else self.cluster
-        if chosen is not None:
-            check_address(chosen)
-        return chosen
+        if self.cluster is not None:
+            check_address(self.cluster)
+        return self.cluster
 
     def several(self) -> bool:
         """Whether more than one process may work at once."""
@@ -50,6 +47,16 @@ class TogetherOptions(ClusterOptions):
     """Run in several processes with Ray (``balancer[cluster]``), on this machine or on several."""
 
     HEADING: ClassVar[str] = "Cluster"
-    TOGETHER: ClassVar[bool] = True
 
     cluster: Annotated[str | None, Flag(_CLUSTER, metavar="ADDRESS", default="none; local with --workers above 1")] = None
+
+    def address(self) -> str | None:
+        """Address of the cluster; that of this machine where several processes work; or None.
+
+        Raises:
+            InputError: ``--cluster`` has another form, or Ray is not installed.
+        """
+        if self.cluster is None and self.several():
+            check_address(LOCAL)
+            return LOCAL
+        return super().address()

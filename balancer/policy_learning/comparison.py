@@ -137,8 +137,8 @@ def compare_on_tasks(
         groups: Kinds of students on each task.
         device: Where the students train.
         progress: Called with the number of finished tasks.
-        cluster: Address of a Ray cluster that does the tasks; None: this process.
-        workers: Most tasks at once.
+        cluster: Address of a Ray cluster that does the tasks; None: this machine.
+        workers: Most tasks at once; None: one on this machine.
     """
     shared = _Evaluation(tuple(policies), seed, split, groups, device)
     found: dict[int, tuple[dict[str, Floats], dict[str, object]]] = {}

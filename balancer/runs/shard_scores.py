@@ -1,4 +1,4 @@
-"""Score the shards of a store, one after another or as tasks of a cluster; finished shards are kept.
+"""Score the shards of a store, one after another or in several processes; finished shards are kept.
 
 The result is a folder with one Parquet file a shard. Memory is bounded by the largest shard.
 """
@@ -91,8 +91,8 @@ def score_store(
         scoring: What is scored with which run, and the folder to write. On a cluster all machines must see
             the three folders under the same paths.
         overwrite: Whether scores of something else in the folder may be replaced.
-        cluster: Address of a cluster; None for this process.
-        workers: Most shards at once.
+        cluster: Address of a cluster; None for this machine.
+        workers: Most shards at once; None: one on this machine.
         progress: Called with the number of finished shards and of all.
 
     Returns:
